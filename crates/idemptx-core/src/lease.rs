@@ -1,0 +1,79 @@
+//! What a request holds while its handler runs.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordId;
+
+/// 128 random bits that name one claim: every write compares it, so a former owner changes nothing.
+///
+/// Drivers draw it from the system's random source; the core only carries it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token([u8; Token::BYTES]);
+
+impl Token {
+    /// How long a token is.
+    pub const BYTES: usize = 16;
+
+    /// Takes random bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
+/// The right to execute one operation, held until it is settled, released, or has lapsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The record it is on.
+    pub id: RecordId,
+    /// Names this claim; compared by every write.
+    pub token: Token,
+    /// Greater than that of any earlier owner who could still be alive: hand it to downstream
+    /// systems that can refuse a stale writer.
+    pub fence: u64,
+    /// 1 for the first execution, 2 after one orphan or rebind, and so on.
+    pub attempt: u32,
+    /// Of the request that claimed.
+    pub fingerprint: Fingerprint,
+    /// How long it lasts from the claim and from each renewal, by the store's clock.
+    pub term: Duration,
+    /// How long the claim itself stays in the store unless renewed or settled.
+    pub retain: Duration,
+}
+
+impl Lease {
+    /// A lease as a store grants it for a bid.
+    #[must_use]
+    pub fn granted(id: RecordId, bid: &crate::store::Bid, fence: u64, attempt: u32) -> Self {
+        Self {
+            id,
+            token: bid.token,
+            fence,
+            attempt,
+            fingerprint: bid.fingerprint,
+            term: bid.term,
+            retain: bid.retain,
+        }
+    }
+}

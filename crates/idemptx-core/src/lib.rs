@@ -1,0 +1,12 @@
+//! The idempotency protocol as a pure state machine.
+
+pub mod fingerprint;
+pub mod key;
+pub mod lease;
+pub mod outcome;
+pub mod policy;
+pub mod record;
+pub mod response;
+pub mod secret;
+pub mod store;
+pub mod time;

@@ -1,0 +1,267 @@
+//! What a store keeps for one key, and its byte format.
+//!
+//! One string of bytes a record, the same in every store and every language:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | format version, 1 |
+//! | 1 | state: `R`unning, `D`one, `N`o body, `U`nknown, `S`pent |
+//! | 2 | flags: bit 0, somebody waits; bit 1, the payload is kept apart |
+//! | 3..35 | the record's own id: a record under another name is refused |
+//! | 35..51 | token |
+//! | 51..59 | fence |
+//! | 59..63 | attempt |
+//! | 63..67 | fingerprint: configuration |
+//! | 67..99 | fingerprint: digest |
+//! | 99..115 | fingerprint: binding |
+//! | 115..119 | lease term, milliseconds |
+//! | 119..127 | retention of the claim or the key, milliseconds |
+//! | 127.. | payload: a [`StoredResponse`](crate::response::StoredResponse) |
+//!
+//! Integers are big-endian.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::fingerprint::Fingerprint;
+use crate::key::RecordId;
+use crate::lease::{Lease, Token};
+use crate::store::Settlement;
+use crate::time::millis;
+
+/// How far an operation has come.
+///
+/// An absent record is no state; an *orphan* is a [`Running`](Self::Running) record whose lease has
+/// lapsed by the store's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Claimed, not settled.
+    Running,
+    /// Settled with a response that can be replayed.
+    Done,
+    /// Settled; the response cannot be replayed, only its head is known.
+    DoneNobody,
+    /// Whether the operation happened is not known, and somebody has to find out.
+    Unknown,
+    /// Was [`Done`](Self::Done); the response is gone, the key is still remembered.
+    Spent,
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// Its name, kept inside so that no other name can pass for it.
+    pub id: RecordId,
+    /// How far the operation has come.
+    pub state: State,
+    /// Of the claim that runs or has settled.
+    pub token: Token,
+    /// Of that claim.
+    pub fence: u64,
+    /// Of that claim.
+    pub attempt: u32,
+    /// Of the request.
+    pub fingerprint: Fingerprint,
+    /// The lease's term.
+    pub term: Duration,
+    /// How long the record is kept from its last write.
+    pub retain: Duration,
+    /// Whether another process waits for the end of this claim.
+    pub awaited: bool,
+    /// Whether the payload is kept beside the record, because it expires earlier.
+    pub apart: bool,
+    /// The response; empty while running.
+    pub payload: Bytes,
+}
+
+impl Record {
+    /// The record of a claim in force.
+    #[must_use]
+    pub fn running(lease: &Lease) -> Self {
+        Self {
+            id: lease.id,
+            state: State::Running,
+            token: lease.token,
+            fence: lease.fence,
+            attempt: lease.attempt,
+            fingerprint: lease.fingerprint,
+            term: lease.term,
+            retain: lease.retain,
+            awaited: false,
+            apart: false,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// The record that settles a lease.
+    #[must_use]
+    pub fn settled(lease: &Lease, done: &Settlement) -> Self {
+        Self {
+            state: done.state,
+            retain: done.key_retain,
+            payload: done.payload.clone(),
+            ..Self::running(lease)
+        }
+    }
+
+    /// The same record after its response has expired.
+    #[must_use]
+    pub fn spent(self) -> Self {
+        Self { state: State::Spent, payload: Bytes::new(), ..self }
+    }
+
+    /// The lease that this record's owner holds.
+    #[must_use]
+    pub const fn lease(&self) -> Lease {
+        Lease {
+            id: self.id,
+            token: self.token,
+            fence: self.fence,
+            attempt: self.attempt,
+            fingerprint: self.fingerprint,
+            term: self.term,
+            retain: self.retain,
+        }
+    }
+
+    /// Its bytes, as the [module](self) lays them out.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::HEAD_BYTES + self.payload.len());
+        bytes.push(VERSION);
+        bytes.push(state_byte(self.state));
+        bytes.push(u8::from(self.awaited) * AWAITED | u8::from(self.apart) * APART);
+        bytes.extend_from_slice(self.id.as_bytes());
+        bytes.extend_from_slice(self.token.as_bytes());
+        bytes.extend_from_slice(&self.fence.to_be_bytes());
+        bytes.extend_from_slice(&self.attempt.to_be_bytes());
+        bytes.extend_from_slice(&self.fingerprint.config.to_be_bytes());
+        bytes.extend_from_slice(&self.fingerprint.digest);
+        bytes.extend_from_slice(&self.fingerprint.binding);
+        let term = u32::try_from(millis(self.term)).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&term.to_be_bytes());
+        bytes.extend_from_slice(&millis(self.retain).to_be_bytes());
+        assert_eq!(bytes.len(), Self::HEAD_BYTES, "the head has one length");
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// Reads the record stored under `id`; the payload shares `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecodable`] for a shorter string, another version, an unknown state or flag, or a record
+    /// that names another id.
+    ///
+    /// # Security
+    ///
+    /// Total over arbitrary bytes.
+    /// A record moved to another name is refused, so no store or driver that mixes up its answers
+    /// can hand one client's response to another.
+    pub fn decode(id: &RecordId, bytes: &Bytes) -> Result<Self, Undecodable> {
+        let mut head = Head(bytes.get(..Self::HEAD_BYTES).ok_or(Undecodable::Short)?);
+        let [version, state, flags] = head.take();
+        if version != VERSION {
+            return Err(Undecodable::Version(version));
+        }
+        let state = match state {
+            b'R' => State::Running,
+            b'D' => State::Done,
+            b'N' => State::DoneNobody,
+            b'U' => State::Unknown,
+            b'S' => State::Spent,
+            _ => return Err(Undecodable::Malformed),
+        };
+        if flags & !(AWAITED | APART) != 0 {
+            return Err(Undecodable::Malformed);
+        }
+        if head.take::<{ RecordId::BYTES }>() != *id.as_bytes() {
+            return Err(Undecodable::Foreign);
+        }
+        Ok(Self {
+            id: *id,
+            state,
+            token: Token::from_bytes(head.take()),
+            fence: u64::from_be_bytes(head.take()),
+            attempt: u32::from_be_bytes(head.take()),
+            fingerprint: Fingerprint {
+                config: u32::from_be_bytes(head.take()),
+                digest: head.take(),
+                binding: head.take(),
+            },
+            term: Duration::from_millis(u32::from_be_bytes(head.take()).into()),
+            retain: Duration::from_millis(u64::from_be_bytes(head.take())),
+            awaited: flags & AWAITED != 0,
+            apart: flags & APART != 0,
+            payload: bytes.slice(Self::HEAD_BYTES..),
+        })
+    }
+
+    /// How long everything before the payload is.
+    pub const HEAD_BYTES: usize = 127;
+    /// Where the flags stand, for stores that set [`awaited`](Self::awaited) in place.
+    pub const FLAGS_AT: usize = 2;
+    /// Where the token stands, for stores that compare it in place.
+    pub const TOKEN_AT: usize = 35;
+}
+
+/// Why bytes are no record of the id they stand under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Undecodable {
+    /// Too few bytes.
+    Short,
+    /// A format this release does not know.
+    Version(u8),
+    /// An impossible state or flag.
+    Malformed,
+    /// It names another record.
+    Foreign,
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short => f.write_str("too short for a record"),
+            Self::Version(version) => {
+                write!(f, "record format {version}, but this release reads {VERSION}; upgrade it")
+            }
+            Self::Malformed => f.write_str("malformed record"),
+            Self::Foreign => f.write_str("the record belongs to another id"),
+        }
+    }
+}
+
+impl std::error::Error for Undecodable {}
+
+/// Takes fixed-size parts off a head whose length was checked.
+struct Head<'a>(&'a [u8]);
+
+impl Head<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (part, rest) = self.0.split_first_chunk().unwrap_or((&[0; N], &[]));
+        self.0 = rest;
+        *part
+    }
+}
+
+const fn state_byte(state: State) -> u8 {
+    match state {
+        State::Running => b'R',
+        State::Done => b'D',
+        State::DoneNobody => b'N',
+        State::Unknown => b'U',
+        State::Spent => b'S',
+    }
+}
+
+const VERSION: u8 = 1;
+const AWAITED: u8 = 1;
+const APART: u8 = 2;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Makes HTTP APIs safe to retry.
