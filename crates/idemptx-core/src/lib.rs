@@ -1,6 +1,8 @@
 //! The idempotency protocol as a pure state machine.
 
 pub mod fingerprint;
+pub mod exchange;
+pub mod marks;
 pub mod key;
 pub mod lease;
 pub mod outcome;

@@ -12,7 +12,6 @@ use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
 
 /// A policy made ready: what can be computed once is.
-#[derive(Debug)]
 pub struct Rules {
     policy: Policy,
     /// One for each secret, or one without.
@@ -44,6 +43,12 @@ impl Rules {
     #[must_use]
     pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
         Fingerprint::of(parts, self.policy.secrets.first())
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("profile", &self.policy.profile).finish_non_exhaustive()
     }
 }
 
@@ -140,8 +145,8 @@ impl Operation {
 
     /// One fingerprinter for each id, to be fed the request's body.
     #[must_use]
-    pub fn fingerprinters<'a>(rules: &'a Rules, head: &Head<'_>) -> Vec<Fingerprinter<'a>> {
-        let start = |config: &'a FingerprintConfig| {
+    pub fn fingerprinters(rules: &Rules, head: &Head<'_>) -> Vec<Fingerprinter> {
+        let start = |config: &FingerprintConfig| {
             config.start(head.method, head.uri, head.headers)
         };
         rules.fingerprints.iter().map(start).collect()
