@@ -110,6 +110,7 @@ impl Fingerprint {
 
 /// What a comparison of two fingerprints tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Match {
     /// The same request, or the policy compares none.
     Same,
