@@ -116,7 +116,8 @@ pub enum Match {
     Same,
     /// Another request of the same principal.
     DifferentRequest,
-    /// The headers that the key is bound to differ; nothing else was looked at.
+    /// The headers that the key is bound to differ, or were hashed with another secret; nothing
+    /// else was looked at.
     DifferentPrincipal,
     /// The same principal, but the fingerprints were made by different rules or secrets, so that
     /// they tell nothing about the requests.

@@ -14,7 +14,7 @@ fn read(line: &[u8], syntax: KeySyntax) -> Result<Key, InvalidKey> {
 fn key_syntax_is_as_documented() {
     use InvalidKey::*;
     let too_long = Err(TooLong { bytes_max: MAX });
-    let table: &[(&str, Result<&str, InvalidKey>, Result<&str, InvalidKey>)] = &[
+    let table = [
         // line, lenient, strict
         (r#""8e03978e""#, Ok("8e03978e"), Ok("8e03978e")),
         (r#"8e03978e"#, Ok("8e03978e"), Err(NotQuoted)),
@@ -53,7 +53,7 @@ fn key_syntax_is_as_documented() {
         (r#""0123456789abcdefg""#, too_long, too_long),
         (r#""\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\""#, Ok(r"\\\\\\\\\\\\\\\\"), Ok(r"\\\\\\\\\\\\\\\\")),
     ];
-    for (line, lenient, strict) in table {
+    for (line, lenient, strict) in &table {
         for (syntax, expected) in [(Lenient, lenient), (StrictSf, strict)] {
             let read = read(line.as_bytes(), syntax);
             let read = read.as_ref().map(Key::as_str).map_err(|error| *error);
