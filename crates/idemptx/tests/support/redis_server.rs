@@ -1,5 +1,6 @@
 //! A Redis server of one's own, for one test.
 #![allow(dead_code, reason = "no file of tests uses all of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::io::Write;

@@ -140,14 +140,23 @@ struct Link {
 }
 
 enum State {
-    Down { retry_at: Instant, attempts: u32, failure: Option<Failure> },
-    Connecting { attempts: u32 },
+    /// None has been opened yet, or the last one was given up.
+    Lost,
+    Connecting {
+        attempts: u32,
+    },
+    /// The server could not be reached, and is left alone for a while.
+    Failed {
+        failure: Failure,
+        attempts: u32,
+        retry_at: Instant,
+    },
     Up(Arc<MultiplexedConnection>),
 }
 
 impl Link {
     fn new(dial: Arc<Dial>) -> Self {
-        Self { dial, state: watch::Sender::new(State::lost()) }
+        Self { dial, state: watch::Sender::new(State::Lost) }
     }
 
     async fn run<T, F>(
@@ -185,20 +194,20 @@ impl Link {
     }
 
     async fn live(self: &Arc<Self>) -> Result<Arc<MultiplexedConnection>, Failure> {
-        if let State::Up(live) = &*self.state.borrow() {
-            return Ok(live.clone());
-        }
-        if self.state.send_if_modified(State::begin) {
-            let attempt = Attempt(self.clone());
-            // A task, so that whoever came first may leave without spoiling it for the others.
-            tokio::spawn(attempt.run());
-        }
-        let mut states = self.state.subscribe();
-        let state = states.wait_for(|state| !matches!(state, State::Connecting { .. })).await;
-        match state.as_deref() {
-            Ok(State::Up(live)) => Ok(live.clone()),
-            Ok(State::Down { failure: Some(failure), .. }) => Err(failure.clone()),
-            _ => Err(self.dial.timed_out(self.dial.timeouts.connect)),
+        loop {
+            if let State::Up(live) = &*self.state.borrow() {
+                return Ok(live.clone());
+            }
+            if self.state.send_if_modified(State::begin) {
+                let attempt = Attempt(self.clone());
+                // A task, so that whoever came first may leave without spoiling it for the others.
+                tokio::spawn(attempt.run());
+            }
+            let mut states = self.state.subscribe();
+            let state = states.wait_for(|state| !matches!(state, State::Connecting { .. })).await;
+            if let Ok(State::Failed { failure, .. }) = state.as_deref() {
+                return Err(failure.clone());
+            }
         }
     }
 
@@ -206,7 +215,7 @@ impl Link {
     fn replace(&self, live: &Arc<MultiplexedConnection>) {
         self.state.send_if_modified(|state| match state {
             State::Up(current) if Arc::ptr_eq(current, live) => {
-                *state = State::lost();
+                *state = State::Lost;
                 true
             }
             _ => false,
@@ -215,31 +224,27 @@ impl Link {
 }
 
 impl State {
-    fn lost() -> Self {
-        Self::Down { retry_at: Instant::now(), attempts: 0, failure: None }
-    }
-
     /// Whether it is time to connect, which the caller then does.
     fn begin(&mut self) -> bool {
-        match self {
-            Self::Down { retry_at, attempts, .. } if *retry_at <= Instant::now() => {
-                *self = Self::Connecting { attempts: *attempts };
-                true
-            }
-            _ => false,
-        }
+        let attempts = match self {
+            Self::Lost => 0,
+            Self::Failed { attempts, retry_at, .. } if *retry_at <= Instant::now() => *attempts,
+            _ => return false,
+        };
+        *self = Self::Connecting { attempts };
+        true
     }
 
-    fn end(&mut self, outcome: Result<MultiplexedConnection, Option<Failure>>) -> bool {
+    fn end(&mut self, outcome: Result<MultiplexedConnection, Failure>) -> bool {
         let Self::Connecting { attempts } = self else { return false };
         *self = match outcome {
             Ok(connection) => Self::Up(Arc::new(connection)),
             Err(failure) => {
                 let pause = RECONNECT_PAUSE.saturating_mul(1 << (*attempts).min(10));
-                Self::Down {
-                    retry_at: Instant::now() + pause.min(RECONNECT_PAUSE_MAX),
-                    attempts: attempts.saturating_add(1),
+                Self::Failed {
                     failure,
+                    attempts: attempts.saturating_add(1),
+                    retry_at: Instant::now() + pause.min(RECONNECT_PAUSE_MAX),
                 }
             }
         };
@@ -252,14 +257,15 @@ struct Attempt(Arc<Link>);
 
 impl Attempt {
     async fn run(self) {
-        let outcome = self.0.dial.connect().await.map_err(Some);
+        let outcome = self.0.dial.connect().await;
         self.0.state.send_if_modified(|state| state.end(outcome));
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.0.state.send_if_modified(|state| state.end(Err(None)));
+        let abandoned = Failure::no_runtime(self.0.dial.topology.name());
+        self.0.state.send_if_modified(|state| state.end(Err(abandoned)));
     }
 }
 

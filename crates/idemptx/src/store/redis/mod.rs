@@ -13,6 +13,13 @@
 //! more than asynchronous replication** — a claim acknowledged by a primary may be unknown to the
 //! replica that is promoted, and then its operation runs twice.
 //! [`RedisStore::check`] says which of these a server's configuration amounts to.
+//!
+//! # Permissions
+//!
+//! The least that a user needs, with the default prefix, is
+//! `~idem:* &idem:* -@all +set +get +getrange +setrange +del +pexpire +pttl +time +eval +evalsha
+//! +publish`; besides, `+hello +subscribe` for wake-ups across processes, `+select` for a database
+//! other than 0, and `+info +config|get` for the check.
 
 mod check;
 mod clock;
@@ -228,7 +235,8 @@ impl Store for RedisStore {
         let (retain, key_retain) = (kept(done.retain), kept(done.key_retain.max(done.retain)));
         let mut record = Record::settled(lease, done);
         record.retain = key_retain;
-        record.apart = retain < key_retain && !record.payload.is_empty();
+        // Only a response that can be replayed ends before its key does.
+        record.apart = record.state == State::Done && retain < key_retain;
         let response =
             if record.apart { std::mem::take(&mut record.payload) } else { Bytes::new() };
         let (record, is_apart) = (record.encode(), record.apart);
@@ -384,7 +392,7 @@ impl RedisStoreBuilder {
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
-        store.commands.ask(&redis::cmd("PING")).await?;
+        store.commands.ask(&redis::cmd("TIME")).await?;
         Ok(store)
     }
 }
