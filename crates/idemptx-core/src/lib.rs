@@ -1,5 +1,7 @@
 //! The idempotency protocol as a pure state machine.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod fingerprint;
 pub mod exchange;
 pub mod marks;
