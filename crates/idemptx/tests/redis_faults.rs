@@ -23,7 +23,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
 use redis_server::{RedisServer, fresh_directory};
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn what_is_no_record_of_the_id_is_corrupt_and_left_alone() {
     for (number, value) in [(2, moved), (1, newer), (3, b"hello".to_vec()), (4, Vec::new())] {
         let key = key(id(number));
         redis::cmd("SET").arg(&key).arg(&value).exec(&mut connection).unwrap();
-        let over = bid().over(lease.token);
+        let over = bid().over(Over::Orphan(lease.token));
         for bid in [bid(), over] {
             assert_eq!(store.claim(&id(number), &bid).await.unwrap_err().kind(), CORRUPT);
         }
@@ -296,7 +296,7 @@ async fn whoever_waits_for_an_orphan_is_woken_by_its_successor() {
     brief.term = Duration::ZERO;
     let Ok(Claim::Granted(orphan)) = store.claim(&id(1), &brief).await else { panic!() };
     let watch = store.watch(&id(1)).await.unwrap();
-    let successor = match store.claim(&id(1), &bid().over(orphan.token)).await {
+    let successor = match store.claim(&id(1), &bid().over(Over::Orphan(orphan.token))).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     };

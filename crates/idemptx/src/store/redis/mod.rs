@@ -40,7 +40,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Holder, Seen, Settlement, Store, StoreError, Watch,
+    Bid, Capabilities, Claim, ErrorKind, Holder, Over, Seen, Settlement, Store, StoreError, Watch,
 };
 use idemptx_core::time::millis;
 use redis::{Cmd, Value};
@@ -161,8 +161,12 @@ impl RedisStore {
     async fn claim_by_script(&self, lease: &Lease, bid: &Bid) -> Result<Claim, StoreError> {
         let record = Record::running(lease).encode();
         let retain = millis(lease.retain).to_string();
-        let over = bid.over.as_ref().map_or(&[][..], |token| token.as_bytes());
-        let arguments = [&record, retain.as_bytes(), over];
+        let (state, token): (&[u8], &[u8]) = match &bid.over {
+            None => (b"", b""),
+            Some(Over::Orphan(token)) => (b"held", token.as_bytes()),
+            Some(Over::Settled(token)) => (b"settled", token.as_bytes()),
+        };
+        let arguments = [&record, retain.as_bytes(), state, token];
         let answer = self.evaluate(&self.scripts.claim, &self.keys(&lease.id), &arguments).await?;
         match self.read(&lease.id, answer)? {
             Reading::Granted(lease) => Ok(Claim::Granted(lease)),

@@ -1,7 +1,7 @@
 -- Claims a record where the plain SET could not decide.
 -- KEYS: the record, its response.
--- ARGV: the record of the claim, its retention, the token that may be replaced or nothing.
-local new, over = ARGV[1], ARGV[3]
+-- ARGV: the record of the claim, its retention, the state and the token that may be replaced.
+local new = ARGV[1]
 local old = redis.call('GET', KEYS[1])
 local flags, fence, attempt = 0, 0, 0
 if old then
@@ -10,8 +10,8 @@ if old then
         redis.call('PEXPIRE', KEYS[1], retention(old))
         return { 'granted', old, false }
     end
-    local is_replaceable = meaning == 'settled' or (meaning == 'held' and detail == 0)
-    if not is_replaceable or string.sub(old, 36, 51) ~= over then
+    local is_live = meaning == 'held' and detail > 0
+    if is_live or meaning ~= ARGV[3] or string.sub(old, 36, 51) ~= ARGV[4] then
         return { meaning, old, detail }
     end
     -- Whoever waits for an orphan waits for its successor.
