@@ -88,7 +88,7 @@ pub struct Policy {
     /// What to do without a verdict of the store.
     pub on_store_error: OnStoreError,
     /// Statuses that are stored, unless they are in
-    /// [`release_statuses`](Self::release_statuses) too.
+    /// [`release_statuses`](Self::release_statuses) too; what is in neither gives the key up.
     pub store_statuses: Statuses,
     /// Statuses that give the key up.
     pub release_statuses: Statuses,

@@ -11,16 +11,15 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
-use crate::key::InvalidKey;
 use crate::outcome::{Code, Rejection};
 use crate::policy::{OnPanic, Policy};
 
 impl Rejection {
     /// The refusal for `code` under `policy`: its status, and what a client may do about it.
     ///
-    /// `in-progress`, `store-unavailable` and `too-many-keys` tell when to retry; a caller who
-    /// knows better says so [`with_retry_after`](Self::with_retry_after).
-    /// `handler-failed` stands in for an execution's answer, so it is `unstored`.
+    /// `in-progress`, `store-unavailable` and `too-many-keys` tell when to retry; who knows better
+    /// says so with [`retry_after`](Self::retry_after()).
+    /// What else is known goes into its fields.
     #[must_use]
     pub fn new(code: Code, policy: &Policy) -> Self {
         let Terms { status, retryable, safe_new_key, retry_after_secs } = terms(code, policy);
@@ -33,50 +32,15 @@ impl Rejection {
             invalid_key: None,
             original_status: None,
             location: None,
-            unstored: code == Code::HandlerFailed,
+            unstored: false,
         }
     }
 
-    /// With another status, as 401 for a scope that a missing credential leaves unresolved.
+    /// Tells when a retry makes sense: rounded up to whole seconds, at least one.
     #[must_use]
-    pub fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = status;
-        self
-    }
-
-    /// With when a retry makes sense: rounded up to whole seconds, at least one.
-    #[must_use]
-    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+    pub fn retry_after(mut self, wait: Duration) -> Self {
         let rest = u64::from(wait.subsec_nanos() > 0);
         self.retry_after = Some(Duration::from_secs(wait.as_secs().saturating_add(rest).max(1)));
-        self
-    }
-
-    /// With what is wrong with the key.
-    #[must_use]
-    pub fn with_invalid_key(mut self, reason: InvalidKey) -> Self {
-        self.invalid_key = Some(reason);
-        self
-    }
-
-    /// With the status of the response that was not kept.
-    #[must_use]
-    pub fn with_original_status(mut self, status: StatusCode) -> Self {
-        self.original_status = Some(status);
-        self
-    }
-
-    /// With where the result is.
-    #[must_use]
-    pub fn with_location(mut self, location: HeaderValue) -> Self {
-        self.location = Some(location);
-        self
-    }
-
-    /// In place of the answer of an execution, which a retry will not get.
-    #[must_use]
-    pub fn with_unstored(mut self) -> Self {
-        self.unstored = true;
         self
     }
 }

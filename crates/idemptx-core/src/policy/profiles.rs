@@ -9,7 +9,7 @@ use super::{
     Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, OnUnsafeStore,
     Policy, Profile, ScopeRule, Statuses,
 };
-use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::fingerprint::FingerprintRule;
 use crate::response::ReplayRules;
 
 impl Policy {
@@ -55,7 +55,7 @@ impl Policy {
             request_bytes_max: MIB,
             response_bytes_max: MIB as usize,
             on_large_body: OnLargeBody::Reject,
-            fingerprint: Some(exact()),
+            fingerprint: Some(FingerprintRule::default()),
             replay: ReplayRules::default(),
             expose: Vec::new(),
             status_header: HeaderName::from_static("idempotency-status"),
@@ -115,15 +115,6 @@ impl Policy {
             status_header: HeaderName::from_static("x-idempotency-status"),
             ..Self::draft()
         }
-    }
-}
-
-/// Body and query to the byte, no headers.
-pub(super) fn exact() -> FingerprintRule {
-    FingerprintRule {
-        body: BodyRule::Raw,
-        query: QueryRule::Raw,
-        headers: HeaderRule::Only(Vec::new()),
     }
 }
 

@@ -94,11 +94,12 @@ fn a_policy_that_cannot_work_is_refused_by_the_name_of_its_field() {
     let draft = || Policy::draft().into_builder();
     let millis = Duration::from_millis;
     let body = |pointers: &[&str]| {
-        let mut rule = profiles::exact();
-        rule.body = BodyRule::Fields(pointers.iter().map(ToString::to_string).collect());
+        let pointers = pointers.iter().map(ToString::to_string).collect();
+        let rule =
+            FingerprintRule { body: BodyRule::Fields(pointers), ..FingerprintRule::default() };
         draft().fingerprint(rule)
     };
-    let rule = |query, headers| FingerprintRule { query, headers, ..profiles::exact() };
+    let rule = |query, headers| FingerprintRule { query, headers, ..FingerprintRule::default() };
     let key: HeaderName = "idempotency-key".parse().unwrap();
     let secret = || Secret::new(7, &[1; 16]).unwrap();
     let many = vec![key.clone(); 65];

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
+use crate::key::InvalidKey;
 
 /// Code, status, retryable, safe_new_key, seconds of Retry-After: semantics for `Policy::draft`.
 const DRAFT: [(Code, u16, bool, bool, Option<u64>); 13] = [
@@ -72,11 +73,17 @@ fn every_refusal_is_a_problem_document_that_nobody_caches() {
         let json = document(&rejection);
         let url = json["type"].as_str().unwrap();
         assert_eq!(headers[LINK], format!("<{url}>; rel=\"describedby\""));
-        assert_eq!(headers.contains_key(STORED), code == Code::HandlerFailed, "{code}");
-        assert!(!headers.contains_key(LOCATION));
+        assert!(!headers.contains_key(STORED) && !headers.contains_key(LOCATION), "{code}");
         let detail = json["detail"].as_str().unwrap();
         assert!(detail.starts_with(char::is_uppercase) && detail.ends_with('.'), "{detail}");
     }
+}
+
+#[test]
+fn an_answer_that_a_retry_will_not_get_says_so() {
+    let mut rejection = Rejection::new(Code::HandlerFailed, &Policy::draft());
+    rejection.unstored = true;
+    assert_eq!(Problem::from(rejection).headers()[STORED], "false");
 }
 
 #[test]
@@ -89,27 +96,26 @@ fn titles_tell_codes_apart() {
 fn retry_after_is_whole_seconds_rounded_up_and_at_least_one() {
     for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (14_999, 15)] {
         let rejection = Rejection::new(Code::InProgress, &Policy::draft())
-            .with_retry_after(Duration::from_millis(millis));
+            .retry_after(Duration::from_millis(millis));
         assert_eq!(rejection.retry_after, Some(Duration::from_secs(seconds)), "{millis} ms");
     }
-    let forever =
-        Rejection::new(Code::InProgress, &Policy::draft()).with_retry_after(Duration::MAX);
+    let forever = Rejection::new(Code::InProgress, &Policy::draft()).retry_after(Duration::MAX);
     assert_eq!(forever.retry_after, Some(Duration::from_secs(u64::MAX)));
 }
 
 #[test]
 fn the_reason_of_an_invalid_key_is_its_detail() {
-    let rejection = Rejection::new(Code::InvalidKey, &Policy::draft())
-        .with_invalid_key(InvalidKey::TooLong { bytes_max: 255 });
+    let mut rejection = Rejection::new(Code::InvalidKey, &Policy::draft());
+    rejection.invalid_key = Some(InvalidKey::TooLong { bytes_max: 255 });
     let detail = "The key is longer than 255 bytes; send a shorter one.";
     assert_eq!(document(&rejection)["detail"], detail);
 }
 
 #[test]
 fn a_result_that_was_not_kept_tells_what_is_known_of_it() {
-    let rejection = Rejection::new(Code::ResultUnavailable, &Policy::draft())
-        .with_original_status(StatusCode::CREATED)
-        .with_location(HeaderValue::from_static("/a?q=\"x\\y\""));
+    let mut rejection = Rejection::new(Code::ResultUnavailable, &Policy::draft());
+    rejection.original_status = Some(StatusCode::CREATED);
+    rejection.location = Some(HeaderValue::from_static("/a?q=\"x\\y\""));
     let json = document(&rejection);
     assert_eq!(json["original_status"], 201);
     assert_eq!(json["location"], "/a?q=\"x\\y\"");
@@ -119,8 +125,8 @@ fn a_result_that_was_not_kept_tells_what_is_known_of_it() {
 #[test]
 fn a_location_that_is_no_text_is_a_header_only() {
     let location = HeaderValue::from_bytes(b"/caf\xe9").unwrap();
-    let rejection =
-        Rejection::new(Code::ResultUnavailable, &Policy::draft()).with_location(location.clone());
+    let mut rejection = Rejection::new(Code::ResultUnavailable, &Policy::draft());
+    rejection.location = Some(location.clone());
     assert_eq!(document(&rejection).get("location"), None);
     assert_eq!(Problem::from(rejection).headers()[LOCATION], location);
 }
@@ -185,15 +191,17 @@ fn document(rejection: &Rejection) -> Value {
 
 /// What the page of `code` shows.
 fn example(code: Code) -> Rejection {
-    let rejection = Rejection::new(code, &Policy::draft());
+    let mut rejection = Rejection::new(code, &Policy::draft());
     match code {
-        Code::InvalidKey => rejection.with_invalid_key(InvalidKey::SeveralLines),
-        Code::InProgress => rejection.with_retry_after(Duration::from_secs(12)),
-        Code::ResultUnavailable => rejection
-            .with_original_status(StatusCode::CREATED)
-            .with_location(HeaderValue::from_static("/payments/42")),
-        _ => rejection,
+        Code::InvalidKey => rejection.invalid_key = Some(InvalidKey::SeveralLines),
+        Code::InProgress => rejection = rejection.retry_after(Duration::from_secs(12)),
+        Code::ResultUnavailable => {
+            rejection.original_status = Some(StatusCode::CREATED);
+            rejection.location = Some(HeaderValue::from_static("/payments/42"));
+        }
+        _ => {}
     }
+    rejection
 }
 
 fn page(name: &str) -> String {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::{HeaderName, Method, StatusCode};
 use serde_json::Value;
 
-use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::fingerprint::{BodyRule, HeaderRule, QueryRule};
 use crate::policy::statuses::STATUSES;
-use crate::policy::{ConfigError, PolicyBuilder, ScopeRule, Statuses, profiles};
+use crate::policy::{ConfigError, PolicyBuilder, ScopeRule, Statuses};
 use crate::secret::Secret;
 
 /// A value, with the name of the field it is given for.
@@ -117,7 +117,7 @@ impl<'a> Given<'a> {
             return Err(self.wrong("write an object, or false for no comparison"));
         }
         let kept = policy.policy.fingerprint.clone();
-        let mut rule: FingerprintRule = kept.unwrap_or_else(profiles::exact);
+        let mut rule = kept.unwrap_or_default();
         for entry in self.entries(&["body", "query", "headers"])? {
             match entry.field.as_str() {
                 "fingerprint.body" => rule.body = entry.body_rule()?,
