@@ -9,6 +9,7 @@ pub mod key;
 pub mod lease;
 pub mod outcome;
 pub mod policy;
+pub mod problem;
 pub mod record;
 pub mod response;
 pub mod secret;
