@@ -1,1 +1,3 @@
 //! Makes HTTP APIs safe to retry.
+
+pub mod store;
