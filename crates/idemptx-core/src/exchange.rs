@@ -238,7 +238,9 @@ enum Stage {
     Settling(Lease, State, Then),
     Releasing(Lease, Then),
     /// Somebody took the record over: what did they make of it?
-    Fenced { until: Timestamp },
+    Fenced {
+        until: Timestamp,
+    },
     Over,
 }
 
@@ -417,16 +419,10 @@ impl Exchange {
         Some((id, Bid { over, ..bid }))
     }
 
-    fn claimed(
-        &mut self,
-        bid: &Bid,
-        verdict: Result<Claim, ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
+    fn claimed(&mut self, bid: &Bid, verdict: Result<Claim, ErrorKind>, now: Timestamp) -> Action {
         match verdict {
             Ok(Claim::Granted(lease)) => {
-                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1)
-                    && self.current == 0
+                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
                 {
                     return self.look_older(lease, 1, now);
                 }
@@ -465,12 +461,7 @@ impl Exchange {
         Action::Renew(lease)
     }
 
-    fn renewed(
-        &mut self,
-        lease: Lease,
-        renewed: Result<(), ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
+    fn renewed(&mut self, lease: Lease, renewed: Result<(), ErrorKind>, now: Timestamp) -> Action {
         match renewed {
             Ok(()) => self.start(lease, now),
             // Taken over, or gone, before it began: see what is there now.
@@ -684,9 +675,7 @@ impl Exchange {
                 self.token = self.token.next();
                 self.current = position;
                 return match (seen, behind) {
-                    (_, Some(behind)) => {
-                        self.refuse_behind(Code::StoreUnavailable, Some(behind))
-                    }
+                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
                     (Seen::Held(holder), None) => self.held(holder, now),
                     (Seen::Settled(record), None) => self.settled(record, now),
                 };
@@ -702,9 +691,7 @@ impl Exchange {
             Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
                 self.conclude(lease, then, false, None, now)
             }
-            Then::Own | Then::HandlerFailed | Then::Replay(_) => {
-                self.look(now.after(lease.term))
-            }
+            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
             Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
         }
     }

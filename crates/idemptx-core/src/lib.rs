@@ -2,11 +2,11 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
-pub mod fingerprint;
 pub mod exchange;
-pub mod marks;
+pub mod fingerprint;
 pub mod key;
 pub mod lease;
+pub mod marks;
 pub mod outcome;
 pub mod policy;
 pub mod problem;

@@ -69,7 +69,8 @@ impl<'a, H: Harness> History<'a, H> {
     async fn step(&mut self) -> Result<(), Broken> {
         let bid = self.random.one_of(&self.bids)?;
         let token = self.random.one_of(&self.bids)?.token;
-        let over = if self.random.below(2) == 0 { Over::Orphan(token) } else { Over::Settled(token) };
+        let over =
+            if self.random.below(2) == 0 { Over::Orphan(token) } else { Over::Settled(token) };
         match self.random.below(8) {
             0..=3 if token == bid.token => self.claim(&bid).await,
             0..=3 => self.claim(&bid.over(over)).await,

@@ -1,5 +1,19 @@
 //! What a store's configuration promises, and what about it is dangerous.
 
+use std::future::Future;
+
+use idemptx_core::store::{Store, StoreError};
+
+/// A store that can tell what it promises in its present configuration.
+pub trait SafetyCheck: Store {
+    /// Looks at the configuration.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lookup`].
+    fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send;
+}
+
 /// The result of a start-up check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,4 +75,19 @@ pub enum Severity {
     Unsafe,
     /// The store cannot work.
     Fatal,
+}
+
+impl SafetyCheck for super::MemoryStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let guarantee = "memory: one execution per key within this process; every record ends with \
+                         it, so a retry after a restart executes again";
+        Ok(SafetyReport::new(Vec::new(), guarantee.into()))
+    }
+}
+
+#[cfg(feature = "redis")]
+impl SafetyCheck for super::redis::RedisStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        Self::check(self).await
+    }
 }

@@ -248,10 +248,8 @@ impl World {
         mutant: Mutant,
         next: &mut Vec<Self>,
     ) -> Result<(), String> {
-        let is_alive = !matches!(
-            self.clients[n],
-            Client::Unborn | Client::Crashed | Client::Ended(_)
-        );
+        let is_alive =
+            !matches!(self.clients[n], Client::Unborn | Client::Crashed | Client::Ended(_));
         if self.crashes > 0 && is_alive {
             let mut world = self.then(format!("{n} crashes"));
             world.crashes -= 1;
@@ -494,7 +492,8 @@ impl World {
             (Step::Claim(bid), Mutant::TakeoverComparesOnlyTheToken, Some(lease))
                 if bid.over == Some(Over::Orphan(lease.token)) =>
             {
-                let settled = self.cell.record.as_ref().is_some_and(|it| it.state != State::Running);
+                let settled =
+                    self.cell.record.as_ref().is_some_and(|it| it.state != State::Running);
                 let over = if settled { Over::Settled } else { Over::Orphan };
                 Event::Claimed(self.cell.claim(&id(), &bid.clone().over(over(lease.token)), now))
             }
@@ -542,9 +541,7 @@ impl World {
             return Err(self.report("two different answers"));
         }
         match self.cell.lookup(self.now) {
-            Ok(Some(Seen::Settled(record)))
-                if record.payload == response(201, first).encode() =>
-            {
+            Ok(Some(Seen::Settled(record))) if record.payload == response(201, first).encode() => {
                 Ok(())
             }
             _ => Err(self.report("an answer that is not what the store holds")),
