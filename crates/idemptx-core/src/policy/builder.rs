@@ -170,14 +170,16 @@ impl PolicyBuilder {
         self
     }
 
-    /// Statuses that are stored, unless they are released.
+    /// Statuses that are stored; none of them is released any more.
     pub fn store_statuses(mut self, statuses: Statuses) -> Self {
+        self.policy.release_statuses = self.policy.release_statuses.without(&statuses);
         self.policy.store_statuses = statuses;
         self
     }
 
-    /// Statuses that give the key up.
+    /// Statuses that give the key up; none of them is stored any more.
     pub fn release_statuses(mut self, statuses: Statuses) -> Self {
+        self.policy.store_statuses = self.policy.store_statuses.without(&statuses);
         self.policy.release_statuses = statuses;
         self
     }
