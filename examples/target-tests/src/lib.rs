@@ -42,7 +42,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -
 /// # Panics
 ///
 /// If it never is within [`PATIENCE`].
-pub async fn retry_until(request: &Request, wanted: impl Fn(&Answer) -> bool) -> Answer {
+pub async fn retry_until(request: &Request, mut wanted: impl FnMut(&Answer) -> bool) -> Answer {
     let mut last = None;
     let asked = async {
         loop {

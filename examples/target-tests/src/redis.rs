@@ -80,6 +80,29 @@ impl RedisServer {
         assert_eq!(reply.as_deref(), Some("+OK"), "CONFIG SET {name} {value}");
     }
 
+    /// Makes it forget every script it has been sent.
+    ///
+    /// # Panics
+    ///
+    /// If it is away.
+    pub async fn forget_scripts(&self) {
+        assert_eq!(self.command("SCRIPT FLUSH").await.as_deref(), Some("+OK"));
+    }
+
+    /// Everything it holds, names and values, as text.
+    ///
+    /// # Panics
+    ///
+    /// If it is away.
+    pub async fn contents(&self) -> String {
+        let script = "local all = '' \
+            for _, name in ipairs(redis.call('KEYS', '*')) do \
+                all = all .. name .. ' ' .. redis.call('GET', name) .. ' ' \
+            end \
+            return {err = string.gsub(all, '[^ -~]', '?')}";
+        self.command(&format!("EVAL \"{script}\" 0")).await.expect("the server is there")
+    }
+
     /// Begins to note the commands that it is sent.
     ///
     /// # Panics
