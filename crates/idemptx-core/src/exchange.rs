@@ -43,7 +43,7 @@ use crate::outcome::{Code, Passed, Rejection};
 use crate::policy::{Mode, OnLargeBody, OnOrphan, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Bid, Claim, ErrorKind, Holder, Seen};
+use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
 use crate::time::Timestamp;
 
 mod classify;
@@ -53,7 +53,7 @@ pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::gate::{Head, Operation, Rules};
 
 /// One request's passage through the protocol; see the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Exchange {
     rules: Arc<Rules>,
     stage: Stage,
@@ -74,7 +74,7 @@ pub struct Exchange {
 }
 
 /// What happened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// The body's end, on [`Action::ReadBody`].
@@ -154,7 +154,10 @@ pub enum Action {
     /// Renew a lease that was granted too long ago to start on; then [`Event::Renewed`].
     Renew(Lease),
     /// Ask the application's hook about an orphan; then [`Event::Probed`].
-    Probe(Holder),
+    Probe {
+        /// Which execution vanished.
+        attempt: u32,
+    },
     /// Wait for the holder of the record to finish; then [`Event::Woken`], [`Event::WaitOver`] at
     /// `until`, or [`Event::WaitersFull`].
     Wait {
@@ -219,7 +222,7 @@ pub enum Behind {
     Settle(Lease, State),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Body,
     Claiming(Bid),
@@ -227,7 +230,7 @@ enum Stage {
     Older(Lease),
     Metering(Lease),
     Renewing(Lease),
-    Probing(Holder),
+    Probing(Over),
     /// The hook knows the answer: the orphan is taken over to store it.
     Recovering(Bid, StoredResponse),
     Waiting,
@@ -235,12 +238,14 @@ enum Stage {
     Settling(Lease, State, Then),
     Releasing(Lease, Then),
     /// Somebody took the record over: what did they make of it?
-    Fenced { until: Timestamp },
+    Fenced {
+        until: Timestamp,
+    },
     Over,
 }
 
 /// What follows once the record is settled or released.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Then {
     Own,
     HandlerFailed,
@@ -343,7 +348,7 @@ impl Exchange {
                 self.release(lease, Then::Refuse(Code::TooManyKeys))
             }
             (Stage::Renewing(lease), Event::Renewed(renewed)) => self.renewed(lease, renewed, now),
-            (Stage::Probing(holder), Event::Probed(probed)) => self.probed(&holder, probed, now),
+            (Stage::Probing(vanished), Event::Probed(probed)) => self.probed(vanished, probed, now),
             (Stage::Recovering(bid, response), Event::Claimed(verdict)) => {
                 self.recovered(&bid, response, verdict, now)
             }
@@ -395,14 +400,14 @@ impl Exchange {
         }
     }
 
-    fn claim(&mut self, over: Option<Token>, now: Timestamp) -> Action {
+    fn claim(&mut self, over: Option<Over>, now: Timestamp) -> Action {
         let Some((id, bid)) = self.bid(over) else { return self.refuse(Code::StoreUnavailable) };
         self.sent = now;
         self.stage = Stage::Claiming(bid.clone());
         Action::Claim { id, bid }
     }
 
-    fn bid(&mut self, over: Option<Token>) -> Option<(RecordId, Bid)> {
+    fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
         self.steps += 1;
         if self.steps > STEPS_MAX {
             return None;
@@ -414,16 +419,10 @@ impl Exchange {
         Some((id, Bid { over, ..bid }))
     }
 
-    fn claimed(
-        &mut self,
-        bid: &Bid,
-        verdict: Result<Claim, ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
+    fn claimed(&mut self, bid: &Bid, verdict: Result<Claim, ErrorKind>, now: Timestamp) -> Action {
         match verdict {
             Ok(Claim::Granted(lease)) => {
-                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1)
-                    && self.current == 0
+                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
                 {
                     return self.look_older(lease, 1, now);
                 }
@@ -462,12 +461,7 @@ impl Exchange {
         Action::Renew(lease)
     }
 
-    fn renewed(
-        &mut self,
-        lease: Lease,
-        renewed: Result<(), ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
+    fn renewed(&mut self, lease: Lease, renewed: Result<(), ErrorKind>, now: Timestamp) -> Action {
         match renewed {
             Ok(()) => self.start(lease, now),
             // Taken over, or gone, before it began: see what is there now.
@@ -485,9 +479,9 @@ impl Exchange {
         }
         if holder.is_orphan() {
             return match self.policy().on_orphan {
-                OnOrphan::Reexecute => self.claim(Some(holder.token), now),
+                OnOrphan::Reexecute => self.claim(Some(Over::Orphan(holder.token)), now),
                 OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
-                OnOrphan::Probe => self.probe(holder),
+                OnOrphan::Probe => self.probe(Over::Orphan(holder.token), holder.attempt),
             };
         }
         let policy = self.policy();
@@ -512,7 +506,7 @@ impl Exchange {
                 Err(_) => self.refuse(Code::OutcomeUnknown),
                 Ok(response) if same => self.replay(response),
                 Ok(response) if self.may_rebind(&record, response.status) => {
-                    self.claim(Some(record.token), now)
+                    self.claim(Some(Over::Settled(record.token)), now)
                 }
                 Ok(_) => self.refuse(Code::KeyReused),
             },
@@ -520,26 +514,26 @@ impl Exchange {
             State::DoneNobody => self.result_unavailable(&record),
             State::Spent => self.refuse(Code::KeyExpired),
             State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
-                self.probe(Holder::new(&record, Duration::ZERO))
+                self.probe(Over::Settled(record.token), record.attempt)
             }
             // A claim that calls itself final is no record.
             State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
         }
     }
 
-    fn probe(&mut self, holder: Holder) -> Action {
+    fn probe(&mut self, vanished: Over, attempt: u32) -> Action {
         if self.policy().mode == Mode::Shadow {
             return self.refuse(Code::OutcomeUnknown);
         }
-        self.stage = Stage::Probing(holder.clone());
-        Action::Probe(holder)
+        self.stage = Stage::Probing(vanished);
+        Action::Probe { attempt }
     }
 
-    fn probed(&mut self, holder: &Holder, probed: Probed, now: Timestamp) -> Action {
+    fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
         match probed {
-            Probed::NotHappened => self.claim(Some(holder.token), now),
+            Probed::NotHappened => self.claim(Some(vanished), now),
             Probed::Happened(response) => {
-                let Some((id, bid)) = self.bid(Some(holder.token)) else {
+                let Some((id, bid)) = self.bid(Some(vanished)) else {
                     return self.refuse(Code::StoreUnavailable);
                 };
                 self.sent = now;
@@ -681,9 +675,7 @@ impl Exchange {
                 self.token = self.token.next();
                 self.current = position;
                 return match (seen, behind) {
-                    (_, Some(behind)) => {
-                        self.refuse_behind(Code::StoreUnavailable, Some(behind))
-                    }
+                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
                     (Seen::Held(holder), None) => self.held(holder, now),
                     (Seen::Settled(record), None) => self.settled(record, now),
                 };
@@ -699,9 +691,7 @@ impl Exchange {
             Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
                 self.conclude(lease, then, false, None, now)
             }
-            Then::Own | Then::HandlerFailed | Then::Replay(_) => {
-                self.look(now.after(lease.term))
-            }
+            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
             Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
         }
     }

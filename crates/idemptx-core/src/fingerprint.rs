@@ -110,12 +110,14 @@ impl Fingerprint {
 
 /// What a comparison of two fingerprints tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Match {
     /// The same request, or the policy compares none.
     Same,
     /// Another request of the same principal.
     DifferentRequest,
-    /// The headers that the key is bound to differ; nothing else was looked at.
+    /// The headers that the key is bound to differ, or were hashed with another secret; nothing
+    /// else was looked at.
     DifferentPrincipal,
     /// The same principal, but the fingerprints were made by different rules or secrets, so that
     /// they tell nothing about the requests.

@@ -1,7 +1,7 @@
 //! What an exchange adds to its response.
 
-use http::header::{HeaderName, HeaderValue};
 use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
 
 use crate::exchange::{Operation, Rules};
 use crate::fingerprint::Fingerprint;
@@ -20,6 +20,8 @@ pub fn mark(
     fingerprint: Option<&Fingerprint>,
 ) {
     let policy = rules.policy();
+    // Between the handler and us alone.
+    headers.remove(IDEMPOTENCY_OUTCOME);
     match outcome {
         Outcome::Replayed => set(headers, IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")),
         Outcome::Executed { stored: false, .. } | Outcome::Passed(Passed::Unprotected) => {

@@ -87,7 +87,8 @@ pub(crate) async fn drive<S: Store, W: Work>(
                     Answer::Pass(passed) => Ended::Pass(passed, work),
                     Answer::Replay(response) => Ended::Replay(response),
                     Answer::Refuse(rejection) => Ended::Refuse(rejection, None),
-                    Answer::Own { .. } => driver.impossible(),
+                    // An own answer needs an execution, which only `detach` has.
+                    _ => driver.impossible(),
                 };
             }
             action => driver.perform(action).await,
@@ -100,11 +101,7 @@ pub(crate) async fn drive<S: Store, W: Work>(
 }
 
 /// Carries on in a task of its own, and waits for what it has to say.
-async fn detach<S: Store, W: Work>(
-    driver: Driver<S>,
-    granted: Event,
-    work: W,
-) -> Ended<W> {
+async fn detach<S: Store, W: Work>(driver: Driver<S>, granted: Event, work: W) -> Ended<W> {
     let (answer, answered) = oneshot::channel();
     let rules = Arc::clone(driver.engine.rules());
     tokio::spawn(execute(driver, granted, work, answer));
@@ -204,14 +201,13 @@ impl<S: Store> Driver<S> {
             Action::Lookup(id) => Event::Looked(self.lookup(&id).await),
             Action::Meter => Event::Metered { within: self.meter() },
             Action::Renew(lease) => Event::Renewed(self.renew(&lease).await),
-            Action::Probe(holder) => Event::Probed(self.engine.probe(&self.exchange, holder).await),
+            Action::Probe { attempt } => {
+                Event::Probed(self.engine.probe(&self.exchange, attempt).await)
+            }
             Action::Wait { id, holder, until } => self.wait(id, holder, until).await,
             Action::Release(lease) => self.release(&lease).await,
-            Action::ReadBody { .. }
-            | Action::Execute(_)
-            | Action::Settle { .. }
-            | Action::Answer { .. }
-            | _ => Event::WaitOver,
+            // The callers do these themselves.
+            _ => Event::WaitOver,
         }
     }
 

@@ -12,7 +12,7 @@ use idemptx_core::exchange::{Exchange, Probed, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
 use idemptx_core::policy::{OnLargeBody, OnOrphan, OnUnsafeStore, Policy, ScopeRule};
-use idemptx_core::store::{Holder, Store, StoreError};
+use idemptx_core::store::{Store, StoreError};
 use idemptx_core::time::{Clock, Timestamp, millis};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -122,7 +122,7 @@ impl<S: fmt::Debug> fmt::Debug for Engine<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("store", &self.inner.store)
-            .field("policy", self.inner.policy())
+            .field("policy", self.inner.rules.policy())
             .finish_non_exhaustive()
     }
 }
@@ -374,8 +374,8 @@ impl<S: Store> Inner<S> {
         self.scope.as_ref().and_then(|scope| scope(parts))
     }
 
-    pub(crate) fn accepts(&self) -> Option<&dyn Fn(&Key) -> bool> {
-        self.accepts.as_deref().map(|accepts| accepts as &dyn Fn(&Key) -> bool)
+    pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {
+        self.accepts.as_deref().map(|accepts| accepts as &(dyn Fn(&Key) -> bool + Sync))
     }
 
     /// Whether nothing new may begin: too much is unconfirmed, or the store is not to be trusted.
@@ -425,7 +425,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// Asks the application's hook; without one, or without an answer, nothing is known.
-    pub(crate) async fn probe(&self, exchange: &Exchange, holder: Holder) -> Probed {
+    pub(crate) async fn probe(&self, exchange: &Exchange, attempt: u32) -> Probed {
         let (Some(probe), Some(operation)) = (&self.probe, exchange.operation()) else {
             return Probed::Unknown;
         };
@@ -433,7 +433,7 @@ impl<S: Store> Inner<S> {
         let orphan = Orphan {
             key: operation.key().clone(),
             scope: operation.scope().clone(),
-            attempt: holder.attempt,
+            attempt,
             derived: Derive(Arc::new(move |label| named.derive(label, &rules))),
         };
         timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(Probed::Unknown)

@@ -267,7 +267,7 @@ async fn release<S: Store>(store: &S, lease: &Lease) {
     let mut pause = RETRY_MIN;
     loop {
         let verdict = timeout(STEP_TIMEOUT, store.release(lease)).await;
-        let certain = match verdict {
+        let certain = match &verdict {
             Ok(Err(error)) => matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt),
             // A lease with a fence was granted for certain: once released, it is gone for good.
             Ok(Ok(())) => lease.fence != 0,

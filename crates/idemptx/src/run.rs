@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -95,12 +96,14 @@ impl<S: Store> Engine<S> {
         let key = Key::new(key, inner.policy().key_bytes_max).map_err(RunError::InvalidKey)?;
         let token = Inner::<S>::token().ok_or_else(|| refused(Code::StoreUnavailable))?;
         let operation = Operation::new(inner.rules(), scope, key);
+        let unprotected = operation.clone();
         let fingerprint = inner.rules().fingerprint(&[request]);
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprint, token, now);
         let exchange = exchange.typical(inner.typical());
-        let job = Job { work, made: PhantomData };
+        let bytes_max = inner.policy().response_bytes_max;
+        let job = Job { work, bytes_max, made: PhantomData };
         match drive(inner, exchange, action, job).await {
             Ended::Own { product: Ok(value), .. } => Ok(value.value),
             Ended::Own { product: Err(error), .. } | Ended::Refuse(_, Some(Err(error))) => {
@@ -113,8 +116,8 @@ impl<S: Store> Engine<S> {
             }
             Ended::Refuse(rejection, _) => Err(RunError::Refused(rejection)),
             Ended::Pass(_, job) => {
-                let _ = job;
-                Err(refused(Code::StoreUnavailable))
+                let execution = Execution::unprotected(unprotected, Arc::clone(inner.rules()));
+                (job.work)(execution).await.map_err(RunError::Failed)
             }
         }
     }
@@ -161,6 +164,7 @@ impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
 
 struct Job<F, T> {
     work: F,
+    bytes_max: usize,
     made: PhantomData<fn() -> T>,
 }
 
@@ -183,12 +187,12 @@ where
         let (handled, product) = match (self.work)(execution).await {
             Err(error) => (Handled::Broken, Err(error)),
             Ok(value) => match serde_json::to_vec(&value) {
-                Ok(json) => {
+                Ok(json) if json.len() <= self.bytes_max => {
                     let handled = Handled::Whole { status: StatusCode::OK, directive: None };
                     (handled, Ok(Value { value, json: json.into() }))
                 }
-                // It happened; that its value has no text must not make it happen again.
-                Err(_) => {
+                // It happened; that its value cannot be kept must not make it happen again.
+                _ => {
                     let handled = Handled::Partial { status: StatusCode::OK, directive: None };
                     (handled, Ok(Value { value, json: Bytes::new() }))
                 }

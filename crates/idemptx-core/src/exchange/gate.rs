@@ -12,7 +12,6 @@ use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
 
 /// A policy made ready: what can be computed once is.
-#[derive(Debug)]
 pub struct Rules {
     policy: Policy,
     /// One for each secret, or one without.
@@ -28,9 +27,8 @@ impl Rules {
             Some(ScopeRule::Bind(headers)) => headers.as_slice(),
             _ => &[],
         };
-        let fingerprints = secrets(&policy)
-            .map(|secret| FingerprintConfig::new(rule, bind, secret))
-            .collect();
+        let fingerprints =
+            secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
         Self { policy, fingerprints }
     }
 
@@ -47,6 +45,12 @@ impl Rules {
     }
 }
 
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("profile", &self.policy.profile).finish_non_exhaustive()
+    }
+}
+
 /// A request's head, as far as the protocol looks at it.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -60,7 +64,7 @@ pub struct Head<'a> {
     /// What the adapter's own function made of [`ScopeRule::Custom`].
     pub scope: Option<Scope>,
     /// The application's own check of a key's form.
-    pub accepts: Option<&'a dyn Fn(&Key) -> bool>,
+    pub accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>,
 }
 
 impl fmt::Debug for Head<'_> {
@@ -85,7 +89,7 @@ impl<'a> Head<'a> {
 
     /// The same, with the application's own check of a key's form.
     #[must_use]
-    pub fn accepting(mut self, accepts: Option<&'a dyn Fn(&Key) -> bool>) -> Self {
+    pub fn accepting(mut self, accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>) -> Self {
         self.accepts = accepts;
         self
     }
@@ -140,10 +144,8 @@ impl Operation {
 
     /// One fingerprinter for each id, to be fed the request's body.
     #[must_use]
-    pub fn fingerprinters<'a>(rules: &'a Rules, head: &Head<'_>) -> Vec<Fingerprinter<'a>> {
-        let start = |config: &'a FingerprintConfig| {
-            config.start(head.method, head.uri, head.headers)
-        };
+    pub fn fingerprinters(rules: &Rules, head: &Head<'_>) -> Vec<Fingerprinter> {
+        let start = |config: &FingerprintConfig| config.start(head.method, head.uri, head.headers);
         rules.fingerprints.iter().map(start).collect()
     }
 }
@@ -206,8 +208,8 @@ fn is_plain_http(head: &Head<'_>) -> bool {
         let value = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
         value.is_some_and(|value| value.starts_with(b"application/grpc"))
     };
-    let is_preflight = *head.method == Method::OPTIONS
-        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight =
+        *head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     *head.method != Method::CONNECT
         && !is_preflight
         && !head.headers.contains_key(UPGRADE)
@@ -223,9 +225,7 @@ fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
             let mut lines = head.headers.get_all(name).iter();
             match (lines.next(), lines.next()) {
                 (Some(line), None) if !line.is_empty() => Ok(Scope::new(line)),
-                (None, _) if *name == http::header::AUTHORIZATION => {
-                    Err(StatusCode::UNAUTHORIZED)
-                }
+                (None, _) if *name == http::header::AUTHORIZATION => Err(StatusCode::UNAUTHORIZED),
                 _ => Err(StatusCode::BAD_REQUEST),
             }
         }

@@ -276,3 +276,6 @@ impl<'a> Parser<'a> {
 
 /// Nested arrays and objects in a document that is understood; no real one comes near it.
 const JSON_DEPTH_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,7 @@ fn read_part(part: &[u8]) -> Option<Part<'_>> {
             if read.content_type.replace(value.trim_ascii()).is_some() {
                 return None;
             }
-        } else if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+        } else if !is_token(name) {
             return None;
         }
         lines = after;
@@ -103,10 +103,14 @@ impl<'a> Parameters<'a> {
                 None => {
                     let end = after.iter().position(|byte| *byte == b';').unwrap_or(after.len());
                     let (text, after) = after.split_at_checked(end)?;
+                    if text.contains(&b'"') {
+                        return None;
+                    }
                     (text.trim_ascii_end(), after)
                 }
             };
-            if parameters.0.len() == PARAMETERS_MAX || parameters.position(name).is_some() {
+            let known = parameters.position(name).is_some();
+            if known || !is_token(name) || parameters.0.len() == PARAMETERS_MAX {
                 return None;
             }
             parameters.0.push((name, text));
@@ -122,6 +126,12 @@ impl<'a> Parameters<'a> {
     fn position(&self, name: &[u8]) -> Option<usize> {
         self.0.iter().position(|(known, _)| known.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether a text can be a name (RFC 9110 §5.6.2).
+fn is_token(text: &[u8]) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(part)
 }
 
 /// The inside of a quoted string, escapes as written, and what stands behind it.
@@ -145,3 +155,6 @@ const LINE_END: &[u8] = b"\r\n";
 const BOUNDARY_BYTES_MAX: usize = 70;
 const PARTS_MAX: usize = 1_024;
 const PARAMETERS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -162,10 +162,6 @@ impl Whole {
         Self { data, trailers: (!trailers.is_empty()).then_some(trailers) }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.data.iter().map(Bytes::len).sum()
-    }
-
     /// All data in one piece.
     pub(super) fn joined(&self) -> Bytes {
         match self.data.as_slice() {

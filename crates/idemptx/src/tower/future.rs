@@ -1,9 +1,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Response};
+use http::Response;
+use idemptx_core::exchange::Rules;
+use idemptx_core::marks::mark;
 use idemptx_core::outcome::Outcome;
 use pin_project_lite::pin_project;
 
@@ -24,7 +27,7 @@ pin_project! {
         Pass {
             #[pin]
             inner: F,
-            marks: Option<(HeaderMap, Outcome)>,
+            told: Option<(Arc<Rules>, Outcome)>,
         },
         Keyed {
             exchange: Keyed<B, E>,
@@ -36,8 +39,8 @@ pub(super) type Keyed<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
 
 impl<F, B, E> ResponseFuture<F, B, E> {
-    pub(super) const fn pass(inner: F, marks: HeaderMap, outcome: Outcome) -> Self {
-        Self { state: State::Pass { inner, marks: Some((marks, outcome)) } }
+    pub(super) const fn pass(inner: F, rules: Arc<Rules>, outcome: Outcome) -> Self {
+        Self { state: State::Pass { inner, told: Some((rules, outcome)) } }
     }
 
     pub(super) const fn keyed(exchange: Keyed<B, E>) -> Self {
@@ -54,12 +57,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProjection::Keyed { exchange } => exchange.as_mut().poll(cx),
-            StateProjection::Pass { inner, marks } => {
+            StateProjection::Pass { inner, told } => {
                 let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
                 Poll::Ready(response.map(|response| {
                     let mut response = response.map(ResponseBody::inner);
-                    if let Some((headers, outcome)) = marks.take() {
-                        response.headers_mut().extend(headers);
+                    if let Some((rules, outcome)) = told.take() {
+                        mark(response.headers_mut(), &rules, &outcome, None, None);
                         response.extensions_mut().insert(outcome);
                     }
                     response

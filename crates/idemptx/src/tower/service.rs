@@ -1,5 +1,3 @@
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +12,7 @@ use idemptx_core::exchange::{
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
 use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
-use idemptx_core::outcome::{Code, Outcome, Passed, Rejection};
+use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
@@ -83,10 +81,9 @@ where
         };
         if let Action::Answer { answer: Answer::Pass(passed), .. } = action {
             let outcome = Outcome::Passed(passed);
-            let mut marks = HeaderMap::new();
-            mark(&mut marks, engine.rules(), &outcome, None, None);
+            let rules = Arc::clone(engine.rules());
             let request = Request::from_parts(parts, RequestBody::inner(body));
-            return ResponseFuture::pass(self.inner.call(request), marks, outcome);
+            return ResponseFuture::pass(self.inner.call(request), rules, outcome);
         }
         let engine = Arc::clone(engine);
         if token.is_none() {
@@ -181,8 +178,10 @@ where
 {
     let Call { inner, request } = call;
     let (parts, body) = request.into_parts();
-    let head = Head::new(&parts.method, &parts.uri, &parts.headers);
-    let mut prints = Operation::fingerprinters(rules, &head);
+    let mut prints = {
+        let head = Head::new(&parts.method, &parts.uri, &parts.headers);
+        Operation::fingerprinters(rules, &head)
+    };
     let read = read(body, bytes_max, |data| prints.iter_mut().for_each(|it| it.update(data))).await;
     let (end, body) = match read {
         Read::Whole(whole) => {
@@ -322,10 +321,9 @@ where
             frame = next() => frame,
             () = frames.closed() => break,
         };
-        match frame {
-            None => return,
-            Some(frame) if frames.send(frame).await.is_ok() => {}
-            Some(_) => break,
+        let Some(frame) = frame else { return };
+        if frames.send(frame).await.is_err() {
+            break;
         }
     }
     if !live {

@@ -1,0 +1,281 @@
+//! Records in this process' memory.
+
+mod clock;
+mod digest;
+mod queue;
+mod shard;
+mod slot;
+mod waiters;
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{
+    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+};
+use idemptx_core::time::{Clock, Timestamp};
+
+use self::clock::SinceEpoch;
+use self::digest::Seeded;
+use self::shard::Shard;
+use self::waiters::Bell;
+
+/// Keeps records in this process' memory, for as long as the process lives.
+///
+/// Other processes do not see them: behind a load balancer, or with several workers, every process
+/// would execute a key once.
+///
+/// # Limits
+///
+/// A claim of a new key is refused with [`ErrorKind::Full`] once the records take
+/// [`bytes_max`](MemoryStoreBuilder::bytes_max); nothing is ever evicted to make room.
+/// What has been claimed can always be settled, over the limit if need be: a completed operation
+/// is never refused its record, and the next new keys are, until room has come back.
+///
+/// Memory is given back as records expire: a few of them with every step, all of them by
+/// [`sweep`](Self::sweep), which is worth a call every few seconds where the traffic may stop.
+///
+/// # Payloads
+///
+/// A payload is kept as the [`Bytes`](bytes::Bytes) it came in, and a replay clones that handle
+/// only.
+/// Give it a buffer of its own size, as
+/// [`StoredResponse::encode`](idemptx_core::response::StoredResponse) does: a slice of a larger
+/// buffer keeps all of that in memory, which no limit here can see.
+///
+/// # Examples
+///
+/// ```
+/// use idemptx::store::MemoryStore;
+///
+/// let store = MemoryStore::builder().bytes_max(64 << 20).build();
+/// assert_eq!(store.bytes(), 0);
+/// ```
+///
+/// Its clones are handles to the same records.
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Records>);
+
+impl MemoryStore {
+    /// A store of at most 256 MiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A store with other limits.
+    #[must_use]
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder { bytes_max: BYTES_MAX, clock: None }
+    }
+
+    /// How much the records take, their payloads included; an estimate to within a few percent.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many records there are, expired ones included that have not been swept yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether there are no records.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives the memory of everything back that has expired.
+    ///
+    /// Never holds a lock for more than some hundred records.
+    pub fn sweep(&self) {
+        for shard in &self.0.shards {
+            while self.0.step(shard, |shard, now| shard.sweep(now, SWEEP_BATCH)) {}
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("bytes", &self.bytes())
+            .field("bytes_max", &self.0.bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The limits of a [`MemoryStore`], and its clock.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct MemoryStoreBuilder {
+    bytes_max: usize,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl MemoryStoreBuilder {
+    /// Refuses new keys once the records take so much; 256 MiB unless told.
+    pub fn bytes_max(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// Judges leases and retentions by another clock, such as one of simulated time.
+    ///
+    /// Fences grow with it: a clock whose origin moves between two lives of the process, unlike the
+    /// Unix epoch that is the origin of the store's own, makes the fences of the second start
+    /// below those of the first.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The store, empty.
+    #[must_use]
+    pub fn build(self) -> MemoryStore {
+        let seeded = Seeded::new();
+        MemoryStore(Arc::new(Records {
+            shards: std::array::from_fn(|_| Mutex::new(Shard::new(seeded))),
+            seeded,
+            bytes: AtomicUsize::new(0),
+            bytes_max: self.bytes_max,
+            clock: self.clock.unwrap_or_else(|| Arc::new(SinceEpoch::new())),
+        }))
+    }
+}
+
+/// Nothing here waits: every step is done when its future is polled for the first time.
+impl Store for MemoryStore {
+    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+        let claim = || {
+            self.0.step(self.0.shard(id), |shard, now| {
+                let room = self.0.bytes_max.saturating_sub(self.bytes());
+                shard.claim(id, bid, now, room)
+            })
+        };
+        match claim() {
+            Err(ErrorKind::Full) => {
+                // What has expired in other shards makes room as well.
+                self.sweep();
+                Ok(claim()?)
+            }
+            verdict => Ok(verdict?),
+        }
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        let shard = self.0.shard(&lease.id);
+        let bell = self.0.step(shard, |shard, now| shard.settle(lease, done, now))?;
+        bell.ring();
+        Ok(())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let shard = self.0.shard(&lease.id);
+        let bell = self.0.step(shard, |shard, now| shard.release(lease, now))?;
+        bell.ring();
+        Ok(())
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        let shard = self.0.shard(&lease.id);
+        Ok(self.0.step(shard, |shard, now| shard.renew(lease, now))?)
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+        Ok(self.0.step(self.0.shard(id), |shard, now| shard.lookup(id, now)))
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        let bell = self.0.step(self.0.shard(id), |shard, _| shard.watch(id));
+        let watch = Watching { records: Arc::clone(&self.0), id: *id, bell };
+        let rung = watch.bell.rung();
+        Some(Box::pin(async move {
+            let _watch = watch;
+            rung.await;
+        }))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.watch = true;
+        capabilities
+    }
+}
+
+struct Records {
+    shards: [Mutex<Shard>; SHARDS],
+    seeded: Seeded,
+    /// The sum of what the shards take, exact whenever no step is under way.
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    clock: Arc<dyn Clock>,
+}
+
+impl Records {
+    /// Where a record is kept; which shard that is cannot be told without the seed.
+    #[allow(clippy::indexing_slicing, reason = "the remainder is a valid position")]
+    fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
+        // A map takes the lowest bits for itself, and the highest.
+        let middle = (self.seeded.hash_one(id) >> 32) as usize;
+        &self.shards[middle % SHARDS]
+    }
+
+    /// One step of a shard, atomic: nothing of it waits, and time stands still in it.
+    fn step<T>(&self, shard: &Mutex<Shard>, step: impl FnOnce(&mut Shard, Timestamp) -> T) -> T {
+        let mut shard = lock(shard);
+        let before = shard.bytes();
+        let now = self.clock.now();
+        shard.sweep(now, SWEEP_SHARE);
+        let result = step(&mut shard, now);
+        shard.trim();
+        let after = shard.bytes();
+        if after >= before {
+            self.bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Somebody who waits for the end of a claim, until dropped.
+struct Watching {
+    records: Arc<Records>,
+    id: RecordId,
+    bell: Bell,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        lock(self.records.shard(&self.id)).unwatch(&self.id, &self.bell);
+    }
+}
+
+/// No code of ours panics in a step, and one that did would leave a shard as it was or with the
+/// step done.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const BYTES_MAX: usize = 256 << 20;
+/// Enough that steps of different records rarely meet, few enough to be swept at once.
+const SHARDS: usize = 64;
+/// How many expired records a step removes: more than the one it may add, so they never pile up.
+const SWEEP_SHARE: usize = 4;
+/// How many expired records a sweep removes before it lets others in.
+const SWEEP_BATCH: usize = 256;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The records of one shard: every step of the contract, given the time and exclusive access.
+
+use std::collections::HashMap;
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::State;
+use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement};
+use idemptx_core::time::Timestamp;
+
+use super::digest::Seeded;
+use super::queue::Queue;
+use super::slot::{RECORD_BYTES, Slot};
+use super::waiters::{Bell, Ringing, Waiters};
+
+/// Records, when to look at them again, and who waits for them.
+pub(super) struct Shard {
+    /// Boxed, because a map that has just grown is half empty.
+    slots: HashMap<RecordId, Box<Slot>, Seeded>,
+    queue: Queue,
+    waiters: Waiters,
+    /// The greatest fence so far, so that none is given twice, whatever the clock says.
+    fence_last: u64,
+    bytes: usize,
+}
+
+impl Shard {
+    pub(super) fn new(seeded: Seeded) -> Self {
+        Self {
+            slots: HashMap::with_hasher(seeded),
+            queue: Queue::default(),
+            waiters: Waiters::default(),
+            fence_last: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What the records take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Claims; a new record may take `room` bytes.
+    pub(super) fn claim(
+        &mut self,
+        id: &RecordId,
+        bid: &Bid,
+        now: Timestamp,
+        room: usize,
+    ) -> Result<Claim, ErrorKind> {
+        self.refresh(id, now);
+        let fence = (now.as_millis().saturating_mul(1000)).max(self.fence_last.saturating_add(1));
+        let slot = match self.slots.get_mut(id) {
+            None if room < RECORD_BYTES => return Err(ErrorKind::Full),
+            None => {
+                self.bytes += RECORD_BYTES;
+                let slot = Box::new(Slot::claimed(bid, fence, 1, now));
+                self.slots.entry(*id).insert_entry(slot).into_mut()
+            }
+            Some(slot) if slot.is_running() && slot.token() == bid.token => {
+                slot.renew(now);
+                return Ok(Claim::Granted(slot.lease(id)));
+            }
+            Some(slot) if slot.is_over(bid.over, now) => {
+                self.bytes -= slot.payload_bytes();
+                slot.replace(bid, fence, now);
+                slot
+            }
+            Some(slot) => {
+                return Ok(match slot.holder(id, now) {
+                    Some(holder) => Claim::Held(holder),
+                    None => Claim::Settled(slot.record(id)),
+                });
+            }
+        };
+        self.fence_last = fence;
+        self.queue.add(id, slot);
+        Ok(Claim::Granted(slot.lease(id)))
+    }
+
+    /// Settles; what has the bell now has to ring it.
+    pub(super) fn settle(
+        &mut self,
+        lease: &Lease,
+        done: &Settlement,
+        now: Timestamp,
+    ) -> Result<Ringing, ErrorKind> {
+        if matches!(done.state, State::Running | State::Spent) {
+            return Err(ErrorKind::Invalid);
+        }
+        let slot = self.owned(lease, now)?;
+        if !slot.is_running() {
+            return if slot.was_settled_as(done.state) {
+                Ok(Ringing::default())
+            } else {
+                Err(ErrorKind::Fenced)
+            };
+        }
+        slot.settle(done, now);
+        self.enqueue(&lease.id);
+        self.bytes += done.payload.len();
+        Ok(self.waiters.call(&lease.id))
+    }
+
+    /// Releases; what has the bell now has to ring it.
+    pub(super) fn release(&mut self, lease: &Lease, now: Timestamp) -> Result<Ringing, ErrorKind> {
+        let is_running = self.owned(lease, now).map(|slot| slot.is_running());
+        match is_running {
+            Ok(true) => {
+                self.remove(&lease.id);
+                Ok(self.waiters.call(&lease.id))
+            }
+            Err(_) if !self.slots.contains_key(&lease.id) => Ok(Ringing::default()),
+            _ => Err(ErrorKind::Fenced),
+        }
+    }
+
+    /// Renews.
+    pub(super) fn renew(&mut self, lease: &Lease, now: Timestamp) -> Result<Lease, ErrorKind> {
+        let slot = self.owned(lease, now)?;
+        if !slot.is_running() {
+            return Err(ErrorKind::Fenced);
+        }
+        slot.renew(now);
+        Ok(slot.lease(&lease.id))
+    }
+
+    /// Looks up.
+    pub(super) fn lookup(&mut self, id: &RecordId, now: Timestamp) -> Option<Seen> {
+        self.refresh(id, now);
+        let slot = self.slots.get(id)?;
+        Some(match slot.holder(id, now) {
+            Some(holder) => Seen::Held(holder),
+            None => Seen::Settled(slot.record(id)),
+        })
+    }
+
+    /// Adds a watcher.
+    pub(super) fn watch(&mut self, id: &RecordId) -> Bell {
+        self.waiters.watch(id)
+    }
+
+    /// Forgets a watcher.
+    pub(super) fn unwatch(&mut self, id: &RecordId, bell: &Bell) {
+        self.waiters.unwatch(id, bell);
+    }
+
+    /// Looks at up to `count` records that are due, and says whether there may be more.
+    pub(super) fn sweep(&mut self, now: Timestamp, count: usize) -> bool {
+        for _ in 0..count {
+            let Some((due, id)) = self.queue.next(now) else { return false };
+            match self.slots.get_mut(&id) {
+                Some(slot) if slot.queued == due => {
+                    slot.queued = Slot::NEVER;
+                    self.refresh(&id, now);
+                    self.enqueue(&id);
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// Gives back what map and queue do not need any more.
+    pub(super) fn trim(&mut self) {
+        let slots = &mut self.slots;
+        if slots.capacity() > SLACK && slots.len() < slots.capacity() / 4 {
+            slots.shrink_to(2 * slots.len());
+        }
+        let counts = |due, id: &RecordId| slots.get(id).is_some_and(|slot| slot.queued == due);
+        self.queue.trim(slots.len(), counts);
+    }
+
+    /// Lets the record be what it is by now: without its response, or gone.
+    fn refresh(&mut self, id: &RecordId, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        if slot.has_expired(now) {
+            self.remove(id);
+        } else {
+            let before = slot.payload_bytes();
+            slot.turn(now);
+            self.bytes -= before - slot.payload_bytes();
+        }
+    }
+
+    /// The record if it has the lease's token.
+    fn owned(&mut self, lease: &Lease, now: Timestamp) -> Result<&mut Slot, ErrorKind> {
+        self.refresh(&lease.id, now);
+        match self.slots.get_mut(&lease.id) {
+            Some(slot) if slot.token() == lease.token => Ok(slot),
+            _ => Err(ErrorKind::Fenced),
+        }
+    }
+
+    fn enqueue(&mut self, id: &RecordId) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            self.queue.add(id, slot);
+        }
+    }
+
+    fn remove(&mut self, id: &RecordId) {
+        if let Some(slot) = self.slots.remove(id) {
+            self.bytes -= RECORD_BYTES + slot.payload_bytes();
+        }
+    }
+}
+
+/// Below this capacity it is not worth the while.
+const SLACK: usize = 16;

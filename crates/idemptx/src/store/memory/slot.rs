@@ -1,0 +1,154 @@
+//! One record in memory, as small as it gets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Bid, Holder, Over, Settlement};
+use idemptx_core::time::{Timestamp, millis};
+
+/// A record without its id, and the moments at which it changes by itself.
+pub(super) struct Slot {
+    state: State,
+    token: Token,
+    attempt: u32,
+    fence: u64,
+    fingerprint: Fingerprint,
+    term_millis: u32,
+    retain_millis: u64,
+    payload: Bytes,
+    /// When the lease lapses or, once settled, when the response is forgotten.
+    turns: Timestamp,
+    expires: Timestamp,
+    /// When the queue comes by to look at it; never after [`Self::due`].
+    pub(super) queued: Timestamp,
+}
+
+impl Slot {
+    /// A claim in force.
+    pub(super) fn claimed(bid: &Bid, fence: u64, attempt: u32, now: Timestamp) -> Self {
+        Self {
+            state: State::Running,
+            token: bid.token,
+            attempt,
+            fence,
+            fingerprint: bid.fingerprint,
+            term_millis: u32::try_from(millis(bid.term)).unwrap_or(u32::MAX),
+            retain_millis: millis(bid.retain),
+            payload: Bytes::new(),
+            turns: now.after(bid.term),
+            expires: now.after(bid.retain),
+            queued: Self::NEVER,
+        }
+    }
+
+    /// Puts the next claim in its place, and lets it stand in the queue where it does.
+    pub(super) fn replace(&mut self, bid: &Bid, fence: u64, now: Timestamp) {
+        let attempt = self.attempt.saturating_add(1);
+        *self = Self { queued: self.queued, ..Self::claimed(bid, fence, attempt, now) };
+    }
+
+    /// Starts the term and the claim's retention anew.
+    pub(super) fn renew(&mut self, now: Timestamp) {
+        self.turns = now.after(self.term());
+        self.expires = now.after(self.retain());
+    }
+
+    /// Makes a result final.
+    pub(super) fn settle(&mut self, done: &Settlement, now: Timestamp) {
+        self.state = done.state;
+        self.payload = done.payload.clone();
+        self.retain_millis = millis(done.key_retain);
+        self.expires = now.after(done.key_retain);
+        self.turns = match done.state {
+            State::Done => now.after(done.retain).min(self.expires),
+            _ => self.expires,
+        };
+    }
+
+    /// Forgets the response if its time has come.
+    pub(super) fn turn(&mut self, now: Timestamp) {
+        if self.state == State::Done && self.turns <= now {
+            self.state = State::Spent;
+            self.payload = Bytes::new();
+        }
+    }
+
+    pub(super) fn token(&self) -> Token {
+        self.token
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// Whether a settlement as `state` is the one that made it what it is.
+    pub(super) fn was_settled_as(&self, state: State) -> bool {
+        let original = if self.state == State::Spent { State::Done } else { self.state };
+        original == state
+    }
+
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires <= now
+    }
+
+    /// Whether it is a claim whose lease has not lapsed.
+    pub(super) fn is_live(&self, now: Timestamp) -> bool {
+        self.is_running() && now < self.turns
+    }
+
+    /// Whether a bid may replace it.
+    pub(super) fn is_over(&self, over: Option<Over>, now: Timestamp) -> bool {
+        match over {
+            None => false,
+            Some(Over::Settled(token)) => token == self.token && !self.is_running(),
+            Some(Over::Orphan(token)) => {
+                token == self.token && self.is_running() && !self.is_live(now)
+            }
+        }
+    }
+
+    /// When it next takes less memory.
+    pub(super) fn due(&self) -> Timestamp {
+        if self.state == State::Done { self.turns.min(self.expires) } else { self.expires }
+    }
+
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Who holds it, unless it is settled.
+    pub(super) fn holder(&self, id: &RecordId, now: Timestamp) -> Option<Holder> {
+        let remaining = self.turns.since(now);
+        self.is_running().then(|| Holder::new(&Record::running(&self.lease(id)), remaining))
+    }
+
+    pub(super) fn record(&self, id: &RecordId) -> Record {
+        let mut record = Record::running(&self.lease(id));
+        record.state = self.state;
+        record.payload = self.payload.clone();
+        record
+    }
+
+    pub(super) fn lease(&self, id: &RecordId) -> Lease {
+        let bid = Bid::new(self.token, self.fingerprint, self.term(), self.retain());
+        Lease::granted(*id, &bid, self.fence, self.attempt)
+    }
+
+    /// Of a moment that does not come.
+    pub(super) const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
+
+    fn term(&self) -> Duration {
+        Duration::from_millis(self.term_millis.into())
+    }
+
+    fn retain(&self) -> Duration {
+        Duration::from_millis(self.retain_millis)
+    }
+}
+
+/// A slot, its share of the map and of the queue, and what an allocation costs beside its content.
+pub(super) const RECORD_BYTES: usize = 320;

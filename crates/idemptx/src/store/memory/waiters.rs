@@ -1,0 +1,71 @@
+//! Who waits for the end of which claim.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use idemptx_core::key::RecordId;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+/// What the watchers of one claim listen to; rung once.
+#[derive(Clone)]
+pub(super) struct Bell(Arc<Notify>);
+
+impl Bell {
+    /// Resolves once the bell rings, even if that is before it is first polled.
+    pub(super) fn rung(&self) -> OwnedNotified {
+        Arc::clone(&self.0).notified_owned()
+    }
+}
+
+/// A bell that is to be rung once the lock is given back, since a waker may be any code.
+#[derive(Default)]
+#[must_use = "whoever waits is not woken otherwise"]
+pub(super) struct Ringing(Option<Bell>);
+
+impl Ringing {
+    pub(super) fn ring(self) {
+        if let Some(Bell(notify)) = self.0 {
+            notify.notify_waiters();
+        }
+    }
+}
+
+/// The bells of a shard, each with the number of those who hold it.
+#[derive(Default)]
+pub(super) struct Waiters(HashMap<RecordId, (Bell, usize)>);
+
+impl Waiters {
+    pub(super) fn watch(&mut self, id: &RecordId) -> Bell {
+        let (bell, watchers) =
+            self.0.entry(*id).or_insert_with(|| (Bell(Arc::new(Notify::new())), 0));
+        *watchers += 1;
+        bell.clone()
+    }
+
+    /// Forgets a watcher, and with the last one the bell, unless it has been taken down meanwhile.
+    pub(super) fn unwatch(&mut self, id: &RecordId, bell: &Bell) {
+        if let Some((hung, watchers)) = self.0.get_mut(id)
+            && Arc::ptr_eq(&hung.0, &bell.0)
+        {
+            *watchers -= 1;
+            if *watchers == 0 {
+                self.0.remove(id);
+            }
+        }
+    }
+
+    /// Takes the bell down for ringing.
+    pub(super) fn call(&mut self, id: &RecordId) -> Ringing {
+        // Most claims are watched by nobody: no hashing for them.
+        if self.0.is_empty() {
+            return Ringing::default();
+        }
+        Ringing(self.0.remove(id).map(|(bell, _)| bell))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
