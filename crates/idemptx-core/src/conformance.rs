@@ -133,6 +133,8 @@ suite! {
         an_orphan_is_taken_over,
         a_live_claim_is_not_taken_over,
         an_orphan_is_not_taken_over_under_another_token,
+        a_late_result_is_not_taken_over,
+        an_orphan_is_not_replaced_as_a_result,
         a_takeover_of_nothing_is_a_first_attempt,
         a_takeover_of_what_somebody_else_took_over_is_refused,
         a_takeover_sent_again_is_granted_unchanged,

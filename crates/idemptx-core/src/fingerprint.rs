@@ -1,6 +1,36 @@
 //! Whether two requests are the same.
+//!
+//! A [`FingerprintConfig`] is made once per policy; each request passes through one
+//! [`Fingerprinter`] and comes out as a [`Fingerprint`], which is kept in the record and
+//! [compared](Fingerprint::compare) with that of every retry.
+//!
+//! What is hashed is a version byte and then, every part prefixed with its length or its number of
+//! parts: method, raw path, query, chosen headers, the type and subtype of `Content-Type`, and the
+//! body.
+//! No two different requests give the same bytes, wherever one part ends and the next begins.
+
+mod form;
+mod json;
+mod multipart;
+mod rule;
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+
+use crate::key::{hasher, length_prefixed};
+use crate::secret::Secret;
+use form::Field;
+use json::Pointer;
+
+pub use rule::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
 
 /// What tells one request from another, as it is kept in a record.
+///
+/// To judge a retry, [`compare`](Self::compare) it: `==` tells neither why two differ nor takes
+/// constant time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// How it was made: a digest of the rule and the secret's id; fingerprints made in different
@@ -12,57 +42,405 @@ pub struct Fingerprint {
     pub binding: [u8; 16],
 }
 
-/// What makes two requests the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FingerprintRule {
-    /// What counts of the body.
-    pub body: BodyRule,
-    /// What counts of the query.
-    pub query: QueryRule,
-    /// Which headers count.
-    pub headers: HeaderRule,
+impl Fingerprint {
+    /// The fingerprint of work whose requests are never compared.
+    #[must_use]
+    pub const fn unchecked() -> Self {
+        Self { config: 0, digest: [0; 32], binding: [0; 16] }
+    }
+
+    /// The fingerprint of work that is no HTTP request: of these parts, in order.
+    #[must_use]
+    pub fn of(parts: &[&[u8]], secret: Option<&Secret>) -> Self {
+        let mut hasher = hasher(WORK_CONTEXT, secret);
+        hasher.update(&[VERSION]);
+        for part in parts {
+            length_prefixed(&mut hasher, part);
+        }
+        Self {
+            config: config_id(&config_hasher(KIND_WORK, secret)),
+            digest: hasher.finalize().into(),
+            binding: [0; 16],
+        }
+    }
+
+    /// Judges the fingerprint of a request by the one in the record that its key names.
+    ///
+    /// The binding is compared first and always: a stranger learns nothing about a request, not
+    /// even that the policy has changed since.
+    /// Then, if both were made in the same way, the digests are.
+    ///
+    /// # Security
+    ///
+    /// Takes the same time whichever bytes differ.
+    #[must_use]
+    pub fn compare(&self, recorded: &Self) -> Match {
+        if !constant_time_eq(&self.binding, &recorded.binding) {
+            Match::DifferentPrincipal
+        } else if self.config != recorded.config {
+            Match::Incomparable
+        } else if self.same_request(recorded) {
+            Match::Same
+        } else {
+            Match::DifferentRequest
+        }
+    }
+
+    /// Whether both are of one request, whoever sent it; `false` when they were made in different
+    /// ways.
+    ///
+    /// # Security
+    ///
+    /// Takes the same time whichever bytes differ.
+    #[must_use]
+    pub fn same_request(&self, other: &Self) -> bool {
+        self.config == other.config && constant_time_eq(&self.digest, &other.digest)
+    }
+
+    /// The digest in hexadecimal, for the header that exposes it.
+    ///
+    /// # Security
+    ///
+    /// Without a [`Secret`] it lets anybody test guesses of the request.
+    #[must_use]
+    pub fn signature(&self) -> String {
+        blake3::Hash::from_bytes(self.digest).to_hex().as_str().to_owned()
+    }
 }
 
-/// What counts of a request's body.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a comparison of two fingerprints tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum BodyRule {
-    /// Its bytes.
-    Raw,
-    /// The JSON value: white space, key order and string escapes do not count, the text of numbers
-    /// does. What is not JSON, or has duplicate names, counts by its bytes.
+pub enum Match {
+    /// The same request, or the policy compares none.
+    Same,
+    /// Another request of the same principal.
+    DifferentRequest,
+    /// The headers that the key is bound to differ, or were hashed with another secret; nothing
+    /// else was looked at.
+    DifferentPrincipal,
+    /// The same principal, but the fingerprints were made by different rules or secrets, so that
+    /// they tell nothing about the requests.
+    Incomparable,
+}
+
+/// How the fingerprints of a policy are made; build it once, it is the costly part.
+#[derive(Clone, Debug)]
+pub struct FingerprintConfig {
+    id: u32,
+    rule: Option<FingerprintRule>,
+    pointers: Arc<[Pointer]>,
+    bind: Vec<HeaderName>,
+    /// Hashers with key, purpose and version in place, to be copied for each request.
+    request_hasher: blake3::Hasher,
+    binding_hasher: blake3::Hasher,
+}
+
+impl FingerprintConfig {
+    /// A configuration that compares requests by `rule` (by nothing if there is none) and
+    /// principals by the headers in `bind`.
+    #[must_use]
+    pub fn new(
+        rule: Option<&FingerprintRule>,
+        bind: &[HeaderName],
+        secret: Option<&Secret>,
+    ) -> Self {
+        let rule = rule.map(FingerprintRule::normalised);
+        let mut id = config_hasher(KIND_REQUEST, secret);
+        if let Some(rule) = &rule {
+            rule.describe(&mut id);
+        }
+        let pointers = match rule.as_ref().map(|rule| &rule.body) {
+            Some(BodyRule::Fields(texts)) => {
+                texts.iter().map(|text| Pointer::parse(text).unwrap_or_default()).collect()
+            }
+            _ => Arc::default(),
+        };
+        let mut request_hasher = hasher(REQUEST_CONTEXT, secret);
+        request_hasher.update(&[VERSION]);
+        Self {
+            id: config_id(&id),
+            rule,
+            pointers,
+            bind: sorted(bind, HeaderName::as_str),
+            request_hasher,
+            binding_hasher: hasher(BINDING_CONTEXT, secret),
+        }
+    }
+
+    /// Names this way of making fingerprints: another for another rule, secret or release format.
+    #[must_use]
+    pub const fn config_id(&self) -> u32 {
+        self.id
+    }
+
+    /// Begins the fingerprint of a request, of which the body is still to come.
+    ///
+    /// # Security
+    ///
+    /// Everything in it may come from an attacker.
+    /// Under the default rule nothing is allocated.
+    #[must_use]
+    pub fn start(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Fingerprinter {
+        let mut hasher = self.request_hasher.clone();
+        let body = match &self.rule {
+            None => Body::Unchecked,
+            Some(rule) => {
+                length_prefixed(&mut hasher, method.as_str().as_bytes());
+                length_prefixed(&mut hasher, uri.path().as_bytes());
+                rule.query.hash(uri.query(), &mut hasher);
+                rule.headers.hash(headers, &mut hasher);
+                let types = headers.get_all(CONTENT_TYPE);
+                hash_count(&mut hasher, types.iter().count());
+                types.iter().for_each(|line| hash_lowercase(&mut hasher, essence(line)));
+                self.body(rule, headers, &mut hasher)
+            }
+        };
+        Fingerprinter { config: self.id, binding: self.binding(headers), hasher, body }
+    }
+
+    fn body(
+        &self,
+        rule: &FingerprintRule,
+        headers: &HeaderMap,
+        hasher: &mut blake3::Hasher,
+    ) -> Body {
+        let mut types = headers.get_all(CONTENT_TYPE).iter();
+        let content_type = types.next().filter(|_| types.next().is_none());
+        let essence = content_type.map(essence).unwrap_or_default();
+        let structure = match &rule.body {
+            BodyRule::None => {
+                hasher.update(&[BODY_IGNORED]);
+                return Body::Ignored;
+            }
+            BodyRule::Json if json::is_type(essence) => Some(Structure::Json),
+            BodyRule::Fields(_) if json::is_type(essence) => {
+                Some(Structure::Fields(Arc::clone(&self.pointers)))
+            }
+            BodyRule::Form if form::is_type(essence) => Some(Structure::Form),
+            BodyRule::Multipart if multipart::is_type(essence) => content_type
+                .and_then(|line| multipart::boundary(line.as_bytes()))
+                .map(|boundary| Structure::Multipart { boundary: boundary.into() }),
+            _ => None,
+        };
+        if let Some(structure) = structure {
+            return Body::Structured { structure, bytes: Vec::new() };
+        }
+        hasher.update(&[BODY_RAW]);
+        Body::Raw { length: 0 }
+    }
+
+    fn binding(&self, headers: &HeaderMap) -> [u8; 16] {
+        if self.bind.is_empty() {
+            return [0; 16];
+        }
+        let mut hasher = self.binding_hasher.clone();
+        hash_headers(&mut hasher, self.bind.iter(), headers);
+        let digest: [u8; 32] = hasher.finalize().into();
+        digest.first_chunk().copied().unwrap_or_default()
+    }
+}
+
+/// A request's fingerprint in the making: takes the body in pieces, however it is cut.
+pub struct Fingerprinter {
+    config: u32,
+    binding: [u8; 16],
+    hasher: blake3::Hasher,
+    body: Body,
+}
+
+impl Fingerprinter {
+    /// Takes the next piece of the body.
+    ///
+    /// # Security
+    ///
+    /// Where the rule looks into the body it is kept until [`finish`](Self::finish): stop at the
+    /// policy's `request_bytes_max`.
+    pub fn update(&mut self, chunk: &[u8]) {
+        match &mut self.body {
+            Body::Unchecked | Body::Ignored => {}
+            Body::Raw { length } => {
+                *length += chunk.len() as u64;
+                self.hasher.update(chunk);
+            }
+            Body::Structured { bytes, .. } => bytes.extend_from_slice(chunk),
+        }
+    }
+
+    /// The fingerprint of the request, whose body is complete.
+    #[must_use]
+    pub fn finish(mut self) -> Fingerprint {
+        match &self.body {
+            Body::Unchecked => {
+                return Fingerprint { config: self.config, digest: [0; 32], binding: self.binding };
+            }
+            Body::Ignored => {}
+            Body::Raw { length } => {
+                self.hasher.update(&length.to_be_bytes());
+            }
+            Body::Structured { structure, bytes } => {
+                if structure.hash(bytes, &mut self.hasher).is_none() {
+                    self.hasher.update(&[BODY_RAW]).update(bytes);
+                    hash_count(&mut self.hasher, bytes.len());
+                }
+            }
+        }
+        Fingerprint {
+            config: self.config,
+            digest: self.hasher.finalize().into(),
+            binding: self.binding,
+        }
+    }
+}
+
+impl fmt::Debug for Fingerprinter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fingerprinter").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// What becomes of the body's bytes.
+enum Body {
+    /// They do not count, and neither does anything else.
+    Unchecked,
+    /// They do not count.
+    Ignored,
+    /// They are hashed as they come; their number follows, so that they end where they end.
+    Raw { length: u64 },
+    /// They are understood as a whole.
+    Structured { structure: Structure, bytes: Vec<u8> },
+}
+
+/// What the body is taken for.
+enum Structure {
     Json,
-    /// The fields of a form, in order.
+    Fields(Arc<[Pointer]>),
     Form,
-    /// The parts of a multipart body, in order, whatever the boundary.
-    Multipart,
-    /// The values at these JSON pointers (RFC 6901).
-    Fields(Vec<String>),
-    /// Nothing.
-    None,
+    Multipart { boundary: Box<[u8]> },
 }
 
-/// What counts of a request's query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QueryRule {
-    /// Its bytes.
-    Raw,
-    /// Its fields in any order.
-    Sorted,
-    /// These fields only, in any order.
-    Only(Vec<String>),
-    /// Nothing.
-    None,
+impl Structure {
+    /// Hashes what the body means, or nothing if it is malformed.
+    fn hash(&self, body: &[u8], hasher: &mut blake3::Hasher) -> Option<()> {
+        match self {
+            Self::Json => {
+                let value = json::parse(body)?;
+                hasher.update(&[BODY_JSON]);
+                value.hash(hasher);
+            }
+            Self::Fields(pointers) => {
+                let document = json::parse(body)?;
+                hasher.update(&[BODY_FIELDS]);
+                for pointer in pointers.iter() {
+                    let value = pointer.find(&document);
+                    hasher.update(&[u8::from(value.is_some())]);
+                    value.inspect(|value| value.hash(hasher));
+                }
+            }
+            Self::Form => {
+                hasher.update(&[BODY_FORM]);
+                hash_fields(hasher, &form::fields(body).collect::<Vec<_>>());
+            }
+            Self::Multipart { boundary } => {
+                let parts = multipart::parts(body, boundary)?;
+                hasher.update(&[BODY_MULTIPART]);
+                hash_count(hasher, parts.len());
+                parts.iter().for_each(|part| part.hash(hasher));
+            }
+        }
+        Some(())
+    }
 }
 
-/// Which of a request's headers count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeaderRule {
-    /// These.
-    Only(Vec<http::HeaderName>),
-    /// All of them, as the original package did.
-    All,
+/// Begins a digest of everything that decides how fingerprints of one kind are made.
+fn config_hasher(kind: u8, secret: Option<&Secret>) -> blake3::Hasher {
+    let mut hasher = hasher(CONFIG_CONTEXT, None);
+    hasher.update(&[VERSION, kind, u8::from(secret.is_some()), secret.map_or(0, Secret::id)]);
+    hasher
 }
+
+fn config_id(hasher: &blake3::Hasher) -> u32 {
+    let digest: [u8; 32] = hasher.finalize().into();
+    u32::from_be_bytes(digest.first_chunk().copied().unwrap_or_default())
+}
+
+fn constant_time_eq<const N: usize>(one: &[u8; N], other: &[u8; N]) -> bool {
+    // The library's comparison is of 32 bytes and hidden from the optimiser.
+    let padded = |bytes: &[u8; N]| {
+        let mut hash = [0; 32];
+        hash.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        blake3::Hash::from_bytes(hash)
+    };
+    padded(one) == padded(other)
+}
+
+fn sorted<T: Clone>(names: &[T], text: impl Fn(&T) -> &str) -> Vec<T> {
+    let mut names = names.to_vec();
+    names.sort_by(|one, other| text(one).cmp(text(other)));
+    names.dedup_by(|one, other| text(one) == text(other));
+    names
+}
+
+/// Type and subtype, without parameters (RFC 9110 §8.3.1).
+fn essence(content_type: &HeaderValue) -> &[u8] {
+    let line = content_type.as_bytes();
+    line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+fn hash_count(hasher: &mut blake3::Hasher, count: usize) {
+    hasher.update(&(count as u64).to_be_bytes());
+}
+
+fn hash_fields(hasher: &mut blake3::Hasher, fields: &[Field<'_>]) {
+    hash_count(hasher, fields.len());
+    for field in fields {
+        length_prefixed(hasher, &field.name);
+        length_prefixed(hasher, &field.value);
+    }
+}
+
+/// Hashes all lines of these headers; one without lines is not one with an empty line.
+fn hash_headers<'a>(
+    hasher: &mut blake3::Hasher,
+    names: impl ExactSizeIterator<Item = &'a HeaderName>,
+    headers: &HeaderMap,
+) {
+    hash_count(hasher, names.len());
+    for name in names {
+        let lines = headers.get_all(name);
+        length_prefixed(hasher, name.as_str().as_bytes());
+        hash_count(hasher, lines.iter().count());
+        lines.iter().for_each(|line| length_prefixed(hasher, line.as_bytes()));
+    }
+}
+
+/// Hashes a text without regard to case, and without allocating.
+fn hash_lowercase(hasher: &mut blake3::Hasher, text: &[u8]) {
+    hash_count(hasher, text.len());
+    for piece in text.chunks(LOWERCASE_BYTES) {
+        let mut lower = [0; LOWERCASE_BYTES];
+        for (to, from) in lower.iter_mut().zip(piece) {
+            *to = from.to_ascii_lowercase();
+        }
+        hasher.update(lower.get(..piece.len()).unwrap_or_default());
+    }
+}
+
+/// Of everything that is hashed; raise it when the same request would hash to something else.
+const VERSION: u8 = 1;
+const REQUEST_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: request";
+const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: binding";
+const WORK_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: work";
+const CONFIG_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: configuration";
+const KIND_REQUEST: u8 = b'r';
+const KIND_WORK: u8 = b'w';
+const BODY_RAW: u8 = b'r';
+const BODY_IGNORED: u8 = b'n';
+const BODY_JSON: u8 = b'j';
+const BODY_FIELDS: u8 = b'p';
+const BODY_FORM: u8 = b'f';
+const BODY_MULTIPART: u8 = b'm';
+const LOWERCASE_BYTES: usize = 32;
+
+#[cfg(test)]
+mod tests;

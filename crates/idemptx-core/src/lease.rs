@@ -27,6 +27,17 @@ impl Token {
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
+
+    /// Another token, as unguessable as this one, for an exchange that claims a second time.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        let digest = blake3::derive_key(NEXT_CONTEXT, &self.0);
+        let mut token = [0; Self::BYTES];
+        for (to, from) in token.iter_mut().zip(digest) {
+            *to = from;
+        }
+        Self(token)
+    }
 }
 
 impl fmt::Display for Token {
@@ -77,3 +88,5 @@ impl Lease {
         }
     }
 }
+
+const NEXT_CONTEXT: &str = "idemptx 2026-11 v1 next token";

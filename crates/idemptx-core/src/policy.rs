@@ -1,17 +1,49 @@
 //! What a route promises: pure data, the same names in Rust, JSON, TOML and Python.
+//!
+//! A [`Policy`] comes from a [`Profile`] and a [`PolicyBuilder`], or from JSON laid over a profile
+//! (feature `serde`).
+//! Whatever is wrong with it is a [`ConfigError`] at start-up, never a surprise under load.
 
 use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
 use crate::fingerprint::FingerprintRule;
+use crate::response::ReplayRules;
 use crate::secret::Secret;
+
+pub use self::builder::PolicyBuilder;
+pub use self::error::ConfigError;
+pub use self::statuses::Statuses;
+
+mod builder;
+mod error;
+#[cfg(feature = "serde")]
+mod json;
+mod profiles;
+mod statuses;
+mod validate;
+mod words;
 
 /// The rules for the requests of a route.
 ///
 /// Start from a profile ([`draft`](Self::draft), [`stripe`](Self::stripe),
 /// [`payments`](Self::payments), [`idemptx`](Self::idemptx)) and change what you need with a
 /// [`PolicyBuilder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use idemptx_core::policy::{Policy, ScopeRule};
+///
+/// let policy = Policy::payments()
+///     .into_builder()
+///     .required(true)
+///     .scope(ScopeRule::Header("x-account".parse()?))
+///     .wait(Duration::from_secs(5))
+///     .build()?;
+/// assert!(policy.required);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Policy {
@@ -55,11 +87,12 @@ pub struct Policy {
     pub on_panic: OnPanic,
     /// What to do without a verdict of the store.
     pub on_store_error: OnStoreError,
-    /// Statuses that are stored, before [`release_statuses`](Self::release_statuses) is asked.
+    /// Statuses that are stored, unless they are in
+    /// [`release_statuses`](Self::release_statuses) too; what is in neither gives the key up.
     pub store_statuses: Statuses,
     /// Statuses that give the key up.
     pub release_statuses: Statuses,
-    /// Stored statuses that another request may replace.
+    /// Stored statuses (4xx only) that a corrected request may replace.
     pub rebind_statuses: Statuses,
     /// Largest request body under a key.
     pub request_bytes_max: u64,
@@ -69,8 +102,15 @@ pub struct Policy {
     pub on_large_body: OnLargeBody,
     /// What makes two requests the same; `None` turns the comparison off.
     pub fingerprint: Option<FingerprintRule>,
+    /// Which headers of a stored response a replay has.
+    pub replay: ReplayRules,
     /// What responses tell besides the replay marker.
     pub expose: Vec<Expose>,
+    /// The header of [`Expose::Status`].
+    ///
+    /// In [`Profile::Idemptx`] it is the original's `x-idempotency-status`, which says `new` and
+    /// `hit` where others say `created` and `replayed`.
+    pub status_header: HeaderName,
     /// The first signs, all verify.
     pub secrets: Vec<Secret>,
     /// How long the store may take to answer a claim.
@@ -204,7 +244,7 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Expose {
-    /// `Idempotency-Status`.
+    /// What became of the request, in the policy's [`status_header`](Policy::status_header).
     Status,
     /// The key, echoed.
     Key,
@@ -214,14 +254,5 @@ pub enum Expose {
     Expiry,
 }
 
-/// A set of response statuses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statuses(std::collections::BTreeSet<u16>);
-
-impl Statuses {
-    /// Whether `status` is one of them.
-    #[must_use]
-    pub fn contains(&self, status: StatusCode) -> bool {
-        self.0.contains(&status.as_u16())
-    }
-}
+#[cfg(test)]
+mod tests;

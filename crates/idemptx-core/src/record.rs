@@ -134,7 +134,7 @@ impl Record {
         let mut bytes = Vec::with_capacity(Self::HEAD_BYTES + self.payload.len());
         bytes.push(VERSION);
         bytes.push(state_byte(self.state));
-        bytes.push(u8::from(self.awaited) * AWAITED | u8::from(self.apart) * APART);
+        bytes.push((u8::from(self.awaited) * AWAITED) | (u8::from(self.apart) * APART));
         bytes.extend_from_slice(self.id.as_bytes());
         bytes.extend_from_slice(self.token.as_bytes());
         bytes.extend_from_slice(&self.fence.to_be_bytes());
@@ -145,7 +145,7 @@ impl Record {
         let term = u32::try_from(millis(self.term)).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&term.to_be_bytes());
         bytes.extend_from_slice(&millis(self.retain).to_be_bytes());
-        assert_eq!(bytes.len(), Self::HEAD_BYTES, "the head has one length");
+        debug_assert_eq!(bytes.len(), Self::HEAD_BYTES, "the head has one length");
         bytes.extend_from_slice(&self.payload);
         bytes
     }

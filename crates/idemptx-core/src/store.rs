@@ -33,8 +33,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// - Nothing there: [`Claim::Granted`] with attempt 1.
     /// - A claim with the bid's own token: granted again, unchanged but for a renewed term.
-    /// - A record whose token is [`Bid::over`], and which is not a claim with a live lease:
-    ///   replaced and granted, with the attempt one higher and a greater fence.
+    /// - The very record that [`Bid::over`] names, in the state it names: replaced and granted, with
+    ///   the attempt one higher and a greater fence.
     /// - Otherwise [`Claim::Held`] or [`Claim::Settled`].
     ///
     /// # Errors
@@ -122,9 +122,20 @@ pub struct Bid {
     /// How long the claim stays in the store unless renewed or settled: the key's retention, so
     /// that an orphan is found by a late retry.
     pub retain: Duration,
-    /// The token of a record that may be replaced: an orphan to take over, or a settled record to
-    /// execute anew.
-    pub over: Option<Token>,
+    /// The record that may be replaced.
+    pub over: Option<Over>,
+}
+
+/// A record that a bid may replace, by its token and what the bidder knows of it.
+///
+/// The state is part of it: an orphan whose owner came back and settled is an orphan no more, and
+/// its result must not be lost to a bid that was made before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// A claim whose lease has lapsed.
+    Orphan(Token),
+    /// A final record, to execute the operation anew.
+    Settled(Token),
 }
 
 impl Bid {
@@ -139,10 +150,10 @@ impl Bid {
         Self { token, fingerprint, term, retain, over: None }
     }
 
-    /// The same bid, allowed to replace the record that `token` names.
+    /// The same bid, allowed to replace a record.
     #[must_use]
-    pub const fn over(mut self, token: Token) -> Self {
-        self.over = Some(token);
+    pub const fn over(mut self, record: Over) -> Self {
+        self.over = Some(record);
         self
     }
 }

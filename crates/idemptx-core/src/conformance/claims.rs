@@ -7,7 +7,7 @@ use super::trial::{Trial, done, held_by, held_live_by, settled_as};
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
-use crate::store::Bid;
+use crate::store::{Bid, Over};
 
 pub(super) async fn a_claim_of_nothing_is_granted_as_the_first_attempt<H: Harness>(
     trial: &Trial<'_, H>,
@@ -156,7 +156,7 @@ pub(super) async fn ids_and_tokens_are_any_bytes<H: Harness>(trial: &Trial<'_, H
         let result = done(odd);
         trial.settle(&lease, &result).await?;
         settled_as(&trial.seen_settled(&id).await?, &lease, &result)?;
-        let over = trial.granted(&id, &trial.bid().over(bid.token)).await?;
+        let over = trial.granted(&id, &trial.bid().over(Over::Settled(bid.token))).await?;
         trial.release(&over).await?;
     }
     Ok(Passed)

@@ -6,7 +6,7 @@ use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{Trial, done, fenced, held_by, held_live_by, settled_as};
 use crate::lease::Lease;
-use crate::store::{Bid, Claim, Store, StoreError};
+use crate::store::{Bid, Claim, Over, Store, StoreError};
 
 pub(super) async fn one_of_many_claims_is_granted<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
@@ -39,7 +39,7 @@ pub(super) async fn a_claim_sent_many_times_at_once_is_one<H: Harness>(
 pub(super) async fn one_of_many_takeovers_is_granted<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
     let orphan = trial.orphan(&id).await?;
-    let bids: Vec<Bid> = (0..MANY).map(|_| trial.bid().over(orphan.token)).collect();
+    let bids: Vec<Bid> = (0..MANY).map(|_| trial.bid().over(Over::Orphan(orphan.token))).collect();
     let claims = join_all(bids.iter().map(|bid| trial.store().claim(&id, bid))).await;
     let owner = the_one_granted(&claims)?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
@@ -48,15 +48,14 @@ pub(super) async fn one_of_many_takeovers_is_granted<H: Harness>(trial: &Trial<'
     Ok(Passed)
 }
 
-/// The former owner's result may be replaced, since the bid names its token; but it is never both
-/// refused and kept, nor accepted and written over the new owner's claim.
+/// Whoever comes first wins, and the other is told so.
 pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     for round in 0..ROUNDS {
         let id = trial.id();
         let former = trial.orphan(&id).await?;
-        let (bid, late) = (trial.bid().over(former.token), done("late"));
+        let (bid, late) = (trial.bid().over(Over::Orphan(former.token)), done("late"));
         let settle = trial.store().settle(&former, &late);
         let claim = trial.store().claim(&id, &bid);
         let (settled, claimed) = if round % 2 == 0 {
@@ -66,11 +65,13 @@ pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<
             (settled, claimed)
         };
         match claimed {
+            Ok(Claim::Settled(record)) => {
+                ensure!(settled.is_ok(), "neither the settlement nor the takeover won");
+                settled_as(&record, &former, &late)?;
+            }
             Ok(Claim::Granted(owner)) => {
                 ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
-                if settled.is_err() {
-                    fenced("settle", settled)?;
-                }
+                fenced("settle", settled)?;
                 held_live_by(&trial.seen_held(&id).await?, &owner)?;
                 fenced("settle", trial.store().settle(&former, &late).await)?;
             }

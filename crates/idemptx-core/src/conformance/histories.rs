@@ -9,7 +9,7 @@ use super::trial::{LONG, Told, Trial, fenced, held_by, result, settled_as};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Bid, Claim, Seen, Settlement, Store};
+use crate::store::{Bid, Claim, Over, Seen, Settlement, Store};
 
 pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(
     trial: &Trial<'_, H>,
@@ -68,9 +68,11 @@ impl<'a, H: Harness> History<'a, H> {
 
     async fn step(&mut self) -> Result<(), Broken> {
         let bid = self.random.one_of(&self.bids)?;
-        let over = self.random.one_of(&self.bids)?.token;
+        let token = self.random.one_of(&self.bids)?.token;
+        let over =
+            if self.random.below(2) == 0 { Over::Orphan(token) } else { Over::Settled(token) };
         match self.random.below(8) {
-            0..=3 if over == bid.token => self.claim(&bid).await,
+            0..=3 if token == bid.token => self.claim(&bid).await,
             0..=3 => self.claim(&bid.over(over)).await,
             4 => self.settle(&bid).await,
             5 => self.release(&bid).await,
@@ -91,7 +93,10 @@ impl<'a, H: Harness> History<'a, H> {
                 return self.lapse().await;
             }
             Some(Modelled { lease, result })
-                if bid.over == Some(lease.token) && (self.orphans || result.is_some()) =>
+                if bid.over == Some(Over::Settled(lease.token)) && result.is_some()
+                    || bid.over == Some(Over::Orphan(lease.token))
+                        && self.orphans
+                        && result.is_none() =>
             {
                 lease.attempt + 1
             }
@@ -196,7 +201,10 @@ impl<'a, H: Harness> History<'a, H> {
 
     fn note(&mut self, step: &str, bid: &Bid) {
         let actor = |token| self.bids.iter().position(|bid| bid.token == token);
-        let over = bid.over.and_then(actor).map(|over| format!(" over {over}"));
+        let over = bid.over.map(|over| match over {
+            Over::Orphan(token) => format!(" over the orphan of {:?}", actor(token)),
+            Over::Settled(token) => format!(" over the result of {:?}", actor(token)),
+        });
         let actor = actor(bid.token).unwrap_or_default();
         let line = format!("{step} by {actor}{}; ", over.unwrap_or_default());
         self.steps.push_str(&line);

@@ -5,7 +5,7 @@ use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{LONG, Trial, done, fenced, held_by, result, settled_as};
 use crate::record::State;
-use crate::store::{Bid, Settlement, Store};
+use crate::store::{Bid, Over, Settlement, Store};
 
 pub(super) async fn a_claim_ends_with_its_retention<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
@@ -94,8 +94,8 @@ pub(super) async fn a_spent_record_is_replaced_only_on_demand<H: Harness>(
     trial.settle(&lease, &Settlement { retain: trial.tick(), ..done("result") }).await?;
     trial.spent(&id).await?;
     trial.settled(&id, &trial.bid()).await?;
-    trial.settled(&id, &trial.bid().over(trial.token())).await?;
-    let owner = trial.granted(&id, &trial.bid().over(lease.token)).await?;
+    trial.settled(&id, &trial.bid().over(Over::Settled(trial.token()))).await?;
+    let owner = trial.granted(&id, &trial.bid().over(Over::Settled(lease.token))).await?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
     let second = done("second");
     trial.settle(&owner, &second).await?;

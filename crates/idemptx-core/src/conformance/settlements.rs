@@ -6,7 +6,7 @@ use super::report::Verdict::Passed;
 use super::trial::{Trial, done, fenced, held_live_by, result, settled_as};
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Settlement, Store};
+use crate::store::{Over, Settlement, Store};
 
 pub(super) async fn an_empty_payload_comes_back<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     comes_back(trial, &done("")).await
@@ -135,7 +135,7 @@ pub(super) async fn a_settlement_after_a_rebind_is_fenced<H: Harness>(
 ) -> Outcome {
     let id = trial.id();
     let (former, first) = trial.done(&id).await?;
-    let owner = trial.granted(&id, &trial.bid().over(former.token)).await?;
+    let owner = trial.granted(&id, &trial.bid().over(Over::Settled(former.token))).await?;
     fenced("settle", trial.store().settle(&former, &first).await)?;
     held_live_by(&trial.seen_held(&id).await?, &owner)?;
     Ok(Passed)

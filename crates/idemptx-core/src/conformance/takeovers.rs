@@ -5,12 +5,12 @@ use super::report::Verdict::Passed;
 use super::report::{Outcome, ensure};
 use super::trial::{Trial, done, held_by, held_live_by, result, settled_as};
 use crate::record::State;
-use crate::store::{Bid, Settlement};
+use crate::store::{Bid, Over, Settlement};
 
 pub(super) async fn an_orphan_is_taken_over<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
     let orphan = trial.orphan(&id).await?;
-    let owner = trial.granted(&id, &trial.bid().over(orphan.token)).await?;
+    let owner = trial.granted(&id, &trial.bid().over(Over::Orphan(orphan.token))).await?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
     ensure!(owner.fence > orphan.fence, "the fence {} follows {}", owner.fence, orphan.fence);
     held_live_by(&trial.seen_held(&id).await?, &owner)?;
@@ -20,7 +20,7 @@ pub(super) async fn an_orphan_is_taken_over<H: Harness>(trial: &Trial<'_, H>) ->
 pub(super) async fn a_live_claim_is_not_taken_over<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
     let lease = trial.granted(&id, &trial.bid()).await?;
-    let holder = trial.held(&id, &trial.bid().over(lease.token)).await?;
+    let holder = trial.held(&id, &trial.bid().over(Over::Orphan(lease.token))).await?;
     held_live_by(&holder, &lease)?;
     trial.settle(&lease, &done("result")).await?;
     Ok(Passed)
@@ -31,7 +31,7 @@ pub(super) async fn an_orphan_is_not_taken_over_under_another_token<H: Harness>(
 ) -> Outcome {
     let id = trial.id();
     let orphan = trial.orphan(&id).await?;
-    let holder = trial.held(&id, &trial.bid().over(trial.token())).await?;
+    let holder = trial.held(&id, &trial.bid().over(Over::Orphan(trial.token()))).await?;
     held_by(&holder, &orphan)?;
     ensure!(holder.is_orphan(), "a refused takeover revived the lease");
     Ok(Passed)
@@ -40,7 +40,7 @@ pub(super) async fn an_orphan_is_not_taken_over_under_another_token<H: Harness>(
 pub(super) async fn a_takeover_of_nothing_is_a_first_attempt<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
-    let lease = trial.granted(&trial.id(), &trial.bid().over(trial.token())).await?;
+    let lease = trial.granted(&trial.id(), &trial.bid().over(Over::Orphan(trial.token()))).await?;
     ensure!(lease.attempt == 1, "the first attempt is {}", lease.attempt);
     Ok(Passed)
 }
@@ -50,13 +50,13 @@ pub(super) async fn a_takeover_of_what_somebody_else_took_over_is_refused<H: Har
 ) -> Outcome {
     let id = trial.id();
     let (former, owner) = trial.taken_over(&id).await?;
-    held_live_by(&trial.held(&id, &trial.bid().over(former.token)).await?, &owner)?;
+    held_live_by(&trial.held(&id, &trial.bid().over(Over::Orphan(former.token))).await?, &owner)?;
 
     let id = trial.id();
     let former = trial.orphan(&id).await?;
-    let next = trial.granted(&id, &trial.brief_bid().over(former.token)).await?;
+    let next = trial.granted(&id, &trial.brief_bid().over(Over::Orphan(former.token))).await?;
     trial.lapsed(&id).await?;
-    let holder = trial.held(&id, &trial.bid().over(former.token)).await?;
+    let holder = trial.held(&id, &trial.bid().over(Over::Orphan(former.token))).await?;
     held_by(&holder, &next)?;
     ensure!(holder.is_orphan(), "a refused takeover revived the lease");
     Ok(Passed)
@@ -67,7 +67,7 @@ pub(super) async fn a_takeover_sent_again_is_granted_unchanged<H: Harness>(
 ) -> Outcome {
     let id = trial.id();
     let orphan = trial.orphan(&id).await?;
-    let bid = trial.brief_bid().over(orphan.token);
+    let bid = trial.brief_bid().over(Over::Orphan(orphan.token));
     let lease = trial.granted(&id, &bid).await?;
     let again = trial.granted(&id, &bid).await?;
     ensure!(again == lease, "{again:?} instead of {lease:?}");
@@ -83,12 +83,33 @@ pub(super) async fn attempts_and_fences_go_up_with_every_takeover<H: Harness>(
     let id = trial.id();
     let mut former = trial.orphan(&id).await?;
     for attempt in 2..=5 {
-        let owner = trial.granted(&id, &trial.brief_bid().over(former.token)).await?;
+        let owner = trial.granted(&id, &trial.brief_bid().over(Over::Orphan(former.token))).await?;
         ensure!(owner.attempt == attempt, "attempt {attempt} is {}", owner.attempt);
         ensure!(owner.fence > former.fence, "the fence {} follows {}", owner.fence, former.fence);
         trial.lapsed(&id).await?;
         former = owner;
     }
+    Ok(Passed)
+}
+
+/// A bid that was made when the record was an orphan comes after its owner came back and settled.
+pub(super) async fn a_late_result_is_not_taken_over<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+    let id = trial.id();
+    let (former, late) = (trial.orphan(&id).await?, done("late"));
+    trial.settle(&former, &late).await?;
+    let record = trial.settled(&id, &trial.bid().over(Over::Orphan(former.token))).await?;
+    settled_as(&record, &former, &late)?;
+    settled_as(&trial.seen_settled(&id).await?, &former, &late)?;
+    Ok(Passed)
+}
+
+pub(super) async fn an_orphan_is_not_replaced_as_a_result<H: Harness>(
+    trial: &Trial<'_, H>,
+) -> Outcome {
+    let id = trial.id();
+    let orphan = trial.orphan(&id).await?;
+    let holder = trial.held(&id, &trial.bid().over(Over::Settled(orphan.token))).await?;
+    ensure!(holder.is_orphan(), "a refused claim revived the lease");
     Ok(Passed)
 }
 
@@ -98,7 +119,7 @@ pub(super) async fn a_former_owner_finds_the_record_held<H: Harness>(
     let (id, first) = (trial.id(), trial.brief_bid());
     trial.granted(&id, &first).await?;
     trial.lapsed(&id).await?;
-    let owner = trial.granted(&id, &trial.bid().over(first.token)).await?;
+    let owner = trial.granted(&id, &trial.bid().over(Over::Orphan(first.token))).await?;
     held_live_by(&trial.held(&id, &first).await?, &owner)?;
     Ok(Passed)
 }
@@ -126,7 +147,7 @@ pub(super) async fn a_settled_record_is_not_replaced_under_another_token<H: Harn
 ) -> Outcome {
     let id = trial.id();
     let (lease, result) = trial.done(&id).await?;
-    let record = trial.settled(&id, &trial.bid().over(trial.token())).await?;
+    let record = trial.settled(&id, &trial.bid().over(Over::Settled(trial.token()))).await?;
     settled_as(&record, &lease, &result)?;
     settled_as(&trial.seen_settled(&id).await?, &lease, &result)?;
     Ok(Passed)
@@ -137,7 +158,7 @@ pub(super) async fn a_replaced_record_is_released_to_nothing<H: Harness>(
 ) -> Outcome {
     let id = trial.id();
     let (former, _) = trial.done(&id).await?;
-    let owner = trial.granted(&id, &trial.bid().over(former.token)).await?;
+    let owner = trial.granted(&id, &trial.bid().over(Over::Settled(former.token))).await?;
     trial.release(&owner).await?;
     trial.absent(&id).await?;
     Ok(Passed)
@@ -148,7 +169,7 @@ async fn replaces<H: Harness>(trial: &Trial<'_, H>, first: &Settlement) -> Outco
     let id = trial.id();
     let former = trial.granted(&id, &trial.bid()).await?;
     trial.settle(&former, first).await?;
-    let bid: Bid = trial.bid().over(former.token);
+    let bid: Bid = trial.bid().over(Over::Settled(former.token));
     let owner = trial.granted(&id, &bid).await?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
     ensure!(owner.fence > former.fence, "the fence {} follows {}", owner.fence, former.fence);

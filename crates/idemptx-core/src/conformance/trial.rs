@@ -10,7 +10,7 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::record::{Record, State};
-use crate::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, Store, StoreError};
+use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement, Store, StoreError};
 
 /// One case on one store.
 ///
@@ -140,7 +140,7 @@ impl<'a, H: Harness> Trial<'a, H> {
     /// A claim that has lapsed and was taken over: the former lease and the one in force.
     pub(super) async fn taken_over(&self, id: &RecordId) -> Result<(Lease, Lease), Broken> {
         let former = self.orphan(id).await?;
-        let owner = self.granted(id, &self.bid().over(former.token)).await?;
+        let owner = self.granted(id, &self.bid().over(Over::Orphan(former.token))).await?;
         Ok((former, owner))
     }
 

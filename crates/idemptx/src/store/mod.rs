@@ -3,7 +3,16 @@
 //! | store | seen by | survives | for |
 //! |---|---|---|---|
 //! | [`MemoryStore`] | one process | nothing | tests, and services of a single process |
+//! | [`RedisStore`](redis::RedisStore) | every process | a crash of the process; of Redis as far as its configuration goes | fleets |
+//!
+//! [`AnyStore::from_url`] picks one at run time.
 
+mod any;
 mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod safety;
 
+pub use self::any::{AnyStore, UnknownStore};
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
+pub use self::safety::{Finding, SafetyCheck, SafetyReport, Severity};

@@ -65,7 +65,7 @@ impl Shard {
                 slot.renew(now);
                 return Ok(Claim::Granted(slot.lease(id)));
             }
-            Some(slot) if bid.over == Some(slot.token()) && !slot.is_live(now) => {
+            Some(slot) if slot.is_over(bid.over, now) => {
                 self.bytes -= slot.payload_bytes();
                 slot.replace(bid, fence, now);
                 slot

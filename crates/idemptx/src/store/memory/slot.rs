@@ -7,7 +7,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Holder, Settlement};
+use idemptx_core::store::{Bid, Holder, Over, Settlement};
 use idemptx_core::time::{Timestamp, millis};
 
 /// A record without its id, and the moments at which it changes by itself.
@@ -98,6 +98,17 @@ impl Slot {
     /// Whether it is a claim whose lease has not lapsed.
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         self.is_running() && now < self.turns
+    }
+
+    /// Whether a bid may replace it.
+    pub(super) fn is_over(&self, over: Option<Over>, now: Timestamp) -> bool {
+        match over {
+            None => false,
+            Some(Over::Settled(token)) => token == self.token && !self.is_running(),
+            Some(Over::Orphan(token)) => {
+                token == self.token && self.is_running() && !self.is_live(now)
+            }
+        }
     }
 
     /// When it next takes less memory.

@@ -1,0 +1,853 @@
+//! The protocol: the only place that decides anything.
+//!
+//! An [`Exchange`] is one request's passage.
+//! It is told what happened ([`Event`]) and when, and answers with the one thing to do next
+//! ([`Action`]); it does nothing itself.
+//! A driver is a loop around it:
+//!
+//! ```text
+//! let (mut exchange, mut action) = Exchange::begin(…);
+//! loop {
+//!     let event = match action {
+//!         Action::ReadBody { … } => Event::Body(…),          // hash it on the way
+//!         Action::Claim { id, bid } => Event::Claimed(store.claim(&id, &bid)),
+//!         Action::Execute(lease) => Event::Handled(…),       // in a task of its own
+//!         Action::Answer { answer, behind } => return …,
+//!         …
+//!     };
+//!     action = exchange.step(event, clock.now());
+//! }
+//! ```
+//!
+//! # Invariants
+//!
+//! Each is asserted after every step of every interleaving in `exchange/tests`:
+//!
+//! - A handler starts only under a claim that the store granted no longer than half its term ago,
+//!   by the driver's monotonic clock, or has renewed since.
+//! - No answer is made from doubt: without a verdict of the store nothing runs and nothing is
+//!   deleted, except by token.
+//! - A settled record never changes, save one that the policy lets another request replace.
+//! - Nobody is given an own success after somebody else took the record over.
+//! - Every exchange ends: all waits have a deadline, all repetitions a limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::fingerprint::{Fingerprint, Match};
+use crate::key::RecordId;
+use crate::lease::{Lease, Token};
+use crate::outcome::{Code, Passed, Rejection};
+use crate::policy::{Mode, OnLargeBody, OnOrphan, OnStoreError, Policy, Profile};
+use crate::record::{Record, State};
+use crate::response::StoredResponse;
+use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
+use crate::time::Timestamp;
+
+mod classify;
+mod gate;
+
+pub use self::classify::{Directive, Handled, InvalidDirective};
+pub use self::gate::{Head, Operation, Rules};
+
+/// One request's passage through the protocol; see the [module](self).
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    rules: Arc<Rules>,
+    stage: Stage,
+    /// What the request is about; `None` when it is not under a key.
+    operation: Option<Operation>,
+    /// Which of the operation's ids is being dealt with: 0, unless secrets rotate.
+    current: usize,
+    fingerprints: Vec<Fingerprint>,
+    token: Token,
+    /// How long handlers usually take, for `Retry-After`.
+    typical: Option<Duration>,
+    /// When the claim or renewal in force was sent.
+    sent: Timestamp,
+    /// When waiting ends.
+    deadline: Option<Timestamp>,
+    /// How often this exchange has claimed, renewed or looked, for the limit.
+    steps: u32,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The body's end, on [`Action::ReadBody`].
+    Body(BodyEnd),
+    /// The store's verdict, on [`Action::Claim`].
+    Claimed(Result<Claim, ErrorKind>),
+    /// What the store holds, on [`Action::Lookup`].
+    Looked(Result<Option<Seen>, ErrorKind>),
+    /// Whether the scope may have another new key now, on [`Action::Meter`].
+    Metered {
+        /// It may.
+        within: bool,
+    },
+    /// The lease begins anew, on [`Action::Renew`].
+    Renewed(Result<(), ErrorKind>),
+    /// What the application knows of an orphan, on [`Action::Probe`].
+    Probed(Probed),
+    /// The record may have changed, on [`Action::Wait`]; what it is now, if the driver knows.
+    Woken(Option<Seen>),
+    /// The time to wait is over.
+    WaitOver,
+    /// There are too many who wait.
+    WaitersFull,
+    /// The handler ended, on [`Action::Execute`].
+    Handled(Handled),
+    /// On [`Action::Settle`].
+    Settled(Result<(), ErrorKind>),
+    /// On [`Action::Release`].
+    Released(Result<(), ErrorKind>),
+}
+
+/// How reading a request's body ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BodyEnd {
+    /// It is whole, and these are its fingerprints: one for each id of the operation.
+    Whole(Vec<Fingerprint>),
+    /// It is, or declares to be, larger than the policy allows.
+    TooLarge,
+    /// It broke off.
+    Failed,
+}
+
+/// What the application knows of an operation whose executor vanished.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Probed {
+    /// It happened, and this is its answer.
+    Happened(StoredResponse),
+    /// It did not happen: execute it.
+    NotHappened,
+    /// It cannot be told now.
+    Unknown,
+}
+
+/// The one thing to do next.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Action {
+    /// Read the request's body to its end or to `bytes_max`, hashing it with the
+    /// [fingerprinters](Exchange::operation); then [`Event::Body`].
+    ReadBody {
+        /// Refuse a larger one without buffering it.
+        bytes_max: u64,
+    },
+    /// Ask the store for the record; then [`Event::Claimed`].
+    Claim {
+        /// Which record.
+        id: RecordId,
+        /// Under which terms.
+        bid: Bid,
+    },
+    /// Read the record; then [`Event::Looked`].
+    Lookup(RecordId),
+    /// Count a new key of the scope; then [`Event::Metered`].
+    Meter,
+    /// Renew a lease that was granted too long ago to start on; then [`Event::Renewed`].
+    Renew(Lease),
+    /// Ask the application's hook about an orphan; then [`Event::Probed`].
+    Probe {
+        /// Which execution vanished.
+        attempt: u32,
+    },
+    /// Wait for the holder of the record to finish; then [`Event::Woken`], [`Event::WaitOver`] at
+    /// `until`, or [`Event::WaitersFull`].
+    Wait {
+        /// Which record.
+        id: RecordId,
+        /// Whose claim: any other state than this claim's live lease ends the wait.
+        holder: Holder,
+        /// On the driver's clock.
+        until: Timestamp,
+    },
+    /// Run the handler at once, with a heartbeat, whatever becomes of the client; then
+    /// [`Event::Handled`].
+    Execute(Lease),
+    /// Make the result final, with retries within the policy's `settle_timeout`; then
+    /// [`Event::Settled`].
+    Settle {
+        /// With which right.
+        lease: Lease,
+        /// As what: the payload is the handler's response for [`State::Done`], its head for
+        /// [`State::DoneNobody`], and nothing for [`State::Unknown`].
+        state: State,
+        /// The response, where it is not the handler's.
+        response: Option<StoredResponse>,
+    },
+    /// Give the claim up; then [`Event::Released`].
+    Release(Lease),
+    /// The exchange is over.
+    Answer {
+        /// What the client gets.
+        answer: Answer,
+        /// What goes on without it.
+        behind: Option<Behind>,
+    },
+}
+
+/// What the client gets.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Answer {
+    /// Whatever the handler answers, run as if this engine were not there.
+    Pass(Passed),
+    /// A stored response.
+    Replay(StoredResponse),
+    /// The response of the handler that ran under this exchange's lease.
+    Own {
+        /// Which execution it was.
+        attempt: u32,
+        /// Whether a retry will get it too; if not, it is marked `Idempotency-Stored: false`.
+        stored: bool,
+    },
+    /// A problem.
+    Refuse(Rejection),
+}
+
+/// What goes on in the background, retried within limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Behind {
+    /// Release by token: the claim may have been granted, or yet be.
+    Release(Lease),
+    /// Settle as this state; the lease is renewed meanwhile.
+    Settle(Lease, State),
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Body,
+    Claiming(Bid),
+    /// Granted; one older id after the other is looked at, while secrets rotate.
+    Older(Lease),
+    Metering(Lease),
+    Renewing(Lease),
+    Probing(Over),
+    /// The hook knows the answer: the orphan is taken over to store it.
+    Recovering(Bid, StoredResponse),
+    Waiting,
+    Executing(Lease),
+    Settling(Lease, State, Then),
+    Releasing(Lease, Then),
+    /// Somebody took the record over: what did they make of it?
+    Fenced {
+        until: Timestamp,
+    },
+    Over,
+}
+
+/// What follows once the record is settled or released.
+#[derive(Clone, Debug)]
+enum Then {
+    Own,
+    HandlerFailed,
+    Replay(StoredResponse),
+    Refuse(Code),
+    /// A record under an older secret's id decides.
+    Decide(usize, Seen),
+}
+
+impl Exchange {
+    /// Begins with a request's head.
+    ///
+    /// `token` draws 128 random bits; it is asked only when there is a key.
+    ///
+    /// # Security
+    ///
+    /// The head is the client's; nothing of it is kept but the key and the scope.
+    #[must_use]
+    pub fn begin(
+        rules: &Arc<Rules>,
+        head: &Head<'_>,
+        token: impl FnOnce() -> Token,
+    ) -> (Self, Action) {
+        let mut exchange = Self::blank(rules);
+        let action = match gate::admit(rules, head) {
+            gate::Admission::Pass(passed) => exchange.end(Answer::Pass(passed)),
+            gate::Admission::Refuse(rejection) => exchange.refuse_with(rejection),
+            gate::Admission::Open(operation) => {
+                exchange.operation = Some(operation);
+                exchange.token = token();
+                exchange.stage = Stage::Body;
+                Action::ReadBody { bytes_max: rules.policy().request_bytes_max }
+            }
+        };
+        (exchange, action)
+    }
+
+    /// Begins with an operation that is not an HTTP request, such as a job.
+    #[must_use]
+    pub fn begin_operation(
+        rules: &Arc<Rules>,
+        operation: Operation,
+        fingerprint: Fingerprint,
+        token: Token,
+        now: Timestamp,
+    ) -> (Self, Action) {
+        let mut exchange = Self::blank(rules);
+        exchange.token = token;
+        exchange.fingerprints = vec![fingerprint; operation.ids().len()];
+        exchange.operation = Some(operation);
+        let action = exchange.claim(None, now);
+        (exchange, action)
+    }
+
+    /// The same exchange, told how long handlers usually take.
+    #[must_use]
+    pub fn typical(mut self, duration: Option<Duration>) -> Self {
+        self.typical = duration;
+        self
+    }
+
+    /// What the request is about; `None` when it is not under a key.
+    #[must_use]
+    pub fn operation(&self) -> Option<&Operation> {
+        self.operation.as_ref()
+    }
+
+    /// The request's fingerprint, once the body is known.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.fingerprints.get(self.current)
+    }
+
+    /// What must go on when the client leaves before the handler was started.
+    ///
+    /// A claim whose verdict nobody hears must not block the key for a whole lease.
+    #[must_use]
+    pub fn abandon(&self) -> Option<Behind> {
+        match &self.stage {
+            Stage::Claiming(bid) | Stage::Recovering(bid, _) => Some(self.unheard(bid)),
+            Stage::Older(lease) | Stage::Metering(lease) | Stage::Renewing(lease) => {
+                Some(Behind::Release(lease.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes what happened at `now` and says what to do next.
+    ///
+    /// Total: an event that does not belong to the last action ends the exchange with
+    /// `store-unavailable`, before the handler has run, or changes nothing after.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        match (stage, event) {
+            (Stage::Body, Event::Body(end)) => self.body(end, now),
+            (Stage::Claiming(bid), Event::Claimed(verdict)) => self.claimed(&bid, verdict, now),
+            (Stage::Older(lease), Event::Looked(seen)) => self.older(lease, seen, now),
+            (Stage::Metering(lease), Event::Metered { within: true }) => self.start(lease, now),
+            (Stage::Metering(lease), Event::Metered { within: false }) => {
+                self.release(lease, Then::Refuse(Code::TooManyKeys))
+            }
+            (Stage::Renewing(lease), Event::Renewed(renewed)) => self.renewed(lease, renewed, now),
+            (Stage::Probing(vanished), Event::Probed(probed)) => self.probed(vanished, probed, now),
+            (Stage::Recovering(bid, response), Event::Claimed(verdict)) => {
+                self.recovered(&bid, response, verdict, now)
+            }
+            (Stage::Waiting, Event::Woken(Some(Seen::Settled(record)))) => {
+                self.settled(record, now)
+            }
+            (Stage::Waiting, Event::Woken(_)) => self.claim(None, now),
+            (Stage::Waiting, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
+            (Stage::Executing(lease), Event::Handled(handled)) => self.handled(lease, &handled),
+            (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
+                self.after_settle(lease, state, then, settled, now)
+            }
+            (Stage::Releasing(lease, then), Event::Released(released)) => {
+                self.after_release(lease, then, released, now)
+            }
+            (Stage::Fenced { until }, Event::Looked(seen)) => self.after_fence(seen, until, now),
+            (Stage::Fenced { until }, Event::Woken(_)) => self.look(until),
+            (Stage::Fenced { .. }, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
+            (stage, event) => self.misplaced(stage, &event),
+        }
+    }
+
+    fn blank(rules: &Arc<Rules>) -> Self {
+        Self {
+            rules: Arc::clone(rules),
+            stage: Stage::Over,
+            operation: None,
+            current: 0,
+            fingerprints: Vec::new(),
+            token: Token::from_bytes([0; Token::BYTES]),
+            typical: None,
+            sent: Timestamp::default(),
+            deadline: None,
+            steps: 0,
+        }
+    }
+
+    // Before the handler.
+
+    fn body(&mut self, end: BodyEnd, now: Timestamp) -> Action {
+        match (end, self.policy().on_large_body) {
+            (BodyEnd::Whole(fingerprints), _) => {
+                self.fingerprints = fingerprints;
+                self.claim(None, now)
+            }
+            (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Passed::LargeBody)),
+            (BodyEnd::TooLarge, _) => self.refuse(Code::BodyTooLarge),
+            (BodyEnd::Failed, _) => self.refuse(Code::BodyUnreadable),
+        }
+    }
+
+    fn claim(&mut self, over: Option<Over>, now: Timestamp) -> Action {
+        let Some((id, bid)) = self.bid(over) else { return self.refuse(Code::StoreUnavailable) };
+        self.sent = now;
+        self.stage = Stage::Claiming(bid.clone());
+        Action::Claim { id, bid }
+    }
+
+    fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return None;
+        }
+        let id = *self.operation.as_ref()?.ids().get(self.current)?;
+        let fingerprint = *self.fingerprints.get(self.current)?;
+        let policy = self.policy();
+        let bid = Bid::new(self.token, fingerprint, policy.lease, policy.key_retain);
+        Some((id, Bid { over, ..bid }))
+    }
+
+    fn claimed(&mut self, bid: &Bid, verdict: Result<Claim, ErrorKind>, now: Timestamp) -> Action {
+        match verdict {
+            Ok(Claim::Granted(lease)) => {
+                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
+                {
+                    return self.look_older(lease, 1, now);
+                }
+                self.granted(lease, now)
+            }
+            Ok(Claim::Held(holder)) => self.held(holder, now),
+            Ok(Claim::Settled(record)) => self.settled(record, now),
+            Err(kind) => {
+                let behind = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
+                    .then(|| self.unheard(bid));
+                self.no_verdict(kind, behind)
+            }
+        }
+    }
+
+    fn granted(&mut self, lease: Lease, now: Timestamp) -> Action {
+        if lease.attempt == 1 && self.policy().new_keys_per_minute_max.is_some() {
+            self.stage = Stage::Metering(lease);
+            return Action::Meter;
+        }
+        self.start(lease, now)
+    }
+
+    /// The start rule: run only on a lease that has at least half its term left for certain.
+    fn start(&mut self, lease: Lease, now: Timestamp) -> Action {
+        if now.since(self.sent) <= lease.term / 2 {
+            self.stage = Stage::Executing(lease.clone());
+            return Action::Execute(lease);
+        }
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return self.release(lease, Then::Refuse(Code::StoreUnavailable));
+        }
+        self.sent = now;
+        self.stage = Stage::Renewing(lease.clone());
+        Action::Renew(lease)
+    }
+
+    fn renewed(&mut self, lease: Lease, renewed: Result<(), ErrorKind>, now: Timestamp) -> Action {
+        match renewed {
+            Ok(()) => self.start(lease, now),
+            // Taken over, or gone, before it began: see what is there now.
+            Err(ErrorKind::Fenced) => {
+                self.token = self.token.next();
+                self.claim(None, now)
+            }
+            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+        }
+    }
+
+    fn held(&mut self, holder: Holder, now: Timestamp) -> Action {
+        if !self.is_same(&holder.fingerprint) {
+            return self.refuse(Code::KeyReused);
+        }
+        if holder.is_orphan() {
+            return match self.policy().on_orphan {
+                OnOrphan::Reexecute => self.claim(Some(Over::Orphan(holder.token)), now),
+                OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
+                OnOrphan::Probe => self.probe(Over::Orphan(holder.token), holder.attempt),
+            };
+        }
+        let policy = self.policy();
+        if policy.wait.is_zero() || policy.mode == Mode::Shadow {
+            return self.in_progress(Some(holder.remaining));
+        }
+        let until = *self.deadline.get_or_insert(now.after(self.rules.policy().wait));
+        self.wait(holder, until, Stage::Waiting)
+    }
+
+    fn wait(&mut self, holder: Holder, until: Timestamp, stage: Stage) -> Action {
+        let Some(id) = self.id() else { return self.in_progress(None) };
+        self.stage = stage;
+        Action::Wait { id, holder, until }
+    }
+
+    /// What a final record means for this request.
+    fn settled(&mut self, record: Record, now: Timestamp) -> Action {
+        let same = self.is_same(&record.fingerprint);
+        match record.state {
+            State::Done => match StoredResponse::decode(&record.payload) {
+                Err(_) => self.refuse(Code::OutcomeUnknown),
+                Ok(response) if same => self.replay(response),
+                Ok(response) if self.may_rebind(&record, response.status) => {
+                    self.claim(Some(Over::Settled(record.token)), now)
+                }
+                Ok(_) => self.refuse(Code::KeyReused),
+            },
+            _ if !same => self.refuse(Code::KeyReused),
+            State::DoneNobody => self.result_unavailable(&record),
+            State::Spent => self.refuse(Code::KeyExpired),
+            State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
+                self.probe(Over::Settled(record.token), record.attempt)
+            }
+            // A claim that calls itself final is no record.
+            State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
+        }
+    }
+
+    fn probe(&mut self, vanished: Over, attempt: u32) -> Action {
+        if self.policy().mode == Mode::Shadow {
+            return self.refuse(Code::OutcomeUnknown);
+        }
+        self.stage = Stage::Probing(vanished);
+        Action::Probe { attempt }
+    }
+
+    fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
+        match probed {
+            Probed::NotHappened => self.claim(Some(vanished), now),
+            Probed::Happened(response) => {
+                let Some((id, bid)) = self.bid(Some(vanished)) else {
+                    return self.refuse(Code::StoreUnavailable);
+                };
+                self.sent = now;
+                self.stage = Stage::Recovering(bid.clone(), response);
+                Action::Claim { id, bid }
+            }
+            Probed::Unknown => {
+                let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
+                self.refuse_with(rejection)
+            }
+        }
+    }
+
+    fn recovered(
+        &mut self,
+        bid: &Bid,
+        response: StoredResponse,
+        verdict: Result<Claim, ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match verdict {
+            Ok(Claim::Granted(lease)) => {
+                let then = Then::Replay(response.clone());
+                self.stage = Stage::Settling(lease.clone(), State::Done, then);
+                Action::Settle { lease, state: State::Done, response: Some(response) }
+            }
+            verdict => self.claimed(bid, verdict, now),
+        }
+    }
+
+    /// Claimed under the first secret's id; a record under an older one would still be in force.
+    ///
+    /// Claim first, look then: of two processes that sign with different secrets of the same list,
+    /// at least one sees the other.
+    fn look_older(&mut self, lease: Lease, position: usize, now: Timestamp) -> Action {
+        let id = self.operation.as_ref().and_then(|it| it.ids().get(position)).copied();
+        match id {
+            None => {
+                self.current = 0;
+                self.granted(lease, now)
+            }
+            Some(id) => {
+                self.current = position;
+                self.stage = Stage::Older(lease);
+                Action::Lookup(id)
+            }
+        }
+    }
+
+    fn older(
+        &mut self,
+        lease: Lease,
+        seen: Result<Option<Seen>, ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        let position = self.current;
+        match seen {
+            Ok(None) => self.look_older(lease, position + 1, now),
+            Ok(Some(seen)) => self.release(lease, Then::Decide(position, seen)),
+            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+        }
+    }
+
+    // After the handler.
+
+    fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
+        let then = if handled.is_broken() { Then::HandlerFailed } else { Then::Own };
+        match classify::classify(self.policy(), handled) {
+            None => self.release(lease, then),
+            Some(state) => {
+                self.stage = Stage::Settling(lease.clone(), state, then);
+                Action::Settle { lease, state, response: None }
+            }
+        }
+    }
+
+    fn release(&mut self, lease: Lease, then: Then) -> Action {
+        self.stage = Stage::Releasing(lease.clone(), then);
+        Action::Release(lease)
+    }
+
+    fn after_settle(
+        &mut self,
+        lease: Lease,
+        state: State,
+        then: Then,
+        settled: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match settled {
+            Ok(()) => {
+                let stored = state == State::Done;
+                self.conclude(&lease, then, stored, None, now)
+            }
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(&lease, then, now),
+            Err(_) => {
+                let behind = Behind::Settle(lease.clone(), state);
+                self.conclude(&lease, then, false, Some(behind), now)
+            }
+        }
+    }
+
+    fn after_release(
+        &mut self,
+        lease: Lease,
+        then: Then,
+        released: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match released {
+            Ok(()) => self.conclude(&lease, then, false, None, now),
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(&lease, then, now),
+            Err(_) => {
+                let behind = Behind::Release(lease.clone());
+                self.conclude(&lease, then, false, Some(behind), now)
+            }
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        lease: &Lease,
+        then: Then,
+        stored: bool,
+        behind: Option<Behind>,
+        now: Timestamp,
+    ) -> Action {
+        let answer = match then {
+            Then::Own => Answer::Own { attempt: lease.attempt, stored },
+            Then::Replay(response) => Answer::Replay(response),
+            Then::HandlerFailed => {
+                let mut rejection = self.rejection(Code::HandlerFailed);
+                rejection.unstored = true;
+                Answer::Refuse(rejection)
+            }
+            Then::Refuse(code) => return self.refuse_behind(code, behind),
+            Then::Decide(position, seen) => {
+                // A release that is sent again must not meet a later claim with its token.
+                self.token = self.token.next();
+                self.current = position;
+                return match (seen, behind) {
+                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
+                    (Seen::Held(holder), None) => self.held(holder, now),
+                    (Seen::Settled(record), None) => self.settled(record, now),
+                };
+            }
+        };
+        self.stage = Stage::Over;
+        Action::Answer { answer, behind }
+    }
+
+    /// The record is no longer ours: the client gets what became of it, never our own success.
+    fn fenced(&mut self, lease: &Lease, then: Then, now: Timestamp) -> Action {
+        match then {
+            Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
+                self.conclude(lease, then, false, None, now)
+            }
+            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
+            Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
+        }
+    }
+
+    fn look(&mut self, until: Timestamp) -> Action {
+        self.steps += 1;
+        match self.id() {
+            Some(id) if self.steps <= STEPS_MAX => {
+                self.stage = Stage::Fenced { until };
+                Action::Lookup(id)
+            }
+            _ => self.in_progress(None),
+        }
+    }
+
+    fn after_fence(
+        &mut self,
+        seen: Result<Option<Seen>, ErrorKind>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Action {
+        match seen {
+            Ok(Some(Seen::Settled(record))) if record.state == State::Done => {
+                match StoredResponse::decode(&record.payload) {
+                    Ok(response) if self.is_same(&record.fingerprint) => self.replay(response),
+                    Ok(_) => self.in_progress(None),
+                    Err(_) => self.refuse(Code::OutcomeUnknown),
+                }
+            }
+            Ok(Some(Seen::Settled(record))) if record.state == State::DoneNobody => {
+                self.result_unavailable(&record)
+            }
+            Ok(Some(Seen::Held(holder))) if !holder.is_orphan() && now < until => {
+                self.wait(holder, until, Stage::Fenced { until })
+            }
+            Err(ErrorKind::Corrupt) => self.refuse(Code::OutcomeUnknown),
+            _ => self.in_progress(None),
+        }
+    }
+
+    // Answers.
+
+    fn replay(&mut self, response: StoredResponse) -> Action {
+        match self.policy().mode {
+            Mode::Enforce => self.end(Answer::Replay(response)),
+            Mode::Shadow => self.end(Answer::Pass(Passed::WouldReplay)),
+        }
+    }
+
+    fn in_progress(&mut self, remaining: Option<Duration>) -> Action {
+        let left = remaining.unwrap_or(Duration::ZERO);
+        let soon = self.typical.map_or(left, |typical| left.min(typical));
+        let rejection = self.rejection(Code::InProgress).retry_after(soon);
+        self.refuse_with(rejection)
+    }
+
+    fn result_unavailable(&mut self, record: &Record) -> Action {
+        let mut rejection = self.rejection(Code::ResultUnavailable);
+        if let Ok(head) = StoredResponse::decode(&record.payload) {
+            rejection.original_status = Some(head.status);
+            rejection.location = head.headers.get(http::header::LOCATION).cloned();
+        }
+        self.refuse_with(rejection)
+    }
+
+    /// The store said nothing usable: refuse, or run unprotected where the policy says so.
+    fn no_verdict(&mut self, kind: ErrorKind, behind: Option<Behind>) -> Action {
+        if kind == ErrorKind::Corrupt {
+            return self.refuse_behind(Code::OutcomeUnknown, behind);
+        }
+        match self.policy().on_store_error {
+            OnStoreError::FailClosed => self.refuse_behind(Code::StoreUnavailable, behind),
+            OnStoreError::FailOpen => {
+                self.stage = Stage::Over;
+                Action::Answer { answer: Answer::Pass(Passed::Unprotected), behind }
+            }
+        }
+    }
+
+    fn refuse(&mut self, code: Code) -> Action {
+        self.refuse_behind(code, None)
+    }
+
+    fn refuse_behind(&mut self, code: Code, behind: Option<Behind>) -> Action {
+        let rejection = self.rejection(code);
+        match self.refuse_with(rejection) {
+            Action::Answer { answer, .. } => Action::Answer { answer, behind },
+            action => action,
+        }
+    }
+
+    fn refuse_with(&mut self, rejection: Rejection) -> Action {
+        match self.policy().mode {
+            Mode::Enforce => self.end(Answer::Refuse(rejection)),
+            Mode::Shadow => self.end(Answer::Pass(Passed::WouldRefuse(rejection.code))),
+        }
+    }
+
+    fn end(&mut self, answer: Answer) -> Action {
+        self.stage = Stage::Over;
+        Action::Answer { answer, behind: None }
+    }
+
+    fn misplaced(&mut self, stage: Stage, event: &Event) -> Action {
+        debug_assert!(false, "{event:?} does not belong to {stage:?}");
+        self.stage = stage;
+        let behind = self.abandon();
+        self.refuse_behind(Code::StoreUnavailable, behind)
+    }
+
+    // Facts.
+
+    fn policy(&self) -> &Policy {
+        self.rules.policy()
+    }
+
+    fn id(&self) -> Option<RecordId> {
+        self.operation.as_ref()?.ids().get(self.current).copied()
+    }
+
+    fn rejection(&self, code: Code) -> Rejection {
+        Rejection::new(code, self.policy())
+    }
+
+    /// The claim of a bid whose verdict nobody heard.
+    fn unheard(&self, bid: &Bid) -> Behind {
+        let id = self.id().unwrap_or(RecordId::from_bytes([0; RecordId::BYTES]));
+        Behind::Release(Lease::granted(id, bid, 0, 0))
+    }
+
+    /// Whether the record was made by this request, as far as that can be told.
+    ///
+    /// A record made under another rule cannot be compared; to refuse it would turn every change of
+    /// configuration into a storm of refused retries, so it is accepted, save in `payments`.
+    fn is_same(&self, recorded: &Fingerprint) -> bool {
+        self.fingerprint().is_some_and(|mine| match mine.compare(recorded) {
+            Match::Same => true,
+            Match::Incomparable => self.policy().profile != Profile::Payments,
+            Match::DifferentRequest | Match::DifferentPrincipal => false,
+        })
+    }
+
+    /// Whether another request of the same principal may replace a stored validation failure.
+    fn may_rebind(&self, record: &Record, status: StatusCode) -> bool {
+        self.policy().rebind_statuses.contains(status)
+            && self
+                .fingerprint()
+                .is_some_and(|mine| mine.compare(&record.fingerprint) == Match::DifferentRequest)
+    }
+}
+
+/// How often one exchange may ask the store: far beyond what contention needs, and an end to a
+/// store that contradicts itself.
+const STEPS_MAX: u32 = 1_000;
+/// When to ask the application's hook again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

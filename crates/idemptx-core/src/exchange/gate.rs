@@ -1,0 +1,239 @@
+//! What is decided before the store is asked.
+
+use std::fmt;
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, UPGRADE};
+use http::{HeaderMap, Method, StatusCode, Uri};
+
+use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
+use crate::key::{self, InvalidKey, Key, RecordId, Scope};
+use crate::outcome::{Code, Passed, Rejection};
+use crate::policy::{KeySpace, Policy, ScopeRule};
+use crate::secret::Secret;
+
+/// A policy made ready: what can be computed once is.
+pub struct Rules {
+    policy: Policy,
+    /// One for each secret, or one without.
+    fingerprints: Vec<FingerprintConfig>,
+}
+
+impl Rules {
+    /// Makes a policy ready.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let rule = policy.fingerprint.as_ref();
+        let bind = match &policy.scope {
+            Some(ScopeRule::Bind(headers)) => headers.as_slice(),
+            _ => &[],
+        };
+        let fingerprints =
+            secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
+        Self { policy, fingerprints }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The fingerprint of work that is not an HTTP request, from its parts.
+    #[must_use]
+    pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
+        Fingerprint::of(parts, self.policy.secrets.first())
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("profile", &self.policy.profile).finish_non_exhaustive()
+    }
+}
+
+/// A request's head, as far as the protocol looks at it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The target.
+    pub uri: &'a Uri,
+    /// All field lines.
+    pub headers: &'a HeaderMap,
+    /// What the adapter's own function made of [`ScopeRule::Custom`].
+    pub scope: Option<Scope>,
+    /// The application's own check of a key's form.
+    pub accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>,
+}
+
+impl fmt::Debug for Head<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head").field("method", self.method).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Head<'a> {
+    /// A request's head.
+    #[must_use]
+    pub const fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+        Self { method, uri, headers, scope: None, accepts: None }
+    }
+
+    /// The same, with the scope that the adapter resolved.
+    #[must_use]
+    pub fn in_scope(mut self, scope: Option<Scope>) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// The same, with the application's own check of a key's form.
+    #[must_use]
+    pub fn accepting(mut self, accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>) -> Self {
+        self.accepts = accepts;
+        self
+    }
+}
+
+/// What a request under a key is about.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    key: Key,
+    scope: Scope,
+    /// The first signs; the others are of older secrets.
+    ids: Vec<RecordId>,
+}
+
+impl Operation {
+    /// The operation that a key names in a scope.
+    #[must_use]
+    pub fn new(rules: &Rules, scope: Scope, key: Key) -> Self {
+        Self::on_route(rules, scope, key, None)
+    }
+
+    fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
+        let ids = secrets(&rules.policy)
+            .map(|secret| RecordId::new(&scope, &key, route, secret))
+            .collect();
+        Self { key, scope, ids }
+    }
+
+    /// The client's key.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Whose key it is.
+    #[must_use]
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The names of its record: the one it is written under, then those of older secrets.
+    #[must_use]
+    pub fn ids(&self) -> &[RecordId] {
+        &self.ids
+    }
+
+    /// Derives a key for a call to another system; the same in every attempt.
+    #[must_use]
+    pub fn derive(&self, label: &str, rules: &Rules) -> String {
+        key::derive(&self.scope, &self.key, label, rules.policy.secrets.first())
+    }
+
+    /// One fingerprinter for each id, to be fed the request's body.
+    #[must_use]
+    pub fn fingerprinters(rules: &Rules, head: &Head<'_>) -> Vec<Fingerprinter> {
+        let start = |config: &FingerprintConfig| config.start(head.method, head.uri, head.headers);
+        rules.fingerprints.iter().map(start).collect()
+    }
+}
+
+pub(super) enum Admission {
+    Pass(Passed),
+    Refuse(Rejection),
+    Open(Operation),
+}
+
+/// The gate of semantics §3, in its order.
+pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
+    let policy = &rules.policy;
+    if !is_plain_http(head) {
+        return Admission::Pass(Passed::NotHttp);
+    }
+    if !policy.methods.contains(head.method) {
+        let keyed = policy.header_names.iter().any(|name| head.headers.contains_key(name));
+        return Admission::Pass(Passed::Method { keyed });
+    }
+    let lines = policy.header_names.iter().flat_map(|name| head.headers.get_all(name));
+    let key = match Key::from_lines(lines, policy.key_syntax, policy.key_bytes_max) {
+        Ok(Some(key)) => key,
+        Ok(None) if policy.required => return refuse(policy, Code::MissingKey),
+        Ok(None) => return Admission::Pass(Passed::NoKey),
+        Err(invalid) => return Admission::Refuse(invalid_key(policy, invalid)),
+    };
+    if head.accepts.is_some_and(|accepts| !accepts(&key)) {
+        return Admission::Refuse(invalid_key(policy, InvalidKey::Refused));
+    }
+    let scope = match resolve(policy, head) {
+        Ok(scope) => scope,
+        Err(status) => {
+            let mut rejection = Rejection::new(Code::ScopeUnresolved, policy);
+            rejection.status = status;
+            return Admission::Refuse(rejection);
+        }
+    };
+    let route = match policy.key_space {
+        KeySpace::Scope => None,
+        KeySpace::Route => Some((head.method.as_str(), head.uri.path())),
+    };
+    Admission::Open(Operation::on_route(rules, scope, key, route))
+}
+
+fn refuse(policy: &Policy, code: Code) -> Admission {
+    Admission::Refuse(Rejection::new(code, policy))
+}
+
+fn invalid_key(policy: &Policy, invalid: InvalidKey) -> Rejection {
+    let mut rejection = Rejection::new(Code::InvalidKey, policy);
+    rejection.invalid_key = Some(invalid);
+    rejection
+}
+
+/// Whether this is one request with one response: upgrades, tunnels, preflights and gRPC are not
+/// ours to replay.
+fn is_plain_http(head: &Head<'_>) -> bool {
+    let is_grpc = || {
+        let value = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+        value.is_some_and(|value| value.starts_with(b"application/grpc"))
+    };
+    let is_preflight =
+        *head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    *head.method != Method::CONNECT
+        && !is_preflight
+        && !head.headers.contains_key(UPGRADE)
+        && !is_grpc()
+}
+
+/// Whose key it is, or the status that says it cannot be told.
+fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
+    match &policy.scope {
+        Some(ScopeRule::Shared | ScopeRule::Bind(_)) => Ok(Scope::shared()),
+        Some(ScopeRule::Custom) => head.scope.clone().ok_or(StatusCode::UNAUTHORIZED),
+        Some(ScopeRule::Header(name)) => {
+            let mut lines = head.headers.get_all(name).iter();
+            match (lines.next(), lines.next()) {
+                (Some(line), None) if !line.is_empty() => Ok(Scope::new(line)),
+                (None, _) if *name == http::header::AUTHORIZATION => Err(StatusCode::UNAUTHORIZED),
+                _ => Err(StatusCode::BAD_REQUEST),
+            }
+        }
+        None => Err(StatusCode::BAD_REQUEST),
+    }
+}
+
+fn secrets(policy: &Policy) -> impl Iterator<Item = Option<&Secret>> {
+    let without = policy.secrets.is_empty().then_some(None);
+    policy.secrets.iter().map(Some).chain(without)
+}

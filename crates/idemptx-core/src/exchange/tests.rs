@@ -1,0 +1,5 @@
+//! The machine, row by row and interleaving by interleaving.
+
+mod interleavings;
+mod table;
+mod world;

@@ -1,0 +1,622 @@
+//! Every interleaving of a few requests, a store, and a world that goes wrong.
+//!
+//! Three clients in three processes send the same request.
+//! At each step any of them may go on, its step of the store may be done and answered, done and its
+//! answer lost, done twice, or done much later than anybody waits for it; any may crash; time may
+//! pass beyond every lease.
+//! The faults in one history are limited, the orders in which they meet are not: every reachable
+//! state is visited once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::world::{Cell, begin, fingerprint, id, response, rules};
+use crate::exchange::{Action, Answer, Behind, BodyEnd, Event, Exchange, Handled, Rules};
+use crate::lease::Lease;
+use crate::outcome::Code;
+use crate::policy::{OnOrphan, OnPanic, Policy};
+use crate::record::{Record, State};
+use crate::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement};
+use crate::time::Timestamp;
+
+#[test]
+fn no_interleaving_breaks_an_invariant_when_orphans_are_reexecuted() {
+    let visited = explore(&Scenario::new(rules(|_| {}), 3), Mutant::None).unwrap();
+    assert!(visited > 10_000, "only {visited} states");
+}
+
+#[test]
+fn no_interleaving_breaks_an_invariant_when_duplicates_wait() {
+    let waits = |policy: &mut Policy| policy.wait = policy.lease * 4;
+    explore(&Scenario::new(rules(waits), 2), Mutant::None).unwrap();
+    explore(&Scenario { faults: 1, ..Scenario::new(rules(waits), 3) }, Mutant::None).unwrap();
+}
+
+#[test]
+fn quarantine_never_executes_twice_whatever_crashes() {
+    let quarantine = |policy: &mut Policy| {
+        policy.on_orphan = OnOrphan::Quarantine;
+        policy.on_panic = OnPanic::Quarantine;
+    };
+    let scenario = Scenario { once: true, breaks: 1, ..Scenario::new(rules(quarantine), 3) };
+    explore(&scenario, Mutant::None).unwrap();
+}
+
+#[test]
+fn a_handler_that_fails_frees_the_key_for_the_next() {
+    let scenario = Scenario { breaks: 2, faults: 1, ..Scenario::new(rules(|_| {}), 3) };
+    explore(&scenario, Mutant::None).unwrap();
+}
+
+/// A suite that lets a broken store or driver pass proves nothing.
+#[test]
+fn every_mutant_is_caught() {
+    for mutant in [
+        Mutant::SettleWithoutToken,
+        Mutant::ReleaseWithoutToken,
+        Mutant::SettledCanBeOverwritten,
+        Mutant::LiveLeaseCanBeTakenOver,
+        Mutant::TakeoverComparesOnlyTheToken,
+        Mutant::LateClaimStartsAtOnce,
+        Mutant::LostAnswerCountsAsSuccess,
+        Mutant::FencedOwnerAnswersAllTheSame,
+    ] {
+        let caught = explore(&Scenario::new(rules(|_| {}), 2), mutant);
+        assert!(caught.is_err(), "{mutant:?} was not caught");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mutant {
+    None,
+    SettleWithoutToken,
+    ReleaseWithoutToken,
+    SettledCanBeOverwritten,
+    LiveLeaseCanBeTakenOver,
+    TakeoverComparesOnlyTheToken,
+    LateClaimStartsAtOnce,
+    LostAnswerCountsAsSuccess,
+    FencedOwnerAnswersAllTheSame,
+}
+
+struct Scenario {
+    rules: Arc<Rules>,
+    clients: usize,
+    /// Lost, late or repeated steps in one history.
+    faults: u8,
+    crashes: u8,
+    /// How often time passes beyond a lease.
+    lapses: u8,
+    /// How many handlers break down.
+    breaks: u8,
+    /// Whether the handler must not even begin a second time.
+    once: bool,
+}
+
+impl Scenario {
+    /// Two clients meet more faults than three: the number of states is what limits both.
+    fn new(rules: Arc<Rules>, clients: usize) -> Self {
+        let (faults, lapses) = if clients < 3 { (2, 2) } else { (1, 1) };
+        Self { rules, clients, faults, crashes: 1, lapses, breaks: 0, once: false }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct World {
+    now: u64,
+    cell: Cell,
+    clients: Vec<Client>,
+    /// Steps that are still on their way to the store, whoever waits for them.
+    late: Vec<Step>,
+    /// Steps repeated in the background until confirmed.
+    behind: Vec<Step>,
+    faults: u8,
+    crashes: u8,
+    lapses: u8,
+    breaks: u8,
+    executions: u8,
+    takeovers: u8,
+    releases: u8,
+    trace: Trace,
+}
+
+/// How a state was reached; shared between its successors.
+#[derive(Clone, Default)]
+struct Trace(Option<Rc<(Trace, String)>>);
+
+/// It is no part of the state.
+impl fmt::Debug for Trace {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl Trace {
+    fn lines(&self) -> String {
+        match &self.0 {
+            None => String::new(),
+            Some(step) => format!("{}  {}\n", step.0.lines(), step.1),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Client {
+    Unborn,
+    Asks(Exchange, Step),
+    /// The store has answered; the answer is on its way.
+    Told(Exchange, Step, Event),
+    Waits(Exchange),
+    Runs(Exchange, Lease),
+    Ended(Ended),
+    Crashed,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim(Bid),
+    Renew(Lease),
+    Lookup,
+    Settle(Lease, Settlement),
+    Release(Lease),
+}
+
+/// What a client got.
+#[derive(Clone, Debug)]
+enum Ended {
+    Own { body: String, stored: bool },
+    Replay(String),
+    Refused(Code),
+}
+
+/// Visits every state that can be reached; the trace of the first broken invariant otherwise.
+fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
+    let start = World {
+        now: 0,
+        cell: Cell::default(),
+        clients: vec![Client::Unborn; scenario.clients],
+        late: Vec::new(),
+        behind: Vec::new(),
+        faults: scenario.faults,
+        crashes: scenario.crashes,
+        lapses: scenario.lapses,
+        breaks: scenario.breaks,
+        executions: 0,
+        takeovers: 0,
+        releases: 0,
+        trace: Trace::default(),
+    };
+    let mut visited = BTreeSet::new();
+    let mut open = vec![start];
+    while let Some(world) = open.pop() {
+        let next = world.successors(scenario, mutant)?;
+        if next.is_empty() {
+            world.assert_everybody_ended()?;
+        }
+        for world in next {
+            if visited.insert(world.fingerprint()) {
+                open.push(world);
+            }
+        }
+    }
+    Ok(visited.len())
+}
+
+impl World {
+    /// Names the state, without how it was reached.
+    fn fingerprint(&self) -> [u8; 16] {
+        let digest = blake3::hash(format!("{self:?}").as_bytes());
+        let mut name = [0; 16];
+        name.copy_from_slice(&digest.as_bytes()[..16]);
+        name
+    }
+
+    fn successors(&self, scenario: &Scenario, mutant: Mutant) -> Result<Vec<Self>, String> {
+        let mut next = Vec::new();
+        for n in 0..self.clients.len() {
+            self.client_goes_on(n, scenario, mutant, &mut next)?;
+        }
+        for position in 0..self.late.len() {
+            let mut world = self.then(format!("late {:?}", self.late[position].name()));
+            let step = world.late.remove(position);
+            world.apply(&step, mutant)?;
+            next.push(world);
+        }
+        for position in 0..self.behind.len() {
+            let mut world = self.then(format!("behind {:?}", self.behind[position].name()));
+            let step = world.behind.remove(position);
+            world.apply(&step, mutant)?;
+            next.push(world);
+        }
+        if self.lapses > 0 && self.cell.is_live(self.now) {
+            let mut world = self.then("time passes beyond the lease".into());
+            world.lapses -= 1;
+            world.now += scenario.rules.policy().lease.as_millis() as u64 + 1;
+            next.push(world);
+        }
+        Ok(next)
+    }
+
+    fn client_goes_on(
+        &self,
+        n: usize,
+        scenario: &Scenario,
+        mutant: Mutant,
+        next: &mut Vec<Self>,
+    ) -> Result<(), String> {
+        let is_alive =
+            !matches!(self.clients[n], Client::Unborn | Client::Crashed | Client::Ended(_));
+        if self.crashes > 0 && is_alive {
+            let mut world = self.then(format!("{n} crashes"));
+            world.crashes -= 1;
+            if let Client::Asks(_, step) = &self.clients[n] {
+                world.late.push(step.clone());
+            }
+            world.clients[n] = Client::Crashed;
+            next.push(world);
+        }
+        match &self.clients[n] {
+            Client::Crashed | Client::Ended(_) => {}
+            // Clients differ in nothing but their number: let them arrive in its order.
+            Client::Unborn if n > 0 && matches!(self.clients[n - 1], Client::Unborn) => {}
+            Client::Unborn => {
+                let (mut exchange, _) = begin(&scenario.rules, n as u8 + 1);
+                let prints = vec![fingerprint(&scenario.rules, "a")];
+                let event = Event::Body(BodyEnd::Whole(prints));
+                let action = exchange.step(event, Timestamp::from_millis(self.now));
+                let mut world = self.then(format!("{n} arrives"));
+                world.act(n, exchange, action, scenario)?;
+                next.push(world);
+            }
+            Client::Asks(exchange, step) => self.asks(n, exchange, step, mutant, next)?,
+            Client::Told(exchange, step, event) => {
+                let lost = self.faults > 0;
+                let heard = event.clone();
+                self.hears(n, exchange, heard, step, scenario, mutant, "hears", next)?;
+                if lost {
+                    let mut world = self.then(format!("{n} loses the answer"));
+                    world.faults -= 1;
+                    let event = if mutant == Mutant::LostAnswerCountsAsSuccess {
+                        step.success(event)
+                    } else {
+                        step.unknown()
+                    };
+                    world.hears(n, exchange, event, step, scenario, mutant, "doubts", next)?;
+                }
+            }
+            Client::Waits(exchange) => {
+                if !self.cell.is_live(self.now) {
+                    let event = Event::Woken(None);
+                    self.resumes(n, exchange, event, scenario, "is woken", next)?;
+                }
+                self.resumes(n, exchange, Event::WaitOver, scenario, "gives up waiting", next)?;
+            }
+            Client::Runs(exchange, lease) => {
+                let handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
+                let event = Event::Handled(handled);
+                self.resumes(n, exchange, event, scenario, "finishes", next)?;
+                if self.breaks > 0 {
+                    let mut world = self.clone();
+                    world.breaks -= 1;
+                    let event = Event::Handled(Handled::Broken);
+                    world.resumes(n, exchange, event, scenario, "breaks down", next)?;
+                }
+                let mut world = self.then(format!("{n} beats"));
+                if world.cell.renew(lease, world.now).is_ok() && world.cell.since != self.cell.since
+                {
+                    next.push(world);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A step of the store: done once, done twice, or on its way for longer than anybody waits.
+    fn asks(
+        &self,
+        n: usize,
+        exchange: &Exchange,
+        step: &Step,
+        mutant: Mutant,
+        next: &mut Vec<Self>,
+    ) -> Result<(), String> {
+        let mut world = self.then(format!("{n} {}", step.name()));
+        let event = world.apply(step, mutant)?;
+        world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
+        next.push(world);
+        if self.faults == 0 {
+            return Ok(());
+        }
+        let mut world = self.then(format!("{n} {} twice", step.name()));
+        world.faults -= 1;
+        world.apply(step, mutant)?;
+        let event = world.apply(step, mutant)?;
+        world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
+        next.push(world);
+        let mut world = self.then(format!("{n} {} on a slow road", step.name()));
+        world.faults -= 1;
+        world.late.push(step.clone());
+        world.clients[n] = Client::Told(exchange.clone(), step.clone(), step.unknown());
+        next.push(world);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call tells what is heard, and by whom")]
+    fn hears(
+        &self,
+        n: usize,
+        exchange: &Exchange,
+        event: Event,
+        step: &Step,
+        scenario: &Scenario,
+        mutant: Mutant,
+        verb: &str,
+        next: &mut Vec<Self>,
+    ) -> Result<(), String> {
+        let event = match (mutant, &event) {
+            (Mutant::FencedOwnerAnswersAllTheSame, Event::Settled(Err(ErrorKind::Fenced))) => {
+                Event::Settled(Ok(()))
+            }
+            _ => event,
+        };
+        if mutant == Mutant::LateClaimStartsAtOnce && matches!(step, Step::Claim(_)) {
+            // As if the driver's clock had stood still since the claim was sent.
+            let mut exchange = exchange.clone();
+            let action = exchange.step(event, exchange.sent);
+            let mut world = self.then(format!("{n} {verb}"));
+            world.act(n, exchange, action, scenario)?;
+            next.push(world);
+            return Ok(());
+        }
+        self.resumes(n, exchange, event, scenario, verb, next)
+    }
+
+    fn resumes(
+        &self,
+        n: usize,
+        exchange: &Exchange,
+        event: Event,
+        scenario: &Scenario,
+        verb: &str,
+        next: &mut Vec<Self>,
+    ) -> Result<(), String> {
+        let mut world = self.then(format!("{n} {verb} {}", brief(&event)));
+        let mut exchange = exchange.clone();
+        let action = exchange.step(event, Timestamp::from_millis(self.now));
+        world.act(n, exchange, action, scenario)?;
+        next.push(world);
+        Ok(())
+    }
+
+    /// Takes up what the exchange says to do next.
+    fn act(
+        &mut self,
+        n: usize,
+        exchange: Exchange,
+        action: Action,
+        scenario: &Scenario,
+    ) -> Result<(), String> {
+        let policy = scenario.rules.policy();
+        self.clients[n] = match action {
+            Action::Claim { bid, .. } => Client::Asks(exchange, Step::Claim(bid)),
+            Action::Renew(lease) => Client::Asks(exchange, Step::Renew(lease)),
+            Action::Lookup(_) => Client::Asks(exchange, Step::Lookup),
+            Action::Release(lease) => Client::Asks(exchange, Step::Release(lease)),
+            Action::Wait { .. } => Client::Waits(exchange),
+            Action::Settle { lease, state, .. } => {
+                let payload = response(201, &format!("by {n}")).encode();
+                let done = Settlement::new(state, payload, policy.retain, policy.key_retain);
+                Client::Asks(exchange, Step::Settle(lease, done))
+            }
+            Action::Execute(lease) => {
+                self.executions += 1;
+                self.assert_may_start(n, &lease, scenario)?;
+                Client::Runs(exchange, lease)
+            }
+            Action::Answer { answer, behind } => {
+                if let Some(behind) = behind {
+                    self.behind.push(match behind {
+                        Behind::Release(lease) => Step::Release(lease),
+                        Behind::Settle(lease, state) => {
+                            let payload = response(201, &format!("by {n}")).encode();
+                            let (retain, key_retain) = (policy.retain, policy.key_retain);
+                            let done = Settlement::new(state, payload, retain, key_retain);
+                            Step::Settle(lease, done)
+                        }
+                    });
+                }
+                let ended = match answer {
+                    Answer::Own { stored, .. } => Ended::Own { body: format!("by {n}"), stored },
+                    Answer::Replay(stored) => {
+                        Ended::Replay(String::from_utf8(stored.body.to_vec()).unwrap())
+                    }
+                    Answer::Refuse(rejection) => Ended::Refused(rejection.code),
+                    Answer::Pass(passed) => return Err(format!("{n} passed: {passed:?}")),
+                };
+                self.clients[n] = Client::Ended(ended);
+                return self.assert_one_answer();
+            }
+            other => return Err(format!("{n} cannot do {other:?}")),
+        };
+        Ok(())
+    }
+
+    /// The store does a step.
+    fn apply(&mut self, step: &Step, mutant: Mutant) -> Result<Event, String> {
+        let before = self.cell.clone();
+        let was_live = before.is_live(self.now);
+        let event = self.apply_with(step, mutant);
+        let owner = match step {
+            Step::Claim(_) | Step::Lookup => None,
+            Step::Renew(lease) | Step::Settle(lease, _) | Step::Release(lease) => Some(lease.token),
+        };
+        let after = &self.cell.record;
+        if let (Some(token), Some(record)) = (owner, &before.record) {
+            if record.token != token && !same(Some(record), after.as_ref()) {
+                return Err(self.report("a stale owner changed the record"));
+            }
+        }
+        if let Some(record) = &before.record {
+            if record.state != State::Running && !same(Some(record), after.as_ref()) {
+                return Err(self.report("a settled record changed"));
+            }
+            if let Some(after) = after {
+                if record.token != after.token {
+                    self.takeovers += 1;
+                    if was_live {
+                        return Err(self.report("a live lease was taken over"));
+                    }
+                }
+            } else {
+                self.releases += 1;
+            }
+        }
+        Ok(event)
+    }
+
+    fn apply_with(&mut self, step: &Step, mutant: Mutant) -> Event {
+        let now = self.now;
+        let current = self.cell.record.as_ref().map(Record::lease);
+        match (step, mutant, current) {
+            (Step::Claim(bid), Mutant::LiveLeaseCanBeTakenOver, Some(lease))
+                if bid.token != lease.token =>
+            {
+                let bid = bid.clone().over(Over::Orphan(lease.token));
+                Event::Claimed(self.cell.claim(&id(), &bid, u64::MAX / 2))
+            }
+            // What the state in `Over` is for: found by this very exploration.
+            (Step::Claim(bid), Mutant::TakeoverComparesOnlyTheToken, Some(lease))
+                if bid.over == Some(Over::Orphan(lease.token)) =>
+            {
+                let settled =
+                    self.cell.record.as_ref().is_some_and(|it| it.state != State::Running);
+                let over = if settled { Over::Settled } else { Over::Orphan };
+                Event::Claimed(self.cell.claim(&id(), &bid.clone().over(over(lease.token)), now))
+            }
+            (Step::Claim(bid), ..) => Event::Claimed(self.cell.claim(&id(), bid, now)),
+            (Step::Renew(lease), ..) => Event::Renewed(self.cell.renew(lease, now)),
+            (Step::Lookup, ..) => Event::Looked(self.cell.lookup(now)),
+            (Step::Settle(_, done), Mutant::SettleWithoutToken, Some(current)) => {
+                Event::Settled(self.cell.settle(&current, done))
+            }
+            (Step::Settle(lease, done), Mutant::SettledCanBeOverwritten, Some(_)) => {
+                self.cell.record = Some(Record::settled(lease, done));
+                Event::Settled(Ok(()))
+            }
+            (Step::Settle(lease, done), ..) => Event::Settled(self.cell.settle(lease, done)),
+            (Step::Release(_), Mutant::ReleaseWithoutToken, Some(current)) => {
+                Event::Released(self.cell.release(&current))
+            }
+            (Step::Release(lease), ..) => Event::Released(self.cell.release(lease)),
+        }
+    }
+
+    /// At most one execution per live lease, and none on a lease that may have lapsed.
+    fn assert_may_start(&self, n: usize, lease: &Lease, scenario: &Scenario) -> Result<(), String> {
+        let holds = self.cell.record.as_ref().is_some_and(|it| it.token == lease.token);
+        if !holds || !self.cell.is_live(self.now) {
+            return Err(self.report(&format!("{n} started without a live lease")));
+        }
+        if self.executions > 1 + self.takeovers + self.releases {
+            return Err(self.report("more executions than takeovers and releases explain"));
+        }
+        if scenario.once && self.executions > 1 {
+            return Err(self.report("executed twice"));
+        }
+        Ok(())
+    }
+
+    /// Nobody is told another success than anybody else, save one that says it is not stored.
+    fn assert_one_answer(&self) -> Result<(), String> {
+        let mut bodies = self.clients.iter().filter_map(|client| match client {
+            Client::Ended(Ended::Own { body, stored: true } | Ended::Replay(body)) => Some(body),
+            _ => None,
+        });
+        let Some(first) = bodies.next() else { return Ok(()) };
+        if bodies.any(|body| body != first) {
+            return Err(self.report("two different answers"));
+        }
+        match self.cell.lookup(self.now) {
+            Ok(Some(Seen::Settled(record))) if record.payload == response(201, first).encode() => {
+                Ok(())
+            }
+            _ => Err(self.report("an answer that is not what the store holds")),
+        }
+    }
+
+    fn assert_everybody_ended(&self) -> Result<(), String> {
+        let ended = |client: &Client| matches!(client, Client::Ended(_) | Client::Crashed);
+        if self.clients.iter().all(ended) { Ok(()) } else { Err(self.report("somebody is stuck")) }
+    }
+
+    fn then(&self, what: String) -> Self {
+        let mut world = self.clone();
+        world.trace = Trace(Some(Rc::new((self.trace.clone(), what))));
+        world
+    }
+
+    fn report(&self, what: &str) -> String {
+        let record = self.cell.record.as_ref().map(|it| (it.state, it.token, it.attempt));
+        format!("{what}:\n{}record: {record:?}", self.trace.lines())
+    }
+}
+
+impl Step {
+    fn name(&self) -> String {
+        match self {
+            Self::Claim(bid) if bid.over.is_some() => "claims over".into(),
+            Self::Claim(_) => "claims".into(),
+            Self::Renew(_) => "renews".into(),
+            Self::Lookup => "looks".into(),
+            Self::Settle(_, done) => format!("settles as {:?}", done.state),
+            Self::Release(_) => "releases".into(),
+        }
+    }
+
+    /// What a driver says of a step whose verdict never came.
+    fn unknown(&self) -> Event {
+        match self {
+            Self::Claim(_) => Event::Claimed(Err(ErrorKind::Unavailable)),
+            Self::Renew(_) => Event::Renewed(Err(ErrorKind::Unavailable)),
+            Self::Lookup => Event::Looked(Err(ErrorKind::Unavailable)),
+            Self::Settle(..) => Event::Settled(Err(ErrorKind::Unavailable)),
+            Self::Release(_) => Event::Released(Err(ErrorKind::Unavailable)),
+        }
+    }
+
+    /// What a careless driver would say of it.
+    fn success(&self, event: &Event) -> Event {
+        match self {
+            Self::Claim(bid) => {
+                let lease = Lease::granted(id(), bid, 1, 1);
+                Event::Claimed(Ok(Claim::Granted(lease)))
+            }
+            Self::Renew(_) => Event::Renewed(Ok(())),
+            Self::Lookup => event.clone(),
+            Self::Settle(..) => Event::Settled(Ok(())),
+            Self::Release(_) => Event::Released(Ok(())),
+        }
+    }
+}
+
+/// An event in a word or two, for traces.
+fn brief(event: &Event) -> String {
+    match event {
+        Event::Claimed(Ok(Claim::Granted(lease))) => format!("granted, attempt {}", lease.attempt),
+        Event::Claimed(Ok(Claim::Held(holder))) if holder.is_orphan() => "an orphan".into(),
+        Event::Claimed(Ok(Claim::Held(_))) => "held".into(),
+        Event::Claimed(Ok(Claim::Settled(record))) => format!("{:?}", record.state),
+        Event::Looked(Ok(Some(Seen::Settled(record)))) => format!("{:?}", record.state),
+        Event::Looked(Ok(Some(Seen::Held(_)))) => "held".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The same record, renewals aside.
+fn same(before: Option<&Record>, after: Option<&Record>) -> bool {
+    before == after
+}

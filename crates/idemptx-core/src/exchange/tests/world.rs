@@ -1,0 +1,167 @@
+//! A store in a few lines, with the exact contract of [`Store`](crate::store::Store), and the
+//! requests that meet in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+
+use crate::exchange::{Exchange, Head, Rules};
+use crate::fingerprint::Fingerprint;
+use crate::key::{Key, RecordId, Scope};
+use crate::lease::{Lease, Token};
+use crate::policy::{Policy, ScopeRule};
+use crate::record::{Record, State};
+use crate::response::{ReplayRules, StoredResponse};
+use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement};
+
+/// One record, by the store's clock.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cell {
+    pub(super) record: Option<Record>,
+    /// When the lease began, in milliseconds.
+    pub(super) since: u64,
+    /// Undecodable content.
+    pub(super) corrupt: bool,
+}
+
+impl Cell {
+    pub(super) fn claim(&mut self, id: &RecordId, bid: &Bid, now: u64) -> Result<Claim, ErrorKind> {
+        if self.corrupt {
+            return Err(ErrorKind::Corrupt);
+        }
+        let (fence, attempt) = match &self.record {
+            None => (1, 1),
+            Some(record) if record.token == bid.token && record.state == State::Running => {
+                self.since = now;
+                return Ok(Claim::Granted(record.lease()));
+            }
+            Some(record) if self.is_over(bid.over, record, now) => {
+                (record.fence + 1, record.attempt + 1)
+            }
+            Some(_) => {
+                return Ok(match self.seen(now) {
+                    Some(Seen::Held(holder)) => Claim::Held(holder),
+                    Some(Seen::Settled(record)) => Claim::Settled(record),
+                    None => unreachable!("there is a record"),
+                });
+            }
+        };
+        let lease = Lease::granted(*id, bid, fence, attempt);
+        self.record = Some(Record::running(&lease));
+        self.since = now;
+        Ok(Claim::Granted(lease))
+    }
+
+    pub(super) fn settle(&mut self, lease: &Lease, done: &Settlement) -> Result<(), ErrorKind> {
+        match &self.record {
+            _ if self.corrupt => Err(ErrorKind::Corrupt),
+            Some(record) if record.token == lease.token => {
+                if record.state == State::Running {
+                    self.record = Some(Record::settled(lease, done));
+                }
+                Ok(())
+            }
+            _ => Err(ErrorKind::Fenced),
+        }
+    }
+
+    pub(super) fn release(&mut self, lease: &Lease) -> Result<(), ErrorKind> {
+        match &self.record {
+            None => Ok(()),
+            Some(it) if it.token == lease.token && it.state == State::Running => {
+                self.record = None;
+                Ok(())
+            }
+            Some(_) => Err(ErrorKind::Fenced),
+        }
+    }
+
+    pub(super) fn renew(&mut self, lease: &Lease, now: u64) -> Result<(), ErrorKind> {
+        match &self.record {
+            Some(it) if it.token == lease.token && it.state == State::Running => {
+                self.since = now;
+                Ok(())
+            }
+            _ => Err(ErrorKind::Fenced),
+        }
+    }
+
+    pub(super) fn lookup(&self, now: u64) -> Result<Option<Seen>, ErrorKind> {
+        if self.corrupt { Err(ErrorKind::Corrupt) } else { Ok(self.seen(now)) }
+    }
+
+    pub(super) fn is_live(&self, now: u64) -> bool {
+        self.record.as_ref().is_some_and(|record| {
+            record.state == State::Running && !self.remaining(record, now).is_zero()
+        })
+    }
+
+    fn is_over(&self, over: Option<Over>, record: &Record, now: u64) -> bool {
+        match over {
+            None => false,
+            Some(Over::Settled(token)) => token == record.token && record.state != State::Running,
+            Some(Over::Orphan(token)) => {
+                token == record.token && record.state == State::Running && !self.is_live(now)
+            }
+        }
+    }
+
+    fn seen(&self, now: u64) -> Option<Seen> {
+        let record = self.record.as_ref()?;
+        Some(match record.state {
+            State::Running => Seen::Held(Holder::new(record, self.remaining(record, now))),
+            _ => Seen::Settled(record.clone()),
+        })
+    }
+
+    fn remaining(&self, record: &Record, now: u64) -> Duration {
+        record.term.saturating_sub(Duration::from_millis(now.saturating_sub(self.since)))
+    }
+}
+
+pub(super) fn rules(change: impl FnOnce(&mut Policy)) -> Arc<Rules> {
+    let mut policy = Policy::draft();
+    policy.scope = Some(ScopeRule::Shared);
+    change(&mut policy);
+    Arc::new(Rules::new(policy))
+}
+
+pub(super) fn token(n: u8) -> Token {
+    Token::from_bytes([n; Token::BYTES])
+}
+
+pub(super) fn key() -> Key {
+    Key::new("8e03978e", 255).unwrap()
+}
+
+pub(super) fn id() -> RecordId {
+    RecordId::new(&Scope::shared(), &key(), None, None)
+}
+
+/// A keyed POST with one of two bodies.
+pub(super) fn fingerprint(rules: &Rules, body: &str) -> Fingerprint {
+    let (method, uri, headers) = head_parts();
+    let head = Head::new(&method, &uri, &headers);
+    let mut print = crate::exchange::Operation::fingerprinters(rules, &head).remove(0);
+    print.update(body.as_bytes());
+    print.finish()
+}
+
+pub(super) fn begin(rules: &Arc<Rules>, n: u8) -> (Exchange, crate::exchange::Action) {
+    let (method, uri, headers) = head_parts();
+    Exchange::begin(rules, &Head::new(&method, &uri, &headers), || token(n))
+}
+
+pub(super) fn head_parts() -> (Method, Uri, HeaderMap) {
+    let mut headers = HeaderMap::new();
+    headers.insert("idempotency-key", HeaderValue::from_static("8e03978e"));
+    (Method::POST, Uri::from_static("/orders"), headers)
+}
+
+pub(super) fn response(status: u16, body: &str) -> StoredResponse {
+    let status = StatusCode::from_u16(status).unwrap();
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    StoredResponse::capture(status, &HeaderMap::new(), body, None, &ReplayRules::default())
+}

@@ -1,0 +1,160 @@
+//! `multipart/form-data` (RFC 7578) as far as a fingerprint needs it.
+//!
+//! A retry is often encoded anew, with another boundary: all that counts is the parts.
+//! Whatever is unusual counts as malformed, so that no two bodies are taken for one which a
+//! handler's parser tells apart.
+
+use crate::key::length_prefixed;
+
+/// What counts of a part; quoted parameters without their quotes, otherwise as written.
+#[derive(Default)]
+pub(super) struct Part<'a> {
+    name: Option<&'a [u8]>,
+    file_name: Option<&'a [u8]>,
+    extended_file_name: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
+    content: &'a [u8],
+}
+
+impl Part<'_> {
+    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
+        for text in [self.name, self.file_name, self.extended_file_name, self.content_type] {
+            hasher.update(&[u8::from(text.is_some())]);
+            length_prefixed(hasher, text.unwrap_or_default());
+        }
+        length_prefixed(hasher, self.content);
+    }
+}
+
+/// Whether a media type is this one.
+pub(super) fn is_type(essence: &[u8]) -> bool {
+    essence.eq_ignore_ascii_case(b"multipart/form-data")
+}
+
+/// The boundary that a `Content-Type` names.
+pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
+    let boundary = Parameters::parse(content_type)?.find("boundary")?;
+    (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()).then_some(boundary)
+}
+
+/// The parts of a whole body.
+///
+/// `None` if it is malformed, has text around its parts, or more than [`PARTS_MAX`] of them.
+pub(super) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<Part<'a>>> {
+    let delimiter = [b"\r\n--", boundary].concat();
+    let mut parts = Vec::new();
+    let mut rest = body.strip_prefix(delimiter.get(LINE_END.len()..)?)?;
+    loop {
+        if let Some(epilogue) = rest.strip_prefix(b"--") {
+            return (epilogue.is_empty() || epilogue == LINE_END).then_some(parts);
+        }
+        if parts.len() == PARTS_MAX {
+            return None;
+        }
+        let (part, after) = split_once(rest.strip_prefix(LINE_END)?, &delimiter)?;
+        parts.push(read_part(part)?);
+        rest = after;
+    }
+}
+
+fn read_part(part: &[u8]) -> Option<Part<'_>> {
+    let (mut lines, content) = split_once(part, b"\r\n\r\n")?;
+    let mut read = Part { content, ..Part::default() };
+    let mut disposed = false;
+    while !lines.is_empty() {
+        let (line, after) = split_once(lines, LINE_END).unwrap_or((lines, b""));
+        let (name, value) = split_once(line, b":")?;
+        if name.eq_ignore_ascii_case(b"content-disposition") {
+            let parameters = Parameters::parse(value)?;
+            read.name = parameters.find("name");
+            read.file_name = parameters.find("filename");
+            read.extended_file_name = parameters.find("filename*");
+            if std::mem::replace(&mut disposed, true) {
+                return None;
+            }
+        } else if name.eq_ignore_ascii_case(b"content-type") {
+            if read.content_type.replace(value.trim_ascii()).is_some() {
+                return None;
+            }
+        } else if !is_token(name) {
+            return None;
+        }
+        lines = after;
+    }
+    disposed.then_some(read)
+}
+
+/// What stands behind a header's value, each name at most once.
+struct Parameters<'a>(Vec<(&'a [u8], &'a [u8])>);
+
+impl<'a> Parameters<'a> {
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let mut parameters = Self(Vec::new());
+        let start = value.iter().position(|byte| *byte == b';').unwrap_or(value.len());
+        let mut rest = value.get(start..)?;
+        while let Some(after) = rest.strip_prefix(b";") {
+            let after = after.trim_ascii_start();
+            if after.is_empty() {
+                return Some(parameters);
+            }
+            let (name, after) = split_once(after, b"=")?;
+            let (text, after) = match after.strip_prefix(b"\"") {
+                Some(quoted) => split_quoted(quoted)?,
+                None => {
+                    let end = after.iter().position(|byte| *byte == b';').unwrap_or(after.len());
+                    let (text, after) = after.split_at_checked(end)?;
+                    if text.contains(&b'"') {
+                        return None;
+                    }
+                    (text.trim_ascii_end(), after)
+                }
+            };
+            let known = parameters.position(name).is_some();
+            if known || !is_token(name) || parameters.0.len() == PARAMETERS_MAX {
+                return None;
+            }
+            parameters.0.push((name, text));
+            rest = after.trim_ascii_start();
+        }
+        rest.is_empty().then_some(parameters)
+    }
+
+    fn find(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.get(self.position(name.as_bytes())?).map(|(_, text)| *text)
+    }
+
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        self.0.iter().position(|(known, _)| known.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Whether a text can be a name (RFC 9110 §5.6.2).
+fn is_token(text: &[u8]) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(part)
+}
+
+/// The inside of a quoted string, escapes as written, and what stands behind it.
+fn split_quoted(quoted: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut escaped = false;
+    let end = quoted.iter().position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    })?;
+    Some((quoted.get(..end)?, quoted.get(end + 1..)?))
+}
+
+fn split_once<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = text.windows(separator.len()).position(|window| window == separator)?;
+    Some((text.get(..at)?, text.get(at + separator.len()..)?))
+}
+
+const LINE_END: &[u8] = b"\r\n";
+/// RFC 2046 §5.1.1.
+const BOUNDARY_BYTES_MAX: usize = 70;
+const PARTS_MAX: usize = 1_024;
+const PARAMETERS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests;

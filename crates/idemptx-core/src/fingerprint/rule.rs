@@ -1,0 +1,167 @@
+//! What a policy says about the sameness of requests.
+
+use http::{HeaderMap, HeaderName};
+
+use super::json::Pointer;
+use super::{form, hash_count, hash_fields, hash_headers, sorted};
+use crate::key::length_prefixed;
+
+/// What makes two requests the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FingerprintRule {
+    /// What counts of the body.
+    pub body: BodyRule,
+    /// What counts of the query.
+    pub query: QueryRule,
+    /// Which headers count.
+    pub headers: HeaderRule,
+}
+
+impl Default for FingerprintRule {
+    /// The bytes of body and query, and no header.
+    fn default() -> Self {
+        Self { body: BodyRule::Raw, query: QueryRule::Raw, headers: HeaderRule::Only(Vec::new()) }
+    }
+}
+
+/// What counts of a request's body.
+///
+/// All but [`Raw`](Self::Raw) and [`None`](Self::None) look at bodies of their own `Content-Type`
+/// only; any other body, and one that is malformed, counts by its bytes.
+/// They hold the body in memory until it is complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyRule {
+    /// Its bytes.
+    Raw,
+    /// The JSON value: white space, key order and string escapes do not count, the text of numbers
+    /// does.
+    /// What is not JSON, has duplicate names, or nests too deep, counts by its bytes.
+    Json,
+    /// The decoded fields of an `application/x-www-form-urlencoded` body, in order.
+    Form,
+    /// The parts of a `multipart/form-data` body, in order, whatever the boundary: name, file name,
+    /// type and content of each.
+    Multipart,
+    /// The values at these JSON pointers (RFC 6901), absent ones included.
+    ///
+    /// A malformed pointer names the whole document: rather too strict than too loose.
+    Fields(Vec<String>),
+    /// Nothing.
+    None,
+}
+
+impl BodyRule {
+    /// The first of its JSON pointers that is none, for the check of a policy.
+    #[must_use]
+    pub fn malformed_pointer(&self) -> Option<&str> {
+        let Self::Fields(pointers) = self else { return None };
+        pointers.iter().map(String::as_str).find(|text| Pointer::parse(text).is_none())
+    }
+}
+
+/// What counts of a request's query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueryRule {
+    /// Its bytes.
+    Raw,
+    /// Its decoded fields in any order; repeats of a name keep theirs.
+    Sorted,
+    /// These decoded fields only, in any order; repeats of a name keep theirs.
+    Only(Vec<String>),
+    /// Nothing.
+    None,
+}
+
+/// Which of a request's headers count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeaderRule {
+    /// These.
+    Only(Vec<HeaderName>),
+    /// All of them, as the original package did.
+    All,
+}
+
+impl FingerprintRule {
+    /// The same rule with its sets in one order.
+    pub(super) fn normalised(&self) -> Self {
+        Self {
+            body: self.body.clone(),
+            query: match &self.query {
+                QueryRule::Only(names) => QueryRule::Only(sorted(names, String::as_str)),
+                query => query.clone(),
+            },
+            headers: match &self.headers {
+                HeaderRule::Only(names) => HeaderRule::Only(sorted(names, HeaderName::as_str)),
+                HeaderRule::All => HeaderRule::All,
+            },
+        }
+    }
+
+    /// Hashes the rule itself.
+    pub(super) fn describe(&self, hasher: &mut blake3::Hasher) {
+        match &self.body {
+            BodyRule::Raw => hash_tagged(hasher, b'r', &[]),
+            BodyRule::Json => hash_tagged(hasher, b'j', &[]),
+            BodyRule::Form => hash_tagged(hasher, b'f', &[]),
+            BodyRule::Multipart => hash_tagged(hasher, b'm', &[]),
+            BodyRule::Fields(pointers) => hash_tagged(hasher, b'p', pointers),
+            BodyRule::None => hash_tagged(hasher, b'n', &[]),
+        }
+        match &self.query {
+            QueryRule::Raw => hash_tagged(hasher, b'r', &[]),
+            QueryRule::Sorted => hash_tagged(hasher, b's', &[]),
+            QueryRule::Only(names) => hash_tagged(hasher, b'o', names),
+            QueryRule::None => hash_tagged(hasher, b'n', &[]),
+        }
+        match &self.headers {
+            HeaderRule::Only(names) => {
+                let names: Vec<_> = names.iter().map(|name| name.as_str().to_owned()).collect();
+                hash_tagged(hasher, b'o', &names);
+            }
+            HeaderRule::All => hash_tagged(hasher, b'a', &[]),
+        }
+    }
+}
+
+impl QueryRule {
+    pub(super) fn hash(&self, query: Option<&str>, hasher: &mut blake3::Hasher) {
+        let fields = form::fields(query.unwrap_or_default().as_bytes());
+        let mut fields: Vec<_> = match self {
+            Self::None => return,
+            Self::Raw => {
+                hasher.update(&[u8::from(query.is_some())]);
+                return length_prefixed(hasher, query.unwrap_or_default().as_bytes());
+            }
+            Self::Sorted => fields.collect(),
+            Self::Only(names) => fields
+                .filter(|field| names.iter().any(|wanted| wanted.as_bytes() == &*field.name))
+                .collect(),
+        };
+        // A stable sort: which of several values of one name comes first may mean something.
+        fields.sort_by(|one, other| one.name.cmp(&other.name));
+        hash_fields(hasher, &fields);
+    }
+}
+
+impl HeaderRule {
+    pub(super) fn hash(&self, headers: &HeaderMap, hasher: &mut blake3::Hasher) {
+        match self {
+            Self::Only(names) => hash_headers(hasher, names.iter(), headers),
+            Self::All => {
+                let mut names: Vec<_> = headers.keys().collect();
+                names.sort_unstable_by_key(|name| name.as_str());
+                hash_headers(hasher, names.into_iter(), headers);
+            }
+        }
+    }
+}
+
+fn hash_tagged(hasher: &mut blake3::Hasher, tag: u8, texts: &[String]) {
+    hasher.update(&[tag]);
+    hash_count(hasher, texts.len());
+    texts.iter().for_each(|text| length_prefixed(hasher, text.as_bytes()));
+}

@@ -1,0 +1,156 @@
+use super::*;
+
+/// Checks which of two bodies of one type are the same to a rule.
+fn check(rule: BodyRule, content_type: &str, same: &[(&str, &str)], different: &[(&str, &str)]) {
+    let config = with_body(rule);
+    let print = |body: &str| Request::post(content_type, body).fingerprint(&config).digest;
+    for (one, other) in same {
+        assert_eq!(print(one), print(other), "{one} and {other}");
+    }
+    for (one, other) in different {
+        assert_ne!(print(one), print(other), "{one} and {other}");
+    }
+}
+
+#[test]
+fn json_counts_by_its_value() {
+    let same = [
+        (r#"{"a":1,"b":[true,null]}"#, " { \"b\" : [ true ,\n null ],\t\"a\" : 1 }\r\n"),
+        (r#"{"a":{"c":1,"d":2}}"#, r#"{"a":{"d":2,"c":1}}"#),
+        (r#""\u0041\/\n\ud83d\ude00""#, "\"A/\\u000A\u{1F600}\""),
+        (r#"{"\u0061":1}"#, r#"{"a":1}"#),
+        (r#""\"\\\b\f\r\t""#, r#""\u0022\u005c\u0008\u000C\u000d\u0009""#),
+    ];
+    let different = [
+        ("9007199254740992", "9007199254740993"),
+        ("1.0", "1.00"),
+        ("1", "1.0"),
+        ("1e2", "100"),
+        ("0", "-0"),
+        ("1", r#""1""#),
+        ("null", r#""null""#),
+        ("[1,2]", "[2,1]"),
+        ("[1,[2]]", "[[1],2]"),
+        ("[]", "{}"),
+        ("[]", "[[]]"),
+        (r#"["ab","c"]"#, r#"["a","bc"]"#),
+        (r#"{"a":"bc"}"#, r#"{"ab":"c"}"#),
+        (r#"{"a":1}"#, r#"{"a":1,"b":null}"#),
+        // Not understood, so by their bytes.
+        (r#"{"a":1,"a":1}"#, r#"{"a":1, "a":1}"#),
+        (r#"{"a":1,"\u0061":1}"#, r#"{"a":1, "\u0061":1}"#),
+        (r#"{"a":1,"a":1}"#, r#"{"a":1}"#),
+        (r#""\ud83d""#, r#" "\ud83d""#),
+        ("[1,]", "[1, ]"),
+    ];
+    for content_type in ["application/json", "application/problem+JSON; charset=utf-8", "TEXT/JSON"]
+    {
+        check(BodyRule::Json, content_type, &same, &different);
+    }
+    let reordered = [(same[0].0, same[0].1)];
+    for content_type in ["text/plain", "application/jsonl", "json", ""] {
+        check(BodyRule::Json, content_type, &[], &reordered);
+    }
+    check(BodyRule::Raw, "application/json", &[], &reordered);
+}
+
+#[test]
+fn a_body_is_never_taken_for_the_canonical_form_of_another() {
+    // An invalid document that spells what the valid one is hashed as.
+    let spelled = [&[BODY_JSON, b'a'][..], &1_u64.to_be_bytes(), b"1"].concat();
+    let config = with_body(BodyRule::Json);
+    let valid = Request::post("application/json", "1").fingerprint(&config);
+    for forged in [&spelled[..], &spelled[1..]] {
+        let forged = Request::post("application/json", forged).fingerprint(&config);
+        assert_ne!(valid.digest, forged.digest);
+    }
+}
+
+#[test]
+fn fields_count_where_the_pointers_point() {
+    let rule = || fields(&["/amount", "/items/1/id", "/a~1b", "/m~0n"]);
+    let same = [
+        (r#"{"amount":1,"note":"x"}"#, r#"{ "note":"y", "amount": 1 }"#),
+        (r#"{"items":[0,{"id":1}]}"#, r#"{"items":[9,{"id":1,"x":2},3]}"#),
+        (r#"{"x":1}"#, r#"{"y":2}"#),
+    ];
+    let different = [
+        (r#"{"amount":1}"#, r#"{"amount":2}"#),
+        (r#"{"amount":1}"#, r#"{"amount":1.0}"#),
+        (r#"{"amount":null}"#, r#"{}"#),
+        (r#"{"items":[0,{"id":1}]}"#, r#"{"items":[{"id":1},0]}"#),
+        (r#"{"a/b":1}"#, r#"{"a/b":2}"#),
+        (r#"{"m~n":1}"#, r#"{"m~n":2}"#),
+        (r#"{"amount":1,"x":}"#, r#"{"amount":1,"y":}"#),
+    ];
+    check(rule(), "application/json", &same, &different);
+    check(rule(), "text/plain", &[], &same);
+    check(fields(&[""]), "application/json", &[("[1, 2]", "[1,2]")], &[("[1]", "[2]")]);
+    check(fields(&["/01", "/+1", "/-"]), "application/json", &[("[1,2]", "[1,3]")], &[]);
+    check(fields(&["/0"]), "application/json", &[("[1,2]", "[1,3]")], &[("[1]", "[2]")]);
+}
+
+#[test]
+fn a_malformed_pointer_is_reported_and_never_ignores_the_body() {
+    for bad in ["amount", "/a~", "/a~2", "a/b", "#/a", "/~0~/x"] {
+        assert_eq!(fields(&["/ok", bad]).malformed_pointer(), Some(bad));
+        check(fields(&[bad]), "application/json", &[], &[(r#"{"a":1}"#, r#"{"a":2}"#)]);
+    }
+    assert_eq!(fields(&["", "/", "/a//b", "/~01~10"]).malformed_pointer(), None);
+    assert_eq!(BodyRule::Raw.malformed_pointer(), None);
+}
+
+#[test]
+fn forms_count_by_their_fields() {
+    let same = [("a=1&b=x+y", "%61=1&&b=x%20y&"), ("a", "a="), ("a=%C3%A4", "a=ä")];
+    let different = [("a=1&b=2", "b=2&a=1"), ("a=1", "a=1&a=1"), ("a=bc", "ab=c"), ("", "=")];
+    check(BodyRule::Form, "application/x-www-form-urlencoded; charset=utf-8", &same, &different);
+    check(BodyRule::Form, "text/plain", &[], &same);
+}
+
+#[test]
+fn multipart_bodies_count_by_their_parts() {
+    let print = |boundary: &str, body: &str| {
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        let body = body.replace('|', "\r\n");
+        Request::post(&content_type, body).fingerprint(&with_body(BodyRule::Multipart)).digest
+    };
+    let disposition = "Content-Disposition: form-data; name";
+    let one = format!("--X|{disposition}=\"a\"||1|--X|{disposition}=\"b\"||2|--X--|");
+    let base = print("X", &one);
+    let same = [
+        ("YZ", one.replace("--X", "--YZ")),
+        ("\"Y Z\"", one.replace("--X", "--Y Z")),
+        ("X", one.replace("X--|", "X--")),
+        ("X", one.replace("\"a\"", "a")),
+        ("X", one.replace("Content-D", "content-d")),
+        ("X", one.replace("--X|", "--X|X-Other: 1|")),
+    ];
+    for (boundary, body) in same {
+        assert_eq!(print(boundary, &body), base, "{boundary} {body}");
+    }
+    let different = [
+        one.replace("||1", "||2"),
+        one.replace("\"a\"", "\"c\""),
+        one.replace("\"a\"", "\"a\"; filename=x"),
+        one.replace("\"a\"", "\"a\"; filename*=x"),
+        one.replace("\"a\"", "\"a\"|Content-Type: text/plain"),
+        one.replace("||1|", "||1||"),
+        format!("--X|{disposition}=b||2|--X|{disposition}=a||1|--X--|"),
+        format!("--X|{disposition}=a||1|--X--|"),
+    ];
+    let mut prints: std::collections::BTreeSet<_> =
+        different.iter().map(|body| print("X", body)).collect();
+    prints.insert(base);
+    assert_eq!(prints.len(), different.len() + 1);
+}
+
+#[test]
+fn an_ignored_body_leaves_the_rest() {
+    let config = with_body(BodyRule::None);
+    let print = |uri: &str, body: &str| {
+        Request { uri: uri.into(), ..Request::post("text/plain", body) }.fingerprint(&config)
+    };
+    assert_eq!(print("/a", "x"), print("/a", "y"));
+    assert_ne!(print("/a", "x"), print("/b", "x"));
+}

@@ -1,0 +1,98 @@
+//! What an exchange adds to its response.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+use crate::exchange::{Operation, Rules};
+use crate::fingerprint::Fingerprint;
+use crate::outcome::{Code, Outcome, Passed};
+use crate::policy::{Expose, Profile};
+
+/// Adds the fields that tell a client how its request ended.
+///
+/// `Idempotent-Replayed: true` on a replay and `Idempotency-Stored: false` on the answer of an
+/// execution that a retry will not get; the rest as the policy's `expose` says.
+pub fn mark(
+    headers: &mut HeaderMap,
+    rules: &Rules,
+    outcome: &Outcome,
+    operation: Option<&Operation>,
+    fingerprint: Option<&Fingerprint>,
+) {
+    let policy = rules.policy();
+    // Between the handler and us alone.
+    headers.remove(IDEMPOTENCY_OUTCOME);
+    match outcome {
+        Outcome::Replayed => set(headers, IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")),
+        Outcome::Executed { stored: false, .. } | Outcome::Passed(Passed::Unprotected) => {
+            set(headers, IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
+        }
+        _ => {}
+    }
+    let shadowed = match outcome {
+        Outcome::Passed(passed @ (Passed::WouldReplay | Passed::WouldRefuse(_))) => Some(passed),
+        _ => None,
+    };
+    if policy.expose.contains(&Expose::Status) || shadowed.is_some() {
+        if let Some(word) = word(outcome, policy.profile) {
+            set(headers, policy.status_header.clone(), word);
+        }
+    }
+    if !matches!(outcome, Outcome::Executed { .. } | Outcome::Replayed) {
+        return;
+    }
+    if policy.expose.contains(&Expose::Key)
+        && let Some(key) = operation.map(Operation::key)
+        && let Ok(value) = HeaderValue::from_str(key.as_str())
+        && let Some(name) = policy.header_names.first()
+    {
+        set(headers, name.clone(), value);
+    }
+    if policy.expose.contains(&Expose::Signature)
+        && let Some(Ok(value)) = fingerprint.map(|it| HeaderValue::from_str(&it.signature()))
+    {
+        set(headers, IDEMPOTENCY_SIGNATURE, value);
+    }
+    if policy.expose.contains(&Expose::Expiry)
+        && matches!(outcome, Outcome::Executed { stored: true, .. })
+    {
+        let seconds = HeaderValue::from(policy.retain.as_secs());
+        set(headers, IDEMPOTENCY_RETAINED, seconds);
+    }
+}
+
+fn word(outcome: &Outcome, profile: Profile) -> Option<HeaderValue> {
+    let original = profile == Profile::Idemptx;
+    let word = match outcome {
+        Outcome::Executed { .. } if original => "new",
+        Outcome::Executed { stored: true, .. } => "created",
+        Outcome::Executed { stored: false, .. } => "not-stored",
+        Outcome::Replayed if original => "hit",
+        Outcome::Replayed => "replayed",
+        Outcome::Refused(Code::InProgress) => "in-progress",
+        Outcome::Refused(Code::KeyReused) => "mismatch",
+        Outcome::Passed(Passed::Method { keyed: true } | Passed::LargeBody) => "ignored",
+        Outcome::Passed(Passed::Unprotected) => "unprotected",
+        Outcome::Passed(Passed::WouldReplay) => "would-replay",
+        Outcome::Passed(Passed::WouldRefuse(code)) => {
+            return HeaderValue::from_str(&format!("would-refuse-{code}")).ok();
+        }
+        _ => return None,
+    };
+    Some(HeaderValue::from_static(word))
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    headers.insert(name, value);
+}
+
+/// On a replay: `true`.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// On the answer of an execution that a retry will not get: `false`.
+pub const IDEMPOTENCY_STORED: HeaderName = HeaderName::from_static("idempotency-stored");
+/// From a handler: what should become of its response; never sent on.
+pub const IDEMPOTENCY_OUTCOME: HeaderName = HeaderName::from_static("idempotency-outcome");
+/// The request's fingerprint, where it is exposed.
+pub const IDEMPOTENCY_SIGNATURE: HeaderName = HeaderName::from_static("x-idempotency-signature");
+/// For how many seconds a stored response will be replayed, where it is exposed.
+pub const IDEMPOTENCY_RETAINED: HeaderName = HeaderName::from_static("idempotency-retained");

@@ -1,0 +1,191 @@
+use super::*;
+use crate::fingerprint::{BodyRule, HeaderRule, QueryRule};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const PROFILES: [Profile; 4] =
+    [Profile::Draft, Profile::Stripe, Profile::Payments, Profile::Idemptx];
+
+#[test]
+fn every_profile_is_usable_but_payments_demands_a_scope() {
+    for profile in PROFILES {
+        let policy = Policy::profile(profile);
+        assert_eq!(policy.profile, profile);
+        assert_eq!(profile.as_str().parse(), Ok(profile));
+        let built = policy.clone().into_builder().build();
+        if profile == Profile::Payments {
+            assert_eq!(built.unwrap_err().field(), "scope");
+            let scope = ScopeRule::Shared;
+            assert!(policy.into_builder().scope(scope).build().is_ok());
+        } else {
+            assert_eq!(built, Ok(policy));
+        }
+    }
+}
+
+#[test]
+fn profiles_differ_in_what_they_promise() {
+    let [draft, stripe, payments, idemptx] = PROFILES.map(Policy::profile);
+    assert_eq!((draft.retain, draft.key_retain), (DAY, DAY));
+    assert_eq!(stripe.mismatch_status, 400);
+    assert_eq!((payments.retain, payments.key_retain), (DAY, 90 * DAY));
+    assert_eq!(
+        (payments.on_orphan, payments.on_panic),
+        (OnOrphan::Quarantine, OnPanic::Quarantine)
+    );
+    assert_eq!(payments.rebind_statuses, Statuses::default());
+    assert_eq!(idemptx.key_space, KeySpace::Route);
+    assert_eq!(idemptx.retain, Duration::from_secs(300));
+    assert_eq!(idemptx.expose, [Expose::Key, Expose::Signature, Expose::Status]);
+    assert_eq!(idemptx.status_header, "x-idempotency-status");
+}
+
+/// Which statuses are stored, and which give the key up, in `draft` and where 5xx are results.
+#[test]
+fn each_status_is_stored_or_releases_the_key() {
+    let [draft, stripe, payments, idemptx] = PROFILES.map(Policy::profile);
+    let stored = |policy: &Policy, status| {
+        let status = StatusCode::from_u16(status).unwrap();
+        policy.store_statuses.contains(status) && !policy.release_statuses.contains(status)
+    };
+    for status in [200, 201, 204, 301, 304, 400, 402, 404, 410, 422, 451] {
+        assert!(stored(&draft, status) && stored(&payments, status), "{status}");
+    }
+    for status in [401, 403, 407, 408, 409, 421, 423, 425, 429] {
+        for policy in [&draft, &stripe, &payments, &idemptx] {
+            assert!(!stored(policy, status), "{status} in {}", policy.profile);
+        }
+    }
+    for status in [500, 502, 503, 504, 599] {
+        assert!(!stored(&draft, status) && !stored(&idemptx, status), "{status}");
+        assert!(stored(&stripe, status) && stored(&payments, status), "{status}");
+    }
+}
+
+#[test]
+fn keys_are_remembered_as_long_as_responses_unless_somebody_said_otherwise() {
+    let shared = || ScopeRule::Shared;
+    let hour = Duration::from_secs(3600);
+    for (what, builder, key_retain) in [
+        ("draft follows", Policy::draft().into_builder().retain(hour), hour),
+        (
+            "payments keeps",
+            Policy::payments().into_builder().scope(shared()).retain(hour),
+            90 * DAY,
+        ),
+        (
+            "payments grows",
+            Policy::payments().into_builder().scope(shared()).retain(100 * DAY),
+            100 * DAY,
+        ),
+        (
+            "payments shrinks to its own and no further",
+            Policy::payments().into_builder().scope(shared()).retain(100 * DAY).retain(hour),
+            90 * DAY,
+        ),
+        ("said before", Policy::draft().into_builder().key_retain(2 * hour).retain(hour), 2 * hour),
+        ("said after", Policy::draft().into_builder().retain(hour).key_retain(2 * hour), 2 * hour),
+    ] {
+        assert_eq!(builder.build().unwrap().key_retain, key_retain, "{what}");
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_work_is_refused_by_the_name_of_its_field() {
+    let draft = || Policy::draft().into_builder();
+    let millis = Duration::from_millis;
+    let body = |pointers: &[&str]| {
+        let pointers = pointers.iter().map(ToString::to_string).collect();
+        let rule =
+            FingerprintRule { body: BodyRule::Fields(pointers), ..FingerprintRule::default() };
+        draft().fingerprint(rule)
+    };
+    let rule = |query, headers| FingerprintRule { query, headers, ..FingerprintRule::default() };
+    let key: HeaderName = "idempotency-key".parse().unwrap();
+    let secret = || Secret::new(7, &[1; 16]).unwrap();
+    let many = vec![key.clone(); 65];
+    for (builder, field) in [
+        (draft().key_bytes_max(0), "key_bytes_max"),
+        (draft().key_bytes_max(1025), "key_bytes_max"),
+        (draft().header_names([]), "header_name"),
+        (draft().header_names([key.clone(), key.clone()]), "header_name"),
+        (draft().status_header(key), "status_header"),
+        (draft().methods([]), "methods"),
+        (draft().retain(Duration::ZERO), "retain_ms"),
+        (draft().retain(Duration::from_micros(999)), "retain_ms"),
+        (draft().retain(Duration::MAX), "retain_ms"),
+        (draft().key_retain(millis(1)), "key_retain_ms"),
+        (draft().lease(millis(99)), "lease_ms"),
+        (draft().lease(millis(3_600_001)), "lease_ms"),
+        (draft().wait(millis(3_600_001)), "wait_ms"),
+        (draft().waiters_max(0), "waiters_max"),
+        (draft().waiters_total_max(0), "waiters_total_max"),
+        (draft().missing_status(StatusCode::OK), "missing_status"),
+        (draft().in_flight_status(StatusCode::BAD_REQUEST), "in_flight_status"),
+        (draft().mismatch_status(StatusCode::LOCKED), "mismatch_status"),
+        (draft().store_statuses(Statuses::of(&[600])), "store_statuses"),
+        (draft().release_statuses(Statuses::of(&[99])), "release_statuses"),
+        (draft().rebind_statuses(Statuses::of(&[200])), "rebind_statuses"),
+        (draft().request_bytes_max((1 << 30) + 1), "request_bytes_max"),
+        (draft().response_bytes_max((256 << 20) + 1), "response_bytes_max"),
+        (draft().claim_timeout(Duration::ZERO), "store_timeout_ms.claim"),
+        (draft().settle_timeout(Duration::ZERO), "store_timeout_ms.settle"),
+        (draft().drain(millis(3_600_001)), "drain_ms"),
+        (draft().new_keys_per_minute_max(0), "new_keys_per_minute_max"),
+        (draft().scope(ScopeRule::Bind(Vec::new())), "scope.bind"),
+        (draft().scope(ScopeRule::Bind(many)), "scope.bind"),
+        (draft().secrets([secret(), secret()]), "secrets"),
+        (body(&[]), "fingerprint.body"),
+        (body(&["amount"]), "fingerprint.body"),
+        (body(&["/a~2b"]), "fingerprint.body"),
+        (
+            draft().fingerprint(rule(QueryRule::Only(Vec::new()), HeaderRule::All)),
+            "fingerprint.query",
+        ),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.field(), field, "{error}");
+    }
+    assert!(body(&["", "/a~1b~0c"]).build().is_ok());
+}
+
+#[test]
+fn the_extremes_that_make_sense_are_accepted() {
+    let policy = Policy::draft()
+        .into_builder()
+        .wait(Duration::ZERO)
+        .drain(Duration::ZERO)
+        .request_bytes_max(0)
+        .response_bytes_max(0)
+        .fingerprint(None)
+        .on_large_body(OnLargeBody::Stream)
+        .on_orphan(OnOrphan::Probe)
+        .new_keys_per_minute_max(1)
+        .build()
+        .unwrap();
+    assert_eq!(policy.fingerprint, None);
+    assert_eq!(policy.new_keys_per_minute_max, Some(1));
+}
+
+#[test]
+fn an_error_says_what_to_write_instead() {
+    let error = Policy::draft().into_builder().lease(Duration::ZERO).build().unwrap_err();
+    assert_eq!(error.to_string(), "`lease_ms`: give a number from 100 to 3600000, not 0");
+    let error = "drafts".parse::<Profile>().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`profile`: write `draft` or `stripe` or `payments` or `idemptx`"
+    );
+}
+
+#[test]
+fn a_set_of_statuses_is_named_as_shortly_as_possible() {
+    for (statuses, name) in [
+        (Statuses::default(), ""),
+        (Statuses::of(&[429, 409]), "409, 429"),
+        (Statuses::classes(&[5]).and(Statuses::of(&[409, 503])), "409, 5xx"),
+        (Statuses::everything(), "1xx, 2xx, 3xx, 4xx, 5xx"),
+        (Statuses::classes(&[u16::MAX]), ""),
+    ] {
+        assert_eq!(statuses.to_string(), name);
+    }
+}

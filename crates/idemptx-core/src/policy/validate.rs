@@ -1,0 +1,158 @@
+//! What a policy must be to be used.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use super::statuses::STATUSES;
+use super::{ConfigError, Policy, ScopeRule, Statuses};
+use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::time::millis;
+
+impl Policy {
+    /// Whether it can be used as it is; [`PolicyBuilder::build`](super::PolicyBuilder::build) has
+    /// asked already.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first field that is wrong and what to write instead.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_numbers()?;
+        self.validate_keys()?;
+        self.validate_scope()?;
+        self.validate_statuses()?;
+        self.fingerprint.as_ref().map_or(Ok(()), validate_fingerprint)?;
+        listed("replay_headers.allow", self.replay.allow.as_deref().unwrap_or_default())?;
+        listed("replay_headers.deny", &self.replay.deny)
+    }
+
+    fn validate_numbers(&self) -> Result<(), ConfigError> {
+        let new_keys = self.new_keys_per_minute_max.map_or(1, u64::from);
+        for (field, value, min, max) in [
+            ("key_bytes_max", self.key_bytes_max as u64, 1, KEY_BYTES_MAX),
+            ("retain_ms", millis(self.retain), 1, RETAIN_MS_MAX),
+            ("key_retain_ms", millis(self.key_retain), 1, RETAIN_MS_MAX),
+            ("lease_ms", millis(self.lease), LEASE_MS_MIN, HOUR_MS),
+            ("wait_ms", millis(self.wait), 0, HOUR_MS),
+            ("waiters_max", self.waiters_max as u64, 1, WAITERS_MAX),
+            ("waiters_total_max", self.waiters_total_max as u64, 1, WAITERS_MAX),
+            ("request_bytes_max", self.request_bytes_max, 0, REQUEST_BYTES_MAX),
+            ("response_bytes_max", self.response_bytes_max as u64, 0, RESPONSE_BYTES_MAX),
+            ("store_timeout_ms.claim", millis(self.claim_timeout), 1, HOUR_MS),
+            ("store_timeout_ms.settle", millis(self.settle_timeout), 1, HOUR_MS),
+            ("drain_ms", millis(self.drain), 0, HOUR_MS),
+            ("new_keys_per_minute_max", new_keys, 1, u64::from(u32::MAX)),
+        ] {
+            check((min..=max).contains(&value), field, || {
+                format!("give a number from {min} to {max}, not {value}")
+            })?;
+        }
+        check(self.key_retain >= self.retain, "key_retain_ms", || {
+            let retain = millis(self.retain);
+            format!("a key must be remembered as long as its response: give at least {retain}")
+        })
+    }
+
+    fn validate_keys(&self) -> Result<(), ConfigError> {
+        named("header_name", &self.header_names)?;
+        let distinct: BTreeSet<_> = self.header_names.iter().map(|name| name.as_str()).collect();
+        check(distinct.len() == self.header_names.len(), "header_name", || {
+            "name each header once".to_owned()
+        })?;
+        check(!self.header_names.contains(&self.status_header), "status_header", || {
+            "a header cannot carry both the key and the status; choose another".to_owned()
+        })?;
+        named("methods", &self.methods)?;
+        listed("expose", &self.expose)?;
+        let ids: BTreeSet<_> = self.secrets.iter().map(|secret| secret.id()).collect();
+        check(ids.len() == self.secrets.len(), "secrets", || {
+            "two secrets have one id; give each an id of its own, for good".to_owned()
+        })
+    }
+
+    fn validate_scope(&self) -> Result<(), ConfigError> {
+        match &self.scope {
+            None => Err(ConfigError::new("scope", format!("{} {SCOPE_CHOICE}", self.profile))),
+            Some(ScopeRule::Bind(names)) => named("scope.bind", names),
+            Some(ScopeRule::Header(_) | ScopeRule::Custom | ScopeRule::Shared) => Ok(()),
+        }
+    }
+
+    fn validate_statuses(&self) -> Result<(), ConfigError> {
+        check(self.missing_status.is_client_error(), "missing_status", || {
+            "give a status from 400 to 499".to_owned()
+        })?;
+        one_of("in_flight_status", self.in_flight_status, &IN_FLIGHT_STATUSES)?;
+        one_of("mismatch_status", self.mismatch_status, &MISMATCH_STATUSES)?;
+        let within = |field, statuses: &Statuses| {
+            check(statuses.all_within(&STATUSES), field, || {
+                "name statuses from 100 to 599 only".to_owned()
+            })
+        };
+        within("store_statuses", &self.store_statuses)?;
+        within("release_statuses", &self.release_statuses)?;
+        check(self.rebind_statuses.all_within(&(400..=499)), "rebind_statuses", || {
+            "name 4xx only: after anything else another request could execute twice".to_owned()
+        })
+    }
+}
+
+fn validate_fingerprint(rule: &FingerprintRule) -> Result<(), ConfigError> {
+    if let BodyRule::Fields(pointers) = &rule.body {
+        named("fingerprint.body", pointers)?;
+        check(pointers.iter().all(|pointer| is_json_pointer(pointer)), "fingerprint.body", || {
+            "write each field as a JSON pointer (RFC 6901), such as `/amount`".to_owned()
+        })?;
+    }
+    if let QueryRule::Only(names) = &rule.query {
+        named("fingerprint.query", names)?;
+    }
+    match &rule.headers {
+        HeaderRule::Only(names) => listed("fingerprint.headers", names),
+        HeaderRule::All => Ok(()),
+    }
+}
+
+/// RFC 6901 §3.
+fn is_json_pointer(text: &str) -> bool {
+    (text.is_empty() || text.starts_with('/'))
+        && text.split('~').skip(1).all(|escape| escape.starts_with(['0', '1']))
+}
+
+fn named<T>(field: &'static str, list: &[T]) -> Result<(), ConfigError> {
+    check(!list.is_empty(), field, || "name at least one".to_owned())?;
+    listed(field, list)
+}
+
+fn listed<T>(field: &'static str, list: &[T]) -> Result<(), ConfigError> {
+    check(list.len() <= LIST_MAX, field, || format!("name {LIST_MAX} at most"))
+}
+
+fn one_of(field: &'static str, status: StatusCode, choice: &[u16]) -> Result<(), ConfigError> {
+    check(choice.contains(&status.as_u16()), field, || {
+        let choice: Vec<_> = choice.iter().map(u16::to_string).collect();
+        format!("give one of {}", choice.join(", "))
+    })
+}
+
+fn check(
+    holds: bool,
+    field: &'static str,
+    advice: impl FnOnce() -> String,
+) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::new(field, advice())) }
+}
+
+const SCOPE_CHOICE: &str = "has no default for whose keys they are; choose a header that names \
+     the account, `bind` to the credential, a function, or `shared`";
+const IN_FLIGHT_STATUSES: [u16; 4] = [409, 423, 425, 503];
+const MISMATCH_STATUSES: [u16; 3] = [400, 409, 422];
+const KEY_BYTES_MAX: u64 = 1024;
+const LEASE_MS_MIN: u64 = 100;
+const HOUR_MS: u64 = 60 * 60 * 1000;
+/// A hundred years: for good, without an overflow in any store.
+const RETAIN_MS_MAX: u64 = 100 * 365 * 24 * HOUR_MS;
+const WAITERS_MAX: u64 = 1_000_000;
+const REQUEST_BYTES_MAX: u64 = 1 << 30;
+const RESPONSE_BYTES_MAX: u64 = 256 << 20;
+const LIST_MAX: usize = 64;

@@ -1,0 +1,308 @@
+//! What a refused client reads: a [`Rejection`] as an RFC 9457 problem document.
+//!
+//! Every [`Code`] has one page under `docs/problems/`, which the document's `type` leads to.
+
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER,
+};
+use http::{Response, StatusCode};
+
+use crate::outcome::{Code, Rejection};
+use crate::policy::{OnPanic, Policy};
+
+impl Rejection {
+    /// The refusal for `code` under `policy`: its status, and what a client may do about it.
+    ///
+    /// `in-progress`, `store-unavailable` and `too-many-keys` tell when to retry; who knows better
+    /// says so with [`retry_after`](Self::retry_after()).
+    /// What else is known goes into its fields.
+    #[must_use]
+    pub fn new(code: Code, policy: &Policy) -> Self {
+        let Terms { status, retryable, safe_new_key, retry_after_secs } = terms(code, policy);
+        Self {
+            code,
+            status,
+            retryable,
+            safe_new_key,
+            retry_after: retry_after_secs.map(Duration::from_secs),
+            invalid_key: None,
+            original_status: None,
+            location: None,
+            unstored: false,
+        }
+    }
+
+    /// Tells when a retry makes sense: rounded up to whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let rest = u64::from(wait.subsec_nanos() > 0);
+        self.retry_after = Some(Duration::from_secs(wait.as_secs().saturating_add(rest).max(1)));
+        self
+    }
+}
+
+/// A problem document (RFC 9457) for a [`Rejection`].
+///
+/// ```
+/// use idemptx_core::outcome::{Code, Rejection};
+/// use idemptx_core::policy::Policy;
+/// use idemptx_core::problem::Problem;
+///
+/// let rejection = Rejection::new(Code::InProgress, &Policy::draft());
+/// let response = Problem::from(&rejection).into_response();
+/// assert_eq!(response.status(), 409);
+/// assert_eq!(response.headers()["retry-after"], "1");
+/// ```
+///
+/// # Security
+///
+/// Its words are ours: no byte of the request is in it, the key least of all.
+/// Only [`Rejection::location`] comes from outside, from the application's own response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    rejection: Rejection,
+}
+
+impl Problem {
+    /// The address of the page that explains it: the document's `type`.
+    #[must_use]
+    pub fn type_url(&self) -> String {
+        format!("{PROBLEM_BASE}{}.md", self.rejection.code)
+    }
+
+    /// What it is, the same for every occurrence.
+    #[must_use]
+    pub const fn title(&self) -> &'static str {
+        title(self.rejection.code)
+    }
+
+    /// What the client can do about it.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self.rejection.invalid_key {
+            Some(reason) => sentence(&reason.to_string()),
+            None => detail(&self.rejection).to_owned(),
+        }
+    }
+
+    /// The document, as `application/problem+json`.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        let rejection = &self.rejection;
+        let mut json = Object::default();
+        json.text("type", &self.type_url());
+        json.text("title", self.title());
+        json.literal("status", rejection.status.as_u16());
+        json.text("detail", &self.detail());
+        json.text("code", rejection.code.as_str());
+        json.literal("retryable", rejection.retryable);
+        json.literal("safe_new_key", rejection.safe_new_key);
+        if let Some(wait) = rejection.retry_after {
+            json.literal("retry_after", wait.as_secs());
+        }
+        if let Some(status) = rejection.original_status {
+            json.literal("original_status", status.as_u16());
+        }
+        if let Some(Ok(location)) = rejection.location.as_ref().map(HeaderValue::to_str) {
+            json.text("location", location);
+        }
+        Bytes::from(json.finish())
+    }
+
+    /// The headers that go with the document.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.apply(&mut headers);
+        headers
+    }
+
+    /// Puts the headers that go with the document into a response's.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let link = format!("<{}>; rel=\"describedby\"", self.type_url());
+        if let Ok(link) = HeaderValue::try_from(link) {
+            headers.append(LINK, link);
+        }
+        if let Some(wait) = self.rejection.retry_after {
+            headers.insert(RETRY_AFTER, wait.as_secs().into());
+        }
+        if let Some(location) = &self.rejection.location {
+            headers.insert(LOCATION, location.clone());
+        }
+        if self.rejection.unstored {
+            headers.insert(STORED, HeaderValue::from_static("false"));
+        }
+    }
+
+    /// The whole response.
+    #[must_use]
+    pub fn into_response(self) -> Response<Bytes> {
+        let mut response = Response::new(self.body());
+        *response.status_mut() = self.rejection.status;
+        self.apply(response.headers_mut());
+        response
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection }
+    }
+}
+
+impl From<&Rejection> for Problem {
+    fn from(rejection: &Rejection) -> Self {
+        Self::from(rejection.clone())
+    }
+}
+
+/// What a code means to a client.
+struct Terms {
+    status: StatusCode,
+    retryable: bool,
+    safe_new_key: bool,
+    retry_after_secs: Option<u64>,
+}
+
+fn terms(code: Code, policy: &Policy) -> Terms {
+    let (status, retryable, safe_new_key, retry_after_secs) = match code {
+        Code::MissingKey => (policy.missing_status, false, true, None),
+        Code::InvalidKey | Code::ScopeUnresolved => (StatusCode::BAD_REQUEST, false, true, None),
+        Code::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, false, true, None),
+        Code::BodyUnreadable => (StatusCode::BAD_REQUEST, true, true, None),
+        Code::InProgress => (policy.in_flight_status, true, false, Some(SOON_SECS)),
+        Code::KeyReused => (policy.mismatch_status, false, true, None),
+        Code::OutcomeUnknown | Code::ResultUnavailable | Code::KeyExpired => {
+            (StatusCode::CONFLICT, false, false, None)
+        }
+        Code::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, true, false, Some(SOON_SECS)),
+        Code::TooManyKeys => (StatusCode::TOO_MANY_REQUESTS, true, false, Some(WINDOW_SECS)),
+        Code::HandlerFailed => {
+            let released = policy.on_panic == OnPanic::Release;
+            (StatusCode::INTERNAL_SERVER_ERROR, released, false, None)
+        }
+    };
+    Terms { status, retryable, safe_new_key, retry_after_secs }
+}
+
+const fn title(code: Code) -> &'static str {
+    match code {
+        Code::MissingKey => "The request has no idempotency key",
+        Code::InvalidKey => "The idempotency key is not valid",
+        Code::ScopeUnresolved => "Whose idempotency key it is cannot be told",
+        Code::BodyTooLarge => "The request's body is too large",
+        Code::BodyUnreadable => "The request's body did not arrive whole",
+        Code::InProgress => "A request with this idempotency key is being processed",
+        Code::KeyReused => "The idempotency key belongs to another request",
+        Code::OutcomeUnknown => "Whether the operation happened is not known",
+        Code::ResultUnavailable => "The operation happened, but its response was not kept",
+        Code::KeyExpired => "The operation happened, but its response has expired",
+        Code::StoreUnavailable => "Idempotency keys cannot be checked at the moment",
+        Code::TooManyKeys => "Too many new idempotency keys",
+        Code::HandlerFailed => "The operation broke down before it could answer",
+    }
+}
+
+const fn detail(rejection: &Rejection) -> &'static str {
+    match rejection.code {
+        Code::MissingKey => {
+            "Send the request with a key of its own, such as a UUID, in the header that this API \
+             documents for it, and with the same key when you retry."
+        }
+        Code::InvalidKey => "Send exactly one key in the form that this API documents.",
+        Code::ScopeUnresolved => "Send the credential or account that this API asks for.",
+        Code::BodyTooLarge => "Send a smaller body; nothing was executed.",
+        Code::BodyUnreadable => "Send the whole request again; nothing was executed.",
+        Code::InProgress => {
+            "Send the same request with the same key again after the time in Retry-After; with a \
+             new key it could be executed twice."
+        }
+        Code::KeyReused => {
+            "For another operation choose a new key; to retry an operation send exactly the \
+             request that its key was first used for."
+        }
+        Code::OutcomeUnknown => {
+            "Find out whether the operation happened before you repeat it; with a new key it \
+             could be executed twice."
+        }
+        Code::ResultUnavailable => {
+            "Look the result up instead of repeating the operation; with a new key it would be \
+             executed twice."
+        }
+        Code::KeyExpired => {
+            "Look the result up instead of repeating the operation; for another operation choose \
+             a new key."
+        }
+        Code::StoreUnavailable | Code::TooManyKeys => {
+            "Send the same request with the same key again after the time in Retry-After."
+        }
+        Code::HandlerFailed if rejection.retryable => {
+            "Send the same request with the same key again."
+        }
+        Code::HandlerFailed => {
+            "Find out whether the operation happened before you repeat it; with a new key it \
+             could be executed twice."
+        }
+    }
+}
+
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
+}
+
+/// A flat JSON object, as it is written.
+#[derive(Default)]
+struct Object(String);
+
+impl Object {
+    fn text(&mut self, name: &str, text: &str) {
+        self.name(name);
+        self.0.push('"');
+        for character in text.chars() {
+            match character {
+                '"' | '\\' => self.0.extend(['\\', character]),
+                '\0'..='\x1F' => {
+                    // Writing to a String does not fail.
+                    let _ = write!(self.0, "\\u{:04x}", u32::from(character));
+                }
+                _ => self.0.push(character),
+            }
+        }
+        self.0.push('"');
+    }
+
+    /// A number, true or false.
+    fn literal(&mut self, name: &str, value: impl Display) {
+        self.name(name);
+        let _ = write!(self.0, "{value}");
+    }
+
+    fn name(&mut self, name: &str) {
+        self.0.push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
+        self.0.push_str(name);
+        self.0.push_str("\":");
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+const PROBLEM_BASE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/problems/";
+const STORED: HeaderName = HeaderName::from_static("idempotency-stored");
+/// How soon to ask again when nothing better is known.
+const SOON_SECS: u64 = 1;
+/// New keys are counted by the minute.
+const WINDOW_SECS: u64 = 60;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The engine without HTTP: jobs, message consumers, command handlers.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use idemptx_core::exchange::{Exchange, Handled, Operation};
+use idemptx_core::key::{InvalidKey, Key, Scope};
+use idemptx_core::outcome::{Code, Rejection};
+use idemptx_core::record::State;
+use idemptx_core::response::{ReplayRules, StoredResponse};
+use idemptx_core::store::Store;
+use idemptx_core::time::Clock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::drive::{Done, Ended, Product, Work, drive};
+use crate::engine::{Engine, Inner};
+use crate::execution::Execution;
+
+impl<S: Store> Engine<S> {
+    /// Runs `work` once for `key`, and returns its value to every caller with that key.
+    ///
+    /// `request` is what the work depends on: it makes the fingerprint, so that a key that is used
+    /// again for something else is refused rather than answered with the wrong value.
+    /// The policy applies as it does to HTTP requests: waiting, leases, orphans, retention.
+    ///
+    /// ```
+    /// # use idemptx::{Engine, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder(MemoryStore::new()).build()?;
+    /// let invoice: u64 = engine
+    ///     .run("message-17", b"order 4711", async |execution| {
+    ///         println!("attempt {}", execution.attempt());
+    ///         Ok::<_, std::io::Error>(1001)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(invoice, 1001);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Refused`] when nothing was run and there is no value to return.
+    /// [`RunError::Failed`] with the work's own error; the key is then free again, or quarantined,
+    /// by the policy's `on_panic`.
+    /// [`RunError::Panicked`] likewise.
+    ///
+    /// # Cancel safety
+    ///
+    /// The work goes on when the returned future is dropped after the claim was granted.
+    pub async fn run<T, E, F, R>(
+        &self,
+        key: &str,
+        request: &[u8],
+        work: F,
+    ) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Execution) -> R + Send + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+    {
+        self.run_in(Scope::shared(), key, request, work).await
+    }
+
+    /// As [`run`](Self::run), with the key in a scope.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_in<T, E, F, R>(
+        &self,
+        scope: Scope,
+        key: &str,
+        request: &[u8],
+        work: F,
+    ) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Execution) -> R + Send + 'static,
+        R: Future<Output = Result<T, E>> + Send + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + 'static,
+    {
+        let inner = self.inner();
+        let refused = |code| RunError::Refused(Rejection::new(code, inner.policy()));
+        let key = Key::new(key, inner.policy().key_bytes_max).map_err(RunError::InvalidKey)?;
+        let token = Inner::<S>::token().ok_or_else(|| refused(Code::StoreUnavailable))?;
+        let operation = Operation::new(inner.rules(), scope, key);
+        let unprotected = operation.clone();
+        let fingerprint = inner.rules().fingerprint(&[request]);
+        let now = inner.clock().now();
+        let (exchange, action) =
+            Exchange::begin_operation(inner.rules(), operation, fingerprint, token, now);
+        let exchange = exchange.typical(inner.typical());
+        let bytes_max = inner.policy().response_bytes_max;
+        let job = Job { work, bytes_max, made: PhantomData };
+        match drive(inner, exchange, action, job).await {
+            Ended::Own { product: Ok(value), .. } => Ok(value.value),
+            Ended::Own { product: Err(error), .. } | Ended::Refuse(_, Some(Err(error))) => {
+                Err(RunError::Failed(error))
+            }
+            Ended::Replay(stored) => serde_json::from_slice(&stored.body)
+                .map_err(|error| RunError::Undecodable(error.into())),
+            Ended::Refuse(rejection, _) if rejection.code == Code::HandlerFailed => {
+                Err(RunError::Panicked(rejection))
+            }
+            Ended::Refuse(rejection, _) => Err(RunError::Refused(rejection)),
+            Ended::Pass(_, job) => {
+                let execution = Execution::unprotected(unprotected, Arc::clone(inner.rules()));
+                (job.work)(execution).await.map_err(RunError::Failed)
+            }
+        }
+    }
+}
+
+/// Why [`Engine::run`] has no value to return.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The key is none.
+    InvalidKey(InvalidKey),
+    /// Nothing was run; the rejection tells why and whether to try again.
+    Refused(Rejection),
+    /// The work ran and failed.
+    Failed(E),
+    /// The work ran and panicked.
+    Panicked(Rejection),
+    /// A value is stored, but it is not of the type that was asked for.
+    Undecodable(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<E: fmt::Display> fmt::Display for RunError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidKey(invalid) => write!(f, "invalid key: {invalid}"),
+            Self::Refused(rejection) => write!(f, "refused: {}", rejection.code),
+            Self::Failed(_) => f.write_str("the work failed"),
+            Self::Panicked(_) => f.write_str("the work panicked"),
+            Self::Undecodable(_) => f.write_str("the stored value is of another type"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::InvalidKey(invalid) => Some(invalid),
+            Self::Undecodable(error) => Some(&**error),
+            Self::Refused(_) | Self::Panicked(_) => None,
+        }
+    }
+}
+
+struct Job<F, T> {
+    work: F,
+    bytes_max: usize,
+    made: PhantomData<fn() -> T>,
+}
+
+/// A value and its text, made once.
+struct Value<T> {
+    value: T,
+    json: Bytes,
+}
+
+impl<F, R, T, E> Work for Job<F, T>
+where
+    F: FnOnce(Execution) -> R + Send + 'static,
+    R: Future<Output = Result<T, E>> + Send + 'static,
+    T: Serialize + Send + 'static,
+    E: Send + 'static,
+{
+    type Product = Result<Value<T>, E>;
+
+    async fn run(self, execution: Execution) -> Done<Self::Product> {
+        let (handled, product) = match (self.work)(execution).await {
+            Err(error) => (Handled::Broken, Err(error)),
+            Ok(value) => match serde_json::to_vec(&value) {
+                Ok(json) if json.len() <= self.bytes_max => {
+                    let handled = Handled::Whole { status: StatusCode::OK, directive: None };
+                    (handled, Ok(Value { value, json: json.into() }))
+                }
+                // It happened; that its value cannot be kept must not make it happen again.
+                _ => {
+                    let handled = Handled::Partial { status: StatusCode::OK, directive: None };
+                    (handled, Ok(Value { value, json: Bytes::new() }))
+                }
+            },
+        };
+        Done { handled, product: Some(product), rest: None }
+    }
+}
+
+impl<T: Send + 'static, E: Send + 'static> Product for Result<Value<T>, E> {
+    fn payload(&self, state: State) -> Bytes {
+        let Ok(value) = self else { return Bytes::new() };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = if state == State::Done { value.json.clone() } else { Bytes::new() };
+        let rules = ReplayRules::default();
+        StoredResponse::capture(StatusCode::OK, &headers, body, None, &rules).encode()
+    }
+}

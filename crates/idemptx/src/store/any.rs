@@ -1,0 +1,138 @@
+//! A store chosen by URL.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
+
+use super::memory::MemoryStore;
+#[cfg(feature = "redis")]
+use super::redis::RedisStore;
+use super::safety::{SafetyCheck, SafetyReport};
+
+/// One of the stores of this crate, chosen at run time.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnyStore {
+    /// `memory:`
+    Memory(MemoryStore),
+    /// `redis://`, `rediss://`, `redis+unix://`
+    #[cfg(feature = "redis")]
+    Redis(Box<RedisStore>),
+}
+
+impl AnyStore {
+    /// The store that a URL names; nothing is connected yet.
+    ///
+    /// | URL | store |
+    /// |---|---|
+    /// | `memory:` | [`MemoryStore`] |
+    /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
+    /// | `redis+unix:///path?db=number` | the same through a socket file |
+    ///
+    /// ```
+    /// use idemptx::store::AnyStore;
+    ///
+    /// assert!(AnyStore::from_url("memory:").is_ok());
+    /// assert!(AnyStore::from_url("mongodb://localhost").is_err());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownStore`] if no store answers to the URL's scheme, or the store cannot read the rest.
+    pub fn from_url(url: &str) -> Result<Self, UnknownStore> {
+        let (scheme, _) = url.split_once(':').unwrap_or((url, ""));
+        match scheme {
+            "memory" if matches!(url, "memory:" | "memory://") => {
+                Ok(Self::Memory(MemoryStore::new()))
+            }
+            #[cfg(feature = "redis")]
+            "redis" | "rediss" | "redis+unix" | "unix" => RedisStore::open(url)
+                .map(|store| Self::Redis(Box::new(store)))
+                .map_err(|error| UnknownStore { source: Some(error.into()) }),
+            _ => Err(UnknownStore { source: None }),
+        }
+    }
+}
+
+/// A URL that names no store.
+///
+/// Its text never repeats the URL, which may hold a password.
+#[derive(Debug)]
+pub struct UnknownStore {
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl fmt::Display for UnknownStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(_) => f.write_str("the store's URL cannot be read"),
+            None if cfg!(feature = "redis") => f.write_str(
+                "no such store: use `memory:`, `redis://host:port/db`, `rediss://…` or \
+                 `redis+unix:///path`",
+            ),
+            None => f.write_str(
+                "no such store: use `memory:`, or enable the feature `redis` for `redis://…`",
+            ),
+        }
+    }
+}
+
+impl StdError for UnknownStore {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Calls the chosen store.
+macro_rules! chosen {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
+            AnyStore::Memory($store) => $call,
+            #[cfg(feature = "redis")]
+            AnyStore::Redis($store) => $call,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+        chosen!(self, store => store.claim(id, bid).await)
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        chosen!(self, store => store.settle(lease, done).await)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        chosen!(self, store => store.release(lease).await)
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        chosen!(self, store => store.renew(lease).await)
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+        chosen!(self, store => store.lookup(id).await)
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        chosen!(self, store => store.watch(id).await)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        chosen!(self, store => store.capabilities())
+    }
+}
+
+impl SafetyCheck for AnyStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        match self {
+            Self::Memory(store) => SafetyCheck::check(store).await,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => SafetyCheck::check(&**store).await,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The start-up check: what a server's configuration can do to claims.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use idemptx_core::store::StoreError;
+use redis::Value;
+
+use super::RedisStore;
+use crate::store::{Finding, SafetyReport, Severity};
+
+impl RedisStore {
+    /// Asks the server for everything that decides which guarantee it can give.
+    ///
+    /// What the server will not tell (hosted ones forbid `CONFIG`, some users `INFO`) is reported
+    /// as a warning, not guessed.
+    /// [`capabilities`](idemptx_core::store::Store::capabilities) follow what was found.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](idemptx_core::store::ErrorKind::Unavailable) if the server does
+    /// not answer, [`ErrorKind::Internal`](idemptx_core::store::ErrorKind::Internal) if it refuses
+    /// the user or the password.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let mut configuration = redis::cmd("CONFIG");
+        configuration.arg("GET").arg(&["appendfsync", "save"]);
+        let facts = Facts {
+            info: self.ask_if_allowed(&redis::cmd("INFO")).await?.map(info),
+            configuration: self.ask_if_allowed(&configuration).await?.map(pairs),
+        };
+        if let Some(durable) = facts.persistence().is_durable() {
+            self.durable.store(durable, Ordering::Relaxed);
+        }
+        Ok(facts.report(self.topology.name()))
+    }
+
+    /// The answer, or none where the server says that it will not give any.
+    async fn ask_if_allowed(&self, command: &redis::Cmd) -> Result<Option<Value>, StoreError> {
+        match self.commands.ask(command).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(failure) if failure.is_refusal() => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+}
+
+/// What the server told of itself; `None` where it would not.
+struct Facts {
+    info: Option<HashMap<String, String>>,
+    configuration: Option<HashMap<String, String>>,
+}
+
+impl Facts {
+    fn report(&self, server: &str) -> SafetyReport {
+        let findings = [
+            self.telling(),
+            self.version(),
+            self.role(),
+            self.cluster(),
+            self.eviction(),
+            self.persistence().finding(),
+            self.replication(),
+            self.headroom(),
+        ];
+        let guarantee = format!(
+            "{} at {server}: {}; {}; {}",
+            self.product(),
+            self.persistence().said(),
+            self.said_of_replicas(),
+            self.said_of_eviction(),
+        );
+        SafetyReport::new(findings.into_iter().flatten().collect(), guarantee)
+    }
+
+    fn info(&self, name: &str) -> Option<&str> {
+        self.info.as_ref()?.get(name).map(String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.info(name)?.parse().ok()
+    }
+
+    fn configured(&self, name: &str) -> Option<&str> {
+        self.configuration.as_ref()?.get(name).map(String::as_str)
+    }
+
+    fn product(&self) -> String {
+        // Valkey shows the version of Redis that it is compatible with, and its own beside it.
+        match (self.info("valkey_version"), self.info("redis_version")) {
+            (Some(version), _) => format!("valkey {version}"),
+            (None, Some(version)) => format!("redis {version}"),
+            (None, None) => "redis of an unknown version".to_owned(),
+        }
+    }
+
+    fn telling(&self) -> Option<Finding> {
+        self.info.is_none().then(|| {
+            warning(
+                "this user may not run INFO, so nothing could be checked; allow it, or make sure \
+                 of version 7.0, maxmemory-policy noeviction and persistence yourself",
+            )
+        })
+    }
+
+    fn version(&self) -> Option<Finding> {
+        let version = self.info("redis_version")?;
+        let major: u32 = version.split('.').next()?.parse().ok()?;
+        (major < MAJOR_VERSION_MIN).then(|| {
+            fatal(format!(
+                "version {version} is too old: claims need SET with both NX and GET, which came \
+                 with Redis {MAJOR_VERSION_MIN}.0; upgrade it"
+            ))
+        })
+    }
+
+    fn role(&self) -> Option<Finding> {
+        (self.info("role") == Some("slave")).then(|| {
+            fatal("this server is a replica, which takes no writes; use the primary's address")
+        })
+    }
+
+    fn cluster(&self) -> Option<Finding> {
+        (self.info("cluster_enabled") == Some("1")).then(|| {
+            fatal(
+                "this server is a node of a cluster, which would refuse every key of the other \
+                 nodes; use a server outside a cluster",
+            )
+        })
+    }
+
+    fn eviction(&self) -> Option<Finding> {
+        match self.info("maxmemory_policy") {
+            Some("noeviction") => None,
+            Some(policy) => Some(danger(format!(
+                "maxmemory-policy {policy} deletes claims and results when memory runs short, and \
+                 their operations run again; set it to noeviction"
+            ))),
+            None => Some(warning(
+                "maxmemory-policy could not be read; anything but noeviction deletes claims",
+            )),
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        match (self.info("aof_enabled"), self.configured("appendfsync")) {
+            (None, _) => Persistence::Unknown,
+            (Some("1"), Some("always")) => Persistence::EveryWrite,
+            (Some("1"), Some("everysec")) => Persistence::EverySecond,
+            (Some("1"), _) => Persistence::WhenTheHostLikes,
+            _ if self.configured("save") == Some("") => Persistence::Nothing,
+            _ => Persistence::Snapshots,
+        }
+    }
+
+    fn replication(&self) -> Option<Finding> {
+        (self.number("connected_slaves")? > 0).then(|| {
+            danger(
+                "replication is asynchronous: a failover can forget acknowledged claims and \
+                 results, and their operations run again; keep what must never run twice in \
+                 PostgreSQL",
+            )
+        })
+    }
+
+    fn headroom(&self) -> Option<Finding> {
+        let (used, limit) = (self.number("used_memory")?, self.number("maxmemory")?);
+        let is_short = limit > 0 && used / 9 >= limit / 10;
+        is_short.then(|| {
+            warning(format!(
+                "{used} of {limit} bytes of memory are in use; new keys are refused when none is \
+                 left; raise maxmemory or shorten the retention"
+            ))
+        })
+    }
+
+    fn said_of_replicas(&self) -> String {
+        match self.number("connected_slaves") {
+            None => "replicas unknown".to_owned(),
+            Some(0) => "no replicas".to_owned(),
+            Some(count) => {
+                format!("a failover to one of {count} replicas may forget acknowledged claims")
+            }
+        }
+    }
+
+    fn said_of_eviction(&self) -> String {
+        match self.info("maxmemory_policy") {
+            None => "eviction unknown".to_owned(),
+            Some("noeviction") => "no eviction".to_owned(),
+            Some(policy) => format!("{policy} may delete claims"),
+        }
+    }
+}
+
+/// What is written to disk, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Persistence {
+    Unknown,
+    Nothing,
+    Snapshots,
+    WhenTheHostLikes,
+    EverySecond,
+    EveryWrite,
+}
+
+impl Persistence {
+    /// Whether records survive the end of the server's process, if that is known.
+    fn is_durable(self) -> Option<bool> {
+        (self != Self::Unknown).then_some(self != Self::Nothing)
+    }
+
+    fn finding(self) -> Option<Finding> {
+        match self {
+            // That INFO tells nothing is a finding of its own.
+            Self::Unknown | Self::EveryWrite => None,
+            Self::Nothing => Some(danger(
+                "nothing is written to disk, so a restart forgets every claim and result, and \
+                 retries run again; set appendonly yes",
+            )),
+            Self::Snapshots => Some(danger(
+                "without the append-only file a crash forgets every claim and result since the \
+                 last snapshot, and retries run again; set appendonly yes",
+            )),
+            Self::WhenTheHostLikes => Some(warning(
+                "appendfsync is `no` or could not be read: a crash of the host forgets what it \
+                 has not written yet; only `always` loses nothing",
+            )),
+            Self::EverySecond => Some(Finding::new(
+                Severity::Note,
+                "a loss of power forgets the last second's claims and results; \
+                 appendfsync always loses none",
+            )),
+        }
+    }
+
+    fn said(self) -> &'static str {
+        match self {
+            Self::Unknown => "what survives a crash of Redis is unknown",
+            Self::Nothing => "no claim survives a restart of Redis (no persistence)",
+            Self::Snapshots => {
+                "claims since the last snapshot do not survive a crash of Redis (no appendonly)"
+            }
+            Self::WhenTheHostLikes => {
+                "claims survive a crash of Redis, and of its host once written (appendonly)"
+            }
+            Self::EverySecond => {
+                "claims survive a crash of Redis up to the last second (appendonly everysec)"
+            }
+            Self::EveryWrite => {
+                "claims survive a crash of Redis and of its host (appendonly always)"
+            }
+        }
+    }
+}
+
+fn warning(text: impl Into<String>) -> Finding {
+    Finding::new(Severity::Warning, text)
+}
+
+fn danger(text: impl Into<String>) -> Finding {
+    Finding::new(Severity::Unsafe, text)
+}
+
+fn fatal(text: impl Into<String>) -> Finding {
+    Finding::new(Severity::Fatal, text)
+}
+
+/// The lines `name:value` of `INFO`.
+fn info(answer: Value) -> HashMap<String, String> {
+    let text = text(answer).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim_end().split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The names and values of `CONFIG GET`, which take turns.
+fn pairs(answer: Value) -> HashMap<String, String> {
+    let Value::Array(parts) = answer else { return HashMap::new() };
+    let mut texts = parts.into_iter().filter_map(text);
+    std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+const MAJOR_VERSION_MIN: u32 = 7;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+-- Reads a record. KEYS: the record, its response. ARGV: the record's id.
+local record = redis.call('GET', KEYS[1])
+if not record then
+    return false
+end
+local meaning, detail = see(record, ARGV[1])
+return { meaning, record, detail }

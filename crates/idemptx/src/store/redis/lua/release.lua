@@ -1,0 +1,12 @@
+-- Gives a claim up. KEYS: the record.
+-- ARGV: the claim's id and token, the channel of wake-ups, the id in text.
+local old = redis.call('GETRANGE', KEYS[1], 0, 126)
+if old == '' then
+    return 1
+end
+if claim_of(old) ~= ARGV[1] or state(old) ~= 'R' then
+    return 0
+end
+redis.call('DEL', KEYS[1])
+wake(old, ARGV[2], ARGV[3])
+return 1

@@ -1,0 +1,108 @@
+//! Which server has the records, and how a connection to it is opened.
+//!
+//! Today that is one server under one address.
+//! A topology that asks sentinels or follows slots belongs here, behind the same two methods.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
+    RedisResult, TlsCertificates, io::tcp::TcpSettings,
+};
+
+use super::url::{self, InvalidUrl};
+
+/// One Redis server.
+pub(super) struct Topology {
+    commands: Client,
+    pushes: Client,
+    name: Arc<str>,
+}
+
+impl Topology {
+    /// The server at an address, with the authorities that may vouch for it.
+    pub(super) fn new(
+        info: ConnectionInfo,
+        ca_certificates: Option<Vec<u8>>,
+    ) -> Result<Self, InvalidUrl> {
+        let name = url::name(&info).into();
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        // Pushes need RESP3; commands get on with what every server and proxy speaks.
+        let pushes = settings.clone().set_protocol(ProtocolVersion::RESP3);
+        Ok(Self {
+            commands: client(info.clone().set_redis_settings(settings), ca_certificates.clone())?,
+            pushes: client(info.set_redis_settings(pushes), ca_certificates)?,
+            name,
+        })
+    }
+
+    /// Opens a connection for commands.
+    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        self.commands.get_multiplexed_async_connection_with_config(&patient()).await
+    }
+
+    /// Opens a connection for subscriptions, whose messages and end go to `receive`.
+    pub(super) async fn listen(
+        &self,
+        receive: impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static,
+    ) -> RedisResult<MultiplexedConnection> {
+        let config = patient().set_push_sender(receive);
+        self.pushes.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Its address and database, for messages.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl fmt::Debug for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Topology").field(&self.name).finish()
+    }
+}
+
+/// Leaves every time-out to us: ours replace the connection, the client library's do not.
+fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
+}
+
+fn client(info: ConnectionInfo, ca_certificates: Option<Vec<u8>>) -> Result<Client, InvalidUrl> {
+    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    if is_tls {
+        choose_cryptography();
+    }
+    let client = match ca_certificates {
+        None => Client::open(info),
+        Some(_) if !is_tls => return Err(InvalidUrl::certificates_without_tls()),
+        Some(pem) if !holds_certificate(&pem) => {
+            return Err(InvalidUrl::certificates("there is none in them".to_owned()));
+        }
+        Some(pem) => {
+            let trust = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+            Client::build_with_tls(info, trust)
+        }
+    };
+    client.map_err(|error| InvalidUrl::certificates(error.to_string()))
+}
+
+/// The client library takes the process's default cryptography, and panics where features of other
+/// crates leave rustls more than one to choose from; the application's own choice goes first.
+fn choose_cryptography() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+fn holds_certificate(pem: &[u8]) -> bool {
+    pem.windows(CERTIFICATE.len()).any(|window| window == CERTIFICATE)
+}
+
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";

@@ -1,0 +1,100 @@
+//! What a Redis URL says, and what of it may be shown.
+
+use std::fmt;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+/// A URL, or a setting that goes with it, with which no Redis can be reached.
+///
+/// Its text says what to change and shows neither user nor password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InvalidUrl(Reason);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Reason {
+    Scheme,
+    Database,
+    Parameter(String),
+    Insecure,
+    Malformed(String),
+    CertificatesWithoutTls,
+    NoCertificates(String),
+}
+
+impl InvalidUrl {
+    pub(super) const fn certificates_without_tls() -> Self {
+        Self(Reason::CertificatesWithoutTls)
+    }
+
+    pub(super) const fn certificates(reason: String) -> Self {
+        Self(Reason::NoCertificates(reason))
+    }
+}
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Reason::Scheme => f.write_str(
+                "not a Redis URL: write redis://[user[:password]@]host[:port][/database], the \
+                 same with rediss:// for TLS, or redis+unix:///path?db=number",
+            ),
+            Reason::Database => f.write_str("the database of the Redis URL must be a number"),
+            Reason::Parameter(name) => {
+                write!(f, "the Redis URL has a parameter `{name}`, which means nothing here")
+            }
+            Reason::Insecure => f.write_str(
+                "the Redis URL has a fragment; certificates are always verified: name a private \
+                 authority with `ca_certificates` instead of `#insecure`",
+            ),
+            Reason::Malformed(reason) => write!(f, "malformed Redis URL: {reason}"),
+            Reason::CertificatesWithoutTls => f.write_str(
+                "`ca_certificates` needs TLS: write rediss:// instead of the URL's scheme",
+            ),
+            Reason::NoCertificates(reason) => {
+                write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidUrl({self})")
+    }
+}
+
+impl std::error::Error for InvalidUrl {}
+
+/// Reads a URL.
+pub(super) fn parse(url: &str) -> Result<ConnectionInfo, InvalidUrl> {
+    let url = redis::parse_redis_url(url).ok_or(InvalidUrl(Reason::Scheme))?;
+    let is_socket = matches!(url.scheme(), "unix" | "redis+unix" | "valkey+unix");
+    let known: &[&str] = if is_socket { &["db", "user", "pass"] } else { &[] };
+    if let Some((name, _)) = url.query_pairs().find(|(name, _)| !known.contains(&name.as_ref())) {
+        return Err(InvalidUrl(Reason::Parameter(name.into_owned())));
+    }
+    if url.fragment().is_some() {
+        return Err(InvalidUrl(Reason::Insecure));
+    }
+    let database = match is_socket {
+        true => url.query_pairs().find(|(name, _)| name == "db").map(|(_, db)| db.into_owned()),
+        false => Some(url.path().trim_matches('/').to_owned()).filter(|path| !path.is_empty()),
+    };
+    if database.is_some_and(|database| database.parse::<u32>().is_err()) {
+        return Err(InvalidUrl(Reason::Database));
+    }
+    url.into_connection_info().map_err(|error| InvalidUrl(Reason::Malformed(error.to_string())))
+}
+
+/// Where it leads, without credentials: for messages.
+pub(super) fn name(info: &ConnectionInfo) -> String {
+    let database = info.redis_settings().db();
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }
+            if host.contains(':') =>
+        {
+            format!("[{host}]:{port}/{database}")
+        }
+        address => format!("{address}/{database}"),
+    }
+}

@@ -1,0 +1,93 @@
+//! What a store's configuration promises, and what about it is dangerous.
+
+use std::future::Future;
+
+use idemptx_core::store::{Store, StoreError};
+
+/// A store that can tell what it promises in its present configuration.
+pub trait SafetyCheck: Store {
+    /// Looks at the configuration.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lookup`].
+    fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send;
+}
+
+/// The result of a start-up check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SafetyReport {
+    /// What was found, the gravest first.
+    pub findings: Vec<Finding>,
+    /// One line that says which guarantee this store gives in this configuration.
+    pub guarantee: String,
+}
+
+impl SafetyReport {
+    /// A report of these findings.
+    #[must_use]
+    pub fn new(mut findings: Vec<Finding>, guarantee: String) -> Self {
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        Self { findings, guarantee }
+    }
+
+    /// Whether the store can lose or delete claims, or cannot work at all.
+    #[must_use]
+    pub fn is_unsafe(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity >= Severity::Unsafe)
+    }
+
+    /// Whether the store cannot work.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Fatal)
+    }
+}
+
+/// One thing that a start-up check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, what follows from it, and what to do, in one sentence or two.
+    pub text: String,
+}
+
+impl Finding {
+    /// A finding.
+    #[must_use]
+    pub fn new(severity: Severity, text: impl Into<String>) -> Self {
+        Self { severity, text: text.into() }
+    }
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// Something could not be checked, or will cause refusals.
+    Warning,
+    /// Claims can be lost or deleted, and their operations run twice.
+    Unsafe,
+    /// The store cannot work.
+    Fatal,
+}
+
+impl SafetyCheck for super::MemoryStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let guarantee = "memory: one execution per key within this process; every record ends with \
+                         it, so a retry after a restart executes again";
+        Ok(SafetyReport::new(Vec::new(), guarantee.into()))
+    }
+}
+
+#[cfg(feature = "redis")]
+impl SafetyCheck for super::redis::RedisStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        Self::check(self).await
+    }
+}

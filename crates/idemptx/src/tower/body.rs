@@ -1,0 +1,232 @@
+use std::collections::VecDeque;
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::sync::mpsc;
+
+/// Why a body broke off: the wrapped body's own error.
+pub type BodyError = Box<dyn StdError + Send + Sync>;
+
+pin_project! {
+    /// The body that the inner service gets: the request's own, or what was read of it.
+    pub struct RequestBody<B> {
+        buffered: VecDeque<Frame<Bytes>>,
+        #[pin]
+        rest: Option<B>,
+    }
+}
+
+impl<B> RequestBody<B> {
+    pub(super) fn inner(body: B) -> Self {
+        Self { buffered: VecDeque::new(), rest: Some(body) }
+    }
+
+    pub(super) fn prefixed(read: Whole, rest: Option<B>) -> Self {
+        Self { buffered: read.into_frames(), rest }
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.project();
+        if let Some(frame) = this.buffered.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match this.rest.as_pin_mut() {
+            None => Poll::Ready(None),
+            Some(rest) => rest.poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.buffered.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        plus(rest, &self.buffered)
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The body that the client gets: the inner service's own, or one that was captured.
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        Inner { #[pin] body: B },
+        Whole { frames: VecDeque<Frame<Bytes>> },
+        Live { frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>> },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) const fn inner(body: B) -> Self {
+        Self { kind: Kind::Inner { body } }
+    }
+
+    pub(super) fn whole(whole: Whole) -> Self {
+        Self { kind: Kind::Whole { frames: whole.into_frames() } }
+    }
+
+    pub(super) const fn live(frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>) -> Self {
+        Self { kind: Kind::Live { frames } }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.project().kind.project() {
+            KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
+            KindProjection::Whole { frames } => Poll::Ready(frames.pop_front().map(Ok)),
+            KindProjection::Live { frames } => frames.poll_recv(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Whole { frames } => frames.is_empty(),
+            Kind::Live { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Whole { frames } => plus(SizeHint::with_exact(0), frames),
+            Kind::Live { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::inner(B::default())
+    }
+}
+
+/// What was read of a body: its data and its trailers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whole {
+    pub(super) data: Vec<Bytes>,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
+impl Whole {
+    pub(super) fn of(body: Bytes, trailers: HeaderMap) -> Self {
+        let data = if body.is_empty() { Vec::new() } else { vec![body] };
+        Self { data, trailers: (!trailers.is_empty()).then_some(trailers) }
+    }
+
+    /// All data in one piece.
+    pub(super) fn joined(&self) -> Bytes {
+        match self.data.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            many => many.concat().into(),
+        }
+    }
+
+    fn into_frames(self) -> VecDeque<Frame<Bytes>> {
+        let trailers = self.trailers.map(Frame::trailers);
+        self.data.into_iter().map(Frame::data).chain(trailers).collect()
+    }
+}
+
+/// How reading a body within a limit ended.
+pub(super) enum Read<B> {
+    Whole(Whole),
+    /// There is more than the limit; what was read, and what is left.
+    TooLarge(Whole, B),
+    Failed,
+}
+
+/// Reads a body to its end, or until it exceeds `bytes_max`, showing each piece to `see`.
+///
+/// A body that declares to be too large is not read at all.
+pub(super) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut whole = Whole::default();
+    if body.size_hint().lower() > bytes_max {
+        return Read::TooLarge(whole, body);
+    }
+    let mut bytes = 0_u64;
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(frame) = frame else { return Read::Failed };
+        match frame.into_data() {
+            Ok(data) => {
+                bytes = bytes.saturating_add(data.len() as u64);
+                see(&data);
+                if !data.is_empty() {
+                    whole.data.push(data);
+                }
+                if bytes > bytes_max {
+                    return Read::TooLarge(whole, body);
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    whole.trailers = Some(trailers);
+                }
+            }
+        }
+    }
+    Read::Whole(whole)
+}
+
+fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
+    let data = buffered.iter().filter_map(Frame::data_ref);
+    let bytes: u64 = data.map(|data| data.len() as u64).sum();
+    let mut sum = SizeHint::new();
+    sum.set_lower(hint.lower().saturating_add(bytes));
+    if let Some(upper) = hint.upper() {
+        sum.set_upper(upper.saturating_add(bytes));
+    }
+    sum
+}

@@ -1,0 +1,79 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Response;
+use idemptx_core::exchange::Rules;
+use idemptx_core::marks::mark;
+use idemptx_core::outcome::Outcome;
+use pin_project_lite::pin_project;
+
+use super::body::ResponseBody;
+
+pin_project! {
+    /// The future of a response; dropping it does not cancel a handler that runs under a key.
+    pub struct ResponseFuture<F, B, E> {
+        #[pin]
+        state: State<F, B, E>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, B, E> {
+        // Not under a key: the inner service's own future, and what its response is told.
+        Pass {
+            #[pin]
+            inner: F,
+            told: Option<(Arc<Rules>, Outcome)>,
+        },
+        Keyed {
+            exchange: Keyed<B, E>,
+        },
+    }
+}
+
+pub(super) type Keyed<B, E> =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
+
+impl<F, B, E> ResponseFuture<F, B, E> {
+    pub(super) const fn pass(inner: F, rules: Arc<Rules>, outcome: Outcome) -> Self {
+        Self { state: State::Pass { inner, told: Some((rules, outcome)) } }
+    }
+
+    pub(super) const fn keyed(exchange: Keyed<B, E>) -> Self {
+        Self { state: State::Keyed { exchange } }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Keyed { exchange } => exchange.as_mut().poll(cx),
+            StateProjection::Pass { inner, told } => {
+                let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
+                Poll::Ready(response.map(|response| {
+                    let mut response = response.map(ResponseBody::inner);
+                    if let Some((rules, outcome)) = told.take() {
+                        mark(response.headers_mut(), &rules, &outcome, None, None);
+                        response.extensions_mut().insert(outcome);
+                    }
+                    response
+                }))
+            }
+        }
+    }
+}
+
+impl<F, B, E> fmt::Debug for ResponseFuture<F, B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,40 @@
+//! The Redis store keeps the contract of a store.
+#![cfg(feature = "redis")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
+use std::time::Duration;
+
+use idemptx::store::redis::RedisStore;
+use idemptx_core::conformance::{self, Harness};
+use idemptx_core::lease::Token;
+use redis_server::RedisServer;
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract() {
+    let server = RedisServer::start(&[]);
+    let store = RedisStore::connect(server.url()).await.unwrap();
+    conformance::run(&Trial(store)).await.assert_passed();
+}
+
+struct Trial(RedisStore);
+
+impl Harness for Trial {
+    type Store = RedisStore;
+
+    fn store(&self) -> &RedisStore {
+        &self.0
+    }
+
+    fn token(&self) -> Token {
+        let mut bytes = [0; Token::BYTES];
+        getrandom::fill(&mut bytes).unwrap();
+        Token::from_bytes(bytes)
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+    }
+}
