@@ -6,6 +6,7 @@ use bytes::Bytes;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
+use idemptx_core::store::Over;
 
 use super::slot::RECORD_BYTES;
 use super::*;
@@ -58,7 +59,8 @@ async fn a_full_store_still_settles_and_takes_over() {
     let (store, clock) = simulated(RECORD_BYTES);
     let orphan = granted(&store, id(1), &bid(1, SECOND, HOUR)).await;
     clock.pass(SECOND);
-    let owner = granted(&store, id(1), &bid(2, SECOND, HOUR).over(orphan.token)).await;
+    let owner =
+        granted(&store, id(1), &bid(2, SECOND, HOUR).over(Over::Orphan(orphan.token))).await;
     store.settle(&owner, &done(1 << 20, HOUR)).await.unwrap();
     assert_eq!(store.bytes(), RECORD_BYTES + (1 << 20));
 }
