@@ -206,6 +206,10 @@ impl Store for MemoryStore {
         }))
     }
 
+    fn tend(&self) {
+        self.sweep();
+    }
+
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.watch = true;

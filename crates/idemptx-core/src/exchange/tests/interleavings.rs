@@ -168,7 +168,10 @@ enum Step {
 /// What a client got.
 #[derive(Clone, Debug)]
 enum Ended {
-    Own { body: String, stored: bool },
+    Own {
+        body: String,
+        stored: bool,
+    },
     Replay(String),
     #[expect(dead_code, reason = "shown in traces")]
     Refused(Code),
@@ -456,10 +459,11 @@ impl World {
             Step::Renew(lease) | Step::Settle(lease, _) | Step::Release(lease) => Some(lease.token),
         };
         let after = &self.cell.record;
-        if let (Some(token), Some(record)) = (owner, &before.record) {
-            if record.token != token && !same(Some(record), after.as_ref()) {
-                return Err(self.report("a stale owner changed the record"));
-            }
+        if let (Some(token), Some(record)) = (owner, &before.record)
+            && record.token != token
+            && !same(Some(record), after.as_ref())
+        {
+            return Err(self.report("a stale owner changed the record"));
         }
         if let Some(record) = &before.record {
             if record.state != State::Running && !same(Some(record), after.as_ref()) {

@@ -35,22 +35,27 @@ enum Stored {
     Down,
 }
 
+/// How a row's policy differs from the draft's.
+type Change = fn(&mut Policy);
+type Row<'a> = (Stored, &'a str, Change, &'a str);
+type Ending<'a> = (Handled, Change, &'a str);
+
 /// How the handler ends.
 const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
 
 #[test]
 fn what_is_stored_and_what_comes_decide() {
     use Stored::*;
-    let quarantine: fn(&mut Policy) = |policy| policy.on_orphan = OnOrphan::Quarantine;
-    let payments: fn(&mut Policy) = |policy| {
+    let quarantine: Change = |policy| policy.on_orphan = OnOrphan::Quarantine;
+    let payments: Change = |policy| {
         *policy = Policy::payments();
         policy.scope = Some(ScopeRule::Shared);
     };
-    let open: fn(&mut Policy) = |policy| policy.on_store_error = OnStoreError::FailOpen;
-    let shadow: fn(&mut Policy) = |policy| policy.mode = Mode::Shadow;
-    let waits: fn(&mut Policy) = |policy| policy.wait = Duration::from_secs(9);
-    let draft: fn(&mut Policy) = |_| {};
-    let rows: &[(Stored, &str, fn(&mut Policy), &str)] = &[
+    let open: Change = |policy| policy.on_store_error = OnStoreError::FailOpen;
+    let shadow: Change = |policy| policy.mode = Mode::Shadow;
+    let waits: Change = |policy| policy.wait = Duration::from_secs(9);
+    let draft: Change = |_| {};
+    let rows: &[Row<'_>] = &[
         (Nothing, "a", draft, "claim, execute 1, settle Done, own stored"),
         (Running, "a", draft, "claim, refuse 409 in-progress"),
         (Running, "b", draft, "claim, refuse 422 key-reused"),
@@ -99,13 +104,13 @@ fn how_the_handler_ended_decides_what_is_kept() {
         let status = StatusCode::from_u16(status).unwrap();
         Handled::Partial { status, directive }
     };
-    let draft: fn(&mut Policy) = |_| {};
-    let stripe: fn(&mut Policy) = |policy| *policy = Policy::stripe();
-    let quarantine: fn(&mut Policy) = |policy| policy.on_panic = OnPanic::Quarantine;
-    let only_2xx: fn(&mut Policy) = |policy| policy.store_statuses = Statuses::classes(&[2]);
+    let draft: Change = |_| {};
+    let stripe: Change = |policy| *policy = Policy::stripe();
+    let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
+    let only_2xx: Change = |policy| policy.store_statuses = Statuses::classes(&[2]);
     let stored = "settle Done, own stored";
     let released = "release, own";
-    let mut rows: Vec<(Handled, fn(&mut Policy), &str)> = vec![
+    let mut rows: Vec<Ending<'_>> = vec![
         (whole(500, None), stripe, stored),
         (whole(404, None), only_2xx, released),
         (whole(500, Some(Directive::Store)), draft, stored),
@@ -132,7 +137,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
 #[test]
 fn a_probe_decides_what_becomes_of_an_orphan() {
     let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
-    let happened = Probed::Happened(response(201, "found"));
+    let happened = Probed::Happened(Box::new(response(201, "found")));
     let rows = [
         (Stored::Orphan, happened.clone(), "claim over orphan, settle Done, replay 201 found"),
         (
@@ -153,20 +158,20 @@ fn a_probe_decides_what_becomes_of_an_orphan() {
 #[test]
 fn the_gate_admits_in_order() {
     let key = ("idempotency-key", "k");
-    let draft: fn(&mut Policy) = |_| {};
-    let required: fn(&mut Policy) = |policy| policy.required = true;
-    let strict: fn(&mut Policy) = |policy| policy.key_syntax = KeySyntax::StrictSf;
-    let tenant: fn(&mut Policy) =
+    let draft: Change = |_| {};
+    let required: Change = |policy| policy.required = true;
+    let strict: Change = |policy| policy.key_syntax = KeySyntax::StrictSf;
+    let tenant: Change =
         |policy| policy.scope = Some(ScopeRule::Header(HeaderName::from_static("x-tenant")));
-    let credential: fn(&mut Policy) =
+    let credential: Change =
         |policy| policy.scope = Some(ScopeRule::Header(http::header::AUTHORIZATION));
-    let custom: fn(&mut Policy) = |policy| policy.scope = Some(ScopeRule::Custom);
-    let shadow: fn(&mut Policy) = |policy| {
+    let custom: Change = |policy| policy.scope = Some(ScopeRule::Custom);
+    let shadow: Change = |policy| {
         policy.mode = Mode::Shadow;
         policy.required = true;
     };
-    type Row<'a> = (&'a str, &'a [(&'static str, &'static str)], fn(&mut Policy), &'a str);
-    let rows: &[Row<'_>] = &[
+    type Gate<'a> = (&'a str, &'a [(&'static str, &'static str)], Change, &'a str);
+    let rows: &[Gate<'_>] = &[
         ("CONNECT", &[key], draft, "pass NotHttp"),
         ("POST", &[key, ("upgrade", "websocket")], draft, "pass NotHttp"),
         ("POST", &[key, ("content-type", "application/grpc+proto")], draft, "pass NotHttp"),
@@ -431,7 +436,7 @@ impl<'a> Passage<'a> {
                     match bid.over {
                         None => trace.push_str("claim, "),
                         Some(crate::store::Over::Orphan(_)) => {
-                            trace.push_str("claim over orphan, ")
+                            trace.push_str("claim over orphan, ");
                         }
                         Some(_) => trace.push_str("claim over result, "),
                     }
