@@ -38,8 +38,8 @@ pub(crate) trait Work: Send + 'static {
 
 /// What an execution made, before anybody gets it.
 pub(crate) trait Product: Send + 'static {
-    /// What a store keeps of it.
-    fn payload(&self, state: State) -> Bytes;
+    /// What a store keeps of it: a response, or the head of one that cannot be replayed.
+    fn payload(&self) -> Bytes;
 }
 
 /// How an execution ended.
@@ -138,7 +138,7 @@ async fn execute<S: Store, W: Work>(
                 let payload = match (&response, &product) {
                     _ if state == State::Unknown => Bytes::new(),
                     (Some(response), _) => response.encode(),
-                    (None, Some(product)) => product.payload(state),
+                    (None, Some(product)) => product.payload(),
                     (None, None) => Bytes::new(),
                 };
                 driver.settle(lease, state, payload).await

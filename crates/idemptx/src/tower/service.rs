@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
 use idemptx_core::exchange::{
@@ -14,7 +14,6 @@ use idemptx_core::lease::Token;
 use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
 use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
-use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::Store;
 use idemptx_core::time::Clock;
@@ -235,7 +234,8 @@ enum Made<C, E> {
 struct Captured<C> {
     parts: http::response::Parts,
     body: CapturedBody<C>,
-    rules: Arc<Rules>,
+    /// What a store keeps of it: all, or the head of what cannot be replayed.
+    kept: StoredResponse,
 }
 
 enum CapturedBody<C> {
@@ -254,17 +254,10 @@ impl<C> Captured<C> {
 }
 
 impl<C: Send + 'static, E: Send + 'static> Product for Made<C, E> {
-    fn payload(&self, state: State) -> Bytes {
-        let Self::Response(Captured { parts, body, rules }) = self else { return Bytes::new() };
-        let keep = |body, trailers| {
-            let replay = &rules.policy().replay;
-            StoredResponse::capture(parts.status, &parts.headers, body, trailers, replay)
-        };
-        match body {
-            CapturedBody::Whole(whole) if state == State::Done => {
-                keep(whole.joined(), whole.trailers.as_ref()).encode()
-            }
-            _ => keep(Bytes::new(), None).head_only().encode(),
+    fn payload(&self) -> Bytes {
+        match self {
+            Self::Response(captured) => captured.kept.encode(),
+            Self::Error(_) => Bytes::new(),
         }
     }
 }
@@ -292,18 +285,43 @@ where
     match read {
         Read::Failed => Done { handled: Handled::Broken, product: None, rest: None },
         Read::Whole(whole) => {
+            let kept = StoredResponse::capture(
+                status,
+                &parts.headers,
+                whole.joined(),
+                whole.trailers.as_ref(),
+                &rules.policy().replay,
+            );
+            let (kept, handled) = if kept.is_storable() {
+                (kept, Handled::Whole { status, directive })
+            } else {
+                (head(&parts, &rules), Handled::Partial { status, directive })
+            };
             let body = CapturedBody::Whole(whole);
-            let product = Some(Made::Response(Captured { parts, body, rules }));
-            Done { handled: Handled::Whole { status, directive }, product, rest: None }
+            let product = Some(Made::Response(Captured { parts, body, kept }));
+            Done { handled, product, rest: None }
         }
         Read::TooLarge(prefix, rest) => {
             let (frames, received) = mpsc::channel(LIVE_FRAMES_MAX);
+            let kept = head(&parts, &rules);
             let body = CapturedBody::Live(ResponseBody::live(received));
-            let product = Some(Made::Response(Captured { parts, body, rules }));
+            let product = Some(Made::Response(Captured { parts, body, kept }));
             let rest = Box::pin(flow(RequestBody::prefixed(prefix, Some(rest)), frames, live));
             Done { handled: Handled::Partial { status, directive }, product, rest: Some(rest) }
         }
     }
+}
+
+/// What is kept of a response whose body cannot be.
+fn head(parts: &http::response::Parts, rules: &Rules) -> StoredResponse {
+    let (headers, replay) = (&parts.headers, &rules.policy().replay);
+    let mut head = StoredResponse::capture(parts.status, headers, Bytes::new(), None, replay);
+    if !head.is_storable() {
+        // Of more lines than a record may have, the one that a retry is told.
+        let location = head.headers.remove(LOCATION);
+        head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+    }
+    head
 }
 
 /// Sends a body on frame by frame.

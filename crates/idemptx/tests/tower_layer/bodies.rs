@@ -118,6 +118,28 @@ async fn a_body_that_breaks_off_is_no_response() {
     }
 }
 
+#[tokio::test]
+async fn a_response_with_more_lines_than_can_be_kept_is_sent_but_not_replayed() {
+    let engine = engine(|policy| policy);
+    let (app, count) = app(&engine, async |_| {
+        let mut response = StatusCode::CREATED.into_response_with("body");
+        response.headers_mut().insert("location", HeaderValue::from_static("/orders/1"));
+        for _ in 0..FIELD_LINES_MAX {
+            response.headers_mut().append("x-line", HeaderValue::from_static("1"));
+        }
+        response
+    });
+    let first = send(&app, post("k")).await;
+    first.answered(201, "body");
+    assert_eq!(first.headers.get_all("x-line").iter().count(), FIELD_LINES_MAX);
+    assert!(first.is_unstored());
+    let retry = send(&app, post("k")).await;
+    retry.refused(409, "result-unavailable");
+    assert_eq!(retry.problem()["original_status"], 201);
+    assert_eq!(retry.header("location"), Some("/orders/1"));
+    assert_eq!(count.runs(), 1);
+}
+
 trait IntoResponseWith {
     fn into_response_with(self, body: &'static str) -> Response<Body>;
 }
