@@ -220,12 +220,16 @@ where
     Read::Whole(whole)
 }
 
+/// A size without an upper bound where trailers follow: an exact one becomes a `Content-Length`,
+/// and HTTP/1.1 sends no trailers after that (RFC 9112 §7.1.2).
 fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
     let data = buffered.iter().filter_map(Frame::data_ref);
     let bytes: u64 = data.map(|data| data.len() as u64).sum();
     let mut sum = SizeHint::new();
     sum.set_lower(hint.lower().saturating_add(bytes));
-    if let Some(upper) = hint.upper() {
+    if let Some(upper) = hint.upper()
+        && !buffered.iter().any(Frame::is_trailers)
+    {
         sum.set_upper(upper.saturating_add(bytes));
     }
     sum

@@ -27,6 +27,19 @@ async fn a_retry_gets_the_first_answer_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn the_first_caller_gets_the_response_untouched() {
+    let engine = engine(|policy| policy);
+    let (app, _) = app(&engine, async |_| full_response());
+    let first = send(&app, post("k")).await;
+    let original = full_response();
+    assert_eq!(&first.headers, original.headers());
+    assert_eq!(first.status, original.status());
+    assert_eq!(first.trailers.as_ref().unwrap()["x-checksum"], "7");
+    assert_eq!(first.body, "first second");
+    assert_eq!(first.outcome(), &Outcome::Executed { attempt: 1, stored: true });
+}
+
+#[tokio::test]
 async fn what_belongs_to_the_moment_the_hop_or_the_client_is_not_replayed() {
     let engine = engine(|policy| policy);
     let (app, _) = app(&engine, async |_| full_response());
