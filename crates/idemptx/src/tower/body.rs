@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -83,9 +83,12 @@ pin_project! {
     enum Kind<B> {
         Inner { #[pin] body: B },
         Whole { frames: VecDeque<Frame<Bytes>> },
-        Live { frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>> },
+        Live { frames: Option<mpsc::Receiver<LiveFrame>> },
     }
 }
+
+/// A piece of a body that flows; `None` is its end, which a sender that vanished has not sent.
+pub(super) type LiveFrame = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl<B> ResponseBody<B> {
     pub(super) const fn inner(body: B) -> Self {
@@ -96,8 +99,8 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Whole { frames: whole.into_frames() } }
     }
 
-    pub(super) const fn live(frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>) -> Self {
-        Self { kind: Kind::Live { frames } }
+    pub(super) const fn live(frames: mpsc::Receiver<LiveFrame>) -> Self {
+        Self { kind: Kind::Live { frames: Some(frames) } }
     }
 }
 
@@ -116,7 +119,16 @@ where
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
             KindProjection::Whole { frames } => Poll::Ready(frames.pop_front().map(Ok)),
-            KindProjection::Live { frames } => frames.poll_recv(cx),
+            KindProjection::Live { frames } => {
+                let Some(sent) = frames else { return Poll::Ready(None) };
+                // Whoever vanished without sending an end has not sent all.
+                let frame =
+                    ready!(sent.poll_recv(cx)).unwrap_or_else(|| Some(Err(BROKE_OFF.into())));
+                if !matches!(frame, Some(Ok(_))) {
+                    *frames = None;
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -124,7 +136,7 @@ where
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
             Kind::Whole { frames } => frames.is_empty(),
-            Kind::Live { .. } => false,
+            Kind::Live { frames } => frames.is_none(),
         }
     }
 
@@ -234,3 +246,5 @@ fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
     }
     sum
 }
+
+const BROKE_OFF: &str = "the response broke off: its handler is gone";

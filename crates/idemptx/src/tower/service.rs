@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
 };
@@ -20,7 +20,7 @@ use idemptx_core::time::Clock;
 use tokio::sync::mpsc;
 use tower_service::Service;
 
-use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
+use super::body::{BodyError, LiveFrame, Read, RequestBody, ResponseBody, Whole, read};
 use super::future::{Keyed, ResponseFuture};
 use crate::drive::{Done, Ended, Product, Work, drive};
 use crate::engine::{Engine, Inner};
@@ -328,7 +328,7 @@ fn head(parts: &http::response::Parts, rules: &Rules) -> StoredResponse {
 ///
 /// When the client leaves, an event stream ends, for it was made for that client alone; any other
 /// body is part of the handler's work and is read on for a while, so that the handler ends too.
-async fn flow<B>(body: B, frames: mpsc::Sender<Result<Frame<Bytes>, BodyError>>, live: bool)
+async fn flow<B>(body: B, frames: mpsc::Sender<LiveFrame>, live: bool)
 where
     B: Body<Data = Bytes, Error = BodyError> + Send,
 {
@@ -339,9 +339,12 @@ where
             frame = next() => frame,
             () = frames.closed() => break,
         };
-        let Some(frame) = frame else { return };
+        let is_end = frame.is_none();
         if frames.send(frame).await.is_err() {
             break;
+        }
+        if is_end {
+            return;
         }
     }
     if !live {

@@ -119,6 +119,21 @@ async fn a_body_that_breaks_off_is_no_response() {
 }
 
 #[tokio::test]
+async fn a_flowing_body_that_breaks_off_breaks_off_for_the_client() {
+    for end in [Piece::Error, Piece::Panic] {
+        let engine = engine(|policy| policy.response_bytes_max(1));
+        let (app, _) = app(&engine, move |_| {
+            let body = ScriptedBody::new([Piece::data("12"), end.clone()]);
+            async move { Body::new(body) }
+        });
+        let mut body = app.oneshot(post("k")).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "12");
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(engine.drain().await);
+    }
+}
+
+#[tokio::test]
 async fn a_response_with_more_lines_than_can_be_kept_is_sent_but_not_replayed() {
     let engine = engine(|policy| policy);
     let (app, count) = app(&engine, async |_| {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
-use idemptx::store::MemoryStore;
 use idemptx::{Code, Execution, Outcome, Token};
 use idemptx_core::policy::OnPanic;
 use tower::{Layer, ServiceExt, service_fn};
