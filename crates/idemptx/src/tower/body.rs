@@ -17,6 +17,7 @@ pin_project! {
     /// The body that the inner service gets: the request's own, or what was read of it.
     pub struct RequestBody<B> {
         buffered: VecDeque<Frame<Bytes>>,
+        broken: Option<BodyError>,
         #[pin]
         rest: Option<B>,
     }
@@ -24,11 +25,16 @@ pin_project! {
 
 impl<B> RequestBody<B> {
     pub(super) fn inner(body: B) -> Self {
-        Self { buffered: VecDeque::new(), rest: Some(body) }
+        Self { buffered: VecDeque::new(), broken: None, rest: Some(body) }
     }
 
     pub(super) fn prefixed(read: Whole, rest: Option<B>) -> Self {
-        Self { buffered: read.into_frames(), rest }
+        Self { buffered: read.into_frames(), broken: None, rest }
+    }
+
+    /// What was read of a body until it broke off.
+    pub(super) fn broken(read: Whole, error: BodyError) -> Self {
+        Self { buffered: read.into_frames(), broken: Some(error), rest: None }
     }
 }
 
@@ -48,6 +54,9 @@ where
         if let Some(frame) = this.buffered.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match this.rest.as_pin_mut() {
             None => Poll::Ready(None),
             Some(rest) => rest.poll_frame(cx).map_err(Into::into),
@@ -55,11 +64,18 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.buffered.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.buffered.is_empty()
+            && self.broken.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Some(rest) => rest.size_hint(),
+            // How much is missing is not known.
+            None if self.broken.is_some() => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        };
         plus(rest, &self.buffered)
     }
 }
@@ -194,7 +210,8 @@ pub(super) enum Read<B> {
     Whole(Whole),
     /// There is more than the limit; what was read, and what is left.
     TooLarge(Whole, B),
-    Failed,
+    /// It broke off after what was read.
+    Broken(Whole, BodyError),
 }
 
 /// Reads a body to its end, or until it exceeds `bytes_max`, showing each piece to `see`.
@@ -203,6 +220,7 @@ pub(super) enum Read<B> {
 pub(super) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
 {
     let mut whole = Whole::default();
     if body.size_hint().lower() > bytes_max {
@@ -210,7 +228,10 @@ where
     }
     let mut bytes = 0_u64;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(frame) = frame else { return Read::Failed };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Read::Broken(whole, error.into()),
+        };
         match frame.into_data() {
             Ok(data) => {
                 bytes = bytes.saturating_add(data.len() as u64);

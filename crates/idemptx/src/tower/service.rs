@@ -174,6 +174,7 @@ async fn read_request<T, B>(
 ) -> (BodyEnd, Call<T, RequestBody<B>>)
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
 {
     let Call { inner, request } = call;
     let (parts, body) = request.into_parts();
@@ -190,7 +191,7 @@ where
         Read::TooLarge(whole, rest) => {
             (BodyEnd::TooLarge, RequestBody::prefixed(whole, Some(rest)))
         }
-        Read::Failed => (BodyEnd::Failed, RequestBody::prefixed(Whole::default(), None)),
+        Read::Broken(whole, error) => (BodyEnd::Failed, RequestBody::broken(whole, error)),
     };
     (end, Call { inner, request: Request::from_parts(parts, body) })
 }
@@ -283,7 +284,7 @@ where
         read(body, limit, |_| {}).await
     };
     match read {
-        Read::Failed => Done { handled: Handled::Broken, product: None, rest: None },
+        Read::Broken(..) => Done { handled: Handled::Broken, product: None, rest: None },
         Read::Whole(whole) => {
             let kept = StoredResponse::capture(
                 status,

@@ -32,6 +32,21 @@ async fn a_shadow_refuses_and_replays_nothing_and_tells_what_it_would() {
 }
 
 #[tokio::test]
+async fn a_shadow_hands_a_broken_body_on_as_broken() {
+    let engine = engine(|policy| policy.mode(Mode::Shadow));
+    let (app, _) = app(&engine, async |request: Request<Body>| {
+        match axum::body::to_bytes(request.into_body(), 100).await {
+            Ok(body) => format!("read {} bytes", body.len()),
+            Err(_) => "broken".to_owned(),
+        }
+    });
+    let body = ScriptedBody::new([Piece::data("half"), Piece::Error]);
+    let reply = send(&app, posted("k", Body::new(body))).await;
+    reply.answered(200, "broken");
+    assert_eq!(reply.header("idempotency-status"), Some("would-refuse-body-unreadable"));
+}
+
+#[tokio::test]
 async fn a_shadow_runs_duplicates_side_by_side() {
     let engine = engine(|policy| policy.mode(Mode::Shadow));
     let gate = Gate::shut();
