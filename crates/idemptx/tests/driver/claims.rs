@@ -37,6 +37,40 @@ async fn a_claim_that_is_executed_after_its_client_left_is_released_as_well() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_while_it_follows_another_has_nothing_to_release() {
+    let store = ToldStore::new();
+    let app = App::quick(engine(store.clone(), |policy| policy));
+    let gate = Gate::shut();
+    store.next(Step::Claim, Order::Slow(gate.clone()));
+    let first = app.client("k");
+    store.done(Step::Claim, 1).await;
+    let follower = app.client("k");
+    tokio::task::yield_now().await;
+    follower.abort();
+    assert!(follower.await.unwrap_err().is_cancelled());
+    gate.open();
+    first.await.unwrap().answered(200, "run 1");
+    assert!(app.engine.drain().await);
+    assert_eq!(store.calls(Step::Release), 0);
+}
+
+#[tokio::test]
+async fn those_who_follow_a_claim_that_fails_have_nothing_to_release() {
+    let store = ToldStore::new();
+    let app = App::quick(engine(store.clone(), |policy| {
+        policy.lease(Duration::from_millis(100)).claim_timeout(Duration::from_millis(50))
+    }));
+    store.next(Step::Claim, Order::Slow(Gate::shut()));
+    store.always(Step::Release, Order::Fail(ErrorKind::Fenced));
+    let clients: Vec<_> = (0..50).map(|_| app.client("k")).collect();
+    for client in clients {
+        client.await.unwrap().refused(503, "store-unavailable");
+    }
+    assert!(app.engine.drain().await);
+    assert_eq!((store.calls(Step::Claim), store.calls(Step::Release)), (1, 1));
+}
+
+#[tokio::test]
 async fn when_the_one_who_asks_leaves_another_asks() {
     let store = ToldStore::new();
     let app = App::quick(engine(store.clone(), |policy| policy));

@@ -9,6 +9,32 @@ use super::app::{App, engine};
 use super::told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
+async fn clients_that_leave_make_room_for_no_more_handlers_than_allowed() {
+    let store = ToldStore::new();
+    let app = App::slow(limited(&store, 2));
+    for (key, runs) in [("first", 1), ("second", 2)] {
+        let client = app.client(key);
+        app.runs.reach(runs).await;
+        client.abort();
+    }
+    let flood: Vec<_> = (0..100).map(|number| app.client(&format!("flood-{number}"))).collect();
+    tokio::task::yield_now().await;
+    flood.iter().for_each(|client| client.abort());
+    for client in flood {
+        assert!(client.await.unwrap_err().is_cancelled());
+    }
+    app.post("refused").await.refused(503, "store-unavailable");
+    assert_eq!((app.runs.began(), app.runs.most_at_once()), (2, 2));
+    assert_eq!(store.calls(Step::Claim), 2, "nothing is claimed that cannot be run");
+
+    app.gate.open();
+    assert!(app.engine.drain().await);
+    assert_eq!(store.calls(Step::Release), 0, "nothing was claimed, so nothing is released");
+    app.post("refused").await.answered(200, "run 3");
+    assert_eq!(app.runs.most_at_once(), 2);
+}
+
+#[tokio::test]
 async fn the_room_of_a_handler_is_given_back_however_it_ended() {
     let store = ToldStore::new();
     let app = App::quick(limited(&store, 1));
