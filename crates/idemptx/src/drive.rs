@@ -404,7 +404,7 @@ impl<S: Store> Drop for Driver<S> {
 async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, pilot: Pilot) {
     let limit = engine.policy().claim_timeout;
     let mut pause = VIGIL_POLL_MIN;
-    while pilot.has_listeners() {
+    while pilot.is_awaited() {
         // Watch first, look then: what happens in between is not missed.
         let watch = timeout(limit, engine.store().watch(&id)).await.ok().flatten();
         let left = match within(limit, engine.store().lookup(&id)).await {
