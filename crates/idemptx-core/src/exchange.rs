@@ -40,12 +40,14 @@ use crate::fingerprint::{Fingerprint, Match};
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::outcome::{Code, Passed, Rejection};
-use crate::policy::{Mode, OnLargeBody, OnOrphan, OnStoreError, Policy, Profile};
+use crate::policy::{Mode, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
 use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
 use crate::time::Timestamp;
 
+mod after;
+mod before;
 mod classify;
 mod gate;
 
@@ -123,7 +125,7 @@ pub enum BodyEnd {
 #[non_exhaustive]
 pub enum Probed {
     /// It happened, and this is its answer.
-    Happened(StoredResponse),
+    Happened(Box<StoredResponse>),
     /// It did not happen: execute it.
     NotHappened,
     /// It cannot be told now.
@@ -353,16 +355,16 @@ impl Exchange {
                 self.recovered(&bid, response, verdict, now)
             }
             (Stage::Waiting, Event::Woken(Some(Seen::Settled(record)))) => {
-                self.settled(record, now)
+                self.settled(&record, now)
             }
             (Stage::Waiting, Event::Woken(_)) => self.claim(None, now),
             (Stage::Waiting, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
             (Stage::Executing(lease), Event::Handled(handled)) => self.handled(lease, &handled),
             (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
-                self.after_settle(lease, state, then, settled, now)
+                self.after_settle(&lease, state, then, settled, now)
             }
             (Stage::Releasing(lease, then), Event::Released(released)) => {
-                self.after_release(lease, then, released, now)
+                self.after_release(&lease, then, released, now)
             }
             (Stage::Fenced { until }, Event::Looked(seen)) => self.after_fence(seen, until, now),
             (Stage::Fenced { until }, Event::Woken(_)) => self.look(until),
@@ -385,354 +387,6 @@ impl Exchange {
             steps: 0,
         }
     }
-
-    // Before the handler.
-
-    fn body(&mut self, end: BodyEnd, now: Timestamp) -> Action {
-        match (end, self.policy().on_large_body) {
-            (BodyEnd::Whole(fingerprints), _) => {
-                self.fingerprints = fingerprints;
-                self.claim(None, now)
-            }
-            (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Passed::LargeBody)),
-            (BodyEnd::TooLarge, _) => self.refuse(Code::BodyTooLarge),
-            (BodyEnd::Failed, _) => self.refuse(Code::BodyUnreadable),
-        }
-    }
-
-    fn claim(&mut self, over: Option<Over>, now: Timestamp) -> Action {
-        let Some((id, bid)) = self.bid(over) else { return self.refuse(Code::StoreUnavailable) };
-        self.sent = now;
-        self.stage = Stage::Claiming(bid.clone());
-        Action::Claim { id, bid }
-    }
-
-    fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
-        self.steps += 1;
-        if self.steps > STEPS_MAX {
-            return None;
-        }
-        let id = *self.operation.as_ref()?.ids().get(self.current)?;
-        let fingerprint = *self.fingerprints.get(self.current)?;
-        let policy = self.policy();
-        let bid = Bid::new(self.token, fingerprint, policy.lease, policy.key_retain);
-        Some((id, Bid { over, ..bid }))
-    }
-
-    fn claimed(&mut self, bid: &Bid, verdict: Result<Claim, ErrorKind>, now: Timestamp) -> Action {
-        match verdict {
-            Ok(Claim::Granted(lease)) => {
-                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
-                {
-                    return self.look_older(lease, 1, now);
-                }
-                self.granted(lease, now)
-            }
-            Ok(Claim::Held(holder)) => self.held(holder, now),
-            Ok(Claim::Settled(record)) => self.settled(record, now),
-            Err(kind) => {
-                let behind = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
-                    .then(|| self.unheard(bid));
-                self.no_verdict(kind, behind)
-            }
-        }
-    }
-
-    fn granted(&mut self, lease: Lease, now: Timestamp) -> Action {
-        if lease.attempt == 1 && self.policy().new_keys_per_minute_max.is_some() {
-            self.stage = Stage::Metering(lease);
-            return Action::Meter;
-        }
-        self.start(lease, now)
-    }
-
-    /// The start rule: run only on a lease that has at least half its term left for certain.
-    fn start(&mut self, lease: Lease, now: Timestamp) -> Action {
-        if now.since(self.sent) <= lease.term / 2 {
-            self.stage = Stage::Executing(lease.clone());
-            return Action::Execute(lease);
-        }
-        self.steps += 1;
-        if self.steps > STEPS_MAX {
-            return self.release(lease, Then::Refuse(Code::StoreUnavailable));
-        }
-        self.sent = now;
-        self.stage = Stage::Renewing(lease.clone());
-        Action::Renew(lease)
-    }
-
-    fn renewed(&mut self, lease: Lease, renewed: Result<(), ErrorKind>, now: Timestamp) -> Action {
-        match renewed {
-            Ok(()) => self.start(lease, now),
-            // Taken over, or gone, before it began: see what is there now.
-            Err(ErrorKind::Fenced) => {
-                self.token = self.token.next();
-                self.claim(None, now)
-            }
-            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
-        }
-    }
-
-    fn held(&mut self, holder: Holder, now: Timestamp) -> Action {
-        if !self.is_same(&holder.fingerprint) {
-            return self.refuse(Code::KeyReused);
-        }
-        if holder.is_orphan() {
-            return match self.policy().on_orphan {
-                OnOrphan::Reexecute => self.claim(Some(Over::Orphan(holder.token)), now),
-                OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
-                OnOrphan::Probe => self.probe(Over::Orphan(holder.token), holder.attempt),
-            };
-        }
-        let policy = self.policy();
-        if policy.wait.is_zero() || policy.mode == Mode::Shadow {
-            return self.in_progress(Some(holder.remaining));
-        }
-        let until = *self.deadline.get_or_insert(now.after(self.rules.policy().wait));
-        self.wait(holder, until, Stage::Waiting)
-    }
-
-    fn wait(&mut self, holder: Holder, until: Timestamp, stage: Stage) -> Action {
-        let Some(id) = self.id() else { return self.in_progress(None) };
-        self.stage = stage;
-        Action::Wait { id, holder, until }
-    }
-
-    /// What a final record means for this request.
-    fn settled(&mut self, record: Record, now: Timestamp) -> Action {
-        let same = self.is_same(&record.fingerprint);
-        match record.state {
-            State::Done => match StoredResponse::decode(&record.payload) {
-                Err(_) => self.refuse(Code::OutcomeUnknown),
-                Ok(response) if same => self.replay(response),
-                Ok(response) if self.may_rebind(&record, response.status) => {
-                    self.claim(Some(Over::Settled(record.token)), now)
-                }
-                Ok(_) => self.refuse(Code::KeyReused),
-            },
-            _ if !same => self.refuse(Code::KeyReused),
-            State::DoneNobody => self.result_unavailable(&record),
-            State::Spent => self.refuse(Code::KeyExpired),
-            State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
-                self.probe(Over::Settled(record.token), record.attempt)
-            }
-            // A claim that calls itself final is no record.
-            State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
-        }
-    }
-
-    fn probe(&mut self, vanished: Over, attempt: u32) -> Action {
-        if self.policy().mode == Mode::Shadow {
-            return self.refuse(Code::OutcomeUnknown);
-        }
-        self.stage = Stage::Probing(vanished);
-        Action::Probe { attempt }
-    }
-
-    fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
-        match probed {
-            Probed::NotHappened => self.claim(Some(vanished), now),
-            Probed::Happened(response) => {
-                let Some((id, bid)) = self.bid(Some(vanished)) else {
-                    return self.refuse(Code::StoreUnavailable);
-                };
-                self.sent = now;
-                self.stage = Stage::Recovering(bid.clone(), response);
-                Action::Claim { id, bid }
-            }
-            Probed::Unknown => {
-                let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
-                self.refuse_with(rejection)
-            }
-        }
-    }
-
-    fn recovered(
-        &mut self,
-        bid: &Bid,
-        response: StoredResponse,
-        verdict: Result<Claim, ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
-        match verdict {
-            Ok(Claim::Granted(lease)) => {
-                let then = Then::Replay(response.clone());
-                self.stage = Stage::Settling(lease.clone(), State::Done, then);
-                Action::Settle { lease, state: State::Done, response: Some(response) }
-            }
-            verdict => self.claimed(bid, verdict, now),
-        }
-    }
-
-    /// Claimed under the first secret's id; a record under an older one would still be in force.
-    ///
-    /// Claim first, look then: of two processes that sign with different secrets of the same list,
-    /// at least one sees the other.
-    fn look_older(&mut self, lease: Lease, position: usize, now: Timestamp) -> Action {
-        let id = self.operation.as_ref().and_then(|it| it.ids().get(position)).copied();
-        match id {
-            None => {
-                self.current = 0;
-                self.granted(lease, now)
-            }
-            Some(id) => {
-                self.current = position;
-                self.stage = Stage::Older(lease);
-                Action::Lookup(id)
-            }
-        }
-    }
-
-    fn older(
-        &mut self,
-        lease: Lease,
-        seen: Result<Option<Seen>, ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
-        let position = self.current;
-        match seen {
-            Ok(None) => self.look_older(lease, position + 1, now),
-            Ok(Some(seen)) => self.release(lease, Then::Decide(position, seen)),
-            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
-        }
-    }
-
-    // After the handler.
-
-    fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
-        let then = if handled.is_broken() { Then::HandlerFailed } else { Then::Own };
-        match classify::classify(self.policy(), handled) {
-            None => self.release(lease, then),
-            Some(state) => {
-                self.stage = Stage::Settling(lease.clone(), state, then);
-                Action::Settle { lease, state, response: None }
-            }
-        }
-    }
-
-    fn release(&mut self, lease: Lease, then: Then) -> Action {
-        self.stage = Stage::Releasing(lease.clone(), then);
-        Action::Release(lease)
-    }
-
-    fn after_settle(
-        &mut self,
-        lease: Lease,
-        state: State,
-        then: Then,
-        settled: Result<(), ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
-        match settled {
-            Ok(()) => {
-                let stored = state == State::Done;
-                self.conclude(&lease, then, stored, None, now)
-            }
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(&lease, then, now),
-            Err(_) => {
-                let behind = Behind::Settle(lease.clone(), state);
-                self.conclude(&lease, then, false, Some(behind), now)
-            }
-        }
-    }
-
-    fn after_release(
-        &mut self,
-        lease: Lease,
-        then: Then,
-        released: Result<(), ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
-        match released {
-            Ok(()) => self.conclude(&lease, then, false, None, now),
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(&lease, then, now),
-            Err(_) => {
-                let behind = Behind::Release(lease.clone());
-                self.conclude(&lease, then, false, Some(behind), now)
-            }
-        }
-    }
-
-    fn conclude(
-        &mut self,
-        lease: &Lease,
-        then: Then,
-        stored: bool,
-        behind: Option<Behind>,
-        now: Timestamp,
-    ) -> Action {
-        let answer = match then {
-            Then::Own => Answer::Own { attempt: lease.attempt, stored },
-            Then::Replay(response) => Answer::Replay(response),
-            Then::HandlerFailed => {
-                let mut rejection = self.rejection(Code::HandlerFailed);
-                rejection.unstored = true;
-                Answer::Refuse(rejection)
-            }
-            Then::Refuse(code) => return self.refuse_behind(code, behind),
-            Then::Decide(position, seen) => {
-                // A release that is sent again must not meet a later claim with its token.
-                self.token = self.token.next();
-                self.current = position;
-                return match (seen, behind) {
-                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
-                    (Seen::Held(holder), None) => self.held(holder, now),
-                    (Seen::Settled(record), None) => self.settled(record, now),
-                };
-            }
-        };
-        self.stage = Stage::Over;
-        Action::Answer { answer, behind }
-    }
-
-    /// The record is no longer ours: the client gets what became of it, never our own success.
-    fn fenced(&mut self, lease: &Lease, then: Then, now: Timestamp) -> Action {
-        match then {
-            Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
-                self.conclude(lease, then, false, None, now)
-            }
-            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
-            Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
-        }
-    }
-
-    fn look(&mut self, until: Timestamp) -> Action {
-        self.steps += 1;
-        match self.id() {
-            Some(id) if self.steps <= STEPS_MAX => {
-                self.stage = Stage::Fenced { until };
-                Action::Lookup(id)
-            }
-            _ => self.in_progress(None),
-        }
-    }
-
-    fn after_fence(
-        &mut self,
-        seen: Result<Option<Seen>, ErrorKind>,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Action {
-        match seen {
-            Ok(Some(Seen::Settled(record))) if record.state == State::Done => {
-                match StoredResponse::decode(&record.payload) {
-                    Ok(response) if self.is_same(&record.fingerprint) => self.replay(response),
-                    Ok(_) => self.in_progress(None),
-                    Err(_) => self.refuse(Code::OutcomeUnknown),
-                }
-            }
-            Ok(Some(Seen::Settled(record))) if record.state == State::DoneNobody => {
-                self.result_unavailable(&record)
-            }
-            Ok(Some(Seen::Held(holder))) if !holder.is_orphan() && now < until => {
-                self.wait(holder, until, Stage::Fenced { until })
-            }
-            Err(ErrorKind::Corrupt) => self.refuse(Code::OutcomeUnknown),
-            _ => self.in_progress(None),
-        }
-    }
-
-    // Answers.
 
     fn replay(&mut self, response: StoredResponse) -> Action {
         match self.policy().mode {
@@ -802,8 +456,6 @@ impl Exchange {
         self.refuse_behind(Code::StoreUnavailable, behind)
     }
 
-    // Facts.
-
     fn policy(&self) -> &Policy {
         self.rules.policy()
     }
@@ -846,8 +498,6 @@ impl Exchange {
 /// How often one exchange may ask the store: far beyond what contention needs, and an end to a
 /// store that contradicts itself.
 const STEPS_MAX: u32 = 1_000;
-/// When to ask the application's hook again.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

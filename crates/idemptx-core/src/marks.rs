@@ -23,20 +23,19 @@ pub fn mark(
     // Between the handler and us alone.
     headers.remove(IDEMPOTENCY_OUTCOME);
     match outcome {
-        Outcome::Replayed => set(headers, IDEMPOTENT_REPLAYED, HeaderValue::from_static("true")),
+        Outcome::Replayed => {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
         Outcome::Executed { stored: false, .. } | Outcome::Passed(Passed::Unprotected) => {
-            set(headers, IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
+            headers.insert(IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
         }
         _ => {}
     }
-    let shadowed = match outcome {
-        Outcome::Passed(passed @ (Passed::WouldReplay | Passed::WouldRefuse(_))) => Some(passed),
-        _ => None,
-    };
-    if policy.expose.contains(&Expose::Status) || shadowed.is_some() {
-        if let Some(word) = word(outcome, policy.profile) {
-            set(headers, policy.status_header.clone(), word);
-        }
+    let shadowed = matches!(outcome, Outcome::Passed(Passed::WouldReplay | Passed::WouldRefuse(_)));
+    if (policy.expose.contains(&Expose::Status) || shadowed)
+        && let Some(word) = word(outcome, policy.profile)
+    {
+        headers.insert(policy.status_header.clone(), word);
     }
     if !matches!(outcome, Outcome::Executed { .. } | Outcome::Replayed) {
         return;
@@ -46,18 +45,18 @@ pub fn mark(
         && let Ok(value) = HeaderValue::from_str(key.as_str())
         && let Some(name) = policy.header_names.first()
     {
-        set(headers, name.clone(), value);
+        headers.insert(name.clone(), value);
     }
     if policy.expose.contains(&Expose::Signature)
         && let Some(Ok(value)) = fingerprint.map(|it| HeaderValue::from_str(&it.signature()))
     {
-        set(headers, IDEMPOTENCY_SIGNATURE, value);
+        headers.insert(IDEMPOTENCY_SIGNATURE, value);
     }
     if policy.expose.contains(&Expose::Expiry)
         && matches!(outcome, Outcome::Executed { stored: true, .. })
     {
         let seconds = HeaderValue::from(policy.retain.as_secs());
-        set(headers, IDEMPOTENCY_RETAINED, seconds);
+        headers.insert(IDEMPOTENCY_RETAINED, seconds);
     }
 }
 
@@ -80,10 +79,6 @@ fn word(outcome: &Outcome, profile: Profile) -> Option<HeaderValue> {
         _ => return None,
     };
     Some(HeaderValue::from_static(word))
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    headers.insert(name, value);
 }
 
 /// On a replay: `true`.

@@ -50,12 +50,14 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Makes the result of an execution final, durably as far as the store's configuration goes.
     ///
-    /// Settling again with the same token and state changes nothing and succeeds.
+    /// Settling again with the same token and state changes nothing and succeeds; with another
+    /// state it is fenced.
     /// A lapsed lease may still settle as long as nobody took the record over.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] when the record has another token or is gone: nothing was changed.
+    /// [`ErrorKind::Invalid`] for a settlement as running or spent.
     fn settle(
         &self,
         lease: &Lease,
@@ -101,6 +103,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         let _ = id;
         std::future::ready(None)
     }
+
+    /// Gives back what has expired; called every few seconds, also when nothing else is.
+    ///
+    /// For stores that do not do so by themselves; the default does nothing.
+    fn tend(&self) {}
 
     /// What this store promises; see [`Capabilities`].
     fn capabilities(&self) -> Capabilities;

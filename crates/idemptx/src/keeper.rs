@@ -227,6 +227,7 @@ fn keep<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<Job>) {
     };
     let tasks = tokio::task::LocalSet::new();
     tasks.spawn_local(renew_when_due(Arc::clone(&shared)));
+    tasks.spawn_local(tend(Arc::clone(&shared)));
     tasks.block_on(&runtime, work(shared, inbox));
 }
 
@@ -302,6 +303,14 @@ async fn settle<S: Store>(store: &S, lease: &Lease, done: &Settlement) -> News {
     }
 }
 
+/// Lets the store give back what has expired, traffic or not.
+async fn tend<S: Store>(shared: Arc<Shared<S>>) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        shared.store.tend();
+    }
+}
+
 /// Renews each lease when it is due.
 async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
     loop {
@@ -354,6 +363,7 @@ async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
 }
 
 const HEARTBEATS_PER_TERM: u32 = 3;
+const TEND_EVERY: Duration = Duration::from_secs(5);
 /// Beyond these many unconfirmed steps, or bytes of them, new claims are refused.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 const JOURNAL_BYTES_MAX: usize = 256 << 20;

@@ -44,6 +44,12 @@ impl Statuses {
         self
     }
 
+    /// These but for the `others`.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        Self(self.0.difference(&others.0).copied().collect())
+    }
+
     /// Whether `status` is one of them.
     #[must_use]
     pub fn contains(&self, status: StatusCode) -> bool {

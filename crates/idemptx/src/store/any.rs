@@ -122,6 +122,10 @@ impl Store for AnyStore {
         chosen!(self, store => store.watch(id).await)
     }
 
+    fn tend(&self) {
+        chosen!(self, store => store.tend());
+    }
+
     fn capabilities(&self) -> Capabilities {
         chosen!(self, store => store.capabilities())
     }

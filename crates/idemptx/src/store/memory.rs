@@ -68,7 +68,6 @@ impl MemoryStore {
     }
 
     /// A store with other limits.
-    #[must_use]
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder { bytes_max: BYTES_MAX, clock: None }
     }
@@ -205,6 +204,10 @@ impl Store for MemoryStore {
             let _watch = watch;
             rung.await;
         }))
+    }
+
+    fn tend(&self) {
+        self.sweep();
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -1,0 +1,145 @@
+//! From the handler's end to the answer.
+
+use super::{Action, Answer, Behind, Exchange, Handled, STEPS_MAX, Stage, Then, classify};
+use crate::lease::Lease;
+use crate::outcome::Code;
+use crate::policy::Mode;
+use crate::record::State;
+use crate::response::StoredResponse;
+use crate::store::{ErrorKind, Seen};
+use crate::time::Timestamp;
+
+impl Exchange {
+    pub(super) fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
+        let then = if handled.is_broken() { Then::HandlerFailed } else { Then::Own };
+        match classify::classify(self.policy(), handled) {
+            None => self.release(lease, then),
+            Some(state) => {
+                self.stage = Stage::Settling(lease.clone(), state, then);
+                Action::Settle { lease, state, response: None }
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, lease: Lease, then: Then) -> Action {
+        self.stage = Stage::Releasing(lease.clone(), then);
+        Action::Release(lease)
+    }
+
+    pub(super) fn after_settle(
+        &mut self,
+        lease: &Lease,
+        state: State,
+        then: Then,
+        settled: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match settled {
+            Ok(()) => {
+                let stored = state == State::Done;
+                self.conclude(lease, then, stored, None, now)
+            }
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
+            Err(_) => {
+                let behind = Behind::Settle(lease.clone(), state);
+                self.conclude(lease, then, false, Some(behind), now)
+            }
+        }
+    }
+
+    pub(super) fn after_release(
+        &mut self,
+        lease: &Lease,
+        then: Then,
+        released: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match released {
+            Ok(()) => self.conclude(lease, then, false, None, now),
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
+            Err(_) => {
+                let behind = Behind::Release(lease.clone());
+                self.conclude(lease, then, false, Some(behind), now)
+            }
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        lease: &Lease,
+        then: Then,
+        stored: bool,
+        behind: Option<Behind>,
+        now: Timestamp,
+    ) -> Action {
+        let answer = match then {
+            Then::Own => Answer::Own { attempt: lease.attempt, stored },
+            Then::Replay(response) => Answer::Replay(response),
+            Then::HandlerFailed => {
+                let mut rejection = self.rejection(Code::HandlerFailed);
+                rejection.unstored = true;
+                Answer::Refuse(rejection)
+            }
+            Then::Refuse(code) => return self.refuse_behind(code, behind),
+            Then::Decide(position, seen) => {
+                // A release that is sent again must not meet a later claim with its token.
+                self.token = self.token.next();
+                self.current = position;
+                return match (seen, behind) {
+                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
+                    (Seen::Held(holder), None) => self.held(holder, now),
+                    (Seen::Settled(record), None) => self.settled(&record, now),
+                };
+            }
+        };
+        self.stage = Stage::Over;
+        Action::Answer { answer, behind }
+    }
+
+    /// The record is no longer ours: the client gets what became of it, never our own success.
+    fn fenced(&mut self, lease: &Lease, then: Then, now: Timestamp) -> Action {
+        match then {
+            Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
+                self.conclude(lease, then, false, None, now)
+            }
+            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
+            Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
+        }
+    }
+
+    pub(super) fn look(&mut self, until: Timestamp) -> Action {
+        self.steps += 1;
+        match self.id() {
+            Some(id) if self.steps <= STEPS_MAX => {
+                self.stage = Stage::Fenced { until };
+                Action::Lookup(id)
+            }
+            _ => self.in_progress(None),
+        }
+    }
+
+    pub(super) fn after_fence(
+        &mut self,
+        seen: Result<Option<Seen>, ErrorKind>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Action {
+        match seen {
+            Ok(Some(Seen::Settled(record))) if record.state == State::Done => {
+                match StoredResponse::decode(&record.payload) {
+                    Ok(response) if self.is_same(&record.fingerprint) => self.replay(response),
+                    Ok(_) => self.in_progress(None),
+                    Err(_) => self.refuse(Code::OutcomeUnknown),
+                }
+            }
+            Ok(Some(Seen::Settled(record))) if record.state == State::DoneNobody => {
+                self.result_unavailable(&record)
+            }
+            Ok(Some(Seen::Held(holder))) if !holder.is_orphan() && now < until => {
+                self.wait(holder, until, Stage::Fenced { until })
+            }
+            Err(ErrorKind::Corrupt) => self.refuse(Code::OutcomeUnknown),
+            _ => self.in_progress(None),
+        }
+    }
+}

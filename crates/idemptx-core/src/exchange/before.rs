@@ -1,0 +1,238 @@
+//! From the request's body to the handler's start.
+
+use std::time::Duration;
+
+use super::Behind;
+use super::{Action, Answer, BodyEnd, Exchange, Probed, STEPS_MAX, Stage, Then};
+use crate::key::RecordId;
+use crate::lease::Lease;
+use crate::outcome::{Code, Passed};
+use crate::policy::{Mode, OnLargeBody, OnOrphan};
+use crate::record::{Record, State};
+use crate::response::StoredResponse;
+use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
+use crate::time::Timestamp;
+
+impl Exchange {
+    pub(super) fn body(&mut self, end: BodyEnd, now: Timestamp) -> Action {
+        match (end, self.policy().on_large_body) {
+            (BodyEnd::Whole(fingerprints), _) => {
+                self.fingerprints = fingerprints;
+                self.claim(None, now)
+            }
+            (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Passed::LargeBody)),
+            (BodyEnd::TooLarge, _) => self.refuse(Code::BodyTooLarge),
+            (BodyEnd::Failed, _) => self.refuse(Code::BodyUnreadable),
+        }
+    }
+
+    pub(super) fn claim(&mut self, over: Option<Over>, now: Timestamp) -> Action {
+        let Some((id, bid)) = self.bid(over) else { return self.refuse(Code::StoreUnavailable) };
+        self.sent = now;
+        self.stage = Stage::Claiming(bid.clone());
+        Action::Claim { id, bid }
+    }
+
+    fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return None;
+        }
+        let id = *self.operation.as_ref()?.ids().get(self.current)?;
+        let fingerprint = *self.fingerprints.get(self.current)?;
+        let policy = self.policy();
+        let bid = Bid::new(self.token, fingerprint, policy.lease, policy.key_retain);
+        Some((id, Bid { over, ..bid }))
+    }
+
+    pub(super) fn claimed(
+        &mut self,
+        bid: &Bid,
+        verdict: Result<Claim, ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match verdict {
+            Ok(Claim::Granted(lease)) => {
+                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
+                {
+                    return self.look_older(lease, 1, now);
+                }
+                self.granted(lease, now)
+            }
+            Ok(Claim::Held(holder)) => self.held(holder, now),
+            Ok(Claim::Settled(record)) => self.settled(&record, now),
+            Err(kind) => {
+                let behind = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
+                    .then(|| self.unheard(bid));
+                self.no_verdict(kind, behind)
+            }
+        }
+    }
+
+    fn granted(&mut self, lease: Lease, now: Timestamp) -> Action {
+        if lease.attempt == 1 && self.policy().new_keys_per_minute_max.is_some() {
+            self.stage = Stage::Metering(lease);
+            return Action::Meter;
+        }
+        self.start(lease, now)
+    }
+
+    /// The start rule: run only on a lease that has at least half its term left for certain.
+    pub(super) fn start(&mut self, lease: Lease, now: Timestamp) -> Action {
+        if now.since(self.sent) <= lease.term / 2 {
+            self.stage = Stage::Executing(lease.clone());
+            return Action::Execute(lease);
+        }
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return self.release(lease, Then::Refuse(Code::StoreUnavailable));
+        }
+        self.sent = now;
+        self.stage = Stage::Renewing(lease.clone());
+        Action::Renew(lease)
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        lease: Lease,
+        renewed: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match renewed {
+            Ok(()) => self.start(lease, now),
+            // Taken over, or gone, before it began: see what is there now.
+            Err(ErrorKind::Fenced) => {
+                self.token = self.token.next();
+                self.claim(None, now)
+            }
+            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+        }
+    }
+
+    pub(super) fn held(&mut self, holder: Holder, now: Timestamp) -> Action {
+        if !self.is_same(&holder.fingerprint) {
+            return self.refuse(Code::KeyReused);
+        }
+        if holder.is_orphan() {
+            return match self.policy().on_orphan {
+                OnOrphan::Reexecute => self.claim(Some(Over::Orphan(holder.token)), now),
+                OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
+                OnOrphan::Probe => self.probe(Over::Orphan(holder.token), holder.attempt),
+            };
+        }
+        let policy = self.policy();
+        if policy.wait.is_zero() || policy.mode == Mode::Shadow {
+            return self.in_progress(Some(holder.remaining));
+        }
+        let until = *self.deadline.get_or_insert(now.after(self.rules.policy().wait));
+        self.wait(holder, until, Stage::Waiting)
+    }
+
+    pub(super) fn wait(&mut self, holder: Holder, until: Timestamp, stage: Stage) -> Action {
+        let Some(id) = self.id() else { return self.in_progress(None) };
+        self.stage = stage;
+        Action::Wait { id, holder, until }
+    }
+
+    /// What a final record means for this request.
+    pub(super) fn settled(&mut self, record: &Record, now: Timestamp) -> Action {
+        let same = self.is_same(&record.fingerprint);
+        match record.state {
+            State::Done => match StoredResponse::decode(&record.payload) {
+                Err(_) => self.refuse(Code::OutcomeUnknown),
+                Ok(response) if same => self.replay(response),
+                Ok(response) if self.may_rebind(record, response.status) => {
+                    self.claim(Some(Over::Settled(record.token)), now)
+                }
+                Ok(_) => self.refuse(Code::KeyReused),
+            },
+            _ if !same => self.refuse(Code::KeyReused),
+            State::DoneNobody => self.result_unavailable(record),
+            State::Spent => self.refuse(Code::KeyExpired),
+            State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
+                self.probe(Over::Settled(record.token), record.attempt)
+            }
+            // A claim that calls itself final is no record.
+            State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
+        }
+    }
+
+    fn probe(&mut self, vanished: Over, attempt: u32) -> Action {
+        if self.policy().mode == Mode::Shadow {
+            return self.refuse(Code::OutcomeUnknown);
+        }
+        self.stage = Stage::Probing(vanished);
+        Action::Probe { attempt }
+    }
+
+    pub(super) fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
+        match probed {
+            Probed::NotHappened => self.claim(Some(vanished), now),
+            Probed::Happened(response) => {
+                let Some((id, bid)) = self.bid(Some(vanished)) else {
+                    return self.refuse(Code::StoreUnavailable);
+                };
+                self.sent = now;
+                self.stage = Stage::Recovering(bid.clone(), *response);
+                Action::Claim { id, bid }
+            }
+            Probed::Unknown => {
+                let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
+                self.refuse_with(rejection)
+            }
+        }
+    }
+
+    pub(super) fn recovered(
+        &mut self,
+        bid: &Bid,
+        response: StoredResponse,
+        verdict: Result<Claim, ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match verdict {
+            Ok(Claim::Granted(lease)) => {
+                let then = Then::Replay(response.clone());
+                self.stage = Stage::Settling(lease.clone(), State::Done, then);
+                Action::Settle { lease, state: State::Done, response: Some(response) }
+            }
+            verdict => self.claimed(bid, verdict, now),
+        }
+    }
+
+    /// Claimed under the first secret's id; a record under an older one would still be in force.
+    ///
+    /// Claim first, look then: of two processes that sign with different secrets of the same list,
+    /// at least one sees the other.
+    fn look_older(&mut self, lease: Lease, position: usize, now: Timestamp) -> Action {
+        let id = self.operation.as_ref().and_then(|it| it.ids().get(position)).copied();
+        match id {
+            None => {
+                self.current = 0;
+                self.granted(lease, now)
+            }
+            Some(id) => {
+                self.current = position;
+                self.stage = Stage::Older(lease);
+                Action::Lookup(id)
+            }
+        }
+    }
+
+    pub(super) fn older(
+        &mut self,
+        lease: Lease,
+        seen: Result<Option<Seen>, ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        let position = self.current;
+        match seen {
+            Ok(None) => self.look_older(lease, position + 1, now),
+            Ok(Some(seen)) => self.release(lease, Then::Decide(position, seen)),
+            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+        }
+    }
+}
+
+/// When to ask the application's hook again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
