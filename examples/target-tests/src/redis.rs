@@ -89,6 +89,18 @@ impl RedisServer {
         assert_eq!(self.command("SCRIPT FLUSH").await.as_deref(), Some("+OK"));
     }
 
+    /// Closes the connections of all its clients.
+    ///
+    /// # Panics
+    ///
+    /// If it is away.
+    pub async fn disconnect_all(&self) {
+        for kind in ["normal", "pubsub"] {
+            let reply = self.command(&format!("CLIENT KILL TYPE {kind} SKIPME yes")).await;
+            assert!(reply.is_some_and(|reply| reply.starts_with(':')), "CLIENT KILL {kind}");
+        }
+    }
+
     /// Everything it holds, names and values, as text.
     ///
     /// # Panics

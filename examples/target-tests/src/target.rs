@@ -109,10 +109,20 @@ impl Target {
         ended.expect("the target ends in time").expect("the target can be waited for")
     }
 
+    /// What it has said on stderr so far.
+    ///
+    /// # Panics
+    ///
+    /// Never: nobody panics while reading.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.stderr.lock().expect("no reader panics").clone()
+    }
+
     /// Waits until it has said something on stderr that holds all of `words`, whatever their case.
     pub async fn says(&self, words: &[&str]) {
         until(&format!("the target says {words:?}"), || async {
-            let said = self.stderr.lock().expect("no reader panics").to_lowercase();
+            let said = self.said().to_lowercase();
             words.iter().all(|word| said.contains(&word.to_lowercase()))
         })
         .await;

@@ -1,7 +1,9 @@
 //! A process that dies or freezes in the middle of an operation.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
-use target_tests::{Answer, Journal, RedisServer, Request, Target, retry_until};
+use target_tests::{Answer, Journal, RedisServer, Request, Target, retry_until, until};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
@@ -131,6 +133,53 @@ async fn a_handler_keeps_its_claim_for_as_long_as_it_runs() {
     assert!(refused > 10, "{refused}");
     replay.assert_replay_of(&running.await.expect("no panic").expect("an answer"));
     one.journal.assert_executions("k", 1, 1);
+}
+
+/// Eight times, one of two processes is killed while forty operations of three clients each run.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_processes_die_all_clients_of_a_key_get_one_answer() {
+    const KILLS: usize = 8;
+    const KEYS: usize = 40;
+    let redis = RedisServer::start().await;
+    let journal = Journal::new();
+    let policy = json!({ "lease_ms": 500, "wait_ms": 3000 });
+    let mut answers: HashMap<String, Answer> = HashMap::new();
+    let mut check = |key: String, answer: Result<Answer, String>| {
+        let Ok(answer) = answer.map_err(|_| "its process was killed") else { return };
+        if answer.status == 201 {
+            let first = answers.entry(key).or_insert_with(|| answer.clone());
+            assert_eq!(answer.body, first.body, "two successes for one key");
+        }
+    };
+    for round in 0..KILLS {
+        let start = || {
+            let builder = Target::builder().store(redis.url()).journal(&journal);
+            builder.policy(policy.clone()).start()
+        };
+        let (mut doomed, survivor) = tokio::join!(start(), start());
+        let begun = journal.entries().len();
+        let mut sent = Vec::new();
+        for number in 0..KEYS * 3 {
+            let key = format!("k-{}", (number + round * KEYS / 2) % (KEYS * KILLS / 2));
+            let target = if number % 2 == 0 { &doomed } else { &survivor };
+            sent.push((key.clone(), send(&target.post("/slow?ms=100").key(&key))));
+        }
+        // At another moment in each round.
+        let moment = begun + 1 + round * KEYS / KILLS;
+        until("some handlers have started", || async { journal.entries().len() >= moment }).await;
+        doomed.kill().await;
+        for (key, answer) in sent {
+            check(key, answer.await.expect("no panic"));
+        }
+    }
+    let last = Target::builder().store(redis.url()).journal(&journal).policy(policy).start().await;
+    for number in 0..KEYS * KILLS / 2 {
+        let key = format!("k-{number}");
+        let request = last.post("/slow?ms=100").key(&key);
+        let answer = retry_until(&request, |answer| answer.status == 201).await;
+        check(key.clone(), Ok(answer));
+        assert!(journal.starts(&key) <= 1 + KILLS && journal.ends(&key) >= 1, "{key}");
+    }
 }
 
 /// Two processes over one store, with one journal.

@@ -233,11 +233,12 @@ async fn only_the_methods_of_the_policy_are_protected() {
 
 #[tokio::test]
 async fn what_has_expired_is_a_new_request() {
-    let policy = json!({ "retain_ms": 500, "key_retain_ms": 500 });
+    let policy = json!({ "retain_ms": 2000, "key_retain_ms": 2000 });
     for target in [on_memory(&policy).await, on_redis(&policy).await] {
         let (target, _redis) = target;
         let request = target.post("/count").key("k");
         let first = request.send().await;
+        request.send().await.assert_replay_of(&first);
         let later = retry_until(&request, |answer| !answer.is_replay()).await;
         later.assert_fresh(201);
         assert_ne!(later.n(), first.n());

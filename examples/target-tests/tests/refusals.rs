@@ -205,6 +205,49 @@ async fn a_body_that_breaks_off_leaves_the_key_free() {
     target.journal.assert_executions("k", 1, 1);
 }
 
+#[tokio::test]
+async fn a_body_that_is_still_on_its_way_holds_no_key() {
+    let target = Target::start().await;
+    let mut stream = TcpStream::connect(target.address()).await.expect("it listens");
+    let head = "POST /echo HTTP/1.1\r\nHost: it\r\nIdempotency-Key: k\r\nContent-Length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream.write_all(b"half").await.expect("it reads");
+    let quicker = target.post("/echo").key("k").body("123456789");
+    let first = quicker.send().await;
+    first.assert_fresh(200);
+    stream.write_all(b"-done").await.expect("it reads");
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.expect("an answer");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 422"), "another body, another request");
+    quicker.send().await.assert_replay_of(&first);
+    target.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_before_it_sends() {
+    let target = Target::start().await;
+    let mut stream = TcpStream::connect(target.address()).await.expect("it listens");
+    let head = "POST /echo HTTP/1.1\r\nHost: it\r\nIdempotency-Key: k\r\n\
+        Content-Length: 67108864\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.expect("an answer");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 413"), "it was told to go on");
+    target.journal.assert_executions("k", 0, 0);
+}
+
+#[tokio::test]
+async fn no_key_is_ever_told_on_stderr() {
+    let target = Target::with_policy(json!({ "lease_ms": 500 })).await;
+    for path in ["/count", "/raise", "/abort", "/status/500", "/outcome?o=unknown", "/slow"] {
+        target.post(path).key("hunter2").credential("Bearer hunter2").send().await;
+    }
+    target.post("/count").key("\"hunter2").send().await;
+    target.post("/raise").key("last").send().await;
+    let said = target.said();
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
 fn seconds(answer: &Answer) -> u64 {
     let value =
         answer.header("retry-after").unwrap_or_else(|| panic!("no Retry-After: {answer:?}"));

@@ -260,6 +260,30 @@ async fn a_streamed_answer_of_a_moderate_size_is_stored_whole() {
 }
 
 #[tokio::test]
+async fn a_streamed_answer_beyond_the_limit_is_passed_on_whole() {
+    let target = Target::start().await;
+    let request = target.post("/stream?chunks=200000").key("k");
+    let large = request.send().await;
+    large.assert_unstored(200);
+    let lines = large.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    assert_eq!(lines.count(), 200_000);
+    request.send().await.assert_refused(409, "result-unavailable");
+    target.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn a_streamed_answer_goes_on_when_its_client_has_left() {
+    let target = Target::start().await;
+    let request = target.post("/stream?chunks=200000").key("k");
+    let answer = request.open().await.expect("an answer");
+    assert_eq!(answer.headers()["idempotency-stored"], "false");
+    drop(answer);
+    target.journal.ended("k", 1).await;
+    request.send().await.assert_refused(409, "result-unavailable");
+    target.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
 async fn events_arrive_while_they_happen_and_are_not_replayed() {
     let target = Target::start().await;
     let request = target.post("/events?chunks=3&gap=400").key("k");

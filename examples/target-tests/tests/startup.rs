@@ -41,7 +41,7 @@ async fn what_is_wrong_with_a_policy_is_named() {
     for (policy, word) in [
         (r#"{"lease_millis":1}"#, "lease_millis"),
         (r#"{"on_orphan":"pray"}"#, "on_orphan"),
-        (r#"{"fingerprint":{"body":"cooked"}}"#, "cooked"),
+        (r#"{"fingerprint":{"body":"cooked"}}"#, "fingerprint.body"),
     ] {
         let ended = refused_start(&["--listen", "127.0.0.1:0", "--policy", policy]).await;
         let said = String::from_utf8_lossy(&ended.stderr);

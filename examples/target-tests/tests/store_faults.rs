@@ -1,7 +1,7 @@
 //! A store that dies, freezes or is full: nothing runs in doubt, and nothing that ran is lost.
 
 use serde_json::json;
-use target_tests::{Answer, RedisServer, Request, Target, retry_until};
+use target_tests::{Answer, Journal, RedisServer, Request, Target, retry_until};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
@@ -162,6 +162,58 @@ async fn a_store_without_its_scripts_goes_on() {
     let first = running.await.expect("an answer");
     first.assert_fresh(201);
     request.send().await.assert_replay_of(&first);
+}
+
+#[tokio::test]
+async fn a_lost_connection_costs_neither_the_first_nor_those_who_wait_their_answer() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis).await;
+    let request = one.post("/slow?ms=1500").key("k");
+    let running = send(&request);
+    one.journal.started("k", 1).await;
+    let waiting: Vec<_> = (0..5).map(|_| send(&request.clone().to(&another))).collect();
+    redis.disconnect_all().await;
+    let first = running.await.expect("an answer");
+    first.assert_fresh(201);
+    for waiter in waiting {
+        waiter.await.expect("an answer").assert_replay_of(&first);
+    }
+    one.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn a_store_that_is_restarted_under_those_who_wait_makes_none_of_them_execute() {
+    let mut redis = RedisServer::durable().await;
+    let (one, another) = pair(&redis).await;
+    let request = one.post("/slow?ms=1500").key("k");
+    let running = send(&request);
+    one.journal.started("k", 1).await;
+    let waiting: Vec<_> = (0..5).map(|_| send(&request.clone().to(&another))).collect();
+    redis.kill();
+    redis.restart().await;
+    let first = running.await.expect("an answer");
+    first.assert_fresh(201);
+    for waiter in waiting {
+        let answer = waiter.await.expect("an answer");
+        match answer.status.as_u16() {
+            201 => answer.assert_replay_of(&first),
+            503 => drop(answer.assert_refused(503, "store-unavailable")),
+            _ => drop(answer.assert_refused(409, "in-progress")),
+        }
+    }
+    let replay = retry_until(&request.to(&another), |answer| answer.status == 201).await;
+    replay.assert_replay_of(&first);
+    one.journal.assert_executions("k", 1, 1);
+}
+
+/// Two processes over one store, with one journal, whose duplicates wait.
+async fn pair(redis: &RedisServer) -> (Target, Target) {
+    let journal = Journal::new();
+    let start = || {
+        let builder = Target::builder().store(redis.url()).journal(&journal);
+        builder.policy(json!({ "wait_ms": 15_000 })).start()
+    };
+    tokio::join!(start(), start())
 }
 
 /// Tells the client soon that its answer is not stored.

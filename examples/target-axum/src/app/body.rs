@@ -40,7 +40,7 @@ pub(super) fn chunks(run: Run, line: String, count: u64, gap: u64) -> Body {
                 run.streamed();
                 return None;
             }
-            if sent > 0 {
+            if sent > 0 && gap > 0 {
                 tokio::time::sleep(Duration::from_millis(gap)).await;
             }
             Some((Ok::<_, io::Error>(line), (run, sent + 1)))
