@@ -1,0 +1,108 @@
+//! One execution of a handler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::{HeaderName, Method, request::Parts};
+use axum::response::{IntoResponse, Response};
+use idemptx_core::key::Key;
+use idemptx_core::policy::KeySyntax;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::App;
+
+/// An execution under way.
+///
+/// Taking it from the request journals the start and sleeps as long as the request asks; it must
+/// be a handler's last part, so that nothing refuses the request after the start.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// What tells this execution from every other one.
+    pub(super) n: String,
+    /// The request's key, `-` without one.
+    pub(super) key: String,
+    /// What the handler sees of its execution.
+    pub(super) seen: Seen,
+    app: Arc<App>,
+    method: Method,
+    path: String,
+}
+
+impl Run {
+    /// The body of most answers.
+    pub(super) fn serial(&self) -> Json<Value> {
+        Json(json!({ "n": self.n }))
+    }
+
+    /// Journals the end, for the answer is whole.
+    pub(super) fn end(&self, answer: impl IntoResponse) -> Response {
+        self.record("end");
+        answer.into_response()
+    }
+
+    /// Journals the end of an answer that was streamed.
+    pub(super) fn streamed(&self) {
+        self.record("end");
+    }
+
+    fn record(&self, event: &str) {
+        if let Some(journal) = &self.app.journal {
+            journal.record(event, &self.method, &self.path, &self.key);
+        }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Run {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        let Query(pause) = Query::<Pause>::from_request_parts(parts, app)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let seen = Seen::of(parts);
+        let run = Self {
+            n: app.next(),
+            key: seen.key.clone().unwrap_or_else(|| "-".to_owned()),
+            seen,
+            app: app.clone(),
+            method: parts.method.clone(),
+            path: parts.uri.path().to_owned(),
+        };
+        run.record("start");
+        tokio::time::sleep(Duration::from_millis(pause.ms)).await;
+        Ok(run)
+    }
+}
+
+/// What a handler sees of its execution; nothing without a key.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Seen {
+    key: Option<String>,
+    attempt: Option<u32>,
+    token: Option<String>,
+    derived: Option<String>,
+}
+
+impl Seen {
+    /// Without the layer only what the request itself says.
+    fn of(parts: &Parts) -> Self {
+        let lines = parts.headers.get_all(KEY);
+        let key = Key::from_lines(lines, KeySyntax::Lenient, KEY_BYTES_MAX).ok().flatten();
+        let attempt =
+            parts.headers.get(ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { key: key.map(|key| key.as_str().to_owned()), attempt, ..Self::default() }
+    }
+}
+
+#[derive(Deserialize)]
+struct Pause {
+    #[serde(default)]
+    ms: u64,
+}
+
+const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEY_BYTES_MAX: usize = 1024;

@@ -1,0 +1,184 @@
+//! Several processes over one store are one engine to the client.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use target_tests::{Answer, Event, Journal, Monitor, RedisServer, Target};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn an_answer_of_one_process_is_replayed_by_another() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({})).await;
+    let request = one.post("/headers").key("k");
+    let first = request.send().await;
+    first.assert_fresh(200);
+    let replay = request.clone().to(&another).send().await;
+    replay.assert_replay_of(&first);
+    for name in ["x-multi", "x-latin", "etag", "location"] {
+        assert_eq!(replay.header_lines(name), first.header_lines(name), "{name}");
+    }
+    another.post("/count").key("k").send().await.assert_refused(422, "key-reused");
+    one.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_at_another_process_is_refused_while_the_first_runs() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({})).await;
+    let slow = one.post("/slow?ms=800").key("k");
+    let running = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.send().await }
+    });
+    one.journal.started("k", 1).await;
+    slow.clone().to(&another).send().await.assert_refused(409, "in-progress");
+    another.post("/count").key("k").send().await.assert_refused(422, "key-reused");
+    one.journal.assert_executions("k", 1, 0);
+    let first = running.await.expect("an answer");
+    slow.to(&another).send().await.assert_replay_of(&first);
+}
+
+#[tokio::test]
+async fn five_hundred_duplicates_over_two_processes_are_one_execution() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000, "waiters_max": 1000 })).await;
+    let request = one.post("/slow?ms=300").key("k");
+    let elsewhere = request.clone().to(&another);
+    let (here, there) = tokio::join!(request.send_at_once(250), elsewhere.send_at_once(250));
+    let answers: Vec<_> = here.into_iter().chain(there).collect();
+    assert_one_success(&answers);
+    one.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn a_waiter_at_another_process_takes_over_when_the_first_gives_the_key_up() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000 })).await;
+    let released = one.post("/outcome?o=release&ms=400").key("k");
+    let running = tokio::spawn({
+        let released = released.clone();
+        async move { released.send().await }
+    });
+    one.journal.started("k", 1).await;
+    let (waited, first) = tokio::join!(async { released.to(&another).send().await }, running);
+    first.expect("an answer").assert_unstored(200);
+    waited.assert_unstored(200);
+    one.journal.assert_executions("k", 2, 2);
+}
+
+/// 13,500 requests: nine duplicates at once for each of 1,500 keys, over two processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifteen_hundred_keys_under_fire_are_fifteen_hundred_executions() {
+    const KEYS: usize = 1500;
+    const DUPLICATES: usize = 9;
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({ "wait_ms": 30_000 })).await;
+    let connections = Arc::new(Semaphore::new(200));
+    let mut sent = JoinSet::new();
+    for number in 0..KEYS * DUPLICATES {
+        let key = format!("k-{}", number / DUPLICATES);
+        let target = if number % 2 == 0 { &one } else { &another };
+        let request = target.post("/count?ms=5").key(&key);
+        let permit = connections.clone().acquire_owned().await.expect("never closed");
+        sent.spawn(async move {
+            let answer = request.send().await;
+            drop(permit);
+            (key, answer)
+        });
+    }
+    let mut answers: HashMap<String, Vec<Answer>> = HashMap::new();
+    for (key, answer) in sent.join_all().await {
+        answers.entry(key).or_default().push(answer);
+    }
+    assert_eq!(answers.len(), KEYS);
+    answers.values().for_each(|answers| assert_one_success(answers));
+    let entries = one.journal.entries();
+    let starts = entries.iter().filter(|entry| entry.event == Event::Start);
+    assert_eq!((starts.count(), entries.len()), (KEYS, 2 * KEYS));
+}
+
+#[tokio::test]
+async fn a_new_request_is_two_commands_and_a_replay_is_one() {
+    let redis = RedisServer::start().await;
+    let target = Target::builder().store(redis.url()).start().await;
+    // Connections, scripts and checks come first.
+    target.post("/count").key("warm").send().await;
+    target.post("/count").key("warm").send().await;
+    let mut monitor = redis.monitor().await;
+    for number in 0..50 {
+        target.post("/count").key(&format!("k-{number}")).send().await.assert_fresh(201);
+    }
+    let new = work(&mut monitor).await;
+    assert_eq!(new.len(), 100, "{new:?}");
+    for number in 0..50 {
+        let replay = target.post("/count").key(&format!("k-{number}")).send().await;
+        assert!(replay.is_replay(), "{replay:?}");
+    }
+    let hits = work(&mut monitor).await;
+    assert_eq!(hits.len(), 50, "{hits:?}");
+}
+
+#[tokio::test]
+async fn those_who_wait_in_one_process_cost_the_store_nothing() {
+    let redis = RedisServer::start().await;
+    let policy = json!({ "wait_ms": 20_000, "waiters_max": 1000 });
+    let target = Target::builder().store(redis.url()).policy(policy).start().await;
+    target.post("/count").key("warm").send().await;
+    let mut monitor = redis.monitor().await;
+    let answers = target.post("/slow?ms=1500").key("k").send_at_once(201).await;
+    assert_one_success(&answers);
+    let commands = work(&mut monitor).await;
+    assert!(commands.len() <= 10, "{commands:?}");
+    target.journal.assert_executions("k", 1, 1);
+}
+
+#[tokio::test]
+async fn those_who_wait_for_another_process_watch_together() {
+    let redis = RedisServer::start().await;
+    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000, "waiters_max": 1000 })).await;
+    another.post("/count").key("warm").send().await;
+    let slow = one.post("/slow?ms=1500").key("k");
+    let running = tokio::spawn({
+        let slow = slow.clone();
+        async move { slow.send().await }
+    });
+    one.journal.started("k", 1).await;
+    let mut monitor = redis.monitor().await;
+    let answers = slow.to(&another).send_at_once(200).await;
+    let first = running.await.expect("an answer");
+    answers.iter().for_each(|answer| answer.assert_replay_of(&first));
+    let commands = work(&mut monitor).await;
+    assert!(commands.len() <= 40, "{} commands: {commands:?}", commands.len());
+}
+
+/// Two processes over one store, with one journal.
+async fn pair(redis: &RedisServer, policy: Value) -> (Target, Target) {
+    let journal = Journal::new();
+    let start = || {
+        let builder = Target::builder().store(redis.url()).journal(&journal);
+        builder.policy(policy.clone()).start()
+    };
+    tokio::join!(start(), start())
+}
+
+/// The commands that requests have caused: a connection's own upkeep is not theirs.
+async fn work(monitor: &mut Monitor) -> Vec<String> {
+    let upkeep = ["PING", "HELLO", "CLIENT", "INFO", "CONFIG"];
+    let commands = monitor.commands().await;
+    commands.into_iter().filter(|command| !upkeep.contains(&command.as_str())).collect()
+}
+
+#[track_caller]
+fn assert_one_success(answers: &[Answer]) {
+    let own: Vec<_> = answers.iter().filter(|answer| !answer.is_replay()).collect();
+    let [first] = own.as_slice() else {
+        panic!("{} answers are no replays: {own:#?}", own.len());
+    };
+    first.assert_fresh(201);
+    for answer in answers.iter().filter(|answer| answer.is_replay()) {
+        answer.assert_replay_of(first);
+    }
+}
