@@ -1,12 +1,19 @@
-//! The memory store keeps the contract: by its own clock, and under simulated time.
+//! The memory store keeps the contract by its own clock and under simulated time, and the suite
+//! notices stores that do not.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use idemptx::store::MemoryStore;
-use idemptx_core::conformance::{self, Harness};
-use idemptx_core::lease::Token;
+use idemptx_core::conformance::{self, CASES, Harness, Report};
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::store::{
+    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+};
 use idemptx_core::time::{Clock, Timestamp, millis};
 
 #[tokio::test]
@@ -16,11 +23,25 @@ async fn the_memory_store_passes_the_suite_by_its_own_clock() {
 
 #[tokio::test]
 async fn the_memory_store_passes_the_suite_under_simulated_time() {
-    let clock = Arc::new(Simulated::default());
-    let store = MemoryStore::builder().clock(clock.clone()).build();
-    let report = conformance::run(&SimulatedTime { store, clock }).await;
+    let report = simulated(|store| store).await;
     report.assert_passed();
-    assert_eq!(report.findings().len(), conformance::CASES.len());
+    assert_eq!(report.findings().len(), CASES.len());
+}
+
+#[tokio::test]
+async fn the_suite_notices_every_kind_of_faulty_store() {
+    for (fault, noticed_by) in [
+        (Fault::GrantsTwice, "claims::a_live_claim_is_held_against_another_token"),
+        (Fault::ForgivesFormerOwners, "settlements::a_settlement_after_a_takeover_is_fenced"),
+        (Fault::LosesTheLastByte, "settlements::a_payload_of_one_byte_comes_back"),
+        (Fault::NeverLapses, "claims::a_lapsed_claim_is_an_orphan_and_not_given_away_unasked"),
+        (Fault::ClaimsWhereItLooks, "lookups::a_lookup_claims_nothing"),
+        (Fault::NeverWakes, "watching::a_watch_ends_after_a_settlement"),
+    ] {
+        let report = simulated(|store| Faulty { store, fault }).await;
+        let noticed = report.failures().any(|finding| finding.case == noticed_by);
+        assert!(noticed, "{fault:?} passed {noticed_by}\n{report}");
+    }
 }
 
 struct RealTime(MemoryStore);
@@ -41,15 +62,15 @@ impl Harness for RealTime {
     }
 }
 
-struct SimulatedTime {
-    store: MemoryStore,
+struct SimulatedTime<S> {
+    store: S,
     clock: Arc<Simulated>,
 }
 
-impl Harness for SimulatedTime {
-    type Store = MemoryStore;
+impl<S: Store> Harness for SimulatedTime<S> {
+    type Store = S;
 
-    fn store(&self) -> &MemoryStore {
+    fn store(&self) -> &S {
         &self.store
     }
 
@@ -71,8 +92,98 @@ impl Clock for Simulated {
     }
 }
 
+/// A memory store with one thing wrong.
+#[derive(Debug)]
+struct Faulty {
+    store: MemoryStore,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    GrantsTwice,
+    ForgivesFormerOwners,
+    LosesTheLastByte,
+    NeverLapses,
+    ClaimsWhereItLooks,
+    NeverWakes,
+}
+
+impl Store for Faulty {
+    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+        match self.store.claim(id, bid).await? {
+            Claim::Held(holder) if self.fault == Fault::GrantsTwice => {
+                Ok(Claim::Granted(Lease::granted(*id, bid, holder.fence, holder.attempt)))
+            }
+            verdict => Ok(verdict),
+        }
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        let mut done = done.clone();
+        if self.fault == Fault::LosesTheLastByte {
+            done.payload.truncate(done.payload.len().saturating_sub(1));
+        }
+        match self.store.settle(lease, &done).await {
+            Err(error)
+                if error.kind() == ErrorKind::Fenced
+                    && self.fault == Fault::ForgivesFormerOwners =>
+            {
+                Ok(())
+            }
+            verdict => verdict,
+        }
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.release(lease).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+        let mut seen = self.store.lookup(id).await?;
+        match &mut seen {
+            None if self.fault == Fault::ClaimsWhereItLooks => {
+                let bid = Bid::new(unique_token(), FINGERPRINT, HOUR, HOUR);
+                self.store.claim(id, &bid).await?;
+            }
+            Some(Seen::Held(holder)) if self.fault == Fault::NeverLapses => {
+                holder.remaining += HOUR;
+            }
+            _ => {}
+        }
+        Ok(seen)
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        match self.fault {
+            Fault::NeverWakes => Some(Box::pin(pending())),
+            _ => self.store.watch(id).await,
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+}
+
+async fn simulated<S: Store>(store: impl FnOnce(MemoryStore) -> S) -> Report {
+    let clock = Arc::new(Simulated::default());
+    let store = store(MemoryStore::builder().clock(clock.clone()).build());
+    conformance::run(&SimulatedTime { store, clock }).await
+}
+
 fn unique_token() -> Token {
-    let mut bytes = [0; Token::BYTES];
-    getrandom::fill(&mut bytes).unwrap();
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    let mut bytes = [0xA5; Token::BYTES];
+    for (to, from) in bytes.iter_mut().zip(DRAWN.fetch_add(1, Ordering::Relaxed).to_be_bytes()) {
+        *to = from;
+    }
     Token::from_bytes(bytes)
 }
+
+const FINGERPRINT: Fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+const HOUR: Duration = Duration::from_secs(3600);

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::run::Run;
+pub(crate) use self::run::Seen;
 use crate::journal::Journal;
 
 /// What the executions of one process share.

@@ -5,43 +5,87 @@
 pub mod app;
 pub mod flags;
 pub mod journal;
+mod protect;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::app::App;
 use crate::flags::Flags;
 use crate::journal::Journal;
+use crate::protect::Protection;
 
-/// Runs the application without the layer, as its flags say, until a signal ends it.
-pub async fn plain() -> ExitCode {
+/// Runs the application as its flags say until SIGTERM, behind the layer.
+pub async fn protected() -> ExitCode {
     let flags = Flags::parse();
-    finish(serve(&flags, |router| router).await)
+    if flags.unprotected {
+        return finish(serve(&flags, None).await);
+    }
+    match Protection::new(&flags) {
+        Ok(protection) => {
+            protection.check().await;
+            finish(serve(&flags, Some(&protection)).await)
+        }
+        Err(error) => {
+            eprintln!("error: {}", protect::told(&*error));
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
-async fn serve(flags: &Flags, protect: impl FnOnce(Router) -> Router) -> std::io::Result<()> {
-    let journal = flags.journal.as_deref().map(Journal::open).transpose()?;
-    let router = protect(app::router(Arc::new(App::new(journal))));
-    let mut terminated = signal(SignalKind::terminate())?;
+/// Runs the application as its flags say until SIGTERM, without protection.
+pub async fn plain() -> ExitCode {
+    finish(serve(&Flags::parse(), None).await)
+}
+
+async fn serve(flags: &Flags, protection: Option<&Protection>) -> io::Result<()> {
+    let router = router(flags, protection)?;
     let listener = TcpListener::bind(flags.listen).await?;
-    println!("listening on http://{}", listener.local_addr()?);
+    let address = listener.local_addr()?;
     let listener = listener.tap_io(|stream| {
         // An answer in two segments need not wait for the first one's acknowledgement.
         let _ = stream.set_nodelay(true);
     });
-    let drained = async move {
-        terminated.recv().await;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let closing = Arc::new(Notify::new());
+    let closed = closing.clone().notified_owned();
+    let server = axum::serve(listener, router).with_graceful_shutdown(closed).into_future();
+    let server = tokio::spawn(server);
+    println!("listening on http://{address}");
+
+    terminated.recv().await;
+    closing.notify_one();
+    let drained = async {
+        let served = server.await.map_err(io::Error::other)?;
+        if let Some(protection) = protection {
+            protection.drain().await;
+        }
+        served
     };
-    axum::serve(listener, router).with_graceful_shutdown(drained).await
+    let limit = protection.map_or(DRAIN_MAX, Protection::drain_max);
+    timeout(limit, drained).await.unwrap_or(Ok(()))
 }
 
-fn finish(served: std::io::Result<()>) -> ExitCode {
+fn router(flags: &Flags, protection: Option<&Protection>) -> io::Result<Router> {
+    let journal = flags.journal.as_deref().map(Journal::open).transpose()?;
+    let router = app::router(Arc::new(App::new(journal)));
+    Ok(match protection {
+        Some(protection) => protection.around(router),
+        None => router,
+    })
+}
+
+fn finish(served: io::Result<()>) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -50,3 +94,7 @@ fn finish(served: std::io::Result<()>) -> ExitCode {
         }
     }
 }
+
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// What clap ends with, too.
+const USAGE: u8 = 2;

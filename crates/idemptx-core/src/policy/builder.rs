@@ -170,16 +170,19 @@ impl PolicyBuilder {
         self
     }
 
-    /// Statuses that are stored; none of them is released any more.
+    /// Statuses that are stored, unless they are released.
+    ///
+    /// What this adds to the statuses stored so far is released no more: whoever names `5xx` wants
+    /// it stored, while naming `4xx`, as the profiles do, keeps their exceptions.
     pub fn store_statuses(mut self, statuses: Statuses) -> Self {
-        self.policy.release_statuses = self.policy.release_statuses.without(&statuses);
+        let added = statuses.without(&self.policy.store_statuses);
+        self.policy.release_statuses = self.policy.release_statuses.without(&added);
         self.policy.store_statuses = statuses;
         self
     }
 
-    /// Statuses that give the key up; none of them is stored any more.
+    /// Statuses that give the key up, stored or not.
     pub fn release_statuses(mut self, statuses: Statuses) -> Self {
-        self.policy.store_statuses = self.policy.store_statuses.without(&statuses);
         self.policy.release_statuses = statuses;
         self
     }

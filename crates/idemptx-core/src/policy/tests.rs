@@ -189,3 +189,11 @@ fn a_set_of_statuses_is_named_as_shortly_as_possible() {
         assert_eq!(statuses.to_string(), name);
     }
 }
+
+#[test]
+fn a_status_that_is_newly_stored_is_no_longer_released() {
+    let stored = Statuses::classes(&[2, 3, 4, 5]);
+    let policy = Policy::draft().into_builder().store_statuses(stored).build().unwrap();
+    assert!(!policy.release_statuses.contains(StatusCode::SERVICE_UNAVAILABLE));
+    assert!(policy.release_statuses.contains(StatusCode::CONFLICT));
+}

@@ -68,7 +68,6 @@ impl MemoryStore {
     }
 
     /// A store with other limits.
-    #[must_use]
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder { bytes_max: BYTES_MAX, clock: None }
     }

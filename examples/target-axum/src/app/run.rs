@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::App;
+use crate::protect;
 
 /// An execution under way.
 ///
@@ -79,21 +80,23 @@ impl FromRequestParts<Arc<App>> for Run {
 
 /// What a handler sees of its execution; nothing without a key.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Seen {
-    key: Option<String>,
-    attempt: Option<u32>,
-    token: Option<String>,
-    derived: Option<String>,
+pub(crate) struct Seen {
+    pub(crate) key: Option<String>,
+    pub(crate) attempt: Option<u32>,
+    pub(crate) token: Option<String>,
+    pub(crate) derived: Option<String>,
 }
 
 impl Seen {
-    /// Without the layer only what the request itself says.
+    /// What the layer says, or else what the request itself does.
     fn of(parts: &Parts) -> Self {
-        let lines = parts.headers.get_all(KEY);
-        let key = Key::from_lines(lines, KeySyntax::Lenient, KEY_BYTES_MAX).ok().flatten();
-        let attempt =
-            parts.headers.get(ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { key: key.map(|key| key.as_str().to_owned()), attempt, ..Self::default() }
+        protect::execution(&parts.extensions).unwrap_or_else(|| {
+            let lines = parts.headers.get_all(KEY);
+            let key = Key::from_lines(lines, KeySyntax::Lenient, KEY_BYTES_MAX).ok().flatten();
+            let attempt = parts.headers.get(ATTEMPT);
+            let attempt = attempt.and_then(|attempt| attempt.to_str().ok()?.parse().ok());
+            Self { key: key.map(|key| key.as_str().to_owned()), attempt, ..Self::default() }
+        })
     }
 }
 

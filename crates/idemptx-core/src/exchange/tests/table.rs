@@ -1,1 +1,598 @@
+//! The tables of the protocol, row by row: what is stored and what comes, and the whole passage
+//! that follows, as a line that can be read.
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode, Uri};
+
+use super::world::{Cell, begin, fingerprint, head_parts, id, response, rules, token};
+use crate::exchange::{
+    Action, Answer, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Probed, Rules,
+};
+use crate::key::{Key, Scope};
+use crate::lease::Lease;
+use crate::outcome::{Outcome, Passed};
+use crate::policy::{
+    KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule, Statuses,
+};
+use crate::record::{Record, State};
+use crate::store::{Bid, Claim, ErrorKind, Settlement};
+use crate::time::Timestamp;
+
+/// What stands under the key when the request comes; made by a request with the body `a`.
+#[derive(Clone, Copy)]
+enum Stored {
+    Nothing,
+    Running,
+    Orphan,
+    Done(u16),
+    NoBody,
+    Unknown,
+    Spent,
+    Corrupt,
+    Down,
+}
+
+/// How the handler ends.
+const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
+
+#[test]
+fn what_is_stored_and_what_comes_decide() {
+    use Stored::*;
+    let quarantine: fn(&mut Policy) = |policy| policy.on_orphan = OnOrphan::Quarantine;
+    let payments: fn(&mut Policy) = |policy| {
+        *policy = Policy::payments();
+        policy.scope = Some(ScopeRule::Shared);
+    };
+    let open: fn(&mut Policy) = |policy| policy.on_store_error = OnStoreError::FailOpen;
+    let shadow: fn(&mut Policy) = |policy| policy.mode = Mode::Shadow;
+    let waits: fn(&mut Policy) = |policy| policy.wait = Duration::from_secs(9);
+    let draft: fn(&mut Policy) = |_| {};
+    let rows: &[(Stored, &str, fn(&mut Policy), &str)] = &[
+        (Nothing, "a", draft, "claim, execute 1, settle Done, own stored"),
+        (Running, "a", draft, "claim, refuse 409 in-progress"),
+        (Running, "b", draft, "claim, refuse 422 key-reused"),
+        (Running, "a", waits, "claim, wait 9000, refuse 409 in-progress"),
+        (Running, "b", waits, "claim, refuse 422 key-reused"),
+        (Running, "a", shadow, "claim, pass WouldRefuse(InProgress)"),
+        (Orphan, "a", draft, "claim, claim over orphan, execute 2, settle Done, own stored"),
+        (Orphan, "b", draft, "claim, refuse 422 key-reused"),
+        (Orphan, "a", quarantine, "claim, refuse 409 outcome-unknown"),
+        (Orphan, "b", quarantine, "claim, refuse 422 key-reused"),
+        (Orphan, "a", payments, "claim, refuse 409 outcome-unknown"),
+        (Done(201), "a", draft, "claim, replay 201 first"),
+        (Done(201), "b", draft, "claim, refuse 422 key-reused"),
+        (Done(422), "a", draft, "claim, replay 422 first"),
+        (Done(422), "b", draft, "claim, claim over result, execute 2, settle Done, own stored"),
+        (Done(400), "b", draft, "claim, claim over result, execute 2, settle Done, own stored"),
+        (Done(422), "b", payments, "claim, refuse 422 key-reused"),
+        (Done(201), "a", shadow, "claim, pass WouldReplay"),
+        (Done(201), "b", shadow, "claim, pass WouldRefuse(KeyReused)"),
+        (NoBody, "a", draft, "claim, refuse 409 result-unavailable 201"),
+        (NoBody, "b", draft, "claim, refuse 422 key-reused"),
+        (Unknown, "a", draft, "claim, refuse 409 outcome-unknown"),
+        (Unknown, "b", draft, "claim, refuse 422 key-reused"),
+        (Spent, "a", draft, "claim, refuse 409 key-expired"),
+        (Spent, "b", draft, "claim, refuse 422 key-reused"),
+        (Corrupt, "a", draft, "claim, refuse 409 outcome-unknown"),
+        (Corrupt, "a", open, "claim, refuse 409 outcome-unknown"),
+        (Down, "a", draft, "claim, refuse 503 store-unavailable, release behind"),
+        (Down, "a", open, "claim, pass Unprotected, release behind"),
+        (Down, "a", shadow, "claim, pass WouldRefuse(StoreUnavailable), release behind"),
+    ];
+    for (number, (stored, body, change, expected)) in rows.iter().enumerate() {
+        let rules = rules(*change);
+        let trace = Passage::new(&rules, *stored).play(body, CREATED);
+        assert_eq!(&trace, expected, "row {number}");
+    }
+}
+
+#[test]
+fn how_the_handler_ended_decides_what_is_kept() {
+    let whole = |status: u16, directive| {
+        let status = StatusCode::from_u16(status).unwrap();
+        Handled::Whole { status, directive }
+    };
+    let partial = |status: u16, directive| {
+        let status = StatusCode::from_u16(status).unwrap();
+        Handled::Partial { status, directive }
+    };
+    let draft: fn(&mut Policy) = |_| {};
+    let stripe: fn(&mut Policy) = |policy| *policy = Policy::stripe();
+    let quarantine: fn(&mut Policy) = |policy| policy.on_panic = OnPanic::Quarantine;
+    let only_2xx: fn(&mut Policy) = |policy| policy.store_statuses = Statuses::classes(&[2]);
+    let stored = "settle Done, own stored";
+    let released = "release, own";
+    let mut rows: Vec<(Handled, fn(&mut Policy), &str)> = vec![
+        (whole(500, None), stripe, stored),
+        (whole(404, None), only_2xx, released),
+        (whole(500, Some(Directive::Store)), draft, stored),
+        (whole(201, Some(Directive::Release)), draft, released),
+        (whole(201, Some(Directive::Unknown)), draft, "settle Unknown, own"),
+        (partial(200, None), draft, "settle DoneNobody, own"),
+        (partial(200, Some(Directive::Store)), draft, "settle DoneNobody, own"),
+        (partial(503, None), draft, released),
+        (Handled::Broken, draft, "release, refuse 500 handler-failed unstored"),
+        (Handled::Broken, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
+    ];
+    for status in [200, 201, 204, 302, 304, 400, 402, 404, 405, 410, 418, 422, 451] {
+        rows.push((whole(status, None), draft, stored));
+    }
+    for status in [401, 403, 407, 408, 409, 421, 423, 425, 429, 500, 501, 502, 503, 504, 599] {
+        rows.push((whole(status, None), draft, released));
+    }
+    for (number, (handled, change, expected)) in rows.into_iter().enumerate() {
+        let trace = Passage::new(&rules(change), Stored::Nothing).play("a", handled);
+        assert_eq!(trace, format!("claim, execute 1, {expected}"), "row {number}: {handled:?}");
+    }
+}
+
+#[test]
+fn a_probe_decides_what_becomes_of_an_orphan() {
+    let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
+    let happened = Probed::Happened(response(201, "found"));
+    let rows = [
+        (Stored::Orphan, happened.clone(), "claim over orphan, settle Done, replay 201 found"),
+        (
+            Stored::Orphan,
+            Probed::NotHappened,
+            "claim over orphan, execute 2, settle Done, own stored",
+        ),
+        (Stored::Orphan, Probed::Unknown, "refuse 409 outcome-unknown"),
+        (Stored::Unknown, happened, "claim over result, settle Done, replay 201 found"),
+    ];
+    for (stored, probed, expected) in rows {
+        let mut passage = Passage::new(&rules, stored);
+        passage.probed = Some(probed);
+        assert_eq!(passage.play("a", CREATED), format!("claim, probe 1, {expected}"));
+    }
+}
+
+#[test]
+fn the_gate_admits_in_order() {
+    let key = ("idempotency-key", "k");
+    let draft: fn(&mut Policy) = |_| {};
+    let required: fn(&mut Policy) = |policy| policy.required = true;
+    let strict: fn(&mut Policy) = |policy| policy.key_syntax = KeySyntax::StrictSf;
+    let tenant: fn(&mut Policy) =
+        |policy| policy.scope = Some(ScopeRule::Header(HeaderName::from_static("x-tenant")));
+    let credential: fn(&mut Policy) =
+        |policy| policy.scope = Some(ScopeRule::Header(http::header::AUTHORIZATION));
+    let custom: fn(&mut Policy) = |policy| policy.scope = Some(ScopeRule::Custom);
+    let shadow: fn(&mut Policy) = |policy| {
+        policy.mode = Mode::Shadow;
+        policy.required = true;
+    };
+    type Row<'a> = (&'a str, &'a [(&'static str, &'static str)], fn(&mut Policy), &'a str);
+    let rows: &[Row<'_>] = &[
+        ("CONNECT", &[key], draft, "pass NotHttp"),
+        ("POST", &[key, ("upgrade", "websocket")], draft, "pass NotHttp"),
+        ("POST", &[key, ("content-type", "application/grpc+proto")], draft, "pass NotHttp"),
+        ("OPTIONS", &[("access-control-request-method", "POST")], draft, "pass NotHttp"),
+        ("GET", &[key], draft, "pass Method { keyed: true }"),
+        ("GET", &[], required, "pass Method { keyed: false }"),
+        ("POST", &[], draft, "pass NoKey"),
+        ("POST", &[], required, "refuse 400 missing-key"),
+        ("POST", &[], shadow, "pass WouldRefuse(MissingKey)"),
+        ("POST", &[key, key], draft, "refuse 400 invalid-key"),
+        ("POST", &[("idempotency-key", "")], draft, "refuse 400 invalid-key"),
+        ("POST", &[key], strict, "refuse 400 invalid-key"),
+        ("POST", &[("idempotency-key", "\"k\"")], strict, "read"),
+        ("POST", &[key], tenant, "refuse 400 scope-unresolved"),
+        (
+            "POST",
+            &[key, ("x-tenant", "a"), ("x-tenant", "b")],
+            tenant,
+            "refuse 400 scope-unresolved",
+        ),
+        ("POST", &[key, ("x-tenant", "a")], tenant, "read"),
+        ("POST", &[key], credential, "refuse 401 scope-unresolved"),
+        ("POST", &[key], custom, "refuse 401 scope-unresolved"),
+        ("PATCH", &[key], draft, "read"),
+    ];
+    for (number, (method, lines, change, expected)) in rows.iter().enumerate() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in *lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let method = method.parse::<Method>().unwrap();
+        let uri = Uri::from_static("/orders");
+        let head = Head::new(&method, &uri, &headers);
+        let (_, action) = Exchange::begin(&rules(*change), &head, || token(1));
+        let trace = match action {
+            Action::ReadBody { .. } => "read".to_owned(),
+            action => told(action),
+        };
+        assert_eq!(&trace, expected, "row {number}");
+    }
+}
+
+#[test]
+fn an_application_may_refuse_keys_of_another_form() {
+    let (method, uri, headers) = head_parts();
+    let uuid_only = |key: &Key| key.as_str().len() == 36;
+    let head = Head::new(&method, &uri, &headers).accepting(Some(&uuid_only));
+    let (_, action) = Exchange::begin(&rules(|_| {}), &head, || token(1));
+    assert_eq!(told(action), "refuse 400 invalid-key");
+}
+
+#[test]
+fn a_body_that_cannot_be_read_claims_nothing() {
+    let rows: [(BodyEnd, OnLargeBody, &str); 4] = [
+        (BodyEnd::TooLarge, OnLargeBody::Reject, "refuse 413 body-too-large"),
+        (BodyEnd::TooLarge, OnLargeBody::Skip, "pass LargeBody"),
+        (BodyEnd::Failed, OnLargeBody::Reject, "refuse 400 body-unreadable"),
+        (BodyEnd::Failed, OnLargeBody::Skip, "refuse 400 body-unreadable"),
+    ];
+    for (end, choice, expected) in rows {
+        let (mut exchange, _) = begin(&rules(|policy| policy.on_large_body = choice), 1);
+        assert!(exchange.abandon().is_none());
+        let action = exchange.step(Event::Body(end), Timestamp::default());
+        assert_eq!(told(action), expected);
+    }
+}
+
+#[test]
+fn a_key_of_another_principal_is_refused_like_a_reused_one() {
+    let rules = rules(|policy| {
+        policy.scope = Some(ScopeRule::Bind(vec![http::header::AUTHORIZATION]));
+    });
+    let print = |credential: Option<&'static str>| {
+        let (method, uri, mut headers) = head_parts();
+        if let Some(credential) = credential {
+            headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static(credential));
+        }
+        let head = Head::new(&method, &uri, &headers);
+        crate::exchange::Operation::fingerprinters(&rules, &head).remove(0).finish()
+    };
+    for state in [Stored::Done(201), Stored::Done(422), Stored::Running, Stored::Orphan] {
+        for (mine, theirs, same) in [
+            (Some("Bearer a"), Some("Bearer a"), true),
+            (Some("Bearer a"), Some("Bearer b"), false),
+            (None, Some("Bearer b"), false),
+            (Some("Bearer a"), None, false),
+        ] {
+            let mut passage = Passage::new(&rules, state);
+            if let Some(record) = &mut passage.cell.record {
+                record.fingerprint = print(theirs);
+            }
+            let trace = passage.play_with(print(mine), CREATED);
+            assert_eq!(trace != "claim, refuse 422 key-reused", same, "{trace}");
+        }
+    }
+}
+
+#[test]
+fn a_record_made_under_another_rule_is_accepted_save_in_payments() {
+    for (payments, expected) in
+        [(false, "claim, replay 201 first"), (true, "claim, refuse 422 key-reused")]
+    {
+        let rules = rules(|policy| {
+            if payments {
+                *policy = Policy::payments();
+                policy.scope = Some(ScopeRule::Shared);
+            }
+        });
+        let mut passage = Passage::new(&rules, Stored::Done(201));
+        if let Some(record) = &mut passage.cell.record {
+            record.fingerprint.config ^= 1;
+        }
+        assert_eq!(passage.play("a", CREATED), expected);
+    }
+}
+
+#[test]
+fn a_claim_answered_late_is_renewed_before_the_handler_starts() {
+    let rules = rules(|_| {});
+    for (late, expected) in [
+        (7_500, "claim, execute 1, settle Done, own stored"),
+        (7_501, "claim, renew, execute 1, settle Done, own stored"),
+    ] {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.claim_takes = late;
+        assert_eq!(passage.play("a", CREATED), expected);
+    }
+}
+
+#[test]
+fn losing_the_record_is_never_an_own_success() {
+    let rules = rules(|_| {});
+    let rows: [(Stored, &str); 5] = [
+        (Stored::Done(201), "look, replay 201 first"),
+        (Stored::Nothing, "look, refuse 409 in-progress"),
+        (Stored::Running, "look, wait 15000, refuse 409 in-progress"),
+        (Stored::Orphan, "look, refuse 409 in-progress"),
+        (Stored::NoBody, "look, refuse 409 result-unavailable 201"),
+    ];
+    for (becomes, expected) in rows {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.lost_to = Some(becomes);
+        let trace = passage.play("a", CREATED);
+        assert_eq!(trace, format!("claim, execute 1, settle Done, {expected}"));
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_settled_is_answered_and_kept_behind() {
+    let rules = rules(|_| {});
+    let mut passage = Passage::new(&rules, Stored::Nothing);
+    passage.settle_fails = true;
+    let trace = passage.play("a", CREATED);
+    assert_eq!(trace, "claim, execute 1, settle Done, own, settle Done behind");
+}
+
+#[test]
+fn a_scope_that_has_too_many_new_keys_is_slowed_down() {
+    let rules = rules(|policy| policy.new_keys_per_minute_max = Some(1));
+    for (within, expected) in [
+        (true, "claim, meter, execute 1, settle Done, own stored"),
+        (false, "claim, meter, release, refuse 429 too-many-keys"),
+    ] {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.within = within;
+        assert_eq!(passage.play("a", CREATED), expected);
+    }
+}
+
+#[test]
+fn while_secrets_rotate_a_record_under_the_old_one_still_counts() {
+    let secret = |id| crate::secret::Secret::new(id, &[id; 16]).unwrap();
+    let rules = rules(|policy| policy.secrets = vec![secret(2), secret(1)]);
+    let (mut exchange, _) = begin(&rules, 1);
+    let [new, old] = exchange.operation().unwrap().ids() else { panic!("two secrets, two ids") };
+    let (new, old) = (*new, *old);
+    assert_ne!(new, old);
+    let prints = {
+        let (method, uri, headers) = head_parts();
+        let head = Head::new(&method, &uri, &headers);
+        crate::exchange::Operation::fingerprinters(&rules, &head)
+    };
+    let prints: Vec<_> = prints.into_iter().map(|it| it.finish()).collect();
+    let mut under_old = Cell::default();
+    let bid = Bid::new(token(9), prints[1], Duration::from_secs(15), Duration::from_secs(60));
+    let Ok(Claim::Granted(lease)) = under_old.claim(&old, &bid, 0) else { panic!() };
+    let payload = response(201, "first").encode();
+    let day = Duration::from_secs(86_400);
+    under_old.settle(&lease, &Settlement::new(State::Done, payload, day, day)).unwrap();
+    let now = Timestamp::default();
+    let Action::Claim { id, bid } = exchange.step(Event::Body(BodyEnd::Whole(prints)), now) else {
+        panic!("a claim comes first")
+    };
+    assert_eq!(id, new);
+    let claimed = Cell::default().claim(&id, &bid, 0);
+    let Action::Lookup(id) = exchange.step(Event::Claimed(claimed), now) else {
+        panic!("then the older record is looked for")
+    };
+    assert_eq!(id, old);
+    let action = exchange.step(Event::Looked(under_old.lookup(0)), now);
+    assert!(matches!(action, Action::Release(lease) if lease.id == new));
+    let action = exchange.step(Event::Released(Ok(())), now);
+    assert_eq!(told(action), "replay 201 first");
+}
+
+#[test]
+fn a_client_that_leaves_early_leaves_no_claim() {
+    let rules = rules(|_| {});
+    let (mut exchange, _) = begin(&rules, 1);
+    let prints = vec![fingerprint(&rules, "a")];
+    let now = Timestamp::default();
+    exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
+    assert!(matches!(exchange.abandon(), Some(Behind::Release(lease)) if lease.token == token(1)));
+}
+
+/// One request's passage, with a store in a given state.
+struct Passage<'a> {
+    rules: &'a std::sync::Arc<Rules>,
+    cell: Cell,
+    down: bool,
+    probed: Option<Probed>,
+    /// How long the claim's answer is on its way, in milliseconds.
+    claim_takes: u64,
+    /// What the record becomes under somebody else before we settle.
+    lost_to: Option<Stored>,
+    settle_fails: bool,
+    within: bool,
+}
+
+impl<'a> Passage<'a> {
+    fn new(rules: &'a std::sync::Arc<Rules>, stored: Stored) -> Self {
+        Self {
+            rules,
+            cell: cell(rules, stored),
+            down: matches!(stored, Stored::Down),
+            probed: None,
+            claim_takes: 0,
+            lost_to: None,
+            settle_fails: false,
+            within: true,
+        }
+    }
+
+    fn play(self, body: &str, handled: Handled) -> String {
+        let print = fingerprint(self.rules, body);
+        self.play_with(print, handled)
+    }
+
+    fn play_with(mut self, print: crate::fingerprint::Fingerprint, handled: Handled) -> String {
+        let (mut exchange, _) = begin(self.rules, 1);
+        let mut now = NOW;
+        let at = Timestamp::from_millis;
+        let mut action = exchange.step(Event::Body(BodyEnd::Whole(vec![print])), at(now));
+        let mut trace = String::new();
+        loop {
+            let event = match action {
+                Action::Answer { .. } => {
+                    trace.push_str(&told(action));
+                    return trace;
+                }
+                Action::Claim { id, bid } => {
+                    match bid.over {
+                        None => trace.push_str("claim, "),
+                        Some(crate::store::Over::Orphan(_)) => {
+                            trace.push_str("claim over orphan, ")
+                        }
+                        Some(_) => trace.push_str("claim over result, "),
+                    }
+                    now += self.claim_takes;
+                    if self.down {
+                        Event::Claimed(Err(ErrorKind::Unavailable))
+                    } else {
+                        Event::Claimed(self.cell.claim(&id, &bid, now))
+                    }
+                }
+                Action::Renew(lease) => {
+                    trace.push_str("renew, ");
+                    Event::Renewed(self.cell.renew(&lease, now))
+                }
+                Action::Lookup(_) => {
+                    trace.push_str("look, ");
+                    Event::Looked(self.cell.lookup(now))
+                }
+                Action::Meter => {
+                    trace.push_str("meter, ");
+                    Event::Metered { within: self.within }
+                }
+                Action::Probe { attempt } => {
+                    write!(trace, "probe {attempt}, ").unwrap();
+                    Event::Probed(self.probed.take().unwrap())
+                }
+                Action::Wait { until, .. } => {
+                    write!(trace, "wait {}, ", until.since(at(now)).as_millis()).unwrap();
+                    Event::WaitOver
+                }
+                Action::Execute(lease) => {
+                    write!(trace, "execute {}, ", lease.attempt).unwrap();
+                    if let Some(becomes) = self.lost_to {
+                        self.cell = cell(self.rules, becomes);
+                    }
+                    Event::Handled(handled)
+                }
+                Action::Settle { lease, state, response: found } => {
+                    write!(trace, "settle {state:?}, ").unwrap();
+                    let body = found.unwrap_or_else(|| response(201, "own"));
+                    Event::Settled(self.settle(&lease, state, &body))
+                }
+                Action::Release(lease) => {
+                    trace.push_str("release, ");
+                    Event::Released(self.cell.release(&lease))
+                }
+                other => panic!("{other:?}"),
+            };
+            action = exchange.step(event, at(now));
+        }
+    }
+
+    fn settle(
+        &mut self,
+        lease: &Lease,
+        state: State,
+        body: &crate::response::StoredResponse,
+    ) -> Result<(), ErrorKind> {
+        if self.settle_fails {
+            return Err(ErrorKind::Unavailable);
+        }
+        let policy = self.rules.policy();
+        let done = Settlement::new(state, body.encode(), policy.retain, policy.key_retain);
+        self.cell.settle(lease, &done)
+    }
+}
+
+/// A record that somebody else made of the body `a`.
+fn cell(rules: &std::sync::Arc<Rules>, stored: Stored) -> Cell {
+    let mut cell = Cell { since: NOW, ..Cell::default() };
+    let policy = rules.policy();
+    let bid = Bid::new(token(9), fingerprint(rules, "a"), policy.lease, policy.key_retain);
+    let lease = Lease::granted(id(), &Bid { token: token(9), ..bid }, 1, 1);
+    let settled = |state, status| {
+        let payload = response(status, "first").encode();
+        let done = Settlement::new(state, payload, policy.retain, policy.key_retain);
+        Some(Record::settled(&lease, &done))
+    };
+    cell.record = match stored {
+        Stored::Nothing | Stored::Down => None,
+        Stored::Running => Some(Record::running(&lease)),
+        Stored::Orphan => {
+            cell.since = 0;
+            Some(Record::running(&lease))
+        }
+        Stored::Done(status) => settled(State::Done, status),
+        Stored::NoBody => settled(State::DoneNobody, 201),
+        Stored::Unknown => settled(State::Unknown, 201),
+        Stored::Spent => settled(State::Done, 201).map(Record::spent),
+        Stored::Corrupt => {
+            cell.corrupt = true;
+            None
+        }
+    };
+    cell
+}
+
+/// The end of a passage in a few words.
+fn told(action: Action) -> String {
+    let Action::Answer { answer, behind } = action else { panic!("{action:?} is no end") };
+    let mut text = match answer {
+        Answer::Pass(passed) => format!("pass {passed:?}"),
+        Answer::Replay(stored) => {
+            let body = String::from_utf8_lossy(&stored.body).into_owned();
+            format!("replay {} {body}", stored.status.as_u16())
+        }
+        Answer::Own { stored: true, .. } => "own stored".into(),
+        Answer::Own { stored: false, .. } => "own".into(),
+        Answer::Refuse(it) => {
+            let original = it.original_status.map(|it| format!(" {}", it.as_u16()));
+            let unstored = if it.unstored { " unstored" } else { "" };
+            let original = original.unwrap_or_default();
+            format!("refuse {} {}{original}{unstored}", it.status.as_u16(), it.code)
+        }
+    };
+    match behind {
+        None => {}
+        Some(Behind::Release(_)) => text.push_str(", release behind"),
+        Some(Behind::Settle(_, state)) => write!(text, ", settle {state:?} behind").unwrap(),
+    }
+    text
+}
+
+/// Later than any lease that began at zero.
+const NOW: u64 = 1_000_000;
+
+#[test]
+fn every_outcome_is_marked_as_the_policy_says() {
+    let plain = rules(|_| {});
+    let original = rules(|policy| {
+        *policy = Policy::idemptx();
+        policy.scope = Some(ScopeRule::Shared);
+    });
+    let operation =
+        crate::exchange::Operation::new(&plain, Scope::shared(), Key::new("k", 255).unwrap());
+    let print = fingerprint(&plain, "a");
+    let marks = |rules: &Rules, outcome: &Outcome| {
+        let mut headers = HeaderMap::new();
+        crate::marks::mark(&mut headers, rules, outcome, Some(&operation), Some(&print));
+        let mut lines: Vec<_> = headers
+            .iter()
+            .filter(|(name, _)| *name != "x-idempotency-signature")
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        lines.join(", ")
+    };
+    let stored = Outcome::Executed { attempt: 1, stored: true };
+    let unstored = Outcome::Executed { attempt: 1, stored: false };
+    assert_eq!(marks(&plain, &stored), "");
+    assert_eq!(marks(&plain, &unstored), "idempotency-stored: false");
+    assert_eq!(marks(&plain, &Outcome::Replayed), "idempotent-replayed: true");
+    assert_eq!(marks(&plain, &Outcome::Passed(Passed::NoKey)), "");
+    assert_eq!(marks(&plain, &Outcome::Passed(Passed::Unprotected)), "idempotency-stored: false");
+    assert_eq!(
+        marks(&plain, &Outcome::Passed(Passed::WouldReplay)),
+        "idempotency-status: would-replay"
+    );
+    assert_eq!(marks(&original, &stored), "idempotency-key: k, x-idempotency-status: new");
+    assert_eq!(
+        marks(&original, &Outcome::Replayed),
+        "idempotency-key: k, idempotent-replayed: true, x-idempotency-status: hit"
+    );
+}

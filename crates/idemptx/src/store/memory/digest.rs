@@ -51,14 +51,20 @@ impl Hasher for Folded {
     }
 
     fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.hash ^ word) * u128::from(self.factor);
-        self.hash = (product as u64) ^ ((product >> 64) as u64);
+        self.hash = fold(self.hash ^ word, self.factor);
     }
 
     /// The length that goes before a slice tells nothing: all ids have one length.
     fn write_usize(&mut self, _length: usize) {}
 
+    /// Folds once more, so that the last word counts as much as the first.
     fn finish(&self) -> u64 {
-        self.hash
+        fold(self.hash, self.factor)
     }
+}
+
+/// Both halves of the product, so that no bit is lost.
+fn fold(word: u64, factor: u64) -> u64 {
+    let product = u128::from(word) * u128::from(factor);
+    (product as u64) ^ ((product >> 64) as u64)
 }

@@ -50,11 +50,6 @@ impl Queue {
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.0.capacity()
     }

@@ -175,6 +175,18 @@ impl Shard {
         self.queue.trim(slots.len(), counts);
     }
 
+    /// How many entries map and queue have places for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.capacity() + self.queue.capacity()
+    }
+
+    /// How many records are watched.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Lets the record be what it is by now: without its response, or gone.
     fn refresh(&mut self, id: &RecordId, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(id) else { return };

@@ -1,0 +1,8 @@
+//! The target application behind the idempotency layer.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    target_axum::protected().await
+}

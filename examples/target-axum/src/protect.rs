@@ -1,0 +1,91 @@
+//! Everything that the application has to do with idemptx.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Extensions;
+use idemptx::store::AnyStore;
+use idemptx::{Engine, Execution, Policy, Profile};
+use tokio::time::{sleep, timeout};
+
+use crate::app::Seen;
+use crate::flags::Flags;
+
+/// The layer around the application, and what belongs to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Protection(Engine<AnyStore>);
+
+impl Protection {
+    /// As the flags say; nothing is connected yet.
+    pub(crate) fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
+        let profile: Profile = flags.profile.parse()?;
+        let policy = Policy::from_json(profile, &flags.policy)?;
+        let store = AnyStore::from_url(&flags.store)?;
+        Ok(Self(Engine::builder(store).policy(policy).build()?))
+    }
+
+    /// Puts the layer around all routes.
+    pub(crate) fn around(&self, router: Router) -> Router {
+        router.layer(self.0.layer())
+    }
+
+    /// Tells on stderr what the store promises; one that cannot be used yet is asked again later.
+    pub(crate) async fn check(&self) {
+        let protection = self.clone();
+        let mut checks = tokio::spawn(async move {
+            let mut told = None;
+            while let Err(problem) = protection.checked().await {
+                if told.as_ref() != Some(&problem) {
+                    eprintln!("warning: {problem}; requests under a key are answered 503");
+                }
+                told = Some(problem);
+                sleep(CHECK_AGAIN).await;
+            }
+        });
+        // What is unsafe should be known before the first request; what is away is waited for.
+        let _ = timeout(CHECK_AGAIN, &mut checks).await;
+    }
+
+    /// Waits until all handlers have ended, clients present or gone.
+    pub(crate) async fn drain(&self) {
+        if !self.0.drain().await {
+            eprintln!("warning: some handlers have not ended in time; their claims will lapse");
+        }
+    }
+
+    /// How long draining may take.
+    pub(crate) fn drain_max(&self) -> Duration {
+        self.0.policy().drain
+    }
+
+    async fn checked(&self) -> Result<(), String> {
+        let report = self.0.check().await.map_err(|error| told(&error))?;
+        eprintln!("store: {}", report.guarantee);
+        for finding in report.findings {
+            eprintln!("warning: {}", finding.text);
+        }
+        Ok(())
+    }
+}
+
+/// What a handler sees of the execution that it is part of.
+pub(crate) fn execution(extensions: &Extensions) -> Option<Seen> {
+    let execution = extensions.get::<Execution>()?;
+    Some(Seen {
+        key: Some(execution.key().to_owned()),
+        attempt: Some(execution.attempt()),
+        token: Some(execution.token().to_string()),
+        derived: Some(execution.derive("charge")),
+    })
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn told(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", told(cause)),
+        None => error.to_string(),
+    }
+}
+
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
