@@ -52,6 +52,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod digest;
 pub mod exchange;
 pub mod fingerprint;
 pub mod key;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::drive::{Done, Ended, Product, Work, drive};
-use crate::engine::{Engine, Inner};
+use crate::engine::Engine;
 use crate::execution::Execution;
 
 impl<S: Store> Engine<S> {
@@ -91,9 +91,8 @@ impl<S: Store> Engine<S> {
         E: Send + 'static,
     {
         let inner = self.inner();
-        let refused = |code| RunError::Refused(Rejection::new(code, inner.policy()));
         let key = Key::new(key, inner.policy().key_bytes_max).map_err(RunError::InvalidKey)?;
-        let token = Inner::<S>::token().ok_or_else(|| refused(Code::StoreUnavailable))?;
+        let token = inner.token();
         let operation = Operation::new(inner.rules(), scope, key);
         let unprotected = operation.clone();
         let fingerprint = inner.rules().fingerprint(&[request]);

@@ -10,7 +10,6 @@ use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
 };
 use idemptx_core::fingerprint::Fingerprint;
-use idemptx_core::lease::Token;
 use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
 use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
@@ -68,15 +67,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let engine = self.engine.inner();
         let (parts, body) = request.into_parts();
-        let mut token = Some(Token::from_bytes([0; Token::BYTES]));
         let (exchange, action) = {
             let head = Head::new(&parts.method, &parts.uri, &parts.headers)
                 .in_scope(engine.scope_of(&parts))
                 .accepting(engine.accepts());
-            Exchange::begin(engine.rules(), &head, || {
-                token = Inner::<S>::token();
-                token.unwrap_or(Token::from_bytes([0; Token::BYTES]))
-            })
+            Exchange::begin(engine.rules(), &head, || engine.token())
         };
         if let Action::Answer { answer: Answer::Pass(passed), .. } = action {
             let outcome = Outcome::Passed(passed);
@@ -85,11 +80,6 @@ where
             return ResponseFuture::pass(self.inner.call(request), rules, outcome);
         }
         let engine = Arc::clone(engine);
-        if token.is_none() {
-            // Without randomness a claim could be taken for another one.
-            let rejection = Rejection::new(Code::StoreUnavailable, engine.policy());
-            return ResponseFuture::keyed(Box::pin(async move { Ok(refuse(&engine, &rejection)) }));
-        }
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let call = Call { inner, request: Request::from_parts(parts, body) };
@@ -369,11 +359,6 @@ impl Marker<'_> {
         response.extensions_mut().insert(outcome);
         response
     }
-}
-
-fn refuse<S: Store, C>(engine: &Inner<S>, rejection: &Rejection) -> Response<ResponseBody<C>> {
-    let marker = Marker { rules: engine.rules(), operation: None, fingerprint: None };
-    marker.mark(problem(rejection), Outcome::Refused(rejection.code))
 }
 
 fn problem<C>(rejection: &Rejection) -> Response<ResponseBody<C>> {
