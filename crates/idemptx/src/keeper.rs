@@ -13,7 +13,8 @@ use std::time::Duration;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
 use idemptx_core::store::{ErrorKind, Settlement, Store};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 
 use crate::flight::{News, Pilot};
@@ -29,6 +30,8 @@ pub(crate) struct Keeper<S> {
 
 struct Shared<S> {
     store: Arc<S>,
+    /// For the steps that are with the store at a time.
+    turns: Semaphore,
     beats: Mutex<HashMap<Token, Beat>>,
     /// Wakes the thread when a lease is due earlier than it planned to look.
     earlier: Notify,
@@ -123,6 +126,7 @@ impl<S: Store> Keeper<S> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let shared = Shared {
             store,
+            turns: Semaphore::new(STEPS_AT_ONCE_MAX),
             beats: Mutex::default(),
             earlier: Notify::new(),
             planned: Mutex::default(),
@@ -206,6 +210,13 @@ impl<S> Shared<S> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes a step when it is its turn; `Err` if it takes too long.
+    async fn in_turn<T>(&self, step: impl Future<Output = T>) -> Result<T, Elapsed> {
+        // Never closed; and without a turn the step may be taken all the same.
+        let _turn = self.turns.acquire().await;
+        timeout(STEP_TIMEOUT, step).await
+    }
+
     fn planned(&self) -> MutexGuard<'_, Option<Instant>> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -234,16 +245,14 @@ fn keep<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<Job>) {
 async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiver<Job>) {
     let mut running = tokio::task::JoinSet::new();
     while let Some(job) = inbox.recv().await {
-        while running.len() >= JOBS_AT_ONCE_MAX {
-            running.join_next().await;
-        }
+        while running.try_join_next().is_some() {}
         let shared = Arc::clone(&shared);
         running.spawn_local(async move {
             let bytes = job.bytes();
             match job {
-                Job::Release(lease) => release(&*shared.store, &lease).await,
+                Job::Release(lease) => release(&shared, &lease).await,
                 Job::Settle { lease, done, heartbeat, pilot } => {
-                    let news = settle(&*shared.store, &lease, &done).await;
+                    let news = settle(&shared, &lease, &done).await;
                     drop(heartbeat);
                     if let Some(pilot) = pilot {
                         pilot.land(&news);
@@ -262,11 +271,11 @@ async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiv
 ///
 /// A claim that was given up may still be on its way to the store and be granted after a release
 /// that found nothing.
-async fn release<S: Store>(store: &S, lease: &Lease) {
+async fn release<S: Store>(shared: &Shared<S>, lease: &Lease) {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
-        let verdict = timeout(STEP_TIMEOUT, store.release(lease)).await;
+        let verdict = shared.in_turn(shared.store.release(lease)).await;
         let certain = match &verdict {
             Ok(Err(error)) => matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt),
             // A lease with a fence was granted for certain: once released, it is gone for good.
@@ -286,11 +295,11 @@ async fn release<S: Store>(store: &S, lease: &Lease) {
 }
 
 /// Settles until confirmed, and tells what became of the record.
-async fn settle<S: Store>(store: &S, lease: &Lease, done: &Settlement) -> News {
+async fn settle<S: Store>(shared: &Shared<S>, lease: &Lease, done: &Settlement) -> News {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
-        match timeout(STEP_TIMEOUT, store.settle(lease, done)).await {
+        match shared.in_turn(shared.store.settle(lease, done)).await {
             Ok(Ok(())) => return News::Settled(Record::settled(lease, done)),
             Ok(Err(error)) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt) => {
                 return News::Changed;
@@ -357,8 +366,8 @@ const HEARTBEATS_PER_TERM: u32 = 3;
 /// Beyond these many unconfirmed steps, or bytes of them, new claims are refused.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 const JOURNAL_BYTES_MAX: usize = 256 << 20;
-/// How many unconfirmed steps are with the store at a time.
-const JOBS_AT_ONCE_MAX: usize = 64;
+/// How many unconfirmed steps are with the store at a time; the others pause or wait.
+const STEPS_AT_ONCE_MAX: usize = 64;
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);

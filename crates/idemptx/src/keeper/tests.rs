@@ -118,6 +118,17 @@ async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
 }
 
 #[tokio::test]
+async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
+    let (store, keeper) = kept();
+    for number in 0..200 {
+        let bid = bid(Duration::from_secs(3600));
+        keeper.behind(Job::Release(Lease::granted(id(number), &bid, 0, 0)));
+    }
+    keeper.behind(settling(claimed(&store, 201).await, None));
+    store.done(Step::Settle, 1).await;
+}
+
+#[tokio::test]
 async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     let (store, keeper) = kept();
     let gate = Gate::shut();
