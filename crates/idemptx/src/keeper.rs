@@ -8,14 +8,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+// Leases begin on the application's runtime, whose clock may be a paused one.
+use std::time::{Duration, Instant};
 
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
 use idemptx_core::store::{ErrorKind, Settlement, Store};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::flight::{News, Pilot};
 

@@ -52,6 +52,21 @@ async fn a_renewal_without_a_verdict_is_repeated_while_the_lease_lives() {
     assert!(!heartbeat.lost().is_lost());
 }
 
+#[test]
+fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
+    let runtime = |paused| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(paused).build().unwrap()
+    };
+    let (store, keeper) = kept();
+    let heartbeat = runtime(true).block_on(async {
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        keeper.beat(&claimed(&store, 1).await)
+    });
+    runtime(false).block_on(store.called(Step::Renew, 3));
+    assert!(!heartbeat.lost().is_lost());
+}
+
 #[tokio::test]
 async fn a_release_is_repeated_until_it_is_confirmed() {
     let (store, keeper) = kept();
