@@ -33,15 +33,21 @@ struct Shared<S> {
     store: Arc<S>,
     /// For the steps that are with the store at a time.
     turns: Semaphore,
-    beats: Mutex<HashMap<Token, Beat>>,
+    beats: Mutex<Beats>,
     /// Wakes the thread when a lease is due earlier than it planned to look.
     earlier: Notify,
-    /// When the thread looks next; `None` while there is nothing to look at.
-    planned: Mutex<Option<Instant>>,
     /// Bytes and number of unconfirmed steps.
     journal_entries: AtomicUsize,
     journal_bytes: AtomicUsize,
     idle: Notify,
+}
+
+/// Under one lock, so that no lease comes in between the look for the next one and the plan.
+#[derive(Default)]
+struct Beats {
+    running: HashMap<Token, Beat>,
+    /// When the thread looks next; `None` while there is nothing to look at.
+    planned: Option<Instant>,
 }
 
 struct Beat {
@@ -91,7 +97,7 @@ trait Stop: Send + Sync {
 
 impl<S: Store> Stop for Shared<S> {
     fn stop(&self, token: Token) {
-        self.beats().remove(&token);
+        self.beats().running.remove(&token);
     }
 }
 
@@ -130,7 +136,6 @@ impl<S: Store> Keeper<S> {
             turns: Semaphore::new(STEPS_AT_ONCE_MAX),
             beats: Mutex::default(),
             earlier: Notify::new(),
-            planned: Mutex::default(),
             journal_entries: AtomicUsize::new(0),
             journal_bytes: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -149,11 +154,12 @@ impl<S: Store> Keeper<S> {
         let lost = Arc::new(Lost::default());
         let due = Instant::now() + lease.term / HEARTBEATS_PER_TERM;
         let beat = Beat { lease: lease.clone(), due, lost: Arc::clone(&lost) };
-        self.shared.beats().insert(lease.token, beat);
-        let planned = *self.shared.planned();
-        if planned.is_none_or(|planned| due < planned) {
+        let mut beats = self.shared.beats();
+        beats.running.insert(lease.token, beat);
+        if beats.planned.is_none_or(|planned| due < planned) {
             self.shared.earlier.notify_one();
         }
+        drop(beats);
         Heartbeat { token: lease.token, lost, keeper: Arc::clone(&self.shared) as Arc<dyn Stop> }
     }
 
@@ -207,7 +213,7 @@ impl<S> fmt::Debug for Keeper<S> {
 }
 
 impl<S> Shared<S> {
-    fn beats(&self) -> MutexGuard<'_, HashMap<Token, Beat>> {
+    fn beats(&self) -> MutexGuard<'_, Beats> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -217,9 +223,24 @@ impl<S> Shared<S> {
         let _turn = self.turns.acquire().await;
         timeout(STEP_TIMEOUT, step).await
     }
+}
 
-    fn planned(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+impl Beats {
+    /// When to look next, which is also the plan from now on.
+    fn plan(&mut self) -> Option<Instant> {
+        self.planned = self.running.values().map(|beat| beat.due).min();
+        self.planned
+    }
+
+    /// The leases to renew now; each is due again before the answer can be late.
+    fn take_due(&mut self) -> Vec<Lease> {
+        let now = Instant::now();
+        let due = self.running.values_mut().filter(|beat| beat.due <= now);
+        due.map(|beat| {
+            beat.due = now + beat.lease.term / HEARTBEATS_PER_TERM;
+            beat.lease.clone()
+        })
+        .collect()
     }
 }
 
@@ -315,8 +336,7 @@ async fn settle<S: Store>(shared: &Shared<S>, lease: &Lease, done: &Settlement) 
 /// Renews each lease when it is due.
 async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
     loop {
-        let next = shared.beats().values().map(|beat| beat.due).min();
-        *shared.planned() = next;
+        let next = shared.beats().plan();
         let earlier = shared.earlier.notified();
         match next {
             None => earlier.await,
@@ -326,21 +346,11 @@ async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
                 }
             }
         }
-        for lease in due(&shared) {
+        let due = shared.beats().take_due();
+        for lease in due {
             tokio::task::spawn_local(renew(Arc::clone(&shared), lease));
         }
     }
-}
-
-/// The leases to renew now; each is due again before the answer can be late.
-fn due<S>(shared: &Shared<S>) -> Vec<Lease> {
-    let now = Instant::now();
-    let mut leases = Vec::new();
-    for beat in shared.beats().values_mut().filter(|beat| beat.due <= now) {
-        beat.due = now + beat.lease.term / HEARTBEATS_PER_TERM;
-        leases.push(beat.lease.clone());
-    }
-    leases
 }
 
 async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
@@ -349,13 +359,13 @@ async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
     match verdict {
         Ok(Ok(_)) => {}
         Ok(Err(error)) if error.kind() == ErrorKind::Fenced => {
-            if let Some(beat) = beats.remove(&lease.token) {
+            if let Some(beat) = beats.running.remove(&lease.token) {
                 beat.lost.set();
             }
         }
         // No verdict: again soon, while the lease may still be alive.
         _ => {
-            if let Some(beat) = beats.get_mut(&lease.token) {
+            if let Some(beat) = beats.running.get_mut(&lease.token) {
                 beat.due = beat.due.min(Instant::now() + (lease.term / 10).min(RETRY_MAX));
                 shared.earlier.notify_one();
             }
