@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx_core::exchange::{Action, Answer, Behind, Event, Exchange, Handled};
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::Lease;
+use idemptx_core::lease::{Lease, Token};
 use idemptx_core::outcome::{Code, Passed, Rejection};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
@@ -347,11 +347,12 @@ impl<S: Store> Driver<S> {
 
     /// Waits for the end of somebody's claim, together with everybody else in this process.
     async fn wait(&mut self, id: RecordId, holder: Holder, until: Timestamp) -> Event {
+        let token = holder.token;
         let mut waiter = match self.engine.flights().wait(id, holder) {
             Seat::Full => return Event::WaitersFull,
             Seat::Taken(waiter) => waiter,
             Seat::Vigil(waiter, pilot) => {
-                tokio::spawn(keep_vigil(Arc::clone(&self.engine), id, pilot));
+                tokio::spawn(keep_vigil(Arc::clone(&self.engine), id, token, pilot));
                 waiter
             }
         };
@@ -400,15 +401,18 @@ impl<S: Store> Drop for Driver<S> {
     }
 }
 
-/// Watches a record that another process holds, until it changes or nobody waits any more.
-async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, pilot: Pilot) {
+/// Watches a record that another process claimed with `token`, until it changes or nobody waits
+/// any more.
+async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token, pilot: Pilot) {
     let limit = engine.policy().claim_timeout;
     let mut pause = VIGIL_POLL_MIN;
     while pilot.is_awaited() {
         // Watch first, look then: what happens in between is not missed.
         let watch = timeout(limit, engine.store().watch(&id)).await.ok().flatten();
         let left = match within(limit, engine.store().lookup(&id)).await {
-            Ok(Some(Seen::Held(holder))) if !holder.is_orphan() => holder.remaining,
+            Ok(Some(Seen::Held(holder))) if holder.token == token && !holder.is_orphan() => {
+                holder.remaining
+            }
             Ok(Some(Seen::Settled(record))) => return pilot.land(&News::Settled(record)),
             Ok(_) | Err(ErrorKind::Corrupt) => return pilot.land(&News::Changed),
             Err(_) => pause,

@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+// Leases begin on the application's runtime, whose clock may be a paused one.
+use std::time::{Duration, Instant};
 
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
 use idemptx_core::store::{ErrorKind, Settlement, Store};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::flight::{News, Pilot};
 
@@ -29,15 +31,23 @@ pub(crate) struct Keeper<S> {
 
 struct Shared<S> {
     store: Arc<S>,
-    beats: Mutex<HashMap<Token, Beat>>,
+    /// For the steps that are with the store at a time.
+    turns: Semaphore,
+    beats: Mutex<Beats>,
     /// Wakes the thread when a lease is due earlier than it planned to look.
     earlier: Notify,
-    /// When the thread looks next; `None` while there is nothing to look at.
-    planned: Mutex<Option<Instant>>,
     /// Bytes and number of unconfirmed steps.
     journal_entries: AtomicUsize,
     journal_bytes: AtomicUsize,
     idle: Notify,
+}
+
+/// Under one lock, so that no lease comes in between the look for the next one and the plan.
+#[derive(Default)]
+struct Beats {
+    running: HashMap<Token, Beat>,
+    /// When the thread looks next; `None` while there is nothing to look at.
+    planned: Option<Instant>,
 }
 
 struct Beat {
@@ -87,7 +97,7 @@ trait Stop: Send + Sync {
 
 impl<S: Store> Stop for Shared<S> {
     fn stop(&self, token: Token) {
-        self.beats().remove(&token);
+        self.beats().running.remove(&token);
     }
 }
 
@@ -123,9 +133,9 @@ impl<S: Store> Keeper<S> {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let shared = Shared {
             store,
+            turns: Semaphore::new(STEPS_AT_ONCE_MAX),
             beats: Mutex::default(),
             earlier: Notify::new(),
-            planned: Mutex::default(),
             journal_entries: AtomicUsize::new(0),
             journal_bytes: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -144,11 +154,12 @@ impl<S: Store> Keeper<S> {
         let lost = Arc::new(Lost::default());
         let due = Instant::now() + lease.term / HEARTBEATS_PER_TERM;
         let beat = Beat { lease: lease.clone(), due, lost: Arc::clone(&lost) };
-        self.shared.beats().insert(lease.token, beat);
-        let planned = *self.shared.planned();
-        if planned.is_none_or(|planned| due < planned) {
+        let mut beats = self.shared.beats();
+        beats.running.insert(lease.token, beat);
+        if beats.planned.is_none_or(|planned| due < planned) {
             self.shared.earlier.notify_one();
         }
+        drop(beats);
         Heartbeat { token: lease.token, lost, keeper: Arc::clone(&self.shared) as Arc<dyn Stop> }
     }
 
@@ -202,12 +213,34 @@ impl<S> fmt::Debug for Keeper<S> {
 }
 
 impl<S> Shared<S> {
-    fn beats(&self) -> MutexGuard<'_, HashMap<Token, Beat>> {
+    fn beats(&self) -> MutexGuard<'_, Beats> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn planned(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes a step when it is its turn; `Err` if it takes too long.
+    async fn in_turn<T>(&self, step: impl Future<Output = T>) -> Result<T, Elapsed> {
+        // Never closed; and without a turn the step may be taken all the same.
+        let _turn = self.turns.acquire().await;
+        timeout(STEP_TIMEOUT, step).await
+    }
+}
+
+impl Beats {
+    /// When to look next, which is also the plan from now on.
+    fn plan(&mut self) -> Option<Instant> {
+        self.planned = self.running.values().map(|beat| beat.due).min();
+        self.planned
+    }
+
+    /// The leases to renew now; each is due again before the answer can be late.
+    fn take_due(&mut self) -> Vec<Lease> {
+        let now = Instant::now();
+        let due = self.running.values_mut().filter(|beat| beat.due <= now);
+        due.map(|beat| {
+            beat.due = now + beat.lease.term / HEARTBEATS_PER_TERM;
+            beat.lease.clone()
+        })
+        .collect()
     }
 }
 
@@ -235,16 +268,14 @@ fn keep<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<Job>) {
 async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiver<Job>) {
     let mut running = tokio::task::JoinSet::new();
     while let Some(job) = inbox.recv().await {
-        while running.len() >= JOBS_AT_ONCE_MAX {
-            running.join_next().await;
-        }
+        while running.try_join_next().is_some() {}
         let shared = Arc::clone(&shared);
         running.spawn_local(async move {
             let bytes = job.bytes();
             match job {
-                Job::Release(lease) => release(&*shared.store, &lease).await,
+                Job::Release(lease) => release(&shared, &lease).await,
                 Job::Settle { lease, done, heartbeat, pilot } => {
-                    let news = settle(&*shared.store, &lease, &done).await;
+                    let news = settle(&shared, &lease, &done).await;
                     drop(heartbeat);
                     if let Some(pilot) = pilot {
                         pilot.land(&news);
@@ -263,11 +294,11 @@ async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiv
 ///
 /// A claim that was given up may still be on its way to the store and be granted after a release
 /// that found nothing.
-async fn release<S: Store>(store: &S, lease: &Lease) {
+async fn release<S: Store>(shared: &Shared<S>, lease: &Lease) {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
-        let verdict = timeout(STEP_TIMEOUT, store.release(lease)).await;
+        let verdict = shared.in_turn(shared.store.release(lease)).await;
         let certain = match &verdict {
             Ok(Err(error)) => matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt),
             // A lease with a fence was granted for certain: once released, it is gone for good.
@@ -287,11 +318,11 @@ async fn release<S: Store>(store: &S, lease: &Lease) {
 }
 
 /// Settles until confirmed, and tells what became of the record.
-async fn settle<S: Store>(store: &S, lease: &Lease, done: &Settlement) -> News {
+async fn settle<S: Store>(shared: &Shared<S>, lease: &Lease, done: &Settlement) -> News {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
-        match timeout(STEP_TIMEOUT, store.settle(lease, done)).await {
+        match shared.in_turn(shared.store.settle(lease, done)).await {
             Ok(Ok(())) => return News::Settled(Record::settled(lease, done)),
             Ok(Err(error)) if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Corrupt) => {
                 return News::Changed;
@@ -314,8 +345,7 @@ async fn tend<S: Store>(shared: Arc<Shared<S>>) {
 /// Renews each lease when it is due.
 async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
     loop {
-        let next = shared.beats().values().map(|beat| beat.due).min();
-        *shared.planned() = next;
+        let next = shared.beats().plan();
         let earlier = shared.earlier.notified();
         match next {
             None => earlier.await,
@@ -325,21 +355,11 @@ async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
                 }
             }
         }
-        for lease in due(&shared) {
+        let due = shared.beats().take_due();
+        for lease in due {
             tokio::task::spawn_local(renew(Arc::clone(&shared), lease));
         }
     }
-}
-
-/// The leases to renew now; each is due again before the answer can be late.
-fn due<S>(shared: &Shared<S>) -> Vec<Lease> {
-    let now = Instant::now();
-    let mut leases = Vec::new();
-    for beat in shared.beats().values_mut().filter(|beat| beat.due <= now) {
-        beat.due = now + beat.lease.term / HEARTBEATS_PER_TERM;
-        leases.push(beat.lease.clone());
-    }
-    leases
 }
 
 async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
@@ -348,13 +368,13 @@ async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
     match verdict {
         Ok(Ok(_)) => {}
         Ok(Err(error)) if error.kind() == ErrorKind::Fenced => {
-            if let Some(beat) = beats.remove(&lease.token) {
+            if let Some(beat) = beats.running.remove(&lease.token) {
                 beat.lost.set();
             }
         }
         // No verdict: again soon, while the lease may still be alive.
         _ => {
-            if let Some(beat) = beats.get_mut(&lease.token) {
+            if let Some(beat) = beats.running.get_mut(&lease.token) {
                 beat.due = beat.due.min(Instant::now() + (lease.term / 10).min(RETRY_MAX));
                 shared.earlier.notify_one();
             }
@@ -367,8 +387,8 @@ const TEND_EVERY: Duration = Duration::from_secs(5);
 /// Beyond these many unconfirmed steps, or bytes of them, new claims are refused.
 const JOURNAL_ENTRIES_MAX: usize = 10_000;
 const JOURNAL_BYTES_MAX: usize = 256 << 20;
-/// How many unconfirmed steps are with the store at a time.
-const JOBS_AT_ONCE_MAX: usize = 64;
+/// How many unconfirmed steps are with the store at a time; the others pause or wait.
+const STEPS_AT_ONCE_MAX: usize = 64;
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);

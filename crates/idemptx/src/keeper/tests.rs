@@ -1,1 +1,242 @@
+use bytes::Bytes;
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::record::State;
+use idemptx_core::store::{Bid, Claim, Seen};
 
+use super::*;
+use crate::flight::{Flights, Seat, Waiter};
+use crate::store::MemoryStore;
+
+#[path = "../../tests/support/told_store.rs"]
+mod told_store;
+
+use told_store::{Gate, Order, Step, ToldStore};
+
+#[tokio::test]
+async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
+    let (store, keeper) = kept();
+    let (ended, goes_on) = (claimed(&store, 1).await, claimed(&store, 2).await);
+    let heartbeats = (keeper.beat(&ended), keeper.beat(&goes_on));
+    store.done(Step::Renew, 10).await;
+    drop(heartbeats.0);
+    // What was on its way when the heartbeat ended is over by the time that others have come.
+    store.done(Step::Renew, store.calls(Step::Renew) + 2).await;
+    store.advance(LEASE * 2);
+    store.done(Step::Renew, store.calls(Step::Renew) + 4).await;
+    assert!(is_orphan(&store, &ended).await);
+    assert!(!is_orphan(&store, &goes_on).await);
+    assert!(!heartbeats.1.lost().is_lost());
+}
+
+#[tokio::test]
+async fn who_lost_its_lease_is_told() {
+    let (store, keeper) = kept();
+    let lease = claimed(&store, 1).await;
+    let heartbeat = keeper.beat(&lease);
+    let lost = Arc::clone(heartbeat.lost());
+    store.memory().release(&lease).await.unwrap();
+    timeout(PATIENCE, lost.wait()).await.unwrap();
+    assert!(lost.is_lost());
+}
+
+#[tokio::test]
+async fn a_renewal_without_a_verdict_is_repeated_while_the_lease_lives() {
+    let (store, keeper) = kept();
+    let lease = claimed(&store, 1).await;
+    store.next(Step::Renew, Order::Fail(ErrorKind::Unavailable));
+    store.next(Step::Renew, Order::Slow(Gate::shut()));
+    store.next(Step::Renew, Order::Fail(ErrorKind::Internal));
+    let heartbeat = keeper.beat(&lease);
+    store.called(Step::Renew, 6).await;
+    assert!(!heartbeat.lost().is_lost());
+}
+
+#[test]
+fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
+    let runtime = |paused| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().start_paused(paused).build().unwrap()
+    };
+    let (store, keeper) = kept();
+    let heartbeat = runtime(true).block_on(async {
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        keeper.beat(&claimed(&store, 1).await)
+    });
+    runtime(false).block_on(store.called(Step::Renew, 3));
+    assert!(!heartbeat.lost().is_lost());
+}
+
+#[tokio::test]
+async fn a_release_is_repeated_until_it_is_confirmed() {
+    let (store, keeper) = kept();
+    let lease = claimed(&store, 1).await;
+    store.next(Step::Release, Order::Fail(ErrorKind::Unavailable));
+    store.next(Step::Release, Order::Forget(ErrorKind::Unavailable));
+    keeper.behind(Job::Release(lease.clone()));
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert_eq!(store.calls(Step::Release), 3);
+    assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_heard_of_is_released_until_it_cannot_come_any_more() {
+    let (store, keeper) = kept();
+    let (id, bid) = (id(1), bid(LEASE));
+    let began = Instant::now();
+    keeper.behind(Job::Release(Lease::granted(id, &bid, 0, 0)));
+    store.done(Step::Release, 1).await;
+    assert!(matches!(store.memory().claim(&id, &bid).await, Ok(Claim::Granted(_))));
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert!(began.elapsed() > LEASE);
+    assert_eq!(store.memory().lookup(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_release_of_what_somebody_else_holds_is_over() {
+    let (store, keeper) = kept();
+    claimed(&store, 1).await;
+    let other = Bid::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
+    keeper.behind(Job::Release(Lease::granted(id(1), &other, 0, 0)));
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert_eq!(store.calls(Step::Release), 1);
+}
+
+#[tokio::test]
+async fn a_result_is_settled_on_a_living_lease_and_told_to_those_who_wait() {
+    let (store, keeper) = kept();
+    let lease = claimed(&store, 1).await;
+    let (mut waiter, pilot) = awaited(&lease);
+    store.always(Step::Settle, Order::Fail(ErrorKind::Unavailable));
+    let heartbeat = Some(keeper.beat(&lease));
+    let done = Settlement::new(State::Done, Bytes::from_static(b"done"), RETAIN, RETAIN);
+    keeper.behind(Job::Settle { lease: lease.clone(), done, heartbeat, pilot: Some(pilot) });
+    store.called(Step::Renew, 4).await;
+    assert!(waiter.news.try_recv().is_err());
+    store.always(Step::Settle, Order::Obey);
+    let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
+    assert!(matches!(news, News::Settled(record) if record.payload == "done"));
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert!(matches!(store.memory().lookup(&lease.id).await, Ok(Some(Seen::Settled(_)))));
+    assert!(keeper.shared.beats().running.is_empty());
+}
+
+#[tokio::test]
+async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
+    let (store, keeper) = kept();
+    let lease = claimed(&store, 1).await;
+    store.memory().release(&lease).await.unwrap();
+    let (mut waiter, pilot) = awaited(&lease);
+    keeper.behind(settling(lease, Some(pilot)));
+    let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
+    assert!(matches!(news, News::Changed));
+}
+
+#[tokio::test]
+async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
+    let (store, keeper) = kept();
+    for number in 0..200 {
+        let bid = bid(Duration::from_secs(3600));
+        keeper.behind(Job::Release(Lease::granted(id(number), &bid, 0, 0)));
+    }
+    keeper.behind(settling(claimed(&store, 201).await, None));
+    store.done(Step::Settle, 1).await;
+}
+
+#[tokio::test]
+async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
+    let (store, keeper) = kept();
+    let gate = Gate::shut();
+    store.always(Step::Release, Order::Slow(gate.clone()));
+    let lease = Lease::granted(id(1), &bid(LEASE), 1, 1);
+    for _ in 1..JOURNAL_ENTRIES_MAX {
+        keeper.behind(Job::Release(lease.clone()));
+    }
+    assert!(!keeper.is_full());
+    keeper.behind(Job::Release(lease));
+    assert!(keeper.is_full());
+    gate.open();
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert!(!keeper.is_full());
+}
+
+#[tokio::test]
+async fn the_bytes_of_unconfirmed_results_are_limited() {
+    let (store, keeper) = kept();
+    let gate = Gate::shut();
+    store.always(Step::Settle, Order::Slow(gate.clone()));
+    let payload = Bytes::from(vec![0; 64 << 20]);
+    let lease = claimed(&store, 1).await;
+    for _ in 0..4 {
+        assert!(!keeper.is_full());
+        let done = Settlement::new(State::Done, payload.clone(), RETAIN, RETAIN);
+        let job = Job::Settle { lease: lease.clone(), done, heartbeat: None, pilot: None };
+        keeper.behind(job);
+    }
+    assert!(keeper.is_full());
+    gate.open();
+    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    assert!(!keeper.is_full());
+}
+
+#[tokio::test]
+async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
+    let store = Arc::new(ToldStore::new());
+    let told = ToldStore::clone(&store);
+    let remaining = Arc::downgrade(&store);
+    let keeper = Keeper::new(store);
+    drop(keeper.beat(&claimed(&told, 1).await));
+    keeper.behind(settling(claimed(&told, 2).await, None));
+    drop(keeper);
+    told.done(Step::Settle, 1).await;
+    let deadline = Instant::now() + PATIENCE;
+    while remaining.strong_count() > 0 {
+        assert!(Instant::now() < deadline, "the thread goes on");
+        std::thread::yield_now();
+    }
+}
+
+fn kept() -> (ToldStore, Keeper<ToldStore>) {
+    let store = ToldStore::new();
+    (store.clone(), Keeper::new(Arc::new(store)))
+}
+
+async fn claimed(store: &ToldStore, number: u8) -> Lease {
+    let token = Token::from_bytes([number; Token::BYTES]);
+    let bid = Bid::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
+    match store.memory().claim(&id(number), &bid).await {
+        Ok(Claim::Granted(lease)) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn is_orphan(store: &ToldStore, lease: &Lease) -> bool {
+    let seen = store.memory().lookup(&lease.id).await;
+    matches!(seen, Ok(Some(Seen::Held(holder))) if holder.is_orphan())
+}
+
+fn settling(lease: Lease, pilot: Option<Pilot>) -> Job {
+    let done = Settlement::new(State::Done, Bytes::from_static(b"done"), RETAIN, RETAIN);
+    Job::Settle { lease, done, heartbeat: None, pilot }
+}
+
+/// Somebody who waits for a record, and whoever tells.
+fn awaited(lease: &Lease) -> (Waiter, Pilot) {
+    let holder = idemptx_core::store::Holder::new(&Record::running(lease), LEASE);
+    match Flights::new(16, 16).wait(lease.id, holder) {
+        Seat::Vigil(waiter, pilot) => (waiter, pilot),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bid(term: Duration) -> Bid {
+    Bid::new(Token::from_bytes([1; 16]), Fingerprint::unchecked(), term, RETAIN)
+}
+
+fn id(number: u8) -> RecordId {
+    RecordId::from_bytes([number; RecordId::BYTES])
+}
+
+const LEASE: Duration = Duration::from_millis(100);
+const RETAIN: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::app::{App, engine};
+use super::http_client::{posted, send};
 use super::told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
@@ -48,8 +49,7 @@ async fn a_duplicate_of_another_request_is_refused_without_waiting() {
     let app = App::slow(engine(ToldStore::new(), |policy| policy.wait(WAIT)));
     let client = app.client("k");
     app.runs.reach(1).await;
-    let other = super::http_client::posted("k", "other");
-    super::http_client::send(&app.router, other).await.refused(422, "key-reused");
+    send(&app.router, posted("k", "other")).await.refused(422, "key-reused");
     app.gate.open();
     client.await.unwrap().answered(200, "run 1");
 }
@@ -160,6 +160,31 @@ async fn those_who_wait_for_another_process_are_one_watch() {
     assert_eq!(other.runs.began(), 0);
     let steps = store.calls(Step::Claim) + store.calls(Step::Lookup);
     assert!(steps < 8, "{steps} steps for 200 who wait");
+}
+
+#[tokio::test]
+async fn those_who_wait_notice_that_another_request_holds_the_key_now() {
+    let store = ToldStore::new();
+    let owner = App::slow(engine(store.clone(), |policy| policy.wait(WAIT)));
+    let other = App::quick(engine(store.clone(), |policy| policy.wait(WAIT)));
+    owner.runs.answer_with(503);
+    let first = owner.client("k");
+    owner.runs.reach(1).await;
+    let waiter = other.client("k");
+    store.done(Step::Lookup, 1).await;
+    let look = Gate::shut();
+    store.always(Step::Lookup, Order::Late(look.clone()));
+    owner.gate.open();
+    assert_eq!(first.await.unwrap().status, 503);
+    // Before the other process looks, another request has claimed the key.
+    let next = App::slow(engine(store.clone(), |policy| policy));
+    let (router, request) = (next.router.clone(), posted("k", "other"));
+    let second = tokio::spawn(async move { send(&router, request).await });
+    next.runs.reach(1).await;
+    look.open();
+    waiter.await.unwrap().refused(422, "key-reused");
+    next.gate.open();
+    assert_eq!(second.await.unwrap().status, 200);
 }
 
 const WAIT: Duration = Duration::from_secs(10);
