@@ -123,9 +123,10 @@ pub enum BodyEnd {
 /// What the application knows of an operation whose executor vanished.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "made once for an orphan, by the application")]
 pub enum Probed {
     /// It happened, and this is its answer.
-    Happened(Box<StoredResponse>),
+    Happened(StoredResponse),
     /// It did not happen: execute it.
     NotHappened,
     /// It cannot be told now.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::key::{hasher, length_prefixed};
+use crate::digest::{Digest, Purpose, first};
 use crate::secret::Secret;
 use form::Field;
 use json::Pointer;
@@ -52,14 +52,14 @@ impl Fingerprint {
     /// The fingerprint of work that is no HTTP request: of these parts, in order.
     #[must_use]
     pub fn of(parts: &[&[u8]], secret: Option<&Secret>) -> Self {
-        let mut hasher = hasher(WORK_CONTEXT, secret);
+        let mut hasher = Purpose::new(WORK_CONTEXT, secret).begin();
         hasher.update(&[VERSION]);
         for part in parts {
-            length_prefixed(&mut hasher, part);
+            hasher.part(part);
         }
         Self {
             config: config_id(&config_hasher(KIND_WORK, secret)),
-            digest: hasher.finalize().into(),
+            digest: hasher.finalize(),
             binding: [0; 16],
         }
     }
@@ -131,9 +131,8 @@ pub struct FingerprintConfig {
     rule: Option<FingerprintRule>,
     pointers: Arc<[Pointer]>,
     bind: Vec<HeaderName>,
-    /// Hashers with key, purpose and version in place, to be copied for each request.
-    request_hasher: blake3::Hasher,
-    binding_hasher: blake3::Hasher,
+    request: Purpose,
+    binding: Purpose,
 }
 
 impl FingerprintConfig {
@@ -156,15 +155,13 @@ impl FingerprintConfig {
             }
             _ => Arc::default(),
         };
-        let mut request_hasher = hasher(REQUEST_CONTEXT, secret);
-        request_hasher.update(&[VERSION]);
         Self {
             id: config_id(&id),
             rule,
             pointers,
             bind: sorted(bind, HeaderName::as_str),
-            request_hasher,
-            binding_hasher: hasher(BINDING_CONTEXT, secret),
+            request: Purpose::new(REQUEST_CONTEXT, secret),
+            binding: Purpose::new(BINDING_CONTEXT, secret),
         }
     }
 
@@ -179,15 +176,16 @@ impl FingerprintConfig {
     /// # Security
     ///
     /// Everything in it may come from an attacker.
-    /// Under the default rule nothing is allocated.
+    /// Under the default rule no more than a kilobyte is allocated, and the hash's own state.
     #[must_use]
     pub fn start(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Fingerprinter {
-        let mut hasher = self.request_hasher.clone();
+        let mut hasher = self.request.begin();
+        hasher.update(&[VERSION]);
         let body = match &self.rule {
             None => Body::Unchecked,
             Some(rule) => {
-                length_prefixed(&mut hasher, method.as_str().as_bytes());
-                length_prefixed(&mut hasher, uri.path().as_bytes());
+                hasher.part(method.as_str().as_bytes());
+                hasher.part(uri.path().as_bytes());
                 rule.query.hash(uri.query(), &mut hasher);
                 rule.headers.hash(headers, &mut hasher);
                 let types = headers.get_all(CONTENT_TYPE);
@@ -199,12 +197,7 @@ impl FingerprintConfig {
         Fingerprinter { config: self.id, binding: self.binding(headers), hasher, body }
     }
 
-    fn body(
-        &self,
-        rule: &FingerprintRule,
-        headers: &HeaderMap,
-        hasher: &mut blake3::Hasher,
-    ) -> Body {
+    fn body(&self, rule: &FingerprintRule, headers: &HeaderMap, hasher: &mut Digest) -> Body {
         let mut types = headers.get_all(CONTENT_TYPE).iter();
         let content_type = types.next().filter(|_| types.next().is_none());
         let essence = content_type.map(essence).unwrap_or_default();
@@ -234,10 +227,10 @@ impl FingerprintConfig {
         if self.bind.is_empty() {
             return [0; 16];
         }
-        let mut hasher = self.binding_hasher.clone();
+        let mut hasher = self.binding.begin();
         hash_headers(&mut hasher, self.bind.iter(), headers);
-        let digest: [u8; 32] = hasher.finalize().into();
-        digest.first_chunk().copied().unwrap_or_default()
+        let digest: [u8; 32] = hasher.finalize();
+        first(&digest)
     }
 }
 
@@ -245,7 +238,7 @@ impl FingerprintConfig {
 pub struct Fingerprinter {
     config: u32,
     binding: [u8; 16],
-    hasher: blake3::Hasher,
+    hasher: Digest,
     body: Body,
 }
 
@@ -285,11 +278,7 @@ impl Fingerprinter {
                 }
             }
         }
-        Fingerprint {
-            config: self.config,
-            digest: self.hasher.finalize().into(),
-            binding: self.binding,
-        }
+        Fingerprint { config: self.config, digest: self.hasher.finalize(), binding: self.binding }
     }
 }
 
@@ -321,7 +310,7 @@ enum Structure {
 
 impl Structure {
     /// Hashes what the body means, or nothing if it is malformed.
-    fn hash(&self, body: &[u8], hasher: &mut blake3::Hasher) -> Option<()> {
+    fn hash(&self, body: &[u8], hasher: &mut Digest) -> Option<()> {
         match self {
             Self::Json => {
                 let value = json::parse(body)?;
@@ -353,15 +342,15 @@ impl Structure {
 }
 
 /// Begins a digest of everything that decides how fingerprints of one kind are made.
-fn config_hasher(kind: u8, secret: Option<&Secret>) -> blake3::Hasher {
-    let mut hasher = hasher(CONFIG_CONTEXT, None);
+fn config_hasher(kind: u8, secret: Option<&Secret>) -> Digest {
+    let mut hasher = Purpose::new(CONFIG_CONTEXT, None).begin();
     hasher.update(&[VERSION, kind, u8::from(secret.is_some()), secret.map_or(0, Secret::id)]);
     hasher
 }
 
-fn config_id(hasher: &blake3::Hasher) -> u32 {
-    let digest: [u8; 32] = hasher.finalize().into();
-    u32::from_be_bytes(digest.first_chunk().copied().unwrap_or_default())
+fn config_id(hasher: &Digest) -> u32 {
+    let digest: [u8; 32] = hasher.finalize();
+    u32::from_be_bytes(first(&digest))
 }
 
 fn constant_time_eq<const N: usize>(one: &[u8; N], other: &[u8; N]) -> bool {
@@ -387,35 +376,35 @@ fn essence(content_type: &HeaderValue) -> &[u8] {
     line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-fn hash_count(hasher: &mut blake3::Hasher, count: usize) {
+fn hash_count(hasher: &mut Digest, count: usize) {
     hasher.update(&(count as u64).to_be_bytes());
 }
 
-fn hash_fields(hasher: &mut blake3::Hasher, fields: &[Field<'_>]) {
+fn hash_fields(hasher: &mut Digest, fields: &[Field<'_>]) {
     hash_count(hasher, fields.len());
     for field in fields {
-        length_prefixed(hasher, &field.name);
-        length_prefixed(hasher, &field.value);
+        hasher.part(&field.name);
+        hasher.part(&field.value);
     }
 }
 
 /// Hashes all lines of these headers; one without lines is not one with an empty line.
 fn hash_headers<'a>(
-    hasher: &mut blake3::Hasher,
+    hasher: &mut Digest,
     names: impl ExactSizeIterator<Item = &'a HeaderName>,
     headers: &HeaderMap,
 ) {
     hash_count(hasher, names.len());
     for name in names {
         let lines = headers.get_all(name);
-        length_prefixed(hasher, name.as_str().as_bytes());
+        hasher.part(name.as_str().as_bytes());
         hash_count(hasher, lines.iter().count());
-        lines.iter().for_each(|line| length_prefixed(hasher, line.as_bytes()));
+        lines.iter().for_each(|line| hasher.part(line.as_bytes()));
     }
 }
 
 /// Hashes a text without regard to case, and without allocating.
-fn hash_lowercase(hasher: &mut blake3::Hasher, text: &[u8]) {
+fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
     hash_count(hasher, text.len());
     for piece in text.chunks(LOWERCASE_BYTES) {
         let mut lower = [0; LOWERCASE_BYTES];

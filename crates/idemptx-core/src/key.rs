@@ -5,6 +5,7 @@ use std::fmt;
 
 use http::HeaderValue;
 
+use crate::digest::{Purpose, first};
 use crate::policy::KeySyntax;
 use crate::secret::Secret;
 
@@ -204,28 +205,19 @@ impl RecordId {
     ///
     /// `route` is the method and the raw path when the policy's `key_space` is `route`.
     #[must_use]
-    pub fn new(
-        scope: &Scope,
-        key: &Key,
-        route: Option<(&str, &str)>,
-        secret: Option<&Secret>,
-    ) -> Self {
-        let mut hasher = hasher(SCOPE_CONTEXT, secret);
-        length_prefixed(&mut hasher, scope.as_bytes());
-        if let Some((method, path)) = route {
-            length_prefixed(&mut hasher, method.as_bytes());
-            length_prefixed(&mut hasher, path.as_bytes());
-        }
-        let space = hasher.finalize();
-        let mut hasher = self::hasher(KEY_CONTEXT, secret);
-        length_prefixed(&mut hasher, space.as_bytes());
-        length_prefixed(&mut hasher, key.as_str().as_bytes());
-        let name = hasher.finalize();
+    pub fn new(scope: &Scope, key: &Key, route: Option<(&str, &str)>, names: &Names) -> Self {
+        let space = match route {
+            None if scope.as_bytes().is_empty() => names.shared,
+            _ => names.space(scope, route),
+        };
+        let mut name = names.key.begin();
+        name.part(&space);
+        name.part(key.as_str().as_bytes());
+        let name: [u8; 16] = first(&name.finalize());
+        let space: [u8; 16] = first(&space);
         let mut id = [0; Self::BYTES];
-        for (to, from) in
-            id.iter_mut().zip(space.as_bytes()[..16].iter().chain(&name.as_bytes()[..16]))
-        {
-            *to = *from;
+        for (to, from) in id.iter_mut().zip(space.into_iter().chain(name)) {
+            *to = from;
         }
         Self(id)
     }
@@ -306,34 +298,61 @@ impl fmt::Display for InvalidRecordId {
 
 impl std::error::Error for InvalidRecordId {}
 
-/// Derives a key for a call to another system, from the same secret and the operation's own name.
-///
-/// It depends on scope, key and label alone, so every attempt of an operation derives the same.
-#[must_use]
-pub fn derive(scope: &Scope, key: &Key, label: &str, secret: Option<&Secret>) -> String {
-    let mut hasher = hasher(DERIVE_CONTEXT, secret);
-    length_prefixed(&mut hasher, scope.as_bytes());
-    length_prefixed(&mut hasher, key.as_str().as_bytes());
-    length_prefixed(&mut hasher, label.as_bytes());
-    hasher.finalize().to_hex().as_str()[..DERIVED_DIGITS].to_owned()
+/// How records are named and keys derived, under one secret or none; build it once.
+#[derive(Clone)]
+pub struct Names {
+    scope: Purpose,
+    key: Purpose,
+    derive: Purpose,
+    /// The digest of the shared scope, which most records are in.
+    shared: [u8; 32],
 }
 
-/// A BLAKE3 hasher for one purpose: keyed by the secret if there is one, else by the purpose alone.
-pub(crate) fn hasher(context: &str, secret: Option<&Secret>) -> blake3::Hasher {
-    match secret {
-        None => blake3::Hasher::new_derive_key(context),
-        Some(secret) => {
-            let mut hasher = blake3::Hasher::new_keyed(secret.expose());
-            length_prefixed(&mut hasher, context.as_bytes());
-            hasher
+impl Names {
+    /// The names under a secret.
+    ///
+    /// Without one, whoever reads a store can test guesses of keys.
+    #[must_use]
+    pub fn new(secret: Option<&Secret>) -> Self {
+        let mut names = Self {
+            scope: Purpose::new(SCOPE_CONTEXT, secret),
+            key: Purpose::new(KEY_CONTEXT, secret),
+            derive: Purpose::new(DERIVE_CONTEXT, secret),
+            shared: [0; 32],
+        };
+        names.shared = names.space(&Scope::shared(), None);
+        names
+    }
+
+    /// Derives a key for a call to another system, named by `label`.
+    ///
+    /// It depends on the secret, scope, key and label alone, so every attempt of an operation
+    /// derives the same.
+    #[must_use]
+    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
+        let mut digest = self.derive.begin();
+        digest.part(scope.as_bytes());
+        digest.part(key.as_str().as_bytes());
+        digest.part(label.as_bytes());
+        let derived: [u8; DERIVED_BYTES] = first(&digest.finalize());
+        derived.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn space(&self, scope: &Scope, route: Option<(&str, &str)>) -> [u8; 32] {
+        let mut space = self.scope.begin();
+        space.part(scope.as_bytes());
+        if let Some((method, path)) = route {
+            space.part(method.as_bytes());
+            space.part(path.as_bytes());
         }
+        space.finalize()
     }
 }
 
-/// Hashes a part so that no other sequence of parts gives the same bytes.
-pub(crate) fn length_prefixed(hasher: &mut blake3::Hasher, part: &[u8]) {
-    hasher.update(&(part.len() as u64).to_be_bytes());
-    hasher.update(part);
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
 }
 
 /// An RFC 8941 §4.2.5 string, and what stands behind it.
@@ -398,7 +417,7 @@ const SCOPE_CONTEXT: &str = "idemptx 2026-11 v1 record: scope";
 const KEY_CONTEXT: &str = "idemptx 2026-11 v1 record: key in scope";
 const DERIVE_CONTEXT: &str = "idemptx 2026-11 v1 derived key";
 /// 160 bits: unguessable, and within the 45 bytes that the strictest peers accept.
-const DERIVED_DIGITS: usize = 40;
+const DERIVED_BYTES: usize = 20;
 const LINE_SLACK_BYTES: usize = 64;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::digest::first;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 
@@ -22,6 +23,17 @@ impl Token {
         Self(bytes)
     }
 
+    /// The token with a number in the sequence of a secret random seed, drawn at a moment.
+    ///
+    /// As unguessable as the seed, and different for every number and moment.
+    #[must_use]
+    pub fn drawn(seed: &[u8; 32], number: u64, moment: Duration) -> Self {
+        let mut drawn = [0; 24];
+        let parts = number.to_be_bytes().into_iter().chain(moment.as_nanos().to_be_bytes());
+        drawn.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+        Self(first(&blake3::keyed_hash(seed, &drawn).into()))
+    }
+
     /// Its bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
@@ -31,12 +43,7 @@ impl Token {
     /// Another token, as unguessable as this one, for an exchange that claims a second time.
     #[must_use]
     pub fn next(&self) -> Self {
-        let digest = blake3::derive_key(NEXT_CONTEXT, &self.0);
-        let mut token = [0; Self::BYTES];
-        for (to, from) in token.iter_mut().zip(digest) {
-            *to = from;
-        }
-        Self(token)
+        Self(first(&blake3::derive_key(NEXT_CONTEXT, &self.0)))
     }
 }
 

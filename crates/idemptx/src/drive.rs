@@ -38,8 +38,8 @@ pub(crate) trait Work: Send + 'static {
 
 /// What an execution made, before anybody gets it.
 pub(crate) trait Product: Send + 'static {
-    /// What a store keeps of it.
-    fn payload(&self, state: State) -> Bytes;
+    /// What a store keeps of it: a response, or the head of one that cannot be replayed.
+    fn payload(&self) -> Bytes;
 }
 
 /// How an execution ended.
@@ -138,7 +138,7 @@ async fn execute<S: Store, W: Work>(
                 let payload = match (&response, &product) {
                     _ if state == State::Unknown => Bytes::new(),
                     (Some(response), _) => response.encode(),
-                    (None, Some(product)) => product.payload(state),
+                    (None, Some(product)) => product.payload(),
                     (None, None) => Bytes::new(),
                 };
                 driver.settle(lease, state, payload).await
@@ -173,6 +173,8 @@ struct Driver<S: Store> {
     exchange: Exchange,
     pilot: Option<Pilot>,
     permit: Option<OwnedSemaphorePermit>,
+    /// A bid is, or may yet be, in force: there is something to release.
+    at_stake: bool,
     heartbeat: Option<Heartbeat>,
     /// What could not be settled in time, kept for the work behind.
     unsettled: Option<Settlement>,
@@ -185,6 +187,7 @@ impl<S: Store> Driver<S> {
             exchange,
             pilot: None,
             permit: None,
+            at_stake: false,
             heartbeat: None,
             unsettled: None,
         }
@@ -257,7 +260,13 @@ impl<S: Store> Driver<S> {
             let permit = timeout(limit, permit).await.map_err(|_| ErrorKind::Full)?;
             self.permit = Some(permit.map_err(|_| ErrorKind::Full)?);
         }
-        within(limit, self.engine.store().claim(id, bid)).await
+        self.at_stake = true;
+        let verdict = within(limit, self.engine.store().claim(id, bid)).await;
+        self.at_stake = matches!(
+            verdict,
+            Ok(Claim::Granted(_)) | Err(ErrorKind::Unavailable | ErrorKind::Internal)
+        );
+        verdict
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, ErrorKind> {
@@ -357,7 +366,10 @@ impl<S: Store> Driver<S> {
     fn behind(&mut self, behind: Option<Behind>) {
         match behind {
             None => {}
-            Some(Behind::Release(lease)) => self.engine.keeper().behind(Job::Release(lease)),
+            // Who never asked the store, or only heard what another was told, left nothing there.
+            Some(Behind::Release(lease)) if self.at_stake => {
+                self.engine.keeper().behind(Job::Release(lease));
+            }
             Some(Behind::Settle(lease, _)) => {
                 if let Some(done) = self.unsettled.take() {
                     let (heartbeat, pilot) = (self.heartbeat.take(), self.pilot.take());
@@ -392,7 +404,7 @@ impl<S: Store> Drop for Driver<S> {
 async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, pilot: Pilot) {
     let limit = engine.policy().claim_timeout;
     let mut pause = VIGIL_POLL_MIN;
-    while pilot.has_listeners() {
+    while pilot.is_awaited() {
         // Watch first, look then: what happens in between is not missed.
         let watch = timeout(limit, engine.store().watch(&id)).await.ok().flatten();
         let left = match within(limit, engine.store().lookup(&id)).await {

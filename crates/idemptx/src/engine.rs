@@ -227,7 +227,8 @@ impl<S: Store> EngineBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`EngineError`] for a policy that this front door cannot carry out.
+    /// [`EngineError`] for a policy that this front door cannot carry out, or a system without
+    /// randomness.
     pub fn build(self) -> Result<Engine<S>, EngineError> {
         let policy = self.policy;
         if policy.scope.is_none() {
@@ -251,6 +252,7 @@ impl<S: Store> EngineBuilder<S> {
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,
             clock: MonotonicClock(Instant::now()),
+            tokens: Tokens::from_system()?,
             scope: self.scope,
             accepts: self.accepts,
             probe: self.probe,
@@ -326,6 +328,7 @@ pub(crate) struct Inner<S> {
     permits: Arc<Semaphore>,
     executions_max: u32,
     clock: MonotonicClock,
+    tokens: Tokens,
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
@@ -383,10 +386,9 @@ impl<S: Store> Inner<S> {
         self.refuses.load(Ordering::Relaxed) || self.keeper.is_full()
     }
 
-    /// 128 random bits from the system.
-    pub(crate) fn token() -> Option<Token> {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).ok().map(|()| Token::from_bytes(bytes))
+    /// A token that nobody else has, nor can guess.
+    pub(crate) fn token(&self) -> Token {
+        self.tokens.draw()
     }
 
     /// How long handlers take, smoothed; `None` before the first one ended.
@@ -437,6 +439,29 @@ impl<S: Store> Inner<S> {
             derived: Derive(Arc::new(move |label| named.derive(label, &rules))),
         };
         timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(Probed::Unknown)
+    }
+}
+
+/// Draws tokens: the system's randomness, stretched, because asking the system for each token costs
+/// as much as a whole replay's hashing.
+struct Tokens {
+    seed: [u8; 32],
+    drawn: AtomicU64,
+    /// Part of what is hashed, so that a forked process does not draw what its parent draws.
+    began: Instant,
+}
+
+impl Tokens {
+    fn from_system() -> Result<Self, EngineError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)
+            .map_err(|_| EngineError("the system has no randomness to make tokens from"))?;
+        Ok(Self { seed, drawn: AtomicU64::new(0), began: Instant::now() })
+    }
+
+    fn draw(&self) -> Token {
+        let number = self.drawn.fetch_add(1, Ordering::Relaxed);
+        Token::drawn(&self.seed, number, self.began.elapsed())
     }
 }
 

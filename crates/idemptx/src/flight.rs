@@ -29,13 +29,13 @@ pub(crate) struct Flights {
 #[derive(Debug)]
 struct Flight {
     phase: Phase,
-    listeners: Vec<oneshot::Sender<News>>,
+    waiters: Vec<oneshot::Sender<News>>,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// The pilot has asked the store.
-    Claiming,
+    /// The pilot has asked the store; these will be told its verdict.
+    Claiming(Vec<oneshot::Sender<News>>),
     /// A claim is in force: our own pilot's, or one that a vigil watches.
     Held(Holder),
 }
@@ -89,14 +89,14 @@ impl Flights {
     pub(crate) fn enter(self: &Arc<Self>, id: RecordId) -> Entrance {
         match self.shard(&id).entry(id) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Flight { phase: Phase::Claiming, listeners: Vec::new() });
+                vacant.insert(Flight { phase: Phase::Claiming(Vec::new()), waiters: Vec::new() });
                 Entrance::Lead(Pilot { flights: Arc::clone(self), id, landed: false })
             }
-            Entry::Occupied(mut flight) => match &flight.get().phase {
+            Entry::Occupied(mut flight) => match &mut flight.get_mut().phase {
                 Phase::Held(holder) => Entrance::Held(holder.clone()),
-                Phase::Claiming => {
-                    let (listener, news) = oneshot::channel();
-                    flight.get_mut().listeners.push(listener);
+                Phase::Claiming(followers) => {
+                    let (follower, news) = oneshot::channel();
+                    followers.push(follower);
                     Entrance::Follow(news)
                 }
             },
@@ -106,27 +106,30 @@ impl Flights {
     /// Takes a place among those who wait for the end of `holder`'s claim.
     pub(crate) fn wait(self: &Arc<Self>, id: RecordId, holder: Holder) -> Seat {
         let mut shard = self.shard(&id);
-        let flight = shard.get_mut(&id);
-        if let Some(flight) = &flight
-            && flight.listeners.iter().filter(|it| !it.is_closed()).count() >= self.waiters_max
+        let mut flight = shard.get_mut(&id);
+        if let Some(flight) = &mut flight
+            && flight.waiters.len() >= self.waiters_max
         {
-            return Seat::Full;
+            // Those who left have freed their places.
+            flight.waiters.retain(|it| !it.is_closed());
+            if flight.waiters.len() >= self.waiters_max {
+                return Seat::Full;
+            }
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.waiters_total_max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Seat::Full;
         }
-        let (listener, news) = oneshot::channel();
+        let (sender, news) = oneshot::channel();
         let waiter = Waiter { flights: Arc::clone(self), news };
         match flight {
             Some(flight) => {
-                flight.listeners.retain(|it| !it.is_closed());
-                flight.listeners.push(listener);
+                flight.waiters.push(sender);
                 Seat::Taken(waiter)
             }
             None => {
                 // Not ours: another process holds it.
-                shard.insert(id, Flight { phase: Phase::Held(holder), listeners: vec![listener] });
+                shard.insert(id, Flight { phase: Phase::Held(holder), waiters: vec![sender] });
                 Seat::Vigil(waiter, Pilot { flights: Arc::clone(self), id, landed: false })
             }
         }
@@ -156,36 +159,41 @@ impl Pilot {
     pub(crate) fn held(&self, holder: Holder) {
         let mut shard = self.flights.shard(&self.id);
         let Some(flight) = shard.get_mut(&self.id) else { return };
-        let was_claiming = matches!(flight.phase, Phase::Claiming);
-        flight.phase = Phase::Held(holder.clone());
-        let listeners =
-            if was_claiming { std::mem::take(&mut flight.listeners) } else { Vec::new() };
+        let before = std::mem::replace(&mut flight.phase, Phase::Held(holder.clone()));
+        let Phase::Claiming(followers) = before else { return };
+        // Those who waited for another claim have to judge this one for themselves.
+        let waiters = std::mem::take(&mut flight.waiters);
         drop(shard);
-        tell(listeners, &News::Held(holder));
+        let news = News::Held(holder);
+        tell(followers, &news);
+        tell(waiters, &news);
     }
 
-    /// Whether anybody still listens.
-    pub(crate) fn has_listeners(&self) -> bool {
+    /// Whether anybody still waits.
+    pub(crate) fn is_awaited(&self) -> bool {
         let shard = self.flights.shard(&self.id);
-        shard.get(&self.id).is_some_and(|it| it.listeners.iter().any(|one| !one.is_closed()))
+        shard.get(&self.id).is_some_and(|it| it.waiters.iter().any(|one| !one.is_closed()))
     }
 
     /// It is over: tells everybody, and forgets the record.
     pub(crate) fn land(mut self, news: &News) {
         self.landed = true;
-        tell(self.leave(), news);
+        self.leave(news);
     }
 
-    fn leave(&self) -> Vec<oneshot::Sender<News>> {
-        let flight = self.flights.shard(&self.id).remove(&self.id);
-        flight.map(|it| it.listeners).unwrap_or_default()
+    fn leave(&self, news: &News) {
+        let Some(flight) = self.flights.shard(&self.id).remove(&self.id) else { return };
+        if let Phase::Claiming(followers) = flight.phase {
+            tell(followers, news);
+        }
+        tell(flight.waiters, news);
     }
 }
 
 impl Drop for Pilot {
     fn drop(&mut self) {
         if !self.landed {
-            tell(self.leave(), &News::Changed);
+            self.leave(&News::Changed);
         }
     }
 }

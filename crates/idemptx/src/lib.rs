@@ -1,4 +1,64 @@
 //! Makes HTTP APIs safe to retry.
+//!
+//! A client sends `Idempotency-Key`: the first request runs the handler, every retry gets the same
+//! answer, byte for byte, and nothing is executed twice.
+//!
+//! # In five steps
+//!
+//! **1. Choose a store.**
+//! [`MemoryStore`](store::MemoryStore) for one process, Redis for a fleet, or
+//! [`AnyStore::from_url`](store::AnyStore::from_url) to leave it to the configuration.
+//!
+//! **2. Choose a policy.**
+//! [`Policy::draft`] follows the IETF draft; [`Policy::stripe`], [`Policy::payments`] and
+//! [`Policy::idemptx`] are other starting points.
+//! Say whose keys they are: by default a key is bound to the `Authorization` it was first used
+//! with; [`EngineBuilder::scope`] takes the tenant from what authentication has verified.
+//!
+//! ```
+//! use std::time::Duration;
+//! use idemptx::{Engine, Policy, Scope, store::MemoryStore};
+//!
+//! #[derive(Clone)]
+//! struct Tenant(String); // put into the extensions by authentication
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let policy = Policy::draft().into_builder().wait(Duration::from_secs(5)).build()?;
+//! let engine = Engine::builder(MemoryStore::new())
+//!     .policy(policy)
+//!     .scope(|request| request.extensions.get().map(|Tenant(name)| Scope::new(name)))
+//!     .build()?;
+//! # Ok(()) }
+//! ```
+//!
+//! **3. Put the layer around your service**, inside authentication: [`Engine::layer`], see
+//! [`tower`].
+//! For jobs and messages there is [`Engine::run`].
+//!
+//! **4. Ask the store what it promises**, at start: [`Engine::check`].
+//!
+//! **5. Let it end**: when the server has stopped, [`Engine::drain`] waits for handlers whose
+//! clients have gone.
+//!
+//! # What happens to a request under a key
+//!
+//! | under the key is | the same request | another request |
+//! |---|---|---|
+//! | nothing | is executed | is executed |
+//! | a running execution | waits, or 409 `in-progress` | 422 `key-reused` |
+//! | an execution that vanished | is executed again, or 409 `outcome-unknown` | 422 |
+//! | a response | gets it again | 422; may replace a stored 400 or 422 |
+//! | a response that was not kept | 409 `result-unavailable` | 422 |
+//! | no verdict of the store | 503 `store-unavailable` | 503 |
+//!
+//! Responses with 5xx and with statuses such as 401, 409 and 429 give the key up: the next request
+//! executes. A handler can say otherwise with `Idempotency-Outcome: store`, `release` or
+//! `unknown`.
+
+#![cfg_attr(
+    not(all(feature = "tower", feature = "json")),
+    allow(dead_code, reason = "each front door drives its part of the engine")
+)]
 
 #[cfg(feature = "json")]
 mod run;
@@ -26,3 +86,8 @@ pub use self::execution::Execution;
 pub use self::run::RunError;
 #[cfg(feature = "tower")]
 pub use self::tower::IdempotencyLayer;
+
+/// The README's example is compiled as a test.
+#[cfg(all(doctest, feature = "tower", feature = "json"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use idemptx_core::exchange::{Exchange, Handled, Operation};
 use idemptx_core::key::{InvalidKey, Key, Scope};
 use idemptx_core::outcome::{Code, Rejection};
-use idemptx_core::record::State;
 use idemptx_core::response::{ReplayRules, StoredResponse};
 use idemptx_core::store::Store;
 use idemptx_core::time::Clock;
@@ -19,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::drive::{Done, Ended, Product, Work, drive};
-use crate::engine::{Engine, Inner};
+use crate::engine::Engine;
 use crate::execution::Execution;
 
 impl<S: Store> Engine<S> {
@@ -92,9 +91,8 @@ impl<S: Store> Engine<S> {
         E: Send + 'static,
     {
         let inner = self.inner();
-        let refused = |code| RunError::Refused(Rejection::new(code, inner.policy()));
         let key = Key::new(key, inner.policy().key_bytes_max).map_err(RunError::InvalidKey)?;
-        let token = Inner::<S>::token().ok_or_else(|| refused(Code::StoreUnavailable))?;
+        let token = inner.token();
         let operation = Operation::new(inner.rules(), scope, key);
         let unprotected = operation.clone();
         let fingerprint = inner.rules().fingerprint(&[request]);
@@ -168,7 +166,7 @@ struct Job<F, T> {
     made: PhantomData<fn() -> T>,
 }
 
-/// A value and its text, made once.
+/// A value and its text, made once; the text is empty if it cannot be kept.
 struct Value<T> {
     value: T,
     json: Bytes,
@@ -203,12 +201,11 @@ where
 }
 
 impl<T: Send + 'static, E: Send + 'static> Product for Result<Value<T>, E> {
-    fn payload(&self, state: State) -> Bytes {
+    fn payload(&self) -> Bytes {
         let Ok(value) = self else { return Bytes::new() };
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let body = if state == State::Done { value.json.clone() } else { Bytes::new() };
-        let rules = ReplayRules::default();
-        StoredResponse::capture(StatusCode::OK, &headers, body, None, &rules).encode()
+        let (json, rules) = (value.json.clone(), ReplayRules::default());
+        StoredResponse::capture(StatusCode::OK, &headers, json, None, &rules).encode()
     }
 }

@@ -173,7 +173,7 @@ impl Exchange {
                     return self.refuse(Code::StoreUnavailable);
                 };
                 self.sent = now;
-                self.stage = Stage::Recovering(bid.clone(), *response);
+                self.stage = Stage::Recovering(bid.clone(), response);
                 Action::Claim { id, bid }
             }
             Probed::Unknown => {

@@ -1,12 +1,13 @@
 //! What is decided before the store is asked.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
-use crate::key::{self, InvalidKey, Key, RecordId, Scope};
+use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Code, Passed, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
@@ -14,8 +15,9 @@ use crate::secret::Secret;
 /// A policy made ready: what can be computed once is.
 pub struct Rules {
     policy: Policy,
-    /// One for each secret, or one without.
+    /// One for each secret, or one without; so are the names.
     fingerprints: Vec<FingerprintConfig>,
+    names: Vec<Names>,
 }
 
 impl Rules {
@@ -29,7 +31,8 @@ impl Rules {
         };
         let fingerprints =
             secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
-        Self { policy, fingerprints }
+        let names = secrets(&policy).map(Names::new).collect();
+        Self { policy, fingerprints, names }
     }
 
     /// The policy.
@@ -95,9 +98,12 @@ impl<'a> Head<'a> {
     }
 }
 
-/// What a request under a key is about.
+/// What a request under a key is about; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Operation {
+pub struct Operation(Arc<Named>);
+
+#[derive(Debug)]
+struct Named {
     key: Key,
     scope: Scope,
     /// The first signs; the others are of older secrets.
@@ -112,34 +118,34 @@ impl Operation {
     }
 
     fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        let ids = secrets(&rules.policy)
-            .map(|secret| RecordId::new(&scope, &key, route, secret))
-            .collect();
-        Self { key, scope, ids }
+        let named = |names| RecordId::new(&scope, &key, route, names);
+        let ids = rules.names.iter().map(named).collect();
+        Self(Arc::new(Named { key, scope, ids }))
     }
 
     /// The client's key.
     #[must_use]
-    pub const fn key(&self) -> &Key {
-        &self.key
+    pub fn key(&self) -> &Key {
+        &self.0.key
     }
 
     /// Whose key it is.
     #[must_use]
-    pub const fn scope(&self) -> &Scope {
-        &self.scope
+    pub fn scope(&self) -> &Scope {
+        &self.0.scope
     }
 
     /// The names of its record: the one it is written under, then those of older secrets.
     #[must_use]
     pub fn ids(&self) -> &[RecordId] {
-        &self.ids
+        &self.0.ids
     }
 
     /// Derives a key for a call to another system; the same in every attempt.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
-        key::derive(&self.scope, &self.key, label, rules.policy.secrets.first())
+        let derive = |names: &Names| names.derive(self.scope(), self.key(), label);
+        rules.names.first().map(derive).unwrap_or_default()
     }
 
     /// One fingerprinter for each id, to be fed the request's body.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::key::length_prefixed;
+use crate::digest::Digest;
 
 /// A JSON value; members are sorted by name.
 pub(super) enum Value<'a> {
@@ -18,15 +18,15 @@ pub(super) enum Value<'a> {
 
 impl Value<'_> {
     /// Hashes the value so that no other one gives the same bytes.
-    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
+    pub(super) fn hash(&self, hasher: &mut Digest) {
         match self {
             Self::Atom(text) => {
                 hasher.update(b"a");
-                length_prefixed(hasher, text);
+                hasher.part(text);
             }
             Self::Text(text) => {
                 hasher.update(b"\"");
-                length_prefixed(hasher, text);
+                hasher.part(text);
             }
             Self::Array(values) => {
                 hasher.update(b"[");
@@ -37,7 +37,7 @@ impl Value<'_> {
                 hasher.update(b"{");
                 super::hash_count(hasher, members.len());
                 for (name, value) in members {
-                    length_prefixed(hasher, name);
+                    hasher.part(name);
                     value.hash(hasher);
                 }
             }

@@ -4,7 +4,7 @@
 //! Whatever is unusual counts as malformed, so that no two bodies are taken for one which a
 //! handler's parser tells apart.
 
-use crate::key::length_prefixed;
+use crate::digest::Digest;
 
 /// What counts of a part; quoted parameters without their quotes, otherwise as written.
 #[derive(Default)]
@@ -17,12 +17,12 @@ pub(super) struct Part<'a> {
 }
 
 impl Part<'_> {
-    pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
+    pub(super) fn hash(&self, hasher: &mut Digest) {
         for text in [self.name, self.file_name, self.extended_file_name, self.content_type] {
             hasher.update(&[u8::from(text.is_some())]);
-            length_prefixed(hasher, text.unwrap_or_default());
+            hasher.part(text.unwrap_or_default());
         }
-        length_prefixed(hasher, self.content);
+        hasher.part(self.content);
     }
 }
 

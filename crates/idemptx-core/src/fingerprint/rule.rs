@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::json::Pointer;
 use super::{form, hash_count, hash_fields, hash_headers, sorted};
-use crate::key::length_prefixed;
+use crate::digest::Digest;
 
 /// What makes two requests the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl FingerprintRule {
     }
 
     /// Hashes the rule itself.
-    pub(super) fn describe(&self, hasher: &mut blake3::Hasher) {
+    pub(super) fn describe(&self, hasher: &mut Digest) {
         match &self.body {
             BodyRule::Raw => hash_tagged(hasher, b'r', &[]),
             BodyRule::Json => hash_tagged(hasher, b'j', &[]),
@@ -128,13 +128,13 @@ impl FingerprintRule {
 }
 
 impl QueryRule {
-    pub(super) fn hash(&self, query: Option<&str>, hasher: &mut blake3::Hasher) {
+    pub(super) fn hash(&self, query: Option<&str>, hasher: &mut Digest) {
         let fields = form::fields(query.unwrap_or_default().as_bytes());
         let mut fields: Vec<_> = match self {
             Self::None => return,
             Self::Raw => {
                 hasher.update(&[u8::from(query.is_some())]);
-                return length_prefixed(hasher, query.unwrap_or_default().as_bytes());
+                return hasher.part(query.unwrap_or_default().as_bytes());
             }
             Self::Sorted => fields.collect(),
             Self::Only(names) => fields
@@ -148,7 +148,7 @@ impl QueryRule {
 }
 
 impl HeaderRule {
-    pub(super) fn hash(&self, headers: &HeaderMap, hasher: &mut blake3::Hasher) {
+    pub(super) fn hash(&self, headers: &HeaderMap, hasher: &mut Digest) {
         match self {
             Self::Only(names) => hash_headers(hasher, names.iter(), headers),
             Self::All => {
@@ -160,8 +160,8 @@ impl HeaderRule {
     }
 }
 
-fn hash_tagged(hasher: &mut blake3::Hasher, tag: u8, texts: &[String]) {
+fn hash_tagged(hasher: &mut Digest, tag: u8, texts: &[String]) {
     hasher.update(&[tag]);
     hash_count(hasher, texts.len());
-    texts.iter().for_each(|text| length_prefixed(hasher, text.as_bytes()));
+    texts.iter().for_each(|text| hasher.part(text.as_bytes()));
 }

@@ -86,10 +86,10 @@ fn fingerprints_are_settled() {
     assert_eq!(
         prints,
         [
-            "a4f24ab2 e71bdd7a8651e0b5",
-            "00cdaf32 611b4840d5ed41bb",
-            "4c7daf77 f9fcf941c96df7f0",
-            "5410a026 9ed5c47428b51239"
+            "08006fa2 4a26861768231bad",
+            "cdf2fa86 fc3e7e70f378beb4",
+            "2b5bf59a ca9326cf046e8d4e",
+            "dc54ae27 1bedb6a6715b2d17"
         ]
     );
     let work = Fingerprint::of(&[b"a", b"b"], None);

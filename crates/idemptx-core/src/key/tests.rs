@@ -110,16 +110,16 @@ fn the_name_of_a_record_is_settled() {
     let (scope, key) = (Scope::new("acme"), Key::new("8e03978e", MAX).unwrap());
     let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
     let names = [
-        RecordId::new(&scope, &key, None, None),
-        RecordId::new(&scope, &key, Some(("POST", "/charges")), None),
-        RecordId::new(&scope, &key, None, Some(&secret)),
+        RecordId::new(&scope, &key, None, &Names::new(None)),
+        RecordId::new(&scope, &key, Some(("POST", "/charges")), &Names::new(None)),
+        RecordId::new(&scope, &key, None, &Names::new(Some(&secret))),
     ];
     assert_eq!(
         names.map(|name| name.to_string()),
         [
-            "72850b90391c9b7f3af5f2b83fed514c:9b7e669c0b75fcd554f5fa531bdefaf9",
-            "d7e973603945f402b1905263b875460b:566ddd5a4be569173186b671c97a615d",
-            "7e485b1055cb3413b0a37c8d453911ae:6326da522d1868b8a9337df4612ff507",
+            "c0b360709bead5de7d2ed0aa613e295a:b40fee968cdc861dc4249dd5a6576305",
+            "fb4f10982d75aeecea3212f6f251bfda:488068e5fc6d5e64915262bf75c9dc09",
+            "9dc2900e1a7a331323f10c77e50bf478:a77a25f690573949efe987f9224cd3cd",
         ]
     );
 }
@@ -128,7 +128,7 @@ fn the_name_of_a_record_is_settled() {
 fn records_of_a_scope_share_their_first_half() {
     let [a, b] = ["a", "b"].map(|key| Key::new(key, MAX).unwrap());
     let scope = Scope::new("acme");
-    let [a, b] = [a, b].map(|key| RecordId::new(&scope, &key, None, None));
+    let [a, b] = [a, b].map(|key| RecordId::new(&scope, &key, None, &Names::new(None)));
     assert_eq!(a.scope_bytes(), b.scope_bytes());
     assert_ne!(a, b);
     assert_eq!(a.to_string().split_once(':').map(|(scope, _)| scope.len()), Some(32));
@@ -157,7 +157,7 @@ fn a_malformed_record_name_is_refused() {
 fn a_derived_key_depends_on_scope_key_label_and_secret() {
     let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
     let derived = |scope: &str, key: &str, label: &str, secret: Option<&Secret>| {
-        derive(&Scope::new(scope), &Key::new(key, MAX).unwrap(), label, secret)
+        Names::new(secret).derive(&Scope::new(scope), &Key::new(key, MAX).unwrap(), label)
     };
     let all = [
         derived("a", "bc", "d", None),
@@ -168,7 +168,7 @@ fn a_derived_key_depends_on_scope_key_label_and_secret() {
     ];
     let distinct: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(distinct.len(), all.len());
-    assert!(all.iter().all(|key| key.len() == DERIVED_DIGITS));
+    assert!(all.iter().all(|key| key.len() == 2 * DERIVED_BYTES));
     assert_eq!(all[0], derived("a", "bc", "d", None));
 }
 
@@ -245,7 +245,7 @@ proptest! {
     fn only_one_scope_route_and_key_have_a_record_name(one in names(), other in names()) {
         let id = |(scope, route, key): &(String, Option<(String, String)>, String)| {
             let route = route.as_ref().map(|(method, path)| (&**method, &**path));
-            RecordId::new(&Scope::new(scope), &Key::new(key, MAX).unwrap(), route, None)
+            RecordId::new(&Scope::new(scope), &Key::new(key, MAX).unwrap(), route, &Names::new(None))
         };
         prop_assert_eq!(id(&one) == id(&other), one == other);
     }

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -17,6 +17,7 @@ pin_project! {
     /// The body that the inner service gets: the request's own, or what was read of it.
     pub struct RequestBody<B> {
         buffered: VecDeque<Frame<Bytes>>,
+        broken: Option<BodyError>,
         #[pin]
         rest: Option<B>,
     }
@@ -24,11 +25,16 @@ pin_project! {
 
 impl<B> RequestBody<B> {
     pub(super) fn inner(body: B) -> Self {
-        Self { buffered: VecDeque::new(), rest: Some(body) }
+        Self { buffered: VecDeque::new(), broken: None, rest: Some(body) }
     }
 
     pub(super) fn prefixed(read: Whole, rest: Option<B>) -> Self {
-        Self { buffered: read.into_frames(), rest }
+        Self { buffered: read.into_frames(), broken: None, rest }
+    }
+
+    /// What was read of a body until it broke off.
+    pub(super) fn broken(read: Whole, error: BodyError) -> Self {
+        Self { buffered: read.into_frames(), broken: Some(error), rest: None }
     }
 }
 
@@ -48,6 +54,9 @@ where
         if let Some(frame) = this.buffered.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match this.rest.as_pin_mut() {
             None => Poll::Ready(None),
             Some(rest) => rest.poll_frame(cx).map_err(Into::into),
@@ -55,11 +64,18 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.buffered.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.buffered.is_empty()
+            && self.broken.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Some(rest) => rest.size_hint(),
+            // How much is missing is not known.
+            None if self.broken.is_some() => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        };
         plus(rest, &self.buffered)
     }
 }
@@ -83,9 +99,12 @@ pin_project! {
     enum Kind<B> {
         Inner { #[pin] body: B },
         Whole { frames: VecDeque<Frame<Bytes>> },
-        Live { frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>> },
+        Live { frames: Option<mpsc::Receiver<LiveFrame>> },
     }
 }
+
+/// A piece of a body that flows; `None` is its end, which a sender that vanished has not sent.
+pub(super) type LiveFrame = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl<B> ResponseBody<B> {
     pub(super) const fn inner(body: B) -> Self {
@@ -96,8 +115,8 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Whole { frames: whole.into_frames() } }
     }
 
-    pub(super) const fn live(frames: mpsc::Receiver<Result<Frame<Bytes>, BodyError>>) -> Self {
-        Self { kind: Kind::Live { frames } }
+    pub(super) const fn live(frames: mpsc::Receiver<LiveFrame>) -> Self {
+        Self { kind: Kind::Live { frames: Some(frames) } }
     }
 }
 
@@ -116,7 +135,16 @@ where
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
             KindProjection::Whole { frames } => Poll::Ready(frames.pop_front().map(Ok)),
-            KindProjection::Live { frames } => frames.poll_recv(cx),
+            KindProjection::Live { frames } => {
+                let Some(sent) = frames else { return Poll::Ready(None) };
+                // Whoever vanished without sending an end has not sent all.
+                let frame =
+                    ready!(sent.poll_recv(cx)).unwrap_or_else(|| Some(Err(BROKE_OFF.into())));
+                if !matches!(frame, Some(Ok(_))) {
+                    *frames = None;
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -124,7 +152,7 @@ where
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
             Kind::Whole { frames } => frames.is_empty(),
-            Kind::Live { .. } => false,
+            Kind::Live { frames } => frames.is_none(),
         }
     }
 
@@ -182,7 +210,8 @@ pub(super) enum Read<B> {
     Whole(Whole),
     /// There is more than the limit; what was read, and what is left.
     TooLarge(Whole, B),
-    Failed,
+    /// It broke off after what was read.
+    Broken(Whole, BodyError),
 }
 
 /// Reads a body to its end, or until it exceeds `bytes_max`, showing each piece to `see`.
@@ -191,6 +220,7 @@ pub(super) enum Read<B> {
 pub(super) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
 {
     let mut whole = Whole::default();
     if body.size_hint().lower() > bytes_max {
@@ -198,7 +228,10 @@ where
     }
     let mut bytes = 0_u64;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(frame) = frame else { return Read::Failed };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Read::Broken(whole, error.into()),
+        };
         match frame.into_data() {
             Ok(data) => {
                 bytes = bytes.saturating_add(data.len() as u64);
@@ -220,13 +253,19 @@ where
     Read::Whole(whole)
 }
 
+/// A size without an upper bound where trailers follow: an exact one becomes a `Content-Length`,
+/// and HTTP/1.1 sends no trailers after that (RFC 9112 §7.1.2).
 fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
     let data = buffered.iter().filter_map(Frame::data_ref);
     let bytes: u64 = data.map(|data| data.len() as u64).sum();
     let mut sum = SizeHint::new();
     sum.set_lower(hint.lower().saturating_add(bytes));
-    if let Some(upper) = hint.upper() {
+    if let Some(upper) = hint.upper()
+        && !buffered.iter().any(Frame::is_trailers)
+    {
         sum.set_upper(upper.saturating_add(bytes));
     }
     sum
 }
+
+const BROKE_OFF: &str = "the response broke off: its handler is gone";

@@ -3,25 +3,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, Request, Response};
-use http_body::{Body, Frame};
+use http_body::Body;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
 };
 use idemptx_core::fingerprint::Fingerprint;
-use idemptx_core::lease::Token;
 use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
 use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
-use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::Store;
 use idemptx_core::time::Clock;
 use tokio::sync::mpsc;
 use tower_service::Service;
 
-use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
+use super::body::{BodyError, LiveFrame, Read, RequestBody, ResponseBody, Whole, read};
 use super::future::{Keyed, ResponseFuture};
 use crate::drive::{Done, Ended, Product, Work, drive};
 use crate::engine::{Engine, Inner};
@@ -69,15 +67,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let engine = self.engine.inner();
         let (parts, body) = request.into_parts();
-        let mut token = Some(Token::from_bytes([0; Token::BYTES]));
         let (exchange, action) = {
             let head = Head::new(&parts.method, &parts.uri, &parts.headers)
                 .in_scope(engine.scope_of(&parts))
                 .accepting(engine.accepts());
-            Exchange::begin(engine.rules(), &head, || {
-                token = Inner::<S>::token();
-                token.unwrap_or(Token::from_bytes([0; Token::BYTES]))
-            })
+            Exchange::begin(engine.rules(), &head, || engine.token())
         };
         if let Action::Answer { answer: Answer::Pass(passed), .. } = action {
             let outcome = Outcome::Passed(passed);
@@ -86,11 +80,6 @@ where
             return ResponseFuture::pass(self.inner.call(request), rules, outcome);
         }
         let engine = Arc::clone(engine);
-        if token.is_none() {
-            // Without randomness a claim could be taken for another one.
-            let rejection = Rejection::new(Code::StoreUnavailable, engine.policy());
-            return ResponseFuture::keyed(Box::pin(async move { Ok(refuse(&engine, &rejection)) }));
-        }
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let call = Call { inner, request: Request::from_parts(parts, body) };
@@ -175,6 +164,7 @@ async fn read_request<T, B>(
 ) -> (BodyEnd, Call<T, RequestBody<B>>)
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
 {
     let Call { inner, request } = call;
     let (parts, body) = request.into_parts();
@@ -191,7 +181,7 @@ where
         Read::TooLarge(whole, rest) => {
             (BodyEnd::TooLarge, RequestBody::prefixed(whole, Some(rest)))
         }
-        Read::Failed => (BodyEnd::Failed, RequestBody::prefixed(Whole::default(), None)),
+        Read::Broken(whole, error) => (BodyEnd::Failed, RequestBody::broken(whole, error)),
     };
     (end, Call { inner, request: Request::from_parts(parts, body) })
 }
@@ -236,7 +226,8 @@ enum Made<C, E> {
 struct Captured<C> {
     parts: http::response::Parts,
     body: CapturedBody<C>,
-    rules: Arc<Rules>,
+    /// What a store keeps of it: all, or the head of what cannot be replayed.
+    kept: StoredResponse,
 }
 
 enum CapturedBody<C> {
@@ -255,17 +246,10 @@ impl<C> Captured<C> {
 }
 
 impl<C: Send + 'static, E: Send + 'static> Product for Made<C, E> {
-    fn payload(&self, state: State) -> Bytes {
-        let Self::Response(Captured { parts, body, rules }) = self else { return Bytes::new() };
-        let keep = |body, trailers| {
-            let replay = &rules.policy().replay;
-            StoredResponse::capture(parts.status, &parts.headers, body, trailers, replay)
-        };
-        match body {
-            CapturedBody::Whole(whole) if state == State::Done => {
-                keep(whole.joined(), whole.trailers.as_ref()).encode()
-            }
-            _ => keep(Bytes::new(), None).head_only().encode(),
+    fn payload(&self) -> Bytes {
+        match self {
+            Self::Response(captured) => captured.kept.encode(),
+            Self::Error(_) => Bytes::new(),
         }
     }
 }
@@ -291,27 +275,52 @@ where
         read(body, limit, |_| {}).await
     };
     match read {
-        Read::Failed => Done { handled: Handled::Broken, product: None, rest: None },
+        Read::Broken(..) => Done { handled: Handled::Broken, product: None, rest: None },
         Read::Whole(whole) => {
+            let kept = StoredResponse::capture(
+                status,
+                &parts.headers,
+                whole.joined(),
+                whole.trailers.as_ref(),
+                &rules.policy().replay,
+            );
+            let (kept, handled) = if kept.is_storable() {
+                (kept, Handled::Whole { status, directive })
+            } else {
+                (head(&parts, &rules), Handled::Partial { status, directive })
+            };
             let body = CapturedBody::Whole(whole);
-            let product = Some(Made::Response(Captured { parts, body, rules }));
-            Done { handled: Handled::Whole { status, directive }, product, rest: None }
+            let product = Some(Made::Response(Captured { parts, body, kept }));
+            Done { handled, product, rest: None }
         }
         Read::TooLarge(prefix, rest) => {
             let (frames, received) = mpsc::channel(LIVE_FRAMES_MAX);
+            let kept = head(&parts, &rules);
             let body = CapturedBody::Live(ResponseBody::live(received));
-            let product = Some(Made::Response(Captured { parts, body, rules }));
+            let product = Some(Made::Response(Captured { parts, body, kept }));
             let rest = Box::pin(flow(RequestBody::prefixed(prefix, Some(rest)), frames, live));
             Done { handled: Handled::Partial { status, directive }, product, rest: Some(rest) }
         }
     }
 }
 
+/// What is kept of a response whose body cannot be.
+fn head(parts: &http::response::Parts, rules: &Rules) -> StoredResponse {
+    let (headers, replay) = (&parts.headers, &rules.policy().replay);
+    let mut head = StoredResponse::capture(parts.status, headers, Bytes::new(), None, replay);
+    if !head.is_storable() {
+        // Of more lines than a record may have, the one that a retry is told.
+        let location = head.headers.remove(LOCATION);
+        head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+    }
+    head
+}
+
 /// Sends a body on frame by frame.
 ///
 /// When the client leaves, an event stream ends, for it was made for that client alone; any other
 /// body is part of the handler's work and is read on for a while, so that the handler ends too.
-async fn flow<B>(body: B, frames: mpsc::Sender<Result<Frame<Bytes>, BodyError>>, live: bool)
+async fn flow<B>(body: B, frames: mpsc::Sender<LiveFrame>, live: bool)
 where
     B: Body<Data = Bytes, Error = BodyError> + Send,
 {
@@ -322,9 +331,12 @@ where
             frame = next() => frame,
             () = frames.closed() => break,
         };
-        let Some(frame) = frame else { return };
+        let is_end = frame.is_none();
         if frames.send(frame).await.is_err() {
             break;
+        }
+        if is_end {
+            return;
         }
     }
     if !live {
@@ -347,11 +359,6 @@ impl Marker<'_> {
         response.extensions_mut().insert(outcome);
         response
     }
-}
-
-fn refuse<S: Store, C>(engine: &Inner<S>, rejection: &Rejection) -> Response<ResponseBody<C>> {
-    let marker = Marker { rules: engine.rules(), operation: None, fingerprint: None };
-    marker.mark(problem(rejection), Outcome::Refused(rejection.code))
 }
 
 fn problem<C>(rejection: &Rejection) -> Response<ResponseBody<C>> {

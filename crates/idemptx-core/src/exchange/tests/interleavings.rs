@@ -145,6 +145,7 @@ impl Trace {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful of them")]
 enum Client {
     Unborn,
     Asks(Exchange, Step),

@@ -137,7 +137,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
 #[test]
 fn a_probe_decides_what_becomes_of_an_orphan() {
     let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
-    let happened = Probed::Happened(Box::new(response(201, "found")));
+    let happened = Probed::Happened(response(201, "found"));
     let rows = [
         (Stored::Orphan, happened.clone(), "claim over orphan, settle Done, replay 201 found"),
         (

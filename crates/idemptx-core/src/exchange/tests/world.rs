@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use crate::exchange::{Exchange, Head, Rules};
 use crate::fingerprint::Fingerprint;
-use crate::key::{Key, RecordId, Scope};
+use crate::key::{Key, Names, RecordId, Scope};
 use crate::lease::{Lease, Token};
 use crate::policy::{Policy, ScopeRule};
 use crate::record::{Record, State};
@@ -137,7 +137,7 @@ pub(super) fn key() -> Key {
 }
 
 pub(super) fn id() -> RecordId {
-    RecordId::new(&Scope::shared(), &key(), None, None)
+    RecordId::new(&Scope::shared(), &key(), None, &Names::new(None))
 }
 
 /// A keyed POST with one of two bodies.

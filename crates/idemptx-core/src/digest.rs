@@ -1,0 +1,105 @@
+//! Hashing for one purpose: keyed, length-prefixed, and in one pass where there is little to hash.
+
+use std::fmt;
+
+use crate::secret::Secret;
+
+/// A BLAKE3 key for one purpose, of one secret or of none: what is hashed for one purpose never
+/// equals what is hashed for another.
+#[derive(Clone)]
+pub(crate) struct Purpose([u8; 32]);
+
+impl Purpose {
+    /// Deriving it costs as much as a hash: do it once.
+    pub(crate) fn new(context: &str, secret: Option<&Secret>) -> Self {
+        let material = secret.map_or(&[][..], |secret| secret.expose());
+        Self(blake3::derive_key(context, material))
+    }
+
+    /// Begins to hash.
+    pub(crate) fn begin(&self) -> Digest {
+        Digest { purpose: self.clone(), short: Vec::with_capacity(SHORT_BYTES_MIN), long: None }
+    }
+}
+
+/// A key is shown by nothing.
+impl fmt::Debug for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Purpose")
+    }
+}
+
+/// A hash in the making.
+///
+/// BLAKE3's own state takes two kilobytes: not worth having for a few hundred bytes, which are most
+/// of what is hashed here.
+#[derive(Clone)]
+pub(crate) struct Digest {
+    purpose: Purpose,
+    short: Vec<u8>,
+    long: Option<Box<blake3::Hasher>>,
+}
+
+impl Digest {
+    /// Takes bytes as they are.
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        match &mut self.long {
+            Some(hasher) => {
+                hasher.update(bytes);
+            }
+            None if self.short.len() + bytes.len() <= SHORT_BYTES_MAX => {
+                self.short.extend_from_slice(bytes);
+            }
+            None => {
+                let mut hasher = Box::new(blake3::Hasher::new_keyed(&self.purpose.0));
+                hasher.update(&self.short).update(bytes);
+                self.long = Some(hasher);
+            }
+        }
+        self
+    }
+
+    /// Takes a part so that no other sequence of parts gives the same bytes.
+    pub(crate) fn part(&mut self, part: &[u8]) {
+        self.update(&(part.len() as u64).to_be_bytes()).update(part);
+    }
+
+    /// The digest of all that was taken.
+    pub(crate) fn finalize(&self) -> [u8; 32] {
+        match &self.long {
+            Some(hasher) => hasher.finalize().into(),
+            None => blake3::keyed_hash(&self.purpose.0, &self.short).into(),
+        }
+    }
+}
+
+/// The first bytes of a digest.
+pub(crate) fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
+    digest.first_chunk().copied().unwrap_or([0; N])
+}
+
+/// One chunk of BLAKE3, which is hashed without a tree.
+const SHORT_BYTES_MAX: usize = 1024;
+const SHORT_BYTES_MIN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_are_hashed_alike() {
+        let purpose = Purpose::new("test", None);
+        for length in [0, 1, 63, 64, 1023, 1024, 1025, 5000] {
+            let bytes = vec![7; length];
+            let mut at_once = purpose.begin();
+            at_once.update(&bytes);
+            let mut piecemeal = purpose.begin();
+            bytes.chunks(10).for_each(|piece| {
+                piecemeal.update(piece);
+            });
+            assert_eq!(at_once.finalize(), piecemeal.finalize());
+            let expected: [u8; 32] = blake3::keyed_hash(&purpose.0, &bytes).into();
+            assert_eq!(at_once.finalize(), expected);
+        }
+    }
+}
