@@ -29,7 +29,8 @@ impl Journal {
     pub fn record(&self, event: &str, method: &Method, path: &str, key: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let line = format!("{now} {} {event} {method} {path} {key}\n", std::process::id());
-        let written = (&self.0).write_all(line.as_bytes()).and_then(|()| self.0.sync_data());
-        written.expect("the journal can be written");
+        let write = || (&self.0).write_all(line.as_bytes()).and_then(|()| self.0.sync_data());
+        // A disk that is busy must not hold up the other requests, nor the heartbeats.
+        tokio::task::block_in_place(write).expect("the journal can be written");
     }
 }
