@@ -62,7 +62,8 @@ pub(crate) fn resident_bytes() -> io::Result<f64> {
 fn move_to(process: Option<Pid>, core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
-    drop(sched_setaffinity(process, &set));
+    // Best effort: where it may not, or there is no such core, everything goes on unpinned.
+    let _ = sched_setaffinity(process, &set);
 }
 
 fn line_of(path: &str, name: &str) -> Option<String> {

@@ -96,7 +96,7 @@ const TABLES: [(&str, TableMaker); 7] = [
 ];
 
 const FULL: Effort =
-    Effort { rounds: 9, window: Duration::from_millis(1000), samples: 300, records_max: 1_000_000 };
+    Effort { rounds: 9, window: Duration::from_millis(1000), samples: 200, records_max: 1_000_000 };
 
 const QUICK: Effort =
     Effort { rounds: 3, window: Duration::from_millis(300), samples: 40, records_max: 100_000 };

@@ -11,6 +11,10 @@ impl Series {
         self.0.push(value);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
