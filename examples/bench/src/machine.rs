@@ -1,0 +1,73 @@
+//! The machine: what it is, which core does what, and what processes take of it.
+
+use std::fs;
+use std::io;
+use std::process::Command;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The core of whatever is measured.
+pub(crate) const MEASURED: usize = 0;
+/// The core of whatever it is measured with: clients and Redis.
+pub(crate) const MEASURING: usize = 1;
+
+/// One paragraph about it.
+pub(crate) fn describe() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
+    let memory = line_of("/proc/meminfo", "MemTotal").unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let redis = Command::new("redis-server").arg("--version").output();
+    let redis = redis.map(|it| String::from_utf8_lossy(&it.stdout).into_owned());
+    let redis = redis.unwrap_or_default();
+    let redis = redis.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    format!(
+        "{cores} cores ({model}), {memory} of memory, Linux {}, Redis {}; load {load} before the \
+         run.",
+        kernel.trim(),
+        redis.unwrap_or("absent"),
+    )
+}
+
+/// Keeps this thread, and what it starts, on one core; without that core it stays where it is.
+pub(crate) fn stay_on(core: usize) {
+    move_to(None, core);
+}
+
+/// Keeps a process that has just started on one core.
+pub(crate) fn keep_on(process: u32, core: usize) {
+    move_to(i32::try_from(process).ok().and_then(Pid::from_raw), core);
+}
+
+/// Processor time that all threads of a process have had, in seconds.
+pub(crate) fn cpu_seconds(process: u32) -> io::Result<f64> {
+    let mut nanos = 0_u64;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split(' ').next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(nanos as f64 / 1e9)
+}
+
+/// Memory that this process has in use, in bytes.
+pub(crate) fn resident_bytes() -> io::Result<f64> {
+    let text = line_of("/proc/self/status", "VmRSS").unwrap_or_default();
+    let kilobytes = text.split(' ').next().and_then(|it| it.parse::<f64>().ok());
+    kilobytes.map(|it| it * 1024.0).ok_or_else(|| io::Error::other("no VmRSS"))
+}
+
+fn move_to(process: Option<Pid>, core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    // Best effort: where it may not, or there is no such core, everything goes on unpinned.
+    let _ = sched_setaffinity(process, &set);
+}
+
+fn line_of(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

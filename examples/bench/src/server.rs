@@ -1,0 +1,99 @@
+//! A server process, on a core of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use clap::Args;
+use tokio::net::TcpListener;
+
+use crate::{Measured, app, machine};
+
+/// How a server is started.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Flags {
+    /// Where its layer keeps records; without one it has no layer.
+    #[arg(long)]
+    store: Option<String>,
+    /// How long duplicates wait.
+    #[arg(long, default_value_t = 0)]
+    wait_ms: u64,
+    /// Stay on this core.
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+/// Serves until killed.
+pub(crate) fn run(flags: &Flags) -> Measured<()> {
+    if let Some(core) = flags.core {
+        machine::stay_on(core);
+    }
+    let workers = if flags.core.is_some() { 1 } else { 2 };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    runtime.block_on(async {
+        let gate = app::Gate::default();
+        let router = match &flags.store {
+            None => app::routes(gate),
+            Some(store) => {
+                let engine = app::engine(store, Duration::from_millis(flags.wait_ms))?;
+                app::protected(&engine, gate)
+            }
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{}", listener.local_addr()?);
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        // In a task, for the thread that waits here is none of the runtime's.
+        Ok(tokio::spawn(axum::serve(listener, router).into_future()).await??)
+    })
+}
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Without the layer.
+    pub(crate) fn plain(core: Option<usize>) -> Measured<Self> {
+        Self::start(&[], core)
+    }
+
+    /// With the layer.
+    pub(crate) fn protected(store: &str, wait_ms: u64, core: Option<usize>) -> Measured<Self> {
+        Self::start(&["--store", store, "--wait-ms", &wait_ms.to_string()], core)
+    }
+
+    /// Processor time that it has had, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Measured<f64> {
+        Ok(machine::cpu_seconds(self.child.id())?)
+    }
+
+    fn start(flags: &[&str], core: Option<usize>) -> Measured<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("serve").args(flags).stdin(Stdio::null()).stdout(Stdio::piped());
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
+        let mut child = command.spawn()?;
+        let mut line = String::new();
+        if let Some(output) = child.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut server = Self { child, address: unknown };
+        server.address = line.trim().parse()?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
