@@ -84,13 +84,14 @@ async fn a_store_may_be_opened_before_its_server_is_there() {
 
 #[tokio::test]
 async fn late_answers_of_a_paused_server_reach_nobody() {
-    let server = RedisServer::start(&[]);
+    let (server, patient) = started(&[]);
+    for number in 0..32 {
+        let lease = granted(&patient, id(number)).await;
+        patient.settle(&lease, &done(&format!("response {number}"))).await.unwrap();
+    }
     let patience = Duration::from_millis(100);
     let store = RedisStore::builder(server.url()).timeout(patience).open().unwrap();
-    for number in 0..32 {
-        let lease = granted(&store, id(number)).await;
-        store.settle(&lease, &done(&format!("response {number}"))).await.unwrap();
-    }
+    eventually(async || store.lookup(&id(0)).await).await.unwrap();
     let connections = server.connections();
     server.pause();
     for number in 0..8 {

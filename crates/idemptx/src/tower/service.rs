@@ -122,6 +122,7 @@ where
         let rules = Arc::clone(engine.rules());
         let operation = exchange.operation().cloned();
         let fingerprint = exchange.fingerprint().copied();
+        let version = call.request.version();
         let work = Handler { call, rules: Arc::clone(&rules) };
         let ended = drive(&engine, exchange, action, work).await;
         let marker = Marker { rules: &rules, operation: operation.as_ref(), fingerprint };
@@ -143,8 +144,13 @@ where
                 Err(error)
             }
             Ended::Refuse(rejection, _) => {
-                let code = rejection.code;
-                Ok(marker.mark(problem(&rejection), Outcome::Refused(code)))
+                let mut response = problem(&rejection);
+                // The rest of the body will not be read, so the connection cannot be used again:
+                // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
+                if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(marker.mark(response, Outcome::Refused(rejection.code)))
             }
         }
     })
