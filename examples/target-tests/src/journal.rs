@@ -63,9 +63,11 @@ impl Journal {
     /// If one is not as the targets' specification says.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
-        // Absent until a target has started; a line is there whole or not at all.
+        // Absent until a target has started.
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        text.lines().map(entry).collect()
+        // A line that crosses a page may be seen half written: it counts once its end is there.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(entry).collect()
     }
 
     /// How many executions with `key` began.

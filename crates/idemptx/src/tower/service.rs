@@ -3,8 +3,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, Request, Response};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
