@@ -39,6 +39,8 @@ struct Shared<S> {
     /// Bytes and number of unconfirmed steps.
     journal_entries: AtomicUsize,
     journal_bytes: AtomicUsize,
+    /// How many of the steps release claims that nobody heard of.
+    unheard: AtomicUsize,
     idle: Notify,
 }
 
@@ -138,6 +140,7 @@ impl<S: Store> Keeper<S> {
             earlier: Notify::new(),
             journal_entries: AtomicUsize::new(0),
             journal_bytes: AtomicUsize::new(0),
+            unheard: AtomicUsize::new(0),
             idle: Notify::new(),
         };
         Self {
@@ -163,18 +166,26 @@ impl<S: Store> Keeper<S> {
         Heartbeat { token: lease.token, lost, keeper: Arc::clone(&self.shared) as Arc<dyn Stop> }
     }
 
-    /// Whether so many steps are unconfirmed that no new claim may be made.
+    /// Whether so many results are unconfirmed that no new claim may be made.
     pub(crate) fn is_full(&self) -> bool {
-        self.shared.journal_entries.load(Ordering::Relaxed) >= JOURNAL_ENTRIES_MAX
+        let unheard = self.shared.unheard.load(Ordering::Relaxed);
+        let entries = self.shared.journal_entries.load(Ordering::Relaxed);
+        entries.saturating_sub(unheard) >= RESULTS_MAX
             || self.shared.journal_bytes.load(Ordering::Relaxed) >= JOURNAL_BYTES_MAX
     }
 
     /// Repeats a step behind.
     ///
-    /// Never refuses: what runs already must be able to end, so [`is_full`](Self::is_full) is asked
-    /// before a claim, and the number of executions is limited.
+    /// Results are never refused: what runs already must be able to end, so
+    /// [`is_full`](Self::is_full) is asked before a claim, and the number of executions is limited.
+    /// Releases of claims that nobody heard of are not taken beyond their limit, or clients that
+    /// leave could stop everybody: such a claim lapses with its lease.
     pub(crate) fn behind(&self, job: Job) {
         self.start();
+        if job.is_unheard() && self.shared.unheard.fetch_add(1, Ordering::Relaxed) >= UNHEARD_MAX {
+            self.shared.unheard.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         self.shared.journal_entries.fetch_add(1, Ordering::Relaxed);
         self.shared.journal_bytes.fetch_add(job.bytes(), Ordering::Relaxed);
         // The receiver lives as long as the thread, which ends with the sender.
@@ -251,6 +262,11 @@ impl Job {
             Self::Settle { done, .. } => done.payload.len(),
         }
     }
+
+    /// Whether it is about a claim that may never have been granted.
+    fn is_unheard(&self) -> bool {
+        matches!(self, Self::Release(lease) if lease.fence == 0)
+    }
 }
 
 fn keep<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<Job>) {
@@ -271,7 +287,7 @@ async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiv
         while running.try_join_next().is_some() {}
         let shared = Arc::clone(&shared);
         running.spawn_local(async move {
-            let bytes = job.bytes();
+            let (bytes, unheard) = (job.bytes(), usize::from(job.is_unheard()));
             match job {
                 Job::Release(lease) => release(&shared, &lease).await,
                 Job::Settle { lease, done, heartbeat, pilot } => {
@@ -283,6 +299,7 @@ async fn work<S: Store>(shared: Arc<Shared<S>>, mut inbox: mpsc::UnboundedReceiv
                 }
             }
             shared.journal_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            shared.unheard.fetch_sub(unheard, Ordering::Relaxed);
             shared.journal_entries.fetch_sub(1, Ordering::Release);
             shared.idle.notify_waiters();
         });
@@ -385,7 +402,9 @@ async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
 const HEARTBEATS_PER_TERM: u32 = 3;
 const TEND_EVERY: Duration = Duration::from_secs(5);
 /// Beyond these many unconfirmed steps, or bytes of them, new claims are refused.
-const JOURNAL_ENTRIES_MAX: usize = 10_000;
+const RESULTS_MAX: usize = 10_000;
+/// Releases of claims that nobody heard of, at a time.
+const UNHEARD_MAX: usize = 10_000;
 const JOURNAL_BYTES_MAX: usize = 256 << 20;
 /// How many unconfirmed steps are with the store at a time; the others pause or wait.
 const STEPS_AT_ONCE_MAX: usize = 64;

@@ -149,7 +149,7 @@ async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     let gate = Gate::shut();
     store.always(Step::Release, Order::Slow(gate.clone()));
     let lease = Lease::granted(id(1), &bid(LEASE), 1, 1);
-    for _ in 1..JOURNAL_ENTRIES_MAX {
+    for _ in 1..RESULTS_MAX {
         keeper.behind(Job::Release(lease.clone()));
     }
     assert!(!keeper.is_full());
@@ -158,6 +158,18 @@ async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     gate.open();
     timeout(PATIENCE, keeper.idle()).await.unwrap();
     assert!(!keeper.is_full());
+}
+
+#[tokio::test]
+async fn clients_that_leave_cannot_stop_everybody() {
+    let (_store, keeper) = kept();
+    for number in 0..UNHEARD_MAX + 100 {
+        let bid = bid(Duration::from_secs(3600));
+        let id = id(u8::try_from(number % 256).unwrap());
+        keeper.behind(Job::Release(Lease::granted(id, &bid, 0, 0)));
+    }
+    assert!(!keeper.is_full());
+    assert_eq!(keeper.shared.unheard.load(Ordering::Relaxed), UNHEARD_MAX);
 }
 
 #[tokio::test]
