@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::flight::Flights;
 use crate::keeper::Keeper;
-use crate::store::{SafetyCheck, SafetyReport};
+use crate::store::{Finding, SafetyCheck, SafetyReport, Severity};
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
 ///
@@ -110,7 +110,12 @@ impl<S: SafetyCheck> Engine<S> {
     ///
     /// May be dropped and called again.
     pub async fn check(&self) -> Result<SafetyReport, CheckError> {
-        let report = self.inner.store.check().await.map_err(CheckError::Unreachable)?;
+        let mut report = self.inner.store.check().await.map_err(CheckError::Unreachable)?;
+        if self.policy().secrets.is_empty() && self.store().capabilities().shared {
+            let guessable = "without a secret in the policy, whoever reads the store can test \
+                             guesses of keys and bodies: set `secrets`";
+            report.findings.push(Finding::new(Severity::Warning, guessable));
+        }
         let refuse = report.is_fatal()
             || report.is_unsafe() && self.policy().on_unsafe_store == OnUnsafeStore::Refuse;
         self.inner.refuses.store(refuse, Ordering::Relaxed);

@@ -21,11 +21,27 @@ use std::time::Duration;
 
 use app::{App, engine};
 use http_client::Reply;
-use idemptx::PolicyBuilder;
-use idemptx::store::MemoryStore;
 use idemptx::store::redis::RedisStore;
+use idemptx::store::{Finding, MemoryStore};
+use idemptx::{Engine, Policy, PolicyBuilder};
+use idemptx_core::secret::Secret;
 use redis_server::RedisServer;
 use tokio::task::JoinHandle;
+
+#[tokio::test]
+async fn a_shared_store_without_a_secret_is_warned_about() {
+    let server = RedisServer::start(&["appendonly yes"]);
+    let report = async |policy: Policy| {
+        let store = RedisStore::connect(server.url()).await.unwrap();
+        let engine = Engine::builder(store).policy(policy).build().unwrap();
+        engine.check().await.unwrap().findings
+    };
+    let warns = |findings: &[Finding]| findings.iter().any(|it| it.text.contains("`secrets`"));
+    assert!(warns(&report(Policy::draft()).await));
+    let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
+    let keyed = Policy::draft().into_builder().secrets([secret]).build().unwrap();
+    assert!(!warns(&report(keyed).await));
+}
 
 #[tokio::test]
 async fn a_duplicate_in_another_process_waits_and_is_woken() {

@@ -422,7 +422,7 @@ impl Authority {
 
 fn started(configuration: &[&str]) -> (RedisServer, RedisStore) {
     let server = RedisServer::start(configuration);
-    let store = RedisStore::open(server.url()).unwrap();
+    let store = RedisStore::builder(server.url()).timeout(PATIENCE).open().unwrap();
     (server, store)
 }
 

@@ -49,9 +49,11 @@ impl AnyStore {
                 Ok(Self::Memory(MemoryStore::new()))
             }
             #[cfg(feature = "redis")]
-            "redis" | "rediss" | "redis+unix" | "unix" => RedisStore::open(url)
-                .map(|store| Self::Redis(Box::new(store)))
-                .map_err(|error| UnknownStore { source: Some(error.into()) }),
+            "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
+                RedisStore::open(url)
+                    .map(|store| Self::Redis(Box::new(store)))
+                    .map_err(|error| UnknownStore { source: Some(error.into()) })
+            }
             _ => Err(UnknownStore { source: None }),
         }
     }

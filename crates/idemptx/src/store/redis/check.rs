@@ -35,7 +35,17 @@ impl RedisStore {
         if let Some(durable) = facts.persistence().is_durable() {
             self.durable.store(durable, Ordering::Relaxed);
         }
-        Ok(facts.report(self.topology.name()))
+        let report = facts.report(self.topology.name());
+        if !self.topology.is_overheard() {
+            return Ok(report);
+        }
+        let overheard = Finding::new(
+            Severity::Unsafe,
+            "responses cross the network to this server in plain text, and can be altered there: \
+             use rediss://",
+        );
+        let findings = report.findings.into_iter().chain([overheard]).collect();
+        Ok(SafetyReport::new(findings, report.guarantee))
     }
 
     /// The answer, or none where the server says that it will not give any.

@@ -27,6 +27,22 @@ fn every_form_of_url_is_read() {
 }
 
 #[test]
+fn plain_text_beyond_this_host_is_noticed() {
+    for (url, overheard) in [
+        ("redis://localhost", false),
+        ("redis://127.0.0.1:7000/3", false),
+        ("redis://[::1]:7000/", false),
+        ("redis+unix:///run/redis.sock", false),
+        ("rediss://cache.example", false),
+        ("redis://cache.example", true),
+        ("redis://10.0.0.1", true),
+    ] {
+        let store = RedisStore::open(url).unwrap();
+        assert_eq!(store.topology.is_overheard(), overheard, "{url}");
+    }
+}
+
+#[test]
 fn a_wrong_url_is_refused_with_what_to_change() {
     for (url, hint) in [
         ("http://localhost", "redis://"),

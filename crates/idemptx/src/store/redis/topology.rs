@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
@@ -55,6 +56,17 @@ impl Topology {
     ) -> RedisResult<MultiplexedConnection> {
         let config = patient().set_push_sender(receive);
         self.pushes.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Whether records and passwords cross a network in plain text.
+    pub(super) fn is_overheard(&self) -> bool {
+        match self.commands.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) => {
+                let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+                !loopback && host != "localhost"
+            }
+            _ => false,
+        }
     }
 
     /// Its address and database, for messages.
