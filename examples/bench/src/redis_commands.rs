@@ -23,7 +23,7 @@ pub(crate) fn measure(_: Effort, report: &mut Report) -> Measured<()> {
          Counted with `MONITOR`, after connections and scripts are there.\n\
          A request sends one command after the other, so that each is a round trip; what a script \
          calls on the server's side is none.\n\
-         The last four rows tell what duplicates add, 200 of them together where there are so many.",
+         The last four rows tell what duplicates add, where there are 200 all of them together.",
         &["", "commands", "fewest", "which", "called by scripts"],
     );
     let rows = on_one_thread(|| async {
