@@ -76,16 +76,26 @@ async fn order() -> impl IntoResponse {
     (StatusCode::CREATED, [(CONTENT_TYPE, "application/json")], ORDER)
 }
 
-/// Takes as long as the request asks, in milliseconds.
+/// Takes as long as the request asks, in milliseconds, or a tenth of a second.
 async fn slow(headers: HeaderMap) -> impl IntoResponse {
     let millis = headers.get("x-millis").and_then(|it| it.to_str().ok()?.parse().ok());
-    tokio::time::sleep(Duration::from_millis(millis.unwrap_or(0))).await;
+    tokio::time::sleep(Duration::from_millis(millis.unwrap_or(100))).await;
     order().await
 }
 
 /// A request of 200 bytes.
-pub(crate) const WISH: &str = r#"{"customer":"c_81f3a90b2e","currency":"EUR","lines":[{"sku":"tea-earl-grey-250","count":2,"cents":450},{"sku":"cake-carrot","count":1,"cents":380}],"note":"please ring twice, the bell is very quiet"}"#;
+pub(crate) const WISH: &str = concat!(
+    r#"{"customer":"c_81f3a90b2e","currency":"EUR","lines":[{"sku":"tea-earl-grey-250","#,
+    r#""count":2,"cents":450},{"sku":"cake-carrot","count":1,"cents":380}],"#,
+    r#""note":"please ring twice, the bell is very quiet"}"#,
+);
 
 /// An answer of 300 bytes.
-const ORDER: &str = r#"{"id":"o_5b1f0c7a44d2","status":"created","customer":"c_81f3a90b2e","currency":"EUR","total_cents":1280,"created":"2026-01-15T09:30:00Z","lines":[{"sku":"tea-earl-grey-250","count":2,"cents":450,"total_cents":900},{"sku":"cake-carrot","count":1,"cents":380,"total_cents":380}],"links":{"self":"/orders/1"}}"#;
+const ORDER: &str = concat!(
+    r#"{"id":"o_5b1f0c7a44d2","status":"created","customer":"c_81f3a90b2e","#,
+    r#""currency":"EUR","total_cents":1280,"created":"2026-01-15T09:30:00Z","#,
+    r#""lines":[{"sku":"tea-earl-grey-250","count":2,"cents":450,"total_cents":900},"#,
+    r#"{"sku":"cake-carrot","count":1,"cents":380,"total_cents":380}],"#,
+    r#""links":{"self":"/orders/1"}}"#,
+);
 const WAITERS_MAX: usize = 2000;

@@ -74,7 +74,7 @@ fn waiters(effort: Effort, report: &mut Report) -> Measured<()> {
         "Baseline: one waiter.\n\
          Memory store, one thread, no sockets: from the moment at which the handler may end until \
          every duplicate has its answer.",
-        &["waiters", "to come in, µs each", "to be answered, µs in all", "µs each", "ratio each"],
+        &["waiters", "coming in, µs each", "answered, µs in all", "µs each", "ratio each"],
     );
     let crowds = [1, 10, 100, 1000];
     let series = in_turns(effort.rounds, &crowds, |count| {

@@ -1,5 +1,6 @@
 //! How many commands a request costs Redis.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Router;
@@ -22,7 +23,7 @@ pub(crate) fn measure(_: Effort, report: &mut Report) -> Measured<()> {
          Counted with `MONITOR`, after connections and scripts are there.\n\
          A request sends one command after the other, so that each is a round trip; what a script \
          calls on the server's side is none.\n\
-         The last four rows tell what the duplicates add, all 200 together where there are so many.",
+         The last four rows tell what duplicates add, where there are 200 all of them together.",
         &["", "commands", "fewest", "which", "called by scripts"],
     );
     let rows = on_one_thread(|| async {
@@ -34,14 +35,11 @@ pub(crate) fn measure(_: Effort, report: &mut Report) -> Measured<()> {
         Ok(rows)
     })?;
     for (name, fewest, requests, commands) in rows {
-        let mut names = commands.sent.clone();
-        names.sort_unstable();
-        names.dedup();
         table.row([
             name.to_owned(),
             ratio(commands.sent.len() as f64 / requests),
             fewest.to_owned(),
-            names.join(", "),
+            counted(&commands.sent, requests),
             ratio(commands.nested as f64 / requests),
         ]);
     }
@@ -65,6 +63,17 @@ async fn repeated(redis: &RedisServer) -> Measured<Vec<Row>> {
         rows.push((name, fewest, f64::from(REPEATS), monitor.commands()?));
     }
     Ok(rows)
+}
+
+/// Each name with how often it comes for one request.
+fn counted(names: &[String], requests: f64) -> String {
+    let mut counts = BTreeMap::<&str, f64>::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1.0;
+    }
+    let texts: Vec<_> =
+        counts.iter().map(|(name, count)| format!("{:.0} {name}", count / requests)).collect();
+    texts.join(", ")
 }
 
 /// What duplicates add while the first request is being handled, here or in another process.
@@ -122,17 +131,12 @@ async fn without_the_first(
     Ok(())
 }
 
-/// Opens connections, subscribes, and makes the scripts known.
+/// Opens connections, subscribes, and makes the scripts known, as a pair of another key does.
 async fn warm_up(here: &Router, there: &Router, wait: Duration) -> Measured<()> {
-    for router in [here, there] {
-        order(router, "/orders", "warm-up").await?;
-    }
-    if wait.is_zero() {
-        return Ok(());
-    }
-    let slow = tokio::spawn(in_background(here.clone(), "/slow", "slow"));
+    let slow = tokio::spawn(in_background(here.clone(), "/slow", "warm-up"));
     settled().await;
-    expect(in_background(there.clone(), "/slow", "slow").await?, StatusCode::CREATED)?;
+    let expected = if wait.is_zero() { StatusCode::CONFLICT } else { StatusCode::CREATED };
+    expect(in_background(there.clone(), "/slow", "warm-up").await?, expected)?;
     expect(slow.await??, StatusCode::CREATED)
 }
 
