@@ -183,7 +183,7 @@ pub enum Action {
         /// [`State::DoneNobody`], and nothing for [`State::Unknown`].
         state: State,
         /// The response, where it is not the handler's.
-        response: Option<StoredResponse>,
+        response: Option<Box<StoredResponse>>,
     },
     /// Give the claim up; then [`Event::Released`].
     Release(Lease),
@@ -235,7 +235,7 @@ enum Stage {
     Renewing(Lease),
     Probing(Over),
     /// The hook knows the answer: the orphan is taken over to store it.
-    Recovering(Bid, StoredResponse),
+    Recovering(Bid, Box<StoredResponse>),
     Waiting,
     Executing(Lease),
     Settling(Lease, State, Then),
@@ -252,10 +252,10 @@ enum Stage {
 enum Then {
     Own,
     HandlerFailed,
-    Replay(StoredResponse),
+    Replay(Box<StoredResponse>),
     Refuse(Code),
     /// A record under an older secret's id decides.
-    Decide(usize, Seen),
+    Decide(usize, Box<Seen>),
 }
 
 impl Exchange {

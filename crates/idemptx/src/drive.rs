@@ -73,7 +73,7 @@ pub(crate) enum Ended<W: Work> {
 /// Dropped later, the handler and the record of its result are not affected.
 pub(crate) async fn drive<S: Store, W: Work>(
     engine: &Arc<Inner<S>>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     first: Action,
     work: W,
 ) -> Ended<W> {
@@ -170,7 +170,8 @@ async fn execute<S: Store, W: Work>(
 /// An exchange with what it holds in this process.
 struct Driver<S: Store> {
     engine: Arc<Inner<S>>,
-    exchange: Exchange,
+    /// Boxed, because a driver moves from task to task and an exchange is large.
+    exchange: Box<Exchange>,
     pilot: Option<Pilot>,
     permit: Option<OwnedSemaphorePermit>,
     /// A bid is, or may yet be, in force: there is something to release.
@@ -181,7 +182,7 @@ struct Driver<S: Store> {
 }
 
 impl<S: Store> Driver<S> {
-    fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Self {
+    fn new(engine: &Arc<Inner<S>>, exchange: Box<Exchange>) -> Self {
         Self {
             engine: Arc::clone(engine),
             exchange,

@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprint, token, now);
-        let exchange = exchange.typical(inner.typical());
+        let exchange = Box::new(exchange.typical(inner.typical()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = Job { work, bytes_max, made: PhantomData };
         match drive(inner, exchange, action, job).await {

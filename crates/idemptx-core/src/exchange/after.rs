@@ -74,7 +74,7 @@ impl Exchange {
     ) -> Action {
         let answer = match then {
             Then::Own => Answer::Own { attempt: lease.attempt, stored },
-            Then::Replay(response) => Answer::Replay(response),
+            Then::Replay(response) => Answer::Replay(*response),
             Then::HandlerFailed => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
                 rejection.unstored = true;
@@ -85,7 +85,7 @@ impl Exchange {
                 // A release that is sent again must not meet a later claim with its token.
                 self.token = self.token.next();
                 self.current = position;
-                return match (seen, behind) {
+                return match (*seen, behind) {
                     (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
                     (Seen::Held(holder), None) => self.held(holder, now),
                     (Seen::Settled(record), None) => self.settled(&record, now),

@@ -173,7 +173,7 @@ impl Exchange {
                     return self.refuse(Code::StoreUnavailable);
                 };
                 self.sent = now;
-                self.stage = Stage::Recovering(bid.clone(), response);
+                self.stage = Stage::Recovering(bid.clone(), Box::new(response));
                 Action::Claim { id, bid }
             }
             Probed::Unknown => {
@@ -186,7 +186,7 @@ impl Exchange {
     pub(super) fn recovered(
         &mut self,
         bid: &Bid,
-        response: StoredResponse,
+        response: Box<StoredResponse>,
         verdict: Result<Claim, ErrorKind>,
         now: Timestamp,
     ) -> Action {
@@ -228,7 +228,7 @@ impl Exchange {
         let position = self.current;
         match seen {
             Ok(None) => self.look_older(lease, position + 1, now),
-            Ok(Some(seen)) => self.release(lease, Then::Decide(position, seen)),
+            Ok(Some(seen)) => self.release(lease, Then::Decide(position, Box::new(seen))),
             Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
         }
     }

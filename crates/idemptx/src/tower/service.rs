@@ -111,7 +111,7 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let mut exchange = exchange.typical(engine.typical());
+        let mut exchange = Box::new(exchange.typical(engine.typical()));
         let (action, call) = match action {
             Action::ReadBody { bytes_max } => {
                 let (end, call) = read_request(engine.rules(), call, bytes_max).await;

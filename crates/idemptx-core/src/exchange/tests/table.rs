@@ -476,7 +476,7 @@ impl<'a> Passage<'a> {
                 }
                 Action::Settle { lease, state, response: found } => {
                     write!(trace, "settle {state:?}, ").unwrap();
-                    let body = found.unwrap_or_else(|| response(201, "own"));
+                    let body = found.map_or_else(|| response(201, "own"), |found| *found);
                     Event::Settled(self.settle(&lease, state, &body))
                 }
                 Action::Release(lease) => {
