@@ -88,7 +88,7 @@ where
         if token.is_none() {
             // Without randomness a claim could be taken for another one.
             let rejection = Rejection::new(Code::StoreUnavailable, engine.policy());
-            return ResponseFuture::keyed(Box::pin(async move { Ok(refuse(&engine, rejection)) }));
+            return ResponseFuture::keyed(Box::pin(async move { Ok(refuse(&engine, &rejection)) }));
         }
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
@@ -226,6 +226,7 @@ where
 }
 
 /// What an execution made.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is a response")]
 enum Made<C, E> {
     Response(Captured<C>),
     Error(E),
@@ -370,9 +371,9 @@ impl Marker<'_> {
     }
 }
 
-fn refuse<S: Store, C>(engine: &Inner<S>, rejection: Rejection) -> Response<ResponseBody<C>> {
+fn refuse<S: Store, C>(engine: &Inner<S>, rejection: &Rejection) -> Response<ResponseBody<C>> {
     let marker = Marker { rules: engine.rules(), operation: None, fingerprint: None };
-    marker.mark(problem(&rejection), Outcome::Refused(rejection.code))
+    marker.mark(problem(rejection), Outcome::Refused(rejection.code))
 }
 
 fn problem<C>(rejection: &Rejection) -> Response<ResponseBody<C>> {
