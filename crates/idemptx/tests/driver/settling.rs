@@ -145,14 +145,13 @@ async fn a_handler_that_breaks_down_after_it_was_taken_over_changes_nothing() {
     for on_panic in [OnPanic::Release, OnPanic::Quarantine] {
         let store = ToldStore::new();
         let late = App::slow(engine(store.clone(), |policy| policy.on_panic(on_panic)));
-        late.runs.answer_with(999);
+        late.runs.break_down();
         let client = late.client("k");
         late.runs.reach(1).await;
         store.advance(late.engine.policy().lease * 2);
         let other = App::quick(engine(store.clone(), |policy| policy));
         other.post("k").await.answered(200, "run 1");
         late.gate.open();
-        // 999 is a status like any other, and no class of it is stored.
         let reply = client.await.unwrap();
         assert!(reply.is_replay(), "{reply:?}");
         assert!(other.post("k").await.is_replay());

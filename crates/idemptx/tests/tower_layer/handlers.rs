@@ -143,9 +143,7 @@ async fn an_error_of_the_service_is_passed_through_and_frees_the_key() {
             let run = ran.fetch_add(1, Ordering::SeqCst);
             async move { if run == 0 { Err(Down) } else { Ok(Response::new(Body::from("up"))) } }
         }));
-        let mut request = post("k");
-        request.extensions_mut().clear();
-        assert_eq!(service.clone().oneshot(request).await.unwrap_err(), Down);
+        assert_eq!(service.clone().oneshot(post("k")).await.unwrap_err(), Down);
         let retry = read(service.clone().oneshot(post("k")).await.unwrap()).await;
         match on_panic {
             OnPanic::Release => retry.answered(200, "up"),
