@@ -136,6 +136,7 @@ pub enum Probed {
 /// The one thing to do next.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub enum Action {
     /// Read the request's body to its end or to `bytes_max`, hashing it with the
     /// [fingerprinters](Exchange::operation); then [`Event::Body`].
@@ -254,6 +255,8 @@ enum Then {
     HandlerFailed,
     Replay(Box<StoredResponse>),
     Refuse(Code),
+    /// All over again, under the first id.
+    BeginAgain,
     /// A record under an older secret's id decides.
     Decide(usize, Box<Seen>),
 }
@@ -286,18 +289,20 @@ impl Exchange {
         (exchange, action)
     }
 
-    /// Begins with an operation that is not an HTTP request, such as a job.
+    /// Begins with an operation that is not an HTTP request, such as a job, and its
+    /// [fingerprints](Rules::fingerprints).
     #[must_use]
     pub fn begin_operation(
         rules: &Arc<Rules>,
         operation: Operation,
-        fingerprint: Fingerprint,
+        fingerprints: Vec<Fingerprint>,
         token: Token,
         now: Timestamp,
     ) -> (Self, Action) {
         let mut exchange = Self::blank(rules);
         exchange.token = token;
-        exchange.fingerprints = vec![fingerprint; operation.ids().len()];
+        debug_assert_eq!(fingerprints.len(), operation.ids().len(), "one for each id");
+        exchange.fingerprints = fingerprints;
         exchange.operation = Some(operation);
         let action = exchange.claim(None, now);
         (exchange, action)
@@ -358,7 +363,7 @@ impl Exchange {
             (Stage::Waiting, Event::Woken(Some(Seen::Settled(record)))) => {
                 self.settled(&record, now)
             }
-            (Stage::Waiting, Event::Woken(_)) => self.claim(None, now),
+            (Stage::Waiting, Event::Woken(_)) => self.begin_again(now),
             (Stage::Waiting, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
             (Stage::Executing(lease), Event::Handled(handled)) => self.handled(lease, &handled),
             (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
@@ -418,6 +423,8 @@ impl Exchange {
             return self.refuse_behind(Code::OutcomeUnknown, behind);
         }
         match self.policy().on_store_error {
+            // Want of room is a verdict: who is refused for it must not run past the limit.
+            _ if kind == ErrorKind::Full => self.refuse_behind(Code::StoreUnavailable, behind),
             OnStoreError::FailClosed => self.refuse_behind(Code::StoreUnavailable, behind),
             OnStoreError::FailOpen => {
                 self.stage = Stage::Over;

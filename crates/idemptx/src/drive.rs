@@ -104,7 +104,8 @@ pub(crate) async fn drive<S: Store, W: Work>(
 async fn detach<S: Store, W: Work>(driver: Driver<S>, granted: Event, work: W) -> Ended<W> {
     let (answer, answered) = oneshot::channel();
     let rules = Arc::clone(driver.engine.rules());
-    tokio::spawn(execute(driver, granted, work, answer));
+    // Boxed, so that the runtime moves a pointer and not ten kilobytes.
+    tokio::spawn(Box::pin(execute(driver, granted, work, answer)));
     answered.await.unwrap_or_else(|_| {
         // The runtime is shutting down and dropped the task: the claim lapses into an orphan.
         let rejection = Rejection::new(Code::InProgress, rules.policy());
@@ -418,10 +419,12 @@ async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token,
             Ok(_) | Err(ErrorKind::Corrupt) => return pilot.land(&News::Changed),
             Err(_) => pause,
         };
+        if watch.is_some() {
+            pause = VIGIL_POLL_MAX;
+        }
         let fallback = sleep(pause.min(left + VIGIL_POLL_MIN));
         match watch {
             Some(watch) => {
-                pause = VIGIL_POLL_MAX;
                 tokio::select! { () = watch => {}, () = fallback => {} }
             }
             None => {

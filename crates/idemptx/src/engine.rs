@@ -176,6 +176,9 @@ pub struct EngineBuilder<S> {
 
 impl<S: Store> EngineBuilder<S> {
     /// Sets the policy; [`Policy::draft`] by default.
+    ///
+    /// [`scope`](Self::scope) and [`probe`](Self::probe) go before what it says, set earlier or
+    /// later.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
@@ -194,7 +197,6 @@ impl<S: Store> EngineBuilder<S> {
         F: Fn(&http::request::Parts) -> Option<Scope> + Send + Sync + 'static,
     {
         self.scope = Some(Arc::new(scope));
-        self.policy.scope = Some(ScopeRule::Custom);
         self
     }
 
@@ -214,7 +216,6 @@ impl<S: Store> EngineBuilder<S> {
         R: Future<Output = Probed> + Send + 'static,
     {
         self.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
-        self.policy.on_orphan = OnOrphan::Probe;
         self
     }
 
@@ -235,7 +236,14 @@ impl<S: Store> EngineBuilder<S> {
     /// [`EngineError`] for a policy that this front door cannot carry out, or a system without
     /// randomness.
     pub fn build(self) -> Result<Engine<S>, EngineError> {
-        let policy = self.policy;
+        let mut policy = self.policy;
+        // Whatever order they were set in: a function that was given is meant to be asked.
+        if self.scope.is_some() {
+            policy.scope = Some(ScopeRule::Custom);
+        }
+        if self.probe.is_some() {
+            policy.on_orphan = OnOrphan::Probe;
+        }
         if policy.scope.is_none() {
             return Err(EngineError("set the policy's scope: whose keys are they?"));
         }

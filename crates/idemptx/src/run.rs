@@ -95,10 +95,10 @@ impl<S: Store> Engine<S> {
         let token = inner.token();
         let operation = Operation::new(inner.rules(), scope, key);
         let unprotected = operation.clone();
-        let fingerprint = inner.rules().fingerprint(&[request]);
+        let fingerprints = inner.rules().fingerprints(&[request]);
         let now = inner.clock().now();
         let (exchange, action) =
-            Exchange::begin_operation(inner.rules(), operation, fingerprint, token, now);
+            Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
         let exchange = Box::new(exchange.typical(inner.typical()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = Job { work, bytes_max, made: PhantomData };

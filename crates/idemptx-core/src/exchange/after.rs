@@ -81,8 +81,15 @@ impl Exchange {
                 Answer::Refuse(rejection)
             }
             Then::Refuse(code) => return self.refuse_behind(code, behind),
-            Then::Decide(position, seen) => {
+            Then::BeginAgain => {
                 // A release that is sent again must not meet a later claim with its token.
+                self.token = self.token.next();
+                return match behind {
+                    None => self.begin_again(now),
+                    Some(behind) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
+                };
+            }
+            Then::Decide(position, seen) => {
                 self.token = self.token.next();
                 self.current = position;
                 return match (*seen, behind) {
@@ -103,7 +110,9 @@ impl Exchange {
                 self.conclude(lease, then, false, None, now)
             }
             Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
-            Then::Refuse(_) | Then::Decide(..) => self.conclude(lease, then, false, None, now),
+            Then::Refuse(_) | Then::Decide(..) | Then::BeginAgain => {
+                self.conclude(lease, then, false, None, now)
+            }
         }
     }
 

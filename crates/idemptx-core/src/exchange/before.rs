@@ -33,6 +33,12 @@ impl Exchange {
         Action::Claim { id, bid }
     }
 
+    /// Claims anew, as if nothing had been seen yet.
+    pub(super) fn begin_again(&mut self, now: Timestamp) -> Action {
+        self.current = 0;
+        self.claim(None, now)
+    }
+
     fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
         self.steps += 1;
         if self.steps > STEPS_MAX {
@@ -52,6 +58,11 @@ impl Exchange {
         now: Timestamp,
     ) -> Action {
         match verdict {
+            // While secrets rotate: what stood under the older id is gone, and another process may
+            // execute under the first by now.
+            Ok(Claim::Granted(lease)) if self.current != 0 && lease.attempt == 1 => {
+                self.release(lease, Then::BeginAgain)
+            }
             Ok(Claim::Granted(lease)) => {
                 if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
                 {

@@ -41,10 +41,11 @@ impl Rules {
         &self.policy
     }
 
-    /// The fingerprint of work that is not an HTTP request, from its parts.
+    /// The fingerprints of work that is not an HTTP request, from its parts: one for each id of
+    /// an operation.
     #[must_use]
-    pub fn fingerprint(&self, parts: &[&[u8]]) -> Fingerprint {
-        Fingerprint::of(parts, self.policy.secrets.first())
+    pub fn fingerprints(&self, parts: &[&[u8]]) -> Vec<Fingerprint> {
+        secrets(&self.policy).map(|secret| Fingerprint::of(parts, secret)).collect()
     }
 }
 

@@ -89,7 +89,16 @@ impl StdError for UnknownStore {
 }
 
 /// Calls the chosen store.
+///
+/// The futures of a remote store are boxed: they are large, and memory's would be no smaller.
 macro_rules! chosen {
+    ($any:expr, $store:ident => $call:expr, awaited) => {
+        match $any {
+            AnyStore::Memory($store) => $call.await,
+            #[cfg(feature = "redis")]
+            AnyStore::Redis($store) => Box::pin($call).await,
+        }
+    };
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Memory($store) => $call,
@@ -101,27 +110,27 @@ macro_rules! chosen {
 
 impl Store for AnyStore {
     async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        chosen!(self, store => store.claim(id, bid).await)
+        chosen!(self, store => store.claim(id, bid), awaited)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        chosen!(self, store => store.settle(lease, done).await)
+        chosen!(self, store => store.settle(lease, done), awaited)
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        chosen!(self, store => store.release(lease).await)
+        chosen!(self, store => store.release(lease), awaited)
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        chosen!(self, store => store.renew(lease).await)
+        chosen!(self, store => store.renew(lease), awaited)
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
-        chosen!(self, store => store.lookup(id).await)
+        chosen!(self, store => store.lookup(id), awaited)
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        chosen!(self, store => store.watch(id).await)
+        chosen!(self, store => store.watch(id), awaited)
     }
 
     fn tend(&self) {

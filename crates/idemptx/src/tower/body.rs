@@ -190,6 +190,22 @@ impl Whole {
         Self { data, trailers: (!trailers.is_empty()).then_some(trailers) }
     }
 
+    /// Takes the next piece.
+    ///
+    /// Small ones are put together: a body that comes byte by byte must not cost a handle for each.
+    fn push(&mut self, piece: Bytes) {
+        let small = |bytes: &Bytes| bytes.len() < PIECE_BYTES_MIN;
+        match self.data.pop() {
+            Some(last) if small(&last) && small(&piece) => {
+                let mut joined = Vec::with_capacity(last.len() + piece.len());
+                joined.extend_from_slice(&last);
+                joined.extend_from_slice(&piece);
+                self.data.push(joined.into());
+            }
+            last => self.data.extend(last.into_iter().chain((!piece.is_empty()).then_some(piece))),
+        }
+    }
+
     /// All data in one piece.
     pub(super) fn joined(&self) -> Bytes {
         match self.data.as_slice() {
@@ -236,9 +252,7 @@ where
             Ok(data) => {
                 bytes = bytes.saturating_add(data.len() as u64);
                 see(&data);
-                if !data.is_empty() {
-                    whole.data.push(data);
-                }
+                whole.push(data);
                 if bytes > bytes_max {
                     return Read::TooLarge(whole, body);
                 }
@@ -269,3 +283,30 @@ fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
 }
 
 const BROKE_OFF: &str = "the response broke off: its handler is gone";
+
+/// A piece below this is joined to another such piece; at most so many bytes are copied for one.
+const PIECE_BYTES_MIN: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_comes_byte_by_byte_is_kept_in_few_pieces() {
+        let mut whole = Whole::default();
+        for number in 0..10_000_u32 {
+            whole.push(Bytes::from(vec![number as u8]));
+        }
+        assert!(whole.data.len() <= 10_000 / PIECE_BYTES_MIN + 1, "{} pieces", whole.data.len());
+        let expected: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
+        assert_eq!(whole.joined(), expected);
+    }
+
+    #[test]
+    fn large_pieces_are_kept_as_they_came() {
+        let mut whole = Whole::default();
+        let piece = Bytes::from(vec![7; PIECE_BYTES_MIN]);
+        [piece.clone(), Bytes::new(), piece.clone()].into_iter().for_each(|it| whole.push(it));
+        assert_eq!(whole.data, [piece.clone(), piece]);
+    }
+}

@@ -377,6 +377,64 @@ fn while_secrets_rotate_a_record_under_the_old_one_still_counts() {
     assert_eq!(told(action), "replay 201 first");
 }
 
+/// While one process waits for a record under the old secret, another may execute under the new one
+/// as soon as the old record is gone.
+#[test]
+fn while_secrets_rotate_nobody_claims_under_the_old_one_again() {
+    let secret = |id| crate::secret::Secret::new(id, &[id; 16]).unwrap();
+    for orphan in [false, true] {
+        let rules = rules(|policy| {
+            policy.secrets = vec![secret(2), secret(1)];
+            policy.wait = Duration::from_secs(60);
+        });
+        let (mut exchange, _) = begin(&rules, 1);
+        let (new, old) = match exchange.operation().unwrap().ids() {
+            [new, old] => (*new, *old),
+            other => panic!("{other:?}"),
+        };
+        let now = Timestamp::default();
+        let print = fingerprint(&rules, "a");
+        let prints = vec![print, print];
+        let Action::Claim { bid, .. } = exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
+        else {
+            panic!("a claim comes first")
+        };
+        let claimed = Event::Claimed(Cell::default().claim(&new, &bid, 0));
+        assert!(matches!(exchange.step(claimed, now), Action::Lookup(id) if id == old));
+        let term = if orphan { Duration::ZERO } else { bid.term };
+        let theirs = Bid { token: token(9), term, ..bid.clone() };
+        let holder = Record::running(&Lease::granted(old, &theirs, 1, 1));
+        let holder = crate::store::Holder::new(&holder, term);
+        let looked = Event::Looked(Ok(Some(crate::store::Seen::Held(holder))));
+        assert!(matches!(exchange.step(looked, now), Action::Release(_)));
+        let mut action = exchange.step(Event::Released(Ok(())), now);
+        if orphan {
+            // The orphan is gone when we come to take it over, so that the claim is a first one.
+            let Action::Claim { id, bid } = action else { panic!("{action:?}") };
+            assert_eq!(id, old);
+            let fresh = Event::Claimed(Ok(Claim::Granted(Lease::granted(old, &bid, 1, 1))));
+            assert!(matches!(exchange.step(fresh, now), Action::Release(it) if it.id == old));
+            action = exchange.step(Event::Released(Ok(())), now);
+        } else {
+            assert!(matches!(action, Action::Wait { id, .. } if id == old));
+            action = exchange.step(Event::Woken(None), now);
+        }
+        let Action::Claim { id, bid: again } = action else { panic!("{action:?}") };
+        assert_eq!(id, new);
+        assert_ne!(again.token, bid.token, "a release may be sent again");
+    }
+}
+
+#[test]
+fn want_of_room_is_refused_even_where_a_store_that_is_away_is_not() {
+    let rules = rules(|policy| policy.on_store_error = OnStoreError::FailOpen);
+    let (mut exchange, _) = begin(&rules, 1);
+    let prints = vec![fingerprint(&rules, "a")];
+    exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
+    let full = Event::Claimed(Err(ErrorKind::Full));
+    assert_eq!(told(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
+}
+
 #[test]
 fn a_client_that_leaves_early_leaves_no_claim() {
     let rules = rules(|_| {});
