@@ -11,7 +11,7 @@
 //! use idemptx_core::conformance::{self, Harness};
 //! use idemptx_core::lease::Token;
 //! use idemptx_core::store::Store;
-//! # fn random() -> [u8; 16] { unimplemented!() }
+//! # fn random() -> [u8; 16] { [7; 16] }
 //! # async fn sleep(_: Duration) {}
 //!
 //! struct Trial<S>(S);

@@ -43,15 +43,17 @@ use crate::outcome::{Code, Passed, Rejection};
 use crate::policy::{Mode, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
+use crate::store::{Bid, ErrorKind, Over, Seen};
 use crate::time::Timestamp;
 
 mod after;
 mod before;
 mod classify;
+mod event;
 mod gate;
 
 pub use self::classify::{Directive, Handled, InvalidDirective};
+pub use self::event::{Action, Answer, Behind, BodyEnd, Event, Probed};
 pub use self::gate::{Head, Operation, Rules};
 
 /// One request's passage through the protocol; see the [module](self).
@@ -73,157 +75,6 @@ pub struct Exchange {
     deadline: Option<Timestamp>,
     /// How often this exchange has claimed, renewed or looked, for the limit.
     steps: u32,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The body's end, on [`Action::ReadBody`].
-    Body(BodyEnd),
-    /// The store's verdict, on [`Action::Claim`].
-    Claimed(Result<Claim, ErrorKind>),
-    /// What the store holds, on [`Action::Lookup`].
-    Looked(Result<Option<Seen>, ErrorKind>),
-    /// Whether the scope may have another new key now, on [`Action::Meter`].
-    Metered {
-        /// It may.
-        within: bool,
-    },
-    /// The lease begins anew, on [`Action::Renew`].
-    Renewed(Result<(), ErrorKind>),
-    /// What the application knows of an orphan, on [`Action::Probe`].
-    Probed(Probed),
-    /// The record may have changed, on [`Action::Wait`]; what it is now, if the driver knows.
-    Woken(Option<Seen>),
-    /// The time to wait is over.
-    WaitOver,
-    /// There are too many who wait.
-    WaitersFull,
-    /// The handler ended, on [`Action::Execute`].
-    Handled(Handled),
-    /// On [`Action::Settle`].
-    Settled(Result<(), ErrorKind>),
-    /// On [`Action::Release`].
-    Released(Result<(), ErrorKind>),
-}
-
-/// How reading a request's body ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum BodyEnd {
-    /// It is whole, and these are its fingerprints: one for each id of the operation.
-    Whole(Vec<Fingerprint>),
-    /// It is, or declares to be, larger than the policy allows.
-    TooLarge,
-    /// It broke off.
-    Failed,
-}
-
-/// What the application knows of an operation whose executor vanished.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "made once for an orphan, by the application")]
-pub enum Probed {
-    /// It happened, and this is its answer.
-    Happened(StoredResponse),
-    /// It did not happen: execute it.
-    NotHappened,
-    /// It cannot be told now.
-    Unknown,
-}
-
-/// The one thing to do next.
-#[derive(Debug)]
-#[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "taken apart where it is made")]
-pub enum Action {
-    /// Read the request's body to its end or to `bytes_max`, hashing it with the
-    /// [fingerprinters](Exchange::operation); then [`Event::Body`].
-    ReadBody {
-        /// Refuse a larger one without buffering it.
-        bytes_max: u64,
-    },
-    /// Ask the store for the record; then [`Event::Claimed`].
-    Claim {
-        /// Which record.
-        id: RecordId,
-        /// Under which terms.
-        bid: Bid,
-    },
-    /// Read the record; then [`Event::Looked`].
-    Lookup(RecordId),
-    /// Count a new key of the scope; then [`Event::Metered`].
-    Meter,
-    /// Renew a lease that was granted too long ago to start on; then [`Event::Renewed`].
-    Renew(Lease),
-    /// Ask the application's hook about an orphan; then [`Event::Probed`].
-    Probe {
-        /// Which execution vanished.
-        attempt: u32,
-    },
-    /// Wait for the holder of the record to finish; then [`Event::Woken`], [`Event::WaitOver`] at
-    /// `until`, or [`Event::WaitersFull`].
-    Wait {
-        /// Which record.
-        id: RecordId,
-        /// Whose claim: any other state than this claim's live lease ends the wait.
-        holder: Holder,
-        /// On the driver's clock.
-        until: Timestamp,
-    },
-    /// Run the handler at once, with a heartbeat, whatever becomes of the client; then
-    /// [`Event::Handled`].
-    Execute(Lease),
-    /// Make the result final, with retries within the policy's `settle_timeout`; then
-    /// [`Event::Settled`].
-    Settle {
-        /// With which right.
-        lease: Lease,
-        /// As what: the payload is the handler's response for [`State::Done`], its head for
-        /// [`State::DoneNobody`], and nothing for [`State::Unknown`].
-        state: State,
-        /// The response, where it is not the handler's.
-        response: Option<Box<StoredResponse>>,
-    },
-    /// Give the claim up; then [`Event::Released`].
-    Release(Lease),
-    /// The exchange is over.
-    Answer {
-        /// What the client gets.
-        answer: Answer,
-        /// What goes on without it.
-        behind: Option<Behind>,
-    },
-}
-
-/// What the client gets.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Answer {
-    /// Whatever the handler answers, run as if this engine were not there.
-    Pass(Passed),
-    /// A stored response.
-    Replay(StoredResponse),
-    /// The response of the handler that ran under this exchange's lease.
-    Own {
-        /// Which execution it was.
-        attempt: u32,
-        /// Whether a retry will get it too; if not, it is marked `Idempotency-Stored: false`.
-        stored: bool,
-    },
-    /// A problem.
-    Refuse(Rejection),
-}
-
-/// What goes on in the background, retried within limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Behind {
-    /// Release by token: the claim may have been granted, or yet be.
-    Release(Lease),
-    /// Settle as this state; the lease is renewed meanwhile.
-    Settle(Lease, State),
 }
 
 #[derive(Clone, Debug)]

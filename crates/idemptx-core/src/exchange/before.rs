@@ -179,7 +179,7 @@ impl Exchange {
     pub(super) fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
         match probed {
             Probed::NotHappened => self.claim(Some(vanished), now),
-            Probed::Happened(response) => {
+            Probed::Happened(response) if response.is_storable() => {
                 let Some((id, bid)) = self.bid(Some(vanished)) else {
                     return self.refuse(Code::StoreUnavailable);
                 };
@@ -187,7 +187,8 @@ impl Exchange {
                 self.stage = Stage::Recovering(bid.clone(), Box::new(response));
                 Action::Claim { id, bid }
             }
-            Probed::Unknown => {
+            // An answer that could not be read back would be no better than none.
+            Probed::Happened(_) | Probed::Unknown => {
                 let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
                 self.refuse_with(rejection)
             }

@@ -6,6 +6,8 @@
 //! pass beyond every lease.
 //! The faults in one history are limited, the orders in which they meet are not: every reachable
 //! state is visited once.
+//!
+//! A long file, because it is one model: a state, its successors, and what must hold in it.
 
 use std::collections::BTreeSet;
 use std::fmt;

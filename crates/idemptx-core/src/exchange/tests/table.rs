@@ -1,15 +1,15 @@
 //! The tables of the protocol, row by row: what is stored and what comes, and the whole passage
 //! that follows, as a line that can be read.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::world::{Cell, begin, fingerprint, head_parts, id, response, rules, token};
+use super::passage::{Passage, Stored, told};
+use super::world::{Cell, begin, fingerprint, head_parts, response, rules, token};
 use crate::exchange::{
-    Action, Answer, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Probed, Rules,
+    Action, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Probed, Rules,
 };
 use crate::key::{Key, Scope};
 use crate::lease::Lease;
@@ -20,20 +20,6 @@ use crate::policy::{
 use crate::record::{Record, State};
 use crate::store::{Bid, Claim, ErrorKind, Settlement};
 use crate::time::Timestamp;
-
-/// What stands under the key when the request comes; made by a request with the body `a`.
-#[derive(Clone, Copy)]
-enum Stored {
-    Nothing,
-    Running,
-    Orphan,
-    Done(u16),
-    NoBody,
-    Unknown,
-    Spent,
-    Corrupt,
-    Down,
-}
 
 /// How a row's policy differs from the draft's.
 type Change = fn(&mut Policy);
@@ -153,6 +139,14 @@ fn a_probe_decides_what_becomes_of_an_orphan() {
         passage.probed = Some(probed);
         assert_eq!(passage.play("a", CREATED), format!("claim, probe 1, {expected}"));
     }
+}
+
+#[test]
+fn an_answer_that_could_not_be_read_back_is_no_answer() {
+    let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
+    let mut passage = Passage::new(&rules, Stored::Orphan);
+    passage.probed = Some(Probed::Happened(response(103, "hints")));
+    assert_eq!(passage.play("a", CREATED), "claim, probe 1, refuse 409 outcome-unknown");
 }
 
 #[test]
@@ -444,182 +438,6 @@ fn a_client_that_leaves_early_leaves_no_claim() {
     exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
     assert!(matches!(exchange.abandon(), Some(Behind::Release(lease)) if lease.token == token(1)));
 }
-
-/// One request's passage, with a store in a given state.
-struct Passage<'a> {
-    rules: &'a std::sync::Arc<Rules>,
-    cell: Cell,
-    down: bool,
-    probed: Option<Probed>,
-    /// How long the claim's answer is on its way, in milliseconds.
-    claim_takes: u64,
-    /// What the record becomes under somebody else before we settle.
-    lost_to: Option<Stored>,
-    settle_fails: bool,
-    within: bool,
-}
-
-impl<'a> Passage<'a> {
-    fn new(rules: &'a std::sync::Arc<Rules>, stored: Stored) -> Self {
-        Self {
-            rules,
-            cell: cell(rules, stored),
-            down: matches!(stored, Stored::Down),
-            probed: None,
-            claim_takes: 0,
-            lost_to: None,
-            settle_fails: false,
-            within: true,
-        }
-    }
-
-    fn play(self, body: &str, handled: Handled) -> String {
-        let print = fingerprint(self.rules, body);
-        self.play_with(print, handled)
-    }
-
-    fn play_with(mut self, print: crate::fingerprint::Fingerprint, handled: Handled) -> String {
-        let (mut exchange, _) = begin(self.rules, 1);
-        let mut now = NOW;
-        let at = Timestamp::from_millis;
-        let mut action = exchange.step(Event::Body(BodyEnd::Whole(vec![print])), at(now));
-        let mut trace = String::new();
-        loop {
-            let event = match action {
-                Action::Answer { .. } => {
-                    trace.push_str(&told(action));
-                    return trace;
-                }
-                Action::Claim { id, bid } => {
-                    match bid.over {
-                        None => trace.push_str("claim, "),
-                        Some(crate::store::Over::Orphan(_)) => {
-                            trace.push_str("claim over orphan, ");
-                        }
-                        Some(_) => trace.push_str("claim over result, "),
-                    }
-                    now += self.claim_takes;
-                    if self.down {
-                        Event::Claimed(Err(ErrorKind::Unavailable))
-                    } else {
-                        Event::Claimed(self.cell.claim(&id, &bid, now))
-                    }
-                }
-                Action::Renew(lease) => {
-                    trace.push_str("renew, ");
-                    Event::Renewed(self.cell.renew(&lease, now))
-                }
-                Action::Lookup(_) => {
-                    trace.push_str("look, ");
-                    Event::Looked(self.cell.lookup(now))
-                }
-                Action::Meter => {
-                    trace.push_str("meter, ");
-                    Event::Metered { within: self.within }
-                }
-                Action::Probe { attempt } => {
-                    write!(trace, "probe {attempt}, ").unwrap();
-                    Event::Probed(self.probed.take().unwrap())
-                }
-                Action::Wait { until, .. } => {
-                    write!(trace, "wait {}, ", until.since(at(now)).as_millis()).unwrap();
-                    Event::WaitOver
-                }
-                Action::Execute(lease) => {
-                    write!(trace, "execute {}, ", lease.attempt).unwrap();
-                    if let Some(becomes) = self.lost_to {
-                        self.cell = cell(self.rules, becomes);
-                    }
-                    Event::Handled(handled)
-                }
-                Action::Settle { lease, state, response: found } => {
-                    write!(trace, "settle {state:?}, ").unwrap();
-                    let body = found.map_or_else(|| response(201, "own"), |found| *found);
-                    Event::Settled(self.settle(&lease, state, &body))
-                }
-                Action::Release(lease) => {
-                    trace.push_str("release, ");
-                    Event::Released(self.cell.release(&lease))
-                }
-                other => panic!("{other:?}"),
-            };
-            action = exchange.step(event, at(now));
-        }
-    }
-
-    fn settle(
-        &mut self,
-        lease: &Lease,
-        state: State,
-        body: &crate::response::StoredResponse,
-    ) -> Result<(), ErrorKind> {
-        if self.settle_fails {
-            return Err(ErrorKind::Unavailable);
-        }
-        let policy = self.rules.policy();
-        let done = Settlement::new(state, body.encode(), policy.retain, policy.key_retain);
-        self.cell.settle(lease, &done)
-    }
-}
-
-/// A record that somebody else made of the body `a`.
-fn cell(rules: &std::sync::Arc<Rules>, stored: Stored) -> Cell {
-    let mut cell = Cell { since: NOW, ..Cell::default() };
-    let policy = rules.policy();
-    let bid = Bid::new(token(9), fingerprint(rules, "a"), policy.lease, policy.key_retain);
-    let lease = Lease::granted(id(), &Bid { token: token(9), ..bid }, 1, 1);
-    let settled = |state, status| {
-        let payload = response(status, "first").encode();
-        let done = Settlement::new(state, payload, policy.retain, policy.key_retain);
-        Some(Record::settled(&lease, &done))
-    };
-    cell.record = match stored {
-        Stored::Nothing | Stored::Down => None,
-        Stored::Running => Some(Record::running(&lease)),
-        Stored::Orphan => {
-            cell.since = 0;
-            Some(Record::running(&lease))
-        }
-        Stored::Done(status) => settled(State::Done, status),
-        Stored::NoBody => settled(State::DoneNobody, 201),
-        Stored::Unknown => settled(State::Unknown, 201),
-        Stored::Spent => settled(State::Done, 201).map(Record::spent),
-        Stored::Corrupt => {
-            cell.corrupt = true;
-            None
-        }
-    };
-    cell
-}
-
-/// The end of a passage in a few words.
-fn told(action: Action) -> String {
-    let Action::Answer { answer, behind } = action else { panic!("{action:?} is no end") };
-    let mut text = match answer {
-        Answer::Pass(passed) => format!("pass {passed:?}"),
-        Answer::Replay(stored) => {
-            let body = String::from_utf8_lossy(&stored.body).into_owned();
-            format!("replay {} {body}", stored.status.as_u16())
-        }
-        Answer::Own { stored: true, .. } => "own stored".into(),
-        Answer::Own { stored: false, .. } => "own".into(),
-        Answer::Refuse(it) => {
-            let original = it.original_status.map(|it| format!(" {}", it.as_u16()));
-            let unstored = if it.unstored { " unstored" } else { "" };
-            let original = original.unwrap_or_default();
-            format!("refuse {} {}{original}{unstored}", it.status.as_u16(), it.code)
-        }
-    };
-    match behind {
-        None => {}
-        Some(Behind::Release(_)) => text.push_str(", release behind"),
-        Some(Behind::Settle(_, state)) => write!(text, ", settle {state:?} behind").unwrap(),
-    }
-    text
-}
-
-/// Later than any lease that began at zero.
-const NOW: u64 = 1_000_000;
 
 #[test]
 fn every_outcome_is_marked_as_the_policy_says() {
