@@ -1,0 +1,403 @@
+"""The engine's core, compiled: it decides and never waits.
+
+A `Passage` is one request's way through the protocol.
+It says in `action` what is to be done next; the driver does it and tells it how that ended.
+Whatever the store has to do is a `Step`; a store performs it and leaves a verdict in it.
+Nothing here opens a socket or knows an event loop.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, final
+
+# Passage.action: what is to be done next.
+READ_BODY: Final = 0
+"""Feed the request's body, then `end_body`."""
+STORE: Final = 1
+"""Perform `step()`, then hand it back to `done`."""
+WAIT: Final = 2
+"""Wait for the holder of `id`, then `woken`, `wait_over` or `waiters_full`."""
+PROBE: Final = 3
+"""Ask the application about the orphan, then `probed`."""
+EXECUTE: Final = 4
+"""Run the handler at once, then `responded`, `streamed` or `broken`."""
+ANSWER: Final = 5
+"""It is over: `answer` says how."""
+
+# Passage.answer: how it ended.
+PASS: Final = 0
+"""Run the handler as if this engine were not there; add `marks`."""
+REPLAY: Final = 1
+"""Send `replay()`."""
+OWN: Final = 2
+"""Send what the handler answered, with `marked`."""
+REFUSE: Final = 3
+"""Send `refusal()`; after a broken handler its own exception is as good."""
+
+# Step.kind.
+CLAIM: Final = 0
+LOOKUP: Final = 1
+RENEW: Final = 2
+RELEASE: Final = 3
+SETTLE: Final = 4
+WATCH: Final = 5
+"""Mark the claim as awaited, so that its end is published: OK, or ABSENT if nobody claims it."""
+
+# Step.verdict.
+PENDING: Final = -1
+OK: Final = 0
+GRANTED: Final = 1
+HELD: Final = 2
+SETTLED: Final = 3
+ABSENT: Final = 4
+UNAVAILABLE: Final = 5
+FENCED: Final = 6
+CORRUPT: Final = 7
+FULL: Final = 8
+INVALID: Final = 9
+INTERNAL: Final = 10
+
+Headers = list[tuple[bytes, bytes]]
+
+def check_token_source() -> None:
+    """Raises OSError if the system has no randomness to make tokens from."""
+
+@final
+class Rules:
+    """A policy made ready."""
+
+    def __new__(cls, profile: str, policy: str) -> Rules:
+        """The profile's defaults with a JSON object laid over them; ValueError says what is wrong."""
+
+    @property
+    def profile(self) -> str: ...
+    @property
+    def required(self) -> bool: ...
+    @property
+    def asks_for_scope(self) -> bool:
+        """Whether `begin` must be told the scope, because the policy leaves it to a function."""
+    @property
+    def fails_open(self) -> bool: ...
+    @property
+    def request_bytes_max(self) -> int: ...
+    @property
+    def response_bytes_max(self) -> int: ...
+    @property
+    def waiters_max(self) -> int: ...
+    @property
+    def waiters_total_max(self) -> int: ...
+    @property
+    def retain(self) -> float:
+        """Seconds, as all durations here."""
+    @property
+    def lease(self) -> float: ...
+    @property
+    def claim_timeout(self) -> float: ...
+    @property
+    def settle_timeout(self) -> float: ...
+    @property
+    def drain(self) -> float: ...
+    @property
+    def refuses_unsafe_stores(self) -> bool: ...
+    def with_custom_scope(self) -> Rules:
+        """The same policy with the scope left to the adapter's function (`ScopeRule::Custom`)."""
+    def to_json(self) -> str:
+        """The effective policy, secrets left out."""
+    def begin(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        scope: str | None = None,
+        accepts: Callable[[str], bool] | None = None,
+    ) -> Passage | None:
+        """Begins with a request's head; None if it passes untouched and unmarked.
+
+        `path` is the raw path as the client sent it, without the query.
+        Bytes that no URI may have are percent-encoded, header lines that HTTP forbids left out.
+        An exception that `accepts` raises is passed on.
+        """
+
+@final
+class Passage:
+    """One request's way through the protocol.
+
+    A method that belongs to another action than the current one raises RuntimeError.
+    """
+
+    @property
+    def action(self) -> int: ...
+    @property
+    def answer(self) -> int:
+        """How it ended; RuntimeError before it has."""
+    @property
+    def id(self) -> bytes:
+        """The record's name, 32 bytes: the one that is dealt with now."""
+    @property
+    def key(self) -> str:
+        """The client's key, quotes and escapes undone."""
+    @property
+    def fingerprint(self) -> str | None:
+        """The request's signature in hex, once its body is known and if fingerprints are on."""
+
+    # READ_BODY
+    def feed(self, chunk: bytes) -> bool:
+        """Takes a part of the body; False if it is now larger than the policy allows."""
+    def end_body(self) -> int:
+        """The body is whole; returns the next action, as the methods below do."""
+    def body_too_large(self) -> int: ...
+    def body_failed(self) -> int: ...
+
+    # STORE
+    def step(self) -> Step:
+        """What the store has to do now."""
+    def done(self, step: Step) -> int:
+        """Takes the verdict of the step just performed."""
+    def told(self, news: News) -> int:
+        """Takes for a claim what another request was told."""
+
+    # WAIT
+    @property
+    def wait(self) -> float:
+        """How long, in seconds."""
+    @property
+    def holder(self) -> News:
+        """Whose claim it is."""
+    def woken(self, news: News | None) -> int:
+        """The record may have changed; `news` is what it is now, if that is known."""
+    def wait_over(self) -> int: ...
+    def waiters_full(self) -> int: ...
+
+    # PROBE
+    @property
+    def vanished_attempt(self) -> int: ...
+    def probed(
+        self,
+        happened: bool | None,
+        status: int = 0,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+    ) -> int:
+        """What the application knows: it happened, with this answer; it did not; or None."""
+
+    # EXECUTE
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def token(self) -> str:
+        """Of the lease, in hex."""
+    @property
+    def fence(self) -> int: ...
+    def derive(self, label: str) -> str:
+        """A key for a call to another system: the same in every attempt."""
+    def renewal(self) -> Step:
+        """A step that renews the lease; may be made and performed again and again."""
+    def responded(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> int:
+        """The handler answered with a whole body.
+
+        Obeys and takes note of an `Idempotency-Outcome` header.
+        """
+    def streamed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """The handler answered with a body that cannot be kept."""
+    def broken(self) -> int:
+        """The handler raised, or its body broke off."""
+
+    # ANSWER
+    @property
+    def stored(self) -> bool:
+        """Whether a retry will get this answer."""
+    def behind(self) -> Step | None:
+        """What goes on without the client: a RELEASE or a SETTLE, to be retried."""
+    def marked(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """The response's header lines with ours added, and `Idempotency-Outcome` taken away."""
+    def replay(self) -> tuple[int, Headers, bytes]:
+        """Status, header lines with our marks and Content-Length, and body."""
+    def refusal(self) -> Refusal: ...
+
+    def abandon(self) -> Step | None:
+        """The client left before the handler was started: ends the passage.
+
+        Gives what must go on all the same: a RELEASE of a claim whose verdict nobody heard.
+        Nothing happens afterwards, whatever is called; None when called again.
+        """
+
+@final
+class Refusal:
+    """A problem document (RFC 9457)."""
+
+    @property
+    def code(self) -> str:
+        """Its stable name, such as `key-reused`."""
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Headers:
+        """With our marks and Content-Length."""
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def retry_after(self) -> int | None: ...
+
+@final
+class News:
+    """What became of a record: a holder, a result, or a failure to find out."""
+
+    @property
+    def is_held(self) -> bool: ...
+
+@final
+class Step:
+    """One step of a store, and its verdict."""
+
+    @staticmethod
+    def lookup(id: bytes, /) -> Step: ...
+    @staticmethod
+    def watch(id: bytes, /) -> Step: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def verdict(self) -> int: ...
+    @property
+    def failure(self) -> str | None:
+        """What went wrong, for the log."""
+    def fail(self, verdict: int, failure: str = "") -> None:
+        """There is no result: UNAVAILABLE, INTERNAL or FULL; replaces whatever there is."""
+    def again(self) -> None:
+        """Back to PENDING, to be performed once more."""
+    def news(self) -> News | None:
+        """What others with the same record are to be told; None if they have to ask again.
+
+        After a grant the holder, after a settled step the result.
+        """
+    def is_held_as(self, news: News) -> bool:
+        """Whether a LOOKUP found the very claim that `news` told of, its lease alive."""
+    @property
+    def remaining(self) -> float:
+        """What is left of the lease that was found, in seconds."""
+
+    # For stores written in Python, which know only locks and values.
+    def grant(self) -> None:
+        """A CLAIM: nobody else has it."""
+    def hold(self, remaining: float) -> None:
+        """A CLAIM or LOOKUP: somebody unknown has it, taken for the same request."""
+    def find(self, record: bytes) -> None:
+        """A CLAIM or LOOKUP: a settled record; CORRUPT if it is none of this id."""
+    def succeed(self) -> None:
+        """Any other kind: OK; a LOOKUP: ABSENT."""
+    def record(self) -> bytes:
+        """A SETTLE: the record to be kept."""
+    @property
+    def retain(self) -> float:
+        """A CLAIM or SETTLE: how long it is to be kept, in seconds."""
+
+@final
+class MemoryStore:
+    """Records in this process; every step is done at once."""
+
+    def __new__(cls, bytes_max: int | None = None) -> MemoryStore: ...
+    def perform(self, step: Step) -> None: ...
+    def watch(self, id: bytes, wake: Callable[[], object], /) -> Watch:
+        """Calls `wake`, from whatever thread, once the claim has ended; until the watch is dropped."""
+    def tend(self) -> None:
+        """Gives back what has expired."""
+    def __len__(self) -> int:
+        """How many records there are, expired ones that are not given back yet included."""
+    @property
+    def bytes(self) -> int: ...
+
+@final
+class Watch:
+    """Watches as long as it is referred to."""
+
+@final
+class Layout:
+    """How records are laid out in Redis, and the server's clock."""
+
+    def __new__(cls, prefix: str) -> Layout: ...
+    @property
+    def channel(self) -> bytes:
+        """Where the ends of awaited claims are published, as `id_from_text` reads them."""
+    def learn_time(self, seconds: int, micros: int) -> None:
+        """Takes the server's answer to TIME."""
+    @staticmethod
+    def id_from_text(text: bytes, /) -> bytes | None: ...
+
+@final
+class Channel:
+    """One connection's commands and replies, in order; whoever has the socket moves the bytes."""
+
+    def __new__(cls, layout: Layout) -> Channel: ...
+    def perform(self, step: Step, future: Any) -> bool:
+        """Queues the step's command; `future.set_result(None)` is called once it has its verdict.
+
+        A done or cancelled future is left alone.
+        True if the output was empty before: it is time to plan a flush.
+        """
+    def command(self, arguments: Sequence[bytes], future: Any) -> bool:
+        """Queues any command; its reply (None, int, bytes, list) becomes the future's result.
+
+        A reply that is an error becomes the exception RedisReplyError.
+        """
+    def take_output(self) -> bytes: ...
+    def feed(self, data: bytes) -> bool:
+        """Takes what came in; True if that led to further output.
+
+        ValueError if it is not the Redis protocol: the connection is of no more use.
+        """
+    @property
+    def waiting(self) -> int:
+        """How many commands have no reply yet."""
+    def waited(self) -> float:
+        """For how long the oldest of them has waited, in seconds; 0 if there is none."""
+    def lose(self, failure: str) -> None:
+        """The connection is gone: every step becomes UNAVAILABLE, every command a ConnectionError."""
+
+class RedisReplyError(Exception):
+    """A reply that is an error; its text begins with the server's code, such as NOAUTH."""
+
+@final
+class Messages:
+    """What a subscribed connection receives."""
+
+    def __new__(cls) -> Messages: ...
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        """The (channel, payload) of each message; confirmations come as (channel, b"").
+
+        ValueError if it is not the Redis protocol, RedisReplyError for an error reply.
+        """
+
+@final
+class Dialogue:
+    """A step as commands for somebody else's Redis client, one after the other."""
+
+    def __new__(cls, layout: Layout, step: Step) -> Dialogue: ...
+    @property
+    def command(self) -> list[bytes] | None:
+        """What to send now; None once the step has its verdict."""
+    def reply(self, reply: object) -> None:
+        """Takes the reply as Redis clients give it: None, bool, int, bytes, str, list, tuple."""
+    def error(self, text: str) -> None:
+        """Takes an error reply, code first as the server sent it."""
+
+@final
+class Transaction:
+    """A step for a Redis client without scripts: read under WATCH, decide, write in MULTI."""
+
+    def __new__(cls, layout: Layout, step: Step) -> Transaction: ...
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        """The record's key and that of a response kept apart: watch both."""
+    def decide(
+        self, record: bytes | None, pttl: int, response: bytes | None, micros: int
+    ) -> list[list[bytes]]:
+        """What to write; if that is nothing, or was written, the verdict stands.
+
+        `pttl` is the record's, `micros` the server's clock since the epoch.
+        If the write is refused because something changed, `Step.again` and start over.
+        """
