@@ -29,7 +29,7 @@ impl MemoryStore {
 
     fn perform(&self, step: &Bound<'_, Step>) -> PyResult<()> {
         // Not borrowed meanwhile: to end a claim wakes others, and that may be any code.
-        let job = step.try_borrow()?.job().clone();
+        let job = step.try_borrow_mut()?.begin().clone();
         let verdict = self.verdict(&job);
         step.try_borrow_mut()?.take(verdict);
         Ok(())

@@ -155,9 +155,11 @@ impl Passage {
         if !handed.as_ref().is_some_and(|handed| handed.is(step)) {
             return Err(misuse("hand back the very step that step() gave"));
         }
-        let verdict = step.try_borrow()?.outcome().clone();
-        let event = course::event(job, verdict)?;
-        self.weigh(&event);
+        let step = step.try_borrow()?;
+        let event = course::event(job, step.outcome().clone())?;
+        if matches!(job, Job::Claim(..)) {
+            self.at_stake = step.may_be_in_force();
+        }
         Ok(self.advance(event))
     }
 
@@ -340,6 +342,7 @@ impl Passage {
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
         let behind = self.left_behind(py);
+        self.id = behind.as_ref().map(|job| *job.record_id()).or(self.id);
         self.turn = Turn::Abandoned;
         behind.map(Step::new)
     }

@@ -21,6 +21,8 @@ pub(crate) struct Step {
     job: Job,
     verdict: Verdict,
     failure: Option<String>,
+    /// A store was, or may have been, asked.
+    asked: bool,
 }
 
 /// What a store has to do.
@@ -59,13 +61,37 @@ pub(crate) enum Told {
     Failed(ErrorKind),
 }
 
+impl Job {
+    /// The record it is about.
+    pub(crate) const fn record_id(&self) -> &RecordId {
+        match self {
+            Self::Claim(id, _) | Self::Lookup(id, _) | Self::Watch(id) => id,
+            Self::Renew(lease) | Self::Release(lease) | Self::Settle(lease, _) => &lease.id,
+        }
+    }
+}
+
 impl Step {
     pub(crate) const fn new(job: Job) -> Self {
-        Self { job, verdict: Verdict::Pending, failure: None }
+        Self { job, verdict: Verdict::Pending, failure: None, asked: false }
     }
 
-    pub(crate) const fn job(&self) -> &Job {
+    /// What a store is about to do: from now on it may have been done.
+    pub(crate) const fn begin(&mut self) -> &Job {
+        self.asked = true;
         &self.job
+    }
+
+    /// Whether a claim is in force, or may yet be.
+    pub(crate) const fn may_be_in_force(&self) -> bool {
+        match &self.verdict {
+            Verdict::Granted(_) => true,
+            // Of who never asked, or was refused for certain, there is nothing in the store.
+            Verdict::Pending | Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal) => {
+                self.asked
+            }
+            _ => false,
+        }
     }
 
     pub(crate) const fn outcome(&self) -> &Verdict {
@@ -95,10 +121,7 @@ impl Step {
     }
 
     pub(crate) const fn record_id(&self) -> &RecordId {
-        match &self.job {
-            Job::Claim(id, _) | Job::Lookup(id, _) | Job::Watch(id) => id,
-            Job::Renew(lease) | Job::Release(lease) | Job::Settle(lease, _) => &lease.id,
-        }
+        self.job.record_id()
     }
 
     /// Of the request that claims or looks; `None` for other steps.
@@ -275,7 +298,9 @@ impl Step {
     }
 
     #[getter]
-    fn retain(&self) -> PyResult<f64> {
+    fn retain(&mut self) -> PyResult<f64> {
+        // Whoever asks how long is about to take it.
+        self.asked = true;
         let retain = match &self.job {
             Job::Claim(_, bid) => bid.retain,
             // One value holds both, and a forgotten key would be executed again.

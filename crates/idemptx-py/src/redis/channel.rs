@@ -64,7 +64,7 @@ impl Channel {
             resolve(&future)?;
             return Ok(false);
         }
-        let mut talk = Talk::about(step.try_borrow()?.job());
+        let mut talk = Talk::about(step.try_borrow_mut()?.begin());
         let mut channel = slf.try_borrow_mut()?;
         let was_empty = channel.output.is_empty();
         let server = Arc::clone(&channel.server);
