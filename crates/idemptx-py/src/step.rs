@@ -1,5 +1,7 @@
 //! One step of a store, and what came of it.
 
+pub(crate) mod verdict;
+
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +10,13 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, StoreError};
+use idemptx_core::store::{Bid, ErrorKind, Holder, Settlement, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use self::verdict::number;
+pub(crate) use self::verdict::{Told, Verdict};
 use crate::misuse;
 
 /// One step of a store, and its verdict.
@@ -37,29 +41,9 @@ pub(crate) enum Job {
     Watch(RecordId),
 }
 
-/// What came of a step.
-#[derive(Clone)]
-pub(crate) enum Verdict {
-    Pending,
-    Done,
-    Granted(Lease),
-    Held(Holder),
-    Settled(Record),
-    Absent,
-    Failed(ErrorKind),
-}
-
 /// What became of a record: a holder, a result, or a failure to find out.
 #[pyclass(frozen, module = "idemptx._idemptx")]
 pub(crate) struct News(pub(crate) Told);
-
-/// What one request of a process tells the others.
-#[derive(Clone)]
-pub(crate) enum Told {
-    Held(Holder),
-    Settled(Record),
-    Failed(ErrorKind),
-}
 
 impl Job {
     /// The record it is about.
@@ -167,22 +151,7 @@ impl Step {
 
     #[getter]
     const fn verdict(&self) -> i32 {
-        match &self.verdict {
-            Verdict::Pending => verdict::PENDING,
-            Verdict::Done => verdict::OK,
-            Verdict::Granted(_) => verdict::GRANTED,
-            Verdict::Held(_) => verdict::HELD,
-            Verdict::Settled(_) => verdict::SETTLED,
-            Verdict::Absent => verdict::ABSENT,
-            Verdict::Failed(kind) => match kind {
-                ErrorKind::Unavailable => verdict::UNAVAILABLE,
-                ErrorKind::Fenced => verdict::FENCED,
-                ErrorKind::Corrupt => verdict::CORRUPT,
-                ErrorKind::Full => verdict::FULL,
-                ErrorKind::Invalid => verdict::INVALID,
-                _ => verdict::INTERNAL,
-            },
-        }
+        self.verdict.number()
     }
 
     #[getter]
@@ -193,9 +162,9 @@ impl Step {
     #[pyo3(signature = (verdict, failure = ""))]
     fn fail(&mut self, verdict: i32, failure: &str) -> PyResult<()> {
         let kind = match verdict {
-            verdict::UNAVAILABLE => ErrorKind::Unavailable,
-            verdict::INTERNAL => ErrorKind::Internal,
-            verdict::FULL => ErrorKind::Full,
+            number::UNAVAILABLE => ErrorKind::Unavailable,
+            number::INTERNAL => ErrorKind::Internal,
+            number::FULL => ErrorKind::Full,
             _ => {
                 let advice = "a step fails as UNAVAILABLE, INTERNAL or FULL";
                 return Err(PyValueError::new_err(advice));
@@ -319,77 +288,6 @@ impl News {
     }
 }
 
-impl Told {
-    /// What a claim is told by another request of this process.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
-        match self {
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            Self::Failed(kind) => Err(kind),
-        }
-    }
-}
-
-impl From<Claim> for Verdict {
-    fn from(claim: Claim) -> Self {
-        match claim {
-            Claim::Granted(lease) => Self::Granted(lease),
-            Claim::Held(holder) => Self::Held(holder),
-            Claim::Settled(record) => Self::Settled(record),
-            _ => Self::Failed(ErrorKind::Internal),
-        }
-    }
-}
-
-impl From<Option<Seen>> for Verdict {
-    fn from(seen: Option<Seen>) -> Self {
-        match seen {
-            None => Self::Absent,
-            Some(Seen::Held(holder)) => Self::Held(holder),
-            Some(Seen::Settled(record)) => Self::Settled(record),
-            Some(_) => Self::Failed(ErrorKind::Internal),
-        }
-    }
-}
-
-impl Verdict {
-    /// What a claim is told.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
-        match self {
-            Self::Granted(lease) => Ok(Claim::Granted(lease)),
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            other => Err(other.error()),
-        }
-    }
-
-    /// What a lookup is told.
-    pub(crate) fn looked(self) -> Result<Option<Seen>, ErrorKind> {
-        match self {
-            Self::Absent => Ok(None),
-            Self::Held(holder) => Ok(Some(Seen::Held(holder))),
-            Self::Settled(record) => Ok(Some(Seen::Settled(record))),
-            other => Err(other.error()),
-        }
-    }
-
-    /// What any other step is told.
-    pub(crate) const fn confirmed(&self) -> Result<(), ErrorKind> {
-        match self {
-            Self::Done => Ok(()),
-            other => Err(other.error()),
-        }
-    }
-
-    /// A verdict that does not belong to its step counts as a fault of the store.
-    const fn error(&self) -> ErrorKind {
-        match self {
-            Self::Failed(kind) => *kind,
-            _ => ErrorKind::Internal,
-        }
-    }
-}
-
 /// Reads a record's name.
 pub(crate) fn record_id(bytes: &[u8]) -> PyResult<RecordId> {
     let bytes = <[u8; RecordId::BYTES]>::try_from(bytes)
@@ -444,36 +342,6 @@ pub(crate) mod kind {
         ("RELEASE", RELEASE),
         ("SETTLE", SETTLE),
         ("WATCH", WATCH),
-    ];
-}
-
-/// `Step.verdict`.
-pub(crate) mod verdict {
-    pub(crate) const PENDING: i32 = -1;
-    pub(crate) const OK: i32 = 0;
-    pub(crate) const GRANTED: i32 = 1;
-    pub(crate) const HELD: i32 = 2;
-    pub(crate) const SETTLED: i32 = 3;
-    pub(crate) const ABSENT: i32 = 4;
-    pub(crate) const UNAVAILABLE: i32 = 5;
-    pub(crate) const FENCED: i32 = 6;
-    pub(crate) const CORRUPT: i32 = 7;
-    pub(crate) const FULL: i32 = 8;
-    pub(crate) const INVALID: i32 = 9;
-    pub(crate) const INTERNAL: i32 = 10;
-    pub(crate) const ALL: [(&str, i32); 12] = [
-        ("PENDING", PENDING),
-        ("OK", OK),
-        ("GRANTED", GRANTED),
-        ("HELD", HELD),
-        ("SETTLED", SETTLED),
-        ("ABSENT", ABSENT),
-        ("UNAVAILABLE", UNAVAILABLE),
-        ("FENCED", FENCED),
-        ("CORRUPT", CORRUPT),
-        ("FULL", FULL),
-        ("INVALID", INVALID),
-        ("INTERNAL", INTERNAL),
     ];
 }
 

@@ -89,6 +89,9 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn reply(&mut self, depth: usize) -> Result<Reply, Stop> {
         let kind = *self.data.get(self.at).ok_or(Stop::Incomplete(self.at + 1))?;
+        if !b"+-:$*".contains(&kind) {
+            return Err(Stop::Malformed("it begins with no known type"));
+        }
         self.at += 1;
         let line = self.line()?;
         match kind {
@@ -99,12 +102,11 @@ impl<'a> Cursor<'a> {
                 None => Ok(Reply::Nil),
                 Some(length) => self.bulk(length),
             },
-            b'*' => match length(line, ELEMENTS_MAX)? {
+            _ => match length(line, ELEMENTS_MAX)? {
                 None => Ok(Reply::Nil),
                 Some(_) if depth >= DEPTH_MAX => Err(Stop::Malformed("nested too deeply")),
                 Some(length) => self.array(length, depth),
             },
-            _ => Err(Stop::Malformed("it begins with no known type")),
         }
     }
 
