@@ -50,8 +50,9 @@ impl MemoryStore {
         Ok(Watch { _watching: watch, alarm })
     }
 
-    fn tend(&self, py: Python<'_>) {
-        py.detach(|| self.0.tend());
+    fn tend(&self) {
+        // Attached, so that no process is forked while a shard is locked.
+        self.0.tend();
     }
 
     fn __len__(&self) -> usize {

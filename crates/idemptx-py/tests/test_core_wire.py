@@ -83,6 +83,7 @@ def test_a_long_reply_comes_in_many_pieces():
         b"*1\r\n" * 20,
         b"+" + b"x" * 70_000,
         b"*3000\r\n" + b"*1000\r\n" * 3,
+        b"*2\r\n$1\r\na\r\n$536870912\r\n",
         b"\r\n",
         b"\x00" * 9,
         b":99999999999999999999\r\n",
@@ -157,6 +158,7 @@ def test_losing_the_connection_ends_everything_that_waits():
     assert channel.command([b"PING"], promises[4]) is False
     assert isinstance(promises[4].error, ConnectionError)
     channel.lose("again")
+    assert channel.feed(b"+what was still on its way\r\n") is False
 
 
 def test_a_claim_lost_on_the_way_is_released_behind_and_one_refused_is_not():

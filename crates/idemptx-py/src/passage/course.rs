@@ -133,7 +133,8 @@ impl Passage {
 
     fn settle(&mut self, lease: Lease, state: State, response: Option<&StoredResponse>) -> Job {
         let policy = self.shared.policy();
-        let payload = match response.or(self.kept.as_ref()) {
+        let kept = self.kept.take();
+        let payload = match response.or(kept.as_ref()) {
             _ if state == State::Unknown => Bytes::new(),
             Some(response) => response.encode(),
             None => Bytes::new(),

@@ -63,7 +63,7 @@ impl Replies {
 fn read_all(data: &[u8], take: &mut impl FnMut(Reply)) -> Result<(usize, usize), Malformed> {
     let mut read = 0;
     loop {
-        let mut cursor = Cursor { data, at: read, elements: 0 };
+        let mut cursor = Cursor { data, at: read, start: read, elements: 0 };
         match cursor.reply(0) {
             Ok(reply) => take(reply),
             Err(Stop::Incomplete(enough)) => return Ok((read, enough.saturating_sub(read))),
@@ -83,6 +83,8 @@ enum Stop {
 struct Cursor<'a> {
     data: &'a [u8],
     at: usize,
+    /// Where the whole reply begins.
+    start: usize,
     elements: usize,
 }
 
@@ -98,7 +100,7 @@ impl<'a> Cursor<'a> {
             b'+' => Ok(Reply::Bytes(Bytes::copy_from_slice(line))),
             b'-' => Ok(Reply::Error(Bytes::copy_from_slice(line))),
             b':' => integer(line).map(Reply::Integer),
-            b'$' => match length(line, BULK_BYTES_MAX)? {
+            b'$' => match length(line, REPLY_BYTES_MAX)? {
                 None => Ok(Reply::Nil),
                 Some(length) => self.bulk(length),
             },
@@ -126,6 +128,9 @@ impl<'a> Cursor<'a> {
 
     fn bulk(&mut self, length: usize) -> Result<Reply, Stop> {
         let end = self.at + length;
+        if end - self.start > REPLY_BYTES_MAX {
+            return Err(Stop::Malformed("it is too long"));
+        }
         let Some(ending) = self.data.get(end..end + 2) else {
             return Err(Stop::Incomplete(end + 2));
         };
@@ -166,8 +171,8 @@ fn length(line: &[u8], max: usize) -> Result<Option<usize>, Stop> {
     }
 }
 
-/// What Redis itself allows unless told otherwise.
-const BULK_BYTES_MAX: usize = 512 << 20;
+/// What Redis itself allows one string, unless told otherwise.
+const REPLY_BYTES_MAX: usize = 512 << 20;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// In one reply: more than all settings of a server, their names and values.
 const ELEMENTS_MAX: usize = 4_096;
