@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._idemptx import (
     ABSENT,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._idemptx import News, Rules
 
 __all__ = ["Engine", "Engines", "Store", "drain"]
+
+R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
 
@@ -71,9 +73,10 @@ class Engine:
         self.waiting = 0
         self.unconfirmed = 0
         self.is_closed = False
-        self._refuses: str | None = None
         self._adopted: set[Rules] = set()
-        self._tasks: set[Task[Any]] = set()
+        self._concerns: Task[list[str]] | None = None
+        self.tasks: set[Task[Any]] = set()
+        """What nobody else keeps alive; who adds a task takes it away again."""
         self._leases: dict[Driver, float] = {}
         self._beat: asyncio.TimerHandle | None = None
         self._beat_every = BEAT_EVERY_MAX
@@ -82,32 +85,27 @@ class Engine:
         with suppress(StopIteration):
             self._farewell.asend(None).send(None)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
         """Runs something that nobody else keeps alive."""
         task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return task
-
-    def adopt_task(self, task: Task[Any]) -> None:
-        """Keeps a task alive that tells by `dismiss_task` when it ends."""
-        self._tasks.add(task)
-
-    def dismiss_task(self, task: Task[Any]) -> None:
-        """It has ended."""
-        self._tasks.discard(task)
 
     def adopt(self, rules: Rules) -> None:
         """Takes note of rules that requests will come under."""
         if rules not in self._adopted:
             self._adopted.add(rules)
             self.store.expect(rules)
-            self.spawn(self._check(refuse=rules.refuses_unsafe_stores))
+            if self._concerns is None:
+                self._concerns = self.spawn(self._check())
 
-    def refuses(self) -> str | None:
+    async def refuses(self, rules: Rules) -> str | None:
         """Why nothing new may be claimed now, if that is so."""
-        if self._refuses is not None:
-            return self._refuses
+        if rules.refuses_unsafe_stores and self._concerns is not None:
+            concerns = await asyncio.shield(self._concerns)
+            if concerns:
+                return f"the policy refuses this store: {concerns[0]}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.unconfirmed >= UNCONFIRMED_MAX:
@@ -230,23 +228,23 @@ class Engine:
 
     # The store's promises
 
-    async def _check(self, *, refuse: bool) -> None:
+    async def _check(self) -> list[str]:
         try:
             concerns = await self.store.check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
             logger.warning("what the store promises could not be found out: %s", error)
-            return
+            self._concerns = None  # to be asked again
+            self._adopted.clear()
+            return []
         for concern in concerns:
             logger.warning("the store may lose records: %s", concern)
-        if concerns and refuse:
-            self._refuses = f"the policy refuses this store: {concerns[0]}"
-            logger.error("nothing is executed under a key: %s", self._refuses)
+        return concerns
 
     # The end
 
     async def drain(self) -> None:
         """Waits until everything that goes on by itself has ended."""
-        while tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
+        while tasks := {task for task in self.tasks if task is not asyncio.current_task()}:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:

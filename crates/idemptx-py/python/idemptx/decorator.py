@@ -17,7 +17,7 @@ from . import _fastapi
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
-from ._request import declared_length, raw_path
+from ._request import declared_length, raw_path, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
@@ -337,32 +337,22 @@ async def _feed(passage: Passage, request: Request, bytes_max: int) -> None:
     if known is None and form is not None:
         await _feed_form(passage, form)
         return
-    try:
-        if known is None:
-            known = await _read(passage, request)
-            if known is None:
-                return
-        elif not passage.feed(known):
+    if known is not None:
+        if passage.feed(known):
+            passage.end_body()
+        else:
             passage.body_too_large()
-            return
-        passage.end_body()
-    except Exception:  # noqa: BLE001 - the client left, or something before us took the body
-        passage.body_failed()
-
-
-async def _read(passage: Passage, request: Request) -> bytes | None:
-    chunks: list[bytes] = []
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        if chunk and not passage.feed(chunk):
-            if passage.body_too_large() == ANSWER and passage.answer == PASS:
-                async for rest in request.stream():
-                    chunks.append(rest)
-                request._body = b"".join(chunks)  # noqa: SLF001 - as `Request.body` does
-            return None
-    body = b"".join(chunks)
-    request._body = body  # noqa: SLF001
-    return body
+        return
+    if getattr(request, "_stream_consumed", False):
+        passage.body_failed()  # Something before us took it, and kept nothing.
+        return
+    read, is_all = await read_body(passage, request.scope, request.receive, bytes_max)
+    chunks = [message.get("body", b"") for message in read]
+    while not is_all and passage.action == ANSWER and passage.answer == PASS:
+        message = await request.receive()
+        chunks.append(message.get("body", b""))
+        is_all = not message.get("more_body", False)
+    request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
 
 
 async def _feed_form(passage: Passage, form: Any) -> None:
