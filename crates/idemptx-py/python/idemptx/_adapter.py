@@ -16,7 +16,6 @@ from ._idemptx import (
     LOOKUP,
     PENDING,
     RELEASE,
-    RENEW,
     SETTLE,
     UNAVAILABLE,
 )
@@ -90,8 +89,6 @@ class AdapterStore:
         elif kind == RELEASE:
             await self._call(backend.release_lock, name)
             step.succeed()
-        elif kind == RENEW:
-            step.succeed()  # There is no such thing here; the lock lasts for the retention.
         else:
             step.fail(INTERNAL, "a backend of this kind cannot be watched")
 
@@ -113,6 +110,10 @@ class AdapterStore:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, lambda: operation(*arguments))
         return await operation(*arguments)
+
+    def renew(self, step: Step) -> None:
+        """There is no such thing here; the lock lasts for the retention."""
+        step.succeed()
 
     async def retry(self, step: Step) -> None:
         """A lock that was taken unheard cannot be told from another's: no second try."""

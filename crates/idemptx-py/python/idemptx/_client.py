@@ -28,6 +28,7 @@ class ClientStore:
     """Records in Redis, reached through somebody else's client."""
 
     def __init__(self, client: Any, layout: Layout) -> None:  # noqa: D107
+        self._loop = asyncio.get_running_loop()
         self._client = client
         self._layout = layout
         self._timeout = TIMEOUT
@@ -132,6 +133,14 @@ class ClientStore:
             # Its reply is the old value, which redis-py would otherwise take for a yes.
             options["get"] = True
         return self._client.execute_command(name.decode(), *arguments, **options)
+
+    def renew(self, step: Step) -> None:
+        """Renews at once with a client that blocks; another one has to wait for its loop."""
+        if not self._asynchronous:
+            _drive_blocking(self._turns(step))
+            return
+        running = asyncio.run_coroutine_threadsafe(self._perform(step), self._loop)
+        running.result(self._timeout)
 
     async def retry(self, step: Step) -> None:
         """The client has its own connections, and its own retries."""

@@ -31,6 +31,7 @@ from ._idemptx import (
     UNAVAILABLE,
     WAIT,
 )
+from ._keeper import keeper
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -180,7 +181,7 @@ class Driver:
                 return
             self.execution = Execution(passage)
             CURRENT.set(self.execution)
-            self.engine.keep(self, self.rules.lease)
+            keeper().keep(self, self.rules.lease)
             await self._run(work)
         finally:
             self._leave()
@@ -218,7 +219,7 @@ class Driver:
             elif kind == SETTLE:
                 await self._settle(step)
             elif kind == RELEASE:
-                self.engine.let_go(self)
+                keeper().let_go(self)
                 await self.engine.perform(step)
                 self.land(None)
             else:
@@ -277,10 +278,10 @@ class Driver:
         if verdict in (UNAVAILABLE, INTERNAL):
             verdict = await self._settle_again(step)
         if verdict == OK:
-            engine.let_go(self)
+            keeper().let_go(self)
             self.land(step.news() if self._is_awaited() else None)
         elif verdict in (FENCED, CORRUPT):
-            engine.let_go(self)
+            keeper().let_go(self)
             self.land(None)
         else:
             # Neither heartbeat nor flight may end before the result is in the store.
@@ -355,7 +356,7 @@ class Driver:
 
     def _leave(self) -> None:
         if not self._behind:
-            self.engine.let_go(self)
+            keeper().let_go(self)
             self.land(None)
         self._give_permit_back()
         if self._task is not None:

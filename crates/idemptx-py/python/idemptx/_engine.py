@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from ._idemptx import (
     ABSENT,
     CORRUPT,
-    FENCED,
     HELD,
     INTERNAL,
     OK,
@@ -21,6 +20,7 @@ from ._idemptx import (
     UNAVAILABLE,
     Step,
 )
+from ._keeper import forget_keeper, keeper
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -45,6 +45,9 @@ class Store(Protocol):
 
     async def retry(self, step: Step) -> None:
         """Performs a step without a verdict once more, if a new connection may be the cure."""
+
+    def renew(self, step: Step) -> None:
+        """Performs a renewal from the keeper's thread, and waits for it."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
         """Calls `wake` once the claim has ended, as long as what is returned is kept.
@@ -77,9 +80,6 @@ class Engine:
         self._concerns: Task[list[str]] | None = None
         self.tasks: set[Task[Any]] = set()
         """What nobody else keeps alive; who adds a task takes it away again."""
-        self._leases: dict[Driver, float] = {}
-        self._beat: asyncio.TimerHandle | None = None
-        self._beat_every = BEAT_EVERY_MAX
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
         with suppress(StopIteration):
@@ -112,49 +112,6 @@ class Engine:
             return f"{UNCONFIRMED_MAX} results wait for the store, as many as one process keeps"
         return None
 
-    # Heartbeats
-
-    def keep(self, driver: Driver, lease: float) -> None:
-        """Renews a lease, at a third of its term, until `let_go`."""
-        self._leases[driver] = self.loop.time() + lease / 3
-        if lease / 9 < self._beat_every:
-            self._beat_every = lease / 9
-            if self._beat is not None:
-                self._beat.cancel()
-                self._beat = None
-        if self._beat is None:
-            self._beat = self.loop.call_later(self._beat_every, self._renew_due)
-
-    def let_go(self, driver: Driver) -> None:
-        """Renews no more."""
-        self._leases.pop(driver, None)
-
-    def _renew_due(self) -> None:
-        self._beat = None
-        if not self._leases:
-            return
-        now = self.loop.time()
-        due = [driver for driver, at in self._leases.items() if at <= now]
-        for driver in due:
-            self._leases[driver] = now + driver.rules.lease / 3
-            self.spawn(self._renew(driver))
-        self._beat = self.loop.call_later(self._beat_every, self._renew_due)
-
-    async def _renew(self, driver: Driver) -> None:
-        step = driver.passage.renewal()
-        await self.perform(step)
-        if driver not in self._leases:
-            return
-        if step.verdict == FENCED:
-            self.let_go(driver)
-            driver.execution.lose()
-            logger.warning("an execution lost its lease; what it still does is in vain")
-        elif step.verdict != OK:
-            # Soon again: there are two thirds of the term left.
-            self._leases[driver] = min(
-                self._leases[driver], self.loop.time() + driver.rules.lease / 9
-            )
-
     # Steps
 
     async def perform(self, step: Step) -> None:
@@ -184,7 +141,7 @@ class Engine:
                 pause = min(pause * 2, CONFIRM_PAUSE_MAX)
         finally:
             self.unconfirmed -= 1
-            self.let_go(driver)
+            keeper().let_go(driver)
             driver.land(step.news() if step.verdict == OK else None)
 
     # Waiting for what other processes hold
@@ -250,9 +207,6 @@ class Engine:
     async def close(self) -> None:
         """Lets go of what the loop would otherwise find open when it ends."""
         self.is_closed = True
-        if self._beat is not None:
-            self._beat.cancel()
-            self._beat = None
         await self.store.close()
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
@@ -319,6 +273,7 @@ async def drain(timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the w
 
 
 def _after_fork() -> None:
+    forget_keeper()
     for engines in list(_ALL):
         engines.forget()
 
@@ -330,7 +285,6 @@ if hasattr(os, "register_at_fork"):
 
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
-BEAT_EVERY_MAX = 60.0
 CONFIRM_PAUSE_MIN = 0.05
 CONFIRM_PAUSE_MAX = 2.0
 VIGIL_POLL_MIN = 0.02

@@ -72,6 +72,9 @@ class _LoopStore:
         if self._tending is None:
             self._tending = self._loop.call_later(TEND_EVERY, self._tend)
 
+    def renew(self, step: Step) -> None:
+        self._records.perform(step)
+
     async def retry(self, step: Step) -> None:
         """There is no connection to lose."""
 
