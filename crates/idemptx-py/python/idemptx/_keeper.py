@@ -21,6 +21,10 @@ __all__ = ["Keeper", "forget_keeper", "keeper"]
 logger = logging.getLogger("idemptx")
 
 
+EVERY_MAX = 1.0
+IDLE_MAX = 60.0
+
+
 class Keeper:
     """Renews the leases of running handlers at a third of their terms."""
 
@@ -106,7 +110,3 @@ def forget_keeper() -> None:
 
 class _Current:
     keeper = Keeper()
-
-
-EVERY_MAX = 1.0
-IDLE_MAX = 60.0

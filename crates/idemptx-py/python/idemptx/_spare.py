@@ -28,17 +28,18 @@ class Spare:
     def perform(self, step: Step) -> None:
         """Leaves a verdict in the step."""
         with self._turn:
+            failure: Exception | None = None
             # A connection that has idled for long may be gone: the second try has a new one.
             for _ in range(TRIES_MAX):
                 try:
                     self._take(step)
                 except (OSError, ValueError, RedisReplyError) as error:
+                    failure = error
                     self._hang_up()
-                    step.fail(UNAVAILABLE, f"redis at {self._address.name}: {error}")
+                    step.again()
                 else:
                     return
-                step.again()
-            step.fail(UNAVAILABLE, f"redis at {self._address.name} cannot be reached")
+            step.fail(UNAVAILABLE, f"redis at {self._address.name}: {failure}")
 
     def close(self) -> None:
         """Closes the connection."""
