@@ -38,7 +38,7 @@ class AdapterStore:
     from a handler that is still running.
     """
 
-    def __init__(self, backend: StorageBackend | AsyncStorageBackend) -> None:  # noqa: D107
+    def __init__(self, backend: StorageBackend | AsyncStorageBackend) -> None:
         self._backend = backend
         self._threads: ThreadPoolExecutor | None = None
         if isinstance(backend, StorageBackend):
@@ -129,10 +129,8 @@ class AdapterStore:
 
     async def check(self) -> list[str]:
         """Says what every backend of this kind cannot promise."""
-        return [
-            f"{type(self._backend).__name__} has locks without owners: a handler that takes "
-            "longer than its retention may run twice"
-        ]
+        name = type(self._backend).__name__
+        return [f"{name} has locks without owners: a handler that outlasts one may run twice"]
 
     async def close(self) -> None:
         """Lets go of the threads."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Capture", "ClientGone", "never_disconnects", "without_shortcuts"]
 
 
-class ClientGone(OSError):
+class ClientGone(OSError):  # noqa: N818 - an end, not an error
     """The client of a live response has left; what was made for it alone ends."""
 
 
@@ -25,7 +24,7 @@ class Capture:
 
     __slots__ = ("_chunks", "_driver", "_live", "_size", "body", "headers", "status")
 
-    def __init__(self, driver: Driver) -> None:  # noqa: D107
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._chunks: list[bytes] | None = []
         self._size = 0
@@ -51,9 +50,7 @@ class Capture:
                 await self._go_live(ends_with_client=True)
         # Whatever else there is (early hints, pushes, trailers) is for this client at this moment.
 
-    async def whole(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> None:
+    async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
         self.status, self.headers = status, headers
         await self._collect([], body, more=False)

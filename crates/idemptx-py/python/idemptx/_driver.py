@@ -61,7 +61,7 @@ class Orphan:
 
     __slots__ = ("attempt", "derive", "key")
 
-    def __init__(self, passage: Passage) -> None:  # noqa: D107
+    def __init__(self, passage: Passage) -> None:
         self.key = passage.key
         self.attempt = passage.vanished_attempt
         self.derive: Callable[[str], str] = passage.derive
@@ -72,6 +72,12 @@ class Driver:
     """A passage with what it holds in this process."""
 
     __slots__ = (
+        "_behind",
+        "_flight",
+        "_granted",
+        "_holds_permit",
+        "_probe",
+        "_task",
         "answered",
         "client_left",
         "engine",
@@ -79,17 +85,11 @@ class Driver:
         "execution",
         "passage",
         "rules",
-        "_behind",
-        "_flight",
-        "_granted",
-        "_holds_permit",
-        "_probe",
-        "_task",
     )
 
     execution: Execution
 
-    def __init__(  # noqa: D107
+    def __init__(
         self,
         engine: Engine,
         rules: Rules,

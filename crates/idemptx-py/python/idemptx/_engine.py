@@ -68,7 +68,7 @@ class Store(Protocol):
 class Engine:
     """The requests under way on one backend in one event loop."""
 
-    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:  # noqa: D107
+    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:
         self.loop = loop
         self.store = store
         self.flights: dict[bytes, Flight] = {}
@@ -159,9 +159,7 @@ class Engine:
                 rung = asyncio.Event()
                 # Watch first, look then: what happens in between is not missed.
                 with suppress(asyncio.TimeoutError):
-                    watch = await asyncio.wait_for(
-                        self.store.watch(record, rung.set), timeout
-                    )
+                    watch = await asyncio.wait_for(self.store.watch(record, rung.set), timeout)
                 step = Step.lookup(record)
                 await self.perform(step)
                 left = pause
@@ -219,7 +217,7 @@ class Engine:
 class Engines:
     """A backend's engines: one for each event loop that uses it."""
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:  # noqa: D107
+    def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self._engines: list[Engine] = []
         _ALL.add(self)
@@ -252,7 +250,7 @@ class Engines:
         self._engines = []
 
 
-async def drain(timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the whole, not a step
+async def drain(timeout: float | None = None) -> bool:
     """Waits until nothing goes on any more in this event loop without a client.
 
     That is: handlers whose clients have left, and results that the store has not confirmed.

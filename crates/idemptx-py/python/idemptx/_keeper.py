@@ -28,7 +28,7 @@ IDLE_MAX = 60.0
 class Keeper:
     """Renews the leases of running handlers at a third of their terms."""
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         # Shared with the event loops' threads: single dictionary operations, which are atomic.
         self._due: dict[Driver, float] = {}
         self._every = EVERY_MAX
@@ -99,7 +99,7 @@ class Keeper:
 
 
 def keeper() -> Keeper:
-    """This process's keeper."""
+    """The keeper of this process."""
     return _Current.keeper
 
 

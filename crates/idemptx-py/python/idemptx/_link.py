@@ -11,7 +11,6 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from ._spare import Spare, greeting
 from ._idemptx import (
     ABSENT,
     INTERNAL,
@@ -23,6 +22,7 @@ from ._idemptx import (
     RedisReplyError,
     Step,
 )
+from ._spare import Spare, greeting
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -39,7 +39,7 @@ __all__ = ["InLoopStore", "server_concerns"]
 class InLoopStore:
     """Records in Redis, over connections of our own in one event loop."""
 
-    def __init__(self, address: Address, layout: Layout) -> None:  # noqa: D107
+    def __init__(self, address: Address, layout: Layout) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._layout = layout
@@ -147,7 +147,8 @@ class InLoopStore:
             if is_refusal:
                 reason = f"the user, the password or the permissions were refused: {reason}"
             self._failure = (
-                f"redis at {name}: {reason}", INTERNAL if is_refusal else UNAVAILABLE,
+                f"redis at {name}: {reason}",
+                INTERNAL if is_refusal else UNAVAILABLE,
             )
             pause = min(REDIAL_PAUSE * 2 ** min(self._failures, 10), REDIAL_PAUSE_MAX)
             self._redial_at = self._loop.time() + pause
@@ -425,7 +426,9 @@ async def server_concerns(command: Callable[..., Awaitable[Any]]) -> list[str]:
         return [f"its settings cannot be read, so nobody knows: {error}"]
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        concerns.append(f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction")
+        concerns.append(
+            f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction"
+        )
     if info.get("aof_enabled") == "0":
         concerns.append("appendonly is off: what was acknowledged is lost when the server restarts")
     if info.get("connected_slaves", "0") != "0":

@@ -69,5 +69,3 @@ def replayed(read: list[Message], receive: Receive, then: Receive | None) -> Rec
         return await (then or receive)()
 
     return receive_again
-
-

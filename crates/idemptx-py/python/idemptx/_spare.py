@@ -18,7 +18,7 @@ __all__ = ["Spare", "greeting"]
 class Spare:
     """Performs one step after the other; opened when first needed, and again when lost."""
 
-    def __init__(self, address: Address, layout: Layout) -> None:  # noqa: D107
+    def __init__(self, address: Address, layout: Layout) -> None:
         self._address = address
         self._layout = layout
         self._socket: socket.socket | None = None

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from starlette.background import BackgroundTasks
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import Response
 
 from . import _fastapi
@@ -25,6 +22,9 @@ from .backend.base import engines_of
 from .exceptions import for_refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from starlette.requests import Request
     from starlette.types import Receive, Send
     from starlette.types import Scope as ASGIScope
 
@@ -129,7 +129,7 @@ class _Route:
             return await self._answer(passage, call)
 
         # Its own signature, with annotations that need none of the handler's names, counts.
-        del protected.__wrapped__  # type: ignore[attr-defined]
+        del protected.__wrapped__
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
         return cast("Callable[P, R]", protected)
 

@@ -41,7 +41,8 @@ class InMemoryBackend(StorageBackend):
 
     def get(self, key: str) -> dict[str, Any] | None:
         """A value set by `set`; the engine's records are not among them."""
-        return self._values.get(key)
+        value: dict[str, Any] | None = self._values.get(key)
+        return value
 
     def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
         """Keeps a value for `ttl` seconds."""
@@ -122,7 +123,7 @@ class _Values:
         with self._mutex:
             if self._alive("lock", key) is not None:
                 return False
-            self._put("lock", key, True, ttl)  # noqa: FBT003
+            self._put("lock", key, True, ttl)
             return True
 
     def release(self, key: str) -> None:
