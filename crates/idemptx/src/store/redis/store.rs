@@ -282,7 +282,7 @@ impl RedisStoreBuilder {
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
-        store.ask(&clock::question()).await?;
+        store.commands.ask(&packed(&clock::question())).await?;
         Ok(store)
     }
 }
