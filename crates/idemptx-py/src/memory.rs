@@ -35,9 +35,9 @@ impl MemoryStore {
         Ok(())
     }
 
-    #[pyo3(signature = (id, wake, /))]
-    fn watch(&self, id: &[u8], wake: Py<PyAny>) -> PyResult<Watch> {
-        let id = record_id(id)?;
+    #[pyo3(signature = (record, wake, /))]
+    fn watch(&self, record: &[u8], wake: Py<PyAny>) -> PyResult<Watch> {
+        let id = record_id(record)?;
         let alarm = Arc::new(Alarm(Mutex::new(Some(wake))));
         let watching = at_once(self.0.watch(&id)).flatten();
         let watch = watching.map(|mut watching| {

@@ -121,15 +121,15 @@ impl Step {
 #[pymethods]
 impl Step {
     #[staticmethod]
-    #[pyo3(signature = (id, /))]
-    fn lookup(id: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Lookup(record_id(id)?, Fingerprint::unchecked())))
+    #[pyo3(signature = (record, /))]
+    fn lookup(record: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Lookup(record_id(record)?, Fingerprint::unchecked())))
     }
 
     #[staticmethod]
-    #[pyo3(signature = (id, /))]
-    fn watch(id: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Watch(record_id(id)?)))
+    #[pyo3(signature = (record, /))]
+    fn watch(record: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Watch(record_id(record)?)))
     }
 
     #[getter]
