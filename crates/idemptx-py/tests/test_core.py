@@ -260,6 +260,20 @@ def test_an_unconfirmed_result_goes_on_behind():
     assert retry.replay()[2] == b"x"
 
 
+def test_a_lease_can_be_renewed_while_the_answers_lines_are_read():
+    store = MemoryStore()
+    passage = begin(rules())
+    perform(passage, store)
+
+    def lines():
+        renewal = passage.renewal()
+        store.perform(renewal)
+        assert renewal.verdict == core.OK
+        yield (b"x-a", b"b")
+
+    assert passage.responded(200, lines(), b"") == core.STORE
+
+
 def test_an_unconfirmed_release_goes_on_behind():
     store, made = MemoryStore(), rules()
     first = begin(made)
