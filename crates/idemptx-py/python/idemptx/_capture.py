@@ -83,10 +83,9 @@ class Capture:
             return self.headers
         return [*self.headers, (OUTCOME, directive.encode())]
 
-    async def send_to(self, send: Send) -> None:
-        """Sends the client what was captured, marked."""
+    async def send_to(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        """Sends the client what was captured, under the header lines as marked."""
         live = self._live
-        headers = self._driver.passage.marked(self.headers)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if live is None:
             await send({"type": "http.response.body", "body": self.body})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._execution import CURRENT, Execution
 from ._flight import Flight
@@ -35,12 +35,14 @@ from ._keeper import keeper
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ._engine import Engine
     from ._idemptx import News, Passage, Rules, Step
 
 __all__ = ["Driver", "Orphan", "Work"]
+
+R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
 
@@ -100,7 +102,7 @@ class Driver:
         self.rules = rules
         self.passage = passage
         self.error: BaseException | None = None
-        self.answered: Future[None] | None = None
+        self.answered: Future[_Errand | None] | None = None
         self.client_left = False
         self._probe = probe
         self._flight: Flight | None = None
@@ -128,14 +130,26 @@ class Driver:
             self._end()
             return
         loop = self.engine.loop
-        self.answered = answered = loop.create_future()
+        self.answered = loop.create_future()
         self._task = task = loop.create_task(self._execute(work))
         self.engine.tasks.add(task)
         try:
-            await answered
+            while (errand := await self.answered) is not None:
+                self.answered = loop.create_future()
+                await errand.run()
         except asyncio.CancelledError:
             self.client_left = True
             raise
+
+    async def in_client(self, job: Callable[[], Awaitable[R]]) -> R | None:
+        """Does something that belongs into the client's own task; `None` once that has left."""
+        answered = self.answered
+        if answered is None or answered.done():
+            return None
+        errand = _Errand(job, self.engine.loop.create_future())
+        answered.set_result(errand)
+        result: R | None = await errand.done
+        return result
 
     async def conclude(self, action: int) -> None:
         """Goes on with `action` to the answer, and lets the client have it."""
@@ -179,7 +193,7 @@ class Driver:
             if action == ANSWER:
                 await self.conclude(action)
                 return
-            self.execution = Execution(passage)
+            self.execution = Execution(passage, self.engine)
             CURRENT.set(self.execution)
             keeper().keep(self, self.rules.lease)
             await self._run(work)
@@ -378,6 +392,27 @@ class Driver:
         if self._holds_permit:
             self._holds_permit = False
             self.engine.executions -= 1
+
+
+class _Errand:
+    """What the client's task does for the handler's."""
+
+    __slots__ = ("_job", "done")
+
+    def __init__(self, job: Callable[[], Awaitable[Any]], done: Future[Any]) -> None:
+        self._job = job
+        self.done = done
+
+    async def run(self) -> None:
+        try:
+            result = await self._job()
+        except Exception as error:  # noqa: BLE001 - whoever sent us deals with it
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(result)
+        finally:
+            if not self.done.done():
+                self.done.set_result(None)
 
 
 class _WaitOver(Exception):  # noqa: N818 - an end, not an error

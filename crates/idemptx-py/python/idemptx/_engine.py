@@ -143,6 +143,13 @@ class Engine:
             self.unconfirmed -= 1
             keeper().let_go(driver)
             driver.land(step.news() if step.verdict == OK else None)
+        if not settles and step.verdict == OK:
+            # A claim that nobody heard of may reach the store after its release: once more.
+            self.loop.call_later(until - self.loop.time(), self._release_again, step)
+
+    def _release_again(self, step: Step) -> None:
+        step.again()
+        self.spawn(self.perform(step))
 
     # Waiting for what other processes hold
 

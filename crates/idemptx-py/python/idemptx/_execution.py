@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from ._engine import Engine
     from ._idemptx import Passage
 
 __all__ = ["CURRENT", "Directive", "Execution", "current_execution"]
@@ -16,10 +17,11 @@ Directive = Literal["store", "release", "unknown"]
 class Execution:
     """The execution that a handler runs in."""
 
-    __slots__ = ("_lost", "_passage", "directive")
+    __slots__ = ("_engine", "_lost", "_passage", "directive")
 
-    def __init__(self, passage: Passage) -> None:
+    def __init__(self, passage: Passage, engine: Engine) -> None:
         self._passage = passage
+        self._engine = engine
         self._lost = False
         self.directive: Directive | None = None
 
@@ -70,6 +72,10 @@ class Execution:
             message = f"an execution is directed to store, release or unknown, not {outcome!r}"
             raise ValueError(message)
         self.directive = outcome
+
+    def covers(self, engine: Engine, passage: Passage) -> bool:
+        """Whether this is the execution of the passage's record already, in a layer around it."""
+        return engine is self._engine and passage.id == self._passage.id
 
     def lose(self) -> None:
         """Notes that the lease is lost; called by the driver."""

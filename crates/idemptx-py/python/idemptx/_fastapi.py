@@ -12,6 +12,7 @@ import inspect
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -49,25 +50,17 @@ async def render(request: Request, result: Any, solved: Response | None) -> Resp
         del request.scope[RESULT]
 
 
-def is_handled(scope: Scope, exception: Exception) -> bool:
-    """Whether the application itself has said what becomes of one of our exceptions."""
+def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:
+    """Whether the application has said what becomes of an exception, or its framework has."""
     handler = _handler_of(scope, exception)
-    return handler is not None and not _is_default(handler)
+    return handler is not None and (by_default or not _is_default(handler))
 
 
-async def answer_to(request: Request, error: Exception, stacks: Stacks | None) -> Response | None:
-    """What the application's handler of this exception answers; `None` without one.
-
-    Dependencies see the exception first, as they would have.
-    """
-    if _handler_of(request.scope, error) is None:
-        return None
-    stacks = stacks or Stacks.take(request.scope)
-    if stacks is not None:
-        error = await stacks.unwind(error) or error
+async def answer_to(request: Request, error: Exception) -> Response | None:
+    """What the application's handler of this exception answers; `None` without one."""
     handler = _handler_of(request.scope, error)
     if handler is None:
-        raise error
+        return None
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004
     ):
@@ -86,12 +79,12 @@ class Stacks:
         self._stacks = stacks
 
     @classmethod
-    def take(cls, scope: Scope) -> Stacks | None:
+    def take(cls, scope: Scope) -> Stacks:
         """Takes them from a request whose FastAPI shows them, innermost first."""
         stacks = [scope[name] for name in STACKS if isinstance(scope.get(name), AsyncExitStack)]
-        return cls([stack.pop_all() for stack in stacks]) if stacks else None
+        return cls([_taken(stack) for stack in stacks])
 
-    async def unwind(self, error: BaseException | None) -> Exception | None:
+    async def unwind(self, error: BaseException | None) -> BaseException | None:
         """Closes them; returns the exception that is left, if one is."""
         for stack in self._stacks:
             kind = type(error) if error is not None else None
@@ -101,7 +94,17 @@ class Stacks:
                     error = None
             except Exception as raised:  # noqa: BLE001 - dependencies may raise another
                 error = raised
-        return error if isinstance(error, Exception) else None
+        return error
+
+
+def _taken(stack: AsyncExitStack) -> AsyncExitStack:
+    """All that is on a stack, but for cancel scopes: those belong to the task that entered them."""
+    taken = stack.pop_all()
+    theirs = taken._exit_callbacks  # type: ignore[attr-defined] # noqa: SLF001
+    for entry in [it for it in theirs if isinstance(getattr(it[1], "__self__", None), CancelScope)]:
+        theirs.remove(entry)
+        stack._exit_callbacks.append(entry)  # type: ignore[attr-defined] # noqa: SLF001
+    return taken
 
 
 def _effective(scope: Scope, route: Any) -> Any:

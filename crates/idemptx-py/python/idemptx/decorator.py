@@ -13,6 +13,7 @@ from starlette.responses import Response
 from . import _fastapi
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
+from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import declared_length, raw_path, read_body
 from ._rules import METHODS, make_rules
@@ -154,7 +155,11 @@ class _Route:
     async def _answer(self, passage: Passage, call: _Call) -> Any:
         driver: Driver | None = None
         if passage.action != ANSWER:
-            driver = Driver(self._engine_here(), self._rules, passage, self._probe)
+            engine = self._engine_here()
+            outer = current_execution()
+            if outer is not None and outer.covers(engine, passage):
+                return await call.plainly()
+            driver = Driver(engine, self._rules, passage, self._probe)
             try:
                 await driver.drive(call)
             except asyncio.CancelledError:
@@ -162,7 +167,7 @@ class _Route:
                     call.outlive_request()
                 raise
         answer = passage.answer
-        if answer == OWN:
+        if answer == OWN and driver is not None:
             return call.reply(driver)
         if answer == REPLAY:
             return _Reply(*passage.replay())
@@ -172,7 +177,7 @@ class _Route:
             raise driver.error
         refusal = passage.refusal()
         exception = for_refusal(refusal)
-        if _fastapi.is_handled(call.request.scope, exception):
+        if _fastapi.is_handled(call.request.scope, exception, by_default=False):
             raise exception
         return _Reply(refusal.status, refusal.headers, refusal.body)
 
@@ -249,11 +254,8 @@ class _Call:
                 response = result
             else:
                 response = await _fastapi.render(request, result, self._response)
-        except Exception as error:
-            handled = await _fastapi.answer_to(request, error, self._stacks)
-            if handled is None:
-                raise
-            response = handled
+        except Exception as error:  # noqa: BLE001 - the application's own handlers decide
+            response = await self._answer_to(error, driver)
         self._background = response.background
         if self._background is None:
             self._background = self._tasks()
@@ -263,6 +265,27 @@ class _Call:
             return
         response.background = None
         await response(without_shortcuts(request.scope), self._receive, capture.send)
+
+    async def _answer_to(self, error: Exception, driver: Driver) -> Response:
+        """What the application answers to an exception, once dependencies have seen it."""
+        request = self.request
+
+        async def unwind() -> BaseException | None:
+            return await _fastapi.Stacks.take(request.scope).unwind(error)
+
+        if self._stacks is not None:
+            left = await self._stacks.unwind(error)
+            self._stacks = None
+        elif _fastapi.is_handled(request.scope, error, by_default=True):
+            # In the task that entered them, as they would have.
+            left = await driver.in_client(unwind)
+        else:
+            left = None  # FastAPI's own way out
+        error = left if isinstance(left, Exception) else error
+        response = await _fastapi.answer_to(request, error)
+        if response is None:
+            raise error
+        return response
 
     async def _handle(self) -> Any:
         handler = self._signature.handler
@@ -274,18 +297,10 @@ class _Call:
         live = self._capture is not None and self._capture.is_live
         return await (self.request.receive if live else never_disconnects)()
 
-    def reply(self, driver: Driver | None) -> Response:
+    def reply(self, driver: Driver) -> Response:
         """The handler's answer, for whoever sends it."""
-        capture = self._capture
-        assert capture is not None  # noqa: S101 - there is an own answer
-        assert driver is not None  # noqa: S101
-        if capture.is_live:
-            reply: Response = _LiveReply(capture)
-        else:
-            headers = driver.passage.marked(capture.headers)
-            reply = _Reply(capture.status, headers, capture.body)
-        reply.background = self._background
-        return reply
+        assert self._capture is not None  # noqa: S101 - there is an own answer
+        return _OwnReply(self._capture, driver, self._background)
 
     def outlive_request(self) -> None:
         """Takes over what the request would close under the handler: it has been cancelled."""
@@ -310,19 +325,23 @@ class _Reply(Response):
         self.background = None
 
 
-class _LiveReply(Response):
-    """A response whose body is still being made."""
+class _OwnReply(Response):
+    """The response of a handler that may still be at it: its body flows, or is being closed."""
 
-    def __init__(self, capture: Capture) -> None:  # pyright: ignore[reportMissingSuperCall]
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, capture: Capture, driver: Driver, background: Any
+    ) -> None:
         self._capture = capture
+        self._driver = driver
         self.status_code = capture.status
-        self.raw_headers = capture.headers
-        self.body = b""
-        self.background = None
+        self.raw_headers = driver.passage.marked(capture.headers)
+        self.body = capture.body
+        self.background = background
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         del scope, receive
-        await self._capture.send_to(send)
+        await self._capture.send_to(send, self.raw_headers)
+        await self._driver.finished()
         if self.background is not None:
             await self.background()
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._capture import Capture, never_disconnects, without_shortcuts
+from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
@@ -111,8 +111,10 @@ class IdempotencyMiddleware:
                 named,
                 self._accepts,
             )
-        if rules is None or passage is None:
+        if rules is None:
             await self.app(scope, receive, send)
+        elif passage is None:
+            await self.app(scope, receive, _undirected(send))
         else:
             await self._keyed(rules, passage, scope, receive, send)
 
@@ -136,7 +138,8 @@ class IdempotencyMiddleware:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         elif answer == OWN and call.capture is not None:
-            await call.capture.send_to(send)
+            capture = call.capture
+            await capture.send_to(send, passage.marked(capture.headers))
         elif answer == PASS:
             passing = replayed(read, receive, None)
             await self.app(scope, passing, _marking(passage, send))
@@ -252,6 +255,20 @@ def _marking(passage: Passage, send: Send) -> Send:
         await send(message)
 
     return send_marked
+
+
+def _undirected(send: Send) -> Send:
+    """Without what a handler says of the outcome, which is between it and us alone."""
+
+    async def send_undirected(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            if any(name.lower() == OUTCOME for name, _ in headers):
+                kept = [line for line in headers if line[0].lower() != OUTCOME]
+                message = {**message, "headers": kept}
+        await send(message)
+
+    return send_undirected
 
 
 async def _refuse(passage: Passage, scope: Scope, send: Send, *, closing: bool) -> None:
