@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from typing import Any
@@ -204,7 +205,7 @@ def test_expired_keys_are_given_back(original_path: Any) -> None:
 
 def _grow_by_200_000_keys(package: str, python_path: Any = None) -> int:
     """By how many bytes a process has grown."""
-    environment = {"PYTHONPATH": str(python_path)} if python_path else {}
+    environment = {**os.environ, **({"PYTHONPATH": str(python_path)} if python_path else {})}
     done = subprocess.run(
         [sys.executable, str(APPS / "many_keys.py"), package],
         env=environment,

@@ -14,13 +14,14 @@ BATCHES = 20
 
 def main() -> None:
     ours = sys.argv[1] == "ours"
-    before = _resident()
-    asyncio.run(_through_the_middleware() if ours else _through_the_original())
-    print(_resident() - before)  # noqa: T201
+    grown = asyncio.run(_through_the_middleware() if ours else _through_the_original())
+    print(grown)  # noqa: T201
 
 
-async def _through_the_middleware() -> None:
+async def _through_the_middleware() -> int:
     from idemptx import IdempotencyMiddleware  # noqa: PLC0415 - the original has none
+
+    before = _resident()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 201, "headers": []})
@@ -43,9 +44,11 @@ async def _through_the_middleware() -> None:
         if number % (KEYS // BATCHES) == 0:
             await asyncio.sleep(TTL_SECONDS / 5)
     assert statuses == {201}
+    return _resident() - before
 
 
-async def _through_the_original() -> None:
+async def _through_the_original() -> int:
+    before = _resident()
     backend = InMemoryBackend()
     for number in range(KEYS):
         backend.acquire_lock(str(number), TTL_SECONDS)
@@ -54,6 +57,7 @@ async def _through_the_original() -> None:
         backend.release_lock(str(number))
     await asyncio.sleep(TTL_SECONDS)
     assert backend.get("0") is None
+    return _resident() - before
 
 
 def _scope(headers: Any) -> dict[str, Any]:
