@@ -8,8 +8,10 @@ from pathlib import Path
 CHECKED = """
 from __future__ import annotations
 
-from typing import Any, assert_type
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import assert_type
 
 import redis
 import redis.asyncio

@@ -1,6 +1,7 @@
 """An application that runs with the original package as well: `request` is a parameter.
 
-`TEST_SETTINGS`: `backend` (async, sync, memory) and `options`, the decorator's parameters.
+`TEST_SETTINGS`: `backend` (async, sync, memory), `options`, the decorator's parameters, and
+`records_port` if the backend's Redis is another than that of the notes.
 Handlers tell Redis what they do, so that tests can await it and count across processes.
 """
 
@@ -19,12 +20,13 @@ from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend
 
 PORT = int(os.environ["TEST_REDIS_PORT"])
 SETTINGS = json.loads(os.environ["TEST_SETTINGS"])
+RECORDS_PORT = SETTINGS.get("records_port", PORT)
 HOLD_SECONDS_MAX = 20
 
 notes = redis.asyncio.Redis(port=PORT)
 backend = {
-    "async": lambda: AsyncRedisBackend(redis.asyncio.Redis(port=PORT)),
-    "sync": lambda: RedisBackend(redis.Redis(port=PORT)),
+    "async": lambda: AsyncRedisBackend(redis.asyncio.Redis(port=RECORDS_PORT)),
+    "sync": lambda: RedisBackend(redis.Redis(port=RECORDS_PORT)),
     "memory": InMemoryBackend,
 }[SETTINGS.get("backend", "async")]()
 
