@@ -97,9 +97,7 @@ def _original_session(original_path: Path) -> Iterator[Original]:
 
 
 @pytest.fixture
-def both(
-    redis_server: RedisServer, _original_session: Original
-) -> Callable[..., tuple[Any, Any]]:
+def both(redis_server: RedisServer, _original_session: Original) -> Callable[..., tuple[Any, Any]]:
     """Puts a scenario to our package and to the original: what each of them did."""
     from scenarios import observe  # noqa: PLC0415 - it imports the package under test
 

@@ -183,7 +183,9 @@ async def test_every_backend_executes_once_replays_and_refuses(
     async with connect(app) as client:
         first = asyncio.create_task(client.post("/orders", headers=KEY, json=1))
         await began.wait()
-        waiters = [asyncio.create_task(client.post("/orders", headers=KEY, json=1)) for _ in range(8)]
+        waiters = [
+            asyncio.create_task(client.post("/orders", headers=KEY, json=1)) for _ in range(8)
+        ]
         await asyncio.sleep(0)
         go.set()
         answers = [await first, *await asyncio.gather(*waiters)]
@@ -395,7 +397,10 @@ def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kin
 
     async def send_all() -> set[int]:
         async with connect(app) as client:
-            sent = [client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"}) for n in range(100)]
+            sent = [
+                client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"})
+                for n in range(100)
+            ]
             return {answer.status_code for answer in await asyncio.gather(*sent)}
 
     statuses: list[set[int]] = []
@@ -511,7 +516,9 @@ def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
     async def play() -> Any:
         app = _app(RedisBackend(server.url), iter(range(9)), policy=policy)
         async with connect(app) as client:
-            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).json() == {"n": 0}
+            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).json() == {
+                "n": 0
+            }
             server.stall()
             refused = await client.post("/orders", headers=KEY)
             server.resume()

@@ -8,8 +8,8 @@ import signal
 from collections import Counter
 from typing import Any
 
-import httpx
 import pytest
+from load import Answer, send_duplicates
 from servers import Effects, eventually
 
 KEYS = int(os.environ.get("IDEMPTX_KEYS", "150"))
@@ -27,30 +27,30 @@ def test_nine_duplicates_of_each_key_are_one_execution(
     serve: Any, effects: Any, backend: str, workers: int, loop: str
 ) -> None:
     server = serve(workers=workers, loop=loop, backend=backend, options=WAITING)
-    answers = asyncio.run(_load(server, KEYS))
+    answers = _load(server)
     counted = Counter(effects.all())
     assert len(counted) == KEYS
     assert set(counted.values()) == {1}
     for key, seen in answers.items():
-        assert [answer.status_code for answer in seen] == [201] * DUPLICATES, key
-        assert len({answer.content for answer in seen}) == 1, key
+        assert [answer.status for answer in seen] == [201] * DUPLICATES, key
+        assert len({answer.body for answer in seen}) == 1, key
         marks = Counter(answer.headers["x-idempotency-status"] for answer in seen)
         assert marks == {"new": 1, "hit": DUPLICATES - 1}, key
 
 
 def test_the_middleware_executes_once_across_workers(serve: Any, effects: Any) -> None:
     server = serve("layered:app", workers=2, options=WAITING)
-    answers = asyncio.run(_load(server, KEYS))
+    answers = _load(server)
     assert set(Counter(effects.all()).values()) == {1}
-    assert all(len({answer.content for answer in seen}) == 1 for seen in answers.values())
+    assert all(len({answer.body for answer in seen}) == 1 for seen in answers.values())
 
 
 def test_without_waiting_duplicates_are_refused_and_still_one_execution(
     serve: Any, effects: Any
 ) -> None:
-    answers = asyncio.run(_load(serve(workers=2), KEYS))
+    answers = _load(serve(workers=2))
     assert set(Counter(effects.all()).values()) == {1}
-    statuses = Counter(answer.status_code for seen in answers.values() for answer in seen)
+    statuses = Counter(answer.status for seen in answers.values() for answer in seen)
     assert set(statuses) <= {201, 409}
     assert statuses[201] >= KEYS
 
@@ -59,7 +59,7 @@ def test_the_original_executes_keys_twice_with_two_workers(
     serve: Any, effects: Any, original_path: Any
 ) -> None:
     server = serve(workers=2, python_path=original_path, options=WAITING)
-    asyncio.run(_load(server, KEYS))
+    _load(server)
     several = sum(1 for count in Counter(effects.all()).values() if count > 1)
     assert several > KEYS / 20
 
@@ -67,7 +67,7 @@ def test_the_original_executes_keys_twice_with_two_workers(
 def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: Any) -> None:
     """It cannot know of other processes; within one, the original ran some keys twice."""
     server = serve(workers=2, backend="memory", options=WAITING)
-    answers = asyncio.run(_load(server, KEYS))
+    answers = _load(server)
     for key, seen in answers.items():
         executed = [answer for answer in seen if answer.headers["x-idempotency-status"] == "new"]
         workers = {answer.json()["pid"] for answer in seen}
@@ -75,20 +75,12 @@ def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: An
         assert workers <= set(server.pids)
 
 
-async def _load(server: Any, keys: int) -> dict[str, list[httpx.Response]]:
-    """All duplicates of a key at once, and several keys at a time."""
-    answers: dict[str, list[httpx.Response]] = {}
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def send(client: httpx.AsyncClient, number: int) -> None:
-        headers = {"Idempotency-Key": f"key-{number}"}
-        async with turn:
-            sent = [client.post("/orders?ms=2", headers=headers) for _ in range(DUPLICATES)]
-            answers[f"key-{number}"] = await asyncio.gather(*sent)
-
-    async with server.connect_async() as client:
-        await asyncio.gather(*(send(client, number) for number in range(keys)))
-    return answers
+def _load(server: Any) -> dict[str, list[Answer]]:
+    keys = [f"key-{number}" for number in range(KEYS)]
+    sending = send_duplicates(
+        server.port, "/orders?ms=2", keys, duplicates=DUPLICATES, at_once=AT_ONCE
+    )
+    return asyncio.run(sending)
 
 
 def test_waiters_in_another_process_are_woken_and_do_not_poll_fast(
@@ -169,9 +161,7 @@ def test_a_client_that_leaves_ends_neither_handler_nor_record(
 
 
 @pytest.mark.parametrize("app", ["orders:app", "layered:app"])
-def test_a_terminated_server_finishes_what_it_has_begun(
-    serve: Any, effects: Any, app: str
-) -> None:
+def test_a_terminated_server_finishes_what_it_has_begun(serve: Any, effects: Any, app: str) -> None:
     server = serve(app, options=WAITING)
     headers = {"Idempotency-Key": "k"}
 

@@ -125,14 +125,8 @@ def _kill_in_the_handler(serve: Any, effects: Any, **settings: Any) -> list[int]
 
 def test_a_full_store_after_the_effect_does_not_repeat_it(both: Any) -> None:
     ours, original = both("store_full_after_the_effect")
-    assert ours == {
-        "first": 201,
-        "marked": "false",
-        "second was created": False,
-        "later": '{"n":1}',
-        "effects": 1,
-    }
-    assert original["marked"] is None
+    assert ours == {"first": 201, "second": 503, "later": '{"n":1}', "effects": 1}
+    assert original["first"] == 201
     assert original["effects"] == 2
 
 
@@ -153,7 +147,7 @@ def test_waiters_do_not_poll_the_store(both: Any) -> None:
     ours, original = both("two_hundred_waiters")
     assert ours["statuses"] == [201]
     assert ours["commands"] < 40
-    assert original["commands"] > 1500
+    assert original["commands"] > 20 * ours["commands"]
 
 
 def test_a_stalled_store_does_not_stall_the_loop_of_a_sync_client(both: Any) -> None:

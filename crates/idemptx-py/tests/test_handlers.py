@@ -141,8 +141,8 @@ def repeated_lines() -> Any:
     response = PlainTextResponse("x")
     response.raw_headers += [
         (b"x-multi", b"1"),
-        (b"link", b"</a>; rel=a"),
         (b"x-multi", b"2"),
+        (b"link", b"</a>; rel=a"),
         (b"x-latin", b"caf\xe9"),
     ]
     response.set_cookie("a", "1")
@@ -173,7 +173,7 @@ RETURNS: list[tuple[Callable[[], Any], dict[str, Any]]] = [
     (a_dict, {}),
     (a_list, {"status_code": 201}),
     (nothing, {}),
-    (nothing, {"status_code": 204}),
+    (nothing, {"status_code": 204, "response_model": None}),
     (a_string, {}),
     (a_string, {"response_class": PlainTextResponse}),
     (a_dict, {"response_class": Pretty}),
@@ -257,6 +257,51 @@ def _lines(answer: Any) -> list[tuple[bytes, bytes]]:
 
 def _kept(answer: Any) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in _lines(answer) if name not in NOT_REPLAYED]
+
+
+async def test_lines_with_different_names_keep_their_order(connect: Any) -> None:
+    names = [b"x-b", b"link", b"x-a", b"x-b", b"link"]
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        response = Response(b"x")
+        response.raw_headers += [(name, b"%d" % at) for at, name in enumerate(names)]
+        return response
+
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    for answer in tries:
+        assert [name for name, _ in answer.headers.raw if name in names] == names
+
+
+@pytest.mark.parametrize("make", [small_stream, a_file])
+async def test_an_answer_is_over_only_when_its_body_has_been_cleaned_up(
+    connect: Any, make: Callable[[], Any]
+) -> None:
+    """As without the decorator: a server may end the loop after its last answer."""
+    ended: list[str] = []
+    app = FastAPI()
+
+    class Watched(StreamingResponse if make is small_stream else FileResponse):  # type: ignore[misc]
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().__call__(scope, receive, send)
+            await asyncio.sleep(0)
+            ended.append("body")
+
+    async def handle() -> Any:
+        response = make()
+        response.__class__ = Watched
+        return response
+
+    app.post("/plain")(handle)
+    app.post("/safe")(idempotent(InMemoryBackend())(handle))
+    async with connect(app) as client:
+        for path in ("/plain", "/safe"):
+            assert (await client.post(path, headers=KEY)).status_code == 200
+            assert ended == ["body"], path
+            ended.clear()
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 422, 429, 500, 503])
@@ -476,7 +521,9 @@ async def test_a_handler_needs_no_request_parameter(connect: Any) -> None:
             await client.post("/orders/7?urgent=1", headers=headers, json={"count": 2})
             for _ in range(2)
         ]
-        invalid = await client.post("/orders/7", headers={"Idempotency-Key": "l"}, json={"count": "x"})
+        invalid = await client.post(
+            "/orders/7", headers={"Idempotency-Key": "l"}, json={"count": "x"}
+        )
     expected = {"number": 7, "item": "tea", "count": 2, "urgent": True, "shop": "north"}
     assert [answer.json() for answer in tries] == [expected] * 2
     assert tries[1].headers["x-idempotency-status"] == "hit"
@@ -622,7 +669,7 @@ async def test_dependencies_run_for_each_request_and_can_be_overridden(connect: 
 
     @app.post("/orders")
     @idempotent(InMemoryBackend())
-    async def create_order(name: Annotated[str, Depends(user)]) -> Any:
+    async def create_order(name: str = Depends(user)) -> Any:
         return {"by": name}
 
     async with connect(app) as client:
@@ -656,7 +703,7 @@ async def test_a_dependency_with_yield_sees_how_the_handler_ended(
 
     @app.post("/orders")
     @idempotent(InMemoryBackend())
-    async def create_order(transaction: Annotated[str, Depends(transaction)]) -> Any:
+    async def create_order(transaction: str = Depends(transaction)) -> Any:
         log.append("handler")
         if fails:
             raise HTTPException(402, "no money")
@@ -705,7 +752,7 @@ async def test_a_dependency_stays_open_under_a_handler_whose_request_was_cancell
 
     @app.post("/orders")
     @idempotent(InMemoryBackend(), wait_timeout=20)
-    async def create_order(session: Annotated[str, Depends(session)]) -> Any:
+    async def create_order(session: str = Depends(session)) -> Any:
         log.append("began")
         await go.wait()
         log.append("ended")

@@ -65,7 +65,8 @@ assert_type(InMemoryBackend().transport, str)
 
 async def use() -> None:
     assert_type(await create(1, note="x"), dict[str, int])
-    assert_type(plain, Callable[[Request], bytes])
+    kept: Callable[[Request], bytes] = plain
+    assert_type(kept, Callable[[Request], bytes])
     await drain(1.0)
 
 def read(error: MissingKeyException | ConflictRequestException) -> IdempotencyException:

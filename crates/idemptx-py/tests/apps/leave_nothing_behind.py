@@ -50,7 +50,9 @@ async def play(backend: Any, key: str) -> None:
     ):
         assert (await client.post("/fast", headers=headers)).status_code == 200
         assert (await client.post("/fast", headers=headers)).status_code == 200
-        assert (await other.post("/fast", headers={"Idempotency-Key": key + "l"})).status_code == 200
+        assert (
+            await other.post("/fast", headers={"Idempotency-Key": key + "l"})
+        ).status_code == 200
         holder = asyncio.create_task(client.post("/slow", headers=headers))
         await began.wait()
         waiter = asyncio.create_task(client.post("/slow", headers=headers))
