@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -42,6 +43,7 @@ def run(keys: list[str]) -> list[Any]:
 
 
 def main() -> None:
+    logging.getLogger("idemptx").setLevel(logging.ERROR)  # Not what it thinks of this Redis.
     before = run(["before"])
     reader, writer = os.pipe()
     children = []
