@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from original import ORIGINAL, Original
-from servers import AppServer, Effects, RedisServer
+from servers import AppServer, Effects, RedisServer, Servers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 INSTALL_SECONDS_MAX = 120
 
@@ -36,19 +38,13 @@ def redis_server(_redis_session: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def own_redis() -> Iterator[Callable[..., RedisServer]]:
+def own_redis() -> Iterator[Servers]:
     """Starts servers that a test may stall, kill and configure."""
     if shutil.which("redis-server") is None:
         _lacking("redis-server is not installed")
-    servers: list[RedisServer] = []
-
-    def start(*arguments: str, password: str | None = None) -> RedisServer:
-        servers.append(RedisServer(*arguments, password=password))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+    started = Servers()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-# ruff: noqa: FA102 - annotations are read at run time by FastAPI
 """What the original package got wrong, as scenarios that either package is put through.
 
 A scenario makes an application, sends requests and returns what it observed, as JSON has it.
@@ -14,10 +13,9 @@ import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
-import redis
 import redis.asyncio
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -25,6 +23,8 @@ from idemptx import idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend
 from pydantic import BaseModel
 from servers import RedisServer
+
+import redis
 
 IS_OURS = importlib.util.find_spec("idemptx._idemptx") is not None
 WAIT_SECONDS_MAX = 15
@@ -237,13 +237,13 @@ async def other_bodies(bench: Bench) -> Any:
 
     @app.post("/form")
     @idempotent(backend)
-    async def form(request: Request, amount: int = Form(...)):
+    async def form(request: Request, amount: Annotated[int, Form()]):
         effects.append("form")
         return JSONResponse({"amount": amount})
 
     @app.post("/upload")
     @idempotent(backend)
-    async def upload(request: Request, file: UploadFile = File(...)):
+    async def upload(request: Request, file: Annotated[UploadFile, File()]):
         effects.append("upload")
         return JSONResponse({"bytes": len(await file.read())})
 

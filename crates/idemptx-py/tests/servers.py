@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 import redis
 
 START_SECONDS_MAX = 30.0
@@ -46,14 +47,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                *("redis-server", "--bind", "127.0.0.1", "--port", str(self.port)),
-                *("--dir", self.directory.name, "--save", "", "--daemonize", "no"),
-                *("--unixsocket", self.socket_path, *self._arguments),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
+        self._process = subprocess.Popen(self._command(), stdout=subprocess.DEVNULL)
         with contextlib.closing(self.connect()) as client:
             _await(lambda: self._answers(client), "redis-server does not answer")
 
@@ -93,12 +87,52 @@ class RedisServer:
         self.kill()
         self.directory.cleanup()
 
+    def _command(self) -> list[str]:
+        return [
+            *("redis-server", "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--dir", self.directory.name, "--save", "", "--daemonize", "no"),
+            *("--unixsocket", self.socket_path, *self._arguments),
+        ]
+
     @staticmethod
     def _answers(client: redis.Redis) -> bool:
         try:
             return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+class Servers:
+    """Starts servers, and stops them together."""
+
+    def __init__(self) -> None:
+        self._started: list[RedisServer] = []
+
+    def __call__(self, *arguments: str, password: str | None = None) -> RedisServer:
+        self._started.append(RedisServer(*arguments, password=password))
+        return self._started[-1]
+
+    def sentinel_of(self, server: RedisServer) -> RedisServer:
+        """A sentinel that knows the server as `main`."""
+        self._started.append(Sentinel(server))
+        return self._started[-1]
+
+    def close(self) -> None:
+        for server in self._started:
+            server.close()
+
+
+class Sentinel(RedisServer):
+    """Watches over a server."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._watched = server
+        super().__init__()
+
+    def _command(self) -> list[str]:
+        settings = Path(self.directory.name) / "sentinel.conf"
+        settings.write_text(f"sentinel monitor main 127.0.0.1 {self._watched.port} 1\n")
+        return ["redis-server", str(settings), "--sentinel", "--port", str(self.port)]
 
 
 class AppServer:

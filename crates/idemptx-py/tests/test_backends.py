@@ -1,5 +1,5 @@
 """Where records are kept, and how they are reached."""
-# ruff: noqa: TC - annotations are read at run time by FastAPI
+# Annotations are read at run time by FastAPI:
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 
 import fakeredis
 import pytest
-import redis
 import redis.asyncio
 import redis.asyncio.cluster
 import redis.asyncio.sentinel
@@ -28,6 +27,8 @@ from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from idemptx.backend.base import AsyncStorageBackend, StorageBackend
 from servers import APPS, RedisServer, eventually, free_port
+
+import redis
 
 KEY = {"Idempotency-Key": "k"}
 
@@ -210,10 +211,10 @@ async def _close(backend: Any) -> None:
     if hasattr(backend, "aclose"):
         await backend.aclose()
     client = getattr(backend, "redis", None)
-    if isinstance(client, redis.Redis):
-        client.close()
-    elif client is not None:
+    if hasattr(client, "aclose"):
         await client.aclose()
+    elif client is not None:
+        client.close()
 
 
 def test_clients_without_readable_settings_are_used_themselves() -> None:
@@ -223,10 +224,60 @@ def test_clients_without_readable_settings_are_used_themselves() -> None:
     for client in (
         master,
         async_master,
+        redis.asyncio.cluster.RedisCluster(host="127.0.0.1", port=1),
         redis.Redis(credential_provider=provider),
         redis.asyncio.Redis(credential_provider=provider),
     ):
         assert RedisBackend(client).transport == "client", client
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["cluster", "async cluster", "sentinel", "async sentinel"])
+async def test_clusters_and_sentinels_are_served_through_their_clients(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    if kind.endswith("cluster"):
+        server = own_redis("--cluster-enabled", "yes")
+        _found_cluster(server)
+        node = {"host": "127.0.0.1", "port": server.port}
+        client: Any = (
+            redis.asyncio.cluster.RedisCluster(**node)
+            if kind.startswith("async")
+            else redis.cluster.RedisCluster(**node)
+        )
+        sentinels: list[Any] = []
+    else:
+        watcher = [("127.0.0.1", own_redis.sentinel_of(own_redis()).port)]
+        manager: Any = (
+            redis.asyncio.sentinel.Sentinel(watcher)
+            if kind.startswith("async")
+            else redis.sentinel.Sentinel(watcher)
+        )
+        client, sentinels = manager.master_for("main"), manager.sentinels
+    backend = (AsyncRedisBackend if kind.startswith("async") else RedisBackend)(client)
+    assert backend.transport == "client"
+    numbers = iter(range(9))
+    app = _app(backend, numbers, wait_timeout=20)
+    async with connect(app) as http:
+        answers = await asyncio.gather(*(http.post("/orders", headers=KEY) for _ in range(5)))
+        other = await http.post("/orders", headers=KEY, json=2)
+    assert [answer.json() for answer in answers] == [{"n": 0}] * 5
+    assert other.status_code == 422
+    await _close(backend)
+    for sentinel in sentinels:
+        closing = sentinel.aclose() if kind.startswith("async") else sentinel.close()
+        if closing is not None:
+            await closing
+
+
+def _found_cluster(server: RedisServer) -> None:
+    """Of one node, which has all slots."""
+    with server.connect() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(
+            lambda: b"cluster_state:ok" in admin.execute_command("CLUSTER INFO"),
+            "the cluster is not ready",
+        )
 
 
 def test_settings_of_tls_clients_are_read() -> None:

@@ -1,5 +1,5 @@
 """Who answers a refusal: the application's own handlers, or a problem document."""
-# ruff: noqa: TC - annotations are read at run time by FastAPI
+# Annotations are read at run time by FastAPI:
 
 from __future__ import annotations
 
