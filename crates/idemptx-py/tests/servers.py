@@ -48,8 +48,12 @@ class RedisServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command(), stdout=subprocess.DEVNULL)
-        with contextlib.closing(self.connect()) as client:
-            _await(lambda: self._answers(client), "redis-server does not answer")
+        try:
+            with contextlib.closing(self.connect()) as client:
+                _await(lambda: self._answers(client), "redis-server does not answer")
+        except BaseException:
+            self.close()
+            raise
 
     def connect(self) -> redis.Redis:
         return redis.Redis(
@@ -94,8 +98,9 @@ class RedisServer:
             *("--unixsocket", self.socket_path, *self._arguments),
         ]
 
-    @staticmethod
-    def _answers(client: redis.Redis) -> bool:
+    def _answers(self, client: redis.Redis) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "redis-server ended at its start"
         try:
             return bool(client.ping())
         except redis.RedisError:

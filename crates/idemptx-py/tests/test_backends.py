@@ -237,7 +237,7 @@ async def test_clusters_and_sentinels_are_served_through_their_clients(
     connect: Any, own_redis: Any, kind: str
 ) -> None:
     if kind.endswith("cluster"):
-        server = own_redis("--cluster-enabled", "yes")
+        server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
         _found_cluster(server)
         node = {"host": "127.0.0.1", "port": server.port}
         client: Any = (
@@ -275,8 +275,7 @@ def _found_cluster(server: RedisServer) -> None:
     with server.connect() as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         eventually(
-            lambda: b"cluster_state:ok" in admin.execute_command("CLUSTER INFO"),
-            "the cluster is not ready",
+            lambda: admin.cluster("info")["cluster_state"] == "ok", "the cluster is not ready"
         )
 
 
