@@ -43,7 +43,9 @@ def run(keys: list[str]) -> list[Any]:
 
 
 def main() -> None:
-    logging.getLogger("idemptx").setLevel(logging.ERROR)  # Not what it thinks of this Redis.
+    # Not what it thinks of this Redis, nor how long a step takes in development mode.
+    for name in ("idemptx", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     before = run(["before"])
     reader, writer = os.pipe()
     children = []
