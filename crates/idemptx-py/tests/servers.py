@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 import redis
 
 START_SECONDS_MAX = 30.0

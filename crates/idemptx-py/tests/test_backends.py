@@ -16,6 +16,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+import redis
 import redis.asyncio
 import redis.asyncio.cluster
 import redis.asyncio.sentinel
@@ -27,8 +28,6 @@ from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from idemptx.backend.base import AsyncStorageBackend, StorageBackend
 from servers import APPS, RedisServer, eventually, free_port
-
-import redis
 
 KEY = {"Idempotency-Key": "k"}
 

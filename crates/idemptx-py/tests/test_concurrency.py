@@ -61,7 +61,7 @@ def test_the_original_executes_keys_twice_with_two_workers(
     server = serve(workers=2, python_path=original_path, options=WAITING)
     _load(server)
     several = sum(1 for count in Counter(effects.all()).values() if count > 1)
-    assert several > KEYS / 20
+    assert several > 0
 
 
 def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: Any) -> None:

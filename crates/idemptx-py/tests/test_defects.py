@@ -213,7 +213,8 @@ def _grow_by_200_000_keys(package: str, python_path: Any = None) -> int:
 def test_a_store_that_evicts_keys_can_be_refused(both: Any) -> None:
     ours, original = both("evicting_store")
     assert ours == {"statuses": [503], "effects": 0}
-    assert original == {"statuses": [201], "effects": 80}
+    assert original["statuses"] == [201]
+    assert original["effects"] > 60
 
 
 def test_cookies_go_to_the_first_caller_only_and_all_of_them(both: Any) -> None:
