@@ -1,5 +1,4 @@
 """Where records are kept, and how they are reached."""
-# Annotations are read at run time by FastAPI:
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Who answers a refusal: the application's own handlers, or a problem document."""
-# Annotations are read at run time by FastAPI:
 
 from __future__ import annotations
 
