@@ -1,0 +1,712 @@
+"""Where records are kept, and how they are reached."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.sentinel
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from idemptx import IdempotencyMiddleware, idempotent
+from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
+from idemptx.backend.base import AsyncStorageBackend, StorageBackend
+from servers import APPS, RedisServer, eventually, free_port
+
+KEY = {"Idempotency-Key": "k"}
+
+
+class OwnBackend(StorageBackend):
+    """As an application may have written it for the original: a value is a dict, kept as it is."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.locks: set[str] = set()
+        self._mutex = threading.Lock()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self.values.get(key)
+
+    def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
+        assert isinstance(value, dict)
+        assert isinstance(ttl, int)
+        assert json.loads(json.dumps(value)) == value
+        self.values[key] = value
+
+    def acquire_lock(self, key: str, ttl: int) -> bool:
+        assert isinstance(ttl, int)
+        with self._mutex:
+            taken = key in self.locks
+            self.locks.add(key)
+            return not taken
+
+    def release_lock(self, key: str) -> None:
+        self.locks.discard(key)
+
+
+class OwnAsyncBackend(AsyncStorageBackend):
+    def __init__(self) -> None:
+        self.kept = OwnBackend()
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        await asyncio.sleep(0)
+        return self.kept.get(key)
+
+    async def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
+        await asyncio.sleep(0)
+        self.kept.set(key, value, ttl)
+
+    async def acquire_lock(self, key: str, ttl: int) -> bool:
+        await asyncio.sleep(0)
+        return self.kept.acquire_lock(key, ttl)
+
+    async def release_lock(self, key: str) -> None:
+        await asyncio.sleep(0)
+        self.kept.release_lock(key)
+
+
+class CountingBackend(RedisBackend):
+    """A subclass with its own way of keeping things."""
+
+    sets = 0
+
+    def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
+        self.sets += 1
+        super().set(key, value, ttl)
+
+
+class SpecialRedis(redis.Redis):
+    """May do anything in `execute_command`."""
+
+
+class SpecialAsyncRedis(redis.asyncio.Redis):
+    """The same, asynchronous."""
+
+
+Make = Callable[[RedisServer], Any]
+TRANSPORTS: dict[str, tuple[Make, str]] = {
+    "memory": (lambda _: InMemoryBackend(), "memory"),
+    "sync client": (lambda it: RedisBackend(redis.Redis(port=it.port)), "in-loop"),
+    "async client": (lambda it: AsyncRedisBackend(redis.asyncio.Redis(port=it.port)), "in-loop"),
+    "async client in the sync backend": (
+        lambda it: RedisBackend(redis.asyncio.Redis(port=it.port)),
+        "in-loop",
+    ),
+    "another database": (lambda it: RedisBackend(redis.Redis(port=it.port, db=3)), "in-loop"),
+    "unix socket": (
+        lambda it: RedisBackend(redis.Redis(unix_socket_path=it.socket_path)),
+        "in-loop",
+    ),
+    "from_url client": (lambda it: RedisBackend(redis.Redis.from_url(it.url)), "in-loop"),
+    "blocking pool": (
+        lambda it: RedisBackend(
+            redis.Redis(connection_pool=redis.BlockingConnectionPool(port=it.port))
+        ),
+        "in-loop",
+    ),
+    "decoding sync client": (
+        lambda it: RedisBackend(redis.Redis(port=it.port, decode_responses=True)),
+        "in-loop",
+    ),
+    "decoding async client": (
+        lambda it: AsyncRedisBackend(redis.asyncio.Redis(port=it.port, decode_responses=True)),
+        "in-loop",
+    ),
+    "url": (lambda it: RedisBackend(it.url), "in-loop"),
+    "from_url": (lambda it: from_url(it.url), "in-loop"),
+    "from_url with a socket": (lambda it: from_url(f"unix://{it.socket_path}?db=2"), "in-loop"),
+    "subclass": (lambda it: RedisBackend(SpecialRedis(port=it.port)), "client"),
+    "decoding subclass": (
+        lambda it: RedisBackend(SpecialRedis(port=it.port, decode_responses=True)),
+        "client",
+    ),
+    "async subclass": (lambda it: AsyncRedisBackend(SpecialAsyncRedis(port=it.port)), "client"),
+    "decoding async subclass": (
+        lambda it: AsyncRedisBackend(SpecialAsyncRedis(port=it.port, decode_responses=True)),
+        "client",
+    ),
+    "fakeredis": (lambda _: RedisBackend(fakeredis.FakeRedis()), "client"),
+    "decoding fakeredis": (
+        lambda _: RedisBackend(fakeredis.FakeRedis(decode_responses=True)),
+        "client",
+    ),
+    "async fakeredis": (lambda _: AsyncRedisBackend(fakeredis.FakeAsyncRedis()), "client"),
+    "own": (lambda _: OwnBackend(), "none"),
+    "own async": (lambda _: OwnAsyncBackend(), "none"),
+    "overriding subclass": (lambda it: CountingBackend(redis.Redis(port=it.port)), "adapter"),
+}
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", TRANSPORTS)
+async def test_every_backend_executes_once_replays_and_refuses(
+    connect: Any, redis_server: Any, name: str
+) -> None:
+    make, transport = TRANSPORTS[name]
+    backend = make(redis_server)
+    if transport != "none":
+        assert backend.transport == transport
+    began, go = asyncio.Event(), asyncio.Event()
+    calls = 0
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(backend, wait_timeout=20)
+    async def create_order(fail: bool = False) -> Any:
+        nonlocal calls
+        calls += 1
+        began.set()
+        await go.wait()
+        if fail and calls == 2:
+            raise RuntimeError("oops")
+        return {"n": calls, "text": "\u00e4\u20ac" * 200}
+
+    async with connect(app) as client:
+        first = asyncio.create_task(client.post("/orders", headers=KEY, json=1))
+        await began.wait()
+        waiters = [
+            asyncio.create_task(client.post("/orders", headers=KEY, json=1)) for _ in range(8)
+        ]
+        await asyncio.sleep(0)
+        go.set()
+        answers = [await first, *await asyncio.gather(*waiters)]
+        assert [answer.status_code for answer in answers] == [200] * 9
+        assert {answer.content for answer in answers} == {answers[0].content}
+        assert calls == 1
+        again = await client.post("/orders", headers=KEY, json=1)
+        other = await client.post("/orders", headers=KEY, json=2)
+        assert (again.content, again.headers["x-idempotency-status"]) == (answers[0].content, "hit")
+        assert other.status_code == 422
+        # A failure gives the key back.
+        key = {"Idempotency-Key": "failing"}
+        failing = [await client.post("/orders?fail=1", headers=key) for _ in range(3)]
+        assert [answer.status_code for answer in failing] == [500, 200, 200]
+        assert calls == 3
+    await _close(backend)
+
+
+async def _close(backend: Any) -> None:
+    if hasattr(backend, "aclose"):
+        await backend.aclose()
+    client = getattr(backend, "redis", None)
+    if hasattr(client, "aclose"):
+        await client.aclose()
+    elif client is not None:
+        client.close()
+
+
+def test_clients_without_readable_settings_are_used_themselves() -> None:
+    master = redis.sentinel.Sentinel([("127.0.0.1", 1)]).master_for("main")
+    async_master = redis.asyncio.sentinel.Sentinel([("127.0.0.1", 1)]).master_for("main")
+    provider = redis.UsernamePasswordCredentialProvider("a", "b")
+    for client in (
+        master,
+        async_master,
+        redis.asyncio.cluster.RedisCluster(host="127.0.0.1", port=1),
+        redis.Redis(credential_provider=provider),
+        redis.asyncio.Redis(credential_provider=provider),
+    ):
+        assert RedisBackend(client).transport == "client", client
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["cluster", "async cluster", "sentinel", "async sentinel"])
+async def test_clusters_and_sentinels_are_served_through_their_clients(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    if kind.endswith("cluster"):
+        server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        _found_cluster(server)
+        node = {"host": "127.0.0.1", "port": server.port}
+        client: Any = (
+            redis.asyncio.cluster.RedisCluster(**node)
+            if kind.startswith("async")
+            else redis.cluster.RedisCluster(**node)
+        )
+        sentinels: list[Any] = []
+    else:
+        watcher = [("127.0.0.1", own_redis.sentinel_of(own_redis()).port)]
+        manager: Any = (
+            redis.asyncio.sentinel.Sentinel(watcher)
+            if kind.startswith("async")
+            else redis.sentinel.Sentinel(watcher)
+        )
+        client, sentinels = manager.master_for("main"), manager.sentinels
+    backend = (AsyncRedisBackend if kind.startswith("async") else RedisBackend)(client)
+    assert backend.transport == "client"
+    numbers = iter(range(9))
+    app = _app(backend, numbers, wait_timeout=20)
+    async with connect(app) as http:
+        answers = await asyncio.gather(*(http.post("/orders", headers=KEY) for _ in range(5)))
+        other = await http.post("/orders", headers=KEY, json=2)
+    assert [answer.json() for answer in answers] == [{"n": 0}] * 5
+    assert other.status_code == 422
+    await _close(backend)
+    for sentinel in sentinels:
+        closing = sentinel.aclose() if kind.startswith("async") else sentinel.close()
+        if closing is not None:
+            await closing
+
+
+def _found_cluster(server: RedisServer) -> None:
+    """Of one node, which has all slots."""
+    with server.connect() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(
+            lambda: admin.cluster("info")["cluster_state"] == "ok", "the cluster is not ready"
+        )
+
+
+def test_settings_of_tls_clients_are_read() -> None:
+    plain = redis.Redis(ssl=True, ssl_cert_reqs="none", ssl_check_hostname=False)
+    assert RedisBackend(plain).transport == "in-loop"
+    assert AsyncRedisBackend(redis.asyncio.Redis(ssl=True)).transport == "in-loop"
+    assert from_url("rediss://localhost").transport == "in-loop"
+
+
+@pytest.mark.parametrize("name", ["url", "sync client", "async client", "no verification"])
+def test_records_travel_over_tls(connect: Any, tls_redis: Any, name: str) -> None:
+    server, port, authority = tls_redis
+    server.flush()
+    settings = {"port": port, "password": "sesame", "ssl": True, "host": "localhost"}
+    backend = {
+        "sync client": lambda: RedisBackend(redis.Redis(**settings, ssl_ca_certs=authority)),
+        "async client": lambda: AsyncRedisBackend(
+            redis.asyncio.Redis(**settings, ssl_ca_certs=authority)
+        ),
+        "no verification": lambda: RedisBackend(
+            redis.Redis(**settings, ssl_cert_reqs="none", ssl_check_hostname=False)
+        ),
+        "url": lambda: from_url(f"rediss://:sesame@localhost:{port}"),
+    }[name]()
+    assert backend.transport == "in-loop"
+    expected = [503, 503] if name == "url" else [200, 200]  # A URL trusts the system's authorities.
+    assert asyncio.run(_two_tries(connect, backend)) == expected
+
+
+@pytest.fixture(scope="module")
+def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A server with a certificate for localhost that its own authority signed."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key),
+            *("-addext", "subjectAltName=DNS:localhost", "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    server = RedisServer(
+        *("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key),
+        *("--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"),
+        password="sesame",
+    )
+    yield server, port, certificate
+    server.close()
+
+
+@pytest.mark.parametrize("form", ["client", "url", "pool"])
+def test_passwords_are_used(connect: Any, own_redis: Any, form: str) -> None:
+    server = own_redis(password="p@ss/w:rd")
+    backend = {
+        "client": lambda: RedisBackend(redis.Redis(port=server.port, password="p@ss/w:rd")),
+        "url": lambda: from_url(f"redis://:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}/1"),
+        "pool": lambda: AsyncRedisBackend(
+            redis.asyncio.Redis(port=server.port, username="default", password="p@ss/w:rd")
+        ),
+    }[form]()
+    assert backend.transport == "in-loop"
+    assert asyncio.run(_two_tries(connect, backend)) == [200, 200]
+
+
+def test_a_wrong_password_is_an_unavailable_store_and_never_shown(
+    connect: Any, own_redis: Any, caplog: Any
+) -> None:
+    server = own_redis(password="right")
+    backend = from_url(f"redis://:wr0ng@127.0.0.1:{server.port}")
+    assert asyncio.run(_two_tries(connect, backend)) == [503, 503]
+    assert "wr0ng" not in caplog.text
+    assert "wr0ng" not in repr(backend) + str(vars(backend))
+
+
+@pytest.mark.parametrize(
+    "url", ["memory:", "redis://localhost", "redis://u:p@h:1/2", "rediss://h", "unix:///tmp/x?db=1"]
+)
+def test_urls_name_backends(url: str) -> None:
+    expected = "memory" if url == "memory:" else "in-loop"
+    assert from_url(url).transport == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost", "http://localhost", "redis://h/x", "redis://h:port", "redis://h?nonsense=1",
+     "unix://", "memory:x"],
+)  # fmt: skip
+def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        from_url(url)
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        from_url("ftp://user:s3cr3t@host")
+    assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize("client", [None, 1, object(), b"redis://localhost"])
+def test_what_is_no_client_is_refused(client: Any) -> None:
+    with pytest.raises(TypeError):
+        RedisBackend(client)
+    with pytest.raises(TypeError):
+        AsyncRedisBackend(client)
+
+
+def test_the_originals_methods_still_work(redis_server: Any) -> None:
+    value = {"data": {"a": [1, None]}, "status_code": 200, "headers": {}, "request_signature": "s"}
+    with redis.Redis(port=redis_server.port) as client:
+        for backend in (RedisBackend(client), RedisBackend(client, "shop:"), InMemoryBackend()):
+            assert backend.get("k") is None
+            backend.set("k", value, ttl=60)
+            assert backend.get("k") == value
+            assert backend.acquire_lock("k", ttl=60)
+            assert not backend.acquire_lock("k", ttl=60)
+            backend.release_lock("k")
+            assert backend.acquire_lock("k", ttl=60)
+        assert client.ttl("shop:k") > 50
+
+
+@pytest.mark.anyio
+async def test_the_originals_asynchronous_methods_still_work(redis_server: Any) -> None:
+    value = {"data": "\u00e4", "status_code": 200}
+    async with redis.asyncio.Redis(port=redis_server.port) as client:
+        backend = AsyncRedisBackend(client)
+        assert await backend.get("k") is None
+        await backend.set("k", value, ttl=60)
+        assert await backend.get("k") == value
+        assert await backend.acquire_lock("k", ttl=60)
+        assert not await backend.acquire_lock("k", ttl=60)
+        await backend.release_lock("k")
+        assert await backend.acquire_lock("k", ttl=60)
+
+
+def test_different_prefixes_share_nothing(connect: Any, redis_server: Any) -> None:
+    async def numbers() -> list[int]:
+        calls = iter(range(9))
+        backends = [RedisBackend(redis_server.url, prefix) for prefix in ("a:", "b:", "a:")]
+        return [(await _post(connect, _app(it, calls))).json()["n"] for it in backends]
+
+    assert asyncio.run(numbers()) == [0, 1, 0]
+    with redis_server.connect() as client:
+        assert sorted(name[:2] for name in client.keys("*")) == [b"a:", b"b:"]
+
+
+def test_a_backend_serves_one_loop_after_the_other(connect: Any, redis_server: Any) -> None:
+    with redis.Redis(port=redis_server.port) as client:
+        for backend in (RedisBackend(client), RedisBackend(SpecialRedis(port=redis_server.port))):
+            redis_server.flush()
+            app = _app(backend, iter(range(9)))
+            seen = [asyncio.run(_post(connect, app)) for _ in range(4)]
+            assert [answer.json() for answer in seen] == [{"n": 0}] * 4
+            if backend.transport == "client":
+                backend.redis.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "memory"])
+def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kind: str) -> None:
+    backend: Any = InMemoryBackend() if kind == "memory" else RedisBackend(redis_server.url)
+    calls: list[str] = []
+    app = FastAPI()
+
+    @app.post("/orders/{number}")
+    @idempotent(backend, wait_timeout=20)
+    async def create_order(number: str) -> Any:
+        calls.append(number)
+        await asyncio.sleep(0.002)
+        return {"n": number}
+
+    async def send_all() -> set[int]:
+        async with connect(app) as client:
+            sent = [
+                client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"})
+                for n in range(100)
+            ]
+            return {answer.status_code for answer in await asyncio.gather(*sent)}
+
+    statuses: list[set[int]] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(asyncio.run(send_all()))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [{200}] * 3
+    assert len(calls) == 100
+    assert len(set(calls)) == 100
+
+
+@pytest.mark.parametrize("script", ["fork_after_use", "leave_nothing_behind"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_process_of_its_own(redis_server: Any, script: str, loop: str) -> None:
+    """Forks after a backend was used; ends loops with requests, waiters and handlers under way."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(APPS / f"{script}.py")],
+        env={**os.environ, "TEST_REDIS_PORT": str(redis_server.port), "TEST_LOOP": loop},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert done.stdout == "fine\n"
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client"])
+def test_a_backend_reconnects_to_a_restarted_server(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    backend: Any = {
+        "in-loop": lambda: RedisBackend(server.url),
+        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
+        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
+    }[kind]()
+    assert backend.transport == kind.removeprefix("sync ")
+
+    async def play() -> None:
+        app = _app(backend, iter(range(9)))
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers=KEY)).json() == {"n": 0}
+            server.kill()
+            down = await client.post("/orders", headers=KEY)
+            assert (down.status_code, down.json()["code"]) == (503, "store-unavailable")
+            assert int(down.headers["retry-after"]) >= 1
+            server.start()
+            for _ in range(100):
+                answer = await client.post("/orders", headers=KEY)
+                if answer.status_code != 503:
+                    break
+                await asyncio.sleep(0.05)
+            assert (answer.json(), answer.headers["x-idempotency-status"]) == ({"n": 0}, "hit")
+        await _close(backend)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client", "own"])
+@pytest.mark.parametrize("open_", [False, True], ids=["closed", "open"])
+def test_a_silent_store_times_out_and_the_policy_says_what_then(
+    connect: Any, own_redis: Any, kind: str, open_: bool
+) -> None:
+    server = own_redis()
+
+    class Slow(OwnAsyncBackend):
+        async def get(self, key: str) -> dict[str, Any] | None:
+            await asyncio.sleep(3600)
+            return None
+
+    backend: Any = {
+        "in-loop": lambda: RedisBackend(server.url),
+        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
+        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
+        "own": Slow,
+    }[kind]()
+    policy = {
+        "store_timeout_ms": {"claim": 200, "settle": 200},
+        "on_store_error": "fail_open" if open_ else "fail_closed",
+    }
+
+    async def play() -> Any:
+        app = _app(backend, iter(range(9)), policy=policy)
+        async with connect(app) as client:
+            server.stall()
+            try:
+                return await asyncio.wait_for(client.post("/orders", headers=KEY), 20)
+            finally:
+                server.resume()
+                await _close(backend)
+
+    answer = asyncio.run(play())
+    if open_:
+        assert (answer.status_code, answer.json()) == (200, {"n": 0})
+        assert answer.headers["idempotency-stored"] == "false"
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
+
+
+def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
+    connect: Any, own_redis: Any
+) -> None:
+    """A claim that is executed late must not block the key for a whole lease."""
+    server = own_redis()
+    policy = {"store_timeout_ms": {"claim": 200, "settle": 200}}
+
+    async def play() -> Any:
+        app = _app(RedisBackend(server.url), iter(range(9)), policy=policy)
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).json() == {
+                "n": 0
+            }
+            server.stall()
+            refused = await client.post("/orders", headers=KEY)
+            server.resume()
+            assert refused.status_code == 503
+            for _ in range(100):
+                answer = await client.post("/orders", headers=KEY)
+                if answer.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            return answer.json()
+
+    assert asyncio.run(play()) == {"n": 1}
+
+
+def test_a_store_that_may_lose_records_is_complained_about(
+    connect: Any, own_redis: Any, caplog: Any
+) -> None:
+    server = own_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    assert asyncio.run(_two_tries(connect, RedisBackend(server.url))) == [200, 200]
+    assert any("maxmemory" in message or "evict" in message for message in caplog.messages)
+
+
+def test_a_record_that_cannot_be_read_is_never_executed_over(
+    connect: Any, redis_server: Any
+) -> None:
+    async def play() -> Any:
+        calls = iter(range(9))
+        async with connect(_app(RedisBackend(redis_server.url), calls)) as client:
+            await client.post("/orders", headers=KEY)
+            with redis_server.connect() as admin:
+                (name,) = admin.keys("*")
+                admin.set(name, b"\xffnonsense", ex=60)
+            return await client.post("/orders", headers=KEY), next(calls)
+
+    answer, calls = asyncio.run(play())
+    assert (answer.status_code, answer.json()["code"], calls) == (409, "outcome-unknown", 1)
+
+
+def test_a_memory_backend_refuses_new_keys_beyond_its_limit(connect: Any) -> None:
+    async def play() -> list[int]:
+        app = FastAPI()
+
+        @app.post("/orders")
+        @idempotent(InMemoryBackend(bytes_max=64 * 1024))
+        async def create_order() -> Any:
+            return {"text": "x" * 10_000}
+
+        async with connect(app) as client:
+            keys = [{"Idempotency-Key": f"k{number}"} for number in range(12)]
+            first = [(await client.post("/orders", headers=key)).status_code for key in keys]
+            kept = (await client.post("/orders", headers=keys[0])).headers["x-idempotency-status"]
+            assert kept == "hit"
+            return first
+
+    statuses = asyncio.run(play())
+    assert statuses[0] == 200
+    assert set(statuses) == {200, 503}
+
+
+def test_a_backend_that_nobody_uses_is_forgotten(connect: Any, redis_server: Any) -> None:
+    """With a middleware: FastAPI itself never forgets an endpoint."""
+
+    def use() -> Any:
+        backend = RedisBackend(redis_server.url)
+        app = IdempotencyMiddleware(PlainTextResponse("fine"), storage_backend=backend)
+        assert asyncio.run(_post(connect, app)).status_code == 200
+        return weakref.ref(backend)
+
+    forgotten = use()
+    gc.collect()
+    assert forgotten() is None
+
+
+@pytest.mark.anyio
+async def test_closing_gives_connections_back_and_a_later_request_opens_new_ones(
+    connect: Any, redis_server: Any
+) -> None:
+    backend = RedisBackend(redis_server.url)
+    app = _app(backend, iter(range(9)))
+    async with connect(app) as client:
+        await client.post("/orders", headers=KEY)
+        await backend.aclose()
+        await backend.aclose()
+        with redis_server.connect() as admin:
+            await asyncio.to_thread(
+                eventually, lambda: len(admin.client_list()) == 1, "a connection is left"
+            )
+        assert (await client.post("/orders", headers=KEY)).json() == {"n": 0}
+        await backend.aclose()
+
+
+@pytest.mark.anyio
+async def test_an_own_backend_that_raises_is_an_unavailable_store(connect: Any) -> None:
+    class Broken(OwnBackend):
+        def get(self, key: str) -> dict[str, Any] | None:
+            raise OSError("disk on fire")
+
+    answer = await _post(connect, _app(Broken(), iter(range(9))))
+    assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
+    assert "fire" not in answer.text
+
+
+@pytest.mark.anyio
+async def test_an_own_backend_with_the_originals_values_is_never_executed_over(
+    connect: Any,
+) -> None:
+    """What the original stored says nothing that could be replayed byte for byte."""
+
+    class Migrated(OwnBackend):
+        def get(self, key: str) -> dict[str, Any] | None:
+            return {"data": {}, "status_code": 200, "headers": {}, "request_signature": "s"}
+
+    calls = iter(range(9))
+    answer = await _post(connect, _app(Migrated(), calls))
+    assert (answer.status_code, answer.json()["code"]) == (409, "outcome-unknown")
+    assert next(calls) == 0
+
+
+def _app(backend: Any, calls: Any, **options: Any) -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(backend, **options)
+    async def create_order() -> Any:
+        return {"n": next(calls)}
+
+    return app
+
+
+async def _post(connect: Any, app: Any) -> Any:
+    async with connect(app) as client:
+        return await client.post("/orders", headers=KEY)
+
+
+async def _two_tries(connect: Any, backend: Any) -> list[int]:
+    calls = iter(range(9))
+    app = _app(backend, calls)
+    statuses = [(await _post(connect, app)).status_code for _ in range(2)]
+    if statuses == [200, 200]:
+        assert next(calls) == 1
+    await _close(backend)
+    return statuses
