@@ -101,7 +101,7 @@ async fn payments_keep_failures_and_never_run_a_broken_handler_again() {
     let first = failing.send().await;
     first.assert_fresh(500);
     failing.send().await.assert_replay_of(&first);
-    let broken = target.post("/raise").key("broken");
+    let broken = target.post("/raise").alone().key("broken");
     broken.send().await.assert_failed(false);
     broken.send().await.assert_refused(409, "outcome-unknown");
     target.journal.assert_executions("failing", 1, 1);
