@@ -13,6 +13,8 @@ pub enum Difference {
     FrameworkAnswersForFailures,
     /// Only handlers are protected: other methods and routes do not even look at a key.
     OnlyHandlersAreProtected,
+    /// What a store promises is found out, and told, with the first request that needs it.
+    StoreIsLookedAtWhenItIsUsed,
 }
 
 impl Difference {
@@ -25,7 +27,7 @@ impl Difference {
 }
 
 /// Each difference that there is, with its reason; whatever is not in here is the same everywhere.
-const DIFFERENCES: [(&str, Difference, &str); 3] = [
+const DIFFERENCES: [(&str, Difference, &str); 4] = [
     (
         "fastapi-decorator",
         Difference::FrameworkAnswersForFailures,
@@ -40,6 +42,11 @@ const DIFFERENCES: [(&str, Difference, &str); 3] = [
     (
         "fastapi-decorator",
         Difference::OnlyHandlersAreProtected,
-        "it is run for the handlers that it stands on, and covers all methods of their routes",
+        "it is run for the handlers that it stands on, and for nothing else",
+    ),
+    (
+        "fastapi-decorator",
+        Difference::StoreIsLookedAtWhenItIsUsed,
+        "nobody tells a decorator that the server starts",
     ),
 ];
