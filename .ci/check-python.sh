@@ -11,4 +11,4 @@ for example in "${examples[@]}"; do
   echo "$example"
   (cd "$example" && "$bin/mypy" --strict --python-version 3.10 .)
 done
-"$bin/python" -m mypy.stubtest idemptx
+"$bin/python" -m mypy.stubtest idemptx._idemptx

@@ -54,11 +54,12 @@ def client(bank: Bank) -> Iterator[TestClient]:
 def pay(
     client: TestClient, key: str, *, tenant: str = "alice", amount: int = 700, card: str = "visa"
 ) -> httpx.Response:
-    return client.post(
+    answer: httpx.Response = client.post(
         "/payments",
         json={"amount_cents": amount, "currency": "EUR", "card": card},
         headers={"Idempotency-Key": key, "Authorization": f"Bearer token-of-{tenant}"},
     )
+    return answer
 
 
 def test_a_retry_gets_the_same_receipt_and_charges_nothing(client: TestClient, bank: Bank) -> None:

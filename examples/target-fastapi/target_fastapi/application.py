@@ -32,20 +32,21 @@ def application(
     app.add_api_route("/count", last, methods=["GET", "HEAD"])
     app.add_api_route("/count", protect(created), methods=["POST", "PATCH"], status_code=201)
     app.add_api_route("/slow", protect(created), methods=["POST"], status_code=201)
-    for path, handler in [
-        ("/echo", echo),
-        ("/status/{code}", status),
-        ("/flaky", flaky),
-        ("/raise", fail),
-        ("/cookie", cookie),
-        ("/headers", headers),
-        ("/bytes", noise),
-        ("/stream", stream),
-        ("/events", events),
-        ("/abort", abort),
-        ("/outcome", outcome),
-        ("/execution", execution),
-    ]:
+    posts: dict[str, Handler] = {
+        "/echo": echo,
+        "/status/{code}": status,
+        "/flaky": flaky,
+        "/raise": fail,
+        "/cookie": cookie,
+        "/headers": headers,
+        "/bytes": noise,
+        "/stream": stream,
+        "/events": events,
+        "/abort": abort,
+        "/outcome": outcome,
+        "/execution": execution,
+    }
+    for path, handler in posts.items():
         app.add_api_route(path, protect(handler), methods=["POST"], response_model=None)
     return app
 

@@ -7,7 +7,7 @@ Nothing here opens a socket or knows an event loop.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 # Passage.action: what is to be done next.
 READ_BODY: Final = 0
@@ -56,7 +56,7 @@ FULL: Final = 8
 INVALID: Final = 9
 INTERNAL: Final = 10
 
-Headers = list[tuple[bytes, bytes]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 def check_token_source() -> None:
     """Raises OSError if the system has no randomness to make tokens from."""
@@ -66,7 +66,7 @@ class Rules:
     """A policy made ready."""
 
     def __new__(cls, profile: str, policy: str) -> Rules:
-        """The profile's defaults with a JSON object laid over them; ValueError says what is wrong."""
+        """The profile's defaults with a JSON object laid over; ValueError says what is wrong."""
 
     @property
     def profile(self) -> str: ...
@@ -192,9 +192,7 @@ class Passage:
         """A key for a call to another system: the same in every attempt."""
     def renewal(self) -> Step:
         """A step that renews the lease; may be made and performed again and again."""
-    def responded(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> int:
+    def responded(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> int:
         """The handler answered with a whole body.
 
         Obeys and takes note of an `Idempotency-Outcome` header.
@@ -215,7 +213,6 @@ class Passage:
     def replay(self) -> tuple[int, Headers, bytes]:
         """Status, header lines with our marks and Content-Length, and body."""
     def refusal(self) -> Refusal: ...
-
     def abandon(self) -> Step | None:
         """The client left before the handler was started: ends the passage.
 
@@ -303,7 +300,7 @@ class MemoryStore:
     def __new__(cls, bytes_max: int | None = None) -> MemoryStore: ...
     def perform(self, step: Step) -> None: ...
     def watch(self, id: bytes, wake: Callable[[], object], /) -> Watch:
-        """Calls `wake`, from whatever thread, once the claim has ended; until the watch is dropped."""
+        """Calls `wake`, from whatever thread, once the claim has ended, while the watch is kept."""
     def tend(self) -> None:
         """Gives back what has expired."""
     def __len__(self) -> int:
@@ -356,7 +353,7 @@ class Channel:
     def waited(self) -> float:
         """For how long the oldest of them has waited, in seconds; 0 if there is none."""
     def lose(self, failure: str) -> None:
-        """The connection is gone: every step becomes UNAVAILABLE, every command a ConnectionError."""
+        """The connection is gone: steps become UNAVAILABLE, commands ConnectionErrors."""
 
 class RedisReplyError(Exception):
     """A reply that is an error; its text begins with the server's code, such as NOAUTH."""
