@@ -50,6 +50,7 @@ test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/pytest.sh $(PYTHON_OLDEST) $(PACKAGE) examples/payments-fastapi
 	$(MAKE) targets
 	.ci/black-box.sh $(TARGETS_TESTED)
+	$(MAKE) sdist
 
 check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	cargo fmt --all --check

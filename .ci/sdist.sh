@@ -6,9 +6,8 @@ set -euo pipefail
 
 rm -rf target/sdist
 "$1/bin/maturin" sdist -m "$2/Cargo.toml" -o target/sdist
-.ci/venv.sh target/venv-sdist
 # It is to be built, not to be fast.
 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=0 \
-  target/venv-sdist/bin/pip install --quiet target/sdist/*.tar.gz
+  .ci/venv.sh target/venv-sdist target/sdist/*.tar.gz
 cd / # where there is nothing of ours to import
 "$OLDPWD/target/venv-sdist/bin/python" -c 'import idemptx; print(idemptx.__file__)'
