@@ -3,7 +3,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo targets test check bench clean
+.PHONY: help demo python sdist targets test check bench clean
 
 EXAMPLES := --manifest-path examples/Cargo.toml
 EXAMPLES_RELEASE := $(or $(CARGO_TARGET_DIR),examples/target)/release
@@ -12,7 +12,19 @@ EXAMPLES_RELEASE := $(or $(CARGO_TARGET_DIR),examples/target)/release
 RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --tests)
 
 # One executable for each front door of the target application.
-TARGETS := axum plain
+TARGETS_RUST := axum plain
+TARGETS_PYTHON := fastapi-decorator fastapi-middleware
+# Those that the black-box suite is run against; `plain` has nothing to be tested.
+TARGETS_TESTED := axum $(TARGETS_PYTHON)
+
+# The Python package is built, tested and checked as the wheel that users install, in an
+# environment with the newest stack that it is tested with, and in one with the oldest.
+PACKAGE := crates/idemptx-py
+PYTHON := target/venv
+PYTHON_OLDEST := target/venv-oldest
+PYTHON_EXAMPLES := examples/payments-fastapi examples/target-fastapi
+WHEEL := target/wheels/.built
+WHEEL_SOURCES = $(shell find Cargo.* crates/*/*.* crates/*/src $(PACKAGE)/python -type f -not -name '*.py[co]')
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,18 +32,28 @@ help: ## lists the targets
 demo: ## runs the orders example
 	cargo run --locked --release $(EXAMPLES) -p orders
 
-targets: ## builds the target applications into target/targets/
-	cargo build --locked --release $(EXAMPLES) $(addprefix --bin ,$(TARGETS))
-	install -D -m 755 -t target/targets $(addprefix $(EXAMPLES_RELEASE)/,$(TARGETS))
+python: $(PYTHON)/.ready $(PYTHON_OLDEST)/.ready ## builds the Python wheel, and environments with it in target/
 
-test: ## runs every test: unit, store, doc and black-box
+sdist: $(PYTHON)/.requirements ## installs the Python package from its sources into target/venv-sdist
+	.ci/sdist.sh $(PYTHON) $(PACKAGE)
+
+targets: $(PYTHON)/.ready ## builds the target applications into target/targets/
+	cargo build --locked --release $(EXAMPLES) $(addprefix --bin ,$(TARGETS_RUST))
+	install -D -m 755 -t target/targets $(addprefix $(EXAMPLES_RELEASE)/,$(TARGETS_RUST)) \
+		$(addprefix examples/target-fastapi/bin/,$(TARGETS_PYTHON))
+
+test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/require.sh redis-server redis-server
 	cargo $(RUNNER) --locked --workspace --all-features
 	cargo test --locked --workspace --all-features --doc
+	.ci/pytest.sh $(PYTHON) $(PACKAGE) examples/payments-fastapi
+	@# What the oldest stack warns of has been mended in newer ones.
+	PYTEST_ADDOPTS="-W ignore" .ci/pytest.sh $(PYTHON_OLDEST) $(PACKAGE) examples/payments-fastapi
 	$(MAKE) targets
-	cargo test --locked --release $(EXAMPLES) -p target-tests
+	.ci/black-box.sh $(TARGETS_TESTED)
+	$(MAKE) sdist
 
-check: ## format, lints, each feature alone, docs, dependencies
+check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	cargo fmt --all --check
 	cargo fmt --all --check $(EXAMPLES)
 	.ci/dependencies.py
@@ -41,6 +63,7 @@ check: ## format, lints, each feature alone, docs, dependencies
 	.ci/each-feature.py
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 	.ci/deny.sh
+	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_EXAMPLES)
 
 bench: ## runs the benchmarks
 	.ci/require.sh redis-server redis-server
@@ -49,3 +72,20 @@ bench: ## runs the benchmarks
 clean: ## removes everything that was built, the tools too
 	cargo clean
 	cargo clean $(EXAMPLES)
+
+$(WHEEL): $(PYTHON)/.requirements $(WHEEL_SOURCES)
+	rm -rf target/wheels
+	$(PYTHON)/bin/maturin build --release --locked -m $(PACKAGE)/Cargo.toml -o target/wheels
+	touch $@
+
+$(PYTHON)/.requirements: $(PACKAGE)/requirements/dev.txt $(PACKAGE)/requirements/test.txt
+	.ci/venv.sh $(PYTHON) -r $<
+	touch $@
+
+$(PYTHON_OLDEST)/.requirements: $(PACKAGE)/requirements/test.txt $(PACKAGE)/requirements/oldest.txt
+	.ci/venv.sh $(PYTHON_OLDEST) -r $< -c $(word 2,$^)
+	touch $@
+
+%/.ready: %/.requirements $(WHEEL)
+	$*/bin/pip install --quiet --no-deps --force-reinstall target/wheels/*.whl
+	touch $@

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Usage: require.sh COMMAND PACKAGE
-# Installs the Debian package when the command is missing, without starting its service.
+# Usage: require.sh COMMAND PACKAGE [ARGUMENT…]
+# Installs the Debian package when the command is missing, or fails with the arguments, if any;
+# does not start its service.
 set -euo pipefail
 
 command=$1 package=$2
-if command -v "$command" >/dev/null; then
+present() {
+  command -v "$command" >/dev/null && { [ $# -eq 0 ] || "$command" "$@" >/dev/null 2>&1; }
+}
+if present "${@:3}"; then
   exit 0
 fi
 if ! command -v apt-get >/dev/null; then

@@ -5,6 +5,8 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, LINK};
 use hyper::{HeaderMap, StatusCode};
 use serde_json::Value;
 
+use crate::Difference;
+
 /// A whole response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -91,6 +93,25 @@ impl Answer {
     pub fn assert_replay_of(&self, first: &Self) {
         assert_eq!((self.status, &self.body), (first.status, &first.body), "{self:?}");
         assert!(self.is_replay() && !self.is_unstored(), "{self:?}");
+    }
+
+    /// Asserts that it stands for a handler that broke down, and that it says, if it says anything
+    /// about a retry, whether one would execute.
+    #[track_caller]
+    pub fn assert_failed(&self, retryable: bool) {
+        assert_eq!(self.status, 500, "{self:?}");
+        assert!(!self.is_replay(), "{self:?}");
+        if Difference::FrameworkAnswersForFailures.applies() {
+            assert_eq!(self.code(), "", "{self:?}");
+            return;
+        }
+        assert!(self.is_unstored(), "{self:?}");
+        assert_eq!(self.code(), "handler-failed");
+        let problem = self.assert_problem();
+        assert_eq!(
+            (&problem["retryable"], &problem["safe_new_key"]),
+            (&retryable.into(), &false.into())
+        );
     }
 
     /// Asserts that it is the refusal of that code, complete as the specification wants it, and

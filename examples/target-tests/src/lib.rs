@@ -3,8 +3,10 @@
 //!
 //! The suite knows nothing of the target but its flags, its endpoints and its journal.
 //! `IDEMPTX_TARGET` names the executable under `target/targets/`; the default is `axum`.
+//! A few things are not the same behind every front door: [`Difference`] lists them.
 
 mod answer;
+mod difference;
 mod journal;
 mod redis;
 mod request;
@@ -13,6 +15,7 @@ mod target;
 use std::time::Duration;
 
 pub use crate::answer::Answer;
+pub use crate::difference::{Difference, front_door};
 pub use crate::journal::{Entry, Event, Journal};
 pub use crate::redis::{Monitor, RedisServer};
 pub use crate::request::Request;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response};
 use hyper_util::client::legacy::{Client, Error, connect::HttpConnector};
 
@@ -62,6 +62,13 @@ impl Request {
     #[must_use]
     pub fn json(self, text: &str) -> Self {
         self.header(CONTENT_TYPE.as_str(), "application/json").body(text.to_owned())
+    }
+
+    /// On a connection that is used for nothing else: whoever refuses a body unread, or breaks
+    /// down, may close it.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        self.header(CONNECTION.as_str(), "close")
     }
 
     /// The same request to another process.

@@ -1,7 +1,7 @@
 //! The process under test.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::request::Connections;
-use crate::{Journal, PATIENCE, Request, until};
+use crate::{Journal, PATIENCE, Request, front_door, until};
 
 /// A target application that listens; killed when dropped.
 #[derive(Debug)]
@@ -147,13 +147,21 @@ impl Drop for Target {
 /// How a target is to be started.
 #[derive(Debug)]
 pub struct Builder {
+    front_door: String,
     arguments: Vec<String>,
     journal: Journal,
 }
 
 impl Builder {
     fn new() -> Self {
-        Self { arguments: Vec::new(), journal: Journal::new() }
+        Self { front_door: front_door(), arguments: Vec::new(), journal: Journal::new() }
+    }
+
+    /// With another front door than the one under test.
+    #[must_use]
+    pub fn front_door(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.front_door);
+        self
     }
 
     /// Over this store.
@@ -195,9 +203,11 @@ impl Builder {
     /// If it does not.
     pub async fn start(self) -> Target {
         let journal = self.journal.path().display().to_string();
-        let mut child = command(&self.flag_list(&journal)).spawn().unwrap_or_else(|error| {
-            panic!("{}: {error}; build the targets first", executable().display())
-        });
+        let executable = executable(&self.front_door);
+        let mut child =
+            command(&executable, &self.flag_list(&journal)).spawn().unwrap_or_else(|error| {
+                panic!("{}: {error}; build the targets first", executable.display())
+            });
         let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("a child");
         let stderr = collect(child.stderr.take().expect("piped"));
         let mut stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -227,20 +237,19 @@ impl Builder {
 ///
 /// If it does not end.
 pub async fn refused_start(flags: &[&str]) -> Output {
-    let ended = command(flags).kill_on_drop(true).output();
+    let ended = command(&executable(&front_door()), flags).kill_on_drop(true).output();
     timeout(PATIENCE, ended).await.expect("it ends").expect("it can be started")
 }
 
-fn command(flags: &[&str]) -> Command {
-    let mut command = Command::new(executable());
+fn command(executable: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(executable);
     command.args(flags).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn executable() -> PathBuf {
-    let name = std::env::var("IDEMPTX_TARGET").unwrap_or_else(|_| "axum".into());
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/targets").join(name)
+fn executable(front_door: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/targets").join(front_door)
 }
 
 fn connections() -> Connections {

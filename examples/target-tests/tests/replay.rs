@@ -196,16 +196,9 @@ async fn an_operation_that_fails_for_a_while_succeeds_once() {
 async fn a_handler_that_breaks_down_is_answered_for_and_may_be_retried() {
     let target = Target::start().await;
     for path in ["/raise", "/abort"] {
-        let request = target.post(path).key(path);
+        let request = target.post(path).alone().key(path);
         for execution in 1..=2 {
-            let answer = request.send().await;
-            answer.assert_unstored(500);
-            assert_eq!(answer.code(), "handler-failed");
-            let problem = answer.assert_problem();
-            assert_eq!(
-                (&problem["retryable"], &problem["safe_new_key"]),
-                (&json!(true), &json!(false))
-            );
+            request.send().await.assert_failed(true);
             target.journal.assert_executions(path, execution, 0);
         }
     }
@@ -215,10 +208,8 @@ async fn a_handler_that_breaks_down_is_answered_for_and_may_be_retried() {
 async fn a_handler_that_breaks_down_under_quarantine_is_never_run_again() {
     let target = Target::with_policy(json!({ "on_panic": "quarantine" })).await;
     for path in ["/raise", "/abort"] {
-        let request = target.post(path).key(path);
-        let broken = request.send().await;
-        broken.assert_unstored(500);
-        assert_eq!(broken.assert_problem()["retryable"], false);
+        let request = target.post(path).alone().key(path);
+        request.send().await.assert_failed(false);
         let problem = request.send().await.assert_refused(409, "outcome-unknown");
         assert_eq!(
             (&problem["retryable"], &problem["safe_new_key"]),

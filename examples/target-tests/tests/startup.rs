@@ -1,7 +1,7 @@
 //! How a target starts and how it ends.
 
 use serde_json::json;
-use target_tests::{RedisServer, Target, refused_start, retry_until};
+use target_tests::{Difference, Journal, RedisServer, Target, refused_start, retry_until};
 
 #[tokio::test]
 async fn what_cannot_be_meant_is_refused_at_start() {
@@ -55,6 +55,7 @@ async fn what_is_wrong_with_a_policy_is_named() {
 async fn a_store_that_is_away_at_start_is_waited_for() {
     let mut redis = RedisServer::absent().await;
     let target = Target::builder().store(redis.url()).start().await;
+    look_at_the_store(&target).await;
     target.says(&["store", "reach"]).await;
     let request = target.post("/count").key("k");
     request.send().await.assert_refused(503, "store-unavailable");
@@ -73,6 +74,7 @@ async fn a_store_that_may_lose_records_is_complained_about() {
     redis.configure("maxmemory", "100mb").await;
     redis.configure("maxmemory-policy", "allkeys-lru").await;
     let target = Target::builder().store(redis.url()).start().await;
+    look_at_the_store(&target).await;
     target.says(&["maxmemory-policy", "noeviction"]).await;
     target.post("/count").key("k").send().await.assert_fresh(201);
 }
@@ -84,6 +86,7 @@ async fn payments_are_not_trusted_to_a_store_that_may_lose_records() {
     redis.configure("maxmemory-policy", "allkeys-lru").await;
     let builder = Target::builder().store(redis.url()).profile("payments");
     let target = builder.policy(json!({ "scope": "shared" })).start().await;
+    look_at_the_store(&target).await;
     target.says(&["noeviction"]).await;
     target.post("/count").key("k").send().await.assert_refused(503, "store-unavailable");
     target.journal.assert_executions("k", 0, 0);
@@ -133,8 +136,13 @@ async fn a_terminated_process_finishes_what_nobody_waits_for() {
 async fn draining_ends_even_if_a_handler_does_not() {
     let redis = RedisServer::start().await;
     let policy = json!({ "drain_ms": 300, "lease_ms": 1000 });
-    let builder = || Target::builder().store(redis.url()).policy(policy.clone());
-    let mut target = builder().start().await;
+    let journal = Journal::new();
+    let builder = || {
+        let builder = Target::builder().store(redis.url()).journal(&journal);
+        builder.policy(policy.clone())
+    };
+    // The successor is there in time, however long it takes to start.
+    let (mut target, successor) = tokio::join!(builder().start(), builder().start());
     let slow = target.post("/slow?ms=3000").key("k");
     let cut_off = tokio::spawn({
         let slow = slow.clone();
@@ -146,9 +154,15 @@ async fn draining_ends_even_if_a_handler_does_not() {
     assert!(cut_off.await.expect("no panic").is_err(), "the handler was to be cut off");
     target.journal.assert_executions("k", 1, 0);
     // Its claim stays, and lapses.
-    let successor = builder().journal(&target.journal).start().await;
     let slow = slow.to(&successor);
     slow.send().await.assert_refused(409, "in-progress");
     retry_until(&slow, |answer| answer.status == 201).await.assert_fresh(201);
     successor.journal.assert_executions("k", 2, 1);
+}
+
+/// Makes a target look at its store that would not by itself.
+async fn look_at_the_store(target: &Target) {
+    if Difference::StoreIsLookedAtWhenItIsUsed.applies() {
+        target.post("/count").key("first").send().await;
+    }
 }

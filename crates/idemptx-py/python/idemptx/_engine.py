@@ -194,7 +194,9 @@ class Engine:
         try:
             concerns = await self.store.check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
-            logger.warning("what the store promises could not be found out: %s", error)
+            logger.warning(
+                "the store cannot be reached, or does not tell what it promises: %s", error
+            )
             self._concerns = None  # to be asked again
             self._adopted.clear()
             return []

@@ -94,7 +94,7 @@ class IdempotencyMiddleware:
         """The ASGI application."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                receive, send = self._drained(receive, send)
+                receive = self._accompanied(receive)
             await self.app(scope, receive, send)
             return
         rules = self._everywhere or self._rules_for(scope)
@@ -165,17 +165,24 @@ class IdempotencyMiddleware:
                 return route.rules
         return None
 
-    def _drained(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """A lifespan that ends only when nothing goes on without a client any more."""
-        rules = self._everywhere or next((it.rules for it in self._routes if it.rules), None)
+    def _accompanied(self, receive: Receive) -> Receive:
+        """A lifespan that begins with a look at what the store promises.
 
-        async def receive_shutdown() -> Message:
+        It ends only when nothing goes on without a client any more.
+        """
+        every = [self._everywhere, *(route.rules for route in self._routes)]
+        all_rules = [rules for rules in every if rules is not None]
+
+        async def receive_accompanied() -> Message:
             message = await receive()
-            if message["type"] == "lifespan.shutdown" and rules is not None:
-                await drain(rules.drain)
+            if message["type"] == "lifespan.startup":
+                for rules in all_rules:
+                    self._engine_here(rules)
+            elif message["type"] == "lifespan.shutdown" and all_rules:
+                await drain(all_rules[0].drain)
             return message
 
-        return receive_shutdown, send
+        return receive_accompanied
 
 
 class _Call:
