@@ -26,6 +26,7 @@ targets: ## builds the target applications into target/targets/
 
 test: ## runs every test: unit, store, doc and black-box
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh curl curl
 	cargo $(RUNNER) --locked --workspace --all-features
 	cargo test --locked --workspace --all-features --doc
 	$(MAKE) targets
@@ -42,9 +43,11 @@ check: ## format, lints, each feature alone, docs, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 	.ci/deny.sh
 
-bench: ## runs the benchmarks
+bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
-	cargo run --locked --release $(EXAMPLES) -p bench
+	examples/bench/python/prepare.sh target/bench
+	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
+	  cargo run --locked --release $(EXAMPLES) -p bench -- $(if $(QUICK),--quick)
 
 clean: ## removes everything that was built, the tools too
 	cargo clean
