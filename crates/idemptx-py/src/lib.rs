@@ -1,9 +1,68 @@
 //! The compiled half of the Python package: the protocol machine, and the stores' steps.
+//!
+//! It drives [`Exchange`](idemptx_core::exchange::Exchange) as the Rust engine does, but never
+//! waits: Python moves the bytes and owns the event loop.
+//! `python/idemptx/_idemptx.pyi` is the contract; every class and method is documented there.
 
+mod http_lines;
+mod memory;
+mod passage;
+mod refusal;
+mod rules;
+mod shared;
+mod step;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 /// What Python calls; `python/idemptx/_idemptx.pyi` describes it.
 #[pymodule]
 mod _idemptx {
-    use super::*;
+    use pyo3::prelude::*;
+    use pyo3::types::{PyBytes, PyList, PyTuple};
+
+    #[pymodule_export]
+    use super::check_token_source;
+    #[pymodule_export]
+    use super::memory::{MemoryStore, Watch};
+    #[pymodule_export]
+    use super::passage::Passage;
+    #[pymodule_export]
+    use super::refusal::Refusal;
+    #[pymodule_export]
+    use super::rules::Rules;
+    #[pymodule_export]
+    use super::step::{News, Step};
+
+    use crate::passage::{action, answer};
+    use crate::step::{kind, verdict};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        for (name, number) in action::ALL.into_iter().chain(answer::ALL) {
+            module.add(name, number)?;
+        }
+        for (name, number) in kind::ALL.into_iter().chain(verdict::ALL) {
+            module.add(name, number)?;
+        }
+        let py = module.py();
+        let bytes = py.get_type::<PyBytes>();
+        let line = py.get_type::<PyTuple>().get_item((&bytes, &bytes))?;
+        module.add("Headers", py.get_type::<PyList>().get_item(line)?)
+    }
+}
+
+/// Raises OSError if the system has no randomness to make tokens from.
+#[pyfunction]
+fn check_token_source() -> PyResult<()> {
+    shared::Tokens::from_system().map(drop).map_err(|_| no_randomness())
+}
+
+fn no_randomness() -> PyErr {
+    PyOSError::new_err("the system has no randomness to make tokens from")
+}
+
+/// A call that does not belong to where things stand.
+fn misuse(text: impl Into<String>) -> PyErr {
+    PyRuntimeError::new_err(text.into())
 }

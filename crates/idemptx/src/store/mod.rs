@@ -9,7 +9,7 @@
 
 mod any;
 mod memory;
-#[cfg(feature = "redis")]
+#[cfg(feature = "redis-protocol")]
 pub mod redis;
 mod safety;
 

@@ -4,8 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use idemptx_core::store::{ErrorKind, StoreError};
-use redis::{RedisError, ServerErrorKind};
+use redis::RedisError;
+
+use super::protocol;
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
@@ -19,7 +22,7 @@ enum Cause {
     Redis(RedisError),
     TimedOut(Duration),
     NoRuntime,
-    Unexpected(&'static str),
+    Unexpected,
 }
 
 impl Failure {
@@ -35,58 +38,54 @@ impl Failure {
         Self { server: server.clone(), cause: Cause::NoRuntime }
     }
 
-    pub(super) fn unexpected(server: &Arc<str>, step: &'static str) -> Self {
-        Self { server: server.clone(), cause: Cause::Unexpected(step) }
+    pub(super) fn unexpected(server: &Arc<str>) -> Self {
+        Self { server: server.clone(), cause: Cause::Unexpected }
     }
 
-    /// Whether the server does not know the script that was named by its hash.
-    pub(super) fn is_unknown_script(&self) -> bool {
-        matches!(&self.cause, Cause::Redis(error)
-            if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript))
-    }
-
-    /// Whether the server knows or allows no such command: `NOPERM`, or `ERR unknown command`.
-    pub(super) fn is_refusal(&self) -> bool {
-        matches!(&self.cause, Cause::Redis(error)
-        if matches!(error.kind(), redis::ErrorKind::Server(
-            ServerErrorKind::NoPerm | ServerErrorKind::ResponseError
-        )))
+    /// What the server said, code first, if it was the server that said no.
+    pub(super) fn refusal(&self) -> Option<Bytes> {
+        let Cause::Redis(error) = &self.cause else { return None };
+        let code = error.code()?;
+        Some(match error.detail() {
+            Some(detail) => format!("{code} {detail}").into(),
+            None => Bytes::copy_from_slice(code.as_bytes()),
+        })
     }
 
     fn kind(&self) -> ErrorKind {
-        let error = match &self.cause {
-            Cause::Redis(error) => error,
-            Cause::TimedOut(_) => return ErrorKind::Unavailable,
-            Cause::NoRuntime | Cause::Unexpected(_) => return ErrorKind::Internal,
-        };
-        match (error.kind(), error.code()) {
-            (_, Some("WRONGTYPE")) => ErrorKind::Corrupt,
-            (redis::ErrorKind::AuthenticationFailed, _)
-            | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => ErrorKind::Internal,
-            // Whatever else it says (OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, … or nothing at
-            // all), it is no verdict on the record.
-            _ => ErrorKind::Unavailable,
+        match &self.cause {
+            Cause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
+            Cause::Redis(_) | Cause::TimedOut(_) => ErrorKind::Unavailable,
+            Cause::NoRuntime | Cause::Unexpected => ErrorKind::Internal,
         }
     }
 }
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        Self::with_source(failure.kind(), failure)
+        match failure.refusal() {
+            Some(error) => protocol::refused(Some(failure.server), &error),
+            None => Self::with_source(failure.kind(), failure),
+        }
     }
+}
+
+/// Whether the client library says, in its own words, that the server refused the user.
+fn is_about_rights(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::AuthenticationFailed
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "redis at {}: ", self.server)?;
         match &self.cause {
-            Cause::Redis(error) if self.kind() == ErrorKind::Internal => {
-                write!(f, "the user, the password or the permissions were refused: {error}")
+            Cause::Redis(error) if is_about_rights(error) => {
+                write!(f, "the user or the password was refused: {error}")
             }
             Cause::Redis(error) => error.fmt(f),
             Cause::TimedOut(after) => write!(f, "no answer within {after:?}"),
             Cause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
-            Cause::Unexpected(step) => write!(f, "answered `{step}` in a way it never should"),
+            Cause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }
 }

@@ -1,93 +1,126 @@
 //! What the Redis store says and hears, without a connection: for drivers that have their own.
 //!
-//! A step of the [store contract](idemptx_core::store) is a short dialogue: a [`Command`] goes out,
-//! a [`Reply`] comes in, and the step either asks something else or has its verdict.
-//! [`RedisStore`](super::RedisStore) holds these dialogues over its own connections; the Python
-//! package holds them inside asyncio's loop.
+//! A [step](Step) of the [store contract](idemptx_core::store) is a short dialogue: a [`Command`]
+//! goes out, a [`Reply`] comes in, and the step either asks something else or has its verdict.
+//! `RedisStore` holds these dialogues over its own connections; the Python package holds them
+//! inside asyncio's loop.
+//!
+//! ```
+//! use idemptx::store::redis::protocol::{Command, Layout, Next, Reply, Step};
+//! use idemptx_core::store::StoreError;
+//!
+//! /// Takes a step over a connection, given as what answers a command.
+//! fn take<S: Step>(
+//!     mut step: S,
+//!     layout: &Layout,
+//!     server_micros: u64,
+//!     mut ask: impl FnMut(&Command) -> Reply,
+//! ) -> Result<S::Verdict, StoreError> {
+//!     let mut command = step.begin(layout, server_micros);
+//!     loop {
+//!         match step.answer(layout, ask(&command)) {
+//!             Next::Ask(next) => command = next,
+//!             Next::Done(verdict) => return verdict,
+//!         }
+//!     }
+//! }
+//!
+//! # use idemptx::store::redis::protocol::LookupStep;
+//! # use idemptx_core::key::RecordId;
+//! let step = LookupStep::new(RecordId::from_bytes([7; 32]));
+//! let found = take(step, &Layout::new("idem:"), 0, |_| Reply::Nil);
+//! assert!(matches!(found, Ok(None)));
+//! ```
+//!
+//! A dialogue that its connection did not live to the end of is begun again: every step may be
+//! taken twice.
 //!
 //! For a server without scripts (or a test double of one) each step can also be taken as a
-//! transaction: read under `WATCH`, [`decide`](ClaimStep::decide), write in `MULTI`.
+//! transaction: read under `WATCH`, [`decide`](Step::decide), write in `MULTI`.
+
+pub mod check;
+mod claim;
+mod command;
+mod layout;
+mod lease;
+mod lookup;
+mod refusal;
+mod reply;
+mod scripts;
+mod settle;
+mod stored;
+mod watch;
 
 use bytes::Bytes;
-use idemptx_core::key::RecordId;
-use idemptx_core::lease::Lease;
-use idemptx_core::store::{Bid, Claim, Seen, Settlement, StoreError};
+use idemptx_core::store::StoreError;
 
-/// How records are named and laid out; shared by all steps of a store.
-#[derive(Debug)]
-pub struct Layout {}
+pub use self::claim::ClaimStep;
+pub use self::command::{Arguments, Command};
+pub use self::layout::Layout;
+pub use self::lease::{ReleaseStep, RenewStep};
+pub use self::lookup::LookupStep;
+#[cfg(feature = "redis")]
+pub(super) use self::refusal::refused;
+pub use self::reply::Reply;
+pub use self::settle::SettleStep;
+pub use self::watch::WatchStep;
 
-impl Layout {
-    /// The layout under a prefix such as `idem:`.
-    #[must_use]
-    pub fn new(prefix: &str) -> Self;
-    /// Where the ends of awaited claims are published, each as its record's id in text.
-    pub fn channel(&self) -> &str;
-    /// The keys of a record, and of its response where that is kept apart.
-    pub fn keys(&self, id: &RecordId) -> [String; 2];
-}
+/// A step as a dialogue, or as a transaction.
+pub trait Step: Sized {
+    /// What the step is taken for.
+    type Verdict;
 
-/// A command: its name and arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {}
+    /// Begins the dialogue, also anew after a lost connection.
+    ///
+    /// `micros` is the server's clock, as well as the caller knows it, in microseconds since the
+    /// Unix epoch; asked anew when the command is sent again after a lost connection.
+    /// It dates nothing but a claim that finds no record, where an error of seconds does no harm.
+    fn begin(&mut self, layout: &Layout, micros: u64) -> Command;
 
-impl Command {
-    pub fn arguments(&self) -> impl ExactSizeIterator<Item = &[u8]>;
-    /// Appends it as the Redis protocol has it: an array of bulk strings.
-    pub fn encode(&self, out: &mut Vec<u8>);
-}
+    /// Takes the reply to the last command.
+    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Self::Verdict>;
 
-/// A reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reply {
-    Nil,
-    Integer(i64),
-    /// A bulk string, or a simple one such as `OK`.
-    Bytes(Bytes),
-    Array(Vec<Reply>),
-    /// An error, its code first.
-    Error(Bytes),
+    /// The step as a transaction: a pure function of what was read under `WATCH`.
+    fn decide(&self, layout: &Layout, read: Read) -> Decision<Self::Verdict>;
 }
 
 /// What follows a reply.
 #[derive(Debug)]
 pub enum Next<T> {
+    /// Another command, on the same connection or another.
     Ask(Command),
+    /// The end of the dialogue.
     Done(Result<T, StoreError>),
 }
 
-/// A step as a dialogue.
-pub trait Step: Sized {
-    type Verdict;
-    /// The first command. `micros` is the server's clock, as well as the caller knows it, in
-    /// microseconds since the epoch; asked anew when the command is sent again after a lost connection.
-    fn begin(&mut self, layout: &Layout, micros: u64) -> Command;
-    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Self::Verdict>;
-    /// The step as a transaction: a pure function of what was read under WATCH.
-    fn decide(&self, layout: &Layout, read: Read) -> Decision<Self::Verdict>;
-}
-
-/// What was read of a record.
+/// What was read of a record, all under one `WATCH` of its two [keys](Layout::keys).
+#[derive(Clone, Debug)]
 pub struct Read {
+    /// What stands under the first key.
     pub record: Option<Bytes>,
-    /// As PTTL gives it: milliseconds, negative if there is no expiry or no record.
+    /// What is left of it as `PTTL` gives it: milliseconds, negative if there is no expiry or no
+    /// record.
     pub pttl: i64,
+    /// What stands under the second key.
     pub response: Option<Bytes>,
+    /// The server's clock, in microseconds since the Unix epoch.
     pub micros: u64,
 }
 
 /// What a transaction does.
+#[derive(Debug)]
 pub struct Decision<T> {
-    /// To be sent in one MULTI; nothing if the verdict stands as it is.
+    /// To be sent in one `MULTI`; nothing if the verdict stands as it is.
+    ///
+    /// A `PUBLISH` among them is a hint, whose failure fails nothing.
     pub writes: Vec<Command>,
     /// The verdict, if the writes were executed.
     pub verdict: Result<T, StoreError>,
 }
 
-pub struct ClaimStep {}   // new(id: RecordId, bid: Bid)            Verdict = Claim
-pub struct SettleStep {}  // new(lease: Lease, done: Settlement)    Verdict = ()
-pub struct ReleaseStep {} // new(lease: Lease)                      Verdict = ()
-pub struct RenewStep {}   // new(lease: Lease)                      Verdict = ()   (Lease unchanged)
-pub struct LookupStep {}  // new(id: RecordId)                      Verdict = Option<Seen>
-pub struct WatchStep {}   // new(id: RecordId)                      Verdict = bool: whether somebody claims it
+impl<T> Decision<T> {
+    /// A verdict that needs no writing.
+    fn stands(verdict: Result<T, StoreError>) -> Self {
+        Self { writes: Vec::new(), verdict }
+    }
+}

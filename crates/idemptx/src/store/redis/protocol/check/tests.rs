@@ -3,7 +3,7 @@ use super::*;
 fn facts(info_lines: &str, configuration: &[(&str, &str)]) -> Facts {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Facts {
-        info: Some(info(Value::BulkString(info_lines.replace('\n', "\r\n").into_bytes()))),
+        info: Some(info(Reply::Bytes(info_lines.replace('\n', "\r\n").into()))),
         configuration: Some(configuration.iter().map(own).collect()),
     }
 }
@@ -12,13 +12,13 @@ const GOOD: &str = "# Server\nredis_version:7.0.15\nrole:master\ncluster_enabled
      maxmemory_policy:noeviction\nmaxmemory:0\nused_memory:1000\naof_enabled:1\nconnected_slaves:0";
 
 fn gravest(facts: &Facts) -> Option<Severity> {
-    facts.report("host:6379/0").findings.first().map(|finding| finding.severity)
+    facts.report(Some("host:6379/0")).findings.first().map(|finding| finding.severity)
 }
 
 #[test]
 fn a_lone_server_that_writes_everything_is_found_faultless() {
     let facts = facts(GOOD, &[("appendfsync", "always"), ("save", "")]);
-    let report = facts.report("host:6379/0");
+    let report = facts.report(Some("host:6379/0"));
     assert_eq!(report.findings, []);
     assert_eq!(
         report.guarantee,
@@ -30,7 +30,7 @@ fn a_lone_server_that_writes_everything_is_found_faultless() {
 
 #[test]
 fn a_second_that_may_be_lost_is_noted_and_not_called_unsafe() {
-    let report = facts(GOOD, &[("appendfsync", "everysec")]).report("host:6379/0");
+    let report = facts(GOOD, &[("appendfsync", "everysec")]).report(Some("host:6379/0"));
     assert_eq!(report.findings[0].severity, Severity::Note);
     assert!(!report.is_unsafe());
     assert!(report.guarantee.contains("up to the last second (appendonly everysec)"));
@@ -45,7 +45,7 @@ fn what_can_lose_or_delete_claims_is_unsafe() {
     ] {
         let facts = facts(&GOOD.replace(good, bad), &[("appendfsync", "always"), ("save", "")]);
         assert_eq!(gravest(&facts), Some(Severity::Unsafe), "{bad}");
-        assert!(!facts.report("host").is_fatal(), "{bad}");
+        assert!(!facts.report(Some("host")).is_fatal(), "{bad}");
     }
 }
 
@@ -72,7 +72,7 @@ fn what_cannot_work_is_fatal() {
 fn valkey_is_called_by_its_own_name_and_version() {
     let lines =
         format!("{GOOD}\nserver_name:valkey\nvalkey_version:8.1.3").replace("7.0.15", "7.2.4");
-    let report = facts(&lines, &[("appendfsync", "always")]).report("host:6379/0");
+    let report = facts(&lines, &[("appendfsync", "always")]).report(Some("host:6379/0"));
     assert!(report.guarantee.starts_with("valkey 8.1.3 at host"), "{}", report.guarantee);
     assert_eq!(report.findings, []);
 }
@@ -86,7 +86,7 @@ fn little_headroom_is_a_warning() {
 #[test]
 fn what_the_server_will_not_tell_is_a_warning_and_not_a_guess() {
     let silent = Facts { info: None, configuration: None };
-    let report = silent.report("host:6379/0");
+    let report = silent.report(Some("host:6379/0"));
     assert!(!report.is_unsafe());
     assert_eq!(report.findings[0].severity, Severity::Warning);
     assert_eq!(
@@ -95,4 +95,37 @@ fn what_the_server_will_not_tell_is_a_warning_and_not_a_guess() {
          replicas unknown; eviction unknown"
     );
     assert_eq!(silent.persistence().is_durable(), None);
+}
+
+fn refusal(error: &'static str) -> Reply {
+    Reply::Error(error.into())
+}
+
+#[test]
+fn a_server_that_refuses_a_question_is_no_failure_and_one_that_cannot_answer_is() {
+    let layout = Layout::new("idem:").at("host:6379/0");
+    let silent = [refusal("NOPERM no permissions"), refusal("ERR unknown command 'CONFIG'")];
+    let checked = evaluate(&layout, Transport::Private, silent).unwrap();
+    assert_eq!(checked.durable, None);
+    assert_eq!(checked.report.findings[0].severity, Severity::Warning);
+    let loading = [refusal("LOADING"), Reply::Nil];
+    assert!(evaluate(&layout, Transport::Private, loading).is_err());
+}
+
+#[test]
+fn plain_text_through_a_network_is_unsafe() {
+    let layout = Layout::new("idem:");
+    let good = || [Reply::Bytes(GOOD.into()), Reply::Array(Vec::new())];
+    let private = evaluate(&layout, Transport::Private, good()).unwrap();
+    assert!(!private.report.is_unsafe());
+    let overheard = evaluate(&layout, Transport::Overheard, good()).unwrap();
+    assert!(overheard.report.findings[0].text.contains("rediss://"));
+    assert!(overheard.report.is_unsafe());
+    assert!(overheard.report.guarantee.starts_with("redis 7.0.15: "));
+}
+
+#[test]
+fn the_questions_are_two_commands() {
+    let texts = questions().map(|question| question.arguments().collect::<Vec<_>>().join(&b' '));
+    assert_eq!(texts, [&b"INFO"[..], b"CONFIG GET appendfsync save"]);
 }

@@ -1,60 +1,76 @@
 //! The start-up check: what a server's configuration can do to claims.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 
 use idemptx_core::store::StoreError;
-use redis::Value;
 
-use super::RedisStore;
+use super::command::Command;
+use super::layout::Layout;
+use super::refusal::has_code;
+use super::reply::Reply;
 use crate::store::{Finding, SafetyReport, Severity};
 
-impl RedisStore {
-    /// Asks the server for everything that decides which guarantee it can give.
-    ///
-    /// What the server will not tell (hosted ones forbid `CONFIG`, some users `INFO`) is reported
-    /// as a warning, not guessed.
-    /// [`capabilities`](idemptx_core::store::Store::capabilities) follow what was found.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`](idemptx_core::store::ErrorKind::Unavailable) if the server does
-    /// not answer, [`ErrorKind::Internal`](idemptx_core::store::ErrorKind::Internal) if it refuses
-    /// the user or the password.
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads.
-    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
-        let mut configuration = redis::cmd("CONFIG");
-        configuration.arg("GET").arg(&["appendfsync", "save"]);
-        let facts = Facts {
-            info: self.ask_if_allowed(&redis::cmd("INFO")).await?.map(info),
-            configuration: self.ask_if_allowed(&configuration).await?.map(pairs),
-        };
-        if let Some(durable) = facts.persistence().is_durable() {
-            self.durable.store(durable, Ordering::Relaxed);
-        }
-        let report = facts.report(self.topology.name());
-        if !self.topology.is_overheard() {
-            return Ok(report);
-        }
-        let overheard = Finding::new(
-            Severity::Unsafe,
-            "responses cross the network to this server in plain text, and can be altered there: \
-             use rediss://",
-        );
-        let findings = report.findings.into_iter().chain([overheard]).collect();
-        Ok(SafetyReport::new(findings, report.guarantee))
-    }
+/// What to ask the server: everything that decides which guarantee it can give.
+#[must_use]
+pub fn questions() -> [Command; 2] {
+    [
+        Command::of("INFO", 1, 0),
+        Command::of("CONFIG", 4, 0).text("GET").text("appendfsync").text("save"),
+    ]
+}
 
-    /// The answer, or none where the server says that it will not give any.
-    async fn ask_if_allowed(&self, command: &redis::Cmd) -> Result<Option<Value>, StoreError> {
-        match self.commands.ask(command).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(failure) if failure.is_refusal() => Ok(None),
-            Err(failure) => Err(failure.into()),
-        }
+/// What the replies to the [questions](questions()) amount to.
+///
+/// What the server will not tell (hosted ones forbid `CONFIG`, some users `INFO`) is reported as a
+/// warning, not guessed.
+///
+/// # Errors
+///
+/// As [`Layout::refused`] for any other error among the replies.
+pub fn evaluate(
+    layout: &Layout,
+    transport: Transport,
+    replies: [Reply; 2],
+) -> Result<Checked, StoreError> {
+    let [about, configuration] = replies;
+    let facts = Facts {
+        info: told(layout, about)?.map(info),
+        configuration: told(layout, configuration)?.map(pairs),
+    };
+    let mut report = facts.report(layout.server().as_deref());
+    if transport == Transport::Overheard {
+        let findings = report.findings.into_iter().chain([overheard()]).collect();
+        report = SafetyReport::new(findings, report.guarantee);
+    }
+    Ok(Checked { report, durable: facts.persistence().is_durable() })
+}
+
+/// What a check came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checked {
+    /// What was found.
+    pub report: SafetyReport,
+    /// Whether records survive the end of the server's process, if that is known.
+    pub durable: Option<bool>,
+}
+
+/// How what is said reaches the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Encrypted, or never leaving this host.
+    Private,
+    /// In plain text through a network.
+    Overheard,
+}
+
+/// The answer, or none where the server says that it will not give any.
+fn told(layout: &Layout, reply: Reply) -> Result<Option<Reply>, StoreError> {
+    match reply {
+        // Not allowed, or `ERR unknown command`.
+        Reply::Error(error) if has_code(&error, "NOPERM") || has_code(&error, "ERR") => Ok(None),
+        Reply::Error(error) => Err(layout.refused(&error)),
+        answer => Ok(Some(answer)),
     }
 }
 
@@ -65,7 +81,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn report(&self, server: &str) -> SafetyReport {
+    fn report(&self, server: Option<&str>) -> SafetyReport {
         let findings = [
             self.telling(),
             self.version(),
@@ -76,8 +92,9 @@ impl Facts {
             self.replication(),
             self.headroom(),
         ];
+        let place = server.map(|server| format!(" at {server}")).unwrap_or_default();
         let guarantee = format!(
-            "{} at {server}: {}; {}; {}",
+            "{}{place}: {}; {}; {}",
             self.product(),
             self.persistence().said(),
             self.said_of_replicas(),
@@ -267,6 +284,13 @@ impl Persistence {
     }
 }
 
+fn overheard() -> Finding {
+    danger(
+        "responses cross the network to this server in plain text, and can be altered there: use \
+         rediss://",
+    )
+}
+
 fn warning(text: impl Into<String>) -> Finding {
     Finding::new(Severity::Warning, text)
 }
@@ -280,8 +304,8 @@ fn fatal(text: impl Into<String>) -> Finding {
 }
 
 /// The lines `name:value` of `INFO`.
-fn info(answer: Value) -> HashMap<String, String> {
-    let text = text(answer).unwrap_or_default();
+fn info(reply: Reply) -> HashMap<String, String> {
+    let text = text(reply).unwrap_or_default();
     text.lines()
         .filter_map(|line| line.trim_end().split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -289,18 +313,15 @@ fn info(answer: Value) -> HashMap<String, String> {
 }
 
 /// The names and values of `CONFIG GET`, which take turns.
-fn pairs(answer: Value) -> HashMap<String, String> {
-    let Value::Array(parts) = answer else { return HashMap::new() };
+fn pairs(reply: Reply) -> HashMap<String, String> {
+    let Reply::Array(parts) = reply else { return HashMap::new() };
     let mut texts = parts.into_iter().filter_map(text);
     std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
 }
 
-fn text(value: Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
-    }
+fn text(reply: Reply) -> Option<String> {
+    let Reply::Bytes(bytes) = reply else { return None };
+    String::from_utf8(bytes.into()).ok()
 }
 
 const MAJOR_VERSION_MIN: u32 = 7;

@@ -95,21 +95,6 @@ fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn the_record_and_its_response_share_a_hash_slot() {
-    let store = RedisStore::open("redis://localhost").unwrap();
-    let [record, response] = store.keys(&id());
-    assert_eq!(record, format!("idem:{{{}}}", id()));
-    assert_eq!(response, format!("idem:{{{}}}:response", id()));
-}
-
-#[test]
-fn no_retention_exceeds_what_redis_accepts() {
-    assert_eq!(kept(Duration::ZERO), RETAIN_MIN);
-    assert_eq!(kept(Duration::MAX), RETAIN_MAX);
-    assert_eq!(kept(Duration::from_secs(60)), Duration::from_secs(60));
-}
-
-#[test]
 fn the_servers_clock_goes_on_between_questions() {
     let clock = ServerClock::new();
     let answer = |text: &str| Value::BulkString(text.as_bytes().to_vec());

@@ -1,0 +1,48 @@
+"""Makes FastAPI and Starlette APIs safe to retry.
+
+A client sends `Idempotency-Key`: the first request runs the handler, every retry gets the same
+answer, byte for byte, and nothing is executed twice.
+
+    from fastapi import FastAPI
+    from idemptx import idempotent
+    from idemptx.backend import RedisBackend
+
+    app = FastAPI()
+    backend = RedisBackend("redis://localhost")
+
+    @app.post("/orders")
+    @idempotent(storage_backend=backend)
+    async def create_order(item: str) -> dict[str, str]:
+        return {"ordered": item}
+"""
+
+from __future__ import annotations
+
+from ._driver import Orphan
+from ._engine import drain
+from ._execution import Execution, current_execution
+from .decorator import idempotent
+from .exceptions import (
+    ConflictRequestException,
+    IdempotencyConflictException,
+    IdempotencyException,
+    MissingKeyException,
+    RequestInProgressException,
+    RequestRefusedException,
+)
+from .middleware import IdempotencyMiddleware
+
+__all__ = [
+    "ConflictRequestException",
+    "Execution",
+    "IdempotencyConflictException",
+    "IdempotencyException",
+    "IdempotencyMiddleware",
+    "MissingKeyException",
+    "Orphan",
+    "RequestInProgressException",
+    "RequestRefusedException",
+    "current_execution",
+    "drain",
+    "idempotent",
+]

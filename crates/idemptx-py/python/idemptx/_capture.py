@@ -1,0 +1,204 @@
+"""Takes an ASGI response as the application sends it: whole where it can be kept, else live."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from starlette.types import Message, Scope, Send
+
+    from ._driver import Driver
+
+__all__ = ["Capture", "ClientGone", "never_disconnects", "without_shortcuts"]
+
+
+class ClientGone(OSError):
+    """The client of a live response has left; what was made for it alone ends."""
+
+
+class Capture:
+    """One response: the `send` of an application that runs under a key."""
+
+    __slots__ = ("_chunks", "_driver", "_live", "_size", "body", "headers", "status")
+
+    def __init__(self, driver: Driver) -> None:  # noqa: D107
+        self._driver = driver
+        self._chunks: list[bytes] | None = []
+        self._size = 0
+        self._live: _Live | None = None
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+
+    async def send(self, message: Message) -> None:
+        """Takes the response's messages; concludes the passage with its last one."""
+        kind = message["type"]
+        if kind == "http.response.body":
+            body = message.get("body", b"")
+            more = message.get("more_body", False)
+            if self._live is not None:
+                await self._live.put(body, more=more)
+            elif self._chunks is not None:
+                await self._collect(self._chunks, body, more=more)
+        elif kind == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(bytes(name), bytes(value)) for name, value in message["headers"]]
+            if _is_event_stream(self.headers):
+                await self._go_live(ends_with_client=True)
+        # Whatever else there is (early hints, pushes, trailers) is for this client at this moment.
+
+    async def whole(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        """Takes a response that is known already."""
+        self.status, self.headers = status, headers
+        if len(body) <= self._driver.rules.response_bytes_max:
+            await self._conclude(body)
+        else:
+            await self._go_live(ends_with_client=False)
+            if self._live is not None:
+                await self._live.put(body, more=False)
+
+    async def _collect(self, chunks: list[bytes], body: bytes, *, more: bool) -> None:
+        self._size += len(body)
+        chunks.append(body)
+        if self._size > self._driver.rules.response_bytes_max:
+            await self._go_live(ends_with_client=False)
+            if self._live is not None:
+                for position, chunk in enumerate(chunks, 1):
+                    await self._live.put(chunk, more=more or position < len(chunks))
+        elif not more:
+            self._chunks = None
+            await self._conclude(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    async def _conclude(self, body: bytes) -> None:
+        self.body = body
+        driver = self._driver
+        directed = self._directed()
+        await driver.conclude(driver.passage.responded(self.status, directed, body))
+
+    async def _go_live(self, *, ends_with_client: bool) -> None:
+        self._chunks = None
+        self._live = _Live(self._driver, ends_with_client=ends_with_client)
+        driver = self._driver
+        await driver.conclude(driver.passage.streamed(self.status, self._directed()))
+
+    def _directed(self) -> list[tuple[bytes, bytes]]:
+        """The header lines, with what the handler said of the outcome in code."""
+        directive = self._driver.execution.directive
+        if directive is None or any(name.lower() == OUTCOME for name, _ in self.headers):
+            return self.headers
+        return [*self.headers, (OUTCOME, directive.encode())]
+
+    async def send_to(self, send: Send) -> None:
+        """Sends the client what was captured, marked."""
+        live = self._live
+        headers = self._driver.passage.marked(self.headers)
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if live is None:
+            await send({"type": "http.response.body", "body": self.body})
+        else:
+            await live.send_to(send)
+
+    async def ended(self) -> None:
+        """The application returned, or raised."""
+        if self._live is not None:
+            await self._live.end()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the body is still being made."""
+        return self._live is not None
+
+
+class _Live:
+    """A body on its way from a handler to a client that may be slower, or leave."""
+
+    def __init__(self, driver: Driver, *, ends_with_client: bool) -> None:
+        self._driver = driver
+        self._chunks: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue(LIVE_CHUNKS_MAX)
+        self._left: Future[None] = driver.engine.loop.create_future()
+        self._ends_with_client = ends_with_client
+        self._alone_until = 0.0
+        self._complete = False
+
+    async def put(self, chunk: bytes, *, more: bool) -> None:
+        if self._driver.client_left:
+            self.leave()
+        if not self._left.done():
+            self._complete = not more
+            await self._put((chunk, more))
+            return
+        # Any other body than an event stream is part of the handler's work and is read on for a
+        # while, so that the handler ends too.
+        now = self._driver.engine.loop.time()
+        if self._ends_with_client or now > self._alone_until:
+            raise ClientGone
+
+    async def _put(self, item: tuple[bytes, bool] | None) -> None:
+        if not self._chunks.full():
+            self._chunks.put_nowait(item)
+            return
+        putting = asyncio.ensure_future(self._chunks.put(item))
+        try:
+            await asyncio.wait({putting, self._left}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            putting.cancel()
+
+    async def end(self) -> None:
+        """No more will come, whether the body is complete or not."""
+        if not self._complete and not self._left.done():
+            await self._put(None)
+
+    async def send_to(self, send: Send) -> None:
+        try:
+            while (item := await self._chunks.get()) is not None:
+                chunk, more = item
+                await send({"type": "http.response.body", "body": chunk, "more_body": more})
+                if not more:
+                    return
+            # The handler ended without ending its body: so must the connection.
+            await self._driver.finished()
+            message = "the response's body broke off"
+            raise RuntimeError(message)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        if not self._left.done():
+            self._left.set_result(None)
+            self._alone_until = self._driver.engine.loop.time() + LEFT_ALONE_MAX
+
+
+async def never_disconnects() -> Message:
+    """A client that neither sends anything more nor leaves: the `receive` of a detached handler."""
+    await asyncio.get_running_loop().create_future()
+    return {"type": "http.disconnect"}
+
+
+def without_shortcuts(scope: Scope) -> Scope:
+    """The scope without the extensions by which a body would go round the capture."""
+    extensions = scope.get("extensions")
+    if not extensions or SHORTCUTS.isdisjoint(extensions):
+        return scope
+    kept = {name: value for name, value in extensions.items() if name not in SHORTCUTS}
+    return {**scope, "extensions": kept}
+
+
+def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+        for name, value in headers
+    )
+
+
+OUTCOME = b"idempotency-outcome"
+SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+LIVE_CHUNKS_MAX = 16
+"""How many chunks of a live body wait for a slow client."""
+LEFT_ALONE_MAX = 30.0
+"""For how many seconds a body whose client has left is read on."""

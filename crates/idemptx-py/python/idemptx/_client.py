@@ -1,0 +1,240 @@
+"""The client transport: a step through the application's own redis-py client.
+
+For what only the client itself can reach: clusters, sentinels, test doubles, subclasses. The same
+machine decides; the client carries the commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ._idemptx import CLAIM, INTERNAL, PENDING, UNAVAILABLE, Dialogue, Layout, Transaction
+from ._link import TIMEOUT, server_concerns
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._idemptx import Rules, Step
+
+__all__ = ["ClientStore", "is_asynchronous"]
+
+
+class ClientStore:
+    """Records in Redis, reached through somebody else's client."""
+
+    def __init__(self, client: Any, layout: Layout) -> None:  # noqa: D107
+        self._client = client
+        self._layout = layout
+        self._timeout = TIMEOUT
+        self._knows_time = False
+        self._scripts = True
+        self._asynchronous = is_asynchronous(client)
+        self._threads: ThreadPoolExecutor | None = None
+        if not self._asynchronous:
+            self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="idemptx-redis")
+
+    def perform(self, step: Step) -> Awaitable[None]:
+        """Performs a step with the client, in a thread if it would block."""
+        return self._perform(step)
+
+    async def _perform(self, step: Step) -> None:
+        try:
+            await asyncio.wait_for(self._take(step), self._timeout)
+        except (asyncio.TimeoutError, TimeoutError):
+            step.fail(UNAVAILABLE, f"the Redis client gave no answer within {self._timeout} s")
+        except Exception as error:  # noqa: BLE001 - clients raise what they like
+            step.fail(UNAVAILABLE, f"{type(error).__name__}: {error}")
+        if step.verdict == PENDING:
+            step.fail(INTERNAL, "the Redis client did nothing")
+
+    async def _take(self, step: Step) -> None:
+        if self._asynchronous:
+            await _drive(self._turns(step))
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, _drive_blocking, self._turns(step))
+
+    def _turns(self, step: Step) -> Turns:
+        """The step's calls to the client, one after the other; each is sent its result."""
+        if step.kind == CLAIM and not self._knows_time:
+            yield from self._learn_time()
+        if self._scripts:
+            yield from self._talk(step)
+            if self._scripts:
+                return
+            step.again()
+        yield from self._transact(step)
+
+    def _talk(self, step: Step) -> Turns:
+        dialogue = Dialogue(self._layout, step)
+        while (command := dialogue.command) is not None:
+            try:
+                reply = yield lambda words=command: self._execute(*words)
+            except Exception as error:
+                text = _reply_error(error)
+                if text is None:
+                    raise
+                if _has_no_scripts(text):
+                    self._scripts = False
+                    return
+                dialogue.error(text)
+            else:
+                dialogue.reply(reply)
+
+    def _transact(self, step: Step) -> Turns:
+        """For clients without scripts: read under WATCH, decide, write in MULTI."""
+        transaction = Transaction(self._layout, step)
+        key, response_key = transaction.keys
+        for _ in range(CONTENTION_MAX):
+            pipe = self._client.pipeline(transaction=True)
+            try:
+                yield lambda: pipe.watch(key, response_key)
+                record = yield lambda: pipe.execute_command("GET", key, NEVER_DECODE=True)
+                pttl = yield lambda: pipe.execute_command("PTTL", key)
+                response = yield lambda: pipe.execute_command(
+                    "GET", response_key, NEVER_DECODE=True
+                )
+                now = time.time_ns() // 1000
+                writes = transaction.decide(record, int(pttl), response, now)
+                if not writes:
+                    return
+                pipe.multi()
+                for name, *arguments in writes:
+                    pipe.execute_command(name.decode(), *arguments)
+                yield pipe.execute
+                return  # noqa: TRY300 - the writes were made
+            except Exception as error:
+                if type(error).__name__ != "WatchError":
+                    raise
+                step.again()
+            finally:
+                yield pipe.reset
+        step.fail(UNAVAILABLE, "the record changed again and again while it was looked at")
+
+    def _learn_time(self) -> Turns:
+        self._knows_time = True
+        seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
+        # A cluster has a clock for each node, and a double none: ours is as good there.
+        with suppress(Exception):
+            told = yield lambda: self._client.execute_command("TIME")
+            if isinstance(told, list | tuple):
+                seconds, micros = (int(part) for part in told)
+        self._layout.learn_time(seconds, micros)
+
+    def _execute(self, name: bytes, *arguments: bytes) -> Any:
+        options: dict[str, Any] = {"NEVER_DECODE": True}
+        if name == b"SET":
+            # Its reply is the old value, which redis-py would otherwise take for a yes.
+            options["get"] = True
+        return self._client.execute_command(name.decode(), *arguments, **options)
+
+    async def retry(self, step: Step) -> None:
+        """The client has its own connections, and its own retries."""
+
+    async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
+        """It would take a subscription of the client's: waiters poll instead."""
+        del record, wake
+        return None
+
+    def expect(self, rules: Rules) -> None:
+        """The shortest time-out of all rules counts."""
+        self._timeout = min(self._timeout, rules.claim_timeout)
+
+    async def check(self) -> list[str]:
+        """Asks the server what it can, through the client."""
+
+        async def command(*words: bytes) -> Any:
+            def turns() -> Turns:
+                return (yield lambda: self._execute(*words))
+
+            if self._asynchronous:
+                return await _drive(turns())
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, _drive_blocking, turns())
+
+        try:
+            return await server_concerns(command)
+        except Exception:  # noqa: BLE001 - doubles and clusters answer INFO in their own ways
+            return []
+
+    async def close(self) -> None:
+        """Lets go of the threads; the client is the application's."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+
+async def _drive(turns: Turns) -> Any:
+    send, value = turns.send, None
+    while True:
+        try:
+            call = send(value)
+        except StopIteration as end:
+            return end.value
+        try:
+            value = call()
+            if inspect.isawaitable(value):
+                value = await value
+            send = turns.send
+        except Exception as error:  # noqa: BLE001 - theirs to deal with
+            value, send = error, turns.throw
+
+
+def _drive_blocking(turns: Turns) -> Any:
+    send, value = turns.send, None
+    while True:
+        try:
+            call = send(value)
+        except StopIteration as end:
+            return end.value
+        try:
+            value = call()
+            send = turns.send
+        except Exception as error:  # noqa: BLE001 - theirs to deal with
+            value, send = error, turns.throw
+
+
+def is_asynchronous(client: Any) -> bool:
+    """Whether a client's commands have to be awaited."""
+    return inspect.iscoroutinefunction(getattr(type(client), "execute_command", None)) or (
+        "asyncio" in type(client).__module__ or "aioredis" in type(client).__module__
+    )
+
+
+def _reply_error(error: Exception) -> str | None:
+    """The text of an error reply, its code restored; `None` for any other error."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "ResponseError" not in kinds and "AuthenticationError" not in kinds:
+        return None
+    text = str(error)
+    for kind, code in CODES.items():
+        # redis-py takes some codes away and makes classes of them.
+        if kind in kinds and not text.startswith(code):
+            return f"{code} {text}"
+    return text
+
+
+def _has_no_scripts(text: str) -> bool:
+    text = text.lower()
+    return "unknown command" in text or "error running script" in text or "user_script" in text
+
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    Turns = Generator[Callable[[], Any], Any, Any]
+
+CODES = {
+    "NoScriptError": "NOSCRIPT",
+    "AuthenticationError": "NOAUTH",
+    "NoPermissionError": "NOPERM",
+    "ReadOnlyError": "READONLY",
+    "OutOfMemoryError": "OOM",
+    "BusyLoadingError": "LOADING",
+}
+THREADS_MAX = 32
+CONTENTION_MAX = 64

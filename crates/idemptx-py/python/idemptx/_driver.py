@@ -1,0 +1,403 @@
+"""The in-loop driver: one passage on one engine, from the request's body to its answer.
+
+What comes before the handler runs in the client's own task and ends with it. From the granted
+claim on everything runs in a task of its own, so that a client that leaves, or an application
+time-out, cancels neither the handler nor the record of what it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._execution import CURRENT, Execution
+from ._flight import Flight
+from ._idemptx import (
+    ANSWER,
+    CLAIM,
+    CORRUPT,
+    EXECUTE,
+    FENCED,
+    FULL,
+    GRANTED,
+    INTERNAL,
+    OK,
+    PROBE,
+    RELEASE,
+    SETTLE,
+    STORE,
+    UNAVAILABLE,
+    WAIT,
+)
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+
+    from ._engine import Engine
+    from ._idemptx import News, Passage, Rules, Step
+
+__all__ = ["Driver", "Orphan", "Work"]
+
+logger = logging.getLogger("idemptx")
+
+
+class Work(Protocol):
+    """What is executed under a key."""
+
+    async def run(self, driver: Driver) -> None:
+        """Runs the handler, and calls `driver.conclude` with what the passage makes of its answer.
+
+        May go on after that. An exception before it counts as a handler that broke down; it is
+        found in `driver.error`.
+        """
+
+
+class Orphan:
+    """An operation whose executor vanished, for the application's probe."""
+
+    __slots__ = ("attempt", "derive", "key")
+
+    def __init__(self, passage: Passage) -> None:  # noqa: D107
+        self.key = passage.key
+        self.attempt = passage.vanished_attempt
+        self.derive: Callable[[str], str] = passage.derive
+        """The key that the vanished execution derived for a label, to look its effect up by."""
+
+
+class Driver:
+    """A passage with what it holds in this process."""
+
+    __slots__ = (
+        "answered",
+        "client_left",
+        "engine",
+        "error",
+        "execution",
+        "passage",
+        "rules",
+        "_behind",
+        "_flight",
+        "_granted",
+        "_holds_permit",
+        "_probe",
+        "_task",
+    )
+
+    execution: Execution
+
+    def __init__(  # noqa: D107
+        self,
+        engine: Engine,
+        rules: Rules,
+        passage: Passage,
+        probe: Callable[[Orphan], Any] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.rules = rules
+        self.passage = passage
+        self.error: BaseException | None = None
+        self.answered: Future[None] | None = None
+        self.client_left = False
+        self._probe = probe
+        self._flight: Flight | None = None
+        self._granted: Step | None = None
+        self._holds_permit = False
+        self._behind = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def drive(self, work: Work) -> None:
+        """From the request's body to the answer, which `passage.answer` then tells.
+
+        Cancelled before the claim is granted, the claim is released behind. Cancelled later, only
+        the caller stops waiting: `client_left` tells the work that nobody takes its answer.
+        """
+        action = self.passage.action
+        try:
+            while action != ANSWER:
+                action = await self._advance(action)
+                if self._granted is not None:
+                    break
+        except BaseException:
+            self._abandon()
+            raise
+        if self._granted is None:
+            self._end()
+            return
+        loop = self.engine.loop
+        self.answered = answered = loop.create_future()
+        self._task = task = loop.create_task(self._execute(work))
+        self.engine.adopt_task(task)
+        try:
+            await answered
+        except asyncio.CancelledError:
+            self.client_left = True
+            raise
+
+    async def conclude(self, action: int) -> None:
+        """Goes on with `action` to the answer, and lets the client have it."""
+        while action != ANSWER:
+            action = await self._advance(action)
+        self._end()
+        answered = self.answered
+        if answered is not None and not answered.done():
+            answered.set_result(None)
+
+    async def finished(self) -> None:
+        """Waits for what the work still does after its answer; raises what it raises."""
+        task = self._task
+        if task is None:
+            return
+        if not task.done():
+            await asyncio.shield(task)
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+    def land(self, news: News | None) -> None:
+        """Tells the others with this record that it is over."""
+        flight = self._flight
+        if flight is not None:
+            self._flight = None
+            flights = self.engine.flights
+            record = self.passage.id
+            if flights.get(record) is flight:
+                del flights[record]
+            flight.land(news)
+
+    async def _execute(self, work: Work) -> None:
+        passage = self.passage
+        granted, self._granted = self._granted, None
+        assert granted is not None  # noqa: S101 - `drive` has just seen it
+        try:
+            # The start rule holds because nothing is awaited between this and the handler's start.
+            action = passage.done(granted)
+            while action not in (EXECUTE, ANSWER):
+                action = await self._advance(action)
+            if action == ANSWER:
+                await self.conclude(action)
+                return
+            self.execution = Execution(passage)
+            CURRENT.set(self.execution)
+            self.engine.keep(self, self.rules.lease)
+            await self._run(work)
+        finally:
+            self._leave()
+
+    async def _run(self, work: Work) -> None:
+        passage = self.passage
+        try:
+            await work.run(self)
+        except asyncio.CancelledError:
+            # The loop is ending: what became of the operation is not known, so its claim stays.
+            raise
+        except BaseException as error:
+            if passage.action == EXECUTE:
+                self.error = error
+                await self.conclude(passage.broken())
+                if isinstance(error, Exception):
+                    return
+            raise
+        if passage.action == EXECUTE:
+            await self.conclude(passage.broken())
+
+    async def _advance(self, action: int) -> int:
+        """Does what an action asks for; stops at a grant, which the task of its own takes."""
+        passage = self.passage
+        if action == STORE:
+            step = passage.step()
+            kind = step.kind
+            if kind == CLAIM:
+                news = await self._claim(step)
+                if news is not None:
+                    return passage.told(news)
+                if step.verdict == GRANTED and self.answered is None:
+                    self._granted = step
+                    return action
+            elif kind == SETTLE:
+                await self._settle(step)
+            elif kind == RELEASE:
+                self.engine.let_go(self)
+                await self.engine.perform(step)
+                self.land(None)
+            else:
+                await self.engine.perform(step)
+            return passage.done(step)
+        if action == WAIT:
+            return await self._wait()
+        if action == PROBE:
+            return await self._ask_probe()
+        message = f"the passage asks for {action}, which is the caller's part"
+        raise RuntimeError(message)
+
+    async def _claim(self, step: Step) -> News | None:
+        """Claims, or returns what another request of this loop was told."""
+        engine = self.engine
+        flights = engine.flights
+        record = step.id
+        while self._flight is None:
+            flight = flights.get(record)
+            if flight is None:
+                flights[record] = self._flight = Flight()
+            elif flight.holder is not None:
+                return flight.holder
+            else:
+                news = await flight.follow(engine.loop)
+                if news is not None:
+                    return news
+        refusal = engine.refuses() if not self._holds_permit else None
+        if refusal is not None:
+            step.fail(FULL, refusal)
+        else:
+            if not self._holds_permit:
+                self._holds_permit = True
+                engine.executions += 1
+            waiting = engine.store.perform(step)
+            if waiting is not None:
+                await waiting
+            if step.verdict == UNAVAILABLE:
+                await engine.store.retry(step)
+        verdict = step.verdict
+        if verdict == GRANTED:
+            self._flight.hold(step.news())
+        else:
+            if verdict >= UNAVAILABLE:
+                report(step)
+            self._give_permit_back()
+            self.land(step.news())
+        return None
+
+    async def _settle(self, step: Step) -> None:
+        engine = self.engine
+        loop = engine.loop
+        until = loop.time() + self.rules.settle_timeout
+        pause = SETTLE_PAUSE_MIN
+        while True:
+            await engine.perform(step)
+            verdict = step.verdict
+            left = until - loop.time()
+            if verdict not in (UNAVAILABLE, INTERNAL) or left <= 0:
+                break
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, SETTLE_PAUSE_MAX)
+            step.again()
+        if verdict == OK:
+            engine.let_go(self)
+            self.land(step.news())
+        elif verdict in (FENCED, CORRUPT):
+            engine.let_go(self)
+            self.land(None)
+        else:
+            # Neither heartbeat nor flight may end before the result is in the store.
+            report(step)
+
+    async def _wait(self) -> int:
+        """Waits for the end of somebody's claim, together with everybody else in this loop."""
+        engine, passage, rules = self.engine, self.passage, self.rules
+        record = passage.id
+        flight = engine.flights.get(record)
+        if engine.waiting >= rules.waiters_total_max or (
+            flight is not None and len(flight.waiters) >= rules.waiters_max
+        ):
+            return passage.waiters_full()
+        waiter: Future[News | None] = engine.loop.create_future()
+        if flight is None:
+            engine.flights[record] = flight = Flight(passage.holder)
+            flight.waiters.add(waiter)
+            engine.keep_vigil(record, flight, rules.claim_timeout)
+        else:
+            flight.waiters.add(waiter)
+        engine.waiting += 1
+        timer = engine.loop.call_later(passage.wait, _expire, waiter)
+        try:
+            news = await waiter
+        except _WaitOver:
+            return passage.wait_over()
+        finally:
+            engine.waiting -= 1
+            timer.cancel()
+            flight.waiters.discard(waiter)
+        return passage.woken(None if news is None or news.is_held else news)
+
+    async def _ask_probe(self) -> int:
+        passage = self.passage
+        if self._probe is None:
+            return passage.probed(None)
+        try:
+            found = self._probe(Orphan(passage))
+            if inspect.isawaitable(found):
+                found = await asyncio.wait_for(found, PROBE_TIMEOUT)
+        except Exception:
+            logger.exception("the probe failed; nothing is known of the orphan")
+            return passage.probed(None)
+        if found is None:
+            return passage.probed(None)
+        if found is False:
+            return passage.probed(False)
+        return passage.probed(True, found.status_code, found.raw_headers, found.body)
+
+    def _end(self) -> None:
+        """The passage has its answer: lets go of what it holds, but for what goes on behind."""
+        behind = self.passage.behind()
+        if behind is not None:
+            self._behind = True
+            self.engine.behind(behind, self, settles=behind.kind == SETTLE)
+
+    def _leave(self) -> None:
+        if not self._behind:
+            self.engine.let_go(self)
+            self.land(None)
+        self._give_permit_back()
+        if self._task is not None:
+            self.engine.dismiss_task(self._task)
+        answered = self.answered
+        if answered is not None and not answered.done():
+            # Without an answer, because the loop is ending.
+            answered.cancel()
+
+    def _abandon(self) -> None:
+        """The client left before the handler was started."""
+        behind = self.passage.abandon()
+        self.land(None)
+        self._give_permit_back()
+        if behind is not None:
+            self.engine.behind(behind, self, settles=False)
+
+    def _give_permit_back(self) -> None:
+        if self._holds_permit:
+            self._holds_permit = False
+            self.engine.executions -= 1
+
+
+class _WaitOver(Exception):  # noqa: N818 - an end, not an error
+    """Nobody waits any longer."""
+
+
+def _expire(waiter: Future[News | None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(_WaitOver())
+
+
+def report(step: Step) -> None:
+    """Tells the operator about a step without a verdict, now and then."""
+    _Reports.count += 1
+    now = asyncio.get_running_loop().time()
+    if now - _Reports.at >= REPORT_EVERY:
+        logger.error(
+            "the store gave no verdict (%d times since the last such line): %s",
+            _Reports.count,
+            step.failure or "no reason is known",
+        )
+        _Reports.at, _Reports.count = now, 0
+
+
+class _Reports:
+    at = float("-inf")
+    count = 0
+
+
+SETTLE_PAUSE_MIN = 0.02
+SETTLE_PAUSE_MAX = 0.5
+PROBE_TIMEOUT = 10.0
+REPORT_EVERY = 5.0

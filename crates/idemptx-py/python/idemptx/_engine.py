@@ -1,0 +1,339 @@
+"""What all requests on one backend share within one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._idemptx import (
+    ABSENT,
+    CORRUPT,
+    FENCED,
+    HELD,
+    INTERNAL,
+    OK,
+    SETTLED,
+    UNAVAILABLE,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+
+    from ._driver import Driver
+    from ._flight import Flight
+    from ._idemptx import News, Rules
+
+__all__ = ["Engine", "Engines", "Store", "drain"]
+
+logger = logging.getLogger("idemptx")
+
+
+class Store(Protocol):
+    """Where records are, as one event loop gets at them."""
+
+    def perform(self, step: Step) -> Awaitable[None] | None:
+        """Leaves a verdict in the step; what is returned resolves once it is there."""
+
+    async def retry(self, step: Step) -> None:
+        """Performs a step without a verdict once more, if a new connection may be the cure."""
+
+    async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
+        """Calls `wake` once the claim has ended, as long as what is returned is kept.
+
+        `None` means that it cannot be told.
+        """
+
+    def expect(self, rules: Rules) -> None:
+        """Learns how long it may take, before the first step under these rules."""
+
+    async def check(self) -> list[str]:
+        """What makes records unsafe here; empty if nothing does."""
+
+    async def close(self) -> None:
+        """Lets go of connections; a later step opens new ones."""
+
+
+class Engine:
+    """The requests under way on one backend in one event loop."""
+
+    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:  # noqa: D107
+        self.loop = loop
+        self.store = store
+        self.flights: dict[bytes, Flight] = {}
+        self.executions = 0
+        self.waiting = 0
+        self.unconfirmed = 0
+        self.is_closed = False
+        self._refuses: str | None = None
+        self._adopted: set[Rules] = set()
+        self._tasks: set[Task[Any]] = set()
+        self._leases: dict[Driver, float] = {}
+        self._beat: asyncio.TimerHandle | None = None
+        self._beat_every = BEAT_EVERY_MAX
+        self._farewell = self._until_shutdown()
+        # Its hooks make the loop finish it, and so close the connections, before the loop ends.
+        with suppress(StopIteration):
+            self._farewell.asend(None).send(None)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task[Any]:
+        """Runs something that nobody else keeps alive."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def adopt_task(self, task: Task[Any]) -> None:
+        """Keeps a task alive that tells by `dismiss_task` when it ends."""
+        self._tasks.add(task)
+
+    def dismiss_task(self, task: Task[Any]) -> None:
+        """It has ended."""
+        self._tasks.discard(task)
+
+    def adopt(self, rules: Rules) -> None:
+        """Takes note of rules that requests will come under."""
+        if rules not in self._adopted:
+            self._adopted.add(rules)
+            self.store.expect(rules)
+            self.spawn(self._check(refuse=rules.refuses_unsafe_stores))
+
+    def refuses(self) -> str | None:
+        """Why nothing new may be claimed now, if that is so."""
+        if self._refuses is not None:
+            return self._refuses
+        if self.executions >= EXECUTIONS_MAX:
+            return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
+        if self.unconfirmed >= UNCONFIRMED_MAX:
+            return f"{UNCONFIRMED_MAX} results wait for the store, as many as one process keeps"
+        return None
+
+    # Heartbeats
+
+    def keep(self, driver: Driver, lease: float) -> None:
+        """Renews a lease, at a third of its term, until `let_go`."""
+        self._leases[driver] = self.loop.time() + lease / 3
+        if lease / 9 < self._beat_every:
+            self._beat_every = lease / 9
+            if self._beat is not None:
+                self._beat.cancel()
+                self._beat = None
+        if self._beat is None:
+            self._beat = self.loop.call_later(self._beat_every, self._renew_due)
+
+    def let_go(self, driver: Driver) -> None:
+        """Renews no more."""
+        self._leases.pop(driver, None)
+
+    def _renew_due(self) -> None:
+        self._beat = None
+        if not self._leases:
+            return
+        now = self.loop.time()
+        due = [driver for driver, at in self._leases.items() if at <= now]
+        for driver in due:
+            self._leases[driver] = now + driver.rules.lease / 3
+            self.spawn(self._renew(driver))
+        self._beat = self.loop.call_later(self._beat_every, self._renew_due)
+
+    async def _renew(self, driver: Driver) -> None:
+        step = driver.passage.renewal()
+        await self.perform(step)
+        if driver not in self._leases:
+            return
+        if step.verdict == FENCED:
+            self.let_go(driver)
+            driver.execution.lose()
+            logger.warning("an execution lost its lease; what it still does is in vain")
+        elif step.verdict != OK:
+            # Soon again: there are two thirds of the term left.
+            self._leases[driver] = min(
+                self._leases[driver], self.loop.time() + driver.rules.lease / 9
+            )
+
+    # Steps
+
+    async def perform(self, step: Step) -> None:
+        """Performs a step, and once more where the connection was lost over it."""
+        waiting = self.store.perform(step)
+        if waiting is not None:
+            await waiting
+        if step.verdict == UNAVAILABLE:
+            await self.store.retry(step)
+
+    def behind(self, step: Step, driver: Driver, *, settles: bool) -> None:
+        """Goes on with what the store has not confirmed; keeps lease and flight meanwhile."""
+        self.unconfirmed += 1
+        self.spawn(self._confirm(step, driver, settles=settles))
+
+    async def _confirm(self, step: Step, driver: Driver, *, settles: bool) -> None:
+        pause = CONFIRM_PAUSE_MIN
+        # A release needs no longer than its claim would live; a result is never given up.
+        until = self.loop.time() + driver.rules.lease
+        try:
+            while settles or self.loop.time() < until:
+                step.again()
+                await self.perform(step)
+                if step.verdict not in (UNAVAILABLE, INTERNAL):
+                    break
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, CONFIRM_PAUSE_MAX)
+        finally:
+            self.unconfirmed -= 1
+            self.let_go(driver)
+            driver.land(step.news() if step.verdict == OK else None)
+
+    # Waiting for what other processes hold
+
+    def keep_vigil(self, record: bytes, flight: Flight, timeout: float) -> None:
+        """Watches a record that is held elsewhere until it changes or nobody waits any more."""
+        self.spawn(self._keep_vigil(record, flight, timeout))
+
+    async def _keep_vigil(self, record: bytes, flight: Flight, timeout: float) -> None:
+        pause = VIGIL_POLL_MIN
+        news: News | None = None
+        watch: object = None
+        try:
+            while flight.waiters:
+                rung = asyncio.Event()
+                # Watch first, look then: what happens in between is not missed.
+                with suppress(asyncio.TimeoutError):
+                    watch = await asyncio.wait_for(
+                        self.store.watch(record, rung.set), timeout
+                    )
+                step = Step.lookup(record)
+                await self.perform(step)
+                left = pause
+                if step.verdict == SETTLED:
+                    news = step.news()
+                    return
+                if step.verdict in (ABSENT, CORRUPT):
+                    return
+                if step.verdict == HELD:
+                    if flight.holder is None or not step.is_held_as(flight.holder):
+                        return
+                    left = step.remaining
+                pause = VIGIL_POLL_MAX if watch is not None else min(pause * 2, VIGIL_POLL_MAX)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(rung.wait(), min(pause, left + VIGIL_POLL_MIN))
+        finally:
+            del watch
+            if self.flights.get(record) is flight:
+                del self.flights[record]
+            flight.land(news)
+
+    # The store's promises
+
+    async def _check(self, *, refuse: bool) -> None:
+        try:
+            concerns = await self.store.check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
+            logger.warning("what the store promises could not be found out: %s", error)
+            return
+        for concern in concerns:
+            logger.warning("the store may lose records: %s", concern)
+        if concerns and refuse:
+            self._refuses = f"the policy refuses this store: {concerns[0]}"
+            logger.error("nothing is executed under a key: %s", self._refuses)
+
+    # The end
+
+    async def drain(self) -> None:
+        """Waits until everything that goes on by itself has ended."""
+        while tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """Lets go of what the loop would otherwise find open when it ends."""
+        self.is_closed = True
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        await self.store.close()
+
+    async def _until_shutdown(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.close()
+
+
+class Engines:
+    """A backend's engines: one for each event loop that uses it."""
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:  # noqa: D107
+        self._open_store = open_store
+        self._engines: list[Engine] = []
+        _ALL.add(self)
+
+    def here(self) -> Engine:
+        """The running loop's engine."""
+        loop = asyncio.get_running_loop()
+        for engine in self._engines:
+            if engine.loop is loop and not engine.is_closed:
+                return engine
+        # Loops end without telling.
+        self._engines = [it for it in self._engines if not (it.is_closed or it.loop.is_closed())]
+        engine = Engine(loop, self._open_store())
+        self._engines.append(engine)
+        return engine
+
+    async def close(self) -> None:
+        """Closes the running loop's connections."""
+        loop = asyncio.get_running_loop()
+        for engine in [engine for engine in self._engines if engine.loop is loop]:
+            self._engines.remove(engine)
+            await engine.close()
+
+    def of_loop(self, loop: AbstractEventLoop) -> list[Engine]:
+        """The engines that run in a loop: one, or none."""
+        return [engine for engine in self._engines if engine.loop is loop]
+
+    def forget(self) -> None:
+        """After a fork: what the parent has open is the parent's."""
+        self._engines = []
+
+
+async def drain(timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the whole, not a step
+    """Waits until nothing goes on any more in this event loop without a client.
+
+    That is: handlers whose clients have left, and results that the store has not confirmed.
+    Call it when the server has stopped, before the loop ends; what is not done within `timeout`
+    seconds keeps its claim, and is an orphan once its lease has lapsed.
+    Returns whether everything was done.
+    """
+    loop = asyncio.get_running_loop()
+    until = None if timeout is None else time.monotonic() + timeout
+    for engines in list(_ALL):
+        for engine in engines.of_loop(loop):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                await asyncio.wait_for(engine.drain(), left)
+            except asyncio.TimeoutError:
+                return False
+    return True
+
+
+def _after_fork() -> None:
+    for engines in list(_ALL):
+        engines.forget()
+
+
+_ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+EXECUTIONS_MAX = 10_000
+UNCONFIRMED_MAX = 1_000
+BEAT_EVERY_MAX = 60.0
+CONFIRM_PAUSE_MIN = 0.05
+CONFIRM_PAUSE_MAX = 2.0
+VIGIL_POLL_MIN = 0.02
+VIGIL_POLL_MAX = 0.25

@@ -1,0 +1,450 @@
+"""The in-loop transport: one multiplexed connection to Redis in the running event loop.
+
+Commands that come up in one turn of the loop are written at once, and replies are taken in order,
+so pipelining comes by itself, without a thread or a pool. Wake-ups have a connection of their own:
+Redis bounds what may queue up for a subscriber far more narrowly than for a client that asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from ._idemptx import (
+    ABSENT,
+    INTERNAL,
+    OK,
+    UNAVAILABLE,
+    Channel,
+    Layout,
+    Messages,
+    RedisReplyError,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Awaitable, Callable
+
+    from ._address import Address
+    from ._idemptx import Rules
+
+    Calls = dict[bytes, dict[int, Callable[[], None]]]
+
+__all__ = ["InLoopStore", "server_concerns"]
+
+
+class InLoopStore:
+    """Records in Redis, over connections of our own in one event loop."""
+
+    def __init__(self, address: Address, layout: Layout) -> None:  # noqa: D107
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+        self._layout = layout
+        self._timeout = TIMEOUT
+        self._line: _Line | None = None
+        self._dialling: Future[_Line] | None = None
+        self._failure: tuple[str, int] = ("", UNAVAILABLE)
+        self._failures = 0
+        self._redial_at = 0.0
+        self._ear: _Ear | None = None
+        self._listening: Future[_Ear] | None = None
+        self._wakes: Calls = {}
+
+    def perform(self, step: Step) -> Awaitable[None]:
+        """Queues the step's command, or connects first."""
+        line = self._line
+        if line is not None and line.is_up:
+            return line.perform(step)
+        return self._perform_anew(step)
+
+    async def retry(self, step: Step) -> None:
+        """Once more, if the connection was lost, not if the server is silent."""
+        line = self._line
+        if line is not None and line.is_silent:
+            return
+        failure = step.failure
+        step.again()
+        await self._perform_anew(step)
+        if step.verdict == UNAVAILABLE and not step.failure and failure:
+            step.fail(UNAVAILABLE, failure)
+
+    async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
+        """Subscribes, then marks the claim as awaited, so that its end is published."""
+        watching = _Wake(self._wakes, record, wake)
+        try:
+            await self._listen()
+        except (OSError, RedisReplyError, asyncio.TimeoutError):
+            return None
+        step = Step.watch(record)
+        await self.perform(step)
+        if step.verdict == ABSENT:
+            # Nobody claims it now, so there is no end to be told of: look again at once.
+            wake()
+        elif step.verdict != OK:
+            return None
+        return watching
+
+    def expect(self, rules: Rules) -> None:
+        """The shortest time-out of all rules counts for the connection that they share."""
+        self._timeout = min(self._timeout, rules.claim_timeout)
+
+    async def check(self) -> list[str]:
+        """Asks the server for the settings by which it may lose records."""
+        line = await self._dialled()
+        concerns = await server_concerns(line.command)
+        if self._address.is_overheard:
+            concerns.append("records and passwords cross the network in plain text: use rediss://")
+        return concerns
+
+    async def close(self) -> None:
+        """Closes both connections."""
+        line, ear = self._line, self._ear
+        self._line = self._ear = None
+        for end in (line, ear):
+            if end is not None:
+                await end.close()
+
+    async def _perform_anew(self, step: Step) -> None:
+        try:
+            line = await self._dialled()
+        except (OSError, RedisReplyError, asyncio.TimeoutError):
+            failure, verdict = self._failure
+            step.fail(verdict, failure)
+            return
+        await line.perform(step)
+
+    async def _dialled(self) -> _Line:
+        """The connection, opened if it has to be; one attempt at a time, shared by all."""
+        line = self._line
+        if line is not None and line.is_up:
+            return line
+        if self._dialling is None:
+            if self._loop.time() < self._redial_at:
+                raise ConnectionError(self._failure[0])
+            # A task, so that whoever came first may leave without spoiling it for the others.
+            self._dialling = self._loop.create_task(self._dial())
+        return await asyncio.shield(self._dialling)
+
+    async def _dial(self) -> _Line:
+        name = self._address.name
+        try:
+            line = await asyncio.wait_for(_Line.open(self), CONNECT_TIMEOUT)
+        except (OSError, RedisReplyError, asyncio.TimeoutError) as error:
+            is_refusal = isinstance(error, RedisReplyError)
+            reason = str(error) or f"no connection within {CONNECT_TIMEOUT} s"
+            if is_refusal:
+                reason = f"the user, the password or the permissions were refused: {reason}"
+            self._failure = (
+                f"redis at {name}: {reason}", INTERNAL if is_refusal else UNAVAILABLE,
+            )
+            pause = min(REDIAL_PAUSE * 2 ** min(self._failures, 10), REDIAL_PAUSE_MAX)
+            self._redial_at = self._loop.time() + pause
+            self._failures += 1
+            raise
+        else:
+            self._failures = 0
+            self._line = line
+            return line
+        finally:
+            self._dialling = None
+
+    async def _listen(self) -> None:
+        if self._ear is not None and self._ear.is_up:
+            return
+        if self._listening is None:
+            self._listening = self._loop.create_task(self._open_ear())
+        await asyncio.shield(self._listening)
+
+    async def _open_ear(self) -> _Ear:
+        try:
+            self._ear = ear = await asyncio.wait_for(_Ear.open(self), CONNECT_TIMEOUT)
+            return ear
+        finally:
+            self._listening = None
+
+    # For the connections
+
+    @property
+    def address(self) -> Address:
+        """Where they lead."""
+        return self._address
+
+    @property
+    def layout(self) -> Layout:
+        """What they say."""
+        return self._layout
+
+    @property
+    def timeout(self) -> float:
+        """How long a reply may take, in seconds."""
+        return self._timeout
+
+    def heard(self, payload: bytes) -> None:
+        """A claim has ended."""
+        record = Layout.id_from_text(payload)
+        if record is not None:
+            for wake in list(self._wakes.get(record, {}).values()):
+                wake()
+
+    def deaf(self) -> None:
+        """The ear was lost, and may have swallowed any wake-up."""
+        for wakes in list(self._wakes.values()):
+            for wake in list(wakes.values()):
+                wake()
+
+
+class _Wake:
+    """Somebody who waits for the end of a claim, until dropped."""
+
+    __slots__ = ("_calls", "_record")
+
+    def __init__(self, calls: Calls, record: bytes, call: Callable[[], None]) -> None:
+        self._calls = calls
+        self._record = record
+        calls.setdefault(record, {})[id(self)] = call
+
+    def __del__(self) -> None:
+        calls = self._calls.get(self._record)
+        if calls is not None:
+            calls.pop(id(self), None)
+            if not calls:
+                del self._calls[self._record]
+
+
+async def _open(address: Address, protocol: asyncio.Protocol) -> None:
+    loop = asyncio.get_running_loop()
+    if address.path is not None:
+        await loop.create_unix_connection(lambda: protocol, address.path)
+    else:
+        await loop.create_connection(
+            lambda: protocol,
+            address.host,
+            address.port,
+            ssl=address.tls,
+            server_hostname=address.host if address.tls is not None else None,
+        )
+
+
+def _greeting(address: Address) -> list[list[bytes]]:
+    """What has to be said before anything else."""
+    commands = []
+    if address.password is not None:
+        credentials = [address.username] if address.username else []
+        words = ["AUTH", *credentials, address.password]
+        commands.append([word.encode() for word in words])
+    if address.database:
+        commands.append([b"SELECT", str(address.database).encode()])
+    return commands
+
+
+class _Line(asyncio.Protocol):
+    """A connection for commands."""
+
+    def __init__(self, store: InLoopStore) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._channel = Channel(store.layout)
+        self._transport: asyncio.Transport | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._closed: Future[None] = self._loop.create_future()
+        self.is_up = False
+        self.is_silent = False
+
+    @classmethod
+    async def open(cls, store: InLoopStore) -> _Line:
+        line = cls(store)
+        await _open(store.address, line)
+        try:
+            for words in _greeting(store.address):
+                await line.command(*words)
+            seconds, micros = await line.command(b"TIME")
+        except BaseException:
+            line.abort("the greeting failed")
+            raise
+        store.layout.learn_time(int(seconds), int(micros))
+        return line
+
+    def perform(self, step: Step) -> Future[None]:
+        future: Future[None] = self._loop.create_future()
+        if self._channel.perform(step, future):
+            self._loop.call_soon(self._flush)
+            if self._watchdog is None:
+                self._watch_over()
+        return future
+
+    async def command(self, *words: bytes) -> Any:
+        future: Future[Any] = self._loop.create_future()
+        if not self.is_up:
+            raise ConnectionError(self._lost_reason)
+        if self._channel.command(words, future):
+            self._loop.call_soon(self._flush)
+        if self._watchdog is None:
+            self._watch_over()
+        return await future
+
+    async def close(self) -> None:
+        self.abort("the connection was closed")
+        await self._closed
+
+    def abort(self, reason: str) -> None:
+        self._lose(reason)
+        if self._transport is not None:
+            self._transport.abort()
+        elif not self._closed.done():
+            self._closed.set_result(None)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.is_up = True
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._channel.feed(data):
+                self._flush()
+        except ValueError as error:
+            self.abort(f"it does not speak the Redis protocol: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(str(exc) if exc else "the server closed the connection")
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    # Its inside
+
+    _lost_reason = "it is not open"
+
+    def _flush(self) -> None:
+        output = self._channel.take_output()
+        if output and self.is_up and self._transport is not None:
+            self._transport.write(output)
+
+    def _lose(self, reason: str) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        self._lost_reason = f"redis at {self._store.address.name}: {reason}"
+        self.is_up = False
+        self._channel.lose(self._lost_reason)
+
+    def _watch_over(self) -> None:
+        every = self._store.timeout / WATCHDOG_TURNS
+        self._watchdog = self._loop.call_later(every, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._watchdog = None
+        timeout = self._store.timeout
+        if self._channel.waited() >= timeout:
+            # Replies come in order: behind one that does not come there is none to be had.
+            self.is_silent = True
+            self.abort(f"no answer within {timeout} s")
+        elif self._channel.waiting:
+            self._watch_over()
+
+
+class _Ear(asyncio.Protocol):
+    """A connection that listens for the ends of claims."""
+
+    def __init__(self, store: InLoopStore) -> None:
+        self._store = store
+        self._messages = Messages()
+        self._transport: asyncio.Transport | None = None
+        self._subscribed: Future[None] = asyncio.get_running_loop().create_future()
+        self._closed: Future[None] = asyncio.get_running_loop().create_future()
+        self._to_skip = 0
+        self.is_up = False
+
+    @classmethod
+    async def open(cls, store: InLoopStore) -> _Ear:
+        ear = cls(store)
+        await _open(store.address, ear)
+        try:
+            await ear.greet()
+        except BaseException:
+            ear.abort()
+            raise
+        return ear
+
+    async def greet(self) -> None:
+        for words in [*_greeting(self._store.address), [b"SUBSCRIBE", self._store.layout.channel]]:
+            parts = [b"*%d\r\n" % len(words)]
+            parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+            assert self._transport is not None  # noqa: S101 - it has just been opened
+            self._transport.write(b"".join(parts))
+        await self._subscribed
+
+    async def close(self) -> None:
+        self.abort()
+        await self._closed
+
+    def abort(self) -> None:
+        self.is_up = False
+        if self._transport is not None:
+            self._transport.abort()
+        elif not self._closed.done():
+            self._closed.set_result(None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._messages.feed(data)
+        except (ValueError, RedisReplyError) as error:
+            if not self._subscribed.done():
+                self._subscribed.set_exception(error)
+            self.abort()
+            return
+        for channel, payload in messages:
+            if channel != self._store.layout.channel:
+                continue
+            if payload:
+                self._store.heard(payload)
+            elif not self._subscribed.done():
+                self.is_up = True
+                self._subscribed.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_up = False
+        if not self._subscribed.done():
+            self._subscribed.set_exception(exc or ConnectionError("the server hung up"))
+            with suppress(Exception):
+                self._subscribed.exception()
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._store.deaf()
+
+
+async def server_concerns(command: Callable[..., Awaitable[Any]]) -> list[str]:
+    """What the server's settings say of records that may be lost."""
+    concerns = []
+    try:
+        info = _lines(await command(b"INFO"))
+    except RedisReplyError as error:
+        return [f"its settings cannot be read, so nobody knows: {error}"]
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        concerns.append(f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction")
+    if info.get("aof_enabled") == "0":
+        concerns.append("appendonly is off: what was acknowledged is lost when the server restarts")
+    if info.get("connected_slaves", "0") != "0":
+        concerns.append(
+            "it has replicas: a claim acknowledged by the primary alone is lost in a fail-over"
+        )
+    return concerns
+
+
+def _lines(info: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
+
+
+TIMEOUT = 5.0
+"""How long a reply may take where no policy asks for less, in seconds."""
+CONNECT_TIMEOUT = 1.0
+REDIAL_PAUSE = 0.025
+REDIAL_PAUSE_MAX = 1.0
+WATCHDOG_TURNS = 4

@@ -1,0 +1,73 @@
+"""A request as ASGI has it, made ready for a passage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ._idemptx import READ_BODY
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope
+
+    from ._idemptx import Passage
+
+__all__ = ["declared_length", "raw_path", "read_body", "replayed"]
+
+
+def raw_path(scope: Scope) -> bytes:
+    """The path as the client sent it."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw:
+        # Some servers leave the query where it does not belong.
+        return raw.partition(b"?")[0]
+    return quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode("ascii")
+
+
+def declared_length(scope: Scope) -> int:
+    """What the request's Content-Length says; 0 if nothing."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            try:
+                return int(value)
+            except ValueError:
+                return 0
+    return 0
+
+
+async def read_body(
+    passage: Passage, scope: Scope, receive: Receive, bytes_max: int
+) -> tuple[list[Message], bool]:
+    """Reads the body into the passage; returns the messages read and whether they are all."""
+    read: list[Message] = []
+    if declared_length(scope) > bytes_max:
+        passage.body_too_large()
+        return read, False
+    while passage.action == READ_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            passage.body_failed()
+            return [*read, message], True
+        read.append(message)
+        body = message.get("body", b"")
+        if body and not passage.feed(body):
+            passage.body_too_large()
+            return read, not message.get("more_body", False)
+        if not message.get("more_body", False):
+            passage.end_body()
+            return read, True
+    return read, False
+
+
+def replayed(read: list[Message], receive: Receive, then: Receive | None) -> Receive:
+    """A `receive` that gives what was read, and goes on with `then` or, without it, the client."""
+    messages = iter(read)
+
+    async def receive_again() -> Message:
+        for message in messages:
+            return message
+        return await (then or receive)()
+
+    return receive_again
+
+

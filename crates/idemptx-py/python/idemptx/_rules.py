@@ -1,0 +1,99 @@
+"""From what an application writes to the rules that the engine runs by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ._idemptx import Rules
+
+__all__ = ["METHODS", "make_rules"]
+
+
+def make_rules(  # noqa: D417 - the public functions document the parameters
+    *,
+    profile: str,
+    policy: Mapping[str, Any] | None,
+    key_ttl: float | None,
+    required: bool | None,
+    wait_timeout: float | None,
+    validate_signature: bool | None,
+    signature_headers: Sequence[str] | str | None,
+    scope: Callable[..., Any] | Mapping[str, Any] | str | None,
+    methods: Sequence[str] | None = None,
+) -> Rules:
+    """The profile, the policy laid over it, and the parameters over both.
+
+    # Errors
+
+    `TypeError` or `ValueError` with what to change.
+    """
+    if policy is not None and not isinstance(policy, Mapping):
+        message = f"policy is a mapping of names and values, not {type(policy).__name__}"
+        raise TypeError(message)
+    overlay: dict[str, Any] = dict(policy or {})
+    if methods is not None:
+        overlay.setdefault("methods", list(methods))
+    if required is not None:
+        overlay["required"] = bool(required)
+    if wait_timeout is not None:
+        overlay["wait_ms"] = _millis("wait_timeout", wait_timeout)
+    if key_ttl is not None:
+        _retain(overlay, _millis("key_ttl", key_ttl))
+    if overlay.get("on_large_body") == "stream":
+        message = "on_large_body cannot be stream here: bodies are read before they are claimed"
+        raise ValueError(message)
+    if validate_signature is False:
+        overlay["fingerprint"] = False
+    elif signature_headers is not None:
+        overlay["fingerprint"] = _with_headers(overlay.get("fingerprint"), signature_headers)
+    if callable(scope):
+        # Named so that the profile has its choice; the function takes its place.
+        overlay["scope"] = "shared"
+        return Rules(profile, _as_json(overlay)).with_custom_scope()
+    if scope is not None:
+        overlay["scope"] = scope
+    return Rules(profile, _as_json(overlay))
+
+
+def _retain(overlay: dict[str, Any], retain_ms: int) -> None:
+    if retain_ms == 0:
+        message = "key_ttl is zero: nothing would be kept; it is in seconds"
+        raise ValueError(message)
+    overlay["retain_ms"] = retain_ms
+    if retain_ms < LEASE_MS:
+        overlay.setdefault("lease_ms", max(retain_ms, LEASE_MS_MIN))
+
+
+def _with_headers(fingerprint: Any, headers: Sequence[str] | str) -> Any:
+    if isinstance(headers, str) and headers != "all":
+        message = f'signature_headers is a list of names or "all", not {headers!r}'
+        raise ValueError(message)
+    if fingerprint is False:
+        message = "signature_headers needs a fingerprint, which the policy turns off"
+        raise ValueError(message)
+    base = dict(fingerprint) if isinstance(fingerprint, Mapping) else {}
+    return {**base, "headers": headers if headers == "all" else list(headers)}
+
+
+def _millis(name: str, seconds: float) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        message = f"{name} is a number of seconds, not {seconds!r}"
+        raise ValueError(message)
+    return round(seconds * 1000)
+
+
+def _as_json(overlay: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(overlay)
+    except (TypeError, ValueError) as error:
+        message = f"the policy has a value that JSON does not have: {error}"
+        raise ValueError(message) from None
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+"""What a route may be registered for: a decorator covers them all."""
+
+LEASE_MS = 15_000
+LEASE_MS_MIN = 100

@@ -1,0 +1,47 @@
+"""Whose keys they are, where the application has a function for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+__all__ = ["Scoping"]
+
+
+class Scoping:
+    """The application's function, if its choice is one."""
+
+    __slots__ = ("_function", "is_function")
+
+    def __init__(self, choice: Any) -> None:  # noqa: D107
+        self.is_function = callable(choice)
+        self._function: Callable[[Request], Any] | None = choice if self.is_function else None
+
+    def of(self, scope: Scope) -> str | None | Awaitable[str | None]:
+        """The scope of a request; an awaitable if the function is asynchronous."""
+        return self.of_request(Request(scope))
+
+    def of_request(self, request: Request) -> str | None | Awaitable[str | None]:
+        """The same, where the request is at hand."""
+        if self._function is None:
+            return None
+        found = self._function(request)
+        if inspect.isawaitable(found):
+            return _later(found)
+        return _text(found)
+
+
+async def _later(found: Awaitable[Any]) -> str | None:
+    return _text(await found)
+
+
+def _text(found: Any) -> str | None:
+    if found is None or isinstance(found, str):
+        return found or None
+    return str(found)

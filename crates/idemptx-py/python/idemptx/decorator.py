@@ -1,0 +1,402 @@
+"""`@idempotent`: one route of a FastAPI or Starlette application, safe to retry."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from starlette.background import BackgroundTasks
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import _fastapi
+from ._capture import Capture, never_disconnects, without_shortcuts
+from ._driver import Driver
+from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
+from ._request import declared_length, raw_path
+from ._rules import METHODS, make_rules
+from ._scope import Scoping
+from ._signature import Signature
+from .backend.base import engines_of
+from .exceptions import for_refusal
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+    from starlette.types import Scope as ASGIScope
+
+    from ._driver import Orphan
+    from ._engine import Engine
+    from ._idemptx import Passage, Rules
+    from .backend.base import AsyncStorageBackend, StorageBackend
+
+__all__ = ["idempotent"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def idempotent(
+    storage_backend: StorageBackend | AsyncStorageBackend,
+    key_ttl: float | None = None,
+    required: bool | None = None,
+    wait_timeout: float | None = None,
+    validate_signature: bool = True,
+    *,
+    signature_headers: Sequence[str] | str | None = None,
+    profile: str = "idemptx",
+    policy: Mapping[str, Any] | None = None,
+    scope: Callable[[Request], Any] | Mapping[str, Any] | str | None = None,
+    accepts: Callable[[str], bool] | None = None,
+    probe: Callable[[Orphan], Any] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a route safe to retry: the first request runs it, retries get the same answer.
+
+    Goes below the route's own decorator:
+
+        @app.post("/orders")
+        @idempotent(storage_backend=RedisBackend("redis://localhost"))
+        async def create_order(order: Order) -> Receipt: ...
+
+    The handler may be `def` or `async def` and return whatever its route may return.
+
+    - `key_ttl`: for how many seconds a response is replayed; 300 in the profile `idemptx`.
+    - `required`: whether a request must have a key; it must, unless this or the policy says no.
+    - `wait_timeout`: for how many seconds a duplicate waits for the first to finish; 0 refuses it.
+    - `validate_signature`: whether a key that is used for another request is refused.
+    - `signature_headers`: which headers make it another request, besides method, URL and body: a
+      list of names, or `"all"`.
+    - `profile`, `policy`: a named set of defaults, and what is laid over it.
+    - `scope`: whose keys they are: a function of the request, or as in the policy.
+    - `accepts`: the application's own check of a key's form.
+    - `probe`: what the application knows of an execution that vanished, for `on_orphan="probe"`:
+      `None` if nothing, `False` if it did not happen, or its response.
+
+    Raises `TypeError` or `ValueError` with what to change.
+    """
+    if required is None and "required" not in (policy or {}):
+        required = True
+    rules = make_rules(
+        profile=profile,
+        policy=policy,
+        key_ttl=key_ttl,
+        required=required,
+        wait_timeout=wait_timeout,
+        validate_signature=validate_signature,
+        signature_headers=signature_headers,
+        scope=scope,
+        methods=METHODS,
+    )
+    route = _Route(storage_backend, rules, Scoping(scope), accepts, probe)
+
+    def decorate(handler: Callable[P, R]) -> Callable[P, R]:
+        return route.protect(handler)
+
+    return decorate
+
+
+class _Route:
+    """What all requests to a decorated handler share."""
+
+    def __init__(
+        self,
+        backend: StorageBackend | AsyncStorageBackend,
+        rules: Rules,
+        scoping: Scoping,
+        accepts: Callable[[str], bool] | None,
+        probe: Callable[[Orphan], Any] | None,
+    ) -> None:
+        self._engines = engines_of(backend)
+        self._engine: Engine | None = None
+        self._rules = rules
+        self._scoping = scoping
+        self._accepts = accepts
+        self._probe = probe
+
+    def protect(self, handler: Callable[P, R]) -> Callable[P, R]:
+        signature = Signature(handler)
+
+        @functools.wraps(handler)
+        async def protected(*args: Any, **kwargs: Any) -> Any:
+            request, response = signature.take(args, kwargs)
+            passage = await self._begin(request)
+            call = _Call(signature, args, kwargs, request, response)
+            if passage is None:
+                return await call.plainly()
+            return await self._answer(passage, call)
+
+        # Its own signature, with annotations that need none of the handler's names, counts.
+        del protected.__wrapped__  # type: ignore[attr-defined]
+        protected.__signature__ = signature.shown  # type: ignore[attr-defined]
+        return cast("Callable[P, R]", protected)
+
+    async def _begin(self, request: Request) -> Passage | None:
+        scope = request.scope
+        named = None
+        if self._scoping.is_function:
+            found = self._scoping.of_request(request)
+            named = found if found is None or isinstance(found, str) else await found
+        passage = self._rules.begin(
+            scope["method"],
+            raw_path(scope),
+            scope["query_string"],
+            scope["headers"],
+            named,
+            self._accepts,
+        )
+        if passage is not None and passage.action == READ_BODY:
+            await _feed(passage, request, self._rules.request_bytes_max)
+        return passage
+
+    async def _answer(self, passage: Passage, call: _Call) -> Any:
+        driver: Driver | None = None
+        if passage.action != ANSWER:
+            driver = Driver(self._engine_here(), self._rules, passage, self._probe)
+            try:
+                await driver.drive(call)
+            except asyncio.CancelledError:
+                if driver.client_left:
+                    call.outlive_request()
+                raise
+        answer = passage.answer
+        if answer == OWN:
+            return call.reply(driver)
+        if answer == REPLAY:
+            return _Reply(*passage.replay())
+        if answer == PASS:
+            return await call.plainly(passage)
+        if driver is not None and driver.error is not None:
+            raise driver.error
+        refusal = passage.refusal()
+        exception = for_refusal(refusal)
+        if _fastapi.is_handled(call.request.scope, exception):
+            raise exception
+        return _Reply(refusal.status, refusal.headers, refusal.body)
+
+    def _engine_here(self) -> Engine:
+        engine = self._engine
+        if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
+            self._engine = engine = self._engines.here()
+        engine.adopt(self._rules)
+        return engine
+
+
+class _Call:
+    """A handler's call, as the driver runs it."""
+
+    __slots__ = (
+        "_args",
+        "_background",
+        "_capture",
+        "_kwargs",
+        "_response",
+        "_signature",
+        "_stacks",
+        "request",
+    )
+
+    def __init__(
+        self,
+        signature: Signature,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        request: Request,
+        response: Response | None,
+    ) -> None:
+        self._signature = signature
+        self._args = args
+        self._kwargs = kwargs
+        self.request = request
+        self._response = response
+        self._capture: Capture | None = None
+        self._background: Any = None
+        self._stacks: _fastapi.Stacks | None = None
+
+    async def plainly(self, passage: Passage | None = None) -> Any:
+        """Runs the handler unprotected."""
+        result = await self._handle()
+        if passage is not None:
+            for name, value in passage.marked(()):
+                target = result if isinstance(result, Response) else self._response
+                if target is not None:
+                    target.raw_headers.append((name, value))
+        return result
+
+    async def run(self, driver: Driver) -> None:
+        """Runs it under a claim."""
+        error: BaseException | None = None
+        try:
+            await self._run(driver)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self._capture is not None:
+                await self._capture.ended()
+            if self._stacks is not None:
+                await self._stacks.unwind(error)
+        if driver.client_left and self._background is not None:
+            await self._background()
+
+    async def _run(self, driver: Driver) -> None:
+        request = self.request
+        try:
+            result = await self._handle()
+            if isinstance(result, Response):
+                response = result
+            else:
+                response = await _fastapi.render(request, result, self._response)
+        except Exception as error:
+            handled = await _fastapi.answer_to(request, error, self._stacks)
+            if handled is None:
+                raise
+            response = handled
+        self._background = response.background
+        if self._background is None:
+            self._background = self._tasks()
+        self._capture = capture = Capture(driver)
+        if _is_plain(response):
+            await capture.whole(response.status_code, response.raw_headers, bytes(response.body))
+            return
+        response.background = None
+        await response(without_shortcuts(request.scope), self._receive, capture.send)
+
+    async def _handle(self) -> Any:
+        handler = self._signature.handler
+        if self._signature.is_async:
+            return await handler(*self._args, **self._kwargs)
+        return await run_in_threadpool(handler, *self._args, **self._kwargs)
+
+    async def _receive(self) -> Any:
+        live = self._capture is not None and self._capture.is_live
+        return await (self.request.receive if live else never_disconnects)()
+
+    def reply(self, driver: Driver | None) -> Response:
+        """The handler's answer, for whoever sends it."""
+        capture = self._capture
+        assert capture is not None  # noqa: S101 - there is an own answer
+        assert driver is not None  # noqa: S101
+        if capture.is_live:
+            reply: Response = _LiveReply(capture)
+        else:
+            headers = driver.passage.marked(capture.headers)
+            reply = _Reply(capture.status, headers, capture.body)
+        reply.background = self._background
+        return reply
+
+    def outlive_request(self) -> None:
+        """Takes over what the request would close under the handler: it has been cancelled."""
+        self._stacks = _fastapi.Stacks.take(self.request.scope)
+
+    def _tasks(self) -> BackgroundTasks | None:
+        for value in self._kwargs.values():
+            if isinstance(value, BackgroundTasks):
+                return value
+        return None
+
+
+class _Reply(Response):
+    """A response whose lines and bytes are known."""
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.body = body
+        self.background = None
+
+
+class _LiveReply(Response):
+    """A response whose body is still being made."""
+
+    def __init__(self, capture: Capture) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self._capture = capture
+        self.status_code = capture.status
+        self.raw_headers = capture.headers
+        self.body = b""
+        self.background = None
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await self._capture.send_to(send)
+        if self.background is not None:
+            await self.background()
+
+
+async def _feed(passage: Passage, request: Request, bytes_max: int) -> None:
+    """Feeds the body to the passage, whoever has read it before."""
+    if declared_length(request.scope) > bytes_max:
+        passage.body_too_large()
+        return
+    known: bytes | None = getattr(request, "_body", None)
+    form = getattr(request, "_form", None)
+    if known is None and form is not None:
+        await _feed_form(passage, form)
+        return
+    try:
+        if known is None:
+            known = await _read(passage, request)
+            if known is None:
+                return
+        elif not passage.feed(known):
+            passage.body_too_large()
+            return
+        passage.end_body()
+    except Exception:  # noqa: BLE001 - the client left, or something before us took the body
+        passage.body_failed()
+
+
+async def _read(passage: Passage, request: Request) -> bytes | None:
+    chunks: list[bytes] = []
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        if chunk and not passage.feed(chunk):
+            if passage.body_too_large() == ANSWER and passage.answer == PASS:
+                async for rest in request.stream():
+                    chunks.append(rest)
+                request._body = b"".join(chunks)  # noqa: SLF001 - as `Request.body` does
+            return None
+    body = b"".join(chunks)
+    request._body = body  # noqa: SLF001
+    return body
+
+
+async def _feed_form(passage: Passage, form: Any) -> None:
+    """Feeds a form that FastAPI has parsed: its fields in order, whatever stood between them."""
+    for name, value in form.multi_items():
+        parts = [name.encode()]
+        if isinstance(value, str):
+            parts.append(value.encode())
+        else:
+            parts += [(value.filename or "").encode(), (value.content_type or "").encode()]
+        head = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        if not passage.feed(len(parts).to_bytes(1, "big") + head):
+            passage.body_too_large()
+            return
+        if not isinstance(value, str) and not await _feed_file(passage, value):
+            passage.body_too_large()
+            return
+    passage.end_body()
+
+
+async def _feed_file(passage: Passage, file: Any) -> bool:
+    size = 0
+    fits = True
+    while fits and (chunk := await file.read(FILE_CHUNK)):
+        size += len(chunk)
+        fits = passage.feed(chunk)
+    await file.seek(0)
+    return fits and passage.feed(size.to_bytes(8, "big"))
+
+
+def _is_plain(response: Response) -> bool:
+    return type(response).__call__ is Response.__call__ and isinstance(
+        getattr(response, "body", None), bytes | memoryview
+    )
+
+
+FILE_CHUNK = 64 * 1024

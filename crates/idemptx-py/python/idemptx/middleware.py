@@ -1,0 +1,271 @@
+"""`IdempotencyMiddleware`: a whole ASGI application, or chosen routes of it, safe to retry."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from starlette.requests import Request
+
+from ._capture import Capture, never_disconnects, without_shortcuts
+from ._driver import Driver
+from ._engine import drain
+from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
+from ._request import raw_path, read_body, replayed
+from ._rules import METHODS, make_rules
+from ._scope import Scoping
+from .backend.base import engines_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ._driver import Orphan
+    from ._engine import Engine
+    from ._idemptx import Passage, Rules
+    from .backend.base import AsyncStorageBackend, StorageBackend
+
+__all__ = ["IdempotencyMiddleware"]
+
+
+class IdempotencyMiddleware:
+    """Makes the requests of an ASGI application that carry a key safe to retry.
+
+    A retry is answered before routing, dependencies and validation run. Place it inside
+    authentication, rate limits and CORS, and outside whatever else touches responses: what is
+    replayed is what the application sent through here.
+
+        app.add_middleware(IdempotencyMiddleware, storage_backend=RedisBackend("redis://cache"))
+
+    `routes` chooses what it is for: patterns such as `"POST /orders"`, `"/payments/*"` or
+    `"PATCH /orders/{id}"`, or a mapping from patterns to what is laid over the policy there
+    (`None`: leave these alone). The first that fits counts; where none does, requests pass.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        storage_backend: StorageBackend | AsyncStorageBackend,
+        *,
+        routes: Sequence[str] | Mapping[str, Mapping[str, Any] | None] | None = None,
+        profile: str = "draft",
+        policy: Mapping[str, Any] | None = None,
+        key_ttl: float | None = None,
+        required: bool | None = None,
+        wait_timeout: float | None = None,
+        validate_signature: bool | None = None,
+        signature_headers: Sequence[str] | str | None = None,
+        scope: Callable[[Request], Any] | Mapping[str, Any] | str | None = None,
+        accepts: Callable[[str], bool] | None = None,
+        probe: Callable[[Orphan], Any] | None = None,
+    ) -> None:
+        """Takes the same names as `idempotent`; see the guide for what they mean.
+
+        Raises `TypeError` or `ValueError` with what to change.
+        """
+        self.app = app
+        self._engines = engines_of(storage_backend)
+        self._engine: Engine | None = None
+        self._accepts = accepts
+        self._probe = probe
+        self._scoping = Scoping(scope)
+        overlays = _overlays(routes)
+
+        def rules(overlay: Mapping[str, Any], methods: Sequence[str] | None) -> Rules:
+            return make_rules(
+                profile=profile,
+                policy={**(policy or {}), **overlay},
+                key_ttl=key_ttl,
+                required=required if "required" not in overlay else None,
+                wait_timeout=wait_timeout,
+                validate_signature=validate_signature,
+                signature_headers=signature_headers,
+                scope=scope,
+                methods=methods,
+            )
+
+        self._everywhere = rules({}, None) if overlays is None else None
+        self._routes = [
+            _Route(pattern, None if overlay is None else rules(overlay, pattern.methods))
+            for pattern, overlay in overlays or ()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                receive, send = self._drained(receive, send)
+            await self.app(scope, receive, send)
+            return
+        rules = self._everywhere or self._rules_for(scope)
+        passage = None
+        if rules is not None:
+            named = self._scoping.of(scope) if self._scoping.is_function else None
+            if named is not None and not isinstance(named, str):
+                named = await named
+            passage = rules.begin(
+                scope["method"],
+                raw_path(scope),
+                scope["query_string"],
+                scope["headers"],
+                named,
+                self._accepts,
+            )
+        if rules is None or passage is None:
+            await self.app(scope, receive, send)
+        else:
+            await self._keyed(rules, passage, scope, receive, send)
+
+    async def _keyed(
+        self, rules: Rules, passage: Passage, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        read: list[Message] = []
+        if passage.action == READ_BODY:
+            read, is_all = await read_body(passage, scope, receive, rules.request_bytes_max)
+            if not is_all and passage.action == ANSWER and passage.answer != PASS:
+                await _refuse(passage, scope, send, closing=True)
+                return
+        call = _Call(self.app, scope, read, receive)
+        driver: Driver | None = None
+        if passage.action != ANSWER:
+            driver = Driver(self._engine_here(rules), rules, passage, self._probe)
+            await driver.drive(call)
+        answer = passage.answer
+        if answer == REPLAY:
+            status, headers, body = passage.replay()
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        elif answer == OWN and call.capture is not None:
+            await call.capture.send_to(send)
+        elif answer == PASS:
+            passing = replayed(read, receive, None)
+            await self.app(scope, passing, _marking(passage, send))
+        elif driver is not None and driver.error is not None:
+            # An application's own error means more to the layers around us than our problem.
+            raise driver.error
+        else:
+            await _refuse(passage, scope, send, closing=False)
+        if driver is not None:
+            await driver.finished()
+
+    def _engine_here(self, rules: Rules) -> Engine:
+        engine = self._engine
+        if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
+            self._engine = engine = self._engines.here()
+        engine.adopt(rules)
+        return engine
+
+    def _rules_for(self, scope: Scope) -> Rules | None:
+        path, method = scope["path"], scope["method"]
+        for route in self._routes:
+            if route.pattern.fits(method, path):
+                return route.rules
+        return None
+
+    def _drained(self, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """A lifespan that ends only when nothing goes on without a client any more."""
+        rules = self._everywhere or next((it.rules for it in self._routes if it.rules), None)
+
+        async def receive_shutdown() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown" and rules is not None:
+                await drain(rules.drain)
+            return message
+
+        return receive_shutdown, send
+
+
+class _Call:
+    """The inner application's call, as the driver runs it."""
+
+    __slots__ = ("_app", "_read", "_receive", "_scope", "capture")
+
+    def __init__(
+        self, app: ASGIApp, scope: Scope, read: list[Message], receive: Receive
+    ) -> None:
+        self._app = app
+        self._scope = scope
+        self._read = read
+        self._receive = receive
+        self.capture: Capture | None = None
+
+    async def run(self, driver: Driver) -> None:
+        self.capture = capture = Capture(driver)
+
+        async def disconnect() -> Message:
+            # Only what is made for one client alone ends with it.
+            return await (self._receive if capture.is_live else never_disconnects)()
+
+        receive = replayed(self._read, self._receive, disconnect)
+        try:
+            await self._app(without_shortcuts(self._scope), receive, capture.send)
+        finally:
+            await capture.ended()
+
+
+class _Pattern(NamedTuple):
+    """Which requests a route is about."""
+
+    methods: tuple[str, ...] | None
+    path: re.Pattern[str]
+
+    def fits(self, method: str, path: str) -> bool:
+        return (self.methods is None or method in self.methods) and bool(self.path.match(path))
+
+
+class _Route(NamedTuple):
+    pattern: _Pattern
+    rules: Rules | None
+
+
+def _overlays(
+    routes: Sequence[str] | Mapping[str, Mapping[str, Any] | None] | None,
+) -> list[tuple[_Pattern, Mapping[str, Any] | None]] | None:
+    if routes is None:
+        return None
+    if isinstance(routes, str):
+        message = "routes is a list of patterns, or a mapping from patterns to policies"
+        raise TypeError(message)
+    if isinstance(routes, Mapping):
+        return [(_pattern(text), overlay) for text, overlay in routes.items()]
+    return [(_pattern(text), {}) for text in routes]
+
+
+def _pattern(text: str) -> _Pattern:
+    methods, _, path = text.strip().rpartition(" ")
+    named = tuple(method.strip().upper() for method in methods.split(",") if method.strip())
+    unknown = [method for method in named if method not in METHODS]
+    if not path.startswith("/") or unknown:
+        message = (
+            f'{text!r} is no route: write "/path", "METHOD /path" or "METHOD,METHOD /path", '
+            "with {name} for a segment and a final * for whatever follows"
+        )
+        raise ValueError(message)
+    rest = path.endswith("*")
+    parts = _SEGMENT.split(path[:-1] if rest else path)
+    regex = "[^/]+".join(re.escape(part) for part in parts)
+    return _Pattern(named or None, re.compile(regex + (".*" if rest else "") + r"\Z", re.DOTALL))
+
+
+def _marking(passage: Passage, send: Send) -> Send:
+    async def send_marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": passage.marked(message["headers"])}
+        await send(message)
+
+    return send_marked
+
+
+async def _refuse(passage: Passage, scope: Scope, send: Send, *, closing: bool) -> None:
+    refusal = passage.refusal()
+    headers = refusal.headers
+    # The rest of the body will not be read, so the connection cannot be used again: say so, lest
+    # a pooling client sends its next request on it (RFC 9112 §9.6).
+    if closing and scope.get("http_version", "1.1") in {"1.0", "1.1"}:
+        headers = [*headers, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": refusal.body})
+
+
+_SEGMENT = re.compile(r"\{[^{}/]*\}")

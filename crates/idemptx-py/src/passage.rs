@@ -1,0 +1,404 @@
+//! One request's way through the protocol, as Python drives it.
+
+mod course;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use idemptx_core::exchange::{Answer, BodyEnd, Event, Exchange, Handled, Probed};
+use idemptx_core::fingerprint::Fingerprinter;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::marks;
+use idemptx_core::outcome::Outcome;
+use idemptx_core::response::StoredResponse;
+use idemptx_core::store::{Holder, Seen, Settlement};
+use idemptx_core::time::Timestamp;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList};
+
+use self::course::kept;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::step::{Job, News, Step, Told};
+use crate::{http_lines, misuse};
+
+/// One request's way through the protocol.
+#[pyclass(module = "idemptx._idemptx")]
+pub(crate) struct Passage {
+    shared: Arc<Shared>,
+    exchange: Exchange,
+    turn: Turn,
+    /// The record that is dealt with now.
+    id: Option<RecordId>,
+    prints: Vec<Fingerprinter>,
+    /// How much of the body has come.
+    fed_bytes: u64,
+    /// A bid is, or may yet be, in force: there is something to release.
+    at_stake: bool,
+    /// Under which the handler runs or ran, and since when.
+    lease: Option<Lease>,
+    began: Timestamp,
+    /// What a store keeps of the handler's response.
+    kept: Option<StoredResponse>,
+    /// What is, or could not yet be, settled.
+    settlement: Option<Settlement>,
+}
+
+/// What is to be done next.
+enum Turn {
+    Body {
+        bytes_max: u64,
+    },
+    /// With the step, once it was handed out.
+    Store(Job, Option<Py<Step>>),
+    Wait {
+        holder: Holder,
+        until: Timestamp,
+    },
+    Probe {
+        attempt: u32,
+    },
+    Execute,
+    /// With what goes on without the client.
+    Answer(Box<Answer>, Option<Job>),
+    /// The client left first.
+    Abandoned,
+}
+
+#[pymethods]
+impl Passage {
+    #[getter]
+    const fn action(&self) -> i32 {
+        match &self.turn {
+            Turn::Body { .. } => action::READ_BODY,
+            Turn::Store(..) => action::STORE,
+            Turn::Wait { .. } => action::WAIT,
+            Turn::Probe { .. } => action::PROBE,
+            Turn::Execute => action::EXECUTE,
+            Turn::Answer(..) | Turn::Abandoned => action::ANSWER,
+        }
+    }
+
+    #[getter]
+    fn answer(&self) -> PyResult<i32> {
+        Ok(match self.answered()? {
+            Answer::Pass(_) => answer::PASS,
+            Answer::Replay(_) => answer::REPLAY,
+            Answer::Own { .. } => answer::OWN,
+            _ => answer::REFUSE,
+        })
+    }
+
+    #[getter]
+    fn id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let id = self.id.ok_or_else(|| misuse("a request without a key has no record"))?;
+        Ok(PyBytes::new(py, id.as_bytes()))
+    }
+
+    #[getter]
+    fn key(&self) -> PyResult<&str> {
+        let operation = self.exchange.operation();
+        operation.map(|it| it.key().as_str()).ok_or_else(|| misuse("the request has no valid key"))
+    }
+
+    #[getter]
+    fn fingerprint(&self) -> Option<String> {
+        self.shared.policy().fingerprint.as_ref()?;
+        self.exchange.fingerprint().map(|fingerprint| fingerprint.signature())
+    }
+
+    fn feed(&mut self, chunk: &[u8]) -> PyResult<bool> {
+        let Turn::Body { bytes_max } = self.turn else { return Err(self.misplaced("feed")) };
+        self.fed_bytes = self.fed_bytes.saturating_add(chunk.len() as u64);
+        if self.fed_bytes > bytes_max {
+            return Ok(false);
+        }
+        self.prints.iter_mut().for_each(|print| print.update(chunk));
+        Ok(true)
+    }
+
+    fn end_body(&mut self) -> PyResult<i32> {
+        let Turn::Body { bytes_max } = self.turn else { return Err(self.misplaced("end_body")) };
+        if self.fed_bytes > bytes_max {
+            return self.body_too_large();
+        }
+        let prints = std::mem::take(&mut self.prints);
+        let prints = prints.into_iter().map(Fingerprinter::finish).collect();
+        Ok(self.advance(Event::Body(BodyEnd::Whole(prints))))
+    }
+
+    fn body_too_large(&mut self) -> PyResult<i32> {
+        let Turn::Body { .. } = self.turn else { return Err(self.misplaced("body_too_large")) };
+        Ok(self.advance(Event::Body(BodyEnd::TooLarge)))
+    }
+
+    fn body_failed(&mut self) -> PyResult<i32> {
+        let Turn::Body { .. } = self.turn else { return Err(self.misplaced("body_failed")) };
+        Ok(self.advance(Event::Body(BodyEnd::Failed)))
+    }
+
+    fn step(&mut self, py: Python<'_>) -> PyResult<Py<Step>> {
+        let Turn::Store(job, handed) = &mut self.turn else { return Err(self.misplaced("step")) };
+        if let Some(step) = handed {
+            return Ok(step.clone_ref(py));
+        }
+        let step = Py::new(py, Step::new(job.clone()))?;
+        *handed = Some(step.clone_ref(py));
+        Ok(step)
+    }
+
+    fn done(&mut self, step: &Bound<'_, Step>) -> PyResult<i32> {
+        let Turn::Store(job, handed) = &self.turn else { return Err(self.misplaced("done")) };
+        if !handed.as_ref().is_some_and(|handed| handed.is(step)) {
+            return Err(misuse("hand back the very step that step() gave"));
+        }
+        let verdict = step.try_borrow()?.outcome().clone();
+        let event = course::event(job, verdict)?;
+        self.weigh(&event);
+        Ok(self.advance(event))
+    }
+
+    fn told(&mut self, news: &News) -> PyResult<i32> {
+        let Turn::Store(Job::Claim(..), _) = self.turn else { return Err(self.misplaced("told")) };
+        // Whoever only heard what another was told left nothing in the store.
+        self.at_stake = false;
+        Ok(self.advance(Event::Claimed(news.0.clone().claimed())))
+    }
+
+    #[getter]
+    fn wait(&self) -> PyResult<f64> {
+        let Turn::Wait { until, .. } = &self.turn else { return Err(self.misplaced("wait")) };
+        Ok(until.since(self.shared.now()).as_secs_f64())
+    }
+
+    #[getter]
+    fn holder(&self) -> PyResult<News> {
+        let Turn::Wait { holder, .. } = &self.turn else { return Err(self.misplaced("holder")) };
+        Ok(News(Told::Held(holder.clone())))
+    }
+
+    #[pyo3(signature = (news))]
+    fn woken(&mut self, news: Option<&Bound<'_, News>>) -> PyResult<i32> {
+        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("woken")) };
+        let seen = match news.map(|news| &news.get().0) {
+            Some(Told::Settled(record)) => Some(Seen::Settled(record.clone())),
+            _ => None,
+        };
+        Ok(self.advance(Event::Woken(seen)))
+    }
+
+    fn wait_over(&mut self) -> PyResult<i32> {
+        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("wait_over")) };
+        Ok(self.advance(Event::WaitOver))
+    }
+
+    fn waiters_full(&mut self) -> PyResult<i32> {
+        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("waiters_full")) };
+        Ok(self.advance(Event::WaitersFull))
+    }
+
+    #[getter]
+    fn vanished_attempt(&self) -> PyResult<u32> {
+        match self.turn {
+            Turn::Probe { attempt } => Ok(attempt),
+            _ => Err(self.misplaced("vanished_attempt")),
+        }
+    }
+
+    #[pyo3(signature = (happened, status = 0, headers = None, body = None))]
+    fn probed(
+        &mut self,
+        happened: Option<bool>,
+        status: u16,
+        headers: Option<&Bound<'_, PyAny>>,
+        body: Option<PyBackedBytes>,
+    ) -> PyResult<i32> {
+        let Turn::Probe { .. } = self.turn else { return Err(self.misplaced("probed")) };
+        let probed = match happened {
+            None => Probed::Unknown,
+            Some(false) => Probed::NotHappened,
+            Some(true) => {
+                let status = http_lines::status(status)?;
+                let headers = headers.map(http_lines::headers).transpose()?.unwrap_or_default();
+                let body = body.map(Bytes::from_owner).unwrap_or_default();
+                let rules = &self.shared.policy().replay;
+                Probed::Happened(StoredResponse::capture(status, &headers, body, None, rules))
+            }
+        };
+        Ok(self.advance(Event::Probed(probed)))
+    }
+
+    #[getter]
+    fn attempt(&self) -> PyResult<u32> {
+        self.leased().map(|lease| lease.attempt)
+    }
+
+    #[getter]
+    fn token(&self) -> PyResult<String> {
+        self.leased().map(|lease| lease.token.to_string())
+    }
+
+    #[getter]
+    fn fence(&self) -> PyResult<u64> {
+        self.leased().map(|lease| lease.fence)
+    }
+
+    fn derive(&self, label: &str) -> PyResult<String> {
+        let operation = self.exchange.operation();
+        let operation = operation.ok_or_else(|| misuse("the request has no valid key"))?;
+        Ok(operation.derive(label, self.shared.rules()))
+    }
+
+    fn renewal(&self) -> PyResult<Step> {
+        self.leased().map(|lease| Step::new(Job::Renew(lease.clone())))
+    }
+
+    fn responded(
+        &mut self,
+        status: u16,
+        headers: &Bound<'_, PyAny>,
+        body: PyBackedBytes,
+    ) -> PyResult<i32> {
+        let Turn::Execute = self.turn else { return Err(self.misplaced("responded")) };
+        let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
+        let directive = course::directive(&mut headers);
+        let policy = self.shared.policy();
+        let whole = (body.len() <= policy.response_bytes_max)
+            .then(|| {
+                let body = Bytes::from_owner(body);
+                StoredResponse::capture(status, &headers, body, None, &policy.replay)
+            })
+            .filter(StoredResponse::is_storable);
+        let (kept, handled) = match whole {
+            Some(whole) => (whole, Handled::Whole { status, directive }),
+            None => (kept::head(status, &headers, policy), Handled::Partial { status, directive }),
+        };
+        self.kept = Some(kept);
+        Ok(self.handled(handled))
+    }
+
+    fn streamed(&mut self, status: u16, headers: &Bound<'_, PyAny>) -> PyResult<i32> {
+        let Turn::Execute = self.turn else { return Err(self.misplaced("streamed")) };
+        let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
+        let directive = course::directive(&mut headers);
+        self.kept = Some(kept::head(status, &headers, self.shared.policy()));
+        Ok(self.handled(Handled::Partial { status, directive }))
+    }
+
+    fn broken(&mut self) -> PyResult<i32> {
+        let Turn::Execute = self.turn else { return Err(self.misplaced("broken")) };
+        Ok(self.handled(Handled::Broken))
+    }
+
+    #[getter]
+    fn stored(&self) -> PyResult<bool> {
+        Ok(match self.answered()? {
+            Answer::Own { stored, .. } => *stored,
+            Answer::Replay(_) => true,
+            _ => false,
+        })
+    }
+
+    fn behind(&self) -> PyResult<Option<Step>> {
+        match &self.turn {
+            Turn::Answer(_, behind) => Ok(behind.clone().map(Step::new)),
+            _ => Err(self.misplaced("behind")),
+        }
+    }
+
+    fn marked<'py>(&self, headers: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let outcome = course::outcome(self.answered()?);
+        http_lines::marked(headers, &self.marks(HeaderMap::new(), &outcome))
+    }
+
+    fn replay<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(u16, Bound<'py, PyList>, Bound<'py, PyBytes>)> {
+        let Answer::Replay(stored) = self.answered()? else {
+            return Err(misuse("there is nothing to replay: see `answer`"));
+        };
+        let headers = self.marks(stored.headers.clone(), &Outcome::Replayed);
+        let lines = http_lines::with_length(py, &headers, stored.status, stored.body.len())?;
+        Ok((stored.status.as_u16(), lines, PyBytes::new(py, &stored.body)))
+    }
+
+    fn refusal(&self) -> PyResult<Refusal> {
+        let answer = self.answered()?;
+        let Answer::Refuse(rejection) = answer else {
+            return Err(misuse("the request was not refused: see `answer`"));
+        };
+        let refusal = Refusal::new(rejection);
+        Ok(refusal.marked(|headers| self.marks(headers, &course::outcome(answer))))
+    }
+
+    fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
+        let behind = self.left_behind(py);
+        self.turn = Turn::Abandoned;
+        behind.map(Step::new)
+    }
+}
+
+impl Passage {
+    fn answered(&self) -> PyResult<&Answer> {
+        match &self.turn {
+            Turn::Answer(answer, _) => Ok(answer),
+            Turn::Abandoned => Err(misuse("the passage was abandoned, so it has no answer")),
+            _ => Err(misuse("the passage is not over yet: see `action`")),
+        }
+    }
+
+    fn leased(&self) -> PyResult<&Lease> {
+        self.lease.as_ref().ok_or_else(|| misuse("the request holds no lease: nothing executes"))
+    }
+
+    fn marks(&self, mut headers: HeaderMap, outcome: &Outcome) -> HeaderMap {
+        let (rules, exchange) = (self.shared.rules(), &self.exchange);
+        marks::mark(&mut headers, rules, outcome, exchange.operation(), exchange.fingerprint());
+        headers
+    }
+
+    fn misplaced(&self, method: &str) -> PyErr {
+        let current = match &self.turn {
+            Turn::Body { .. } => "READ_BODY",
+            Turn::Store(..) => "STORE",
+            Turn::Wait { .. } => "WAIT",
+            Turn::Probe { .. } => "PROBE",
+            Turn::Execute => "EXECUTE",
+            Turn::Answer(..) => "ANSWER",
+            Turn::Abandoned => "none: the passage was abandoned",
+        };
+        misuse(format!("{method} does not belong here: the action is {current}"))
+    }
+}
+
+/// `Passage.action`.
+pub(crate) mod action {
+    pub(crate) const READ_BODY: i32 = 0;
+    pub(crate) const STORE: i32 = 1;
+    pub(crate) const WAIT: i32 = 2;
+    pub(crate) const PROBE: i32 = 3;
+    pub(crate) const EXECUTE: i32 = 4;
+    pub(crate) const ANSWER: i32 = 5;
+    pub(crate) const ALL: [(&str, i32); 6] = [
+        ("READ_BODY", READ_BODY),
+        ("STORE", STORE),
+        ("WAIT", WAIT),
+        ("PROBE", PROBE),
+        ("EXECUTE", EXECUTE),
+        ("ANSWER", ANSWER),
+    ];
+}
+
+/// `Passage.answer`.
+pub(crate) mod answer {
+    pub(crate) const PASS: i32 = 0;
+    pub(crate) const REPLAY: i32 = 1;
+    pub(crate) const OWN: i32 = 2;
+    pub(crate) const REFUSE: i32 = 3;
+    pub(crate) const ALL: [(&str, i32); 4] =
+        [("PASS", PASS), ("REPLAY", REPLAY), ("OWN", OWN), ("REFUSE", REFUSE)];
+}

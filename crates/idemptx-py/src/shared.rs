@@ -1,0 +1,123 @@
+//! What all passages under one set of rules share: clock, tokens, and what they have learnt.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use idemptx_core::exchange::Rules;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Token;
+use idemptx_core::policy::Policy;
+use idemptx_core::time::{Timestamp, millis};
+
+pub(crate) struct Shared {
+    rules: Arc<Rules>,
+    /// `CLOCK_MONOTONIC` goes on while the process is stopped, as the start rule needs.
+    made: Instant,
+    tokens: Tokens,
+    typical_micros: AtomicU64,
+    meters: Mutex<HashMap<[u8; 16], Meter>>,
+}
+
+/// New keys of a scope within the current minute.
+struct Meter {
+    minute: u64,
+    keys: u32,
+}
+
+impl Shared {
+    pub(crate) fn new(policy: Policy) -> Result<Arc<Self>, getrandom::Error> {
+        Ok(Arc::new(Self {
+            rules: Arc::new(Rules::new(policy)),
+            made: Instant::now(),
+            tokens: Tokens::from_system()?,
+            typical_micros: AtomicU64::new(0),
+            meters: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        self.rules.policy()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_millis(millis(self.made.elapsed()))
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.tokens.draw()
+    }
+
+    /// How long handlers take, smoothed; `None` before the first one ended.
+    pub(crate) fn typical(&self) -> Option<Duration> {
+        match self.typical_micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    pub(crate) fn took(&self, duration: Duration) {
+        let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
+        let before = self.typical_micros.load(Ordering::Relaxed);
+        // Lost updates between threads do not matter to an estimate.
+        let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
+        self.typical_micros.store(after.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether the record's scope may have another new key this minute.
+    pub(crate) fn meter(&self, id: &RecordId) -> bool {
+        let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
+        let minute = self.now().as_millis() / 60_000;
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if meters.len() >= METERS_MAX {
+            meters.retain(|_, meter| meter.minute == minute);
+        }
+        if meters.len() >= METERS_MAX && !meters.contains_key(&id.scope_bytes()) {
+            return false;
+        }
+        let meter = meters.entry(id.scope_bytes()).or_insert(Meter { minute, keys: 0 });
+        if meter.minute != minute {
+            *meter = Meter { minute, keys: 0 };
+        }
+        meter.keys = meter.keys.saturating_add(1);
+        meter.keys <= limit
+    }
+}
+
+/// Draws tokens: the system's randomness, stretched, because asking the system for each token costs
+/// as much as a whole replay's hashing.
+pub(crate) struct Tokens {
+    seed: [u8; 32],
+    drawn: AtomicU64,
+    began: Instant,
+}
+
+impl Tokens {
+    pub(crate) fn from_system() -> Result<Self, getrandom::Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(Self { seed, drawn: AtomicU64::new(0), began: Instant::now() })
+    }
+
+    fn draw(&self) -> Token {
+        let number = self.drawn.fetch_add(1, Ordering::Relaxed);
+        Token::drawn(&self.seed, number, self.moment())
+    }
+
+    /// The time since the seed was drawn, with the process in the upper half of its seconds.
+    ///
+    /// Servers fork their workers after they have loaded the application: seed and counter are then
+    /// the same in all of them, and so may the moment be.
+    fn moment(&self) -> Duration {
+        let elapsed = self.began.elapsed();
+        let process = u64::from(std::process::id()) << 32;
+        Duration::new(process | (elapsed.as_secs() & u64::from(u32::MAX)), elapsed.subsec_nanos())
+    }
+}
+
+const METERS_MAX: usize = 100_000;

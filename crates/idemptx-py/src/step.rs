@@ -1,0 +1,453 @@
+//! One step of a store, and what came of it.
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, StoreError};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::misuse;
+
+/// One step of a store, and its verdict.
+#[pyclass(module = "idemptx._idemptx")]
+pub(crate) struct Step {
+    job: Job,
+    verdict: Verdict,
+    failure: Option<String>,
+}
+
+/// What a store has to do.
+#[derive(Clone)]
+pub(crate) enum Job {
+    Claim(RecordId, Bid),
+    /// With the fingerprint of the request that asks.
+    Lookup(RecordId, Fingerprint),
+    Renew(Lease),
+    Release(Lease),
+    Settle(Lease, Settlement),
+    Watch(RecordId),
+}
+
+/// What came of a step.
+#[derive(Clone)]
+pub(crate) enum Verdict {
+    Pending,
+    Done,
+    Granted(Lease),
+    Held(Holder),
+    Settled(Record),
+    Absent,
+    Failed(ErrorKind),
+}
+
+/// What became of a record: a holder, a result, or a failure to find out.
+#[pyclass(frozen, module = "idemptx._idemptx")]
+pub(crate) struct News(pub(crate) Told);
+
+/// What one request of a process tells the others.
+#[derive(Clone)]
+pub(crate) enum Told {
+    Held(Holder),
+    Settled(Record),
+    Failed(ErrorKind),
+}
+
+impl Step {
+    pub(crate) const fn new(job: Job) -> Self {
+        Self { job, verdict: Verdict::Pending, failure: None }
+    }
+
+    pub(crate) const fn job(&self) -> &Job {
+        &self.job
+    }
+
+    pub(crate) const fn outcome(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Takes what a store says.
+    pub(crate) fn conclude(&mut self, verdict: Verdict) {
+        self.verdict = verdict;
+        self.failure = None;
+    }
+
+    /// Takes why a store has nothing to say.
+    pub(crate) fn conclude_with(&mut self, error: &StoreError) {
+        self.verdict = Verdict::Failed(error.kind());
+        self.failure = Some(with_sources(error));
+    }
+
+    pub(crate) fn unavailable(&mut self, failure: String) {
+        self.verdict = Verdict::Failed(ErrorKind::Unavailable);
+        self.failure = Some(failure);
+    }
+
+    const fn record_id(&self) -> &RecordId {
+        match &self.job {
+            Job::Claim(id, _) | Job::Lookup(id, _) | Job::Watch(id) => id,
+            Job::Renew(lease) | Job::Release(lease) | Job::Settle(lease, _) => &lease.id,
+        }
+    }
+
+    /// Of the request that claims or looks; `None` for other steps.
+    const fn asked_with(&self) -> Option<Fingerprint> {
+        match &self.job {
+            Job::Claim(_, bid) => Some(bid.fingerprint),
+            Job::Lookup(_, fingerprint) => Some(*fingerprint),
+            _ => None,
+        }
+    }
+}
+
+#[pymethods]
+impl Step {
+    #[staticmethod]
+    #[pyo3(signature = (id, /))]
+    fn lookup(id: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Lookup(record_id(id)?, Fingerprint::unchecked())))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (id, /))]
+    fn watch(id: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Watch(record_id(id)?)))
+    }
+
+    #[getter]
+    const fn kind(&self) -> i32 {
+        match self.job {
+            Job::Claim(..) => kind::CLAIM,
+            Job::Lookup(..) => kind::LOOKUP,
+            Job::Renew(_) => kind::RENEW,
+            Job::Release(_) => kind::RELEASE,
+            Job::Settle(..) => kind::SETTLE,
+            Job::Watch(_) => kind::WATCH,
+        }
+    }
+
+    #[getter]
+    fn id<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.record_id().as_bytes())
+    }
+
+    #[getter]
+    const fn verdict(&self) -> i32 {
+        match &self.verdict {
+            Verdict::Pending => verdict::PENDING,
+            Verdict::Done => verdict::OK,
+            Verdict::Granted(_) => verdict::GRANTED,
+            Verdict::Held(_) => verdict::HELD,
+            Verdict::Settled(_) => verdict::SETTLED,
+            Verdict::Absent => verdict::ABSENT,
+            Verdict::Failed(kind) => match kind {
+                ErrorKind::Unavailable => verdict::UNAVAILABLE,
+                ErrorKind::Fenced => verdict::FENCED,
+                ErrorKind::Corrupt => verdict::CORRUPT,
+                ErrorKind::Full => verdict::FULL,
+                ErrorKind::Invalid => verdict::INVALID,
+                _ => verdict::INTERNAL,
+            },
+        }
+    }
+
+    #[getter]
+    fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    #[pyo3(signature = (verdict, failure = String::new()))]
+    fn fail(&mut self, verdict: i32, failure: String) -> PyResult<()> {
+        let kind = match verdict {
+            verdict::UNAVAILABLE => ErrorKind::Unavailable,
+            verdict::INTERNAL => ErrorKind::Internal,
+            verdict::FULL => ErrorKind::Full,
+            _ => {
+                let advice = "a step fails as UNAVAILABLE, INTERNAL or FULL";
+                return Err(PyValueError::new_err(advice));
+            }
+        };
+        self.verdict = Verdict::Failed(kind);
+        self.failure = (!failure.is_empty()).then_some(failure);
+        Ok(())
+    }
+
+    fn again(&mut self) {
+        self.conclude(Verdict::Pending);
+    }
+
+    fn news(&self) -> Option<News> {
+        let told = match (&self.job, &self.verdict) {
+            (_, Verdict::Granted(lease)) => {
+                Told::Held(Holder::new(&Record::running(lease), lease.term))
+            }
+            (_, Verdict::Held(holder)) => Told::Held(holder.clone()),
+            (_, Verdict::Settled(record)) => Told::Settled(record.clone()),
+            (Job::Settle(lease, done), Verdict::Done) => {
+                Told::Settled(Record::settled(lease, done))
+            }
+            (Job::Claim(..), Verdict::Failed(kind)) => Told::Failed(*kind),
+            _ => return None,
+        };
+        Some(News(told))
+    }
+
+    fn is_held_as(&self, news: &News) -> bool {
+        match (&self.job, &self.verdict, &news.0) {
+            (Job::Lookup(..), Verdict::Held(found), Told::Held(known)) => {
+                found.token == known.token && !found.is_orphan()
+            }
+            _ => false,
+        }
+    }
+
+    #[getter]
+    fn remaining(&self) -> f64 {
+        match &self.verdict {
+            Verdict::Held(holder) => holder.remaining.as_secs_f64(),
+            _ => 0.0,
+        }
+    }
+
+    fn grant(&mut self) -> PyResult<()> {
+        let Job::Claim(id, bid) = &self.job else {
+            return Err(misuse("only a claim can be granted"));
+        };
+        // A store of locks does not say who held it before, only that somebody did.
+        let attempt = if bid.over.is_some() { 2 } else { 1 };
+        let lease = Lease::granted(*id, bid, micros_since_epoch(), attempt);
+        self.conclude(Verdict::Granted(lease));
+        Ok(())
+    }
+
+    fn hold(&mut self, remaining: f64) -> PyResult<()> {
+        let Some(fingerprint) = self.asked_with() else {
+            return Err(misuse("only a claim or a lookup can find a holder"));
+        };
+        let lease = Lease::granted(*self.record_id(), &unknown(fingerprint), 0, 1);
+        let holder = Holder::new(&Record::running(&lease), duration(remaining));
+        self.conclude(Verdict::Held(holder));
+        Ok(())
+    }
+
+    fn find(&mut self, record: &[u8]) -> PyResult<()> {
+        if self.asked_with().is_none() {
+            return Err(misuse("only a claim or a lookup can find a record"));
+        }
+        match Record::decode(self.record_id(), &Bytes::copy_from_slice(record)) {
+            Ok(record) if record.state == State::Running => {
+                self.verdict = Verdict::Failed(ErrorKind::Corrupt);
+                self.failure = Some("a claim stands where a settled record should".to_owned());
+            }
+            Ok(record) if record.apart => self.conclude(Verdict::Settled(record.spent())),
+            Ok(record) => self.conclude(Verdict::Settled(record)),
+            Err(reason) => {
+                self.conclude_with(&StoreError::with_source(ErrorKind::Corrupt, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn succeed(&mut self) -> PyResult<()> {
+        self.conclude(match self.job {
+            Job::Claim(..) => return Err(misuse("a claim is granted, not done")),
+            Job::Lookup(..) => Verdict::Absent,
+            _ => Verdict::Done,
+        });
+        Ok(())
+    }
+
+    fn record<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let Job::Settle(lease, done) = &self.job else {
+            return Err(misuse("only a settlement has a record to be kept"));
+        };
+        Ok(PyBytes::new(py, &Record::settled(lease, done).encode()))
+    }
+
+    #[getter]
+    fn retain(&self) -> PyResult<f64> {
+        let retain = match &self.job {
+            Job::Claim(_, bid) => bid.retain,
+            // One value holds both, and a forgotten key would be executed again.
+            Job::Settle(_, done) => done.key_retain.max(done.retain),
+            _ => return Err(misuse("only a claim or a settlement is kept")),
+        };
+        Ok(retain.as_secs_f64())
+    }
+}
+
+#[pymethods]
+impl News {
+    #[getter]
+    const fn is_held(&self) -> bool {
+        matches!(self.0, Told::Held(_))
+    }
+}
+
+impl Told {
+    /// What a claim is told by another request of this process.
+    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+        match self {
+            Self::Held(holder) => Ok(Claim::Held(holder)),
+            Self::Settled(record) => Ok(Claim::Settled(record)),
+            Self::Failed(kind) => Err(kind),
+        }
+    }
+}
+
+impl From<Claim> for Verdict {
+    fn from(claim: Claim) -> Self {
+        match claim {
+            Claim::Granted(lease) => Self::Granted(lease),
+            Claim::Held(holder) => Self::Held(holder),
+            Claim::Settled(record) => Self::Settled(record),
+            _ => Self::Failed(ErrorKind::Internal),
+        }
+    }
+}
+
+impl From<Option<Seen>> for Verdict {
+    fn from(seen: Option<Seen>) -> Self {
+        match seen {
+            None => Self::Absent,
+            Some(Seen::Held(holder)) => Self::Held(holder),
+            Some(Seen::Settled(record)) => Self::Settled(record),
+            Some(_) => Self::Failed(ErrorKind::Internal),
+        }
+    }
+}
+
+impl Verdict {
+    /// What a claim is told.
+    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+        match self {
+            Self::Granted(lease) => Ok(Claim::Granted(lease)),
+            Self::Held(holder) => Ok(Claim::Held(holder)),
+            Self::Settled(record) => Ok(Claim::Settled(record)),
+            other => Err(other.error()),
+        }
+    }
+
+    /// What a lookup is told.
+    pub(crate) fn looked(self) -> Result<Option<Seen>, ErrorKind> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Held(holder) => Ok(Some(Seen::Held(holder))),
+            Self::Settled(record) => Ok(Some(Seen::Settled(record))),
+            other => Err(other.error()),
+        }
+    }
+
+    /// What any other step is told.
+    pub(crate) const fn confirmed(&self) -> Result<(), ErrorKind> {
+        match self {
+            Self::Done => Ok(()),
+            other => Err(other.error()),
+        }
+    }
+
+    /// A verdict that does not belong to its step counts as a fault of the store.
+    const fn error(&self) -> ErrorKind {
+        match self {
+            Self::Failed(kind) => *kind,
+            _ => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Reads a record's name.
+pub(crate) fn record_id(bytes: &[u8]) -> PyResult<RecordId> {
+    let bytes = <[u8; RecordId::BYTES]>::try_from(bytes)
+        .map_err(|_| PyValueError::new_err("a record's id has 32 bytes"))?;
+    Ok(RecordId::from_bytes(bytes))
+}
+
+/// The bid of somebody of whom nothing is known but that it is about the same request.
+const fn unknown(fingerprint: Fingerprint) -> Bid {
+    let token = Token::from_bytes([0; Token::BYTES]);
+    Bid::new(token, fingerprint, Duration::ZERO, Duration::ZERO)
+}
+
+fn duration(seconds: f64) -> Duration {
+    // What is no time at all, such as a TTL of -1, is none left.
+    if seconds > 0.0 {
+        Duration::try_from_secs_f64(seconds).unwrap_or(FOREVER).min(FOREVER)
+    } else {
+        Duration::ZERO
+    }
+}
+
+fn micros_since_epoch() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since_epoch.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn with_sources(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    for _ in 0..SOURCES_MAX {
+        let Some(cause) = source else { break };
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// `Step.kind`.
+pub(crate) mod kind {
+    pub(crate) const CLAIM: i32 = 0;
+    pub(crate) const LOOKUP: i32 = 1;
+    pub(crate) const RENEW: i32 = 2;
+    pub(crate) const RELEASE: i32 = 3;
+    pub(crate) const SETTLE: i32 = 4;
+    pub(crate) const WATCH: i32 = 5;
+    pub(crate) const ALL: [(&str, i32); 6] = [
+        ("CLAIM", CLAIM),
+        ("LOOKUP", LOOKUP),
+        ("RENEW", RENEW),
+        ("RELEASE", RELEASE),
+        ("SETTLE", SETTLE),
+        ("WATCH", WATCH),
+    ];
+}
+
+/// `Step.verdict`.
+pub(crate) mod verdict {
+    pub(crate) const PENDING: i32 = -1;
+    pub(crate) const OK: i32 = 0;
+    pub(crate) const GRANTED: i32 = 1;
+    pub(crate) const HELD: i32 = 2;
+    pub(crate) const SETTLED: i32 = 3;
+    pub(crate) const ABSENT: i32 = 4;
+    pub(crate) const UNAVAILABLE: i32 = 5;
+    pub(crate) const FENCED: i32 = 6;
+    pub(crate) const CORRUPT: i32 = 7;
+    pub(crate) const FULL: i32 = 8;
+    pub(crate) const INVALID: i32 = 9;
+    pub(crate) const INTERNAL: i32 = 10;
+    pub(crate) const ALL: [(&str, i32); 12] = [
+        ("PENDING", PENDING),
+        ("OK", OK),
+        ("GRANTED", GRANTED),
+        ("HELD", HELD),
+        ("SETTLED", SETTLED),
+        ("ABSENT", ABSENT),
+        ("UNAVAILABLE", UNAVAILABLE),
+        ("FENCED", FENCED),
+        ("CORRUPT", CORRUPT),
+        ("FULL", FULL),
+        ("INVALID", INVALID),
+        ("INTERNAL", INTERNAL),
+    ];
+}
+
+/// A century: what no lease lasts.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const SOURCES_MAX: usize = 8;

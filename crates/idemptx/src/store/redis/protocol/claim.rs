@@ -1,0 +1,189 @@
+//! Claiming a record.
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Bid, Claim, Over, StoreError};
+use idemptx_core::time::millis;
+
+use super::command::{Command, Key};
+use super::layout::{Layout, kept};
+use super::refusal::has_code;
+use super::reply::Reply;
+use super::scripts::{CLAIM, Form, Heard};
+use super::stored::{Found, Meaning, decode, see};
+use super::{Decision, Next, Read, Step};
+
+/// [`Store::claim`](idemptx_core::store::Store::claim).
+///
+/// One native command where it finds no record, or a settled one whose response is part of it;
+/// else a script.
+#[derive(Clone, Debug)]
+pub struct ClaimStep {
+    id: RecordId,
+    bid: Bid,
+    asked: Asked,
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    /// `SET`, with a fence of that moment.
+    Plain {
+        fence: u64,
+    },
+    Script(Form),
+}
+
+impl ClaimStep {
+    /// Claims a record for a bid.
+    #[must_use]
+    pub fn new(id: RecordId, mut bid: Bid) -> Self {
+        bid.retain = kept(bid.retain);
+        Self { id, bid, asked: Asked::Script(Form::Hash) }
+    }
+
+    fn lease(&self, fence: u64, attempt: u32) -> Lease {
+        Lease::granted(self.id, &self.bid, fence, attempt)
+    }
+
+    /// The whole of a claim where nobody holds the record: written if there is none, read if there
+    /// is.
+    fn set_new(&self, layout: &Layout, fence: u64) -> Command {
+        Command::of("SET", 7, Record::HEAD_BYTES)
+            .key(layout, Key::Record(&self.id))
+            .bytes(&Record::running(&self.lease(fence, FIRST_ATTEMPT)).encode())
+            .text("NX")
+            .text("GET")
+            .text("PX")
+            .number(millis(self.bid.retain))
+    }
+
+    fn by_script(&self, layout: &Layout, form: Form) -> Command {
+        let (state, token): (&str, &[u8]) = match &self.bid.over {
+            None => ("", b""),
+            Some(Over::Orphan(token)) => ("held", token.as_bytes()),
+            Some(Over::Settled(token)) => ("settled", token.as_bytes()),
+        };
+        CLAIM
+            .call(form, 2, 4, Record::HEAD_BYTES)
+            .key(layout, Key::Record(&self.id))
+            .key(layout, Key::Response(&self.id))
+            .bytes(&Record::running(&self.lease(0, FIRST_ATTEMPT)).encode())
+            .number(millis(self.bid.retain))
+            .text(state)
+            .bytes(token)
+    }
+
+    fn ask_script(&mut self, layout: &Layout, form: Form) -> Next<Claim> {
+        self.asked = Asked::Script(form);
+        Next::Ask(self.by_script(layout, form))
+    }
+
+    fn answer_to_set(&mut self, layout: &Layout, fence: u64, reply: Reply) -> Next<Claim> {
+        let verdict = match reply {
+            Reply::Nil => Ok(Claim::Granted(self.lease(fence, FIRST_ATTEMPT))),
+            Reply::Bytes(record) => match decode(&self.id, &record) {
+                // How old a claim is, and what is kept apart, only a script can tell.
+                Ok(record) if record.state == State::Running || record.apart => {
+                    return self.ask_script(layout, Form::Hash);
+                }
+                record => record.map(Claim::Settled),
+            },
+            Reply::Error(error) if is_unknown_syntax(&error) => {
+                return self.ask_script(layout, Form::Hash);
+            }
+            Reply::Error(error) => Err(layout.refused(&error)),
+            _ => Err(layout.unexpected("SET")),
+        };
+        Next::Done(verdict)
+    }
+
+    fn read(&self, layout: &Layout, reply: Reply) -> Result<Claim, StoreError> {
+        Ok(match Meaning::read(layout, &self.id, reply)? {
+            Meaning::Granted(lease) => Claim::Granted(lease),
+            Meaning::Found(found) => found.into(),
+        })
+    }
+
+    fn may_replace(&self, found: &Found) -> bool {
+        match (found, &self.bid.over) {
+            (Found::Held(holder), Some(Over::Orphan(token))) => {
+                holder.is_orphan() && holder.token == *token
+            }
+            (Found::Settled(record), Some(Over::Settled(token))) => record.token == *token,
+            _ => false,
+        }
+    }
+
+    fn grant(&self, layout: &Layout, lease: Lease, awaited: bool) -> Decision<Claim> {
+        let mut record = Record::running(&lease);
+        record.awaited = awaited;
+        let key = Key::Record(&self.id);
+        let write = Command::set(layout, key, &[&record.encode()], lease.retain);
+        Decision { writes: vec![write], verdict: Ok(Claim::Granted(lease)) }
+    }
+}
+
+impl Step for ClaimStep {
+    type Verdict = Claim;
+
+    fn begin(&mut self, layout: &Layout, micros: u64) -> Command {
+        // What may be replaced is there, so the plain command would only say so.
+        if self.bid.over.is_some() {
+            self.asked = Asked::Script(Form::Hash);
+            return self.by_script(layout, Form::Hash);
+        }
+        self.asked = Asked::Plain { fence: micros };
+        self.set_new(layout, micros)
+    }
+
+    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Claim> {
+        let form = match &mut self.asked {
+            Asked::Plain { fence } => {
+                let fence = *fence;
+                return self.answer_to_set(layout, fence, reply);
+            }
+            Asked::Script(form) => form,
+        };
+        match form.hear(reply) {
+            Heard::Again => {
+                let form = *form;
+                self.ask_script(layout, form)
+            }
+            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            Heard::Answer(reply) => Next::Done(self.read(layout, reply)),
+        }
+    }
+
+    fn decide(&self, layout: &Layout, read: Read) -> Decision<Claim> {
+        let Some(record) = read.record else {
+            return self.grant(layout, self.lease(read.micros.max(1), FIRST_ATTEMPT), false);
+        };
+        let old = match decode(&self.id, &record) {
+            Ok(record) => record,
+            Err(error) => return Decision::stands(Err(error)),
+        };
+        if old.state == State::Running && old.token == self.bid.token {
+            let key = Key::Record(&self.id);
+            let write = Command::expire(layout, key, millis(old.retain));
+            return Decision { writes: vec![write], verdict: Ok(Claim::Granted(old.lease())) };
+        }
+        let lease =
+            self.lease(old.fence.saturating_add(1).max(read.micros), old.attempt.saturating_add(1));
+        // Whoever waits for an orphan waits for its successor.
+        let awaited = old.state == State::Running && old.awaited;
+        let found = see(old, read.pttl, read.response);
+        if self.may_replace(&found) {
+            self.grant(layout, lease, awaited)
+        } else {
+            Decision::stands(Ok(found.into()))
+        }
+    }
+}
+
+/// Before 7.0 `SET` does not know `NX` and `GET` together.
+fn is_unknown_syntax(error: &[u8]) -> bool {
+    has_code(error, "ERR") && error.ends_with(b"syntax error")
+}
+
+const FIRST_ATTEMPT: u32 = 1;

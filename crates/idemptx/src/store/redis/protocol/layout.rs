@@ -1,0 +1,104 @@
+//! How records are named.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idemptx_core::key::RecordId;
+
+/// How records are named and laid out; shared by all steps of a store.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    prefix: Box<str>,
+    channel: Box<str>,
+    server: Option<Arc<str>>,
+}
+
+impl Layout {
+    /// The layout under a prefix such as `idem:`.
+    ///
+    /// Stores with different prefixes share nothing.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        let channel = format!("{prefix}wake").into_boxed_str();
+        Self { prefix: prefix.into(), channel, server: None }
+    }
+
+    /// The same, with the server's name for the texts of errors: an address, never a credential.
+    #[must_use]
+    pub fn at(mut self, server: impl Into<Arc<str>>) -> Self {
+        self.server = Some(server.into());
+        self
+    }
+
+    /// Where the ends of awaited claims are published, each as its record's id in text.
+    #[must_use]
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// The keys of a record, and of its response where that is kept apart.
+    #[must_use]
+    pub fn keys(&self, id: &RecordId) -> [String; 2] {
+        let record = format!("{}{{{id}}}", self.prefix);
+        let response = format!("{record}:response");
+        [record, response]
+    }
+
+    pub(super) fn prefix(&self) -> &[u8] {
+        self.prefix.as_bytes()
+    }
+
+    pub(super) fn server(&self) -> Option<Arc<str>> {
+        self.server.clone()
+    }
+}
+
+/// An id as its `Display` has it, without the detour.
+pub(super) fn text(id: &RecordId) -> [u8; ID_TEXT_BYTES] {
+    let mut text = [b':'; ID_TEXT_BYTES];
+    let (scope, name) = text.split_at_mut(ID_TEXT_BYTES / 2);
+    let places = scope.iter_mut().chain(name.iter_mut().skip(1));
+    let digits = id.as_bytes().iter().flat_map(|byte| [byte >> 4, byte & 0xF]);
+    places.zip(digits).for_each(|(place, digit)| {
+        *place = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
+    });
+    text
+}
+
+/// A retention that Redis accepts as a time to live.
+pub(super) fn kept(retain: Duration) -> Duration {
+    retain.clamp(RETAIN_MIN, RETAIN_MAX)
+}
+
+/// How long an id is in text.
+pub(super) const ID_TEXT_BYTES: usize = 2 * RecordId::BYTES + 1;
+
+const RETAIN_MIN: Duration = Duration::from_millis(1);
+const RETAIN_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::protocol::command::{Command, Key};
+
+    #[test]
+    fn the_record_and_its_response_share_a_hash_slot() {
+        let id = RecordId::from_bytes(std::array::from_fn(|place| place as u8 * 7));
+        let layout = Layout::new("idem:");
+        let [record, response] = layout.keys(&id);
+        assert_eq!(record, format!("idem:{{{id}}}"));
+        assert_eq!(response, format!("idem:{{{id}}}:response"));
+        let command = Command::of("GET", 3, 0)
+            .key(&layout, Key::Record(&id))
+            .key(&layout, Key::Response(&id));
+        let keys: Vec<_> = command.arguments().skip(1).collect();
+        assert_eq!(keys, [record.as_bytes(), response.as_bytes()]);
+    }
+
+    #[test]
+    fn no_retention_exceeds_what_redis_accepts() {
+        assert_eq!(kept(Duration::ZERO), RETAIN_MIN);
+        assert_eq!(kept(Duration::MAX), RETAIN_MAX);
+        assert_eq!(kept(Duration::from_secs(60)), Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a step has no verdict, and what that means.
+
+use std::fmt;
+use std::sync::Arc;
+
+use idemptx_core::store::{ErrorKind, StoreError};
+
+use super::layout::Layout;
+
+impl Layout {
+    /// What an error of the server means for the step that asked.
+    ///
+    /// Its text is kept as the source.
+    #[must_use]
+    pub fn refused(&self, error: &[u8]) -> StoreError {
+        refused(self.server(), error)
+    }
+
+    /// A reply that no server should ever give.
+    pub(super) fn unexpected(&self, step: &'static str) -> StoreError {
+        let refusal = Refusal { server: self.server(), cause: Cause::Unexpected(step) };
+        StoreError::with_source(ErrorKind::Internal, refusal)
+    }
+}
+
+/// What an error means that a server gave outside of any step.
+pub(in crate::store::redis) fn refused(server: Option<Arc<str>>, error: &[u8]) -> StoreError {
+    let cause = Cause::Refused(String::from_utf8_lossy(error).into_owned());
+    StoreError::with_source(kind(error), Refusal { server, cause })
+}
+
+/// Whether an error begins with this code.
+pub(super) fn has_code(error: &[u8], code: &str) -> bool {
+    code_of(error) == code.as_bytes()
+}
+
+fn kind(error: &[u8]) -> ErrorKind {
+    match code_of(error) {
+        b"WRONGTYPE" => ErrorKind::Corrupt,
+        b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => ErrorKind::Internal,
+        // Whatever else it says (OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, …), it is no verdict on
+        // the record.
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+fn code_of(error: &[u8]) -> &[u8] {
+    error.split(|byte| *byte == b' ').next().unwrap_or_default()
+}
+
+/// A step without a usable answer; it names the server, never a credential.
+struct Refusal {
+    server: Option<Arc<str>>,
+    cause: Cause,
+}
+
+enum Cause {
+    Refused(String),
+    Unexpected(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.server {
+            Some(server) => write!(f, "redis at {server}: ")?,
+            None => f.write_str("redis: ")?,
+        }
+        match &self.cause {
+            Cause::Refused(error) if kind(error.as_bytes()) == ErrorKind::Internal => {
+                write!(f, "the user, the password or the permissions were refused: {error}")
+            }
+            Cause::Refused(error) => f.write_str(error),
+            Cause::Unexpected(step) => write!(f, "answered `{step}` in a way it never should"),
+        }
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Refusal({self})")
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errors_code_says_what_it_means_and_its_text_is_kept() {
+        for (error, kind) in [
+            ("WRONGTYPE Operation against a key", ErrorKind::Corrupt),
+            ("NOAUTH Authentication required.", ErrorKind::Internal),
+            ("WRONGPASS invalid username-password pair", ErrorKind::Internal),
+            ("NOPERM this user has no permissions", ErrorKind::Internal),
+            ("OOM command not allowed", ErrorKind::Unavailable),
+            ("ERR WRONGTYPE is not its code", ErrorKind::Unavailable),
+            ("LOADING", ErrorKind::Unavailable),
+            ("", ErrorKind::Unavailable),
+        ] {
+            let refused = Layout::new("idem:").at("host:6379/0").refused(error.as_bytes());
+            assert_eq!(refused.kind(), kind, "{error}");
+            let text = std::error::Error::source(&refused).unwrap().to_string();
+            assert!(text.starts_with("redis at host:6379/0: "), "{text}");
+            assert!(text.ends_with(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The scripts, sent by their hash, and in full to a server that does not know them.
+//!
+//! Each is atomic, reads and compares before it writes, and may be sent twice.
+
+use bytes::Bytes;
+
+use super::command::Command;
+use super::refusal::has_code;
+use super::reply::Reply;
+
+/// One script and its hash.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// A first line for servers since 7.0, which others take for a fault.
+    shebang: &'static str,
+    code: &'static str,
+    /// The SHA-1 of both in hexadecimal, which is what the server calls it.
+    hash: &'static str,
+}
+
+impl Script {
+    /// Begins to call it, with so many keys and other arguments, and about so many bytes of them.
+    pub(super) fn call(&self, form: Form, keys: usize, arguments: usize, size: usize) -> Command {
+        let count = 3 + keys + arguments;
+        let size = size + 128;
+        let full = size + self.shebang.len() + self.code.len();
+        let begun = match form {
+            Form::Hash => Command::of("EVALSHA", count, size).text(self.hash),
+            Form::Code => Command::of("EVAL", count, full)
+                .joined(&[self.shebang.as_bytes(), self.code.as_bytes()]),
+            Form::Bare => Command::of("EVAL", count, full).text(self.code),
+        };
+        begun.number(keys as u64)
+    }
+}
+
+/// How a script is named to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By its hash, for a server that has seen it.
+    #[default]
+    Hash,
+    /// In full, for any server, which knows it from then on.
+    Code,
+    /// In full without the first line, for servers before 7.0.
+    Bare,
+}
+
+impl Form {
+    /// Takes the reply to a script in this form; where that calls for another form, it is this one
+    /// from then on.
+    pub(super) fn hear(&mut self, reply: Reply) -> Heard {
+        let Reply::Error(error) = reply else { return Heard::Answer(reply) };
+        *self = match self {
+            Self::Hash if has_code(&error, "NOSCRIPT") => Self::Code,
+            Self::Code if is_fault_of_script(&error) => Self::Bare,
+            _ => return Heard::Refused(error),
+        };
+        Heard::Again
+    }
+}
+
+/// What a reply to a script comes to.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// It has to be sent again, in another form.
+    Again,
+    /// The server said no.
+    Refused(Bytes),
+    /// What the script returned.
+    Answer(Reply),
+}
+
+fn is_fault_of_script(error: &[u8]) -> bool {
+    const FAULT: &[u8] = b"compiling script";
+    error.windows(FAULT.len()).any(|window| window == FAULT)
+}
+
+// Without a shebang a script may read while memory is exhausted, and only its writes fail: a new
+// claim is refused, a settled record is still replayed.
+pub(super) const CLAIM: Script = Script {
+    shebang: "",
+    code: concat!(
+        include_str!("lua/record.lua"),
+        include_str!("lua/see.lua"),
+        include_str!("lua/claim.lua")
+    ),
+    hash: "38f2744526308e35aa5d37743a26989ec790e05e",
+};
+pub(super) const LOOK: Script = Script {
+    shebang: "",
+    code: concat!(
+        include_str!("lua/record.lua"),
+        include_str!("lua/see.lua"),
+        include_str!("lua/look.lua")
+    ),
+    hash: "9e15db09735917ca7d9c5cc6819d3b461d2bd416",
+};
+
+// What concerns a claim already granted gets through under exhausted memory: a result that was
+// paid for must be kept, and the memory of a claim is only ever given back by these.
+pub(super) const SETTLE: Script = Script {
+    shebang: ALLOW_OOM,
+    code: concat!(
+        include_str!("lua/record.lua"),
+        include_str!("lua/wake.lua"),
+        include_str!("lua/settle.lua")
+    ),
+    hash: "3ef582a7e8c1bc6d4d698937671b4dd7720f119d",
+};
+pub(super) const RELEASE: Script = Script {
+    shebang: ALLOW_OOM,
+    code: concat!(
+        include_str!("lua/record.lua"),
+        include_str!("lua/wake.lua"),
+        include_str!("lua/release.lua")
+    ),
+    hash: "e896a988ea9020c11908425ba1c4125c96494d1a",
+};
+pub(super) const RENEW: Script = Script {
+    shebang: ALLOW_OOM,
+    code: concat!(include_str!("lua/record.lua"), include_str!("lua/renew.lua")),
+    hash: "9f30e7d69e77ad2da0f067811df920852f259873",
+};
+pub(super) const AWAIT: Script = Script {
+    shebang: ALLOW_OOM,
+    code: concat!(include_str!("lua/record.lua"), include_str!("lua/await.lua")),
+    hash: "d201e2b8157e34d8b9236848a82ccc7e490405dc",
+};
+
+const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
+
+#[cfg(all(test, feature = "redis"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hash_is_that_of_its_script() {
+        for script in [CLAIM, LOOK, SETTLE, RELEASE, RENEW, AWAIT] {
+            let text = [script.shebang, script.code].concat();
+            assert_eq!(script.hash, redis::Script::new(&text).get_hash(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Making a result final.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{ErrorKind, Settlement, StoreError};
+use idemptx_core::time::millis;
+
+use super::command::{Command, Key};
+use super::layout::{Layout, kept, text};
+use super::lease::{if_in_force, wake};
+use super::reply::Reply;
+use super::scripts::{Form, Heard, SETTLE};
+use super::stored::Head;
+use super::{Decision, Next, Read, Step};
+
+/// [`Store::settle`](idemptx_core::store::Store::settle).
+#[derive(Clone, Debug)]
+pub struct SettleStep {
+    lease: Lease,
+    /// The head of the record; with the payload behind it unless that is kept apart.
+    head: Vec<u8>,
+    payload: Bytes,
+    retain: Duration,
+    key_retain: Duration,
+    is_apart: bool,
+    form: Form,
+}
+
+impl SettleStep {
+    /// Settles a lease.
+    #[must_use]
+    pub fn new(lease: Lease, done: Settlement) -> Self {
+        let (retain, key_retain) = (kept(done.retain), kept(done.key_retain.max(done.retain)));
+        let mut record = Record::settled(&lease, &done);
+        record.retain = key_retain;
+        // Only a response that can be replayed ends before its key does.
+        record.apart = record.state == State::Done && retain < key_retain;
+        record.payload = Bytes::new();
+        Self {
+            lease,
+            head: record.encode(),
+            payload: done.payload,
+            retain,
+            key_retain,
+            is_apart: record.apart,
+            form: Form::Hash,
+        }
+    }
+
+    /// The parts of the record.
+    fn record(&self) -> [&[u8]; 2] {
+        [&self.head, if self.is_apart { b"" } else { &self.payload }]
+    }
+
+    fn command(&self, layout: &Layout) -> Command {
+        let id = &self.lease.id;
+        let arguments = if self.is_apart { 6 } else { 4 };
+        let command = SETTLE
+            .call(self.form, 2, arguments, self.head.len() + self.payload.len())
+            .key(layout, Key::Record(id))
+            .key(layout, Key::Response(id))
+            .joined(&self.record())
+            .number(millis(self.key_retain))
+            .text(layout.channel())
+            .bytes(&text(id));
+        if self.is_apart {
+            command.bytes(&self.payload).number(millis(self.retain))
+        } else {
+            command
+        }
+    }
+
+    fn writes(&self, layout: &Layout, is_awaited: bool) -> Vec<Command> {
+        let id = &self.lease.id;
+        let response = self
+            .is_apart
+            .then(|| Command::set(layout, Key::Response(id), &[&self.payload], self.retain));
+        // The record goes last: it is what makes the response count.
+        let record = Command::set(layout, Key::Record(id), &self.record(), self.key_retain);
+        let wake = is_awaited.then(|| wake(layout, id));
+        response.into_iter().chain([record]).chain(wake).collect()
+    }
+}
+
+impl Step for SettleStep {
+    type Verdict = ();
+
+    fn begin(&mut self, layout: &Layout, _: u64) -> Command {
+        self.form = Form::Hash;
+        self.command(layout)
+    }
+
+    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
+        match self.form.hear(reply) {
+            Heard::Again => Next::Ask(self.command(layout)),
+            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            Heard::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+        }
+    }
+
+    fn decide(&self, layout: &Layout, read: Read) -> Decision<()> {
+        let old = Head::of(read.record.as_ref());
+        if old.is_claim_of(&self.lease) && old.is_running() {
+            return Decision { writes: self.writes(layout, old.is_awaited()), verdict: Ok(()) };
+        }
+        let is_settled_so =
+            old.is_claim_of(&self.lease) && old.is_in_the_state_of(Head::new(&self.head));
+        let fenced = || StoreError::new(ErrorKind::Fenced);
+        Decision::stands(is_settled_so.then_some(()).ok_or_else(fenced))
+    }
+}

@@ -1,0 +1,160 @@
+//! What stands under a record's name, and what it means right now.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Claim, ErrorKind, Holder, Seen, StoreError};
+use idemptx_core::time::millis;
+
+use super::layout::Layout;
+use super::reply::Reply;
+
+/// What a script says a record means.
+#[derive(Debug)]
+pub(super) enum Meaning {
+    Granted(Lease),
+    Found(Found),
+}
+
+impl Meaning {
+    /// Reads the answer of a script that looked at a record.
+    pub(super) fn read(layout: &Layout, id: &RecordId, reply: Reply) -> Result<Self, StoreError> {
+        let unexpected = || layout.unexpected("EVALSHA");
+        let Reply::Array(parts) = reply else { return Err(unexpected()) };
+        let Ok([Reply::Bytes(meaning), Reply::Bytes(record), detail]) =
+            <[Reply; 3]>::try_from(parts)
+        else {
+            return Err(unexpected());
+        };
+        let record = decode(id, &record)?;
+        Ok(match (&*meaning, detail) {
+            (b"granted", _) => Self::Granted(record.lease()),
+            (b"held", Reply::Integer(remaining)) => {
+                let remaining = Duration::from_millis(u64::try_from(remaining).unwrap_or(0));
+                Self::Found(Found::Held(Holder::new(&record, remaining)))
+            }
+            (b"settled", Reply::Bytes(response)) => Self::Found(settled(record, Some(response))),
+            (b"settled", _) => Self::Found(settled(record, None)),
+            _ => return Err(unexpected()),
+        })
+    }
+}
+
+/// What a claim or a lookup finds.
+#[derive(Debug)]
+pub(super) enum Found {
+    Held(Holder),
+    Settled(Record),
+}
+
+impl From<Found> for Claim {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Held(holder) => Self::Held(holder),
+            Found::Settled(record) => Self::Settled(record),
+        }
+    }
+}
+
+impl From<Found> for Seen {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Held(holder) => Self::Held(holder),
+            Found::Settled(record) => Self::Settled(record),
+        }
+    }
+}
+
+/// What a record means, by its time to live and the response that may be kept apart; as `see.lua`
+/// has it.
+pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> Found {
+    if record.state == State::Running {
+        Found::Held(Holder::new(&record, remaining(&record, pttl)))
+    } else {
+        settled(record, response)
+    }
+}
+
+pub(super) fn decode(id: &RecordId, record: &Bytes) -> Result<Record, StoreError> {
+    Record::decode(id, record).map_err(|reason| StoreError::with_source(ErrorKind::Corrupt, reason))
+}
+
+fn settled(mut record: Record, response: Option<Bytes>) -> Found {
+    match response {
+        _ if !record.apart => Found::Settled(record),
+        None => Found::Settled(record.spent()),
+        Some(response) => {
+            record.payload = response;
+            Found::Settled(record)
+        }
+    }
+}
+
+/// What is left of a lease: what is missing from its retention is its age.
+fn remaining(record: &Record, pttl: i64) -> Duration {
+    let retain = i128::from(millis(record.retain));
+    // Without an expiry its age is unknown, and nobody may call it lapsed.
+    let age = if pttl < 0 { 0 } else { retain - i128::from(pttl) };
+    let left = i128::from(millis(record.term)) - age;
+    Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
+}
+
+/// The head of whatever stands under a record's name, looked at in place as the scripts do that
+/// only compare: see `record.lua`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head<'a>(&'a [u8]);
+
+impl<'a> Head<'a> {
+    pub(super) fn of(record: Option<&'a Bytes>) -> Self {
+        Self::new(record.map_or(&[], |record| record))
+    }
+
+    pub(super) const fn new(record: &'a [u8]) -> Self {
+        Self(record)
+    }
+
+    /// Whether there is nothing.
+    pub(super) fn is_absent(self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn is_running(self) -> bool {
+        self.state() == Some(b'R')
+    }
+
+    /// Whether it is as settled as this other one.
+    pub(super) fn is_in_the_state_of(self, other: Self) -> bool {
+        self.state() == other.state()
+    }
+
+    pub(super) fn is_claim_of(self, lease: &Lease) -> bool {
+        self.0.get(ID_AT..Record::TOKEN_AT) == Some(lease.id.as_bytes())
+            && self.0.get(Record::TOKEN_AT..).and_then(<[u8]>::first_chunk)
+                == Some(lease.token.as_bytes())
+    }
+
+    pub(super) fn is_awaited(self) -> bool {
+        self.0.get(Record::FLAGS_AT).is_some_and(|flags| flags % 2 == 1)
+    }
+
+    /// In milliseconds, of a whole head.
+    pub(super) fn retention(self) -> Option<u64> {
+        let head = self.0.get(..Record::HEAD_BYTES)?;
+        head.last_chunk().map(|retention| u64::from_be_bytes(*retention))
+    }
+
+    fn state(self) -> Option<u8> {
+        self.0.get(STATE_AT).copied()
+    }
+}
+
+/// What the scripts compare: the record's id and the token, as they follow each other in a record.
+pub(super) fn claim_of(lease: &Lease) -> [&[u8]; 2] {
+    [lease.id.as_bytes(), lease.token.as_bytes()]
+}
+
+const STATE_AT: usize = 1;
+const ID_AT: usize = Record::TOKEN_AT - RecordId::BYTES;
