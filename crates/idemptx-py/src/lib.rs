@@ -7,6 +7,7 @@
 mod http_lines;
 mod memory;
 mod passage;
+mod redis;
 mod refusal;
 mod rules;
 mod shared;
@@ -28,6 +29,8 @@ mod _idemptx {
     #[pymodule_export]
     use super::passage::Passage;
     #[pymodule_export]
+    use super::redis::{Channel, Dialogue, Layout, Messages, RedisReplyError, Transaction};
+    #[pymodule_export]
     use super::refusal::Refusal;
     #[pymodule_export]
     use super::rules::Rules;
@@ -48,7 +51,9 @@ mod _idemptx {
         let py = module.py();
         let bytes = py.get_type::<PyBytes>();
         let line = py.get_type::<PyTuple>().get_item((&bytes, &bytes))?;
-        module.add("Headers", py.get_type::<PyList>().get_item(line)?)
+        module.add("Headers", py.get_type::<PyList>().get_item(line)?)?;
+        // Everything in it is meant to be seen, as everywhere in Python where no list says so.
+        module.delattr("__all__")
     }
 }
 

@@ -31,11 +31,7 @@ impl MemoryStore {
         // Not borrowed meanwhile: to end a claim wakes others, and that may be any code.
         let job = step.try_borrow()?.job().clone();
         let verdict = self.verdict(&job);
-        let mut step = step.try_borrow_mut()?;
-        match verdict {
-            Ok(verdict) => step.conclude(verdict),
-            Err(error) => step.conclude_with(&error),
-        }
+        step.try_borrow_mut()?.take(verdict);
         Ok(())
     }
 

@@ -208,7 +208,10 @@ impl Passage {
         }
     }
 
-    #[pyo3(signature = (happened, status = 0, headers = None, body = None))]
+    #[pyo3(
+        signature = (happened, status = 0, headers = None, body = None),
+        text_signature = "($self, happened, status=0, headers=(), body=b'')"
+    )]
     fn probed(
         &mut self,
         happened: Option<bool>,

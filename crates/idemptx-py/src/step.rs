@@ -73,23 +73,28 @@ impl Step {
     }
 
     /// Takes what a store says.
-    pub(crate) fn conclude(&mut self, verdict: Verdict) {
+    pub(crate) fn take(&mut self, verdict: Result<Verdict, StoreError>) {
+        match verdict {
+            Ok(verdict) => self.conclude(verdict),
+            Err(error) => {
+                self.verdict = Verdict::Failed(error.kind());
+                self.failure = Some(with_sources(&error));
+            }
+        }
+    }
+
+    /// Takes why no store was asked, or none answered.
+    pub(crate) fn give_up(&mut self, kind: ErrorKind, failure: String) {
+        self.verdict = Verdict::Failed(kind);
+        self.failure = (!failure.is_empty()).then_some(failure);
+    }
+
+    fn conclude(&mut self, verdict: Verdict) {
         self.verdict = verdict;
         self.failure = None;
     }
 
-    /// Takes why a store has nothing to say.
-    pub(crate) fn conclude_with(&mut self, error: &StoreError) {
-        self.verdict = Verdict::Failed(error.kind());
-        self.failure = Some(with_sources(error));
-    }
-
-    pub(crate) fn unavailable(&mut self, failure: String) {
-        self.verdict = Verdict::Failed(ErrorKind::Unavailable);
-        self.failure = Some(failure);
-    }
-
-    const fn record_id(&self) -> &RecordId {
+    pub(crate) const fn record_id(&self) -> &RecordId {
         match &self.job {
             Job::Claim(id, _) | Job::Lookup(id, _) | Job::Watch(id) => id,
             Job::Renew(lease) | Job::Release(lease) | Job::Settle(lease, _) => &lease.id,
@@ -162,8 +167,8 @@ impl Step {
         self.failure.as_deref()
     }
 
-    #[pyo3(signature = (verdict, failure = String::new()))]
-    fn fail(&mut self, verdict: i32, failure: String) -> PyResult<()> {
+    #[pyo3(signature = (verdict, failure = ""))]
+    fn fail(&mut self, verdict: i32, failure: &str) -> PyResult<()> {
         let kind = match verdict {
             verdict::UNAVAILABLE => ErrorKind::Unavailable,
             verdict::INTERNAL => ErrorKind::Internal,
@@ -173,8 +178,7 @@ impl Step {
                 return Err(PyValueError::new_err(advice));
             }
         };
-        self.verdict = Verdict::Failed(kind);
-        self.failure = (!failure.is_empty()).then_some(failure);
+        self.give_up(kind, failure.to_owned());
         Ok(())
     }
 
@@ -242,13 +246,13 @@ impl Step {
         }
         match Record::decode(self.record_id(), &Bytes::copy_from_slice(record)) {
             Ok(record) if record.state == State::Running => {
-                self.verdict = Verdict::Failed(ErrorKind::Corrupt);
-                self.failure = Some("a claim stands where a settled record should".to_owned());
+                let failure = "a claim stands where a settled record should";
+                self.give_up(ErrorKind::Corrupt, failure.to_owned());
             }
             Ok(record) if record.apart => self.conclude(Verdict::Settled(record.spent())),
             Ok(record) => self.conclude(Verdict::Settled(record)),
             Err(reason) => {
-                self.conclude_with(&StoreError::with_source(ErrorKind::Corrupt, reason));
+                self.take(Err(StoreError::with_source(ErrorKind::Corrupt, reason)));
             }
         }
         Ok(())
@@ -383,7 +387,7 @@ fn duration(seconds: f64) -> Duration {
     }
 }
 
-fn micros_since_epoch() -> u64 {
+pub(crate) fn micros_since_epoch() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since_epoch.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }

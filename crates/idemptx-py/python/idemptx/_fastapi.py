@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import weakref
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,11 @@ async def render(request: Request, result: Any, solved: Response | None) -> Resp
             "only FastAPI's routes turn other things into one"
         )
         raise TypeError(message)
-    renderer = _RENDERERS.get(route)
+    known = _effective(request.scope, route)
+    renderer = getattr(known, RENDERER, None)
     if renderer is None:
-        renderer = _RENDERERS[route] = _renderer(route)
+        renderer = _renderer(route, known)
+        setattr(known, RENDERER, renderer)
     request.scope[RESULT] = (result, solved)
     try:
         return await renderer(request)
@@ -105,7 +106,18 @@ class Stacks:
         return error if isinstance(error, Exception) else None
 
 
-def _renderer(route: Any) -> Callable[[Request], Awaitable[Response]]:
+def _effective(scope: Scope, route: Any) -> Any:
+    """What the routers that include the route have made of its settings: FastAPI of 2026 keeps
+    that beside the route, earlier versions in a route of its own.
+    """
+    own = scope.get("fastapi")
+    for value in own.values() if isinstance(own, dict) else ():
+        if getattr(value, "original_route", None) is route:
+            return value
+    return route
+
+
+def _renderer(route: Any, effective: Any) -> Callable[[Request], Awaitable[Response]]:
     from fastapi.dependencies.utils import get_dependant  # noqa: PLC0415 - only where FastAPI is
     from fastapi.routing import APIRoute  # noqa: PLC0415
 
@@ -122,6 +134,8 @@ def _renderer(route: Any) -> Callable[[Request], Awaitable[Response]]:
     alone = copy.copy(route)
     alone.dependant = get_dependant(path=route.path_format, call=returned)
     alone.body_field = None
+    for name in ("response_class", "response_field", "status_code"):
+        setattr(alone, name, getattr(effective, name))
     alone.endpoint = returned
     # Not the route class's own, which may do more than render.
     handler: Callable[[Request], Awaitable[Response]] = APIRoute.get_route_handler(alone)
@@ -146,6 +160,6 @@ def _is_default(handler: Callable[..., Any]) -> bool:
     return getattr(handler, "__module__", "").split(".")[0] in {"fastapi", "starlette"}
 
 
-_RENDERERS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+RENDERER = "_idemptx_renderer"
 RESULT = "idemptx.result"
 STACKS = ("fastapi_function_astack", "fastapi_inner_astack", "fastapi_middleware_astack")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -62,46 +61,40 @@ class AsyncStorageBackend(ABC):
 
 def engines_of(backend: StorageBackend | AsyncStorageBackend) -> Engines:
     """The engines that run on a backend; the same for everybody who uses it."""
-    engines = _ENGINES.get(backend)
+    if not isinstance(backend, StorageBackend | AsyncStorageBackend):
+        message = (
+            "storage_backend is a RedisBackend, an AsyncRedisBackend, an InMemoryBackend or a "
+            f"StorageBackend of your own, not {type(backend).__name__}"
+        )
+        raise TypeError(message)
+    engines: Engines | None = vars(backend).get(ENGINES)
     if engines is None:
-        if not isinstance(backend, StorageBackend | AsyncStorageBackend):
-            message = (
-                "storage_backend is a RedisBackend, an AsyncRedisBackend, an InMemoryBackend or "
-                f"a StorageBackend of your own, not {type(backend).__name__}"
-            )
-            raise TypeError(message)
-        engines = _ENGINES[backend] = Engines(_opener(backend))
+        engines = Engines(lambda: _open_store(backend))
+        setattr(backend, ENGINES, engines)
     return engines
 
 
-def _opener(backend: StorageBackend | AsyncStorageBackend) -> Any:
-    # The engines are forgotten with their backend, so they must not keep it alive themselves.
-    backend_ref = weakref.ref(backend)
+def _open_store(backend: StorageBackend | AsyncStorageBackend) -> Store:
+    opener = getattr(backend, "_open_store", None)
+    if opener is not None and not overrides(backend):
+        return opener()  # type: ignore[no-any-return]
+    from .._adapter import AdapterStore  # noqa: PLC0415 - made of this module's classes
 
-    def open_store() -> Store:
-        alive = backend_ref()
-        assert alive is not None  # noqa: S101 - whoever asks has it
-        opener = getattr(alive, "_open_store", None)
-        if opener is not None and not overrides(alive):
-            return opener()  # type: ignore[no-any-return]
-        from .._adapter import AdapterStore  # noqa: PLC0415 - made of this module's classes
-
-        return AdapterStore(alive)
-
-    return open_store
+    return AdapterStore(backend)
 
 
 def overrides(backend: object) -> bool:
-    """Whether a subclass of one of our backends has its own way of keeping things."""
+    """Whether a backend has its own way of keeping things: it is none of ours, or a subclass that
+    is asked differently.
+    """
     for kind in type(backend).__mro__:
-        if "_open_store" in vars(kind):
-            return False
+        if kind.__module__.partition(".")[0] == OURS:
+            return not hasattr(kind, "_open_store")
         if not OPERATIONS.isdisjoint(vars(kind)):
             return True
     return True
 
 
 OPERATIONS = frozenset({"get", "set", "acquire_lock", "release_lock"})
-_ENGINES: weakref.WeakKeyDictionary[StorageBackend | AsyncStorageBackend, Engines] = (
-    weakref.WeakKeyDictionary()
-)
+OURS = __name__.partition(".")[0]
+ENGINES = "_idemptx_engines"

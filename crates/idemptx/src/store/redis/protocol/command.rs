@@ -209,6 +209,6 @@ mod tests {
     #[test]
     fn no_text_about_a_command_shows_its_arguments() {
         let command = Command::of("SET", 2, 0).text("card 4242");
-        assert_eq!(format!("{command:?}"), "Command(SET, 33 bytes)");
+        assert_eq!(format!("{command:?}"), "Command(SET, 28 bytes)");
     }
 }
