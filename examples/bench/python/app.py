@@ -88,7 +88,9 @@ def application(protect: Protect) -> FastAPI:
 
     @app.post("/checkout", status_code=201, response_model=Receipt)
     @protect
-    async def checkout(wish: Checkout, who: Annotated[str, Depends(customer)]) -> Receipt:
+    async def checkout(
+        wish: Checkout, who: Annotated[str, Depends(customer)]
+    ) -> Receipt:
         return Receipt(
             id=f"r_{who}",
             customer=wish.customer,
@@ -127,11 +129,15 @@ def original(store: str, wait: float) -> FastAPI:
     import redis
     from idemptx import backend, exceptions
 
-    assert not hasattr(idemptx, "IdempotencyMiddleware"), "this is not the original package"
+    assert not hasattr(idemptx, "IdempotencyMiddleware"), (
+        "this is not the original package"
+    )
     if store == "memory:":
         chosen = backend.InMemoryBackend()
     elif store.startswith("redis+sync:"):
-        chosen = backend.RedisBackend(redis.Redis.from_url(store.replace("+sync", "", 1)))
+        chosen = backend.RedisBackend(
+            redis.Redis.from_url(store.replace("+sync", "", 1))
+        )
     else:
         chosen = backend.AsyncRedisBackend(redis.asyncio.Redis.from_url(store))
     # Its exceptions are errors of the server unless the application handles them.
@@ -150,8 +156,12 @@ def main() -> None:
     flags.add_argument("--store", default="memory:")
     flags.add_argument("--wait-ms", type=int, default=0)
     flags.add_argument("--core", type=int)
-    flags.add_argument("--original", type=Path, help="where the original package is installed")
-    flags.add_argument("--fill", type=int, help="serve nobody, but keep so many keys and expire")
+    flags.add_argument(
+        "--original", type=Path, help="where the original package is installed"
+    )
+    flags.add_argument(
+        "--fill", type=int, help="serve nobody, but keep so many keys and expire"
+    )
     given = flags.parse_args()
     if given.core is not None and given.core < (os.cpu_count() or 1):
         os.sched_setaffinity(0, {given.core})

@@ -68,7 +68,10 @@ async def _request(app: FastAPI, key: str) -> None:
         "raw_path": b"/orders",
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"shop"), (b"idempotency-key", key.encode().replace(b" ", b"-"))],
+        "headers": [
+            (b"host", b"shop"),
+            (b"idempotency-key", key.encode().replace(b" ", b"-")),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }

@@ -18,9 +18,11 @@ use crate::{Measured, app, machine};
 pub(crate) struct Wish {
     pub(crate) path: &'static str,
     pub(crate) body: &'static str,
+    /// The first of the keys that [`Keys::Used`] means: each belongs to one wish.
+    pub(crate) used_from: u64,
 }
 
-pub(crate) const ORDER: Wish = Wish { path: "/orders", body: app::WISH };
+pub(crate) const ORDER: Wish = Wish { path: "/orders", body: app::WISH, used_from: 0 };
 
 /// Which keys requests carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,7 @@ struct Connection {
     key_at: usize,
     answer: Vec<u8>,
     keys: Keys,
+    used_from: u64,
     next: u64,
 }
 
@@ -172,7 +175,15 @@ impl Connection {
             Keys::Used => number * (USED / CONNECTIONS),
             _ => nanos() ^ (number << 56),
         };
-        Ok(Self { stream, request: request.into(), key_at, answer: Vec::new(), keys, next })
+        Ok(Self {
+            stream,
+            request: request.into(),
+            key_at,
+            answer: Vec::new(),
+            keys,
+            used_from: wish.used_from,
+            next,
+        })
     }
 
     /// Sends the next request, which must succeed.
@@ -187,7 +198,8 @@ impl Connection {
     /// Sends the next request, and takes its whole answer.
     async fn answered(&mut self) -> io::Result<()> {
         if self.keys != Keys::None {
-            let key = if self.keys == Keys::Used { self.next % USED } else { self.next };
+            let key =
+                if self.keys == Keys::Used { self.used_from + self.next % USED } else { self.next };
             self.next = self.next.wrapping_add(1);
             let digits = format!("{key:032x}");
             if let Some(place) = self.request.get_mut(self.key_at..self.key_at + digits.len()) {

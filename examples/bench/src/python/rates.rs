@@ -209,6 +209,7 @@ fn add(table: &mut Table, doors: &[Door], rows: &[Vec<Row>], path: &str) {
 
 const CHECKOUT: Wish = Wish {
     path: "/checkout",
+    used_from: 1 << 32,
     body: concat!(
         r#"{"customer":"c_81f3a90b2e","currency":"EUR","sku":"tea-earl-grey-250","count":2,"#,
         r#""cents":450,"discount":0.05,"note":"please ring twice","gift":true,"#,
