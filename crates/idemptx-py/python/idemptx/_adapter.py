@@ -16,7 +16,6 @@ from ._idemptx import (
     LOOKUP,
     PENDING,
     RELEASE,
-    RENEW,
     SETTLE,
     UNAVAILABLE,
 )
@@ -39,7 +38,7 @@ class AdapterStore:
     from a handler that is still running.
     """
 
-    def __init__(self, backend: StorageBackend | AsyncStorageBackend) -> None:  # noqa: D107
+    def __init__(self, backend: StorageBackend | AsyncStorageBackend) -> None:
         self._backend = backend
         self._threads: ThreadPoolExecutor | None = None
         if isinstance(backend, StorageBackend):
@@ -90,8 +89,6 @@ class AdapterStore:
         elif kind == RELEASE:
             await self._call(backend.release_lock, name)
             step.succeed()
-        elif kind == RENEW:
-            step.succeed()  # There is no such thing here; the lock lasts for the retention.
         else:
             step.fail(INTERNAL, "a backend of this kind cannot be watched")
 
@@ -114,6 +111,10 @@ class AdapterStore:
             return await loop.run_in_executor(self._threads, lambda: operation(*arguments))
         return await operation(*arguments)
 
+    def renew(self, step: Step) -> None:
+        """There is no such thing here; the lock lasts for the retention."""
+        step.succeed()
+
     async def retry(self, step: Step) -> None:
         """A lock that was taken unheard cannot be told from another's: no second try."""
 
@@ -128,10 +129,8 @@ class AdapterStore:
 
     async def check(self) -> list[str]:
         """Says what every backend of this kind cannot promise."""
-        return [
-            f"{type(self._backend).__name__} has locks without owners: a handler that takes "
-            "longer than its retention may run twice"
-        ]
+        name = type(self._backend).__name__
+        return [f"{name} has locks without owners: a handler that outlasts one may run twice"]
 
     async def close(self) -> None:
         """Lets go of the threads."""

@@ -160,7 +160,12 @@ CLIENTS = frozenset(
     {"redis.client", "redis.connection", "redis.asyncio.client", "redis.asyncio.connection"}
 )
 CONNECTIONS = frozenset({"redis.connection", "redis.asyncio.connection"})
-OWN_WAYS = ("credential_provider", "redis_connect_func", "parser_class_override", "event_dispatcher")
+OWN_WAYS = (
+    "credential_provider",
+    "redis_connect_func",
+    "parser_class_override",
+    "event_dispatcher",
+)
 TLS_SETTINGS = frozenset(
     {
         "ssl_ca_certs",

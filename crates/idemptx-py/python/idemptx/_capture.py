@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Capture", "ClientGone", "never_disconnects", "without_shortcuts"]
 
 
-class ClientGone(OSError):
+class ClientGone(OSError):  # noqa: N818 - an end, not an error
     """The client of a live response has left; what was made for it alone ends."""
 
 
@@ -25,7 +24,7 @@ class Capture:
 
     __slots__ = ("_chunks", "_driver", "_live", "_size", "body", "headers", "status")
 
-    def __init__(self, driver: Driver) -> None:  # noqa: D107
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._chunks: list[bytes] | None = []
         self._size = 0
@@ -46,22 +45,15 @@ class Capture:
                 await self._collect(self._chunks, body, more=more)
         elif kind == "http.response.start":
             self.status = message["status"]
-            self.headers = [(bytes(name), bytes(value)) for name, value in message["headers"]]
+            self.headers = list(message.get("headers", ()))
             if _is_event_stream(self.headers):
                 await self._go_live(ends_with_client=True)
         # Whatever else there is (early hints, pushes, trailers) is for this client at this moment.
 
-    async def whole(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> None:
+    async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
         self.status, self.headers = status, headers
-        if len(body) <= self._driver.rules.response_bytes_max:
-            await self._conclude(body)
-        else:
-            await self._go_live(ends_with_client=False)
-            if self._live is not None:
-                await self._live.put(body, more=False)
+        await self._collect([], body, more=False)
 
     async def _collect(self, chunks: list[bytes], body: bytes, *, more: bool) -> None:
         self._size += len(body)
@@ -73,13 +65,10 @@ class Capture:
                     await self._live.put(chunk, more=more or position < len(chunks))
         elif not more:
             self._chunks = None
-            await self._conclude(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-
-    async def _conclude(self, body: bytes) -> None:
-        self.body = body
-        driver = self._driver
-        directed = self._directed()
-        await driver.conclude(driver.passage.responded(self.status, directed, body))
+            self.body = body if len(chunks) == 1 else b"".join(chunks)
+            passage = self._driver.passage
+            action = passage.responded(self.status, self._directed(), self.body)
+            await self._driver.conclude(action)
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
@@ -190,12 +179,13 @@ def without_shortcuts(scope: Scope) -> Scope:
 
 
 def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-        for name, value in headers
-    )
+    for name, value in headers:
+        if len(name) == CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
+    return False
 
 
+CONTENT_TYPE_LENGTH = len(b"content-type")
 OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16

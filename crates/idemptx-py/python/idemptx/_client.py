@@ -7,6 +7,7 @@ machine decides; the client carries the commands.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,8 @@ __all__ = ["ClientStore", "is_asynchronous"]
 class ClientStore:
     """Records in Redis, reached through somebody else's client."""
 
-    def __init__(self, client: Any, layout: Layout) -> None:  # noqa: D107
+    def __init__(self, client: Any, layout: Layout) -> None:
+        self._loop = asyncio.get_running_loop()
         self._client = client
         self._layout = layout
         self._timeout = TIMEOUT
@@ -74,7 +76,7 @@ class ClientStore:
         dialogue = Dialogue(self._layout, step)
         while (command := dialogue.command) is not None:
             try:
-                reply = yield lambda words=command: self._execute(*words)
+                reply = yield functools.partial(self._execute, *command)
             except Exception as error:
                 text = _reply_error(error)
                 if text is None:
@@ -89,25 +91,11 @@ class ClientStore:
     def _transact(self, step: Step) -> Turns:
         """For clients without scripts: read under WATCH, decide, write in MULTI."""
         transaction = Transaction(self._layout, step)
-        key, response_key = transaction.keys
         for _ in range(CONTENTION_MAX):
             pipe = self._client.pipeline(transaction=True)
             try:
-                yield lambda: pipe.watch(key, response_key)
-                record = yield lambda: pipe.execute_command("GET", key, NEVER_DECODE=True)
-                pttl = yield lambda: pipe.execute_command("PTTL", key)
-                response = yield lambda: pipe.execute_command(
-                    "GET", response_key, NEVER_DECODE=True
-                )
-                now = time.time_ns() // 1000
-                writes = transaction.decide(record, int(pttl), response, now)
-                if not writes:
-                    return
-                pipe.multi()
-                for name, *arguments in writes:
-                    pipe.execute_command(name.decode(), *arguments)
-                yield pipe.execute
-                return  # noqa: TRY300 - the writes were made
+                yield from self._attempt(transaction, pipe)
+                return  # noqa: TRY300 - it reads as what it is: the end
             except Exception as error:
                 if type(error).__name__ != "WatchError":
                     raise
@@ -115,6 +103,20 @@ class ClientStore:
             finally:
                 yield pipe.reset
         step.fail(UNAVAILABLE, "the record changed again and again while it was looked at")
+
+    @staticmethod
+    def _attempt(transaction: Transaction, pipe: Any) -> Turns:
+        key, response_key = transaction.keys
+        yield lambda: pipe.watch(key, response_key)
+        record = yield lambda: pipe.execute_command("GET", key, NEVER_DECODE=True)
+        pttl = yield lambda: pipe.execute_command("PTTL", key)
+        response = yield lambda: pipe.execute_command("GET", response_key, NEVER_DECODE=True)
+        writes = transaction.decide(record, int(pttl), response, time.time_ns() // 1000)
+        if writes:
+            pipe.multi()
+            for name, *arguments in writes:
+                pipe.execute_command(name.decode(), *arguments)
+            yield pipe.execute
 
     def _learn_time(self) -> Turns:
         self._knows_time = True
@@ -132,6 +134,14 @@ class ClientStore:
             # Its reply is the old value, which redis-py would otherwise take for a yes.
             options["get"] = True
         return self._client.execute_command(name.decode(), *arguments, **options)
+
+    def renew(self, step: Step) -> None:
+        """Renews at once with a client that blocks; another one has to wait for its loop."""
+        if not self._asynchronous:
+            _drive_blocking(self._turns(step))
+            return
+        running = asyncio.run_coroutine_threadsafe(self._perform(step), self._loop)
+        running.result(self._timeout)
 
     async def retry(self, step: Step) -> None:
         """The client has its own connections, and its own retries."""

@@ -31,6 +31,7 @@ from ._idemptx import (
     UNAVAILABLE,
     WAIT,
 )
+from ._keeper import keeper
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -60,7 +61,7 @@ class Orphan:
 
     __slots__ = ("attempt", "derive", "key")
 
-    def __init__(self, passage: Passage) -> None:  # noqa: D107
+    def __init__(self, passage: Passage) -> None:
         self.key = passage.key
         self.attempt = passage.vanished_attempt
         self.derive: Callable[[str], str] = passage.derive
@@ -71,6 +72,12 @@ class Driver:
     """A passage with what it holds in this process."""
 
     __slots__ = (
+        "_behind",
+        "_flight",
+        "_granted",
+        "_holds_permit",
+        "_probe",
+        "_task",
         "answered",
         "client_left",
         "engine",
@@ -78,17 +85,11 @@ class Driver:
         "execution",
         "passage",
         "rules",
-        "_behind",
-        "_flight",
-        "_granted",
-        "_holds_permit",
-        "_probe",
-        "_task",
     )
 
     execution: Execution
 
-    def __init__(  # noqa: D107
+    def __init__(
         self,
         engine: Engine,
         rules: Rules,
@@ -129,7 +130,7 @@ class Driver:
         loop = self.engine.loop
         self.answered = answered = loop.create_future()
         self._task = task = loop.create_task(self._execute(work))
-        self.engine.adopt_task(task)
+        self.engine.tasks.add(task)
         try:
             await answered
         except asyncio.CancelledError:
@@ -180,7 +181,7 @@ class Driver:
                 return
             self.execution = Execution(passage)
             CURRENT.set(self.execution)
-            self.engine.keep(self, self.rules.lease)
+            keeper().keep(self, self.rules.lease)
             await self._run(work)
         finally:
             self._leave()
@@ -218,7 +219,7 @@ class Driver:
             elif kind == SETTLE:
                 await self._settle(step)
             elif kind == RELEASE:
-                self.engine.let_go(self)
+                keeper().let_go(self)
                 await self.engine.perform(step)
                 self.land(None)
             else:
@@ -246,7 +247,7 @@ class Driver:
                 news = await flight.follow(engine.loop)
                 if news is not None:
                     return news
-        refusal = engine.refuses() if not self._holds_permit else None
+        refusal = None if self._holds_permit else await engine.refuses(self.rules)
         if refusal is not None:
             step.fail(FULL, refusal)
         else:
@@ -270,27 +271,36 @@ class Driver:
 
     async def _settle(self, step: Step) -> None:
         engine = self.engine
-        loop = engine.loop
-        until = loop.time() + self.rules.settle_timeout
-        pause = SETTLE_PAUSE_MIN
-        while True:
-            await engine.perform(step)
-            verdict = step.verdict
-            left = until - loop.time()
-            if verdict not in (UNAVAILABLE, INTERNAL) or left <= 0:
-                break
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, SETTLE_PAUSE_MAX)
-            step.again()
+        waiting = engine.store.perform(step)
+        if waiting is not None:
+            await waiting
+        verdict = step.verdict
+        if verdict in (UNAVAILABLE, INTERNAL):
+            verdict = await self._settle_again(step)
         if verdict == OK:
-            engine.let_go(self)
-            self.land(step.news())
+            keeper().let_go(self)
+            self.land(step.news() if self._is_awaited() else None)
         elif verdict in (FENCED, CORRUPT):
-            engine.let_go(self)
+            keeper().let_go(self)
             self.land(None)
         else:
             # Neither heartbeat nor flight may end before the result is in the store.
             report(step)
+
+    async def _settle_again(self, step: Step) -> int:
+        loop = self.engine.loop
+        until = loop.time() + self.rules.settle_timeout
+        pause = SETTLE_PAUSE_MIN
+        await self.engine.store.retry(step)
+        while step.verdict in (UNAVAILABLE, INTERNAL) and (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, SETTLE_PAUSE_MAX)
+            step.again()
+            await self.engine.perform(step)
+        return step.verdict
+
+    def _is_awaited(self) -> bool:
+        return self._flight is not None and bool(self._flight.waiters)
 
     async def _wait(self) -> int:
         """Waits for the end of somebody's claim, together with everybody else in this loop."""
@@ -346,11 +356,11 @@ class Driver:
 
     def _leave(self) -> None:
         if not self._behind:
-            self.engine.let_go(self)
+            keeper().let_go(self)
             self.land(None)
         self._give_permit_back()
         if self._task is not None:
-            self.engine.dismiss_task(self._task)
+            self.engine.tasks.discard(self._task)
         answered = self.answered
         if answered is not None and not answered.done():
             # Without an answer, because the loop is ending.

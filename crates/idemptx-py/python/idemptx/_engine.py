@@ -8,12 +8,11 @@ import os
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._idemptx import (
     ABSENT,
     CORRUPT,
-    FENCED,
     HELD,
     INTERNAL,
     OK,
@@ -21,6 +20,7 @@ from ._idemptx import (
     UNAVAILABLE,
     Step,
 )
+from ._keeper import forget_keeper, keeper
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._idemptx import News, Rules
 
 __all__ = ["Engine", "Engines", "Store", "drain"]
+
+R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
 
@@ -43,6 +45,9 @@ class Store(Protocol):
 
     async def retry(self, step: Step) -> None:
         """Performs a step without a verdict once more, if a new connection may be the cure."""
+
+    def renew(self, step: Step) -> None:
+        """Performs a renewal from the keeper's thread, and waits for it."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
         """Calls `wake` once the claim has ended, as long as what is returned is kept.
@@ -63,7 +68,7 @@ class Store(Protocol):
 class Engine:
     """The requests under way on one backend in one event loop."""
 
-    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:  # noqa: D107
+    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:
         self.loop = loop
         self.store = store
         self.flights: dict[bytes, Flight] = {}
@@ -71,91 +76,41 @@ class Engine:
         self.waiting = 0
         self.unconfirmed = 0
         self.is_closed = False
-        self._refuses: str | None = None
         self._adopted: set[Rules] = set()
-        self._tasks: set[Task[Any]] = set()
-        self._leases: dict[Driver, float] = {}
-        self._beat: asyncio.TimerHandle | None = None
-        self._beat_every = BEAT_EVERY_MAX
+        self._concerns: Task[list[str]] | None = None
+        self.tasks: set[Task[Any]] = set()
+        """What nobody else keeps alive; who adds a task takes it away again."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
         with suppress(StopIteration):
             self._farewell.asend(None).send(None)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
         """Runs something that nobody else keeps alive."""
         task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return task
-
-    def adopt_task(self, task: Task[Any]) -> None:
-        """Keeps a task alive that tells by `dismiss_task` when it ends."""
-        self._tasks.add(task)
-
-    def dismiss_task(self, task: Task[Any]) -> None:
-        """It has ended."""
-        self._tasks.discard(task)
 
     def adopt(self, rules: Rules) -> None:
         """Takes note of rules that requests will come under."""
         if rules not in self._adopted:
             self._adopted.add(rules)
             self.store.expect(rules)
-            self.spawn(self._check(refuse=rules.refuses_unsafe_stores))
+            if self._concerns is None:
+                self._concerns = self.spawn(self._check())
 
-    def refuses(self) -> str | None:
+    async def refuses(self, rules: Rules) -> str | None:
         """Why nothing new may be claimed now, if that is so."""
-        if self._refuses is not None:
-            return self._refuses
+        if rules.refuses_unsafe_stores and self._concerns is not None:
+            concerns = await asyncio.shield(self._concerns)
+            if concerns:
+                return f"the policy refuses this store: {concerns[0]}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.unconfirmed >= UNCONFIRMED_MAX:
             return f"{UNCONFIRMED_MAX} results wait for the store, as many as one process keeps"
         return None
-
-    # Heartbeats
-
-    def keep(self, driver: Driver, lease: float) -> None:
-        """Renews a lease, at a third of its term, until `let_go`."""
-        self._leases[driver] = self.loop.time() + lease / 3
-        if lease / 9 < self._beat_every:
-            self._beat_every = lease / 9
-            if self._beat is not None:
-                self._beat.cancel()
-                self._beat = None
-        if self._beat is None:
-            self._beat = self.loop.call_later(self._beat_every, self._renew_due)
-
-    def let_go(self, driver: Driver) -> None:
-        """Renews no more."""
-        self._leases.pop(driver, None)
-
-    def _renew_due(self) -> None:
-        self._beat = None
-        if not self._leases:
-            return
-        now = self.loop.time()
-        due = [driver for driver, at in self._leases.items() if at <= now]
-        for driver in due:
-            self._leases[driver] = now + driver.rules.lease / 3
-            self.spawn(self._renew(driver))
-        self._beat = self.loop.call_later(self._beat_every, self._renew_due)
-
-    async def _renew(self, driver: Driver) -> None:
-        step = driver.passage.renewal()
-        await self.perform(step)
-        if driver not in self._leases:
-            return
-        if step.verdict == FENCED:
-            self.let_go(driver)
-            driver.execution.lose()
-            logger.warning("an execution lost its lease; what it still does is in vain")
-        elif step.verdict != OK:
-            # Soon again: there are two thirds of the term left.
-            self._leases[driver] = min(
-                self._leases[driver], self.loop.time() + driver.rules.lease / 9
-            )
 
     # Steps
 
@@ -186,7 +141,7 @@ class Engine:
                 pause = min(pause * 2, CONFIRM_PAUSE_MAX)
         finally:
             self.unconfirmed -= 1
-            self.let_go(driver)
+            keeper().let_go(driver)
             driver.land(step.news() if step.verdict == OK else None)
 
     # Waiting for what other processes hold
@@ -204,9 +159,7 @@ class Engine:
                 rung = asyncio.Event()
                 # Watch first, look then: what happens in between is not missed.
                 with suppress(asyncio.TimeoutError):
-                    watch = await asyncio.wait_for(
-                        self.store.watch(record, rung.set), timeout
-                    )
+                    watch = await asyncio.wait_for(self.store.watch(record, rung.set), timeout)
                 step = Step.lookup(record)
                 await self.perform(step)
                 left = pause
@@ -230,31 +183,28 @@ class Engine:
 
     # The store's promises
 
-    async def _check(self, *, refuse: bool) -> None:
+    async def _check(self) -> list[str]:
         try:
             concerns = await self.store.check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
             logger.warning("what the store promises could not be found out: %s", error)
-            return
+            self._concerns = None  # to be asked again
+            self._adopted.clear()
+            return []
         for concern in concerns:
             logger.warning("the store may lose records: %s", concern)
-        if concerns and refuse:
-            self._refuses = f"the policy refuses this store: {concerns[0]}"
-            logger.error("nothing is executed under a key: %s", self._refuses)
+        return concerns
 
     # The end
 
     async def drain(self) -> None:
         """Waits until everything that goes on by itself has ended."""
-        while tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
+        while tasks := {task for task in self.tasks if task is not asyncio.current_task()}:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Lets go of what the loop would otherwise find open when it ends."""
         self.is_closed = True
-        if self._beat is not None:
-            self._beat.cancel()
-            self._beat = None
         await self.store.close()
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
@@ -267,7 +217,7 @@ class Engine:
 class Engines:
     """A backend's engines: one for each event loop that uses it."""
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:  # noqa: D107
+    def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self._engines: list[Engine] = []
         _ALL.add(self)
@@ -300,7 +250,7 @@ class Engines:
         self._engines = []
 
 
-async def drain(timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the whole, not a step
+async def drain(timeout: float | None = None) -> bool:
     """Waits until nothing goes on any more in this event loop without a client.
 
     That is: handlers whose clients have left, and results that the store has not confirmed.
@@ -321,6 +271,7 @@ async def drain(timeout: float | None = None) -> bool:  # noqa: ASYNC109 - the w
 
 
 def _after_fork() -> None:
+    forget_keeper()
     for engines in list(_ALL):
         engines.forget()
 
@@ -332,7 +283,6 @@ if hasattr(os, "register_at_fork"):
 
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
-BEAT_EVERY_MAX = 60.0
 CONFIRM_PAUSE_MIN = 0.05
 CONFIRM_PAUSE_MAX = 2.0
 VIGIL_POLL_MIN = 0.02

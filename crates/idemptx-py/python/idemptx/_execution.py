@@ -18,7 +18,7 @@ class Execution:
 
     __slots__ = ("_lost", "_passage", "directive")
 
-    def __init__(self, passage: Passage) -> None:  # noqa: D107
+    def __init__(self, passage: Passage) -> None:
         self._passage = passage
         self._lost = False
         self.directive: Directive | None = None

@@ -55,9 +55,7 @@ def is_handled(scope: Scope, exception: Exception) -> bool:
     return handler is not None and not _is_default(handler)
 
 
-async def answer_to(
-    request: Request, error: Exception, stacks: Stacks | None
-) -> Response | None:
+async def answer_to(request: Request, error: Exception, stacks: Stacks | None) -> Response | None:
     """What the application's handler of this exception answers; `None` without one.
 
     Dependencies see the exception first, as they would have.
@@ -84,7 +82,7 @@ class Stacks:
 
     __slots__ = ("_stacks",)
 
-    def __init__(self, stacks: list[AsyncExitStack]) -> None:  # noqa: D107
+    def __init__(self, stacks: list[AsyncExitStack]) -> None:
         self._stacks = stacks
 
     @classmethod

@@ -25,7 +25,7 @@ class Flight:
 
     __slots__ = ("_followers", "holder", "waiters")
 
-    def __init__(self, holder: News | None = None) -> None:  # noqa: D107
+    def __init__(self, holder: News | None = None) -> None:
         self.holder = holder
         """Who holds it; `None` while that is being asked."""
         self._followers: list[Future[News | None]] = []

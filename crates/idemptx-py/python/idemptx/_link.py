@@ -22,6 +22,7 @@ from ._idemptx import (
     RedisReplyError,
     Step,
 )
+from ._spare import Spare, greeting
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -38,7 +39,7 @@ __all__ = ["InLoopStore", "server_concerns"]
 class InLoopStore:
     """Records in Redis, over connections of our own in one event loop."""
 
-    def __init__(self, address: Address, layout: Layout) -> None:  # noqa: D107
+    def __init__(self, address: Address, layout: Layout) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._layout = layout
@@ -48,6 +49,7 @@ class InLoopStore:
         self._failure: tuple[str, int] = ("", UNAVAILABLE)
         self._failures = 0
         self._redial_at = 0.0
+        self._spare: Spare | None = None
         self._ear: _Ear | None = None
         self._listening: Future[_Ear] | None = None
         self._wakes: Calls = {}
@@ -58,6 +60,12 @@ class InLoopStore:
         if line is not None and line.is_up:
             return line.perform(step)
         return self._perform_anew(step)
+
+    def renew(self, step: Step) -> None:
+        """Over a connection of its own: the loop that has the others may be blocked."""
+        if self._spare is None:
+            self._spare = Spare(self._address, self._layout)
+        self._spare.perform(step)
 
     async def retry(self, step: Step) -> None:
         """Once more, if the connection was lost, not if the server is silent."""
@@ -100,11 +108,13 @@ class InLoopStore:
 
     async def close(self) -> None:
         """Closes both connections."""
-        line, ear = self._line, self._ear
-        self._line = self._ear = None
+        line, ear, spare = self._line, self._ear, self._spare
+        self._line = self._ear = self._spare = None
         for end in (line, ear):
             if end is not None:
                 await end.close()
+        if spare is not None:
+            spare.close()
 
     async def _perform_anew(self, step: Step) -> None:
         try:
@@ -137,7 +147,8 @@ class InLoopStore:
             if is_refusal:
                 reason = f"the user, the password or the permissions were refused: {reason}"
             self._failure = (
-                f"redis at {name}: {reason}", INTERNAL if is_refusal else UNAVAILABLE,
+                f"redis at {name}: {reason}",
+                INTERNAL if is_refusal else UNAVAILABLE,
             )
             pause = min(REDIAL_PAUSE * 2 ** min(self._failures, 10), REDIAL_PAUSE_MAX)
             self._redial_at = self._loop.time() + pause
@@ -227,18 +238,6 @@ async def _open(address: Address, protocol: asyncio.Protocol) -> None:
         )
 
 
-def _greeting(address: Address) -> list[list[bytes]]:
-    """What has to be said before anything else."""
-    commands = []
-    if address.password is not None:
-        credentials = [address.username] if address.username else []
-        words = ["AUTH", *credentials, address.password]
-        commands.append([word.encode() for word in words])
-    if address.database:
-        commands.append([b"SELECT", str(address.database).encode()])
-    return commands
-
-
 class _Line(asyncio.Protocol):
     """A connection for commands."""
 
@@ -257,7 +256,7 @@ class _Line(asyncio.Protocol):
         line = cls(store)
         await _open(store.address, line)
         try:
-            for words in _greeting(store.address):
+            for words in greeting(store.address):
                 await line.command(*words)
             seconds, micros = await line.command(b"TIME")
         except BaseException:
@@ -369,7 +368,7 @@ class _Ear(asyncio.Protocol):
         return ear
 
     async def greet(self) -> None:
-        for words in [*_greeting(self._store.address), [b"SUBSCRIBE", self._store.layout.channel]]:
+        for words in [*greeting(self._store.address), [b"SUBSCRIBE", self._store.layout.channel]]:
             parts = [b"*%d\r\n" % len(words)]
             parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
             assert self._transport is not None  # noqa: S101 - it has just been opened
@@ -427,7 +426,9 @@ async def server_concerns(command: Callable[..., Awaitable[Any]]) -> list[str]:
         return [f"its settings cannot be read, so nobody knows: {error}"]
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        concerns.append(f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction")
+        concerns.append(
+            f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction"
+        )
     if info.get("aof_enabled") == "0":
         concerns.append("appendonly is off: what was acknowledged is lost when the server restarts")
     if info.get("connected_slaves", "0") != "0":

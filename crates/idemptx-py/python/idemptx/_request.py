@@ -20,7 +20,7 @@ def raw_path(scope: Scope) -> bytes:
     raw: bytes | None = scope.get("raw_path")
     if raw:
         # Some servers leave the query where it does not belong.
-        return raw.partition(b"?")[0]
+        return raw if b"?" not in raw else raw.partition(b"?")[0]
     return quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode("ascii")
 
 
@@ -69,5 +69,3 @@ def replayed(read: list[Message], receive: Receive, then: Receive | None) -> Rec
         return await (then or receive)()
 
     return receive_again
-
-

@@ -11,7 +11,7 @@ from ._idemptx import Rules
 __all__ = ["METHODS", "make_rules"]
 
 
-def make_rules(  # noqa: D417 - the public functions document the parameters
+def make_rules(
     *,
     profile: str,
     policy: Mapping[str, Any] | None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.types import Scope
 
 __all__ = ["Scoping"]
@@ -19,15 +20,15 @@ class Scoping:
 
     __slots__ = ("_function", "is_function")
 
-    def __init__(self, choice: Any) -> None:  # noqa: D107
+    def __init__(self, choice: Any) -> None:
         self.is_function = callable(choice)
         self._function: Callable[[Request], Any] | None = choice if self.is_function else None
 
-    def of(self, scope: Scope) -> str | None | Awaitable[str | None]:
+    def of(self, scope: Scope) -> str | Awaitable[str | None] | None:
         """The scope of a request; an awaitable if the function is asynchronous."""
         return self.of_request(Request(scope))
 
-    def of_request(self, request: Request) -> str | None | Awaitable[str | None]:
+    def of_request(self, request: Request) -> str | Awaitable[str | None] | None:
         """The same, where the request is at hand."""
         if self._function is None:
             return None

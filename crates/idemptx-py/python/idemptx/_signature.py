@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Signature"]
 
@@ -23,7 +25,7 @@ class Signature:
 
     __slots__ = ("_request", "_response", "handler", "is_async", "shown")
 
-    def __init__(self, handler: Callable[..., Any]) -> None:  # noqa: D107
+    def __init__(self, handler: Callable[..., Any]) -> None:
         if _is_any(handler, inspect.isasyncgenfunction) or _is_any(
             handler, inspect.isgeneratorfunction
         ):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from starlette.background import BackgroundTasks
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import Response
 
 from . import _fastapi
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
-from ._request import declared_length, raw_path
+from ._request import declared_length, raw_path, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
@@ -25,6 +22,9 @@ from .backend.base import engines_of
 from .exceptions import for_refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from starlette.requests import Request
     from starlette.types import Receive, Send
     from starlette.types import Scope as ASGIScope
 
@@ -129,7 +129,7 @@ class _Route:
             return await self._answer(passage, call)
 
         # Its own signature, with annotations that need none of the handler's names, counts.
-        del protected.__wrapped__  # type: ignore[attr-defined]
+        del protected.__wrapped__
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
         return cast("Callable[P, R]", protected)
 
@@ -337,32 +337,22 @@ async def _feed(passage: Passage, request: Request, bytes_max: int) -> None:
     if known is None and form is not None:
         await _feed_form(passage, form)
         return
-    try:
-        if known is None:
-            known = await _read(passage, request)
-            if known is None:
-                return
-        elif not passage.feed(known):
+    if known is not None:
+        if passage.feed(known):
+            passage.end_body()
+        else:
             passage.body_too_large()
-            return
-        passage.end_body()
-    except Exception:  # noqa: BLE001 - the client left, or something before us took the body
-        passage.body_failed()
-
-
-async def _read(passage: Passage, request: Request) -> bytes | None:
-    chunks: list[bytes] = []
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        if chunk and not passage.feed(chunk):
-            if passage.body_too_large() == ANSWER and passage.answer == PASS:
-                async for rest in request.stream():
-                    chunks.append(rest)
-                request._body = b"".join(chunks)  # noqa: SLF001 - as `Request.body` does
-            return None
-    body = b"".join(chunks)
-    request._body = body  # noqa: SLF001
-    return body
+        return
+    if getattr(request, "_stream_consumed", False):
+        passage.body_failed()  # Something before us took it, and kept nothing.
+        return
+    read, is_all = await read_body(passage, request.scope, request.receive, bytes_max)
+    chunks = [message.get("body", b"") for message in read]
+    while not is_all and passage.action == ANSWER and passage.answer == PASS:
+        message = await request.receive()
+        chunks.append(message.get("body", b""))
+        is_all = not message.get("more_body", False)
+    request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
 
 
 async def _feed_form(passage: Passage, form: Any) -> None:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from starlette.requests import Request
-
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
@@ -19,6 +17,7 @@ from ._scope import Scoping
 from .backend.base import engines_of
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ._driver import Orphan
@@ -181,9 +180,7 @@ class _Call:
 
     __slots__ = ("_app", "_read", "_receive", "_scope", "capture")
 
-    def __init__(
-        self, app: ASGIApp, scope: Scope, read: list[Message], receive: Receive
-    ) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope, read: list[Message], receive: Receive) -> None:
         self._app = app
         self._scope = scope
         self._read = read

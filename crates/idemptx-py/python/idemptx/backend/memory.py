@@ -41,7 +41,8 @@ class InMemoryBackend(StorageBackend):
 
     def get(self, key: str) -> dict[str, Any] | None:
         """A value set by `set`; the engine's records are not among them."""
-        return self._values.get(key)
+        value: dict[str, Any] | None = self._values.get(key)
+        return value
 
     def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
         """Keeps a value for `ttl` seconds."""
@@ -71,6 +72,9 @@ class _LoopStore:
         self._records.perform(step)
         if self._tending is None:
             self._tending = self._loop.call_later(TEND_EVERY, self._tend)
+
+    def renew(self, step: Step) -> None:
+        self._records.perform(step)
 
     async def retry(self, step: Step) -> None:
         """There is no connection to lose."""
@@ -119,7 +123,7 @@ class _Values:
         with self._mutex:
             if self._alive("lock", key) is not None:
                 return False
-            self._put("lock", key, True, ttl)  # noqa: FBT003
+            self._put("lock", key, True, ttl)
             return True
 
     def release(self, key: str) -> None:
