@@ -195,6 +195,15 @@ async fn a_wrong_password_is_named_and_not_shown() {
 }
 
 #[tokio::test]
+async fn a_password_that_is_missing_is_noticed_on_connecting() {
+    let server = RedisServer::start(&["requirepass secret"]);
+    let error = RedisStore::connect(server.url()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(reason(&error).contains("NOAUTH"), "{}", reason(&error));
+    assert!(reason(&error).contains(&server.port().to_string()), "{}", reason(&error));
+}
+
+#[tokio::test]
 async fn a_right_that_is_missing_is_named() {
     let server = RedisServer::start(&["user app on >secret ~other:* &* +@all"]);
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port());

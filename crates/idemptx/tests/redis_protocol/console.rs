@@ -1,7 +1,6 @@
 //! A driver of steps on a plain connection, and what it sees around them.
 
-use bytes::Bytes;
-use idemptx::store::redis::protocol::{Command, Layout, Next, Read, Reply, Step};
+use idemptx::store::redis::protocol::{Command, Layout, Next, Read, Reply, Step, clock};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::StoreError;
 use redis::{Connection, ConnectionLike, Value};
@@ -114,29 +113,17 @@ impl Console {
 
     /// The server's clock, in microseconds since the Unix epoch.
     pub(crate) fn clock(&mut self) -> u64 {
-        micros(reply(self.connection.req_command(&redis::cmd("TIME")).unwrap()))
+        clock::micros(&self.ask(&clock::question())).unwrap()
     }
 
     /// Reads and asks in one transaction, so that the command finds what was read.
     fn read_and_ask(&mut self, id: &RecordId, command: &Command) -> (Read, Reply) {
-        let [record, response] = self.layout.keys(id);
-        let reads = [
-            redis::cmd("GET").arg(&record).take(),
-            redis::cmd("PTTL").arg(&record).take(),
-            redis::cmd("GET").arg(&response).take(),
-            redis::cmd("TIME").take(),
-        ]
-        .map(|read| read.get_packed_command());
-        let replies = self.transaction(reads.iter().map(Vec::as_slice).chain([command.as_bytes()]));
-        let [record, Reply::Integer(pttl), response, time, reply] =
-            <[Reply; 5]>::try_from(replies).unwrap()
-        else {
-            panic!("no read");
-        };
-        (
-            Read { record: bytes(record), pttl, response: bytes(response), micros: micros(time) },
-            reply,
-        )
+        let questions = Read::questions(&self.layout, id);
+        let commands = questions.iter().chain([command]).map(Command::as_bytes);
+        let mut replies = self.transaction(commands);
+        let reply = replies.pop().unwrap();
+        let read = Read::of(&self.layout, replies.try_into().unwrap()).unwrap();
+        (read, reply)
     }
 
     fn transaction<'a>(&mut self, commands: impl Iterator<Item = &'a [u8]>) -> Vec<Reply> {
@@ -166,23 +153,6 @@ fn reply(value: Value) -> Reply {
         }
         other => panic!("{other:?}"),
     }
-}
-
-fn bytes(reply: Reply) -> Option<Bytes> {
-    match reply {
-        Reply::Nil => None,
-        Reply::Bytes(bytes) => Some(bytes),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn micros(time: Reply) -> u64 {
-    let Reply::Array(parts) = time else { panic!("{time:?}") };
-    let parts: Vec<u64> = parts
-        .into_iter()
-        .map(|part| std::str::from_utf8(&bytes(part).unwrap()).unwrap().parse().unwrap())
-        .collect();
-    parts[0] * 1_000_000 + parts[1]
 }
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::Value;
 use tokio::time::Instant;
 
 /// What the server's clock shows, by its answer at the last connect and the time since.
@@ -24,16 +23,9 @@ impl ServerClock {
         Self { origin: Instant::now(), micros_at_origin: AtomicU64::new(0) }
     }
 
-    /// Takes the answer to `TIME`; anything else is ignored.
-    pub(super) fn set(&self, time: &Value) {
-        let Value::Array(parts) = time else { return };
-        let [Value::BulkString(seconds), Value::BulkString(micros)] = parts.as_slice() else {
-            return;
-        };
-        if let (Some(seconds), Some(micros)) = (number(seconds), number(micros)) {
-            let now = seconds.saturating_mul(1_000_000).saturating_add(micros);
-            self.micros_at_origin.store(now.saturating_sub(self.elapsed()), Ordering::Relaxed);
-        }
+    /// Takes what it shows right now, in microseconds since the Unix epoch.
+    pub(super) fn set(&self, micros: u64) {
+        self.micros_at_origin.store(micros.saturating_sub(self.elapsed()), Ordering::Relaxed);
     }
 
     /// Microseconds since the Unix epoch.
@@ -44,8 +36,4 @@ impl ServerClock {
     fn elapsed(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -20,9 +20,11 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client::{packed, reply};
 use super::clock::ServerClock;
 use super::failure::Failure;
 use super::notify::Waiters;
+use super::protocol::clock;
 use super::topology::Topology;
 
 /// How long to wait for the server.
@@ -110,9 +112,12 @@ impl Dial {
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         let connecting = async {
             match &self.purpose {
-                Purpose::Commands(clock) => {
+                Purpose::Commands(server_clock) => {
                     let connection = self.topology.connect().await?;
-                    clock.set(&send(connection.clone(), &redis::cmd("TIME")).await?);
+                    let time = send(connection.clone(), &packed(&clock::question())).await?;
+                    if let Some(micros) = reply(time).as_ref().and_then(clock::micros) {
+                        server_clock.set(micros);
+                    }
                     Ok(connection)
                 }
                 Purpose::WakeUps(waiters) => self.topology.listen(waiters.listener()).await,

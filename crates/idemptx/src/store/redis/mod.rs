@@ -25,6 +25,8 @@
 //! other than 0, and `+info +config|get` for the check.
 
 #[cfg(feature = "redis")]
+mod client;
+#[cfg(feature = "redis")]
 mod clock;
 #[cfg(feature = "redis")]
 mod connection;

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
     Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
 };
-use redis::{Cmd, Value};
+use redis::Value;
 
+use super::client::{packed, reply};
 use super::clock::ServerClock;
 use super::connection::{self, Connections, Purpose, Timeouts};
 use super::failure::Failure;
 use super::notify::Waiters;
 use super::protocol::check::{self, Transport};
+use super::protocol::clock;
 use super::protocol::{
     ClaimStep, Command, Layout, LookupStep, Next, ReleaseStep, RenewStep, Reply, SettleStep, Step,
     WatchStep,
@@ -281,7 +282,7 @@ impl RedisStoreBuilder {
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
-        store.commands.ask(&redis::cmd("TIME")).await?;
+        store.commands.ask(&packed(&clock::question())).await?;
         Ok(store)
     }
 }
@@ -294,29 +295,6 @@ impl fmt::Debug for RedisStoreBuilder {
             .field("timeouts", &self.timeouts)
             .finish_non_exhaustive()
     }
-}
-
-/// A command as the client library has it.
-fn packed(command: &Command) -> Cmd {
-    let arguments = command.arguments();
-    let mut packed = Cmd::with_capacity(arguments.len(), command.as_bytes().len());
-    for argument in arguments {
-        packed.arg(argument);
-    }
-    packed
-}
-
-/// An answer as the protocol has it, if it is one that a command of this store may get.
-fn reply(value: Value) -> Option<Reply> {
-    Some(match value {
-        Value::Nil => Reply::Nil,
-        Value::Int(number) => Reply::Integer(number),
-        Value::BulkString(bytes) => Reply::Bytes(bytes.into()),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Bytes(text.into()),
-        Value::Okay => Reply::Bytes(Bytes::from_static(b"OK")),
-        Value::Array(values) => Reply::Array(values.into_iter().map(reply).collect::<Option<_>>()?),
-        _ => return None,
-    })
 }
 
 const PREFIX: &str = "idem:";

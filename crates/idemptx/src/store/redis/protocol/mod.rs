@@ -36,14 +36,17 @@
 //! taken twice.
 //!
 //! For a server without scripts (or a test double of one) each step can also be taken as a
-//! transaction: read under `WATCH`, [`decide`](Step::decide), write in `MULTI`.
+//! transaction: [read](Read) under `WATCH`, [`decide`](Step::decide), write in `MULTI`, and begin
+//! again if that was not executed.
 
 pub mod check;
 mod claim;
+pub mod clock;
 mod command;
 mod layout;
 mod lease;
 mod lookup;
+mod read;
 mod refusal;
 mod reply;
 mod scripts;
@@ -51,7 +54,6 @@ mod settle;
 mod stored;
 mod watch;
 
-use bytes::Bytes;
 use idemptx_core::store::StoreError;
 
 pub use self::claim::ClaimStep;
@@ -59,6 +61,7 @@ pub use self::command::{Arguments, Command};
 pub use self::layout::Layout;
 pub use self::lease::{ReleaseStep, RenewStep};
 pub use self::lookup::LookupStep;
+pub use self::read::Read;
 #[cfg(feature = "redis")]
 pub(super) use self::refusal::refused;
 pub use self::reply::Reply;
@@ -91,20 +94,6 @@ pub enum Next<T> {
     Ask(Command),
     /// The end of the dialogue.
     Done(Result<T, StoreError>),
-}
-
-/// What was read of a record, all under one `WATCH` of its two [keys](Layout::keys).
-#[derive(Clone, Debug)]
-pub struct Read {
-    /// What stands under the first key.
-    pub record: Option<Bytes>,
-    /// What is left of it as `PTTL` gives it: milliseconds, negative if there is no expiry or no
-    /// record.
-    pub pttl: i64,
-    /// What stands under the second key.
-    pub response: Option<Bytes>,
-    /// The server's clock, in microseconds since the Unix epoch.
-    pub micros: u64,
 }
 
 /// What a transaction does.

@@ -1,0 +1,29 @@
+//! Commands and replies in the words of the client library.
+
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use super::protocol::{Command, Reply};
+
+/// A command as the client library has it.
+pub(super) fn packed(command: &Command) -> Cmd {
+    let arguments = command.arguments();
+    let mut packed = Cmd::with_capacity(arguments.len(), command.as_bytes().len());
+    for argument in arguments {
+        packed.arg(argument);
+    }
+    packed
+}
+
+/// An answer as the protocol has it, if it is one that a command of this store may get.
+pub(super) fn reply(value: Value) -> Option<Reply> {
+    Some(match value {
+        Value::Nil => Reply::Nil,
+        Value::Int(number) => Reply::Integer(number),
+        Value::BulkString(bytes) => Reply::Bytes(bytes.into()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Bytes(text.into()),
+        Value::Okay => Reply::Bytes(Bytes::from_static(b"OK")),
+        Value::Array(values) => Reply::Array(values.into_iter().map(reply).collect::<Option<_>>()?),
+        _ => return None,
+    })
+}
