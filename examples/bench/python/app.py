@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 Protect = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -106,9 +107,30 @@ def application(protect: Protect) -> FastAPI:
     return app
 
 
+class Ceiling:
+    """What no middleware that answers by itself can beat."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.body = JSONResponse(ORDER, 201).body
+        self.headers = JSONResponse(ORDER, 201).raw_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": 201, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
 def front_door(name: str, store: str, wait: float) -> FastAPI:
     if name == "plain":
         return application(lambda handler: handler)
+    if name == "ceiling":
+        app = application(lambda handler: handler)
+        app.add_middleware(Ceiling)
+        return app
     if name == "original":
         return original(store, wait)
     import idemptx.backend

@@ -18,6 +18,8 @@ enum Front {
     Plain,
     Decorator,
     Middleware,
+    /// A middleware that answers everything itself, and does nothing for it.
+    Ceiling,
     /// The package of the same name that was there before.
     Original,
 }
@@ -28,6 +30,7 @@ impl Front {
             Self::Plain => "plain",
             Self::Decorator => "decorator",
             Self::Middleware => "middleware",
+            Self::Ceiling => "ceiling",
             Self::Original => "original",
         }
     }
