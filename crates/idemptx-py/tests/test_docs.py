@@ -123,6 +123,33 @@ def test_a_policy_and_explicit_parameters_apply_together(redis_url: str) -> None
     converse(names_after("Profiles and policies", redis_url), talk)
 
 
+def test_the_payments_profile_asks_for_a_scope(redis_url: str) -> None:
+    names = names_after(QUICK_START, redis_url)
+    with pytest.raises(ValueError, match="scope"):
+        names["idempotent"](names["backend"], profile="payments")
+
+
+def test_a_request_that_fails_validation_is_stored_by_the_middleware_alone(redis_url: str) -> None:
+    names = names_after("The middleware", redis_url)
+
+    async def invoice(wish: Any) -> str:
+        return str(wish.item)
+
+    invoice.__annotations__["wish"] = names["Order"]
+    names["app"].post("/invoices")(invoice)
+
+    async def talk(send: Send) -> None:
+        for path, replayed in [("/orders", False), ("/invoices", True)]:
+            for number in range(2):
+                answer = await send(path, key=f"key-of{path}", content="{}")
+                assert answer.status_code == 422
+                assert ("Idempotent-Replayed" in answer.headers) is (replayed and number == 1)
+            corrected = await send(path, key=f"key-of{path}")
+            assert corrected.status_code in (200, 201)
+
+    converse(names, talk)
+
+
 def test_a_key_belongs_to_its_scope(redis_url: str) -> None:
     names = names_after("Whose keys", redis_url)
 
