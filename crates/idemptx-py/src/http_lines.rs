@@ -82,7 +82,8 @@ fn pairs<'py>(
 /// A request's target as a server gave it, in two parts.
 pub(crate) fn target(path: &[u8], query: &[u8]) -> PyResult<Uri> {
     let mut text = Vec::with_capacity(path.len() + query.len() + 2);
-    if path != b"*" && path.first() != Some(&b'/') {
+    let is_asterisk = path == b"*" && query.is_empty();
+    if !is_asterisk && path.first() != Some(&b'/') {
         text.push(b'/');
     }
     // The first question mark ends the path, a hash the target: neither may come in uninvited.

@@ -7,11 +7,11 @@
 mod http_lines;
 mod memory;
 mod passage;
-mod redis;
 mod refusal;
 mod rules;
 mod shared;
 mod step;
+mod wire;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -29,16 +29,17 @@ mod _idemptx {
     #[pymodule_export]
     use super::passage::Passage;
     #[pymodule_export]
-    use super::redis::{Channel, Dialogue, Layout, Messages, RedisReplyError, Transaction};
-    #[pymodule_export]
     use super::refusal::Refusal;
     #[pymodule_export]
     use super::rules::Rules;
     #[pymodule_export]
     use super::step::{News, Step};
+    #[pymodule_export]
+    use super::wire::{Channel, Dialogue, Layout, Messages, RedisReplyError, Transaction};
 
     use crate::passage::{action, answer};
-    use crate::step::{kind, verdict};
+    use crate::step::kind;
+    use crate::step::verdict::number as verdict;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

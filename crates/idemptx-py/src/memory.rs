@@ -29,15 +29,15 @@ impl MemoryStore {
 
     fn perform(&self, step: &Bound<'_, Step>) -> PyResult<()> {
         // Not borrowed meanwhile: to end a claim wakes others, and that may be any code.
-        let job = step.try_borrow()?.job().clone();
+        let job = step.try_borrow_mut()?.begin().clone();
         let verdict = self.verdict(&job);
         step.try_borrow_mut()?.take(verdict);
         Ok(())
     }
 
-    #[pyo3(signature = (id, wake, /))]
-    fn watch(&self, id: &[u8], wake: Py<PyAny>) -> PyResult<Watch> {
-        let id = record_id(id)?;
+    #[pyo3(signature = (record, wake, /))]
+    fn watch(&self, record: &[u8], wake: Py<PyAny>) -> PyResult<Watch> {
+        let id = record_id(record)?;
         let alarm = Arc::new(Alarm(Mutex::new(Some(wake))));
         let watching = at_once(self.0.watch(&id)).flatten();
         let watch = watching.map(|mut watching| {
@@ -50,8 +50,9 @@ impl MemoryStore {
         Ok(Watch { _watching: watch, alarm })
     }
 
-    fn tend(&self, py: Python<'_>) {
-        py.detach(|| self.0.tend());
+    fn tend(&self) {
+        // Attached, so that no process is forked while a shard is locked.
+        self.0.tend();
     }
 
     fn __len__(&self) -> usize {

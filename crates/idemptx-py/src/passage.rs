@@ -155,9 +155,11 @@ impl Passage {
         if !handed.as_ref().is_some_and(|handed| handed.is(step)) {
             return Err(misuse("hand back the very step that step() gave"));
         }
-        let verdict = step.try_borrow()?.outcome().clone();
-        let event = course::event(job, verdict)?;
-        self.weigh(&event);
+        let step = step.try_borrow()?;
+        let event = course::event(job, step.outcome().clone())?;
+        if matches!(job, Job::Claim(..)) {
+            self.at_stake = step.may_be_in_force();
+        }
         Ok(self.advance(event))
     }
 
@@ -213,25 +215,27 @@ impl Passage {
         text_signature = "($self, happened, status=0, headers=(), body=b'')"
     )]
     fn probed(
-        &mut self,
+        slf: &Bound<'_, Self>,
         happened: Option<bool>,
         status: u16,
         headers: Option<&Bound<'_, PyAny>>,
         body: Option<PyBackedBytes>,
     ) -> PyResult<i32> {
-        let Turn::Probe { .. } = self.turn else { return Err(self.misplaced("probed")) };
+        // Read first: lines may come from any code, and the lease may be renewed meanwhile.
+        let headers = headers.map(http_lines::headers).transpose()?.unwrap_or_default();
+        let mut passage = slf.try_borrow_mut()?;
+        let Turn::Probe { .. } = passage.turn else { return Err(passage.misplaced("probed")) };
         let probed = match happened {
             None => Probed::Unknown,
             Some(false) => Probed::NotHappened,
             Some(true) => {
                 let status = http_lines::status(status)?;
-                let headers = headers.map(http_lines::headers).transpose()?.unwrap_or_default();
                 let body = body.map(Bytes::from_owner).unwrap_or_default();
-                let rules = &self.shared.policy().replay;
+                let rules = &passage.shared.policy().replay;
                 Probed::Happened(StoredResponse::capture(status, &headers, body, None, rules))
             }
         };
-        Ok(self.advance(Event::Probed(probed)))
+        Ok(passage.advance(Event::Probed(probed)))
     }
 
     #[getter]
@@ -260,15 +264,16 @@ impl Passage {
     }
 
     fn responded(
-        &mut self,
+        slf: &Bound<'_, Self>,
         status: u16,
         headers: &Bound<'_, PyAny>,
         body: PyBackedBytes,
     ) -> PyResult<i32> {
-        let Turn::Execute = self.turn else { return Err(self.misplaced("responded")) };
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
+        let mut passage = slf.try_borrow_mut()?;
+        let Turn::Execute = passage.turn else { return Err(passage.misplaced("responded")) };
         let directive = course::directive(&mut headers);
-        let policy = self.shared.policy();
+        let policy = passage.shared.policy();
         let whole = (body.len() <= policy.response_bytes_max)
             .then(|| {
                 let body = Bytes::from_owner(body);
@@ -279,16 +284,17 @@ impl Passage {
             Some(whole) => (whole, Handled::Whole { status, directive }),
             None => (kept::head(status, &headers, policy), Handled::Partial { status, directive }),
         };
-        self.kept = Some(kept);
-        Ok(self.handled(handled))
+        passage.kept = Some(kept);
+        Ok(passage.handled(handled))
     }
 
-    fn streamed(&mut self, status: u16, headers: &Bound<'_, PyAny>) -> PyResult<i32> {
-        let Turn::Execute = self.turn else { return Err(self.misplaced("streamed")) };
+    fn streamed(slf: &Bound<'_, Self>, status: u16, headers: &Bound<'_, PyAny>) -> PyResult<i32> {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
+        let mut passage = slf.try_borrow_mut()?;
+        let Turn::Execute = passage.turn else { return Err(passage.misplaced("streamed")) };
         let directive = course::directive(&mut headers);
-        self.kept = Some(kept::head(status, &headers, self.shared.policy()));
-        Ok(self.handled(Handled::Partial { status, directive }))
+        passage.kept = Some(kept::head(status, &headers, passage.shared.policy()));
+        Ok(passage.handled(Handled::Partial { status, directive }))
     }
 
     fn broken(&mut self) -> PyResult<i32> {
@@ -340,6 +346,7 @@ impl Passage {
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
         let behind = self.left_behind(py);
+        self.id = behind.as_ref().map(|job| *job.record_id()).or(self.id);
         self.turn = Turn::Abandoned;
         behind.map(Step::new)
     }

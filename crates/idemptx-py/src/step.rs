@@ -1,5 +1,7 @@
 //! One step of a store, and what came of it.
 
+pub(crate) mod verdict;
+
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +10,13 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, StoreError};
+use idemptx_core::store::{Bid, ErrorKind, Holder, Settlement, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use self::verdict::number;
+pub(crate) use self::verdict::{Told, Verdict};
 use crate::misuse;
 
 /// One step of a store, and its verdict.
@@ -21,6 +25,8 @@ pub(crate) struct Step {
     job: Job,
     verdict: Verdict,
     failure: Option<String>,
+    /// A store was, or may have been, asked.
+    asked: bool,
 }
 
 /// What a store has to do.
@@ -35,37 +41,41 @@ pub(crate) enum Job {
     Watch(RecordId),
 }
 
-/// What came of a step.
-#[derive(Clone)]
-pub(crate) enum Verdict {
-    Pending,
-    Done,
-    Granted(Lease),
-    Held(Holder),
-    Settled(Record),
-    Absent,
-    Failed(ErrorKind),
-}
-
 /// What became of a record: a holder, a result, or a failure to find out.
 #[pyclass(frozen, module = "idemptx._idemptx")]
 pub(crate) struct News(pub(crate) Told);
 
-/// What one request of a process tells the others.
-#[derive(Clone)]
-pub(crate) enum Told {
-    Held(Holder),
-    Settled(Record),
-    Failed(ErrorKind),
+impl Job {
+    /// The record it is about.
+    pub(crate) const fn record_id(&self) -> &RecordId {
+        match self {
+            Self::Claim(id, _) | Self::Lookup(id, _) | Self::Watch(id) => id,
+            Self::Renew(lease) | Self::Release(lease) | Self::Settle(lease, _) => &lease.id,
+        }
+    }
 }
 
 impl Step {
     pub(crate) const fn new(job: Job) -> Self {
-        Self { job, verdict: Verdict::Pending, failure: None }
+        Self { job, verdict: Verdict::Pending, failure: None, asked: false }
     }
 
-    pub(crate) const fn job(&self) -> &Job {
+    /// What a store is about to do: from now on it may have been done.
+    pub(crate) const fn begin(&mut self) -> &Job {
+        self.asked = true;
         &self.job
+    }
+
+    /// Whether a claim is in force, or may yet be.
+    pub(crate) const fn may_be_in_force(&self) -> bool {
+        match &self.verdict {
+            Verdict::Granted(_) => true,
+            // Of who never asked, or was refused for certain, there is nothing in the store.
+            Verdict::Pending | Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal) => {
+                self.asked
+            }
+            _ => false,
+        }
     }
 
     pub(crate) const fn outcome(&self) -> &Verdict {
@@ -95,10 +105,7 @@ impl Step {
     }
 
     pub(crate) const fn record_id(&self) -> &RecordId {
-        match &self.job {
-            Job::Claim(id, _) | Job::Lookup(id, _) | Job::Watch(id) => id,
-            Job::Renew(lease) | Job::Release(lease) | Job::Settle(lease, _) => &lease.id,
-        }
+        self.job.record_id()
     }
 
     /// Of the request that claims or looks; `None` for other steps.
@@ -114,15 +121,15 @@ impl Step {
 #[pymethods]
 impl Step {
     #[staticmethod]
-    #[pyo3(signature = (id, /))]
-    fn lookup(id: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Lookup(record_id(id)?, Fingerprint::unchecked())))
+    #[pyo3(signature = (record, /))]
+    fn lookup(record: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Lookup(record_id(record)?, Fingerprint::unchecked())))
     }
 
     #[staticmethod]
-    #[pyo3(signature = (id, /))]
-    fn watch(id: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Watch(record_id(id)?)))
+    #[pyo3(signature = (record, /))]
+    fn watch(record: &[u8]) -> PyResult<Self> {
+        Ok(Self::new(Job::Watch(record_id(record)?)))
     }
 
     #[getter]
@@ -144,22 +151,7 @@ impl Step {
 
     #[getter]
     const fn verdict(&self) -> i32 {
-        match &self.verdict {
-            Verdict::Pending => verdict::PENDING,
-            Verdict::Done => verdict::OK,
-            Verdict::Granted(_) => verdict::GRANTED,
-            Verdict::Held(_) => verdict::HELD,
-            Verdict::Settled(_) => verdict::SETTLED,
-            Verdict::Absent => verdict::ABSENT,
-            Verdict::Failed(kind) => match kind {
-                ErrorKind::Unavailable => verdict::UNAVAILABLE,
-                ErrorKind::Fenced => verdict::FENCED,
-                ErrorKind::Corrupt => verdict::CORRUPT,
-                ErrorKind::Full => verdict::FULL,
-                ErrorKind::Invalid => verdict::INVALID,
-                _ => verdict::INTERNAL,
-            },
-        }
+        self.verdict.number()
     }
 
     #[getter]
@@ -170,9 +162,9 @@ impl Step {
     #[pyo3(signature = (verdict, failure = ""))]
     fn fail(&mut self, verdict: i32, failure: &str) -> PyResult<()> {
         let kind = match verdict {
-            verdict::UNAVAILABLE => ErrorKind::Unavailable,
-            verdict::INTERNAL => ErrorKind::Internal,
-            verdict::FULL => ErrorKind::Full,
+            number::UNAVAILABLE => ErrorKind::Unavailable,
+            number::INTERNAL => ErrorKind::Internal,
+            number::FULL => ErrorKind::Full,
             _ => {
                 let advice = "a step fails as UNAVAILABLE, INTERNAL or FULL";
                 return Err(PyValueError::new_err(advice));
@@ -275,7 +267,9 @@ impl Step {
     }
 
     #[getter]
-    fn retain(&self) -> PyResult<f64> {
+    fn retain(&mut self) -> PyResult<f64> {
+        // Whoever asks how long is about to take it.
+        self.asked = true;
         let retain = match &self.job {
             Job::Claim(_, bid) => bid.retain,
             // One value holds both, and a forgotten key would be executed again.
@@ -291,77 +285,6 @@ impl News {
     #[getter]
     const fn is_held(&self) -> bool {
         matches!(self.0, Told::Held(_))
-    }
-}
-
-impl Told {
-    /// What a claim is told by another request of this process.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
-        match self {
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            Self::Failed(kind) => Err(kind),
-        }
-    }
-}
-
-impl From<Claim> for Verdict {
-    fn from(claim: Claim) -> Self {
-        match claim {
-            Claim::Granted(lease) => Self::Granted(lease),
-            Claim::Held(holder) => Self::Held(holder),
-            Claim::Settled(record) => Self::Settled(record),
-            _ => Self::Failed(ErrorKind::Internal),
-        }
-    }
-}
-
-impl From<Option<Seen>> for Verdict {
-    fn from(seen: Option<Seen>) -> Self {
-        match seen {
-            None => Self::Absent,
-            Some(Seen::Held(holder)) => Self::Held(holder),
-            Some(Seen::Settled(record)) => Self::Settled(record),
-            Some(_) => Self::Failed(ErrorKind::Internal),
-        }
-    }
-}
-
-impl Verdict {
-    /// What a claim is told.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
-        match self {
-            Self::Granted(lease) => Ok(Claim::Granted(lease)),
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            other => Err(other.error()),
-        }
-    }
-
-    /// What a lookup is told.
-    pub(crate) fn looked(self) -> Result<Option<Seen>, ErrorKind> {
-        match self {
-            Self::Absent => Ok(None),
-            Self::Held(holder) => Ok(Some(Seen::Held(holder))),
-            Self::Settled(record) => Ok(Some(Seen::Settled(record))),
-            other => Err(other.error()),
-        }
-    }
-
-    /// What any other step is told.
-    pub(crate) const fn confirmed(&self) -> Result<(), ErrorKind> {
-        match self {
-            Self::Done => Ok(()),
-            other => Err(other.error()),
-        }
-    }
-
-    /// A verdict that does not belong to its step counts as a fault of the store.
-    const fn error(&self) -> ErrorKind {
-        match self {
-            Self::Failed(kind) => *kind,
-            _ => ErrorKind::Internal,
-        }
     }
 }
 
@@ -419,36 +342,6 @@ pub(crate) mod kind {
         ("RELEASE", RELEASE),
         ("SETTLE", SETTLE),
         ("WATCH", WATCH),
-    ];
-}
-
-/// `Step.verdict`.
-pub(crate) mod verdict {
-    pub(crate) const PENDING: i32 = -1;
-    pub(crate) const OK: i32 = 0;
-    pub(crate) const GRANTED: i32 = 1;
-    pub(crate) const HELD: i32 = 2;
-    pub(crate) const SETTLED: i32 = 3;
-    pub(crate) const ABSENT: i32 = 4;
-    pub(crate) const UNAVAILABLE: i32 = 5;
-    pub(crate) const FENCED: i32 = 6;
-    pub(crate) const CORRUPT: i32 = 7;
-    pub(crate) const FULL: i32 = 8;
-    pub(crate) const INVALID: i32 = 9;
-    pub(crate) const INTERNAL: i32 = 10;
-    pub(crate) const ALL: [(&str, i32); 12] = [
-        ("PENDING", PENDING),
-        ("OK", OK),
-        ("GRANTED", GRANTED),
-        ("HELD", HELD),
-        ("SETTLED", SETTLED),
-        ("ABSENT", ABSENT),
-        ("UNAVAILABLE", UNAVAILABLE),
-        ("FENCED", FENCED),
-        ("CORRUPT", CORRUPT),
-        ("FULL", FULL),
-        ("INVALID", INVALID),
-        ("INTERNAL", INTERNAL),
     ];
 }
 

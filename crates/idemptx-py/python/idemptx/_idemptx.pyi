@@ -7,7 +7,7 @@ Nothing here opens a socket or knows an event loop.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 # Passage.action: what is to be done next.
 READ_BODY: Final = 0
@@ -56,7 +56,7 @@ FULL: Final = 8
 INVALID: Final = 9
 INTERNAL: Final = 10
 
-Headers = list[tuple[bytes, bytes]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 def check_token_source() -> None:
     """Raises OSError if the system has no randomness to make tokens from."""
@@ -66,7 +66,7 @@ class Rules:
     """A policy made ready."""
 
     def __new__(cls, profile: str, policy: str) -> Rules:
-        """The profile's defaults with a JSON object laid over them; ValueError says what is wrong."""
+        """The profile's defaults with a JSON object laid over; ValueError says what is wrong."""
 
     @property
     def profile(self) -> str: ...
@@ -132,7 +132,10 @@ class Passage:
         """How it ended; RuntimeError before it has."""
     @property
     def id(self) -> bytes:
-        """The record's name, 32 bytes: the one that is dealt with now."""
+        """The record's name, 32 bytes: the one that is dealt with now.
+
+        RuntimeError if the request was refused for want of a valid key; so is `key`.
+        """
     @property
     def key(self) -> str:
         """The client's key, quotes and escapes undone."""
@@ -150,7 +153,7 @@ class Passage:
 
     # STORE
     def step(self) -> Step:
-        """What the store has to do now."""
+        """What the store has to do now; the same object until it is done."""
     def done(self, step: Step) -> int:
         """Takes the verdict of the step just performed."""
     def told(self, news: News) -> int:
@@ -192,9 +195,7 @@ class Passage:
         """A key for a call to another system: the same in every attempt."""
     def renewal(self) -> Step:
         """A step that renews the lease; may be made and performed again and again."""
-    def responded(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> int:
+    def responded(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> int:
         """The handler answered with a whole body.
 
         Obeys and takes note of an `Idempotency-Outcome` header.
@@ -215,11 +216,12 @@ class Passage:
     def replay(self) -> tuple[int, Headers, bytes]:
         """Status, header lines with our marks and Content-Length, and body."""
     def refusal(self) -> Refusal: ...
-
     def abandon(self) -> Step | None:
         """The client left before the handler was started: ends the passage.
 
-        Gives what must go on all the same: a RELEASE of a claim whose verdict nobody heard.
+        Gives what must go on all the same: a RELEASE of a claim whose verdict nobody heard, or the
+        RELEASE or SETTLE that was under way.
+        A claim that no store was asked for leaves nothing.
         Nothing happens afterwards, whatever is called; None when called again.
         """
 
@@ -254,9 +256,9 @@ class Step:
     """One step of a store, and its verdict."""
 
     @staticmethod
-    def lookup(id: bytes, /) -> Step: ...
+    def lookup(record: bytes, /) -> Step: ...
     @staticmethod
-    def watch(id: bytes, /) -> Step: ...
+    def watch(record: bytes, /) -> Step: ...
     @property
     def kind(self) -> int: ...
     @property
@@ -294,7 +296,11 @@ class Step:
         """A SETTLE: the record to be kept."""
     @property
     def retain(self) -> float:
-        """A CLAIM or SETTLE: how long it is to be kept, in seconds."""
+        """A CLAIM or SETTLE: how long it is to be kept, in seconds.
+
+        Whoever reads it is about to do so: from then on a claim may be in force, as it may once it
+        was given to one of the stores and dialogues below.
+        """
 
 @final
 class MemoryStore:
@@ -302,8 +308,11 @@ class MemoryStore:
 
     def __new__(cls, bytes_max: int | None = None) -> MemoryStore: ...
     def perform(self, step: Step) -> None: ...
-    def watch(self, id: bytes, wake: Callable[[], object], /) -> Watch:
-        """Calls `wake`, from whatever thread, once the claim has ended; until the watch is dropped."""
+    def watch(self, record: bytes, wake: Callable[[], object], /) -> Watch:
+        """Calls `wake`, from whatever thread, once the claim has ended.
+
+        Not after the watch was dropped.
+        """
     def tend(self) -> None:
         """Gives back what has expired."""
     def __len__(self) -> int:
@@ -336,7 +345,8 @@ class Channel:
     def perform(self, step: Step, future: Any) -> bool:
         """Queues the step's command; `future.set_result(None)` is called once it has its verdict.
 
-        A done or cancelled future is left alone.
+        A done or cancelled future is left alone, and so is its step.
+        After `lose` the step is UNAVAILABLE at once, and with too many that wait it is FULL.
         True if the output was empty before: it is time to plan a flush.
         """
     def command(self, arguments: Sequence[bytes], future: Any) -> bool:
@@ -356,7 +366,10 @@ class Channel:
     def waited(self) -> float:
         """For how long the oldest of them has waited, in seconds; 0 if there is none."""
     def lose(self, failure: str) -> None:
-        """The connection is gone: every step becomes UNAVAILABLE, every command a ConnectionError."""
+        """The connection is gone.
+
+        Every step becomes UNAVAILABLE, every command a ConnectionError.
+        """
 
 class RedisReplyError(Exception):
     """A reply that is an error; its text begins with the server's code, such as NOAUTH."""

@@ -13,14 +13,14 @@ use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
 use idemptx_core::outcome::Outcome;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Claim, ErrorKind, Settlement};
+use idemptx_core::store::Settlement;
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
 use super::{Passage, Turn};
 use crate::misuse;
 use crate::shared::Shared;
-use crate::step::{Job, Verdict};
+use crate::step::{Job, Step, Verdict};
 
 impl Passage {
     /// What begins with a request's head; `None` if it passes untouched and unmarked.
@@ -75,26 +75,16 @@ impl Passage {
         self.advance(Event::Handled(handled))
     }
 
-    /// Whether a bid is in force after what a claim was told.
-    pub(super) fn weigh(&mut self, event: &Event) {
-        if let Event::Claimed(verdict) = event {
-            self.at_stake = may_be_in_force(verdict.as_ref());
-        }
-    }
-
     /// What must go on all the same when the client leaves now.
     pub(super) fn left_behind(&self, py: Python<'_>) -> Option<Job> {
         match &self.turn {
-            // A claim that nobody was given is not on its way to any store.
-            Turn::Store(Job::Claim(..), None) => None,
-            Turn::Store(Job::Claim(..), Some(step)) => {
-                // Without a verdict yet it may be: nobody will hear it.
-                let heard = step.try_borrow(py).ok().map(|step| step.outcome().clone());
-                let in_force = heard.is_none_or(|verdict| {
-                    matches!(verdict, Verdict::Pending)
-                        || may_be_in_force(verdict.claimed().as_ref())
-                });
-                in_force.then(|| self.exchange.abandon()).flatten().and_then(|it| self.job(it))
+            Turn::Store(Job::Claim(..), step) => {
+                // What is being performed in this moment is as good as sent.
+                let may_be_in_force = |step: &Py<Step>| {
+                    step.try_borrow(py).map_or(true, |step| step.may_be_in_force())
+                };
+                let at_stake = step.as_ref().is_some_and(may_be_in_force);
+                at_stake.then(|| self.exchange.abandon()).flatten().and_then(|it| self.job(it))
             }
             Turn::Store(job @ (Job::Release(_) | Job::Settle(..)), _) => Some(job.clone()),
             Turn::Answer(..) | Turn::Abandoned => None,
@@ -121,6 +111,7 @@ impl Passage {
                     // Who never asked the store, or only heard what another was told, left nothing.
                     .filter(|it| self.at_stake || matches!(it, Behind::Settle(..)))
                     .and_then(|behind| self.job(behind));
+                self.id = behind.as_ref().map(|job| *job.record_id()).or(self.id);
                 return Turn::Answer(Box::new(answer), behind);
             }
             Action::Claim { id, bid } => Job::Claim(id, bid),
@@ -136,15 +127,14 @@ impl Passage {
             // The machine asks for nothing else; a later one of ours would be driven here first.
             _ => return Turn::Abandoned,
         };
-        if let Job::Claim(id, _) | Job::Lookup(id, _) = &job {
-            self.id = Some(*id);
-        }
+        self.id = Some(*job.record_id());
         Turn::Store(job, None)
     }
 
     fn settle(&mut self, lease: Lease, state: State, response: Option<&StoredResponse>) -> Job {
         let policy = self.shared.policy();
-        let payload = match response.or(self.kept.as_ref()) {
+        let kept = self.kept.take();
+        let payload = match response.or(kept.as_ref()) {
             _ if state == State::Unknown => Bytes::new(),
             Some(response) => response.encode(),
             None => Bytes::new(),
@@ -191,10 +181,6 @@ pub(super) fn outcome(answer: &Answer) -> Outcome {
         Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
         _ => Outcome::Replayed,
     }
-}
-
-const fn may_be_in_force(verdict: Result<&Claim, &ErrorKind>) -> bool {
-    matches!(verdict, Ok(Claim::Granted(_)) | Err(ErrorKind::Unavailable | ErrorKind::Internal))
 }
 
 /// What a store keeps of a response.

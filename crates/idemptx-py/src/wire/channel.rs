@@ -64,7 +64,7 @@ impl Channel {
             resolve(&future)?;
             return Ok(false);
         }
-        let mut talk = Talk::about(step.try_borrow()?.job());
+        let mut talk = Talk::about(step.try_borrow_mut()?.begin());
         let mut channel = slf.try_borrow_mut()?;
         let was_empty = channel.output.is_empty();
         let server = Arc::clone(&channel.server);
@@ -102,7 +102,13 @@ impl Channel {
     }
 
     fn feed(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<bool> {
-        let (answered, intact) = slf.try_borrow_mut()?.match_replies(data);
+        let (answered, intact) = {
+            let mut channel = slf.try_borrow_mut()?;
+            if channel.lost.is_some() {
+                return Ok(false);
+            }
+            channel.match_replies(data)
+        };
         // Not borrowed from here on: to resolve a future may be any code.
         let mut asks_more = false;
         let mut fault = None;

@@ -27,7 +27,7 @@ impl Dialogue {
     #[new]
     fn new(layout: &Layout, step: Bound<'_, Step>) -> PyResult<Self> {
         let server = Arc::clone(&layout.0);
-        let mut talk = Talk::about(step.try_borrow()?.job());
+        let mut talk = Talk::about(step.try_borrow_mut()?.begin());
         let command = Some(talk.begin(&server.layout, server.micros()));
         Ok(Self { server, talk, command, step: step.unbind() })
     }

@@ -27,8 +27,8 @@ impl Transaction {
     fn new(layout: &Layout, step: Bound<'_, Step>) -> PyResult<Self> {
         let server = Arc::clone(&layout.0);
         let (talk, keys) = {
-            let step = step.try_borrow()?;
-            (Talk::about(step.job()), server.layout.keys(step.record_id()))
+            let mut step = step.try_borrow_mut()?;
+            (Talk::about(step.begin()), server.layout.keys(step.record_id()))
         };
         Ok(Self { server, talk, keys, step: step.unbind() })
     }

@@ -63,7 +63,7 @@ impl Replies {
 fn read_all(data: &[u8], take: &mut impl FnMut(Reply)) -> Result<(usize, usize), Malformed> {
     let mut read = 0;
     loop {
-        let mut cursor = Cursor { data, at: read, elements: 0 };
+        let mut cursor = Cursor { data, at: read, start: read, elements: 0 };
         match cursor.reply(0) {
             Ok(reply) => take(reply),
             Err(Stop::Incomplete(enough)) => return Ok((read, enough.saturating_sub(read))),
@@ -83,28 +83,32 @@ enum Stop {
 struct Cursor<'a> {
     data: &'a [u8],
     at: usize,
+    /// Where the whole reply begins.
+    start: usize,
     elements: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn reply(&mut self, depth: usize) -> Result<Reply, Stop> {
         let kind = *self.data.get(self.at).ok_or(Stop::Incomplete(self.at + 1))?;
+        if !b"+-:$*".contains(&kind) {
+            return Err(Stop::Malformed("it begins with no known type"));
+        }
         self.at += 1;
         let line = self.line()?;
         match kind {
             b'+' => Ok(Reply::Bytes(Bytes::copy_from_slice(line))),
             b'-' => Ok(Reply::Error(Bytes::copy_from_slice(line))),
             b':' => integer(line).map(Reply::Integer),
-            b'$' => match length(line, BULK_BYTES_MAX)? {
+            b'$' => match length(line, REPLY_BYTES_MAX)? {
                 None => Ok(Reply::Nil),
                 Some(length) => self.bulk(length),
             },
-            b'*' => match length(line, ELEMENTS_MAX)? {
+            _ => match length(line, ELEMENTS_MAX)? {
                 None => Ok(Reply::Nil),
                 Some(_) if depth >= DEPTH_MAX => Err(Stop::Malformed("nested too deeply")),
                 Some(length) => self.array(length, depth),
             },
-            _ => Err(Stop::Malformed("it begins with no known type")),
         }
     }
 
@@ -124,6 +128,9 @@ impl<'a> Cursor<'a> {
 
     fn bulk(&mut self, length: usize) -> Result<Reply, Stop> {
         let end = self.at + length;
+        if end - self.start > REPLY_BYTES_MAX {
+            return Err(Stop::Malformed("it is too long"));
+        }
         let Some(ending) = self.data.get(end..end + 2) else {
             return Err(Stop::Incomplete(end + 2));
         };
@@ -164,8 +171,8 @@ fn length(line: &[u8], max: usize) -> Result<Option<usize>, Stop> {
     }
 }
 
-/// What Redis itself allows unless told otherwise.
-const BULK_BYTES_MAX: usize = 512 << 20;
+/// What Redis itself allows one string, unless told otherwise.
+const REPLY_BYTES_MAX: usize = 512 << 20;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// In one reply: more than all settings of a server, their names and values.
 const ELEMENTS_MAX: usize = 4_096;

@@ -1,0 +1,146 @@
+//! What came of a step, and what it tells the protocol.
+
+use idemptx_core::lease::Lease;
+use idemptx_core::record::Record;
+use idemptx_core::store::{Claim, ErrorKind, Holder, Seen};
+
+/// What came of a step.
+#[derive(Clone)]
+pub(crate) enum Verdict {
+    Pending,
+    Done,
+    Granted(Lease),
+    Held(Holder),
+    Settled(Record),
+    Absent,
+    Failed(ErrorKind),
+}
+
+/// What one request of a process tells the others.
+#[derive(Clone)]
+pub(crate) enum Told {
+    Held(Holder),
+    Settled(Record),
+    Failed(ErrorKind),
+}
+
+impl Told {
+    /// What a claim is told by another request of this process.
+    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+        match self {
+            Self::Held(holder) => Ok(Claim::Held(holder)),
+            Self::Settled(record) => Ok(Claim::Settled(record)),
+            Self::Failed(kind) => Err(kind),
+        }
+    }
+}
+
+impl From<Claim> for Verdict {
+    fn from(claim: Claim) -> Self {
+        match claim {
+            Claim::Granted(lease) => Self::Granted(lease),
+            Claim::Held(holder) => Self::Held(holder),
+            Claim::Settled(record) => Self::Settled(record),
+            _ => Self::Failed(ErrorKind::Internal),
+        }
+    }
+}
+
+impl From<Option<Seen>> for Verdict {
+    fn from(seen: Option<Seen>) -> Self {
+        match seen {
+            None => Self::Absent,
+            Some(Seen::Held(holder)) => Self::Held(holder),
+            Some(Seen::Settled(record)) => Self::Settled(record),
+            Some(_) => Self::Failed(ErrorKind::Internal),
+        }
+    }
+}
+
+impl Verdict {
+    /// Its number for Python.
+    pub(crate) const fn number(&self) -> i32 {
+        match self {
+            Self::Pending => number::PENDING,
+            Self::Done => number::OK,
+            Self::Granted(_) => number::GRANTED,
+            Self::Held(_) => number::HELD,
+            Self::Settled(_) => number::SETTLED,
+            Self::Absent => number::ABSENT,
+            Self::Failed(kind) => match kind {
+                ErrorKind::Unavailable => number::UNAVAILABLE,
+                ErrorKind::Fenced => number::FENCED,
+                ErrorKind::Corrupt => number::CORRUPT,
+                ErrorKind::Full => number::FULL,
+                ErrorKind::Invalid => number::INVALID,
+                _ => number::INTERNAL,
+            },
+        }
+    }
+
+    /// What a claim is told.
+    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+        match self {
+            Self::Granted(lease) => Ok(Claim::Granted(lease)),
+            Self::Held(holder) => Ok(Claim::Held(holder)),
+            Self::Settled(record) => Ok(Claim::Settled(record)),
+            other => Err(other.error()),
+        }
+    }
+
+    /// What a lookup is told.
+    pub(crate) fn looked(self) -> Result<Option<Seen>, ErrorKind> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Held(holder) => Ok(Some(Seen::Held(holder))),
+            Self::Settled(record) => Ok(Some(Seen::Settled(record))),
+            other => Err(other.error()),
+        }
+    }
+
+    /// What any other step is told.
+    pub(crate) const fn confirmed(&self) -> Result<(), ErrorKind> {
+        match self {
+            Self::Done => Ok(()),
+            other => Err(other.error()),
+        }
+    }
+
+    /// A verdict that does not belong to its step counts as a fault of the store.
+    const fn error(&self) -> ErrorKind {
+        match self {
+            Self::Failed(kind) => *kind,
+            _ => ErrorKind::Internal,
+        }
+    }
+}
+
+/// `Step.verdict`.
+pub(crate) mod number {
+    pub(crate) const PENDING: i32 = -1;
+    pub(crate) const OK: i32 = 0;
+    pub(crate) const GRANTED: i32 = 1;
+    pub(crate) const HELD: i32 = 2;
+    pub(crate) const SETTLED: i32 = 3;
+    pub(crate) const ABSENT: i32 = 4;
+    pub(crate) const UNAVAILABLE: i32 = 5;
+    pub(crate) const FENCED: i32 = 6;
+    pub(crate) const CORRUPT: i32 = 7;
+    pub(crate) const FULL: i32 = 8;
+    pub(crate) const INVALID: i32 = 9;
+    pub(crate) const INTERNAL: i32 = 10;
+    pub(crate) const ALL: [(&str, i32); 12] = [
+        ("PENDING", PENDING),
+        ("OK", OK),
+        ("GRANTED", GRANTED),
+        ("HELD", HELD),
+        ("SETTLED", SETTLED),
+        ("ABSENT", ABSENT),
+        ("UNAVAILABLE", UNAVAILABLE),
+        ("FENCED", FENCED),
+        ("CORRUPT", CORRUPT),
+        ("FULL", FULL),
+        ("INVALID", INVALID),
+        ("INTERNAL", INTERNAL),
+    ];
+}
