@@ -89,9 +89,7 @@ def application(protect: Protect) -> FastAPI:
 
     @app.post("/checkout", status_code=201, response_model=Receipt)
     @protect
-    async def checkout(
-        wish: Checkout, who: Annotated[str, Depends(customer)]
-    ) -> Receipt:
+    async def checkout(wish: Checkout, who: Annotated[str, Depends(customer)]) -> Receipt:
         return Receipt(
             id=f"r_{who}",
             customer=wish.customer,
@@ -139,9 +137,7 @@ def front_door(name: str, store: str, wait: float) -> FastAPI:
     if name == "decorator":
         return application(idemptx.idempotent(backend, wait_timeout=wait))
     app = application(lambda handler: handler)
-    app.add_middleware(
-        idemptx.IdempotencyMiddleware, storage_backend=backend, wait_timeout=wait
-    )
+    app.add_middleware(idemptx.IdempotencyMiddleware, storage_backend=backend, wait_timeout=wait)
     return app
 
 
@@ -151,15 +147,11 @@ def original(store: str, wait: float) -> FastAPI:
     import redis
     from idemptx import backend, exceptions
 
-    assert not hasattr(idemptx, "IdempotencyMiddleware"), (
-        "this is not the original package"
-    )
+    assert not hasattr(idemptx, "IdempotencyMiddleware"), "this is not the original package"
     if store == "memory:":
         chosen = backend.InMemoryBackend()
     elif store.startswith("redis+sync:"):
-        chosen = backend.RedisBackend(
-            redis.Redis.from_url(store.replace("+sync", "", 1))
-        )
+        chosen = backend.RedisBackend(redis.Redis.from_url(store.replace("+sync", "", 1)))
     else:
         chosen = backend.AsyncRedisBackend(redis.asyncio.Redis.from_url(store))
     # Its exceptions are errors of the server unless the application handles them.
@@ -178,12 +170,8 @@ def main() -> None:
     flags.add_argument("--store", default="memory:")
     flags.add_argument("--wait-ms", type=int, default=0)
     flags.add_argument("--core", type=int)
-    flags.add_argument(
-        "--original", type=Path, help="where the original package is installed"
-    )
-    flags.add_argument(
-        "--fill", type=int, help="serve nobody, but keep so many keys and expire"
-    )
+    flags.add_argument("--original", type=Path, help="where the original package is installed")
+    flags.add_argument("--fill", type=int, help="serve nobody, but keep so many keys and expire")
     given = flags.parse_args()
     if given.core is not None and given.core < (os.cpu_count() or 1):
         os.sched_setaffinity(0, {given.core})
