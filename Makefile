@@ -44,6 +44,7 @@ targets: $(PYTHON)/.ready ## builds the target applications into target/targets/
 
 test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh curl curl
 	cargo $(RUNNER) --locked --workspace --all-features
 	cargo test --locked --workspace --all-features --doc
 	.ci/pytest.sh $(PYTHON) $(PACKAGE) examples/payments-fastapi
@@ -65,9 +66,11 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	.ci/deny.sh
 	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_EXAMPLES)
 
-bench: ## runs the benchmarks
+bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
-	cargo run --locked --release $(EXAMPLES) -p bench
+	examples/bench/python/prepare.sh target/bench
+	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
+	  cargo run --locked --release $(EXAMPLES) -p bench -- $(if $(QUICK),--quick)
 
 clean: ## removes everything that was built, the tools too
 	cargo clean

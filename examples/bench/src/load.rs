@@ -2,12 +2,27 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
+use tokio::time::timeout;
 
+use crate::series::Series;
 use crate::{Measured, app, machine};
+
+/// What is asked of a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) path: &'static str,
+    pub(crate) body: &'static str,
+    /// The first of the keys that [`Keys::Used`] means: each belongs to one wish.
+    pub(crate) used_from: u64,
+}
+
+pub(crate) const ORDER: Wish = Wish { path: "/orders", body: app::WISH, used_from: 0 };
 
 /// Which keys requests carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +35,29 @@ pub(crate) enum Keys {
 }
 
 /// What a client got done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) requests: f64,
     pub(crate) seconds: f64,
+    /// Of each request, in microseconds.
+    pub(crate) latencies: Series,
 }
 
 /// Makes the keys known that [`Keys::Used`] means.
-pub(crate) fn prepare(address: SocketAddr) -> Measured<()> {
+pub(crate) fn prepare(address: SocketAddr, wish: Wish) -> Measured<()> {
+    one_by_one(address, wish, Keys::Used, USED)
+}
+
+/// Sends so many requests on one connection.
+pub(crate) fn one_by_one(
+    address: SocketAddr,
+    wish: Wish,
+    keys: Keys,
+    requests: u64,
+) -> Measured<()> {
     on_its_core(async move {
-        let mut connection = Connection::open(address, Keys::Used, 0).await?;
-        for _ in 0..USED {
+        let mut connection = Connection::open(address, wish, keys, 0).await?;
+        for _ in 0..requests {
             connection.exchange().await?;
         }
         Ok(())
@@ -38,31 +65,68 @@ pub(crate) fn prepare(address: SocketAddr) -> Measured<()> {
 }
 
 /// Sends requests on keep-alive connections, the next as soon as the last is answered.
-pub(crate) fn run(address: SocketAddr, keys: Keys, window: Duration) -> Measured<Done> {
+pub(crate) fn run(address: SocketAddr, wish: Wish, keys: Keys, window: Duration) -> Measured<Done> {
     on_its_core(async move {
         let mut connections = Vec::new();
         for number in 0..CONNECTIONS {
-            connections.push(Connection::open(address, keys, number).await?);
+            connections.push(Connection::open(address, wish, keys, number).await?);
         }
         let began = Instant::now();
         let tasks: Vec<_> = connections
             .into_iter()
             .map(|mut connection| {
                 tokio::spawn(async move {
-                    let mut requests = 0.0;
-                    while began.elapsed() < window {
+                    let mut latencies = Vec::new();
+                    let mut sent = began.elapsed();
+                    while sent < window {
                         connection.exchange().await?;
-                        requests += 1.0;
+                        let answered = began.elapsed();
+                        latencies.push((answered - sent).as_secs_f64() * 1e6);
+                        sent = answered;
                     }
-                    io::Result::Ok(requests)
+                    io::Result::Ok(latencies)
                 })
             })
             .collect();
-        let mut requests = 0.0;
+        let mut latencies = Vec::new();
         for task in tasks {
-            requests += task.await.map_err(io::Error::other)??;
+            latencies.append(&mut task.await.map_err(io::Error::other)??);
         }
-        Ok(Done { requests, seconds: began.elapsed().as_secs_f64() })
+        Ok(Done {
+            requests: latencies.len() as f64,
+            seconds: began.elapsed().as_secs_f64(),
+            latencies: latencies.into_iter().collect(),
+        })
+    })
+}
+
+/// Sends every key on so many connections at once, to both servers, whatever they answer.
+pub(crate) fn at_once(addresses: [SocketAddr; 2], keys: u64, each: usize) -> Measured<()> {
+    on_its_core(async move {
+        let mut tasks = Vec::new();
+        for group in 0..GROUPS {
+            let barrier = Arc::new(Barrier::new(each));
+            for address in addresses.into_iter().cycle().take(each) {
+                let mut connection = Connection::open(address, ORDER, Keys::Fresh, 0).await?;
+                let barrier = Arc::clone(&barrier);
+                tasks.push(tokio::spawn(async move {
+                    for key in (group..keys).step_by(GROUPS as usize) {
+                        connection.next = key;
+                        barrier.wait().await;
+                        connection.answered().await?;
+                    }
+                    io::Result::Ok(())
+                }));
+            }
+        }
+        let all = async {
+            for task in tasks {
+                task.await.map_err(io::Error::other)??;
+            }
+            Ok(())
+        };
+        // One that fails leaves the others at their barrier.
+        timeout(PATIENCE, all).await.map_err(io::Error::other)?
     })
 }
 
@@ -82,40 +146,63 @@ fn on_its_core<T: Send + 'static>(
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
+    key_at: usize,
     answer: Vec<u8>,
     keys: Keys,
+    used_from: u64,
     next: u64,
 }
 
 impl Connection {
-    async fn open(address: SocketAddr, keys: Keys, number: u64) -> io::Result<Self> {
+    async fn open(address: SocketAddr, wish: Wish, keys: Keys, number: u64) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let key = match keys {
             Keys::None => String::new(),
-            _ => format!("idempotency-key: {:032x}\r\n", 0),
+            _ => format!("{KEY_HEADER}{:032x}\r\n", 0),
         };
         // The key comes first, so that its place is known.
+        let line = format!("POST {} HTTP/1.1\r\n", wish.path);
+        let key_at = line.len() + KEY_HEADER.len();
         let request = format!(
-            "POST /orders HTTP/1.1\r\n{key}host: {address}\r\ncontent-type: application/json\r\n\
+            "{line}{key}host: bench\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n{}",
-            app::WISH.len(),
-            app::WISH,
+            wish.body.len(),
+            wish.body,
         );
         // Connections share the used keys, and no others; nor do runs.
         let next = match keys {
             Keys::Used => number * (USED / CONNECTIONS),
             _ => nanos() ^ (number << 56),
         };
-        Ok(Self { stream, request: request.into(), answer: Vec::new(), keys, next })
+        Ok(Self {
+            stream,
+            request: request.into(),
+            key_at,
+            answer: Vec::new(),
+            keys,
+            used_from: wish.used_from,
+            next,
+        })
     }
 
+    /// Sends the next request, which must succeed.
     async fn exchange(&mut self) -> io::Result<()> {
+        self.answered().await?;
+        if self.answer.starts_with(b"HTTP/1.1 201") {
+            return Ok(());
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&self.answer).into_owned()))
+    }
+
+    /// Sends the next request, and takes its whole answer.
+    async fn answered(&mut self) -> io::Result<()> {
         if self.keys != Keys::None {
-            let key = if self.keys == Keys::Used { self.next % USED } else { self.next };
+            let key =
+                if self.keys == Keys::Used { self.used_from + self.next % USED } else { self.next };
             self.next = self.next.wrapping_add(1);
             let digits = format!("{key:032x}");
-            if let Some(place) = self.request.get_mut(KEY_AT..KEY_AT + digits.len()) {
+            if let Some(place) = self.request.get_mut(self.key_at..self.key_at + digits.len()) {
                 place.copy_from_slice(digits.as_bytes());
             }
         }
@@ -126,13 +213,9 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if is_whole(&self.answer) {
-                break;
+                return Ok(());
             }
         }
-        if self.answer.starts_with(b"HTTP/1.1 201") {
-            return Ok(());
-        }
-        Err(io::Error::other(String::from_utf8_lossy(&self.answer).into_owned()))
     }
 }
 
@@ -155,6 +238,8 @@ fn nanos() -> u64 {
 }
 
 const CONNECTIONS: u64 = 32;
+const GROUPS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(300);
 const USED: u64 = 1024;
-const KEY_AT: usize = "POST /orders HTTP/1.1\r\nidempotency-key: ".len();
+const KEY_HEADER: &str = "idempotency-key: ";
 const LENGTH: &[u8] = b"content-length:";

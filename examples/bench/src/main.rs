@@ -11,6 +11,7 @@ mod load;
 mod machine;
 mod memory;
 mod over_http;
+mod python;
 mod redis_commands;
 mod redis_rates;
 mod redis_server;
@@ -57,6 +58,8 @@ struct Effort {
     /// How many measurements of what is counted one by one.
     samples: usize,
     records_max: usize,
+    /// Keys that expire in a Python process.
+    expired_max: usize,
 }
 
 type Measured<T> = Result<T, Box<dyn Error>>;
@@ -85,7 +88,7 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 7] = [
+const TABLES: [(&str, TableMaker); 11] = [
     ("http", over_http::measure),
     ("calls", in_process::measure),
     ("commands", redis_commands::measure),
@@ -93,10 +96,24 @@ const TABLES: [(&str, TableMaker); 7] = [
     ("memory", memory::measure),
     ("waking", waking::measure),
     ("growth", growth::measure),
+    ("python", python::rates::measure),
+    ("python-waking", python::waking::measure),
+    ("python-duplicates", python::duplicates::measure),
+    ("python-memory", python::memory::measure),
 ];
 
-const FULL: Effort =
-    Effort { rounds: 9, window: Duration::from_millis(1000), samples: 200, records_max: 1_000_000 };
+const FULL: Effort = Effort {
+    rounds: 9,
+    window: Duration::from_millis(1000),
+    samples: 200,
+    records_max: 1_000_000,
+    expired_max: 200_000,
+};
 
-const QUICK: Effort =
-    Effort { rounds: 3, window: Duration::from_millis(300), samples: 40, records_max: 100_000 };
+const QUICK: Effort = Effort {
+    rounds: 3,
+    window: Duration::from_millis(300),
+    samples: 40,
+    records_max: 100_000,
+    expired_max: 20_000,
+};

@@ -26,11 +26,11 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             Some(store) => Server::protected(store, 0, Some(machine::MEASURED))?,
         };
         if *keys == Keys::Used {
-            load::prepare(server.address)?;
+            load::prepare(server.address, load::ORDER)?;
         }
-        load::run(server.address, *keys, effort.window / 5)?;
+        load::run(server.address, load::ORDER, *keys, effort.window / 5)?;
         let before = server.cpu_seconds()?;
-        let done = load::run(server.address, *keys, effort.window)?;
+        let done = load::run(server.address, load::ORDER, *keys, effort.window)?;
         let cpu = (server.cpu_seconds()? - before) * 1e6 / done.requests;
         Ok([done.requests / done.seconds, cpu])
     })?;

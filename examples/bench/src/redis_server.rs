@@ -48,6 +48,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Processor time that it has had, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Measured<f64> {
+        Ok(machine::cpu_seconds(self.child.id())?)
+    }
+
     /// Forgets every record.
     pub(crate) fn flush(&self) -> Measured<()> {
         self.command("FLUSHALL")

@@ -75,11 +75,16 @@ impl Server {
 
     fn start(flags: &[&str], core: Option<usize>) -> Measured<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").args(flags).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg("serve").args(flags);
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
         }
-        let mut child = command.spawn()?;
+        Self::launch(command)
+    }
+
+    /// Starts a program that prints its address once it listens.
+    pub(crate) fn launch(mut command: Command) -> Measured<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;

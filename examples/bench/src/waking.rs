@@ -1,6 +1,5 @@
 //! How soon a waiting duplicate is answered.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,27 +43,7 @@ fn row(
     goal: &str,
     servers: [&Server; 2],
 ) -> Measured<()> {
-    let addresses = servers.map(|server| server.address);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let series = runtime.block_on(async {
-        let mut clients =
-            [TcpStream::connect(addresses[0]).await?, TcpStream::connect(addresses[1]).await?];
-        clients.iter().try_for_each(|client| client.set_nodelay(true))?;
-        let mut series = Series::default();
-        for number in 0..2 * effort.samples {
-            let key = format!("{}-{number}", name.replace([' ', ','], "-"));
-            match pair(&mut clients, addresses, &key).await? {
-                Some(micros) if number >= WARM_UP => series.push(micros),
-                _ => {}
-            }
-            if series.len() == effort.samples {
-                return Measured::Ok(series);
-            }
-        }
-        Err("most duplicates came before the first: the machine is too busy to measure".into())
-    })?;
-    let signed =
-        |value: f64| if value < 0.0 { format!("-{}", count(-value)) } else { count(value) };
+    let series = delays(effort.samples, servers)?;
     table.row([
         name.to_owned(),
         signed(series.median()),
@@ -74,22 +53,44 @@ fn row(
     Ok(())
 }
 
+/// Microseconds from the first's answer at one server to the duplicate's at the other.
+pub(crate) fn delays(samples: usize, servers: [&Server; 2]) -> Measured<Series> {
+    let addresses = servers.map(|server| server.address);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut clients =
+            [TcpStream::connect(addresses[0]).await?, TcpStream::connect(addresses[1]).await?];
+        clients.iter().try_for_each(|client| client.set_nodelay(true))?;
+        let mut series = Series::default();
+        for number in 0..2 * samples {
+            let key = format!("waking-{}-{number}", addresses[1].port());
+            match pair(&mut clients, &key).await? {
+                Some(micros) if number >= WARM_UP => series.push(micros),
+                _ => {}
+            }
+            if series.len() == samples {
+                return Measured::Ok(series);
+            }
+        }
+        Err("most duplicates came before the first: the machine is too busy to measure".into())
+    })
+}
+
+/// A whole number that may be negative.
+pub(crate) fn signed(value: f64) -> String {
+    if value < 0.0 { format!("-{}", count(-value)) } else { count(value) }
+}
+
 /// Microseconds from the first's answer to the duplicate's, if they came in that order.
-async fn pair(
-    [first, second]: &mut [TcpStream; 2],
-    [here, there]: [SocketAddr; 2],
-    key: &str,
-) -> Measured<Option<f64>> {
-    let request = |address: SocketAddr| {
-        format!(
-            "POST /slow HTTP/1.1\r\nhost: {address}\r\nidempotency-key: {key}\r\n\
-             x-millis: {SLOW_MS}\r\ncontent-length: 0\r\n\r\n"
-        )
-    };
-    first.write_all(request(here).as_bytes()).await?;
+async fn pair([first, second]: &mut [TcpStream; 2], key: &str) -> Measured<Option<f64>> {
+    let request = format!(
+        "POST /slow HTTP/1.1\r\nhost: bench\r\nidempotency-key: {key}\r\n\
+         x-millis: {SLOW_MS}\r\ncontent-length: 0\r\n\r\n"
+    );
+    first.write_all(request.as_bytes()).await?;
     // Long enough to be the first, short enough for the other to wait.
     sleep(Duration::from_millis(SLOW_MS / 3)).await;
-    second.write_all(request(there).as_bytes()).await?;
+    second.write_all(request.as_bytes()).await?;
     let (own, waited) = tokio::join!(answered(first), answered(second));
     let ((own, first_replayed), (waited, replayed)) = (own?, waited?);
     if first_replayed || !replayed {
@@ -112,10 +113,13 @@ async fn answered(stream: &mut TcpStream) -> Measured<(Instant, bool)> {
     if !answer.starts_with(b"HTTP/1.1 201") {
         return Err(String::from_utf8_lossy(&answer).into_owned().into());
     }
-    let replayed = String::from_utf8_lossy(&answer).contains("idempotent-replayed: true");
+    let text = String::from_utf8_lossy(&answer);
+    // The original Python package says it its own way.
+    let replayed = MARKS.iter().any(|mark| text.contains(mark));
     Ok((now, replayed))
 }
 
-const WAIT_MS: u64 = 10_000;
+const MARKS: [&str; 2] = ["idempotent-replayed: true", "x-idempotency-status: hit"];
+pub(crate) const WAIT_MS: u64 = 10_000;
 const SLOW_MS: u64 = 40;
 const WARM_UP: usize = 5;

@@ -1,0 +1,561 @@
+"""Runs what the guide and the README's Python section show, and looks at what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import idemptx
+import pytest
+import starlette.exceptions
+from fastapi import HTTPException, Response
+from fastapi.responses import JSONResponse
+
+ROOT = Path(__file__).parents[3]
+GUIDE = ROOT / "docs/guides/fastapi.md"
+README = ROOT / "README.md"
+
+Names = dict[str, Any]
+Send = Callable[..., Awaitable[httpx.Response]]
+
+# FastAPI's test client wants another package than the one that it works with as well.
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx`")
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+
+def sections(document: Path) -> dict[str, list[Block]]:
+    """The fenced blocks under each heading of the second level."""
+    parts = re.split(r"^## (.+)$", document.read_text(), flags=re.MULTILINE)
+    fence = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return {
+        heading: [Block(*found) for found in fence.findall(text)]
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+GUIDE_SECTIONS = sections(GUIDE)
+WITH_PYTHON = [
+    heading
+    for heading, blocks in GUIDE_SECTIONS.items()
+    if any(block.language == "python" for block in blocks)
+]
+QUICK_START = "Quick start"
+
+
+# What the documents show, run as it stands there
+
+
+def test_the_readme_program_answers_as_it_says(redis_url: str, tmp_path: Path) -> None:
+    follow(sections(README)["In Python"], redis_url, tmp_path)
+
+
+def test_the_quick_start_answers_as_it_says(redis_url: str, tmp_path: Path) -> None:
+    follow(GUIDE_SECTIONS[QUICK_START], redis_url, tmp_path)
+
+
+def test_the_server_of_the_deployment_section_starts_and_drains(
+    redis_url: str, tmp_path: Path
+) -> None:
+    program = [block for block in GUIDE_SECTIONS[QUICK_START] if block.language == "python"]
+    console = [block for block in GUIDE_SECTIONS["Deployment"] if block.language == "console"]
+    assert console
+    follow(program + console, redis_url, tmp_path)
+
+
+@pytest.mark.parametrize("heading", WITH_PYTHON)
+def test_the_snippets_of_each_section_run(heading: str, redis_url: str) -> None:
+    assert names_after(heading, redis_url)["app"]
+
+
+def test_no_block_of_the_guide_is_in_a_language_that_nothing_runs() -> None:
+    languages = {block.language for blocks in GUIDE_SECTIONS.values() for block in blocks}
+    assert languages == {"python", "console"}
+
+
+# What the guide claims of its snippets
+
+
+def test_the_middleware_covers_the_routes_that_it_is_given(redis_url: str) -> None:
+    names = names_after("The middleware", redis_url)
+    for path in ("/payments", "/payments/preview", "/payments/card", "/invoices", "/other"):
+        names["app"].post(path, status_code=201)(counter())
+
+    async def talk(send: Send) -> None:
+        assert (await send("/payments/card")).status_code == 400
+        for path, replayed in [
+            ("/payments/card", True),
+            ("/payments/preview", False),
+            ("/invoices", True),
+            ("/other", False),
+        ]:
+            first, second = [await send(path, key=f"key-of{path}") for _ in range(2)]
+            assert first.status_code == second.status_code == 201
+            assert (first.content == second.content) is replayed
+            assert ("Idempotent-Replayed" in second.headers) is replayed
+
+    converse(names, talk)
+
+
+def test_a_policy_and_explicit_parameters_apply_together(redis_url: str) -> None:
+    async def talk(send: Send) -> None:
+        first = await send("/payments", key="k", content='{"item":"tea"}')
+        reformatted = await send("/payments", key="k", content='{ "item": "tea" }')
+        assert first.status_code == 201
+        assert reformatted.headers["Idempotent-Replayed"] == "true"
+
+    converse(names_after("Profiles and policies", redis_url), talk)
+
+
+def test_the_payments_profile_asks_for_a_scope(redis_url: str) -> None:
+    names = names_after(QUICK_START, redis_url)
+    with pytest.raises(ValueError, match="scope"):
+        names["idempotent"](names["backend"], profile="payments")
+
+
+def test_a_request_that_fails_validation_is_stored_by_the_middleware_alone(redis_url: str) -> None:
+    names = names_after("The middleware", redis_url)
+
+    async def invoice(wish: Any) -> str:
+        return str(wish.item)
+
+    invoice.__annotations__["wish"] = names["Order"]
+    names["app"].post("/invoices")(invoice)
+
+    async def talk(send: Send) -> None:
+        for path, replayed in [("/orders", False), ("/invoices", True)]:
+            for number in range(2):
+                answer = await send(path, key=f"key-of{path}", content="{}")
+                assert answer.status_code == 422
+                assert ("Idempotent-Replayed" in answer.headers) is (replayed and number == 1)
+            corrected = await send(path, key=f"key-of{path}")
+            assert corrected.status_code in (200, 201)
+
+    converse(names, talk)
+
+
+def test_a_key_belongs_to_its_scope(redis_url: str) -> None:
+    names = names_after("Whose keys", redis_url)
+
+    async def authenticate(request: Any, call_next: Any) -> Any:
+        request.state.account = request.headers.get("X-Test-Account")
+        return await call_next(request)
+
+    names["app"].middleware("http")(authenticate)
+
+    async def talk(send: Send) -> None:
+        refused = await send("/transfers", key="k")
+        assert (refused.status_code, refused.json()["code"]) == (401, "scope-unresolved")
+        for status in ("new", "hit"):
+            for account in ("a", "b"):
+                answer = await send("/transfers", key="k", headers={"X-Test-Account": account})
+                assert answer.headers["X-Idempotency-Status"] == status
+
+    converse(names, talk)
+
+
+def test_without_a_scope_a_key_is_bound_to_its_authorization(redis_url: str) -> None:
+    async def talk(send: Send) -> None:
+        mine = {"Authorization": "Bearer mine"}
+        assert (await send("/orders", key="k", headers=mine)).status_code == 201
+        for others in ({"Authorization": "Bearer other"}, {}):
+            assert (await send("/orders", key="k", headers=others)).status_code == 422
+        assert (await send("/orders", key="k", headers=mine)).status_code == 201
+
+    converse(names_after(QUICK_START, redis_url), talk)
+
+
+def test_a_handler_derives_keys_and_directs_its_outcome(redis_url: str) -> None:
+    async def talk(send: Send) -> None:
+        charge = (await send("/charges", key="k")).json()
+        assert charge["attempt"] == 1
+        assert charge["psp_key"] != (await send("/charges", key="other")).json()["psp_key"]
+        for status in ("new", "hit"):
+            answer = await send("/refunds", key="k")
+            assert answer.status_code == 502
+            assert answer.headers["X-Idempotency-Status"] == status
+            assert "Idempotency-Stored" not in answer.headers
+        assert (await send("/wires", key="k")).status_code == 201
+
+    converse(names_after("In the handler", redis_url), talk)
+
+
+@pytest.mark.parametrize(
+    ("status", "retried", "corrected"),
+    [
+        *[(status, "hit", "mismatch") for status in (200, 303, 402, 404, 410, 418)],
+        *[(status, "hit", "new") for status in (400, 422)],
+        *[(status, "new", "new") for status in (401, 403, 407, 408, 409, 421, 423, 425, 429)],
+        *[(status, "new", "new") for status in (500, 502, 503)],
+    ],
+)
+def test_what_becomes_of_an_answer_depends_on_its_status(
+    redis_url: str, status: int, retried: str, corrected: str
+) -> None:
+    names = names_after(QUICK_START, redis_url)
+
+    @names["app"].post("/answers")
+    @names["idempotent"](names["backend"])
+    async def answer() -> None:
+        raise HTTPException(status)
+
+    async def talk(send: Send) -> None:
+        first = await send("/answers", key="k")
+        assert first.status_code == status
+        assert ("Idempotency-Stored" in first.headers) is (retried == "new")
+        assert (await send("/answers", key="k")).headers["X-Idempotency-Status"] == retried
+        changed = await send("/answers", key="k", content='{"item":"coffee"}')
+        assert changed.headers["X-Idempotency-Status"] == corrected
+        assert changed.status_code == (status if corrected == "new" else 422)
+
+    converse(names, talk)
+
+
+def test_refusals_are_problems_unless_the_application_handles_them(redis_url: str) -> None:
+    names = names_after("Refusals", redis_url)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    @names["app"].post("/slow")
+    @names["idempotent"](names["backend"])
+    async def slow() -> None:
+        entered.set()
+        await go_on.wait()
+
+    async def talk(send: Send) -> None:
+        missing = await send("/slow")
+        assert (missing.status_code, missing.json()["code"]) == (400, "missing-key")
+        assert missing.headers["Content-Type"] == "application/problem+json"
+        first = asyncio.create_task(send("/slow", key="k"))
+        await entered.wait()
+        reused = await send("/slow", key="k", content="{}")
+        assert (reused.status_code, reused.json()["code"]) == (422, "key-reused")
+        busy = await send("/slow", key="k")
+        go_on.set()
+        await first
+        assert busy.status_code == 409
+        assert busy.json() == {
+            "error": "Request is being processed. Try again later.",
+            "code": "in-progress",
+        }
+        assert "Retry-After" in busy.headers
+
+    converse(names, talk)
+
+
+def test_exceptions_have_the_classes_and_statuses_of_the_table() -> None:
+    rows = re.findall(
+        r"^\| `(\w+Exception)` \| (\d{3}) \| `([a-z-]+)` \|", GUIDE.read_text(), re.MULTILINE
+    )
+    assert len(rows) == 3
+    for name, status, code in rows:
+        error = getattr(idemptx, name)("text")
+        assert isinstance(error, idemptx.IdempotencyException)
+        assert isinstance(error, starlette.exceptions.HTTPException)
+        assert (str(error.status_code), error.code, str(error)) == (status, code, "text")
+    for name in ("ConflictRequestException", "RequestInProgressException"):
+        assert issubclass(getattr(idemptx, name), idemptx.IdempotencyConflictException)
+
+
+def test_duplicates_wait_for_the_first(redis_url: str) -> None:
+    names = names_after("Duplicates that wait", redis_url)
+
+    async def talk(send: Send) -> None:
+        answers = await asyncio.gather(*[send("/reports", key="k") for _ in range(8)])
+        assert {answer.status_code for answer in answers} == {200}
+        statuses = sorted(answer.headers["X-Idempotency-Status"] for answer in answers)
+        assert statuses == ["hit"] * 7 + ["new"]
+
+    converse(names, talk)
+
+
+def test_backends_use_the_transports_of_the_table(
+    redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = names_after("Backends", redis_url)
+    assert capsys.readouterr().out.split() == ["in-loop", "in-loop", "memory"]
+    assert names["with_prefix"].transport == "in-loop"
+
+    async def talk(send: Send) -> None:
+        for status in ("new", "hit"):
+            assert (await send("/notes", key="k")).headers["X-Idempotency-Status"] == status
+
+    converse(names, talk)
+
+
+def test_the_lifespan_of_the_deployment_section_drains(redis_url: str) -> None:
+    # Not above: it warns when it is imported.
+    from fastapi.testclient import TestClient  # noqa: PLC0415
+
+    names = names_after("Deployment", redis_url)
+    names["app"].post("/orders")(names["idempotent"](names["backend"])(counter()))
+    with TestClient(names["app"]) as client:
+        assert client.post("/orders", headers={"Idempotency-Key": "k"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status"),
+    [({}, 422), ({"policy": {"mismatch_status": 409}}, 409)],
+)
+def test_the_status_of_a_changed_request_can_be_as_before(
+    redis_url: str, parameters: Names, status: int
+) -> None:
+    async def talk(send: Send) -> None:
+        await send("/count", key="k")
+        assert (await send("/count", key="k", content="{}")).status_code == status
+
+    converse(with_counter(redis_url, **parameters), talk)
+
+
+@pytest.mark.parametrize(("signature_headers", "status"), [((), 200), ("all", 422)])
+def test_a_signature_over_all_headers_can_be_had_as_before(
+    redis_url: str, signature_headers: Any, status: int
+) -> None:
+    async def talk(send: Send) -> None:
+        await send("/count", key="k")
+        again = await send("/count", key="k", headers={"User-Agent": "another"})
+        assert again.status_code == status
+
+    converse(with_counter(redis_url, signature_headers=signature_headers), talk)
+
+
+def test_keys_can_be_everybodys_as_before(redis_url: str) -> None:
+    async def talk(send: Send) -> None:
+        for status, owner in [("new", "a"), ("hit", "b")]:
+            answer = await send("/count", key="k", headers={"Authorization": owner})
+            assert answer.headers["X-Idempotency-Status"] == status
+
+    converse(with_counter(redis_url, scope="shared"), talk)
+
+
+def test_server_errors_can_be_stored_as_before(redis_url: str) -> None:
+    row = next(line for line in GUIDE.read_text().splitlines() if line.startswith("| 5xx, 401"))
+    policy = eval(re.search(r"`policy=(\{.*\})`", row)[1])  # what the table says, no input
+
+    names = names_after(QUICK_START, redis_url)
+
+    @names["app"].post("/fails/{status}")
+    @names["idempotent"](names["backend"], policy=policy)
+    async def fails(status: int) -> JSONResponse:
+        return JSONResponse({}, status)
+
+    async def talk(send: Send) -> None:
+        for path in ("/fails/500", "/fails/409"):
+            await send(path, key="k")
+            assert (await send(path, key="k")).headers["X-Idempotency-Status"] == "hit"
+
+    converse(names, talk)
+
+
+def test_cookies_can_be_replayed_as_before(redis_url: str) -> None:
+    row = next(line for line in GUIDE.read_text().splitlines() if line.startswith("| `Set-Cookie`"))
+    policy = eval(re.search(r"`policy=(\{.*\})`", row)[1])  # what the table says, no input
+
+    for parameters, kept in [({}, []), ({"policy": policy}, ["a=1", "b=2"])]:
+        names = names_after(QUICK_START, redis_url)
+
+        @names["app"].post(f"/cookies/{len(kept)}")
+        @names["idempotent"](names["backend"], **parameters)
+        async def cookies() -> Response:
+            response = Response()
+            response.headers.append("Set-Cookie", "a=1")
+            response.headers.append("Set-Cookie", "b=2")
+            return response
+
+        async def talk(send: Send) -> None:
+            path = f"/cookies/{len(kept)}"  # noqa: B023 - called at once
+            await send(path, key="k")
+            replay = await send(path, key="k")
+            assert replay.headers["X-Idempotency-Status"] == "hit"
+            assert replay.headers.get_list("Set-Cookie") == kept  # noqa: B023
+
+        converse(names, talk)
+
+
+def test_the_guard_refuses_what_the_original_package_remembers(redis_url: str) -> None:
+    names = names_after("Coming from idemptx 0.2", redis_url)
+
+    async def talk(send: Send) -> None:
+        try:
+            await names["old"].set("idempotency:idempotency:/orders:done", "{}")
+            await names["old"].set("idempotency:idempotency:/orders:running:lock", "1")
+            for key, status in [("done", 409), ("running", 409), ("fresh", 201)]:
+                assert (await send("/orders", key=key)).status_code == status
+        finally:
+            await names["old"].aclose()
+
+    converse(names, talk)
+
+
+# How it is run
+
+
+def names_after(heading: str, redis_url: str) -> Names:
+    """The names that a reader has who follows the quick start, then one section."""
+    names: Names = {"__name__": "main"}
+    for part in dict.fromkeys([QUICK_START, heading]):
+        for block in GUIDE_SECTIONS[part]:
+            if block.language == "python":
+                text = here(block.text, redis_url)
+                code = compile(text, f"{GUIDE.name}, {part}", "exec", dont_inherit=True)
+                exec(code, names)  # the documents are ours
+    return names
+
+
+def with_counter(redis_url: str, **parameters: Any) -> Names:
+    """The quick start with another route, protected with these parameters."""
+    names = names_after(QUICK_START, redis_url)
+    names["app"].post("/count")(names["idempotent"](names["backend"], **parameters)(counter()))
+    return names
+
+
+def counter() -> Callable[[], Awaitable[int]]:
+    executions = []
+
+    async def count() -> int:
+        executions.append(None)
+        return len(executions)
+
+    return count
+
+
+def converse(names: Names, talk: Callable[[Send], Awaitable[None]]) -> None:
+    """Lets a client talk to the application of a section."""
+
+    async def conversation() -> None:
+        transport = httpx.ASGITransport(names["app"])
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+
+            async def send(
+                path: str,
+                key: str | None = None,
+                headers: dict[str, str] | None = None,
+                content: str = '{"item":"tea"}',
+            ) -> httpx.Response:
+                sent = {"Content-Type": "application/json", **(headers or {})}
+                if key is not None:
+                    sent["Idempotency-Key"] = key
+                return await client.post(path, content=content, headers=sent)
+
+            await talk(send)
+        await names["backend"].aclose()
+
+    asyncio.run(asyncio.wait_for(conversation(), PATIENCE_SECONDS))
+
+
+def here(text: str, redis_url: str) -> str:
+    """The text with the fixture's Redis in the place of the reader's."""
+    host, port = redis_url.removeprefix("redis://").split("/")[0].split(":")
+    text = text.replace("redis://127.0.0.1:6379/0", redis_url)
+    return text.replace('host="127.0.0.1", port=6379', f'host="{host}", port={port}')
+
+
+def follow(blocks: list[Block], redis_url: str, directory: Path) -> None:
+    """Writes the program to main.py, and does what the console shows."""
+    (program,) = [block.text for block in blocks if block.language == "python"]
+    (directory / "main.py").write_text(here(program, redis_url))
+    steps = "".join(block.text for block in blocks if block.language == "console")
+    server = None
+    port = free_port()
+    try:
+        for step in re.split(r"^\$ ", steps, flags=re.MULTILINE)[1:]:
+            command, _, expected = step.partition("\n")
+            words = shlex.split(command.replace("8000", str(port)))
+            match words:
+                case ["pip", "install", package]:
+                    assert importlib.metadata.version(package)
+                case ["uvicorn", *_]:
+                    server = start([sys.executable, "-m", *words], directory, port)
+                case ["curl", *_]:
+                    assert server
+                    answer = subprocess.run(words, capture_output=True, check=True, timeout=60)
+                    compare(answer.stdout.decode(), expected)
+                case _:
+                    pytest.fail(f"nothing runs {command!r}")
+        assert server
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_SECONDS) in (0, -signal.SIGTERM)
+    finally:
+        if server and server.poll() is None:
+            server.kill()
+            server.wait()
+
+
+def compare(answer: str, expected: str) -> None:
+    """Holds each line of a document to what was answered; it may leave lines and members out."""
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    lines = [line.lower() for line in head.splitlines()]
+    for line in filter(None, expected.splitlines()):
+        if line.startswith("HTTP/"):
+            # The words after the status are the server's own.
+            assert lines[0].split()[:2] == line.lower().split()[:2], answer
+        elif line.startswith("{"):
+            whole = "…" not in line
+            shown = json.loads(line.replace(", …", ""))
+            answered = json.loads(body)
+            assert shown == {name: answered[name] for name in (answered if whole else shown)}
+        else:
+            assert line.lower() in lines, answer
+
+
+def start(words: list[str], directory: Path, port: int) -> subprocess.Popen[bytes]:
+    server = subprocess.Popen(words, cwd=directory)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.05)
+    server.kill()
+    raise AssertionError(f"{words} did not start: {server.wait()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+PATIENCE_SECONDS = 60
+
+
+@contextmanager
+def _redis_server(directory: Path) -> Iterator[str]:
+    port = free_port()
+    server = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--save", "", "--dir", str(directory)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+# To be removed once conftest.py has it.
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    with _redis_server(tmp_path) as url:
+        yield url
