@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
 import httpx
+import redis
 import redis.asyncio
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -23,8 +24,6 @@ from idemptx import idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend
 from pydantic import BaseModel
 from servers import RedisServer
-
-import redis
 
 IS_OURS = importlib.util.find_spec("idemptx._idemptx") is not None
 WAIT_SECONDS_MAX = 15

@@ -22,10 +22,20 @@ class ClientGone(OSError):  # noqa: N818 - an end, not an error
 class Capture:
     """One response: the `send` of an application that runs under a key."""
 
-    __slots__ = ("_chunks", "_driver", "_live", "_size", "body", "headers", "status")
+    __slots__ = (
+        "_chunks",
+        "_driver",
+        "_hands_over",
+        "_live",
+        "_size",
+        "body",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, hands_over: bool = False) -> None:
         self._driver = driver
+        self._hands_over = hands_over
         self._chunks: list[bytes] | None = []
         self._size = 0
         self._live: _Live | None = None
@@ -68,7 +78,8 @@ class Capture:
             self.body = body if len(chunks) == 1 else b"".join(chunks)
             passage = self._driver.passage
             action = passage.responded(self.status, self._directed(), self.body)
-            await self._driver.conclude(action)
+            if not (self._hands_over and self._driver.hand_over(action)):
+                await self._driver.conclude(action)
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None

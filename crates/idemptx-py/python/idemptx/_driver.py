@@ -78,6 +78,8 @@ class Driver:
         "_flight",
         "_granted",
         "_holds_permit",
+        "_is_concluded",
+        "_is_handed_over",
         "_probe",
         "_task",
         "answered",
@@ -108,6 +110,8 @@ class Driver:
         self._flight: Flight | None = None
         self._granted: Step | None = None
         self._holds_permit = False
+        self._is_handed_over = False
+        self._is_concluded = False
         self._behind = False
         self._task: asyncio.Task[None] | None = None
 
@@ -139,6 +143,7 @@ class Driver:
                 await errand.run()
         except asyncio.CancelledError:
             self.client_left = True
+            self._carry_on_alone()
             raise
 
     async def in_client(self, job: Callable[[], Awaitable[R]]) -> R | None:
@@ -151,11 +156,45 @@ class Driver:
         result: R | None = await errand.done
         return result
 
+    def hand_over(self, action: int) -> bool:
+        """Leaves the conclusion to the client's task; whether that is still there.
+
+        The application need not stand by while the store is asked: its calls can return.
+        """
+        answered = self.answered
+        if answered is None or answered.done():
+            return False
+        self._is_handed_over = True
+        answered.set_result(
+            _Errand(lambda: self.conclude(action), self.engine.loop.create_future())
+        )
+        return True
+
+    def _carry_on_alone(self) -> None:
+        """The client left: what its task had been sent for is done without it."""
+        answered = self.answered
+        if answered is not None and answered.done() and not answered.cancelled():
+            errand = answered.result()
+            if errand is not None:
+                errand.forget()
+        if self._is_handed_over and not self._is_concluded:
+            self.engine.spawn(self._conclude_alone())
+
+    async def _conclude_alone(self) -> None:
+        action = self.passage.action
+        if action == STORE:
+            # It may have been performed or not: every step may be taken twice.
+            self.passage.step().again()
+        await self.conclude(action)
+
     async def conclude(self, action: int) -> None:
         """Goes on with `action` to the answer, and lets the client have it."""
         while action != ANSWER:
             action = await self._advance(action)
         self._end()
+        self._is_concluded = True
+        if self._is_handed_over:
+            self._let_go()
         answered = self.answered
         if answered is not None and not answered.done():
             answered.set_result(None)
@@ -261,7 +300,11 @@ class Driver:
                 news = await flight.follow(engine.loop)
                 if news is not None:
                     return news
-        refusal = None if self._holds_permit else await engine.refuses(self.rules)
+        refusal = None
+        if not self._holds_permit:
+            if self.rules.refuses_unsafe_stores:
+                await engine.known()
+            refusal = engine.refuses(self.rules)
         if refusal is not None:
             step.fail(FULL, refusal)
         else:
@@ -322,16 +365,17 @@ class Driver:
         record = passage.id
         flight = engine.flights.get(record)
         if engine.waiting >= rules.waiters_total_max or (
-            flight is not None and len(flight.waiters) >= rules.waiters_max
+            flight is not None
+            and flight.waiters is not None
+            and len(flight.waiters) >= rules.waiters_max
         ):
             return passage.waiters_full()
-        waiter: Future[News | None] = engine.loop.create_future()
         if flight is None:
             engine.flights[record] = flight = Flight(passage.holder)
-            flight.waiters.add(waiter)
+            waiter = flight.wait(engine.loop)
             engine.keep_vigil(record, flight, rules.claim_timeout)
         else:
-            flight.waiters.add(waiter)
+            waiter = flight.wait(engine.loop)
         engine.waiting += 1
         timer = engine.loop.call_later(passage.wait, _expire, waiter)
         try:
@@ -341,7 +385,7 @@ class Driver:
         finally:
             engine.waiting -= 1
             timer.cancel()
-            flight.waiters.discard(waiter)
+            flight.leave(waiter)
         return passage.woken(None if news is None or news.is_held else news)
 
     async def _ask_probe(self) -> int:
@@ -369,16 +413,22 @@ class Driver:
             self.engine.behind(behind, self, settles=behind.kind == SETTLE)
 
     def _leave(self) -> None:
-        if not self._behind:
-            keeper().let_go(self)
-            self.land(None)
-        self._give_permit_back()
+        """The handler's task is over."""
         if self._task is not None:
             self.engine.tasks.discard(self._task)
+        if self._is_handed_over:
+            return  # Whoever concludes it lets go.
+        self._let_go()
         answered = self.answered
         if answered is not None and not answered.done():
             # Without an answer, because the loop is ending.
             answered.cancel()
+
+    def _let_go(self) -> None:
+        if not self._behind:
+            keeper().let_go(self)
+            self.land(None)
+        self._give_permit_back()
 
     def _abandon(self) -> None:
         """The client left before the handler was started."""
@@ -411,8 +461,12 @@ class _Errand:
         else:
             self.done.set_result(result)
         finally:
-            if not self.done.done():
-                self.done.set_result(None)
+            self.forget()
+
+    def forget(self) -> None:
+        """It will not be done."""
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 class _WaitOver(Exception):  # noqa: N818 - an end, not an error

@@ -100,10 +100,15 @@ class Engine:
             if self._concerns is None:
                 self._concerns = self.spawn(self._check())
 
-    async def refuses(self, rules: Rules) -> str | None:
+    async def known(self) -> None:
+        """Waits until it is known what the store promises."""
+        if self._concerns is not None:
+            await asyncio.shield(self._concerns)
+
+    def refuses(self, rules: Rules) -> str | None:
         """Why nothing new may be claimed now, if that is so."""
         if rules.refuses_unsafe_stores and self._concerns is not None:
-            concerns = await asyncio.shield(self._concerns)
+            concerns = self._concerns.result()
             if concerns:
                 return f"the policy refuses this store: {concerns[0]}"
         if self.executions >= EXECUTIONS_MAX:

@@ -1,13 +1,12 @@
 """The few places where FastAPI's own ways have to be known.
 
 A route of FastAPI turns what a handler returns into a response after the handler, and so after
-our decorator, has returned. To keep the very bytes that the first client gets, that part of the
-route is run once more by itself, with a handler that returns what ours did.
+our decorator, has returned. To keep the very bytes that the first client gets, the decorator does
+that itself, by the same means.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -15,39 +14,37 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
+    from starlette.requests import Request
     from starlette.types import Scope
 
 __all__ = ["Stacks", "answer_to", "is_handled", "render"]
 
 
-async def render(request: Request, result: Any, solved: Response | None) -> Response:
+async def render(
+    request: Request, result: Any, solved: Response | None, *, is_async: bool
+) -> Response:
     """The response that the request's route makes of what its handler returned.
 
     `solved` is the response that dependencies and handler may have put headers and a status into.
     """
     route = request.scope.get("route")
-    if route is None or not hasattr(route, "get_route_handler"):
+    if route is None or not hasattr(route, "response_class"):
         message = (
             f"the handler returned {type(result).__name__!r} where its route takes a Response: "
             "only FastAPI's routes turn other things into one"
         )
         raise TypeError(message)
     known = _effective(request.scope, route)
-    renderer = getattr(known, RENDERER, None)
+    renderer: _Renderer | None = getattr(known, RENDERER, None)
     if renderer is None:
-        renderer = _renderer(route, known)
+        renderer = _Renderer(known)
         setattr(known, RENDERER, renderer)
-    request.scope[RESULT] = (result, solved)
-    try:
-        return await renderer(request)
-    finally:
-        del request.scope[RESULT]
+    return await renderer.render(result, solved, is_async=is_async)
 
 
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:
@@ -118,29 +115,56 @@ def _effective(scope: Scope, route: Any) -> Any:
     return route
 
 
-def _renderer(route: Any, effective: Any) -> Callable[[Request], Awaitable[Response]]:
-    from fastapi.dependencies.utils import get_dependant  # noqa: PLC0415 - only where FastAPI is
-    from fastapi.routing import APIRoute  # noqa: PLC0415
+class _Renderer:
+    """What FastAPI does to a result after the handler has returned, and so after our decorator."""
 
-    async def returned(idemptx_request: Request, idemptx_response: Response) -> Any:
-        result, solved = idemptx_request.scope[RESULT]
+    def __init__(self, route: Any) -> None:
+        from fastapi import routing  # noqa: PLC0415 - only where FastAPI is
+        from fastapi.datastructures import DefaultPlaceholder  # noqa: PLC0415
+        from fastapi.utils import is_body_allowed_for_status_code  # noqa: PLC0415
+
+        self._serialize = routing.serialize_response
+        self._allows_body = is_body_allowed_for_status_code
+        self._status: int | None = route.status_code
+        # Before 2025 a route had a second field, for validation alone.
+        field = getattr(route, "secure_cloned_response_field", None) or route.response_field
+        chosen = not isinstance(route.response_class, DefaultPlaceholder)
+        self._class = route.response_class if chosen else route.response_class.value
+        self._fixed = {
+            "field": field,
+            "include": route.response_model_include,
+            "exclude": route.response_model_exclude,
+            "by_alias": route.response_model_by_alias,
+            "exclude_unset": route.response_model_exclude_unset,
+            "exclude_defaults": route.response_model_exclude_defaults,
+            "exclude_none": route.response_model_exclude_none,
+        }
+        # Since 2026 the bytes come from Pydantic where nothing else was chosen.
+        known = inspect.signature(self._serialize).parameters
+        self._dumps = "dump_json" in known and field is not None and not chosen
+        if self._dumps:
+            self._fixed["dump_json"] = True
+
+    async def render(self, result: Any, solved: Response | None, *, is_async: bool) -> Response:
+        content = await self._serialize(
+            response_content=result, is_coroutine=is_async, **self._fixed
+        )
+        arguments: dict[str, Any] = {}
+        status = self._status
+        if solved is not None and solved.status_code:
+            status = solved.status_code
+        if status is not None:
+            arguments["status_code"] = status
+        response: Response
+        if self._dumps:
+            response = Response(content, media_type="application/json", **arguments)
+        else:
+            response = self._class(content, **arguments)
+        if not self._allows_body(response.status_code):
+            response.body = b""
         if solved is not None:
-            if solved.status_code is not None:
-                idemptx_response.status_code = solved.status_code
-            idemptx_response.raw_headers.extend(solved.raw_headers)
-        return result
-
-    # Names are looked up where the function is, which knows them only while checking types.
-    returned.__annotations__ = {"idemptx_request": Request, "idemptx_response": Response}
-    alone = copy.copy(route)
-    alone.dependant = get_dependant(path=route.path_format, call=returned)
-    alone.body_field = None
-    for name in ("response_class", "response_field", "status_code"):
-        setattr(alone, name, getattr(effective, name))
-    alone.endpoint = returned
-    # Not the route class's own, which may do more than render.
-    handler: Callable[[Request], Awaitable[Response]] = APIRoute.get_route_handler(alone)
-    return handler
+            response.raw_headers.extend(solved.raw_headers)
+        return response
 
 
 def _handler_of(scope: Scope, error: Exception) -> Callable[..., Any] | None:
@@ -162,5 +186,4 @@ def _is_default(handler: Callable[..., Any]) -> bool:
 
 
 RENDERER = "_idemptx_renderer"
-RESULT = "idemptx.result"
 STACKS = ("fastapi_function_astack", "fastapi_inner_astack", "fastapi_middleware_astack")

@@ -28,33 +28,47 @@ class Flight:
     def __init__(self, holder: News | None = None) -> None:
         self.holder = holder
         """Who holds it; `None` while that is being asked."""
-        self._followers: list[Future[News | None]] = []
-        self.waiters: set[Future[News | None]] = set()
+        # Most have none of either, so neither is made before it is needed.
+        self._followers: list[Future[News | None]] | None = None
+        self.waiters: set[Future[News | None]] | None = None
 
     def follow(self, loop: AbstractEventLoop) -> Future[News | None]:
         """Resolves to the store's verdict, or to `None`: ask again."""
         follower: Future[News | None] = loop.create_future()
+        if self._followers is None:
+            self._followers = []
         self._followers.append(follower)
         return follower
+
+    def wait(self, loop: AbstractEventLoop) -> Future[News | None]:
+        """Resolves to what became of the record, or to `None`: ask again."""
+        waiter: Future[News | None] = loop.create_future()
+        if self.waiters is None:
+            self.waiters = set()
+        self.waiters.add(waiter)
+        return waiter
+
+    def leave(self, waiter: Future[News | None]) -> None:
+        """Waits no more."""
+        if self.waiters is not None:
+            self.waiters.discard(waiter)
 
     def hold(self, holder: News | None) -> None:
         """A claim is in force: tells those who asked meanwhile, and whoever asks from now on."""
         self.holder = holder
-        followers, self._followers = self._followers, []
+        followers, self._followers = self._followers, None
         # Those who waited for another claim have to judge this one for themselves.
-        waiters, self.waiters = self.waiters, set()
-        if followers or waiters:
-            _tell(followers, holder)
-            _tell(waiters, holder)
+        waiters, self.waiters = self.waiters, None
+        _tell(followers, holder)
+        _tell(waiters, holder)
 
     def land(self, news: News | None) -> None:
         """It is over: tells everybody."""
-        if self._followers or self.waiters:
-            _tell(self._followers, news)
-            _tell(self.waiters, news)
+        _tell(self._followers, news)
+        _tell(self.waiters, news)
 
 
-def _tell(listeners: Iterable[Future[News | None]], news: News | None) -> None:
-    for listener in listeners:
+def _tell(listeners: Iterable[Future[News | None]] | None, news: News | None) -> None:
+    for listener in listeners or ():
         if not listener.done():
             listener.set_result(news)

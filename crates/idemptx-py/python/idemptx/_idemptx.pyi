@@ -115,6 +115,7 @@ class Rules:
 
         `path` is the raw path as the client sent it, without the query.
         Bytes that no URI may have are percent-encoded, header lines that HTTP forbids left out.
+        A body that declares to be too large is not asked for.
         An exception that `accepts` raises is passed on.
         """
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ._idemptx import Passage
 
-__all__ = ["declared_length", "raw_path", "read_body", "replayed"]
+__all__ = ["raw_path", "read_body", "replayed"]
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -24,25 +24,9 @@ def raw_path(scope: Scope) -> bytes:
     return quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode("ascii")
 
 
-def declared_length(scope: Scope) -> int:
-    """What the request's Content-Length says; 0 if nothing."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            try:
-                return int(value)
-            except ValueError:
-                return 0
-    return 0
-
-
-async def read_body(
-    passage: Passage, scope: Scope, receive: Receive, bytes_max: int
-) -> tuple[list[Message], bool]:
+async def read_body(passage: Passage, receive: Receive) -> tuple[list[Message], bool]:
     """Reads the body into the passage; returns the messages read and whether they are all."""
     read: list[Message] = []
-    if declared_length(scope) > bytes_max:
-        passage.body_too_large()
-        return read, False
     while passage.action == READ_BODY:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -15,7 +15,7 @@ from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
-from ._request import declared_length, raw_path, read_body
+from ._request import raw_path, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
@@ -149,7 +149,7 @@ class _Route:
             self._accepts,
         )
         if passage is not None and passage.action == READ_BODY:
-            await _feed(passage, request, self._rules.request_bytes_max)
+            await _feed(passage, request)
         return passage
 
     async def _answer(self, passage: Passage, call: _Call) -> Any:
@@ -253,7 +253,9 @@ class _Call:
             if isinstance(result, Response):
                 response = result
             else:
-                response = await _fastapi.render(request, result, self._response)
+                response = await _fastapi.render(
+                    request, result, self._response, is_async=self._signature.is_async
+                )
         except Exception as error:  # noqa: BLE001 - the application's own handlers decide
             response = await self._answer_to(error, driver)
         self._background = response.background
@@ -346,11 +348,8 @@ class _OwnReply(Response):
             await self.background()
 
 
-async def _feed(passage: Passage, request: Request, bytes_max: int) -> None:
+async def _feed(passage: Passage, request: Request) -> None:
     """Feeds the body to the passage, whoever has read it before."""
-    if declared_length(request.scope) > bytes_max:
-        passage.body_too_large()
-        return
     known: bytes | None = getattr(request, "_body", None)
     form = getattr(request, "_form", None)
     if known is None and form is not None:
@@ -365,7 +364,7 @@ async def _feed(passage: Passage, request: Request, bytes_max: int) -> None:
     if getattr(request, "_stream_consumed", False):
         passage.body_failed()  # Something before us took it, and kept nothing.
         return
-    read, is_all = await read_body(passage, request.scope, request.receive, bytes_max)
+    read, is_all = await read_body(passage, request.receive)
     chunks = [message.get("body", b"") for message in read]
     while not is_all and passage.action == ANSWER and passage.answer == PASS:
         message = await request.receive()

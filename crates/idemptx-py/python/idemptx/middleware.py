@@ -123,10 +123,7 @@ class IdempotencyMiddleware:
     ) -> None:
         read: list[Message] = []
         if passage.action == READ_BODY:
-            read, is_all = await read_body(passage, scope, receive, rules.request_bytes_max)
-            if not is_all and passage.action == ANSWER and passage.answer != PASS:
-                await _refuse(passage, scope, send, closing=True)
-                return
+            read, _ = await read_body(passage, receive)
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
         if passage.action != ANSWER:
@@ -147,7 +144,7 @@ class IdempotencyMiddleware:
             # An application's own error means more to the layers around us than our problem.
             raise driver.error
         else:
-            await _refuse(passage, scope, send, closing=False)
+            await _refuse(passage, scope, send)
         if driver is not None:
             await driver.finished()
 
@@ -198,7 +195,7 @@ class _Call:
         self.capture: Capture | None = None
 
     async def run(self, driver: Driver) -> None:
-        self.capture = capture = Capture(driver)
+        self.capture = capture = Capture(driver, hands_over=True)
 
         async def disconnect() -> Message:
             # Only what is made for one client alone ends with it.
@@ -278,12 +275,12 @@ def _undirected(send: Send) -> Send:
     return send_undirected
 
 
-async def _refuse(passage: Passage, scope: Scope, send: Send, *, closing: bool) -> None:
+async def _refuse(passage: Passage, scope: Scope, send: Send) -> None:
     refusal = passage.refusal()
     headers = refusal.headers
     # The rest of the body will not be read, so the connection cannot be used again: say so, lest
     # a pooling client sends its next request on it (RFC 9112 §9.6).
-    if closing and scope.get("http_version", "1.1") in {"1.0", "1.1"}:
+    if refusal.code == "body-too-large" and scope.get("http_version", "1.1") in {"1.0", "1.1"}:
         headers = [*headers, (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": refusal.body})

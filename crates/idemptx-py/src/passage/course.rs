@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use idemptx_core::exchange::{
-    Action, Answer, Behind, Directive, Event, Exchange, Handled, Head, Operation,
+    Action, Answer, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation,
 };
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Lease;
@@ -49,10 +50,16 @@ impl Passage {
         {
             return None;
         }
-        if matches!(action, Action::ReadBody { .. }) {
+        let Action::ReadBody { bytes_max } = action else {
+            passage.turn = passage.turn(action);
+            return Some(passage);
+        };
+        if declared_bytes(head.headers) > bytes_max {
+            passage.advance(Event::Body(BodyEnd::TooLarge));
+        } else {
             passage.prints = Operation::fingerprinters(shared.rules(), head);
+            passage.turn = Turn::Body { bytes_max };
         }
-        passage.turn = passage.turn(action);
         Some(passage)
     }
 
@@ -170,6 +177,12 @@ pub(super) fn event(job: &Job, verdict: Verdict) -> PyResult<Event> {
 }
 
 /// What the handler says should become of its response; taken out of its headers.
+/// What a request says of its body's length; nothing if it says nothing that can be read.
+fn declared_bytes(headers: &HeaderMap) -> u64 {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
 pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
     headers.remove(IDEMPOTENCY_OUTCOME)?.to_str().ok()?.parse().ok()
 }

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 import redis.asyncio
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
-
-import redis
 
 PORT = int(os.environ["TEST_REDIS_PORT"])
 ROUNDS = 5

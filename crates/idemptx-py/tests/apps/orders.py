@@ -11,13 +11,12 @@ import json
 import os
 from collections.abc import AsyncIterator
 
+import redis
 import redis.asyncio
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from idemptx import idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend
-
-import redis
 
 PORT = int(os.environ["TEST_REDIS_PORT"])
 SETTINGS = json.loads(os.environ["TEST_SETTINGS"])
