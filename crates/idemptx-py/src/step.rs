@@ -315,7 +315,7 @@ pub(crate) fn micros_since_epoch() -> u64 {
     u64::try_from(since_epoch.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn with_sources(error: &StoreError) -> String {
+pub(crate) fn with_sources(error: &StoreError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     for _ in 0..SOURCES_MAX {

@@ -21,6 +21,7 @@ from __future__ import annotations
 from ._driver import Orphan
 from ._engine import drain
 from ._execution import Execution, current_execution
+from ._safety import Finding, SafetyReport, Severity
 from .decorator import idempotent
 from .exceptions import (
     ConflictRequestException,
@@ -35,6 +36,7 @@ from .middleware import IdempotencyMiddleware
 __all__ = [
     "ConflictRequestException",
     "Execution",
+    "Finding",
     "IdempotencyConflictException",
     "IdempotencyException",
     "IdempotencyMiddleware",
@@ -42,6 +44,8 @@ __all__ = [
     "Orphan",
     "RequestInProgressException",
     "RequestRefusedException",
+    "SafetyReport",
+    "Severity",
     "current_execution",
     "drain",
     "idempotent",

@@ -19,6 +19,7 @@ from ._idemptx import (
     SETTLE,
     UNAVAILABLE,
 )
+from ._safety import Finding, SafetyReport, Severity
 from .backend.base import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
@@ -127,10 +128,13 @@ class AdapterStore:
         """Learns how long a step may take."""
         self._timeout = min(self._timeout, rules.claim_timeout)
 
-    async def check(self) -> list[str]:
+    async def check(self) -> SafetyReport:
         """Says what every backend of this kind cannot promise."""
         name = type(self._backend).__name__
-        return [f"{name} has locks without owners: a handler that outlasts one may run twice"]
+        text = f"{name} has locks without owners: a handler that outlasts one may run twice"
+        return SafetyReport(
+            "what its get, set and locks are worth", [Finding(Severity.UNSAFE, text)]
+        )
 
     async def close(self) -> None:
         """Lets go of the threads."""

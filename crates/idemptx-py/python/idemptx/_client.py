@@ -14,8 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._idemptx import CLAIM, INTERNAL, PENDING, UNAVAILABLE, Dialogue, Layout, Transaction
-from ._link import TIMEOUT, server_concerns
+from ._idemptx import (
+    CLAIM,
+    INTERNAL,
+    PENDING,
+    UNAVAILABLE,
+    Dialogue,
+    Layout,
+    RedisReplyError,
+    Transaction,
+)
+from ._link import TIMEOUT
+from ._safety import Finding, SafetyReport, Severity, check_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -155,22 +165,31 @@ class ClientStore:
         """The shortest time-out of all rules counts."""
         self._timeout = min(self._timeout, rules.claim_timeout)
 
-    async def check(self) -> list[str]:
+    async def check(self) -> SafetyReport:
         """Asks the server what it can, through the client."""
 
-        async def command(*words: bytes) -> Any:
-            def turns() -> Turns:
-                return (yield lambda: self._execute(*words))
+        def turns(question: list[bytes]) -> Turns:
+            return (yield lambda: self._execute(*question))
 
-            if self._asynchronous:
-                return await _drive(turns())
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, _drive_blocking, turns())
+        async def ask(question: list[bytes]) -> Any:
+            try:
+                if self._asynchronous:
+                    return _as_sent(await _drive(turns(question)))
+                loop = asyncio.get_running_loop()
+                return _as_sent(
+                    await loop.run_in_executor(self._threads, _drive_blocking, turns(question))
+                )
+            except Exception as error:
+                text = _reply_error(error)
+                if text is None:
+                    raise
+                return RedisReplyError(text)
 
         try:
-            return await server_concerns(command)
-        except Exception:  # noqa: BLE001 - doubles and clusters answer INFO in their own ways
-            return []
+            return await check_server(self._layout, ask, is_overheard=False)
+        except Exception as error:  # noqa: BLE001 - clusters and doubles answer in their own ways
+            text = f"what the server promises could not be found out through its client: {error}"
+            return SafetyReport("unknown", [Finding(Severity.WARNING, text)])
 
     async def close(self) -> None:
         """Lets go of the threads; the client is the application's."""
@@ -225,7 +244,16 @@ def _reply_error(error: Exception) -> str | None:
         # redis-py takes some codes away and makes classes of them.
         if kind in kinds and not text.startswith(code):
             return f"{code} {text}"
-    return text
+    return text if text.partition(" ")[0].isupper() else f"ERR {text}"
+
+
+def _as_sent(reply: Any) -> Any:
+    """What the server said, where redis-py has made a dictionary of it: INFO, or CONFIG GET."""
+    if not isinstance(reply, dict):
+        return reply
+    if any("redis_version" in str(name) for name in reply):
+        return "\n".join(f"{name}:{value}" for name, value in reply.items())
+    return [part for pair in reply.items() for part in pair]
 
 
 def _has_no_scripts(text: str) -> bool:

@@ -21,6 +21,7 @@ from ._idemptx import (
     Step,
 )
 from ._keeper import forget_keeper, keeper
+from ._safety import Severity
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ._driver import Driver
     from ._flight import Flight
     from ._idemptx import News, Rules
+    from ._safety import SafetyReport
 
 __all__ = ["Engine", "Engines", "Store", "drain"]
 
@@ -58,8 +60,8 @@ class Store(Protocol):
     def expect(self, rules: Rules) -> None:
         """Learns how long it may take, before the first step under these rules."""
 
-    async def check(self) -> list[str]:
-        """What makes records unsafe here; empty if nothing does."""
+    async def check(self) -> SafetyReport:
+        """What it promises, and what stands against it; `OSError` if it cannot be reached."""
 
     async def close(self) -> None:
         """Lets go of connections; a later step opens new ones."""
@@ -77,7 +79,7 @@ class Engine:
         self.unconfirmed = 0
         self.is_closed = False
         self._adopted: set[Rules] = set()
-        self._concerns: Task[list[str]] | None = None
+        self._report: Task[SafetyReport | None] | None = None
         self.tasks: set[Task[Any]] = set()
         """What nobody else keeps alive; who adds a task takes it away again."""
         self._farewell = self._until_shutdown()
@@ -97,20 +99,22 @@ class Engine:
         if rules not in self._adopted:
             self._adopted.add(rules)
             self.store.expect(rules)
-            if self._concerns is None:
-                self._concerns = self.spawn(self._check())
+            if self._report is None:
+                self._report = self.spawn(self._check())
 
     async def known(self) -> None:
         """Waits until it is known what the store promises."""
-        if self._concerns is not None:
-            await asyncio.shield(self._concerns)
+        if self._report is not None:
+            await asyncio.shield(self._report)
 
     def refuses(self, rules: Rules) -> str | None:
         """Why nothing new may be claimed now, if that is so."""
-        if rules.refuses_unsafe_stores and self._concerns is not None:
-            concerns = self._concerns.result()
-            if concerns:
-                return f"the policy refuses this store: {concerns[0]}"
+        if self._report is not None and self._report.done():
+            report = self._report.result()
+            if report is not None and (
+                report.is_fatal or (report.is_unsafe and rules.refuses_unsafe_stores)
+            ):
+                return f"this store is refused: {report.findings[0].text}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.unconfirmed >= UNCONFIRMED_MAX:
@@ -195,19 +199,20 @@ class Engine:
 
     # The store's promises
 
-    async def _check(self) -> list[str]:
+    async def _check(self) -> SafetyReport | None:
         try:
-            concerns = await self.store.check()
+            report = await self.store.check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
             logger.warning(
                 "the store cannot be reached, or does not tell what it promises: %s", error
             )
-            self._concerns = None  # to be asked again
+            self._report = None  # to be asked again
             self._adopted.clear()
-            return []
-        for concern in concerns:
-            logger.warning("the store may lose records: %s", concern)
-        return concerns
+            return None
+        for finding in report.findings:
+            level = logging.WARNING if finding.severity >= Severity.WARNING else logging.INFO
+            logger.log(level, "%s", finding.text)
+        return report
 
     # The end
 

@@ -336,6 +336,18 @@ class Layout:
     def learn_time(self, seconds: int, micros: int) -> None:
         """Takes the server's answer to TIME."""
     @staticmethod
+    def questions() -> list[list[bytes]]:
+        """What to ask a server about itself."""
+    def evaluate(
+        self, answers: Sequence[object], is_overheard: bool
+    ) -> tuple[str, list[tuple[int, str]]]:
+        """What the answers amount to: a guarantee, and what was found, gravest first.
+
+        An answer that is an error is the exception with the server's text. What was found comes
+        with its severity: 0 a note, 1 a warning, 2 unsafe, 3 fatal. ConnectionError if an answer
+        is an error that says nothing about the server.
+        """
+    @staticmethod
     def id_from_text(text: bytes, /) -> bytes | None: ...
 
 @final

@@ -22,6 +22,7 @@ from ._idemptx import (
     RedisReplyError,
     Step,
 )
+from ._safety import check_server
 from ._spare import Spare, greeting
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
     from ._address import Address
     from ._idemptx import Rules
+    from ._safety import SafetyReport
 
     Calls = dict[bytes, dict[int, Callable[[], None]]]
 
-__all__ = ["InLoopStore", "server_concerns"]
+__all__ = ["InLoopStore"]
 
 
 class InLoopStore:
@@ -98,13 +100,17 @@ class InLoopStore:
         """The shortest time-out of all rules counts for the connection that they share."""
         self._timeout = min(self._timeout, rules.claim_timeout)
 
-    async def check(self) -> list[str]:
+    async def check(self) -> SafetyReport:
         """Asks the server for the settings by which it may lose records."""
         line = await self._dialled()
-        concerns = await server_concerns(line.command)
-        if self._address.is_overheard:
-            concerns.append("records and passwords cross the network in plain text: use rediss://")
-        return concerns
+
+        async def ask(question: list[bytes]) -> Any:
+            try:
+                return await line.command(*question)
+            except RedisReplyError as error:
+                return error
+
+        return await check_server(self._layout, ask, is_overheard=self._address.is_overheard)
 
     async def close(self) -> None:
         """Closes both connections."""
@@ -415,32 +421,6 @@ class _Ear(asyncio.Protocol):
         if not self._closed.done():
             self._closed.set_result(None)
         self._store.deaf()
-
-
-async def server_concerns(command: Callable[..., Awaitable[Any]]) -> list[str]:
-    """What the server's settings say of records that may be lost."""
-    concerns = []
-    try:
-        info = _lines(await command(b"INFO"))
-    except RedisReplyError as error:
-        return [f"its settings cannot be read, so nobody knows: {error}"]
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        concerns.append(
-            f"maxmemory-policy is {policy}: claims can be evicted; set it to noeviction"
-        )
-    if info.get("aof_enabled") == "0":
-        concerns.append("appendonly is off: what was acknowledged is lost when the server restarts")
-    if info.get("connected_slaves", "0") != "0":
-        concerns.append(
-            "it has replicas: a claim acknowledged by the primary alone is lost in a fail-over"
-        )
-    return concerns
-
-
-def _lines(info: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
-    return {name: value for name, colon, value in pairs if colon}
 
 
 TIMEOUT = 5.0

@@ -69,7 +69,7 @@ pub(super) fn arguments<'py>(py: Python<'py>, command: &Command) -> PyResult<Bou
 }
 
 /// A reply as Redis clients give it.
-fn from_python(reply: &Bound<'_, PyAny>, depth: usize) -> PyResult<Reply> {
+pub(super) fn from_python(reply: &Bound<'_, PyAny>, depth: usize) -> PyResult<Reply> {
     if reply.is_none() {
         return Ok(Reply::Nil);
     }

@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use idemptx::store::redis::protocol;
+use bytes::Bytes;
+use idemptx::store::Severity;
+use idemptx::store::redis::protocol::check::{self, Transport};
+use idemptx::store::redis::protocol::{self, Reply};
 use idemptx_core::key::RecordId;
+use pyo3::exceptions::{PyConnectionError, PyException};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
-use crate::step::micros_since_epoch;
+use super::dialogue::{arguments, from_python};
+use crate::step::{micros_since_epoch, with_sources};
 
 /// How records are laid out in Redis, and the server's clock.
 #[pyclass(frozen, module = "idemptx._idemptx")]
@@ -56,10 +61,49 @@ impl Layout {
         self.0.micros_at_origin.store(at_origin, Ordering::Relaxed);
     }
 
+    /// What to ask a server about itself.
+    #[staticmethod]
+    fn questions(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyList>>> {
+        check::questions().iter().map(|question| arguments(py, question)).collect()
+    }
+
+    /// What the answers amount to: what the server guarantees, and what was found, gravest first.
+    fn evaluate(
+        &self,
+        answers: [Bound<'_, PyAny>; 2],
+        is_overheard: bool,
+    ) -> PyResult<(String, Vec<(i32, String)>)> {
+        let [about, configuration] = answers;
+        let replies = [answer(&about)?, answer(&configuration)?];
+        let transport = if is_overheard { Transport::Overheard } else { Transport::Private };
+        let checked = check::evaluate(&self.0.layout, transport, replies)
+            .map_err(|error| PyConnectionError::new_err(with_sources(&error)))?;
+        let found = checked.report.findings.into_iter();
+        let findings = found.map(|finding| (grade(finding.severity), finding.text)).collect();
+        Ok((checked.report.guarantee, findings))
+    }
+
     #[staticmethod]
     #[pyo3(signature = (text, /))]
     fn id_from_text<'py>(py: Python<'py>, text: &[u8]) -> Option<Bound<'py, PyBytes>> {
         let id: RecordId = std::str::from_utf8(text).ok()?.parse().ok()?;
         Some(PyBytes::new(py, id.as_bytes()))
+    }
+}
+
+/// An answer as Python has it; an error reply is an exception with the server's text.
+fn answer(answer: &Bound<'_, PyAny>) -> PyResult<Reply> {
+    if answer.is_instance_of::<PyException>() {
+        return Ok(Reply::Error(Bytes::from(answer.str()?.to_string())));
+    }
+    from_python(answer, 0)
+}
+
+const fn grade(severity: Severity) -> i32 {
+    match severity {
+        Severity::Note => 0,
+        Severity::Unsafe => 2,
+        Severity::Fatal => 3,
+        _ => 1,
     }
 }

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .._idemptx import MemoryStore
+from .._safety import Finding, SafetyReport, Severity, one_of_several
 from .base import StorageBackend, engines_of, overrides
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class InMemoryBackend(StorageBackend):
     def transport(self) -> str:
         """How records are reached: `memory`, or `adapter` for a subclass with its own way."""
         return "adapter" if overrides(self) else "memory"
+
+    async def check(self) -> SafetyReport:
+        """What this backend promises, and what stands against it."""
+        return await engines_of(self).here().store.check()
 
     async def aclose(self) -> None:
         """Ends what this event loop has open; records stay."""
@@ -89,8 +94,9 @@ class _LoopStore:
     def expect(self, rules: Rules) -> None:
         """Nothing here takes time."""
 
-    async def check(self) -> list[str]:
-        return []
+    async def check(self) -> SafetyReport:
+        findings = [Finding(Severity.UNSAFE, SEVERAL)] if one_of_several() else []
+        return SafetyReport(GUARANTEE, findings)
 
     async def close(self) -> None:
         if self._tending is not None:
@@ -144,3 +150,11 @@ class _Values:
 
 TEND_EVERY = 5.0
 SWEEP_FROM = 1024
+GUARANTEE = (
+    "memory: one execution per key within this process; every record ends with it, so a retry "
+    "after a restart executes again"
+)
+SEVERAL = (
+    "records are in this process alone, which looks like one of several workers: a retry that "
+    "reaches another one is executed again; use a RedisBackend"
+)

@@ -13,6 +13,7 @@ from .base import AsyncStorageBackend, StorageBackend, engines_of, overrides
 
 if TYPE_CHECKING:
     from .._engine import Store
+    from .._safety import SafetyReport
 
 __all__ = ["AsyncRedisBackend", "RedisBackend"]
 
@@ -53,6 +54,13 @@ class _RedisRecords:
         if overrides(self):
             return "adapter"
         return "in-loop" if self._address is not None else "client"
+
+    async def check(self) -> SafetyReport:
+        """What the server promises as it is set up, and what stands against it.
+
+        Raises `OSError` if it cannot be reached.
+        """
+        return await engines_of(self).here().store.check()  # type: ignore[arg-type]
 
     async def aclose(self) -> None:
         """Closes this event loop's connections; the client that was given stays open."""

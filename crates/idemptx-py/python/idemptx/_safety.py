@@ -1,0 +1,77 @@
+"""What a store promises as it is set up, and what stands against it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._idemptx import Layout
+
+__all__ = ["Finding", "SafetyReport", "Severity", "check_server", "one_of_several"]
+
+
+class Severity(IntEnum):
+    """How bad a finding is."""
+
+    NOTE = 0
+    """Good to know."""
+    WARNING = 1
+    """Something could not be checked, or will cause refusals."""
+    UNSAFE = 2
+    """Claims can be lost or deleted, and their operations run twice."""
+    FATAL = 3
+    """The store cannot work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found."""
+
+    severity: Severity
+    text: str
+    """What it is, what follows from it, and what to do."""
+
+
+@dataclass(frozen=True)
+class SafetyReport:
+    """What was found, the gravest first."""
+
+    guarantee: str
+    """What the store guarantees in this configuration, in one line."""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_unsafe(self) -> bool:
+        """Whether the store can lose or delete claims, or cannot work at all."""
+        return any(finding.severity >= Severity.UNSAFE for finding in self.findings)
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the store cannot work."""
+        return any(finding.severity == Severity.FATAL for finding in self.findings)
+
+
+async def check_server(
+    layout: Layout,
+    ask: Callable[[list[bytes]], Awaitable[Any]],
+    *,
+    is_overheard: bool,
+) -> SafetyReport:
+    """Asks a Redis server about itself; an error reply is returned by `ask`, not raised."""
+    answers = [await ask(question) for question in layout.questions()]
+    guarantee, found = layout.evaluate(answers, is_overheard)
+    return SafetyReport(guarantee, [Finding(Severity(grade), text) for grade, text in found])
+
+
+def one_of_several() -> bool:
+    """Whether this process looks like one of several workers, as far as one can tell from here."""
+    if multiprocessing.parent_process() is not None:
+        return True
+    workers = os.environ.get("WEB_CONCURRENCY", "1")
+    return workers.isdecimal() and int(workers) > 1
