@@ -104,7 +104,7 @@ class Driver:
         self.rules = rules
         self.passage = passage
         self.error: BaseException | None = None
-        self.answered: Future[_Errand | None] | None = None
+        self.answered: Future[_Errand | int | None] | None = None
         self.client_left = False
         self._probe = probe
         self._flight: Flight | None = None
@@ -138,12 +138,19 @@ class Driver:
         self._task = task = loop.create_task(self._execute(work))
         self.engine.tasks.add(task)
         try:
-            while (errand := await self.answered) is not None:
+            while (asked := await self.answered) is not None:
+                if isinstance(asked, int):
+                    await self.conclude(asked)
+                    break
                 self.answered = loop.create_future()
-                await errand.run()
+                await asked.run()
         except asyncio.CancelledError:
             self.client_left = True
             self._carry_on_alone()
+            raise
+        except BaseException:
+            if self._is_handed_over:
+                self._let_go()
             raise
 
     async def in_client(self, job: Callable[[], Awaitable[R]]) -> R | None:
@@ -165,18 +172,16 @@ class Driver:
         if answered is None or answered.done():
             return False
         self._is_handed_over = True
-        answered.set_result(
-            _Errand(lambda: self.conclude(action), self.engine.loop.create_future())
-        )
+        answered.set_result(action)
         return True
 
     def _carry_on_alone(self) -> None:
         """The client left: what its task had been sent for is done without it."""
         answered = self.answered
         if answered is not None and answered.done() and not answered.cancelled():
-            errand = answered.result()
-            if errand is not None:
-                errand.forget()
+            asked = answered.result()
+            if isinstance(asked, _Errand):
+                asked.forget()
         if self._is_handed_over and not self._is_concluded:
             self.engine.spawn(self._conclude_alone())
 
@@ -185,7 +190,10 @@ class Driver:
         if action == STORE:
             # It may have been performed or not: every step may be taken twice.
             self.passage.step().again()
-        await self.conclude(action)
+        try:
+            await self.conclude(action)
+        finally:
+            self._let_go()
 
     async def conclude(self, action: int) -> None:
         """Goes on with `action` to the answer, and lets the client have it."""
@@ -256,37 +264,35 @@ class Driver:
         if passage.action == EXECUTE:
             await self.conclude(passage.broken())
 
-    async def _advance(self, action: int) -> int:
-        """Does what an action asks for; stops at a grant, which the task of its own takes."""
-        passage = self.passage
+    def _advance(self, action: int) -> Awaitable[int]:
+        """Does what an action asks for; gives the next one."""
         if action == STORE:
-            step = passage.step()
+            step = self.passage.step()
             kind = step.kind
             if kind == CLAIM:
-                news = await self._claim(step)
-                if news is not None:
-                    return passage.told(news)
-                if step.verdict == GRANTED and self.answered is None:
-                    self._granted = step
-                    return action
-            elif kind == SETTLE:
-                await self._settle(step)
-            elif kind == RELEASE:
-                keeper().let_go(self)
-                await self.engine.perform(step)
-                self.land(None)
-            else:
-                await self.engine.perform(step)
-            return passage.done(step)
+                return self._claim(step)
+            return self._settle(step) if kind == SETTLE else self._perform(step)
         if action == WAIT:
-            return await self._wait()
+            return self._wait()
         if action == PROBE:
-            return await self._ask_probe()
+            return self._ask_probe()
         message = f"the passage asks for {action}, which is the caller's part"
         raise RuntimeError(message)
 
-    async def _claim(self, step: Step) -> News | None:
-        """Claims, or returns what another request of this loop was told."""
+    async def _perform(self, step: Step) -> int:
+        if step.kind == RELEASE:
+            keeper().let_go(self)
+            await self.engine.perform(step)
+            self.land(None)
+        else:
+            await self.engine.perform(step)
+        return self.passage.done(step)
+
+    async def _claim(self, step: Step) -> int:
+        """Claims, or takes what another request of this loop was told.
+
+        Before there is a task of its own, it stops at a grant, which that task takes.
+        """
         engine = self.engine
         flights = engine.flights
         record = step.id
@@ -295,11 +301,11 @@ class Driver:
             if flight is None:
                 flights[record] = self._flight = Flight()
             elif flight.holder is not None:
-                return flight.holder
+                return self.passage.told(flight.holder)
             else:
                 news = await flight.follow(engine.loop)
                 if news is not None:
-                    return news
+                    return self.passage.told(news)
         refusal = None
         if not self._holds_permit:
             if self.rules.refuses_unsafe_stores:
@@ -319,14 +325,17 @@ class Driver:
         verdict = step.verdict
         if verdict == GRANTED:
             self._flight.hold(step.news())
+            if self.answered is None:
+                self._granted = step
+                return STORE
         else:
             if verdict >= UNAVAILABLE:
                 report(step)
             self._give_permit_back()
             self.land(step.news())
-        return None
+        return self.passage.done(step)
 
-    async def _settle(self, step: Step) -> None:
+    async def _settle(self, step: Step) -> int:
         engine = self.engine
         waiting = engine.store.perform(step)
         if waiting is not None:
@@ -343,6 +352,7 @@ class Driver:
         else:
             # Neither heartbeat nor flight may end before the result is in the store.
             report(step)
+        return self.passage.done(step)
 
     async def _settle_again(self, step: Step) -> int:
         loop = self.engine.loop
