@@ -48,6 +48,8 @@ class Capture:
         kind = message["type"]
         if kind == "http.response.body":
             body = message.get("body", b"")
+            if type(body) is not bytes:
+                body = bytes(body)  # Some send views of their buffers.
             more = message.get("more_body", False)
             if self._live is not None:
                 await self._live.put(body, more=more)

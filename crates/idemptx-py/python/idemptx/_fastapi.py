@@ -67,6 +67,13 @@ async def answer_to(request: Request, error: Exception) -> Response | None:
     return response if isinstance(response, Response) else None
 
 
+def add_headers(error: Exception, lines: list[tuple[bytes, bytes]]) -> None:
+    """Adds lines to the answer that an HTTP exception will become."""
+    if isinstance(error, HTTPException):
+        added = {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
+        error.headers = {**(error.headers or {}), **added}
+
+
 class Stacks:
     """What dependencies and forms want closed when a request is over, taken away from it."""
 
@@ -74,6 +81,11 @@ class Stacks:
 
     def __init__(self, stacks: list[AsyncExitStack]) -> None:
         self._stacks = stacks
+
+    @staticmethod
+    def are_shown(scope: Scope) -> bool:
+        """Whether this FastAPI lets others see them: it does since 2025."""
+        return any(name in scope for name in STACKS)
 
     @classmethod
     def take(cls, scope: Scope) -> Stacks:

@@ -197,6 +197,7 @@ class _Call:
         "_background",
         "_capture",
         "_kwargs",
+        "_raised",
         "_response",
         "_signature",
         "_stacks",
@@ -218,6 +219,7 @@ class _Call:
         self._response = response
         self._capture: Capture | None = None
         self._background: Any = None
+        self._raised: Exception | None = None
         self._stacks: _fastapi.Stacks | None = None
 
     async def plainly(self, passage: Passage | None = None) -> Any:
@@ -270,21 +272,18 @@ class _Call:
 
     async def _answer_to(self, error: Exception, driver: Driver) -> Response:
         """What the application answers to an exception, once dependencies have seen it."""
-        request = self.request
-
-        async def unwind() -> BaseException | None:
-            return await _fastapi.Stacks.take(request.scope).unwind(error)
-
+        scope = self.request.scope
         if self._stacks is not None:
-            left = await self._stacks.unwind(error)
-            self._stacks = None
-        elif _fastapi.is_handled(request.scope, error, by_default=True):
-            # In the task that entered them, as they would have.
-            left = await driver.in_client(unwind)
-        else:
-            left = None  # FastAPI's own way out
-        error = left if isinstance(left, Exception) else error
-        response = await _fastapi.answer_to(request, error)
+            stacks, self._stacks = self._stacks, None
+            error = _exception(await stacks.unwind(error), error)
+        elif _fastapi.is_handled(scope, error, by_default=True):
+            if _fastapi.Stacks.are_shown(scope):
+                # In the task that entered them, as they would have.
+                left = await driver.in_client(lambda: _fastapi.Stacks.take(scope).unwind(error))
+                error = _exception(left, error)
+            else:
+                self._raised = error
+        response = await _fastapi.answer_to(self.request, error)
         if response is None:
             raise error
         return response
@@ -302,6 +301,11 @@ class _Call:
     def reply(self, driver: Driver) -> Response:
         """The handler's answer, for whoever sends it."""
         assert self._capture is not None  # noqa: S101 - there is an own answer
+        if self._raised is not None:
+            # Dependencies of a FastAPI that does not show them have to see it on its way out; the
+            # application answers it once more.
+            _fastapi.add_headers(self._raised, driver.passage.marked(()))
+            raise self._raised
         return _OwnReply(self._capture, driver, self._background)
 
     def outlive_request(self) -> None:
@@ -313,6 +317,10 @@ class _Call:
             if isinstance(value, BackgroundTasks):
                 return value
         return None
+
+
+def _exception(left: BaseException | None, error: Exception) -> Exception:
+    return left if isinstance(left, Exception) else error
 
 
 class _Reply(Response):
