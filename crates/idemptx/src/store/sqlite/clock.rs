@@ -150,6 +150,3 @@ fn wall_micros() -> i64 {
 const WALL: &str = "wall clock";
 /// A minute, in microseconds.
 const MARK_AHEAD: i64 = 60_000_000;
-
-#[cfg(test)]
-mod tests;

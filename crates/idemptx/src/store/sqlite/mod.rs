@@ -65,6 +65,8 @@ mod batch;
 mod check;
 mod clock;
 mod disk;
+#[cfg(test)]
+mod failpoint;
 mod failure;
 mod file;
 mod queue;
@@ -78,3 +80,6 @@ mod writer;
 
 pub(super) use self::store::path_of;
 pub use self::store::{OpenError, SqliteStore, SqliteStoreBuilder};
+
+#[cfg(test)]
+mod tests;

@@ -52,4 +52,42 @@ fn apply(connection: &Connection, from: i64, migrations: &[&str]) -> rusqlite::R
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_has_the_tables_of_the_golden_file() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, 0).unwrap();
+        assert_eq!(tables(&connection), GOLDEN);
+        assert_eq!(owner(&connection).unwrap(), Owner::Us(VERSION));
+    }
+
+    #[test]
+    fn a_file_is_brought_to_the_newest_version_step_by_step() {
+        let connection = Connection::open_in_memory().unwrap();
+        let migrations = ["CREATE TABLE a (x)", "CREATE TABLE b (x)", "DROP TABLE a"];
+        apply(&connection, 0, &migrations[..1]).unwrap();
+        assert_eq!(owner(&connection).unwrap(), Owner::Us(1));
+        apply(&connection, 1, &migrations).unwrap();
+        assert_eq!(tables(&connection), "CREATE TABLE b (x);\n");
+        assert_eq!(owner(&connection).unwrap(), Owner::Us(3));
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_known_as_such() {
+        let connection = Connection::open_in_memory().unwrap();
+        assert_eq!(owner(&connection).unwrap(), Owner::Nobody);
+        connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        assert_eq!(owner(&connection).unwrap(), Owner::SomebodyElse);
+    }
+
+    fn tables(connection: &Connection) -> String {
+        let select = "SELECT sql || ';\n' FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+        let mut statement = connection.prepare(select).unwrap();
+        let tables = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        tables.collect::<rusqlite::Result<String>>().unwrap()
+    }
+
+    const GOLDEN: &str = include_str!("../../../tests/fixtures/sqlite/schema.sql");
+}

@@ -85,6 +85,12 @@ impl SqliteStore {
         self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
     }
 
+    /// How many records are watched.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
     /// Has a step written, and waits until it is.
     async fn write<T>(
         &self,
@@ -212,7 +218,7 @@ impl SqliteStoreBuilder {
         self.open_at(HostClock::new()).map_err(OpenError)
     }
 
-    fn open_at(self, host: HostClock) -> Result<SqliteStore, Failure> {
+    pub(super) fn open_at(self, host: HostClock) -> Result<SqliteStore, Failure> {
         let Opened { file, connection, turns, clock } =
             DatabaseFile::open(&self.path, host, self.timeout)?;
         let parts = Parts { file: Arc::new(file), clock: Arc::new(clock) };
@@ -310,6 +316,3 @@ const CHECK_PATIENCE_MIN: Duration = Duration::from_secs(30);
 const READERS: usize = 2;
 /// How many steps may wait, for the writer and for the readers.
 const WAITING_MAX: usize = 65_536;
-
-#[cfg(test)]
-mod tests;

@@ -135,6 +135,8 @@ impl<'c> Work<'c> {
             Ok(begun) => begun,
             Err(failure) => return jobs.into_iter().for_each(|job| job.fail(&failure)),
         };
+        #[cfg(test)]
+        super::failpoint::reach("begun");
         let mut batch = Batch::default();
         let mut jobs = jobs.into_iter();
         while let Some(job) = jobs.next() {
@@ -150,7 +152,11 @@ impl<'c> Work<'c> {
             return self.undo();
         }
         match self.sweep_and_commit(&batch, now) {
-            Ok(()) => batch.succeed(&self.writer.watched),
+            Ok(()) => {
+                #[cfg(test)]
+                super::failpoint::reach("committed");
+                batch.succeed(&self.writer.watched);
+            }
             Err(failure) => batch.fail(&failure),
         }
         if self.pages >= LOG_PAGES_MAX {
@@ -235,6 +241,8 @@ impl<'c> Work<'c> {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
+        #[cfg(test)]
+        super::failpoint::reach("performed");
         let committed = self.tools.commit.execute([]);
         if committed.is_err() {
             self.undo();
@@ -282,6 +290,8 @@ impl<'c> Work<'c> {
     /// Copies the log into the database, so that the next commit begins it anew; in this process's
     /// turn, since a log that others write to meanwhile would go on for ever.
     fn copy_log(&mut self, _: &Turn<'c>) {
+        #[cfg(test)]
+        super::failpoint::reach("copying");
         let copy = "PRAGMA wal_checkpoint(PASSIVE)";
         // What could not be copied now stays in the log, and is copied next time.
         let _ = self.tools.connection.query_row(copy, [], |_| Ok(()));
