@@ -304,7 +304,7 @@ const BATCH_MAX: usize = 1024;
 /// How many expired records a step removes: more than the one it may add, so they never pile up.
 const SWEEP_SHARE: usize = 2;
 /// How many are removed at a time when there are no steps, or many.
-const SWEEP_BATCH: usize = 256;
+const SWEEP_BATCH: usize = 128;
 /// How long after having swept everything it looks again, without being asked to tend.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// 16 MiB.

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::failpoint;
 use super::*;
@@ -68,6 +69,32 @@ async fn of_eight_processes_one_is_granted_each_claim() {
     assert!(owners.values().all(|owners| *owners == 1), "{owners:?}");
 }
 
+#[test]
+fn processes_that_write_at_the_same_time_all_get_their_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.db");
+    let mut parts: Vec<_> =
+        (0..4).map(|n| Part::new("churn").on(&path).told(&n.to_string()).start()).collect();
+    parts.iter_mut().for_each(|part| drop(part.next_line()));
+    let steps = AtomicUsize::new(0);
+    let shares: Vec<usize> = std::thread::scope(|scope| {
+        let steps = &steps;
+        let listen = move |part: Running| {
+            let Running { mut child, lines, .. } = part;
+            let is_running = |_: &_| steps.fetch_add(1, Ordering::Relaxed) < STEPS_SHARED;
+            let share = lines.take_while(is_running).count();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            share
+        };
+        let listeners: Vec<_> =
+            parts.into_iter().map(|part| scope.spawn(move || listen(part))).collect();
+        listeners.into_iter().map(|listener| listener.join().unwrap()).collect()
+    });
+    let least = STEPS_SHARED / shares.len() / 10;
+    assert!(shares.iter().all(|share| *share > least), "{shares:?}");
+}
+
 #[tokio::test]
 async fn whoever_waits_is_woken_by_another_process() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,13 +141,13 @@ fn a_file_that_may_not_be_written_is_refused() {
     mode(folder.path(), 0o755);
     mode(&folder.path().join("it.db-turn"), 0o666);
     mode(&path, 0o444);
-    let (lines, _) = Part::new("open").on(&path).as_nobody(folder.path()).start().finish();
+    let (lines, _) = Part::new("open").on(&path).by_nobody(folder.path()).start().finish();
     let refusal = lines.iter().find_map(|line| line.strip_prefix("refused ")).unwrap();
     assert!(refusal.contains("may not write") && refusal.contains("it.db"), "{refusal}");
     // Not even the lock beside it.
     mode(&folder.path().join("it.db-turn"), 0o400);
     mode(&path, 0o400);
-    let (lines, _) = Part::new("open").on(&path).as_nobody(folder.path()).start().finish();
+    let (lines, _) = Part::new("open").on(&path).by_nobody(folder.path()).start().finish();
     let refusal = lines.iter().find_map(|line| line.strip_prefix("refused ")).unwrap();
     assert!(refusal.contains("ermission denied") && refusal.contains("it.db"), "{refusal}");
 }
@@ -154,7 +181,7 @@ async fn churn(path: &Path, round: u64) {
                 let n = (round << 40) | (task << 32) | n;
                 let lease = granted(&store, id(n), &bid(n, HOUR, HOUR)).await;
                 say(&format!("claimed {n}"));
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     store.settle(&lease, &done(payload(n), HOUR)).await.unwrap();
                     say(&format!("settled {n}"));
                 }
@@ -308,7 +335,7 @@ impl Part {
     }
 
     /// Starts it without the rights of the superuser, from a copy that anybody can reach.
-    fn as_nobody(mut self, folder: &Path) -> Self {
+    fn by_nobody(mut self, folder: &Path) -> Self {
         let copy = folder.join("executable");
         fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
         self.nobody = Some(copy);
@@ -369,6 +396,7 @@ impl Running {
 }
 
 const PROCESSES: u64 = 8;
+const STEPS_SHARED: usize = 20_000;
 const CONTENDED: u64 = 300;
 const NOBODY: u32 = 65_534;
 const ENTRY: &str = "store::sqlite::tests::processes::a_process_plays_its_part";
