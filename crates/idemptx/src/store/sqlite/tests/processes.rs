@@ -118,13 +118,23 @@ async fn a_file_that_cannot_grow_loses_nothing_and_serves_again_once_it_can() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("it.db");
     // Two mebibytes, in blocks of 512 bytes; the signal for it is ignored.
-    let limit = "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\"";
-    let (lines, status) =
-        Part::new("fill").on(&path).through(&["sh", "-c", limit]).start().finish();
-    assert!(status, "{lines:?}");
-    let refusal = lines.iter().find_map(|line| line.strip_prefix("refused ")).unwrap();
-    assert!(refusal.contains("Unavailable") && refusal.contains("it.db"), "{refusal}");
+    let limit = "trap '' XFSZ; ulimit -S -f 4096; exec \"$0\" \"$@\"";
+    let mut part = Part::new("fill").on(&path).through(&["sh", "-c", limit]).start();
     let mut audit = Audit::default();
+    let refusal = loop {
+        let line = part.next_line();
+        audit.hear(&line);
+        if let Some(refusal) = line.strip_prefix("refused ") {
+            break refusal.to_owned();
+        }
+    };
+    assert!(refusal.contains("Unavailable") && refusal.contains("it.db"), "{refusal}");
+    let process = part.child.id().to_string();
+    let raised = Command::new("prlimit").args(["--fsize=unlimited:", "--pid", &process]).status();
+    assert!(raised.unwrap().success());
+    part.tell("there is room");
+    let (lines, status) = part.finish();
+    assert!(status && lines.iter().any(|line| line == "served again"), "{lines:?}");
     lines.iter().for_each(|line| audit.hear(line));
     assert!(audit.steps() > 50, "{}", audit.steps());
     audit.look_into(&path).await;
@@ -226,18 +236,22 @@ async fn hold(path: &Path) {
 /// Settles until there is no room.
 async fn fill(path: &Path) {
     let store = store(path);
-    for n in 0.. {
-        let step = async {
-            let Claim::Granted(lease) = store.claim(&id(n), &bid(n, HOUR, HOUR)).await? else {
-                panic!("somebody else is here");
-            };
-            say(&format!("claimed {n}"));
-            store.settle(&lease, &done(payload(n), HOUR)).await?;
-            say(&format!("settled {n}"));
-            Ok::<_, StoreError>(())
+    let step = async |n| {
+        let Claim::Granted(lease) = store.claim(&id(n), &bid(n, HOUR, HOUR)).await? else {
+            panic!("somebody else is here");
         };
-        if let Err(error) = step.await {
-            return say(&format!("refused {:?} {}", error.kind(), told(&error)));
+        say(&format!("claimed {n}"));
+        store.settle(&lease, &done(payload(n), HOUR)).await?;
+        say(&format!("settled {n}"));
+        Ok::<_, StoreError>(())
+    };
+    for n in 0.. {
+        if let Err(error) = step(n).await {
+            say(&format!("refused {:?} {}", error.kind(), told(&error)));
+            // Until somebody has made room.
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            step(n).await.unwrap();
+            return say("served again");
         }
     }
 }
