@@ -36,6 +36,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     let steps = [
         Step::Append,
         Step::Insert,
+        Step::InsertIndexed,
         Step::Claims(1),
         Step::Claims(64),
         Step::Claims(256),
@@ -50,7 +51,8 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         let path = folder.path().join("records.db");
         Ok([match step {
             Step::Append => appended(&path, effort.window)?,
-            Step::Insert => inserted(&path, effort.window)?,
+            Step::Insert => inserted(&path, "", effort.window)?,
+            Step::InsertIndexed => inserted(&path, BY_TIME, effort.window)?,
             Step::Claims(_) | Step::ClaimsSettled(_) | Step::Replays(_) => {
                 // Its threads stay where the system puts them.
                 let store = Arc::new(SqliteStore::open(path)?);
@@ -62,9 +64,9 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     for (position, (step, [rate])) in steps.iter().zip(&series).enumerate() {
         let over = |base: usize| ratio(rate.over(&series[base][0]).median());
         let alone = match step {
-            Step::Claims(_) => over(2),
-            Step::ClaimsSettled(_) => over(5),
-            Step::Replays(_) => over(8),
+            Step::Claims(_) => over(3),
+            Step::ClaimsSettled(_) => over(6),
+            Step::Replays(_) => over(9),
             _ => String::new(),
         };
         table.row([
@@ -91,6 +93,8 @@ pub(crate) fn folder() -> Measured<TempDir> {
 enum Step {
     Append,
     Insert,
+    /// With an index by time beside it, as a record that expires needs it.
+    InsertIndexed,
     Claims(usize),
     ClaimsSettled(usize),
     Replays(usize),
@@ -101,6 +105,7 @@ impl Step {
         match self {
             Self::Append => "append + fdatasync",
             Self::Insert => "bare INSERT",
+            Self::InsertIndexed => "bare INSERT with an index by time",
             Self::Claims(_) => "claim",
             Self::ClaimsSettled(_) => "claim + settle",
             Self::Replays(_) => "claim of a settled record",
@@ -109,7 +114,7 @@ impl Step {
 
     fn tasks(self) -> usize {
         match self {
-            Self::Append | Self::Insert => 1,
+            Self::Append | Self::Insert | Self::InsertIndexed => 1,
             Self::Claims(tasks) | Self::ClaimsSettled(tasks) | Self::Replays(tasks) => tasks,
         }
     }
@@ -123,14 +128,16 @@ fn appended(path: &Path, window: Duration) -> Measured<f64> {
     })
 }
 
-fn inserted(path: &Path, window: Duration) -> Measured<f64> {
+fn inserted(path: &Path, index: &str, window: Duration) -> Measured<f64> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
-    connection.execute_batch("CREATE TABLE bare (id BLOB PRIMARY KEY, record BLOB NOT NULL)")?;
-    let mut insert = connection.prepare("INSERT INTO bare VALUES (?1, ?2)")?;
+    connection
+        .execute_batch("CREATE TABLE bare (id BLOB PRIMARY KEY, record BLOB, due INTEGER)")?;
+    connection.execute_batch(index)?;
+    let mut insert = connection.prepare("INSERT INTO bare VALUES (?1, ?2, ?3)")?;
     per_second(window, |number| {
-        insert.execute((id(number).as_bytes(), [b'r'; RECORD_BYTES]))?;
+        insert.execute((id(number).as_bytes(), [b'r'; RECORD_BYTES], number as i64))?;
         Ok(())
     })
 }
@@ -172,22 +179,10 @@ async fn rate(store: Arc<SqliteStore>, step: Step, window: Duration) -> Measured
 }
 
 /// Lets the log grow to its full size once, as it does in the first seconds of a service.
-async fn warm_up(store: &Arc<SqliteStore>) -> Measured<()> {
+async fn warm_up(store: &SqliteStore) -> Measured<()> {
     claimed(store, u64::MAX, true).await?;
-    let running: Vec<_> = (0..TASKS_OF_WARM_UP)
-        .map(|task| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                for number in (task..CLAIMS_OF_WARM_UP).step_by(TASKS_OF_WARM_UP) {
-                    let number = u64::MAX - 1 - number as u64;
-                    claimed(&store, number, false).await.map_err(|error| error.to_string())?;
-                }
-                Ok::<_, String>(())
-            })
-        })
-        .collect();
-    for task in running {
-        task.await??;
+    for number in 0..CLAIMS_OF_WARM_UP {
+        claimed(store, u64::MAX - 1 - number, false).await?;
     }
     Ok(())
 }
@@ -211,7 +206,7 @@ async fn replayed(store: &SqliteStore, number: u64) -> Measured<()> {
     }
 }
 
-const TASKS_OF_WARM_UP: usize = 64;
-const CLAIMS_OF_WARM_UP: usize = 6000;
+const CLAIMS_OF_WARM_UP: u64 = 1500;
+const BY_TIME: &str = "CREATE INDEX bare_due ON bare (due)";
 /// Of a record without its payload.
 const RECORD_BYTES: usize = 127;

@@ -94,9 +94,8 @@ impl Batch {
 
     /// Tells that there are none: whether the transaction will be found on disk is not known.
     pub(super) fn fail(self, failure: &Failure) {
-        let error = failure.as_kind(ErrorKind::Unavailable);
         for step in self.steps {
-            let error = failure.as_kind(error.kind());
+            let error = failure.as_kind(ErrorKind::Unavailable);
             match step {
                 Pending::Claim(answer, _) => tell(answer, Err(error)),
                 Pending::Renew(answer, _) => tell(answer, Err(error)),

@@ -53,7 +53,7 @@ impl DatabaseFile {
         }
         let turns = Turns::open(&path)
             .map_err(|error| fail(Cause::Io("cannot open the `-turn` file beside it", error)))?;
-        let _turn = turns.take_within(patience).map_err(|error| match error.kind() {
+        let turn = turns.take_within(patience).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => fail(Cause::TimedOut(patience)),
             _ => fail(Cause::Io("cannot lock the `-turn` file beside it", error)),
         })?;
@@ -64,7 +64,7 @@ impl DatabaseFile {
         let clock = set_up(&mut connection, host).map_err(sqlite)?;
         let clock = clock.ok_or_else(|| fail(Cause::OtherClock))?;
         file.identity = Identity::of(&path);
-        drop(_turn);
+        drop(turn);
         Ok(Opened { file, connection, turns, clock })
     }
 
@@ -149,14 +149,10 @@ fn set_up(connection: &mut Connection, host: HostClock) -> rusqlite::Result<Opti
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_KEPT)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Owner::Us(version) = schema::owner(&transaction)?
-        && version == schema::VERSION
-    {
-        // As in most starts.
-    } else if let Owner::Us(version) = schema::owner(&transaction)? {
-        schema::migrate(&transaction, version)?;
-    } else {
-        schema::migrate(&transaction, 0)?;
+    match schema::owner(&transaction)? {
+        Owner::Us(schema::VERSION) => {}
+        Owner::Us(older) => schema::migrate(&transaction, older)?,
+        Owner::Nobody | Owner::SomebodyElse => schema::migrate(&transaction, 0)?,
     }
     let clock = StoreClock::enter(&transaction, host)?;
     transaction.commit()?;

@@ -40,11 +40,19 @@
 //! On other systems than Linux the wall clock has to do for everything, as the
 //! [check](SqliteStore::check) warns.
 //!
+//! # Processes
+//!
+//! A store has threads and locks, which no child made by `fork` inherits: open it in each process,
+//! after the fork.
+//! Only processes of one host, and under one kernel, may share a file: a container whose kernel is
+//! its own (gVisor, Kata) is another host, and the first to notice refuses to serve.
+//!
 //! # The files
 //!
 //! `PATH`, `PATH-wal` and `PATH-shm` are the database, and must be kept, moved and removed together,
 //! and only while no process uses them; what is on them when the machine stops is all that is
 //! needed.
+//! `PATH-turn` is an empty file for a lock, and may stay.
 //! They are made for their owner alone (mode 0600): they hold the responses of everybody's requests.
 //! Back them up with `sqlite3 PATH ".backup COPY"`; but a copy that is put back does not know what
 //! has been executed since.

@@ -27,7 +27,13 @@ impl Turns {
 
     /// Waits for this process's turn.
     pub(super) fn take(&self) -> io::Result<Turn<'_>> {
-        self.0.lock().map(|()| Turn(&self.0))
+        for _ in 0..INTERRUPTIONS_MAX {
+            match self.0.lock() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                taken => return taken.map(|()| Turn(&self.0)),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::Interrupted))
     }
 
     /// The same, but not for long.
@@ -66,4 +72,6 @@ pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
+/// Signals that come in while it waits.
+const INTERRUPTIONS_MAX: u32 = 1000;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
