@@ -6,8 +6,9 @@
 //! # In five steps
 //!
 //! **1. Choose a store.**
-//! [`MemoryStore`](store::MemoryStore) for one process, Redis for a fleet, or
-//! [`AnyStore::from_url`](store::AnyStore::from_url) to leave it to the configuration.
+//! [`MemoryStore`](store::MemoryStore) for one process, SQLite for the processes of one host,
+//! Redis for a fleet, or [`AnyStore::from_url`](store::AnyStore::from_url) to leave it to the
+//! configuration.
 //!
 //! **2. Choose a policy.**
 //! [`Policy::draft`] follows the IETF draft; [`Policy::stripe`], [`Policy::payments`] and

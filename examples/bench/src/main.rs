@@ -5,6 +5,8 @@
 //! so to all of it; of each series the median counts.
 
 mod app;
+mod durable;
+mod durable_growth;
 mod growth;
 mod in_process;
 mod load;
@@ -88,12 +90,14 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 11] = [
+const TABLES: [(&str, TableMaker); 13] = [
     ("http", over_http::measure),
     ("calls", in_process::measure),
     ("commands", redis_commands::measure),
     ("rates", redis_rates::measure),
     ("memory", memory::measure),
+    ("durable", durable::measure),
+    ("durable-growth", durable_growth::measure),
     ("waking", waking::measure),
     ("growth", growth::measure),
     ("python", python::rates::measure),

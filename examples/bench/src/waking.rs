@@ -10,7 +10,7 @@ use crate::redis_server::RedisServer;
 use crate::report::{Report, Table, count};
 use crate::series::Series;
 use crate::server::Server;
-use crate::{Effort, Measured};
+use crate::{Effort, Measured, durable};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
@@ -32,6 +32,12 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         (Server::protected(&url, WAIT_MS, None)?, Server::protected(&url, WAIT_MS, None)?);
     row(&mut table, effort, "same process, Redis", "1,000", [&one, &one])?;
     row(&mut table, effort, "two processes, Redis", "2,000", [&one, &two])?;
+    let folder = durable::folder()?;
+    let url = format!("sqlite:{}", folder.path().join("records.db").display());
+    let (one, two) =
+        (Server::protected(&url, WAIT_MS, None)?, Server::protected(&url, WAIT_MS, None)?);
+    row(&mut table, effort, "same process, SQLite", "1,000", [&one, &one])?;
+    row(&mut table, effort, "two processes, SQLite", "5,000", [&one, &two])?;
     report.add(&table);
     Ok(())
 }

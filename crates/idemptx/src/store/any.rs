@@ -11,6 +11,8 @@ use super::memory::MemoryStore;
 #[cfg(feature = "redis")]
 use super::redis::RedisStore;
 use super::safety::{SafetyCheck, SafetyReport};
+#[cfg(feature = "sqlite")]
+use super::sqlite::{self, SqliteStore};
 
 /// One of the stores of this crate, chosen at run time.
 #[derive(Debug)]
@@ -21,16 +23,20 @@ pub enum AnyStore {
     /// `redis://`, `rediss://`, `redis+unix://`
     #[cfg(feature = "redis")]
     Redis(Box<RedisStore>),
+    /// `sqlite:path`
+    #[cfg(feature = "sqlite")]
+    Sqlite(Box<SqliteStore>),
 }
 
 impl AnyStore {
-    /// The store that a URL names; nothing is connected yet.
+    /// The store that a URL names; a server is not connected to yet, a file is opened.
     ///
     /// | URL | store |
     /// |---|---|
     /// | `memory:` | [`MemoryStore`] |
     /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
     /// | `redis+unix:///path?db=number` | the same through a socket file |
+    /// | `sqlite:path`, `sqlite:///path` | SQLite in a file, which is made if there is none |
     ///
     /// ```
     /// use idemptx::store::AnyStore;
@@ -52,39 +58,64 @@ impl AnyStore {
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
                 RedisStore::open(url)
                     .map(|store| Self::Redis(Box::new(store)))
-                    .map_err(|error| UnknownStore { source: Some(error.into()) })
+                    .map_err(|error| UnknownStore(Reason::Unreadable(error.into())))
             }
-            _ => Err(UnknownStore { source: None }),
+            #[cfg(feature = "sqlite")]
+            "sqlite" => {
+                let path = sqlite::path_of(url)
+                    .map_err(|error| UnknownStore(Reason::Unreadable(error.into())))?;
+                SqliteStore::open(path)
+                    .map(|store| Self::Sqlite(Box::new(store)))
+                    .map_err(|error| UnknownStore(Reason::Unopened(error.into())))
+            }
+            _ => Err(UnknownStore(Reason::Scheme)),
         }
     }
 }
 
-/// A URL that names no store.
+/// A URL that names no store, or one that cannot be opened.
 ///
 /// Its text never repeats the URL, which may hold a password.
 #[derive(Debug)]
-pub struct UnknownStore {
-    source: Option<Box<dyn StdError + Send + Sync>>,
+pub struct UnknownStore(Reason);
+
+#[derive(Debug)]
+#[cfg_attr(
+    not(all(feature = "redis", feature = "sqlite")),
+    allow(dead_code, reason = "the memory store has nothing to be read or opened")
+)]
+enum Reason {
+    Scheme,
+    Unreadable(Box<dyn StdError + Send + Sync>),
+    Unopened(Box<dyn StdError + Send + Sync>),
 }
 
 impl fmt::Display for UnknownStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(_) => f.write_str("the store's URL cannot be read"),
-            None if cfg!(feature = "redis") => f.write_str(
-                "no such store: use `memory:`, `redis://host:port/db`, `rediss://…` or \
-                 `redis+unix:///path`",
-            ),
-            None => f.write_str(
-                "no such store: use `memory:`, or enable the feature `redis` for `redis://…`",
-            ),
+        match &self.0 {
+            Reason::Unreadable(_) => f.write_str("the store's URL cannot be read"),
+            Reason::Unopened(_) => f.write_str("the store cannot be opened"),
+            Reason::Scheme => {
+                f.write_str("no such store: use `memory:`")?;
+                f.write_str(match cfg!(feature = "redis") {
+                    true => ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`",
+                    false => ", enable the feature `redis` for `redis://…`",
+                })?;
+                f.write_str(match cfg!(feature = "sqlite") {
+                    true => ", or `sqlite:PATH`",
+                    false => ", or enable the feature `sqlite` for `sqlite:PATH`",
+                })
+            }
         }
     }
 }
 
 impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        match &self.0 {
+            Reason::Scheme => None,
+            Reason::Unreadable(source) | Reason::Unopened(source) => Some(source.as_ref()),
+        }
     }
 }
 
@@ -97,6 +128,8 @@ macro_rules! chosen {
             AnyStore::Memory($store) => $call.await,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => Box::pin($call).await,
+            #[cfg(feature = "sqlite")]
+            AnyStore::Sqlite($store) => Box::pin($call).await,
         }
     };
     ($any:expr, $store:ident => $call:expr) => {
@@ -104,6 +137,8 @@ macro_rules! chosen {
             AnyStore::Memory($store) => $call,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => $call,
+            #[cfg(feature = "sqlite")]
+            AnyStore::Sqlite($store) => $call,
         }
     };
 }
@@ -148,6 +183,8 @@ impl SafetyCheck for AnyStore {
             Self::Memory(store) => SafetyCheck::check(store).await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => SafetyCheck::check(&**store).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(store) => SafetyCheck::check(&**store).await,
         }
     }
 }

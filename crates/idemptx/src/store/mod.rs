@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`MemoryStore`] | one process | nothing | tests, and services of a single process |
 //! | [`RedisStore`](redis::RedisStore) | every process | a crash of the process; of Redis as far as its configuration goes | fleets |
+//! | [`SqliteStore`](sqlite::SqliteStore) | every process of a host | a crash of the process and of the machine | services on one host |
 //!
 //! [`AnyStore::from_url`] picks one at run time.
 
@@ -12,6 +13,8 @@ mod memory;
 #[cfg(feature = "redis-protocol")]
 pub mod redis;
 mod safety;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use self::any::{AnyStore, UnknownStore};
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};

@@ -91,3 +91,10 @@ impl SafetyCheck for super::redis::RedisStore {
         Self::check(self).await
     }
 }
+
+#[cfg(feature = "sqlite")]
+impl SafetyCheck for super::sqlite::SqliteStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        Self::check(self).await
+    }
+}

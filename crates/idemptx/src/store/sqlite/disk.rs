@@ -1,0 +1,44 @@
+//! What a file is on.
+
+use std::path::Path;
+
+/// The number by which Linux knows the kind of a file system.
+#[cfg(target_os = "linux")]
+pub(super) fn kind(path: &Path) -> Option<u64> {
+    let about = rustix::fs::statfs(path).ok()?;
+    u64::try_from(about.f_type).ok().map(|kind| kind & 0xffff_ffff)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn kind(_: &Path) -> Option<u64> {
+    None
+}
+
+/// How many bytes this process may still write there.
+#[cfg(target_os = "linux")]
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(path).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+/// File systems whose locks and shared memory do not reach every host.
+pub(super) const NETWORKS: &[(u64, &str)] = &[
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+];
+/// In memory: gone with the power.
+pub(super) const MEMORY: &[u64] = &[0x0102_1994, 0x8584_58f6];
+/// The writable layer of a container: gone with it.
+pub(super) const OVERLAY: u64 = 0x794c_7630;

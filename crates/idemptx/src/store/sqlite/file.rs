@@ -1,0 +1,225 @@
+//! Opening the file: making it if need be, and refusing what cannot keep the promise.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
+
+use super::clock::{HostClock, StoreClock};
+use super::failure::{Cause, Failure, OLDEST_VERSION_NUMBER};
+use super::schema::{self, Owner};
+use super::turn::Turns;
+
+/// The file of a store.
+#[derive(Debug)]
+pub(super) struct DatabaseFile {
+    path: Arc<Path>,
+    patience: Duration,
+    identity: Option<Identity>,
+}
+
+/// What a writer works with.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: DatabaseFile,
+    pub(super) connection: Connection,
+    pub(super) turns: Turns,
+    pub(super) clock: StoreClock,
+}
+
+impl DatabaseFile {
+    /// Opens the file, and makes it if there is none.
+    ///
+    /// One process after the other: they may all start at the same moment.
+    pub(super) fn open(
+        path: &Path,
+        host: HostClock,
+        patience: Duration,
+    ) -> Result<Opened, Failure> {
+        let path = absolute(path)?;
+        let fail = |cause| Failure::new(&path, cause);
+        let sqlite = |error| fail(Cause::Sqlite(error));
+        if rusqlite::version_number() < OLDEST_VERSION_NUMBER {
+            return Err(fail(Cause::OldLibrary(rusqlite::version())));
+        }
+        if path.is_dir() {
+            return Err(fail(Cause::NoFile));
+        }
+        if let Some(kind) = path.parent().and_then(network) {
+            return Err(fail(Cause::Network(kind)));
+        }
+        let turns = Turns::open(&path)
+            .map_err(|error| fail(Cause::Io("cannot open the `-turn` file beside it", error)))?;
+        let turn = turns.take_within(patience).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => fail(Cause::TimedOut(patience)),
+            _ => fail(Cause::Io("cannot lock the `-turn` file beside it", error)),
+        })?;
+        create(&path).map_err(|error| fail(Cause::Io("cannot create it", error)))?;
+        let mut file = Self { path: path.clone(), patience, identity: None };
+        let mut connection = file.connect()?;
+        file.claim(&connection)?;
+        let clock = set_up(&mut connection, host).map_err(sqlite)?;
+        let clock = clock.ok_or_else(|| fail(Cause::OtherClock))?;
+        file.identity = Identity::of(&path);
+        drop(turn);
+        Ok(Opened { file, connection, turns, clock })
+    }
+
+    /// Another connection, for reading.
+    pub(super) fn reader(&self) -> Result<Connection, Failure> {
+        let connection = self.connect()?;
+        connection.pragma_update(None, "query_only", true).map_err(|error| self.sqlite(error))?;
+        Ok(connection)
+    }
+
+    /// Whether its name still leads to it.
+    ///
+    /// Whoever has the file open goes on writing into it when it is removed, and whoever comes next
+    /// makes another: each would grant the same claim.
+    pub(super) fn is_in_place(&self) -> bool {
+        Identity::of(&self.path) == self.identity
+    }
+
+    pub(super) fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
+    pub(super) fn fail(&self, cause: Cause) -> Failure {
+        Failure::new(&self.path, cause)
+    }
+
+    pub(super) fn sqlite(&self, error: rusqlite::Error) -> Failure {
+        self.fail(Cause::Sqlite(error))
+    }
+
+    /// The file is never opened by any other means: closing a handle of our own would give up
+    /// SQLite's locks on it, as POSIX has it.
+    fn connect(&self) -> Result<Connection, Failure> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let open = || {
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(self.patience)?;
+            connection.pragma_update(None, "trusted_schema", false)?;
+            connection.pragma_update(None, "cell_size_check", true)?;
+            connection.pragma_update(None, "cache_size", -CACHE_KIBIBYTES)?;
+            Ok(connection)
+        };
+        open().map_err(|error| self.sqlite(error))
+    }
+
+    /// Refuses what is not ours, before anything is changed.
+    fn claim(&self, connection: &Connection) -> Result<(), Failure> {
+        let owner = schema::owner(connection).map_err(|error| self.sqlite(error))?;
+        match owner {
+            Owner::SomebodyElse => Err(self.fail(Cause::Foreign)),
+            Owner::Us(version) if version > schema::VERSION => {
+                Err(self.fail(Cause::Newer(version)))
+            }
+            _ if is_read_only(connection) => Err(self.fail(Cause::ReadOnly)),
+            owner => {
+                let prepare = || {
+                    if owner == Owner::Nobody {
+                        connection.pragma_update(None, "auto_vacuum", "incremental")?;
+                    }
+                    connection.pragma_update_and_check(None, "journal_mode", "wal", |row| {
+                        row.get::<_, String>(0)
+                    })
+                };
+                match prepare().map_err(|error| self.sqlite(error))? {
+                    mode if mode == "wal" => Ok(()),
+                    mode => Err(self.fail(Cause::NotWal(mode))),
+                }
+            }
+        }
+    }
+}
+
+/// Makes the connection durable, the tables those of this release, and the clock go.
+fn set_up(connection: &mut Connection, host: HostClock) -> rusqlite::Result<Option<StoreClock>> {
+    connection.pragma_update(None, "synchronous", "full")?;
+    // On macOS, where a plain `fsync` leaves everything in the drive's cache.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    // The writer does it after it has answered.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_KEPT)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    match schema::owner(&transaction)? {
+        Owner::Us(schema::VERSION) => {}
+        Owner::Us(older) => schema::migrate(&transaction, older)?,
+        Owner::Nobody | Owner::SomebodyElse => schema::migrate(&transaction, 0)?,
+    }
+    let clock = StoreClock::enter(&transaction, host)?;
+    transaction.commit()?;
+    Ok(clock)
+}
+
+fn is_read_only(connection: &Connection) -> bool {
+    connection.is_readonly(MAIN_DB).unwrap_or(true)
+}
+
+/// Its full name, so that it stays the same when the process changes its folder.
+fn absolute(path: &Path) -> Result<Arc<Path>, Failure> {
+    let given: Arc<Path> = path.into();
+    let fail = |cause| Failure::new(&given, cause);
+    let name = path.file_name().ok_or_else(|| fail(Cause::NoFile))?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match folder.canonicalize() {
+        Ok(folder) => Ok(folder.join(name).into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(fail(Cause::NoFolder)),
+        Err(error) => Err(fail(Cause::Io("its folder cannot be entered", error))),
+    }
+}
+
+/// Makes an empty file that nobody else may read; SQLite gives the files beside it the same mode.
+fn create(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    }
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self { device: metadata.dev(), number: metadata.ino() })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &Path) -> Option<Self> {
+        None
+    }
+}
+
+/// What kind of network file system a folder is on, if it is on one.
+fn network(folder: &Path) -> Option<&'static str> {
+    let kind = super::disk::kind(folder)?;
+    super::disk::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
+}
+
+/// For its owner alone: it holds the responses of everybody's requests.
+pub(super) const MODE: u32 = 0o600;
+const CACHE_KIBIBYTES: i64 = 16 << 10;
+/// How long the write-ahead log stays on disk once it has been copied into the database.
+const JOURNAL_BYTES_KEPT: i64 = 64 << 20;

@@ -1,0 +1,333 @@
+//! The steps of the contract, in SQL, inside the transaction of whoever calls.
+//!
+//! Each has one statement that writes, so that a step happens or does not, whatever becomes of the
+//! others in its transaction.
+
+use bytes::Bytes;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::{Record, State, Undecodable};
+use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+
+use super::clock::Moment;
+
+/// A step that was taken, though not committed yet.
+#[derive(Debug)]
+pub(super) struct Taken<T> {
+    pub(super) verdict: T,
+    /// Whether it wrote anything.
+    pub(super) wrote: bool,
+}
+
+/// Why a step has no other verdict.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// By the contract.
+    Kind(ErrorKind),
+    Undecodable(Undecodable),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+pub(super) type Step<T> = Result<Taken<T>, Refused>;
+
+fn wrote<T>(verdict: T) -> Step<T> {
+    Ok(Taken { verdict, wrote: true })
+}
+
+fn stands<T>(verdict: T) -> Step<T> {
+    Ok(Taken { verdict, wrote: false })
+}
+
+fn fenced<T>() -> Step<T> {
+    Err(Refused::Kind(ErrorKind::Fenced))
+}
+
+/// Looks for records.
+#[derive(Debug)]
+pub(super) struct Finder<'c>(Statement<'c>);
+
+impl<'c> Finder<'c> {
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        connection
+            .prepare("SELECT record, era, turns, expires FROM records WHERE id = ?1")
+            .map(Self)
+    }
+
+    /// What there is by now.
+    pub(super) fn find(&mut self, id: &RecordId, now: Moment) -> Result<Option<Found>, Refused> {
+        let read = |row: &rusqlite::Row<'_>| {
+            let record = row.get_ref(0)?.as_blob()?;
+            Ok((Bytes::copy_from_slice(record), row.get(1)?, row.get(2)?, row.get(3)?))
+        };
+        let row: Option<(Bytes, i64, i64, i64)> =
+            self.0.query_row([id.as_bytes()], read).optional()?;
+        let Some((record, era, turns, _)) = row.filter(|(.., expires)| *expires > now.micros)
+        else {
+            return Ok(None);
+        };
+        let record = Record::decode(id, &record).map_err(Refused::Undecodable)?;
+        Ok(Some(match record.state {
+            State::Running => {
+                let lease_end = if era == now.era { turns } else { now.micros };
+                let holder = Holder::new(&record, now.until(lease_end));
+                Found::Held(record.lease(), holder)
+            }
+            State::Done if turns <= now.micros => Found::Settled(record.spent()),
+            _ => Found::Settled(record),
+        }))
+    }
+}
+
+/// A record as it is by now.
+#[derive(Debug)]
+pub(super) enum Found {
+    Held(Lease, Holder),
+    Settled(Record),
+}
+
+impl Found {
+    fn attempt(&self) -> (u32, u64) {
+        match self {
+            Self::Held(lease, _) => (lease.attempt, lease.fence),
+            Self::Settled(record) => (record.attempt, record.fence),
+        }
+    }
+
+    fn is_over(&self, over: Option<Over>) -> bool {
+        match (self, over) {
+            (Self::Held(_, holder), Some(Over::Orphan(token))) => {
+                holder.is_orphan() && holder.token == token
+            }
+            (Self::Settled(record), Some(Over::Settled(token))) => record.token == token,
+            _ => false,
+        }
+    }
+}
+
+impl From<Found> for Claim {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Held(_, holder) => Self::Held(holder),
+            Found::Settled(record) => Self::Settled(record),
+        }
+    }
+}
+
+impl From<Found> for Seen {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Held(_, holder) => Self::Held(holder),
+            Found::Settled(record) => Self::Settled(record),
+        }
+    }
+}
+
+/// The steps that write.
+#[derive(Debug)]
+pub(super) struct Records<'c> {
+    finder: Finder<'c>,
+    insert: Statement<'c>,
+    replace: Statement<'c>,
+    renew: Statement<'c>,
+    settle: Statement<'c>,
+    release: Statement<'c>,
+    due: Statement<'c>,
+    spend: Statement<'c>,
+    forget: Statement<'c>,
+    postpone: Statement<'c>,
+    next_due: Statement<'c>,
+}
+
+impl<'c> Records<'c> {
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            finder: Finder::new(connection)?,
+            insert: connection.prepare(INSERT)?,
+            replace: connection.prepare(REPLACE)?,
+            renew: connection.prepare(RENEW)?,
+            settle: connection.prepare(SETTLE)?,
+            release: connection.prepare(RELEASE)?,
+            due: connection.prepare(DUE)?,
+            spend: connection.prepare(SPEND)?,
+            forget: connection.prepare(FORGET)?,
+            postpone: connection.prepare(POSTPONE)?,
+            next_due: connection.prepare(NEXT_DUE)?,
+        })
+    }
+
+    /// Claims.
+    pub(super) fn claim(&mut self, id: &RecordId, bid: &Bid, now: Moment) -> Step<Claim> {
+        let fence = u64::try_from(now.micros).unwrap_or_default();
+        let lease = Lease::granted(*id, bid, fence, FIRST_ATTEMPT);
+        if write(&mut self.insert, &lease, now)? == 1 {
+            return wrote(Claim::Granted(lease));
+        }
+        let Some(found) = self.finder.find(id, now)? else {
+            // Nothing else can have come in between, and what has expired was replaced.
+            return Err(Refused::Kind(ErrorKind::Internal));
+        };
+        match found {
+            Found::Held(lease, _) if lease.token == bid.token => {
+                self.start_anew(&lease, now)?;
+                wrote(Claim::Granted(lease))
+            }
+            found if found.is_over(bid.over) => {
+                let (attempt, former) = found.attempt();
+                let fence = fence.max(former.saturating_add(1));
+                let lease = Lease::granted(*id, bid, fence, attempt.saturating_add(1));
+                write(&mut self.replace, &lease, now)?;
+                wrote(Claim::Granted(lease))
+            }
+            found => stands(found.into()),
+        }
+    }
+
+    /// Settles.
+    pub(super) fn settle(&mut self, lease: &Lease, done: &Settlement, now: Moment) -> Step<()> {
+        if matches!(done.state, State::Running | State::Spent) {
+            return Err(Refused::Kind(ErrorKind::Invalid));
+        }
+        let record = Record::settled(lease, done);
+        let expires = now.after(done.key_retain.max(done.retain));
+        let turns = if done.state == State::Done { now.after(done.retain) } else { expires };
+        let written = self.settle.execute(params![
+            lease.id.as_bytes(),
+            claim_mark(lease),
+            now.micros,
+            record.encode(),
+            turns,
+            expires,
+        ])?;
+        if written == 1 {
+            return wrote(());
+        }
+        match self.finder.find(&lease.id, now)? {
+            Some(Found::Settled(record))
+                if record.token == lease.token && was_settled_as(&record, done.state) =>
+            {
+                stands(())
+            }
+            _ => fenced(),
+        }
+    }
+
+    /// Releases.
+    pub(super) fn release(&mut self, lease: &Lease, now: Moment) -> Step<()> {
+        let mark = claim_mark(lease);
+        if self.release.execute(params![lease.id.as_bytes(), mark, now.micros])? == 1 {
+            return wrote(());
+        }
+        match self.finder.find(&lease.id, now)? {
+            None => stands(()),
+            Some(_) => fenced(),
+        }
+    }
+
+    /// Renews.
+    pub(super) fn renew(&mut self, lease: &Lease, now: Moment) -> Step<Lease> {
+        match self.finder.find(&lease.id, now)? {
+            Some(Found::Held(held, _)) if held.token == lease.token => {
+                self.start_anew(&held, now)?;
+                wrote(held)
+            }
+            _ => fenced(),
+        }
+    }
+
+    /// Removes up to `count` of what has expired, and of the responses that have; tells how many
+    /// it was.
+    pub(super) fn sweep(&mut self, now: Moment, count: usize) -> rusqlite::Result<usize> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?))
+        };
+        let due: Vec<_> =
+            self.due.query_map([now.micros, count], read)?.collect::<rusqlite::Result<_>>()?;
+        for (row, expires, id) in &due {
+            if *expires <= now.micros {
+                self.forget.execute([row])?;
+            } else if let Some(record) = self.spent(id, now)? {
+                self.spend.execute(params![row, record])?;
+            } else {
+                // What cannot be read is left alone for as long as it was meant to stay.
+                self.postpone.execute([row])?;
+            }
+        }
+        Ok(due.len())
+    }
+
+    /// When there is next something to sweep.
+    pub(super) fn next_due(&mut self) -> rusqlite::Result<i64> {
+        let due: Option<i64> = self.next_due.query_row([], |row| row.get(0))?;
+        Ok(due.unwrap_or(i64::MAX))
+    }
+
+    /// Starts the term and the claim's retention anew.
+    fn start_anew(&mut self, lease: &Lease, now: Moment) -> Result<(), Refused> {
+        let (turns, expires) = (now.after(lease.term), now.after(lease.retain));
+        self.renew.execute(params![lease.id.as_bytes(), now.era, turns, expires])?;
+        Ok(())
+    }
+
+    fn spent(&mut self, id: &[u8], now: Moment) -> rusqlite::Result<Option<Vec<u8>>> {
+        let Some(id) = id.try_into().ok().map(RecordId::from_bytes) else { return Ok(None) };
+        match self.finder.find(&id, now) {
+            Ok(Some(Found::Settled(record))) => Ok(Some(record.encode())),
+            Err(Refused::Sqlite(error)) => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn write(statement: &mut Statement<'_>, lease: &Lease, now: Moment) -> rusqlite::Result<usize> {
+    statement.execute(params![
+        lease.id.as_bytes(),
+        Record::running(lease).encode(),
+        now.era,
+        now.after(lease.term),
+        now.after(lease.retain),
+        now.micros,
+    ])
+}
+
+/// What the record of a claim begins with, token included: so that a statement can compare it.
+fn claim_mark(lease: &Lease) -> Vec<u8> {
+    let mut mark = Record::running(lease).encode();
+    mark.truncate(MARK_BYTES);
+    mark
+}
+
+fn was_settled_as(record: &Record, state: State) -> bool {
+    let original = if record.state == State::Spent { State::Done } else { record.state };
+    original == state
+}
+
+const FIRST_ATTEMPT: u32 = 1;
+const MARK_BYTES: usize = Record::TOKEN_AT + Token::BYTES;
+
+const INSERT: &str = "\
+    INSERT INTO records (id, record, era, turns, expires, due) VALUES (?1, ?2, ?3, ?4, ?5, ?5) \
+    ON CONFLICT (id) DO UPDATE SET record = ?2, era = ?3, turns = ?4, expires = ?5, due = ?5 \
+    WHERE records.expires <= ?6";
+const REPLACE: &str = "\
+    UPDATE records SET record = ?2, era = ?3, turns = ?4, expires = ?5, due = ?5 \
+    WHERE id = ?1 AND expires > ?6";
+const RENEW: &str = "UPDATE records SET era = ?2, turns = ?3, expires = ?4, due = ?4 WHERE id = ?1";
+const SETTLE: &str = "\
+    UPDATE records SET record = ?4, turns = ?5, expires = ?6, due = min(?5, ?6) \
+    WHERE id = ?1 AND substr(record, 1, length(?2)) = ?2 AND expires > ?3";
+const RELEASE: &str = "\
+    DELETE FROM records WHERE id = ?1 AND substr(record, 1, length(?2)) = ?2 AND expires > ?3";
+const DUE: &str = "\
+    SELECT rowid, expires, id FROM records WHERE due <= ?1 ORDER BY due LIMIT ?2";
+const SPEND: &str = "UPDATE records SET record = ?2, due = expires WHERE rowid = ?1";
+const FORGET: &str = "DELETE FROM records WHERE rowid = ?1";
+const POSTPONE: &str = "UPDATE records SET due = expires WHERE rowid = ?1";
+const NEXT_DUE: &str = "SELECT min(due) FROM records";

@@ -1,0 +1,318 @@
+//! The store with its threads.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::clock::{HostClock, StoreClock};
+use super::failure::{Cause, Failure};
+use super::file::{DatabaseFile, Opened};
+use super::queue::{NotTaken, Queue};
+use super::reader::{Question, Reader};
+use super::watching::{Lookout, Watched};
+use super::writer::{Job, Writer};
+use crate::store::SafetyReport;
+
+/// Keeps records in a file; see the [module](super).
+///
+/// Its steps need a tokio runtime, for their time-outs; what touches the disk has threads of its
+/// own.
+///
+/// ```
+/// # async fn example(folder: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// use idemptx::store::sqlite::SqliteStore;
+///
+/// let store = SqliteStore::open(folder.join("idempotency.db"))?;
+/// let report = store.check().await?;
+/// assert!(!report.is_fatal(), "{}", report.guarantee);
+/// # Ok(())
+/// # }
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+/// # runtime.block_on(example(folder.path())).unwrap();
+/// ```
+pub struct SqliteStore {
+    file: Arc<DatabaseFile>,
+    jobs: Arc<Queue<Job>>,
+    questions: Arc<Queue<Question>>,
+    watched: Arc<Watched>,
+    patience: Duration,
+}
+
+impl SqliteStore {
+    /// Begins to set a store up, whose records are in the file of this name.
+    pub fn builder(path: impl Into<PathBuf>) -> SqliteStoreBuilder {
+        SqliteStoreBuilder { path: path.into(), timeout: TIMEOUT }
+    }
+
+    /// A store in a file, with the default settings; the file is made if there is none, its folder
+    /// is not.
+    ///
+    /// Reads and writes the file before it returns, which may take some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with what to do about it.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        Self::builder(path).open()
+    }
+
+    /// Looks at everything that decides which guarantee the file can give: what it is on, who may
+    /// read it, which clock there is, and whether it is sound.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](idemptx_core::store::ErrorKind::Unavailable) if the file cannot
+    /// be read in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Check(answer))?;
+        // It reads the whole file if that is small, and still takes longer than a step.
+        self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
+    }
+
+    /// How many records are watched.
+    #[cfg(test)]
+    pub(super) fn watched(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Has a step written, and waits until it is.
+    async fn write<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let taken = self.jobs.push(job(answer), Job::is_wanted);
+        taken.map_err(|why| self.not_taken(why))?;
+        self.wait(answered, self.patience).await
+    }
+
+    fn ask(&self, question: Question) -> Result<(), Failure> {
+        let taken = self.questions.push(question, Question::is_wanted);
+        taken.map_err(|why| self.not_taken(why))
+    }
+
+    async fn wait<T>(
+        &self,
+        answered: oneshot::Receiver<Result<T, StoreError>>,
+        patience: Duration,
+    ) -> Result<T, StoreError> {
+        match timeout(patience, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(self.file.fail(Cause::Ended).into()),
+            Err(_) => Err(self.file.fail(Cause::TimedOut(patience)).into()),
+        }
+    }
+
+    fn not_taken(&self, why: NotTaken) -> Failure {
+        self.file.fail(match why {
+            NotTaken::Crowded => Cause::Crowded(WAITING_MAX),
+            NotTaken::Closed => Cause::Ended,
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+        self.write(|answer| Job::Claim(*id, bid.clone(), answer)).await
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        self.write(|answer| Job::Settle(lease.clone(), done.clone(), answer)).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.write(|answer| Job::Release(lease.clone(), answer)).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        self.write(|answer| Job::Renew(lease.clone(), answer)).await
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Look(*id, answer))?;
+        self.wait(answered, self.patience).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        let watching = self.watched.watch(*id);
+        let rung = watching.rung();
+        let seen = self.lookup(id).await.ok()?;
+        watching.begin(seen.as_ref());
+        Some(Box::pin(async move {
+            let _watching = watching;
+            rung.await;
+        }))
+    }
+
+    fn tend(&self) {
+        // It comes again.
+        let _ = self.jobs.push(Job::Tend, Job::is_wanted);
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.shared = true;
+        capabilities.durable = true;
+        capabilities.watch = true;
+        capabilities
+    }
+}
+
+/// What waits is still written, by threads that then end by themselves.
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.jobs.close();
+        self.questions.close();
+        self.watched.close();
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("file", self.file.path())
+            .field("timeout", &self.patience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`SqliteStore`], begun by [`SqliteStore::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SqliteStoreBuilder {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+impl SqliteStoreBuilder {
+    /// How long a step waits for the disk, and for its turn among the processes that share the
+    /// file, before its outcome counts as unknown; five seconds unless set.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`].
+    pub fn open(self) -> Result<SqliteStore, OpenError> {
+        self.open_at(HostClock::new()).map_err(OpenError)
+    }
+
+    pub(super) fn open_at(self, host: HostClock) -> Result<SqliteStore, Failure> {
+        let Opened { file, connection, turns, clock } =
+            DatabaseFile::open(&self.path, host, self.timeout)?;
+        let parts = Parts { file: Arc::new(file), clock: Arc::new(clock) };
+        let Parts { file, clock } = &parts;
+        let store = SqliteStore {
+            file: file.clone(),
+            jobs: Arc::new(Queue::new(WAITING_MAX)),
+            questions: Arc::new(Queue::new(WAITING_MAX)),
+            watched: Arc::new(Watched::default()),
+            patience: self.timeout,
+        };
+        let writer = Writer {
+            file: file.clone(),
+            clock: clock.clone(),
+            turns,
+            watched: store.watched.clone(),
+            queue: store.jobs.clone(),
+        };
+        parts.start("idemptx-write", connection, |connection| writer.run(connection))?;
+        for _ in 0..READERS {
+            let reader =
+                Reader { file: file.clone(), clock: clock.clone(), queue: store.questions.clone() };
+            let connection = file.reader()?;
+            parts.start("idemptx-read", connection, |connection| reader.run(connection))?;
+        }
+        let lookout =
+            Lookout { file: file.clone(), clock: clock.clone(), watched: store.watched.clone() };
+        parts.start("idemptx-watch", file.reader()?, |connection| lookout.run(connection))?;
+        Ok(store)
+    }
+}
+
+/// What all threads share.
+struct Parts {
+    file: Arc<DatabaseFile>,
+    clock: Arc<StoreClock>,
+}
+
+impl Parts {
+    fn start(
+        &self,
+        name: &str,
+        connection: Connection,
+        run: impl FnOnce(&Connection) + Send + 'static,
+    ) -> Result<(), Failure> {
+        let thread = thread::Builder::new().name(name.to_owned());
+        let started = thread.spawn(move || run(&connection));
+        let fail = |error: io::Error| self.file.fail(Cause::Io("cannot start a thread", error));
+        started.map(drop).map_err(fail)
+    }
+}
+
+/// A file that cannot be the store; its text names it, and says what to do.
+pub struct OpenError(Failure);
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenError({})", self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// The path in a URL `sqlite:path` or `sqlite:///path`.
+///
+/// # Errors
+///
+/// A sentence that says what to write instead.
+pub(in crate::store) fn path_of(url: &str) -> Result<&Path, &'static str> {
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = match path.strip_prefix("//") {
+        Some(absolute) if absolute.starts_with('/') => absolute,
+        Some(_) => return Err("write `sqlite:PATH`, or `sqlite:///PATH` for an absolute path"),
+        None => path,
+    };
+    match path {
+        "" => Err("the URL names no file: write `sqlite:PATH`"),
+        ":memory:" => Err("SQLite in memory keeps nothing: write `memory:` for the memory store"),
+        _ if path.contains(['?', '#']) => {
+            Err("a URL `sqlite:PATH` takes no parameters: settings are in `SqliteStore::builder`")
+        }
+        _ => Ok(Path::new(path)),
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const CHECK_PATIENCE_MIN: Duration = Duration::from_secs(30);
+/// Lookups and checks share them.
+const READERS: usize = 2;
+/// How many steps may wait, for the writer and for the readers.
+const WAITING_MAX: usize = 65_536;

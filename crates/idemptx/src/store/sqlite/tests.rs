@@ -1,0 +1,74 @@
+//! What the store does with its file; the contract itself has the conformance suite.
+
+mod files;
+mod processes;
+mod time;
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::State;
+use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement, Store, StoreError};
+
+use super::SqliteStore;
+
+/// A store that is patient with a busy machine.
+fn store(path: &Path) -> SqliteStore {
+    SqliteStore::builder(path).timeout(PATIENCE).open().unwrap()
+}
+
+fn id(n: u64) -> RecordId {
+    let mut bytes = [7; RecordId::BYTES];
+    bytes[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    bytes[24..].copy_from_slice(&n.to_be_bytes());
+    RecordId::from_bytes(bytes)
+}
+
+fn bid(n: u64, term: Duration, retain: Duration) -> Bid {
+    let mut token = [1; Token::BYTES];
+    token[8..].copy_from_slice(&n.to_be_bytes());
+    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    Bid::new(Token::from_bytes(token), fingerprint, term, retain)
+}
+
+fn done(payload: impl Into<Bytes>, retain: Duration) -> Settlement {
+    Settlement::new(State::Done, payload.into(), retain, retain)
+}
+
+async fn granted(store: &SqliteStore, id: RecordId, bid: &Bid) -> Lease {
+    match store.claim(&id, bid).await.unwrap() {
+        Claim::Granted(lease) => lease,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+async fn settled_payload(store: &SqliteStore, id: RecordId) -> Option<Bytes> {
+    match store.lookup(&id).await.unwrap() {
+        Some(Seen::Settled(record)) => Some(record.payload),
+        _ => None,
+    }
+}
+
+/// Waits for what nothing tells of.
+async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "it did not come about within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The texts of an error and of its cause.
+fn told(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    format!("{error}: {cause}")
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,317 @@
+//! The one thread that writes, and its group commits.
+//!
+//! It takes whatever waits, performs it in one transaction, and answers once that is on disk.
+//! Meanwhile the next ones gather: that is the whole of the grouping, so that a lonely step never
+//! waits for company.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{Bid, Claim, Settlement, StoreError};
+use rusqlite::{Connection, Statement};
+use tokio::sync::oneshot;
+
+use super::batch::{Batch, tell};
+use super::clock::{Moment, StoreClock};
+use super::failure::{Cause, Failure};
+use super::file::DatabaseFile;
+use super::queue::{Next, Queue, Served};
+use super::records::Records;
+use super::turn::{Turn, Turns};
+use super::watching::Watched;
+
+/// Something to be written, and who waits for it.
+#[derive(Debug)]
+pub(super) enum Job {
+    Claim(RecordId, Bid, Answer<Claim>),
+    Settle(Lease, Settlement, Answer<()>),
+    Release(Lease, Answer<()>),
+    Renew(Lease, Answer<Lease>),
+    /// Nobody waits for what has expired to be removed.
+    Tend,
+}
+
+pub(super) type Verdict<T> = Result<T, StoreError>;
+pub(super) type Answer<T> = oneshot::Sender<Verdict<T>>;
+
+impl Job {
+    /// Whether anybody still waits for it; otherwise it may as well not happen.
+    pub(super) fn is_wanted(&self) -> bool {
+        match self {
+            Self::Claim(_, _, answer) => !answer.is_closed(),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => !answer.is_closed(),
+            Self::Renew(_, answer) => !answer.is_closed(),
+            Self::Tend => true,
+        }
+    }
+
+    fn fail(self, failure: &Failure) {
+        let error = failure.clone().into();
+        match self {
+            Self::Claim(_, _, answer) => tell(answer, Err(error)),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => tell(answer, Err(error)),
+            Self::Renew(_, answer) => tell(answer, Err(error)),
+            Self::Tend => {}
+        }
+    }
+}
+
+/// What the thread works with.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) file: Arc<DatabaseFile>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) turns: Turns,
+    pub(super) watched: Arc<Watched>,
+    pub(super) queue: Arc<Queue<Job>>,
+}
+
+impl Writer {
+    /// Writes until the queue has come to its end.
+    pub(super) fn run(self, connection: &Connection) {
+        let _served = Served(&self.queue);
+        // Without statements there is nothing to be done but to say so to whoever asks.
+        let Ok(tools) = Tools::new(connection) else { return };
+        let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_tending: false };
+        loop {
+            match self.queue.next(BATCH_MAX, work.patience()) {
+                Next::Things(jobs) => work.serve(jobs),
+                Next::Nothing if work.is_tending => work.tend(),
+                Next::Nothing => work.copy_log_alone(),
+                Next::End => return work.copy_log_alone(),
+            }
+        }
+    }
+}
+
+/// Prepared statements of the writer.
+struct Tools<'c> {
+    connection: &'c Connection,
+    records: Records<'c>,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    clock: Statement<'c>,
+    mark: Statement<'c>,
+}
+
+impl<'c> Tools<'c> {
+    fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            connection,
+            records: Records::new(connection)?,
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            clock: connection.prepare("SELECT era, mark FROM clock")?,
+            mark: connection.prepare("UPDATE clock SET mark = ?1")?,
+        })
+    }
+}
+
+/// The thread's work, from one transaction to the next.
+struct Work<'c> {
+    writer: &'c Writer,
+    tools: Tools<'c>,
+    /// Nothing is looked for before.
+    next_due: i64,
+    /// About how many pages were written since the log was copied.
+    pages: usize,
+    is_tending: bool,
+}
+
+impl<'c> Work<'c> {
+    fn patience(&self) -> Option<Duration> {
+        if self.is_tending { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
+    }
+
+    fn serve(&mut self, mut jobs: Vec<Job>) {
+        self.is_tending |= jobs.iter().any(|job| matches!(job, Job::Tend));
+        jobs.retain(|job| job.is_wanted() && !matches!(job, Job::Tend));
+        if jobs.is_empty() {
+            return;
+        }
+        let (turn, now) = match self.begin() {
+            Ok(begun) => begun,
+            Err(failure) => return jobs.into_iter().for_each(|job| job.fail(&failure)),
+        };
+        #[cfg(test)]
+        super::failpoint::reach("begun");
+        let mut batch = Batch::default();
+        let mut jobs = jobs.into_iter();
+        while let Some(job) = jobs.next() {
+            let taken = batch.take(&mut self.tools.records, job, now, &self.writer.file);
+            if let Err(failure) = taken
+                && self.is_undone()
+            {
+                batch.fail(&failure);
+                return jobs.for_each(|job| job.fail(&failure));
+            }
+        }
+        if batch.is_empty() {
+            return self.undo();
+        }
+        match self.sweep_and_commit(&batch, now) {
+            Ok(()) => {
+                #[cfg(test)]
+                super::failpoint::reach("committed");
+                batch.succeed(&self.writer.watched);
+            }
+            Err(failure) => batch.fail(&failure),
+        }
+        if self.pages >= LOG_PAGES_MAX {
+            self.copy_log(&turn);
+        }
+    }
+
+    fn sweep_and_commit(&mut self, batch: &Batch, now: Moment) -> Result<(), Failure> {
+        self.pages += batch.pages();
+        match self.sweep(now, batch.len() * SWEEP_SHARE) {
+            // What could not be swept now stays where it is: the steps count.
+            Err(failure) if self.is_undone() => Err(failure),
+            _ => self.commit(),
+        }
+    }
+
+    /// Removes some of what has expired, or gives some of the file back.
+    fn tend(&mut self) {
+        self.next_due = 0;
+        // After a failure the next call tries again.
+        self.is_tending = false;
+        let Ok((_turn, now)) = self.begin() else { return };
+        let Ok(is_unfinished) = self.tidy(now) else { return self.undo() };
+        if self.commit().is_ok() {
+            self.is_tending = is_unfinished;
+        }
+    }
+
+    fn tidy(&mut self, now: Moment) -> Result<bool, Failure> {
+        let removed = self.sweep(now, SWEEP_BATCH)?;
+        if removed == SWEEP_BATCH {
+            return Ok(true);
+        }
+        self.give_back().map_err(|error| self.writer.file.sqlite(error))
+    }
+
+    /// Gives some of the file's free pages back, if they are many, and tells whether they still are.
+    fn give_back(&mut self) -> rusqlite::Result<bool> {
+        let count = |pragma| {
+            self.tools.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+        };
+        let (free, pages) = (count("freelist_count")?, count("page_count")?);
+        if free < FREE_PAGES_KEPT.max(pages / FREE_SHARE_KEPT) {
+            return Ok(false);
+        }
+        let vacuum = format!("PRAGMA incremental_vacuum({GIVE_BACK_PAGES})");
+        self.tools.connection.execute_batch(&vacuum)?;
+        self.pages += 2 * GIVE_BACK_PAGES;
+        Ok(true)
+    }
+
+    /// Begins a transaction, alone with the file that was opened.
+    fn begin(&mut self) -> Result<(Turn<'c>, Moment), Failure> {
+        let Writer { file, turns, .. } = self.writer;
+        let turn = turns.take().map_err(|error| file.fail(Cause::Io("cannot lock it", error)))?;
+        if !file.is_in_place() {
+            return Err(file.fail(Cause::Replaced));
+        }
+        self.tools.begin.execute([]).map_err(|error| file.sqlite(error))?;
+        let now = self.enter();
+        if now.is_err() {
+            self.undo();
+        }
+        Ok((turn, now?))
+    }
+
+    /// Reads the clock, and sees to it that it goes on from here after the host has booted.
+    fn enter(&mut self) -> Result<Moment, Failure> {
+        let Writer { file, clock, .. } = self.writer;
+        let Tools { clock: known, mark: write, .. } = &mut self.tools;
+        let (era, mark): (i64, i64) = known
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .map_err(|error| file.sqlite(error))?;
+        let now = clock.now();
+        if era != now.era {
+            return Err(file.fail(Cause::OtherHost));
+        }
+        if let Some(mark) = StoreClock::next_mark(now, mark) {
+            write.execute([mark]).map_err(|error| file.sqlite(error))?;
+        }
+        Ok(now)
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        #[cfg(test)]
+        super::failpoint::reach("performed");
+        let committed = self.tools.commit.execute([]);
+        if committed.is_err() {
+            self.undo();
+        }
+        committed.map(drop).map_err(|error| self.writer.file.sqlite(error))
+    }
+
+    fn undo(&self) {
+        if !self.is_undone() {
+            // It is undone with the connection at the latest.
+            let _ = self.tools.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Whether SQLite itself has undone the transaction.
+    fn is_undone(&self) -> bool {
+        self.tools.connection.is_autocommit()
+    }
+
+    fn sweep(&mut self, now: Moment, count: usize) -> Result<usize, Failure> {
+        if now.micros < self.next_due {
+            return Ok(0);
+        }
+        let count = count.min(SWEEP_BATCH);
+        let records = &mut self.tools.records;
+        let mut sweep = || {
+            let swept = records.sweep(now, count)?;
+            let next_due = if swept < count { records.next_due()? } else { now.micros };
+            Ok((swept, next_due))
+        };
+        let (swept, next_due) = sweep().map_err(|error| self.writer.file.sqlite(error))?;
+        self.next_due = next_due.min(now.after(LOOK_AGAIN));
+        self.pages += 2 * swept;
+        Ok(swept)
+    }
+
+    fn copy_log_alone(&mut self) {
+        if self.pages > 0
+            && let Ok(turn) = self.writer.turns.take()
+        {
+            self.copy_log(&turn);
+        }
+    }
+
+    /// Copies the log into the database, so that the next commit begins it anew; in this process's
+    /// turn, since a log that others write to meanwhile would go on for ever.
+    fn copy_log(&mut self, _: &Turn<'c>) {
+        #[cfg(test)]
+        super::failpoint::reach("copying");
+        let copy = "PRAGMA wal_checkpoint(PASSIVE)";
+        // What could not be copied now stays in the log, and is copied next time.
+        let _ = self.tools.connection.query_row(copy, [], |_| Ok(()));
+        self.pages = 0;
+    }
+}
+
+/// More steps than that are not put into one transaction.
+const BATCH_MAX: usize = 1024;
+/// How many expired records a step removes: more than the one it may add, so they never pile up.
+const SWEEP_SHARE: usize = 2;
+/// How many are removed at a time when there are no steps, or many.
+const SWEEP_BATCH: usize = 128;
+/// How long after having swept everything it looks again, without being asked to tend.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// 16 MiB.
+const LOG_PAGES_MAX: usize = 4096;
+/// After so long without steps the log is copied, long or not.
+const IDLE: Duration = Duration::from_secs(1);
+/// Free pages stay in the file up to so many, or one in so many of all: the next records need them.
+const FREE_PAGES_KEPT: i64 = 1024;
+const FREE_SHARE_KEPT: i64 = 4;
+const GIVE_BACK_PAGES: usize = 128;
