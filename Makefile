@@ -30,7 +30,8 @@ help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: ## runs the orders example
-	cargo run --locked --release $(EXAMPLES) -p orders
+	@mkdir -p target/demo
+	cargo run --locked --release $(EXAMPLES) -p orders -- --store sqlite:target/demo/orders.db
 
 python: $(PYTHON)/.ready $(PYTHON_OLDEST)/.ready ## builds the Python wheel, and environments with it in target/
 

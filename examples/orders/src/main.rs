@@ -30,8 +30,8 @@ struct Flags {
     /// Where to listen [default: 127.0.0.1:8080, or a free port].
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Where records are kept: `memory:`, `redis://host:port/database`.
-    #[arg(long, default_value = "memory:")]
+    /// Where records are kept: `sqlite:path`, `redis://host:port/database`, `memory:`.
+    #[arg(long, default_value = "sqlite:orders.db")]
     store: String,
     /// End after the scene, also in a terminal.
     #[arg(long)]

@@ -55,7 +55,9 @@ impl Scene {
         stage.title("Orders, charged once however often the client asks");
         stage.line(format_args!("http://{address}"));
         stage.line(format_args!("store: {promise}"));
-        stage.line("\nTry it yourself, twice: the second answer will be a replay.\n");
+        stage.line("\nTry it yourself, twice: the second answer will be a replay.");
+        stage.line("Kill the service and start it again in between: it still will, unless the");
+        stage.line("store is memory.\n");
         stage.line(format_args!("  curl -i http://{address}/orders -d '{TEA}' \\"));
         stage.line("    -H 'Content-Type: application/json' -H 'Idempotency-Key: try-1'");
     }
