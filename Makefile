@@ -14,6 +14,9 @@ RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --tests)
 # One executable for each front door of the target application.
 TARGETS := axum plain
 
+# Debian keeps the server's programs off the PATH, in a directory for each version.
+POSTGRES = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
+
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -26,6 +29,7 @@ targets: ## builds the target applications into target/targets/
 
 test: ## runs every test: unit, store, doc and black-box
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh $(POSTGRES) postgresql
 	cargo $(RUNNER) --locked --workspace --all-features
 	cargo test --locked --workspace --all-features --doc
 	$(MAKE) targets

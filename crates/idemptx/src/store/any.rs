@@ -8,6 +8,8 @@ use idemptx_core::lease::Lease;
 use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
 
 use super::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+use super::postgres::PostgresStore;
 #[cfg(feature = "redis")]
 use super::redis::RedisStore;
 use super::safety::{SafetyCheck, SafetyReport};
@@ -18,6 +20,9 @@ use super::safety::{SafetyCheck, SafetyReport};
 pub enum AnyStore {
     /// `memory:`
     Memory(MemoryStore),
+    /// `postgres://`, `postgresql://`
+    #[cfg(feature = "postgres")]
+    Postgres(Box<PostgresStore>),
     /// `redis://`, `rediss://`, `redis+unix://`
     #[cfg(feature = "redis")]
     Redis(Box<RedisStore>),
@@ -29,6 +34,7 @@ impl AnyStore {
     /// | URL | store |
     /// |---|---|
     /// | `memory:` | [`MemoryStore`] |
+    /// | `postgres://[user[:password]@]host[:port]/database`, or `postgresql://…` | PostgreSQL |
     /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
     /// | `redis+unix:///path?db=number` | the same through a socket file |
     ///
@@ -48,6 +54,10 @@ impl AnyStore {
             "memory" if matches!(url, "memory:" | "memory://") => {
                 Ok(Self::Memory(MemoryStore::new()))
             }
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => PostgresStore::open(url)
+                .map(|store| Self::Postgres(Box::new(store)))
+                .map_err(|error| UnknownStore { source: Some(error.into()) }),
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
                 RedisStore::open(url)
@@ -71,12 +81,10 @@ impl fmt::Display for UnknownStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Some(_) => f.write_str("the store's URL cannot be read"),
-            None if cfg!(feature = "redis") => f.write_str(
-                "no such store: use `memory:`, `redis://host:port/db`, `rediss://…` or \
-                 `redis+unix:///path`",
-            ),
             None => f.write_str(
-                "no such store: use `memory:`, or enable the feature `redis` for `redis://…`",
+                "no such store: use `memory:`, with the feature `redis` also \
+                 `redis://host:port/db`, `rediss://…` or `redis+unix:///path`, and with the \
+                 feature `postgres` also `postgres://host/db`",
             ),
         }
     }
@@ -95,6 +103,8 @@ macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr, awaited) => {
         match $any {
             AnyStore::Memory($store) => $call.await,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => Box::pin($call).await,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => Box::pin($call).await,
         }
@@ -102,6 +112,8 @@ macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Memory($store) => $call,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => $call,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => $call,
         }
@@ -146,6 +158,8 @@ impl SafetyCheck for AnyStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         match self {
             Self::Memory(store) => SafetyCheck::check(store).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => SafetyCheck::check(&**store).await,
         }

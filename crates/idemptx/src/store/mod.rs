@@ -3,12 +3,15 @@
 //! | store | seen by | survives | for |
 //! |---|---|---|---|
 //! | [`MemoryStore`] | one process | nothing | tests, and services of a single process |
+//! | [`PostgresStore`](postgres::PostgresStore) | every process | a crash of the process, of PostgreSQL and of its host | fleets whose operations must never run twice |
 //! | [`RedisStore`](redis::RedisStore) | every process | a crash of the process; of Redis as far as its configuration goes | fleets |
 //!
 //! [`AnyStore::from_url`] picks one at run time.
 
 mod any;
 mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis-protocol")]
 pub mod redis;
 mod safety;
