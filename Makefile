@@ -48,6 +48,7 @@ check: ## format, lints, each feature alone, docs, dependencies
 
 bench: ## runs the benchmarks
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh $(POSTGRES) postgresql
 	cargo run --locked --release $(EXAMPLES) -p bench
 
 clean: ## removes everything that was built, the tools too

@@ -11,6 +11,9 @@ mod load;
 mod machine;
 mod memory;
 mod over_http;
+mod postgres_rates;
+#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
+mod postgres_server;
 mod redis_commands;
 mod redis_rates;
 mod redis_server;
@@ -85,11 +88,12 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 7] = [
+const TABLES: [(&str, TableMaker); 8] = [
     ("http", over_http::measure),
     ("calls", in_process::measure),
     ("commands", redis_commands::measure),
     ("rates", redis_rates::measure),
+    ("postgres", postgres_rates::measure),
     ("memory", memory::measure),
     ("waking", waking::measure),
     ("growth", growth::measure),

@@ -49,6 +49,42 @@ impl PostgresServer {
         server
     }
 
+    /// A standby that follows it, made from a copy, and that it waits for with every commit.
+    pub(crate) async fn standby(&self) -> Self {
+        let (directory, port) = (fresh_directory(), free_port());
+        give_away(&directory);
+        let copied = command("pg_basebackup")
+            .args([
+                "--no-sync",
+                "--checkpoint=fast",
+                "--write-recovery-conf",
+                "--username=postgres",
+            ])
+            .args(["--host=127.0.0.1", "--port", &self.port.to_string(), "--pgdata"])
+            .arg(directory.join("data"))
+            .current_dir(&directory)
+            .output()
+            .expect(MISSING);
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let file = directory.join("data/postgresql.conf");
+        let copied = fs::read_to_string(&file).unwrap();
+        let own = format!(
+            "port = {port}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n",
+            directory.display()
+        );
+        fs::write(&file, copied + &own).unwrap();
+        let process = spawn(&directory);
+        let mut standby = Self { directory, port, process };
+        standby.wait_until_ready();
+        self.configure("synchronous_standby_names", "*").await;
+        standby
+    }
+
+    /// Makes a standby a primary.
+    pub(crate) async fn promote(&self) {
+        self.session().await.query("SELECT pg_promote()", &[]).await.unwrap();
+    }
+
     /// Its URL, for the superuser.
     pub(crate) fn url(&self) -> String {
         self.url_of("postgres")

@@ -7,8 +7,8 @@ use super::settings::InvalidSetting;
 /// The names of everything that a store has in its database, quoted.
 #[derive(Clone)]
 pub(super) struct Layout {
+    names: [String; 2],
     schema: String,
-    table: String,
     records: String,
     versions: String,
     due: String,
@@ -28,10 +28,10 @@ impl Layout {
         let of_table = |suffix: &str| quoted(&format!("{table}{suffix}"));
         let qualified = |name: &str| format!("{}.{name}", quoted(schema));
         Ok(Self {
+            names: [schema.to_owned(), format!("{table}{VERSION_SUFFIX}")],
             schema: quoted(schema),
-            table: format!("{schema}.{table}"),
             records: qualified(&of_table("")),
-            versions: qualified(&of_table("_version")),
+            versions: qualified(&of_table(VERSION_SUFFIX)),
             due: of_table("_due"),
             channel: format!("{schema}.{table}"),
         })
@@ -62,14 +62,15 @@ impl Layout {
         &self.schema
     }
 
+    /// The schema, and the table with the version of what is in it, as the catalogue has them.
+    pub(super) fn names(&self) -> [&str; 2] {
+        let [schema, versions] = &self.names;
+        [schema, versions]
+    }
+
     /// The table of the records, qualified and quoted.
     pub(super) fn records(&self) -> &str {
         &self.records
-    }
-
-    /// The table with the version of the schema, qualified and quoted.
-    pub(super) fn versions(&self) -> &str {
-        &self.versions
     }
 
     /// The channel on which the end of awaited claims is told, as it is.
@@ -85,7 +86,7 @@ impl Layout {
 
 impl fmt::Debug for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layout").field(&self.table).finish()
+        f.debug_tuple("Layout").field(&self.channel).finish()
     }
 }
 
@@ -94,6 +95,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+const VERSION_SUFFIX: &str = "_version";
 /// The channel has both names and a dot; PostgreSQL cuts names at 63 bytes.
 const SCHEMA_BYTES_MAX: usize = 31;
 /// Leaves room for what is appended to the names of indexes and of the other table.

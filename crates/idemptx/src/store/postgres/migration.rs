@@ -4,6 +4,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, IsolationLevel};
 
 use super::layout::Layout;
+use super::statement::Parameter;
 
 /// What a session does about the tables before it works with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,9 @@ async fn migrate(client: &mut Client, layout: &Layout) -> Result<(), Unfit> {
 
 /// The version of the tables, if there are any.
 async fn version(client: &Client, layout: &Layout) -> Result<Option<i32>, Error> {
-    let exists = client.query_typed(HAS_TABLE, &[(&layout.versions(), Type::TEXT)]).await?;
+    let [schema, table] = layout.names();
+    let names: [(Parameter<'_>, Type); 2] = [(&schema, Type::TEXT), (&table, Type::TEXT)];
+    let exists = client.query_typed(HAS_TABLE, &names).await?;
     if exists.is_empty() {
         return Ok(None);
     }
@@ -127,8 +130,11 @@ CREATE TABLE IF NOT EXISTS {versions} (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 ";
-const HAS_TABLE: &str = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
-const HAS_SCHEMA: &str = "SELECT 1 WHERE to_regnamespace($1) IS NOT NULL";
+/// `to_regclass` would answer from a cache that does not know what others have made meanwhile.
+const HAS_TABLE: &str = "SELECT 1 FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+    WHERE n.nspname = $1::text AND c.relname = $2::text";
+const HAS_SCHEMA: &str = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text";
 const LOCK: &str = "SELECT 1 FROM pg_advisory_xact_lock(hashtextextended('idemptx ' || $1, 0))";
 /// For somebody else's migration.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'; \
