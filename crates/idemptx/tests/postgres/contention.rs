@@ -53,6 +53,7 @@ async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each
     }
 }
 
+#[allow(clippy::print_stdout, reason = "it is how a process tells the one that started it")]
 async fn contend(url: String) {
     let store = Arc::new(patient(url).connect().await.unwrap());
     let offset = u64::from(std::process::id()) * 7;

@@ -1,7 +1,7 @@
 //! What a server's configuration promises, and how it proves who it is.
 
-use idemptx::store::Severity;
 use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
+use idemptx::store::{AnyStore, SafetyCheck, Severity};
 use idemptx_core::store::Store;
 
 use super::postgres_server::{PostgresServer, fresh_directory};
@@ -39,6 +39,21 @@ async fn the_check_says_in_one_line_what_a_server_promises() {
     let told = told.unwrap();
     assert_eq!(told.check().await.unwrap().findings.len(), 2);
     assert!(told.capabilities().durable);
+}
+
+#[tokio::test]
+async fn a_url_leads_to_this_store() {
+    let server = PostgresServer::start(&[]);
+    for scheme in ["postgres", "postgresql"] {
+        let store = AnyStore::from_url(&server.url().replace("postgres:", &format!("{scheme}:")));
+        let store = store.unwrap();
+        let guarantee = SafetyCheck::check(&store).await.unwrap().guarantee;
+        assert!(guarantee.starts_with("postgresql "), "{guarantee}");
+        assert!(store.watch(&id(1)).await.is_some());
+    }
+    let refused = AnyStore::from_url("postgres://app:hunter2@localhost:port/").unwrap_err();
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("port") && !cause.contains("hunter2"), "{cause}");
 }
 
 #[tokio::test]

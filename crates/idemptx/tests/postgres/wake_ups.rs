@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use idemptx_core::store::{Claim, ErrorKind, Over, Store};
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::postgres_server::PostgresServer;
 use super::steps::{
@@ -51,7 +51,7 @@ async fn a_watch_on_a_record_that_nobody_claims_resolves_at_once() {
 #[tokio::test]
 async fn only_the_end_of_an_awaited_claim_is_told() {
     let (server, store) = started(&[]).await;
-    let told = listening(&server).await;
+    let (_listening, told) = listening(&server).await;
     for number in 0..8 {
         let lease = granted(&store, id(number)).await;
         match number % 2 {
@@ -98,8 +98,8 @@ async fn without_sessions_of_its_own_a_store_watches_nothing_and_wakes_those_tha
     soon(watch).await;
 }
 
-/// Counts what is told.
-async fn listening(server: &PostgresServer) -> Arc<AtomicUsize> {
+/// Counts what is told, until its session is dropped.
+async fn listening(server: &PostgresServer) -> (Client, Arc<AtomicUsize>) {
     let (client, mut connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
     let told = Arc::new(AtomicUsize::new(0));
     let count = told.clone();
@@ -113,7 +113,5 @@ async fn listening(server: &PostgresServer) -> Arc<AtomicUsize> {
         }
     });
     client.batch_execute("LISTEN \"idemptx.records\"").await.unwrap();
-    // The session ends with the test's runtime, not with this handle.
-    std::mem::forget(client);
-    told
+    (client, told)
 }

@@ -205,8 +205,7 @@ impl Link {
     }
 
     /// Makes sure that there is a session.
-    pub(super) async fn raise(self: &Arc<Self>) -> Result<(), Failure> {
-        let patience = self.dial.timeouts.connect;
+    pub(super) async fn raise(self: &Arc<Self>, patience: Duration) -> Result<(), Failure> {
         match timeout(patience, self.live()).await {
             Ok(live) => live.map(drop),
             Err(_) => Err(self.dial.timed_out(patience)),

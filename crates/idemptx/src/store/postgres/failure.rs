@@ -71,7 +71,8 @@ impl Failure {
     /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
     /// tried without it.
     pub(super) fn may_be_about_one_row(&self) -> bool {
-        self.code().is_some_and(|code| Meaning::of(code) != Meaning::Lost)
+        let meaning = self.code().map(Meaning::of);
+        matches!(meaning, Some(Meaning::Later | Meaning::Full | Meaning::Corrupt | Meaning::Other))
     }
 
     fn code(&self) -> Option<&SqlState> {

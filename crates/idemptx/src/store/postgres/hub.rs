@@ -81,7 +81,7 @@ impl Hub {
         let least_busy = self.links.iter().min_by_key(|link| link.in_flight());
         let Some(link) = least_busy else { return Err(Failure::unexpected(self.dial.server())) };
         if !link.is_up()
-            && let Err(failure) = link.raise().await
+            && let Err(failure) = link.raise(self.dial.timeouts.command).await
         {
             // The server may have no room for one more session, which is no reason to give up.
             let others = self.links.iter().filter(|link| link.is_up());
@@ -96,14 +96,14 @@ impl Hub {
     /// Makes sure that there is a session for statements.
     pub(super) async fn ready(&self) -> Result<(), Failure> {
         match self.links.first() {
-            Some(link) => link.raise().await,
+            Some(link) => link.raise(self.dial.timeouts.connect).await,
             None => Err(self.unexpected()),
         }
     }
 
     /// Makes sure that the end of awaited claims is heard.
     pub(super) async fn listen(&self) -> Result<(), Failure> {
-        self.wake_ups.raise().await
+        self.wake_ups.raise(self.dial.timeouts.command).await
     }
 
     /// Claims, unless something is there.
@@ -213,7 +213,7 @@ async fn claim_batch(hub: Arc<Hub>, jobs: Vec<ClaimJob>) {
             }
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
-            for job in jobs {
+            for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
                 let answer = ask_to_claim(&hub, std::slice::from_ref(&job)).await;
                 let answer = answer
                     .map(|mut answers| answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen));
@@ -279,7 +279,7 @@ async fn settle_batch(hub: Arc<Hub>, jobs: Vec<SettleJob>) {
             }
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
-            for job in jobs {
+            for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
                 let settled = ask_to_settle(&hub, std::slice::from_ref(&job)).await;
                 let _ = job.reply.send(settled.map(|settled| settled.contains_key(&job.id)));
             }

@@ -182,6 +182,16 @@ impl Address {
         self.config.options(options);
     }
 
+    /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
+    pub(super) fn set_patience(&mut self, timeouts: &Timeouts) {
+        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+        self.config
+            .connect_timeout(timeouts.connect / hosts)
+            .keepalives_idle(SILENCE_MAX)
+            .keepalives_interval(SILENCE_MAX / 2)
+            .keepalives_retries(KEEPALIVES);
+    }
+
     /// Whether records and passwords cross a network in plain text.
     pub(super) const fn is_overheard(&self) -> bool {
         self.is_overheard
@@ -265,6 +275,9 @@ fn trusting(ca_certificates: Option<&[u8]>) -> Result<ClientConfig, InvalidSetti
 }
 
 const PORT: u16 = 5432;
+/// Of a session without anything to do, before it is asked whether it is still there.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const KEEPALIVES: u32 = 3;
 /// No transaction of this store waits for anything but the server.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
 
