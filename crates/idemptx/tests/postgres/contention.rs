@@ -9,7 +9,8 @@ use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Store};
 
 use super::postgres_server::PostgresServer;
 use super::steps::{
-    bid, brief_bid, done, granted, granted_to, id, kind, patient, settled, started,
+    PATIENCE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient,
+    settled, started,
 };
 
 /// Each of the processes bids for every key, many at once and in an order of its own; half of the
@@ -138,9 +139,10 @@ async fn a_record_that_is_locked_costs_neither_its_companions_nor_much_time() {
 
 #[tokio::test]
 async fn batches_of_two_stores_that_overlap_do_not_wait_for_each_other_for_ever() {
-    let (server, one) = started(&["deadlock_timeout = '10s'"]).await;
-    let other = patient(server.url()).connect().await.unwrap();
-    let stores = [Arc::new(one), Arc::new(other)];
+    let server = PostgresServer::start(&["deadlock_timeout = '50ms'"]);
+    // Whoever waits for another waits until the server notices that they wait for each other.
+    let store = async || patient(server.url()).lock_timeout(PATIENCE).connect().await.unwrap();
+    let stores = [Arc::new(store().await), Arc::new(store().await)];
     for round in 0..ROUNDS {
         let passages: Vec<_> = (0..128)
             .map(|place| {
@@ -162,8 +164,12 @@ async fn batches_of_two_stores_that_overlap_do_not_wait_for_each_other_for_ever(
             assert_eq!(settled(&stores[0], id(round * 1000 + key)).await.payload, "once");
         }
     }
+    // Sessions hand in what they have counted when they end.
+    drop(stores);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+    comes_to(&server, sessions, 1).await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'";
-    assert_eq!(super::steps::number(&server, deadlocks).await, 0);
+    assert_eq!(number(&server, deadlocks).await, 0);
 }
 
 #[tokio::test]

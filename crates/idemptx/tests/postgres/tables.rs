@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::record::State;
-use idemptx_core::store::{ErrorKind, Over, Seen, Settlement, Store};
+use idemptx_core::store::{Claim, ErrorKind, Over, Seen, Settlement, Store};
 
 use super::postgres_server::PostgresServer;
 use super::steps::{
@@ -180,6 +180,25 @@ async fn no_statement_scans_the_table_and_settling_touches_no_index() {
     let updates = number(&server, &format!("SELECT n_tup_upd {statistics}")).await;
     let in_place = number(&server, &format!("SELECT n_tup_hot_upd {statistics}")).await;
     assert!(in_place * 10 >= updates * 9, "{in_place} of {updates} updates touched no index");
+}
+
+/// A transaction that has no number has written nothing, and waits for no disk.
+#[tokio::test]
+async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
+    let (server, store) = started(&["autovacuum = off"]).await;
+    let lease = granted(&store, id(1)).await;
+    store.settle(&lease, &done("done")).await.unwrap();
+    granted(&store, id(2)).await;
+    let transactions = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8";
+    let before = number(&server, transactions).await;
+    for _ in 0..20 {
+        settled(&store, id(1)).await;
+        assert!(matches!(store.claim(&id(2), &bid()).await, Ok(Claim::Held(_))));
+        assert!(store.lookup(&id(1)).await.unwrap().is_some());
+    }
+    assert_eq!(number(&server, transactions).await, before);
+    granted(&store, id(3)).await;
+    assert_eq!(number(&server, transactions).await, before + 1);
 }
 
 /// As the documentation of the store has them.
