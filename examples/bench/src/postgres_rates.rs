@@ -88,7 +88,9 @@ async fn rate(url: String, step: Step, tasks: u32, window: Duration) -> Measured
                 while began.elapsed() < window {
                     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
                     match step {
-                        Step::Bare => bare_claim(&client, &statement, number).await.map_err(told)?,
+                        Step::Bare => {
+                            bare_claim(&client, &statement, number).await.map_err(told)?
+                        }
                         _ => claimed(&store, number, step).await.map_err(told)?,
                     }
                     done.fetch_add(1, Ordering::Relaxed);
@@ -138,8 +140,7 @@ async fn bare_claim(client: &Client, statement: &Statement, number: u64) -> Meas
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 /// Of a record without its payload.
 const CLAIM_BYTES: usize = 127;
-const BARE_TABLE: &str =
-    "CREATE TABLE IF NOT EXISTS bare (LIKE idemptx.records INCLUDING ALL)";
+const BARE_TABLE: &str = "CREATE TABLE IF NOT EXISTS bare (LIKE idemptx.records INCLUDING ALL)";
 const BARE: &str = "INSERT INTO bare (id, token, record, state, fence, attempt, lease_until, \
     expires_at, due_at) VALUES ($1, $2, $3, 'R', 1, 1, clock_timestamp() + interval '15 s', \
     clock_timestamp() + interval '1 day', clock_timestamp() + interval '1 day') \

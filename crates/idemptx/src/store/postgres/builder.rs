@@ -146,10 +146,9 @@ impl PostgresStoreBuilder {
     pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
         let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
         address.set_patience(&self.timeouts);
-        // A pooler refuses parameters that it does not know, or hands them on to others.
-        if !self.is_pooled {
-            address.set_parameters(&self.timeouts, self.synchronous_commit);
-        }
+        // Behind a pooler they would become somebody else's.
+        let session_settings = (!self.is_pooled)
+            .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
         let layout = Layout::new(&self.schema, &self.table)?;
         let dial = Arc::new(Dial {
             address,
@@ -157,7 +156,7 @@ impl PostgresStoreBuilder {
             texts: Texts::new(&layout),
             layout,
             care: self.care,
-            is_pooled: self.is_pooled,
+            session_settings,
             waiters: Arc::new(Waiters::default()),
             is_ensured: AtomicBool::new(false),
         });

@@ -35,8 +35,9 @@ pub(super) struct Dial {
     pub(super) layout: Layout,
     pub(super) texts: Texts,
     pub(super) care: Care,
-    /// Whether statements may meet another session of the server each time.
-    pub(super) is_pooled: bool,
+    /// What a session begins with; none where statements may meet another one each time, behind a
+    /// pooler.
+    pub(super) session_settings: Option<String>,
     pub(super) waiters: Arc<Waiters>,
     /// Whether the tables have been looked at.
     pub(super) is_ensured: AtomicBool,
@@ -51,6 +52,11 @@ pub(super) enum Purpose {
 }
 
 impl Dial {
+    /// Whether statements may meet another session of the server each time.
+    pub(super) const fn is_pooled(&self) -> bool {
+        self.session_settings.is_none()
+    }
+
     pub(super) fn server(&self) -> &Arc<str> {
         &self.address.name
     }
@@ -68,11 +74,14 @@ impl Dial {
         let doubts = Arc::new(AtomicU64::new(0));
         let ear = (purpose == Purpose::WakeUps).then(|| self.waiters.ear());
         let driver = Driver(tokio::spawn(drive(connection, doubts.clone(), ear)));
+        if let Some(settings) = &self.session_settings {
+            client.batch_execute(settings).await.map_err(|error| self.failed(error))?;
+        }
         let mut prepared = None;
         match purpose {
             Purpose::Statements => {
                 self.ensure(&mut client).await?;
-                if !self.is_pooled {
+                if !self.is_pooled() {
                     let all = Prepared::all(&self.texts, &client).await;
                     prepared = Some(all.map_err(|error| self.failed(error))?);
                 }

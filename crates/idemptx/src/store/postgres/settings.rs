@@ -154,32 +154,36 @@ impl Address {
         })
     }
 
-    /// Lets every session begin with what this store relies on.
-    pub(super) fn set_parameters(
-        &mut self,
+    /// What every session begins with, unless the URL's own `options` say otherwise.
+    ///
+    /// Statements, and no options of ours: poolers refuse those.
+    pub(super) fn session_settings(
+        &self,
         timeouts: &Timeouts,
         synchronous_commit: Option<SynchronousCommit>,
-    ) {
-        let mut options = format!(
-            "-c lock_timeout={} -c statement_timeout={} -c idle_in_transaction_session_timeout={} \
-             -c default_transaction_isolation=read\\ committed -c client_min_messages=warning",
-            timeouts.lock.as_millis().max(1),
-            timeouts.command.as_millis().max(1),
-            IDLE_IN_TRANSACTION_MAX.as_millis(),
-        );
+    ) -> String {
+        let millis = |timeout: Duration| timeout.as_millis().max(1).to_string();
+        let mut settings = vec![
+            ("lock_timeout", millis(timeouts.lock)),
+            ("statement_timeout", millis(timeouts.command)),
+            ("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION_MAX)),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("client_min_messages", "warning".to_owned()),
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("jit", "off".to_owned()),
+        ];
         // Each statement is planned once for a session, and at first for an empty table: whatever
         // it looks for, it finds by an index, in the order of the batch.
-        for plan in ["seqscan", "bitmapscan", "hashjoin", "mergejoin"] {
-            options.push_str(&format!(" -c enable_{plan}=off"));
+        for plan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
+            settings.push((plan, "off".to_owned()));
         }
-        options.push_str(" -c plan_cache_mode=force_generic_plan -c jit=off");
-        if let Some(level) = synchronous_commit {
-            options.push_str(&format!(" -c synchronous_commit={}", level.word()));
-        }
-        if let Some(own) = self.config.get_options() {
-            options.push_str(&format!(" {own}"));
-        }
-        self.config.options(options);
+        settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
+        let own = self.config.get_options().unwrap_or_default();
+        settings
+            .into_iter()
+            .filter(|(name, _)| !own.contains(&format!("{name}=")))
+            .map(|(name, value)| format!("SET {name} = '{value}';"))
+            .collect()
     }
 
     /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
@@ -360,13 +364,16 @@ mod tests {
     }
 
     #[test]
-    fn a_sessions_parameters_leave_the_last_word_to_the_url() {
-        let mut address = address("postgres://localhost/app?options=-c%20lock_timeout%3D7");
+    fn a_sessions_settings_leave_the_last_word_to_the_url() {
         let [command, connect, lock] = [2000, 3000, 500].map(Duration::from_millis);
         let timeouts = Timeouts { command, connect, lock };
-        address.set_parameters(&timeouts, Some(SynchronousCommit::RemoteApply));
-        let options = address.config.get_options().unwrap();
-        assert!(options.starts_with("-c lock_timeout=500 -c statement_timeout=2000 "));
-        assert!(options.ends_with(" -c synchronous_commit=remote_apply -c lock_timeout=7"));
+        let plain = address("postgres://localhost/app").session_settings(&timeouts, None);
+        assert!(plain.starts_with("SET lock_timeout = '500';SET statement_timeout = '2000';"));
+        assert!(!plain.contains("synchronous_commit"));
+        let url = "postgres://localhost/app?options=-c%20lock_timeout%3D7";
+        let level = Some(SynchronousCommit::RemoteApply);
+        let told = address(url).session_settings(&timeouts, level);
+        assert!(!told.contains("lock_timeout"));
+        assert!(told.ends_with("SET synchronous_commit = 'remote_apply';"));
     }
 }

@@ -302,7 +302,7 @@ impl Store for PostgresStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        if self.dial.is_pooled {
+        if self.dial.is_pooled() {
             return None;
         }
         let hub = self.hub().ok()?;
@@ -332,7 +332,7 @@ impl Store for PostgresStore {
         let mut capabilities = Capabilities::default();
         capabilities.shared = true;
         capabilities.durable = self.durable.load(Ordering::Relaxed);
-        capabilities.watch = !self.dial.is_pooled;
+        capabilities.watch = !self.dial.is_pooled();
         capabilities
     }
 }
