@@ -177,6 +177,8 @@ pub(super) enum ClaimAnswer {
     Created(u64),
     /// Something is there.
     Found(Found),
+    /// What is there counts as nothing, and has to make room.
+    Expired,
     /// What is there came while it was asked for: ask again.
     Unseen,
 }
@@ -242,11 +244,21 @@ async fn ask_to_claim(
         let id = id_of(row)?;
         let answer = match row.try_get::<_, Option<i64>>("fence").ok()? {
             Some(fence) => ClaimAnswer::Created(u64::try_from(fence).ok()?),
+            None if row.try_get("expired").ok()? => ClaimAnswer::Expired,
             None => ClaimAnswer::Found(Found::read(row)?),
         };
         Some((id, answer))
     };
-    rows.iter().map(|row| answer(row).ok_or_else(|| hub.unexpected())).collect()
+    let mut answers = HashMap::with_capacity(jobs.len());
+    for row in &rows {
+        let (id, answer) = answer(row).ok_or_else(|| hub.unexpected())?;
+        // What was removed after the snapshot was taken is still read, beside what was granted in
+        // its place.
+        if !matches!(answers.get(&id), Some(ClaimAnswer::Created(_))) {
+            answers.insert(id, answer);
+        }
+    }
+    Ok(answers)
 }
 
 struct SettleJob {

@@ -62,11 +62,11 @@
 //! If it finds that the record could be changed after all, others came in between, and the step
 //! begins anew.
 //!
-//! *The claim of a new key* reads and, only if its snapshot shows nothing that counts, inserts.
+//! *The claim of a new key* inserts, and reads what is there if it cannot.
 //! The primary key admits one row: a claim that meets another's waits until that has committed, and
 //! then neither inserts nor reads it, for its snapshot is older; it asks again.
 //! A claim that finds something writes nothing, so that a replay costs no flush to disk.
-//! What has expired counts as nothing, and is replaced under the same lock.
+//! What has expired counts as nothing, and is replaced by a statement of the first kind.
 //!
 //! Leases and retentions are judged by `clock_timestamp()`, read once a statement, before any wait
 //! for a lock: a lease may look a little younger than it is, never older, and one that is granted

@@ -61,7 +61,7 @@ impl Sql {
             Self::TakeOver => &[
                 Type::BYTEA,
                 Type::BYTEA,
-                Type::BOOL,
+                Type::TEXT,
                 Type::BYTEA,
                 Type::BYTEA,
                 Type::INT8,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
     Bid, Capabilities, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError, Watch,
@@ -154,17 +154,18 @@ impl PostgresStore {
         standing(found, id).map(Some)
     }
 
-    /// Puts a claim in the place of the record that the bid names, if that is there.
-    async fn take_over(
+    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    async fn replace(
         &self,
         hub: &Hub,
         id: &RecordId,
         bid: &Bid,
-        over: Over,
+        former: Former,
     ) -> Result<Option<Lease>, StoreError> {
-        let (is_orphan, former): (bool, Token) = match over {
-            Over::Orphan(token) => (true, token),
-            Over::Settled(token) => (false, token),
+        let (state, token): (&str, &[u8]) = match &former {
+            Former::Expired => ("expired", b""),
+            Former::Named(Over::Orphan(token)) => ("orphan", token.as_bytes()),
+            Former::Named(Over::Settled(token)) => ("settled", token.as_bytes()),
         };
         let record = Record::running(&Lease::granted(*id, bid, 0, FIRST_ATTEMPT)).encode();
         let rows = hub
@@ -172,8 +173,8 @@ impl PostgresStore {
                 Sql::TakeOver,
                 &[
                     &&id.as_bytes()[..],
-                    &&former.as_bytes()[..],
-                    &is_orphan,
+                    &token,
+                    &state,
                     &&bid.token.as_bytes()[..],
                     &record,
                     &term_millis(bid.term),
@@ -215,7 +216,7 @@ impl Store for PostgresStore {
         let hub = self.hub()?;
         for _ in 0..ATTEMPTS_MAX {
             if let Some(over) = bid.over
-                && let Some(lease) = self.take_over(&hub, id, bid, over).await?
+                && let Some(lease) = self.replace(&hub, id, bid, Former::Named(over)).await?
             {
                 return Ok(Claim::Granted(lease));
             }
@@ -223,6 +224,10 @@ impl Store for PostgresStore {
                 ClaimAnswer::Created(fence) => {
                     return Ok(Claim::Granted(Lease::granted(*id, bid, fence, FIRST_ATTEMPT)));
                 }
+                ClaimAnswer::Expired => match self.replace(&hub, id, bid, Former::Expired).await? {
+                    Some(lease) => return Ok(Claim::Granted(lease)),
+                    None => continue,
+                },
                 ClaimAnswer::Unseen => continue,
                 ClaimAnswer::Found(found) => standing(found, id)?,
             };
@@ -344,6 +349,12 @@ impl fmt::Debug for PostgresStore {
             .field("layout", &self.dial.layout)
             .finish_non_exhaustive()
     }
+}
+
+/// A record that makes room for a claim.
+enum Former {
+    Named(Over),
+    Expired,
 }
 
 /// Ends a sweep, also when its runtime does.

@@ -2,6 +2,6 @@
 UPDATE {records} AS r SET
     lease_until = moment.now + $3 * interval '1 millisecond',
     expires_at = moment.now + $4 * interval '1 millisecond'
-FROM (SELECT clock_timestamp() AS now) AS moment
+FROM (SELECT clock_timestamp() AS now OFFSET 0) AS moment
 WHERE r.id = $1 AND r.token = $2 AND r.state = 'R' AND r.expires_at > moment.now
 RETURNING true
