@@ -26,6 +26,9 @@ PYTHON_EXAMPLES := examples/payments-fastapi examples/target-fastapi
 WHEEL := target/wheels/.built
 WHEEL_SOURCES = $(shell find Cargo.* crates/*/*.* crates/*/src $(PACKAGE)/python -type f -not -name '*.py[co]')
 
+# Debian keeps the server's programs off the PATH, in a directory for each version.
+POSTGRES = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
+
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -45,6 +48,7 @@ targets: $(PYTHON)/.ready ## builds the target applications into target/targets/
 
 test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh curl curl
 	cargo $(RUNNER) --locked --workspace --all-features
 	cargo test --locked --workspace --all-features --doc
@@ -69,6 +73,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
+	.ci/require.sh $(POSTGRES) postgresql
 	examples/bench/python/prepare.sh target/bench
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
 	  cargo run --locked --release $(EXAMPLES) -p bench -- $(if $(QUICK),--quick)

@@ -13,6 +13,9 @@ mod load;
 mod machine;
 mod memory;
 mod over_http;
+mod postgres_rates;
+#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
+mod postgres_server;
 mod python;
 mod redis_commands;
 mod redis_rates;
@@ -90,11 +93,12 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 13] = [
+const TABLES: [(&str, TableMaker); 14] = [
     ("http", over_http::measure),
     ("calls", in_process::measure),
     ("commands", redis_commands::measure),
     ("rates", redis_rates::measure),
+    ("postgres", postgres_rates::measure),
     ("memory", memory::measure),
     ("durable", durable::measure),
     ("durable-growth", durable_growth::measure),

@@ -8,6 +8,8 @@ use idemptx_core::lease::Lease;
 use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
 
 use super::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+use super::postgres::PostgresStore;
 #[cfg(feature = "redis")]
 use super::redis::RedisStore;
 use super::safety::{SafetyCheck, SafetyReport};
@@ -20,6 +22,9 @@ use super::sqlite::{self, SqliteStore};
 pub enum AnyStore {
     /// `memory:`
     Memory(MemoryStore),
+    /// `postgres://`, `postgresql://`
+    #[cfg(feature = "postgres")]
+    Postgres(Box<PostgresStore>),
     /// `redis://`, `rediss://`, `redis+unix://`
     #[cfg(feature = "redis")]
     Redis(Box<RedisStore>),
@@ -34,6 +39,7 @@ impl AnyStore {
     /// | URL | store |
     /// |---|---|
     /// | `memory:` | [`MemoryStore`] |
+    /// | `postgres://[user[:password]@]host[:port]/database`, or `postgresql://…` | PostgreSQL |
     /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
     /// | `redis+unix:///path?db=number` | the same through a socket file |
     /// | `sqlite:path`, `sqlite:///path` | SQLite in a file, which is made if there is none |
@@ -54,6 +60,10 @@ impl AnyStore {
             "memory" if matches!(url, "memory:" | "memory://") => {
                 Ok(Self::Memory(MemoryStore::new()))
             }
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => PostgresStore::open(url)
+                .map(|store| Self::Postgres(Box::new(store)))
+                .map_err(|error| UnknownStore(Reason::Unreadable(error.into()))),
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
                 RedisStore::open(url)
@@ -101,6 +111,10 @@ impl fmt::Display for UnknownStore {
                     true => ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`",
                     false => ", enable the feature `redis` for `redis://…`",
                 })?;
+                f.write_str(match cfg!(feature = "postgres") {
+                    true => ", `postgres://host/db`",
+                    false => ", enable the feature `postgres` for `postgres://…`",
+                })?;
                 f.write_str(match cfg!(feature = "sqlite") {
                     true => ", or `sqlite:PATH`",
                     false => ", or enable the feature `sqlite` for `sqlite:PATH`",
@@ -126,6 +140,8 @@ macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr, awaited) => {
         match $any {
             AnyStore::Memory($store) => $call.await,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => Box::pin($call).await,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => Box::pin($call).await,
             #[cfg(feature = "sqlite")]
@@ -135,6 +151,8 @@ macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Memory($store) => $call,
+            #[cfg(feature = "postgres")]
+            AnyStore::Postgres($store) => $call,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => $call,
             #[cfg(feature = "sqlite")]
@@ -181,6 +199,8 @@ impl SafetyCheck for AnyStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         match self {
             Self::Memory(store) => SafetyCheck::check(store).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "sqlite")]

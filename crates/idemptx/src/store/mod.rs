@@ -3,6 +3,7 @@
 //! | store | seen by | survives | for |
 //! |---|---|---|---|
 //! | [`MemoryStore`] | one process | nothing | tests, and services of a single process |
+//! | [`PostgresStore`](postgres::PostgresStore) | every process | a crash of the process, of PostgreSQL and of its host | fleets whose operations must never run twice |
 //! | [`RedisStore`](redis::RedisStore) | every process | a crash of the process; of Redis as far as its configuration goes | fleets |
 //! | [`SqliteStore`](sqlite::SqliteStore) | every process of a host | a crash of the process and of the machine | services on one host |
 //!
@@ -10,6 +11,8 @@
 
 mod any;
 mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis-protocol")]
 pub mod redis;
 mod safety;

@@ -85,6 +85,13 @@ impl SafetyCheck for super::MemoryStore {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl SafetyCheck for super::postgres::PostgresStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        Self::check(self).await
+    }
+}
+
 #[cfg(feature = "redis")]
 impl SafetyCheck for super::redis::RedisStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {

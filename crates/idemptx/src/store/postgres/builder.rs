@@ -1,0 +1,202 @@
+//! The settings of a store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use idemptx_core::store::{ErrorKind, StoreError};
+
+use super::connection::Dial;
+use super::layout::Layout;
+use super::migration::Care;
+use super::notify::Waiters;
+use super::settings::{Address, InvalidSetting, SynchronousCommit, Timeouts};
+use super::statement::Texts;
+use super::store::PostgresStore;
+
+/// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
+pub struct PostgresStoreBuilder {
+    url: String,
+    schema: String,
+    table: String,
+    care: Care,
+    is_pooled: bool,
+    sessions: usize,
+    synchronous_commit: Option<SynchronousCommit>,
+    timeouts: Timeouts,
+    ca_certificates: Option<Vec<u8>>,
+}
+
+impl PostgresStoreBuilder {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            schema: SCHEMA.to_owned(),
+            table: TABLE.to_owned(),
+            care: Care::Migrate,
+            is_pooled: false,
+            sessions: SESSIONS,
+            synchronous_commit: None,
+            timeouts: Timeouts {
+                command: COMMAND_TIMEOUT,
+                connect: CONNECT_TIMEOUT,
+                lock: LOCK_TIMEOUT,
+            },
+            ca_certificates: None,
+        }
+    }
+
+    /// The schema that holds the tables; `idemptx` unless set. At most 31 bytes.
+    #[must_use]
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = name.into();
+        self
+    }
+
+    /// The table of the records, which the other names begin with; `records` unless set.
+    /// At most 31 bytes.
+    ///
+    /// Stores with different tables share nothing.
+    #[must_use]
+    pub fn table(mut self, name: impl Into<String>) -> Self {
+        self.table = name.into();
+        self
+    }
+
+    /// Whether the first session makes what is missing of schema and tables; it does unless told.
+    ///
+    /// Without, it only verifies that their version is the one of this release: whoever may create
+    /// tables runs what [`PostgresStore::schema_sql`] prints, and the application needs no such
+    /// right.
+    #[must_use]
+    pub const fn migrate(mut self, migrate: bool) -> Self {
+        self.care = if migrate { Care::Migrate } else { Care::Verify };
+        self
+    }
+
+    /// Whether there is a pooler in transaction mode in between, such as pgbouncer; there is none
+    /// unless told.
+    ///
+    /// See [the module](super) for what has to be done without.
+    #[must_use]
+    pub const fn pooled(mut self, pooled: bool) -> Self {
+        self.is_pooled = pooled;
+        self
+    }
+
+    /// How many sessions each runtime may open for statements; four unless set, at least one.
+    #[must_use]
+    pub fn sessions(mut self, count: usize) -> Self {
+        self.sessions = count.clamp(1, SESSIONS_MAX);
+        self
+    }
+
+    /// Sets `synchronous_commit` for the store's sessions, whatever the server's default is, which
+    /// counts unless told.
+    ///
+    /// Without effect on [pooled](Self::pooled) sessions.
+    #[must_use]
+    pub const fn synchronous_commit(mut self, level: SynchronousCommit) -> Self {
+        self.synchronous_commit = Some(level);
+        self
+    }
+
+    /// How long a step waits for its answer before its outcome counts as unknown; two seconds
+    /// unless set.
+    ///
+    /// It is the sessions' `statement_timeout`, too.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.command = timeout;
+        self
+    }
+
+    /// How long an attempt to connect may take; three seconds unless set.
+    #[must_use]
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// How long a statement waits for a record that another transaction has locked; half a second
+    /// unless set.
+    #[must_use]
+    pub const fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.lock = timeout;
+        self
+    }
+
+    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
+    ///
+    /// # Security
+    ///
+    /// Certificates are always verified: the server's must lead to one of these, and name the host.
+    #[must_use]
+    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_certificates = Some(pem.into());
+        self
+    }
+
+    /// The store, without connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the URL, the certificates or the names cannot be used.
+    pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
+        let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
+        address.set_patience(&self.timeouts);
+        // Behind a pooler they would become somebody else's.
+        let session_settings = (!self.is_pooled)
+            .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
+        let layout = Layout::new(&self.schema, &self.table)?;
+        let dial = Arc::new(Dial {
+            address,
+            timeouts: self.timeouts,
+            texts: Texts::new(&layout),
+            layout,
+            care: self.care,
+            session_settings,
+            waiters: Arc::new(Waiters::default()),
+            is_ensured: AtomicBool::new(false),
+        });
+        Ok(PostgresStore::with(dial, self.sessions))
+    }
+
+    /// The store, with a session that works and tables of this release's version.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, [`ErrorKind::Internal`] if
+    /// the server refuses the user or the tables are not right, [`ErrorKind::Full`] if it takes no
+    /// more sessions, and [`ErrorKind::Unavailable`] if it cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// The tables may have been made or not.
+    pub async fn connect(self) -> Result<PostgresStore, StoreError> {
+        let store =
+            self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
+        store.ready().await?;
+        Ok(store)
+    }
+}
+
+impl fmt::Debug for PostgresStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStoreBuilder")
+            .field("url", &"[redacted]")
+            .field("schema", &self.schema)
+            .field("table", &self.table)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+const SCHEMA: &str = "idemptx";
+const TABLE: &str = "records";
+const SESSIONS: usize = 4;
+const SESSIONS_MAX: usize = 64;
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,0 +1,273 @@
+//! Why PostgreSQL gave no answer, and what that means for the step that asked.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idemptx_core::store::{ErrorKind, StoreError};
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+/// A step without a usable answer; it names the server, never a credential.
+#[derive(Clone)]
+pub(super) struct Failure {
+    server: Arc<str>,
+    cause: Cause,
+}
+
+#[derive(Clone)]
+enum Cause {
+    Postgres(Arc<Error>),
+    TimedOut(Duration),
+    /// The wait for a synchronous standby was cancelled, after which success is reported.
+    Doubtful,
+    /// Others were quicker, every time.
+    Contended,
+    /// More steps wait than may.
+    Busy,
+    NoRuntime,
+    Schema(String),
+    Unexpected,
+}
+
+impl Failure {
+    pub(super) fn postgres(server: &Arc<str>, error: Error) -> Self {
+        Self::of(server, Cause::Postgres(Arc::new(error)))
+    }
+
+    pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
+        Self::of(server, Cause::TimedOut(after))
+    }
+
+    pub(super) fn doubtful(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::Doubtful)
+    }
+
+    pub(super) fn contended(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::Contended)
+    }
+
+    pub(super) fn busy(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::Busy)
+    }
+
+    pub(super) fn no_runtime(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::NoRuntime)
+    }
+
+    pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
+        Self::of(server, Cause::Schema(what_to_do.into()))
+    }
+
+    pub(super) fn unexpected(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::Unexpected)
+    }
+
+    fn of(server: &Arc<str>, cause: Cause) -> Self {
+        Self { server: server.clone(), cause }
+    }
+
+    /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
+    /// tried without it.
+    pub(super) fn may_be_about_one_row(&self) -> bool {
+        let meaning = self.code().map(Meaning::of);
+        matches!(meaning, Some(Meaning::Later | Meaning::Full | Meaning::Corrupt | Meaning::Other))
+    }
+
+    fn code(&self) -> Option<&SqlState> {
+        match &self.cause {
+            Cause::Postgres(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match &self.cause {
+            Cause::Postgres(error) => match error.code() {
+                Some(code) => Meaning::of(code).kind(),
+                None if is_of_authentication(error) => ErrorKind::Internal,
+                None => ErrorKind::Unavailable,
+            },
+            Cause::TimedOut(_) | Cause::Doubtful | Cause::Contended => ErrorKind::Unavailable,
+            Cause::Busy => ErrorKind::Full,
+            Cause::NoRuntime | Cause::Schema(_) | Cause::Unexpected => ErrorKind::Internal,
+        }
+    }
+
+    /// What the operator has to do, where the server's words do not say it.
+    fn hint(&self) -> &'static str {
+        match self.code().map(Meaning::of) {
+            Some(Meaning::NoTables) => {
+                "; the tables are missing or of another version: let the store migrate, or run \
+                 what `PostgresStore::schema_sql` prints"
+            }
+            Some(Meaning::NoRights) => "; see the grants in the documentation of this store",
+            Some(Meaning::NotPrepared) => {
+                "; is there a pooler in transaction mode? then call `pooled(true)`"
+            }
+            Some(Meaning::ReadOnly) => {
+                "; this server takes no writes (a standby, after a failover)"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Whether an error says that its session must get no further statement: it is over, or it leads to
+/// a server that has become a standby, or its statements are not those of the tables any more.
+pub(super) fn is_spent(error: &Error) -> bool {
+    match error.code() {
+        None => true,
+        Some(code) => matches!(
+            Meaning::of(code),
+            Meaning::Lost | Meaning::ReadOnly | Meaning::NoTables | Meaning::NotPrepared
+        ),
+    }
+}
+
+/// Whether the connection turned out to be gone, so that the step deserves a second one.
+pub(super) fn is_dropped(error: &Error) -> bool {
+    match error.code() {
+        None => !is_of_authentication(error),
+        Some(code) => Meaning::of(code) == Meaning::Lost,
+    }
+}
+
+/// What an error code of the server amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The session is over or never began; a new one may do better.
+    Lost,
+    /// The server is no primary.
+    ReadOnly,
+    /// A time-out, a conflict with somebody else, or want of something that comes back.
+    Later,
+    /// No room for rows, or for connections.
+    Full,
+    NoRights,
+    NoTables,
+    NotPrepared,
+    Corrupt,
+    Other,
+}
+
+impl Meaning {
+    fn of(code: &SqlState) -> Self {
+        match code.code() {
+            "25006" => Self::ReadOnly,
+            // Disk full; too many connections.
+            "53100" | "53300" => Self::Full,
+            "42501" => Self::NoRights,
+            // Undefined table, column or schema; the result type of a cached plan changed.
+            "42P01" | "42703" | "3F000" | "0A000" => Self::NoTables,
+            "26000" | "42P05" => Self::NotPrepared,
+            "XX001" | "XX002" => Self::Corrupt,
+            // Shut down, crashed, starting up; ended for idling in or out of a transaction.
+            "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Self::Lost,
+            // Serialization and deadlock; a lock that was not had; statement time-out.
+            "40001" | "40P01" | "55P03" | "57014" => Self::Later,
+            code => match code.get(..2) {
+                Some("08") => Self::Lost,
+                Some("40" | "53" | "57" | "58") => Self::Later,
+                Some("28" | "3D") => Self::NoRights,
+                _ => Self::Other,
+            },
+        }
+    }
+
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::Lost | Self::ReadOnly | Self::Later => ErrorKind::Unavailable,
+            Self::Full => ErrorKind::Full,
+            Self::Corrupt => ErrorKind::Corrupt,
+            Self::NoRights | Self::NoTables | Self::NotPrepared | Self::Other => {
+                ErrorKind::Internal
+            }
+        }
+    }
+}
+
+/// Whether the client library says, in its own words, that there is no agreement about who speaks.
+fn is_of_authentication(error: &Error) -> bool {
+    error.to_string().starts_with("authentication error")
+        || error.to_string().starts_with("invalid configuration")
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        Self::with_source(failure.kind(), failure)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgresql at {}: ", self.server)?;
+        match &self.cause {
+            Cause::Postgres(error) => match error.as_db_error() {
+                Some(said) => {
+                    write!(f, "{} ({}){}", said.message(), said.code().code(), self.hint())
+                }
+                None => {
+                    error.fmt(f)?;
+                    let mut source = StdError::source(&**error);
+                    while let Some(cause) = source {
+                        write!(f, ": {cause}")?;
+                        source = cause.source();
+                    }
+                    Ok(())
+                }
+            },
+            Cause::TimedOut(after) => write!(f, "no answer within {after:?}"),
+            Cause::Doubtful => f.write_str(
+                "the wait for a synchronous standby was cancelled, so a failover may undo the step",
+            ),
+            Cause::Contended => f.write_str("others changed the record each time it was tried"),
+            Cause::Busy => f.write_str("too many steps wait for it"),
+            Cause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
+            Cause::Schema(what_to_do) => f.write_str(what_to_do),
+            Cause::Unexpected => f.write_str("answered in a way it never should"),
+        }
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({self})")
+    }
+}
+
+impl StdError for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_that_matters_has_its_meaning() {
+        for (code, kind) in [
+            ("08006", ErrorKind::Unavailable),
+            ("25006", ErrorKind::Unavailable),
+            ("28P01", ErrorKind::Internal),
+            ("3D000", ErrorKind::Internal),
+            ("3F000", ErrorKind::Internal),
+            ("40001", ErrorKind::Unavailable),
+            ("40P01", ErrorKind::Unavailable),
+            ("42501", ErrorKind::Internal),
+            ("42P01", ErrorKind::Internal),
+            ("53100", ErrorKind::Full),
+            ("53200", ErrorKind::Unavailable),
+            ("53300", ErrorKind::Full),
+            ("55P03", ErrorKind::Unavailable),
+            ("57014", ErrorKind::Unavailable),
+            ("57P01", ErrorKind::Unavailable),
+            ("57P03", ErrorKind::Unavailable),
+            ("58030", ErrorKind::Unavailable),
+            ("XX001", ErrorKind::Corrupt),
+            ("XX000", ErrorKind::Internal),
+            ("22P02", ErrorKind::Internal),
+        ] {
+            assert_eq!(Meaning::of(&SqlState::from_code(code)).kind(), kind, "{code}");
+        }
+    }
+}

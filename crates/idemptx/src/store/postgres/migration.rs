@@ -1,0 +1,153 @@
+//! The tables: made by the store, or by somebody who is handed the SQL.
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, IsolationLevel};
+
+use super::layout::Layout;
+use super::statement::Parameter;
+
+/// What a session does about the tables before it works with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Makes what is missing.
+    Migrate,
+    /// Only looks.
+    Verify,
+}
+
+/// Why the tables are not as they have to be.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    Postgres(Error),
+    /// They are older, or missing, and nobody asked to change that.
+    Outdated(Option<i32>),
+    /// A later release made them.
+    Newer(i32),
+}
+
+impl From<Error> for Unfit {
+    fn from(error: Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl Unfit {
+    /// What to do about it, unless the server's own words say so.
+    pub(super) fn what_to_do(self, layout: &Layout) -> Result<String, Error> {
+        let records = layout.records();
+        match self {
+            Self::Postgres(error) => Err(error),
+            Self::Outdated(found) => Ok(format!(
+                "{records} is {}, but this release works with version {VERSION}: run what \
+                 `PostgresStore::schema_sql` prints, or let the store migrate",
+                found.map_or("missing".to_owned(), |found| format!("of version {found}")),
+            )),
+            Self::Newer(found) => Ok(format!(
+                "{records} is of version {found}, which is later than this release knows \
+                 ({VERSION}): upgrade idemptx",
+            )),
+        }
+    }
+}
+
+/// Makes sure that the tables are those of this release.
+pub(super) async fn ensure(client: &mut Client, layout: &Layout, care: Care) -> Result<(), Unfit> {
+    match version(client, layout).await? {
+        Some(VERSION) => Ok(()),
+        Some(newer) if newer > VERSION => Err(Unfit::Newer(newer)),
+        older if care == Care::Verify => Err(Unfit::Outdated(older)),
+        _ => migrate(client, layout).await,
+    }
+}
+
+/// Everything that makes the tables where there are none, to be run by hand.
+pub(super) fn script(layout: &Layout) -> String {
+    let mut script = format!(
+        "-- The tables of idemptx' PostgreSQL store, version {VERSION}.\n\
+         BEGIN;\n\
+         CREATE SCHEMA IF NOT EXISTS {};\n{}",
+        layout.schema(),
+        layout.fill(VERSIONS),
+    );
+    for (number, migration) in (1..).zip(MIGRATIONS) {
+        script.push_str(&step(layout, number, migration));
+    }
+    script.push_str("COMMIT;\n");
+    script
+}
+
+/// Brings the tables to this release's version, while everybody else who wants to waits.
+async fn migrate(client: &mut Client, layout: &Layout) -> Result<(), Unfit> {
+    let isolation = IsolationLevel::ReadCommitted;
+    let transaction = client.build_transaction().isolation_level(isolation).start().await?;
+    transaction.batch_execute(PATIENCE).await?;
+    transaction.query_typed(LOCK, &[(&layout.records(), Type::TEXT)]).await?;
+    // Somebody else may have been quicker.
+    let found = version(transaction.client(), layout).await?;
+    match found {
+        Some(newer) if newer > VERSION => return Err(Unfit::Newer(newer)),
+        Some(_) => {}
+        None => {
+            let schema =
+                transaction.query_typed(HAS_SCHEMA, &[(&layout.schema(), Type::TEXT)]).await?;
+            // Even `IF NOT EXISTS` wants the right to make one.
+            if schema.is_empty() {
+                transaction.batch_execute(&layout.fill("CREATE SCHEMA {schema}")).await?;
+            }
+            transaction.batch_execute(&layout.fill(VERSIONS)).await?;
+        }
+    }
+    let done = usize::try_from(found.unwrap_or(0)).unwrap_or(0);
+    for (number, migration) in (1..).zip(MIGRATIONS).skip(done) {
+        transaction.batch_execute(&step(layout, number, migration)).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// The version of the tables, if there are any.
+async fn version(client: &Client, layout: &Layout) -> Result<Option<i32>, Error> {
+    let [schema, table] = layout.names();
+    let names: [(Parameter<'_>, Type); 2] = [(&schema, Type::TEXT), (&table, Type::TEXT)];
+    let exists = client.query_typed(HAS_TABLE, &names).await?;
+    if exists.is_empty() {
+        return Ok(None);
+    }
+    let rows = client.query_typed(&layout.fill("SELECT max(version) FROM {versions}"), &[]).await?;
+    rows.first().map_or(Ok(None), |row| row.try_get(0))
+}
+
+fn step(layout: &Layout, number: i32, migration: &str) -> String {
+    layout.fill(&format!("{migration}INSERT INTO {{versions}} (version) VALUES ({number});\n"))
+}
+
+/// One for each version, in their order; one that was released never changes.
+const MIGRATIONS: [&str; VERSION as usize] = [include_str!("sql/1_records.sql")];
+const VERSION: i32 = 1;
+
+const VERSIONS: &str = "\
+CREATE TABLE IF NOT EXISTS {versions} (
+    version integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+";
+/// `to_regclass` would answer from a cache that does not know what others have made meanwhile.
+const HAS_TABLE: &str = "SELECT 1 FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+    WHERE n.nspname = $1::text AND c.relname = $2::text";
+const HAS_SCHEMA: &str = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text";
+const LOCK: &str = "SELECT 1 FROM pg_advisory_xact_lock(hashtextextended('idemptx ' || $1, 0))";
+/// For somebody else's migration.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '60s'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_schema_is_the_one_in_the_reference() {
+        let layout = Layout::new("idemptx", "records").unwrap();
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/postgres.sql");
+        assert_eq!(script(&layout), std::fs::read_to_string(golden).unwrap());
+    }
+}

@@ -1,0 +1,100 @@
+//! The store that keeps its records in PostgreSQL.
+//!
+//! # What it promises
+//!
+//! What PostgreSQL promises for commits: an acknowledged claim or result survives a crash of the
+//! server and of its host, and a failover to a synchronous standby.
+//! A failover to an asynchronous one can forget the last of them, and then their operations run
+//! twice.
+//! [`PostgresStore::check`] says which of these a server's configuration amounts to, and what about
+//! it is dangerous.
+//!
+//! # Tables and grants
+//!
+//! The first session makes what is missing, under an advisory lock, and notes the version; that
+//! takes `CREATE` on the database, or on the schema if there is one already.
+//! With [`migrate(false)`](PostgresStoreBuilder::migrate) the store only verifies the version, and
+//! somebody else runs [what it prints](PostgresStore::schema_sql).
+//! At run time a role needs no more than this:
+//!
+//! ```sql
+//! GRANT USAGE ON SCHEMA idemptx TO app;
+//! GRANT SELECT, INSERT, UPDATE, DELETE ON idemptx.records TO app;
+//! GRANT SELECT ON idemptx.records_version TO app;
+//! ```
+//!
+//! # Sessions
+//!
+//! A runtime opens up to [four sessions](PostgresStoreBuilder::sessions), shared by all steps, and
+//! one that listens; an engine has two runtimes, the application's and the one that renews leases,
+//! so a process takes ten connections at most and three in quiet times.
+//! A URL with several hosts leads to the one that takes writes.
+//! A session begins with `lock_timeout`, `statement_timeout`,
+//! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
+//! have every statement planned once and executed by index.
+//!
+//! # Behind a pooler
+//!
+//! A pooler that hands out sessions works as it is.
+//! Behind one in transaction mode, such as pgbouncer's, call
+//! [`pooled(true)`](PostgresStoreBuilder::pooled), and do without:
+//!
+//! - prepared statements: each is sent, parsed and planned anew;
+//! - `LISTEN`: waiters look again from time to time, as they do with stores that cannot
+//!   [watch](idemptx_core::store::Store::watch); whoever listens elsewhere is still told;
+//! - settings of a session: give them to the role, such as
+//!   `ALTER ROLE app SET lock_timeout = '500ms'` and
+//!   `ALTER ROLE app SET statement_timeout = '2s'`; its isolation level must be READ COMMITTED;
+//! - plans that are settled on: two batches may lock their rows in different orders, whereupon
+//!   PostgreSQL ends one after `deadlock_timeout` and its steps are taken one by one.
+//!
+//! # Why the statements are right
+//!
+//! Each is one transaction of its own at READ COMMITTED, and one of two kinds.
+//!
+//! *Those that change a record* name the token and the state that they expect, in the `WHERE` of an
+//! `UPDATE` or a `DELETE`.
+//! PostgreSQL locks the row and evaluates the condition on its latest version, so of any number of
+//! them one at a time sees the state that it changes, whatever their snapshots show.
+//! No row is the verdict that the record is another one; which one is asked for by a second
+//! statement, after it: a token is never used twice, so what that finds is true of a moment within
+//! the step.
+//! If it finds that the record could be changed after all, others came in between, and the step
+//! begins anew.
+//!
+//! *The claim of a new key* inserts, and reads what is there if it cannot.
+//! The primary key admits one row: a claim that meets another's waits until that has committed, and
+//! then neither inserts nor reads it, for its snapshot is older; it asks again.
+//! A claim that finds something writes nothing, so that a replay costs no flush to disk.
+//! What has expired counts as nothing, and is replaced by a statement of the first kind.
+//!
+//! Leases and retentions are judged by `clock_timestamp()`, read once a statement, before any wait
+//! for a lock: a lease may look a little younger than it is, never older, and one that is granted
+//! counts from a moment after the claim was sent.
+//! A fence is that clock in microseconds, or one more than the fence it replaces.
+//!
+//! Claims that wait at the same time go in one statement, and so do settlements: a step that finds
+//! a session free goes at once, alone.
+//! A batch locks its rows in the order of their ids, so two batches never wait for each other; if
+//! it fails for a reason that may lie in one row, its steps are taken one by one.
+//!
+//! The end of a claim is told by `NOTIFY` only if somebody watches, which marks the record: commits
+//! that notify stand in one line.
+
+mod batch;
+mod builder;
+mod check;
+mod connection;
+mod failure;
+mod hub;
+mod layout;
+mod migration;
+mod notify;
+mod row;
+mod settings;
+mod statement;
+mod store;
+
+pub use self::builder::PostgresStoreBuilder;
+pub use self::settings::{InvalidSetting, SynchronousCommit};
+pub use self::store::PostgresStore;

@@ -1,0 +1,379 @@
+//! What a PostgreSQL URL says, and what of it may be shown.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A URL, or a setting that goes with it, with which no PostgreSQL can be reached.
+///
+/// Its text says what to change and shows neither user nor password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InvalidSetting(Reason);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Reason {
+    Scheme,
+    Host,
+    Insecure,
+    Malformed(String),
+    CertificatesWithoutTls,
+    NoCertificates(String),
+    Name(&'static str, usize),
+}
+
+impl InvalidSetting {
+    pub(super) const fn name(what: &'static str, bytes_max: usize) -> Self {
+        Self(Reason::Name(what, bytes_max))
+    }
+
+    fn certificates(reason: &impl ToString) -> Self {
+        Self(Reason::NoCertificates(reason.to_string()))
+    }
+}
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Reason::Scheme => f.write_str(
+                "not a PostgreSQL URL: write postgres://[user[:password]@]host[:port]/database, or \
+                 postgres:///database?host=/path/of/the/socket",
+            ),
+            Reason::Host => f.write_str(
+                "the PostgreSQL URL names no host: write postgres://host/database, or \
+                 postgres:///database?host=/path/of/the/socket",
+            ),
+            Reason::Insecure => f.write_str(
+                "certificates are always verified: name a private authority with \
+                 `ca_certificates`, and write sslmode=verify-full or sslmode=disable",
+            ),
+            Reason::Malformed(reason) => write!(f, "malformed PostgreSQL URL: {reason}"),
+            Reason::CertificatesWithoutTls => {
+                f.write_str("`ca_certificates` needs TLS: write sslmode=verify-full into the URL")
+            }
+            Reason::NoCertificates(reason) => {
+                write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
+            }
+            Reason::Name(what, bytes_max) => {
+                write!(f, "the name of the {what} must have 1 to {bytes_max} bytes, none of them 0")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidSetting({self})")
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
+
+/// Whose commit a step waits for; what a session sets `synchronous_commit` to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SynchronousCommit {
+    /// The primary has it on its disk; no standby need have it.
+    Local,
+    /// Synchronous standbys have received it, but not necessarily on their disks.
+    RemoteWrite,
+    /// Synchronous standbys, where there are any, have it on their disks.
+    On,
+    /// Synchronous standbys have applied it.
+    RemoteApply,
+}
+
+impl SynchronousCommit {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::RemoteWrite => "remote_write",
+            Self::On => "on",
+            Self::RemoteApply => "remote_apply",
+        }
+    }
+}
+
+/// How long to wait for the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// For a step, with everything it takes to get it through.
+    pub(super) command: Duration,
+    /// For a session.
+    pub(super) connect: Duration,
+    /// For a row or a table that somebody else has locked.
+    pub(super) lock: Duration,
+}
+
+/// Where the server is and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) config: Config,
+    pub(super) tls: MakeRustlsConnect,
+    pub(super) name: Arc<str>,
+    is_overheard: bool,
+}
+
+impl Address {
+    /// Reads a URL, with the authorities that may vouch for the server.
+    pub(super) fn parse(url: &str, ca_certificates: Option<&[u8]>) -> Result<Self, InvalidSetting> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(InvalidSetting(Reason::Scheme));
+        }
+        let mut config: Config =
+            translated(url)?.parse().map_err(|error: tokio_postgres::Error| malformed(&error))?;
+        if config.get_hosts().is_empty() {
+            return Err(InvalidSetting(Reason::Host));
+        }
+        let is_remote = config.get_hosts().iter().any(is_beyond_this_host);
+        // `prefer`, which is also what a URL without a word on it amounts to, would give way to
+        // whoever sits in between and says that the server has no TLS.
+        if config.get_ssl_mode() == SslMode::Prefer {
+            config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
+        }
+        let is_tls = config.get_ssl_mode() == SslMode::Require;
+        if ca_certificates.is_some() && !is_tls {
+            return Err(InvalidSetting(Reason::CertificatesWithoutTls));
+        }
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        if config.get_application_name().is_none() {
+            config.application_name(env!("CARGO_PKG_NAME"));
+        }
+        Ok(Self {
+            name: name(&config).into(),
+            tls: MakeRustlsConnect::new(trusting(ca_certificates)?),
+            is_overheard: is_remote && !is_tls,
+            config,
+        })
+    }
+
+    /// What every session begins with, unless the URL's own `options` say otherwise.
+    ///
+    /// Statements, and no options of ours: poolers refuse those.
+    pub(super) fn session_settings(
+        &self,
+        timeouts: &Timeouts,
+        synchronous_commit: Option<SynchronousCommit>,
+    ) -> String {
+        let millis = |timeout: Duration| timeout.as_millis().max(1).to_string();
+        let mut settings = vec![
+            ("lock_timeout", millis(timeouts.lock)),
+            ("statement_timeout", millis(timeouts.command)),
+            ("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION_MAX)),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("client_min_messages", "warning".to_owned()),
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("jit", "off".to_owned()),
+        ];
+        // Each statement is planned once for a session, and at first for an empty table: whatever
+        // it looks for, it finds by an index, in the order of the batch.
+        for plan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
+            settings.push((plan, "off".to_owned()));
+        }
+        settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
+        let own = self.config.get_options().unwrap_or_default();
+        settings
+            .into_iter()
+            .filter(|(name, _)| !own.contains(&format!("{name}=")))
+            .map(|(name, value)| format!("SET {name} = '{value}';"))
+            .collect()
+    }
+
+    /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
+    pub(super) fn set_patience(&mut self, timeouts: &Timeouts) {
+        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+        self.config
+            .connect_timeout(timeouts.connect / hosts)
+            .keepalives_idle(SILENCE_MAX)
+            .keepalives_interval(SILENCE_MAX / 2)
+            .keepalives_retries(KEEPALIVES);
+    }
+
+    /// Whether records and passwords cross a network in plain text.
+    pub(super) const fn is_overheard(&self) -> bool {
+        self.is_overheard
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.name).finish()
+    }
+}
+
+/// The URL in the words of the client library, which knows no `verify-full`: here every certificate
+/// is verified, and the host's name with it.
+fn translated(url: &str) -> Result<String, InvalidSetting> {
+    let Some((base, query)) = url.split_once('?') else { return Ok(url.to_owned()) };
+    let parameters: Vec<&str> = query
+        .split('&')
+        .map(|parameter| match parameter {
+            "sslmode=verify-full" => Ok("sslmode=require"),
+            "sslmode=allow" | "sslmode=verify-ca" => Err(InvalidSetting(Reason::Insecure)),
+            other => Ok(other),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(format!("{base}?{}", parameters.join("&")))
+}
+
+fn malformed(error: &tokio_postgres::Error) -> InvalidSetting {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    InvalidSetting(Reason::Malformed(cause.unwrap_or_else(|| error.to_string())))
+}
+
+fn is_beyond_this_host(host: &Host) -> bool {
+    match host {
+        Host::Tcp(host) => {
+            let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+            !loopback && host != "localhost"
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => false,
+    }
+}
+
+/// Where it leads, without credentials: for messages.
+fn name(config: &Config) -> String {
+    let ports = config.get_ports();
+    let mut name = String::new();
+    for (place, host) in config.get_hosts().iter().enumerate() {
+        let port = ports.get(place).or(ports.first()).copied().unwrap_or(PORT);
+        let comma = if place == 0 { "" } else { "," };
+        name.push_str(&match host {
+            Host::Tcp(host) if host.contains(':') => format!("{comma}[{host}]:{port}"),
+            Host::Tcp(host) => format!("{comma}{host}:{port}"),
+            #[cfg(unix)]
+            Host::Unix(path) => format!("{comma}{}:{port}", path.display()),
+        });
+    }
+    format!("{name}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())
+}
+
+fn trusting(ca_certificates: Option<&[u8]>) -> Result<ClientConfig, InvalidSetting> {
+    let mut roots = RootCertStore::empty();
+    match ca_certificates {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|e| InvalidSetting::certificates(&e))?;
+                roots.add(certificate).map_err(|e| InvalidSetting::certificates(&e))?;
+            }
+            if roots.is_empty() {
+                return Err(InvalidSetting::certificates(&"there is none in them"));
+            }
+        }
+    }
+    // Named, because features of other crates may leave rustls more than one to choose from.
+    let cryptography = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(cryptography)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| InvalidSetting::certificates(&error))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+const PORT: u16 = 5432;
+/// Of a session without anything to do, before it is asked whether it is still there.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const KEEPALIVES: u32 = 3;
+/// No transaction of this store waits for anything but the server.
+const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(url: &str) -> Address {
+        Address::parse(url, None).unwrap()
+    }
+
+    fn refusal(url: &str) -> String {
+        Address::parse(url, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_form_of_url_is_read() {
+        for (url, name) in [
+            ("postgres://localhost/app", "localhost:5432/app"),
+            ("postgresql://user:secret@[::1]:6000/app", "[::1]:6000/app"),
+            ("postgres://one,two:6000/app", "one:5432,two:6000/app"),
+            ("postgres:///app?host=/run/postgresql", "/run/postgresql:5432/app"),
+            ("postgres://user@%2Frun%2Fpostgresql/app", "/run/postgresql:5432/app"),
+            ("postgres://user@host", "host:5432/user"),
+        ] {
+            assert_eq!(&*address(url).name, name, "{url}");
+        }
+    }
+
+    #[test]
+    fn whatever_leaves_this_host_is_encrypted_unless_it_is_told_not_to() {
+        for (url, mode, overheard) in [
+            ("postgres://localhost/app", SslMode::Disable, false),
+            ("postgres://127.0.0.1/app?sslmode=prefer", SslMode::Disable, false),
+            ("postgres:///app?host=/run/postgresql", SslMode::Disable, false),
+            ("postgres://localhost/app?sslmode=require", SslMode::Require, false),
+            ("postgres://db.example/app", SslMode::Require, false),
+            ("postgres://db.example/app?sslmode=prefer", SslMode::Require, false),
+            ("postgres://db.example/app?sslmode=verify-full", SslMode::Require, false),
+            ("postgres://db.example/app?sslmode=disable", SslMode::Disable, true),
+            ("postgres://localhost,10.0.0.1/app?sslmode=disable", SslMode::Disable, true),
+        ] {
+            let address = address(url);
+            assert_eq!(address.config.get_ssl_mode(), mode, "{url}");
+            assert_eq!(address.is_overheard(), overheard, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_with_what_to_change() {
+        for (url, hint) in [
+            ("http://localhost", "postgres://"),
+            ("host=localhost", "postgres://"),
+            ("postgres:///app", "host=/path"),
+            ("postgres://localhost:port/app", "port"),
+            ("postgres://localhost/app?timeout=5", "timeout"),
+            ("postgres://localhost/app?sslmode=allow", "always verified"),
+        ] {
+            assert!(refusal(url).contains(hint), "{url}: {}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn no_text_about_an_address_shows_its_password() {
+        assert!(
+            !format!("{:?}", address("postgres://app:hunter2@localhost/x")).contains("hunter2")
+        );
+        for url in ["postgres://app:hunter2@/x", "postgres://app:hunter2@h:x/", "http://hunter2@h"]
+        {
+            assert!(!refusal(url).contains("hunter2"), "{}", refusal(url));
+        }
+    }
+
+    #[test]
+    fn certificates_need_tls_and_must_be_some() {
+        let plain = Address::parse("postgres://localhost/app", Some(b"x"));
+        assert!(plain.unwrap_err().to_string().contains("sslmode"));
+        let empty = Address::parse("postgres://db.example/app", Some(b"x"));
+        assert!(empty.unwrap_err().to_string().contains("PEM"));
+    }
+
+    #[test]
+    fn a_sessions_settings_leave_the_last_word_to_the_url() {
+        let [command, connect, lock] = [2000, 3000, 500].map(Duration::from_millis);
+        let timeouts = Timeouts { command, connect, lock };
+        let plain = address("postgres://localhost/app").session_settings(&timeouts, None);
+        assert!(plain.starts_with("SET lock_timeout = '500';SET statement_timeout = '2000';"));
+        assert!(!plain.contains("synchronous_commit"));
+        let url = "postgres://localhost/app?options=-c%20lock_timeout%3D7";
+        let level = Some(SynchronousCommit::RemoteApply);
+        let told = address(url).session_settings(&timeouts, level);
+        assert!(!told.contains("lock_timeout"));
+        assert!(told.ends_with("SET synchronous_commit = 'remote_apply';"));
+    }
+}

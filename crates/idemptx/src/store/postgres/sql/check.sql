@@ -1,0 +1,12 @@
+-- Everything that decides which guarantee the server can give. $1 the table.
+SELECT
+    current_setting('server_version') AS version,
+    current_setting('server_version_num')::int4 AS version_number,
+    pg_is_in_recovery() AS recovery,
+    current_setting('transaction_read_only') = 'on' AS read_only,
+    current_setting('fsync') = 'on' AS fsync,
+    current_setting('full_page_writes') = 'on' AS full_page_writes,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('synchronous_standby_names') AS standby_names,
+    (SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass($1)) AS persistence,
+    (SELECT count(*) FROM pg_stat_replication) AS standbys

@@ -1,0 +1,131 @@
+//! The statements, each a single compare-and-set or a single look.
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error, Row, Statement};
+
+use super::layout::Layout;
+
+/// A statement of this store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sql {
+    Claim,
+    TakeOver,
+    Settle,
+    Release,
+    Renew,
+    Lookup,
+    Await,
+    Sweep,
+    Check,
+}
+
+/// A value for a statement.
+pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+impl Sql {
+    const ALL: [Self; 9] = [
+        Self::Claim,
+        Self::TakeOver,
+        Self::Settle,
+        Self::Release,
+        Self::Renew,
+        Self::Lookup,
+        Self::Await,
+        Self::Sweep,
+        Self::Check,
+    ];
+
+    const fn template(self) -> &'static str {
+        match self {
+            Self::Claim => include_str!("sql/claim.sql"),
+            Self::TakeOver => include_str!("sql/take_over.sql"),
+            Self::Settle => include_str!("sql/settle.sql"),
+            Self::Release => include_str!("sql/release.sql"),
+            Self::Renew => include_str!("sql/renew.sql"),
+            Self::Lookup => include_str!("sql/lookup.sql"),
+            Self::Await => include_str!("sql/await.sql"),
+            Self::Sweep => include_str!("sql/sweep.sql"),
+            Self::Check => include_str!("sql/check.sql"),
+        }
+    }
+
+    const fn types(self) -> &'static [Type] {
+        match self {
+            Self::Claim => &[
+                Type::BYTEA_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::INT8_ARRAY,
+                Type::INT8_ARRAY,
+            ],
+            Self::TakeOver => &[
+                Type::BYTEA,
+                Type::BYTEA,
+                Type::TEXT,
+                Type::BYTEA,
+                Type::BYTEA,
+                Type::INT8,
+                Type::INT8,
+            ],
+            Self::Settle => &[
+                Type::BYTEA_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::INT8_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::INT8_ARRAY,
+                Type::TEXT,
+            ],
+            Self::Release => &[Type::BYTEA, Type::BYTEA, Type::TEXT],
+            Self::Renew => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
+            Self::Lookup | Self::Await => &[Type::BYTEA],
+            Self::Sweep => &[Type::INT8],
+            Self::Check => &[Type::TEXT],
+        }
+    }
+}
+
+/// The text of every statement.
+pub(super) struct Texts([String; Sql::ALL.len()]);
+
+impl Texts {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self(Sql::ALL.map(|sql| layout.fill(sql.template())))
+    }
+
+    fn of(&self, sql: Sql) -> &str {
+        self.0.get(sql as usize).map_or("", String::as_str)
+    }
+
+    /// Runs a statement that was not prepared, in one round trip.
+    pub(super) async fn query(
+        &self,
+        client: &Client,
+        sql: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let typed: Vec<_> = parameters.iter().copied().zip(sql.types().iter().cloned()).collect();
+        client.query_typed(self.of(sql), &typed).await
+    }
+
+    async fn prepare(&self, client: &Client, sql: Sql) -> Result<Statement, Error> {
+        client.prepare_typed(self.of(sql), sql.types()).await
+    }
+}
+
+/// The statements as one session of the server knows them.
+pub(super) struct Prepared([Statement; Sql::ALL.len()]);
+
+impl Prepared {
+    /// Prepares all of them, in one round trip.
+    pub(super) async fn all(texts: &Texts, client: &Client) -> Result<Self, Error> {
+        let [a, b, c, d, e, f, g, h, i] = Sql::ALL.map(|sql| texts.prepare(client, sql));
+        let (a, b, c, d, e, f, g, h, i) = tokio::try_join!(a, b, c, d, e, f, g, h, i)?;
+        Ok(Self([a, b, c, d, e, f, g, h, i]))
+    }
+
+    pub(super) fn of(&self, sql: Sql) -> Option<&Statement> {
+        self.0.get(sql as usize)
+    }
+}

@@ -1,0 +1,410 @@
+//! The store and its settings.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{
+    Bid, Capabilities, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError, Watch,
+};
+use tokio_postgres::Row;
+
+use super::builder::PostgresStoreBuilder;
+use super::check::Facts;
+use super::connection::Dial;
+use super::failure::Failure;
+use super::hub::{ClaimAnswer, FIRST_ATTEMPT, Hub, Hubs};
+use super::migration;
+use super::row::{Found, Standing, kept_millis, term_millis};
+use super::settings::InvalidSetting;
+use super::statement::Sql;
+use crate::store::SafetyReport;
+
+/// Keeps records in PostgreSQL; see the [module](super).
+///
+/// Up to four sessions, and one for wake-ups, are opened for each tokio runtime that uses it, when
+/// they are first needed and again whenever they are lost.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use idemptx::store::postgres::PostgresStore;
+///
+/// let store = PostgresStore::builder("postgres://app@localhost/app").schema("shop").connect().await?;
+/// let report = store.check().await?;
+/// println!("{}", report.guarantee);
+/// # Ok(())
+/// # }
+/// ```
+pub struct PostgresStore {
+    dial: Arc<Dial>,
+    hubs: Hubs,
+    durable: AtomicBool,
+    is_sweeping: Arc<AtomicBool>,
+}
+
+impl PostgresStore {
+    /// Begins to set a store up.
+    ///
+    /// The URL is `postgres://[user[:password]@]host[:port]/database`, with more hosts separated by
+    /// commas, or `postgres:///database?host=/path` for the socket in a directory.
+    /// Servers beyond this host are spoken to in TLS, and have to prove who they are, unless it
+    /// says `sslmode=disable`; those on this host need `sslmode=verify-full` for it.
+    #[must_use]
+    pub fn builder(url: impl Into<String>) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new(url.into())
+    }
+
+    /// A store at a URL, with the default settings and without connecting: a server that cannot be
+    /// reached now may be reached later.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the URL is none of the forms that [`builder`](Self::builder) names.
+    pub fn open(url: impl Into<String>) -> Result<Self, InvalidSetting> {
+        Self::builder(url).open()
+    }
+
+    /// A store at a URL, with the default settings and a session that works.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStoreBuilder::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The tables may have been made or not.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
+        Self::builder(url).connect().await
+    }
+
+    /// The SQL that makes the tables, for those who want to run it themselves; with the default
+    /// names it is [in the reference](https://github.com/idemptx/idemptx/blob/main/docs/reference/postgres.sql).
+    ///
+    /// ```
+    /// use idemptx::store::postgres::PostgresStore;
+    ///
+    /// let store = PostgresStore::builder("postgres://localhost/app").migrate(false).open()?;
+    /// assert!(store.schema_sql().contains("CREATE TABLE \"idemptx\".\"records\""));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn schema_sql(&self) -> String {
+        migration::script(&self.dial.layout)
+    }
+
+    /// Asks the server for everything that decides which guarantee it can give.
+    ///
+    /// [`capabilities`](Store::capabilities) follow what was found.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Store::lookup).
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let rows = self.hub()?.ask(Sql::Check, &[&self.dial.layout.records()]).await?;
+        let facts = rows.first().and_then(Facts::read).ok_or_else(|| self.unexpected())?;
+        self.durable.store(facts.is_durable(), Ordering::Relaxed);
+        Ok(facts.report(self.dial.server(), self.dial.address.is_overheard()))
+    }
+
+    /// Forgets what has expired, some hundred records at a time, and says how many were looked at.
+    ///
+    /// [`Store::tend`] does so every few seconds, in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Store::lookup).
+    ///
+    /// # Cancel safety
+    ///
+    /// Some of it may have been done.
+    pub async fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(sweep(&*self.hub()?).await?)
+    }
+
+    /// The store that a builder has put together.
+    pub(super) fn with(dial: Arc<Dial>, sessions: usize) -> Self {
+        Self {
+            hubs: Hubs::new(dial.clone(), sessions),
+            dial,
+            durable: AtomicBool::new(true),
+            is_sweeping: Arc::default(),
+        }
+    }
+
+    /// Waits for a session that works.
+    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+        Ok(self.hub()?.ready().await?)
+    }
+
+    fn hub(&self) -> Result<Arc<Hub>, Failure> {
+        self.hubs.here()
+    }
+
+    async fn find(&self, hub: &Hub, id: &RecordId) -> Result<Option<Standing>, StoreError> {
+        let rows = hub.ask(Sql::Lookup, &[&&id.as_bytes()[..]]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let found = Found::read(row).ok_or_else(|| self.unexpected())?;
+        standing(found, id).map(Some)
+    }
+
+    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    async fn replace(
+        &self,
+        hub: &Hub,
+        id: &RecordId,
+        bid: &Bid,
+        former: Former,
+    ) -> Result<Option<Lease>, StoreError> {
+        let (state, token): (&str, &[u8]) = match &former {
+            Former::Expired => ("expired", b""),
+            Former::Named(Over::Orphan(token)) => ("orphan", token.as_bytes()),
+            Former::Named(Over::Settled(token)) => ("settled", token.as_bytes()),
+        };
+        let record = Record::running(&Lease::granted(*id, bid, 0, FIRST_ATTEMPT)).encode();
+        let rows = hub
+            .ask(
+                Sql::TakeOver,
+                &[
+                    &&id.as_bytes()[..],
+                    &token,
+                    &state,
+                    &&bid.token.as_bytes()[..],
+                    &record,
+                    &term_millis(bid.term),
+                    &kept_millis(bid.retain),
+                ],
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
+        Ok(Some(Lease::granted(*id, bid, fence, attempt)))
+    }
+
+    async fn renewed(&self, hub: &Hub, lease: &Lease) -> Result<bool, StoreError> {
+        let rows = hub
+            .ask(
+                Sql::Renew,
+                &[
+                    &&lease.id.as_bytes()[..],
+                    &&lease.token.as_bytes()[..],
+                    &term_millis(lease.term),
+                    &kept_millis(lease.retain),
+                ],
+            )
+            .await?;
+        Ok(!rows.is_empty())
+    }
+
+    fn unexpected(&self) -> Failure {
+        Failure::unexpected(self.dial.server())
+    }
+
+    fn contended(&self) -> StoreError {
+        Failure::contended(self.dial.server()).into()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+        let hub = self.hub()?;
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(over) = bid.over
+                && let Some(lease) = self.replace(&hub, id, bid, Former::Named(over)).await?
+            {
+                return Ok(Claim::Granted(lease));
+            }
+            let found = match hub.claim(id, bid).await? {
+                ClaimAnswer::Created(fence) => {
+                    return Ok(Claim::Granted(Lease::granted(*id, bid, fence, FIRST_ATTEMPT)));
+                }
+                ClaimAnswer::Expired => match self.replace(&hub, id, bid, Former::Expired).await? {
+                    Some(lease) => return Ok(Claim::Granted(lease)),
+                    None => continue,
+                },
+                ClaimAnswer::Unseen => continue,
+                ClaimAnswer::Found(found) => standing(found, id)?,
+            };
+            match found {
+                // Sent before: what is left to do is to start the term anew.
+                Standing::Held { record, .. } if record.token == bid.token => {
+                    let lease = record.lease();
+                    if self.renewed(&hub, &lease).await? {
+                        return Ok(Claim::Granted(lease));
+                    }
+                }
+                // It came to be so after the takeover had missed it.
+                found if may_be_replaced(&found, bid.over) => {}
+                Standing::Held { record, remaining } => {
+                    return Ok(Claim::Held(Standing::holder(&record, remaining)));
+                }
+                Standing::Settled(record) => return Ok(Claim::Settled(record)),
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        if matches!(done.state, State::Running | State::Spent) {
+            return Err(ErrorKind::Invalid.into());
+        }
+        let hub = self.hub()?;
+        for _ in 0..ATTEMPTS_MAX {
+            if hub.settle(lease, done).await? {
+                return Ok(());
+            }
+            match self.find(&hub, &lease.id).await? {
+                // Claimed after the settlement had missed it, by a claim that was sent twice.
+                Some(Standing::Held { record, .. }) if record.token == lease.token => {}
+                Some(Standing::Settled(record))
+                    if record.token == lease.token && was_settled_as(&record, done.state) =>
+                {
+                    return Ok(());
+                }
+                _ => return Err(ErrorKind::Fenced.into()),
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let hub = self.hub()?;
+        let (id, token) = (&lease.id.as_bytes()[..], &lease.token.as_bytes()[..]);
+        for _ in 0..ATTEMPTS_MAX {
+            let channel = self.dial.layout.channel();
+            if !hub.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
+                return Ok(());
+            }
+            match self.find(&hub, &lease.id).await? {
+                None => return Ok(()),
+                Some(Standing::Held { record, .. }) if record.token == lease.token => {}
+                Some(_) => return Err(ErrorKind::Fenced.into()),
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        match self.renewed(&*self.hub()?, lease).await? {
+            true => Ok(lease.clone()),
+            false => Err(ErrorKind::Fenced.into()),
+        }
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+        Ok(self.find(&*self.hub()?, id).await?.map(|found| match found {
+            Standing::Held { record, remaining } => {
+                Seen::Held(Standing::holder(&record, remaining))
+            }
+            Standing::Settled(record) => Seen::Settled(record),
+        }))
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        if self.dial.is_pooled() {
+            return None;
+        }
+        let hub = self.hub().ok()?;
+        let waiting = self.dial.waiters.wait(*id);
+        hub.listen().await.ok()?;
+        if !hub.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
+            return Some(Box::pin(waiting));
+        }
+        // Nobody claims it now, so there is no end to be told of: look again at once.
+        Some(Box::pin(std::future::ready(())))
+    }
+
+    fn tend(&self) {
+        let Ok(hub) = self.hub() else { return };
+        if self.is_sweeping.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let sweeping = Sweeping(self.is_sweeping.clone());
+        tokio::spawn(async move {
+            let _sweeping = sweeping;
+            // What cannot be swept now is swept later, by whoever can.
+            let _ = sweep(&hub).await;
+        });
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.shared = true;
+        capabilities.durable = self.durable.load(Ordering::Relaxed);
+        capabilities.watch = !self.dial.is_pooled();
+        capabilities
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("server", self.dial.server())
+            .field("layout", &self.dial.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A record that makes room for a claim.
+enum Former {
+    Named(Over),
+    Expired,
+}
+
+/// Ends a sweep, also when its runtime does.
+struct Sweeping(Arc<AtomicBool>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+async fn sweep(hub: &Hub) -> Result<u64, Failure> {
+    let mut swept = 0;
+    for _ in 0..SWEEPS_MAX {
+        let rows = hub.ask(Sql::Sweep, &[&SWEEP_BATCH]).await?;
+        let count = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or(0);
+        swept += u64::try_from(count).unwrap_or(0);
+        if count < SWEEP_BATCH {
+            break;
+        }
+    }
+    Ok(swept)
+}
+
+fn granted(row: &Row) -> Option<(u64, u32)> {
+    let fence = row.try_get::<_, i64>("fence").ok()?;
+    let attempt = row.try_get::<_, i32>("attempt").ok()?;
+    Some((u64::try_from(fence).ok()?, u32::try_from(attempt).ok()?))
+}
+
+fn standing(found: Found, id: &RecordId) -> Result<Standing, StoreError> {
+    found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
+}
+
+fn may_be_replaced(found: &Standing, over: Option<Over>) -> bool {
+    match (found, over) {
+        (Standing::Held { record, remaining }, Some(Over::Orphan(token))) => {
+            remaining.is_zero() && record.token == token
+        }
+        (Standing::Settled(record), Some(Over::Settled(token))) => record.token == token,
+        _ => false,
+    }
+}
+
+fn was_settled_as(record: &Record, state: State) -> bool {
+    let original = if record.state == State::Spent { State::Done } else { record.state };
+    original == state
+}
+
+/// How often a step begins anew because others changed the record between its statements.
+const ATTEMPTS_MAX: u32 = 16;
+const SWEEP_BATCH: i64 = 500;
+const SWEEPS_MAX: u32 = 100;

@@ -1,0 +1,207 @@
+//! The tables: who makes them, who may use them, what becomes of what is in them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use idemptx::store::postgres::PostgresStore;
+use idemptx_core::record::State;
+use idemptx_core::store::{Claim, ErrorKind, Over, Seen, Settlement, Store};
+
+use super::postgres_server::PostgresServer;
+use super::steps::{
+    MINUTE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient, reason,
+    settled, started,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_that_start_at_once_make_the_tables_once() {
+    let server = PostgresServer::start(&[]);
+    let starting: Vec<_> = (0..8)
+        .map(|number| {
+            let builder = patient(server.url());
+            tokio::spawn(async move {
+                let store = builder.connect().await.unwrap();
+                granted(&store, id(number)).await;
+            })
+        })
+        .collect();
+    for start in starting {
+        start.await.unwrap();
+    }
+    assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records_version").await, 1);
+}
+
+#[tokio::test]
+async fn names_of_any_characters_are_names() {
+    let (server, plain) = started(&[]).await;
+    let odd = patient(server.url()).schema("Shop's \"own\"").table("to; DROP TABLE {records} ä");
+    let odd = odd.connect().await.unwrap();
+    let lease = granted(&odd, id(1)).await;
+    granted(&plain, id(1)).await;
+    let watch = odd.watch(&id(1)).await.unwrap();
+    odd.settle(&lease, &done("odd")).await.unwrap();
+    watch.await;
+    assert_eq!(settled(&odd, id(1)).await.payload, "odd");
+    assert!(matches!(plain.lookup(&id(1)).await, Ok(Some(Seen::Held(_)))));
+}
+
+#[tokio::test]
+async fn a_role_with_the_documented_grants_can_do_everything() {
+    let server = PostgresServer::start(&[]);
+    let app = || patient(server.url_of("app")).migrate(false);
+    let session = server.session().await;
+    session.batch_execute("CREATE ROLE app LOGIN").await.unwrap();
+
+    let error = app().connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
+
+    session.batch_execute(&app().open().unwrap().schema_sql()).await.unwrap();
+    let error = app().connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(reason(&error).contains("grants"), "{}", reason(&error));
+
+    session.batch_execute(GRANTS).await.unwrap();
+    let store = app().connect().await.unwrap();
+    let lease = granted(&store, id(1)).await;
+    let watch = store.watch(&id(1)).await.unwrap();
+    store.renew(&lease).await.unwrap();
+    store.settle(&lease, &done("done")).await.unwrap();
+    watch.await;
+    let next = granted_to(&store, id(1), &bid().over(Over::Settled(lease.token))).await;
+    store.release(&next).await.unwrap();
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    assert!(!store.check().await.unwrap().is_unsafe());
+    // It has no right to make what is there already.
+    patient(server.url_of("app")).connect().await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_that_are_missing_or_of_a_later_release_are_named_with_what_to_do() {
+    let (server, store) = started(&[]).await;
+    let session = server.session().await;
+    let newer = "INSERT INTO idemptx.records_version (version) VALUES (1000)";
+    session.batch_execute(newer).await.unwrap();
+    let error = PostgresStore::connect(server.url()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(reason(&error).contains("upgrade idemptx"), "{}", reason(&error));
+
+    session.batch_execute("DROP TABLE idemptx.records").await.unwrap();
+    let error = store.claim(&id(1), &bid()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
+}
+
+#[tokio::test]
+async fn whoever_is_unknown_to_the_server_is_told_so() {
+    let server = PostgresServer::start(&[]);
+    for url in [server.url_of("stranger"), server.url().replace("/postgres", "/nowhere")] {
+        assert_eq!(kind(patient(url).connect().await), ErrorKind::Internal);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_record_of_the_key_is_refused_and_left_as_it_is() {
+    let (server, store) = started(&[]).await;
+    let lease = granted(&store, id(1)).await;
+    granted(&store, id(2)).await;
+    let session = server.session().await;
+    for (spoil, params) in [
+        // Another key's record.
+        ("UPDATE idemptx.records SET record = overlay(record placing 'x' from 5) WHERE id = $1", 1),
+        ("UPDATE idemptx.records SET record = 'nonsense' WHERE id = $1", 2),
+    ] {
+        session.execute(spoil, &[&&id(params).as_bytes()[..]]).await.unwrap();
+        assert_eq!(kind(store.claim(&id(params), &bid()).await), ErrorKind::Corrupt);
+        assert_eq!(kind(store.lookup(&id(params)).await), ErrorKind::Corrupt);
+        let mut other = lease.clone();
+        other.id = id(params);
+        other.token = bid().token;
+        assert_ne!(kind(store.settle(&other, &done("x")).await), ErrorKind::Unavailable);
+    }
+    assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records").await, 2);
+}
+
+#[tokio::test]
+async fn what_has_expired_is_swept_and_what_somebody_is_busy_with_is_not_waited_for() {
+    let (server, store) = started(&[]).await;
+    let mut expires = brief_bid();
+    expires.retain = Duration::ZERO;
+    for number in 0..1200 {
+        expires.token = bid().token;
+        granted_to(&store, id(number), &expires).await;
+    }
+    let lease = granted(&store, id(5000)).await;
+    let halves =
+        Settlement::new(State::Done, Bytes::from_static(b"gone"), Duration::ZERO, 10 * MINUTE);
+    store.settle(&lease, &halves).await.unwrap();
+    granted(&store, id(5001)).await;
+
+    let mut locking = server.session().await;
+    let transaction = locking.transaction().await.unwrap();
+    let lock = "SELECT 1 FROM idemptx.records WHERE id = $1 FOR UPDATE";
+    transaction.query(lock, &[&&id(7).as_bytes()[..]]).await.unwrap();
+    assert_eq!(store.sweep().await.unwrap(), 1200);
+    assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records").await, 3);
+    assert_eq!(number(&server, "SELECT count(response) FROM idemptx.records").await, 0);
+    transaction.rollback().await.unwrap();
+
+    store.tend();
+    comes_to(&server, "SELECT count(*) FROM idemptx.records", 2).await;
+    match store.lookup(&id(5000)).await {
+        Ok(Some(Seen::Settled(record))) => assert_eq!(record.state, State::Spent),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.sweep().await.unwrap(), 0);
+}
+
+/// The plans are made for an empty table; it must not matter that it grows.
+#[tokio::test]
+async fn no_statement_scans_the_table_and_settling_touches_no_index() {
+    let (server, store) = started(&["autovacuum = off"]).await;
+    let statistics = "FROM pg_stat_user_tables WHERE relname = 'records'";
+    for number in 0..300 {
+        let lease = granted(&store, id(number)).await;
+        let lease = store.renew(&lease).await.unwrap();
+        store.lookup(&id(number)).await.unwrap();
+        drop(store.watch(&id(number)).await.unwrap());
+        store.settle(&lease, &done("x".repeat(300))).await.unwrap();
+        settled(&store, id(number)).await;
+    }
+    let orphan = granted_to(&store, id(300), &brief_bid()).await;
+    let owner = granted_to(&store, id(300), &bid().over(Over::Orphan(orphan.token))).await;
+    store.release(&owner).await.unwrap();
+    store.sweep().await.unwrap();
+    // Sessions hand in what they have counted when they end.
+    drop(store);
+    comes_to(&server, &format!("SELECT n_tup_ins {statistics}"), 301).await;
+    // Of making the two indexes.
+    assert_eq!(number(&server, &format!("SELECT seq_scan {statistics}")).await, 2);
+    let updates = number(&server, &format!("SELECT n_tup_upd {statistics}")).await;
+    let in_place = number(&server, &format!("SELECT n_tup_hot_upd {statistics}")).await;
+    assert!(in_place * 10 >= updates * 9, "{in_place} of {updates} updates touched no index");
+}
+
+/// A transaction that has no number has written nothing, and waits for no disk.
+#[tokio::test]
+async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
+    let (server, store) = started(&["autovacuum = off"]).await;
+    let lease = granted(&store, id(1)).await;
+    store.settle(&lease, &done("done")).await.unwrap();
+    granted(&store, id(2)).await;
+    let transactions = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8";
+    let before = number(&server, transactions).await;
+    for _ in 0..20 {
+        settled(&store, id(1)).await;
+        assert!(matches!(store.claim(&id(2), &bid()).await, Ok(Claim::Held(_))));
+        assert!(store.lookup(&id(1)).await.unwrap().is_some());
+    }
+    assert_eq!(number(&server, transactions).await, before);
+    granted(&store, id(3)).await;
+    assert_eq!(number(&server, transactions).await, before + 1);
+}
+
+/// As the documentation of the store has them.
+const GRANTS: &str = "GRANT USAGE ON SCHEMA idemptx TO app;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON idemptx.records TO app;
+    GRANT SELECT ON idemptx.records_version TO app";
