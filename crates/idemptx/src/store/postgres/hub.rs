@@ -234,12 +234,21 @@ async fn ask_to_claim(
     hub: &Hub,
     jobs: &[ClaimJob],
 ) -> Result<HashMap<RecordId, ClaimAnswer>, Failure> {
-    let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
-    let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
-    let records: Vec<&[u8]> = jobs.iter().map(|job| &job.record[..]).collect();
-    let terms: Vec<i64> = jobs.iter().map(|job| job.term).collect();
-    let retains: Vec<i64> = jobs.iter().map(|job| job.retain).collect();
-    let rows = hub.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?;
+    let rows = match jobs {
+        [job] => {
+            let (id, token) = (&job.id.as_bytes()[..], &job.token.as_bytes()[..]);
+            let parameters: [Parameter<'_>; 5] = [&id, &token, &job.record, &job.term, &job.retain];
+            hub.ask(Sql::ClaimOne, &parameters).await?
+        }
+        jobs => {
+            let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
+            let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
+            let records: Vec<&[u8]> = jobs.iter().map(|job| &job.record[..]).collect();
+            let terms: Vec<i64> = jobs.iter().map(|job| job.term).collect();
+            let retains: Vec<i64> = jobs.iter().map(|job| job.retain).collect();
+            hub.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?
+        }
+    };
     let answer = |row: &Row| {
         let id = id_of(row)?;
         let answer = match row.try_get::<_, Option<i64>>("fence").ok()? {

@@ -9,6 +9,7 @@ use super::layout::Layout;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sql {
     Claim,
+    ClaimOne,
     TakeOver,
     Settle,
     Release,
@@ -23,8 +24,9 @@ pub(super) enum Sql {
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 impl Sql {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Claim,
+        Self::ClaimOne,
         Self::TakeOver,
         Self::Settle,
         Self::Release,
@@ -38,6 +40,7 @@ impl Sql {
     const fn template(self) -> &'static str {
         match self {
             Self::Claim => include_str!("sql/claim.sql"),
+            Self::ClaimOne => include_str!("sql/claim_one.sql"),
             Self::TakeOver => include_str!("sql/take_over.sql"),
             Self::Settle => include_str!("sql/settle.sql"),
             Self::Release => include_str!("sql/release.sql"),
@@ -58,6 +61,7 @@ impl Sql {
                 Type::INT8_ARRAY,
                 Type::INT8_ARRAY,
             ],
+            Self::ClaimOne => &[Type::BYTEA, Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
             Self::TakeOver => &[
                 Type::BYTEA,
                 Type::BYTEA,
@@ -120,9 +124,9 @@ pub(super) struct Prepared([Statement; Sql::ALL.len()]);
 impl Prepared {
     /// Prepares all of them, in one round trip.
     pub(super) async fn all(texts: &Texts, client: &Client) -> Result<Self, Error> {
-        let [a, b, c, d, e, f, g, h, i] = Sql::ALL.map(|sql| texts.prepare(client, sql));
-        let (a, b, c, d, e, f, g, h, i) = tokio::try_join!(a, b, c, d, e, f, g, h, i)?;
-        Ok(Self([a, b, c, d, e, f, g, h, i]))
+        let [a, b, c, d, e, f, g, h, i, j] = Sql::ALL.map(|sql| texts.prepare(client, sql));
+        let (a, b, c, d, e, f, g, h, i, j) = tokio::try_join!(a, b, c, d, e, f, g, h, i, j)?;
+        Ok(Self([a, b, c, d, e, f, g, h, i, j]))
     }
 
     pub(super) fn of(&self, sql: Sql) -> Option<&Statement> {

@@ -15,7 +15,8 @@ WITH settled AS (
         SELECT d.*, moment.now
         FROM (SELECT clock_timestamp() AS now OFFSET 0) AS moment
         CROSS JOIN unnest($1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::int8[],
-            $6::bytea[], $7::int8[]) AS d (id, token, state, record, retain, response, response_retain)
+            $6::bytea[], $7::int8[])
+            AS d (id, token, state, record, retain, response, response_retain)
         OFFSET 0
     ) AS done
     WHERE r.id = done.id AND r.token = done.token AND r.state = 'R' AND r.expires_at > done.now
