@@ -18,6 +18,8 @@ pub mod redis;
 mod safety;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod waiters;
 
 pub use self::any::{AnyStore, UnknownStore};
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};

@@ -10,10 +10,10 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use super::connection::Dial;
 use super::layout::Layout;
 use super::migration::Care;
-use super::notify::Waiters;
 use super::settings::{Address, InvalidSetting, SynchronousCommit, Timeouts};
 use super::statement::Texts;
 use super::store::PostgresStore;
+use crate::store::waiters::Waiters;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
 pub struct PostgresStoreBuilder {

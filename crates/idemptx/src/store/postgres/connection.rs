@@ -24,9 +24,10 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket};
 use super::failure::{Failure, is_dropped, is_spent};
 use super::layout::Layout;
 use super::migration::{self, Care};
-use super::notify::{Ear, Waiters};
+use super::notify::id_in;
 use super::settings::{Address, Timeouts};
 use super::statement::{Parameter, Prepared, Sql, Texts};
+use crate::store::waiters::{Ear, Waiters};
 
 /// How sessions are opened, and what is known of the server.
 pub(super) struct Dial {
@@ -155,8 +156,8 @@ where
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             AsyncMessage::Notification(told) => {
-                if let Some(ear) = &ear {
-                    ear.hear(told.payload());
+                if let (Some(ear), Some(id)) = (&ear, id_in(told.payload())) {
+                    ear.hear(&id);
                 }
             }
             // It comes before the success that it takes back.

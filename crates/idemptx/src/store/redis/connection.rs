@@ -23,9 +23,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::client::{packed, reply};
 use super::clock::ServerClock;
 use super::failure::Failure;
-use super::notify::Waiters;
+use super::notify::listener;
 use super::protocol::clock;
 use super::topology::Topology;
+use crate::store::waiters::Waiters;
 
 /// How long to wait for the server.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +121,7 @@ impl Dial {
                     }
                     Ok(connection)
                 }
-                Purpose::WakeUps(waiters) => self.topology.listen(waiters.listener()).await,
+                Purpose::WakeUps(waiters) => self.topology.listen(listener(waiters)).await,
             }
         };
         match timeout(self.timeouts.connect, connecting).await {

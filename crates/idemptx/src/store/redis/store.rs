@@ -16,7 +16,6 @@ use super::client::{packed, reply};
 use super::clock::ServerClock;
 use super::connection::{self, Connections, Purpose, Timeouts};
 use super::failure::Failure;
-use super::notify::Waiters;
 use super::protocol::check::{self, Transport};
 use super::protocol::clock;
 use super::protocol::{
@@ -26,6 +25,7 @@ use super::protocol::{
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
 use crate::store::SafetyReport;
+use crate::store::waiters::Waiters;
 
 /// Keeps records in Redis or Valkey; see the [module](super).
 ///

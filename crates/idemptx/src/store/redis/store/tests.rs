@@ -102,21 +102,3 @@ fn the_servers_clock_goes_on_between_questions() {
     assert!((1_700_000_000_250_000..1_700_000_060_000_000).contains(&first), "{first}");
     assert!(clock.micros() >= first);
 }
-
-#[tokio::test]
-async fn a_waiter_that_leaves_is_forgotten() {
-    let waiters = Arc::new(Waiters::default());
-    let (stays, leaves) = (waiters.wait(id()), waiters.wait(id()));
-    drop(leaves);
-    assert_eq!(waiters.len(), 1);
-    drop(stays);
-    assert_eq!(waiters.len(), 0);
-}
-
-#[tokio::test]
-async fn the_end_of_a_subscription_wakes_everybody() {
-    let waiters = Arc::new(Waiters::default());
-    let waiting = waiters.wait(id());
-    drop(waiters.listener());
-    waiting.await;
-}
