@@ -32,6 +32,7 @@ from ._idemptx import (
     WAIT,
 )
 from ._keeper import keeper
+from ._reports import report
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -488,25 +489,6 @@ def _expire(waiter: Future[News | None]) -> None:
         waiter.set_exception(_WaitOver())
 
 
-def report(step: Step) -> None:
-    """Tells the operator about a step without a verdict, now and then."""
-    _Reports.count += 1
-    now = asyncio.get_running_loop().time()
-    if now - _Reports.at >= REPORT_EVERY:
-        logger.error(
-            "the store gave no verdict (%d times since the last such line): %s",
-            _Reports.count,
-            step.failure or "no reason is known",
-        )
-        _Reports.at, _Reports.count = now, 0
-
-
-class _Reports:
-    at = float("-inf")
-    count = 0
-
-
 SETTLE_PAUSE_MIN = 0.02
 SETTLE_PAUSE_MAX = 0.5
 PROBE_TIMEOUT = 10.0
-REPORT_EVERY = 5.0
