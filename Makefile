@@ -12,10 +12,14 @@ EXAMPLES_RELEASE := $(or $(CARGO_TARGET_DIR),examples/target)/release
 RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --tests)
 
 # One executable for each front door of the target application.
-TARGETS_RUST := axum plain
+TARGETS_RUST := axum gateway plain
 TARGETS_PYTHON := fastapi-decorator fastapi-middleware
 # Those that the black-box suite is run against; `plain` has nothing to be tested.
-TARGETS_TESTED := axum $(TARGETS_PYTHON)
+# Each with the stores that it is run over, `redis` with memory where one process will do.
+TARGETS_TESTED := $(addprefix axum:,redis sqlite postgres) \
+	$(addprefix gateway:,redis sqlite postgres) \
+	fastapi-decorator:redis fastapi-decorator:postgres \
+	fastapi-middleware:redis fastapi-middleware:sqlite
 
 # The Python package is built, tested and checked as the wheel that users install, in an
 # environment with the newest stack that it is tested with, and in one with the oldest.
@@ -28,13 +32,14 @@ WHEEL_SOURCES = $(shell find Cargo.* crates/*/*.* crates/*/src $(PACKAGE)/python
 
 # Debian keeps the server's programs off the PATH, in a directory for each version.
 POSTGRES = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
+# It keeps those that only root is meant to run in a directory that others have not on the PATH.
+POOLER = $(firstword $(wildcard /usr/sbin/pgbouncer) pgbouncer)
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: ## runs the orders example
-	@mkdir -p target/demo
-	cargo run --locked --release $(EXAMPLES) -p orders -- --store sqlite:target/demo/orders.db
+demo: ## shows the gateway in front of a service that knows nothing of retries
+	cargo run --locked --release -p idemptx-gateway -- demo --store sqlite:target/demo/keys.db
 
 python: $(PYTHON)/.ready $(PYTHON_OLDEST)/.ready ## builds the Python wheel, and environments with it in target/
 
@@ -49,12 +54,19 @@ targets: $(PYTHON)/.ready ## builds the target applications into target/targets/
 test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/require.sh redis-server redis-server
 	.ci/require.sh $(POSTGRES) postgresql
+	.ci/require.sh $(POOLER) pgbouncer
 	.ci/require.sh curl curl
+	.ci/require.sh chromium chromium
+	.ci/require.sh h2load nghttp2-client
+	.ci/require.sh node nodejs
 	cargo $(RUNNER) --locked --workspace --all-features
+	@# The gateway as it is built without features says so where one is wanted.
+	cargo test --locked -p idemptx-gateway --lib
 	cargo test --locked --workspace --all-features --doc
 	.ci/pytest.sh $(PYTHON) $(PACKAGE) examples/payments-fastapi
 	@# What the oldest stack warns of has been mended in newer ones.
 	PYTEST_ADDOPTS="-W ignore" .ci/pytest.sh $(PYTHON_OLDEST) $(PACKAGE) examples/payments-fastapi
+	cargo test --locked --release $(EXAMPLES) -p orders
 	$(MAKE) targets
 	.ci/black-box.sh $(TARGETS_TESTED)
 	$(MAKE) sdist
@@ -63,6 +75,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	cargo fmt --all --check
 	cargo fmt --all --check $(EXAMPLES)
 	.ci/dependencies.py
+	.ci/named-tests.py
 	.ci/pure-core.sh
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked $(EXAMPLES) --workspace --all-targets --all-features -- -D warnings
@@ -74,8 +87,12 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
 	.ci/require.sh $(POSTGRES) postgresql
+	.ci/require.sh nginx nginx-light
+	.ci/require.sh haproxy haproxy
 	examples/bench/python/prepare.sh target/bench
+	cargo build --locked --release -p idemptx-gateway
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
+	BENCH_IDEMPTX=$(or $(CARGO_TARGET_DIR),target)/release/idemptx \
 	  cargo run --locked --release $(EXAMPLES) -p bench -- $(if $(QUICK),--quick)
 
 clean: ## removes everything that was built, the tools too

@@ -36,12 +36,16 @@
 //! conformance::run(&Trial(my_store)).await.assert_passed();
 //! # }
 //! ```
+//!
+//! A store that can list what it holds adds a call of [`run_inventory`].
 
 mod claims;
 mod concurrency;
 mod histories;
+mod inventory;
 mod join;
 mod lookups;
+mod model;
 mod releases;
 mod renewals;
 mod report;
@@ -55,8 +59,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::lease::Token;
-use crate::store::Store;
+use crate::store::{Inventory, Store};
 
+pub use self::model::{Life, Replaceable, Step};
 pub use self::report::{Finding, Report, Verdict};
 use self::trial::Trial;
 
@@ -85,14 +90,36 @@ pub trait Harness: Sync {
     }
 }
 
+/// Takes the steps of a history, and compares every answer of the store, and a listing after every
+/// step, with what a map of records says.
+///
+/// The suite does so with histories of its own; this is for generators that find others, and make
+/// those that fail shorter.
+///
+/// # Errors
+///
+/// A text that says which step went wrong, and how.
+///
+/// # Cancel safety
+///
+/// As [`run`].
+pub async fn play<H: Harness<Store: Inventory>>(harness: &H, steps: &[Step]) -> Result<(), String> {
+    let trial = Trial::new(harness);
+    histories::play(&trial, steps).await.map_err(|broken| broken.0)
+}
+
 /// Says which cases there are, once: their names, and how each is run.
 macro_rules! suite {
-    ($($group:ident { $($case:ident,)+ })+) => {
+    (
+        $(#[$what:meta])*
+        $run:ident, $cases:ident, $store:path:
+        $($group:ident { $($case:ident,)+ })+
+    ) => {
         /// The name of every case.
-        pub const CASES: &[&str] =
+        pub const $cases: &[&str] =
             &[$($(concat!(stringify!($group), "::", stringify!($case)),)+)+];
 
-        /// Puts a store through every case, one after the other.
+        $(#[$what])*
         ///
         /// Takes some seconds of the store's time, most of it spent in waiting for leases to
         /// lapse.
@@ -101,7 +128,7 @@ macro_rules! suite {
         ///
         /// May be dropped at any point; records of the case at hand stay in the store until their
         /// retention ends, at most an hour.
-        pub async fn run<H: Harness>(harness: &H) -> Report {
+        pub async fn $run<H: Harness<Store: $store>>(harness: &H) -> Report {
             let mut report = Report::default();
             $($(
                 let trial = Trial::new(harness);
@@ -114,6 +141,8 @@ macro_rules! suite {
 }
 
 suite! {
+    /// Puts a store through every case, one after the other.
+    run, CASES, Store:
     claims {
         a_claim_of_nothing_is_granted_as_the_first_attempt,
         a_claim_sent_again_is_granted_unchanged,
@@ -224,6 +253,37 @@ suite! {
     histories {
         live_claims_behave_as_in_the_model,
         orphans_behave_as_in_the_model,
+        a_few_records_behave_as_in_a_map,
+    }
+}
+
+suite! {
+    /// Puts a store that can list what it holds through every case about that.
+    run_inventory, INVENTORY_CASES, Inventory:
+    inventory {
+        a_scope_without_records_lists_nothing,
+        a_claim_is_listed_as_running,
+        an_orphan_is_listed_as_orphaned,
+        a_takeover_is_listed_as_the_claim_it_is,
+        results_are_listed_in_their_state_and_with_their_size,
+        a_result_whose_response_has_expired_is_listed_as_spent,
+        what_was_released_is_not_listed,
+        what_has_ended_is_not_listed,
+        only_states_that_are_asked_for_are_listed,
+        only_the_scope_that_is_asked_for_is_listed,
+        only_the_record_that_is_asked_for_is_listed,
+        only_what_has_been_left_alone_for_long_is_listed,
+        pages_of_any_size_come_to_everything,
+        pages_leave_out_what_is_not_asked_for,
+        everything_listed_is_found_and_everything_found_is_listed,
+        what_stays_is_listed_while_others_come_and_go,
+        a_record_that_changes_hands_is_listed_all_the_while,
+        a_cursor_of_another_store_is_refused,
+        listing_changes_nothing,
+        lists_that_are_dropped_harm_nothing,
+    }
+    histories {
+        a_few_records_are_listed_as_in_a_map,
     }
 }
 

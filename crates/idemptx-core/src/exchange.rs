@@ -29,6 +29,8 @@
 //!   deleted, except by token.
 //! - A settled record never changes, save one that the policy lets another request replace.
 //! - Nobody is given an own success after somebody else took the record over.
+//! - What a handler did in a transaction that also settles is there if, and only if, the record is
+//!   final, and no answer says otherwise.
 //! - Every exchange ends: all waits have a deadline, all repetitions a limit.
 
 use std::sync::Arc;
@@ -106,6 +108,8 @@ enum Then {
     HandlerFailed,
     Replay(Box<StoredResponse>),
     Refuse(Code),
+    /// What became of the handler's transaction is not known.
+    Uncommitted,
     /// All over again, under the first id.
     BeginAgain,
     /// A record under an older secret's id decides.
@@ -220,6 +224,7 @@ impl Exchange {
             (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
                 self.after_settle(&lease, state, then, settled, now)
             }
+            (Stage::Settling(lease, _, Then::Own), Event::Uncommitted) => self.uncommitted(lease),
             (Stage::Releasing(lease, then), Event::Released(released)) => {
                 self.after_release(&lease, then, released, now)
             }
@@ -247,7 +252,7 @@ impl Exchange {
 
     fn replay(&mut self, response: StoredResponse) -> Action {
         match self.policy().mode {
-            Mode::Enforce => self.end(Answer::Replay(response)),
+            Mode::Enforce => self.end(Answer::Replay(Box::new(response))),
             Mode::Shadow => self.end(Answer::Pass(Passed::WouldReplay)),
         }
     }

@@ -260,6 +260,12 @@ impl Fingerprinter {
         }
     }
 
+    /// Whether the body is kept until [`finish`](Self::finish), because the rule looks into it.
+    #[must_use]
+    pub const fn keeps_body(&self) -> bool {
+        matches!(self.body, Body::Structured { .. })
+    }
+
     /// The fingerprint of the request, whose body is complete.
     #[must_use]
     pub fn finish(mut self) -> Fingerprint {

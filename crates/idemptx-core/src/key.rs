@@ -215,10 +215,27 @@ impl RecordId {
         name.part(key.as_str().as_bytes());
         let name: [u8; 16] = first(&name.finalize());
         let space: [u8; 16] = first(&space);
+        Self::of_halves(space, name)
+    }
+
+    /// Names the record of a step of the operation that this id names, by the step's label; in the
+    /// same scope.
+    ///
+    /// No operation has such an id, nor has another step.
+    #[must_use]
+    pub fn step(&self, label: &str) -> Self {
+        let mut digest = Purpose::new(STEP_CONTEXT, None).begin();
+        digest.part(&self.0);
+        digest.part(label.as_bytes());
+        let name: [u8; 16] = first(&digest.finalize());
+        Self::of_halves(first(&self.0), name)
+    }
+
+    fn of_halves(space: [u8; 16], name: [u8; 16]) -> Self {
         let mut id = [0; Self::BYTES];
-        for (to, from) in id.iter_mut().zip(space.into_iter().chain(name)) {
-            *to = from;
-        }
+        let (first, second) = id.split_at_mut(space.len());
+        first.copy_from_slice(&space);
+        second.copy_from_slice(&name);
         Self(id)
     }
 
@@ -415,6 +432,7 @@ fn trim_spaces(mut line: &[u8]) -> &[u8] {
 
 const SCOPE_CONTEXT: &str = "idemptx 2026-11 v1 record: scope";
 const KEY_CONTEXT: &str = "idemptx 2026-11 v1 record: key in scope";
+const STEP_CONTEXT: &str = "idemptx 2026-11 v1 record: step";
 const DERIVE_CONTEXT: &str = "idemptx 2026-11 v1 derived key";
 /// 160 bits: unguessable, and within the 45 bytes that the strictest peers accept.
 const DERIVED_BYTES: usize = 20;

@@ -28,9 +28,11 @@ impl Token {
     /// As unguessable as the seed, and different for every number and moment.
     #[must_use]
     pub fn drawn(seed: &[u8; 32], number: u64, moment: Duration) -> Self {
+        let (number, moment) = (number.to_be_bytes(), moment.as_nanos().to_be_bytes());
         let mut drawn = [0; 24];
-        let parts = number.to_be_bytes().into_iter().chain(moment.as_nanos().to_be_bytes());
-        drawn.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
+        let (first_bytes, others) = drawn.split_at_mut(number.len());
+        first_bytes.copy_from_slice(&number);
+        others.copy_from_slice(&moment);
         Self(first(&blake3::keyed_hash(seed, &drawn).into()))
     }
 

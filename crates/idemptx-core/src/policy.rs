@@ -216,7 +216,8 @@ pub enum OnLargeBody {
     Reject,
     /// Run unprotected.
     Skip,
-    /// Fingerprint it while it streams (the gateway).
+    /// Fingerprint it on its way through a file, if the fingerprint's rule does not look into it;
+    /// else refuse.
     Stream,
 }
 

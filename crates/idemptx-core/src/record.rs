@@ -50,6 +50,20 @@ pub enum State {
     Spent,
 }
 
+impl State {
+    /// The letter that stands for it in a record's bytes.
+    #[must_use]
+    pub const fn letter(self) -> u8 {
+        match self {
+            Self::Running => b'R',
+            Self::Done => b'D',
+            Self::DoneNobody => b'N',
+            Self::Unknown => b'U',
+            Self::Spent => b'S',
+        }
+    }
+}
+
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -133,7 +147,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::HEAD_BYTES + self.payload.len());
         bytes.push(VERSION);
-        bytes.push(state_byte(self.state));
+        bytes.push(self.state.letter());
         bytes.push((u8::from(self.awaited) * AWAITED) | (u8::from(self.apart) * APART));
         bytes.extend_from_slice(self.id.as_bytes());
         bytes.extend_from_slice(self.token.as_bytes());
@@ -246,16 +260,6 @@ impl Head<'_> {
         let (part, rest) = self.0.split_first_chunk().unwrap_or((&[0; N], &[]));
         self.0 = rest;
         *part
-    }
-}
-
-const fn state_byte(state: State) -> u8 {
-    match state {
-        State::Running => b'R',
-        State::Done => b'D',
-        State::DoneNobody => b'N',
-        State::Unknown => b'U',
-        State::Spent => b'S',
     }
 }
 

@@ -6,11 +6,16 @@
 //! What follows from that is decided in [`exchange`](crate::exchange).
 //!
 //! Implementations prove themselves against [`conformance`](crate::conformance).
+//!
+//! [`Inventory`] is beside it, for operators: what a store holds, page by page.
+
+mod inventory;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +24,11 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::record::{Record, State};
+
+pub use self::inventory::{
+    Cursor, Entry, Extent, InvalidCursor, Inventory, Page, Query, Standing, Standings,
+    UnknownStanding,
+};
 
 /// Keeps records; see the [module](self) for the contract.
 ///
@@ -111,6 +121,52 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// What this store promises; see [`Capabilities`].
     fn capabilities(&self) -> Capabilities;
+}
+
+/// A store that several engines share.
+impl<S: Store> Store for Arc<S> {
+    fn claim(
+        &self,
+        id: &RecordId,
+        bid: &Bid,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
+        S::claim(self, id, bid)
+    }
+
+    fn settle(
+        &self,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::settle(self, lease, done)
+    }
+
+    fn release(&self, lease: &Lease) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::release(self, lease)
+    }
+
+    fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Lease, StoreError>> + Send {
+        S::renew(self, lease)
+    }
+
+    fn lookup(
+        &self,
+        id: &RecordId,
+    ) -> impl Future<Output = Result<Option<Seen>, StoreError>> + Send {
+        S::lookup(self, id)
+    }
+
+    fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {
+        S::watch(self, id)
+    }
+
+    fn tend(&self) {
+        S::tend(self);
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        S::capabilities(self)
+    }
 }
 
 /// A future that resolves when a watched record may have changed.

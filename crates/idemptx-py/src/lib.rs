@@ -1,14 +1,17 @@
 //! The compiled half of the Python package: the protocol machine, and the stores' steps.
 //!
 //! It drives [`Exchange`](idemptx_core::exchange::Exchange) as the Rust engine does, but never
-//! waits: Python moves the bytes and owns the event loop.
+//! waits: Python owns the event loop, and moves Redis' bytes.
 //! `python/idemptx/_idemptx.pyi` is the contract; every class and method is documented there.
 
+mod durable;
+mod futures;
 mod http_lines;
 mod memory;
 mod passage;
 mod refusal;
 mod rules;
+mod safety;
 mod shared;
 mod step;
 mod wire;
@@ -25,9 +28,13 @@ mod _idemptx {
     #[pymodule_export]
     use super::check_token_source;
     #[pymodule_export]
+    use super::durable::{Depot, Desk, Vigil};
+    #[pymodule_export]
     use super::memory::{MemoryStore, Watch};
     #[pymodule_export]
     use super::passage::Passage;
+    #[pymodule_export]
+    use super::passage::recovery::Recovery;
     #[pymodule_export]
     use super::refusal::Refusal;
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! One request's way through the protocol, as Python drives it.
 
 mod course;
+pub(crate) mod recovery;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::marks;
 use idemptx_core::outcome::Outcome;
+use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{Holder, Seen, Settlement};
 use idemptx_core::time::Timestamp;
@@ -20,6 +22,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList};
 
 use self::course::kept;
+use self::recovery::Recovery;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::step::{Job, News, Step, Told};
@@ -45,6 +48,8 @@ pub(crate) struct Passage {
     kept: Option<StoredResponse>,
     /// What is, or could not yet be, settled.
     settlement: Option<Settlement>,
+    /// What the handler did in its transaction is to count, along with the settlement.
+    commits: bool,
 }
 
 /// What is to be done next.
@@ -163,6 +168,34 @@ impl Passage {
         Ok(self.advance(event))
     }
 
+    #[getter]
+    const fn commits(&self) -> bool {
+        self.commits && matches!(self.turn, Turn::Store(Job::Settle(..), _))
+    }
+
+    #[getter]
+    const fn keeps(&self) -> bool {
+        matches!(
+            &self.turn,
+            Turn::Store(Job::Settle(_, done), _) if matches!(done.state, State::Done | State::DoneNobody)
+        )
+    }
+
+    fn uncommitted(&mut self) -> PyResult<i32> {
+        let Turn::Store(Job::Settle(..), _) = self.turn else {
+            return Err(self.misplaced("uncommitted"));
+        };
+        Ok(self.advance(Event::Uncommitted))
+    }
+
+    fn confirmed(&mut self, looked: &Bound<'_, Step>) -> PyResult<i32> {
+        let Turn::Store(Job::Settle(lease, done), _) = &self.turn else {
+            return Err(self.misplaced("confirmed"));
+        };
+        let event = course::confirmation(lease, done.state, looked.try_borrow()?.outcome());
+        Ok(self.advance(event))
+    }
+
     fn told(&mut self, news: &News) -> PyResult<i32> {
         let Turn::Store(Job::Claim(..), _) = self.turn else { return Err(self.misplaced("told")) };
         // Whoever only heard what another was told left nothing in the store.
@@ -257,6 +290,32 @@ impl Passage {
         let operation = self.exchange.operation();
         let operation = operation.ok_or_else(|| misuse("the request has no valid key"))?;
         Ok(operation.derive(label, self.shared.rules()))
+    }
+
+    fn recovery(&self, label: &str) -> PyResult<Recovery> {
+        Recovery::of(self, label)
+    }
+
+    fn settlement(
+        slf: &Bound<'_, Self>,
+        status: u16,
+        headers: &Bound<'_, PyAny>,
+        body: PyBackedBytes,
+    ) -> PyResult<Option<Step>> {
+        let (status, headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
+        let passage = slf.try_borrow()?;
+        let Turn::Execute = passage.turn else { return Err(passage.misplaced("settlement")) };
+        let policy = passage.shared.policy();
+        if body.len() > policy.response_bytes_max {
+            return Ok(None);
+        }
+        let body = Bytes::from_owner(body);
+        let kept = StoredResponse::capture(status, &headers, body, None, &policy.replay);
+        if !kept.is_storable() {
+            return Ok(None);
+        }
+        let done = Settlement::new(State::Done, kept.encode(), policy.retain, policy.key_retain);
+        Ok(Some(Step::new(Job::Settle(passage.leased()?.clone(), done))))
     }
 
     fn renewal(&self) -> PyResult<Step> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Method;
 use idemptx_core::exchange::{Exchange, Head};
 use idemptx_core::key::{Key, Scope};
-use idemptx_core::policy::{OnLargeBody, OnStoreError, OnUnsafeStore, Policy, ScopeRule};
+use idemptx_core::policy::{Mode, OnLargeBody, OnStoreError, OnUnsafeStore, Policy, ScopeRule};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -49,6 +49,11 @@ impl Rules {
     #[getter]
     fn asks_for_scope(&self) -> bool {
         self.0.policy().scope == Some(ScopeRule::Custom)
+    }
+
+    #[getter]
+    fn is_shadow(&self) -> bool {
+        self.0.policy().mode == Mode::Shadow
     }
 
     #[getter]

@@ -53,6 +53,11 @@ impl Job {
             Self::Renew(lease) | Self::Release(lease) | Self::Settle(lease, _) => &lease.id,
         }
     }
+
+    /// Whether it makes a result final.
+    pub(crate) const fn settles(&self) -> bool {
+        matches!(self, Self::Settle(..))
+    }
 }
 
 impl Step {
@@ -76,6 +81,10 @@ impl Step {
             }
             _ => false,
         }
+    }
+
+    pub(crate) const fn job(&self) -> &Job {
+        &self.job
     }
 
     pub(crate) const fn outcome(&self) -> &Verdict {
@@ -176,6 +185,11 @@ impl Step {
 
     fn again(&mut self) {
         self.conclude(Verdict::Pending);
+    }
+
+    #[getter]
+    fn is_unheard(&self) -> bool {
+        matches!(&self.job, Job::Release(lease) if lease.fence == 0)
     }
 
     fn news(&self) -> Option<News> {
@@ -315,7 +329,7 @@ pub(crate) fn micros_since_epoch() -> u64 {
     u64::try_from(since_epoch.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
-pub(crate) fn with_sources(error: &StoreError) -> String {
+pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     for _ in 0..SOURCES_MAX {

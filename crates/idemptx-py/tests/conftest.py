@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from original import ORIGINAL, Original
+from postgres import PostgresServer, is_installed
 from servers import AppServer, Effects, RedisServer, Servers
 
 if TYPE_CHECKING:
@@ -45,6 +46,45 @@ def own_redis() -> Iterator[Servers]:
     started = Servers()
     yield started
     started.close()
+
+
+@pytest.fixture(scope="session")
+def _postgres_session() -> Iterator[PostgresServer]:
+    _need_postgres()
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_server(_postgres_session: PostgresServer) -> PostgresServer:
+    """The session's PostgreSQL, without the store's tables."""
+    _postgres_session.ask("DROP SCHEMA IF EXISTS idemptx CASCADE")
+    return _postgres_session
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
+    """Starts servers that a test may kill and configure."""
+    _need_postgres()
+    started: list[PostgresServer] = []
+
+    def start(*configuration: str, **options: Any) -> PostgresServer:
+        started.append(PostgresServer(*configuration, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def durable_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a durable store without records."""
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path}/records.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.url
 
 
 @pytest.fixture
@@ -121,6 +161,11 @@ def connect() -> Callable[..., httpx.AsyncClient]:
         return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
 
     return make
+
+
+def _need_postgres() -> None:
+    if not is_installed():
+        _lacking("PostgreSQL is not installed")
 
 
 def _lacking(what: str) -> None:

@@ -17,8 +17,11 @@ from typing import Any
 import httpx
 import redis
 
-START_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 15.0
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 60.0
+HANDLER_SECONDS_MAX = 50.0
+# uvicorn closes a connection after five idle seconds, and a request must not meet that.
+KEPT_SECONDS_MAX = 2.0
 POLL_SECONDS = 0.02
 
 APPS = Path(__file__).parent / "apps"
@@ -56,7 +59,7 @@ class RedisServer:
 
     def connect(self) -> redis.Redis:
         return redis.Redis(
-            host="127.0.0.1", port=self.port, password=self.password, socket_timeout=10
+            host="127.0.0.1", port=self.port, password=self.password, socket_timeout=60
         )
 
     def commands(self, *names: str) -> int:
@@ -183,10 +186,13 @@ class AppServer:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        options.setdefault("limits", httpx.Limits(keepalive_expiry=KEPT_SECONDS_MAX))
+        return httpx.Client(base_url=self.url, timeout=60, **options)
 
     def connect_async(self, **options: Any) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+        limits = httpx.Limits(
+            max_connections=64, max_keepalive_connections=64, keepalive_expiry=KEPT_SECONDS_MAX
+        )
         return httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits, **options)
 
     def memory_peak(self) -> int:
@@ -248,7 +254,7 @@ class Effects:
 
     def await_begin(self, key: str) -> None:
         """Until a handler with this key has begun (once per begin)."""
-        begun = self._client.blpop([f"test:begun:{key}"], timeout=9)
+        begun = self._client.blpop([f"test:begun:{key}"], timeout=HANDLER_SECONDS_MAX)
         assert begun is not None, f"no handler began with {key}"
 
     def finish(self, key: str, times: int = 1) -> None:
@@ -256,7 +262,7 @@ class Effects:
         self._client.rpush(f"test:finish:{key}", *["go"] * times)
 
     def await_end(self, key: str) -> None:
-        ended = self._client.blpop([f"test:ended:{key}"], timeout=9)
+        ended = self._client.blpop([f"test:ended:{key}"], timeout=HANDLER_SECONDS_MAX)
         assert ended is not None, f"no handler ended with {key}"
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 import pytest
@@ -26,9 +26,11 @@ from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from idemptx.backend.base import AsyncStorageBackend, StorageBackend
+from protocol import KEY, executes_once_replays_and_refuses
 from servers import APPS, RedisServer, eventually, free_port
 
-KEY = {"Idempotency-Key": "k"}
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class OwnBackend(StorageBackend):
@@ -166,42 +168,7 @@ async def test_every_backend_executes_once_replays_and_refuses(
     backend = make(redis_server)
     if transport != "none":
         assert backend.transport == transport
-    began, go = asyncio.Event(), asyncio.Event()
-    calls = 0
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, wait_timeout=20)
-    async def create_order(fail: bool = False) -> Any:
-        nonlocal calls
-        calls += 1
-        began.set()
-        await go.wait()
-        if fail and calls == 2:
-            raise RuntimeError("oops")
-        return {"n": calls, "text": "\u00e4\u20ac" * 200}
-
-    async with connect(app) as client:
-        first = asyncio.create_task(client.post("/orders", headers=KEY, json=1))
-        await began.wait()
-        waiters = [
-            asyncio.create_task(client.post("/orders", headers=KEY, json=1)) for _ in range(8)
-        ]
-        await asyncio.sleep(0)
-        go.set()
-        answers = [await first, *await asyncio.gather(*waiters)]
-        assert [answer.status_code for answer in answers] == [200] * 9
-        assert {answer.content for answer in answers} == {answers[0].content}
-        assert calls == 1
-        again = await client.post("/orders", headers=KEY, json=1)
-        other = await client.post("/orders", headers=KEY, json=2)
-        assert (again.content, again.headers["x-idempotency-status"]) == (answers[0].content, "hit")
-        assert other.status_code == 422
-        # A failure gives the key back.
-        key = {"Idempotency-Key": "failing"}
-        failing = [await client.post("/orders?fail=1", headers=key) for _ in range(3)]
-        assert [answer.status_code for answer in failing] == [500, 200, 200]
-        assert calls == 3
+    await executes_once_replays_and_refuses(connect, backend)
     await _close(backend)
 
 
@@ -465,13 +432,31 @@ def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kin
     assert len(set(calls)) == 100
 
 
-@pytest.mark.parametrize("script", ["fork_after_use", "leave_nothing_behind"])
+@pytest.mark.parametrize(
+    ("script", "store"),
+    [
+        ("fork_after_use", "redis"),
+        ("fork_after_use", "postgres"),
+        ("fork_from_sqlite", "sqlite"),
+        ("leave_nothing_behind", "all"),
+    ],
+)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_process_of_its_own(redis_server: Any, script: str, loop: str) -> None:
+def test_a_process_of_its_own(
+    redis_server: Any, postgres_server: Any, tmp_path: Path, *, script: str, store: str, loop: str
+) -> None:
     """Forks after a backend was used; ends loops with requests, waiters and handlers under way."""
+    url = redis_server.url if store == "redis" else postgres_server.url
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(APPS / f"{script}.py")],
-        env={**os.environ, "TEST_REDIS_PORT": str(redis_server.port), "TEST_LOOP": loop},
+        env={
+            **os.environ,
+            "TEST_REDIS_PORT": str(redis_server.port),
+            "TEST_POSTGRES": postgres_server.url,
+            "TEST_FOLDER": str(tmp_path),
+            "TEST_STORE": url,
+            "TEST_LOOP": loop,
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -560,7 +545,7 @@ def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
 ) -> None:
     """A claim that is executed late must not block the key for a whole lease."""
     server = own_redis()
-    policy = {"store_timeout_ms": {"claim": 200, "settle": 200}}
+    policy = {"store_timeout_ms": {"claim": 1000}}
 
     async def play() -> Any:
         app = _app(RedisBackend(server.url), iter(range(9)), policy=policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -16,6 +17,8 @@ KEYS = int(os.environ.get("IDEMPTX_KEYS", "150"))
 """How many keys a load has; the measurements in the documentation were made with 1500."""
 DUPLICATES = 9
 AT_ONCE = 6
+ATTEMPTS = 20
+"""How often what a race has to bring about is tried."""
 
 WAITING = {"wait_timeout": 20}
 
@@ -58,10 +61,13 @@ def test_without_waiting_duplicates_are_refused_and_still_one_execution(
 def test_the_original_executes_keys_twice_with_two_workers(
     serve: Any, effects: Any, original_path: Any
 ) -> None:
+    """So the load finds what the tests around this one say is not there."""
     server = serve(workers=2, python_path=original_path, options=WAITING)
-    _load(server)
-    several = sum(1 for count in Counter(effects.all()).values() if count > 1)
-    assert several > 0
+    for attempt in range(ATTEMPTS):
+        _load(server, attempt)
+        if max(Counter(effects.all()).values()) > 1:
+            return
+    pytest.fail("the processes never met")
 
 
 def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: Any) -> None:
@@ -75,8 +81,8 @@ def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: An
         assert workers <= set(server.pids)
 
 
-def _load(server: Any) -> dict[str, list[Answer]]:
-    keys = [f"key-{number}" for number in range(KEYS)]
+def _load(server: Any, attempt: int = 0) -> dict[str, list[Answer]]:
+    keys = [f"key-{attempt}-{number}" for number in range(KEYS)]
     sending = send_duplicates(
         server.port, "/orders?ms=2", keys, duplicates=DUPLICATES, at_once=AT_ONCE
     )
@@ -89,12 +95,13 @@ def test_waiters_in_another_process_are_woken_and_do_not_poll_fast(
     """One process holds the claim, all waiters are in the other."""
     holder, other = serve(options=WAITING), serve(options=WAITING)
 
-    async def play() -> tuple[Any, list[Any], int]:
+    async def play() -> tuple[Any, list[Any], float]:
         headers = {"Idempotency-Key": "k"}
         async with holder.connect_async() as first, other.connect_async() as second:
             holding = asyncio.create_task(first.post("/orders?hold=true", headers=headers))
             await asyncio.to_thread(effects.await_begin, "k")
             redis_server.reset_statistics()
+            began = time.monotonic()
             waiting = [
                 asyncio.create_task(second.post("/orders?hold=true", headers=headers))
                 for _ in range(16)
@@ -102,15 +109,16 @@ def test_waiters_in_another_process_are_woken_and_do_not_poll_fast(
             await asyncio.sleep(1.5)
             assert not any(task.done() for task in waiting)
             spent = redis_server.commands("get", "set", "eval", "evalsha", "pttl", "subscribe")
+            spent_each_second = spent / (time.monotonic() - began)
             effects.finish("k")
-            return await holding, list(await asyncio.gather(*waiting)), spent
+            return await holding, list(await asyncio.gather(*waiting)), spent_each_second
 
-    first, others, spent = asyncio.run(play())
+    first, others, spent_each_second = asyncio.run(play())
     assert first.status_code == 201
     assert {answer.content for answer in others} == {first.content}
     assert effects.of("k") == 1
-    # Sixteen that poll each 100 ms would have spent 240.
-    assert spent < 40
+    # Sixteen that poll each 100 ms would spend 160.
+    assert spent_each_second < 40
 
 
 def test_a_waiter_in_another_process_takes_over_from_a_failure(serve: Any, effects: Any) -> None:
@@ -208,7 +216,8 @@ def test_a_terminated_server_finishes_a_handler_whose_client_has_left(
 
 
 def test_a_long_handler_keeps_its_lease_across_processes(serve: Any, effects: Any) -> None:
-    options = {"policy": {"lease_ms": 600}}
+    lease = 3
+    options = {"policy": {"lease_ms": lease * 1000}}
     holder, other = serve(options=options), serve(options=options)
     headers = {"Idempotency-Key": "k"}
 
@@ -217,7 +226,8 @@ def test_a_long_handler_keeps_its_lease_across_processes(serve: Any, effects: An
             holding = asyncio.create_task(first.post("/orders?hold=true", headers=headers))
             await asyncio.to_thread(effects.await_begin, "k")
             statuses = []
-            for _ in range(20):
+            until = time.monotonic() + 2 * lease
+            while time.monotonic() < until:
                 await asyncio.sleep(0.1)
                 answer = await second.post("/orders?hold=true", headers=headers)
                 statuses.append(answer.status_code)

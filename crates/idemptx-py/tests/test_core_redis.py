@@ -53,7 +53,8 @@ class OverChannel:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(HANG_SECONDS)
         self.socket.connect(path)
-        layout.learn_time(*map(int, self.command(b"TIME")))
+        asked = layout.moment()
+        layout.learn_time(*map(int, self.command(b"TIME")), asked)
 
     def __call__(self, step):
         promise = Promise()
@@ -285,10 +286,23 @@ def test_the_layout_names_keys_and_channel():
 
 def test_fences_follow_the_servers_clock():
     layout, passage = Layout("test:"), begin(rules())
-    layout.learn_time(5_000_000_000, 17)
+    layout.learn_time(5_000_000_000, 17, layout.moment())
     channel, promise = Channel(layout), Promise()
     channel.perform(passage.step(), promise)
     channel.feed(b"$-1\r\n")
     assert passage.done(passage.step()) == core.EXECUTE
     assert 0 <= passage.fence - 5_000_000_000_000_017 < HANG_SECONDS * 1_000_000
-    layout.learn_time(2**64 - 1, 2**64 - 1)
+    layout.learn_time(2**64 - 1, 2**64 - 1, 0)
+
+
+def test_however_late_the_answer_is_heard_fences_are_not_behind_the_servers_clock():
+    layout, passage = Layout("test:"), begin(rules())
+    asked = layout.moment()
+    while layout.moment() < asked + 20_000:
+        pass
+    layout.learn_time(5_000_000_000, 0, asked)
+    channel, promise = Channel(layout), Promise()
+    channel.perform(passage.step(), promise)
+    channel.feed(b"$-1\r\n")
+    assert passage.done(passage.step()) == core.EXECUTE
+    assert passage.fence >= 5_000_000_000_020_000

@@ -57,6 +57,7 @@ WITH_PYTHON = [
     if any(block.language == "python" for block in blocks)
 ]
 QUICK_START = "Quick start"
+READERS_POSTGRES = "postgres://app:secret@127.0.0.1:5432/shop"
 
 
 # What the documents show, run as it stands there
@@ -288,14 +289,38 @@ def test_backends_use_the_transports_of_the_table(
     redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = names_after("Backends", redis_url)
-    assert capsys.readouterr().out.split() == ["in-loop", "in-loop", "memory"]
+    transports, schema = capsys.readouterr().out.split("\n", 1)
+    assert transports.split() == ["in-loop", "in-loop", "memory"]
+    assert 'CREATE TABLE "idemptx"."records"' in schema
     assert names["with_prefix"].transport == "in-loop"
+    assert names["on_this_host"].transport == "sqlite"
+    assert names["in_the_database"].transport == "postgres"
 
     async def talk(send: Send) -> None:
         for status in ("new", "hit"):
             assert (await send("/notes", key="k")).headers["X-Idempotency-Status"] == status
 
     converse(names, talk)
+
+
+def test_a_sale_is_committed_together_with_its_record(redis_url: str, postgres_server: Any) -> None:
+    postgres_server.ask("DROP TABLE IF EXISTS sales")
+    postgres_server.ask("CREATE TABLE sales (item text NOT NULL)")
+    names = names_after("Exactly once", redis_url, postgres_server.url)
+
+    async def talk(send: Send) -> None:
+        for path in ("/sales", "/orders/by-hand"):
+            for status in ("new", "hit"):
+                answer = await send(path, key=f"key-of{path}")
+                assert (answer.status_code, answer.json()) == (201, {"sold": "tea"})
+                assert answer.headers["X-Idempotency-Status"] == status
+        trip = await send("/trips", key="k")
+        assert trip.json() == {"charge": trip.json()["charge"], "ticket": "t_1"}
+        assert await idemptx.drain(10)
+        await names["in_postgres"].aclose()
+
+    converse(names, talk)
+    assert postgres_server.ask("SELECT item FROM sales") == [("tea",), ("tea",)]
 
 
 def test_the_lifespan_of_the_deployment_section_drains(redis_url: str) -> None:
@@ -405,13 +430,13 @@ def test_the_guard_refuses_what_the_original_package_remembers(redis_url: str) -
 # How it is run
 
 
-def names_after(heading: str, redis_url: str) -> Names:
+def names_after(heading: str, redis_url: str, postgres_url: str = READERS_POSTGRES) -> Names:
     """The names that a reader has who follows the quick start, then one section."""
     names: Names = {"__name__": "main"}
     for part in dict.fromkeys([QUICK_START, heading]):
         for block in GUIDE_SECTIONS[part]:
             if block.language == "python":
-                text = here(block.text, redis_url)
+                text = here(block.text, redis_url).replace(READERS_POSTGRES, postgres_url)
                 code = compile(text, f"{GUIDE.name}, {part}", "exec", dont_inherit=True)
                 exec(code, names)  # the documents are ours
     return names

@@ -750,7 +750,7 @@ async def test_a_dependency_stays_open_under_a_handler_whose_request_was_cancell
     connect: Any,
 ) -> None:
     log: list[str] = []
-    go, closed = asyncio.Event(), asyncio.Event()
+    began, go, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def session() -> AsyncIterator[str]:
         yield "s"
@@ -763,19 +763,28 @@ async def test_a_dependency_stays_open_under_a_handler_whose_request_was_cancell
     @idempotent(InMemoryBackend(), wait_timeout=20)
     async def create_order(session: str = Depends(session)) -> Any:
         log.append("began")
+        began.set()
         await go.wait()
         log.append("ended")
         return {"ok": True}
 
     async with connect(app) as client:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.post("/orders", headers=KEY), 0.3)
+        await _leave(client, began)
         assert log == ["began"]
         go.set()
         await asyncio.wait_for(closed.wait(), 20)
         assert log == ["began", "ended", "closed"]
         again = await client.post("/orders", headers=KEY)
     assert (again.status_code, again.headers["x-idempotency-status"]) == (200, "hit")
+
+
+async def _leave(client: Any, began: asyncio.Event) -> None:
+    """Sends a request, and gives it up once its handler has begun."""
+    leaving = asyncio.create_task(client.post("/orders", headers=KEY))
+    await asyncio.wait_for(began.wait(), 60)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
 
 
 async def test_background_tasks_run_once_and_after_the_answer(connect: Any) -> None:
@@ -807,7 +816,7 @@ async def test_background_tasks_run_once_and_after_the_answer(connect: Any) -> N
 
 
 async def test_background_tasks_run_though_the_client_left(connect: Any) -> None:
-    go, mailed = asyncio.Event(), asyncio.Event()
+    began, go, mailed = asyncio.Event(), asyncio.Event(), asyncio.Event()
     app = FastAPI()
 
     async def mail() -> None:
@@ -817,12 +826,12 @@ async def test_background_tasks_run_though_the_client_left(connect: Any) -> None
     @idempotent(InMemoryBackend())
     async def create_order(tasks: BackgroundTasks) -> Any:
         tasks.add_task(mail)
+        began.set()
         await go.wait()
         return {"ok": True}
 
     async with connect(app) as client:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.post("/orders", headers=KEY), 0.3)
+        await _leave(client, began)
         go.set()
         await asyncio.wait_for(mailed.wait(), 20)
 

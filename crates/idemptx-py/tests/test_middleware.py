@@ -585,7 +585,7 @@ async def test_json_bodies_may_be_compared_by_meaning(connect: Any) -> None:
 
 
 async def test_a_retained_answer_expires(connect: Any) -> None:
-    app = _app(policy={"retain_ms": 200, "key_retain_ms": 200})
+    app = _app(policy={"retain_ms": 2000, "key_retain_ms": 2000})
     async with connect(app) as client:
         first = await client.post("/a", headers=KEY)
         again = await client.post("/a", headers=KEY)

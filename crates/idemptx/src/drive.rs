@@ -4,8 +4,9 @@
 //! From the granted claim on everything runs in a task of its own, so that a client that leaves
 //! cancels neither the handler nor the record of what it did.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,27 +20,24 @@ use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, Store, StoreError};
 use idemptx_core::time::{Clock, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
 
 use crate::engine::Inner;
 use crate::execution::Execution;
 use crate::flight::{Entrance, News, Pilot, Seat};
 use crate::keeper::{Heartbeat, Job};
+use crate::transaction::Left;
+
+mod settling;
 
 /// What is executed under a key.
 pub(crate) trait Work: Send + 'static {
     /// What it makes.
-    type Product: Product;
+    type Product: Send + 'static;
 
     /// Runs it; a panic counts as [`Handled::Broken`].
     fn run(self, execution: Execution) -> impl Future<Output = Done<Self::Product>> + Send;
-}
-
-/// What an execution made, before anybody gets it.
-pub(crate) trait Product: Send + 'static {
-    /// What a store keeps of it: a response, or the head of one that cannot be replayed.
-    fn payload(&self) -> Bytes;
 }
 
 /// How an execution ended.
@@ -47,22 +45,36 @@ pub(crate) struct Done<P> {
     pub(crate) handled: Handled,
     /// `None` if it broke down without anything to show.
     pub(crate) product: Option<P>,
+    /// What a store keeps of it: a response, or the head of one that cannot be replayed.
+    pub(crate) kept: Bytes,
     /// What remains to be done once the client has its answer, such as the rest of a stream.
     pub(crate) rest: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<P> Done<P> {
+    /// Without anything to show.
+    pub(crate) const fn broken() -> Self {
+        Self { handled: Handled::Broken, product: None, kept: Bytes::new(), rest: None }
+    }
 }
 
 /// How a request under a key ended.
 pub(crate) enum Ended<W: Work> {
     /// To be run unprotected, by the caller.
     Pass(Passed, W),
+    Answered(Answered<W::Product>),
+}
+
+/// What there is to tell the client.
+pub(crate) enum Answered<P> {
     Own {
-        product: W::Product,
+        product: P,
         attempt: u32,
         stored: bool,
     },
-    Replay(StoredResponse),
+    Replay(Box<StoredResponse>),
     /// Refused; with what the handler that broke down left.
-    Refuse(Rejection, Option<W::Product>),
+    Refuse(Rejection, Option<P>),
 }
 
 /// Drives an exchange whose request is known to its end.
@@ -71,135 +83,166 @@ pub(crate) enum Ended<W: Work> {
 ///
 /// Dropped before the claim is granted, the claim is released in the background.
 /// Dropped later, the handler and the record of its result are not affected.
-pub(crate) async fn drive<S: Store, W: Work>(
-    engine: &Arc<Inner<S>>,
-    exchange: Box<Exchange>,
-    first: Action,
+#[expect(
+    clippy::manual_async_fn,
+    reason = "what an `async fn` is given it keeps twice, and this is part of every request's future"
+)]
+pub(crate) fn drive<S: Store, W: Work>(
+    mut driver: Box<Driver<S>>,
+    mut action: Action,
     work: W,
-) -> Ended<W> {
-    let mut driver = Driver::new(engine, exchange);
-    let mut action = first;
-    loop {
-        let event = match action {
-            Action::Answer { answer, behind } => {
-                driver.behind(behind);
-                return match answer {
-                    Answer::Pass(passed) => Ended::Pass(passed, work),
-                    Answer::Replay(response) => Ended::Replay(response),
-                    Answer::Refuse(rejection) => Ended::Refuse(rejection, None),
-                    // An own answer needs an execution, which only `detach` has.
-                    _ => driver.impossible(),
-                };
+) -> impl Future<Output = Ended<W>> + Send {
+    async move {
+        loop {
+            let event = match action {
+                Action::Claim { id, ref bid } => Event::Claimed(driver.claim(id, bid).await),
+                Action::Answer { answer, behind } => {
+                    driver.behind(behind);
+                    return Ended::Answered(match answer {
+                        Answer::Pass(passed) => return Ended::Pass(passed, work),
+                        Answer::Replay(response) => Answered::Replay(response),
+                        Answer::Refuse(rejection) => Answered::Refuse(rejection, None),
+                        // An own answer needs an execution, which only `detach` has.
+                        _ => driver.impossible(),
+                    });
+                }
+                action => driver.rarely(action).await,
+            };
+            if let Event::Claimed(Ok(Claim::Granted(lease))) = event {
+                return detach(driver, lease, work).await;
             }
-            action => driver.perform(action).await,
-        };
-        if matches!(event, Event::Claimed(Ok(Claim::Granted(_)))) {
-            return detach(driver, event, work).await;
+            action = driver.step(event);
         }
-        action = driver.step(event);
     }
 }
 
 /// Carries on in a task of its own, and waits for what it has to say.
-async fn detach<S: Store, W: Work>(driver: Driver<S>, granted: Event, work: W) -> Ended<W> {
-    let (answer, answered) = oneshot::channel();
-    let rules = Arc::clone(driver.engine.rules());
-    // Boxed, so that the runtime moves a pointer and not ten kilobytes.
-    tokio::spawn(Box::pin(execute(driver, granted, work, answer)));
-    answered.await.unwrap_or_else(|_| {
-        // The runtime is shutting down and dropped the task: the claim lapses into an orphan.
-        let rejection = Rejection::new(Code::InProgress, rules.policy());
-        Ended::Refuse(rejection.retry_after(rules.policy().lease), None)
-    })
-}
-
-async fn execute<S: Store, W: Work>(
-    mut driver: Driver<S>,
-    granted: Event,
+fn detach<S: Store, W: Work>(
+    driver: Box<Driver<S>>,
+    granted: Lease,
     work: W,
-    answered: oneshot::Sender<Ended<W>>,
-) {
-    let mut work = Some(work);
-    let mut product: Option<W::Product> = None;
-    let mut rest = None;
-    // The start rule holds because nothing is awaited between this step and the handler's start.
-    let mut action = driver.step(granted);
-    let ended = loop {
-        let event = match action {
-            Action::Execute(lease) => match work.take() {
-                None => Event::Handled(Handled::Broken),
-                Some(work) => {
-                    let done = driver.run(&lease, work).await;
-                    product = done.product;
-                    rest = done.rest;
-                    Event::Handled(done.handled)
-                }
-            },
-            Action::Settle { lease, state, response } => {
-                let payload = match (&response, &product) {
-                    _ if state == State::Unknown => Bytes::new(),
-                    (Some(response), _) => response.encode(),
-                    (None, Some(product)) => product.payload(),
-                    (None, None) => Bytes::new(),
-                };
-                driver.settle(lease, state, payload).await
-            }
-            Action::Answer { answer, behind } => {
-                driver.behind(behind);
-                break match (answer, work, product) {
-                    (Answer::Pass(passed), Some(work), _) => Ended::Pass(passed, work),
-                    (Answer::Own { attempt, stored }, _, Some(product)) => {
-                        Ended::Own { product, attempt, stored }
-                    }
-                    (Answer::Replay(response), ..) => Ended::Replay(response),
-                    (Answer::Refuse(rejection), _, product) => Ended::Refuse(rejection, product),
-                    _ => driver.impossible(),
-                };
-            }
-            action => driver.perform(action).await,
-        };
-        action = driver.step(event);
-    };
-    // Whoever left does not want to know; the rest is done all the same, on the same permit.
-    drop(answered.send(ended));
-    driver.heartbeat = None;
-    if let Some(rest) = rest {
-        rest.await;
+) -> impl Future<Output = Ended<W>> + Send {
+    let rules = Arc::clone(driver.engine.rules());
+    // Boxed, so that the runtime moves a pointer.
+    let executed = tokio::spawn(Box::pin(execute(driver, granted, work)));
+    async move {
+        executed.await.unwrap_or_else(|_| {
+            // The runtime is shutting down and dropped the task: the claim lapses into an orphan.
+            let rejection = Rejection::new(Code::InProgress, rules.policy());
+            let rejection = rejection.retry_after(rules.policy().lease);
+            Ended::Answered(Answered::Refuse(rejection, None))
+        })
     }
 }
 
+async fn execute<S: Store, W: Work>(
+    mut driver: Box<Driver<S>>,
+    granted: Lease,
+    work: W,
+) -> Ended<W> {
+    let mut work = Some(work);
+    let mut done = Done::broken();
+    // The start rule holds because nothing is awaited between this step and the handler's start.
+    let mut action = driver.step(Event::Claimed(Ok(Claim::Granted(granted))));
+    let ended = loop {
+        let event = match action {
+            Action::Execute(ref lease) => {
+                done = match work.take() {
+                    Some(work) => driver.run(lease, work).await,
+                    None => Done::broken(),
+                };
+                Event::Handled(done.handled)
+            }
+            Action::Settle { ref lease, state, ref response, commits } => {
+                let payload = match response {
+                    _ if state == State::Unknown => Bytes::new(),
+                    Some(response) => response.encode(),
+                    None => std::mem::take(&mut done.kept),
+                };
+                driver.settle(lease, state, payload, commits).await
+            }
+            Action::Answer { answer, behind } => {
+                driver.behind(behind);
+                break Ended::Answered(match (answer, work, done.product) {
+                    (Answer::Pass(passed), Some(work), _) => break Ended::Pass(passed, work),
+                    (Answer::Own { attempt, stored }, _, Some(product)) => {
+                        Answered::Own { product, attempt, stored }
+                    }
+                    (Answer::Replay(response), ..) => Answered::Replay(response),
+                    (Answer::Refuse(rejection), _, product) => Answered::Refuse(rejection, product),
+                    _ => driver.impossible(),
+                });
+            }
+            action => driver.rarely(action).await,
+        };
+        action = driver.step(event);
+    };
+    driver.heartbeat = None;
+    if let Some(rest) = done.rest {
+        // On the same permit, which the driver has.
+        tokio::spawn(async move {
+            let _driver = driver;
+            rest.await;
+        });
+    }
+    ended
+}
+
 /// An exchange with what it holds in this process.
-struct Driver<S: Store> {
+pub(crate) struct Driver<S: Store> {
     engine: Arc<Inner<S>>,
-    /// Boxed, because a driver moves from task to task and an exchange is large.
-    exchange: Box<Exchange>,
+    exchange: Exchange,
+    /// When the exchange was last told something.
+    stepped: Timestamp,
     pilot: Option<Pilot>,
     permit: Option<OwnedSemaphorePermit>,
     /// A bid is, or may yet be, in force: there is something to release.
     at_stake: bool,
     heartbeat: Option<Heartbeat>,
+    /// What the handler left to be committed.
+    left: Left,
     /// What could not be settled in time, kept for the work behind.
     unsettled: Option<Settlement>,
 }
 
 impl<S: Store> Driver<S> {
-    fn new(engine: &Arc<Inner<S>>, exchange: Box<Exchange>) -> Self {
-        Self {
+    /// Boxed, because it moves from task to task, and an exchange is large.
+    pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Box<Self> {
+        Box::new(Self {
             engine: Arc::clone(engine),
             exchange,
+            stepped: Timestamp::default(),
             pilot: None,
             permit: None,
             at_stake: false,
             heartbeat: None,
+            left: Left::default(),
             unsettled: None,
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Inner<S>> {
+        &self.engine
+    }
+
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Action {
+        let now = self.engine.clock().now();
+        let last = std::mem::replace(&mut self.stepped, now);
+        if let Event::Handled(_) = event {
+            self.engine.took(now.since(last));
         }
+        self.exchange.step(event, now)
     }
 
-    fn step(&mut self, event: Event) -> Action {
-        self.exchange.step(event, self.engine.clock().now())
+    /// Does what few exchanges have to do, apart: the others' futures have no room for it.
+    fn rarely(&mut self, action: Action) -> Pin<Box<impl Future<Output = Event> + '_>> {
+        Box::pin(self.perform(action))
     }
 
-    /// Does what both halves of an exchange may have to do.
     async fn perform(&mut self, action: Action) -> Event {
         match action {
             Action::Claim { id, bid } => Event::Claimed(self.claim(id, &bid).await),
@@ -257,10 +300,14 @@ impl<S: Store> Driver<S> {
             return Err(ErrorKind::Full);
         }
         if self.permit.is_none() {
-            let permit = self.engine.permits().acquire_owned();
-            // The bid has not been sent: refused for want of room, for certain.
-            let permit = timeout(limit, permit).await.map_err(|_| ErrorKind::Full)?;
-            self.permit = Some(permit.map_err(|_| ErrorKind::Full)?);
+            self.permit = match self.engine.permits().try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                // The bid has not been sent: refused for want of room, for certain.
+                Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
+                    Ok(Ok(permit)) => Some(permit),
+                    _ => return Err(ErrorKind::Full),
+                },
+            };
         }
         self.at_stake = true;
         let verdict = within(limit, self.engine.store().claim(id, bid)).await;
@@ -285,65 +332,25 @@ impl<S: Store> Driver<S> {
         scope.is_none_or(|id| self.engine.meter(id))
     }
 
-    async fn release(&mut self, lease: &Lease) -> Event {
-        self.heartbeat = None;
-        let limit = self.engine.policy().claim_timeout;
-        let released = within(limit, self.engine.store().release(lease)).await;
-        self.land(&News::Changed);
-        Event::Released(released)
-    }
-
-    async fn settle(&mut self, lease: Lease, state: State, payload: Bytes) -> Event {
-        let policy = self.engine.policy();
-        let retain = if state == State::Done { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain);
-        let settled = self.settle_in_time(&lease, &done).await;
-        match settled {
-            Ok(()) => {
-                self.heartbeat = None;
-                self.land(&News::Settled(Record::settled(&lease, &done)));
-            }
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => {
-                self.heartbeat = None;
-                self.land(&News::Changed);
-            }
-            // Neither the heartbeat nor the flight may end before the result is in the store.
-            Err(_) => self.unsettled = Some(done),
-        }
-        Event::Settled(settled)
-    }
-
-    async fn settle_in_time(&self, lease: &Lease, done: &Settlement) -> Result<(), ErrorKind> {
-        let deadline = Instant::now() + self.engine.policy().settle_timeout;
-        let mut pause = SETTLE_AGAIN_MIN;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let limit = left.min(SETTLE_STEP_MAX);
-            match within(limit, self.engine.store().settle(lease, done)).await {
-                Err(ErrorKind::Unavailable | ErrorKind::Internal) if !left.is_zero() => {
-                    sleep(pause.min(left)).await;
-                    pause = (pause * 2).min(SETTLE_AGAIN_MAX);
-                }
-                settled => return settled,
-            }
-        }
-    }
-
     /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].
     async fn run<W: Work>(&mut self, lease: &Lease, work: W) -> Done<W::Product> {
-        let broken = || Done { handled: Handled::Broken, product: None, rest: None };
-        let Some(operation) = self.exchange.operation() else { return broken() };
+        let Some(operation) = self.exchange.operation() else { return Done::broken() };
         let heartbeat = self.engine.keeper().beat(lease);
-        let execution = Execution::new(
-            operation.clone(),
-            Arc::clone(self.engine.rules()),
-            lease,
-            Arc::clone(heartbeat.lost()),
-        );
+        let lost = Arc::clone(heartbeat.lost());
+        let execution = Execution::new(operation.clone(), lease, Arc::clone(&lost), &self.engine);
         self.heartbeat = Some(heartbeat);
-        let began = self.engine.clock().now();
-        let done = CatchPanic(Box::pin(work.run(execution))).await.unwrap_or_else(broken);
-        self.engine.took(self.engine.clock().now().since(began));
+        let mut work = CatchPanic(Box::pin(work.run(execution.clone())));
+        let done = tokio::select! {
+            biased;
+            done = &mut work => done,
+            () = lost.wait() => {
+                // The record is somebody else's: whoever asks for it must not be held up by us.
+                self.land(&News::Changed);
+                work.await
+            }
+        };
+        let done = done.unwrap_or_else(Done::broken);
+        self.left = execution.effects().end();
         done
     }
 
@@ -390,9 +397,9 @@ impl<S: Store> Driver<S> {
     }
 
     /// An answer that the exchange cannot give at this point.
-    fn impossible<W: Work>(&self) -> Ended<W> {
+    fn impossible<P>(&self) -> Answered<P> {
         debug_assert!(false, "an own answer without an execution");
-        Ended::Refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()), None)
+        Answered::Refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()), None)
     }
 }
 
@@ -440,10 +447,20 @@ async fn within<T>(
     limit: Duration,
     step: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, ErrorKind> {
-    match timeout(limit, step).await {
-        Ok(verdict) => verdict.map_err(|error| error.kind()),
-        Err(_) => Err(ErrorKind::Unavailable),
-    }
+    let mut step = pin!(step);
+    // Only a step that is not over at once needs a timer, and the readings of the clock for it.
+    let mut late = pin!(None);
+    poll_fn(move |cx| {
+        if let Poll::Ready(verdict) = step.as_mut().poll(cx) {
+            return Poll::Ready(verdict.map_err(|error| error.kind()));
+        }
+        if late.is_none() {
+            late.set(Some(sleep(limit)));
+        }
+        let is_late = late.as_mut().as_pin_mut().is_some_and(|late| late.poll(cx).is_ready());
+        if is_late { Poll::Ready(Err(ErrorKind::Unavailable)) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// Resolves to `None` if the future panics.
@@ -462,8 +479,5 @@ impl<F: Future> Future for CatchPanic<F> {
     }
 }
 
-const SETTLE_STEP_MAX: Duration = Duration::from_secs(1);
-const SETTLE_AGAIN_MIN: Duration = Duration::from_millis(20);
-const SETTLE_AGAIN_MAX: Duration = Duration::from_millis(500);
 const VIGIL_POLL_MIN: Duration = Duration::from_millis(20);
 const VIGIL_POLL_MAX: Duration = Duration::from_millis(250);

@@ -11,15 +11,24 @@ use std::time::{Duration, Instant};
 use idemptx_core::exchange::{Exchange, Probed, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
-use idemptx_core::policy::{OnLargeBody, OnOrphan, OnUnsafeStore, Policy, ScopeRule};
-use idemptx_core::store::{Store, StoreError};
+use idemptx_core::policy::{Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
+use idemptx_core::store::Store;
 use idemptx_core::time::{Clock, Timestamp, millis};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::flight::Flights;
 use crate::keeper::Keeper;
-use crate::store::{Finding, SafetyCheck, SafetyReport, Severity};
+use crate::operator::Operator;
+#[cfg(feature = "spool")]
+use crate::spool::Spool;
+use crate::store::Transactional;
+use crate::store::transactional::AnyTransactional;
+use crate::tokens::Tokens;
+
+mod check;
+
+pub use self::check::CheckError;
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
 ///
@@ -54,6 +63,9 @@ impl<S: Store> Engine<S> {
             scope: None,
             accepts: None,
             probe: None,
+            transactions: None,
+            #[cfg(feature = "spool")]
+            spool: None,
         }
     }
 
@@ -67,6 +79,25 @@ impl<S: Store> Engine<S> {
     #[must_use]
     pub fn store(&self) -> &S {
         &self.inner.store
+    }
+
+    /// What it has in hand at the moment, for metrics.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let inner = &self.inner;
+        let all = inner.executions_max as usize;
+        Load {
+            executing: all.saturating_sub(inner.permits.available_permits()),
+            waiting: inner.flights.waiting(),
+            unconfirmed: inner.keeper.unconfirmed(),
+        }
+    }
+
+    /// What operators do about its records: look, list, resolve, forget.
+    #[must_use]
+    pub fn operator(&self) -> Operator<S> {
+        let Inner { store, rules, tokens, .. } = &*self.inner;
+        Operator::of(Arc::clone(store), Arc::clone(rules), Arc::clone(tokens))
     }
 
     /// Waits until every running handler has ended and every result is in the store, for at most
@@ -89,37 +120,16 @@ impl<S: Store> Engine<S> {
         timeout(inner.policy().drain, idle).await.is_ok()
     }
 
+    /// How much would be lost if the process ended now: handlers that run under a key, clients
+    /// present or gone, and steps that the store has not confirmed yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        let load = self.load();
+        load.executing.saturating_add(load.unconfirmed)
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner<S>> {
         &self.inner
-    }
-}
-
-impl<S: SafetyCheck> Engine<S> {
-    /// Asks the store what it promises in its present configuration.
-    ///
-    /// Call it at start, and print the report's guarantee line and findings.
-    /// Under `on_unsafe_store: refuse`, an unsafe store makes the engine answer every request under
-    /// a key with `store-unavailable` until a later check finds it safe.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckError::Unreachable`] when the store gave no answer: call again later.
-    /// [`CheckError::Refused`] when it is unsafe and the policy refuses that.
-    ///
-    /// # Cancel safety
-    ///
-    /// May be dropped and called again.
-    pub async fn check(&self) -> Result<SafetyReport, CheckError> {
-        let mut report = self.inner.store.check().await.map_err(CheckError::Unreachable)?;
-        if self.policy().secrets.is_empty() && self.store().capabilities().shared {
-            let guessable = "without a secret in the policy, whoever reads the store can test \
-                             guesses of keys and bodies: set `secrets`";
-            report.findings.push(Finding::new(Severity::Warning, guessable));
-        }
-        let refuse = report.is_fatal()
-            || report.is_unsafe() && self.policy().on_unsafe_store == OnUnsafeStore::Refuse;
-        self.inner.refuses.store(refuse, Ordering::Relaxed);
-        if refuse { Err(CheckError::Refused(report)) } else { Ok(report) }
     }
 }
 
@@ -132,35 +142,16 @@ impl<S: fmt::Debug> fmt::Debug for Engine<S> {
     }
 }
 
-/// Why a store may not be used, or why that cannot be told.
-#[derive(Debug)]
+/// What an engine has in hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum CheckError {
-    /// It gave no answer.
-    Unreachable(StoreError),
-    /// It can lose records, or lacks something that is needed.
-    Refused(SafetyReport),
-}
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable(_) => f.write_str("the store cannot be reached"),
-            Self::Refused(report) => {
-                f.write_str("the store is not safe enough for this policy")?;
-                report.findings.iter().try_for_each(|finding| write!(f, "; {}", finding.text))
-            }
-        }
-    }
-}
-
-impl std::error::Error for CheckError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Unreachable(error) => Some(error),
-            Self::Refused(_) => None,
-        }
-    }
+pub struct Load {
+    /// Handlers that run under a key, or are about to; their clients may have left.
+    pub executing: usize,
+    /// Requests that wait for the end of another one.
+    pub waiting: usize,
+    /// Steps that are repeated behind, until the store confirms them.
+    pub unconfirmed: usize,
 }
 
 /// Configures an [`Engine`].
@@ -172,6 +163,9 @@ pub struct EngineBuilder<S> {
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
+    transactions: Option<TransactionsOf<S>>,
+    #[cfg(feature = "spool")]
+    spool: Option<Spool>,
 }
 
 impl<S: Store> EngineBuilder<S> {
@@ -229,6 +223,40 @@ impl<S: Store> EngineBuilder<S> {
         self
     }
 
+    /// Lets handlers settle in transactions of the store's own database, in which they do what they
+    /// do: [`IdempotentTransaction`](crate::IdempotentTransaction), `Execution::settle_in`.
+    ///
+    /// Handlers that have no such transaction run as they do without this.
+    ///
+    /// ```
+    /// # #[cfg(feature = "postgres")] {
+    /// use idemptx::{Engine, store::postgres::PostgresStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = PostgresStore::open("postgres://app@localhost/shop")?;
+    /// let engine = Engine::builder(store).transactional().build()?;
+    /// # Ok(()) }
+    /// # main().unwrap();
+    /// # }
+    /// ```
+    pub fn transactional(mut self) -> Self
+    where
+        S: Transactional,
+    {
+        self.transactions = Some(|store| {
+            let any = || Arc::clone(store) as Arc<dyn AnyTransactional>;
+            store.is_transactional().then(any)
+        });
+        self
+    }
+
+    /// Tells where bodies wait that are too large for memory; for `on_large_body: stream`.
+    #[cfg(feature = "spool")]
+    pub fn spool(mut self, spool: Spool) -> Self {
+        self.spool = Some(spool);
+        self
+    }
+
     /// Makes the engine.
     ///
     /// # Errors
@@ -250,13 +278,30 @@ impl<S: Store> EngineBuilder<S> {
         if policy.scope == Some(ScopeRule::Custom) && self.scope.is_none() {
             return Err(EngineError("scope is a function here: set it with EngineBuilder::scope"));
         }
-        if policy.on_large_body == OnLargeBody::Stream {
-            return Err(EngineError("on_large_body = stream is for the gateway: reject or skip"));
+        #[cfg(feature = "spool")]
+        let has_spool = self.spool.is_some();
+        #[cfg(not(feature = "spool"))]
+        let has_spool = false;
+        if policy.on_large_body == OnLargeBody::Stream && !has_spool {
+            return Err(EngineError("on_large_body = stream needs room: EngineBuilder::spool"));
         }
         if policy.on_orphan == OnOrphan::Probe && self.probe.is_none() {
             return Err(EngineError("on_orphan = probe needs a hook: EngineBuilder::probe"));
         }
+        if self.transactions.is_some() && policy.mode == Mode::Shadow {
+            return Err(EngineError(
+                "in shadow mode duplicates are executed, too, and none of them settles in a \
+                 transaction: enforce, or leave `transactional` out",
+            ));
+        }
         let store = Arc::new(self.store);
+        let transactions = match self.transactions {
+            None => None,
+            Some(of) => Some(of(&store).ok_or(EngineError(
+                "`transactional` needs a store in a database that the application has \
+                 transactions on: PostgreSQL or SQLite",
+            ))?),
+        };
         let inner = Inner {
             flights: Flights::new(policy.waiters_max, policy.waiters_total_max),
             keeper: Keeper::new(Arc::clone(&store)),
@@ -265,10 +310,13 @@ impl<S: Store> EngineBuilder<S> {
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,
             clock: MonotonicClock(Instant::now()),
-            tokens: Tokens::from_system()?,
+            tokens: Arc::new(Tokens::from_system()?),
             scope: self.scope,
             accepts: self.accepts,
             probe: self.probe,
+            transactions,
+            #[cfg(feature = "spool")]
+            spool: self.spool,
             refuses: AtomicBool::new(false),
             typical_micros: AtomicU64::new(0),
             meters: Mutex::default(),
@@ -288,7 +336,7 @@ impl<S: fmt::Debug> fmt::Debug for EngineBuilder<S> {
 
 /// A policy that an engine cannot carry out; the text says what to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineError(&'static str);
+pub struct EngineError(pub(crate) &'static str);
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -330,6 +378,9 @@ impl Orphan {
 
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
+type Transactions = Arc<dyn AnyTransactional>;
+/// What is forgotten of a store's type is remembered here.
+type TransactionsOf<S> = fn(&Arc<S>) -> Option<Transactions>;
 type ProbeFn = Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = Probed> + Send>> + Send + Sync>;
 
 /// What all requests of an engine share.
@@ -341,10 +392,13 @@ pub(crate) struct Inner<S> {
     permits: Arc<Semaphore>,
     executions_max: u32,
     clock: MonotonicClock,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
+    transactions: Option<Transactions>,
+    #[cfg(feature = "spool")]
+    spool: Option<Spool>,
     /// The store was found unsafe, and the policy refuses that.
     refuses: AtomicBool,
     typical_micros: AtomicU64,
@@ -392,6 +446,16 @@ impl<S: Store> Inner<S> {
 
     pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {
         self.accepts.as_deref().map(|accepts| accepts as &(dyn Fn(&Key) -> bool + Sync))
+    }
+
+    pub(crate) fn transactions(&self) -> Option<Transactions> {
+        self.transactions.clone()
+    }
+
+    /// Where large bodies wait, if that is what the policy wants.
+    #[cfg(feature = "spool")]
+    pub(crate) fn spool(&self) -> Option<&Spool> {
+        self.spool.as_ref().filter(|_| self.policy().on_large_body == OnLargeBody::Stream)
     }
 
     /// Whether nothing new may begin: too much is unconfirmed, or the store is not to be trusted.
@@ -452,29 +516,6 @@ impl<S: Store> Inner<S> {
             derived: Derive(Arc::new(move |label| named.derive(label, &rules))),
         };
         timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(Probed::Unknown)
-    }
-}
-
-/// Draws tokens: the system's randomness, stretched, because asking the system for each token costs
-/// as much as a whole replay's hashing.
-struct Tokens {
-    seed: [u8; 32],
-    drawn: AtomicU64,
-    /// Part of what is hashed, so that a forked process does not draw what its parent draws.
-    began: Instant,
-}
-
-impl Tokens {
-    fn from_system() -> Result<Self, EngineError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed)
-            .map_err(|_| EngineError("the system has no randomness to make tokens from"))?;
-        Ok(Self { seed, drawn: AtomicU64::new(0), began: Instant::now() })
-    }
-
-    fn draw(&self) -> Token {
-        let number = self.drawn.fetch_add(1, Ordering::Relaxed);
-        Token::drawn(&self.seed, number, self.began.elapsed())
     }
 }
 

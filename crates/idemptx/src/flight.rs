@@ -135,6 +135,11 @@ impl Flights {
         }
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     fn shard(&self, id: &RecordId) -> MutexGuard<'_, HashMap<RecordId, Flight>> {
         let [.., last] = id.as_bytes();
         let position = usize::from(*last) % SHARDS;

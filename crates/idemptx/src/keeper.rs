@@ -192,6 +192,11 @@ impl<S: Store> Keeper<S> {
         drop(self.jobs.send(job));
     }
 
+    /// How many steps the store has not confirmed.
+    pub(crate) fn unconfirmed(&self) -> usize {
+        self.shared.journal_entries.load(Ordering::Relaxed)
+    }
+
     /// Resolves when every step is confirmed or given up.
     pub(crate) async fn idle(&self) {
         loop {

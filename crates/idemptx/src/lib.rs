@@ -41,6 +41,11 @@
 //! **5. Let it end**: when the server has stopped, [`Engine::drain`] waits for handlers whose
 //! clients have gone.
 //!
+//! **Exactly once**, where a handler's effect is in the store's own database: what it does and its
+//! record are committed together. See [`EngineBuilder::transactional`].
+//!
+//! What is left in doubt, somebody has to decide: [`operator`].
+//!
 //! # What happens to a request under a key
 //!
 //! | under the key is | the same request | another request |
@@ -63,32 +68,65 @@
 
 #[cfg(feature = "json")]
 mod run;
+#[cfg(feature = "json")]
+mod steps;
 
 mod drive;
 mod engine;
 mod execution;
 mod flight;
 mod keeper;
+pub mod operator;
+#[cfg(feature = "spool")]
+mod spool;
 pub mod store;
+mod tokens;
 #[cfg(feature = "tower")]
 pub mod tower;
+mod transaction;
 
 pub use idemptx_core::exchange::{Directive, Probed};
 pub use idemptx_core::fingerprint::Fingerprint;
-pub use idemptx_core::key::{Key, Scope};
+pub use idemptx_core::key::{Key, RecordId, Scope};
 pub use idemptx_core::lease::Token;
 pub use idemptx_core::outcome::{Code, Outcome, Passed, Rejection};
 pub use idemptx_core::policy::{ConfigError, Policy, PolicyBuilder, Profile};
 pub use idemptx_core::response::StoredResponse;
 
-pub use self::engine::{CheckError, Engine, EngineBuilder, EngineError, Orphan};
+pub use self::engine::{CheckError, Engine, EngineBuilder, EngineError, Load, Orphan};
 pub use self::execution::Execution;
+pub use self::operator::Operator;
 #[cfg(feature = "json")]
 pub use self::run::RunError;
+#[cfg(feature = "spool")]
+pub use self::spool::Spool;
+#[cfg(feature = "json")]
+pub use self::steps::StepError;
 #[cfg(feature = "tower")]
 pub use self::tower::IdempotencyLayer;
+#[cfg(all(feature = "axum", feature = "postgres"))]
+pub use self::transaction::NoTransaction;
+#[cfg(feature = "postgres")]
+pub use self::transaction::{IdempotentTransaction, TransactionError};
+#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+pub use self::transaction::{SettleError, SettleIn};
 
 /// The README's example is compiled as a test.
 #[cfg(all(doctest, feature = "tower", feature = "json"))]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// So is the guide for operators.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/operators.md")]
+struct OperatorsGuide;
+
+/// So are the guide's.
+#[cfg(all(doctest, feature = "axum", feature = "json", feature = "postgres", feature = "sqlite"))]
+#[doc = include_str!("../../../docs/guides/exactly-once.md")]
+struct ExactlyOnce;
+
+/// So are those of the guide to the stores.
+#[cfg(all(doctest, feature = "redis", feature = "seal"))]
+#[doc = include_str!("../../../docs/guides/stores.md")]
+struct Stores;

@@ -17,7 +17,7 @@ use idemptx_core::time::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::drive::{Done, Ended, Product, Work, drive};
+use crate::drive::{Answered, Done, Driver, Ended, Work, drive};
 use crate::engine::Engine;
 use crate::execution::Execution;
 
@@ -99,24 +99,27 @@ impl<S: Store> Engine<S> {
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
-        let exchange = Box::new(exchange.typical(inner.typical()));
+        let driver = Driver::new(inner, exchange.typical(inner.typical()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = Job { work, bytes_max, made: PhantomData };
-        match drive(inner, exchange, action, job).await {
-            Ended::Own { product: Ok(value), .. } => Ok(value.value),
-            Ended::Own { product: Err(error), .. } | Ended::Refuse(_, Some(Err(error))) => {
-                Err(RunError::Failed(error))
-            }
-            Ended::Replay(stored) => serde_json::from_slice(&stored.body)
-                .map_err(|error| RunError::Undecodable(error.into())),
-            Ended::Refuse(rejection, _) if rejection.code == Code::HandlerFailed => {
-                Err(RunError::Panicked(rejection))
-            }
-            Ended::Refuse(rejection, _) => Err(RunError::Refused(rejection)),
+        let answered = match drive(driver, action, job).await {
+            Ended::Answered(answered) => answered,
             Ended::Pass(_, job) => {
                 let execution = Execution::unprotected(unprotected, Arc::clone(inner.rules()));
-                (job.work)(execution).await.map_err(RunError::Failed)
+                return (job.work)(execution).await.map_err(RunError::Failed);
             }
+        };
+        match answered {
+            Answered::Own { product: Ok(value), .. } => Ok(value),
+            Answered::Own { product: Err(error), .. } | Answered::Refuse(_, Some(Err(error))) => {
+                Err(RunError::Failed(error))
+            }
+            Answered::Replay(stored) => serde_json::from_slice(&stored.body)
+                .map_err(|error| RunError::Undecodable(error.into())),
+            Answered::Refuse(rejection, _) if rejection.code == Code::HandlerFailed => {
+                Err(RunError::Panicked(rejection))
+            }
+            Answered::Refuse(rejection, _) => Err(RunError::Refused(rejection)),
         }
     }
 }
@@ -166,12 +169,6 @@ struct Job<F, T> {
     made: PhantomData<fn() -> T>,
 }
 
-/// A value and its text, made once; the text is empty if it cannot be kept.
-struct Value<T> {
-    value: T,
-    json: Bytes,
-}
-
 impl<F, R, T, E> Work for Job<F, T>
 where
     F: FnOnce(Execution) -> R + Send + 'static,
@@ -179,33 +176,29 @@ where
     T: Serialize + Send + 'static,
     E: Send + 'static,
 {
-    type Product = Result<Value<T>, E>;
+    type Product = Result<T, E>;
 
     async fn run(self, execution: Execution) -> Done<Self::Product> {
-        let (handled, product) = match (self.work)(execution).await {
-            Err(error) => (Handled::Broken, Err(error)),
-            Ok(value) => match serde_json::to_vec(&value) {
-                Ok(json) if json.len() <= self.bytes_max => {
-                    let handled = Handled::Whole { status: StatusCode::OK, directive: None };
-                    (handled, Ok(Value { value, json: json.into() }))
-                }
-                // It happened; that its value cannot be kept must not make it happen again.
-                _ => {
-                    let handled = Handled::Partial { status: StatusCode::OK, directive: None };
-                    (handled, Ok(Value { value, json: Bytes::new() }))
-                }
-            },
+        let value = match (self.work)(execution).await {
+            Ok(value) => value,
+            Err(error) => return Done { product: Some(Err(error)), ..Done::broken() },
         };
-        Done { handled, product: Some(product), rest: None }
+        let (status, directive) = (StatusCode::OK, None);
+        let (handled, json) = match serde_json::to_vec(&value) {
+            Ok(json) if json.len() <= self.bytes_max => {
+                (Handled::Whole { status, directive }, json)
+            }
+            // It happened; that its value cannot be kept must not make it happen again.
+            _ => (Handled::Partial { status, directive }, Vec::new()),
+        };
+        Done { handled, product: Some(Ok(value)), kept: json_payload(json.into()), rest: None }
     }
 }
 
-impl<T: Send + 'static, E: Send + 'static> Product for Result<Value<T>, E> {
-    fn payload(&self) -> Bytes {
-        let Ok(value) = self else { return Bytes::new() };
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let (json, rules) = (value.json.clone(), ReplayRules::default());
-        StoredResponse::capture(StatusCode::OK, &headers, json, None, &rules).encode()
-    }
+/// What a store keeps of a value.
+pub(crate) fn json_payload(json: Bytes) -> Bytes {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let rules = ReplayRules::default();
+    StoredResponse::capture(StatusCode::OK, &headers, json, None, &rules).encode()
 }

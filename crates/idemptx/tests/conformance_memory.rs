@@ -1,24 +1,28 @@
 //! The memory store keeps the contract by its own clock and under simulated time, and the suite
 //! notices stores that do not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use idemptx::store::MemoryStore;
-use idemptx_core::conformance::{self, CASES, Harness, Report};
+use idemptx_core::conformance::{self, CASES, Harness, INVENTORY_CASES, Report};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Bid, Capabilities, Claim, Entry, ErrorKind, Inventory, Page, Query, Seen, Settlement, Standing,
+    Standings, Store, StoreError, Watch,
 };
 use idemptx_core::time::{Clock, Timestamp, millis};
 
 #[tokio::test]
 async fn the_memory_store_passes_the_suite_by_its_own_clock() {
-    conformance::run(&RealTime(MemoryStore::new())).await.assert_passed();
+    let trial = RealTime(MemoryStore::new());
+    conformance::run(&trial).await.assert_passed();
+    conformance::run_inventory(&trial).await.assert_passed();
 }
 
 #[tokio::test]
@@ -26,6 +30,15 @@ async fn the_memory_store_passes_the_suite_under_simulated_time() {
     let report = simulated(|store| store).await;
     report.assert_passed();
     assert_eq!(report.findings().len(), CASES.len());
+}
+
+#[tokio::test]
+async fn the_memory_store_lists_what_it_holds_under_simulated_time() {
+    let clock = Arc::new(Simulated::default());
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    let report = conformance::run_inventory(&SimulatedTime { store, clock }).await;
+    report.assert_passed();
+    assert_eq!(report.findings().len(), INVENTORY_CASES.len());
 }
 
 #[tokio::test]
@@ -37,8 +50,29 @@ async fn the_suite_notices_every_kind_of_faulty_store() {
         (Fault::NeverLapses, "claims::a_lapsed_claim_is_an_orphan_and_not_given_away_unasked"),
         (Fault::ClaimsWhereItLooks, "lookups::a_lookup_claims_nothing"),
         (Fault::NeverWakes, "watching::a_watch_ends_after_a_settlement"),
+        (Fault::GrantsTwice, "histories::a_few_records_behave_as_in_a_map"),
+        (Fault::ForgivesFormerOwners, "histories::a_few_records_behave_as_in_a_map"),
     ] {
-        let report = simulated(|store| Faulty { store, fault }).await;
+        let last = Mutex::default();
+        let report = simulated(|store| Faulty { store, fault, last }).await;
+        let noticed = report.failures().any(|finding| finding.case == noticed_by);
+        assert!(noticed, "{fault:?} passed {noticed_by}\n{report}");
+    }
+}
+
+#[tokio::test]
+async fn the_suite_notices_every_kind_of_faulty_listing() {
+    for (fault, noticed_by) in [
+        (Fault::HidesTheLastOfAPage, "inventory::pages_of_any_size_come_to_everything"),
+        (Fault::ListsWhateverThereIs, "inventory::only_states_that_are_asked_for_are_listed"),
+        (Fault::ListsTheDead, "inventory::only_the_record_that_is_asked_for_is_listed"),
+        (Fault::NeverLapses, "inventory::an_orphan_is_listed_as_orphaned"),
+        (Fault::HidesTheLastOfAPage, "histories::a_few_records_are_listed_as_in_a_map"),
+    ] {
+        let clock = Arc::new(Simulated::default());
+        let store = MemoryStore::builder().clock(clock.clone()).build();
+        let store = Faulty { store, fault, last: Mutex::default() };
+        let report = conformance::run_inventory(&SimulatedTime { store, clock }).await;
         let noticed = report.failures().any(|finding| finding.case == noticed_by);
         assert!(noticed, "{fault:?} passed {noticed_by}\n{report}");
     }
@@ -97,6 +131,8 @@ impl Clock for Simulated {
 struct Faulty {
     store: MemoryStore,
     fault: Fault,
+    /// What was listed last.
+    last: Mutex<Vec<Entry>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,6 +143,9 @@ enum Fault {
     NeverLapses,
     ClaimsWhereItLooks,
     NeverWakes,
+    HidesTheLastOfAPage,
+    ListsWhateverThereIs,
+    ListsTheDead,
 }
 
 impl Store for Faulty {
@@ -167,6 +206,29 @@ impl Store for Faulty {
 
     fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
+    }
+}
+
+impl Inventory for Faulty {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let mut asked = query.clone();
+        if self.fault == Fault::ListsWhateverThereIs {
+            asked.standings = Standings::ALL;
+        }
+        let mut page = self.store.list(&asked).await?;
+        match self.fault {
+            Fault::HidesTheLastOfAPage => drop(page.entries.pop()),
+            Fault::ListsTheDead => page.entries.append(&mut self.last.lock().unwrap()),
+            Fault::NeverLapses => {
+                for entry in &mut page.entries {
+                    entry.remaining += HOUR;
+                    entry.standing = Standing::Running;
+                }
+            }
+            _ => {}
+        }
+        self.last.lock().unwrap().clone_from(&page.entries);
+        Ok(page)
     }
 }
 

@@ -2,6 +2,8 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/postgres_server.rs"]
 mod postgres_server;
 
@@ -10,6 +12,7 @@ use std::time::Duration;
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx_core::conformance::{self, Harness};
 use idemptx_core::lease::Token;
+use pooler::Pooler;
 use postgres_server::PostgresServer;
 
 #[tokio::test]
@@ -25,9 +28,10 @@ async fn it_keeps_the_contract_with_everything_that_comes_at_once_in_one_batch()
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract_behind_a_pooler() {
+async fn it_keeps_the_contract_behind_a_pooler_in_transaction_mode() {
     let server = PostgresServer::start(&[]);
-    keeps_the_contract(PostgresStore::builder(server.url()).pooled(true)).await;
+    let pooler = Pooler::start(&server);
+    keeps_the_contract(PostgresStore::builder(pooler.url()).pooled(true)).await;
 }
 
 async fn keeps_the_contract(builder: PostgresStoreBuilder) {
@@ -35,8 +39,9 @@ async fn keeps_the_contract(builder: PostgresStoreBuilder) {
     let patience = Duration::from_secs(20);
     let builder = builder.timeout(patience).connect_timeout(patience).lock_timeout(patience);
     let store = builder.connect().await.unwrap();
-    let report = conformance::run(&Trial(store)).await;
-    report.assert_passed();
+    let trial = Trial(store);
+    conformance::run(&trial).await.assert_passed();
+    conformance::run_inventory(&trial).await.assert_passed();
 }
 
 struct Trial(PostgresStore);

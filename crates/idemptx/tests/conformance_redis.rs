@@ -18,7 +18,9 @@ async fn the_redis_store_keeps_the_contract() {
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(20);
     let store = RedisStore::builder(server.url()).timeout(patience).connect().await.unwrap();
-    conformance::run(&Trial(store)).await.assert_passed();
+    let trial = Trial(store);
+    conformance::run(&trial).await.assert_passed();
+    conformance::run_inventory(&trial).await.assert_passed();
 }
 
 struct Trial(RedisStore);

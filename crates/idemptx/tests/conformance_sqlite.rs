@@ -14,7 +14,9 @@ async fn the_sqlite_store_keeps_the_contract() {
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(30);
     let store = SqliteStore::builder(folder.path().join("records.db")).timeout(patience);
-    conformance::run(&Trial(store.open().unwrap())).await.assert_passed();
+    let trial = Trial(store.open().unwrap());
+    conformance::run(&trial).await.assert_passed();
+    conformance::run_inventory(&trial).await.assert_passed();
 }
 
 struct Trial(SqliteStore);

@@ -8,14 +8,26 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "postgres/behind_a_pooler.rs"]
+mod behind_a_pooler;
 #[path = "postgres/contention.rs"]
 mod contention;
+#[path = "postgres/crashes.rs"]
+mod crashes;
 #[path = "postgres/faults.rs"]
 mod faults;
+#[path = "postgres/full_disk.rs"]
+mod full_disk;
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/postgres_server.rs"]
 mod postgres_server;
 #[path = "postgres/server_settings.rs"]
 mod server_settings;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 #[path = "postgres/standby.rs"]
 mod standby;
 #[path = "postgres/steps.rs"]
@@ -24,3 +36,5 @@ mod steps;
 mod tables;
 #[path = "postgres/wake_ups.rs"]
 mod wake_ups;
+#[path = "support/wire.rs"]
+mod wire;

@@ -171,14 +171,16 @@ async fn what_was_claimed_in_a_redis_that_lost_everything_is_not_a_success() {
 #[tokio::test]
 async fn a_lease_lives_in_redis_while_its_handler_blocks_the_runtime() {
     let server = RedisServer::start(&[]);
-    let lease = Duration::from_millis(300);
+    let lease = Duration::from_millis(1500);
     let [owner, _] = processes(&server, |policy| policy.lease(lease)).await;
     let url = server.url();
     let rival = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let store = RedisStore::open(url).unwrap();
-            let rival = App::quick(engine(store, |policy| policy.lease(lease)));
+            let patience = Duration::from_secs(20);
+            let store = RedisStore::builder(url).timeout(patience).open().unwrap();
+            let rival =
+                App::quick(engine(store, |policy| policy.lease(lease).claim_timeout(patience)));
             let reply = loop {
                 let reply = rival.post("k").await;
                 if reply.status != 409 {
@@ -190,7 +192,7 @@ async fn a_lease_lives_in_redis_while_its_handler_blocks_the_runtime() {
     });
     let first = owner.client("k");
     owner.runs.reach(1).await;
-    std::thread::sleep(lease * 4);
+    std::thread::sleep(lease * 2);
     owner.gate.open();
     first.await.unwrap().answered(200, "run 1");
     let (reply, runs) = rival.join().unwrap();

@@ -24,6 +24,9 @@ mod handlers;
 mod modes;
 #[path = "tower_layer/replay.rs"]
 mod replay;
+#[cfg(feature = "spool")]
+#[path = "tower_layer/spool.rs"]
+mod spool;
 
 use std::future::Future;
 use std::sync::Arc;

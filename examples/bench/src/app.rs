@@ -10,6 +10,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use bytes::Bytes;
+use idemptx::store::near::NearLimits;
+use idemptx::store::seal::SealKeys;
 use idemptx::store::{AnyStore, MemoryStore};
 use idemptx::{Engine, Policy};
 use tokio::sync::watch;
@@ -63,13 +65,24 @@ pub(crate) fn protected(engine: &Engine<AnyStore>, gate: Gate) -> Router {
 
 /// An engine whose duplicates wait for so long.
 pub(crate) fn engine(store: &str, wait: Duration) -> Measured<Engine<AnyStore>> {
-    let store = match store {
+    let store = self::store(store)?;
+    let policy = Policy::draft().into_builder().wait(wait).waiters_max(WAITERS_MAX).build()?;
+    Ok(Engine::builder(store).policy(policy).build()?)
+}
+
+/// The store at a URL; with `near+` or `sealed+` before it, one that is so.
+pub(crate) fn store(url: &str) -> Measured<AnyStore> {
+    if let Some(url) = url.strip_prefix("near+") {
+        return Ok(store(url)?.near(NearLimits::default()));
+    }
+    if let Some(url) = url.strip_prefix("sealed+") {
+        return Ok(store(url)?.sealed(SEAL_KEY.parse::<SealKeys>()?));
+    }
+    Ok(match url {
         // What is measured is not the limit.
         "memory:" => AnyStore::Memory(MemoryStore::builder().bytes_max(16 << 30).build()),
         url => AnyStore::from_url(url)?,
-    };
-    let policy = Policy::draft().into_builder().wait(wait).waiters_max(WAITERS_MAX).build()?;
-    Ok(Engine::builder(store).policy(policy).build()?)
+    })
 }
 
 async fn order() -> impl IntoResponse {
@@ -91,7 +104,7 @@ pub(crate) const WISH: &str = concat!(
 );
 
 /// An answer of 300 bytes.
-const ORDER: &str = concat!(
+pub(crate) const ORDER: &str = concat!(
     r#"{"id":"o_5b1f0c7a44d2","status":"created","customer":"c_81f3a90b2e","#,
     r#""currency":"EUR","total_cents":1280,"created":"2026-01-15T09:30:00Z","#,
     r#""lines":[{"sku":"tea-earl-grey-250","count":2,"cents":450,"total_cents":900},"#,
@@ -99,3 +112,4 @@ const ORDER: &str = concat!(
     r#""links":{"self":"/orders/1"}}"#,
 );
 const WAITERS_MAX: usize = 2000;
+const SEAL_KEY: &str = "1:4f6c64206b6579732073746179207468657265207768696c65206e6565646564";

@@ -120,7 +120,8 @@ impl Step {
     }
 }
 
-fn appended(path: &Path, window: Duration) -> Measured<f64> {
+/// How often a second the disk keeps a record that is appended to a file.
+pub(crate) fn appended(path: &Path, window: Duration) -> Measured<f64> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     per_second(window, |_| {
         file.write_all(&[b'r'; RECORD_BYTES])?;
@@ -164,7 +165,7 @@ async fn rate(store: Arc<SqliteStore>, step: Step, window: Duration) -> Measured
                     let number = done.fetch_add(1, Ordering::Relaxed);
                     let taken = match step {
                         Step::Replays(_) => replayed(&store, number).await,
-                        _ => claimed(&store, number, matches!(step, Step::ClaimsSettled(_))).await,
+                        _ => claimed(&*store, number, matches!(step, Step::ClaimsSettled(_))).await,
                     };
                     taken.map_err(|error| error.to_string())?;
                 }
@@ -188,7 +189,7 @@ async fn warm_up(store: &SqliteStore) -> Measured<()> {
 }
 
 /// Claims a record of a number of its own, and settles it if asked to.
-pub(crate) async fn claimed(store: &SqliteStore, number: u64, settle: bool) -> Measured<()> {
+pub(crate) async fn claimed(store: &impl Store, number: u64, settle: bool) -> Measured<()> {
     let Claim::Granted(lease) = store.claim(&id(number), &bid(number)).await? else {
         return Err("a claim was not granted".into());
     };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::yield_now;
 
 use crate::app::{self, Gate};
-use crate::in_process::{call, on_one_thread, request};
+use crate::in_process::{call, created, on_one_thread, request};
 use crate::report::{Report, Table, ratio, small};
 use crate::series::in_turns;
 use crate::{Effort, Measured};
@@ -123,10 +123,6 @@ async fn held(router: Router) -> Result<StatusCode, String> {
     let body = Bytes::from_static(app::WISH.as_bytes());
     let request = request("/held", Some("one"), body).map_err(|error| error.to_string())?;
     call(&router, request).await.map_err(|error| error.to_string())
-}
-
-fn created(status: StatusCode) -> Measured<()> {
-    if status == StatusCode::CREATED { Ok(()) } else { Err(status.to_string().into()) }
 }
 
 const ECHO_BYTES: usize = 32 << 20;

@@ -78,6 +78,11 @@ pub(crate) async fn call(router: &Router, request: Request<Body>) -> Measured<St
     Ok(head.status)
 }
 
+/// Fails unless something was created.
+pub(crate) fn created(status: StatusCode) -> Measured<()> {
+    if status == StatusCode::CREATED { Ok(()) } else { Err(status.to_string().into()) }
+}
+
 /// A request.
 pub(crate) fn request(path: &str, key: Option<&str>, body: Bytes) -> Measured<Request<Body>> {
     let request = Request::post(path).header("content-type", "application/json");
@@ -110,10 +115,7 @@ async fn nanos_per_call(router: &Router, key: Option<Key>) -> Measured<f64> {
         if number == WARM_UP {
             began = Instant::now();
         }
-        let status = call(router, request).await?;
-        if status != StatusCode::CREATED {
-            return Err(format!("answered {status}").into());
-        }
+        created(call(router, request).await?)?;
     }
     Ok(began.elapsed().as_nanos() as f64 / CALLS as f64)
 }

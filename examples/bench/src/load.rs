@@ -100,6 +100,68 @@ pub(crate) fn run(address: SocketAddr, wish: Wish, keys: Keys, window: Duration)
     })
 }
 
+/// Sends so many requests a second, each at its time or as soon as its connection is free.
+///
+/// What a request waits for its connection counts as its own time.
+pub(crate) fn paced(
+    address: SocketAddr,
+    wish: Wish,
+    keys: Keys,
+    window: Duration,
+    rate: f64,
+) -> Measured<Done> {
+    on_its_core(async move {
+        let interval = Duration::from_secs_f64(CONNECTIONS as f64 / rate);
+        let began = tokio::time::Instant::now();
+        let mut tasks = Vec::new();
+        for number in 0..CONNECTIONS {
+            let mut connection = Connection::open(address, wish, keys, number).await?;
+            tasks.push(tokio::spawn(async move {
+                let mut due = interval.mul_f64(number as f64 / CONNECTIONS as f64);
+                let mut latencies = Vec::new();
+                while due < window {
+                    let is_late = began.elapsed() > due;
+                    tokio::time::sleep_until(began + due).await;
+                    // The timer's own lateness is nobody's.
+                    let from = if is_late { due } else { began.elapsed() };
+                    connection.exchange().await?;
+                    latencies.push((began.elapsed() - from).as_secs_f64() * 1e6);
+                    due += interval;
+                }
+                io::Result::Ok(latencies)
+            }));
+        }
+        let mut latencies = Vec::new();
+        for task in tasks {
+            latencies.append(&mut task.await.map_err(io::Error::other)??);
+        }
+        Ok(Done {
+            requests: latencies.len() as f64,
+            seconds: began.elapsed().as_secs_f64(),
+            latencies: latencies.into_iter().collect(),
+        })
+    })
+}
+
+/// Opens so many connections, has one request answered over each, and looks while they are open.
+pub(crate) fn held<T: Send>(
+    address: SocketAddr,
+    wish: Wish,
+    connections: u64,
+    look: impl FnOnce() -> T + Send,
+) -> Measured<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut open = Vec::new();
+        for number in 0..connections {
+            let mut connection = Connection::open(address, wish, Keys::None, number).await?;
+            connection.exchange().await?;
+            open.push(connection);
+        }
+        Ok(look())
+    })
+}
+
 /// Sends every key on so many connections at once, to both servers, whatever they answer.
 pub(crate) fn at_once(addresses: [SocketAddr; 2], keys: u64, each: usize) -> Measured<()> {
     on_its_core(async move {
@@ -219,11 +281,12 @@ impl Connection {
     }
 }
 
-fn is_whole(answer: &[u8]) -> bool {
+/// Whether a message with a length has come to its end.
+pub(crate) fn is_whole(answer: &[u8]) -> bool {
     let Some(head) = answer.windows(4).position(|it| it == b"\r\n\r\n") else { return false };
     let length = answer
         .windows(LENGTH.len())
-        .position(|it| it == LENGTH)
+        .position(|it| it.eq_ignore_ascii_case(LENGTH))
         .and_then(|at| answer.get(at + LENGTH.len()..head))
         .and_then(|digits| {
             let digits = digits.split(|byte| *byte == b'\r').next()?;

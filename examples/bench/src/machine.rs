@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The core of whatever is measured.
 pub(crate) const MEASURED: usize = 0;
@@ -32,6 +34,12 @@ pub(crate) fn describe() -> String {
     )
 }
 
+/// Processor time that this thread has had: what other programs take of the machine is not in it.
+pub(crate) fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// Keeps this thread, and what it starts, on one core; without that core it stays where it is.
 pub(crate) fn stay_on(core: usize) {
     move_to(None, core);
@@ -54,7 +62,12 @@ pub(crate) fn cpu_seconds(process: u32) -> io::Result<f64> {
 
 /// Memory that this process has in use, in bytes.
 pub(crate) fn resident_bytes() -> io::Result<f64> {
-    let text = line_of("/proc/self/status", "VmRSS").unwrap_or_default();
+    resident_bytes_of(std::process::id())
+}
+
+/// Memory that a process has in use, in bytes.
+pub(crate) fn resident_bytes_of(process: u32) -> io::Result<f64> {
+    let text = line_of(&format!("/proc/{process}/status"), "VmRSS").unwrap_or_default();
     let kilobytes = text.split(' ').next().and_then(|it| it.parse::<f64>().ok());
     kilobytes.map(|it| it * 1024.0).ok_or_else(|| io::Error::other("no VmRSS"))
 }

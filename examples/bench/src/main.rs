@@ -5,8 +5,10 @@
 //! so to all of it; of each series the median counts.
 
 mod app;
+mod decorated;
 mod durable;
 mod durable_growth;
+mod gateway;
 mod growth;
 mod in_process;
 mod load;
@@ -52,6 +54,10 @@ enum Role {
     Serve(server::Flags),
     #[command(hide = true)]
     Fill(memory::Flags),
+    #[command(hide = true)]
+    Upstream,
+    #[command(hide = true)]
+    Pass(gateway::bare::Flags),
 }
 
 /// How long to measure.
@@ -75,6 +81,8 @@ fn main() -> Measured<()> {
     match flags.role {
         Some(Role::Serve(serve)) => return server::run(&serve),
         Some(Role::Fill(fill)) => return memory::run(&fill),
+        Some(Role::Pass(pass)) => return gateway::bare::run(&pass),
+        Some(Role::Upstream) => return gateway::upstream::run(),
         None => {}
     }
     let effort = if flags.quick { QUICK } else { FULL };
@@ -93,17 +101,23 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 14] = [
+const TABLES: [(&str, TableMaker); 20] = [
     ("http", over_http::measure),
+    ("near", decorated::near),
     ("calls", in_process::measure),
+    ("sealed", decorated::sealed),
     ("commands", redis_commands::measure),
     ("rates", redis_rates::measure),
     ("postgres", postgres_rates::measure),
     ("memory", memory::measure),
     ("durable", durable::measure),
-    ("durable-growth", durable_growth::measure),
+    ("durable-growth", durable_growth::sqlite),
+    ("postgres-growth", durable_growth::postgres),
     ("waking", waking::measure),
     ("growth", growth::measure),
+    ("gateway", gateway::rates::measure),
+    ("gateway-half-load", gateway::half_load::measure),
+    ("gateway-connections", gateway::connections::measure),
     ("python", python::rates::measure),
     ("python-waking", python::waking::measure),
     ("python-duplicates", python::duplicates::measure),

@@ -19,7 +19,34 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         ("layer, Redis, new", Some(url.as_str()), Keys::Fresh, "0.50"),
         ("layer, Redis, hit", Some(url.as_str()), Keys::Used, "0.75"),
     ];
-    let series = in_turns(effort.rounds, &variants, |(_, store, keys, _)| {
+    compare(
+        "A server with the layer, over sockets",
+        "Baseline: the same axum server without the layer, in the same round.\n\
+         The server has one worker thread on core 0; the client (32 keep-alive connections) and \
+         Redis share core 1, so that a rate over Redis can be theirs: then the processor time \
+         tells.\n\
+         Requests have 200 bytes, answers 300; the handler does nothing else.",
+        &variants,
+        &redis,
+        effort,
+        report,
+    )
+}
+
+/// A row: its name, where the server's layer keeps records if it has one, which keys the requests
+/// carry, and the goal.
+pub(crate) type Variant<'a> = (&'static str, Option<&'a str>, Keys, &'static str);
+
+/// Adds a table of variants, of which the first is the baseline.
+pub(crate) fn compare(
+    title: &'static str,
+    about: &'static str,
+    variants: &[Variant<'_>],
+    redis: &RedisServer,
+    effort: Effort,
+    report: &mut Report,
+) -> Measured<()> {
+    let series = in_turns(effort.rounds, variants, |(_, store, keys, _)| {
         redis.flush()?;
         let server = match store {
             None => Server::plain(Some(machine::MEASURED))?,
@@ -35,12 +62,8 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         Ok([done.requests / done.seconds, cpu])
     })?;
     let mut table = Table::new(
-        "A server with the layer, over sockets",
-        "Baseline: the same axum server without the layer, in the same round.\n\
-         The server has one worker thread on core 0; the client (32 keep-alive connections) and \
-         Redis share core 1, so that a rate over Redis can be theirs: then the processor time \
-         tells.\n\
-         Requests have 200 bytes, answers 300; the handler does nothing else.",
+        title,
+        about,
         &["", "requests/s", "ratio", "goal", "server µs/request", "ratio of 1/µs"],
     );
     let [base_rate, base_cpu] = &series[0];

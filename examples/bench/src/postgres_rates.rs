@@ -10,6 +10,7 @@ use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Settlement, Store};
 use tokio_postgres::{Client, NoTls, Statement};
 
+use crate::durable::appended;
 use crate::in_process::on_one_thread;
 use crate::postgres_server::PostgresServer;
 use crate::redis_rates::{DAY, PAYLOAD_BYTES, bid, id};
@@ -22,7 +23,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     let postgres = PostgresServer::start(&["shared_buffers = 256MB", "max_wal_size = 4GB"]);
     let mut table = Table::new(
         "Durable claims through the PostgreSQL store",
-        "Baseline: a prepared `INSERT … ON CONFLICT DO NOTHING` of one row of the same size into a \
+        "Baselines: a record appended to a file with `fdatasync`, and a prepared `INSERT … ON CONFLICT DO NOTHING` of one row of the same size into a \
          table with the same indexes, over one connection, one after the other; \
          with more tasks, they are pipelined on that connection.\n\
          With one task the rows take turns statement by statement, and the rate is that of the \
@@ -31,14 +32,21 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
          commit.\n\
          Goals: with 256 tasks 15 times the baseline; with one task no more than 1.1 times its \
          time, which is a ratio of 0.91.",
-        &["", "tasks", "a second", "over the bare statement"],
+        &["", "tasks", "a second", "over fdatasync", "over the bare statement"],
     );
+    let file = postgres.directory().join("appended");
+    let flushes = appended(&file, effort.window)?;
+    let name = "append + fdatasync".to_owned();
+    table.row([name, "1".to_owned(), count(flushes), ratio(1.0), String::new()]);
+    let mut row = |step: Step, tasks: u32, rate: f64, baseline: f64| {
+        let (over_disk, over_bare) = (ratio(rate / flushes), ratio(rate / baseline));
+        table.row([step.name().to_owned(), tasks.to_string(), count(rate), over_disk, over_bare]);
+    };
     let (url, samples) = (postgres.url(), effort.samples * 5);
     let alone = on_one_thread(move || one_by_one(url, samples))?;
     let baseline = MICROS / alone[0].median();
     for (step, times) in STEPS.iter().zip(&alone) {
-        let rate = MICROS / times.median();
-        table.row([step.name().to_owned(), "1".to_owned(), count(rate), ratio(rate / baseline)]);
+        row(*step, 1, MICROS / times.median(), baseline);
     }
     let cells: Vec<(Step, u32)> =
         [64, 256].into_iter().flat_map(|tasks| STEPS.map(|step| (step, tasks))).collect();
@@ -47,8 +55,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         Ok([on_one_thread(move || rate(url, step, tasks, window))?])
     })?;
     for ((step, tasks), [rate]) in cells.iter().zip(&series) {
-        let rate = rate.median();
-        table.row([step.name().to_owned(), tasks.to_string(), count(rate), ratio(rate / baseline)]);
+        row(*step, *tasks, rate.median(), baseline);
     }
     report.add(&table);
     Ok(())

@@ -31,6 +31,11 @@ impl Series {
     pub(crate) fn over(&self, baseline: &Self) -> Self {
         self.0.iter().zip(&baseline.0).map(|(value, base)| value / base).collect()
     }
+
+    /// The differences from another series of the same rounds.
+    pub(crate) fn minus(&self, baseline: &Self) -> Self {
+        self.0.iter().zip(&baseline.0).map(|(value, base)| value - base).collect()
+    }
 }
 
 impl FromIterator<f64> for Series {

@@ -30,7 +30,8 @@ struct Flags {
     /// Where to listen [default: 127.0.0.1:8080, or a free port].
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Where records are kept: `sqlite:path`, `redis://host:port/database`, `memory:`.
+    /// Where records are kept: `sqlite:path`, `postgres://user@host/database`,
+    /// `redis://host:port/database`, `memory:`.
     #[arg(long, default_value = "sqlite:orders.db")]
     store: String,
     /// End after the scene, also in a terminal.

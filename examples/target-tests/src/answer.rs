@@ -99,14 +99,16 @@ impl Answer {
     /// about a retry, whether one would execute.
     #[track_caller]
     pub fn assert_failed(&self, retryable: bool) {
-        assert_eq!(self.status, 500, "{self:?}");
+        let lost = Difference::BrokenAnswersAreLost.applies();
+        let (status, code) = if lost { (502, "upstream-failed") } else { (500, "handler-failed") };
+        assert_eq!(self.status, status, "{self:?}");
         assert!(!self.is_replay(), "{self:?}");
         if Difference::FrameworkAnswersForFailures.applies() {
             assert_eq!(self.code(), "", "{self:?}");
             return;
         }
         assert!(self.is_unstored(), "{self:?}");
-        assert_eq!(self.code(), "handler-failed");
+        assert_eq!(self.code(), code);
         let problem = self.assert_problem();
         assert_eq!(
             (&problem["retryable"], &problem["safe_new_key"]),
@@ -148,5 +150,22 @@ impl Answer {
         assert!(!shows(&self.body), "{secret} is in the body: {self:?}");
         let told = self.headers.iter().find(|(_, value)| shows(value.as_bytes()));
         assert!(told.is_none(), "{secret} is in a field: {self:?}");
+    }
+}
+
+/// Asserts that one of these is a success, just executed, and that the others are its replays.
+///
+/// # Panics
+///
+/// If it is otherwise.
+#[track_caller]
+pub fn assert_one_success(answers: &[Answer]) {
+    let own: Vec<_> = answers.iter().filter(|answer| !answer.is_replay()).collect();
+    let [first] = own.as_slice() else {
+        panic!("{} answers are no replays: {own:#?}", own.len());
+    };
+    first.assert_fresh(201);
+    for answer in answers.iter().filter(|answer| answer.is_replay()) {
+        answer.assert_replay_of(first);
     }
 }

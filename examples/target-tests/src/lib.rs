@@ -1,28 +1,35 @@
 //! What the black-box suite is written with: a [`Target`] under test, a [`Journal`] that counts
-//! its executions, a [`RedisServer`] that can be killed, and [`Answer`]s that can be judged.
+//! its executions, a [`SharedStore`] that can be killed, and [`Answer`]s that can be judged.
 //!
 //! The suite knows nothing of the target but its flags, its endpoints and its journal.
 //! `IDEMPTX_TARGET` names the executable under `target/targets/`; the default is `axum`.
-//! A few things are not the same behind every front door: [`Difference`] lists them.
+//! `IDEMPTX_STORE` names the store; the default is `redis`, with memory where one process will do.
+//! A few things are not the same behind every front door, or over every store: [`Difference`]
+//! lists them.
 
 mod answer;
 mod difference;
 mod journal;
+mod lent;
+#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
+mod postgres_server;
 mod redis;
 mod request;
+mod store;
 mod target;
 
 use std::time::Duration;
 
-pub use crate::answer::Answer;
+pub use crate::answer::{Answer, assert_one_success};
 pub use crate::difference::{Difference, front_door};
 pub use crate::journal::{Entry, Event, Journal};
 pub use crate::redis::{Monitor, RedisServer};
 pub use crate::request::Request;
+pub use crate::store::{SharedStore, store_under_test};
 pub use crate::target::{Builder, Target, refused_start};
 
 /// How long anything that must happen may take: a bound for hopeless cases, not a measurement.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until the answer is yes.
 ///

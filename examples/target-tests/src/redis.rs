@@ -1,6 +1,5 @@
 //! A Redis of the test's own, to be killed, frozen and starved.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,13 +8,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::postgres_server::ReservedPort;
 use crate::{PATIENCE, until};
 
 /// A Redis server on a port and in a folder of its own; killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
-    port: u16,
+    port: ReservedPort,
     flags: Vec<String>,
     directory: TempDir,
 }
@@ -41,7 +41,7 @@ impl RedisServer {
     /// Its URL for targets.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.port.address())
     }
 
     /// Kills it where it stands.
@@ -56,7 +56,7 @@ impl RedisServer {
 
     /// Starts it again, with what it has kept.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.flags, &self.directory);
+        self.child = spawn(&self.port, &self.flags, &self.directory);
         self.ready().await;
     }
 
@@ -123,7 +123,7 @@ impl RedisServer {
     pub async fn monitor(&self) -> Monitor {
         let mut stream = BufReader::new(self.connect().await.expect("the server is there"));
         stream.write_all(b"MONITOR\r\n").await.expect("the server listens");
-        let mut monitor = Monitor { stream, port: self.port };
+        let mut monitor = Monitor { stream, port: self.port.number() };
         assert_eq!(monitor.line().await, "+OK");
         monitor
     }
@@ -131,8 +131,8 @@ impl RedisServer {
     async fn launch(flags: &[&str]) -> Self {
         let flags: Vec<_> = flags.iter().map(ToString::to_string).collect();
         let directory = TempDir::new().expect("a temporary directory");
-        let port = free_port();
-        let mut server = Self { child: spawn(port, &flags, &directory), port, flags, directory };
+        let port = ReservedPort::new();
+        let mut server = Self { child: spawn(&port, &flags, &directory), port, flags, directory };
         server.ready().await;
         server
     }
@@ -146,11 +146,11 @@ impl RedisServer {
 
     /// The first line of the reply, or nothing if the server is away.
     async fn command(&self, command: &str) -> Option<String> {
-        command_at(self.port, command).await
+        command_at(self.port.number(), command).await
     }
 
     async fn connect(&self) -> Option<TcpStream> {
-        TcpStream::connect(("127.0.0.1", self.port)).await.ok()
+        TcpStream::connect(self.port.address()).await.ok()
     }
 
     fn signal(&self, signal: Signal) {
@@ -213,18 +213,14 @@ async fn command_at(port: u16, command: &str) -> Option<String> {
     Some(line.trim_end().to_owned())
 }
 
-fn spawn(port: u16, flags: &[String], directory: &TempDir) -> Child {
+fn spawn(port: &ReservedPort, flags: &[String], directory: &TempDir) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]).args(flags);
+    command
+        .args(["--port", &port.number().to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(flags);
     command.arg("--dir").arg(directory.path());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("redis-server is installed")
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 const MARK: &str = "the-test-has-read-up-to-here";

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::Method;
 use hyper_util::client::legacy::Client;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::lent::Lent;
 use crate::request::Connections;
 use crate::{Journal, PATIENCE, Request, front_door, until};
 
@@ -25,17 +27,19 @@ pub struct Target {
     address: SocketAddr,
     connections: Connections,
     stderr: Arc<Mutex<String>>,
+    /// If it has one that no other target uses.
+    _store: Option<Lent>,
     /// Where its executions are counted.
     pub journal: Journal,
 }
 
 impl Target {
-    /// Starts one with its defaults: the memory store and the draft's profile.
+    /// Starts one with a store of its own and the draft's profile.
     pub async fn start() -> Self {
         Self::with_policy(serde_json::json!({})).await
     }
 
-    /// Starts one on the memory store with a policy.
+    /// Starts one with a store of its own and with a policy.
     pub async fn with_policy(policy: Value) -> Self {
         Builder::new().policy(policy).start().await
     }
@@ -148,13 +152,15 @@ impl Drop for Target {
 #[derive(Debug)]
 pub struct Builder {
     front_door: String,
+    has_store: bool,
     arguments: Vec<String>,
     journal: Journal,
 }
 
 impl Builder {
     fn new() -> Self {
-        Self { front_door: front_door(), arguments: Vec::new(), journal: Journal::new() }
+        let (front_door, journal) = (front_door(), Journal::new());
+        Self { front_door, has_store: false, arguments: Vec::new(), journal }
     }
 
     /// With another front door than the one under test.
@@ -166,7 +172,8 @@ impl Builder {
 
     /// Over this store.
     #[must_use]
-    pub fn store(self, url: impl Into<String>) -> Self {
+    pub fn store(mut self, url: impl Into<String>) -> Self {
+        self.has_store = true;
         self.flag("--store", url)
     }
 
@@ -182,9 +189,10 @@ impl Builder {
         self.flag("--policy", policy.to_string())
     }
 
-    /// Without protection.
+    /// Without protection, which needs no store.
     #[must_use]
     pub fn unprotected(mut self) -> Self {
+        self.has_store = true;
         self.arguments.push("--unprotected".into());
         self
     }
@@ -201,7 +209,11 @@ impl Builder {
     /// # Panics
     ///
     /// If it does not.
-    pub async fn start(self) -> Target {
+    pub async fn start(mut self) -> Target {
+        let store = if self.has_store { None } else { Lent::new().await };
+        if let Some(store) = &store {
+            self = self.store(store.url());
+        }
         let journal = self.journal.path().display().to_string();
         let executable = executable(&self.front_door);
         let mut child =
@@ -216,7 +228,8 @@ impl Builder {
         let line = line.expect("stdout is text").unwrap_or_else(|| panic!("no start: {}", said()));
         let address = line.strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}"));
         let address = address.parse().expect("an address");
-        Target { child, pid, address, connections: connections(), stderr, journal: self.journal }
+        let (connections, journal) = (connections(), self.journal);
+        Target { child, pid, address, connections, stderr, _store: store, journal }
     }
 
     fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -256,6 +269,8 @@ fn connections() -> Connections {
     let mut connections = Client::builder(TokioExecutor::new());
     // Nothing but the test itself may send a request twice.
     connections.retry_canceled_requests(false);
+    // Long before a server closes it, which a request could meet: uvicorn does after five seconds.
+    connections.pool_idle_timeout(Duration::from_secs(1));
     connections.build_http()
 }
 

@@ -21,7 +21,7 @@ async fn fifty_duplicates_at_once_are_one_execution() {
 
 #[tokio::test]
 async fn duplicates_that_wait_all_get_the_one_answer() {
-    let target = Target::with_policy(json!({ "wait_ms": 10_000, "waiters_max": 100 })).await;
+    let target = Target::with_policy(json!({ "wait_ms": 60_000, "waiters_max": 100 })).await;
     let answers = target.post("/slow?ms=300").key("k").send_at_once(50).await;
     let own: Vec<_> = answers.iter().filter(|answer| !answer.is_replay()).collect();
     let [first] = own.as_slice() else { panic!("several executions answered: {own:#?}") };
@@ -34,8 +34,8 @@ async fn duplicates_that_wait_all_get_the_one_answer() {
 
 #[tokio::test]
 async fn those_who_find_no_place_to_wait_are_refused() {
-    let target = Target::with_policy(json!({ "wait_ms": 10_000, "waiters_max": 3 })).await;
-    let answers = target.post("/slow?ms=500").key("k").send_at_once(20).await;
+    let target = Target::with_policy(json!({ "wait_ms": 60_000, "waiters_max": 3 })).await;
+    let answers = target.post("/slow?ms=5000").key("k").send_at_once(20).await;
     let (done, refused): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.status == 201);
     assert_eq!((done.len(), refused.len()), (4, 16));
@@ -47,7 +47,7 @@ async fn those_who_find_no_place_to_wait_are_refused() {
 
 #[tokio::test]
 async fn a_waiter_takes_over_when_the_first_gives_the_key_up() {
-    let target = Target::with_policy(json!({ "wait_ms": 10_000 })).await;
+    let target = Target::with_policy(json!({ "wait_ms": 60_000 })).await;
     let answers = target.post("/flaky?fails=1&ms=200").key("k").send_at_once(8).await;
     let failed: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
     let done: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
@@ -60,7 +60,7 @@ async fn a_waiter_takes_over_when_the_first_gives_the_key_up() {
 
 #[tokio::test]
 async fn a_waiter_takes_over_when_the_first_breaks_down() {
-    let target = Target::with_policy(json!({ "wait_ms": 10_000 })).await;
+    let target = Target::with_policy(json!({ "wait_ms": 60_000 })).await;
     let answers = target.post("/raise?ms=200").alone().key("k").send_at_once(3).await;
     for answer in answers {
         answer.assert_failed(true);
@@ -71,7 +71,7 @@ async fn a_waiter_takes_over_when_the_first_breaks_down() {
 #[tokio::test]
 async fn waiting_ends_when_the_policy_says_so() {
     let target = Target::with_policy(json!({ "wait_ms": 100 })).await;
-    let slow = target.post("/slow?ms=2000").key("k");
+    let slow = target.post("/slow?ms=5000").key("k");
     let running = send(&slow);
     target.journal.started("k", 1).await;
     slow.send().await.assert_refused(409, "in-progress");
@@ -82,7 +82,7 @@ async fn waiting_ends_when_the_policy_says_so() {
 #[tokio::test]
 async fn a_different_request_does_not_wait() {
     let target = Target::with_policy(json!({ "wait_ms": 60_000 })).await;
-    let slow = target.post("/slow?ms=1500").key("k");
+    let slow = target.post("/slow?ms=5000").key("k");
     let running = send(&slow);
     target.journal.started("k", 1).await;
     target.post("/count").key("k").send().await.assert_refused(422, "key-reused");
@@ -105,8 +105,8 @@ async fn a_handler_outlives_its_client() {
 
 #[tokio::test]
 async fn a_waiter_that_leaves_makes_room_for_another() {
-    let target = Target::with_policy(json!({ "wait_ms": 20_000, "waiters_max": 1 })).await;
-    let slow = target.post("/slow?ms=2500").key("k");
+    let target = Target::with_policy(json!({ "wait_ms": 60_000, "waiters_max": 1 })).await;
+    let slow = target.post("/slow?ms=5000").key("k");
     let running = send(&slow);
     target.journal.started("k", 1).await;
     // Of two that would wait one is refused, so the other one waits.

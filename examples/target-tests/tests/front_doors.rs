@@ -3,14 +3,14 @@
 use hyper::HeaderMap;
 use hyper::header::{CONNECTION, DATE, SERVER, SET_COOKIE};
 use serde_json::{Value, json};
-use target_tests::{Answer, Journal, RedisServer, Request, Target, retry_until};
+use target_tests::{Answer, Journal, Request, SharedStore, Target, retry_until};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
 async fn what_one_front_door_has_stored_another_replays_byte_for_byte() {
-    let redis = RedisServer::durable().await;
+    let store = SharedStore::durable().await;
     for scope in [json!("shared"), json!({ "header": "X-Tenant" })] {
-        let (tested, reference) = pair(&redis, json!({ "scope": scope })).await;
+        let (tested, reference) = pair(&store, json!({ "scope": scope })).await;
         for (writer, reader) in [(&tested, &reference), (&reference, &tested)] {
             for path in [
                 "/count",
@@ -58,8 +58,8 @@ async fn all_derive_the_same_keys_for_other_systems() {
 
 #[tokio::test]
 async fn those_who_wait_at_another_front_door_get_the_answer() {
-    let redis = RedisServer::start().await;
-    let (tested, reference) = pair(&redis, json!({ "wait_ms": 20_000 })).await;
+    let store = SharedStore::start().await;
+    let (tested, reference) = pair(&store, json!({ "wait_ms": 60_000 })).await;
     for (writer, reader, key) in [(&tested, &reference, "there"), (&reference, &tested, "here")] {
         let slow = writer.post("/slow?ms=500").key(key);
         let running = send(&slow);
@@ -74,13 +74,13 @@ async fn those_who_wait_at_another_front_door_get_the_answer() {
 
 #[tokio::test]
 async fn an_operation_of_a_killed_process_is_taken_over_by_another_front_door() {
-    let redis = RedisServer::start().await;
+    let store = SharedStore::start().await;
     for tested_is_killed in [true, false] {
-        let (tested, reference) = pair(&redis, json!({ "lease_ms": 1000 })).await;
+        let (tested, reference) = pair(&store, json!({ "lease_ms": 5000 })).await;
         let (mut doomed, survivor) =
             if tested_is_killed { (tested, reference) } else { (reference, tested) };
         let key = format!("k-{tested_is_killed}");
-        let request = doomed.post("/execution?ms=500").key(&key);
+        let request = doomed.post("/execution?ms=3000").key(&key);
         let lost = send(&request);
         doomed.journal.started(&key, 1).await;
         doomed.kill().await;
@@ -95,11 +95,11 @@ async fn an_operation_of_a_killed_process_is_taken_over_by_another_front_door() 
 }
 
 /// The target under test, and the one that all are measured by, over one store with one journal.
-async fn pair(redis: &RedisServer, policy: Value) -> (Target, Target) {
+async fn pair(store: &SharedStore, policy: Value) -> (Target, Target) {
     let journal = Journal::new();
     let start = |front_door: &str| {
         let builder = Target::builder().front_door(front_door);
-        builder.store(redis.url()).journal(&journal).policy(policy.clone()).start()
+        builder.store(store.url()).journal(&journal).policy(policy.clone()).start()
     };
     tokio::join!(start(&target_tests::front_door()), start(REFERENCE))
 }

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use serde_json::{Value, json};
-use target_tests::{Difference, RedisServer, Request, Target, retry_until};
+use target_tests::{Difference, Request, SharedStore, Target, retry_until};
 
 #[tokio::test]
 async fn a_shadow_only_tells_what_it_would_do() {
@@ -25,9 +25,12 @@ async fn a_shadow_only_tells_what_it_would_do() {
 
 #[tokio::test]
 async fn a_route_may_stay_open_without_its_store() {
-    let redis = RedisServer::absent().await;
+    if Difference::StoreHasNoServer.applies() {
+        return;
+    }
+    let store = SharedStore::absent().await;
     let policy = json!({ "on_store_error": "fail_open", "expose": ["status"] });
-    let target = Target::builder().store(redis.url()).policy(policy).start().await;
+    let target = Target::builder().store(store.url()).policy(policy).start().await;
     for _ in 0..2 {
         let answer = target.post("/count").key("k").send().await;
         answer.assert_unstored(201);
@@ -182,7 +185,7 @@ async fn statuses_of_refusals_are_as_configured() {
     }));
     let target = target.await;
     target.post("/count").send().await.assert_refused(428, "missing-key");
-    let slow = target.post("/slow?ms=700").key("k");
+    let slow = target.post("/slow?ms=5000").key("k");
     let running = tokio::spawn({
         let slow = slow.clone();
         async move { slow.send().await }
@@ -234,9 +237,9 @@ async fn only_the_methods_of_the_policy_are_protected() {
 
 #[tokio::test]
 async fn what_has_expired_is_a_new_request() {
-    let policy = json!({ "retain_ms": 2000, "key_retain_ms": 2000 });
-    for target in [on_memory(&policy).await, on_redis(&policy).await] {
-        let (target, _redis) = target;
+    let policy = json!({ "retain_ms": 5000, "key_retain_ms": 5000 });
+    for target in [on_its_own(&policy).await, on_a_shared_store(&policy).await] {
+        let (target, _store) = target;
         let request = target.post("/count").key("k");
         let first = request.send().await;
         request.send().await.assert_replay_of(&first);
@@ -250,8 +253,8 @@ async fn what_has_expired_is_a_new_request() {
 #[tokio::test]
 async fn a_key_is_remembered_longer_than_its_answer() {
     let policy = json!({ "retain_ms": 500, "key_retain_ms": 60_000 });
-    for target in [on_memory(&policy).await, on_redis(&policy).await] {
-        let (target, _redis) = target;
+    for target in [on_its_own(&policy).await, on_a_shared_store(&policy).await] {
+        let (target, _store) = target;
         let request = target.post("/count").key("k");
         request.send().await.assert_fresh(201);
         let later = retry_until(&request, |answer| !answer.is_replay()).await;
@@ -299,24 +302,24 @@ async fn large_requests_may_be_let_through_unprotected() {
 
 #[tokio::test]
 async fn a_record_in_a_shared_store_betrays_neither_key_nor_scope() {
-    let redis = RedisServer::start().await;
+    let mut store = SharedStore::start().await;
     let policy = json!({ "scope": { "header": "X-Tenant" } });
-    let target = Target::builder().store(redis.url()).policy(policy).start().await;
+    let target = Target::builder().store(store.url()).policy(policy).start().await;
     let request = target.post("/count").key("a-secret-key").header("x-tenant", "a-secret-tenant");
     request.send().await.assert_fresh(201);
-    let contents = redis.contents().await;
+    let contents = store.contents().await;
     assert!(contents.len() > 64, "the record is not there: {contents}");
     for secret in ["a-secret-key", "a-secret-tenant"] {
         assert!(!contents.contains(secret), "{secret} is in the store");
     }
 }
 
-async fn on_memory(policy: &Value) -> (Target, Option<RedisServer>) {
+async fn on_its_own(policy: &Value) -> (Target, Option<SharedStore>) {
     (Target::with_policy(policy.clone()).await, None)
 }
 
-async fn on_redis(policy: &Value) -> (Target, Option<RedisServer>) {
-    let redis = RedisServer::start().await;
-    let builder = Target::builder().store(redis.url()).policy(policy.clone());
-    (builder.start().await, Some(redis))
+async fn on_a_shared_store(policy: &Value) -> (Target, Option<SharedStore>) {
+    let store = SharedStore::start().await;
+    let builder = Target::builder().store(store.url()).policy(policy.clone());
+    (builder.start().await, Some(store))
 }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use target_tests::{Answer, Event, Journal, Monitor, RedisServer, Target};
+use target_tests::{Answer, Event, Journal, SharedStore, Target, assert_one_success};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn an_answer_of_one_process_is_replayed_by_another() {
-    let redis = RedisServer::start().await;
-    let (one, another) = pair(&redis, json!({})).await;
+    let store = SharedStore::start().await;
+    let (one, another) = pair(&store, json!({})).await;
     let request = one.post("/headers").key("k");
     let first = request.send().await;
     first.assert_fresh(200);
@@ -26,9 +26,9 @@ async fn an_answer_of_one_process_is_replayed_by_another() {
 
 #[tokio::test]
 async fn a_duplicate_at_another_process_is_refused_while_the_first_runs() {
-    let redis = RedisServer::start().await;
-    let (one, another) = pair(&redis, json!({})).await;
-    let slow = one.post("/slow?ms=800").key("k");
+    let store = SharedStore::start().await;
+    let (one, another) = pair(&store, json!({})).await;
+    let slow = one.post("/slow?ms=5000").key("k");
     let running = tokio::spawn({
         let slow = slow.clone();
         async move { slow.send().await }
@@ -43,8 +43,8 @@ async fn a_duplicate_at_another_process_is_refused_while_the_first_runs() {
 
 #[tokio::test]
 async fn five_hundred_duplicates_over_two_processes_are_one_execution() {
-    let redis = RedisServer::start().await;
-    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000, "waiters_max": 1000 })).await;
+    let store = SharedStore::start().await;
+    let (one, another) = pair(&store, json!({ "wait_ms": 60_000, "waiters_max": 1000 })).await;
     let request = one.post("/slow?ms=300").key("k");
     let elsewhere = request.clone().to(&another);
     let (here, there) = tokio::join!(request.send_at_once(250), elsewhere.send_at_once(250));
@@ -55,8 +55,8 @@ async fn five_hundred_duplicates_over_two_processes_are_one_execution() {
 
 #[tokio::test]
 async fn a_waiter_at_another_process_takes_over_when_the_first_gives_the_key_up() {
-    let redis = RedisServer::start().await;
-    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000 })).await;
+    let store = SharedStore::start().await;
+    let (one, another) = pair(&store, json!({ "wait_ms": 60_000 })).await;
     let released = one.post("/outcome?o=release&ms=400").key("k");
     let running = tokio::spawn({
         let released = released.clone();
@@ -74,10 +74,10 @@ async fn a_waiter_at_another_process_takes_over_when_the_first_gives_the_key_up(
 async fn fifteen_hundred_keys_under_fire_are_fifteen_hundred_executions() {
     const KEYS: usize = 1500;
     const DUPLICATES: usize = 9;
-    let redis = RedisServer::start().await;
+    let store = SharedStore::start().await;
     // No answer may be lost, however late a busy machine gives it.
-    let policy = json!({ "wait_ms": 30_000, "store_timeout_ms": { "claim": 20_000 } });
-    let (one, another) = pair(&redis, policy).await;
+    let policy = json!({ "wait_ms": 60_000, "store_timeout_ms": { "claim": 20_000 } });
+    let (one, another) = pair(&store, policy).await;
     let connections = Arc::new(Semaphore::new(200));
     let mut sent = JoinSet::new();
     for number in 0..KEYS * DUPLICATES {
@@ -102,85 +102,12 @@ async fn fifteen_hundred_keys_under_fire_are_fifteen_hundred_executions() {
     assert_eq!((starts.count(), entries.len()), (KEYS, 2 * KEYS));
 }
 
-#[tokio::test]
-async fn a_new_request_is_two_commands_and_a_replay_is_one() {
-    let redis = RedisServer::start().await;
-    let target = Target::builder().store(redis.url()).start().await;
-    // Connections, scripts and checks come first.
-    target.post("/count").key("warm").send().await;
-    target.post("/count").key("warm").send().await;
-    let mut monitor = redis.monitor().await;
-    for number in 0..50 {
-        target.post("/count").key(&format!("k-{number}")).send().await.assert_fresh(201);
-    }
-    let new = work(&mut monitor).await;
-    assert_eq!(new.len(), 100, "{new:?}");
-    for number in 0..50 {
-        let replay = target.post("/count").key(&format!("k-{number}")).send().await;
-        assert!(replay.is_replay(), "{replay:?}");
-    }
-    let hits = work(&mut monitor).await;
-    assert_eq!(hits.len(), 50, "{hits:?}");
-}
-
-#[tokio::test]
-async fn those_who_wait_in_one_process_cost_the_store_nothing() {
-    let redis = RedisServer::start().await;
-    let policy = json!({ "wait_ms": 20_000, "waiters_max": 1000 });
-    let target = Target::builder().store(redis.url()).policy(policy).start().await;
-    target.post("/count").key("warm").send().await;
-    let mut monitor = redis.monitor().await;
-    let answers = target.post("/slow?ms=1500").key("k").send_at_once(201).await;
-    assert_one_success(&answers);
-    let commands = work(&mut monitor).await;
-    assert!(commands.len() <= 10, "{commands:?}");
-    target.journal.assert_executions("k", 1, 1);
-}
-
-#[tokio::test]
-async fn those_who_wait_for_another_process_watch_together() {
-    let redis = RedisServer::start().await;
-    let (one, another) = pair(&redis, json!({ "wait_ms": 20_000, "waiters_max": 1000 })).await;
-    another.post("/count").key("warm").send().await;
-    let slow = one.post("/slow?ms=1500").key("k");
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
-    one.journal.started("k", 1).await;
-    let mut monitor = redis.monitor().await;
-    let answers = slow.to(&another).send_at_once(200).await;
-    let first = running.await.expect("an answer");
-    answers.iter().for_each(|answer| answer.assert_replay_of(&first));
-    let commands = work(&mut monitor).await;
-    assert!(commands.len() <= 40, "{} commands: {commands:?}", commands.len());
-}
-
 /// Two processes over one store, with one journal.
-async fn pair(redis: &RedisServer, policy: Value) -> (Target, Target) {
+async fn pair(store: &SharedStore, policy: Value) -> (Target, Target) {
     let journal = Journal::new();
     let start = || {
-        let builder = Target::builder().store(redis.url()).journal(&journal);
+        let builder = Target::builder().store(store.url()).journal(&journal);
         builder.policy(policy.clone()).start()
     };
     tokio::join!(start(), start())
-}
-
-/// The commands that requests have caused: a connection's own upkeep is not theirs.
-async fn work(monitor: &mut Monitor) -> Vec<String> {
-    let upkeep = ["PING", "HELLO", "CLIENT", "INFO", "CONFIG"];
-    let commands = monitor.commands().await;
-    commands.into_iter().filter(|command| !upkeep.contains(&command.as_str())).collect()
-}
-
-#[track_caller]
-fn assert_one_success(answers: &[Answer]) {
-    let own: Vec<_> = answers.iter().filter(|answer| !answer.is_replay()).collect();
-    let [first] = own.as_slice() else {
-        panic!("{} answers are no replays: {own:#?}", own.len());
-    };
-    first.assert_fresh(201);
-    for answer in answers.iter().filter(|answer| answer.is_replay()) {
-        answer.assert_replay_of(first);
-    }
 }

@@ -130,7 +130,7 @@ async fn another_credential_learns_nothing_about_a_key() {
 async fn a_duplicate_of_a_running_request_is_refused_at_once() {
     let target = Target::start().await;
     let key = "a-key-nobody-may-see";
-    let slow = target.post("/slow?ms=1500").key(key);
+    let slow = target.post("/slow?ms=5000").key(key);
     let running = tokio::spawn({
         let slow = slow.clone();
         async move { slow.send().await }

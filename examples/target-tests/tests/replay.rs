@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::json;
-use target_tests::{Target, retry_until};
+use target_tests::{Difference, Target, retry_until};
 
 #[tokio::test]
 async fn a_retry_gets_the_first_answer_and_runs_nothing() {
@@ -56,7 +56,8 @@ async fn what_belongs_to_one_connection_or_moment_is_not_replayed() {
     let target = Target::start().await;
     let request = target.post("/headers").key("k");
     let first = request.send().await;
-    assert_eq!(first.header("x-hop"), Some("1"), "the first answer is the handler's own");
+    let hop = (!Difference::IsAHopItself.applies()).then_some("1");
+    assert_eq!(first.header("x-hop"), hop, "the first answer is the handler's own");
     assert!(first.headers.contains_key("date"), "{first:?}");
     let replay = request.send().await;
     assert!(!replay.headers.contains_key("x-hop"), "{replay:?}");
@@ -277,7 +278,7 @@ async fn a_streamed_answer_goes_on_when_its_client_has_left() {
 #[tokio::test]
 async fn events_arrive_while_they_happen_and_are_not_replayed() {
     let target = Target::start().await;
-    let request = target.post("/events?chunks=3&gap=400").key("k");
+    let request = target.post("/events?chunks=3&gap=3000").key("k");
     let mut live = request.open().await.expect("an answer");
     assert_eq!(live.headers()["idempotency-stored"], "false");
     let event = live.body_mut().frame().await.expect("an event").expect("a whole one");

@@ -2,14 +2,16 @@
 //!
 //! The histories are the same in every run; only ids and tokens differ.
 
-use super::Harness;
+use super::inventory::{is_of, walk};
+use super::model::World;
 use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{LONG, Told, Trial, fenced, held_by, result, settled_as};
+use super::{Harness, Life, Replaceable, Step};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Bid, Claim, Over, Seen, Settlement, Store};
+use crate::store::{Bid, Claim, Inventory, Over, Seen, Settlement, Store};
 
 pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(
     trial: &Trial<'_, H>,
@@ -26,6 +28,83 @@ pub(super) async fn orphans_behave_as_in_the_model<H: Harness>(trial: &Trial<'_,
         History::new(trial, seed, true).play(ORPHAN_STEPS).await?;
     }
     Ok(Passed)
+}
+
+/// Some stay, some lapse, some end.
+pub(super) async fn a_few_records_behave_as_in_a_map<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+    for seed in 0..HISTORIES {
+        let steps = random_steps(seed);
+        let mut world = World::new(trial);
+        for (place, step) in steps.iter().enumerate() {
+            world.take(*step).await.map_err(|Broken(why)| {
+                Broken(format!("{why}, at step {place}, {step:?}, of {steps:?}"))
+            })?;
+        }
+        world.compare().await?;
+    }
+    Ok(Passed)
+}
+
+/// The same histories, with a listing after every step.
+pub(super) async fn a_few_records_are_listed_as_in_a_map<H: Harness<Store: Inventory>>(
+    trial: &Trial<'_, H>,
+) -> Outcome {
+    for seed in 0..HISTORIES {
+        play(trial, &random_steps(seed)).await?;
+    }
+    Ok(Passed)
+}
+
+/// Takes steps, and compares what is listed after each of them with what the map holds.
+pub(super) async fn play<H: Harness<Store: Inventory>>(
+    trial: &Trial<'_, H>,
+    steps: &[Step],
+) -> Result<(), Broken> {
+    let mut world = World::new(trial);
+    for (place, step) in steps.iter().enumerate() {
+        let at = |Broken(why)| Broken(format!("{why}, at step {place}, {step:?}, of {steps:?}"));
+        world.take(*step).await.map_err(at)?;
+        let found = walk(trial, &world.query().limit(2)).await.map_err(at)?;
+        let expected = world.standings();
+        ensure!(found.keys().eq(expected.keys()), "{found:?} listed after {place} of {steps:?}");
+        for (entry, (standing, lease)) in found.values().zip(expected.values()) {
+            is_of(entry, lease, *standing).map_err(at)?;
+        }
+    }
+    world.compare().await
+}
+
+/// A history of a few records, the same in every run.
+fn random_steps(seed: u64) -> Vec<Step> {
+    let mut random = Random(SEED ^ seed);
+    let mut below = move |bound| u8::try_from(random.below(bound)).unwrap_or_default();
+    let step = |_| {
+        let (record, actor, other) = (below(4), below(3), below(3));
+        // Whatever waits takes its time.
+        let life = match below(8) {
+            0 => Life::Lapses,
+            1 => Life::Ends,
+            _ => Life::Stays,
+        };
+        let over = match below(3) {
+            0 => None,
+            1 => Some(Replaceable::Orphan(other)),
+            _ => Some(Replaceable::Settled(other)),
+        };
+        let state = match below(4) {
+            0 => State::DoneNobody,
+            1 => State::Unknown,
+            _ => State::Done,
+        };
+        match below(8) {
+            0..=3 => Step::Claim { record, actor, over, life },
+            4 => Step::Settle { record, actor, state, life },
+            5 => Step::Release { record, actor },
+            6 => Step::Renew { record, actor },
+            _ => Step::Lookup { record },
+        }
+    };
+    (0..STEPS).map(step).collect()
 }
 
 /// What the model says of a record: whose it is, and what was settled.
@@ -233,4 +312,6 @@ const LIVE_HISTORIES: u64 = 24;
 const LIVE_STEPS: usize = 80;
 const ORPHAN_HISTORIES: u64 = 2;
 const ORPHAN_STEPS: usize = 40;
+const HISTORIES: u64 = 2;
+const STEPS: usize = 60;
 const SEED: u64 = 0x1DE3_5EED;

@@ -16,9 +16,20 @@ impl Exchange {
             None => self.release(lease, then),
             Some(state) => {
                 self.stage = Stage::Settling(lease.clone(), state, then);
-                Action::Settle { lease, state, response: None }
+                let commits = classify::commits(handled, state);
+                Action::Settle { lease, state, response: None, commits }
             }
         }
+    }
+
+    /// The handler's transaction did not come to a certain end: only the record can tell whether it
+    /// was committed, for the two are one.
+    ///
+    /// A release does not merely look: it compares token and state under the lock that a
+    /// transaction on its way to the commit holds, so that it waits for that end, and when it has
+    /// succeeded there is nothing left that the transaction could still commit to.
+    pub(super) fn uncommitted(&mut self, lease: Lease) -> Action {
+        self.release(lease, Then::Uncommitted)
     }
 
     pub(super) fn release(&mut self, lease: Lease, then: Then) -> Action {
@@ -74,13 +85,15 @@ impl Exchange {
     ) -> Action {
         let answer = match then {
             Then::Own => Answer::Own { attempt: lease.attempt, stored },
-            Then::Replay(response) => Answer::Replay(*response),
+            Then::Replay(response) => Answer::Replay(response),
             Then::HandlerFailed => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
                 rejection.unstored = true;
                 Answer::Refuse(rejection)
             }
             Then::Refuse(code) => return self.refuse_behind(code, behind),
+            // Whatever the mode: the handler's answer tells of an effect that is not there.
+            Then::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
             Then::BeginAgain => {
                 // A release that is sent again must not meet a later claim with its token.
                 self.token = self.token.next();
@@ -109,7 +122,9 @@ impl Exchange {
             Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
                 self.conclude(lease, then, false, None, now)
             }
-            Then::Own | Then::HandlerFailed | Then::Replay(_) => self.look(now.after(lease.term)),
+            Then::Own | Then::HandlerFailed | Then::Replay(_) | Then::Uncommitted => {
+                self.look(now.after(lease.term))
+            }
             Then::Refuse(_) | Then::Decide(..) | Then::BeginAgain => {
                 self.conclude(lease, then, false, None, now)
             }

@@ -22,6 +22,7 @@ impl Exchange {
             }
             (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Passed::LargeBody)),
             (BodyEnd::TooLarge, _) => self.refuse(Code::BodyTooLarge),
+            (BodyEnd::NoRoom, _) => self.refuse(Code::StoreUnavailable),
             (BodyEnd::Failed, _) => self.refuse(Code::BodyUnreadable),
         }
     }
@@ -206,7 +207,12 @@ impl Exchange {
             Ok(Claim::Granted(lease)) => {
                 let then = Then::Replay(response.clone());
                 self.stage = Stage::Settling(lease.clone(), State::Done, then);
-                Action::Settle { lease, state: State::Done, response: Some(response) }
+                Action::Settle {
+                    lease,
+                    state: State::Done,
+                    response: Some(response),
+                    commits: false,
+                }
             }
             verdict => self.claimed(bid, verdict, now),
         }

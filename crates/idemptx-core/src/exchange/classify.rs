@@ -94,3 +94,14 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
         None => None,
     }
 }
+
+/// Whether what the handler did in its transaction is to be committed along with a settlement as
+/// this state: it succeeded, and says so.
+pub(super) fn commits(handled: &Handled, state: State) -> bool {
+    let (Handled::Whole { status, .. } | Handled::Partial { status, .. }) = handled else {
+        return false;
+    };
+    matches!(state, State::Done | State::DoneNobody)
+        && !status.is_client_error()
+        && !status.is_server_error()
+}

@@ -39,6 +39,12 @@ pub enum Event {
     Handled(Handled),
     /// On [`Action::Settle`].
     Settled(Result<(), ErrorKind>),
+    /// The transaction that should have settled, on an [`Action::Settle`] that `commits`, was
+    /// rolled back, or nobody knows whether it was: so far nothing may be said of its effect.
+    ///
+    /// Not for a settlement that missed because somebody else holds the record: that is
+    /// [`Settled`](Self::Settled) and fenced, once the transaction is rolled back.
+    Uncommitted,
     /// On [`Action::Release`].
     Released(Result<(), ErrorKind>),
 }
@@ -51,6 +57,8 @@ pub enum BodyEnd {
     Whole(Vec<Fingerprint>),
     /// It is, or declares to be, larger than the policy allows.
     TooLarge,
+    /// There is no room for it now, though it is not too large.
+    NoRoom,
     /// It broke off.
     Failed,
 }
@@ -71,7 +79,6 @@ pub enum Probed {
 /// The one thing to do next.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "taken apart where it is made")]
 pub enum Action {
     /// Read the request's body to its end or to `bytes_max`, hashing it with the
     /// [fingerprinters](super::Operation::fingerprinters); then [`Event::Body`].
@@ -120,6 +127,11 @@ pub enum Action {
         state: State,
         /// The response, where it is not the handler's.
         response: Option<Box<StoredResponse>>,
+        /// What the handler did in a transaction of its own is to count: settle in it, without
+        /// retries, and commit; without a clear answer, [`Event::Uncommitted`].
+        ///
+        /// Otherwise, or before a release, such a transaction is rolled back first.
+        commits: bool,
     },
     /// Give the claim up; then [`Event::Released`].
     Release(Lease),
@@ -139,7 +151,7 @@ pub enum Answer {
     /// Whatever the handler answers, run as if this engine were not there.
     Pass(Passed),
     /// A stored response.
-    Replay(StoredResponse),
+    Replay(Box<StoredResponse>),
     /// The response of the handler that ran under this exchange's lease.
     Own {
         /// Which execution it was.

@@ -118,7 +118,11 @@ impl Operation {
         Self::on_route(rules, scope, key, None)
     }
 
-    fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
+    /// The operation that a key names in a scope, and on a route (method and raw path) if the
+    /// policy's [`key_space`](Policy::key_space) is [`KeySpace::Route`].
+    #[must_use]
+    pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
+        let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let named = |names| RecordId::new(&scope, &key, route, names);
         let ids = rules.names.iter().map(named).collect();
         Self(Arc::new(Named { key, scope, ids }))
@@ -191,11 +195,8 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
             return Admission::Refuse(rejection);
         }
     };
-    let route = match policy.key_space {
-        KeySpace::Scope => None,
-        KeySpace::Route => Some((head.method.as_str(), head.uri.path())),
-    };
-    Admission::Open(Operation::on_route(rules, scope, key, route))
+    let route = (head.method.as_str(), head.uri.path());
+    Admission::Open(Operation::on_route(rules, scope, key, Some(route)))
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {

@@ -3,4 +3,5 @@
 mod interleavings;
 mod passage;
 mod table;
+mod transactions;
 mod world;

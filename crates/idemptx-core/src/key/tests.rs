@@ -172,6 +172,18 @@ fn a_derived_key_depends_on_scope_key_label_and_secret() {
     assert_eq!(all[0], derived("a", "bc", "d", None));
 }
 
+#[test]
+fn a_step_has_a_record_of_its_own_in_the_scope_of_its_operation() {
+    let id = |key: &str| {
+        RecordId::new(&Scope::new("a"), &Key::new(key, MAX).unwrap(), None, &Names::new(None))
+    };
+    let steps = [id("k").step("a"), id("k").step("b"), id("l").step("a"), id("k"), id("a")];
+    let distinct: std::collections::BTreeSet<_> = steps.iter().collect();
+    assert_eq!(distinct.len(), steps.len());
+    assert!(steps.iter().all(|step| step.scope_bytes() == id("k").scope_bytes()));
+    assert_eq!(id("k").step("a"), steps[0]);
+}
+
 fn lines() -> impl Strategy<Value = Vec<u8>> {
     let syntax = prop::sample::select(&b"\"\"\"\\ ,;=ab\t~!\x80\xFF"[..]);
     let plain = prop::collection::vec(any::<u8>(), 0..24);

@@ -18,20 +18,23 @@ answer, byte for byte, and nothing is executed twice.
 
 from __future__ import annotations
 
-from ._driver import Orphan
 from ._engine import drain
 from ._execution import Execution, current_execution
 from ._safety import Finding, SafetyReport, Severity
+from ._work import Orphan
 from .decorator import idempotent
 from .exceptions import (
     ConflictRequestException,
     IdempotencyConflictException,
     IdempotencyException,
+    LeaseLostException,
     MissingKeyException,
+    RecoveryException,
     RequestInProgressException,
     RequestRefusedException,
 )
 from .middleware import IdempotencyMiddleware
+from .transaction import IdempotentTransaction
 
 __all__ = [
     "ConflictRequestException",
@@ -40,8 +43,11 @@ __all__ = [
     "IdempotencyConflictException",
     "IdempotencyException",
     "IdempotencyMiddleware",
+    "IdempotentTransaction",
+    "LeaseLostException",
     "MissingKeyException",
     "Orphan",
+    "RecoveryException",
     "RequestInProgressException",
     "RequestRefusedException",
     "SafetyReport",

@@ -23,7 +23,7 @@ from ._safety import Finding, SafetyReport, Severity
 from .backend.base import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._idemptx import Rules, Step
 
@@ -112,9 +112,10 @@ class AdapterStore:
             return await loop.run_in_executor(self._threads, lambda: operation(*arguments))
         return await operation(*arguments)
 
-    def renew(self, step: Step) -> None:
+    def renew(self, steps: Sequence[Step]) -> None:
         """There is no such thing here; the lock lasts for the retention."""
-        step.succeed()
+        for step in steps:
+            step.succeed()
 
     async def retry(self, step: Step) -> None:
         """A lock that was taken unheard cannot be told from another's: no second try."""

@@ -28,7 +28,7 @@ from ._link import TIMEOUT
 from ._safety import Finding, SafetyReport, Severity, check_server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._idemptx import Rules, Step
 
@@ -130,13 +130,14 @@ class ClientStore:
 
     def _learn_time(self) -> Turns:
         self._knows_time = True
+        asked = self._layout.moment()
         seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
         # A cluster has a clock for each node, and a double none: ours is as good there.
         with suppress(Exception):
             told = yield lambda: self._client.execute_command("TIME")
             if isinstance(told, list | tuple):
                 seconds, micros = (int(part) for part in told)
-        self._layout.learn_time(seconds, micros)
+        self._layout.learn_time(seconds, micros, asked)
 
     def _execute(self, name: bytes, *arguments: bytes) -> Any:
         options: dict[str, Any] = {"NEVER_DECODE": True}
@@ -145,13 +146,14 @@ class ClientStore:
             options["get"] = True
         return self._client.execute_command(name.decode(), *arguments, **options)
 
-    def renew(self, step: Step) -> None:
+    def renew(self, steps: Sequence[Step]) -> None:
         """Renews at once with a client that blocks; another one has to wait for its loop."""
-        if not self._asynchronous:
-            _drive_blocking(self._turns(step))
-            return
-        running = asyncio.run_coroutine_threadsafe(self._perform(step), self._loop)
-        running.result(self._timeout)
+        for step in steps:
+            if not self._asynchronous:
+                _drive_blocking(self._turns(step))
+                continue
+            running = asyncio.run_coroutine_threadsafe(self._perform(step), self._loop)
+            running.result(self._timeout)
 
     async def retry(self, step: Step) -> None:
         """The client has its own connections, and its own retries."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._execution import CURRENT, Execution
-from ._flight import Flight
+from ._flight import Flight, WaitOver, expire
 from ._idemptx import (
     ANSWER,
     CLAIM,
@@ -22,53 +23,35 @@ from ._idemptx import (
     FENCED,
     FULL,
     GRANTED,
+    HELD,
     INTERNAL,
     OK,
+    PENDING,
     PROBE,
     RELEASE,
     SETTLE,
     STORE,
     UNAVAILABLE,
     WAIT,
+    Step,
 )
 from ._keeper import keeper
 from ._reports import report
+from ._work import Errand, Orphan, Work
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Callable
 
     from ._engine import Engine
-    from ._idemptx import News, Passage, Rules, Step
+    from ._idemptx import News, Passage, Rules
+    from .transaction import OpenTransaction
 
-__all__ = ["Driver", "Orphan", "Work"]
+__all__ = ["Driver"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
-
-
-class Work(Protocol):
-    """What is executed under a key."""
-
-    async def run(self, driver: Driver) -> None:
-        """Runs the handler, and calls `driver.conclude` with what the passage makes of its answer.
-
-        May go on after that. An exception before it counts as a handler that broke down; it is
-        found in `driver.error`.
-        """
-
-
-class Orphan:
-    """An operation whose executor vanished, for the application's probe."""
-
-    __slots__ = ("attempt", "derive", "key")
-
-    def __init__(self, passage: Passage) -> None:
-        self.key = passage.key
-        self.attempt = passage.vanished_attempt
-        self.derive: Callable[[str], str] = passage.derive
-        """The key that the vanished execution derived for a label, to look its effect up by."""
 
 
 class Driver:
@@ -80,6 +63,7 @@ class Driver:
         "_granted",
         "_holds_permit",
         "_is_concluded",
+        "_is_executing",
         "_is_handed_over",
         "_probe",
         "_task",
@@ -105,12 +89,13 @@ class Driver:
         self.rules = rules
         self.passage = passage
         self.error: BaseException | None = None
-        self.answered: Future[_Errand | int | None] | None = None
+        self.answered: Future[Errand | int | None] | None = None
         self.client_left = False
         self._probe = probe
         self._flight: Flight | None = None
         self._granted: Step | None = None
         self._holds_permit = False
+        self._is_executing = False
         self._is_handed_over = False
         self._is_concluded = False
         self._behind = False
@@ -159,7 +144,7 @@ class Driver:
         answered = self.answered
         if answered is None or answered.done():
             return None
-        errand = _Errand(job, self.engine.loop.create_future())
+        errand = Errand(job, self.engine.loop.create_future())
         answered.set_result(errand)
         result: R | None = await errand.done
         return result
@@ -170,7 +155,7 @@ class Driver:
         The application need not stand by while the store is asked: its calls can return.
         """
         answered = self.answered
-        if answered is None or answered.done():
+        if answered is None or answered.done() or self._is_transactional():
             return False
         self._is_handed_over = True
         answered.set_result(action)
@@ -181,7 +166,7 @@ class Driver:
         answered = self.answered
         if answered is not None and answered.done() and not answered.cancelled():
             asked = answered.result()
-            if isinstance(asked, _Errand):
+            if isinstance(asked, Errand):
                 asked.forget()
         if self._is_handed_over and not self._is_concluded:
             self.engine.spawn(self._conclude_alone())
@@ -229,6 +214,12 @@ class Driver:
                 del flights[record]
             flight.land(news)
 
+    def lose(self) -> None:
+        """Tells the handler and the others: a lost one that runs on must not hold anybody up."""
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waits
+            self.engine.loop.call_soon_threadsafe(self.land, None)
+        self.execution.lose()
+
     async def _execute(self, work: Work) -> None:
         passage = self.passage
         granted, self._granted = self._granted, None
@@ -241,7 +232,8 @@ class Driver:
             if action == ANSWER:
                 await self.conclude(action)
                 return
-            self.execution = Execution(passage, self.engine)
+            self.execution = Execution(passage, self.engine, self.rules)
+            self._is_executing = True
             CURRENT.set(self.execution)
             keeper().keep(self, self.rules.lease)
             await self._run(work)
@@ -282,6 +274,7 @@ class Driver:
 
     async def _perform(self, step: Step) -> int:
         if step.kind == RELEASE:
+            await self._roll_back()
             keeper().let_go(self)
             await self.engine.perform(step)
             self.land(None)
@@ -337,6 +330,13 @@ class Driver:
         return self.passage.done(step)
 
     async def _settle(self, step: Step) -> int:
+        if self._is_transactional():
+            if self.passage.keeps and self.execution.is_settled_by_hand:
+                await self._roll_back()
+                return await self._confirm(step)
+            if self.passage.commits and self.execution.transaction is not None:
+                return await self._commit(step, self.execution.transaction)
+            await self._roll_back()
         engine = self.engine
         waiting = engine.store.perform(step)
         if waiting is not None:
@@ -355,11 +355,53 @@ class Driver:
             report(step)
         return self.passage.done(step)
 
+    # Settlements in transactions
+
+    def _is_transactional(self) -> bool:
+        execution = self.execution if self._is_executing else None
+        return execution is not None and (
+            execution.is_settled_by_hand or execution.transaction is not None
+        )
+
+    async def _commit(self, step: Step, transaction: OpenTransaction) -> int:
+        """Settles in the handler's transaction, and commits that."""
+        keeper().let_go(self)
+        committed = await transaction.commit(step, self.rules.settle_timeout)
+        if committed is None:
+            return self.passage.uncommitted()
+        if not committed:
+            return await self._confirm(step)
+        step.succeed()
+        self.land(step.news() if self._is_awaited() else None)
+        return self.passage.done(step)
+
+    async def _confirm(self, step: Step) -> int:
+        """Asks the store what became of a settlement in a transaction."""
+        keeper().let_go(self)
+        looked = Step.lookup(step.id)
+        await self._until_told(looked)
+        action = self.passage.confirmed(looked)
+        if action == ANSWER:
+            self.land(looked.news() if self._is_awaited() else None)
+        elif looked.verdict == HELD:
+            logger.error("the handler's transaction was not committed, or is on another database")
+        return action
+
+    async def _roll_back(self) -> None:
+        if self._is_executing and self.execution.transaction is not None:
+            await self.execution.transaction.roll_back(self.rules.settle_timeout)
+
     async def _settle_again(self, step: Step) -> int:
+        await self.engine.store.retry(step)
+        return await self._until_told(step)
+
+    async def _until_told(self, step: Step) -> int:
+        """Performs a step again and again, within the time to settle in."""
         loop = self.engine.loop
         until = loop.time() + self.rules.settle_timeout
         pause = SETTLE_PAUSE_MIN
-        await self.engine.store.retry(step)
+        if step.verdict == PENDING:
+            await self.engine.perform(step)
         while step.verdict in (UNAVAILABLE, INTERNAL) and (left := until - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
             pause = min(pause * 2, SETTLE_PAUSE_MAX)
@@ -388,10 +430,10 @@ class Driver:
         else:
             waiter = flight.wait(engine.loop)
         engine.waiting += 1
-        timer = engine.loop.call_later(passage.wait, _expire, waiter)
+        timer = engine.loop.call_later(passage.wait, expire, waiter)
         try:
             news = await waiter
-        except _WaitOver:
+        except WaitOver:
             return passage.wait_over()
         finally:
             engine.waiting -= 1
@@ -427,6 +469,8 @@ class Driver:
         """The handler's task is over."""
         if self._task is not None:
             self.engine.tasks.discard(self._task)
+        if self._is_transactional() and not self._is_concluded:
+            self.engine.spawn(self._roll_back())  # The loop is ending, and nobody commits any more.
         if self._is_handed_over:
             return  # Whoever concludes it lets go.
         self._let_go()
@@ -453,40 +497,6 @@ class Driver:
         if self._holds_permit:
             self._holds_permit = False
             self.engine.executions -= 1
-
-
-class _Errand:
-    """What the client's task does for the handler's."""
-
-    __slots__ = ("_job", "done")
-
-    def __init__(self, job: Callable[[], Awaitable[Any]], done: Future[Any]) -> None:
-        self._job = job
-        self.done = done
-
-    async def run(self) -> None:
-        try:
-            result = await self._job()
-        except Exception as error:  # noqa: BLE001 - whoever sent us deals with it
-            self.done.set_exception(error)
-        else:
-            self.done.set_result(result)
-        finally:
-            self.forget()
-
-    def forget(self) -> None:
-        """It will not be done."""
-        if not self.done.done():
-            self.done.set_result(None)
-
-
-class _WaitOver(Exception):  # noqa: N818 - an end, not an error
-    """Nobody waits any longer."""
-
-
-def _expire(waiter: Future[News | None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(_WaitOver())
 
 
 SETTLE_PAUSE_MIN = 0.02

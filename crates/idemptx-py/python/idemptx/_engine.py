@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._idemptx import (
@@ -25,7 +26,7 @@ from ._safety import Severity
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 
     from ._driver import Driver
     from ._flight import Flight
@@ -48,8 +49,8 @@ class Store(Protocol):
     async def retry(self, step: Step) -> None:
         """Performs a step without a verdict once more, if a new connection may be the cure."""
 
-    def renew(self, step: Step) -> None:
-        """Performs a renewal from the keeper's thread, and waits for it."""
+    def renew(self, steps: Sequence[Step]) -> None:
+        """Performs renewals from the keeper's thread, and waits for them."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
         """Calls `wake` once the claim has ended, as long as what is returned is kept.
@@ -77,6 +78,7 @@ class Engine:
         self.executions = 0
         self.waiting = 0
         self.unconfirmed = 0
+        self._unheard = 0
         self.is_closed = False
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
@@ -152,13 +154,27 @@ class Engine:
             self.unconfirmed -= 1
             keeper().let_go(driver)
             driver.land(step.news() if step.verdict == OK else None)
-        if not settles and step.verdict == OK:
-            # A claim that nobody heard of may reach the store after its release: once more.
-            self.loop.call_later(until - self.loop.time(), self._release_again, step)
+        if step.verdict == OK and step.is_unheard and self._unheard < UNHEARD_MAX:
+            self._unheard += 1
+            self._release_later(step, CONFIRM_PAUSE_MIN, until)
 
-    def _release_again(self, step: Step) -> None:
+    def _release_later(self, step: Step, pause: float, until: float) -> None:
+        """Releases again, ever more rarely, for as long as the lease would have lasted.
+
+        A claim that nobody heard of may be carried out after a release that found nothing.
+        By a timer, which draining does not wait for.
+        """
+        left = until - self.loop.time()
+        if left <= 0:
+            self._unheard -= 1
+            return
+        again = partial(self._release_again, step, min(pause * 2, CONFIRM_PAUSE_MAX), until)
+        self.loop.call_later(min(pause, left), lambda: self.spawn(again()))
+
+    async def _release_again(self, step: Step, pause: float, until: float) -> None:
         step.again()
-        self.spawn(self.perform(step))
+        await self.perform(step)
+        self._release_later(step, pause, until)
 
     # Waiting for what other processes hold
 
@@ -302,6 +318,8 @@ if hasattr(os, "register_at_fork"):
 
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
+UNHEARD_MAX = 10_000
+"""Claims that nobody heard of and that are released again; others lapse with their lease."""
 CONFIRM_PAUSE_MIN = 0.05
 CONFIRM_PAUSE_MAX = 2.0
 VIGIL_POLL_MIN = 0.02

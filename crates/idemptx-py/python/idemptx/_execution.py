@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import json
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ._connections import adapted
+from ._idemptx import ABSENT, HELD
+from .exceptions import LeaseLostException, RecoveryException
 
 if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from starlette.responses import Response
+
+    from ._connections import Connection, Style
     from ._engine import Engine
-    from ._idemptx import Passage
+    from ._idemptx import Passage, Recovery, Rules, Step
+    from .transaction import OpenTransaction
 
 __all__ = ["CURRENT", "Directive", "Execution", "current_execution"]
 
+R = TypeVar("R")
+T = TypeVar("T")
 Directive = Literal["store", "release", "unknown"]
 
 
 class Execution:
     """The execution that a handler runs in."""
 
-    __slots__ = ("_engine", "_lost", "_passage", "directive")
+    __slots__ = (
+        "_engine",
+        "_lost",
+        "_passage",
+        "_rules",
+        "_steps",
+        "directive",
+        "is_settled_by_hand",
+        "transaction",
+    )
 
-    def __init__(self, passage: Passage, engine: Engine) -> None:
+    def __init__(self, passage: Passage, engine: Engine, rules: Rules) -> None:
         self._passage = passage
         self._engine = engine
+        self._rules = rules
+        self._steps = 0
         self._lost = False
         self.directive: Directive | None = None
+        self.is_settled_by_hand = False
+        self.transaction: OpenTransaction | None = None
 
     @property
     def key(self) -> str:
@@ -73,6 +102,152 @@ class Execution:
             raise ValueError(message)
         self.directive = outcome
 
+    async def step(self, label: str, call: Callable[[], Awaitable[T] | T]) -> T:
+        """Runs a step of the operation, unless an earlier attempt has: then gives its result again.
+
+            charge = await execution.step("charge", lambda: psp.charge(execution.derive("charge")))
+
+        The result is kept under the label for as long as the operation's key, and never changes. It
+        is what JSON makes of it, at the first time, too. An exception is not kept, and neither is
+        anything of a step whose process dies in it: that runs again, so that a call to another
+        system should carry a key of its own.
+
+        Raises `LeaseLostException` if somebody took the operation over, and `RecoveryException` if
+        the store gave no answer: nothing has run, or its result is not kept. `ValueError` or
+        `TypeError` say what to change.
+        """
+        recovery = self._begin_step(label)
+        found = await self._recalled(recovery)
+        if found is None:
+            result = call()
+            if inspect.isawaitable(result):
+                result = await result
+            found = await self._kept(recovery, _as_json(result))
+        value: T = json.loads(found)
+        return value
+
+    def blocking_step(self, label: str, call: Callable[[], T]) -> T:
+        """The same for a plain `def` handler, in the thread that it runs in."""
+        loop = self._engine.loop
+        recovery = self._begin_step(label)
+        found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
+        if found is None:
+            text = _as_json(call())
+            found = asyncio.run_coroutine_threadsafe(self._kept(recovery, text), loop).result()
+        value: T = json.loads(found)
+        return value
+
+    def _begin_step(self, label: str) -> Recovery:
+        recovery = self._passage.recovery(label)
+        self._steps += 1
+        if self._steps > STEPS_MAX:
+            message = f"an execution has {STEPS_MAX} steps at most"
+            raise ValueError(message)
+        return recovery
+
+    async def _recalled(self, recovery: Recovery) -> bytes | None:
+        """The result of an earlier attempt, if there is one."""
+        for looking in recovery.lookups():
+            await self._engine.perform(looking)
+            if recovery.looked(looking):
+                return recovery.found
+            if looking.verdict not in (ABSENT, HELD):
+                raise RecoveryException(looking.failure or UNKNOWN)
+        if self._lost:
+            raise LeaseLostException(LOST)
+        return None
+
+    async def _kept(self, recovery: Recovery, text: bytes) -> bytes:
+        """Keeps a result, or gives the one that somebody else has kept meanwhile."""
+        loop = self._engine.loop
+        until = loop.time() + self._rules.settle_timeout
+        pause = KEEP_PAUSE_MIN
+        keeping = recovery.keep(text)
+        if keeping is None:
+            message = "the step's result is larger than response_bytes_max, and so not kept"
+            raise ValueError(message)
+        while True:
+            await self._engine.perform(keeping)
+            following = recovery.kept(keeping)
+            if following is None:
+                return recovery.found or text
+            if recovery.is_contended:
+                if loop.time() >= until:
+                    raise RecoveryException(keeping.failure or UNKNOWN)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, KEEP_PAUSE_MAX)
+            keeping = following
+
+    def settle_in(self, connection: Any, response: Response) -> Any:
+        """Settles the operation with its response, in the application's own transaction.
+
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO charges …")
+                response = JSONResponse({"charge": "c_1"}, 201)
+                await execution.settle_in(connection, response)
+            return response
+
+        When that transaction is committed, the operation has happened and has its answer; so commit
+        it, and then return this very response. The connection is one of psycopg 3 or asyncpg, or a
+        connection or session of SQLAlchemy, to the database that the records are in. With an
+        asynchronous one, await this; with another it is done when this returns. Gives the response.
+
+        Raises `LeaseLostException` if somebody took the operation over: let it roll the transaction
+        back and leave the handler, and the client gets what the operation has come to. Raises
+        `TypeError`, `ValueError` or `RuntimeError` with what to change, and what the driver raises.
+        """
+        self.check_transactional()
+        adapter = adapted(connection)
+        if not adapter.is_open():
+            raise RuntimeError(NO_TRANSACTION)
+        status, headers, body = response.status_code, response.raw_headers, bytes(response.body)
+        step = self._passage.settlement(status, headers, body)
+        if step is None:
+            raise ValueError(NOT_STORABLE)
+        text, parameters = self.statement(step, adapter.style, None)
+        if adapter.is_async:
+            return self._settle_awaiting(adapter, text, parameters, response)
+        self._settled(adapter.first(text, parameters))
+        return response
+
+    async def _settle_awaiting(
+        self, adapter: Connection, text: str, parameters: Any, response: Response
+    ) -> Response:
+        self._settled(await adapter.first(text, parameters))
+        return response
+
+    def _settled(self, row: object) -> None:
+        if row is None:
+            raise LeaseLostException(LOST)
+        self.is_settled_by_hand = True
+        self.directive = "store"
+
+    # For the driver, and for transactions
+
+    def check_transactional(self) -> None:
+        """Raises `TypeError` if nothing can be committed together with the record."""
+        if self._rules.is_shadow:
+            raise TypeError(SHADOW)
+        refusal = getattr(self._engine.store, "refuses_transactions", ELSEWHERE)
+        if refusal is not None:
+            raise TypeError(refusal)
+
+    def attach(self, transaction: OpenTransaction) -> None:
+        """Leaves a transaction to whoever ends the execution."""
+        if self.transaction is not None:
+            raise RuntimeError("this execution has a transaction already")
+        self.transaction = transaction
+
+    def statement(self, step: Step, style: Style, transaction: str | None) -> tuple[str, Any]:
+        """A settlement as SQL, and its parameters."""
+        store: Any = self._engine.store
+        result: tuple[str, Any] = store.settle_statement(step, style, transaction)
+        return result
+
+    def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
+        """Runs something that goes on whoever leaves."""
+        return self._engine.spawn(coroutine)
+
     def covers(self, engine: Engine, passage: Passage) -> bool:
         """Whether this is the execution of the passage's record already, in a layer around it."""
         return engine is self._engine and passage.id == self._passage.id
@@ -86,9 +261,28 @@ class Execution:
         return f"<Execution attempt={self.attempt} fence={self.fence}>"
 
 
+def _as_json(result: object) -> bytes:
+    return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+
+
 def current_execution() -> Execution | None:
     """The execution that the calling handler is part of; `None` when it runs without a key."""
     return CURRENT.get()
 
 
 CURRENT: ContextVar[Execution | None] = ContextVar("idemptx.execution", default=None)
+STEPS_MAX = 100
+KEEP_PAUSE_MIN = 0.002
+KEEP_PAUSE_MAX = 0.2
+UNKNOWN = "the store gave no answer about the step"
+LOST = "the operation is no longer this execution's: its transaction must be rolled back"
+ELSEWHERE = (
+    "the records are not in the application's database, so nothing can be committed together with "
+    "them: use PostgresBackend"
+)
+SHADOW = "in shadow mode duplicates are executed, so nothing can happen exactly once"
+NO_TRANSACTION = (
+    "this connection is in no transaction: nothing would be committed together; begin one, and do "
+    "everything that belongs to the operation in it"
+)
+NOT_STORABLE = "the response is larger than response_bytes_max, or cannot be replayed"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._idemptx import News
 
-__all__ = ["Flight"]
+__all__ = ["Flight", "WaitOver", "expire"]
 
 
 class Flight:
@@ -66,6 +66,16 @@ class Flight:
         """It is over: tells everybody."""
         _tell(self._followers, news)
         _tell(self.waiters, news)
+
+
+class WaitOver(Exception):  # noqa: N818 - an end, not an error
+    """Nobody waits any longer."""
+
+
+def expire(waiter: Future[News | None]) -> None:
+    """Ends its wait without news."""
+    if not waiter.done():
+        waiter.set_exception(WaitOver())
 
 
 def _tell(listeners: Iterable[Future[News | None]] | None, news: News | None) -> None:

@@ -76,6 +76,9 @@ class Rules:
     def asks_for_scope(self) -> bool:
         """Whether `begin` must be told the scope, because the policy leaves it to a function."""
     @property
+    def is_shadow(self) -> bool:
+        """Whether duplicates are executed, and only reported."""
+    @property
     def fails_open(self) -> bool: ...
     @property
     def request_bytes_max(self) -> int: ...
@@ -157,6 +160,19 @@ class Passage:
         """What the store has to do now; the same object until it is done."""
     def done(self, step: Step) -> int:
         """Takes the verdict of the step just performed."""
+    @property
+    def commits(self) -> bool:
+        """SETTLE: what the handler did in its transaction is to be committed along with it.
+
+        Otherwise, and before a RELEASE, such a transaction is rolled back first.
+        """
+    @property
+    def keeps(self) -> bool:
+        """SETTLE: a result, not that nothing is known of it."""
+    def uncommitted(self) -> int:
+        """SETTLE: the transaction that should have settled was rolled back, or nobody knows."""
+    def confirmed(self, looked: Step) -> int:
+        """SETTLE: takes for a settlement in the application's transaction what a LOOKUP found."""
     def told(self, news: News) -> int:
         """Takes for a claim what another request was told."""
 
@@ -194,6 +210,15 @@ class Passage:
     def fence(self) -> int: ...
     def derive(self, label: str) -> str:
         """A key for a call to another system: the same in every attempt."""
+    def recovery(self, label: str) -> Recovery:
+        """A step of the handler by its label; ValueError if that cannot name one."""
+    def settlement(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> Step | None:
+        """A SETTLE with this response, for the application's own transaction.
+
+        None if the response cannot be kept.
+        """
     def renewal(self) -> Step:
         """A step that renews the lease; may be made and performed again and again."""
     def responded(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> int:
@@ -225,6 +250,28 @@ class Passage:
         A claim that no store was asked for leaves nothing.
         Nothing happens afterwards, whatever is called; None when called again.
         """
+
+@final
+class Recovery:
+    """A step of a handler whose result outlives it: looked for, then kept."""
+
+    def lookups(self) -> list[Step]:
+        """What to look for: one or more records."""
+    def looked(self, step: Step) -> bool:
+        """Whether a LOOKUP found the result; ValueError if it belongs to another request."""
+    @property
+    def found(self) -> bytes | None:
+        """The result as JSON, once it was found."""
+    def keep(self, json: bytes) -> Step | None:
+        """Begins to keep a result, with a CLAIM; None if it is too large."""
+    def kept(self, step: Step) -> Step | None:
+        """What is to be done after that, and so on; None when a result is kept.
+
+        That is somebody else's if `found` says so.
+        """
+    @property
+    def is_contended(self) -> bool:
+        """Whether to wait a little before the step that `kept` gave: it begins anew."""
 
 @final
 class Refusal:
@@ -273,6 +320,9 @@ class Step:
         """There is no result: UNAVAILABLE, INTERNAL or FULL; replaces whatever there is."""
     def again(self) -> None:
         """Back to PENDING, to be performed once more."""
+    @property
+    def is_unheard(self) -> bool:
+        """A RELEASE: whether of a claim of which it is not known that it was granted."""
     def news(self) -> News | None:
         """What others with the same record are to be told; None if they have to ask again.
 
@@ -326,6 +376,80 @@ class Watch:
     """Watches as long as it is referred to."""
 
 @final
+class Depot:
+    """A durable store of one process, shared by its event loops; opened when first needed.
+
+    Used in a child made by fork, it raises RuntimeError: make another one.
+    """
+
+    @staticmethod
+    def sqlite(path: str, timeout: float | None = None) -> Depot: ...
+    @staticmethod
+    def postgres(
+        url: str,
+        *,
+        schema: str | None = None,
+        table: str | None = None,
+        migrate: bool = True,
+        pooled: bool = False,
+        sessions: int | None = None,
+        synchronous_commit: str | None = None,
+        timeout: float | None = None,
+        ca_certificates: bytes | None = None,
+    ) -> Depot:
+        """Without connecting; ValueError says what is wrong with a setting."""
+
+    def schema_sql(self) -> str:
+        """PostgreSQL: the SQL that makes the tables."""
+    def settle_statement(
+        self, step: Step, style: str, transaction: str | None
+    ) -> tuple[str, tuple[object, ...]]:
+        """PostgreSQL: a SETTLE as a statement for the application's own transaction.
+
+        `style` is `numeric` ($1) or `pyformat` (%(p1)s). A row says that it will be settled when
+        that is committed. `transaction` is its pg_current_xact_id, if somebody could have ended it.
+        """
+
+@final
+class Desk:
+    """Where one event loop leaves steps for a durable store.
+
+    The store's threads never touch Python: they make a descriptor readable, and the loop collects.
+    """
+
+    def __new__(cls, depot: Depot) -> Desk: ...
+    def fileno(self) -> int:
+        """What becomes readable when there is something to collect."""
+    def expect(self, claim_timeout: float, settle_timeout: float) -> None:
+        """How long steps may take from now on, in seconds: never longer than before."""
+    def perform(self, step: Step, future: Any) -> bool:
+        """Begins a step; `future.set_result(None)` is called once it has its verdict.
+
+        True if it has it already: the future is then left alone.
+        A done or cancelled future is left alone, and so is its step.
+        """
+    def watch(self, record: bytes, future: Any, wake: Callable[[], object]) -> None:
+        """Resolves to a Vigil, or to None if the end of the claim cannot be told.
+
+        Calls `wake` once it has ended, not after the Vigil was dropped.
+        """
+    def check(self, future: Any) -> None:
+        """Resolves to a guarantee, and what was found, as `Layout.evaluate` has them.
+
+        OSError if the store cannot be opened or reached.
+        """
+    def collect(self) -> None:
+        """Takes what came of whatever has rung."""
+    def renew(self, steps: Sequence[Step]) -> None:
+        """Performs renewals from any thread, and waits for them without the interpreter's lock."""
+    def close(self) -> None:
+        """Lets go of the store: every step becomes UNAVAILABLE, every check an OSError."""
+
+@final
+class Vigil:
+    """Watches as long as it is referred to."""
+
+@final
 class Layout:
     """How records are laid out in Redis, and the server's clock."""
 
@@ -333,8 +457,10 @@ class Layout:
     @property
     def channel(self) -> bytes:
         """Where the ends of awaited claims are published, as `id_from_text` reads them."""
-    def learn_time(self, seconds: int, micros: int) -> None:
-        """Takes the server's answer to TIME."""
+    def moment(self) -> int:
+        """The moment at which TIME is asked, for `learn_time`."""
+    def learn_time(self, seconds: int, micros: int, asked: int) -> None:
+        """Takes the server's answer to TIME, which was asked at that moment."""
     @staticmethod
     def questions() -> list[list[bytes]]:
         """What to ask a server about itself."""

@@ -15,6 +15,8 @@ from ._idemptx import FENCED, OK
 
 if TYPE_CHECKING:
     from ._driver import Driver
+    from ._engine import Store
+    from ._idemptx import Step
 
 __all__ = ["Keeper", "forget_keeper", "keeper"]
 
@@ -63,9 +65,9 @@ class Keeper:
             now = time.monotonic()
             if self._due:
                 idle_since = now
-                for driver, due in list(self._due.items()):
-                    if due <= now:
-                        self._renew(driver)
+                due = [driver for driver, when in list(self._due.items()) if when <= now]
+                for store in {driver.engine.store for driver in due}:
+                    self._renew(store, [it for it in due if it.engine.store is store])
             elif now - idle_since > IDLE_MAX:
                 with self._starting:
                     if not self._due:
@@ -73,29 +75,31 @@ class Keeper:
                         self._every = EVERY_MAX
                         return
 
-    def _renew(self, driver: Driver) -> None:
-        lease = driver.rules.lease
-        # Soon again if it fails: there are two thirds of the term left.
-        due = time.monotonic() + lease / 9
+    def _renew(self, store: Store, drivers: list[Driver]) -> None:
+        began = time.monotonic()
+        steps = [driver.passage.renewal() for driver in drivers]
+        failure: str | None = None
         try:
-            step = driver.passage.renewal()
-            driver.engine.store.renew(step)
-        except Exception as error:  # noqa: BLE001 - one lease's trouble is not another's
-            if driver in self._due:
-                logger.warning("a lease could not be renewed: %s", error)
-                self._due[driver] = due
-            return
+            store.renew(steps)
+        except Exception as error:  # noqa: BLE001 - one store's trouble is not another's
+            failure = str(error)
+        for driver, step in zip(drivers, steps, strict=True):
+            self._note(driver, step, began, failure)
+
+    def _note(self, driver: Driver, step: Step, began: float, failure: str | None) -> None:
         if driver not in self._due:
             return
+        lease = driver.rules.lease
         if step.verdict == FENCED:
             self.let_go(driver)
-            driver.execution.lose()
+            driver.lose()
             logger.warning("an execution lost its lease; what it still does is in vain")
         elif step.verdict == OK:
-            self._due[driver] = due - lease / 9 + lease / 3
+            self._due[driver] = began + lease / 3
         else:
-            logger.warning("a lease could not be renewed: %s", step.failure)
-            self._due[driver] = due
+            logger.warning("a lease could not be renewed: %s", failure or step.failure)
+            # Soon again: there are two thirds of the term left.
+            self._due[driver] = began + lease / 9
 
 
 def keeper() -> Keeper:

@@ -27,7 +27,7 @@ from ._spare import Spare, greeting
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._address import Address
     from ._idemptx import Rules
@@ -63,11 +63,12 @@ class InLoopStore:
             return line.perform(step)
         return self._perform_anew(step)
 
-    def renew(self, step: Step) -> None:
+    def renew(self, steps: Sequence[Step]) -> None:
         """Over a connection of its own: the loop that has the others may be blocked."""
         if self._spare is None:
             self._spare = Spare(self._address, self._layout)
-        self._spare.perform(step)
+        for step in steps:
+            self._spare.perform(step)
 
     async def retry(self, step: Step) -> None:
         """Once more, if the connection was lost, not if the server is silent."""
@@ -264,11 +265,12 @@ class _Line(asyncio.Protocol):
         try:
             for words in greeting(store.address):
                 await line.command(*words)
+            asked = store.layout.moment()
             seconds, micros = await line.command(b"TIME")
         except BaseException:
             line.abort("the greeting failed")
             raise
-        store.layout.learn_time(int(seconds), int(micros))
+        store.layout.learn_time(int(seconds), int(micros), asked)
         return line
 
     def perform(self, step: Step) -> Future[None]:

@@ -20,7 +20,8 @@ from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
 from .backend.base import engines_of
-from .exceptions import for_refusal
+from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
+from .transaction import PendingTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
     from starlette.types import Scope as ASGIScope
 
-    from ._driver import Orphan
     from ._engine import Engine
     from ._idemptx import Passage, Rules
+    from ._work import Orphan
     from .backend.base import AsyncStorageBackend, StorageBackend
+    from .transaction import OpenTransaction
 
 __all__ = ["idempotent"]
 
@@ -224,6 +226,8 @@ class _Call:
 
     async def plainly(self, passage: Passage | None = None) -> Any:
         """Runs the handler unprotected."""
+        if current_execution() is None and any(map(_is_pending, self._kwargs.values())):
+            raise _without_execution(passage)
         result = await self._handle()
         if passage is not None:
             for name, value in passage.marked(()):
@@ -290,9 +294,23 @@ class _Call:
 
     async def _handle(self) -> Any:
         handler = self._signature.handler
+        opened = await self._begun()
         if self._signature.is_async:
-            return await handler(*self._args, **self._kwargs)
-        return await run_in_threadpool(handler, *self._args, **self._kwargs)
+            result = await handler(*self._args, **self._kwargs)
+        else:
+            result = await run_in_threadpool(handler, *self._args, **self._kwargs)
+        if opened is not None:
+            await opened.flush()
+        return result
+
+    async def _begun(self) -> OpenTransaction | None:
+        """Puts the execution's transaction where the handler expects it."""
+        for name, value in self._kwargs.items():
+            execution = current_execution() if _is_pending(value) else None
+            if execution is not None:
+                self._kwargs[name] = await value.transaction.begin(execution)
+                return execution.transaction
+        return None
 
     async def _receive(self) -> Any:
         live = self._capture is not None and self._capture.is_live
@@ -317,6 +335,19 @@ class _Call:
             if isinstance(value, BackgroundTasks):
                 return value
         return None
+
+
+def _is_pending(value: object) -> bool:
+    return isinstance(value, PendingTransaction)
+
+
+def _without_execution(passage: Passage | None) -> Exception:
+    """Why there is no transaction: nothing that is done in it could be told from a second time."""
+    if passage is None:
+        return MissingKeyException("Missing Idempotency-Key")
+    refused = RequestRefusedException("The operation cannot be protected now. Try again later.")
+    refused.status_code, refused.code = 503, "store-unavailable"
+    return refused
 
 
 def _exception(left: BaseException | None, error: Exception) -> Exception:

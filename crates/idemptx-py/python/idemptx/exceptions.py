@@ -21,7 +21,9 @@ __all__ = [
     "ConflictRequestException",
     "IdempotencyConflictException",
     "IdempotencyException",
+    "LeaseLostException",
     "MissingKeyException",
+    "RecoveryException",
     "RequestInProgressException",
     "RequestRefusedException",
     "for_refusal",
@@ -79,6 +81,14 @@ class RequestInProgressException(IdempotencyConflictException):
 
 class RequestRefusedException(_Refused):
     """Refused for another reason; `code` says which."""
+
+
+class LeaseLostException(IdempotencyException):
+    """Somebody took the operation over while the handler ran; what it did must not count."""
+
+
+class RecoveryException(IdempotencyException):
+    """The store gave no answer about a handler's step: its result is not known, or not kept."""
 
 
 def for_refusal(refusal: Refusal) -> IdempotencyException:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ._driver import Orphan
     from ._engine import Engine
     from ._idemptx import Passage, Rules
+    from ._work import Orphan
     from .backend.base import AsyncStorageBackend, StorageBackend
 
 __all__ = ["IdempotencyMiddleware"]

@@ -14,7 +14,7 @@ use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
 use idemptx_core::outcome::Outcome;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::Settlement;
+use idemptx_core::store::{ErrorKind, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
@@ -43,6 +43,7 @@ impl Passage {
             began: Timestamp::default(),
             kept: None,
             settlement: None,
+            commits: false,
         };
         passage.id = passage.exchange.operation().and_then(|it| it.ids().first()).copied();
         if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
@@ -128,7 +129,8 @@ impl Passage {
             }
             Action::Renew(lease) => Job::Renew(lease),
             Action::Release(lease) => Job::Release(lease),
-            Action::Settle { lease, state, response } => {
+            Action::Settle { lease, state, response, commits } => {
+                self.commits = commits;
                 self.settle(lease, state, response.as_deref())
             }
             // The machine asks for nothing else; a later one of ours would be driven here first.
@@ -176,13 +178,27 @@ pub(super) fn event(job: &Job, verdict: Verdict) -> PyResult<Event> {
     })
 }
 
-/// What the handler says should become of its response; taken out of its headers.
+/// What a lookup tells of a settlement that was part of somebody else's transaction.
+pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Event {
+    match looked {
+        Verdict::Settled(record) if record.token == lease.token && record.state == state => {
+            Event::Settled(Ok(()))
+        }
+        Verdict::Held(holder) if holder.token == lease.token => Event::Uncommitted,
+        Verdict::Held(_) | Verdict::Settled(_) | Verdict::Absent => {
+            Event::Settled(Err(ErrorKind::Fenced))
+        }
+        _ => Event::Uncommitted,
+    }
+}
+
 /// What a request says of its body's length; nothing if it says nothing that can be read.
 fn declared_bytes(headers: &HeaderMap) -> u64 {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// What the handler says should become of its response; taken out of its headers.
 pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
     headers.remove(IDEMPOTENCY_OUTCOME)?.to_str().ok()?.parse().ok()
 }

@@ -15,6 +15,7 @@ use super::layout::{Layout, Server};
 use super::replies::Replies;
 use super::reply_error;
 use super::talk::Talk;
+use crate::futures::{is_done, reject, resolve};
 use crate::step::Step;
 
 /// One connection's commands and replies, in order; whoever has the socket moves the bytes.
@@ -61,7 +62,7 @@ impl Channel {
         let refused = slf.try_borrow()?.refusal();
         if let Some((kind, failure)) = refused {
             step.try_borrow_mut()?.give_up(kind, failure);
-            resolve(&future)?;
+            resolve(&future, slf.py().None())?;
             return Ok(false);
         }
         let mut talk = Talk::about(step.try_borrow_mut()?.begin());
@@ -240,31 +241,11 @@ impl Waiting {
                 let mut step = step.bind(py).try_borrow_mut()?;
                 step.give_up(ErrorKind::Unavailable, failure.to_owned());
                 drop(step);
-                resolve(future)
+                resolve(future, py.None())
             }
             Asked::Command => reject(future, PyConnectionError::new_err(failure.to_owned())),
         }
     }
-}
-
-fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
-    future.call_method0(intern!(future.py(), "done"))?.is_truthy()
-}
-
-fn resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
-    if !is_done(future)? {
-        let py = future.py();
-        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
-    }
-    Ok(())
-}
-
-fn reject(future: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
-    if !is_done(future)? {
-        let py = future.py();
-        future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?;
-    }
-    Ok(())
 }
 
 /// As the Redis protocol has a command: an array of bulk strings.

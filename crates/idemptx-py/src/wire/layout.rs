@@ -1,11 +1,10 @@
 //! How records are named, and what the server's clock shows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use idemptx::store::Severity;
 use idemptx::store::redis::protocol::check::{self, Transport};
 use idemptx::store::redis::protocol::{self, Reply};
 use idemptx_core::key::RecordId;
@@ -14,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::dialogue::{arguments, from_python};
+use crate::safety::as_python;
 use crate::step::{micros_since_epoch, with_sources};
 
 /// How records are laid out in Redis, and the server's clock.
@@ -26,12 +26,25 @@ pub(super) struct Server {
     origin: Instant,
     /// The server's clock at the origin; until it is learnt, this machine's.
     micros_at_origin: AtomicU64,
+    is_learnt: AtomicBool,
 }
 
 impl Server {
     /// The server's clock, as well as it is known, in microseconds since the Unix epoch.
     pub(super) fn micros(&self) -> u64 {
         self.micros_at_origin.load(Ordering::Relaxed).saturating_add(self.elapsed())
+    }
+
+    /// Takes what the server's clock would have shown at the origin, if it showed its answer when it
+    /// was asked: ahead of it by the question's way, and never behind, nor ever back.
+    ///
+    /// So whoever comes after a fence of the server's own has a greater one.
+    fn learn(&self, at_origin: u64) {
+        if self.is_learnt.swap(true, Ordering::Relaxed) {
+            self.micros_at_origin.fetch_max(at_origin, Ordering::Relaxed);
+        } else {
+            self.micros_at_origin.store(at_origin, Ordering::Relaxed);
+        }
     }
 
     fn elapsed(&self) -> u64 {
@@ -47,6 +60,7 @@ impl Layout {
             layout: protocol::Layout::new(prefix),
             origin: Instant::now(),
             micros_at_origin: AtomicU64::new(micros_since_epoch()),
+            is_learnt: AtomicBool::new(false),
         }))
     }
 
@@ -55,10 +69,14 @@ impl Layout {
         PyBytes::new(py, self.0.layout.channel().as_bytes())
     }
 
-    fn learn_time(&self, seconds: u64, micros: u64) {
-        let now = seconds.saturating_mul(1_000_000).saturating_add(micros);
-        let at_origin = now.saturating_sub(self.0.elapsed());
-        self.0.micros_at_origin.store(at_origin, Ordering::Relaxed);
+    /// A moment, for `learn_time`: microseconds since the origin.
+    fn moment(&self) -> u64 {
+        self.0.elapsed()
+    }
+
+    fn learn_time(&self, seconds: u64, micros: u64, asked: u64) {
+        let shown = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        self.0.learn(shown.saturating_sub(asked));
     }
 
     /// What to ask a server about itself.
@@ -78,9 +96,7 @@ impl Layout {
         let transport = if is_overheard { Transport::Overheard } else { Transport::Private };
         let checked = check::evaluate(&self.0.layout, transport, replies)
             .map_err(|error| PyConnectionError::new_err(with_sources(&error)))?;
-        let found = checked.report.findings.into_iter();
-        let findings = found.map(|finding| (grade(finding.severity), finding.text)).collect();
-        Ok((checked.report.guarantee, findings))
+        Ok(as_python(checked.report))
     }
 
     #[staticmethod]
@@ -97,13 +113,4 @@ fn answer(answer: &Bound<'_, PyAny>) -> PyResult<Reply> {
         return Ok(Reply::Error(Bytes::from(answer.str()?.to_string())));
     }
     from_python(answer, 0)
-}
-
-const fn grade(severity: Severity) -> i32 {
-    match severity {
-        Severity::Note => 0,
-        Severity::Unsafe => 2,
-        Severity::Fatal => 3,
-        _ => 1,
-    }
 }

@@ -17,7 +17,7 @@ from idemptx.backend import from_url
 CHILDREN = 3
 
 app = FastAPI()
-backend = from_url(f"redis://127.0.0.1:{os.environ['TEST_REDIS_PORT']}")
+backend = from_url(os.environ["TEST_STORE"])
 
 
 @app.post("/orders")
@@ -43,7 +43,7 @@ def run(keys: list[str]) -> list[Any]:
 
 
 def main() -> None:
-    # Not what it thinks of this Redis, nor how long a step takes in development mode.
+    # Not what it thinks of this store, nor how long a step takes in development mode.
     for name in ("idemptx", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR)
     before = run(["before"])

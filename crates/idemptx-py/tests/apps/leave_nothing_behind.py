@@ -90,6 +90,8 @@ def main() -> None:
         "client": RedisBackend(client),
         "async client": AsyncRedisBackend(redis.asyncio.Redis(port=PORT)),
         "url": from_url(f"redis://127.0.0.1:{PORT}"),
+        "sqlite": from_url(f"sqlite:{os.environ['TEST_FOLDER']}/records.db"),
+        "postgres": from_url(os.environ["TEST_POSTGRES"]),
     }
     for name, backend in backends.items():
         run(backend, f"{name} first".replace(" ", "-"))

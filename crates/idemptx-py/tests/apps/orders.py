@@ -1,7 +1,7 @@
 """An application that runs with the original package as well: `request` is a parameter.
 
-`TEST_SETTINGS`: `backend` (async, sync, memory), `options`, the decorator's parameters, and
-`records_port` if the backend's Redis is another than that of the notes.
+`TEST_SETTINGS`: `backend` (async, sync, memory, or a store's URL), `options`, the decorator's
+parameters, and `records_port` if the backend's Redis is another than that of the notes.
 Handlers tell Redis what they do, so that tests can await it and count across processes.
 """
 
@@ -23,12 +23,19 @@ SETTINGS = json.loads(os.environ["TEST_SETTINGS"])
 RECORDS_PORT = SETTINGS.get("records_port", PORT)
 HOLD_SECONDS_MAX = 20
 
+
+def _by_url(url):
+    from idemptx.backend import from_url  # noqa: PLC0415 - the original has no such thing
+
+    return from_url(url)
+
+
 notes = redis.asyncio.Redis(port=PORT)
 backend = {
     "async": lambda: AsyncRedisBackend(redis.asyncio.Redis(port=RECORDS_PORT)),
     "sync": lambda: RedisBackend(redis.Redis(port=RECORDS_PORT)),
     "memory": InMemoryBackend,
-}[SETTINGS.get("backend", "async")]()
+}.get(SETTINGS.get("backend", "async"), lambda: _by_url(SETTINGS["backend"]))()
 
 
 @contextlib.asynccontextmanager

@@ -1,18 +1,27 @@
 //! A store chosen by URL.
 
+mod boxed;
+mod transactional;
+
 use std::error::Error as StdError;
 use std::fmt;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
+use idemptx_core::store::{
+    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+};
 
+pub use self::boxed::BoxedStore;
 use super::memory::MemoryStore;
+use super::near::{Near, NearLimits};
 #[cfg(feature = "postgres")]
 use super::postgres::PostgresStore;
 #[cfg(feature = "redis")]
 use super::redis::RedisStore;
 use super::safety::{SafetyCheck, SafetyReport};
+#[cfg(feature = "seal")]
+use super::seal::{Seal, Sealed};
 #[cfg(feature = "sqlite")]
 use super::sqlite::{self, SqliteStore};
 
@@ -22,12 +31,17 @@ use super::sqlite::{self, SqliteStore};
 pub enum AnyStore {
     /// `memory:`
     Memory(MemoryStore),
+    /// Any of these with results close at hand: [`near`](Self::near).
+    Near(Box<Near<BoxedStore>>),
     /// `postgres://`, `postgresql://`
     #[cfg(feature = "postgres")]
     Postgres(Box<PostgresStore>),
     /// `redis://`, `rediss://`, `redis+unix://`
     #[cfg(feature = "redis")]
     Redis(Box<RedisStore>),
+    /// Any of these with sealed results: [`sealed`](Self::sealed).
+    #[cfg(feature = "seal")]
+    Sealed(Box<Sealed<BoxedStore>>),
     /// `sqlite:path`
     #[cfg(feature = "sqlite")]
     Sqlite(Box<SqliteStore>),
@@ -79,6 +93,42 @@ impl AnyStore {
                     .map_err(|error| UnknownStore(Reason::Unopened(error.into())))
             }
             _ => Err(UnknownStore(Reason::Scheme)),
+        }
+    }
+
+    /// The same store with results close at hand, so that a replay needs no round trip; see
+    /// [`near`](super::near).
+    ///
+    /// Said again, the limits are replaced.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = idemptx::store::AnyStore::from_url("memory:")?.near(64 << 20);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn near(self, limits: impl Into<NearLimits>) -> Self {
+        let store = match self {
+            Self::Near(near) => near.into_parts().0,
+            other => BoxedStore::new(other),
+        };
+        Self::Near(Box::new(Near::new(store, limits)))
+    }
+
+    /// The same store with results that are sealed before they reach it; see [`seal`](super::seal).
+    ///
+    /// Whichever is said first, what is [near](Self::near) is not sealed.
+    /// Said again, the keys are replaced.
+    #[cfg(feature = "seal")]
+    #[must_use]
+    pub fn sealed(self, seal: impl Into<Seal>) -> Self {
+        match self {
+            Self::Near(near) => {
+                let (store, limits) = near.into_parts();
+                store.into_inner().sealed(seal).near(limits)
+            }
+            Self::Sealed(sealed) => Self::Sealed(Box::new(Sealed::new(sealed.into_inner(), seal))),
+            other => Self::Sealed(Box::new(Sealed::new(BoxedStore::new(other), seal))),
         }
     }
 }
@@ -136,14 +186,18 @@ impl StdError for UnknownStore {
 /// Calls the chosen store.
 ///
 /// The futures of a remote store are boxed: they are large, and memory's would be no smaller.
+/// Those of a near one are small, and box what is not.
 macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr, awaited) => {
         match $any {
             AnyStore::Memory($store) => $call.await,
+            AnyStore::Near($store) => $call.await,
             #[cfg(feature = "postgres")]
             AnyStore::Postgres($store) => Box::pin($call).await,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => Box::pin($call).await,
+            #[cfg(feature = "seal")]
+            AnyStore::Sealed($store) => Box::pin($call).await,
             #[cfg(feature = "sqlite")]
             AnyStore::Sqlite($store) => Box::pin($call).await,
         }
@@ -151,10 +205,13 @@ macro_rules! chosen {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Memory($store) => $call,
+            AnyStore::Near($store) => $call,
             #[cfg(feature = "postgres")]
             AnyStore::Postgres($store) => $call,
             #[cfg(feature = "redis")]
             AnyStore::Redis($store) => $call,
+            #[cfg(feature = "seal")]
+            AnyStore::Sealed($store) => $call,
             #[cfg(feature = "sqlite")]
             AnyStore::Sqlite($store) => $call,
         }
@@ -195,14 +252,23 @@ impl Store for AnyStore {
     }
 }
 
+impl Inventory for AnyStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        chosen!(self, store => store.list(query), awaited)
+    }
+}
+
 impl SafetyCheck for AnyStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         match self {
             Self::Memory(store) => SafetyCheck::check(store).await,
+            Self::Near(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "redis")]
             Self::Redis(store) => SafetyCheck::check(&**store).await,
+            #[cfg(feature = "seal")]
+            Self::Sealed(store) => SafetyCheck::check(&**store).await,
             #[cfg(feature = "sqlite")]
             Self::Sqlite(store) => SafetyCheck::check(&**store).await,
         }

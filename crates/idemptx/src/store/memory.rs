@@ -2,6 +2,7 @@
 
 mod clock;
 mod digest;
+mod listing;
 mod queue;
 mod shard;
 mod slot;
@@ -19,8 +20,8 @@ use idemptx_core::store::{
 };
 use idemptx_core::time::{Clock, Timestamp};
 
-use self::clock::SinceEpoch;
-use self::digest::Seeded;
+pub(super) use self::clock::SinceEpoch;
+pub(super) use self::digest::Seeded;
 use self::shard::Shard;
 use self::waiters::Bell;
 
@@ -197,9 +198,8 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let bell = self.0.step(self.0.shard(id), |shard, _| shard.watch(id));
+        let (bell, rung) = self.0.step(self.0.shard(id), |shard, _| shard.watch(id));
         let watch = Watching { records: Arc::clone(&self.0), id: *id, bell };
-        let rung = watch.bell.rung();
         Some(Box::pin(async move {
             let _watch = watch;
             rung.await;

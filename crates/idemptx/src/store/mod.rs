@@ -8,19 +8,29 @@
 //! | [`SqliteStore`](sqlite::SqliteStore) | every process of a host | a crash of the process and of the machine | services on one host |
 //!
 //! [`AnyStore::from_url`] picks one at run time.
+//!
+//! Around any of them goes [`near`], which answers retries without a round trip, and `seal`
+//! (feature `seal`), which lets no store see a response.
 
 mod any;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod listing;
 mod memory;
+pub mod near;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis-protocol")]
 pub mod redis;
 mod safety;
+#[cfg(feature = "seal")]
+pub mod seal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub(crate) mod transactional;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod waiters;
 
-pub use self::any::{AnyStore, UnknownStore};
+pub use self::any::{AnyStore, BoxedStore, UnknownStore};
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 pub use self::safety::{Finding, SafetyCheck, SafetyReport, Severity};
+pub use self::transactional::Transactional;

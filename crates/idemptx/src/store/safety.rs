@@ -1,6 +1,7 @@
 //! What a store's configuration promises, and what about it is dangerous.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use idemptx_core::store::{Store, StoreError};
 
@@ -75,6 +76,12 @@ pub enum Severity {
     Unsafe,
     /// The store cannot work.
     Fatal,
+}
+
+impl<S: SafetyCheck> SafetyCheck for Arc<S> {
+    fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send {
+        S::check(self)
+    }
 }
 
 impl SafetyCheck for super::MemoryStore {

@@ -10,13 +10,17 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 
+#[cfg(feature = "spool")]
+use crate::spool::Spooled;
+
 /// Why a body broke off: the wrapped body's own error.
 pub type BodyError = Box<dyn StdError + Send + Sync>;
 
 pin_project! {
     /// The body that the inner service gets: the request's own, or what was read of it.
     pub struct RequestBody<B> {
-        buffered: VecDeque<Frame<Bytes>>,
+        spooled: Spool,
+        buffered: Whole,
         broken: Option<BodyError>,
         #[pin]
         rest: Option<B>,
@@ -25,16 +29,31 @@ pin_project! {
 
 impl<B> RequestBody<B> {
     pub(super) fn inner(body: B) -> Self {
-        Self { buffered: VecDeque::new(), broken: None, rest: Some(body) }
+        Self {
+            spooled: Spool::default(),
+            buffered: Whole::default(),
+            broken: None,
+            rest: Some(body),
+        }
     }
 
-    pub(super) fn prefixed(read: Whole, rest: Option<B>) -> Self {
-        Self { buffered: read.into_frames(), broken: None, rest }
+    /// Puts back what was read of it, before what is left.
+    pub(super) fn put_back(&mut self, read: Whole) {
+        self.buffered = read;
     }
 
-    /// What was read of a body until it broke off.
-    pub(super) fn broken(read: Whole, error: BodyError) -> Self {
-        Self { buffered: read.into_frames(), broken: Some(error), rest: None }
+    /// Puts the error back that ended it, after what was read.
+    pub(super) fn break_off(&mut self, error: BodyError) {
+        self.broken = Some(error);
+        self.rest = None;
+    }
+}
+
+#[cfg(feature = "spool")]
+impl<B> RequestBody<B> {
+    /// Puts back what was written to a file, before what was [put back](Self::put_back).
+    pub(super) fn put_back_file(&mut self, read: Spooled) {
+        self.spooled = Spool(Some(Box::new(read)));
     }
 }
 
@@ -51,7 +70,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.project();
-        if let Some(frame) = this.buffered.pop_front() {
+        if let Some(piece) = ready!(this.spooled.poll_piece(cx)) {
+            return Poll::Ready(Some(piece.map(Frame::data)));
+        }
+        if let Some(frame) = this.buffered.pop() {
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(error) = this.broken.take() {
@@ -64,7 +86,8 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.buffered.is_empty()
+        self.spooled.left() == 0
+            && self.buffered.is_empty()
             && self.broken.is_none()
             && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
@@ -76,7 +99,41 @@ where
             None if self.broken.is_some() => SizeHint::default(),
             None => SizeHint::with_exact(0),
         };
-        plus(rest, &self.buffered)
+        plus(rest, &self.buffered, self.spooled.left())
+    }
+}
+
+/// The part of a body that is in a file, if there is one.
+#[cfg(feature = "spool")]
+#[derive(Default)]
+struct Spool(Option<Box<Spooled>>);
+
+/// No part of a body is in a file.
+#[cfg(not(feature = "spool"))]
+#[derive(Default)]
+struct Spool(());
+
+impl Spool {
+    #[cfg(feature = "spool")]
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let piece = ready!(body.poll_piece(cx));
+        if piece.is_none() {
+            self.0 = None;
+        }
+        Poll::Ready(piece.map(|piece| piece.map_err(Into::into)))
+    }
+
+    #[cfg(not(feature = "spool"))]
+    fn poll_piece(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        Poll::Ready(None)
+    }
+
+    fn left(&self) -> u64 {
+        #[cfg(feature = "spool")]
+        return self.0.as_ref().map_or(0, |body| body.left());
+        #[cfg(not(feature = "spool"))]
+        return 0;
     }
 }
 
@@ -98,7 +155,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Whole { frames: VecDeque<Frame<Bytes>> },
+        Whole { whole: Whole },
         Live { frames: Option<mpsc::Receiver<LiveFrame>> },
     }
 }
@@ -111,8 +168,8 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Inner { body } }
     }
 
-    pub(super) fn whole(whole: Whole) -> Self {
-        Self { kind: Kind::Whole { frames: whole.into_frames() } }
+    pub(crate) const fn whole(whole: Whole) -> Self {
+        Self { kind: Kind::Whole { whole } }
     }
 
     pub(super) const fn live(frames: mpsc::Receiver<LiveFrame>) -> Self {
@@ -134,7 +191,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
-            KindProjection::Whole { frames } => Poll::Ready(frames.pop_front().map(Ok)),
+            KindProjection::Whole { whole } => Poll::Ready(whole.pop().map(Ok)),
             KindProjection::Live { frames } => {
                 let Some(sent) = frames else { return Poll::Ready(None) };
                 // Whoever vanished without sending an end has not sent all.
@@ -151,7 +208,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
-            Kind::Whole { frames } => frames.is_empty(),
+            Kind::Whole { whole } => whole.is_empty(),
             Kind::Live { frames } => frames.is_none(),
         }
     }
@@ -159,7 +216,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Whole { frames } => plus(SizeHint::with_exact(0), frames),
+            Kind::Whole { whole } => plus(SizeHint::with_exact(0), whole, 0),
             Kind::Live { .. } => SizeHint::default(),
         }
     }
@@ -179,15 +236,18 @@ impl<B: Default> Default for ResponseBody<B> {
 
 /// What was read of a body: its data and its trailers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Whole {
-    pub(super) data: Vec<Bytes>,
-    pub(super) trailers: Option<HeaderMap>,
+pub(crate) struct Whole {
+    /// No piece is empty.
+    data: VecDeque<Bytes>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl Whole {
     pub(super) fn of(body: Bytes, trailers: HeaderMap) -> Self {
-        let data = if body.is_empty() { Vec::new() } else { vec![body] };
-        Self { data, trailers: (!trailers.is_empty()).then_some(trailers) }
+        let mut whole = Self::default();
+        whole.push(body);
+        whole.end(trailers);
+        whole
     }
 
     /// Takes the next piece.
@@ -195,34 +255,52 @@ impl Whole {
     /// Small ones are put together: a body that comes byte by byte must not cost a handle for each.
     fn push(&mut self, piece: Bytes) {
         let small = |bytes: &Bytes| bytes.len() < PIECE_BYTES_MIN;
-        match self.data.pop() {
-            Some(last) if small(&last) && small(&piece) => {
-                let mut joined = Vec::with_capacity(last.len() + piece.len());
-                joined.extend_from_slice(&last);
-                joined.extend_from_slice(&piece);
-                self.data.push(joined.into());
+        match self.data.back_mut() {
+            _ if piece.is_empty() => {}
+            Some(last) if small(last) && small(&piece) => {
+                *last = [&**last, &*piece].concat().into();
             }
-            last => self.data.extend(last.into_iter().chain((!piece.is_empty()).then_some(piece))),
+            _ => self.data.push_back(piece),
         }
+    }
+
+    /// Takes the trailers.
+    pub(super) fn end(&mut self, trailers: HeaderMap) {
+        self.trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
     }
 
     /// All data in one piece.
-    pub(super) fn joined(&self) -> Bytes {
-        match self.data.as_slice() {
-            [] => Bytes::new(),
-            [one] => one.clone(),
-            many => many.concat().into(),
+    pub(crate) fn joined(&self) -> Bytes {
+        match self.data.as_slices() {
+            ([], _) => Bytes::new(),
+            ([one], []) => one.clone(),
+            (first, rest) => [first, rest].concat().concat().into(),
         }
     }
 
-    fn into_frames(self) -> VecDeque<Frame<Bytes>> {
-        let trailers = self.trailers.map(Frame::trailers);
-        self.data.into_iter().map(Frame::data).chain(trailers).collect()
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.data.iter()
+    }
+
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
+    }
+
+    /// Gives the next frame away.
+    fn pop(&mut self) -> Option<Frame<Bytes>> {
+        match self.data.pop_front() {
+            Some(piece) => Some(Frame::data(piece)),
+            None => self.trailers.take().map(|trailers| Frame::trailers(*trailers)),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
     }
 }
 
 /// How reading a body within a limit ended.
-pub(super) enum Read<B> {
+pub(crate) enum Read<B> {
     Whole(Whole),
     /// There is more than the limit; what was read, and what is left.
     TooLarge(Whole, B),
@@ -233,7 +311,7 @@ pub(super) enum Read<B> {
 /// Reads a body to its end, or until it exceeds `bytes_max`, showing each piece to `see`.
 ///
 /// A body that declares to be too large is not read at all.
-pub(super) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
+pub(crate) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
@@ -259,7 +337,7 @@ where
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
-                    whole.trailers = Some(trailers);
+                    whole.end(trailers);
                 }
             }
         }
@@ -269,13 +347,12 @@ where
 
 /// A size without an upper bound where trailers follow: an exact one becomes a `Content-Length`,
 /// and HTTP/1.1 sends no trailers after that (RFC 9112 §7.1.2).
-fn plus(hint: SizeHint, buffered: &VecDeque<Frame<Bytes>>) -> SizeHint {
-    let data = buffered.iter().filter_map(Frame::data_ref);
-    let bytes: u64 = data.map(|data| data.len() as u64).sum();
+fn plus(hint: SizeHint, buffered: &Whole, spooled: u64) -> SizeHint {
+    let bytes = spooled + buffered.pieces().map(|piece| piece.len() as u64).sum::<u64>();
     let mut sum = SizeHint::new();
     sum.set_lower(hint.lower().saturating_add(bytes));
     if let Some(upper) = hint.upper()
-        && !buffered.iter().any(Frame::is_trailers)
+        && buffered.trailers.is_none()
     {
         sum.set_upper(upper.saturating_add(bytes));
     }

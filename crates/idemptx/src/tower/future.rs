@@ -32,6 +32,9 @@ pin_project! {
         Keyed {
             exchange: Keyed<B, E>,
         },
+        Refused {
+            response: Option<Box<Response<ResponseBody<B>>>>,
+        },
     }
 }
 
@@ -46,6 +49,10 @@ impl<F, B, E> ResponseFuture<F, B, E> {
     pub(super) const fn keyed(exchange: Keyed<B, E>) -> Self {
         Self { state: State::Keyed { exchange } }
     }
+
+    pub(super) fn refused(response: Response<ResponseBody<B>>) -> Self {
+        Self { state: State::Refused { response: Some(Box::new(response)) } }
+    }
 }
 
 impl<F, B, E> Future for ResponseFuture<F, B, E>
@@ -57,6 +64,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProjection::Keyed { exchange } => exchange.as_mut().poll(cx),
+            StateProjection::Refused { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(*response)),
+                // Polled after its end, which no future promises anything for.
+                None => Poll::Pending,
+            },
             StateProjection::Pass { inner, told } => {
                 let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
                 Poll::Ready(response.map(|response| {

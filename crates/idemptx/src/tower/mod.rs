@@ -35,13 +35,20 @@
 //!
 //! How the exchange ended stands in the response's extensions, as an
 //! [`Outcome`](crate::Outcome): metrics and logs need no hook.
+//! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
 
 mod body;
 mod future;
 mod layer;
 mod service;
+#[cfg(feature = "spool")]
+mod spooling;
 
 pub use self::body::{BodyError, RequestBody, ResponseBody};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::body::{Read, read};
 pub use self::future::ResponseFuture;
 pub use self::layer::IdempotencyLayer;
 pub use self::service::Idempotency;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::service::is_live;

@@ -9,21 +9,24 @@ use http_body::Body;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
 };
-use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::fingerprint::{Fingerprint, Fingerprinter};
 use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
-use idemptx_core::outcome::{Code, Outcome, Rejection};
+use idemptx_core::outcome::{Code, Outcome, Passed, Rejection};
 use idemptx_core::problem::Problem;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::Store;
-use idemptx_core::time::Clock;
 use tokio::sync::mpsc;
 use tower_service::Service;
 
 use super::body::{BodyError, LiveFrame, Read, RequestBody, ResponseBody, Whole, read};
 use super::future::{Keyed, ResponseFuture};
-use crate::drive::{Done, Ended, Product, Work, drive};
+#[cfg(feature = "spool")]
+use super::spooling::spooled;
+use crate::drive::{Answered, Done, Driver, Ended, Work, drive};
 use crate::engine::{Engine, Inner};
 use crate::execution::Execution;
+#[cfg(all(feature = "axum", feature = "postgres"))]
+use crate::transaction::Unclaimed;
 
 /// A service whose requests under a key are safe to retry; see the [module](super).
 #[derive(Debug)]
@@ -73,32 +76,43 @@ where
                 .accepting(engine.accepts());
             Exchange::begin(engine.rules(), &head, || engine.token())
         };
-        if let Action::Answer { answer: Answer::Pass(passed), .. } = action {
-            let outcome = Outcome::Passed(passed);
-            let rules = Arc::clone(engine.rules());
-            let request = Request::from_parts(parts, RequestBody::inner(body));
-            return ResponseFuture::pass(self.inner.call(request), rules, outcome);
-        }
-        let engine = Arc::clone(engine);
-        let ready = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, ready);
-        let call = Call { inner, request: Request::from_parts(parts, body) };
-        ResponseFuture::keyed(exchanged(engine, exchange, action, call))
+        let mut request = Request::from_parts(parts, RequestBody::inner(body));
+        let rejection = match action {
+            Action::ReadBody { bytes_max } => {
+                let driver = Driver::new(engine, exchange.typical(engine.typical()));
+                let ready = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, ready);
+                let call = Box::new(Call { inner, request });
+                return ResponseFuture::keyed(exchanged(driver, bytes_max, call));
+            }
+            Action::Answer { answer: Answer::Pass(passed), .. } => {
+                let (outcome, rules) = (Outcome::Passed(passed), Arc::clone(engine.rules()));
+                unclaimed(&mut request, &rules, passed);
+                return ResponseFuture::pass(self.inner.call(request), rules, outcome);
+            }
+            Action::Answer { answer: Answer::Refuse(rejection), .. } => rejection,
+            // An exchange begins with nothing else.
+            _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
+        };
+        let marker = Marker { rules: Arc::clone(engine.rules()), operation: None, print: None };
+        let refused = marker.mark(problem(&rejection), Outcome::Refused(rejection.code));
+        ResponseFuture::refused(refused)
     }
 }
 
 /// A request, and the service that is ready for it.
+///
+/// Boxed wherever it is kept: what moves from future to future is a pointer.
 struct Call<T, B> {
     inner: T,
-    request: Request<B>,
+    request: Request<RequestBody<B>>,
 }
 
 /// A request under a key, from its head to its response.
 fn exchanged<S, T, B, C>(
-    engine: Arc<Inner<S>>,
-    exchange: Exchange,
-    action: Action,
-    call: Call<T, B>,
+    mut driver: Box<Driver<S>>,
+    bytes_max: u64,
+    mut call: Box<Call<T, B>>,
 ) -> Keyed<C, T::Error>
 where
     S: Store,
@@ -111,90 +125,124 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let mut exchange = Box::new(exchange.typical(engine.typical()));
-        let (action, call) = match action {
-            Action::ReadBody { bytes_max } => {
-                let (end, call) = read_request(engine.rules(), call, bytes_max).await;
-                (exchange.step(Event::Body(end), engine.clock().now()), call)
-            }
-            action => (action, call.map(RequestBody::inner)),
-        };
-        let rules = Arc::clone(engine.rules());
-        let operation = exchange.operation().cloned();
-        let fingerprint = exchange.fingerprint().copied();
+        let end = read_request(driver.engine(), &mut call.request, bytes_max).await;
         let version = call.request.version();
-        let work = Handler { call, rules: Arc::clone(&rules) };
-        let ended = drive(&engine, exchange, action, work).await;
-        let marker = Marker { rules: &rules, operation: operation.as_ref(), fingerprint };
-        match ended {
-            Ended::Pass(passed, work) => {
-                let Call { mut inner, request } = work.call;
-                let response = inner.call(request).await?;
-                Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Passed(passed)))
-            }
-            Ended::Own { product: Made::Response(response), attempt, stored } => {
-                Ok(marker.mark(response.into_http(), Outcome::Executed { attempt, stored }))
-            }
-            Ended::Replay(stored) => Ok(marker.mark(replayed(stored), Outcome::Replayed)),
-            // A service's own error means more to the layers around us than our problem document.
-            Ended::Own { product: Made::Error(error), .. } => Err(error),
-            Ended::Refuse(rejection, Some(Made::Error(error)))
-                if rejection.code == Code::HandlerFailed =>
-            {
-                Err(error)
-            }
-            Ended::Refuse(rejection, _) => {
-                let mut response = problem(&rejection);
-                // The rest of the body will not be read, so the connection cannot be used again:
-                // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
-                if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok(marker.mark(response, Outcome::Refused(rejection.code)))
-            }
-        }
+        let marker;
+        let driving = {
+            let action = driver.step(Event::Body(end));
+            marker = Marker::of(&driver);
+            drive(driver, action, Handler { call, rules: Arc::clone(&marker.rules) })
+        };
+        let (passed, work) = match driving.await {
+            Ended::Pass(passed, work) => (passed, work),
+            Ended::Answered(answered) => return told(&marker, answered, version),
+        };
+        let passing = {
+            let Call { mut inner, mut request } = *work.call;
+            unclaimed(&mut request, &work.rules, passed);
+            // Apart: most requests' futures need no room for it.
+            Box::pin(inner.call(request))
+        };
+        let response = passing.await?;
+        Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Passed(passed)))
     })
 }
 
-impl<T, B> Call<T, B> {
-    fn map<D>(self, body: impl FnOnce(B) -> D) -> Call<T, D> {
-        Call { inner: self.inner, request: self.request.map(body) }
+/// What the client is told.
+fn told<C, E>(
+    marker: &Marker,
+    answered: Answered<Made<C, E>>,
+    version: Version,
+) -> Result<Response<ResponseBody<C>>, E> {
+    match answered {
+        Answered::Own { product: Made::Response(response), attempt, stored } => {
+            Ok(marker.mark(response, Outcome::Executed { attempt, stored }))
+        }
+        Answered::Replay(stored) => Ok(marker.mark(replayed(*stored), Outcome::Replayed)),
+        // A service's own error means more to the layers around us than our problem document.
+        Answered::Own { product: Made::Error(error), .. } => Err(error),
+        Answered::Refuse(rejection, Some(Made::Error(error)))
+            if rejection.code == Code::HandlerFailed =>
+        {
+            Err(error)
+        }
+        Answered::Refuse(rejection, _) => {
+            let mut response = problem(&rejection);
+            // The rest of the body will not be read, so the connection cannot be used again:
+            // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
+            if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(marker.mark(response, Outcome::Refused(rejection.code)))
+        }
     }
 }
 
-/// Reads the request's body within the limit, fingerprinting it on the way.
-async fn read_request<T, B>(
-    rules: &Rules,
-    call: Call<T, B>,
+/// Tells extractors why there is no execution.
+fn unclaimed<B>(request: &mut Request<B>, rules: &Arc<Rules>, passed: Passed) {
+    #[cfg(all(feature = "axum", feature = "postgres"))]
+    request.extensions_mut().insert(Unclaimed { rules: Arc::clone(rules), passed });
+    #[cfg(not(all(feature = "axum", feature = "postgres")))]
+    let _ = (request, rules, passed);
+}
+
+/// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.
+async fn read_request<S, B>(
+    engine: &Inner<S>,
+    request: &mut Request<RequestBody<B>>,
     bytes_max: u64,
-) -> (BodyEnd, Call<T, RequestBody<B>>)
+) -> BodyEnd
 where
+    S: Store,
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
-    let Call { inner, request } = call;
-    let (parts, body) = request.into_parts();
     let mut prints = {
-        let head = Head::new(&parts.method, &parts.uri, &parts.headers);
-        Operation::fingerprinters(rules, &head)
+        let head = Head::new(request.method(), request.uri(), request.headers());
+        Operation::fingerprinters(engine.rules(), &head)
     };
-    let read = read(body, bytes_max, |data| prints.iter_mut().for_each(|it| it.update(data))).await;
-    let (end, body) = match read {
+    let body = request.body_mut();
+    let seen = |data: &[u8]| prints.iter_mut().for_each(|it| it.update(data));
+    match read(&mut *body, bytes_max, seen).await {
         Read::Whole(whole) => {
-            let prints = prints.into_iter().map(|print| print.finish()).collect();
-            (BodyEnd::Whole(prints), RequestBody::prefixed(whole, None))
+            body.put_back(whole);
+            BodyEnd::Whole(prints.into_iter().map(Fingerprinter::finish).collect())
         }
-        Read::TooLarge(whole, rest) => {
-            (BodyEnd::TooLarge, RequestBody::prefixed(whole, Some(rest)))
+        Read::TooLarge(whole, rest) => too_large(engine, whole, rest, prints).await,
+        Read::Broken(whole, error) => {
+            body.put_back(whole);
+            body.break_off(error);
+            BodyEnd::Failed
         }
-        Read::Broken(whole, error) => (BodyEnd::Failed, RequestBody::broken(whole, error)),
-    };
-    (end, Call { inner, request: Request::from_parts(parts, body) })
+    }
+}
+
+/// Reads on into a file, where there is one and the fingerprint is made on the way.
+#[cfg_attr(not(feature = "spool"), expect(unused_variables, reason = "there is no file"))]
+async fn too_large<S, B>(
+    engine: &Inner<S>,
+    read: Whole,
+    rest: &mut RequestBody<B>,
+    prints: Vec<Fingerprinter>,
+) -> BodyEnd
+where
+    S: Store,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    #[cfg(feature = "spool")]
+    if let Some(spool) = engine.spool()
+        && !prints.iter().any(Fingerprinter::keeps_body)
+    {
+        return Box::pin(spooled(spool, read, rest, prints)).await;
+    }
+    rest.put_back(read);
+    BodyEnd::TooLarge
 }
 
 /// The inner service's call, as the driver runs it.
 struct Handler<T, B> {
-    call: Call<T, RequestBody<B>>,
+    call: Box<Call<T, B>>,
     rules: Arc<Rules>,
 }
 
@@ -210,54 +258,24 @@ where
     type Product = Made<C, T::Error>;
 
     async fn run(self, execution: Execution) -> Done<Self::Product> {
-        let Self { call: Call { mut inner, mut request }, rules } = self;
-        request.extensions_mut().insert(execution);
-        match inner.call(request).await {
-            Err(error) => {
-                Done { handled: Handled::Broken, product: Some(Made::Error(error)), rest: None }
-            }
+        let Self { call, rules } = self;
+        let running = {
+            let Call { mut inner, mut request } = *call;
+            request.extensions_mut().insert(execution);
+            inner.call(request)
+        };
+        match running.await {
+            Err(error) => Done { product: Some(Made::Error(error)), ..Done::broken() },
             Ok(response) => captured(response, rules).await,
         }
     }
 }
 
 /// What an execution made.
-#[expect(clippy::large_enum_variant, reason = "a response is the rule, an error the exception")]
 enum Made<C, E> {
-    Response(Captured<C>),
+    /// Its body is whole, or flowing.
+    Response(Response<ResponseBody<C>>),
     Error(E),
-}
-
-/// A response whose body is either whole or flowing.
-struct Captured<C> {
-    parts: http::response::Parts,
-    body: CapturedBody<C>,
-    /// What a store keeps of it: all, or the head of what cannot be replayed.
-    kept: StoredResponse,
-}
-
-enum CapturedBody<C> {
-    Whole(Whole),
-    Live(ResponseBody<C>),
-}
-
-impl<C> Captured<C> {
-    fn into_http(self) -> Response<ResponseBody<C>> {
-        let body = match self.body {
-            CapturedBody::Whole(whole) => ResponseBody::whole(whole),
-            CapturedBody::Live(live) => live,
-        };
-        Response::from_parts(self.parts, body)
-    }
-}
-
-impl<C: Send + 'static, E: Send + 'static> Product for Made<C, E> {
-    fn payload(&self) -> Bytes {
-        match self {
-            Self::Response(captured) => captured.kept.encode(),
-            Self::Error(_) => Bytes::new(),
-        }
-    }
 }
 
 /// Reads a response's body as far as it may be kept; what is larger, or live, flows on.
@@ -281,13 +299,13 @@ where
         read(body, limit, |_| {}).await
     };
     match read {
-        Read::Broken(..) => Done { handled: Handled::Broken, product: None, rest: None },
+        Read::Broken(..) => Done::broken(),
         Read::Whole(whole) => {
             let kept = StoredResponse::capture(
                 status,
                 &parts.headers,
                 whole.joined(),
-                whole.trailers.as_ref(),
+                whole.trailers(),
                 &rules.policy().replay,
             );
             let (kept, handled) = if kept.is_storable() {
@@ -295,17 +313,22 @@ where
             } else {
                 (head(&parts, &rules), Handled::Partial { status, directive })
             };
-            let body = CapturedBody::Whole(whole);
-            let product = Some(Made::Response(Captured { parts, body, kept }));
-            Done { handled, product, rest: None }
+            let response = Response::from_parts(parts, ResponseBody::whole(whole));
+            let product = Some(Made::Response(response));
+            Done { handled, product, kept: kept.encode(), rest: None }
         }
         Read::TooLarge(prefix, rest) => {
             let (frames, received) = mpsc::channel(LIVE_FRAMES_MAX);
             let kept = head(&parts, &rules);
-            let body = CapturedBody::Live(ResponseBody::live(received));
-            let product = Some(Made::Response(Captured { parts, body, kept }));
-            let rest = Box::pin(flow(RequestBody::prefixed(prefix, Some(rest)), frames, live));
-            Done { handled: Handled::Partial { status, directive }, product, rest: Some(rest) }
+            let response = Response::from_parts(parts, ResponseBody::live(received));
+            let mut body = RequestBody::inner(rest);
+            body.put_back(prefix);
+            Done {
+                handled: Handled::Partial { status, directive },
+                product: Some(Made::Response(response)),
+                kept: kept.encode(),
+                rest: Some(Box::pin(flow(body, frames, live))),
+            }
         }
     }
 }
@@ -352,17 +375,29 @@ where
 }
 
 /// Adds to a response what the client, and the layers around us, are told.
-struct Marker<'a> {
-    rules: &'a Rules,
-    operation: Option<&'a Operation>,
-    fingerprint: Option<Fingerprint>,
+struct Marker {
+    rules: Arc<Rules>,
+    operation: Option<Operation>,
+    print: Option<Fingerprint>,
 }
 
-impl Marker<'_> {
+impl Marker {
+    fn of<S: Store>(driver: &Driver<S>) -> Self {
+        let exchange = driver.exchange();
+        Self {
+            rules: Arc::clone(driver.engine().rules()),
+            operation: exchange.operation().cloned(),
+            print: exchange.fingerprint().copied(),
+        }
+    }
+
     fn mark<C>(&self, mut response: Response<C>, outcome: Outcome) -> Response<C> {
-        let print = self.fingerprint.as_ref();
-        mark(response.headers_mut(), self.rules, &outcome, self.operation, print);
+        let (operation, print) = (self.operation.as_ref(), self.print.as_ref());
+        mark(response.headers_mut(), &self.rules, &outcome, operation, print);
         response.extensions_mut().insert(outcome);
+        if let Some(id) = operation.and_then(|it| it.ids().first()) {
+            response.extensions_mut().insert(*id);
+        }
         response
     }
 }
@@ -380,7 +415,7 @@ fn replayed<C>(stored: StoredResponse) -> Response<ResponseBody<C>> {
 }
 
 /// Whether a response is meant to be read while it is being made.
-fn is_live(headers: &HeaderMap) -> bool {
+pub(crate) fn is_live(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
     value.is_some_and(|value| {
         value.get(..EVENT_STREAM.len()).is_some_and(|it| it.eq_ignore_ascii_case(EVENT_STREAM))

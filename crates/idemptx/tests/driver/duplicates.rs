@@ -17,7 +17,11 @@ async fn two_hundred_duplicates_are_one_claim_and_no_further_step_of_the_store()
     first.open();
     app.runs.reach(1).await;
     let late: Vec<_> = (0..100).map(|_| app.client("k")).collect();
-    tokio::task::yield_now().await;
+    while app.engine.load().waiting < 199 {
+        tokio::task::yield_now().await;
+    }
+    let load = app.engine.load();
+    assert_eq!((load.executing, load.waiting, load.unconfirmed), (1, 199, 0));
     app.gate.open();
     let mut replays = 0;
     for client in early.into_iter().chain(late) {
@@ -26,6 +30,7 @@ async fn two_hundred_duplicates_are_one_claim_and_no_further_step_of_the_store()
         replays += usize::from(reply.is_replay());
     }
     assert_eq!((app.runs.began(), replays), (1, 199));
+    assert_eq!(app.engine.load().waiting, 0);
     assert_eq!((store.calls(Step::Claim), store.calls(Step::Settle)), (1, 1));
     assert_eq!(store.all_calls(), 2);
 }

@@ -7,9 +7,10 @@ use http::{HeaderMap, StatusCode};
 use idemptx::{Engine, Orphan, Probed, StoredResponse};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::response::ReplayRules;
+use idemptx_core::store::ErrorKind;
 
 use super::app::{App, engine};
-use super::told_store::{Step, ToldStore};
+use super::told_store::{Order, Step, ToldStore};
 
 #[tokio::test]
 async fn an_orphan_is_executed_again_or_left_in_doubt_by_policy() {
@@ -102,6 +103,40 @@ async fn two_who_find_an_orphan_execute_it_once() {
     }
     assert_eq!(apps[0].runs.began() + apps[1].runs.began(), 1);
     vanished.gate.open();
+}
+
+/// Its own claim is all that a process knows without asking, until it learns that it has lost it.
+#[tokio::test]
+async fn a_process_that_lost_a_claim_asks_the_store_though_its_handler_runs_on() {
+    let store = ToldStore::new();
+    let lease = std::time::Duration::from_millis(300);
+    let change = |policy: idemptx::PolicyBuilder| policy.lease(lease);
+    let frozen = App::slow(engine(store.clone(), change));
+    let client = frozen.client("k");
+    frozen.runs.reach(1).await;
+    frozen.post("k").await.refused(409, "in-progress");
+    store.always(Step::Renew, Order::Fail(ErrorKind::Unavailable));
+    store.advance(lease);
+    let other = App::quick(engine(store.clone(), change));
+    other.post("k").await.answered(200, "run 1");
+    store.always(Step::Renew, Order::Obey);
+    frozen.runs.last().lost().await;
+    let asks = async {
+        loop {
+            let reply = frozen.post("k").await;
+            // It has learnt it, and is about to act upon it.
+            if reply.status != 409 {
+                return reply;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let reply = tokio::time::timeout(std::time::Duration::from_secs(20), asks).await.unwrap();
+    reply.answered(200, "run 1");
+    assert!(reply.is_replay());
+    frozen.gate.open();
+    assert!(client.await.unwrap().is_replay());
+    assert_eq!((frozen.runs.began(), other.runs.began()), (1, 1));
 }
 
 /// A process that claimed the key and is heard of no more.

@@ -51,7 +51,7 @@ async fn a_result_is_kept_behind_the_answer_until_the_store_is_back() {
 #[tokio::test]
 async fn a_result_that_is_not_kept_yet_keeps_its_claim() {
     let store = ToldStore::new();
-    let lease = Duration::from_millis(100);
+    let lease = Duration::from_millis(600);
     let change = |policy: idemptx::PolicyBuilder| {
         policy.lease(lease).settle_timeout(Duration::from_millis(1))
     };

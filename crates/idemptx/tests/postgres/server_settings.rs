@@ -4,6 +4,7 @@ use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
 use idemptx::store::{AnyStore, SafetyCheck, Severity};
 use idemptx_core::store::Store;
 
+use super::authority::Authority;
 use super::postgres_server::{PostgresServer, fresh_directory};
 use super::steps::{done, granted, id, patient, reason, soon, started};
 
@@ -90,33 +91,4 @@ async fn a_server_without_tls_is_not_spoken_to_in_plain_text_when_tls_was_asked_
     let url = format!("{}?sslmode=verify-full", server.url());
     let error = PostgresStore::connect(url).await.unwrap_err();
     assert!(reason(&error).contains("TLS"), "{}", reason(&error));
-}
-
-/// A certificate authority that lives for one test.
-struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut parameters = rcgen::CertificateParams::default();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        Self(rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap())
-    }
-
-    fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    fn issue_into(&self, directory: &std::path::Path) {
-        use std::os::unix::fs::PermissionsExt;
-        let key = rcgen::KeyPair::generate().unwrap();
-        let parameters = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-        let certificate = parameters.signed_by(&key, &self.0).unwrap();
-        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).unwrap();
-        write("server.pem", certificate.pem());
-        write("server.key", key.serialize_pem());
-        // The server refuses a key that others may read.
-        let owner_only = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(directory.join("server.key"), owner_only).unwrap();
-    }
 }

@@ -79,7 +79,7 @@ async fn a_wait_for_a_synchronous_standby_that_is_cancelled_is_an_unknown_outcom
 #[tokio::test]
 async fn a_wait_for_a_synchronous_standby_that_never_comes_ends_with_the_steps_time() {
     let (server, _store) = started(&["synchronous_standby_names = ''"]).await;
-    let patience = Duration::from_millis(300);
+    let patience = Duration::from_secs(2);
     let store = patient(server.url()).timeout(patience).connect().await.unwrap();
     server.configure("synchronous_standby_names", "nobody").await;
     assert_eq!(kind(store.claim(&id(1), &bid()).await), ErrorKind::Unavailable);

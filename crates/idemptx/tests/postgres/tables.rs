@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ErrorKind, Over, Seen, Settlement, Store};
+use idemptx_core::store::{
+    Claim, ErrorKind, Inventory, Over, Query, Seen, Settlement, Standing, Store,
+};
 
 use super::postgres_server::PostgresServer;
 use super::steps::{
@@ -71,6 +73,7 @@ async fn a_role_with_the_documented_grants_can_do_everything() {
     let next = granted_to(&store, id(1), &bid().over(Over::Settled(lease.token))).await;
     store.release(&next).await.unwrap();
     assert_eq!(store.sweep().await.unwrap(), 0);
+    assert_eq!(store.list(&Query::all()).await.unwrap().entries, []);
     assert!(!store.check().await.unwrap().is_unsafe());
     // It has no right to make what is there already.
     patient(server.url_of("app")).connect().await.unwrap();
@@ -90,6 +93,49 @@ async fn tables_that_are_missing_or_of_a_later_release_are_named_with_what_to_do
     let error = store.claim(&id(1), &bid()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
+}
+
+#[tokio::test]
+async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
+    let server = PostgresServer::start(&[]);
+    let session = server.session().await;
+    let schema = include_str!("../../../../docs/reference/postgres.sql");
+    session.batch_execute(schema).await.unwrap();
+    let rows = include_str!("../fixtures/postgres/1.sql");
+    session.batch_execute(rows).await.unwrap();
+    let store = patient(server.url()).migrate(false).connect().await.unwrap();
+
+    assert_eq!(settled(&store, id(1)).await.payload, "the first response");
+    let Ok(Claim::Held(holder)) = store.claim(&id(2), &bid()).await else { panic!() };
+    assert!(holder.is_orphan() && holder.attempt == 2, "{holder:?}");
+    assert_eq!(settled(&store, id(3)).await.payload, "a response apart");
+    assert_eq!(settled(&store, id(4)).await.state, State::Spent);
+    let over = Over::Orphan(holder.token);
+    let lease = granted_to(&store, id(2), &bid().over(over)).await;
+    assert!(lease.fence > holder.fence && lease.attempt == 3, "{lease:?}");
+}
+
+/// What they would have to read if this fails is in the fixture: make another, and a migration.
+#[tokio::test]
+async fn this_version_writes_what_the_golden_rows_have() {
+    let (server, store) = started(&[]).await;
+    let mut first = bid();
+    first.token = idemptx_core::lease::Token::from_bytes([0xA1; 16]);
+    let lease = granted_to(&store, id(1), &first).await;
+    store.settle(&lease, &done("the first response")).await.unwrap();
+    let record: Vec<u8> = server
+        .session()
+        .await
+        .query_one("SELECT record FROM idemptx.records", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let golden = include_str!("../fixtures/postgres/1.sql");
+    // Everything but the fence, which is the time.
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for part in [&record[..51], &record[59..]] {
+        assert!(golden.contains(&hex(part)), "{}", hex(part));
+    }
 }
 
 #[tokio::test]
@@ -119,6 +165,9 @@ async fn what_is_no_record_of_the_key_is_refused_and_left_as_it_is() {
         other.token = bid().token;
         assert_ne!(kind(store.settle(&other, &done("x")).await), ErrorKind::Unavailable);
     }
+    let page = store.list(&Query::all()).await.unwrap();
+    assert_eq!(page.entries, []);
+    assert_eq!(page.unreadable.len(), 2);
     assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records").await, 2);
 }
 
@@ -172,6 +221,9 @@ async fn no_statement_scans_the_table_and_settling_touches_no_index() {
     let owner = granted_to(&store, id(300), &bid().over(Over::Orphan(orphan.token))).await;
     store.release(&owner).await.unwrap();
     store.sweep().await.unwrap();
+    for query in [Query::all().limit(10), Query::of([Standing::Done]), Query::all().only(id(7))] {
+        assert!(!store.list(&query).await.unwrap().entries.is_empty());
+    }
     // Sessions hand in what they have counted when they end.
     drop(store);
     comes_to(&server, &format!("SELECT n_tup_ins {statistics}"), 301).await;
@@ -195,6 +247,7 @@ async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
         settled(&store, id(1)).await;
         assert!(matches!(store.claim(&id(2), &bid()).await, Ok(Claim::Held(_))));
         assert!(store.lookup(&id(1)).await.unwrap().is_some());
+        assert_eq!(store.list(&Query::all()).await.unwrap().entries.len(), 2);
     }
     assert_eq!(number(&server, transactions).await, before);
     granted(&store, id(3)).await;

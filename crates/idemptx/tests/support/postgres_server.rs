@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +10,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+#[allow(clippy::duplicate_mod, reason = "the file of each server stands for itself")]
+#[path = "reserved_port.rs"]
+mod reserved_port;
+
+pub(crate) use reserved_port::ReservedPort;
+
 /// A `postgres` with its own port, socket and directory; it ends with this value.
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
     directory: PathBuf,
-    port: u16,
+    port: ReservedPort,
     process: Child,
 }
 
@@ -31,11 +36,12 @@ impl PostgresServer {
     /// The same in a directory that exists already, for configurations that name files in it.
     pub(crate) fn start_in(directory: PathBuf, configuration: &[&str]) -> Self {
         initialize(&directory);
-        let port = free_port();
+        let port = ReservedPort::new();
         let mut lines = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
              shared_buffers = 16MB\nmax_wal_size = 256MB\nautovacuum_naptime = 1s\n\
              logging_collector = off\nlog_min_messages = fatal\n",
+            port.number(),
             directory.display()
         );
         configuration.iter().for_each(|line| lines.extend([*line, "\n"]));
@@ -51,7 +57,7 @@ impl PostgresServer {
 
     /// A standby that follows it, made from a copy, and that it waits for with every commit.
     pub(crate) async fn standby(&self) -> Self {
-        let (directory, port) = (fresh_directory(), free_port());
+        let (directory, port) = (fresh_directory(), ReservedPort::new());
         give_away(&directory);
         let copied = command("pg_basebackup")
             .args([
@@ -60,7 +66,7 @@ impl PostgresServer {
                 "--write-recovery-conf",
                 "--username=postgres",
             ])
-            .args(["--host=127.0.0.1", "--port", &self.port.to_string(), "--pgdata"])
+            .args(["--host=127.0.0.1", "--port", &self.port().to_string(), "--pgdata"])
             .arg(directory.join("data"))
             .current_dir(&directory)
             .output()
@@ -69,7 +75,8 @@ impl PostgresServer {
         let file = directory.join("data/postgresql.conf");
         let copied = fs::read_to_string(&file).unwrap();
         let own = format!(
-            "port = {port}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n",
+            "port = {}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n",
+            port.number(),
             directory.display()
         );
         fs::write(&file, copied + &own).unwrap();
@@ -92,23 +99,29 @@ impl PostgresServer {
 
     /// Its URL, for another role.
     pub(crate) fn url_of(&self, role: &str) -> String {
-        format!("postgres://{role}@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://{role}@127.0.0.1:{}/postgres", self.port())
     }
 
     /// Its URL through the socket.
     pub(crate) fn socket_url(&self) -> String {
         let directory = self.directory.display();
-        format!("postgres://postgres@/postgres?host={directory}&port={}", self.port)
+        format!("postgres://postgres@/postgres?host={directory}&port={}", self.port())
     }
 
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Where it keeps everything.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Makes a database beside the one it comes with, and tells its URL.
+    pub(crate) async fn create_database(&self, name: &str) -> String {
+        self.session().await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port())
     }
 
     /// A session, to look at it from outside the store.
@@ -141,6 +154,8 @@ impl PostgresServer {
 
     /// Ends all of its processes without warning, as a crash of the host does.
     pub(crate) fn kill(&mut self) {
+        // It makes no others while it is told who there is.
+        signal("STOP", self.process.id());
         let children = children_of(self.process.id());
         self.process.kill().unwrap();
         for child in &children {
@@ -154,16 +169,38 @@ impl PostgresServer {
         }
     }
 
-    /// Ends it as `pg_ctl stop -m fast` does.
+    /// Ends it as `pg_ctl stop -m fast` does: its sessions are told.
     pub(crate) fn stop(&mut self) {
         signal("INT", self.process.id());
         self.process.wait().unwrap();
+    }
+
+    /// Ends it as `pg_ctl stop -m immediate` does: it has to recover when it starts again.
+    pub(crate) fn stop_at_once(&mut self) {
+        signal("QUIT", self.process.id());
+        self.process.wait().unwrap();
+    }
+
+    /// Freezes all of its processes.
+    pub(crate) fn pause(&self) {
+        // The one that makes others comes first.
+        self.signal_all("STOP");
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.signal_all("CONT");
     }
 
     /// Starts it again with what it has on disk.
     pub(crate) fn restart(&mut self) {
         self.process = spawn(&self.directory);
         self.wait_until_ready();
+    }
+
+    fn signal_all(&self, name: &str) {
+        signal(name, self.process.id());
+        children_of(self.process.id()).iter().for_each(|child| signal(name, *child));
     }
 
     fn wait_until_ready(&mut self) {
@@ -194,6 +231,8 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         if let Ok(None) = self.process.try_wait() {
+            // A test may have ended while it was frozen.
+            self.resume();
             // At once, and without leaving processes or shared memory behind.
             signal("QUIT", self.process.id());
             let _ = self.process.wait();
@@ -244,7 +283,7 @@ fn spawn(directory: &Path) -> Child {
 }
 
 /// A program of the server, which refuses to be run by root.
-fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(path_of(program));
     if let Some((user, group)) = stand_in() {
         command.uid(user).gid(group);
@@ -252,7 +291,8 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// Debian keeps the programs of each version in a directory of its own.
+/// Debian keeps the programs of each version in a directory of its own, and those for servers off
+/// the path of users.
 fn path_of(program: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut programs: Vec<_> = versions
@@ -263,7 +303,9 @@ fn path_of(program: &str) -> PathBuf {
         })
         .collect();
     programs.sort();
-    programs.pop().map_or_else(|| program.into(), |(_, path)| path)
+    let of_root = Path::new("/usr/sbin").join(program);
+    let of_users = || if of_root.exists() { of_root } else { program.into() };
+    programs.pop().map_or_else(of_users, |(_, path)| path)
 }
 
 /// Whom root lets the server run as.
@@ -286,7 +328,7 @@ fn stand_in() -> Option<(u32, u32)> {
 }
 
 /// Lets the stand-in have a directory with what is in it.
-fn give_away(directory: &Path) {
+pub(crate) fn give_away(directory: &Path) {
     let Some((user, group)) = stand_in() else { return };
     chown(directory, Some(user), Some(group)).unwrap();
     for entry in fs::read_dir(directory).unwrap().flatten() {
@@ -317,11 +359,7 @@ fn signal(name: &str, process: u32) {
     let _ = Command::new("kill").args(["-s", name, &id]).stderr(Stdio::null()).status();
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 const MISSING: &str =
     "these tests need PostgreSQL's initdb and postgres; `make test` installs them";
-const START_MAX: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const START_MAX: Duration = Duration::from_secs(60);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);

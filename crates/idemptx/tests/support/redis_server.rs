@@ -4,18 +4,23 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+#[allow(clippy::duplicate_mod, reason = "the file of each server stands for itself")]
+#[path = "reserved_port.rs"]
+mod reserved_port;
+
+pub(crate) use reserved_port::ReservedPort;
+
 /// A `redis-server` with its own port, socket and directory; it ends with this value.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     directory: PathBuf,
-    address: SocketAddr,
+    port: ReservedPort,
     process: Child,
 }
 
@@ -31,26 +36,26 @@ impl RedisServer {
 
     /// The same in a directory that exists already, for configurations that name files in it.
     pub(crate) fn start_in(directory: PathBuf, configuration: &[&str]) -> Self {
-        let address = free_address();
+        let port = ReservedPort::new();
         let mut file = File::create(directory.join("redis.conf")).unwrap();
-        writeln!(file, "bind 127.0.0.1\nport {}\ndaemonize no", address.port()).unwrap();
+        writeln!(file, "bind 127.0.0.1\nport {}\ndaemonize no", port.number()).unwrap();
         writeln!(file, "dir {0}\nunixsocket {0}/redis.sock", directory.display()).unwrap();
         writeln!(file, "appendonly yes\nappendfsync always\nsave \"\"\nloglevel warning").unwrap();
         configuration.iter().for_each(|line| writeln!(file, "{line}").unwrap());
         let process = spawn(&directory);
-        let mut server = Self { directory, address, process };
+        let mut server = Self { directory, port, process };
         server.wait_until_ready();
         server
     }
 
     /// Its URL.
     pub(crate) fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        format!("redis://{}", self.port.address())
     }
 
     /// Its port.
     pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+        self.port.number()
     }
 
     /// Its socket.
@@ -73,6 +78,13 @@ impl RedisServer {
         let stats: redis::InfoDict =
             redis::cmd("INFO").arg("stats").query(&mut self.connection()).unwrap();
         stats.get("total_connections_received").unwrap()
+    }
+
+    /// How often it has read from a client.
+    pub(crate) fn reads(&self) -> u64 {
+        let stats: redis::InfoDict =
+            redis::cmd("INFO").arg("stats").query(&mut self.connection()).unwrap();
+        stats.get("total_reads_processed").unwrap()
     }
 
     /// How many commands of this name were called by clients and scripts.
@@ -151,11 +163,6 @@ pub(crate) fn fresh_directory() -> PathBuf {
     let directory = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&directory).unwrap();
     directory
-}
-
-/// An address on which nobody listens.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn spawn(directory: &Path) -> Child {

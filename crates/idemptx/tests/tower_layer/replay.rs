@@ -3,9 +3,10 @@
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use idemptx::{Engine, Outcome, Policy};
+use idemptx_core::key::RecordId;
 use idemptx_core::policy::Expose;
 
-use super::http_client::{post, posted, send};
+use super::http_client::{Reply, post, posted, send};
 use super::scripted_body::{Piece, ScriptedBody};
 use super::{app, engine};
 
@@ -23,6 +24,9 @@ async fn a_retry_gets_the_first_answer_byte_for_byte() {
     assert_eq!(retry.headers["x-binary"].as_bytes(), b"\xff\x80raw");
     assert_eq!(retry.trailers.as_ref().unwrap()["x-checksum"], "7");
     assert_eq!(retry.outcome(), &Outcome::Replayed);
+    let record = |reply: &Reply| reply.extensions.get::<RecordId>().copied();
+    assert!(record(&first).is_some(), "the record that the key names goes along");
+    assert_eq!(record(&retry), record(&first));
     assert!(retry.is_replay() && !retry.is_unstored());
 }
 

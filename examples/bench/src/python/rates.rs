@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::durable;
 use crate::load::{self, Keys, Wish};
+use crate::postgres_server::PostgresServer;
 use crate::redis_server::{Monitor, RedisServer};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;
@@ -15,7 +17,10 @@ use super::{Front, Python};
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     let python = Python::find()?;
     let redis = RedisServer::start()?;
-    let doors = doors(&redis.url());
+    let folder = durable::folder()?;
+    let sqlite = format!("sqlite:{}", folder.path().join("records.db").display());
+    let postgres = PostgresServer::start(&["shared_buffers = 256MB"]);
+    let doors = doors(&redis.url(), &sqlite, &postgres.url());
     let mut rows: Vec<Vec<Row>> =
         doors.iter().map(|door| door.cases.iter().map(|_| Row::default()).collect()).collect();
     for round in 0..effort.rounds.min(ROUNDS_MAX) {
@@ -51,7 +56,7 @@ struct Case {
     goal: &'static str,
 }
 
-fn doors(redis: &str) -> Vec<Door> {
+fn doors(redis: &str, sqlite: &str, postgres: &str) -> Vec<Door> {
     let door = |name, front, store: &str, cases| Door { name, front, store: store.into(), cases };
     let new = |goal| Case { name: "new", wish: load::ORDER, keys: Keys::Fresh, goal };
     let hit = |goal| Case { name: "hit", wish: load::ORDER, keys: Keys::Used, goal };
@@ -103,6 +108,10 @@ fn doors(redis: &str) -> Vec<Door> {
                 usual("usual, hit", Keys::Used, "4.00"),
             ],
         ),
+        door("decorator, SQLite", Front::Decorator, sqlite, vec![new("-"), hit("-")]),
+        door("middleware, SQLite", Front::Middleware, sqlite, vec![new("-"), hit("-")]),
+        door("decorator, PostgreSQL", Front::Decorator, postgres, vec![new("-"), hit("-")]),
+        door("middleware, PostgreSQL", Front::Middleware, postgres, vec![new("-"), hit("-")]),
     ]
 }
 
@@ -159,6 +168,7 @@ fn cheap(doors: &[Door], rows: &[Vec<Row>]) -> Table {
             "Baseline: plain FastAPI, in the same round; {} rounds at most.\n\
              One uvicorn worker (uvloop, httptools) on core 0; the client (32 keep-alive \
              connections) and Redis share core 1.\n\
+             PostgreSQL runs where the system puts it; it and SQLite flush every commit.\n\
              Requests have 200 bytes, answers 300; the handler reads the body and does nothing \
              else.\n\
              The *ceiling* is a middleware that gives every request the same answer and does \

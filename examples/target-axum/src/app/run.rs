@@ -93,9 +93,14 @@ impl Seen {
         protect::execution(&parts.extensions).unwrap_or_else(|| {
             let lines = parts.headers.get_all(KEY);
             let key = Key::from_lines(lines, KeySyntax::Lenient, KEY_BYTES_MAX).ok().flatten();
-            let attempt = parts.headers.get(ATTEMPT);
-            let attempt = attempt.and_then(|attempt| attempt.to_str().ok()?.parse().ok());
-            Self { key: key.map(|key| key.as_str().to_owned()), attempt, ..Self::default() }
+            // What the gateway tells, where there is one in front.
+            let told = |name| parts.headers.get(name)?.to_str().ok().map(str::to_owned);
+            Self {
+                key: key.map(|key| key.as_str().to_owned()),
+                attempt: told(ATTEMPT).and_then(|attempt| attempt.parse().ok()),
+                token: told(FENCE),
+                derived: told(DERIVED),
+            }
         })
     }
 }
@@ -106,6 +111,8 @@ struct Pause {
     ms: u64,
 }
 
+const DERIVED: HeaderName = HeaderName::from_static("idempotency-derived");
+const FENCE: HeaderName = HeaderName::from_static("idempotency-fence");
 const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_BYTES_MAX: usize = 1024;

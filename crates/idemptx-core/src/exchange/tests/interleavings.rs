@@ -4,6 +4,8 @@
 //! At each step any of them may go on, its step of the store may be done and answered, done and its
 //! answer lost, done twice, or done much later than anybody waits for it; any may crash; time may
 //! pass beyond every lease.
+//! Where handlers work in transactions, one may be on its way to the commit, or to its end without
+//! one, for as long; until then whoever wants to change its record waits.
 //! The faults in one history are limited, the orders in which they meet are not: every reachable
 //! state is visited once.
 //!
@@ -54,6 +56,23 @@ fn a_handler_that_fails_frees_the_key_for_the_next() {
     explore(&scenario, Mutant::None).unwrap();
 }
 
+#[test]
+fn an_effect_is_there_if_and_only_if_its_record_is() {
+    let scenario = Scenario::new(rules(|_| {}), 2).transactional();
+    let visited = explore(&scenario, Mutant::None).unwrap();
+    assert!(visited > 10_000, "only {visited} states");
+    explore(&Scenario { breaks: 1, faults: 1, ..scenario }, Mutant::None).unwrap();
+}
+
+#[test]
+fn of_three_transactions_one_has_an_effect() {
+    let scenario = Scenario::new(rules(|_| {}), 3).transactional();
+    explore(&scenario, Mutant::None).unwrap();
+    let waits = |policy: &mut Policy| policy.wait = policy.lease * 4;
+    let waiting = Scenario { faults: 1, ..Scenario::new(rules(waits), 2).transactional() };
+    explore(&waiting, Mutant::None).unwrap();
+}
+
 /// A suite that lets a broken store or driver pass proves nothing.
 #[test]
 fn every_mutant_is_caught() {
@@ -70,6 +89,14 @@ fn every_mutant_is_caught() {
         let caught = explore(&Scenario::new(rules(|_| {}), 2), mutant);
         assert!(caught.is_err(), "{mutant:?} was not caught");
     }
+    for mutant in [
+        Mutant::CommitWithoutRecord,
+        Mutant::UnheardCommitCountsAsUnsettled,
+        Mutant::ReleaseOvertakesCommit,
+    ] {
+        let caught = explore(&Scenario::new(rules(|_| {}), 2).transactional(), mutant);
+        assert!(caught.is_err(), "{mutant:?} was not caught");
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,6 +110,9 @@ enum Mutant {
     LateClaimStartsAtOnce,
     LostAnswerCountsAsSuccess,
     FencedOwnerAnswersAllTheSame,
+    CommitWithoutRecord,
+    UnheardCommitCountsAsUnsettled,
+    ReleaseOvertakesCommit,
 }
 
 struct Scenario {
@@ -97,13 +127,28 @@ struct Scenario {
     breaks: u8,
     /// Whether the handler must not even begin a second time.
     once: bool,
+    /// Whether handlers do what they do in transactions that also settle.
+    transactional: bool,
 }
 
 impl Scenario {
     /// Two clients meet more faults than three: the number of states is what limits both.
     fn new(rules: Arc<Rules>, clients: usize) -> Self {
         let (faults, lapses) = if clients < 3 { (2, 2) } else { (1, 1) };
-        Self { rules, clients, faults, crashes: 1, lapses, breaks: 0, once: false }
+        Self {
+            rules,
+            clients,
+            faults,
+            crashes: 1,
+            lapses,
+            breaks: 0,
+            once: false,
+            transactional: false,
+        }
+    }
+
+    fn transactional(self) -> Self {
+        Self { transactional: true, ..self }
     }
 }
 
@@ -116,6 +161,10 @@ struct World {
     late: Vec<Step>,
     /// Steps repeated in the background until confirmed.
     behind: Vec<Step>,
+    /// A transaction that has settled, but not ended; it has its record's row locked.
+    open: Option<(Lease, Settlement)>,
+    /// How often what handlers do in transactions was committed.
+    effects: u8,
     faults: u8,
     crashes: u8,
     lapses: u8,
@@ -165,6 +214,8 @@ enum Step {
     Renew(Lease),
     Lookup,
     Settle(Lease, Settlement),
+    /// Settle in the handler's transaction, and commit that.
+    Commit(Lease, Settlement),
     Release(Lease),
 }
 
@@ -188,6 +239,8 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
         clients: vec![Client::Unborn; scenario.clients],
         late: Vec::new(),
         behind: Vec::new(),
+        open: None,
+        effects: 0,
         faults: scenario.faults,
         crashes: scenario.crashes,
         lapses: scenario.lapses,
@@ -205,6 +258,7 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
             world.assert_everybody_ended()?;
         }
         for world in next {
+            world.assert_effect_is_recorded(scenario)?;
             if visited.insert(world.fingerprint()) {
                 open.push(world);
             }
@@ -227,13 +281,20 @@ impl World {
         for n in 0..self.clients.len() {
             self.client_goes_on(n, scenario, mutant, &mut next)?;
         }
+        self.transaction_ends(&mut next);
         for position in 0..self.late.len() {
+            if self.is_blocked(&self.late[position], mutant) {
+                continue;
+            }
             let mut world = self.then(format!("late {:?}", self.late[position].name()));
             let step = world.late.remove(position);
             world.apply(&step, mutant)?;
             next.push(world);
         }
         for position in 0..self.behind.len() {
+            if self.is_blocked(&self.behind[position], mutant) {
+                continue;
+            }
             let mut world = self.then(format!("behind {:?}", self.behind[position].name()));
             let step = world.behind.remove(position);
             world.apply(&step, mutant)?;
@@ -260,8 +321,10 @@ impl World {
         if self.crashes > 0 && is_alive {
             let mut world = self.then(format!("{n} crashes"));
             world.crashes -= 1;
-            if let Client::Asks(_, step) = &self.clients[n] {
-                world.late.push(step.clone());
+            match &self.clients[n] {
+                Client::Asks(_, Step::Commit(lease, done)) => world.leave_open(lease, done),
+                Client::Asks(_, step) => world.late.push(step.clone()),
+                _ => {}
             }
             world.clients[n] = Client::Crashed;
             next.push(world);
@@ -290,7 +353,7 @@ impl World {
                     let event = if mutant == Mutant::LostAnswerCountsAsSuccess {
                         step.success(event)
                     } else {
-                        step.unknown()
+                        step.unknown(mutant)
                     };
                     world.hears(n, exchange, event, step, scenario, mutant, "doubts", next)?;
                 }
@@ -313,7 +376,9 @@ impl World {
                     world.resumes(n, exchange, event, scenario, "breaks down", next)?;
                 }
                 let mut world = self.then(format!("{n} beats"));
-                if world.cell.renew(lease, world.now).is_ok() && world.cell.since != self.cell.since
+                if !self.is_blocked(&Step::Renew(lease.clone()), mutant)
+                    && world.cell.renew(lease, world.now).is_ok()
+                    && world.cell.since != self.cell.since
                 {
                     next.push(world);
                 }
@@ -331,25 +396,74 @@ impl World {
         mutant: Mutant,
         next: &mut Vec<Self>,
     ) -> Result<(), String> {
-        let mut world = self.then(format!("{n} {}", step.name()));
-        let event = world.apply(step, mutant)?;
-        world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
-        next.push(world);
+        let is_blocked = self.is_blocked(step, mutant);
+        if !is_blocked {
+            let mut world = self.then(format!("{n} {}", step.name()));
+            let event = world.apply(step, mutant)?;
+            world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
+            next.push(world);
+        }
         if self.faults == 0 {
             return Ok(());
         }
-        let mut world = self.then(format!("{n} {} twice", step.name()));
-        world.faults -= 1;
-        world.apply(step, mutant)?;
-        let event = world.apply(step, mutant)?;
-        world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
-        next.push(world);
+        if let Step::Commit(lease, done) = step {
+            let told = Client::Told(exchange.clone(), step.clone(), step.unknown(mutant));
+            let mut world = self.then(format!("{n}'s transaction is rolled back"));
+            (world.faults, world.clients[n]) = (self.faults - 1, told.clone());
+            next.push(world);
+            let mut world = self.then(format!("{n} commits on a slow road"));
+            (world.faults, world.clients[n]) = (self.faults - 1, told);
+            world.leave_open(lease, done);
+            next.push(world);
+            return Ok(());
+        }
+        if !is_blocked {
+            let mut world = self.then(format!("{n} {} twice", step.name()));
+            world.faults -= 1;
+            world.apply(step, mutant)?;
+            let event = world.apply(step, mutant)?;
+            world.clients[n] = Client::Told(exchange.clone(), step.clone(), event);
+            next.push(world);
+        }
         let mut world = self.then(format!("{n} {} on a slow road", step.name()));
         world.faults -= 1;
         world.late.push(step.clone());
-        world.clients[n] = Client::Told(exchange.clone(), step.clone(), step.unknown());
+        world.clients[n] = Client::Told(exchange.clone(), step.clone(), step.unknown(mutant));
         next.push(world);
         Ok(())
+    }
+
+    /// Nobody hears any more how a transaction ends, nor whether it got as far as its settlement.
+    fn leave_open(&mut self, lease: &Lease, done: &Settlement) {
+        let settles = |it: &Record| it.token == lease.token && it.state == State::Running;
+        if self.open.is_none() && self.cell.record.as_ref().is_some_and(settles) {
+            self.open = Some((lease.clone(), done.clone()));
+        }
+    }
+
+    /// A transaction that nobody hears of ends, one way or the other.
+    fn transaction_ends(&self, next: &mut Vec<Self>) {
+        let Some((lease, done)) = &self.open else { return };
+        let mut world = self.then("the open transaction is rolled back".into());
+        world.open = None;
+        next.push(world);
+        let mut world = self.then("the open transaction is committed".into());
+        world.open = None;
+        world.effects += 1;
+        // It has the row locked: if somebody came in between all the same, it is seen afterwards.
+        let _ = world.cell.settle(lease, done);
+        next.push(world);
+    }
+
+    /// Whether a step has to wait for the end of a transaction; reading does not.
+    fn is_blocked(&self, step: &Step, mutant: Mutant) -> bool {
+        let Some((lease, _)) = &self.open else { return false };
+        match step {
+            Step::Claim(bid) => bid.over.is_some() || bid.token == lease.token,
+            Step::Release(_) => mutant != Mutant::ReleaseOvertakesCommit,
+            Step::Lookup => false,
+            Step::Renew(_) | Step::Settle(..) | Step::Commit(..) => true,
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call tells what is heard, and by whom")]
@@ -414,10 +528,15 @@ impl World {
             Action::Lookup(_) => Client::Asks(exchange, Step::Lookup),
             Action::Release(lease) => Client::Asks(exchange, Step::Release(lease)),
             Action::Wait { .. } => Client::Waits(exchange),
-            Action::Settle { lease, state, .. } => {
+            Action::Settle { lease, state, commits, .. } => {
                 let payload = response(201, &format!("by {n}")).encode();
                 let done = Settlement::new(state, payload, policy.retain, policy.key_retain);
-                Client::Asks(exchange, Step::Settle(lease, done))
+                let step = if commits && scenario.transactional {
+                    Step::Commit(lease, done)
+                } else {
+                    Step::Settle(lease, done)
+                };
+                Client::Asks(exchange, step)
             }
             Action::Execute(lease) => {
                 self.executions += 1;
@@ -437,6 +556,9 @@ impl World {
                     });
                 }
                 let ended = match answer {
+                    Answer::Own { stored: false, .. } if scenario.transactional => {
+                        return Err(self.report("an own success that may have been rolled back"));
+                    }
                     Answer::Own { stored, .. } => Ended::Own { body: format!("by {n}"), stored },
                     Answer::Replay(stored) => {
                         Ended::Replay(String::from_utf8(stored.body.to_vec()).unwrap())
@@ -459,7 +581,10 @@ impl World {
         let event = self.apply_with(step, mutant);
         let owner = match step {
             Step::Claim(_) | Step::Lookup => None,
-            Step::Renew(lease) | Step::Settle(lease, _) | Step::Release(lease) => Some(lease.token),
+            Step::Renew(lease)
+            | Step::Settle(lease, _)
+            | Step::Commit(lease, _)
+            | Step::Release(lease) => Some(lease.token),
         };
         let after = &self.cell.record;
         if let (Some(token), Some(record)) = (owner, &before.record)
@@ -516,6 +641,14 @@ impl World {
                 Event::Settled(Ok(()))
             }
             (Step::Settle(lease, done), ..) => Event::Settled(self.cell.settle(lease, done)),
+            (Step::Commit(lease, done), ..) => {
+                let settled = self.cell.settle(lease, done);
+                // Without its record the transaction is rolled back.
+                if settled.is_ok() || mutant == Mutant::CommitWithoutRecord {
+                    self.effects += 1;
+                }
+                Event::Settled(settled)
+            }
             (Step::Release(_), Mutant::ReleaseWithoutToken, Some(current)) => {
                 Event::Released(self.cell.release(&current))
             }
@@ -556,6 +689,15 @@ impl World {
         }
     }
 
+    /// What a handler did in its transaction counts once, and together with the record.
+    fn assert_effect_is_recorded(&self, scenario: &Scenario) -> Result<(), String> {
+        let is_done = self.cell.record.as_ref().is_some_and(|it| it.state == State::Done);
+        if scenario.transactional && self.effects != u8::from(is_done) {
+            return Err(self.report(&format!("{} effects, and the record", self.effects)));
+        }
+        Ok(())
+    }
+
     fn assert_everybody_ended(&self) -> Result<(), String> {
         let ended = |client: &Client| matches!(client, Client::Ended(_) | Client::Crashed);
         if self.clients.iter().all(ended) { Ok(()) } else { Err(self.report("somebody is stuck")) }
@@ -581,17 +723,21 @@ impl Step {
             Self::Renew(_) => "renews".into(),
             Self::Lookup => "looks".into(),
             Self::Settle(_, done) => format!("settles as {:?}", done.state),
+            Self::Commit(..) => "commits".into(),
             Self::Release(_) => "releases".into(),
         }
     }
 
     /// What a driver says of a step whose verdict never came.
-    fn unknown(&self) -> Event {
+    fn unknown(&self, mutant: Mutant) -> Event {
         match self {
             Self::Claim(_) => Event::Claimed(Err(ErrorKind::Unavailable)),
             Self::Renew(_) => Event::Renewed(Err(ErrorKind::Unavailable)),
             Self::Lookup => Event::Looked(Err(ErrorKind::Unavailable)),
-            Self::Settle(..) => Event::Settled(Err(ErrorKind::Unavailable)),
+            Self::Commit(..) if mutant != Mutant::UnheardCommitCountsAsUnsettled => {
+                Event::Uncommitted
+            }
+            Self::Settle(..) | Self::Commit(..) => Event::Settled(Err(ErrorKind::Unavailable)),
             Self::Release(_) => Event::Released(Err(ErrorKind::Unavailable)),
         }
     }
@@ -605,7 +751,7 @@ impl Step {
             }
             Self::Renew(_) => Event::Renewed(Ok(())),
             Self::Lookup => event.clone(),
-            Self::Settle(..) => Event::Settled(Ok(())),
+            Self::Settle(..) | Self::Commit(..) => Event::Settled(Ok(())),
             Self::Release(_) => Event::Released(Ok(())),
         }
     }

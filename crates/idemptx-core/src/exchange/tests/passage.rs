@@ -36,6 +36,19 @@ pub(super) struct Passage<'a> {
     pub(super) lost_to: Option<Stored>,
     pub(super) settle_fails: bool,
     pub(super) within: bool,
+    /// The handler has a transaction, which ends like this.
+    pub(super) transaction: Option<Ends>,
+}
+
+/// How a transaction that settles ends.
+#[derive(Clone, Copy)]
+pub(super) enum Ends {
+    Well,
+    /// Nothing of it was committed, or it was told to somebody who did not hear it; then the store
+    /// answers, or not.
+    RolledBack,
+    Unheard,
+    Away,
 }
 
 impl<'a> Passage<'a> {
@@ -49,6 +62,7 @@ impl<'a> Passage<'a> {
             lost_to: None,
             settle_fails: false,
             within: true,
+            transaction: None,
         }
     }
 
@@ -115,18 +129,46 @@ impl<'a> Passage<'a> {
                     }
                     Event::Handled(handled)
                 }
-                Action::Settle { lease, state, response: found } => {
-                    write!(trace, "settle {state:?}, ").unwrap();
+                Action::Settle { lease, state, response: found, commits } => {
                     let body = found.map_or_else(|| response(201, "own"), |found| *found);
-                    Event::Settled(self.settle(&lease, state, &body))
+                    match self.transaction.filter(|_| commits) {
+                        Some(ends) => {
+                            write!(trace, "commit {state:?}, ").unwrap();
+                            self.commit(&lease, state, &body, ends)
+                        }
+                        None => {
+                            write!(trace, "settle {state:?}, ").unwrap();
+                            Event::Settled(self.settle(&lease, state, &body))
+                        }
+                    }
                 }
                 Action::Release(lease) => {
                     trace.push_str("release, ");
-                    Event::Released(self.cell.release(&lease))
+                    Event::Released(match self.transaction {
+                        Some(Ends::Away) => Err(ErrorKind::Unavailable),
+                        _ => self.cell.release(&lease),
+                    })
                 }
                 other => panic!("{other:?}"),
             };
             action = exchange.step(event, at(now));
+        }
+    }
+
+    fn commit(
+        &mut self,
+        lease: &Lease,
+        state: State,
+        body: &crate::response::StoredResponse,
+        ends: Ends,
+    ) -> Event {
+        match ends {
+            Ends::Well => Event::Settled(self.settle(lease, state, body)),
+            Ends::Unheard => {
+                self.settle(lease, state, body).unwrap();
+                Event::Uncommitted
+            }
+            Ends::RolledBack | Ends::Away => Event::Uncommitted,
         }
     }
 

@@ -219,9 +219,11 @@ fn an_application_may_refuse_keys_of_another_form() {
 
 #[test]
 fn a_body_that_cannot_be_read_claims_nothing() {
-    let rows: [(BodyEnd, OnLargeBody, &str); 4] = [
+    let rows: [(BodyEnd, OnLargeBody, &str); 6] = [
         (BodyEnd::TooLarge, OnLargeBody::Reject, "refuse 413 body-too-large"),
         (BodyEnd::TooLarge, OnLargeBody::Skip, "pass LargeBody"),
+        (BodyEnd::TooLarge, OnLargeBody::Stream, "refuse 413 body-too-large"),
+        (BodyEnd::NoRoom, OnLargeBody::Stream, "refuse 503 store-unavailable"),
         (BodyEnd::Failed, OnLargeBody::Reject, "refuse 400 body-unreadable"),
         (BodyEnd::Failed, OnLargeBody::Skip, "refuse 400 body-unreadable"),
     ];

@@ -12,7 +12,7 @@ from .._safety import Finding, SafetyReport, Severity, one_of_several
 from .base import StorageBackend, engines_of, overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .._engine import Store
     from .._idemptx import Rules, Step
@@ -78,8 +78,9 @@ class _LoopStore:
         if self._tending is None:
             self._tending = self._loop.call_later(TEND_EVERY, self._tend)
 
-    def renew(self, step: Step) -> None:
-        self._records.perform(step)
+    def renew(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._records.perform(step)
 
     async def retry(self, step: Step) -> None:
         """There is no connection to lose."""

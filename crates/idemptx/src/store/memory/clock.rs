@@ -7,13 +7,13 @@ use idemptx_core::time::{Clock, Timestamp, millis};
 /// Counts from the Unix epoch, but is never set: what the system's clock said when the store was
 /// made, and what the monotonic clock has counted since.
 #[derive(Debug)]
-pub(super) struct SinceEpoch {
+pub(in crate::store) struct SinceEpoch {
     made: Instant,
     epoch: Timestamp,
 }
 
 impl SinceEpoch {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let epoch = Timestamp::from_millis(millis(since_epoch.unwrap_or_default()));
         Self { made: Instant::now(), epoch }

@@ -12,14 +12,14 @@ use std::hash::{BuildHasher, Hasher};
 /// Multiplying by a seed nobody knows, and folding the product, makes every bit of the id count for
 /// every bit of the hash, at a quarter of SipHash's cost.
 #[derive(Clone, Copy)]
-pub(super) struct Seeded {
+pub(in crate::store) struct Seeded {
     start: u64,
     factor: u64,
 }
 
 impl Seeded {
     /// Takes its seed from the keys that the standard library draws for its own maps.
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         let random = RandomState::new();
         Self { start: random.hash_one(0), factor: random.hash_one(1) | 1 }
     }
@@ -34,7 +34,7 @@ impl BuildHasher for Seeded {
 }
 
 /// Folds eight bytes at a time into 64 bits.
-pub(super) struct Folded {
+pub(in crate::store) struct Folded {
     hash: u64,
     factor: u64,
 }

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement};
+use idemptx_core::store::{Bid, Claim, Entry, ErrorKind, Query, Seen, Settlement};
 use idemptx_core::time::Timestamp;
+use tokio::sync::futures::OwnedNotified;
 
 use super::digest::Seeded;
 use super::queue::Queue;
@@ -139,8 +140,36 @@ impl Shard {
         })
     }
 
+    /// A record as an operator sees it.
+    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<Entry> {
+        self.slots.get(id)?.entry(id, now)
+    }
+
+    /// The first `count` records that are asked for, of those after an id.
+    pub(super) fn list(
+        &self,
+        query: &Query,
+        after: Option<RecordId>,
+        now: Timestamp,
+        count: usize,
+    ) -> Vec<Entry> {
+        let mut found: Vec<(&RecordId, &Slot)> = self
+            .slots
+            .iter()
+            .map(|(id, slot)| (id, &**slot))
+            .filter(|(id, _)| after.is_none_or(|after| **id > after))
+            .filter(|(id, slot)| slot.entry(id, now).is_some_and(|entry| query.admits(&entry)))
+            .collect();
+        if found.len() > count {
+            found.select_nth_unstable_by_key(count, |(id, _)| **id);
+            found.truncate(count);
+        }
+        found.sort_unstable_by_key(|(id, _)| **id);
+        found.into_iter().filter_map(|(id, slot)| slot.entry(id, now)).collect()
+    }
+
     /// Adds a watcher.
-    pub(super) fn watch(&mut self, id: &RecordId) -> Bell {
+    pub(super) fn watch(&mut self, id: &RecordId) -> (Bell, OwnedNotified) {
         self.waiters.watch(id)
     }
 

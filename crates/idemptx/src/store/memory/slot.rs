@@ -7,7 +7,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Holder, Over, Settlement};
+use idemptx_core::store::{Bid, Entry, Holder, Over, Settlement};
 use idemptx_core::time::{Timestamp, millis};
 
 /// A record without its id, and the moments at which it changes by itself.
@@ -131,6 +131,17 @@ impl Slot {
         record.state = self.state;
         record.payload = self.payload.clone();
         record
+    }
+
+    /// It as an operator sees it, unless it is gone by now.
+    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<Entry> {
+        if self.has_expired(now) {
+            return None;
+        }
+        let is_spent = self.state == State::Done && self.turns <= now;
+        let record = if is_spent { self.record(id).spent() } else { self.record(id) };
+        let age = Duration::from_millis(now.as_millis().saturating_sub(self.fence / 1000));
+        Some(Entry::new(&record, self.turns.since(now), self.expires.since(now), age))
     }
 
     pub(super) fn lease(&self, id: &RecordId) -> Lease {

@@ -11,13 +11,6 @@ use tokio::sync::futures::OwnedNotified;
 #[derive(Clone)]
 pub(super) struct Bell(Arc<Notify>);
 
-impl Bell {
-    /// Resolves once the bell rings, even if that is before it is first polled.
-    pub(super) fn rung(&self) -> OwnedNotified {
-        Arc::clone(&self.0).notified_owned()
-    }
-}
-
 /// A bell that is to be rung once the lock is given back, since a waker may be any code.
 #[derive(Default)]
 #[must_use = "whoever waits is not woken otherwise"]
@@ -36,11 +29,13 @@ impl Ringing {
 pub(super) struct Waiters(HashMap<RecordId, (Bell, usize)>);
 
 impl Waiters {
-    pub(super) fn watch(&mut self, id: &RecordId) -> Bell {
+    /// Adds a watcher, with what resolves once the bell rings, even if nobody has polled it by then.
+    pub(super) fn watch(&mut self, id: &RecordId) -> (Bell, OwnedNotified) {
         let (bell, watchers) =
             self.0.entry(*id).or_insert_with(|| (Bell(Arc::new(Notify::new())), 0));
         *watchers += 1;
-        bell.clone()
+        // Here, under the lock: only who listens by the time that the bell is taken down hears it.
+        (bell.clone(), Arc::clone(&bell.0).notified_owned())
     }
 
     /// Forgets a watcher, and with the last one the bell, unless it has been taken down meanwhile.

@@ -8,11 +8,13 @@ use std::time::Duration;
 use idemptx_core::store::{ErrorKind, StoreError};
 
 use super::connection::Dial;
+use super::hub::Sessions;
 use super::layout::Layout;
 use super::migration::Care;
 use super::settings::{Address, InvalidSetting, SynchronousCommit, Timeouts};
 use super::statement::Texts;
 use super::store::PostgresStore;
+use super::transaction::begin;
 use crate::store::waiters::Waiters;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
@@ -22,7 +24,7 @@ pub struct PostgresStoreBuilder {
     table: String,
     care: Care,
     is_pooled: bool,
-    sessions: usize,
+    sessions: Sessions,
     synchronous_commit: Option<SynchronousCommit>,
     timeouts: Timeouts,
     ca_certificates: Option<Vec<u8>>,
@@ -36,7 +38,7 @@ impl PostgresStoreBuilder {
             table: TABLE.to_owned(),
             care: Care::Migrate,
             is_pooled: false,
-            sessions: SESSIONS,
+            sessions: Sessions { statements: SESSIONS, transactions: TRANSACTIONS },
             synchronous_commit: None,
             timeouts: Timeouts {
                 command: COMMAND_TIMEOUT,
@@ -88,7 +90,18 @@ impl PostgresStoreBuilder {
     /// How many sessions each runtime may open for statements; four unless set, at least one.
     #[must_use]
     pub fn sessions(mut self, count: usize) -> Self {
-        self.sessions = count.clamp(1, SESSIONS_MAX);
+        self.sessions.statements = count.clamp(1, SESSIONS_MAX);
+        self
+    }
+
+    /// How many transactions for handlers each runtime may have open at a time, each on a session
+    /// of its own; 16 unless set, at least one.
+    ///
+    /// A handler waits for one as long as a step may [take](Self::timeout).
+    /// No session is opened before one is begun.
+    #[must_use]
+    pub fn transactions(mut self, count: usize) -> Self {
+        self.sessions.transactions = count.clamp(1, TRANSACTIONS_MAX);
         self
     }
 
@@ -149,6 +162,10 @@ impl PostgresStoreBuilder {
         // Behind a pooler they would become somebody else's.
         let session_settings = (!self.is_pooled)
             .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
+        let begin = match self.is_pooled {
+            true => begin(""),
+            false => begin(&address.transaction_settings(self.synchronous_commit)),
+        };
         let layout = Layout::new(&self.schema, &self.table)?;
         let dial = Arc::new(Dial {
             address,
@@ -157,6 +174,7 @@ impl PostgresStoreBuilder {
             layout,
             care: self.care,
             session_settings,
+            begin,
             waiters: Arc::new(Waiters::default()),
             is_ensured: AtomicBool::new(false),
         });
@@ -197,6 +215,8 @@ const SCHEMA: &str = "idemptx";
 const TABLE: &str = "records";
 const SESSIONS: usize = 4;
 const SESSIONS_MAX: usize = 64;
+const TRANSACTIONS: usize = 16;
+const TRANSACTIONS_MAX: usize = 256;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);

@@ -39,6 +39,8 @@ pub(super) struct Dial {
     /// What a session begins with; none where statements may meet another one each time, behind a
     /// pooler.
     pub(super) session_settings: Option<String>,
+    /// What begins a transaction for a handler, and tells its id.
+    pub(super) begin: String,
     pub(super) waiters: Arc<Waiters>,
     /// Whether the tables have been looked at.
     pub(super) is_ensured: AtomicBool,
@@ -50,6 +52,8 @@ pub(super) enum Purpose {
     Statements,
     /// It listens to the end of awaited claims, and does nothing else.
     WakeUps,
+    /// Handlers work on it, under settings of their own.
+    Transactions,
 }
 
 impl Dial {
@@ -62,7 +66,7 @@ impl Dial {
         &self.address.name
     }
 
-    async fn open(&self, purpose: Purpose) -> Result<Session, Failure> {
+    pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, Failure> {
         match timeout(self.timeouts.connect, self.session(purpose)).await {
             Ok(opened) => opened,
             Err(_) => Err(self.timed_out(self.timeouts.connect)),
@@ -75,7 +79,9 @@ impl Dial {
         let doubts = Arc::new(AtomicU64::new(0));
         let ear = (purpose == Purpose::WakeUps).then(|| self.waiters.ear());
         let driver = Driver(tokio::spawn(drive(connection, doubts.clone(), ear)));
-        if let Some(settings) = &self.session_settings {
+        if let Some(settings) = &self.session_settings
+            && purpose != Purpose::Transactions
+        {
             client.batch_execute(settings).await.map_err(|error| self.failed(error))?;
         }
         let mut prepared = None;
@@ -91,6 +97,7 @@ impl Dial {
                 .batch_execute(&self.layout.listen())
                 .await
                 .map_err(|error| self.failed(error))?,
+            Purpose::Transactions => self.ensure(&mut client).await?,
         }
         Ok(Session { client, prepared, doubts, _driver: driver })
     }
@@ -108,7 +115,7 @@ impl Dial {
         Ok(())
     }
 
-    fn failed(&self, error: Error) -> Failure {
+    pub(super) fn failed(&self, error: Error) -> Failure {
         Failure::postgres(self.server(), error)
     }
 
@@ -118,8 +125,8 @@ impl Dial {
 }
 
 /// A session of the server.
-struct Session {
-    client: Client,
+pub(super) struct Session {
+    pub(super) client: Client,
     prepared: Option<Prepared>,
     /// How often the server took back the promise that a success makes.
     doubts: Arc<AtomicU64>,
@@ -127,6 +134,11 @@ struct Session {
 }
 
 impl Session {
+    /// How often the server took back the promise that a success makes.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Acquire)
+    }
+
     async fn query(
         &self,
         texts: &Texts,
@@ -238,10 +250,10 @@ impl Link {
                 Ok(live) => live?,
                 Err(_) => return Err(self.dial.timed_out(patience)),
             };
-            let doubts = live.doubts.load(Ordering::Acquire);
+            let doubts = live.doubts();
             let asked = live.query(&self.dial.texts, sql, parameters);
             let error = match timeout_at(deadline, asked).await {
-                Ok(Ok(_)) if live.doubts.load(Ordering::Acquire) != doubts => {
+                Ok(Ok(_)) if live.doubts() != doubts => {
                     return Err(Failure::doubtful(self.dial.server()));
                 }
                 Ok(Ok(rows)) => return Ok(rows),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use idemptx_core::store::{ErrorKind, StoreError};
 use tokio_postgres::Error;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
@@ -27,6 +27,10 @@ enum Cause {
     /// More steps wait than may.
     Busy,
     NoRuntime,
+    /// The handler has committed or rolled back what it should have left to us.
+    EndedByHand,
+    /// There is no such record where the transaction is.
+    NoRecord,
     Schema(String),
     Unexpected,
 }
@@ -56,6 +60,14 @@ impl Failure {
         Self::of(server, Cause::NoRuntime)
     }
 
+    pub(super) fn ended_by_hand(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::EndedByHand)
+    }
+
+    pub(super) fn no_record(server: &Arc<str>) -> Self {
+        Self::of(server, Cause::NoRecord)
+    }
+
     pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
         Self::of(server, Cause::Schema(what_to_do.into()))
     }
@@ -71,33 +83,43 @@ impl Failure {
     /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
     /// tried without it.
     pub(super) fn may_be_about_one_row(&self) -> bool {
-        let meaning = self.code().map(Meaning::of);
-        matches!(meaning, Some(Meaning::Later | Meaning::Full | Meaning::Corrupt | Meaning::Other))
+        matches!(
+            self.meaning(),
+            Some(Meaning::Later | Meaning::Full | Meaning::Corrupt | Meaning::Other)
+        )
     }
 
-    fn code(&self) -> Option<&SqlState> {
+    /// Whether the session turned out to be gone.
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(&self.cause, Cause::Postgres(error) if is_dropped(error))
+    }
+
+    fn meaning(&self) -> Option<Meaning> {
         match &self.cause {
-            Cause::Postgres(error) => error.code(),
+            Cause::Postgres(error) => Meaning::of_error(error),
             _ => None,
         }
     }
 
     fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Postgres(error) => match error.code() {
-                Some(code) => Meaning::of(code).kind(),
+            Cause::Postgres(error) => match Meaning::of_error(error) {
+                Some(meaning) => meaning.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
                 None => ErrorKind::Unavailable,
             },
             Cause::TimedOut(_) | Cause::Doubtful | Cause::Contended => ErrorKind::Unavailable,
             Cause::Busy => ErrorKind::Full,
-            Cause::NoRuntime | Cause::Schema(_) | Cause::Unexpected => ErrorKind::Internal,
+            Cause::NoRecord => ErrorKind::Fenced,
+            Cause::NoRuntime | Cause::EndedByHand | Cause::Schema(_) | Cause::Unexpected => {
+                ErrorKind::Internal
+            }
         }
     }
 
     /// What the operator has to do, where the server's words do not say it.
     fn hint(&self) -> &'static str {
-        match self.code().map(Meaning::of) {
+        match self.meaning() {
             Some(Meaning::NoTables) => {
                 "; the tables are missing or of another version: let the store migrate, or run \
                  what `PostgresStore::schema_sql` prints"
@@ -117,10 +139,10 @@ impl Failure {
 /// Whether an error says that its session must get no further statement: it is over, or it leads to
 /// a server that has become a standby, or its statements are not those of the tables any more.
 pub(super) fn is_spent(error: &Error) -> bool {
-    match error.code() {
+    match Meaning::of_error(error) {
         None => true,
-        Some(code) => matches!(
-            Meaning::of(code),
+        Some(meaning) => matches!(
+            meaning,
             Meaning::Lost | Meaning::ReadOnly | Meaning::NoTables | Meaning::NotPrepared
         ),
     }
@@ -128,9 +150,9 @@ pub(super) fn is_spent(error: &Error) -> bool {
 
 /// Whether the connection turned out to be gone, so that the step deserves a second one.
 pub(super) fn is_dropped(error: &Error) -> bool {
-    match error.code() {
+    match Meaning::of_error(error) {
         None => !is_of_authentication(error),
-        Some(code) => Meaning::of(code) == Meaning::Lost,
+        Some(meaning) => meaning == Meaning::Lost,
     }
 }
 
@@ -153,6 +175,15 @@ enum Meaning {
 }
 
 impl Meaning {
+    /// What an error amounts to that the server has sent.
+    fn of_error(error: &Error) -> Option<Self> {
+        let said = error.as_db_error()?;
+        // It goes down, and will find out what of the step is on disk: that is no verdict, even if
+        // the reason is want of room.
+        let is_going_down = said.parsed_severity() == Some(Severity::Panic);
+        Some(if is_going_down { Self::Lost } else { Self::of(said.code()) })
+    }
+
     fn of(code: &SqlState) -> Self {
         match code.code() {
             "25006" => Self::ReadOnly,
@@ -225,6 +256,14 @@ impl fmt::Display for Failure {
             Cause::Contended => f.write_str("others changed the record each time it was tried"),
             Cause::Busy => f.write_str("too many steps wait for it"),
             Cause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
+            Cause::EndedByHand => f.write_str(
+                "the handler's transaction has ended before it was settled: leave COMMIT and \
+                 ROLLBACK to the engine",
+            ),
+            Cause::NoRecord => f.write_str(
+                "there is no record of the operation where the transaction is: begin it on the \
+                 store's own database",
+            ),
             Cause::Schema(what_to_do) => f.write_str(what_to_do),
             Cause::Unexpected => f.write_str("answered in a way it never should"),
         }

@@ -19,17 +19,18 @@ use super::connection::{Dial, Link, Purpose};
 use super::failure::Failure;
 use super::row::{Found, Settled, kept_millis, term_millis};
 use super::statement::{Parameter, Sql};
+use super::transaction::{OpenTransaction, Transactions};
 
 /// The hubs of all runtimes that use a store.
 pub(super) struct Hubs {
     dial: Arc<Dial>,
-    sessions: usize,
+    sessions: Sessions,
     of_runtimes: Mutex<Vec<(Id, Arc<Hub>)>>,
 }
 
 impl Hubs {
     /// None yet: the first step makes one.
-    pub(super) fn new(dial: Arc<Dial>, sessions: usize) -> Self {
+    pub(super) fn new(dial: Arc<Dial>, sessions: Sessions) -> Self {
         Self { dial, sessions, of_runtimes: Mutex::default() }
     }
 
@@ -52,22 +53,34 @@ impl Hubs {
     }
 }
 
+/// How many a runtime may open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sessions {
+    /// For the store's own statements.
+    pub(super) statements: usize,
+    /// For handlers' transactions.
+    pub(super) transactions: usize,
+}
+
 /// The sessions of one runtime, and the steps that wait for one.
 pub(super) struct Hub {
     dial: Arc<Dial>,
     links: Vec<Arc<Link>>,
     wake_ups: Arc<Link>,
+    transactions: Arc<Transactions>,
     claims: Arc<Batcher<ClaimJob>>,
     settlements: Arc<Batcher<SettleJob>>,
 }
 
 impl Hub {
-    fn new(dial: Arc<Dial>, sessions: usize) -> Self {
+    fn new(dial: Arc<Dial>, sessions: Sessions) -> Self {
+        let Sessions { statements, transactions } = sessions;
         Self {
-            links: (0..sessions).map(|_| Link::new(dial.clone(), Purpose::Statements)).collect(),
+            links: (0..statements).map(|_| Link::new(dial.clone(), Purpose::Statements)).collect(),
             wake_ups: Link::new(dial.clone(), Purpose::WakeUps),
-            claims: Arc::new(Batcher::new(sessions)),
-            settlements: Arc::new(Batcher::new(sessions)),
+            transactions: Transactions::new(dial.clone(), transactions),
+            claims: Arc::new(Batcher::new(statements)),
+            settlements: Arc::new(Batcher::new(statements)),
             dial,
         }
     }
@@ -99,6 +112,11 @@ impl Hub {
             Some(link) => link.raise(self.dial.timeouts.connect).await,
             None => Err(self.unexpected()),
         }
+    }
+
+    /// Begins a transaction for a handler.
+    pub(super) async fn begin(&self) -> Result<OpenTransaction, Failure> {
+        self.transactions.begin().await
     }
 
     /// Makes sure that the end of awaited claims is heard.

@@ -27,7 +27,8 @@
 //!
 //! A runtime opens up to [four sessions](PostgresStoreBuilder::sessions), shared by all steps, and
 //! one that listens; an engine has two runtimes, the application's and the one that renews leases,
-//! so a process takes ten connections at most and three in quiet times.
+//! so a process takes ten connections at most and three in quiet times, and one more for each
+//! [transaction](PostgresStoreBuilder::transactions) that handlers have open at a time.
 //! A URL with several hosts leads to the one that takes writes.
 //! A session begins with `lock_timeout`, `statement_timeout`,
 //! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
@@ -45,6 +46,10 @@
 //! - settings of a session: give them to the role, such as
 //!   `ALTER ROLE app SET lock_timeout = '500ms'` and
 //!   `ALTER ROLE app SET statement_timeout = '2s'`; its isolation level must be READ COMMITTED;
+//! - undoing what handlers change of a session (`SET`, advisory locks): it meets whoever the pooler
+//!   gives that session next; `SET LOCAL` and `pg_advisory_xact_lock` end with the transaction;
+//! - types that are not built in, in handlers' transactions: the client library prepares what it
+//!   asks about them once for a session;
 //! - plans that are settled on: two batches may lock their rows in different orders, whereupon
 //!   PostgreSQL ends one after `deadlock_timeout` and its steps are taken one by one.
 //!
@@ -86,15 +91,21 @@ mod builder;
 mod check;
 mod connection;
 mod failure;
+mod foreign;
 mod hub;
 mod layout;
+mod listing;
 mod migration;
 mod notify;
 mod row;
 mod settings;
 mod statement;
 mod store;
+mod transaction;
+mod within;
 
 pub use self::builder::PostgresStoreBuilder;
+pub use self::foreign::{ParameterStyle, SettleParameter, SettleStatement};
 pub use self::settings::{InvalidSetting, SynchronousCommit};
 pub use self::store::PostgresStore;
+pub use self::transaction::{OpenTransaction, PostgresTransaction};

@@ -104,7 +104,7 @@ pub(super) fn term_millis(term: Duration) -> i64 {
 }
 
 /// The letter that a record has for its state.
-const fn letter(state: State) -> &'static str {
+pub(super) const fn letter(state: State) -> &'static str {
     match state {
         State::Done => "D",
         State::DoneNobody => "N",

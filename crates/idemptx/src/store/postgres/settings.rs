@@ -178,11 +178,30 @@ impl Address {
             settings.push((plan, "off".to_owned()));
         }
         settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
+        self.set("SET", settings)
+    }
+
+    /// What every transaction of a handler begins with, unless the URL's own `options` say
+    /// otherwise: all else is as the server, or the role, has it.
+    pub(super) fn transaction_settings(
+        &self,
+        synchronous_commit: Option<SynchronousCommit>,
+    ) -> String {
+        let idle_max = HANDLER_IDLE_MAX.as_millis().to_string();
+        let mut settings = vec![
+            ("idle_in_transaction_session_timeout", idle_max),
+            ("client_min_messages", "warning".to_owned()),
+        ];
+        settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
+        self.set("SET LOCAL", settings)
+    }
+
+    fn set(&self, verb: &str, settings: Vec<(&str, String)>) -> String {
         let own = self.config.get_options().unwrap_or_default();
         settings
             .into_iter()
             .filter(|(name, _)| !own.contains(&format!("{name}=")))
-            .map(|(name, value)| format!("SET {name} = '{value}';"))
+            .map(|(name, value)| format!("{verb} {name} = '{value}';"))
             .collect()
     }
 
@@ -284,6 +303,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVES: u32 = 3;
 /// No transaction of this store waits for anything but the server.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
+/// How long a handler may leave its transaction alone, and a host that has vanished its locks.
+const HANDLER_IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -18,13 +18,16 @@ pub(super) enum Sql {
     Await,
     Sweep,
     Check,
+    List,
+    /// In a transaction of somebody else's.
+    SettleIn,
 }
 
 /// A value for a statement.
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 impl Sql {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Claim,
         Self::ClaimOne,
         Self::TakeOver,
@@ -35,6 +38,8 @@ impl Sql {
         Self::Await,
         Self::Sweep,
         Self::Check,
+        Self::List,
+        Self::SettleIn,
     ];
 
     const fn template(self) -> &'static str {
@@ -42,13 +47,14 @@ impl Sql {
             Self::Claim => include_str!("sql/claim.sql"),
             Self::ClaimOne => include_str!("sql/claim_one.sql"),
             Self::TakeOver => include_str!("sql/take_over.sql"),
-            Self::Settle => include_str!("sql/settle.sql"),
+            Self::Settle | Self::SettleIn => include_str!("sql/settle.sql"),
             Self::Release => include_str!("sql/release.sql"),
             Self::Renew => include_str!("sql/renew.sql"),
             Self::Lookup => include_str!("sql/lookup.sql"),
             Self::Await => include_str!("sql/await.sql"),
             Self::Sweep => include_str!("sql/sweep.sql"),
             Self::Check => include_str!("sql/check.sql"),
+            Self::List => include_str!("sql/list.sql"),
         }
     }
 
@@ -81,11 +87,23 @@ impl Sql {
                 Type::INT8_ARRAY,
                 Type::TEXT,
             ],
+            Self::SettleIn => &[
+                Type::BYTEA_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::TEXT_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::INT8_ARRAY,
+                Type::BYTEA_ARRAY,
+                Type::INT8_ARRAY,
+                Type::TEXT,
+                Type::TEXT,
+            ],
             Self::Release => &[Type::BYTEA, Type::BYTEA, Type::TEXT],
             Self::Renew => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
             Self::Lookup | Self::Await => &[Type::BYTEA],
             Self::Sweep => &[Type::INT8],
             Self::Check => &[Type::TEXT],
+            Self::List => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::TEXT_ARRAY],
         }
     }
 }
@@ -95,7 +113,11 @@ pub(super) struct Texts([String; Sql::ALL.len()]);
 
 impl Texts {
     pub(super) fn new(layout: &Layout) -> Self {
-        Self(Sql::ALL.map(|sql| layout.fill(sql.template())))
+        let text = |sql: Sql| {
+            let within = if sql == Sql::SettleIn { WITHIN } else { "" };
+            layout.fill(&sql.template().replace("{within}", within))
+        };
+        Self(Sql::ALL.map(text))
     }
 
     fn of(&self, sql: Sql) -> &str {
@@ -118,18 +140,22 @@ impl Texts {
     }
 }
 
-/// The statements as one session of the server knows them.
-pub(super) struct Prepared([Statement; Sql::ALL.len()]);
+/// The statements as one session of the server knows them, but for the last: that is for sessions
+/// which others use, too.
+pub(super) struct Prepared([Statement; Sql::ALL.len() - 1]);
 
 impl Prepared {
     /// Prepares all of them, in one round trip.
     pub(super) async fn all(texts: &Texts, client: &Client) -> Result<Self, Error> {
-        let [a, b, c, d, e, f, g, h, i, j] = Sql::ALL.map(|sql| texts.prepare(client, sql));
-        let (a, b, c, d, e, f, g, h, i, j) = tokio::try_join!(a, b, c, d, e, f, g, h, i, j)?;
-        Ok(Self([a, b, c, d, e, f, g, h, i, j]))
+        let [a, b, c, d, e, f, g, h, i, j, k, _] = Sql::ALL.map(|sql| texts.prepare(client, sql));
+        let (a, b, c, d, e, f, g, h, i, j, k) = tokio::try_join!(a, b, c, d, e, f, g, h, i, j, k)?;
+        Ok(Self([a, b, c, d, e, f, g, h, i, j, k]))
     }
 
     pub(super) fn of(&self, sql: Sql) -> Option<&Statement> {
         self.0.get(sql as usize)
     }
 }
+
+/// In a transaction that could have been ended by somebody else: $9 its id, or none.
+const WITHIN: &str = "AND ($9 IS NULL OR pg_current_xact_id_if_assigned()::text = $9)";

@@ -8,7 +8,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError, Watch,
+    Bid, Capabilities, Claim, ErrorKind, Inventory, Over, Page, Query, Seen, Settlement, Store,
+    StoreError, Watch,
 };
 use tokio_postgres::Row;
 
@@ -16,7 +17,9 @@ use super::builder::PostgresStoreBuilder;
 use super::check::Facts;
 use super::connection::Dial;
 use super::failure::Failure;
-use super::hub::{ClaimAnswer, FIRST_ATTEMPT, Hub, Hubs};
+use super::hub::{ClaimAnswer, FIRST_ATTEMPT, Hub, Hubs, Sessions};
+use super::layout::Layout;
+use super::listing;
 use super::migration;
 use super::row::{Found, Standing, kept_millis, term_millis};
 use super::settings::InvalidSetting;
@@ -39,7 +42,7 @@ use crate::store::SafetyReport;
 /// # }
 /// ```
 pub struct PostgresStore {
-    dial: Arc<Dial>,
+    pub(super) dial: Arc<Dial>,
     hubs: Hubs,
     durable: AtomicBool,
     is_sweeping: Arc<AtomicBool>,
@@ -128,8 +131,13 @@ impl PostgresStore {
         Ok(sweep(&*self.hub()?).await?)
     }
 
+    /// What everything is called.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.dial.layout
+    }
+
     /// The store that a builder has put together.
-    pub(super) fn with(dial: Arc<Dial>, sessions: usize) -> Self {
+    pub(super) fn with(dial: Arc<Dial>, sessions: Sessions) -> Self {
         Self {
             hubs: Hubs::new(dial.clone(), sessions),
             dial,
@@ -143,7 +151,7 @@ impl PostgresStore {
         Ok(self.hub()?.ready().await?)
     }
 
-    fn hub(&self) -> Result<Arc<Hub>, Failure> {
+    pub(super) fn hub(&self) -> Result<Arc<Hub>, Failure> {
         self.hubs.here()
     }
 
@@ -202,11 +210,11 @@ impl PostgresStore {
         Ok(!rows.is_empty())
     }
 
-    fn unexpected(&self) -> Failure {
+    pub(super) fn unexpected(&self) -> Failure {
         Failure::unexpected(self.dial.server())
     }
 
-    fn contended(&self) -> StoreError {
+    pub(super) fn contended(&self) -> StoreError {
         Failure::contended(self.dial.server()).into()
     }
 }
@@ -342,6 +350,13 @@ impl Store for PostgresStore {
     }
 }
 
+/// One statement walks up to a thousand records by the index of their ids, and locks none.
+impl Inventory for PostgresStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        listing::list(&*self.hub()?, query, || self.unexpected()).await
+    }
+}
+
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
@@ -379,13 +394,13 @@ async fn sweep(hub: &Hub) -> Result<u64, Failure> {
     Ok(swept)
 }
 
-fn granted(row: &Row) -> Option<(u64, u32)> {
+pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
     let fence = row.try_get::<_, i64>("fence").ok()?;
     let attempt = row.try_get::<_, i32>("attempt").ok()?;
     Some((u64::try_from(fence).ok()?, u32::try_from(attempt).ok()?))
 }
 
-fn standing(found: Found, id: &RecordId) -> Result<Standing, StoreError> {
+pub(super) fn standing(found: Found, id: &RecordId) -> Result<Standing, StoreError> {
     found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
 }
 

@@ -1,8 +1,9 @@
 //! Commands and replies in the words of the client library.
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
+use super::failure::said;
 use super::protocol::{Command, Reply};
 
 /// A command as the client library has it.
@@ -15,6 +16,15 @@ pub(super) fn packed(command: &Command) -> Cmd {
     packed
 }
 
+/// Several, to be written at once.
+pub(super) fn pipeline(commands: &[Command]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(packed(command));
+    }
+    pipeline
+}
+
 /// An answer as the protocol has it, if it is one that a command of this store may get.
 pub(super) fn reply(value: Value) -> Option<Reply> {
     Some(match value {
@@ -24,6 +34,7 @@ pub(super) fn reply(value: Value) -> Option<Reply> {
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Bytes(text.into()),
         Value::Okay => Reply::Bytes(Bytes::from_static(b"OK")),
         Value::Array(values) => Reply::Array(values.into_iter().map(reply).collect::<Option<_>>()?),
+        Value::ServerError(error) => Reply::Error(said(&error.into())?),
         _ => return None,
     })
 }

@@ -23,17 +23,48 @@ impl ServerClock {
         Self { origin: Instant::now(), micros_at_origin: AtomicU64::new(0) }
     }
 
-    /// Takes what it shows right now, in microseconds since the Unix epoch.
-    pub(super) fn set(&self, micros: u64) {
-        self.micros_at_origin.store(micros.saturating_sub(self.elapsed()), Ordering::Relaxed);
+    /// Takes what it showed, in microseconds since the Unix epoch, when it was asked at `asked`.
+    ///
+    /// It may be ahead of the server by the time that the question took to get there, and is never
+    /// behind: whoever comes after a fence of the server's own has a greater one.
+    pub(super) fn set(&self, micros: u64, asked: Instant) {
+        let at_origin = micros.saturating_sub(micros_since(self.origin, asked));
+        self.micros_at_origin.fetch_max(at_origin, Ordering::Relaxed);
     }
 
     /// Microseconds since the Unix epoch.
     pub(super) fn micros(&self) -> u64 {
-        self.micros_at_origin.load(Ordering::Relaxed).saturating_add(self.elapsed())
+        let elapsed = micros_since(self.origin, Instant::now());
+        self.micros_at_origin.load(Ordering::Relaxed).saturating_add(elapsed)
+    }
+}
+
+fn micros_since(origin: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(origin).as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_took_its_time_does_not_put_it_behind_the_server() {
+        let clock = ServerClock::new();
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(30)).await;
+        // What the server showed when the question came, 30 ms ago at most.
+        clock.set(1_000_000, asked);
+        assert_eq!(clock.micros(), 1_030_000);
+        tokio::time::advance(Duration::from_millis(5)).await;
+        assert_eq!(clock.micros(), 1_035_000);
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    #[tokio::test(start_paused = true)]
+    async fn it_never_goes_back() {
+        let clock = ServerClock::new();
+        clock.set(1_000_000, Instant::now());
+        clock.set(900_000, Instant::now());
+        assert_eq!(clock.micros(), 1_000_000);
     }
 }

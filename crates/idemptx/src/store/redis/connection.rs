@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -25,7 +25,7 @@ use super::clock::ServerClock;
 use super::failure::Failure;
 use super::notify::listener;
 use super::protocol::clock;
-use super::topology::Topology;
+use super::topology::{Line, Topology};
 use crate::store::waiters::Waiters;
 
 /// How long to wait for the server.
@@ -61,6 +61,11 @@ impl Connections {
     /// Sends a command and takes its answer.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failure> {
         self.run(|connection| send(connection, command)).await
+    }
+
+    /// Sends several and takes their answers.
+    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Failure> {
+        self.run(|connection| send_all(connection, commands)).await
     }
 
     /// Takes a step on this runtime's connection, which is open by the time `step` is called.
@@ -103,6 +108,14 @@ pub(super) async fn send(
     connection.send_packed_command(command).await?.extract_error()
 }
 
+/// Sends several at once on a connection; an error of the server is the answer to its command.
+pub(super) async fn send_all(
+    mut connection: MultiplexedConnection,
+    commands: &Pipeline,
+) -> RedisResult<Vec<Value>> {
+    connection.send_packed_commands(commands, 0, commands.len()).await
+}
+
 struct Dial {
     topology: Arc<Topology>,
     purpose: Purpose,
@@ -110,16 +123,18 @@ struct Dial {
 }
 
 impl Dial {
-    async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
+    async fn connect(&self) -> Result<Line, Failure> {
         let connecting = async {
             match &self.purpose {
                 Purpose::Commands(server_clock) => {
-                    let connection = self.topology.connect().await?;
-                    let time = send(connection.clone(), &packed(&clock::question())).await?;
+                    let line = self.topology.connect().await?;
+                    let asked = Instant::now();
+                    let question = packed(&clock::question());
+                    let time = send(line.connection.clone(), &question).await?;
                     if let Some(micros) = reply(time).as_ref().and_then(clock::micros) {
-                        server_clock.set(micros);
+                        server_clock.set(micros, asked);
                     }
-                    Ok(connection)
+                    Ok(line)
                 }
                 Purpose::WakeUps(waiters) => self.topology.listen(listener(waiters)).await,
             }
@@ -157,7 +172,7 @@ enum State {
         attempts: u32,
         retry_at: Instant,
     },
-    Up(Arc<MultiplexedConnection>),
+    Up(Arc<Line>),
 }
 
 impl Link {
@@ -180,8 +195,7 @@ impl Link {
                 Ok(live) => live?,
                 Err(_) => return Err(self.dial.timed_out(patience)),
             };
-            let error = match timeout_at(deadline, step(MultiplexedConnection::clone(&live))).await
-            {
+            let error = match timeout_at(deadline, step(live.connection.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -199,7 +213,7 @@ impl Link {
         }
     }
 
-    async fn live(self: &Arc<Self>) -> Result<Arc<MultiplexedConnection>, Failure> {
+    async fn live(self: &Arc<Self>) -> Result<Arc<Line>, Failure> {
         loop {
             if let State::Up(live) = &*self.state.borrow() {
                 return Ok(live.clone());
@@ -218,7 +232,7 @@ impl Link {
     }
 
     /// Gives a connection up, unless that has happened already.
-    fn replace(&self, live: &Arc<MultiplexedConnection>) {
+    fn replace(&self, live: &Arc<Line>) {
         self.state.send_if_modified(|state| match state {
             State::Up(current) if Arc::ptr_eq(current, live) => {
                 *state = State::Lost;
@@ -241,10 +255,10 @@ impl State {
         true
     }
 
-    fn end(&mut self, outcome: Result<MultiplexedConnection, Failure>) -> bool {
+    fn end(&mut self, outcome: Result<Line, Failure>) -> bool {
         let Self::Connecting { attempts } = self else { return false };
         *self = match outcome {
-            Ok(connection) => Self::Up(Arc::new(connection)),
+            Ok(line) => Self::Up(Arc::new(line)),
             Err(failure) => {
                 let pause = RECONNECT_PAUSE.saturating_mul(1 << (*attempts).min(10));
                 Self::Failed {

@@ -45,11 +45,7 @@ impl Failure {
     /// What the server said, code first, if it was the server that said no.
     pub(super) fn refusal(&self) -> Option<Bytes> {
         let Cause::Redis(error) = &self.cause else { return None };
-        let code = error.code()?;
-        Some(match error.detail() {
-            Some(detail) => format!("{code} {detail}").into(),
-            None => Bytes::copy_from_slice(code.as_bytes()),
-        })
+        said(error)
     }
 
     fn kind(&self) -> ErrorKind {
@@ -68,6 +64,15 @@ impl From<Failure> for StoreError {
             None => Self::with_source(failure.kind(), failure),
         }
     }
+}
+
+/// What the server said in an error, code first, if it was the server that made it.
+pub(super) fn said(error: &RedisError) -> Option<Bytes> {
+    let code = error.code()?;
+    Some(match error.detail() {
+        Some(detail) => format!("{code} {detail}").into(),
+        None => Bytes::copy_from_slice(code.as_bytes()),
+    })
 }
 
 /// Whether the client library says, in its own words, that the server refused the user.

@@ -22,7 +22,8 @@
 //! The least that a user needs, with the default prefix, is
 //! `~idem:* &idem:* -@all +set +get +getrange +setrange +del +pexpire +pttl +time +eval +evalsha
 //! +publish`; besides, `+hello +subscribe` for wake-ups across processes, `+select` for a database
-//! other than 0, and `+info +config|get` for the check.
+//! other than 0, `+info +config|get` for the check, and `+scan +exists +strlen` for
+//! [listing](idemptx_core::store::Inventory).
 
 #[cfg(feature = "redis")]
 mod client;
@@ -32,6 +33,8 @@ mod clock;
 mod connection;
 #[cfg(feature = "redis")]
 mod failure;
+#[cfg(feature = "redis")]
+mod gathering;
 #[cfg(feature = "redis")]
 mod notify;
 pub mod protocol;

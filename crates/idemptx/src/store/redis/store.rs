@@ -8,19 +8,20 @@ use std::time::Duration;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Bid, Capabilities, Claim, ErrorKind, Inventory, Page, Query, Seen, Settlement, Store,
+    StoreError, Watch,
 };
 use redis::Value;
 
-use super::client::{packed, reply};
+use super::client::{packed, pipeline, reply};
 use super::clock::ServerClock;
 use super::connection::{self, Connections, Purpose, Timeouts};
 use super::failure::Failure;
 use super::protocol::check::{self, Transport};
 use super::protocol::clock;
 use super::protocol::{
-    ClaimStep, Command, Layout, LookupStep, Next, ReleaseStep, RenewStep, Reply, SettleStep, Step,
-    WatchStep,
+    ClaimStep, Command, Layout, ListNext, ListStep, LookupStep, Next, ReleaseStep, RenewStep,
+    Reply, SettleStep, Step, WatchStep,
 };
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
@@ -140,6 +141,11 @@ impl RedisStore {
         self.reply(self.commands.ask(&packed(command)).await)
     }
 
+    async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, Failure> {
+        let values = self.commands.ask_all(&pipeline(commands)).await?;
+        values.into_iter().map(|value| self.reply(Ok(value))).collect()
+    }
+
     /// The reply in an answer; an error of the server is one, too.
     fn reply(&self, answer: Result<Value, Failure>) -> Result<Reply, Failure> {
         match answer {
@@ -191,6 +197,20 @@ impl Store for RedisStore {
         capabilities.durable = self.durable.load(Ordering::Relaxed);
         capabilities.watch = true;
         capabilities
+    }
+}
+
+/// A page takes a few `SCAN`s and batches of reads, between which the server does other work.
+impl Inventory for RedisStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let mut step = ListStep::new(query.clone())?;
+        let mut commands = step.begin(&self.layout);
+        loop {
+            match step.answer(&self.layout, self.ask_all(&commands).await?) {
+                ListNext::Ask(next) => commands = next,
+                ListNext::Done(page) => return page,
+            }
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
     RedisResult, TlsCertificates, io::tcp::TcpSettings,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
 
+use super::gathering::Gathering;
 use super::url::{self, InvalidUrl};
 
 /// One Redis server.
@@ -45,17 +48,43 @@ impl Topology {
     }
 
     /// Opens a connection for commands.
-    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        self.commands.get_multiplexed_async_connection_with_config(&patient()).await
+    ///
+    /// Commands of many tasks are one write, except over TLS, where the client library connects.
+    pub(super) async fn connect(&self) -> RedisResult<Line> {
+        match self.commands.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                self.driven(Gathering::tcp(host, *port).await?).await
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => self.driven(Gathering::unix(path).await?).await,
+            _ => {
+                let config = patient();
+                let opening = self.commands.get_multiplexed_async_connection_with_config(&config);
+                Ok(Line::driven_elsewhere(opening.await?))
+            }
+        }
+    }
+
+    async fn driven<S>(&self, stream: S) -> RedisResult<Line>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let settings = self.commands.get_connection_info().redis_settings();
+        let opening = MultiplexedConnection::new_with_config(settings, stream, patient());
+        let (connection, driver) = opening.await?;
+        let mut task = JoinSet::new();
+        task.spawn(driver);
+        Ok(Line { connection, _task: task })
     }
 
     /// Opens a connection for subscriptions, whose messages and end go to `receive`.
     pub(super) async fn listen(
         &self,
         receive: impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<Line> {
         let config = patient().set_push_sender(receive);
-        self.pushes.get_multiplexed_async_connection_with_config(&config).await
+        let opening = self.pushes.get_multiplexed_async_connection_with_config(&config);
+        Ok(Line::driven_elsewhere(opening.await?))
     }
 
     /// Whether records and passwords cross a network in plain text.
@@ -72,6 +101,19 @@ impl Topology {
     /// Its address and database, for messages.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
+    }
+}
+
+/// A connection with the task that drives it, which ends when this is dropped.
+pub(super) struct Line {
+    pub(super) connection: MultiplexedConnection,
+    _task: JoinSet<()>,
+}
+
+impl Line {
+    /// One whose task is the client library's own, and ends with the last clone.
+    fn driven_elsewhere(connection: MultiplexedConnection) -> Self {
+        Self { connection, _task: JoinSet::new() }
     }
 }
 

@@ -50,6 +50,10 @@ pub(super) enum Cause {
     OtherClock,
     /// Another file, or none, has the name now.
     Replaced,
+    /// The application's transaction is on another file.
+    OtherFile,
+    /// The application's connection does not flush what it commits.
+    Careless,
     Undecodable(Undecodable),
 }
 
@@ -77,6 +81,7 @@ impl Failure {
                 None => ErrorKind::Corrupt,
             },
             Cause::Undecodable(_) => ErrorKind::Corrupt,
+            Cause::OtherFile | Cause::Careless => ErrorKind::Invalid,
             _ => ErrorKind::Unavailable,
         }
     }
@@ -168,6 +173,14 @@ impl fmt::Display for Cause {
             Self::Replaced => f.write_str(
                 "the file was removed, or replaced by another one, while it was in use; restart \
                  every process that uses it",
+            ),
+            Self::OtherFile => f.write_str(
+                "the transaction is on another file; its connection must have opened this one, as \
+                 its main database",
+            ),
+            Self::Careless => f.write_str(
+                "the transaction's connection does not flush what it commits to the disk; set its \
+                 `PRAGMA synchronous` to FULL",
             ),
             Self::Undecodable(why) => why.fmt(f),
         }

@@ -58,6 +58,8 @@ impl DatabaseFile {
             _ => fail(Cause::Io("cannot lock the `-turn` file beside it", error)),
         })?;
         create(&path).map_err(|error| fail(Cause::Io("cannot create it", error)))?;
+        #[cfg(test)]
+        super::failpoint::reach("created");
         let mut file = Self { path: path.clone(), patience, identity: None };
         let mut connection = file.connect()?;
         file.claim(&connection)?;
@@ -81,6 +83,22 @@ impl DatabaseFile {
     /// makes another: each would grant the same claim.
     pub(super) fn is_in_place(&self) -> bool {
         Identity::of(&self.path) == self.identity
+    }
+
+    /// Refuses a connection of the application's that is not on it, or would not flush what it
+    /// commits.
+    pub(super) fn verify(&self, connection: &Connection) -> Result<(), Failure> {
+        if !self.is_in_place() {
+            return Err(self.fail(Cause::Replaced));
+        }
+        let path = connection.path().map(Path::new);
+        if !path.is_some_and(|path| is_same(path, &self.path)) {
+            return Err(self.fail(Cause::OtherFile));
+        }
+        let synchronous = connection
+            .pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))
+            .map_err(|error| self.sqlite(error))?;
+        if synchronous < SYNCHRONOUS_FULL { Err(self.fail(Cause::Careless)) } else { Ok(()) }
     }
 
     pub(super) fn path(&self) -> &Arc<Path> {
@@ -155,6 +173,8 @@ fn set_up(connection: &mut Connection, host: HostClock) -> rusqlite::Result<Opti
         Owner::Nobody | Owner::SomebodyElse => schema::migrate(&transaction, 0)?,
     }
     let clock = StoreClock::enter(&transaction, host)?;
+    #[cfg(test)]
+    super::failpoint::reach("set up");
     transaction.commit()?;
     Ok(clock)
 }
@@ -191,6 +211,13 @@ fn create(path: &Path) -> io::Result<()> {
     }
 }
 
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (Identity::of(one), Identity::of(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|it| it == one)),
+    }
+}
+
 /// Which file it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
@@ -220,6 +247,8 @@ fn network(folder: &Path) -> Option<&'static str> {
 
 /// For its owner alone: it holds the responses of everybody's requests.
 pub(super) const MODE: u32 = 0o600;
+/// As `PRAGMA synchronous` counts.
+const SYNCHRONOUS_FULL: i64 = 2;
 const CACHE_KIBIBYTES: i64 = 16 << 10;
 /// How long the write-ahead log stays on disk once it has been copied into the database.
 const JOURNAL_BYTES_KEPT: i64 = 64 << 20;

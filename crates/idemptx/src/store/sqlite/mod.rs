@@ -77,6 +77,7 @@ mod disk;
 mod failpoint;
 mod failure;
 mod file;
+mod listing;
 mod queue;
 mod reader;
 mod records;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{Seen, StoreError};
+use idemptx_core::store::{Page, Query, Seen, StoreError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -11,6 +11,7 @@ use super::check;
 use super::clock::StoreClock;
 use super::failure::{Cause, Failure};
 use super::file::DatabaseFile;
+use super::listing::list;
 use super::queue::{Next, Queue, Served};
 use super::records::{Finder, Refused};
 use crate::store::SafetyReport;
@@ -19,6 +20,7 @@ use crate::store::SafetyReport;
 #[derive(Debug)]
 pub(super) enum Question {
     Look(RecordId, oneshot::Sender<Result<Option<Seen>, StoreError>>),
+    List(Query, oneshot::Sender<Result<Page, StoreError>>),
     Check(oneshot::Sender<Result<SafetyReport, StoreError>>),
 }
 
@@ -27,6 +29,7 @@ impl Question {
     pub(super) fn is_wanted(&self) -> bool {
         match self {
             Self::Look(_, answer) => !answer.is_closed(),
+            Self::List(_, answer) => !answer.is_closed(),
             Self::Check(answer) => !answer.is_closed(),
         }
     }
@@ -58,6 +61,9 @@ impl Reader {
             Question::Look(id, answer) => {
                 let seen = look(finder, &id, &self.file, &self.clock);
                 let _ = answer.send(seen.map_err(StoreError::from));
+            }
+            Question::List(query, answer) => {
+                let _ = answer.send(list(connection, &query, &self.file, &self.clock));
             }
             Question::Check(answer) => {
                 let report = check::look(connection, &self.file, &self.clock);

@@ -191,21 +191,7 @@ impl<'c> Records<'c> {
 
     /// Settles.
     pub(super) fn settle(&mut self, lease: &Lease, done: &Settlement, now: Moment) -> Step<()> {
-        if matches!(done.state, State::Running | State::Spent) {
-            return Err(Refused::Kind(ErrorKind::Invalid));
-        }
-        let record = Record::settled(lease, done);
-        let expires = now.after(done.key_retain.max(done.retain));
-        let turns = if done.state == State::Done { now.after(done.retain) } else { expires };
-        let written = self.settle.execute(params![
-            lease.id.as_bytes(),
-            claim_mark(lease),
-            now.micros,
-            record.encode(),
-            turns,
-            expires,
-        ])?;
-        if written == 1 {
+        if settled(&mut self.settle, lease, done, now)? {
             return wrote(());
         }
         match self.finder.find(&lease.id, now)? {
@@ -284,6 +270,44 @@ impl<'c> Records<'c> {
             _ => Ok(None),
         }
     }
+}
+
+/// Settles in a transaction that is not the store's.
+///
+/// A settlement that is there is not enough, though it be of this very execution: what it does in
+/// another transaction it would do again.
+pub(super) fn settle_on(
+    connection: &Connection,
+    lease: &Lease,
+    done: &Settlement,
+    now: Moment,
+) -> Step<()> {
+    let mut statement = connection.prepare(SETTLE)?;
+    if settled(&mut statement, lease, done, now)? { wrote(()) } else { fenced() }
+}
+
+/// Writes a settlement, and says whether the lease was in force.
+fn settled(
+    statement: &mut Statement<'_>,
+    lease: &Lease,
+    done: &Settlement,
+    now: Moment,
+) -> Result<bool, Refused> {
+    if matches!(done.state, State::Running | State::Spent) {
+        return Err(Refused::Kind(ErrorKind::Invalid));
+    }
+    let record = Record::settled(lease, done);
+    let expires = now.after(done.key_retain.max(done.retain));
+    let turns = if done.state == State::Done { now.after(done.retain) } else { expires };
+    let written = statement.execute(params![
+        lease.id.as_bytes(),
+        claim_mark(lease),
+        now.micros,
+        record.encode(),
+        turns,
+        expires,
+    ])?;
+    Ok(written == 1)
 }
 
 fn write(statement: &mut Statement<'_>, lease: &Lease, now: Moment) -> rusqlite::Result<usize> {

@@ -9,19 +9,22 @@ use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
-use rusqlite::Connection;
+use idemptx_core::store::{
+    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+};
+use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::clock::{HostClock, StoreClock};
+use super::clock::{HostClock, Moment, StoreClock};
 use super::failure::{Cause, Failure};
 use super::file::{DatabaseFile, Opened};
 use super::queue::{NotTaken, Queue};
 use super::reader::{Question, Reader};
+use super::records::{self, Records, Refused, Step};
 use super::watching::{Lookout, Watched};
 use super::writer::{Job, Writer};
-use crate::store::SafetyReport;
+use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in a file; see the [module](super).
 ///
@@ -46,6 +49,7 @@ pub struct SqliteStore {
     jobs: Arc<Queue<Job>>,
     questions: Arc<Queue<Question>>,
     watched: Arc<Watched>,
+    clock: Arc<StoreClock>,
     patience: Duration,
 }
 
@@ -102,6 +106,26 @@ impl SqliteStore {
         self.wait(answered, self.patience).await
     }
 
+    /// Takes a step on a connection of the application's.
+    fn take_on<T>(
+        &self,
+        transaction: &Transaction<'_>,
+        step: impl FnOnce(Moment) -> Step<T>,
+    ) -> Result<T, StoreError> {
+        self.file.verify(transaction)?;
+        let now = self.clock.now();
+        let era = transaction.query_row("SELECT era FROM clock", [], |row| row.get::<_, i64>(0));
+        if era.map_err(|error| self.file.sqlite(error))? != now.era {
+            return Err(self.file.fail(Cause::OtherHost).into());
+        }
+        match step(now) {
+            Ok(taken) => Ok(taken.verdict),
+            Err(Refused::Kind(kind)) => Err(kind.into()),
+            Err(Refused::Undecodable(why)) => Err(self.file.fail(Cause::Undecodable(why)).into()),
+            Err(Refused::Sqlite(error)) => Err(self.file.sqlite(error).into()),
+        }
+    }
+
     fn ask(&self, question: Question) -> Result<(), Failure> {
         let taken = self.questions.push(question, Question::is_wanted);
         taken.map_err(|why| self.not_taken(why))
@@ -151,8 +175,7 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let watching = self.watched.watch(*id);
-        let rung = watching.rung();
+        let (watching, rung) = self.watched.watch(*id);
         let seen = self.lookup(id).await.ok()?;
         watching.begin(seen.as_ref());
         Some(Box::pin(async move {
@@ -172,6 +195,35 @@ impl Store for SqliteStore {
         capabilities.durable = true;
         capabilities.watch = true;
         capabilities
+    }
+}
+
+impl Transactional for SqliteStore {
+    fn claim_in_sqlite(
+        &self,
+        transaction: &Transaction<'_>,
+        id: &RecordId,
+        bid: &Bid,
+    ) -> Result<Claim, StoreError> {
+        self.take_on(transaction, |now| Records::new(transaction)?.claim(id, bid, now))
+    }
+
+    fn settle_in_sqlite(
+        &self,
+        transaction: &Transaction<'_>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        self.take_on(transaction, |now| records::settle_on(transaction, lease, done, now))
+    }
+}
+
+/// A reader walks up to a thousand records in the order of their ids, beside the writer.
+impl Inventory for SqliteStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::List(query.clone(), answer))?;
+        self.wait(answered, self.patience).await
     }
 }
 
@@ -228,6 +280,7 @@ impl SqliteStoreBuilder {
             jobs: Arc::new(Queue::new(WAITING_MAX)),
             questions: Arc::new(Queue::new(WAITING_MAX)),
             watched: Arc::new(Watched::default()),
+            clock: clock.clone(),
             patience: self.timeout,
         };
         let writer = Writer {

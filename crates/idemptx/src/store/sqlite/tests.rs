@@ -1,7 +1,11 @@
 //! What the store does with its file; the contract itself has the conformance suite.
 
+mod crashes;
 mod files;
+mod model;
 mod processes;
+#[path = "../../../tests/support/small_disk.rs"]
+mod small_disk;
 mod time;
 
 use std::future::Future;
@@ -13,7 +17,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Bid, Claim, ErrorKind, Inventory, Query, Seen, Settlement, Store, StoreError,
+};
 
 use super::SqliteStore;
 

@@ -44,8 +44,8 @@ struct Bell {
 }
 
 impl Watched {
-    /// Adds a watcher, who hears the bell from now on.
-    pub(super) fn watch(self: &Arc<Self>, id: RecordId) -> Watching {
+    /// Adds a watcher, with what resolves once the bell rings, even if nobody has polled it by then.
+    pub(super) fn watch(self: &Arc<Self>, id: RecordId) -> (Watching, OwnedNotified) {
         let mut bells = self.lock();
         let bell = bells.hung.entry(id).or_insert_with(|| Bell {
             notify: Arc::new(Notify::new()),
@@ -54,9 +54,11 @@ impl Watched {
         });
         bell.watchers += 1;
         let notify = bell.notify.clone();
+        // Under the lock: only who listens by the time that the bell is taken down hears it.
+        let rung = notify.clone().notified_owned();
         drop(bells);
         self.changed.notify_one();
-        Watching { watched: self.clone(), id, notify }
+        (Watching { watched: self.clone(), id, notify }, rung)
     }
 
     /// Wakes everybody who waits for the end of a claim on this record.
@@ -112,11 +114,6 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    /// Resolves once the bell rings, even if that is before it is first polled.
-    pub(super) fn rung(&self) -> OwnedNotified {
-        self.notify.clone().notified_owned()
-    }
-
     /// Says what is there now; if that is no claim, the wait is over.
     pub(super) fn begin(&self, seen: Option<&Seen>) {
         match seen {
@@ -180,3 +177,33 @@ impl Lookout {
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// The same where there is very much to look at.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bell_that_another_thread_rings_at_once_is_heard() {
+        let (watched, id) = (Arc::new(Watched::default()), RecordId::from_bytes([1; 32]));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ringing = std::thread::spawn({
+            let (watched, is_over) = (Arc::clone(&watched), Arc::clone(&is_over));
+            move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    watched.ring(&id);
+                }
+            }
+        });
+        for _ in 0..20_000 {
+            let (watching, rung) = watched.watch(id);
+            watching.begin(None);
+            timeout(Duration::from_secs(30), rung).await.expect("it has rung");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        ringing.join().expect("it rings");
+    }
+}

@@ -204,6 +204,8 @@ impl<'c> Work<'c> {
         }
         let vacuum = format!("PRAGMA incremental_vacuum({GIVE_BACK_PAGES})");
         self.tools.connection.execute_batch(&vacuum)?;
+        #[cfg(test)]
+        super::failpoint::reach("given back");
         self.pages += 2 * GIVE_BACK_PAGES;
         Ok(true)
     }
@@ -274,6 +276,10 @@ impl<'c> Work<'c> {
             Ok((swept, next_due))
         };
         let (swept, next_due) = sweep().map_err(|error| self.writer.file.sqlite(error))?;
+        #[cfg(test)]
+        if swept > 0 {
+            super::failpoint::reach("swept");
+        }
         self.next_due = next_due.min(now.after(LOOK_AGAIN));
         self.pages += 2 * swept;
         Ok(swept)
@@ -295,6 +301,8 @@ impl<'c> Work<'c> {
         let copy = "PRAGMA wal_checkpoint(PASSIVE)";
         // What could not be copied now stays in the log, and is copied next time.
         let _ = self.tools.connection.query_row(copy, [], |_| Ok(()));
+        #[cfg(test)]
+        super::failpoint::reach("copied");
         self.pages = 0;
     }
 }

@@ -20,6 +20,7 @@ WITH settled AS (
         OFFSET 0
     ) AS done
     WHERE r.id = done.id AND r.token = done.token AND r.state = 'R' AND r.expires_at > done.now
+        {within}
     RETURNING r.id, r.awaited
 )
 SELECT id, CASE WHEN awaited THEN pg_notify($8, encode(id, 'hex'))::text END FROM settled

@@ -45,6 +45,7 @@ pub mod clock;
 mod command;
 mod layout;
 mod lease;
+mod list;
 mod lookup;
 mod read;
 mod refusal;
@@ -60,6 +61,7 @@ pub use self::claim::ClaimStep;
 pub use self::command::{Arguments, Command};
 pub use self::layout::Layout;
 pub use self::lease::{ReleaseStep, RenewStep};
+pub use self::list::{ListNext, ListStep};
 pub use self::lookup::LookupStep;
 pub use self::read::Read;
 #[cfg(feature = "redis")]

@@ -97,6 +97,12 @@ pub(super) const LOOK: Script = Script {
     hash: "9e15db09735917ca7d9c5cc6819d3b461d2bd416",
 };
 
+pub(super) const LIST: Script = Script {
+    shebang: "",
+    code: include_str!("lua/list.lua"),
+    hash: "8b7daeddd48c27d3df7feef89aa8eb1305076c69",
+};
+
 // What concerns a claim already granted gets through under exhausted memory: a result that was
 // paid for must be kept, and the memory of a claim is only ever given back by these.
 pub(super) const SETTLE: Script = Script {
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_hash_is_that_of_its_script() {
-        for script in [CLAIM, LOOK, SETTLE, RELEASE, RENEW, AWAIT] {
+        for script in [CLAIM, LOOK, LIST, SETTLE, RELEASE, RENEW, AWAIT] {
             let text = [script.shebang, script.code].concat();
             assert_eq!(script.hash, redis::Script::new(&text).get_hash(), "{text}");
         }

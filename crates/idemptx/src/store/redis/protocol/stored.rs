@@ -94,7 +94,7 @@ fn settled(mut record: Record, response: Option<Bytes>) -> Found {
 }
 
 /// What is left of a lease: what is missing from its retention is its age.
-fn remaining(record: &Record, pttl: i64) -> Duration {
+pub(super) fn remaining(record: &Record, pttl: i64) -> Duration {
     let retain = i128::from(millis(record.retain));
     // Without an expiry its age is unknown, and nobody may call it lapsed.
     let age = if pttl < 0 { 0 } else { retain - i128::from(pttl) };

@@ -1,6 +1,7 @@
 use super::*;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
+use tokio::time::Instant;
 
 fn id() -> RecordId {
     RecordId::from_bytes([7; RecordId::BYTES])
@@ -97,7 +98,7 @@ fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
 #[test]
 fn the_servers_clock_goes_on_between_questions() {
     let clock = ServerClock::new();
-    clock.set(1_700_000_000_250_000);
+    clock.set(1_700_000_000_250_000, Instant::now());
     let first = clock.micros();
     assert!((1_700_000_000_250_000..1_700_000_060_000_000).contains(&first), "{first}");
     assert!(clock.micros() >= first);

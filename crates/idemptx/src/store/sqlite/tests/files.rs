@@ -109,6 +109,8 @@ async fn a_record_that_cannot_be_read_is_left_as_it_is() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(told(&error).contains("record format 99"), "{}", told(&error));
     }
+    let page = store.list(&Query::in_flight()).await.unwrap();
+    assert_eq!((page.entries, page.unreadable), (vec![], vec![id(1)]));
     let first: u8 = other
         .query_row("SELECT record FROM records", [], |row| Ok(row.get_ref(0)?.as_blob()?[0]))
         .unwrap();

@@ -1,4 +1,4 @@
-//! Processes that share a file, crash, or run into limits.
+//! Processes that share a file.
 //!
 //! They are this test executable, started again to play a part in one of its tests.
 
@@ -9,47 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::failpoint;
+use super::crashes;
 use super::*;
-
-#[tokio::test]
-async fn no_acknowledged_step_is_lost_when_the_process_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("it.db");
-    let mut audit = Audit::default();
-    for round in 0..25 {
-        let mut part = Part::new("churn").on(&path).told(&round.to_string()).start();
-        // It is killed in the middle of whatever it does after so many steps.
-        for line in part.lines.by_ref().take(1 + 37 * round % 400) {
-            audit.hear(&line.unwrap());
-        }
-        part.child.kill().unwrap();
-        audit.hear_the_rest(part);
-        audit.look_into(&path).await;
-    }
-    assert!(audit.steps() > 1000, "{}", audit.steps());
-}
-
-#[tokio::test]
-async fn no_acknowledged_step_is_lost_when_the_process_ends_around_a_commit() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("it.db");
-    let mut audit = Audit::default();
-    for (round, point) in
-        ["begun", "performed", "committed", "copying"].repeat(4).iter().enumerate()
-    {
-        let times = if *point == "copying" { 1 } else { 1 + round * 3 };
-        let part = Part::new("churn").on(&path).told(&(1000 + round).to_string());
-        let crash = format!("{point} {times}");
-        let part = part.with(failpoint::VARIABLE, &crash).start();
-        audit.hear_the_rest(part);
-        audit.look_into(&path).await;
-    }
-    assert!(audit.steps() > 100, "{}", audit.steps());
-}
 
 #[tokio::test]
 async fn of_eight_processes_one_is_granted_each_claim() {
@@ -113,33 +76,6 @@ async fn whoever_waits_is_woken_by_another_process() {
     assert!(part.finish().1);
 }
 
-#[tokio::test]
-async fn a_file_that_cannot_grow_loses_nothing_and_serves_again_once_it_can() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("it.db");
-    // Two mebibytes, in blocks of 512 bytes; the signal for it is ignored.
-    let limit = "trap '' XFSZ; ulimit -S -f 4096; exec \"$0\" \"$@\"";
-    let mut part = Part::new("fill").on(&path).through(&["sh", "-c", limit]).start();
-    let mut audit = Audit::default();
-    let refusal = loop {
-        let line = part.next_line();
-        audit.hear(&line);
-        if let Some(refusal) = line.strip_prefix("refused ") {
-            break refusal.to_owned();
-        }
-    };
-    assert!(refusal.contains("Unavailable") && refusal.contains("it.db"), "{refusal}");
-    let process = part.child.id().to_string();
-    let raised = Command::new("prlimit").args(["--fsize=unlimited:", "--pid", &process]).status();
-    assert!(raised.unwrap().success());
-    part.tell("there is room");
-    let (lines, status) = part.finish();
-    assert!(status && lines.iter().any(|line| line == "served again"), "{lines:?}");
-    lines.iter().for_each(|line| audit.hear(line));
-    assert!(audit.steps() > 50, "{}", audit.steps());
-    audit.look_into(&path).await;
-}
-
 #[test]
 fn a_file_that_may_not_be_written_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -169,38 +105,16 @@ async fn a_process_plays_its_part() {
     let path = PathBuf::from(std::env::var(PATH).unwrap());
     let told = std::env::var(TOLD).unwrap_or_default();
     match role.as_str() {
-        "churn" => churn(&path, told.parse().unwrap()).await,
+        "churn" => crashes::churn(&path, told.parse().unwrap()).await,
+        "shrink" => crashes::shrink(&path, told.parse().unwrap()).await,
         "contend" => contend(&path, told.parse().unwrap()).await,
         "hold" => hold(&path).await,
-        "fill" => fill(&path).await,
+        "fill" => crashes::fill(&path).await,
         "open" => match SqliteStore::open(&path) {
             Ok(_) => say("opened"),
             Err(error) => say(&format!("refused {error}")),
         },
         other => panic!("no part {other}"),
-    }
-}
-
-/// Claims, and settles every second claim, until it is killed.
-async fn churn(path: &Path, round: u64) {
-    let store = Arc::new(store(path));
-    let tasks = (0..16).map(|task| {
-        let store = store.clone();
-        async move {
-            for n in 0.. {
-                let n = (round << 40) | (task << 32) | n;
-                let lease = granted(&store, id(n), &bid(n, HOUR, HOUR)).await;
-                say(&format!("claimed {n}"));
-                if n.is_multiple_of(2) {
-                    store.settle(&lease, &done(payload(n), HOUR)).await.unwrap();
-                    say(&format!("settled {n}"));
-                }
-            }
-        }
-    });
-    let tasks: Vec<_> = tasks.map(tokio::spawn).collect();
-    for task in tasks {
-        task.await.unwrap();
     }
 }
 
@@ -233,88 +147,14 @@ async fn hold(path: &Path) {
     }
 }
 
-/// Settles until there is no room.
-async fn fill(path: &Path) {
-    let store = store(path);
-    let step = async |n| {
-        let Claim::Granted(lease) = store.claim(&id(n), &bid(n, HOUR, HOUR)).await? else {
-            panic!("somebody else is here");
-        };
-        say(&format!("claimed {n}"));
-        store.settle(&lease, &done(payload(n), HOUR)).await?;
-        say(&format!("settled {n}"));
-        Ok::<_, StoreError>(())
-    };
-    for n in 0.. {
-        if let Err(error) = step(n).await {
-            say(&format!("refused {:?} {}", error.kind(), told(&error)));
-            // Until somebody has made room.
-            std::io::stdin().read_line(&mut String::new()).unwrap();
-            step(n).await.unwrap();
-            return say("served again");
-        }
-    }
-}
-
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever listens may have what it wanted.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn payload(n: u64) -> Vec<u8> {
-    n.to_be_bytes().repeat(50)
-}
-
-/// What a process was acknowledged, to be compared with what is there.
-#[derive(Default)]
-struct Audit {
-    claimed: Vec<u64>,
-    settled: Vec<u64>,
-}
-
-impl Audit {
-    fn hear(&mut self, line: &str) {
-        let number = |text: &str| text.parse().ok();
-        if let Some(n) = line.strip_prefix("claimed ").and_then(number) {
-            self.claimed.push(n);
-        } else if let Some(n) = line.strip_prefix("settled ").and_then(number) {
-            self.settled.push(n);
-        }
-    }
-
-    /// What a process said before it ended.
-    fn hear_the_rest(&mut self, part: Running) {
-        part.finish().0.iter().for_each(|line| self.hear(line));
-    }
-
-    fn steps(&self) -> usize {
-        self.claimed.len() + self.settled.len()
-    }
-
-    async fn look_into(&self, path: &Path) {
-        let store = store(path);
-        for n in &self.claimed {
-            let token = match store.lookup(&id(*n)).await.unwrap() {
-                Some(Seen::Held(holder)) => holder.token,
-                Some(Seen::Settled(record)) => record.token,
-                other => panic!("the claim {n} is lost: {other:?}"),
-            };
-            assert_eq!(token, bid(*n, HOUR, HOUR).token);
-        }
-        for n in &self.settled {
-            assert_eq!(settled_payload(&store, id(*n)).await.unwrap(), payload(*n), "{n}");
-        }
-        let report = store.check().await.unwrap();
-        assert!(!report.is_fatal(), "{report:?}");
-        // It serves on.
-        let n = u64::MAX - self.steps() as u64;
-        granted(&store, id(n), &bid(n, HOUR, HOUR)).await;
-    }
-}
-
 /// A process to be started.
-struct Part {
+pub(super) struct Part {
     role: &'static str,
     path: PathBuf,
     variables: Vec<(String, String)>,
@@ -323,40 +163,40 @@ struct Part {
 }
 
 impl Part {
-    fn new(role: &'static str) -> Self {
+    pub(super) fn new(role: &'static str) -> Self {
         let (variables, before) = (Vec::new(), Vec::new());
         Self { role, path: PathBuf::new(), variables, before, nobody: None }
     }
 
-    fn on(mut self, path: &Path) -> Self {
+    pub(super) fn on(mut self, path: &Path) -> Self {
         self.path = path.to_owned();
         self
     }
 
-    fn told(self, text: &str) -> Self {
+    pub(super) fn told(self, text: &str) -> Self {
         self.with(TOLD, text)
     }
 
-    fn with(mut self, variable: &str, value: &str) -> Self {
+    pub(super) fn with(mut self, variable: &str, value: &str) -> Self {
         self.variables.push((variable.to_owned(), value.to_owned()));
         self
     }
 
     /// Lets another program start it.
-    fn through(mut self, before: &[&str]) -> Self {
+    pub(super) fn through(mut self, before: &[&str]) -> Self {
         self.before = before.iter().map(ToString::to_string).collect();
         self
     }
 
     /// Starts it without the rights of the superuser, from a copy that anybody can reach.
-    fn by_nobody(mut self, folder: &Path) -> Self {
+    pub(super) fn by_nobody(mut self, folder: &Path) -> Self {
         let copy = folder.join("executable");
         fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
         self.nobody = Some(copy);
         self
     }
 
-    fn start(self) -> Running {
+    pub(super) fn start(self) -> Running {
         let executable = self.nobody.clone().unwrap_or(std::env::current_exe().unwrap());
         let mut words = self.before;
         words.push(executable.to_str().unwrap().to_owned());
@@ -383,25 +223,25 @@ impl Part {
 }
 
 /// A process that was started.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) lines: Lines<BufReader<ChildStdout>>,
     input: ChildStdin,
 }
 
 impl Running {
     /// The next thing it says, and not the test runner in it.
-    fn next_line(&mut self) -> String {
+    pub(super) fn next_line(&mut self) -> String {
         let is_said = |line: &String| !line.is_empty() && !line.starts_with("running ");
         self.lines.by_ref().map(Result::unwrap).find(is_said).unwrap()
     }
 
-    fn tell(&mut self, line: &str) {
+    pub(super) fn tell(&mut self, line: &str) {
         writeln!(self.input, "{line}").unwrap();
     }
 
     /// Everything else it says until it ends, and whether it ended well.
-    fn finish(self) -> (Vec<String>, bool) {
+    pub(super) fn finish(self) -> (Vec<String>, bool) {
         let Self { mut child, lines, input } = self;
         drop(input);
         let lines = lines.map(Result::unwrap).collect();

@@ -16,6 +16,8 @@ async fn no_lease_outlives_the_boot_of_its_host_and_every_record_does() {
 
     let after = booted(&path, "two");
     assert!(holder(&after, id(1)).await.is_orphan());
+    let page = after.list(&Query::in_doubt()).await.unwrap();
+    assert_eq!(page.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id(1)]);
     assert_eq!(settled_payload(&after, id(2)).await.unwrap(), "result");
     let over = idemptx_core::store::Over::Orphan(running.token);
     let lease = granted(&after, id(1), &bid(3, HOUR, HOUR).over(over)).await;

@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Holds the documents to the tests: whatever test they name as a proof exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# A name of so many words in backticks is that of a test.
+NAMED = re.compile(r"`((?:[a-z0-9]+_){4,}[a-z0-9]+)`")
+DEFINED = re.compile(r"\b(?:fn|def) (\w+)\(")
+
+
+def main():
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
+    texts = {name: Path(name).read_text() for name in tracked if name.endswith((".md", ".rs", ".py"))}
+    defined = set().union(*(DEFINED.findall(text) for name, text in texts.items() if not name.endswith(".md")))
+    faults = [
+        f"{name} names the test {test}, which there is not"
+        for name, text in texts.items()
+        if name.endswith(".md")
+        for test in NAMED.findall(text)
+        if test not in defined
+    ]
+    if faults:
+        sys.exit("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+//! What follows when a handler's transaction settles, as lines that can be read.
+
+use http::StatusCode;
+
+use super::passage::{Ends, Passage, Stored};
+use super::world::rules;
+use crate::exchange::{Directive, Handled};
+use crate::policy::{Mode, Policy};
+
+/// How a row's policy differs from the draft's.
+type Change = fn(&mut Policy);
+
+#[test]
+fn a_transaction_counts_only_when_it_is_known_to_be_committed() {
+    let shadow: Change = |policy| policy.mode = Mode::Shadow;
+    let draft: Change = |_| {};
+    let rows: &[(Ends, Change, &str)] = &[
+        (Ends::Well, draft, "own stored"),
+        (Ends::RolledBack, draft, "release, refuse 503 store-unavailable"),
+        (Ends::RolledBack, shadow, "release, refuse 503 store-unavailable"),
+        (Ends::Unheard, draft, "release, look, replay 201 own"),
+        (Ends::Away, draft, "release, refuse 503 store-unavailable, release behind"),
+    ];
+    for (number, (ends, change, expected)) in rows.iter().enumerate() {
+        let rules = rules(*change);
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.transaction = Some(*ends);
+        let trace = passage.play("a", whole(201, None));
+        assert_eq!(trace, format!("claim, execute 1, commit Done, {expected}"), "row {number}");
+    }
+}
+
+#[test]
+fn a_transaction_whose_record_was_taken_over_is_never_an_own_success() {
+    let rules = rules(|_| {});
+    for (becomes, expected) in [
+        (Stored::Done(201), "look, replay 201 first"),
+        (Stored::Running, "look, wait 15000, refuse 409 in-progress"),
+    ] {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        (passage.transaction, passage.lost_to) = (Some(Ends::Well), Some(becomes));
+        let trace = passage.play("a", whole(201, None));
+        assert_eq!(trace, format!("claim, execute 1, commit Done, {expected}"));
+    }
+}
+
+#[test]
+fn only_a_success_is_committed() {
+    let ok = StatusCode::OK;
+    let rows: [(Handled, &str); 9] = [
+        (whole(200, None), "commit Done, own stored"),
+        (whole(303, None), "commit Done, own stored"),
+        (Handled::Partial { status: ok, directive: None }, "commit DoneNobody, own"),
+        (whole(422, None), "settle Done, own stored"),
+        (whole(500, Some(Directive::Store)), "settle Done, own stored"),
+        (whole(201, Some(Directive::Unknown)), "settle Unknown, own"),
+        (whole(201, Some(Directive::Release)), "release, own"),
+        (whole(503, None), "release, own"),
+        (Handled::Broken, "release, refuse 500 handler-failed unstored"),
+    ];
+    let rules = rules(|_| {});
+    for (handled, expected) in rows {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.transaction = Some(Ends::Well);
+        assert_eq!(passage.play("a", handled), format!("claim, execute 1, {expected}"));
+    }
+}
+
+fn whole(status: u16, directive: Option<Directive>) -> Handled {
+    Handled::Whole { status: StatusCode::from_u16(status).unwrap(), directive }
+}

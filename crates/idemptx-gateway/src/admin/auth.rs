@@ -1,0 +1,189 @@
+//! Who may come in at the admin listener.
+
+use std::net::IpAddr;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
+use http::uri::Authority;
+use http::{HeaderMap, Method, StatusCode};
+
+/// What a request must show.
+///
+/// # Security
+///
+/// Without a token whoever reaches the listener may come in, so it is bound to the loopback address
+/// then, and requests must be for a loopback name: a page of another site that has itself resolved
+/// to this address (DNS rebinding) sends its own.
+/// With a token such a page has nothing to show.
+///
+/// What changes something needs a header that no other site can make a browser send without asking
+/// us first, which we never permit (CORS); cookies are not looked at.
+pub(super) struct Gate {
+    token: Option<blake3::Hash>,
+}
+
+/// Why a request is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Not for us, by its `Host`.
+    Misdirected,
+    /// Without the token.
+    Unauthorized,
+    /// Perhaps sent by another site.
+    Forged,
+}
+
+impl Gate {
+    pub(super) fn new(token: Option<&str>) -> Self {
+        Self { token: token.map(|token| blake3::hash(token.as_bytes())) }
+    }
+
+    /// Whether the request is for this listener; asked of every one.
+    pub(super) fn is_ours(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self.token.is_some() || is_loopback(headers) {
+            return Ok(());
+        }
+        Err(Refusal::Misdirected)
+    }
+
+    /// Whether whoever asks may know, and change something if that is what they ask for.
+    pub(super) fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.is_ours(headers)?;
+        if let Some(token) = &self.token {
+            let shown = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+            let shown = shown.and_then(bearer).ok_or(Refusal::Unauthorized)?;
+            // Hashes are compared in constant time, and tell nothing of a length.
+            if blake3::hash(shown) != *token {
+                return Err(Refusal::Unauthorized);
+            }
+        }
+        let reads = *method == Method::GET || *method == Method::HEAD;
+        if !reads && !is_deliberate(headers) {
+            return Err(Refusal::Forged);
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forged => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// For the log.
+    pub(super) const fn told(self) -> &'static str {
+        match self {
+            Self::Misdirected => "somebody asked the admin listener by another name",
+            Self::Unauthorized => "somebody asked the admin listener without its token",
+            Self::Forged => "something that another site may have sent was refused",
+        }
+    }
+
+    pub(super) const fn detail(self) -> &'static str {
+        match self {
+            Self::Misdirected => {
+                "Without a token this listener is for loopback names only: ask `localhost` or \
+                 `127.0.0.1`, or set `token` under `[admin]`."
+            }
+            Self::Unauthorized => "Send `Authorization: Bearer` with the token of `[admin]`.",
+            Self::Forged => {
+                "Send `Idempotency-Admin` with your name, and JSON as `application/json`; \
+                 nothing was changed."
+            }
+        }
+    }
+}
+
+/// Who asks, as they call themselves: for the audit, not for authentication.
+pub(super) fn actor(headers: &HeaderMap) -> &str {
+    headers.get(ADMIN).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(BEARER.len())?;
+    scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
+}
+
+fn is_deliberate(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|value| value.as_bytes());
+    let json = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes() == JSON);
+    let own = site.is_none_or(|site| site == b"same-origin" || site == b"none");
+    own && json && !actor(headers).is_empty()
+}
+
+fn is_loopback(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(HOST).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    let Ok(authority) = Authority::try_from(line.as_bytes()) else { return false };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+const ADMIN: HeaderName = HeaderName::from_static("idempotency-admin");
+const BEARER: &[u8] = b"bearer ";
+const JSON: &[u8] = b"application/json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), value.parse().unwrap())
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn without_a_token_only_loopback_names_are_answered() {
+        let gate = Gate::new(None);
+        for host in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "127.8.8.8", "[::1]:9901"] {
+            assert_eq!(gate.admit(&Method::GET, &headers(&[("host", host)])), Ok(()), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", ""] {
+            let admitted = gate.admit(&Method::GET, &headers(&[("host", host)]));
+            assert_eq!(admitted, Err(Refusal::Misdirected), "{host}");
+        }
+        assert_eq!(gate.is_ours(&HeaderMap::new()), Err(Refusal::Misdirected));
+    }
+
+    #[test]
+    fn with_a_token_it_must_be_shown() {
+        let gate = Gate::new(Some("s3cret"));
+        let admitted = |value| {
+            gate.admit(&Method::GET, &headers(&[("host", "any"), ("authorization", value)]))
+        };
+        assert_eq!(admitted("Bearer s3cret"), Ok(()));
+        assert_eq!(admitted("bearer s3cret"), Ok(()));
+        for value in ["", "s3cret", "Basic s3cret", "Bearer s3cre", "Bearer s3crett", "Bearer"] {
+            assert_eq!(admitted(value), Err(Refusal::Unauthorized), "{value}");
+        }
+        let cookie = headers(&[("host", "any"), ("cookie", "token=s3cret")]);
+        assert_eq!(gate.admit(&Method::GET, &cookie), Err(Refusal::Unauthorized));
+    }
+
+    #[test]
+    fn what_another_site_can_send_changes_nothing() {
+        let gate = Gate::new(None);
+        let ours = [
+            ("host", "localhost"),
+            ("content-type", "application/json"),
+            ("idempotency-admin", "alice"),
+        ];
+        assert_eq!(gate.admit(&Method::POST, &headers(&ours)), Ok(()));
+        for left_out in ["content-type", "idempotency-admin"] {
+            let lines: Vec<_> = ours.into_iter().filter(|(name, _)| *name != left_out).collect();
+            let admitted = gate.admit(&Method::POST, &headers(&lines));
+            assert_eq!(admitted, Err(Refusal::Forged), "{left_out}");
+        }
+        for site in ["cross-site", "same-site"] {
+            let mut lines = ours.to_vec();
+            lines.push(("sec-fetch-site", site));
+            assert_eq!(gate.admit(&Method::POST, &headers(&lines)), Err(Refusal::Forged), "{site}");
+        }
+    }
+}

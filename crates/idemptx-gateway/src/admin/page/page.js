@@ -1,0 +1,393 @@
+// The inspector: asks the JSON API beside it, and shows what it answers.
+// Whatever came from outside is set as text, never as HTML.
+"use strict";
+
+const OVERVIEW_MS = 2000;
+const RECORDS_MS = 5000;
+const PAGE_RECORDS = 50;
+/** Stands in the place of cookies: no other site can make a browser send it. */
+const OURS = { "Idempotency-Admin": "inspector" };
+
+const $ = (id) => document.getElementById(id);
+const state = { paused: false, open: null, next: null, pages: 0, listed: null };
+
+// --- Asking ---------------------------------------------------------------------------------
+
+class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+async function ask(path, body) {
+  const headers = { ...OURS };
+  const token = sessionStorage.getItem("token");
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const response = await fetch(path, {
+    method: body === undefined ? "GET" : "POST",
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
+    cache: "no-store",
+    credentials: "omit",
+    redirect: "error",
+  });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(response.status, answer.detail ?? `status ${response.status}`);
+  return answer;
+}
+
+/** Runs what asks, and says it if that failed. */
+async function attempt(work) {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) return signIn();
+    const away = !(error instanceof Refused);
+    if (away) live("no answer", "bad");
+    say(away ? "The gateway does not answer; this page asks again." : error.message, "bad");
+    return false;
+  }
+}
+
+function signIn() {
+  const wrong = sessionStorage.getItem("token") !== null;
+  sessionStorage.removeItem("token");
+  if (wrong) $("login-text").textContent = "That was not the token.";
+  if ($("login").hidden) {
+    $("login").hidden = false;
+    $("main").hidden = true;
+    live("signed out", "warn");
+    $("token").focus();
+  }
+  return false;
+}
+
+// --- Showing --------------------------------------------------------------------------------
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function pill(text, kind = "") {
+  return element("span", { className: `pill ${kind}`, textContent: text });
+}
+
+function cell(label, content, number = false) {
+  const made = element("td", { className: number ? "number" : "" }, content);
+  made.dataset.label = label;
+  return made;
+}
+
+function pairs(list, entries) {
+  list.replaceChildren(
+    ...entries.map(([name, value, kind = ""]) =>
+      element("div", {}, element("dt", { textContent: name }), element("dd", { className: kind }, value)),
+    ),
+  );
+}
+
+function say(text, kind = "") {
+  // Only what changed, so that a screen reader does not repeat itself.
+  if ($("notice").textContent === text) return;
+  $("notice").className = `notice ${kind}`;
+  $("notice").textContent = text;
+}
+
+function live(text, kind) {
+  if ($("live").textContent === text) return;
+  $("live").textContent = text;
+  $("live").className = `pill ${kind}`;
+}
+
+const whole = new Intl.NumberFormat("en");
+const count = (number) => whole.format(number);
+
+function span(ms) {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = ms / 1000;
+  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return `${hours} h ${minutes % 60} min`;
+  return `${Math.floor(hours / 24)} days`;
+}
+
+function bytes(number) {
+  if (number < 1024) return `${number} B`;
+  if (number < 1024 * 1024) return `${(number / 1024).toFixed(1)} KiB`;
+  return `${(number / 1024 / 1024).toFixed(1)} MiB`;
+}
+
+const STATES = {
+  running: ["running", "busy"],
+  orphaned: ["orphan", "warn"],
+  done: ["done", "good"],
+  "done-nobody": ["done, answer not kept", "good"],
+  unknown: ["outcome unknown", "bad"],
+  spent: ["answer expired", ""],
+};
+
+function standing(name) {
+  const [text, kind] = STATES[name] ?? [name, ""];
+  return pill(text, kind);
+}
+
+/** An id's end is what differs between the keys of one scope. */
+const short = (id) => `…${id.slice(33, 41)}`;
+
+// --- This gateway ---------------------------------------------------------------------------
+
+async function overview() {
+  const { gateway, store, now, requests, refusals, routes } = await ask("api/overview");
+  $("login").hidden = true;
+  $("main").hidden = false;
+  live(gateway.draining ? "draining" : "live", gateway.draining ? "warn" : "good");
+  $("gateway").textContent =
+    `version ${gateway.version}, process ${gateway.pid}, up ${span(gateway.uptime_ms)}`;
+  pairs($("tiles"), [
+    ["Executing", count(now.executing), now.executing ? "busy" : ""],
+    ["Waiting", count(now.waiting)],
+    ["Executed", count(requests.executed)],
+    ["Replayed", count(requests.replayed), requests.replayed ? "good" : ""],
+    ["Refused", count(requests.refused)],
+    ["Not stored", count(requests.unstored), requests.unstored ? "warn" : ""],
+    ["Unconfirmed", count(now.unconfirmed), now.unconfirmed ? "warn" : ""],
+    ["Orphans met", count(requests.orphans), requests.orphans ? "warn" : ""],
+  ]);
+  const reach = store.reachable
+    ? pill("reachable", "good")
+    : pill(store.reachable === null ? "not asked yet" : "no answer", store.reachable === null ? "" : "bad");
+  $("store").replaceChildren(reach, `Store: ${store.kind}. ${store.guarantee ?? ""}`);
+  $("routes").tBodies[0].replaceChildren(
+    ...routes.map((route) =>
+      element("tr", {},
+        cell("Route", route.name),
+        cell("Executed", count(route.executed), true),
+        cell("Replayed", count(route.replayed), true),
+        cell("Refused", count(route.refused), true),
+        cell("Passed", count(route.passed), true)),
+    ),
+  );
+  $("refusals").textContent = refusals.length
+    ? `Refused as ${refusals.map((it) => `${it.code} (${count(it.count)})`).join(", ")}.`
+    : "";
+  if ($("notice").classList.contains("bad")) say("");
+}
+
+// --- Records --------------------------------------------------------------------------------
+
+const view = () => document.querySelector("input[name=view]:checked").value;
+
+async function list(more = false) {
+  const wanted = view();
+  const after = more && state.next ? `&after=${encodeURIComponent(state.next)}` : "";
+  const page = await ask(`api/records?view=${wanted}&limit=${PAGE_RECORDS}${after}`);
+  if (wanted !== view()) return;
+  state.pages = more ? state.pages + 1 : 1;
+  state.next = page.next;
+  const rows = page.records.map(row);
+  const body = $("records").tBodies[0];
+  if (more) body.append(...rows);
+  else body.replaceChildren(...rows);
+  body.querySelectorAll(".empty").forEach((it) => body.rows.length > 1 && it.closest("tr").remove());
+  if (!body.rows.length) {
+    const nothing = { "in-flight": "Nothing is in flight.", "in-doubt": "Nothing is in doubt.", all: "The store is empty." };
+    const text = page.next ? "Nothing so far; there is more to look through." : nothing[wanted];
+    body.append(element("tr", {}, element("td", { className: "empty", colSpan: 6, textContent: text })));
+  }
+  $("more").hidden = !page.next;
+  const broken = page.unreadable.length;
+  $("records-note").textContent = broken
+    ? `${broken} of what the store holds cannot be read by this version: ${page.unreadable.map(short).join(", ")}.`
+    : "";
+}
+
+function row(record) {
+  const open = element("button", { type: "button", className: "link mono", textContent: short(record.id), title: record.id });
+  open.setAttribute("aria-label", `Open record ${record.id.slice(33, 41)}`);
+  open.addEventListener("click", () => go(record.id));
+  return element("tr", {},
+    cell("Record", open),
+    cell("State", standing(record.state)),
+    cell("Attempt", count(record.attempt), true),
+    cell("Age", span(record.age_ms), true),
+    cell("Lease left", record.state === "running" ? span(record.lease_ms) : "–", true),
+    cell("Forgotten in", span(record.expires_in_ms), true));
+}
+
+async function find() {
+  const text = $("find-key").value;
+  if (/^[0-9a-f]{32}:[0-9a-f]{32}$/.test(text.trim())) {
+    $("matches").replaceChildren();
+    return go(text.trim());
+  }
+  const { matches } = await ask("api/search", {
+    key: text,
+    scope: $("find-scope").value,
+    method: $("find-method").value,
+    path: $("find-path").value,
+  });
+  const found = matches.filter((it) => it.record);
+  $("matches").replaceChildren(
+    ...found.map((it) => {
+      const open = element("button", { type: "button", className: "mono", textContent: short(it.id) });
+      open.addEventListener("click", () => go(it.id));
+      return element("li", {}, open, standing(it.record.state), `by the policy of ${it.routes.join(", ")}`);
+    }),
+  );
+  if (found.length === 1) return go(found[0].id);
+  say(found.length ? "" : "No record under that key: it was never used in that scope, or has been forgotten.");
+}
+
+function go(id) {
+  const hash = `#${id}`;
+  if (location.hash === hash) attempt(() => show(id, true));
+  else location.hash = hash;
+}
+
+// --- One record -----------------------------------------------------------------------------
+
+async function show(id, focus) {
+  const { record, answer, story, story_note: note, actions } = await ask(`api/records/${id}`);
+  if (state.open !== id && !focus) return;
+  state.open = id;
+  $("record").hidden = false;
+  $("record-id").textContent = id;
+  if (record) {
+    pairs($("record-facts"), [
+      ["State", standing(record.state)],
+      ["Attempt", count(record.attempt)],
+      ["Claimed", `${span(record.age_ms)} ago`],
+      ["Last written", `${span(record.idle_ms)} ago`],
+      ...(record.state === "running" ? [["Lease left", span(record.lease_ms)]] : []),
+      ["Forgotten in", span(record.expires_in_ms)],
+      ...(answer ? [["Answer kept", `${answer.status}, ${bytes(answer.body_bytes)} of body`]] : []),
+      ["Request's print", element("span", { className: "mono", textContent: record.fingerprint })],
+    ]);
+  } else {
+    pairs($("record-facts"), [["State", pill("no record", "")]]);
+  }
+  $("story").replaceChildren(...story.map(moment));
+  $("story-note").textContent = note;
+  // A button that is being used must not be replaced under the user's finger.
+  const offered = JSON.stringify([id, actions]);
+  if (state.offered !== offered) {
+    state.offered = offered;
+    $("actions").replaceChildren(...actions.map((it) => action(id, it)));
+    if (!actions.length) $("actions").append(element("p", { textContent: "Nothing: there is no record." }));
+  }
+  if (focus) {
+    $("record-title").focus();
+    $("record").scrollIntoView({ block: "start" });
+  }
+}
+
+const KINDS = { claimed: "busy", renewed: "busy", settled: "good", replayed: "good", refused: "warn",
+  orphan: "warn", "no-verdict": "bad", fenced: "bad", operator: "bad" };
+
+function moment(event) {
+  const times = event.times > 1 ? `, ${count(event.times)} times, the last ${span(event.last_ms_ago)} ago` : "";
+  return element("li", { className: KINDS[event.kind] ?? "" },
+    element("time", { textContent: `${span(event.ms_ago)} ago` }),
+    `${event.text}${times}`);
+}
+
+function action(id, offered) {
+  const button = element("button", { type: "button", className: "danger", textContent: offered.title });
+  button.addEventListener("click", () => confirm(id, offered));
+  return element("div", {}, button, element("p", { textContent: offered.consequence }));
+}
+
+function confirm(id, offered) {
+  const dialog = $("confirm");
+  $("confirm-title").textContent = `${offered.title}?`;
+  $("confirm-id").textContent = id;
+  $("confirm-text").textContent = offered.consequence;
+  $("confirm-yes").textContent = offered.title;
+  const answers = offered.name === "answer";
+  $("answer").hidden = !answers;
+  // Not when the dialog has closed: browsers tell of that later, and of every time.
+  dialog.querySelector("form").onsubmit = ({ submitter }) => {
+    if (submitter !== $("confirm-yes")) return;
+    const body = { seen: offered.seen };
+    if (answers) {
+      body.answer = {
+        status: Number($("answer-status").value),
+        content_type: $("answer-type").value,
+        body: $("answer-body").value,
+      };
+    }
+    attempt(async () => {
+      const { done } = await ask(`api/records/${id}/${offered.name}`, body);
+      say(done, "good");
+      await Promise.all([show(id, true), list(), overview()]);
+    });
+  };
+  dialog.showModal();
+}
+
+function close() {
+  state.open = null;
+  state.offered = null;
+  $("record").hidden = true;
+}
+
+// --- Events ---------------------------------------------------------------------------------
+
+function on(id, event, work) {
+  $(id).addEventListener(event, (it) => {
+    it.preventDefault();
+    attempt(async () => work());
+  });
+}
+
+on("login", "submit", async () => {
+  sessionStorage.setItem("token", $("token").value);
+  $("token").value = "";
+  await overview();
+  await list();
+  $("main").focus();
+});
+on("find", "submit", find);
+on("more", "click", () => list(true));
+on("record-close", "click", () => {
+  history.replaceState(null, "", location.pathname);
+  close();
+});
+on("pause", "click", () => {
+  state.paused = !state.paused;
+  $("pause").textContent = state.paused ? "Resume" : "Pause";
+  $("pause").setAttribute("aria-pressed", String(state.paused));
+  if (state.paused) live("paused", "warn");
+});
+document.querySelectorAll("input[name=view]").forEach((it) =>
+  it.addEventListener("change", () => attempt(() => list())));
+addEventListener("hashchange", opened);
+
+function opened() {
+  const id = location.hash.slice(1);
+  if (id) attempt(() => show(id, true));
+  else close();
+}
+
+/** Asks again and again while somebody looks, each time after the last answer has come. */
+async function every(ms, work) {
+  if (!state.paused && !document.hidden && $("login").hidden) await attempt(work);
+  setTimeout(() => every(ms, work), ms);
+}
+
+every(OVERVIEW_MS, async () => {
+  await overview();
+  if (state.open && !$("confirm").open) await show(state.open, false);
+});
+every(RECORDS_MS, async () => {
+  // What somebody has paged through stays as it is.
+  if (state.pages <= 1 && !$("records").contains(document.activeElement)) await list();
+});
+opened();

@@ -1,0 +1,129 @@
+//! `idemptx check`: what a configuration comes to, before anybody relies on it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use idemptx::{CheckError, Policy};
+use serde_json::Value;
+
+use crate::cli::told;
+use crate::config::{Config, Protection, ScopeSource};
+use crate::observe::{Observed, Observer};
+use crate::proxy::Plan;
+use crate::serve::StartError;
+use crate::traces::Traces;
+
+/// What a check has found.
+#[derive(Debug)]
+pub struct Report {
+    /// For people, on stdout.
+    pub text: String,
+    /// Whether the gateway can be started like this.
+    pub is_usable: bool,
+}
+
+/// Reads certificates and keys, asks the store, and says what is in force; nothing is listened on.
+///
+/// # Errors
+///
+/// [`StartError`] for what would refuse a start.
+///
+/// # Cancel safety
+///
+/// May be dropped.
+pub async fn check(config: &Config) -> Result<Report, StartError> {
+    let store = crate::store::open(&config.store)?;
+    let store = Arc::new(Observed::new(store, Arc::new(Observer::logging(false))));
+    let plan = Plan::new(config, store, None)?;
+    Traces::check(config.traces.as_ref())?;
+    let mut report = Report { text: String::new(), is_usable: true };
+    report.places(config);
+    for route in &plan.routes {
+        let Some((engine, protection)) =
+            route.engine.as_ref().zip(route.config.protection.as_ref())
+        else {
+            report.line(format_args!(
+                "\nroute {}: passes to {}",
+                route.config.name, route.config.upstream
+            ));
+            continue;
+        };
+        let profile = protection.policy.profile;
+        report.line(format_args!(
+            "\nroute {}: to {}, under {profile}",
+            route.config.name, route.config.upstream
+        ));
+        report.policy(protection);
+        match engine.check().await {
+            Ok(found) => report.line(format_args!("  store: {}", found.guarantee)),
+            Err(error) => {
+                report.is_usable = false;
+                report.line(format_args!("  store: {}", told(&error)));
+            }
+        }
+        if let Ok(found) | Err(CheckError::Refused(found)) = engine.check().await {
+            for finding in &found.findings {
+                report.line(format_args!("  {:?}: {}", finding.severity, finding.text));
+            }
+        }
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    fn places(&mut self, config: &Config) {
+        for listener in &config.listeners {
+            let scheme = if listener.tls.is_some() { "https" } else { "http" };
+            self.line(format_args!("listener: {scheme}://{}", listener.address));
+        }
+        for upstream in &config.upstreams {
+            let urls: Vec<_> = upstream.origins.iter().map(ToString::to_string).collect();
+            self.line(format_args!("upstream {}: {}", upstream.name, urls.join(", ")));
+        }
+        if let Some(admin) = &config.admin {
+            let how = if admin.token.is_some() { "with a token" } else { "without a token" };
+            self.line(format_args!("operators: http://{}, {how}", admin.address));
+        }
+        match config.traces.as_ref().map(|traces| &traces.endpoint) {
+            Some(Some(endpoint)) => self.line(format_args!("traces: {endpoint}")),
+            Some(None) => self.line(format_args!("traces: as the environment says")),
+            None => {}
+        }
+    }
+
+    /// Every field of a policy, marked where it is not as in its profile.
+    fn policy(&mut self, protection: &Protection) {
+        let own =
+            Protection::with(Policy::profile(protection.policy.profile), protection.on_ambiguous);
+        let usual = fields(&own.policy);
+        for (name, value) in fields(&protection.policy) {
+            let text = match (name.as_str(), &protection.scope) {
+                // One name for it: `on_ambiguous`.
+                ("on_panic", _) => continue,
+                ("scope", ScopeSource::Certificate) => "{\"mtls\":\"subject\"}".to_owned(),
+                ("scope", ScopeSource::Token(jwt)) => format!("{{\"jwt\":\"{}\"}}", jwt.claim),
+                _ => value.to_string(),
+            };
+            match usual.get(&name) {
+                Some(usual) if *usual == value => self.line(format_args!("  {name} = {text}")),
+                Some(usual) => self.line(format_args!("* {name} = {text}  (not {usual})")),
+                None => self.line(format_args!("* {name} = {text}")),
+            }
+        }
+        let word = match protection.on_ambiguous {
+            crate::config::OnAmbiguous::Unknown => "unknown",
+            crate::config::OnAmbiguous::Release => "release",
+        };
+        self.line(format_args!("  on_ambiguous = \"{word}\""));
+    }
+}
+
+fn fields(policy: &Policy) -> BTreeMap<String, Value> {
+    serde_json::from_str(&policy.to_json()).unwrap_or_default()
+}

@@ -1,0 +1,77 @@
+//! Which paths a route is for.
+
+use std::fmt;
+
+/// A pattern of paths, compared byte by byte with the path as it was sent.
+///
+/// `*` is one segment, `**` at the end whatever follows: `/orders`, `/orders/*/refund`,
+/// `/api/**`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    segments: Vec<Segment>,
+    /// Whether more segments may follow.
+    open: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Exactly(String),
+    Any,
+}
+
+impl Pattern {
+    /// Every path.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { text: "/**".to_owned(), segments: Vec::new(), open: true }
+    }
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    ///
+    /// What to write instead.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let path = text.strip_prefix('/').ok_or("a path begins with `/`")?;
+        if path.contains(['?', '#']) || !path.is_ascii() || path.contains(char::is_whitespace) {
+            return Err("write a path as it is sent, without a query");
+        }
+        let (path, open) = match path.strip_suffix("**") {
+            Some("") => return Ok(Self { text: text.to_owned(), ..Self::any() }),
+            Some(path) => (path.strip_suffix('/').ok_or(STARS)?, true),
+            None => (path, false),
+        };
+        let segment = |segment: &str| match segment {
+            "*" => Ok(Segment::Any),
+            exact if exact.contains('*') => Err(STARS),
+            exact => Ok(Segment::Exactly(exact.to_owned())),
+        };
+        let segments = path.split('/').map(segment).collect::<Result<_, _>>()?;
+        Ok(Self { text: text.to_owned(), segments, open })
+    }
+
+    /// Whether a path is meant.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        if self.open && self.segments.is_empty() {
+            return true;
+        }
+        let Some(path) = path.strip_prefix('/') else { return false };
+        let mut sent = path.split('/');
+        let all = self.segments.iter().all(|segment| match (segment, sent.next()) {
+            (Segment::Any, Some(sent)) => !sent.is_empty(),
+            (Segment::Exactly(exact), Some(sent)) => exact == sent,
+            (_, None) => false,
+        });
+        all && (self.open || sent.next().is_none())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+const STARS: &str = "`*` stands for one whole segment, `**` at the end for all that follow";

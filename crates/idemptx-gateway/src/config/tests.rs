@@ -1,0 +1,335 @@
+//! What a file may say, and what is said about its mistakes.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use idemptx::Profile;
+use idemptx_core::policy::{OnLargeBody, OnPanic, ScopeRule};
+
+use super::{
+    Config, Forwarded, ForwardedRule, HostRule, JwtKey, LogFormat, OnAmbiguous, Pattern,
+    ScopeSource, UpstreamVersion,
+};
+
+const WHOLE: &str = r#"
+[[listener]]
+address = "127.0.0.1:8443"
+http1 = false
+forwarded = "append"
+tls = { certificate = "cert.pem", key = "key.pem", client_ca = "ca.pem", client_required = false }
+
+[[upstream]]
+name = "shop"
+urls = ["https://10.0.0.1:9000", "http://shop"]
+http2 = true
+host = "upstream"
+ca = "shop.pem"
+connect_timeout_ms = 1
+response_timeout_ms = 2
+pause_timeout_ms = 3
+idle_timeout_ms = 0
+connections_max = 5
+down_ms = 0
+health = { path = "/up?deep=1", interval_ms = 1, unhealthy_after = 4, statuses = [204, "3xx"] }
+
+[[route]]
+name = "payments"
+host = "Shop.Example"
+methods = ["POST", "GET"]
+path = "/payments/*/capture"
+upstream = "shop"
+profile = "payments"
+on_ambiguous = "release"
+forward = ["attempt", "fence", "derived"]
+
+[route.policy]
+scope = { header = "X-Account" }
+wait_ms = 2000
+store_statuses = ["2xx", 503]
+secrets = [{ id = 1, secret = "${SECRET}" }]
+fingerprint = { body = "json", headers = ["X-Version"] }
+
+[[route]]
+path = "/**"
+upstream = "shop"
+protect = false
+report_ignored = true
+
+[store]
+url = "redis://:${PASSWORD}@redis/0"
+near_bytes = 1000
+seal = { keys = "1:${SECRET}", accept_unsealed = true }
+
+[limits]
+connections_max = 1
+body_rate_min = 0
+spool_directory = "/var/spool/x"
+
+[admin]
+address = "127.0.0.1:9901"
+
+[log]
+level = "debug"
+format = "json"
+"#;
+
+const SIMPLE: &str = r#"[[listener]]
+address = "127.0.0.1:8080"
+[[upstream]]
+name = "up"
+urls = ["http://127.0.0.1:9000"]
+[[route]]
+upstream = "up"
+"#;
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "SECRET" => Some("0123456789abcdef".to_owned()),
+        "PASSWORD" => Some("p$w".to_owned()),
+        _ => None,
+    }
+}
+
+fn read(text: &str) -> Result<Config, String> {
+    Config::parse("gateway.toml", text, environment).map_err(|mistake| mistake.to_string())
+}
+
+#[test]
+fn a_whole_file_says_everything() {
+    let config = read(WHOLE).unwrap();
+    let listener = &config.listeners[0];
+    assert!(!listener.http1 && listener.http2);
+    assert_eq!(listener.forwarded, ForwardedRule::Append);
+    assert!(listener.tls.as_ref().is_some_and(|tls| !tls.client_required));
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.version, UpstreamVersion::Http2);
+    assert_eq!(upstream.host, HostRule::Upstream);
+    assert!(upstream.origins[0].tls && upstream.origins[0].port() == 9000);
+    assert!(!upstream.origins[1].tls && upstream.origins[1].port() == 80);
+    assert_eq!(upstream.pause_timeout, Duration::from_millis(3));
+    let health = upstream.health.as_ref().unwrap();
+    assert_eq!((health.path.as_str(), health.interval), ("/up?deep=1", Duration::from_millis(1)));
+    assert_eq!((health.healthy_after, health.unhealthy_after), (2, 4));
+    assert_eq!(health.statuses.to_string(), "204, 3xx");
+    let route = &config.routes[0];
+    assert_eq!(route.host.as_deref(), Some("shop.example"));
+    let protection = route.protection.as_ref().unwrap();
+    assert_eq!(protection.policy.profile, Profile::Payments);
+    assert_eq!(protection.policy.scope, Some(ScopeRule::Header("x-account".parse().unwrap())));
+    assert_eq!(protection.policy.wait, Duration::from_secs(2));
+    assert_eq!(protection.policy.secrets.len(), 1);
+    assert_eq!(protection.on_ambiguous, OnAmbiguous::Release);
+    assert_eq!(protection.policy.on_panic, OnPanic::Release);
+    assert_eq!(protection.forward, [Forwarded::Attempt, Forwarded::Fence, Forwarded::Derived]);
+    assert!(config.routes[1].protection.is_none() && config.routes[1].report_ignored);
+    assert_eq!(config.store.url, "redis://:p$w@redis/0");
+    let near = config.store.near.unwrap();
+    assert_eq!((near.bytes_max, near.hold), (1000, Duration::from_secs(1)));
+    assert!(config.store.seal.as_ref().is_some_and(|seal| seal.accept_unsealed));
+    assert_eq!((config.limits.connections_max, config.limits.body_rate_min), (1, 0));
+    assert_eq!(config.log.format, LogFormat::Json);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("p$w") && !shown.contains("0123456789abcdef"), "{shown}");
+}
+
+#[test]
+fn a_simple_file_has_the_gateways_defaults() {
+    let config = read(SIMPLE).unwrap();
+    let protection = config.routes[0].protection.as_ref().unwrap();
+    assert_eq!(protection.policy.profile, Profile::Draft);
+    assert_eq!(protection.policy.on_large_body, OnLargeBody::Stream);
+    assert_eq!(protection.on_ambiguous, OnAmbiguous::Unknown);
+    assert_eq!(protection.policy.on_panic, OnPanic::Quarantine);
+    assert_eq!(config.routes[0].name, "/**");
+    assert_eq!(config.store.url, "memory:");
+}
+
+#[test]
+fn scopes_come_from_certificates_and_tokens() {
+    let scope = |text: &str| {
+        let text = format!("{SIMPLE}policy = {{ scope = {text} }}\n");
+        let config = read(&text)?;
+        let protection = config.routes[0].protection.clone().unwrap();
+        assert_eq!(protection.policy.scope, Some(ScopeRule::Custom));
+        Ok::<_, String>(protection.scope)
+    };
+    assert_eq!(scope("{ mtls = \"subject\" }"), Ok(ScopeSource::Certificate));
+    let rule =
+        "{ jwt = \"sub\", secret = \"${SECRET}\", issuer = [\"me\"], algorithms = [\"HS512\"] }";
+    let Ok(ScopeSource::Token(jwt)) = scope(rule) else { panic!("{rule}") };
+    assert_eq!(jwt.claim, "sub");
+    assert_eq!(jwt.key, JwtKey::Secret("0123456789abcdef".to_owned()));
+    for (text, says) in [
+        ("{ mtls = \"issuer\" }", "write `{ mtls = \"subject\" }`"),
+        ("{ jwt = \"sub\" }", "give one of `secret`, `key` and `jwks`"),
+        ("{ jwt = \"sub\", key = \"a\", jwks = \"b\" }", "give one of `secret`, `key` and `jwks`"),
+        ("{ jwt = \"sub\", kee = \"a\" }", "unknown field `kee`"),
+    ] {
+        let said = scope(text).unwrap_err();
+        assert!(said.starts_with("gateway.toml:8:12: `scope`: "), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn a_mistake_is_told_with_its_place() {
+    let cases = [
+        ("[[listener]\n", "gateway.toml:8:12: unclosed array table, expected `]`"),
+        ("[limits]\nconnections_mx = 1\n", "gateway.toml:9:1: unknown field `connections_mx`"),
+        ("[limits]\nhead_ms = 0\n", "gateway.toml:9:11: give at least 1 millisecond"),
+        ("[limits]\nhead_ms = 99999999\n", "gateway.toml:9:11: give 3600000 milliseconds at most"),
+        ("[limits]\nhead_ms = \"soon\"\n", "gateway.toml:9:11: invalid type: string \"soon\""),
+        ("[limits]\nhead_bytes_max = 10\n", "gateway.toml:9:18: give 8192 to 16777216 bytes"),
+        ("[log]\nlevel = \"loud\"\n", "gateway.toml:9:9: unknown variant `loud`"),
+        (
+            "[store]\nurl = \"redis://${HOST}/\"\n",
+            "gateway.toml:9:7: the environment variable `HOST` is not set",
+        ),
+        (
+            "[store]\nurl = \"redis://${HOST/\"\n",
+            "gateway.toml:9:7: `${` has no `}`; write `$$` for a dollar",
+        ),
+        ("[store]\nurl = \"memory:\"\n[store.seal]\n", "gateway.toml:10:1: give one of `keys` and"),
+        ("profile = \"draught\"\n", "gateway.toml:8:11: `profile`: write `draft` or `stripe`"),
+        ("profile = \"payments\"\n", "gateway.toml:8:11: `scope`: "),
+        (
+            "protect = false\nprofile = \"draft\"\n",
+            "gateway.toml:9:11: this route is not protected",
+        ),
+        ("path = \"orders\"\n", "gateway.toml:8:8: a path begins with `/`"),
+        ("path = \"/or*ders\"\n", "gateway.toml:8:8: `*` stands for one whole segment"),
+        ("methods = [\"post\"]\n", "gateway.toml:8:11: write methods in capitals"),
+        (
+            "[route.policy]\nwait = 1\n",
+            "gateway.toml:9:1: `wait`: no such field; did you mean `wait_ms`?",
+        ),
+        (
+            "[route.policy]\nlease_ms = 15000\nwait_ms = -1\n",
+            "gateway.toml:10:1: `wait_ms`: it cannot be negative",
+        ),
+        ("[route.policy]\nlease_ms = 1\n", "gateway.toml:9:1: `lease_ms`: give a number from 100"),
+        ("[route.policy]\nstore_statuses = [\"9xx\"]\n", "gateway.toml:9:1: `store_statuses`: "),
+        (
+            "[route.policy]\non_panic = \"release\"\n",
+            "gateway.toml:9:1: `on_panic`: a gateway runs no handler",
+        ),
+        ("[route.policy]\nretain_ms = 1.5\n", "gateway.toml:9:1: write a whole number"),
+        ("[[route]]\nupstream = \"down\"\n", "gateway.toml:9:12: there is no upstream `down`"),
+        (
+            "[admin]\naddress = \"0.0.0.0:9901\"\n",
+            "gateway.toml:9:11: whoever reaches this address",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (more, expected) in cases {
+        let said = read(&format!("{SIMPLE}{more}")).unwrap_err();
+        if !said.starts_with(expected) {
+            wrong.push(format!("{more} said {said}, not {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (text, expected) in [
+        ("", "gateway.toml:1:1: missing field `listener`"),
+        (
+            "listener = []\nupstream = []\nroute = []\n",
+            "gateway.toml:1:12: there must be a [[listener]]",
+        ),
+    ] {
+        let said = read(text).unwrap_err();
+        assert!(said.starts_with(expected), "{text}: {said}");
+    }
+    let twice = SIMPLE
+        .replace("[[route]]", "[[upstream]]\nname = \"up\"\nurls = [\"http://a\"]\n[[route]]");
+    assert_eq!(read(&twice).unwrap_err(), "gateway.toml:7:8: there is an upstream `up` already");
+    for url in ["ftp://a", "http://a/b", "http://u@a", "a:80"] {
+        let text = SIMPLE.replace("http://127.0.0.1:9000", url);
+        let said = read(&text).unwrap_err();
+        assert!(said.starts_with("gateway.toml:5:8: write `http://host:port`"), "{url}: {said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_health_check_is_told() {
+    for (wrong, expected) in [
+        ("interval_ms = 1", "missing field `path`"),
+        ("path = \"up\"", "a path begins with `/`"),
+        ("path = \"/\"\nhealthy_after = 0", "give at least 1"),
+        ("path = \"/\"\nstatuses = []", "write a list of statuses and classes"),
+        ("path = \"/\"\nstatuses = [\"6xx\"]", "write a list of statuses and classes"),
+        ("path = \"/\"\nstatuses = [99]", "write a list of statuses and classes"),
+        ("path = \"/\"\nhost = \"a\"", "unknown field `host`"),
+    ] {
+        let said = read(&format!("{SIMPLE}[upstream.health]\n{wrong}\n")).unwrap_err();
+        assert!(said.contains(expected), "{wrong}: {said}");
+    }
+}
+
+#[cfg(feature = "otel")]
+#[test]
+fn traces_have_a_place_a_ratio_and_limits() {
+    let traces = |table: &str| {
+        read(&format!("{SIMPLE}[traces]\n{table}")).map(|config| config.traces.unwrap())
+    };
+    let all = traces(
+        "endpoint = \"https://collector:4318\"\nca = \"ca.pem\"\nservice_name = \"shop\"\n\
+         sample_ratio = 0.1\nheaders = { authorization = \"Bearer ${SECRET}\" }\n\
+         timeout_ms = 1\nqueue_max = 2\n",
+    );
+    let all = all.unwrap();
+    assert_eq!(all.endpoint.as_ref().unwrap(), "https://collector:4318/v1/traces");
+    assert_eq!((all.sample_ratio, all.queue_max), (Some(0.1), 2));
+    assert_eq!(all.headers["authorization"], "Bearer 0123456789abcdef");
+    assert!(!format!("{all:?}").contains("0123456789abcdef"));
+    let least = traces("").unwrap();
+    assert_eq!((least.endpoint, least.sample_ratio, least.queue_max), (None, None, 2048));
+    let named = traces("endpoint = \"http://c:1/otlp/traces\"").unwrap();
+    assert_eq!(named.endpoint.unwrap(), "http://c:1/otlp/traces");
+    for (wrong, expected) in [
+        ("endpoint = \"collector:4318\"", "9:12: write `http://host:port`"),
+        ("endpoint = \"http://u:p@c\"", "9:12: write `http://host:port`"),
+        ("sample_ratio = 1.5", "9:16: give a number from 0 to 1"),
+        ("queue_max = 0", "9:13: give 1 to 100000"),
+        ("headers = { \"a b\" = \"${SECRET}\" }", "9:11: `a b` cannot be sent"),
+        ("sampler = \"all\"", "9:1: unknown field `sampler`"),
+    ] {
+        let said = traces(wrong).unwrap_err();
+        assert!(said.starts_with(&format!("gateway.toml:{expected}")), "{wrong}: {said}");
+    }
+}
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn traces_are_refused_where_they_are_not_built_in() {
+    let said = read(&format!("{SIMPLE}[traces]\n")).unwrap_err();
+    let expected = "gateway.toml:8:1: this program was built without traces: build it with \
+                    `--features otel`";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_pattern_is_a_path_with_stars() {
+    let cases = [
+        ("/orders", "/orders", true),
+        ("/orders", "/orders/", false),
+        ("/orders", "/Orders", false),
+        ("/orders", "/orders2", false),
+        ("/orders/*", "/orders/1", true),
+        ("/orders/*", "/orders/", false),
+        ("/orders/*", "/orders/1/2", false),
+        ("/orders/*/refund", "/orders/1/refund", true),
+        ("/orders/**", "/orders", true),
+        ("/orders/**", "/orders/", true),
+        ("/orders/**", "/orders/1/2", true),
+        ("/orders/**", "/ordersx", false),
+        ("/**", "/", true),
+        ("/**", "*", true),
+        ("/", "/", true),
+        ("/", "/a", false),
+    ];
+    for (pattern, path, expected) in cases {
+        assert_eq!(Pattern::parse(pattern).unwrap().matches(path), expected, "{pattern} {path}");
+    }
+    for wrong in ["", "orders", "/a**", "/**/a", "/a?b", "/ü", "/a b"] {
+        assert!(Pattern::parse(wrong).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,63 @@
+//! `idemptx demo`: a service that knows nothing of keys, behind the gateway.
+//!
+//! It is a test as well: whatever the scene claims, it checks.
+
+mod client;
+mod scene;
+mod shop;
+
+use std::error::Error;
+use std::io::{IsTerminal as _, stdin};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use idemptx::Policy;
+use tokio::net::TcpListener;
+
+use self::scene::Scene;
+use self::shop::Shop;
+use crate::config::{Config, Origin, Protection};
+use crate::serve::Gateway;
+
+/// Plays the scene; `true` if everything held.
+///
+/// In a terminal it serves on until it is interrupted, so that one can try it oneself.
+///
+/// # Errors
+///
+/// If a port, or the file of the store, cannot be had.
+pub async fn play(
+    listen: SocketAddr,
+    store: &str,
+    scene_only: bool,
+) -> Result<bool, Box<dyn Error>> {
+    if let Some(directory) = store.strip_prefix("sqlite:").and_then(|path| Path::new(path).parent())
+    {
+        std::fs::create_dir_all(directory)?;
+    }
+    let shop = Shop::open().await?;
+    // A duplicate that comes while the first is being handled waits for its answer.
+    let policy = Policy::draft().into_builder().wait(Duration::from_secs(5)).waiters_max(100);
+    let upstream = Origin::parse(&format!("http://{}", shop.address))?;
+    let protection = Some(Protection::of(policy.build()?));
+    let listen = free(listen).await;
+    let gateway =
+        Gateway::start(Config::simple(listen, upstream, store.to_owned(), protection)).await?;
+    let address = gateway.addresses().first().copied().unwrap_or(listen);
+    let held = Scene::new(address, &shop)?.play(&gateway.promise().await?).await?;
+    if stdin().is_terminal() && !scene_only {
+        scene::invite(address)?;
+        tokio::signal::ctrl_c().await?;
+    }
+    gateway.drain().await;
+    Ok(held)
+}
+
+/// The address, or any port of it if somebody is there already.
+async fn free(address: SocketAddr) -> SocketAddr {
+    match TcpListener::bind(address).await {
+        Ok(_) => address,
+        Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    }
+}

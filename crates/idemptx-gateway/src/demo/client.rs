@@ -1,0 +1,53 @@
+//! A client with one connection for each request, so that it can go away in the middle of one.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// What came back, and how long it took.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Bytes>,
+    pub(super) took: Duration,
+}
+
+impl Answer {
+    pub(super) fn is_replay(&self) -> bool {
+        self.response.headers().get("idempotent-replayed").is_some_and(|it| it == "true")
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(self.response.body()).into_owned()
+    }
+}
+
+/// Orders `body` under `key`; dropping the future closes the connection.
+pub(super) async fn order(
+    address: SocketAddr,
+    key: &str,
+    body: &str,
+) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+    let began = Instant::now();
+    let request = Request::post("/orders")
+        .header(HOST, address.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .header("idempotency-key", key)
+        .body(Full::<Bytes>::from(body.to_owned()))?;
+    let stream = TcpStream::connect(address).await?;
+    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let exchange = async move {
+        let (head, body) = requests.send_request(request).await?.into_parts();
+        Ok::<_, hyper::Error>(Response::from_parts(head, body.collect().await?.to_bytes()))
+    };
+    // The connection ends once the exchange has let go of it.
+    let (answered, _) = tokio::join!(exchange, connection);
+    Ok(Answer { response: answered?, took: began.elapsed() })
+}

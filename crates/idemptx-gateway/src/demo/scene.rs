@@ -1,0 +1,210 @@
+//! The scene: what clients do, over real connections, and what comes of it.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _, stdout};
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use http::StatusCode;
+
+use super::client::{Answer, order};
+use super::shop::Shop;
+
+type Played<T> = Result<T, Box<dyn Error>>;
+
+/// Plays it, and remembers whether everything held that it claims.
+pub(super) struct Scene<'a> {
+    address: SocketAddr,
+    shop: &'a Shop,
+    /// Other runs may have left their keys in the store.
+    run: String,
+    colour: bool,
+    steps: u32,
+    sent: usize,
+    failures: u32,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn new(address: SocketAddr, shop: &'a Shop) -> Played<Self> {
+        let since = SystemTime::UNIX_EPOCH.elapsed()?.as_millis();
+        let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let run = format!("{since:x}");
+        Ok(Self { address, shop, run, colour, steps: 0, sent: 0, failures: 0 })
+    }
+
+    /// Plays it; `true` if everything held.
+    pub(super) async fn play(mut self, promise: &str) -> Played<bool> {
+        self.title("A shop that has never heard of retries, behind the gateway")?;
+        self.line(format_args!("shop:    http://{}", self.shop.address))?;
+        self.line(format_args!("gateway: http://{}", self.address))?;
+        self.line(format_args!("store:   {promise}"))?;
+        let first = self.first().await?;
+        self.again(&first).await?;
+        self.changed().await?;
+        self.at_once().await?;
+        self.client_gone().await?;
+        self.sum()?;
+        Ok(self.failures == 0)
+    }
+
+    async fn first(&mut self) -> Played<Answer> {
+        self.step("A first order")?;
+        let (answer, charges) = self.shown("tea", TEA).await?;
+        let created = answer.response.status() == StatusCode::CREATED;
+        let held = created && !answer.is_replay() && charges == 1;
+        let why = "The key was new: the gateway let it through, and kept the answer before it \
+                   passed it on.";
+        self.claim(held, counted("executed", charges), why)?;
+        Ok(answer)
+    }
+
+    async fn again(&mut self, first: &Answer) -> Played<()> {
+        self.step("The same again, from a client that never saw the answer")?;
+        let (answer, charges) = self.shown("tea", TEA).await?;
+        let same = answer.response.body() == first.response.body();
+        let held = same && answer.is_replay() && charges == 0;
+        let why = "Same key, same request: the gateway gave the stored answer again, and the shop \
+                   heard nothing of it.";
+        self.claim(held, counted("replayed, byte for byte", charges), why)
+    }
+
+    async fn changed(&mut self) -> Played<()> {
+        self.step("The same key for something else")?;
+        let (answer, charges) = self.shown("tea", MORE_TEA).await?;
+        self.line(format_args!("     {}", answer.text()))?;
+        let refused = answer.response.status() == StatusCode::UNPROCESSABLE_ENTITY;
+        let why = "A replay would answer a question nobody asked; a fingerprint tells them apart.";
+        self.claim(refused && charges == 0, counted("refused", charges), why)
+    }
+
+    async fn at_once(&mut self) -> Played<()> {
+        self.step("Fifty at once, all the same")?;
+        let (key, before) = (self.key("cake"), self.shop.charges());
+        self.line(format_args!("   > {CROWD} x POST /orders  key {key}  {CAKE}"))?;
+        let requests: Vec<_> = (0..CROWD)
+            .map(|_| {
+                let (address, key) = (self.address, key.clone());
+                tokio::spawn(async move { order(address, &key, CAKE).await })
+            })
+            .collect();
+        self.sent += CROWD;
+        let mut answers = Vec::new();
+        for request in requests {
+            answers.push(request.await?.map_err(|error| error.to_string())?);
+        }
+        let charges = self.shop.charges() - before;
+        let bodies = answers.first().map(|first| first.response.body());
+        let same = answers.iter().all(|it| {
+            it.response.status() == StatusCode::CREATED && Some(it.response.body()) == bodies
+        });
+        let replays = answers.iter().filter(|it| it.is_replay()).count();
+        let fact = format!("{}, {replays} replays of it", counted("executed", charges));
+        let why = "One of them got through; the others waited, and were woken with its answer.";
+        self.claim(same && charges == 1 && replays == CROWD - 1, fact, why)
+    }
+
+    async fn client_gone(&mut self) -> Played<()> {
+        self.step("A client that goes away, and comes back")?;
+        let (key, before) = (self.key("pie"), self.shop.charges());
+        let mut charging = self.shop.charging();
+        self.line(format_args!("   > POST /orders  key {key}  {PIE}"))?;
+        self.sent += 1;
+        tokio::select! {
+            answered = order(self.address, &key, PIE) => {
+                return Err(format!("the shop was too quick: {answered:?}").into());
+            }
+            charged = charging.wait_for(|charges| *charges > before) => { charged?; }
+        }
+        self.line("   x the client hangs up, while its card is being charged")?;
+        let (answer, _) = self.shown("pie", PIE).await?;
+        let charges = self.shop.charges() - before;
+        let created = answer.response.status() == StatusCode::CREATED;
+        let why = "The gateway stayed on the line: the answer was kept, for whoever asks again.";
+        let fact = format!("{}, then replayed", counted("executed", charges));
+        self.claim(created && answer.is_replay() && charges == 1, fact, why)
+    }
+
+    fn sum(&mut self) -> Played<()> {
+        self.title("In all")?;
+        let (sent, orders, charges) = (self.sent, self.shop.orders(), self.shop.charges());
+        let fact = format!("{sent} requests sent, {orders} orders created, {charges} charges");
+        let why = "One for each thing that a customer wanted: tea, cake, pie.";
+        self.claim(orders == 3 && charges == 3, fact, why)
+    }
+
+    /// Sends one request, shows it with its answer, and tells how many charges came of it.
+    async fn shown(&mut self, name: &str, body: &str) -> Played<(Answer, usize)> {
+        let (key, before) = (self.key(name), self.shop.charges());
+        self.line(format_args!("   > POST /orders  key {key}  {body}"))?;
+        self.sent += 1;
+        let answer = order(self.address, &key, body).await.map_err(|error| error.to_string())?;
+        let took = answer.took.as_secs_f64() * 1e3;
+        let mark = if answer.is_replay() { "  Idempotent-Replayed: true" } else { "" };
+        self.line(format_args!("   < {}  {took:.1} ms{mark}", answer.response.status()))?;
+        if answer.response.status().is_success() {
+            self.line(format_args!("     {}", answer.text()))?;
+        }
+        Ok((answer, self.shop.charges() - before))
+    }
+
+    fn title(&self, text: &str) -> Played<()> {
+        self.line(format_args!("\n{}", self.painted(BOLD, text)))
+    }
+
+    fn step(&mut self, text: &str) -> Played<()> {
+        self.steps += 1;
+        let text = format!("{}  {text}", self.steps);
+        self.line(format_args!("\n{}", self.painted(BOLD, &text)))
+    }
+
+    /// Claims something about what was just shown, and says why it is so.
+    fn claim(&mut self, holds: bool, fact: impl Display, why: &str) -> Played<()> {
+        if holds {
+            self.line(format_args!("   {} {fact}", self.painted(GREEN, "ok")))?;
+            self.line(format_args!("   {}", self.painted(DIM, why)))
+        } else {
+            self.failures += 1;
+            self.line(format_args!("   {} {fact}", self.painted(RED, "NOT SO:")))
+        }
+    }
+
+    fn painted(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn line(&self, line: impl Display) -> Played<()> {
+        Ok(writeln!(stdout(), "{line}")?)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{name}-{}", self.run)
+    }
+}
+
+/// Tells how to try it oneself.
+pub(super) fn invite(address: SocketAddr) -> io::Result<()> {
+    let mut out = stdout();
+    writeln!(out, "\nTry it yourself, twice: the second answer will be a replay.\n")?;
+    writeln!(out, "  curl -i http://{address}/orders -d '{TEA}' \\")?;
+    writeln!(out, "    -H 'Content-Type: application/json' -H 'Idempotency-Key: try-1'")?;
+    writeln!(out, "\nServing until Ctrl-C.")
+}
+
+fn counted(what: &str, charges: usize) -> String {
+    match charges {
+        0 => format!("{what}: no charge"),
+        1 => format!("{what}: 1 charge"),
+        charges => format!("{what}: {charges} charges"),
+    }
+}
+
+const TEA: &str = r#"{"item":"tea","cents":450}"#;
+const MORE_TEA: &str = r#"{"item":"tea","cents":9900}"#;
+const CAKE: &str = r#"{"item":"cake","cents":380}"#;
+const PIE: &str = r#"{"item":"pie","cents":520}"#;
+const CROWD: usize = 50;
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "1;31";
+const GREEN: &str = "32";

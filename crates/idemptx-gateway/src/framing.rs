@@ -1,0 +1,294 @@
+//! A client's bytes, read along with hyper and more strictly.
+//!
+//! hyper does what RFC 9112 allows a server: it takes a bare line feed for the end of a line, the
+//! coding for true where there is a length as well, and the last of several codings for the one
+//! that counts.
+//! A proxy in front of us may read the same bytes in another way, and then one's body is the
+//! other's next request.
+//! So the beginnings and ends of messages are looked at before hyper sees them, and where there
+//! are two ways to read them it is given something that it refuses: 400, and the connection is
+//! closed.
+
+use std::borrow::Cow;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection whose incoming bytes are messages of HTTP/1.1 that can be read in one way only.
+///
+/// HTTP/2, which frames them otherwise, is let through from its preface on, and whatever comes
+/// once the connection was handed over.
+#[derive(Debug)]
+pub(crate) struct Strict<S> {
+    stream: S,
+    framing: Framing,
+    /// What hyper is yet to be given in place of what was refused.
+    refusal: Option<&'static [u8]>,
+    handed_over: HandedOver,
+}
+
+/// Told when a connection has changed to another protocol.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HandedOver(Arc<AtomicBool>);
+
+impl HandedOver {
+    pub(crate) fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl<S> Strict<S> {
+    pub(crate) fn new(stream: S, line_bytes_max: usize, handed_over: HandedOver) -> Self {
+        Self { stream, framing: Framing::new(line_bytes_max), refusal: None, handed_over }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(refusal) = this.refusal.filter(|left| !left.is_empty()) {
+            this.refusal = Some(put(refusal, buffer));
+            return Poll::Ready(Ok(()));
+        }
+        if this.refusal.is_some() {
+            return poll_discard(&mut this.stream, cx);
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        if this.handed_over.is_told() {
+            return Poll::Ready(Ok(()));
+        }
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Err(Ambiguous { at }) = this.framing.read(read) {
+            buffer.set_filled(before + at);
+            this.refusal = Some(put(REFUSAL, buffer));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Puts in what there is room for, and returns the rest.
+fn put(refusal: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
+    let (now, later) = refusal.split_at(refusal.len().min(buffer.remaining()));
+    buffer.put_slice(now);
+    later
+}
+
+/// Nothing of what still comes is shown to anybody, but its end is.
+fn poll_discard<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let mut bytes = [0; 1024];
+        let mut discarded = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut discarded))?;
+        if discarded.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Where in the messages of a connection we are.
+#[derive(Debug)]
+struct Framing {
+    place: Place,
+    /// The part of a line that has come.
+    line: Vec<u8>,
+    line_bytes_max: usize,
+    length: Option<u64>,
+    chunked: bool,
+    /// Whether a request has come before.
+    is_later: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    FirstLine,
+    Field,
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    ChunkEnd,
+    Trailer,
+    /// Another protocol.
+    Elsewhere,
+}
+
+/// From this byte of what was read on there are two ways to read it.
+#[derive(Debug, PartialEq, Eq)]
+struct Ambiguous {
+    at: usize,
+}
+
+impl Framing {
+    const fn new(line_bytes_max: usize) -> Self {
+        Self {
+            place: Place::FirstLine,
+            line: Vec::new(),
+            line_bytes_max,
+            length: None,
+            chunked: false,
+            is_later: false,
+        }
+    }
+
+    /// Reads on.
+    fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            at += match self.place {
+                Place::Elsewhere => return Ok(()),
+                Place::Body(left) => self.content(left, rest, Place::Body, Place::FirstLine),
+                Place::Chunk(left) => self.content(left, rest, Place::Chunk, Place::ChunkEnd),
+                _ => self.line(rest).ok_or(Ambiguous { at })?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Passes over what is content; how much that is.
+    fn content(
+        &mut self,
+        left: u64,
+        rest: &[u8],
+        more: impl Fn(u64) -> Place,
+        then: Place,
+    ) -> usize {
+        let there = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+        let left = left.saturating_sub(there as u64);
+        self.place = if left == 0 { then } else { more(left) };
+        there
+    }
+
+    /// Takes a line, or the part of it that there is; how long that is, `None` if it is refused.
+    fn line(&mut self, rest: &[u8]) -> Option<usize> {
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.line.extend_from_slice(rest);
+            // What is too long for hyper need not be kept here for longer.
+            return (self.line.len() <= self.line_bytes_max).then_some(rest.len());
+        };
+        let line = rest.get(..end)?;
+        let line = if self.line.is_empty() {
+            Cow::Borrowed(line)
+        } else {
+            self.line.extend_from_slice(line);
+            Cow::Owned(std::mem::take(&mut self.line))
+        };
+        let line = line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'))?;
+        self.place = self.after(line)?;
+        Some(end + 1)
+    }
+
+    /// Where a line leads to.
+    fn after(&mut self, line: &[u8]) -> Option<Place> {
+        match self.place {
+            // RFC 9112 §2.2: an empty line in front of a request is passed over.
+            Place::FirstLine if line.is_empty() => Some(Place::FirstLine),
+            Place::FirstLine => self.after_first(line),
+            Place::Field if line.is_empty() => self.after_head(),
+            Place::Field => self.field(line).map(|()| Place::Field),
+            Place::ChunkSize => {
+                let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
+                Some(match number(size, 16)? {
+                    0 => Place::Trailer,
+                    bytes => Place::Chunk(bytes),
+                })
+            }
+            Place::ChunkEnd => line.is_empty().then_some(Place::ChunkSize),
+            Place::Trailer if line.is_empty() => Some(Place::FirstLine),
+            other => Some(other),
+        }
+    }
+
+    fn after_first(&mut self, line: &[u8]) -> Option<Place> {
+        if !self.is_later && line == PREFACE {
+            return Some(Place::Elsewhere);
+        }
+        (self.length, self.chunked, self.is_later) = (None, false, true);
+        // No target has a fragment, but some servers cut one off.
+        (!line.contains(&b'#')).then_some(Place::Field)
+    }
+
+    /// RFC 9112 §6.3, without what it leaves to the reader.
+    fn after_head(&self) -> Option<Place> {
+        match (self.length, self.chunked) {
+            (Some(_), true) => None,
+            (None, true) => Some(Place::ChunkSize),
+            (None | Some(0), false) => Some(Place::FirstLine),
+            (Some(bytes), false) => Some(Place::Body(bytes)),
+        }
+    }
+
+    fn field(&mut self, line: &[u8]) -> Option<()> {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = line.split_at_checked(colon)?;
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = number(value, 10)?;
+            return self.length.replace(length).is_none().then_some(());
+        }
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let is_first = !std::mem::replace(&mut self.chunked, true);
+            return (is_first && value.eq_ignore_ascii_case(b"chunked")).then_some(());
+        }
+        Some(())
+    }
+}
+
+/// A number of digits alone.
+fn number(digits: &[u8], radix: u32) -> Option<u64> {
+    // A sign is none of them.
+    let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
+    u64::from_str_radix(digits, radix).ok()
+}
+
+/// Nothing that hyper takes for a part of a head, of a chunk or of a trailer, and the end of it.
+const REFUSAL: &[u8] = b"\0\r\n\r\n";
+/// The first line of HTTP/2's (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Bodies on their way.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use idemptx::tower::{BodyError, RequestBody, ResponseBody};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::Limits;
+use crate::upstream::UpstreamBody;
+
+/// How a client's body must come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pause_max: Duration,
+    rate_min: u64,
+    bytes_max: u64,
+}
+
+impl Pace {
+    pub(crate) const fn of(limits: &Limits) -> Self {
+        Self {
+            pause_max: limits.pause,
+            rate_min: limits.body_rate_min,
+            bytes_max: limits.body_bytes_max,
+        }
+    }
+}
+
+/// What a client sends: not too much, and not too slowly.
+///
+/// Only the time counts for which it was waited for, not that which the upstream takes.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    body: Incoming,
+    pace: Pace,
+    bytes: u64,
+    waited: Duration,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    pause: Pin<Box<Sleep>>,
+}
+
+/// Why a client's body was not read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyFault {
+    TooLarge,
+    TooSlow,
+}
+
+impl ClientBody {
+    pub(crate) const fn new(body: Incoming, pace: Pace) -> Self {
+        Self { body, pace, bytes: 0, waited: Duration::ZERO, waiting: None }
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+        let until = Instant::now() + self.pace.pause_max;
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            since: Instant::now(),
+            pause: Box::pin(sleep_until(until)),
+        });
+        waiting.pause.as_mut().poll(cx).map(|()| BodyFault::TooSlow)
+    }
+
+    fn came(&mut self, bytes: usize) -> Result<(), BodyFault> {
+        if let Some(waiting) = self.waiting.take() {
+            self.waited += waiting.since.elapsed();
+        }
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        let due = self.waited.saturating_sub(GRACE).as_secs().saturating_mul(self.pace.rate_min);
+        match self.bytes {
+            bytes if bytes > self.pace.bytes_max => Err(BodyFault::TooLarge),
+            bytes if bytes < due => Err(BodyFault::TooSlow),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.poll_wait(cx).map(|fault| Some(Err(fault.into()))),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                Poll::Ready(Some(self.came(bytes).map(|()| frame).map_err(Into::into)))
+            }
+            Poll::Ready(end) => Poll::Ready(end.map(|frame| frame.map_err(Into::into))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the request's body is larger than the gateway allows",
+            Self::TooSlow => "the request's body came too slowly",
+        })
+    }
+}
+
+impl std::error::Error for BodyFault {}
+
+/// What an upstream is sent.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    content: Content,
+    /// Dropped when all is sent, for whom it concerns.
+    sending: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Empty,
+    // Boxed: hyper keeps room for 32 requests on every connection to an upstream.
+    Plain(Box<ClientBody>),
+    Keyed(Box<RequestBody<ClientBody>>),
+}
+
+impl Outgoing {
+    pub(crate) const fn empty() -> Self {
+        Self { content: Content::Empty, sending: None }
+    }
+
+    pub(crate) fn plain(body: ClientBody) -> Self {
+        Self { content: Content::Plain(Box::new(body)), sending: None }
+    }
+
+    pub(crate) fn keyed(body: RequestBody<ClientBody>) -> Self {
+        Self { content: Content::Keyed(Box::new(body)), sending: None }
+    }
+
+    /// Resolves when all is sent; `None` if that takes no time.
+    pub(crate) fn upload(&mut self) -> Option<oneshot::Receiver<()>> {
+        let quick = match &self.content {
+            Content::Empty => true,
+            Content::Plain(body) => body.is_end_stream(),
+            Content::Keyed(body) => body.size_hint().exact().is_some_and(|it| it <= QUICK_BYTES),
+        };
+        if quick {
+            return None;
+        }
+        let (sending, sent) = oneshot::channel();
+        self.sending = Some(sending);
+        Some(sent)
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.content {
+            Content::Empty => Poll::Ready(None),
+            Content::Plain(body) => Pin::new(body).poll_frame(cx),
+            Content::Keyed(body) => Pin::new(body).poll_frame(cx),
+        };
+        if frame.is_ready() && self.is_end_stream() {
+            self.sending = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Plain(body) => body.is_end_stream(),
+            Content::Keyed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Plain(body) => body.size_hint(),
+            Content::Keyed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// What a client is sent.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    Plain(UpstreamBody),
+    Layered(ResponseBody<UpstreamBody>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Plain(body) => Pin::new(body).poll_frame(cx),
+            Self::Layered(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(body) => body.is_end_stream(),
+            Self::Layered(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(body) => body.size_hint(),
+            Self::Layered(body) => body.size_hint(),
+        }
+    }
+}
+
+/// How long a body is waited for before its rate counts.
+const GRACE: Duration = Duration::from_secs(10);
+/// A body of which so many bytes are at hand is sent in no time.
+const QUICK_BYTES: u64 = 64 << 10;

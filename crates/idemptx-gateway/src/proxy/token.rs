@@ -1,0 +1,178 @@
+//! Whose keys they are, by a signed token (JWT, RFC 7519).
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::request::Parts;
+use idemptx::Scope;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header};
+use serde_json::{Map, Value};
+
+use crate::config::{Jwt, JwtKey};
+
+/// Verifies tokens, and takes the scope from one of their claims.
+#[derive(Clone)]
+pub(super) struct Tokens(Arc<Rule>);
+
+struct Rule {
+    config: Jwt,
+    keys: Vec<Key>,
+}
+
+struct Key {
+    /// Its name, where keys have names.
+    id: Option<String>,
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl Tokens {
+    /// Reads the keys.
+    pub(super) fn new(config: &Jwt) -> Result<Self, TokenError> {
+        let validation = |algorithms: &[Algorithm]| {
+            let first = algorithms.first().copied().unwrap_or_default();
+            let mut validation = Validation::new(first);
+            validation.algorithms = algorithms.to_vec();
+            validation.validate_nbf = true;
+            validation.validate_aud = !config.audience.is_empty();
+            let mut required = vec!["exp"];
+            if !config.audience.is_empty() {
+                validation.set_audience(&config.audience);
+                required.push("aud");
+            }
+            if !config.issuer.is_empty() {
+                validation.set_issuer(&config.issuer);
+                required.push("iss");
+            }
+            validation.set_required_spec_claims(&required);
+            validation
+        };
+        let named = &config.algorithms;
+        let keys = match &config.key {
+            JwtKey::Secret(secret) => {
+                let algorithms = chosen(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
+                let key = DecodingKey::from_secret(secret.as_bytes());
+                vec![Key { id: None, key, validation: validation(&algorithms) }]
+            }
+            JwtKey::Pem(path) => {
+                let text = read(path)?;
+                let (key, default) = public(&text).ok_or_else(|| unusable(path, NO_KEY))?;
+                let algorithms = chosen(named, default, key.family())?;
+                vec![Key { id: None, key, validation: validation(&algorithms) }]
+            }
+            JwtKey::Set(path) => {
+                let set: JwkSet =
+                    serde_json::from_slice(&read(path)?).map_err(|it| unusable(path, it))?;
+                let mut keys = Vec::new();
+                for jwk in &set.keys {
+                    let (key, algorithm) = of_set(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
+                    if named.is_empty() || named.contains(&algorithm) {
+                        let (id, validation) =
+                            (jwk.common.key_id.clone(), validation(&[algorithm]));
+                        keys.push(Key { id, key, validation });
+                    }
+                }
+                keys
+            }
+        };
+        if keys.is_empty() {
+            return Err(TokenError(NO_KEY.into()));
+        }
+        Ok(Self(Arc::new(Rule { config: config.clone(), keys })))
+    }
+
+    /// Whose key a request carries, if its token is good.
+    ///
+    /// # Security
+    ///
+    /// Only algorithms of the key's own family are accepted, whatever the token says of itself;
+    /// one without an expiry is refused.
+    pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
+        let Rule { config, keys } = &*self.0;
+        let mut lines = parts.headers.get_all(&config.header).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+        let token = line.to_str().ok()?.trim();
+        let token = match token.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            Some(_) => return None,
+            None => token,
+        };
+        let header = decode_header(token).ok()?;
+        let key = keys.iter().find(|key| key.is_for(header.kid.as_deref(), header.alg))?;
+        let claims = decode::<Map<String, Value>>(token, &key.key, &key.validation).ok()?.claims;
+        match claims.get(&config.claim)? {
+            Value::String(name) if !name.is_empty() => Some(Scope::new(name)),
+            Value::Number(number) => Some(Scope::new(number.to_string())),
+            _ => None,
+        }
+    }
+}
+
+impl Key {
+    fn is_for(&self, id: Option<&str>, algorithm: Algorithm) -> bool {
+        let named = match (&self.id, id) {
+            (Some(own), Some(id)) => own == id,
+            _ => true,
+        };
+        named && self.validation.algorithms.contains(&algorithm)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+/// Keys of tokens that cannot be used.
+#[derive(Debug)]
+pub struct TokenError(Box<dyn Error + Send + Sync>);
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the keys of tokens cannot be used: {}", self.0)
+    }
+}
+
+impl Error for TokenError {}
+
+/// The algorithms that are named, which must be of the key's family, or the default.
+fn chosen(
+    named: &[Algorithm],
+    default: &[Algorithm],
+    family: AlgorithmFamily,
+) -> Result<Vec<Algorithm>, TokenError> {
+    if named.iter().any(|algorithm| algorithm.family() != family) {
+        return Err(TokenError("`algorithms` has one that is not for this kind of key".into()));
+    }
+    Ok(if named.is_empty() { default.to_vec() } else { named.to_vec() })
+}
+
+/// A public key, and what it verifies unless something else is said.
+fn public(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
+    let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, RSA));
+    let curve = || DecodingKey::from_ec_pem(pem).map(|key| (key, CURVE));
+    let edwards = || DecodingKey::from_ed_pem(pem).map(|key| (key, EDWARDS));
+    rsa.or_else(|_| curve()).or_else(|_| edwards()).ok()
+}
+
+fn of_set(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
+    let algorithm = jwk.common.key_algorithm?.to_string().parse().ok()?;
+    Some((DecodingKey::from_jwk(jwk).ok()?, algorithm))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenError> {
+    std::fs::read(path).map_err(|error| unusable(path, error))
+}
+
+fn unusable(path: &Path, error: impl fmt::Display) -> TokenError {
+    TokenError(format!("{}: {error}", path.display()).into())
+}
+
+const NO_KEY: &str = "there is no key in it whose algorithm is known";
+const RSA: &[Algorithm] = &[Algorithm::RS256];
+const CURVE: &[Algorithm] = &[Algorithm::ES256];
+const EDWARDS: &[Algorithm] = &[Algorithm::EdDSA];

@@ -1,0 +1,73 @@
+//! WebSocket, and other protocols that begin with a request.
+//!
+//! Nothing behind the request is sent on before the upstream has agreed with 101: until then both
+//! connections speak HTTP, and hyper reads no further.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+
+use super::body::{AnswerBody, Outgoing};
+use super::forward::{Peer, address, unanswered};
+use super::headers::has_key;
+use super::plan::Route;
+use crate::config::UpstreamVersion;
+
+/// The protocol that a request may change to.
+///
+/// Requests under a key, or with a body, do not change protocols.
+pub(super) fn permitted<B>(request: &Request<B>, route: &Route) -> Option<HeaderValue> {
+    let mut lines = request.headers().get_all(UPGRADE).iter();
+    let (Some(protocol), None) = (lines.next(), lines.next()) else { return None };
+    let names_it = request.headers().get_all(CONNECTION).iter().any(|line| {
+        let mut names = line.as_bytes().split(|byte| *byte == b',');
+        names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    let keyed = match route.config.policy() {
+        Some(policy) => policy.header_names.iter().any(|it| request.headers().contains_key(it)),
+        None => has_key(request.headers()),
+    };
+    let has_body = [CONTENT_LENGTH, TRANSFER_ENCODING];
+    let has_body = has_body.iter().any(|it| request.headers().contains_key(it));
+    let may = *request.method() == Method::GET
+        && route.upstream.config.version == UpstreamVersion::Http1
+        && !has_body
+        && request.version() == http::Version::HTTP_11
+        && protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    (names_it && may && !keyed).then(|| protocol.clone())
+}
+
+/// Whether it wants to, and may.
+pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(UPGRADE)
+}
+
+/// Forwards such a request, and joins both connections once the upstream agrees.
+pub(super) async fn answer(
+    route: &Route,
+    peer: &Peer,
+    mut request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let client = hyper::upgrade::on(&mut request);
+    address(route, peer, &mut request);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    let request = request.map(|_| Outgoing::empty());
+    let mut response = match route.send(request).await {
+        Ok(response) => response,
+        Err(lost) => return unanswered(route, &lost, false).map(AnswerBody::Plain),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return response.map(AnswerBody::Plain);
+    }
+    let upstream = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
+            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            // Either side may end it as it likes.
+            let _ = copy_bidirectional(&mut client, &mut upstream).await;
+        }
+    });
+    response.map(AnswerBody::Plain)
+}

@@ -1,0 +1,25 @@
+//! The store that a configuration names.
+
+use idemptx::store::AnyStore;
+use idemptx::store::near::NearLimits;
+use idemptx::store::seal::{Seal, SealKeys};
+
+use crate::config::{SealKeysFrom, Store};
+use crate::serve::StartError;
+
+/// Opens it; a server is not connected to yet.
+pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
+    let mut store = AnyStore::from_url(&config.url).map_err(StartError::Store)?;
+    if let Some(seal) = &config.seal {
+        let keys = match &seal.keys {
+            SealKeysFrom::Text(text) => text.parse(),
+            SealKeysFrom::File(path) => SealKeys::from_file(path),
+        };
+        let keys = keys.map_err(StartError::Seal)?;
+        store = store.sealed(Seal::with(keys).accept_unsealed(seal.accept_unsealed));
+    }
+    if let Some(near) = &config.near {
+        store = store.near(NearLimits::bytes(near.bytes_max).hold(near.hold));
+    }
+    Ok(store)
+}

@@ -1,0 +1,195 @@
+//! TLS on both sides; nothing else in this crate knows rustls.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use idemptx::Scope;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use webpki::EndEntityCert;
+
+use crate::config::{Listener, ListenerTls, Origin, Upstream, UpstreamVersion};
+
+/// What clients are shown, and what they must show.
+#[derive(Clone)]
+pub(crate) struct Acceptor {
+    acceptor: TlsAcceptor,
+    handshake: Duration,
+}
+
+/// A client's connection, once it is secure.
+pub(crate) struct Accepted<I> {
+    pub(crate) stream: tokio_rustls::server::TlsStream<I>,
+    pub(crate) is_http2: bool,
+    /// Whoever its certificate names.
+    pub(crate) certificate: Option<Scope>,
+}
+
+impl Acceptor {
+    /// What a listener is to be, or `None` in clear text.
+    pub(crate) fn new(listener: &Listener, handshake: Duration) -> Result<Option<Self>, TlsError> {
+        let Some(tls) = &listener.tls else { return Ok(None) };
+        let certificates = certificates(&tls.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| wrong(&tls.key, error))?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(&tls.certificate, error))?;
+        let builder = match &tls.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ca) => builder.with_client_cert_verifier(verifier(tls, ca)?),
+        };
+        let mut config = builder
+            .with_single_cert(certificates, key)
+            .map_err(|error| wrong(&tls.certificate, error))?;
+        config.alpn_protocols = [(listener.http2, HTTP2), (listener.http1, HTTP1)]
+            .into_iter()
+            .filter(|(spoken, _)| *spoken)
+            .map(|(_, name)| name.to_vec())
+            .collect();
+        Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(config)), handshake }))
+    }
+
+    /// Shakes hands with a client, within the limit.
+    pub(crate) async fn accept<I>(&self, stream: I) -> io::Result<Accepted<I>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = timeout(self.handshake, self.acceptor.accept(stream)).await??;
+        let (_, session) = stream.get_ref();
+        let is_http2 = session.alpn_protocol() == Some(HTTP2);
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = shown.and_then(subject);
+        Ok(Accepted { stream, is_http2, certificate })
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
+/// How an upstream is spoken to over TLS.
+#[derive(Clone)]
+pub(crate) struct Connector(TlsConnector);
+
+impl Connector {
+    /// What an upstream needs, or `None` if none of its addresses does.
+    pub(crate) fn new(upstream: &Upstream) -> Result<Option<Self>, TlsError> {
+        if !upstream.origins.iter().any(|origin| origin.tls) {
+            return Ok(None);
+        }
+        let mut config = client(upstream.ca.as_deref())?;
+        let name = match upstream.version {
+            UpstreamVersion::Http1 => HTTP1,
+            UpstreamVersion::Http2 => HTTP2,
+        };
+        config.alpn_protocols = vec![name.to_vec()];
+        Ok(Some(Self(TlsConnector::from(Arc::new(config)))))
+    }
+
+    /// Shakes hands with an address.
+    pub(crate) async fn connect<I>(
+        &self,
+        origin: &Origin,
+        stream: I,
+    ) -> io::Result<tokio_rustls::client::TlsStream<I>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        self.0.connect(name, stream).await
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+/// How servers are spoken to that these authorities vouch for, or else the public ones.
+pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let roots = match ca {
+        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
+        Some(path) => authorities(path)?,
+    };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(ca.unwrap_or(Path::new("")), error))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A certificate or key that cannot be used.
+#[derive(Debug)]
+pub struct TlsError {
+    path: PathBuf,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be used for TLS", self.path.display())
+    }
+}
+
+impl Error for TlsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Asks clients for a certificate of one of these authorities.
+fn verifier(
+    tls: &ListenerTls,
+    ca: &Path,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(authorities(ca)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let builder = if tls.client_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| wrong(ca, error))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(path, error))?;
+    let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(path, error))?;
+    if read.is_empty() { Err(wrong(path, "there is no certificate in it")) } else { Ok(read) }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| wrong(path, error))?;
+    }
+    Ok(roots)
+}
+
+/// Whom a certificate names, as it is written in it; nobody without a subject.
+fn subject(certificate: &CertificateDer<'_>) -> Option<Scope> {
+    let parsed = EndEntityCert::try_from(certificate).ok()?;
+    let subject = parsed.subject();
+    (!subject.is_empty()).then(|| Scope::new(subject))
+}
+
+fn wrong(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> TlsError {
+    TlsError { path: path.to_owned(), source: source.into() }
+}
+
+/// Named, so that another one in the process does not make rustls panic.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";

@@ -1,0 +1,267 @@
+//! Spans on their way to a collector: OTLP over HTTP, in batches, from a thread of their own.
+//!
+//! A collector that is slow or away costs spans, never a request: so many wait, and no more.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Context, Key, KeyValue};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span, SpanData,
+    SpanExporter, SpanProcessor,
+};
+use tokio::runtime::Handle;
+
+use crate::cli::told;
+use crate::config::Traces;
+use crate::serve::StartError;
+
+/// What sees that spans are exported.
+#[derive(Debug)]
+pub(super) struct Export {
+    provider: SdkTracerProvider,
+    queue: Arc<Queue>,
+}
+
+impl Export {
+    pub(super) fn start(config: &Traces) -> Result<Self, StartError> {
+        let queue = Arc::new(Queue { max: config.queue_max, ..Queue::default() });
+        let exporter = Counted { exporter: exporter(config)?, queue: Arc::clone(&queue) };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(config.queue_max)
+            .with_max_export_batch_size(config.queue_max.min(BATCH_MAX))
+            .build();
+        let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let processor = Bounded { batches, queue: Arc::clone(&queue) };
+        let builder = SdkTracerProvider::builder()
+            .with_resource(resource(config))
+            .with_span_processor(processor);
+        let builder = match config.sample_ratio {
+            // As the environment says, or else every request.
+            None => builder,
+            Some(ratio) => builder
+                .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)))),
+        };
+        Ok(Self { provider: builder.build(), queue })
+    }
+
+    pub(super) fn tracer(&self) -> SdkTracer {
+        self.provider.tracer("idemptx")
+    }
+
+    /// Spans that were not exported, for want of room or of a collector.
+    pub(super) fn dropped(&self) -> u64 {
+        self.queue.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Exports what waits, and ends; a collector that takes its time is not waited for.
+    pub(super) async fn end(&self) {
+        let provider = self.provider.clone();
+        let ending = move || provider.shutdown_with_timeout(END_MAX);
+        if !matches!(tokio::task::spawn_blocking(ending).await, Ok(Ok(()))) {
+            tracing::warn!("the last spans were not exported in time");
+        }
+    }
+
+    /// Ends at once: what waits is lost.
+    pub(super) fn abandon(&self) {
+        self.queue.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How spans are sent.
+pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExporter, StartError> {
+    let tls = crate::tls::client(config.ca.as_deref()).map_err(StartError::Tls)?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    let client = HyperClient::new(connector.enable_http1().build(), config.timeout, None);
+    let courier = Courier { client, runtime: Handle::current(), failing: AtomicBool::new(false) };
+    let headers = config.headers.iter();
+    let headers = headers.filter_map(|(name, value)| {
+        Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+    });
+    let mut builder = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_http_client(courier)
+        .with_headers(headers.collect())
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(config.timeout);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint.to_string());
+    }
+    builder.build().map_err(|error| StartError::Traces(Box::new(error)))
+}
+
+/// Who we are: as configured, or as the environment says.
+fn resource(config: &Traces) -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let builder = Resource::builder().with_attribute(version);
+    let found = Resource::builder().build().get(&Key::new("service.name"));
+    match (&config.service_name, found) {
+        (Some(name), _) => builder.with_service_name(name.clone()),
+        (None, Some(name)) if !name.as_str().starts_with("unknown_service") => builder,
+        _ => builder.with_service_name("idemptx"),
+    }
+    .build()
+}
+
+/// How many spans there are, and how many there may be.
+#[derive(Debug, Default)]
+struct Queue {
+    max: usize,
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+    abandoned: AtomicBool,
+}
+
+impl Queue {
+    fn has_room(&self) -> bool {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max {
+            return true;
+        }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    fn left(&self, spans: usize, exported: bool) {
+        self.waiting.fetch_sub(spans, Ordering::Relaxed);
+        if !exported {
+            self.dropped.fetch_add(spans as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+/// Lets in so many spans at a time, and counts the others; the library's own queue, behind it,
+/// drops them without telling.
+#[derive(Debug)]
+struct Bounded {
+    batches: BatchSpanProcessor,
+    queue: Arc<Queue>,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.queue.has_room() {
+            self.batches.on_end(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        // Waiting would block whoever drops the last span.
+        match self.queue.is_abandoned() {
+            true => Ok(()),
+            false => self.batches.shutdown_with_timeout(timeout),
+        }
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// Counts the spans that the collector has not taken.
+#[derive(Debug)]
+struct Counted {
+    exporter: opentelemetry_otlp::SpanExporter,
+    queue: Arc<Queue>,
+}
+
+impl SpanExporter for Counted {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let exported = match self.queue.is_abandoned() {
+            true => Err(OTelSdkError::AlreadyShutdown),
+            false => self.exporter.export(batch).await,
+        };
+        self.queue.left(spans, exported.is_ok());
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Sends batches from our runtime: the thread that makes them has none.
+struct Courier {
+    client: HyperClient<HttpsConnector<HttpConnector>>,
+    runtime: Handle,
+    failing: AtomicBool,
+}
+
+impl Courier {
+    /// One line in the log when it begins to fail, and one when it is over.
+    fn tell(&self, answer: &Result<Response<Bytes>, HttpError>) {
+        let trouble = match answer {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("the collector answers {}", response.status())),
+            Err(error) => Some(told(&**error)),
+        };
+        if self.failing.swap(trouble.is_some(), Ordering::Relaxed) == trouble.is_some() {
+            return;
+        }
+        match trouble {
+            Some(trouble) => tracing::warn!("traces cannot be exported: {trouble}"),
+            None => tracing::info!("traces are exported again"),
+        }
+    }
+}
+
+impl HttpClient for Courier {
+    fn send_bytes<'a, 'b>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let client = self.client.clone();
+        let sending = self.runtime.spawn(async move { client.send_bytes(request).await });
+        Box::pin(async move {
+            let answer = sending.await.map_err(HttpError::from).flatten();
+            self.tell(&answer);
+            answer
+        })
+    }
+}
+
+impl fmt::Debug for Courier {
+    /// Without the headers that it is given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Courier").finish_non_exhaustive()
+    }
+}
+
+/// Spans in one request to the collector.
+const BATCH_MAX: usize = 512;
+/// How long the end waits for the last ones.
+const END_MAX: Duration = Duration::from_secs(5);

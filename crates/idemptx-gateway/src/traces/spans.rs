@@ -1,0 +1,352 @@
+//! The spans, and what stands in them: HTTP's semantic conventions, and our own words.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
+use idemptx::Outcome;
+use idemptx_core::lease::Lease;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{
+    Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
+    Tracer as _,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SdkTracer, Span};
+
+use super::export::{self, Export};
+use super::leases::Leases;
+use super::trail::{Along, Trail};
+use crate::config;
+use crate::config::Origin;
+use crate::metrics::{Operation, StepResult, UpstreamAnswer, words};
+use crate::observe::{Ended, hashed};
+use crate::proxy::{Peer, Route};
+use crate::serve::StartError;
+
+/// Begins spans and has them exported, where that is configured.
+#[derive(Debug)]
+pub(crate) struct Traces(Option<Arc<Tracing>>);
+
+/// What spans are begun with; trails lead to it.
+#[derive(Debug)]
+struct Tracing {
+    tracer: SdkTracer,
+    leases: Leases,
+    export: Export,
+}
+
+impl Traces {
+    /// None at all.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Exports from now on as the configuration says.
+    pub(crate) fn start(config: Option<&config::Traces>) -> Result<Self, StartError> {
+        let Some(config) = config else { return Ok(Self::none()) };
+        let export = Export::start(config)?;
+        let (tracer, leases) = (export.tracer(), Leases::default());
+        Ok(Self(Some(Arc::new(Tracing { tracer, leases, export }))))
+    }
+
+    /// Whether a start would succeed.
+    pub(crate) fn check(config: Option<&config::Traces>) -> Result<(), StartError> {
+        config.map(export::exporter).transpose().map(drop)
+    }
+
+    /// Begins the span of a client's request, below that of the client.
+    ///
+    /// # Security
+    ///
+    /// A client can say that its request is to be traced, as W3C Trace Context has it.
+    pub(crate) fn passage<B>(&self, request: &mut Request<B>, peer: &Peer) -> Passage {
+        let Some(tracing) = &self.0 else { return Passage::default() };
+        let parent = parent(request.headers_mut());
+        let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Server);
+        let mut span = tracing.tracer.build_with_context(builder, &parent);
+        if span.is_recording() {
+            span.set_attributes([
+                KeyValue::new("http.request.method", word(request.method())),
+                KeyValue::new("url.scheme", peer.scheme()),
+                KeyValue::new("url.path", request.uri().path().to_owned()),
+                KeyValue::new("network.protocol.version", version(request.version())),
+                KeyValue::new("client.address", peer.address.to_string()),
+            ]);
+        }
+        let context = Context::new().with_value(Arc::clone(tracing)).with_span(span);
+        let trail = Trail(Some(context));
+        trail.leave(request.extensions_mut());
+        Passage { trail, name: name(request.method()) }
+    }
+
+    /// Begins the span of a step of the store, for whoever asks it.
+    pub(crate) fn step(&self, operation: Operation, lease: Option<&Lease>) -> Step {
+        let Some(tracing) = &self.0 else { return Step(None) };
+        let holder = lease.and_then(|lease| tracing.leases.holder(lease));
+        Step(holder.or_else(current).map(|span| {
+            let builder = SpanBuilder::from_name(operation.as_str());
+            let parent = Context::new().with_remote_span_context(span);
+            Box::new(tracing.tracer.build_with_context(builder, &parent))
+        }))
+    }
+
+    /// The request that claimed was granted a lease.
+    pub(crate) fn granted(&self, lease: &Lease) {
+        if let Some(tracing) = &self.0
+            && let Some(span) = current()
+        {
+            tracing.leases.hold(lease, span);
+        }
+    }
+
+    /// A lease was settled or released, or lost.
+    pub(crate) fn over(&self, lease: &Lease) {
+        if let Some(tracing) = &self.0 {
+            tracing.leases.forget(lease);
+        }
+    }
+
+    /// Spans that were not exported.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |tracing| tracing.export.dropped())
+    }
+
+    /// Exports what there is, for a while.
+    pub(crate) async fn end(&self) {
+        if let Some(tracing) = &self.0 {
+            tracing.export.end().await;
+        }
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Some(tracing) = &self.0 {
+            tracing.export.abandon();
+        }
+    }
+}
+
+/// The span of a client's request.
+#[derive(Debug, Default)]
+pub(crate) struct Passage {
+    trail: Trail,
+    /// What it is called until its route is known.
+    name: &'static str,
+}
+
+impl Passage {
+    /// Its route is known.
+    pub(crate) fn routed(&self, route: &Route) {
+        let Some(context) = &self.trail.0 else { return };
+        let span = context.span();
+        if span.is_recording() {
+            let path = route.config.path.to_string();
+            span.update_name(format!("{} {path}", self.name));
+            span.set_attribute(KeyValue::new("http.route", path));
+            span.set_attribute(KeyValue::new("idemptx.route", Arc::clone(&route.name)));
+        }
+    }
+
+    /// Makes what a future does part of it.
+    pub(crate) fn along<F>(&self, future: F) -> Along<F> {
+        self.trail.along(future)
+    }
+
+    /// The request has its answer.
+    pub(crate) fn end(mut self, ended: &Ended<'_>) {
+        let Some(context) = self.trail.0.take() else { return };
+        let span = context.span();
+        if span.is_recording() {
+            span.set_attribute(status(ended.status));
+            let (outcome, reason) = words(ended.outcome);
+            span.set_attribute(KeyValue::new("idempotency.outcome", outcome));
+            if !reason.is_empty() {
+                span.set_attribute(KeyValue::new("idempotency.reason", reason));
+            }
+            if let Some(Outcome::Executed { attempt, .. }) = ended.outcome {
+                span.set_attribute(KeyValue::new("idempotency.attempt", i64::from(*attempt)));
+            }
+            if let Some(record) = ended.record {
+                span.set_attribute(KeyValue::new("idempotency.key.hash", hashed(record)));
+            }
+            if ended.status >= 500 {
+                span.set_attribute(KeyValue::new(ERROR, ended.status.to_string()));
+                span.set_status(Status::error(""));
+            }
+        }
+        span.end();
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if let Some(context) = &self.trail.0 {
+            context.span().set_attribute(KeyValue::new(ERROR, "client-gone"));
+            context.span().end();
+        }
+    }
+}
+
+/// The span of a request to one address of an upstream.
+#[derive(Debug)]
+pub(crate) struct Sending(Option<Box<Span>>);
+
+impl Sending {
+    /// Begins it, and names it to the upstream; `resent` counts the addresses before.
+    pub(crate) fn begin<B>(
+        upstream: &str,
+        origin: &Origin,
+        resent: usize,
+        request: &mut Request<B>,
+    ) -> Self {
+        let here = Context::map_current(|it| Some((Arc::clone(it.get()?), it.clone())));
+        let Some((tracing, context)): Option<(Arc<Tracing>, _)> = here else { return Self(None) };
+        let method = word(request.method());
+        let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Client);
+        let mut span = tracing.tracer.build_with_context(builder, &context);
+        introduce(request.headers_mut(), span.span_context());
+        if !span.is_recording() {
+            return Self(None);
+        }
+        let host = origin.authority.host().to_owned();
+        span.set_attributes([
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("url.full", format!("{origin}{}", request.uri().path())),
+            KeyValue::new("server.address", host),
+            KeyValue::new("server.port", i64::from(origin.port())),
+            KeyValue::new("idemptx.upstream", upstream.to_owned()),
+        ]);
+        if let Ok(resent @ 1..) = i64::try_from(resent) {
+            span.set_attribute(KeyValue::new("http.request.resend_count", resent));
+        }
+        Self(Some(Box::new(span)))
+    }
+
+    /// The head of an answer came, or none.
+    pub(crate) fn end(mut self, answer: UpstreamAnswer) {
+        let Some(mut span) = self.0.take() else { return };
+        match answer {
+            UpstreamAnswer::Status(code) => {
+                span.set_attribute(status(code.as_u16()));
+                if code.is_client_error() || code.is_server_error() {
+                    span.set_attribute(KeyValue::new(ERROR, code.as_u16().to_string()));
+                    span.set_status(Status::error(""));
+                }
+            }
+            lost => {
+                span.set_attribute(KeyValue::new(ERROR, lost.as_str()));
+                span.set_status(Status::error(""));
+            }
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(span) = &mut self.0 {
+            span.set_attribute(KeyValue::new(ERROR, "client-gone"));
+        }
+    }
+}
+
+/// The span of a step of the store.
+#[derive(Debug)]
+pub(crate) struct Step(Option<Box<Span>>);
+
+impl Step {
+    pub(crate) fn is_recording(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The store gave an answer, or none.
+    pub(crate) fn end(mut self, result: StepResult) {
+        let Some(mut span) = self.0.take() else { return };
+        span.set_attribute(KeyValue::new("idempotency.store.result", result.as_str()));
+        if let StepResult::Failed(_) = result {
+            span.set_attribute(KeyValue::new(ERROR, result.as_str()));
+            span.set_status(Status::error(""));
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        // Whoever asked gave up: its time was over, or its client has left.
+        if let Some(span) = &mut self.0 {
+            span.set_attribute(KeyValue::new(ERROR, "given-up"));
+        }
+    }
+}
+
+/// The span that happens here, if it is one to be exported.
+fn current() -> Option<SpanContext> {
+    let span = Context::map_current(|context| context.span().span_context().clone());
+    span.is_sampled().then_some(span)
+}
+
+/// The client's span (W3C Trace Context); without a valid one its state has no meaning, and goes.
+fn parent(headers: &mut HeaderMap) -> Context {
+    let is_single = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
+    let extracted = match is_single {
+        true => TraceContextPropagator::new()
+            .extract_with_context(&Context::new(), &HeaderExtractor(headers)),
+        false => Context::new(),
+    };
+    if !extracted.span().span_context().is_valid() {
+        headers.remove(TRACEPARENT);
+        headers.remove(TRACESTATE);
+    }
+    extracted
+}
+
+/// Names a span to whoever gets the request; the state that came with it stays as it is.
+fn introduce(headers: &mut HeaderMap, span: &SpanContext) {
+    let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
+    let text = format!("00-{trace}-{id}-{:02x}", flags & TraceFlags::SAMPLED);
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+fn status(code: u16) -> KeyValue {
+    KeyValue::new("http.response.status_code", i64::from(code))
+}
+
+/// A method that is known; what else a client may write is nobody's name for a span.
+fn word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}
+
+/// What a span is called after its method.
+fn name(method: &Method) -> &'static str {
+    match word(method) {
+        "_OTHER" => "HTTP",
+        known => known,
+    }
+}
+
+const fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const ERROR: &str = "error.type";

@@ -1,0 +1,133 @@
+//! The body of an upstream's answer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use idemptx::tower::BodyError;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::address::Connection;
+
+/// What an upstream sends, or what is said in its place.
+///
+/// Its connection is used again only if the body was read to its end.
+#[derive(Debug)]
+pub(crate) struct UpstreamBody {
+    content: Content,
+    pause_max: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+enum Content {
+    Upstream { body: Incoming, connection: Option<Connection> },
+    Own(Option<Bytes>),
+}
+
+impl UpstreamBody {
+    pub(super) fn new(body: Incoming, connection: Connection, pause_max: Duration) -> Self {
+        let content = Content::Upstream { body, connection: Some(connection) };
+        let mut this = Self { content, pause_max, pause: None };
+        this.give_back_at_end();
+        this
+    }
+
+    /// One that the gateway makes itself.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        let content = Content::Own((!bytes.is_empty()).then_some(bytes));
+        Self { content, pause_max: Duration::ZERO, pause: None }
+    }
+
+    fn give_back_at_end(&mut self) {
+        if let Content::Upstream { body, connection } = &mut self.content
+            && body.is_end_stream()
+            && let Some(connection) = connection.take()
+        {
+            connection.give_back();
+        }
+    }
+
+    fn doubt(&mut self) {
+        if let Content::Upstream { connection, .. } = &mut self.content
+            && let Some(connection) = connection.take()
+        {
+            connection.doubt();
+        }
+    }
+
+    /// Ready when it has paused for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = Instant::now() + self.pause_max;
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        pause.as_mut().poll(cx)
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let (body, connection) = match &mut this.content {
+            Content::Own(bytes) => return Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
+            Content::Upstream { body, connection } => (body, connection),
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(this.poll_late(cx));
+                this.doubt();
+                Poll::Ready(Some(Err(PAUSED.into())))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                this.pause = None;
+                this.give_back_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                // Closes the connection.
+                *connection = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(connection) = connection.take() {
+                    connection.give_back();
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Own(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Upstream { body, .. } => body.size_hint(),
+            Content::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Upstream { .. } => "Upstream",
+            Self::Own(_) => "Own",
+        })
+    }
+}
+
+const PAUSED: &str = "the upstream paused for too long in the middle of its answer";

@@ -1,0 +1,82 @@
+//! New connections.
+
+use std::io;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, Write};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::config::Origin;
+use crate::network::TcpStream;
+use crate::patient::Patient;
+use crate::proxy::Outgoing;
+use crate::tls::Connector;
+
+/// A connection that speaks HTTP/1.1; `room` is kept for as long as it lives.
+pub(super) async fn http1<R: Send + 'static>(
+    origin: &Origin,
+    tls: Option<&Connector>,
+    stall_max: Duration,
+    room: R,
+) -> io::Result<http1::SendRequest<Outgoing>> {
+    let stream = connected(origin, stall_max).await?;
+    match tls {
+        None => shake1(TokioIo::new(stream), room).await,
+        Some(tls) => shake1(TokioIo::new(tls.connect(origin, stream).await?), room).await,
+    }
+}
+
+/// A connection that speaks HTTP/2.
+pub(super) async fn http2(
+    origin: &Origin,
+    tls: Option<&Connector>,
+    stall_max: Duration,
+) -> io::Result<http2::SendRequest<Outgoing>> {
+    let stream = connected(origin, stall_max).await?;
+    match tls {
+        None => shake2(TokioIo::new(stream)).await,
+        Some(tls) => shake2(TokioIo::new(tls.connect(origin, stream).await?)).await,
+    }
+}
+
+async fn connected(origin: &Origin, stall_max: Duration) -> io::Result<Patient<TcpStream>> {
+    let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, origin.port())).await?;
+    stream.set_nodelay(true)?;
+    Ok(Patient::new(stream, stall_max))
+}
+
+async fn shake1<I, R>(io: I, room: R) -> io::Result<http1::SendRequest<Outgoing>>
+where
+    I: Read + Write + Send + Unpin + 'static,
+    R: Send + 'static,
+{
+    let handshake = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io);
+    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        // What goes wrong is told to the request that it goes wrong for.
+        let _ = connection.with_upgrades().await;
+        drop(room);
+    });
+    Ok(sender)
+}
+
+async fn shake2<I>(io: I) -> io::Result<http2::SendRequest<Outgoing>>
+where
+    I: Read + Write + Send + Unpin + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(hyper_util::rt::TokioTimer::new());
+    builder.keep_alive_interval(KEEP_ALIVE).max_header_list_size(HEAD_BYTES_MAX as u32);
+    let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// Bytes of the head of an answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How often an HTTP/2 connection in use is asked whether it still is one.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);

@@ -1,0 +1,229 @@
+//! Where requests go: addresses, connections, and what is known of a request that got no answer.
+//!
+//! The pool is our own, on hyper's connections, for one reason: hyper gives a request back that it
+//! has not begun to write, and only with that can be told whether the upstream may have seen it.
+//! A request that was not written may be sent again, over another connection or to another
+//! address; one of which a byte was written is never sent a second time.
+
+mod address;
+mod body;
+mod connection;
+mod health;
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::time::{Instant, timeout};
+
+use self::address::{Address, Sent};
+pub(crate) use self::body::UpstreamBody;
+use self::health::Checks;
+use crate::config::{self, Origin};
+use crate::metrics::UpstreamAnswer;
+use crate::proxy::Outgoing;
+use crate::tls::{Connector, TlsError};
+use crate::traces::Sending;
+
+/// A service with its addresses and connections.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) config: config::Upstream,
+    addresses: Box<[Arc<Address>]>,
+    next: AtomicUsize,
+    checks: OnceLock<Checks>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// The request was not sent, or not looked at.
+    Unsent(io::Error),
+    /// It may have been seen; then the connection broke.
+    Broken(hyper::Error),
+    /// It may have been seen; no answer came in time.
+    Late,
+    /// It was answered in a way that can be read in more than one.
+    Ambiguous,
+}
+
+impl Upstream {
+    pub(crate) fn new(config: config::Upstream) -> Result<Self, TlsError> {
+        let tls = Connector::new(&config)?;
+        let address = |origin: &Origin| Address::new(origin.clone(), tls.clone(), &config);
+        let addresses = config.origins.iter().map(|origin| Arc::new(address(origin))).collect();
+        Ok(Self { addresses, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
+    }
+
+    /// Begins to ask addresses whether they are well, where that is configured and not done yet.
+    pub(crate) fn begin_checks(&self) {
+        if let Some(health) = &self.config.health {
+            self.checks.get_or_init(|| Checks::start(&self.config.name, &self.addresses, health));
+        }
+    }
+
+    /// Ends that, for good.
+    pub(crate) fn end_checks(&self) {
+        if let Some(checks) = self.checks.get() {
+            checks.stop();
+        }
+    }
+
+    /// Each address, and whether it is tried in its turn: neither sick nor down.
+    pub(crate) fn standing(&self) -> impl Iterator<Item = (&Origin, bool)> {
+        let now = Instant::now();
+        self.addresses.iter().map(move |it| (&it.origin, !it.is_down(now)))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the connection in use is closed.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Outgoing>,
+    ) -> Result<Response<UpstreamBody>, Lost> {
+        let mut unsent = io::Error::other("there is no address");
+        for (number, address) in self.in_turn().enumerate() {
+            let span = Sending::begin(&self.config.name, &address.origin, number, &mut request);
+            match self.send_to(address, request).await {
+                Ok(answer) => {
+                    span.end(UpstreamAnswer::Status(answer.status()));
+                    return Ok(answer);
+                }
+                Err(Attempt::Unsent(error, back)) => {
+                    span.end(UpstreamAnswer::Unsent);
+                    if error.kind() != io::ErrorKind::QuotaExceeded {
+                        address.went_down();
+                    }
+                    (unsent, request) = (error, *back);
+                }
+                Err(Attempt::Over(lost)) => {
+                    span.end(UpstreamAnswer::from(&lost));
+                    return Err(lost);
+                }
+            }
+        }
+        Err(Lost::Unsent(unsent))
+    }
+
+    /// Every address once: those that can be connected to first, each time from another one on.
+    fn in_turn(&self) -> impl Iterator<Item = &Arc<Address>> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let turn = |position: usize| {
+            let count = self.addresses.len().max(1);
+            self.addresses.get(first.wrapping_add(position) % count)
+        };
+        let all = (0..self.addresses.len()).filter_map(turn);
+        let now = Instant::now();
+        // Told apart at once: one that goes down on its turn has had it.
+        let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_down(now));
+        up.into_iter().chain(down)
+    }
+
+    async fn send_to(
+        &self,
+        address: &Arc<Address>,
+        mut request: Request<Outgoing>,
+    ) -> Result<Response<UpstreamBody>, Attempt> {
+        for _ in 0..SENDS_MAX {
+            let mut connection = match address.connection().await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Attempt::Unsent(error, Box::new(request))),
+            };
+            let upload = request.body_mut().upload();
+            let answer = std::pin::pin!(connection.send(request));
+            match answered(answer, upload, self.config.response_timeout).await {
+                None => {
+                    connection.doubt();
+                    return Err(Attempt::Over(Lost::Late));
+                }
+                Some(Sent::Answer(head)) if has_two_readings(head.headers()) => {
+                    return Err(Attempt::Over(Lost::Ambiguous));
+                }
+                Some(Sent::Answer(head)) => {
+                    let (parts, body) = head.into_parts();
+                    let body = UpstreamBody::new(body, connection, self.config.pause_timeout);
+                    return Ok(Response::from_parts(parts, body));
+                }
+                // The connection was closed over there while it was idle.
+                Some(Sent::Unsent(back)) => request = *back,
+                Some(Sent::Broken(error)) if was_refused(&error) => {
+                    let unsent = Lost::Unsent(io::Error::other(error));
+                    return Err(Attempt::Over(unsent));
+                }
+                Some(Sent::Broken(error)) => return Err(Attempt::Over(Lost::Broken(error))),
+            }
+        }
+        let error = io::Error::other("every connection was closed before the request was sent");
+        Err(Attempt::Unsent(error, Box::new(request)))
+    }
+}
+
+impl From<&Lost> for UpstreamAnswer {
+    fn from(lost: &Lost) -> Self {
+        match lost {
+            Lost::Unsent(_) => Self::Unsent,
+            Lost::Broken(_) | Lost::Ambiguous => Self::Broken,
+            Lost::Late => Self::Late,
+        }
+    }
+}
+
+/// Why an address gave no answer.
+enum Attempt {
+    Unsent(io::Error, Box<Request<Outgoing>>),
+    Over(Lost),
+}
+
+/// Whether an answer's end can be told in more than one way (RFC 9112 §6.3).
+///
+/// hyper takes the coding for true where there is a length as well, another coding for none, and
+/// lengths that agree for one.
+fn has_two_readings(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let (length, coding) = (lengths.next(), codings.next());
+    let is_number = |it: &HeaderValue| it.as_bytes().iter().all(u8::is_ascii_digit);
+    lengths.next().is_some()
+        || codings.next().is_some()
+        || length.is_some() && coding.is_some()
+        || !length.is_none_or(is_number)
+        || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Waits for an answer, within the limit from the end of the request on.
+async fn answered(
+    mut answer: Pin<&mut impl Future<Output = Sent>>,
+    upload: Option<tokio::sync::oneshot::Receiver<()>>,
+    limit: Duration,
+) -> Option<Sent> {
+    if let Some(sent) = upload {
+        // The receiver hears of the body's end when its sender is dropped with it.
+        tokio::select! {
+            answer = &mut answer => return Some(answer),
+            _ = sent => {}
+        }
+    }
+    timeout(limit, answer).await.ok()
+}
+
+/// Whether an HTTP/2 server says that it has not looked at a request: it refused the stream, or
+/// went away before it (RFC 9113 §8.7, §6.8).
+fn was_refused(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        error.is_remote() && (refused || gone)
+    })
+}
+
+/// How often a request is tried over connections that were closed before they could take it.
+const SENDS_MAX: usize = 4;

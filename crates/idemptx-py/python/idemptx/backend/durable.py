@@ -1,0 +1,170 @@
+"""The backends that keep records on disk: SQLite for one host, PostgreSQL for many."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._connections import SQLITE
+from .._desk import DeskStore
+from .._idemptx import Depot
+from .base import AsyncStorageBackend, engines_of
+
+if TYPE_CHECKING:
+    from .._engine import Store
+    from .._safety import SafetyReport
+
+__all__ = ["PostgresBackend", "SqliteBackend"]
+
+
+class _DurableRecords(AsyncStorageBackend):
+    """What both have in common: a store of the engine's own, one for each process."""
+
+    _refuses_transactions: str | None = None
+
+    def __init__(self) -> None:
+        self._depots: tuple[int, Depot] = (os.getpid(), self._make_depot())
+
+    async def check(self) -> SafetyReport:
+        """What the store promises as it is set up, and what stands against it.
+
+        Raises `OSError` if it cannot be opened or reached.
+        """
+        return await engines_of(self).here().store.check()
+
+    async def aclose(self) -> None:
+        """Ends what this event loop has open."""
+        await engines_of(self).close()
+
+    @abstractmethod
+    def _make_depot(self) -> Depot: ...
+
+    @property
+    def _depot(self) -> Depot:
+        """The depot of this process: threads and locks do not survive a fork."""
+        process, depot = self._depots
+        if process != os.getpid():
+            depot = self._make_depot()
+            self._depots = (os.getpid(), depot)
+        return depot
+
+    def _open_store(self) -> Store:
+        return DeskStore(self._depot, refuses_transactions=self._refuses_transactions)
+
+    # The engine has its own way, and there are no values beside its records.
+
+    async def get(self, key: str) -> dict[str, Any] | None:
+        """Raises `TypeError`: these backends keep the engine's records and nothing else."""
+        raise TypeError(NO_VALUES.format(key))
+
+    async def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
+        """Raises `TypeError`, as `get` does."""
+        del value, ttl
+        raise TypeError(NO_VALUES.format(key))
+
+    async def acquire_lock(self, key: str, ttl: int) -> bool:
+        """Raises `TypeError`, as `get` does."""
+        del ttl
+        raise TypeError(NO_VALUES.format(key))
+
+    async def release_lock(self, key: str) -> None:
+        """Raises `TypeError`, as `get` does."""
+        raise TypeError(NO_VALUES.format(key))
+
+
+class SqliteBackend(_DurableRecords):
+    """Keeps records in a file, for all processes of one host.
+
+        SqliteBackend("/var/lib/shop/idempotency.db")
+
+    What it has acknowledged is on the disk. The file is opened when it is first used, and made if
+    there is none; its folder is not. `timeout` is for how many seconds a step waits for the disk.
+
+    Neither open the file with Python's `sqlite3` in a process that uses it here, nor fork such a
+    process: SQLite's locks survive neither. See the guide.
+    """
+
+    _refuses_transactions = SQLITE
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float | None = None) -> None:  # noqa: D107
+        self.path = os.fspath(path)
+        self._timeout = timeout
+        if not isinstance(self.path, str):
+            message = f"path is text or a Path, not {type(self.path).__name__}"
+            raise TypeError(message)
+        if self.path in ("", ":memory:"):
+            message = "SqliteBackend keeps a file: name one, or use InMemoryBackend()"
+            raise ValueError(message)
+        super().__init__()
+
+    @property
+    def transport(self) -> str:
+        """How records are reached: `sqlite`."""
+        return "sqlite"
+
+    def _make_depot(self) -> Depot:
+        return Depot.sqlite(self.path, self._timeout)
+
+
+class PostgresBackend(_DurableRecords):
+    """Keeps records in PostgreSQL 13 or newer.
+
+        PostgresBackend("postgres://app:secret@db/shop", schema="idemptx")
+
+    The tables are made when they are first needed, unless `migrate` is false: then somebody runs
+    `schema_sql()`. Stores with another `schema` or `table` share nothing.
+
+    - `pooled`: there is a pooler in transaction mode in between, such as pgbouncer's.
+    - `sessions`: how many of the server's sessions a process may use, 4 unless set.
+    - `synchronous_commit`: for these sessions, whatever the server's default is.
+    - `timeout`: for how many seconds a step waits for its answer.
+    - `ca_certificates`: who may vouch for the server, in PEM, instead of the public authorities.
+
+    Raises `ValueError` with what to change; nothing is connected to yet.
+    """
+
+    def __init__(  # noqa: D107
+        self,
+        url: str,
+        *,
+        schema: str | None = None,
+        table: str | None = None,
+        migrate: bool = True,
+        pooled: bool = False,
+        sessions: int | None = None,
+        synchronous_commit: Literal["local", "remote_write", "on", "remote_apply"] | None = None,
+        timeout: float | None = None,
+        ca_certificates: bytes | str | None = None,
+    ) -> None:
+        if not isinstance(url, str):
+            message = f"PostgresBackend takes a URL, not {type(url).__name__}"
+            raise TypeError(message)
+        pem = ca_certificates.encode() if isinstance(ca_certificates, str) else ca_certificates
+        self._url = url
+        self._settings: dict[str, Any] = {
+            "schema": schema,
+            "table": table,
+            "migrate": migrate,
+            "pooled": pooled,
+            "sessions": sessions,
+            "synchronous_commit": synchronous_commit,
+            "timeout": timeout,
+            "ca_certificates": pem,
+        }
+        super().__init__()
+
+    @property
+    def transport(self) -> str:
+        """How records are reached: `postgres`."""
+        return "postgres"
+
+    def schema_sql(self) -> str:
+        """The SQL that makes the tables, for those who run it themselves."""
+        return self._depot.schema_sql()
+
+    def _make_depot(self) -> Depot:
+        return Depot.postgres(self._url, **self._settings)
+
+
+NO_VALUES = "this backend keeps the engine's records and nothing else, so not {!r}"

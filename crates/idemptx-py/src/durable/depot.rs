@@ -1,0 +1,245 @@
+//! A durable store of one process, shared by its event loops.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use idemptx::store::AnyStore;
+use idemptx::store::postgres::{ParameterStyle, PostgresStore, SettleParameter, SynchronousCommit};
+use idemptx_core::store::Store;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+
+use super::native::Native;
+use super::recipe::{Postgres, Recipe};
+use crate::misuse;
+use crate::step::{Job, Step, with_sources};
+
+/// A durable store of one process; opened when the first desk needs it.
+#[pyclass(frozen, module = "idemptx._idemptx")]
+pub(crate) struct Depot {
+    source: Native<Arc<Source>>,
+    /// PostgreSQL's once more, without sessions: for what it can say by itself.
+    unconnected: Option<PostgresStore>,
+}
+
+#[pymethods]
+impl Depot {
+    #[staticmethod]
+    #[pyo3(signature = (path, timeout = None))]
+    fn sqlite(path: PathBuf, timeout: Option<f64>) -> PyResult<Self> {
+        let timeout = timeout.map(duration).transpose()?;
+        Ok(Self::of(Recipe::Sqlite { path, timeout }, None))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (
+        url, *, schema = None, table = None, migrate = true, pooled = false, sessions = None,
+        synchronous_commit = None, timeout = None, ca_certificates = None,
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "they have names in Python")]
+    fn postgres(
+        url: String,
+        schema: Option<String>,
+        table: Option<String>,
+        migrate: bool,
+        pooled: bool,
+        sessions: Option<usize>,
+        synchronous_commit: Option<&str>,
+        timeout: Option<f64>,
+        ca_certificates: Option<Vec<u8>>,
+    ) -> PyResult<Self> {
+        let settings = Postgres {
+            url,
+            schema,
+            table,
+            migrate,
+            pooled,
+            sessions,
+            synchronous_commit: synchronous_commit.map(level).transpose()?,
+            timeout: timeout.map(duration).transpose()?,
+            ca_certificates,
+        };
+        let unconnected = settings.open();
+        let unconnected =
+            unconnected.map_err(|error| PyValueError::new_err(with_sources(&error)))?;
+        Ok(Self::of(Recipe::Postgres(Box::new(settings)), Some(unconnected)))
+    }
+
+    fn schema_sql(&self) -> PyResult<String> {
+        Ok(self.postgres_store()?.schema_sql())
+    }
+
+    fn settle_statement<'py>(
+        &self,
+        step: &Bound<'py, Step>,
+        style: &str,
+        transaction: Option<&str>,
+    ) -> PyResult<(String, Bound<'py, PyTuple>)> {
+        let style = match style {
+            "numeric" => ParameterStyle::Numbered,
+            "pyformat" => ParameterStyle::Named,
+            _ => return Err(PyValueError::new_err("the style is numeric or pyformat")),
+        };
+        let step = step.try_borrow()?;
+        let Job::Settle(lease, done) = step.job() else {
+            return Err(misuse("only a settlement is settled"));
+        };
+        let store = self.postgres_store()?;
+        let statement = store.settle_statement(lease, done, transaction, style);
+        let py = step.py();
+        let parameters = statement.parameters.iter().map(|value| as_python(py, value));
+        let parameters = parameters.collect::<PyResult<Vec<_>>>()?;
+        Ok((statement.text, PyTuple::new(py, parameters)?))
+    }
+}
+
+/// A parameter as drivers of Python take it.
+fn as_python<'py>(py: Python<'py>, value: &SettleParameter) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        SettleParameter::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
+        SettleParameter::Text(text) => PyString::new(py, text).into_any(),
+        SettleParameter::Integer(number) => number.into_pyobject(py)?.into_any(),
+        _ => py.None().into_bound(py),
+    })
+}
+
+impl Depot {
+    fn of(recipe: Recipe, unconnected: Option<PostgresStore>) -> Self {
+        let source =
+            Source { recipe, opening: tokio::sync::Mutex::new(()), state: Mutex::default() };
+        Self { source: Native::new(Arc::new(source)), unconnected }
+    }
+
+    /// The store, for what needs no session.
+    fn postgres_store(&self) -> PyResult<&PostgresStore> {
+        let unconnected = self.unconnected.as_ref();
+        unconnected.ok_or_else(|| misuse("that is PostgreSQL's, not SQLite's"))
+    }
+
+    pub(super) fn source(&self) -> PyResult<&Arc<Source>> {
+        let elsewhere = "this depot belongs to the process that this one was forked from";
+        self.source.get().ok_or_else(|| misuse(elsewhere))
+    }
+}
+
+/// The store, once there is one.
+pub(super) struct Source {
+    recipe: Recipe,
+    /// Held while it is being opened.
+    opening: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    desks: usize,
+    store: Option<Arc<AnyStore>>,
+    failed: Option<(Instant, String)>,
+}
+
+impl Source {
+    /// One more desk; why there may be none, if that is so.
+    pub(super) fn join(&self, py: Python<'_>) -> Option<String> {
+        self.state().desks += 1;
+        self.recipe.is_inherited(py)
+    }
+
+    /// One desk less; the store is closed with the last one.
+    pub(super) fn leave(&self) {
+        let mut state = self.state();
+        state.desks = state.desks.saturating_sub(1);
+        let closed = if state.desks == 0 { state.store.take() } else { None };
+        drop(state);
+        drop(closed);
+    }
+
+    /// The store, opened by whoever comes first; or why it cannot be.
+    ///
+    /// What is begun goes on without the caller.
+    pub(super) async fn opened(self: Arc<Self>) -> Result<Arc<AnyStore>, String> {
+        let opening = tokio::spawn(async move {
+            let _alone = self.opening.lock().await;
+            if let Some(known) = self.known() {
+                return known;
+            }
+            let source = Arc::clone(&self);
+            let opened = tokio::task::spawn_blocking(move || source.recipe.open()).await;
+            self.take(opened.unwrap_or_else(|ended| Err(ended.into())))
+        });
+        opening.await.unwrap_or_else(|ended| Err(with_sources(&ended)))
+    }
+
+    fn known(&self) -> Option<Result<Arc<AnyStore>, String>> {
+        let state = self.state();
+        if let Some(store) = &state.store {
+            return Some(Ok(Arc::clone(store)));
+        }
+        let (since, failure) = state.failed.as_ref()?;
+        (since.elapsed() < REOPEN_PAUSE).then(|| Err(failure.clone()))
+    }
+
+    fn take(
+        &self,
+        opened: Result<AnyStore, Box<dyn Error + Send + Sync>>,
+    ) -> Result<Arc<AnyStore>, String> {
+        let mut state = self.state();
+        match opened {
+            Ok(store) => {
+                let store = Arc::new(store);
+                tokio::spawn(tend(Arc::downgrade(&store)));
+                state.failed = None;
+                if state.desks > 0 {
+                    state.store = Some(Arc::clone(&store));
+                }
+                Ok(store)
+            }
+            Err(error) => {
+                let failure = with_sources(error.as_ref());
+                state.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has what has expired given back, for as long as there is a store.
+async fn tend(store: Weak<AnyStore>) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        let Some(store) = store.upgrade() else { return };
+        store.tend();
+    }
+}
+
+fn level(word: &str) -> PyResult<SynchronousCommit> {
+    Ok(match word {
+        "local" => SynchronousCommit::Local,
+        "remote_write" => SynchronousCommit::RemoteWrite,
+        "on" => SynchronousCommit::On,
+        "remote_apply" => SynchronousCommit::RemoteApply,
+        _ => {
+            let advice = "synchronous_commit is \"local\", \"remote_write\", \"on\" or \
+                          \"remote_apply\"; \"off\" would lose what was acknowledged";
+            return Err(PyValueError::new_err(advice));
+        }
+    })
+}
+
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| !duration.is_zero() && *duration <= TIMEOUT_MAX)
+        .ok_or_else(|| PyValueError::new_err("timeout is a number of seconds, up to an hour"))
+}
+
+/// For how long a file that could not be opened is not tried again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+const TEND_EVERY: Duration = Duration::from_secs(5);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);

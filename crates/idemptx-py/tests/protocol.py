@@ -1,0 +1,50 @@
+"""What every backend has to do, whatever it is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from idemptx import idempotent
+
+KEY = {"Idempotency-Key": "k"}
+
+
+async def executes_once_replays_and_refuses(connect: Any, backend: Any) -> None:
+    began, go = asyncio.Event(), asyncio.Event()
+    calls = 0
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(backend, wait_timeout=20)
+    async def create_order(fail: bool = False) -> Any:
+        nonlocal calls
+        calls += 1
+        began.set()
+        await go.wait()
+        if fail and calls == 2:
+            raise RuntimeError("oops")
+        return {"n": calls, "text": "\u00e4\u20ac" * 200}
+
+    async with connect(app) as client:
+        first = asyncio.create_task(client.post("/orders", headers=KEY, json=1))
+        await began.wait()
+        waiters = [
+            asyncio.create_task(client.post("/orders", headers=KEY, json=1)) for _ in range(8)
+        ]
+        await asyncio.sleep(0)
+        go.set()
+        answers = [await first, *await asyncio.gather(*waiters)]
+        assert [answer.status_code for answer in answers] == [200] * 9
+        assert {answer.content for answer in answers} == {answers[0].content}
+        assert calls == 1
+        again = await client.post("/orders", headers=KEY, json=1)
+        other = await client.post("/orders", headers=KEY, json=2)
+        assert (again.content, again.headers["x-idempotency-status"]) == (answers[0].content, "hit")
+        assert other.status_code == 422
+        # A failure gives the key back.
+        key = {"Idempotency-Key": "failing"}
+        failing = [await client.post("/orders?fail=1", headers=key) for _ in range(3)]
+        assert [answer.status_code for answer in failing] == [500, 200, 200]
+        assert calls == 3

@@ -1,0 +1,435 @@
+//! What operators do about records: look, list, resolve, forget, purge.
+//!
+//! An operation whose executor vanished, or broke down after it may have had an effect, stays in
+//! doubt under the policies that never execute twice, and its key is refused.
+//! Somebody finds out what happened, and says so here:
+//!
+//! ```
+//! use http::{HeaderMap, StatusCode};
+//! use idemptx::operator::{Query, Standing};
+//! use idemptx::store::MemoryStore;
+//! use idemptx::{Engine, Policy};
+//! # use idemptx_core::policy::ScopeRule;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let policy = Policy::payments().into_builder().scope(ScopeRule::Shared).build()?;
+//! let engine = Engine::builder(MemoryStore::new()).policy(policy).build()?;
+//! let pay = async |_| Err::<u32, _>(std::io::Error::other("connection reset"));
+//! engine.run("payout-17", b"100 EUR", pay).await.unwrap_err();
+//!
+//! // What is in doubt?
+//! let operator = engine.operator();
+//! let page = operator.list(&Query::in_doubt()).await?;
+//! let [stuck] = page.entries.as_slice() else { panic!("{page:?}") };
+//! assert_eq!(stuck.standing, Standing::Unknown);
+//!
+//! // The bank says that payout 1001 was made: that is the answer.
+//! let answer = operator.response(StatusCode::OK, &HeaderMap::new(), "1001");
+//! let resolved = operator.resolve(&stuck.id, answer.into()).await?;
+//! println!("{} was {}", resolved.was.id, resolved.was.standing);
+//!
+//! let payout: u32 = engine.run("payout-17", b"100 EUR", pay).await?;
+//! assert_eq!(payout, 1001);
+//! # Ok(()) }
+//! ```
+//!
+//! # How it is done
+//!
+//! By the steps that requests take, over any [`Store`]: whoever decides claims the record in the
+//! place of what they saw, with its fingerprint, and then settles or releases it.
+//! So a decision is refused if somebody else has changed the record since; the vanished owner,
+//! should it come back, is fenced; and whoever waits is woken.
+//! For the moment in between the record is a claim of the operator's, in a task of its own; if the
+//! process dies just then, the claim lapses, and the policy deals with it as with any orphan.
+//!
+//! Nothing is logged here: what every call returns says what was there and what is now.
+
+mod purge;
+mod verdict;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use idemptx_core::exchange::{Operation, Rules};
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::{Key, RecordId, Scope};
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::policy::Policy;
+use idemptx_core::record::{Record, State};
+use idemptx_core::response::StoredResponse;
+use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+pub use idemptx_core::store::{
+    Cursor, Entry, Extent, InvalidCursor, Inventory, Page, Query, Standing, Standings,
+    UnknownStanding,
+};
+
+pub use self::purge::{Purge, PurgeReport};
+pub use self::verdict::{Forgotten, OperatorError, Resolution, Resolved, Sighting};
+use crate::engine::EngineError;
+use crate::tokens::Tokens;
+
+/// Decides about records; see the [module](self).
+///
+/// Cheap to clone.
+pub struct Operator<S> {
+    store: Arc<S>,
+    rules: Arc<Rules>,
+    tokens: Arc<Tokens>,
+}
+
+impl<S> Clone for Operator<S> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.store), Arc::clone(&self.rules), Arc::clone(&self.tokens))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Operator<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operator").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl<S> Operator<S> {
+    pub(crate) fn of(store: Arc<S>, rules: Arc<Rules>, tokens: Arc<Tokens>) -> Self {
+        Self { store, rules, tokens }
+    }
+}
+
+impl<S: Store> Operator<S> {
+    /// An operator without an engine, such as a command-line tool; the policy has to be that of the
+    /// services: it names the records, and says how long answers are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] on a system without randomness.
+    pub fn new(store: S, policy: Policy) -> Result<Self, EngineError> {
+        let tokens = Arc::new(Tokens::from_system()?);
+        Ok(Self::of(Arc::new(store), Arc::new(Rules::new(policy)), tokens))
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The names that the record of a client's key may have: the one it is written under, then
+    /// those of older secrets.
+    ///
+    /// `route` is the request's method and raw path, which count where the policy's `key_space` is
+    /// `route`; operations of [`Engine::run`](crate::Engine::run) have none.
+    /// Under the policy's scopes `bind` and `shared` the scope is [`Scope::shared`].
+    #[must_use]
+    pub fn ids(&self, scope: &Scope, key: &Key, route: Option<(&Method, &str)>) -> Vec<RecordId> {
+        let route = route.map(|(method, path)| (method.as_str(), path));
+        let operation = Operation::on_route(&self.rules, scope.clone(), key.clone(), route);
+        operation.ids().to_vec()
+    }
+
+    /// The halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
+    ///
+    /// Where the policy's `key_space` is `route`, each route is a scope of its own.
+    #[must_use]
+    pub fn scopes(&self, scope: &Scope, route: Option<(&Method, &str)>) -> Vec<[u8; 16]> {
+        // The key does not count for this half.
+        let key = Key::new("any", self.policy().key_bytes_max.max(3));
+        let ids = key.map(|key| self.ids(scope, &key, route)).unwrap_or_default();
+        ids.iter().map(RecordId::scope_bytes).collect()
+    }
+
+    /// The key that an execution derives for `label`, to look its effect up by.
+    #[must_use]
+    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
+        Operation::new(&self.rules, scope.clone(), key.clone()).derive(label, &self.rules)
+    }
+
+    /// A response as the layer would keep it: without the headers that are never replayed.
+    #[must_use]
+    pub fn response(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: impl Into<Bytes>,
+    ) -> StoredResponse {
+        StoredResponse::capture(status, headers, body.into(), None, &self.policy().replay)
+    }
+
+    /// What there is under an id, with its response.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lookup`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn lookup(&self, id: &RecordId) -> Result<Option<Sighting>, StoreError> {
+        let limit = self.policy().claim_timeout;
+        let seen = timeout(limit, self.store.lookup(id)).await;
+        let seen = seen.unwrap_or(Err(ErrorKind::Unavailable.into()))?;
+        Ok(match seen {
+            None => None,
+            Some(Seen::Held(holder)) => Some(Sighting::held(*id, &holder)),
+            Some(Seen::Settled(record)) => Some(Sighting::settled(&record)),
+            Some(_) => return Err(ErrorKind::Internal.into()),
+        })
+    }
+
+    /// The first of these that there is: of the [names](Self::ids) of one key, the record that
+    /// decides.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lookup`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn find(&self, ids: &[RecordId]) -> Result<Option<Sighting>, StoreError> {
+        for id in ids {
+            if let Some(sighting) = self.lookup(id).await? {
+                return Ok(Some(sighting));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Decides what became of an operation that is in doubt: an orphan, or an unknown outcome.
+    ///
+    /// With an answer every retry gets it, as if the operation had just ended; released, the next
+    /// retry executes.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError`]; nothing was changed, save after [`OperatorError::Store`], where that is
+    /// not known: look again.
+    /// What has a result that cannot be read is in no doubt, and is left as it is:
+    /// [`OperatorError::Unreadable`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the record is being replaced, that goes on.
+    pub async fn resolve(
+        &self,
+        id: &RecordId,
+        with: Resolution,
+    ) -> Result<Resolved, OperatorError> {
+        let done = match with {
+            Resolution::Release => None,
+            Resolution::Answer(answer) => Some(self.settlement(&answer)?),
+        };
+        let was = self.lookup(id).await?.ok_or(OperatorError::Absent)?;
+        match was.standing {
+            Standing::Running => Err(OperatorError::InFlight(was.remaining)),
+            Standing::Orphaned | Standing::Unknown => {
+                let now = ended(self.begin(Target::seen(&was), done)).await?;
+                Ok(Resolved { was, now })
+            }
+            _ => Err(OperatorError::AlreadySettled(Box::new(was))),
+        }
+    }
+
+    fn policy(&self) -> &Policy {
+        self.rules.policy()
+    }
+
+    fn settlement(&self, answer: &StoredResponse) -> Result<Settlement, OperatorError> {
+        let policy = self.policy();
+        if !answer.is_storable() || answer.body.len() > policy.response_bytes_max {
+            return Err(OperatorError::Unstorable);
+        }
+        let (payload, retain) = (answer.encode(), policy.retain);
+        Ok(Settlement::new(State::Done, payload, retain, policy.key_retain))
+    }
+
+    /// Begins to put a result in the place of a record, or nothing.
+    ///
+    /// In a task, so that whoever leaves does not leave a claim behind.
+    fn begin(&self, target: Target, done: Option<Settlement>) -> JoinHandle<Replaced> {
+        let operator = self.clone();
+        tokio::spawn(async move {
+            let lease = operator.take_over(&target).await?;
+            operator.conclude(&lease, done).await
+        })
+    }
+
+    async fn take_over(&self, target: &Target) -> Result<Lease, OperatorError> {
+        let (policy, Target { id, over, fingerprint }) = (self.policy(), target);
+        // Long enough for what follows, short enough not to block the key should this process die.
+        let term = policy.claim_timeout + policy.settle_timeout * 2;
+        let bid = Bid::new(self.tokens.draw(), *fingerprint, term, policy.key_retain).over(*over);
+        let claim = insist(policy.settle_timeout, || self.store.claim(id, &bid)).await?;
+        match claim {
+            Claim::Granted(lease) if lease.attempt > FIRST_ATTEMPT => Ok(lease),
+            Claim::Granted(lease) => {
+                // What was there has expired meanwhile.
+                insist(policy.settle_timeout, || self.store.release(&lease)).await?;
+                Err(OperatorError::Absent)
+            }
+            Claim::Held(holder) if !holder.is_orphan() => {
+                Err(OperatorError::InFlight(holder.remaining))
+            }
+            Claim::Held(holder) => Err(OperatorError::changed(Sighting::held(*id, &holder))),
+            Claim::Settled(record) => Err(OperatorError::changed(Sighting::settled(&record))),
+            _ => Err(StoreError::new(ErrorKind::Internal).into()),
+        }
+    }
+
+    async fn conclude(&self, lease: &Lease, done: Option<Settlement>) -> Replaced {
+        let limit = self.policy().settle_timeout;
+        let concluded = match &done {
+            Some(done) => insist(limit, || self.store.settle(lease, done)).await,
+            None => insist(limit, || self.store.release(lease)).await,
+        };
+        match concluded {
+            Ok(()) => Ok(done.map(|done| Sighting::settled(&Record::settled(lease, &done)))),
+            // Only after our own lease had lapsed, in which time somebody else took it over.
+            Err(error) if error.kind() == ErrorKind::Fenced => Err(OperatorError::Changed(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<S: Inventory> Operator<S> {
+    /// One page of what the query asks for; see [`Inventory::list`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Inventory::list`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let limit = self.policy().settle_timeout;
+        let listed = timeout(limit, self.store.list(query)).await;
+        listed.unwrap_or(Err(ErrorKind::Unavailable.into()))
+    }
+
+    /// One record as a listing has it: with its age, and how long it is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inventory::list`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn entry(&self, id: &RecordId) -> Result<Option<Entry>, StoreError> {
+        Ok(self.list(&Query::all().only(*id)).await?.entries.pop())
+    }
+
+    /// Forgets a record that nobody is busy with, as if its key had never been used.
+    ///
+    /// A retry of that request, should there be one, **executes again**: forget what must not be
+    /// kept, or what you know will not be retried; a doubt is [resolved](Self::resolve).
+    /// A sealed record need not be opened for it, so that one can be forgotten whose keys are lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Self::resolve).
+    ///
+    /// # Cancel safety
+    ///
+    /// Once the record is being replaced, that goes on.
+    pub async fn forget(&self, id: &RecordId) -> Result<Forgotten, OperatorError> {
+        let was = match self.lookup(id).await {
+            // A listing does not open it; what it cannot read either is none that could be claimed.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let entry = self.entry(id).await?.ok_or(OperatorError::Unreadable(error))?;
+                Sighting::listed(&entry)
+            }
+            seen => seen?.ok_or(OperatorError::Absent)?,
+        };
+        if was.standing == Standing::Running {
+            return Err(OperatorError::InFlight(was.remaining));
+        }
+        ended(self.begin(Target::seen(&was), None)).await?;
+        Ok(Forgotten { was })
+    }
+
+    /// Begins to [forget](Self::forget) everything that the query asks for and that nobody is busy
+    /// with.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use idemptx::{Policy, operator::{Operator, Query, Standing}, store::MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let operator = Operator::new(MemoryStore::new(), Policy::draft())?;
+    /// let old = Query::of([Standing::Done]).idle_for(Duration::from_secs(30 * 24 * 3600));
+    /// let would = operator.purge(old.clone()).dry_run().run().await?;
+    /// println!("{} records of {} bytes", would.forgotten, would.payload_bytes);
+    /// let done = operator.purge(old).run().await?;
+    /// # assert_eq!(done, would);
+    /// # Ok(()) }
+    /// ```
+    pub fn purge(&self, query: Query) -> Purge<S> {
+        Purge::new(self.clone(), query)
+    }
+}
+
+/// A record that is to be replaced, if it is still what it was.
+struct Target {
+    id: RecordId,
+    over: Over,
+    fingerprint: Fingerprint,
+}
+
+impl Target {
+    fn new(id: RecordId, standing: Standing, token: Token, fingerprint: Fingerprint) -> Self {
+        let over = match standing {
+            Standing::Running | Standing::Orphaned => Over::Orphan(token),
+            _ => Over::Settled(token),
+        };
+        Self { id, over, fingerprint }
+    }
+
+    fn seen(was: &Sighting) -> Self {
+        Self::new(was.id, was.standing, was.token, was.fingerprint)
+    }
+
+    fn listed(entry: &Entry) -> Self {
+        Self::new(entry.id, entry.standing, entry.token, entry.fingerprint)
+    }
+}
+
+/// What stands in the place of a record.
+type Replaced = Result<Option<Sighting>, OperatorError>;
+
+async fn ended(replacing: JoinHandle<Replaced>) -> Replaced {
+    // It ends otherwise only with its runtime.
+    replacing.await.unwrap_or_else(|_| Err(StoreError::new(ErrorKind::Unavailable).into()))
+}
+
+/// Takes a step until there is a verdict, which every step allows, or until the limit.
+async fn insist<T, F>(limit: Duration, mut step: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let deadline = Instant::now() + limit;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let verdict = timeout_at(deadline, step()).await;
+        let verdict = verdict.unwrap_or(Err(ErrorKind::Unavailable.into()));
+        let is_in_doubt = verdict.as_ref().is_err_and(|error| {
+            matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
+        });
+        if !is_in_doubt || Instant::now() + pause >= deadline {
+            return verdict;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+const FIRST_ATTEMPT: u32 = 1;
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);

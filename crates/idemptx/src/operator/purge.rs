@@ -1,0 +1,161 @@
+//! Forgetting many records.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use idemptx_core::store::{Entry, Inventory, Query, Standing, StoreError};
+
+use super::{Operator, OperatorError, Target, ended};
+
+/// Forgets what a query asks for, page by page; begun by [`Operator::purge`].
+///
+/// A record that somebody is busy with is left alone, and so is one that changes hands meanwhile.
+/// A retry of a request whose record is forgotten **executes again**; if it ends while the walk
+/// still goes on, its new record is one like any other, and may be met and forgotten as well.
+/// Ask for what has been [idle](Query::idle_for) for longer than the walk takes, and it is not.
+#[must_use = "nothing is forgotten before it runs"]
+pub struct Purge<S> {
+    operator: Operator<S>,
+    query: Query,
+    is_dry: bool,
+    is_over: bool,
+    report: PurgeReport,
+}
+
+impl<S: Inventory> Purge<S> {
+    pub(super) fn new(operator: Operator<S>, query: Query) -> Self {
+        let report = PurgeReport::default();
+        Self { operator, query, is_dry: false, is_over: false, report }
+    }
+
+    /// Only counts what would be forgotten.
+    pub fn dry_run(mut self) -> Self {
+        self.is_dry = true;
+        self
+    }
+
+    /// Forgets everything there is of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Self::step): called again, it goes on where it stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is done is done, and [reported](Self::report) page by page; called again, it goes on.
+    pub async fn run(&mut self) -> Result<PurgeReport, StoreError> {
+        while self.step().await? {}
+        Ok(self.report)
+    }
+
+    /// Forgets what is on the next page, and says whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inventory::list`] and [`Operator::forget`]; called again, it does the rest of the page.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has been begun is carried on with, though it may not be counted; called again, it does
+    /// the rest of the page.
+    pub async fn step(&mut self) -> Result<bool, StoreError> {
+        if self.is_over {
+            return Ok(false);
+        }
+        let page = self.operator.list(&self.query).await?;
+        // What is left alone would be met again, so it counts only once the page is done.
+        let mut left =
+            PurgeReport { unreadable: page.unreadable.len() as u64, ..Default::default() };
+        for entries in page.entries.chunks(AT_ONCE_MAX) {
+            self.forget(entries, &mut left).await?;
+        }
+        self.report += left;
+        self.query.after = page.next;
+        self.is_over = self.query.after.is_none();
+        Ok(!self.is_over)
+    }
+
+    /// What was forgotten so far, or would be.
+    #[must_use]
+    pub const fn report(&self) -> PurgeReport {
+        self.report
+    }
+
+    /// Forgets all of these at once.
+    async fn forget(
+        &mut self,
+        entries: &[Entry],
+        left: &mut PurgeReport,
+    ) -> Result<(), StoreError> {
+        let mut begun = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match entry.standing {
+                Standing::Running => left.in_flight += 1,
+                _ if self.is_dry => self.report.count(entry),
+                _ => begun.push((entry, self.operator.begin(Target::listed(entry), None))),
+            }
+        }
+        let mut failed = Ok(());
+        for (entry, forgetting) in begun {
+            match ended(forgetting).await {
+                Ok(_) => self.report.count(entry),
+                Err(OperatorError::InFlight(_)) => left.in_flight += 1,
+                Err(OperatorError::Store(error)) => failed = Err(error),
+                Err(_) => left.changed += 1,
+            }
+        }
+        failed
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Purge<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Purge")
+            .field("query", &self.query)
+            .field("is_dry", &self.is_dry)
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`Purge`] has come to.
+///
+/// A record is forgotten once, however often it is listed, and is counted once for it; only one
+/// that was being forgotten when a step failed or was dropped may be missing.
+/// Whatever else is counted, a dry run's numbers included, counts as often as it is
+/// [listed](Inventory::list), so that these numbers may be too large: by a few, on Redis, while the
+/// server rearranges its keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PurgeReport {
+    /// How many records were forgotten or, in a dry run, would be.
+    pub forgotten: u64,
+    /// How large their responses were, as they were stored.
+    pub payload_bytes: u64,
+    /// How many were left alone because somebody is busy with them.
+    pub in_flight: u64,
+    /// How many were left alone because they changed, or went, since they were listed.
+    pub changed: u64,
+    /// How many things were met that cannot be read, and are left alone.
+    pub unreadable: u64,
+}
+
+impl PurgeReport {
+    fn count(&mut self, entry: &Entry) {
+        self.forgotten += 1;
+        self.payload_bytes += entry.payload_bytes;
+    }
+}
+
+impl AddAssign for PurgeReport {
+    fn add_assign(&mut self, other: Self) {
+        self.forgotten += other.forgotten;
+        self.payload_bytes += other.payload_bytes;
+        self.in_flight += other.in_flight;
+        self.changed += other.changed;
+        self.unreadable += other.unreadable;
+    }
+}
+
+/// How many records are forgotten at once.
+const AT_ONCE_MAX: usize = 32;

@@ -1,0 +1,193 @@
+//! What operators are told.
+
+use std::fmt;
+use std::time::Duration;
+
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Token;
+use idemptx_core::record::{Record, State};
+use idemptx_core::response::StoredResponse;
+use idemptx_core::store::{Entry, ErrorKind, Holder, Standing, StoreError};
+
+/// What a lookup finds.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Sighting {
+    /// Its name.
+    pub id: RecordId,
+    /// What it has come to.
+    pub standing: Standing,
+    /// Of the claim that runs or has settled.
+    pub token: Token,
+    /// Of that claim.
+    pub fence: u64,
+    /// Of that claim.
+    pub attempt: u32,
+    /// Of the request.
+    pub fingerprint: Fingerprint,
+    /// What is left of the lease, by the store's clock; zero unless it is running.
+    pub remaining: Duration,
+    /// How large the response is.
+    pub payload_bytes: usize,
+    /// The response, or the head of one that cannot be replayed; `None` if there is none, or none
+    /// that can be read.
+    pub response: Option<StoredResponse>,
+}
+
+impl Sighting {
+    /// Of a claim.
+    pub(super) fn held(id: RecordId, holder: &Holder) -> Self {
+        Self {
+            id,
+            standing: Standing::of(State::Running, holder.remaining),
+            token: holder.token,
+            fence: holder.fence,
+            attempt: holder.attempt,
+            fingerprint: holder.fingerprint,
+            remaining: holder.remaining,
+            payload_bytes: 0,
+            response: None,
+        }
+    }
+
+    /// As a listing has it, without its response.
+    pub(super) fn listed(entry: &Entry) -> Self {
+        Self {
+            id: entry.id,
+            standing: entry.standing,
+            token: entry.token,
+            fence: entry.fence,
+            attempt: entry.attempt,
+            fingerprint: entry.fingerprint,
+            remaining: entry.remaining,
+            payload_bytes: usize::try_from(entry.payload_bytes).unwrap_or(usize::MAX),
+            response: None,
+        }
+    }
+
+    /// Of a final record.
+    pub(super) fn settled(record: &Record) -> Self {
+        Self {
+            id: record.id,
+            standing: Standing::of(record.state, Duration::ZERO),
+            token: record.token,
+            fence: record.fence,
+            attempt: record.attempt,
+            fingerprint: record.fingerprint,
+            remaining: Duration::ZERO,
+            payload_bytes: record.payload.len(),
+            response: StoredResponse::decode(&record.payload).ok(),
+        }
+    }
+}
+
+/// What became of an operation in doubt.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// It happened, and this is its answer.
+    Answer(Box<StoredResponse>),
+    /// It did not happen: the next request with the key executes it.
+    Release,
+}
+
+impl From<StoredResponse> for Resolution {
+    fn from(answer: StoredResponse) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+}
+
+/// A doubt that was resolved.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// What was there.
+    pub was: Sighting,
+    /// What is there now; nothing after a release.
+    pub now: Option<Sighting>,
+}
+
+/// A record that was forgotten.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Forgotten {
+    /// What was there.
+    pub was: Sighting,
+}
+
+/// Why a record was left as it is.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// There is nothing under this id: it was never there, was released, or has expired.
+    Absent,
+    /// Its owner is alive, and its lease lasts so much longer unless renewed.
+    InFlight(Duration),
+    /// It has a final result, which no resolution replaces; it can be
+    /// [forgotten](super::Operator::forget).
+    AlreadySettled(Box<Sighting>),
+    /// Somebody else changed it meanwhile, to this if it is known: look again.
+    Changed(Option<Box<Sighting>>),
+    /// The answer could not be read back: an informational response, one with too many header
+    /// lines, or one larger than the policy's `response_bytes_max`.
+    Unstorable,
+    /// What is there cannot be read, as the source says: it is damaged, or was sealed under keys
+    /// that are not at hand. A sealed one can be [forgotten](super::Operator::forget).
+    Unreadable(StoreError),
+    /// The store failed; unless it says otherwise, whether anything was changed is not known.
+    Store(StoreError),
+}
+
+impl OperatorError {
+    /// Changed to this.
+    pub(super) fn changed(now: Sighting) -> Self {
+        Self::Changed(Some(Box::new(now)))
+    }
+}
+
+impl From<StoreError> for OperatorError {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            ErrorKind::Corrupt => Self::Unreadable(error),
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl fmt::Display for OperatorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("there is no record under this id"),
+            Self::InFlight(remaining) => {
+                let seconds = remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0);
+                write!(f, "its owner is alive; try again in {seconds} s")
+            }
+            Self::AlreadySettled(was) => {
+                write!(
+                    f,
+                    "it is settled already, as {}; forget it to have it executed",
+                    was.standing
+                )
+            }
+            Self::Changed(_) => f.write_str("somebody else changed it meanwhile; look again"),
+            Self::Unstorable => f.write_str(
+                "the answer cannot be stored: it is informational, too large, or has too many \
+                 header lines",
+            ),
+            Self::Unreadable(_) => f.write_str(
+                "what is there cannot be read: give the keys that it was sealed under, or forget it",
+            ),
+            Self::Store(_) => f.write_str("the store failed; look again before you repeat it"),
+        }
+    }
+}
+
+impl std::error::Error for OperatorError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable(error) | Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}

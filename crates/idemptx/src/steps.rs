@@ -1,0 +1,371 @@
+//! Recovery points: steps of a handler whose results outlive it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use idemptx_core::fingerprint::Match;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::{Record, State};
+use idemptx_core::response::StoredResponse;
+use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::engine::Inner;
+use crate::execution::Execution;
+use crate::run::json_payload;
+
+impl Execution {
+    /// Runs a step of the operation, unless an earlier attempt has: then its result is given again.
+    ///
+    /// The result is kept under the label, for as long as the operation's key, and never changes.
+    /// An error is not kept, and neither is anything of a step whose process dies in it: that runs
+    /// again, so that a call to another system should carry a key of its own.
+    ///
+    /// ```
+    /// # use idemptx::{Engine, Execution, store::MemoryStore};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { id: String }
+    /// # struct Psp; impl Psp {
+    /// #     async fn charge(&self, id: String) -> std::io::Result<Charge> { Ok(Charge { id }) }
+    /// # }
+    /// # type Failure = Box<dyn std::error::Error>;
+    /// async fn pay(execution: &Execution, psp: &Psp) -> Result<Charge, Failure> {
+    ///     let key = execution.derive("charge");
+    ///     let charge: Charge = execution.step("charge", async || psp.charge(key).await).await?;
+    ///     Ok(charge)
+    /// }
+    /// ```
+    ///
+    /// Without a claim it just runs.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`]; after most of them nothing has run.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the step ends where it is, without a result.
+    pub async fn step<T, E, F, R>(&self, label: &str, work: F) -> Result<T, StepError<E>>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<T, E>>,
+        T: Serialize + DeserializeOwned,
+    {
+        let Some((lease, records)) = self.recorded() else {
+            return work().await.map_err(StepError::Failed);
+        };
+        check(label)?;
+        if self.begin_step() > STEPS_MAX {
+            return Err(StepError::TooMany);
+        }
+        let _under_way = self.under_way().enter(label).ok_or(StepError::UnderWay)?;
+        if let Some(record) = self.look_for_step(records, label).await? {
+            return decode(&record, lease);
+        }
+        if self.is_lost() {
+            return Err(StepError::Lost);
+        }
+        let value = work().await.map_err(StepError::Failed)?;
+        let payload = self.payload(&value)?;
+        match self.keep_step(records, lease, label, payload).await? {
+            None => Ok(value),
+            // Whoever was there first is right: results do not change.
+            Some(record) => decode(&record, lease),
+        }
+    }
+
+    /// The result of a step, if an earlier attempt has run it.
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Self::step).
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn recall<T: DeserializeOwned>(
+        &self,
+        label: &str,
+    ) -> Result<Option<T>, StepError<std::convert::Infallible>> {
+        let Some((lease, records)) = self.recorded() else { return Ok(None) };
+        check(label)?;
+        let found = self.look_for_step(records, label).await?;
+        found.map(|record| decode(&record, lease)).transpose()
+    }
+
+    /// What is to be kept of a step that the application takes in a transaction of its own.
+    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    pub(crate) fn kept_step<T: Serialize>(
+        &self,
+        label: &str,
+        value: &T,
+    ) -> Result<KeptStep, StepError<std::convert::Infallible>> {
+        let (lease, records) = self.recorded().ok_or(StepError::NotTransactional)?;
+        check(label)?;
+        if self.begin_step() > STEPS_MAX {
+            return Err(StepError::TooMany);
+        }
+        let payload = self.payload(value)?;
+        Ok(KeptStep {
+            id: lease.id.step(label),
+            bid: self.bid(records, lease),
+            done: self.settlement(payload),
+        })
+    }
+
+    fn payload<T: Serialize, E>(&self, value: &T) -> Result<Bytes, StepError<E>> {
+        let json = serde_json::to_vec(value).map_err(|error| StepError::Unfit(error.into()))?;
+        match json.len() <= self.rules().policy().response_bytes_max {
+            true => Ok(json_payload(json.into())),
+            false => Err(StepError::TooLarge),
+        }
+    }
+
+    fn bid(&self, records: &dyn Records, lease: &Lease) -> Bid {
+        let retain = self.rules().policy().key_retain;
+        Bid::new(records.token(), lease.fingerprint, TERM, retain)
+    }
+
+    fn settlement(&self, payload: Bytes) -> Settlement {
+        let retain = self.rules().policy().key_retain;
+        Settlement::new(State::Done, payload, retain, retain)
+    }
+
+    /// Looks under the ids of all secrets, while they rotate.
+    async fn look_for_step(
+        &self,
+        records: &dyn Records,
+        label: &str,
+    ) -> Result<Option<Record>, StoreError> {
+        for id in self.operation().ids() {
+            if let Some(Seen::Settled(record)) = records.lookup(&id.step(label)).await? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a result, or gives back the one that somebody else has kept meanwhile.
+    async fn keep_step(
+        &self,
+        records: &dyn Records,
+        lease: &Lease,
+        label: &str,
+        payload: Bytes,
+    ) -> Result<Option<Record>, StoreError> {
+        let id = lease.id.step(label);
+        let (mut bid, done) = (self.bid(records, lease), self.settlement(payload));
+        let deadline = Instant::now() + self.rules().policy().settle_timeout;
+        let mut pause = AGAIN_MIN;
+        loop {
+            match keep_once(records, &id, &mut bid, &done).await {
+                Err(error) if is_passing(error.kind()) && Instant::now() < deadline => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN_MAX);
+                }
+                kept => return kept,
+            }
+        }
+    }
+}
+
+/// The steps of an execution that are under way, no two of one label: neither would find the
+/// other's result. As many as an execution has steps, at most.
+#[derive(Debug, Default)]
+pub(crate) struct Labels(Mutex<Vec<String>>);
+
+impl Labels {
+    fn enter(&self, label: &str) -> Option<UnderWay<'_>> {
+        let mut labels = self.labels();
+        if labels.iter().any(|it| it == label) {
+            return None;
+        }
+        labels.push(label.to_owned());
+        Some(UnderWay { labels: self, label: label.to_owned() })
+    }
+
+    /// No code of ours panics while it holds the lock.
+    fn labels(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct UnderWay<'a> {
+    labels: &'a Labels,
+    label: String,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.labels.labels().retain(|label| *label != self.label);
+    }
+}
+
+/// A step's record, to be written in the application's transaction.
+#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[derive(Debug)]
+pub struct KeptStep {
+    pub(crate) id: RecordId,
+    pub(crate) bid: Bid,
+    pub(crate) done: Settlement,
+}
+
+/// A claim and a settlement; who dies in between leaves a claim that lapses at once.
+async fn keep_once(
+    records: &dyn Records,
+    id: &RecordId,
+    bid: &mut Bid,
+    done: &Settlement,
+) -> Result<Option<Record>, StoreError> {
+    match records.claim(id, bid).await? {
+        Claim::Granted(lease) => records.settle(&lease, done).await.map(|()| None),
+        Claim::Settled(record) if record.token == bid.token => Ok(None),
+        Claim::Settled(record) => Ok(Some(record)),
+        Claim::Held(holder) => {
+            bid.over = Some(Over::Orphan(holder.token));
+            Err(ErrorKind::Unavailable.into())
+        }
+        _ => Err(ErrorKind::Internal.into()),
+    }
+}
+
+/// Whether it is worth while to try again; who was fenced finds out by whom.
+const fn is_passing(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Fenced)
+}
+
+fn decode<T: DeserializeOwned, E>(record: &Record, lease: &Lease) -> Result<T, StepError<E>> {
+    if matches!(
+        lease.fingerprint.compare(&record.fingerprint),
+        Match::DifferentRequest | Match::DifferentPrincipal
+    ) {
+        return Err(StepError::OtherRequest);
+    }
+    let stored = StoredResponse::decode(&record.payload);
+    let stored = stored.map_err(|error| StepError::Unfit(error.into()))?;
+    serde_json::from_slice(&stored.body).map_err(|error| StepError::Unfit(error.into()))
+}
+
+/// A label that can name a step.
+fn check<E>(label: &str) -> Result<(), StepError<E>> {
+    if (1..=LABEL_BYTES_MAX).contains(&label.len()) { Ok(()) } else { Err(StepError::Label) }
+}
+
+/// A store of whatever kind, as an execution uses it for its steps; each is limited in time.
+pub(crate) trait Records: Send + Sync {
+    fn token(&self) -> Token;
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<Seen>>;
+    fn claim<'a>(&'a self, id: &'a RecordId, bid: &'a Bid) -> Answered<'a, Claim>;
+    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()>;
+}
+
+/// The answer of such a store.
+pub(crate) type Answered<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+impl<S: Store> Records for Inner<S> {
+    fn token(&self) -> Token {
+        self.token()
+    }
+
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<Seen>> {
+        Box::pin(within(self.policy().claim_timeout, self.store().lookup(id)))
+    }
+
+    fn claim<'a>(&'a self, id: &'a RecordId, bid: &'a Bid) -> Answered<'a, Claim> {
+        Box::pin(within(self.policy().claim_timeout, self.store().claim(id, bid)))
+    }
+
+    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()> {
+        Box::pin(within(self.policy().claim_timeout, self.store().settle(lease, done)))
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, step).await.unwrap_or_else(|_| Err(ErrorKind::Unavailable.into()))
+}
+
+/// Why a step has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StepError<E> {
+    /// It ran and failed.
+    Failed(E),
+    /// Somebody took the operation over: nothing was run, and what this handler does is in vain.
+    Lost,
+    /// An earlier request under the key, with other content, has run it: nothing was run.
+    OtherRequest,
+    /// The label has no byte, or more than 255: nothing was run.
+    Label,
+    /// The execution has begun a hundred steps already: nothing was run.
+    TooMany,
+    /// It ran, and its result is larger than the policy's `response_bytes_max`: it is not kept.
+    TooLarge,
+    /// The execution is in a step of this label: nothing was run.
+    UnderWay,
+    /// Its value is no JSON, or not that of the type: the one it made, which is not kept, or the
+    /// one that is kept.
+    Unfit(Box<dyn std::error::Error + Send + Sync>),
+    /// On `step_in`: there is a result already; roll back, and recall it.
+    Kept,
+    /// On `step_in`: the engine was not made with
+    /// [`EngineBuilder::transactional`](crate::EngineBuilder::transactional), or the execution is
+    /// not under a claim.
+    NotTransactional,
+    /// The store could not be asked, and nothing was run; or it ran, and its result is not kept.
+    Store(StoreError),
+}
+
+impl<E> From<StoreError> for StepError<E> {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for StepError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed(_) => "the step failed",
+            Self::Lost => "somebody took the operation over",
+            Self::OtherRequest => "the step was run for another request under the same key",
+            Self::Label => "a step's label has 1 to 255 bytes",
+            Self::TooMany => "an execution has a hundred steps at most",
+            Self::TooLarge => "the step's result is too large to be kept",
+            Self::UnderWay => "the step is under way in this execution",
+            Self::Unfit(_) => "the step's result is not of the type that was asked for",
+            Self::Kept => "the step has a result already: roll back, and recall it",
+            Self::NotTransactional => {
+                "the step cannot be kept in a transaction: is there a key, and was its engine made \
+                 with `EngineBuilder::transactional`?"
+            }
+            Self::Store(_) => "the store gave no answer about the step",
+        })
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for StepError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Unfit(error) => Some(&**error),
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+const LABEL_BYTES_MAX: usize = 255;
+const STEPS_MAX: u32 = 100;
+/// Whoever finds a claim on a step's record may take it over at once: the result exists, and only
+/// the first to settle counts.
+const TERM: Duration = Duration::from_millis(1);
+const AGAIN_MIN: Duration = Duration::from_millis(2);
+const AGAIN_MAX: Duration = Duration::from_millis(200);

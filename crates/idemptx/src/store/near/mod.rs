@@ -1,0 +1,47 @@
+//! Results kept close at hand, so that a replay needs no round trip.
+//!
+//! ```
+//! use std::time::Duration;
+//! use idemptx::store::MemoryStore;
+//! use idemptx::store::near::{Near, NearLimits};
+//!
+//! # let remote = MemoryStore::new();
+//! let store = Near::new(remote, NearLimits::bytes(64 << 20).hold(Duration::from_secs(1)));
+//! ```
+//!
+//! It holds results, never a claim: whether somebody may execute is the store's to say, every time.
+//! A claim that names no record to replace, and a lookup, are answered from it; everything else
+//! goes to the store, and drops what is held of the record.
+//! So it can make a retry quicker, and answer one while the store cannot be reached, but never
+//! cause an execution.
+//!
+//! # How long
+//!
+//! A result is held for the hold time, one second unless set, from the moment at which the store
+//! was asked for it; one that this process settled, no longer than its response is retained.
+//! How much is left of another's retention a store does not say: such a one may outlive it by the
+//! hold time.
+//! An outcome that is unknown is not held: somebody is about to find out.
+//!
+//! A settled record never changes by itself, but it can be replaced or removed: by a request that
+//! may replace a stored 400 or 422 (the policy's `rebind`), by a probe, by an operator.
+//! What this process does is noticed at once.
+//! What another one does is noticed when the hold time is over: until then a retry may get the
+//! former answer.
+//! Where nothing of the kind happens, or is not urgent, hold longer.
+//!
+//! # Limits
+//!
+//! Beyond its bytes the oldest goes first.
+//! They are shared out among 16 parts: what is larger than one part is not held.
+//!
+//! # Together with sealing
+//!
+//! `Near` around `Sealed` holds responses in the clear, and a replay costs no decryption;
+//! `AnyStore` always puts them so.
+//! `Sealed` around `Near` holds them sealed, and opens them with each replay.
+
+mod shelf;
+mod store;
+
+pub use self::store::{Near, NearLimits};

@@ -1,0 +1,283 @@
+//! Transactions in which a record is settled: the application's, and those that the store begins
+//! for it on sessions of its own.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{Settlement, StoreError};
+use tokio::sync::{MappedMutexGuard, MutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Error, GenericClient, Row, SimpleQueryMessage};
+
+use super::connection::{Dial, Purpose, Session};
+use super::failure::Failure;
+use super::row::Settled;
+use super::statement::{Parameter, Sql, Texts};
+use crate::store::transactional::AnyTransactional;
+
+/// A transaction as a store is given it; made of a [`tokio_postgres::Transaction`] on the store's
+/// own database.
+#[derive(Clone, Copy)]
+pub struct PostgresTransaction<'t> {
+    client: &'t Client,
+    /// Which one it has to be; none if nobody but the owner can have ended it.
+    id: Option<&'t str>,
+}
+
+impl<'t> From<&'t tokio_postgres::Transaction<'_>> for PostgresTransaction<'t> {
+    fn from(transaction: &'t tokio_postgres::Transaction<'_>) -> Self {
+        Self { client: GenericClient::client(transaction), id: None }
+    }
+}
+
+impl PostgresTransaction<'_> {
+    /// Settles, if the lease is in force, and the transaction too; says whether they were.
+    pub(super) async fn settle(
+        self,
+        texts: &Texts,
+        channel: &str,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<bool, Error> {
+        let settled = Settled::new(lease, done);
+        let (ids, tokens) = (vec![&lease.id.as_bytes()[..]], vec![&lease.token.as_bytes()[..]]);
+        let (states, records) = (vec![settled.state], vec![&settled.record[..]]);
+        let (retains, response_retains) = (vec![settled.retain], vec![settled.response_retain]);
+        let responses = vec![settled.response.as_deref()];
+        let parameters: [Parameter<'_>; 9] = [
+            &ids,
+            &tokens,
+            &states,
+            &records,
+            &retains,
+            &responses,
+            &response_retains,
+            &channel,
+            &self.id,
+        ];
+        texts.query(self.client, Sql::SettleIn, &parameters).await.map(|rows| !rows.is_empty())
+    }
+
+    /// Runs another statement of the store.
+    pub(super) async fn ask(
+        self,
+        texts: &Texts,
+        sql: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        texts.query(self.client, sql, parameters).await
+    }
+
+    /// Whether somebody could have ended it who should not.
+    pub(super) const fn is_own(self) -> bool {
+        self.id.is_some()
+    }
+}
+
+impl fmt::Debug for PostgresTransaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresTransaction").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A transaction on a session of the store's own, from
+/// [`Transactional::begin`](crate::store::Transactional::begin).
+///
+/// Dropped before it has ended, it is rolled back with its session.
+pub struct OpenTransaction {
+    /// Taken by whoever ends it.
+    session: tokio::sync::Mutex<Option<Lent>>,
+    /// Given up by whoever was to end it, because a statement ran on.
+    is_over: AtomicBool,
+    id: String,
+    dial: Arc<Dial>,
+}
+
+impl OpenTransaction {
+    /// The session, for a statement; `None` once the transaction has ended.
+    pub(crate) async fn client(&self) -> Option<MappedMutexGuard<'_, Client>> {
+        let mut lent = self.session.lock().await;
+        if self.is_over.load(Ordering::Relaxed) {
+            // Nobody will commit it: with its session it is rolled back.
+            *lent = None;
+        }
+        MutexGuard::try_map(lent, |lent| Some(&mut lent.as_mut()?.session.client)).ok()
+    }
+
+    /// Settles in it by the store, and commits if that went well.
+    ///
+    /// # Errors
+    ///
+    /// Those of the settlement.
+    /// After [`ErrorKind::Fenced`](idemptx_core::store::ErrorKind::Fenced) nothing of it was
+    /// committed; after any other, nobody knows.
+    pub(crate) async fn commit(
+        &self,
+        store: &dyn AnyTransactional,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        let lent = self.take().await?;
+        let lent = lent.ok_or_else(|| Failure::ended_by_hand(self.dial.server()))?;
+        let within = PostgresTransaction { client: &lent.session.client, id: Some(&self.id) };
+        match store.settle_in_postgres(within, lease, done).await {
+            Ok(()) => Ok(lent.end("COMMIT").await?),
+            Err(error) => {
+                // Whether it is heard of or not: without a commit there is nothing.
+                let _ = lent.end("ROLLBACK").await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it without effect.
+    pub(crate) async fn roll_back(&self) {
+        // A session that does not answer is closed, and its transaction rolled back by the server.
+        if let Ok(Some(lent)) = self.take().await {
+            let _ = lent.end("ROLLBACK").await;
+        }
+    }
+
+    /// Takes it from whoever might still use it, once a statement that runs has ended.
+    async fn take(&self) -> Result<Option<Lent>, Failure> {
+        let patience = self.dial.timeouts.command;
+        match timeout(patience, self.session.lock()).await {
+            Ok(mut session) => Ok(session.take()),
+            Err(_) => {
+                self.is_over.store(true, Ordering::Relaxed);
+                Err(Failure::timed_out(self.dial.server(), patience))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for OpenTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenTransaction").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The sessions of one runtime that handlers work on: a few, each with one transaction at a time.
+pub(super) struct Transactions {
+    dial: Arc<Dial>,
+    turns: Arc<Semaphore>,
+    idle: Mutex<Vec<Session>>,
+}
+
+impl Transactions {
+    pub(super) fn new(dial: Arc<Dial>, sessions: usize) -> Arc<Self> {
+        let turns = Arc::new(Semaphore::new(sessions));
+        Arc::new(Self { dial, turns, idle: Mutex::default() })
+    }
+
+    /// Begins a transaction when it is its turn.
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<OpenTransaction, Failure> {
+        let patience = self.dial.timeouts.command;
+        let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Failure::busy(self.dial.server())) };
+        // One that was lost while it was idle says so only now.
+        while let Some(session) = self.idle() {
+            match self.begin_on(&session, CLEAN).await {
+                Ok(Some(id)) => return Ok(self.lend(session, id, turn)),
+                // Nor can one be used that a handler has left statements in.
+                Ok(None) => {}
+                Err(failure) if failure.is_dropped() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        let session = self.dial.open(Purpose::Transactions).await?;
+        let id = self.begin_on(&session, "").await?;
+        let id = id.ok_or_else(|| Failure::unexpected(self.dial.server()))?;
+        Ok(self.lend(session, id, turn))
+    }
+
+    /// Begins, and tells the transaction's id, unless something cannot be cleaned away.
+    async fn begin_on(&self, session: &Session, clean: &str) -> Result<Option<String>, Failure> {
+        let clean = if self.dial.is_pooled() { "" } else { clean };
+        let begin = async {
+            // On their way together, though not in one transaction.
+            let cleaned = session.client.simple_query(clean);
+            let begun = session.client.simple_query(&self.dial.begin);
+            let (left, rows) = tokio::try_join!(cleaned, begun)?;
+            Ok::<_, Error>((left, rows))
+        };
+        let patience = self.dial.timeouts.command;
+        let (left, rows) = match timeout(patience, begin).await {
+            Ok(begun) => begun.map_err(|error| self.dial.failed(error))?,
+            Err(_) => return Err(Failure::timed_out(self.dial.server(), patience)),
+        };
+        // The unlocking has a row without a text.
+        if first(&left).is_some_and(|name| !name.is_empty()) {
+            return Ok(None);
+        }
+        first(&rows).map(Some).ok_or_else(|| Failure::unexpected(self.dial.server()))
+    }
+
+    fn idle(&self) -> Option<Session> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|session| !session.client.is_closed());
+        idle.pop()
+    }
+
+    fn lend(
+        self: &Arc<Self>,
+        session: Session,
+        id: String,
+        turn: OwnedSemaphorePermit,
+    ) -> OpenTransaction {
+        let lent = Lent { session, home: self.clone(), _turn: turn };
+        OpenTransaction {
+            session: tokio::sync::Mutex::new(Some(lent)),
+            is_over: AtomicBool::new(false),
+            id,
+            dial: self.dial.clone(),
+        }
+    }
+}
+
+/// A session while a transaction is open on it; unless that ends well, it is closed.
+struct Lent {
+    session: Session,
+    home: Arc<Transactions>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    async fn end(self, statement: &str) -> Result<(), Failure> {
+        let dial = &self.home.dial;
+        let patience = dial.timeouts.command;
+        let doubts = self.session.doubts();
+        match timeout(patience, self.session.client.batch_execute(statement)).await {
+            Ok(ended) => ended.map_err(|error| dial.failed(error))?,
+            Err(_) => return Err(Failure::timed_out(dial.server(), patience)),
+        }
+        let is_doubtful = self.session.doubts() != doubts;
+        let server = dial.server().clone();
+        self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.session);
+        if is_doubtful { Err(Failure::doubtful(&server)) } else { Ok(()) }
+    }
+}
+
+/// What begins a transaction under settings that end with it, and tells its id.
+pub(super) fn begin(settings: &str) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings} \
+         SELECT pg_current_xact_id()::text"
+    )
+}
+
+/// The last row's first text.
+fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
+    messages.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
+}
+
+/// Leaves nothing of one request's session to the next; but for statements that it has prepared
+/// under names of its own, one of which is told: the client library's must stay.
+const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+     SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
+     SELECT name FROM pg_prepared_statements WHERE from_sql LIMIT 1";

@@ -1,0 +1,86 @@
+//! Reading a request's body that is too large for memory.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body;
+use idemptx_core::exchange::BodyEnd;
+use idemptx_core::fingerprint::Fingerprinter;
+
+use super::body::{BodyError, RequestBody, Whole};
+use crate::spool::{Refusal, Spool, Spooling};
+
+/// Reads the rest of a body into a file, fingerprinting it on the way, and puts it back; `read` has
+/// been already.
+pub(super) async fn spooled<B>(
+    spool: &Spool,
+    read: Whole,
+    rest: &mut RequestBody<B>,
+    mut prints: Vec<Fingerprinter>,
+) -> BodyEnd
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    let mut body = spool.begin();
+    let read = match rest.size_hint().lower() {
+        declared if !spool.takes(declared) => Err(Broken::Refused(Refusal::TooLarge)),
+        _ => taken(&mut body, &read, rest, &mut prints).await,
+    };
+    match body.finish().await {
+        Ok(body) => rest.put_back_file(body),
+        Err(error) => {
+            rest.break_off(error.into());
+            return BodyEnd::NoRoom;
+        }
+    }
+    match read {
+        Ok(trailers) => {
+            rest.put_back(Whole::of(Bytes::new(), trailers));
+            BodyEnd::Whole(prints.into_iter().map(Fingerprinter::finish).collect())
+        }
+        Err(Broken::Refused(Refusal::TooLarge)) => BodyEnd::TooLarge,
+        Err(Broken::Refused(Refusal::NoRoom)) => BodyEnd::NoRoom,
+        Err(Broken::Off(error)) => {
+            rest.break_off(error);
+            BodyEnd::Failed
+        }
+    }
+}
+
+/// Why a body did not come to its end.
+enum Broken {
+    Refused(Refusal),
+    Off(BodyError),
+}
+
+async fn taken<B>(
+    body: &mut Spooling,
+    read: &Whole,
+    rest: &mut RequestBody<B>,
+    prints: &mut [Fingerprinter],
+) -> Result<HeaderMap, Broken>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    for piece in read.pieces() {
+        body.push(piece).await.map_err(Broken::Refused)?;
+    }
+    let mut trailers = HeaderMap::new();
+    let mut next = async || {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *rest).poll_frame(cx)).await;
+        frame.transpose().map_err(Broken::Off)
+    };
+    while let Some(frame) = next().await? {
+        match frame.into_data() {
+            Ok(data) => {
+                prints.iter_mut().for_each(|print| print.update(&data));
+                body.push(&data).await.map_err(Broken::Refused)?;
+            }
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    Ok(trailers)
+}

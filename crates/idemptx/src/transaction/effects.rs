@@ -1,0 +1,152 @@
+//! What a handler leaves to be committed, or says that it has committed, when it ends.
+
+#[cfg(feature = "postgres")]
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{ErrorKind, Settlement};
+
+#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+use super::SettleError;
+#[cfg(feature = "postgres")]
+use super::TransactionError;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::OpenTransaction;
+#[cfg(feature = "postgres")]
+use crate::store::transactional::AnyTransactional;
+
+/// The transactions of one execution.
+#[derive(Debug, Default)]
+pub(crate) struct Effects(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    left: Left,
+    /// The handler has ended.
+    is_over: bool,
+}
+
+impl Effects {
+    /// Begins a transaction, unless there is one, or the handler has ended.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn begin(
+        &self,
+        store: &Arc<dyn AnyTransactional>,
+    ) -> Result<Arc<OpenTransaction>, TransactionError> {
+        drop(self.vacant()?);
+        let open = store.begin().await.map_err(TransactionError::Store)?;
+        let open = Arc::new(open);
+        // What was begun in vain is rolled back by being dropped.
+        self.vacant()?.left.open = Some(Open { transaction: open.clone(), store: store.clone() });
+        Ok(open)
+    }
+
+    #[cfg(feature = "postgres")]
+    fn vacant(&self) -> Result<MutexGuard<'_, State>, TransactionError> {
+        let state = self.state();
+        match &*state {
+            State { is_over: true, .. } => Err(TransactionError::Over),
+            State { left: Left { open: Some(_), .. }, .. } => Err(TransactionError::Begun),
+            _ => Ok(state),
+        }
+    }
+
+    /// The handler has no transaction any more.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn rolled_back(&self) {
+        self.state().left.open = None;
+    }
+
+    /// The operation is being settled in a transaction of the application's, which that commits;
+    /// also if nobody waits for the settlement to end. Says whether it was before.
+    ///
+    /// Not once the handler has ended: from then on the operation is settled with its answer.
+    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    pub(crate) fn settle_by_hand(&self) -> Result<bool, SettleError> {
+        let mut state = self.state();
+        if state.is_over {
+            return Err(SettleError::Over);
+        }
+        Ok(std::mem::replace(&mut state.left.is_settled_by_hand, true))
+    }
+
+    /// It was not, and is what it was before.
+    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    pub(crate) fn not_settled_by_hand(&self, was: bool) {
+        self.state().left.is_settled_by_hand = was;
+    }
+
+    /// The handler has ended: what it left, and nothing from now on.
+    pub(crate) fn end(&self) -> Left {
+        let mut state = self.state();
+        state.is_over = true;
+        std::mem::take(&mut state.left)
+    }
+
+    /// No code of ours panics while it holds the lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a handler has left.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    #[cfg(feature = "postgres")]
+    open: Option<Open>,
+    is_settled_by_hand: bool,
+}
+
+#[cfg(feature = "postgres")]
+struct Open {
+    transaction: Arc<OpenTransaction>,
+    store: Arc<dyn AnyTransactional>,
+}
+
+impl Left {
+    /// Whether the handler says that its own transaction has settled, and is committed.
+    pub(crate) const fn is_settled_by_hand(&self) -> bool {
+        self.is_settled_by_hand
+    }
+
+    /// Settles in the transaction and commits it; `None` if there is none.
+    ///
+    /// After [`ErrorKind::Fenced`] it is rolled back for certain; after anything else nobody knows.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        allow(clippy::unused_async, reason = "there are no such transactions")
+    )]
+    pub(crate) async fn commit(
+        &mut self,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Option<Result<(), ErrorKind>> {
+        #[cfg(feature = "postgres")]
+        if let Some(Open { transaction, store }) = self.open.take() {
+            let committed = transaction.commit(&*store, lease, done).await;
+            return Some(committed.map_err(|error| error.kind()));
+        }
+        let _ = (lease, done);
+        None
+    }
+
+    /// Rolls the transaction back, if there is one.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        allow(clippy::unused_async, reason = "there are no such transactions")
+    )]
+    pub(crate) async fn roll_back(&mut self) {
+        #[cfg(feature = "postgres")]
+        if let Some(Open { transaction, .. }) = self.open.take() {
+            transaction.roll_back().await;
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.transaction.fmt(f)
+    }
+}

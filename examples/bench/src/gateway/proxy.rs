@@ -1,0 +1,191 @@
+//! nginx, HAProxy and the gateway, each with one thread on the measured core, and with connections
+//! to the upstream that are kept.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{Measured, machine};
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Nginx,
+    Haproxy,
+    /// hyper, and nothing else.
+    Bare,
+    /// With a route that is not protected.
+    Plain,
+    /// With records in memory.
+    Memory,
+    /// With records in Redis.
+    Redis,
+    /// The same, with results kept at hand.
+    Near,
+}
+
+/// A running proxy; killed when dropped.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    child: Child,
+    pub(super) address: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Bare => "hyper alone",
+            Self::Plain => "gateway, route not protected",
+            Self::Memory => "gateway, memory",
+            Self::Redis => "gateway, Redis",
+            Self::Near => "gateway, Redis, near",
+        }
+    }
+
+    fn command(
+        self,
+        directory: &Path,
+        [listen, upstream]: [SocketAddr; 2],
+        redis: &str,
+    ) -> Measured<Command> {
+        let file = directory.join("configuration");
+        let gateway = |route: &str| gateway(listen, upstream, route);
+        let (program, flags, text) = match self {
+            Self::Nginx => ("nginx".to_owned(), vec!["-c"], nginx(directory, listen, upstream)),
+            Self::Haproxy => {
+                ("haproxy".to_owned(), vec!["-db", "-q", "-f"], haproxy(listen, upstream))
+            }
+            Self::Bare => return bare(listen, upstream),
+            Self::Plain => (idemptx(), SERVE.to_vec(), gateway("protect = false")),
+            Self::Memory => (idemptx(), SERVE.to_vec(), gateway("")),
+            Self::Redis => (idemptx(), SERVE.to_vec(), gateway("") + &store(redis)),
+            Self::Near => {
+                let near = format!("near_bytes = {NEAR_BYTES}\n");
+                (idemptx(), SERVE.to_vec(), gateway("") + &store(redis) + &near)
+            }
+        };
+        fs::write(&file, text)?;
+        let mut command = Command::new(program);
+        command.args(flags).arg(file).env("TOKIO_WORKER_THREADS", "1");
+        Ok(command)
+    }
+}
+
+impl Proxy {
+    pub(super) fn start(kind: Kind, upstream: SocketAddr, redis: &str) -> Measured<Self> {
+        let directory = TempDir::new()?;
+        let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut command = kind.command(directory.path(), [listen, upstream], redis)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // A process is started on the core of the thread that starts it, with all of its threads.
+        let started = std::thread::spawn(move || {
+            machine::stay_on(machine::MEASURED);
+            command.spawn()
+        });
+        let started = started.join().map_err(|_| "a proxy could not be started")?;
+        let child = started.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => format!("{} is missing: `make bench` installs it", kind.name()),
+            _ => error.to_string(),
+        })?;
+        let mut proxy = Self { child, address: listen, _directory: directory };
+        let began = Instant::now();
+        while TcpStream::connect(listen).is_err() {
+            if proxy.child.try_wait()?.is_some() || began.elapsed() > START_MAX {
+                return Err(format!("{} does not start", kind.name()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(proxy)
+    }
+
+    /// Processor time that it has had, in seconds.
+    pub(super) fn cpu_seconds(&self) -> Measured<f64> {
+        Ok(machine::cpu_seconds(self.child.id())?)
+    }
+
+    /// Memory that it has in use, in bytes.
+    pub(super) fn resident_bytes(&self) -> Measured<f64> {
+        Ok(machine::resident_bytes_of(self.child.id())?)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn nginx(directory: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
+    let directory = directory.display();
+    format!(
+        "daemon off; master_process off; worker_processes 1;\n\
+         pid {directory}/pid; error_log {directory}/log crit;\n\
+         events {{ worker_connections 19000; }}\n\
+         http {{\n\
+           access_log off;\n\
+           client_body_temp_path {directory}/1; proxy_temp_path {directory}/2;\n\
+           fastcgi_temp_path {directory}/3; uwsgi_temp_path {directory}/4;\n\
+           scgi_temp_path {directory}/5;\n\
+           keepalive_requests 1000000000; keepalive_timeout 600s;\n\
+           upstream app {{\n\
+             server {upstream}; keepalive 64; keepalive_requests 1000000000;\n\
+           }}\n\
+           server {{\n\
+             listen {listen};\n\
+             location / {{\n\
+               proxy_pass http://app; proxy_http_version 1.1;\n\
+               proxy_set_header Connection ''; proxy_set_header Host $host;\n\
+               proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+             }}\n\
+           }}\n\
+         }}\n"
+    )
+}
+
+fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global\n  nbthread 1\n  maxconn 9500\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n\
+         \x20 timeout server 60s\n  http-reuse always\n\
+         frontend front\n  bind {listen}\n  default_backend back\n\
+         backend back\n  option forwardfor\n  server app {upstream}\n"
+    )
+}
+
+fn gateway(listen: SocketAddr, upstream: SocketAddr, route: &str) -> String {
+    format!(
+        "[[listener]]\naddress = '{listen}'\n\
+         [[upstream]]\nname = 'app'\nurls = ['http://{upstream}']\n\
+         [limits]\nhead_ms = 600000\n[log]\nlevel = 'error'\n\
+         [[route]]\nupstream = 'app'\n{route}\n"
+    )
+}
+
+/// Results stay at hand for a second, as by default.
+fn store(redis: &str) -> String {
+    format!("[store]\nurl = '{redis}'\n")
+}
+
+fn bare(listen: SocketAddr, upstream: SocketAddr) -> Measured<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["pass", &listen.to_string(), &upstream.to_string()]);
+    Ok(command)
+}
+
+/// The program that users run, as `make bench` builds it.
+fn idemptx() -> String {
+    std::env::var("BENCH_IDEMPTX").unwrap_or_else(|_| "target/release/idemptx".to_owned())
+}
+
+const SERVE: [&str; 2] = ["serve", "--config"];
+const NEAR_BYTES: usize = 64 << 20;
+const START_MAX: Duration = Duration::from_secs(10);

@@ -1,0 +1,107 @@
+//! How many requests a proxy passes on, and how long they take.
+
+use std::time::Duration;
+
+use super::{Behind, Kind, Proxy};
+use crate::load::{self, Keys};
+use crate::report::{Report, Table, count, ratio, small};
+use crate::series::Series;
+use crate::{Effort, Measured};
+
+/// Adds the table.
+pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
+    let behind = Behind::start()?;
+    let mut rows: Vec<Vec<Row>> =
+        DOORS.iter().map(|(_, it)| vec![Row::default(); it.len()]).collect();
+    for _ in 0..effort.rounds.min(ROUNDS_MAX) {
+        for ((kind, cases), rows) in DOORS.iter().zip(&mut rows) {
+            let proxy = behind.proxy(*kind)?;
+            for ((_, keys, _), row) in cases.iter().zip(rows) {
+                row.measure(&proxy, *keys, effort.window)?;
+            }
+        }
+    }
+    report.add(&table(&rows));
+    Ok(())
+}
+
+/// What was measured of one case, round by round.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    rate: Series,
+    cpu: Series,
+    p50: Series,
+    p99: Series,
+}
+
+impl Row {
+    fn measure(&mut self, proxy: &Proxy, keys: Keys, window: Duration) -> Measured<()> {
+        if keys == Keys::Used {
+            load::prepare(proxy.address, load::ORDER)?;
+        }
+        load::run(proxy.address, load::ORDER, keys, window / 3)?;
+        let before = proxy.cpu_seconds()?;
+        let done = load::run(proxy.address, load::ORDER, keys, window)?;
+        self.rate.push(done.requests / done.seconds);
+        self.cpu.push((proxy.cpu_seconds()? - before) * 1e6 / done.requests);
+        self.p50.push(done.latencies.quantile(0.50) / 1000.0);
+        self.p99.push(done.latencies.quantile(0.99) / 1000.0);
+        Ok(())
+    }
+}
+
+fn table(rows: &[Vec<Row>]) -> Table {
+    let mut table = Table::new(
+        "The gateway among proxies",
+        format!(
+            "Baseline: nginx as a plain proxy to the same upstream, in the same round, {} rounds \
+             at most; for requests with a key, whether new or not, nginx with a new key each.\n\
+             Each proxy has one thread on core 0, and keeps its connections to the upstream; the \
+             upstream, the client (32 keep-alive connections) and Redis share core 1, so that a \
+             rate can be theirs: then the processor time tells.\n\
+             Requests have 200 bytes, answers 300.",
+            ROUNDS_MAX
+        ),
+        &["", "", "requests/s", "ratio", "goal", "proxy µs", "ratio of 1/µs", "p50 ms", "p99 ms"],
+    );
+    let cases = DOORS.iter().zip(rows).flat_map(|((kind, cases), rows)| {
+        cases.iter().zip(rows).map(move |(case, row)| (kind, case, row))
+    });
+    for (kind, (name, keys, goal), row) in cases {
+        let baseline = rows.first().and_then(|rows| rows.get(usize::from(*keys != Keys::None)));
+        let baseline = baseline.unwrap_or(row);
+        table.row([
+            kind.name().to_owned(),
+            (*name).to_owned(),
+            count(row.rate.median()),
+            ratio(row.rate.over(&baseline.rate).median()),
+            (*goal).to_owned(),
+            small(row.cpu.median()),
+            ratio(baseline.cpu.over(&row.cpu).median()),
+            ratio(row.p50.median()),
+            ratio(row.p99.median()),
+        ]);
+    }
+    table
+}
+
+type Case = (&'static str, Keys, &'static str);
+
+/// The first are what the others are compared with: without a key, and with one.
+const DOORS: [(Kind, &[Case]); 7] = [
+    (Kind::Nginx, &[("no key", Keys::None, "1.00"), ("key", Keys::Fresh, "1.00")]),
+    (Kind::Haproxy, &[("no key", Keys::None, "-"), ("key", Keys::Fresh, "-")]),
+    (Kind::Bare, &[("no key", Keys::None, "-")]),
+    (Kind::Plain, &[("no key", Keys::None, "1.00")]),
+    (
+        Kind::Memory,
+        &[
+            ("no key", Keys::None, "1.00"),
+            ("new", Keys::Fresh, "0.80"),
+            ("hit", Keys::Used, "2.20"),
+        ],
+    ),
+    (Kind::Redis, &[("new", Keys::Fresh, "0.75"), ("hit", Keys::Used, "1.70")]),
+    (Kind::Near, &[("hit", Keys::Used, "2.20")]),
+];
+const ROUNDS_MAX: usize = 5;
