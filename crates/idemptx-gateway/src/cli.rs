@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write as _};
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -119,7 +120,9 @@ fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
 pub fn main() -> ExitCode {
     let line = Line::parse();
     let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
+        // Not taken apart at the end: a connection to an upstream could go before the request on
+        // it, which would be taken for lost, and its claim given up, where it is to lapse.
+        Ok(runtime) => ManuallyDrop::new(runtime),
         Err(error) => return failed(&error, ExitCode::FAILURE),
     };
     let ended = match line.command {

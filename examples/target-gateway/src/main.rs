@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
@@ -15,18 +16,24 @@ use idemptx_gateway::telemetry;
 use serde_json::Value;
 use target_axum::flags::Flags;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let flags = Flags::parse();
-    match protection(&flags) {
-        Err(error) => failed(&*error, 2),
-        Ok(protection) => match run(&flags, protection).await {
-            Err(error) => failed(&*error, 1),
-            Ok(()) => ExitCode::SUCCESS,
-        },
+    let protection = match protection(&flags) {
+        Ok(protection) => protection,
+        Err(error) => return failed(&*error, 2),
+    };
+    let runtime = match Runtime::new() {
+        // As in the gateway itself: what has not ended in time is left as it is.
+        Ok(runtime) => ManuallyDrop::new(runtime),
+        Err(error) => return failed(&error, 1),
+    };
+    match runtime.block_on(run(&flags, protection)) {
+        Err(error) => failed(&*error, 1),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 
@@ -58,7 +65,7 @@ fn policy(text: &str) -> Result<String, Box<dyn Error>> {
 }
 
 async fn run(flags: &Flags, protection: Option<Protection>) -> Result<(), Box<dyn Error>> {
-    let (mut plain, upstream) = plain(flags).await?;
+    let upstream = plain(flags).await?;
     let config = Config::simple(flags.listen, upstream, flags.store.clone(), protection);
     telemetry::start(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
@@ -68,23 +75,23 @@ async fn run(flags: &Flags, protection: Option<Protection>) -> Result<(), Box<dy
     }
     terminated.recv().await;
     gateway.drain().await;
-    plain.kill().await?;
     Ok(())
 }
 
-/// Starts an unprotected application, which ends with this process.
-async fn plain(flags: &Flags) -> Result<(Child, Origin), Box<dyn Error>> {
+/// Starts an unprotected application, which ends with this process: not before, or the gateway
+/// would see the requests that it has cut off fail.
+async fn plain(flags: &Flags) -> Result<Origin, Box<dyn Error>> {
     let program = std::env::current_exe()?.with_file_name("plain");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).args(["--listen", "127.0.0.1:0"]);
     if let Some(journal) = &flags.journal {
         command.arg("--journal").arg(PathBuf::from(journal));
     }
-    let mut plain = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut plain = command.stdout(Stdio::piped()).spawn()?;
     let stdout = plain.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
     let line = BufReader::new(stdout).lines().next_line().await?.unwrap_or_default();
     let url = line.strip_prefix("listening on ").ok_or("the application does not start")?;
-    Ok((plain, Origin::parse(url)?))
+    Ok(Origin::parse(url)?)
 }
 
 fn failed(error: &dyn Error, code: u8) -> ExitCode {

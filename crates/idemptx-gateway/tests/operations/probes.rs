@@ -40,6 +40,21 @@ fn a_gateway_that_drains_is_not_ready_and_ends_well() {
 }
 
 #[test]
+fn what_has_not_ended_when_a_gateway_has_to_keeps_its_claim() {
+    let mut gateway = Gateway::start("on_ambiguous = \"release\"\npolicy = { drain_ms = 200 }");
+    let (public, upstream) = (gateway.public, gateway.upstream.clone());
+    let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
+    upstream.reach(1);
+    gateway.signal("-TERM");
+    assert!(gateway.ended());
+    assert!(client.join().is_err(), "it was to be cut off");
+    let successor = Gateway::sharing(&gateway.store());
+    let page = successor.ask("/api/records?view=all").json();
+    assert_eq!(page["records"][0]["state"], "running", "{page}");
+    upstream.open();
+}
+
+#[test]
 fn metrics_tell_what_happened() {
     let gateway = Gateway::start("policy = { scope = \"shared\" }");
     post(gateway.public, "/orders", "tea").key("k").reply();
