@@ -4,10 +4,12 @@
 # In CI what has failed is run once more, by itself: see CONTRIBUTING.md.
 set -euo pipefail
 
+# Most of the time the tests wait for servers and for leases, so that more run than there are cores.
+workers=3
 python=$PWD/$1/bin/python
 for folder in "${@:2}"; do
   echo "$folder in $1"
-  if (cd "$folder" && "$python" -m pytest); then
+  if (cd "$folder" && "$python" -m pytest -n "$workers"); then
     continue
   fi
   last=$folder/.pytest_cache/v/cache/lastfailed

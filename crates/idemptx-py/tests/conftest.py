@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,16 +114,20 @@ def serve(redis_server: RedisServer) -> Iterator[Callable[..., AppServer]]:
 def original_path(request: pytest.FixtureRequest) -> Path:
     """The original package, where it cannot be mixed up with ours."""
     target = Path(request.config.cache.mkdir("original")) / ORIGINAL  # type: ignore[union-attr]
-    if not (target / "idemptx" / "decorator.py").exists():
+    if not target.exists():
+        # Whole or not there: others may install it at the same time.
+        begun = Path(tempfile.mkdtemp(dir=target.parent))
         command = [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-input"),
-            *("--disable-pip-version-check", "--target", str(target), f"idemptx=={ORIGINAL}"),
+            *("--disable-pip-version-check", "--target", str(begun), f"idemptx=={ORIGINAL}"),
         ]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX
         )
         if done.returncode != 0:
             _lacking(f"the original package cannot be installed: {done.stderr.strip()}")
+        with contextlib.suppress(OSError):  # somebody else was faster
+            begun.rename(target)
     return target
 
 
