@@ -4,24 +4,47 @@
 # In CI what has failed is run once more, by itself: see CONTRIBUTING.md.
 set -euo pipefail
 
+# Most of the time the tests wait for servers and for leases, so that more run than there are cores.
+pairs_at_once=2
+export RUST_TEST_THREADS=4
+
 suite() {
   cargo test --locked --release --manifest-path examples/Cargo.toml -p target-tests "$@"
 }
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-for tested in "$@"; do
-  target=${tested%%:*} store=${tested#*:}
-  echo "the black-box suite against $target over $store"
-  export IDEMPTX_TARGET=$target IDEMPTX_STORE=$store
-  skip=()
-  if [ "$store" != redis ]; then
+# Usage: against TARGET:STORE ARGUMENT…
+against() {
+  echo "the black-box suite against ${1%%:*} over ${1#*:}"
+  IDEMPTX_TARGET=${1%%:*} IDEMPTX_STORE=${1#*:} suite --no-fail-fast -- "${@:2}"
+}
+
+# Leaves what was said in $logs, and what has failed beside it; says it when all of it is there.
+try() {
+  local pair=$1 skip=()
+  if [ "${pair#*:}" != redis ]; then
     skip=(--skip on_redis::)
   fi
-  if suite --no-fail-fast -- "${skip[@]}" 2>&1 | tee "$log"; then
-    continue
+  if ! against "$pair" "${skip[@]}" >"$logs/$pair" 2>&1; then
+    sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$logs/$pair" >"$logs/$pair.failed"
   fi
-  mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log")
-  .ci/flaky.sh "${#failed[@]}" "$tested: ${failed[*]}"
-  suite -- --exact "${failed[@]}"
+  flock "$logs" cat "$logs/$pair"
+}
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+suite --no-run
+for pair in "$@"; do
+  while [ "$(jobs -rp | wc -l)" -ge "$pairs_at_once" ]; do
+    wait -n
+  done
+  try "$pair" &
+done
+wait
+
+for pair in "$@"; do
+  if [ -e "$logs/$pair.failed" ]; then
+    mapfile -t failed <"$logs/$pair.failed"
+    .ci/flaky.sh "${#failed[@]}" "$pair: ${failed[*]}"
+    against "$pair" --test-threads 1 --exact "${failed[@]}"
+  fi
 done
