@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use idemptx_core::exchange::{Exchange, Probed, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
-use idemptx_core::policy::{Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
+#[cfg(feature = "spool")]
+use idemptx_core::policy::OnLargeBody;
+use idemptx_core::policy::Policy;
 use idemptx_core::store::Store;
 use idemptx_core::time::{Clock, Timestamp, millis};
 use tokio::sync::Semaphore;
@@ -22,12 +24,13 @@ use crate::keeper::Keeper;
 use crate::operator::Operator;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
-use crate::store::Transactional;
 use crate::store::transactional::AnyTransactional;
 use crate::tokens::Tokens;
 
+mod builder;
 mod check;
 
+pub use self::builder::{EngineBuilder, EngineError};
 pub use self::check::CheckError;
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
@@ -56,17 +59,7 @@ impl<S> Clone for Engine<S> {
 impl<S: Store> Engine<S> {
     /// Begins to configure an engine on `store`.
     pub fn builder(store: S) -> EngineBuilder<S> {
-        EngineBuilder {
-            store,
-            policy: Policy::draft(),
-            executions_max: EXECUTIONS_MAX,
-            scope: None,
-            accepts: None,
-            probe: None,
-            transactions: None,
-            #[cfg(feature = "spool")]
-            spool: None,
-        }
+        EngineBuilder::new(store)
     }
 
     /// The policy in force.
@@ -154,198 +147,6 @@ pub struct Load {
     pub unconfirmed: usize,
 }
 
-/// Configures an [`Engine`].
-#[must_use]
-pub struct EngineBuilder<S> {
-    store: S,
-    policy: Policy,
-    executions_max: u32,
-    scope: Option<ScopeFn>,
-    accepts: Option<AcceptsFn>,
-    probe: Option<ProbeFn>,
-    transactions: Option<TransactionsOf<S>>,
-    #[cfg(feature = "spool")]
-    spool: Option<Spool>,
-}
-
-impl<S: Store> EngineBuilder<S> {
-    /// Sets the policy; [`Policy::draft`] by default.
-    ///
-    /// [`scope`](Self::scope) and [`probe`](Self::probe) go before what it says, set earlier or
-    /// later.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Tells whose key a request carries; `None` refuses it with `scope-unresolved`.
-    ///
-    /// Takes the place of the policy's `scope`.
-    ///
-    /// # Security
-    ///
-    /// Take the scope from what authentication has verified (a request extension), never from what
-    /// a client can write.
-    pub fn scope<F>(mut self, scope: F) -> Self
-    where
-        F: Fn(&http::request::Parts) -> Option<Scope> + Send + Sync + 'static,
-    {
-        self.scope = Some(Arc::new(scope));
-        self
-    }
-
-    /// Refuses keys of another form than the API publishes, such as UUIDs only.
-    pub fn accept_keys<F: Fn(&Key) -> bool + Send + Sync + 'static>(mut self, accepts: F) -> Self {
-        self.accepts = Some(Arc::new(accepts));
-        self
-    }
-
-    /// Finds out what became of an operation whose executor vanished.
-    ///
-    /// Sets the policy's `on_orphan` to `probe`.
-    /// The hook has ten seconds; without an answer the outcome stays unknown.
-    pub fn probe<F, R>(mut self, probe: F) -> Self
-    where
-        F: Fn(Orphan) -> R + Send + Sync + 'static,
-        R: Future<Output = Probed> + Send + 'static,
-    {
-        self.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
-        self
-    }
-
-    /// Limits how many handlers run under a key at a time, clients present or gone; 10,000 by
-    /// default.
-    ///
-    /// Beyond it a request waits for as long as the store may take, and is then refused with
-    /// `store-unavailable`.
-    pub fn executions_max(mut self, executions: u32) -> Self {
-        self.executions_max = executions.max(1);
-        self
-    }
-
-    /// Lets handlers settle in transactions of the store's own database, in which they do what they
-    /// do: [`IdempotentTransaction`](crate::IdempotentTransaction), `Execution::settle_in`.
-    ///
-    /// Handlers that have no such transaction run as they do without this.
-    ///
-    /// ```
-    /// # #[cfg(feature = "postgres")] {
-    /// use idemptx::{Engine, store::postgres::PostgresStore};
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let store = PostgresStore::open("postgres://app@localhost/shop")?;
-    /// let engine = Engine::builder(store).transactional().build()?;
-    /// # Ok(()) }
-    /// # main().unwrap();
-    /// # }
-    /// ```
-    pub fn transactional(mut self) -> Self
-    where
-        S: Transactional,
-    {
-        self.transactions = Some(|store| {
-            let any = || Arc::clone(store) as Arc<dyn AnyTransactional>;
-            store.is_transactional().then(any)
-        });
-        self
-    }
-
-    /// Tells where bodies wait that are too large for memory; for `on_large_body: stream`.
-    #[cfg(feature = "spool")]
-    pub fn spool(mut self, spool: Spool) -> Self {
-        self.spool = Some(spool);
-        self
-    }
-
-    /// Makes the engine.
-    ///
-    /// # Errors
-    ///
-    /// [`EngineError`] for a policy that this front door cannot carry out, or a system without
-    /// randomness.
-    pub fn build(self) -> Result<Engine<S>, EngineError> {
-        let mut policy = self.policy;
-        // Whatever order they were set in: a function that was given is meant to be asked.
-        if self.scope.is_some() {
-            policy.scope = Some(ScopeRule::Custom);
-        }
-        if self.probe.is_some() {
-            policy.on_orphan = OnOrphan::Probe;
-        }
-        if policy.scope.is_none() {
-            return Err(EngineError("set the policy's scope: whose keys are they?"));
-        }
-        if policy.scope == Some(ScopeRule::Custom) && self.scope.is_none() {
-            return Err(EngineError("scope is a function here: set it with EngineBuilder::scope"));
-        }
-        #[cfg(feature = "spool")]
-        let has_spool = self.spool.is_some();
-        #[cfg(not(feature = "spool"))]
-        let has_spool = false;
-        if policy.on_large_body == OnLargeBody::Stream && !has_spool {
-            return Err(EngineError("on_large_body = stream needs room: EngineBuilder::spool"));
-        }
-        if policy.on_orphan == OnOrphan::Probe && self.probe.is_none() {
-            return Err(EngineError("on_orphan = probe needs a hook: EngineBuilder::probe"));
-        }
-        if self.transactions.is_some() && policy.mode == Mode::Shadow {
-            return Err(EngineError(
-                "in shadow mode duplicates are executed, too, and none of them settles in a \
-                 transaction: enforce, or leave `transactional` out",
-            ));
-        }
-        let store = Arc::new(self.store);
-        let transactions = match self.transactions {
-            None => None,
-            Some(of) => Some(of(&store).ok_or(EngineError(
-                "`transactional` needs a store in a database that the application has \
-                 transactions on: PostgreSQL or SQLite",
-            ))?),
-        };
-        let inner = Inner {
-            flights: Flights::new(policy.waiters_max, policy.waiters_total_max),
-            keeper: Keeper::new(Arc::clone(&store)),
-            rules: Arc::new(Rules::new(policy)),
-            store,
-            permits: Arc::new(Semaphore::new(self.executions_max as usize)),
-            executions_max: self.executions_max,
-            clock: MonotonicClock(Instant::now()),
-            tokens: Arc::new(Tokens::from_system()?),
-            scope: self.scope,
-            accepts: self.accepts,
-            probe: self.probe,
-            transactions,
-            #[cfg(feature = "spool")]
-            spool: self.spool,
-            refuses: AtomicBool::new(false),
-            typical_micros: AtomicU64::new(0),
-            meters: Mutex::default(),
-        };
-        Ok(Engine { inner: Arc::new(inner) })
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for EngineBuilder<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineBuilder")
-            .field("store", &self.store)
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A policy that an engine cannot carry out; the text says what to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineError(pub(crate) &'static str);
-
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for EngineError {}
-
 /// An operation whose executor vanished, for the probe hook.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -379,8 +180,6 @@ impl Orphan {
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 type Transactions = Arc<dyn AnyTransactional>;
-/// What is forgotten of a store's type is remembered here.
-type TransactionsOf<S> = fn(&Arc<S>) -> Option<Transactions>;
 type ProbeFn = Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = Probed> + Send>> + Send + Sync>;
 
 /// What all requests of an engine share.
@@ -529,6 +328,5 @@ impl Clock for MonotonicClock {
     }
 }
 
-const EXECUTIONS_MAX: u32 = 10_000;
 const METERS_MAX: usize = 100_000;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -25,7 +25,9 @@ use crate::store::postgres::OpenTransaction;
 /// # struct AppError;
 /// # impl From<TransactionError> for AppError { fn from(_: TransactionError) -> Self { Self } }
 /// # impl axum::response::IntoResponse for AppError {
-/// #     fn into_response(self) -> axum::response::Response { unimplemented!() }
+/// #     fn into_response(self) -> axum::response::Response {
+/// #         StatusCode::INTERNAL_SERVER_ERROR.into_response()
+/// #     }
 /// # }
 /// async fn create_order(tx: IdempotentTransaction, item: String) -> Result<StatusCode, AppError> {
 ///     tx.execute("INSERT INTO orders (item) VALUES ($1)", &[&item]).await?;
