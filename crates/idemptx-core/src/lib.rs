@@ -59,6 +59,7 @@ pub mod key;
 pub mod lease;
 pub mod marks;
 pub mod outcome;
+pub mod pace;
 pub mod policy;
 pub mod problem;
 pub mod record;

@@ -1,6 +1,5 @@
 //! What all passages under one set of rules share: clock, tokens, and what they have learnt.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use idemptx_core::exchange::Rules;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
+use idemptx_core::pace::{KeyMeter, TypicalTime};
 use idemptx_core::policy::Policy;
 use idemptx_core::time::{Timestamp, millis};
 
@@ -16,14 +16,8 @@ pub(crate) struct Shared {
     /// `CLOCK_MONOTONIC` goes on while the process is stopped, as the start rule needs.
     made: Instant,
     tokens: Tokens,
-    typical_micros: AtomicU64,
-    meters: Mutex<HashMap<[u8; 16], Meter>>,
-}
-
-/// New keys of a scope within the current minute.
-struct Meter {
-    minute: u64,
-    keys: u32,
+    typical: TypicalTime,
+    meter: Mutex<KeyMeter>,
 }
 
 impl Shared {
@@ -32,8 +26,8 @@ impl Shared {
             rules: Arc::new(Rules::new(policy)),
             made: Instant::now(),
             tokens: Tokens::from_system()?,
-            typical_micros: AtomicU64::new(0),
-            meters: Mutex::default(),
+            typical: TypicalTime::default(),
+            meter: Mutex::default(),
         }))
     }
 
@@ -53,39 +47,16 @@ impl Shared {
         self.tokens.draw()
     }
 
-    /// How long handlers take, smoothed; `None` before the first one ended.
-    pub(crate) fn typical(&self) -> Option<Duration> {
-        match self.typical_micros.load(Ordering::Relaxed) {
-            0 => None,
-            micros => Some(Duration::from_micros(micros)),
-        }
-    }
-
-    pub(crate) fn took(&self, duration: Duration) {
-        let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = self.typical_micros.load(Ordering::Relaxed);
-        // Lost updates between threads do not matter to an estimate.
-        let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
-        self.typical_micros.store(after.max(1), Ordering::Relaxed);
+    /// How long handlers take.
+    pub(crate) fn typical(&self) -> &TypicalTime {
+        &self.typical
     }
 
     /// Whether the record's scope may have another new key this minute.
     pub(crate) fn meter(&self, id: &RecordId) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
-        let minute = self.now().as_millis() / 60_000;
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        if meters.len() >= METERS_MAX {
-            meters.retain(|_, meter| meter.minute == minute);
-        }
-        if meters.len() >= METERS_MAX && !meters.contains_key(&id.scope_bytes()) {
-            return false;
-        }
-        let meter = meters.entry(id.scope_bytes()).or_insert(Meter { minute, keys: 0 });
-        if meter.minute != minute {
-            *meter = Meter { minute, keys: 0 };
-        }
-        meter.keys = meter.keys.saturating_add(1);
-        meter.keys <= limit
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.admits(id, limit, self.now())
     }
 }
 
@@ -119,5 +90,3 @@ impl Tokens {
         Duration::new(process | (elapsed.as_secs() & u64::from(u32::MAX)), elapsed.subsec_nanos())
     }
 }
-
-const METERS_MAX: usize = 100_000;

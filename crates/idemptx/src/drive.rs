@@ -233,7 +233,7 @@ impl<S: Store> Driver<S> {
         let now = self.engine.clock().now();
         let last = std::mem::replace(&mut self.stepped, now);
         if let Event::Handled(_) = event {
-            self.engine.took(now.since(last));
+            self.engine.typical().took(now.since(last));
         }
         self.exchange.step(event, now)
     }

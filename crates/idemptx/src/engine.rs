@@ -1,16 +1,16 @@
 //! The engine: a policy on a store, with what a process needs to drive it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use idemptx_core::exchange::{Exchange, Probed, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
+use idemptx_core::pace::{KeyMeter, TypicalTime};
 #[cfg(feature = "spool")]
 use idemptx_core::policy::OnLargeBody;
 use idemptx_core::policy::Policy;
@@ -200,14 +200,8 @@ pub(crate) struct Inner<S> {
     spool: Option<Spool>,
     /// The store was found unsafe, and the policy refuses that.
     refuses: AtomicBool,
-    typical_micros: AtomicU64,
-    meters: Mutex<HashMap<[u8; 16], Meter>>,
-}
-
-/// New keys of a scope within the current minute.
-struct Meter {
-    minute: u64,
-    keys: u32,
+    typical: TypicalTime,
+    meter: Mutex<KeyMeter>,
 }
 
 impl<S: Store> Inner<S> {
@@ -267,39 +261,16 @@ impl<S: Store> Inner<S> {
         self.tokens.draw()
     }
 
-    /// How long handlers take, smoothed; `None` before the first one ended.
-    pub(crate) fn typical(&self) -> Option<Duration> {
-        match self.typical_micros.load(Ordering::Relaxed) {
-            0 => None,
-            micros => Some(Duration::from_micros(micros)),
-        }
-    }
-
-    pub(crate) fn took(&self, duration: Duration) {
-        let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = self.typical_micros.load(Ordering::Relaxed);
-        // Lost updates between threads do not matter to an estimate.
-        let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
-        self.typical_micros.store(after.max(1), Ordering::Relaxed);
+    /// How long handlers take.
+    pub(crate) fn typical(&self) -> &TypicalTime {
+        &self.typical
     }
 
     /// Whether the record's scope may have another new key this minute.
     pub(crate) fn meter(&self, id: &RecordId) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
-        let minute = millis(self.clock.now().since(Timestamp::default())) / 60_000;
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        if meters.len() >= METERS_MAX {
-            meters.retain(|_, meter| meter.minute == minute);
-        }
-        if meters.len() >= METERS_MAX && !meters.contains_key(&id.scope_bytes()) {
-            return false;
-        }
-        let meter = meters.entry(id.scope_bytes()).or_insert(Meter { minute, keys: 0 });
-        if meter.minute != minute {
-            *meter = Meter { minute, keys: 0 };
-        }
-        meter.keys = meter.keys.saturating_add(1);
-        meter.keys <= limit
+        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.admits(id, limit, self.clock.now())
     }
 
     /// Asks the application's hook; without one, or without an answer, nothing is known.
@@ -328,5 +299,4 @@ impl Clock for MonotonicClock {
     }
 }
 
-const METERS_MAX: usize = 100_000;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);

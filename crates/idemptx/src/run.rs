@@ -99,7 +99,7 @@ impl<S: Store> Engine<S> {
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
-        let driver = Driver::new(inner, exchange.typical(inner.typical()));
+        let driver = Driver::new(inner, exchange.typical(inner.typical().get()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = Job { work, bytes_max, made: PhantomData };
         let answered = match drive(driver, action, job).await {

@@ -33,7 +33,7 @@ impl Passage {
     ) -> Option<Self> {
         let mut passage = Self {
             shared: Arc::clone(shared),
-            exchange: exchange.typical(shared.typical()),
+            exchange: exchange.typical(shared.typical().get()),
             turn: Turn::Abandoned,
             id: None,
             prints: Vec::new(),
@@ -79,7 +79,7 @@ impl Passage {
 
     /// Takes how the handler ended.
     pub(super) fn handled(&mut self, handled: Handled) -> i32 {
-        self.shared.took(self.shared.now().since(self.began));
+        self.shared.typical().took(self.shared.now().since(self.began));
         self.advance(Event::Handled(handled))
     }
 

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use idemptx_core::exchange::{Probed, Rules};
 use idemptx_core::key::{Key, Scope};
+use idemptx_core::pace::TypicalTime;
 use idemptx_core::policy::{Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
@@ -199,8 +200,8 @@ impl<S: Store> EngineBuilder<S> {
             #[cfg(feature = "spool")]
             spool: self.spool,
             refuses: AtomicBool::new(false),
-            typical_micros: AtomicU64::new(0),
-            meters: Mutex::default(),
+            typical: TypicalTime::default(),
+            meter: Mutex::default(),
         };
         Ok(Engine { inner: Arc::new(inner) })
     }

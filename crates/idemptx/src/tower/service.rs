@@ -79,7 +79,7 @@ where
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
         let rejection = match action {
             Action::ReadBody { bytes_max } => {
-                let driver = Driver::new(engine, exchange.typical(engine.typical()));
+                let driver = Driver::new(engine, exchange.typical(engine.typical().get()));
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
                 let call = Box::new(Call { inner, request });

@@ -1,0 +1,69 @@
+//! What a process learns from its own exchanges: how many new keys there are, and how long handlers
+//! take.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::key::RecordId;
+use crate::time::{Timestamp, millis};
+
+/// Counts each scope's new keys within the current minute, for `new_keys_per_minute_max`.
+#[derive(Debug, Default)]
+pub struct KeyMeter(BTreeMap<[u8; 16], Count>);
+
+#[derive(Debug)]
+struct Count {
+    minute: u64,
+    keys: u32,
+}
+
+impl KeyMeter {
+    /// Of so many scopes it keeps count at a time; others are refused until the minute is over.
+    pub const SCOPES_MAX: usize = 100_000;
+
+    /// Counts a new key, and says whether its scope stays within `limit` with it.
+    pub fn admits(&mut self, id: &RecordId, limit: u32, now: Timestamp) -> bool {
+        let minute = millis(now.since(Timestamp::default())) / 60_000;
+        let (counts, scope) = (&mut self.0, id.scope_bytes());
+        if counts.len() >= Self::SCOPES_MAX {
+            counts.retain(|_, count| count.minute == minute);
+        }
+        if counts.len() >= Self::SCOPES_MAX && !counts.contains_key(&scope) {
+            return false;
+        }
+        let count = counts.entry(scope).or_insert(Count { minute, keys: 0 });
+        if count.minute != minute {
+            *count = Count { minute, keys: 0 };
+        }
+        count.keys = count.keys.saturating_add(1);
+        count.keys <= limit
+    }
+}
+
+/// How long handlers take, smoothed: each counts for an eighth.
+#[derive(Debug, Default)]
+pub struct TypicalTime(AtomicU64);
+
+impl TypicalTime {
+    /// What is typical; `None` before the first handler ended.
+    #[must_use]
+    pub fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    /// Takes in how long one has taken.
+    pub fn took(&self, duration: Duration) {
+        let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
+        let before = self.0.load(Ordering::Relaxed);
+        // Lost updates between threads do not matter to an estimate.
+        let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
+        self.0.store(after.max(1), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
