@@ -16,7 +16,7 @@ enum Fate {
 
 use Fate::{Declined, Once, Refused};
 
-/// Behind the request's end, for a reader that takes another end.
+/// Past the request's end, for a reader that takes another end.
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Answers every head that it finds with 200, whatever stands between.

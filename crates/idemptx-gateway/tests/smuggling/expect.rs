@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::cases::Case;
 use crate::raw::{Raw, answers};
-use crate::recorder::{Recorder, Seen};
+use crate::recorder::{RecordSnapshot, Recorder};
 
 /// What is answered, what becomes of the connection, and what the upstream sees.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ pub(super) fn check(gateway: SocketAddr, upstream: &Recorder, case: &Case) -> Re
     let mut seen = upstream.take();
     if expect.begun {
         // The upstream may hear later than the client that it is over.
-        while !seen.iter().any(Seen::breaks_off) {
+        while !seen.iter().any(RecordSnapshot::breaks_off) {
             seen.append(&mut upstream.wait());
         }
         seen.retain(|it| !it.breaks_off());

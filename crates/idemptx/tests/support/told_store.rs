@@ -13,7 +13,8 @@ use std::time::Duration;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Watch,
 };
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::{Semaphore, watch};
@@ -167,9 +168,13 @@ impl ToldStore {
 }
 
 impl Store for ToldStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        let (memory, id, bid) = (self.0.memory.clone(), *id, bid.clone());
-        self.take(Step::Claim, async move { memory.claim(&id, &bid).await }).await
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let (memory, id, claim_request) = (self.0.memory.clone(), *id, claim_request.clone());
+        self.take(Step::Claim, async move { memory.claim(&id, &claim_request).await }).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -187,7 +192,7 @@ impl Store for ToldStore {
         self.take(Step::Renew, async move { memory.renew(&lease).await }).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let (memory, id) = (self.0.memory.clone(), *id);
         self.take(Step::Lookup, async move { memory.lookup(&id).await }).await
     }
