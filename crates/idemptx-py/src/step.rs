@@ -230,7 +230,7 @@ impl Step {
             return Err(misuse("only a claim can be granted"));
         };
         // A store of locks does not say who held it before, only that somebody did.
-        let attempt = if claim_request.over.is_some() { 2 } else { 1 };
+        let attempt = if claim_request.expected.is_some() { 2 } else { 1 };
         let lease = Lease::granted(*id, claim_request, micros_since_epoch(), attempt);
         self.conclude(Verdict::Granted(lease));
         Ok(())

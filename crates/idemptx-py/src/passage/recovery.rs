@@ -12,7 +12,7 @@ use idemptx_core::lease::Lease;
 
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::{ReplayRules, StoredResponse};
-use idemptx_core::store::{ClaimRequest, ErrorKind, Over, Settlement};
+use idemptx_core::store::{ClaimRequest, ErrorKind, Expected, Settlement};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -124,7 +124,9 @@ impl Recovery {
             }
             // Whoever was there first is right: results do not change.
             (_, Verdict::Settled(record)) => return self.find(record).map(|()| None),
-            (_, Verdict::Held(holder)) => claim_request.over = Some(Expected::Orphan(holder.token)),
+            (_, Verdict::Held(holder)) => {
+                claim_request.expected = Some(Expected::Orphan(holder.token))
+            }
             // Who was fenced finds out by whom.
             (
                 _,
