@@ -111,10 +111,10 @@ pub use self::transaction::{IdempotentTransaction, TransactionError};
 #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
 pub use self::transaction::{SettleError, SettleIn};
 
-/// The README's example is compiled as a test.
-#[cfg(all(doctest, feature = "tower", feature = "json"))]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+/// The tutorial's examples are compiled as tests.
+#[cfg(all(doctest, feature = "tower", feature = "json", feature = "sqlite"))]
+#[doc = include_str!("../../../docs/get-started/axum.md")]
+struct AxumTutorial;
 
 /// So is the guide for operators.
 #[cfg(doctest)]
