@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Usage: sbom.sh FOLDER
-# Writes a CycloneDX bill of materials for each published package into the folder. Needs
-# cargo-cyclonedx.
+# Writes a CycloneDX bill of materials for each published crate into the folder. Needs
+# cargo-cyclonedx. (Wheels carry theirs: maturin puts it there.)
 set -euo pipefail
 
 mkdir -p "$1"
-for package in idemptx-core idemptx idemptx-gateway idemptx-py; do
-  manifest=crates/$package/Cargo.toml
-  cargo cyclonedx --manifest-path "$manifest" --format json --all-features --quiet
+# Writes a file beside the manifest of every member of the workspace.
+cargo cyclonedx --format json --all-features --quiet
+for package in idemptx-core idemptx idemptx-gateway; do
   mv "crates/$package/$package.cdx.json" "$1"
-  # The tool writes one for each member of the workspace.
-  find crates -name '*.cdx.json' -delete
 done
+git ls-files --others --exclude-standard -z -- '*.cdx.json' ":(exclude)$1" | xargs -0 rm -f
