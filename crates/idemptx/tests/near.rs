@@ -22,7 +22,7 @@ use app::{App, engine};
 use bytes::Bytes;
 use http_client::{posted, send};
 use idemptx::store::MemoryStore;
-use idemptx::store::near::{Near, NearLimits};
+use idemptx::store::near::{NearCache, NearLimits};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
@@ -354,7 +354,7 @@ async fn what_is_over_is_given_back_when_it_is_tended() {
 #[tokio::test]
 async fn an_engine_replays_without_its_store_and_replaces_through_it() {
     let told = ToldStore::new();
-    let near = Near::new(told.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
+    let near = NearCache::new(told.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
     let app = App::quick(engine(near, |policy| policy));
     app.runs.answer_with(422);
     app.post("k").await.answered(422, "run 1");
@@ -378,7 +378,7 @@ async fn an_engine_replays_without_its_store_and_replaces_through_it() {
 /// One process' view of a store.
 #[derive(Clone, Debug)]
 struct Process {
-    near: Arc<Near<ToldStore>>,
+    near: Arc<NearCache<ToldStore>>,
     told: ToldStore,
     clock: Arc<Turned>,
 }
@@ -391,7 +391,7 @@ impl Process {
     fn with(told: &ToldStore, limits: NearLimits) -> Self {
         let clock = Arc::new(Turned::default());
         let limits = limits.hold(HOLD).clock(clock.clone());
-        Self { near: Arc::new(Near::new(told.clone(), limits)), told: told.clone(), clock }
+        Self { near: Arc::new(NearCache::new(told.clone(), limits)), told: told.clone(), clock }
     }
 
     async fn claim(&self, id: RecordId, expected: Option<Expected>) -> Result<Claim, StoreError> {

@@ -13,16 +13,16 @@ use rusqlite::ErrorCode;
 
 /// What went wrong with a file, whose name its text begins with.
 #[derive(Clone)]
-pub(super) struct Failure(Arc<Inner>);
+pub(super) struct SqliteFailure(Arc<Inner>);
 
 struct Inner {
     path: Arc<Path>,
-    cause: Cause,
+    cause: SqliteCause,
 }
 
 /// What went wrong.
 #[derive(Debug)]
-pub(super) enum Cause {
+pub(super) enum SqliteCause {
     Sqlite(rusqlite::Error),
     /// Not SQLite's doing: the attempt named by the text failed.
     Io(&'static str, io::Error),
@@ -57,14 +57,14 @@ pub(super) enum Cause {
     Undecodable(Undecodable),
 }
 
-impl Failure {
-    pub(super) fn new(path: &Arc<Path>, cause: Cause) -> Self {
+impl SqliteFailure {
+    pub(super) fn new(path: &Arc<Path>, cause: SqliteCause) -> Self {
         Self(Arc::new(Inner { path: path.clone(), cause }))
     }
 
     pub(super) fn kind(&self) -> ErrorKind {
         match &self.0.cause {
-            Cause::Sqlite(error) => match error.sqlite_error_code() {
+            SqliteCause::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
                 Some(
                     ErrorCode::DatabaseBusy
@@ -80,15 +80,15 @@ impl Failure {
                 Some(_) => ErrorKind::Internal,
                 None => ErrorKind::Corrupt,
             },
-            Cause::Undecodable(_) => ErrorKind::Corrupt,
-            Cause::OtherFile | Cause::Careless => ErrorKind::Invalid,
+            SqliteCause::Undecodable(_) => ErrorKind::Corrupt,
+            SqliteCause::OtherFile | SqliteCause::Careless => ErrorKind::Invalid,
             _ => ErrorKind::Unavailable,
         }
     }
 
     /// Whether there was no room for what was to be written.
     pub(super) fn is_full(&self) -> bool {
-        let Cause::Sqlite(error) = &self.0.cause else { return false };
+        let SqliteCause::Sqlite(error) = &self.0.cause else { return false };
         error.sqlite_error_code() == Some(ErrorCode::DiskFull)
     }
 
@@ -98,28 +98,28 @@ impl Failure {
     }
 }
 
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
+impl From<SqliteFailure> for StoreError {
+    fn from(failure: SqliteFailure) -> Self {
         let kind = failure.kind();
         Self::with_source(kind, failure)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for SqliteFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sqlite store {}: {}", self.0.path.display(), self.0.cause)
     }
 }
 
-impl fmt::Debug for Failure {
+impl fmt::Debug for SqliteFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failure({self})")
+        write!(f, "SqliteFailure({self})")
     }
 }
 
-impl StdError for Failure {}
+impl StdError for SqliteFailure {}
 
-impl fmt::Display for Cause {
+impl fmt::Display for SqliteCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(error) => sqlite(error, f),

@@ -8,7 +8,7 @@ use idemptx_core::store::{
     Settlement, Store, StoreError, Watch,
 };
 
-use super::envelope::{self, NONCE_BYTES, Owner, Unopened};
+use super::envelope::{self, NONCE_BYTES, SealContext, Unopened};
 use super::keys::SealKeys;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{OpenTransaction, PostgresTransaction};
@@ -80,7 +80,7 @@ impl Seal {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce)
             .map_err(|error| StoreError::with_source(ErrorKind::Internal, error))?;
-        let owner = Owner::settling(lease, done.state);
+        let owner = SealContext::settling(lease, done.state);
         sealed.payload =
             envelope::seal(self.keys.first(), owner, &done.payload, self.compresses, &nonce)
                 .ok_or(ErrorKind::Internal)?;
@@ -96,7 +96,7 @@ impl Seal {
         if is_bare(record.state) && record.payload.is_empty() {
             return Ok(record);
         }
-        match envelope::open(&self.keys, Owner::of(&record), &record.payload) {
+        match envelope::open(&self.keys, SealContext::of(&record), &record.payload) {
             Ok(payload) => record.payload = payload,
             Err(Unopened::Unsealed) if self.accepts_unsealed => {}
             Err(why) => return Err(StoreError::with_source(ErrorKind::Corrupt, why)),
@@ -169,12 +169,8 @@ impl<S> Sealed<S> {
 }
 
 impl<S: Store> Store for Sealed<S> {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim(id, claim_request).await?)
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.seal.claim(self.store.claim(id, request).await?)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -229,9 +225,9 @@ impl<S: Transactional> Transactional for Sealed<S> {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_postgres(transaction, id, claim_request).await?)
+        self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
     }
 
     #[cfg(feature = "postgres")]
@@ -250,9 +246,9 @@ impl<S: Transactional> Transactional for Sealed<S> {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_sqlite(transaction, id, claim_request)?)
+        self.seal.claim(self.store.claim_in_sqlite(transaction, id, request)?)
     }
 
     #[cfg(feature = "sqlite")]

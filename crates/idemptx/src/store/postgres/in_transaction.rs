@@ -7,29 +7,29 @@ use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
-use super::failure::Failure;
-use super::hub::FIRST_ATTEMPT;
-use super::row::{Found, RowStatus, kept_millis, term_millis};
+use super::postgres_failure::PostgresFailure;
+use super::postgres_store::{PostgresStore, decode_row, granted};
+use super::row::{RowState, RowStatus, kept_millis, term_millis};
+use super::runtime_pool::FIRST_ATTEMPT;
 use super::statement::{Parameter, Sql};
-use super::store::{PostgresStore, granted, standing};
 use super::transaction::{OpenTransaction, PostgresTransaction};
 use crate::store::Transactional;
 
 impl Transactional for PostgresStore {
     async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        Ok(self.hub()?.begin().await?)
+        Ok(self.pool()?.begin().await?)
     }
 
     async fn claim_in_postgres(
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        let patience = self.dial.timeouts.command;
-        match timeout(patience, self.claim_within(transaction, id, claim_request)).await {
+        let patience = self.connector.timeouts.command;
+        match timeout(patience, self.claim_within(transaction, id, request)).await {
             Ok(claimed) => claimed,
-            Err(_) => Err(Failure::timed_out(self.dial.server(), patience).into()),
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
         }
     }
 
@@ -42,11 +42,11 @@ impl Transactional for PostgresStore {
         if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid.into());
         }
-        let patience = self.dial.timeouts.command;
+        let patience = self.connector.timeouts.command;
         let settling = self.settle_within(transaction, lease, done);
         match timeout(patience, settling).await {
             Ok(settled) => settled,
-            Err(_) => Err(Failure::timed_out(self.dial.server(), patience).into()),
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
         }
     }
 }
@@ -57,31 +57,30 @@ impl PostgresStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        let failed = |error| self.dial.failed(error);
-        let record =
-            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
-        let (term, retain) = (term_millis(claim_request.term), kept_millis(claim_request.retain));
-        let (named, token) = (&id.as_bytes()[..], &claim_request.token.as_bytes()[..]);
+        let failed = |error| self.connector.failed(error);
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(request.term), kept_millis(request.retain));
+        let (named, token) = (&id.as_bytes()[..], &request.token.as_bytes()[..]);
         let parameters: [Parameter<'_>; 5] = [&named, &token, &record, &term, &retain];
-        let rows = transaction.ask(&self.dial.texts, Sql::ClaimOne, &parameters).await;
+        let rows = transaction.ask(&self.connector.texts, Sql::ClaimOne, &parameters).await;
         let rows = rows.map_err(failed)?;
         let row = rows.first().ok_or_else(|| self.contended())?;
         if let Some((fence, attempt)) = granted_first(row) {
-            return Ok(Claim::Granted(Lease::granted(*id, claim_request, fence, attempt)));
+            return Ok(Claim::Granted(Lease::granted(*id, request, fence, attempt)));
         }
         if row.try_get("expired").unwrap_or(false) {
             let former: [Parameter<'_>; 7] =
                 [&named, &&b""[..], &"expired", &token, &record, &term, &retain];
-            let rows = transaction.ask(&self.dial.texts, Sql::TakeOver, &former).await;
+            let rows = transaction.ask(&self.connector.texts, Sql::TakeOver, &former).await;
             let rows = rows.map_err(failed)?;
             let row = rows.first().ok_or_else(|| self.contended())?;
             let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
-            return Ok(Claim::Granted(Lease::granted(*id, claim_request, fence, attempt)));
+            return Ok(Claim::Granted(Lease::granted(*id, request, fence, attempt)));
         }
-        Ok(match standing(Found::read(row).ok_or_else(|| self.unexpected())?, id)? {
-            RowStatus::Held { record, .. } if record.token == claim_request.token => {
+        Ok(match decode_row(RowState::read(row).ok_or_else(|| self.unexpected())?, id)? {
+            RowStatus::Held { record, .. } if record.token == request.token => {
                 Claim::Granted(record.lease())
             }
             RowStatus::Held { record, remaining } => {
@@ -97,19 +96,19 @@ impl PostgresStore {
         lease: &Lease,
         done: &Settlement,
     ) -> Result<(), StoreError> {
-        let (texts, server) = (&self.dial.texts, self.dial.server());
-        let channel = self.dial.layout.channel();
+        let (texts, server) = (&self.connector.texts, self.connector.server());
+        let channel = self.connector.layout.channel();
         let settled = transaction.settle(texts, channel, lease, done).await;
-        if settled.map_err(|error| self.dial.failed(error))? {
+        if settled.map_err(|error| self.connector.failed(error))? {
             return Ok(());
         }
         let rows = transaction.ask(texts, Sql::Lookup, &[&&lease.id.as_bytes()[..]]).await;
-        let rows = rows.map_err(|error| self.dial.failed(error))?;
-        let Some(row) = rows.first() else { return Err(Failure::no_record(server).into()) };
-        match standing(Found::read(row).ok_or_else(|| self.unexpected())?, &lease.id)? {
+        let rows = rows.map_err(|error| self.connector.failed(error))?;
+        let Some(row) = rows.first() else { return Err(PostgresFailure::no_record(server).into()) };
+        match decode_row(RowState::read(row).ok_or_else(|| self.unexpected())?, &lease.id)? {
             RowStatus::Held { record, .. } if record.token == lease.token => {
                 Err(match transaction.is_own() {
-                    true => Failure::ended_by_hand(server).into(),
+                    true => PostgresFailure::ended_by_hand(server).into(),
                     // Claimed after the settlement had missed it, by a claim that was sent twice.
                     false => self.contended(),
                 })

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use idemptx_core::key::RecordId;
 
 /// A step that can go in a batch.
-pub(super) trait Job: Send + 'static {
+pub(super) trait BatchJob: Send + 'static {
     /// The record it is about; a statement takes no two jobs about one.
     fn id(&self) -> &RecordId;
 
@@ -22,17 +22,17 @@ pub(super) trait Job: Send + 'static {
 ///
 /// A job that finds less than so many statements under way starts one at once, alone; otherwise it
 /// goes with the next one, together with everything that has come meanwhile.
-pub(super) struct Batcher<J>(Mutex<Queue<J>>);
+pub(super) struct Batcher<J>(Mutex<WaitingJobs<J>>);
 
-struct Queue<J> {
+struct WaitingJobs<J> {
     waiting: VecDeque<J>,
     under_way: usize,
     under_way_max: usize,
 }
 
-impl<J: Job> Batcher<J> {
+impl<J: BatchJob> Batcher<J> {
     pub(super) fn new(under_way_max: usize) -> Self {
-        Self(Mutex::new(Queue { waiting: VecDeque::new(), under_way: 0, under_way_max }))
+        Self(Mutex::new(WaitingJobs { waiting: VecDeque::new(), under_way: 0, under_way_max }))
     }
 
     /// Takes a job, whose batch `run` will be given; gives it back if there are too many.
@@ -66,12 +66,12 @@ impl<J: Job> Batcher<J> {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue<J>> {
+    fn lock(&self) -> MutexGuard<'_, WaitingJobs<J>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<J: Job> Queue<J> {
+impl<J: BatchJob> WaitingJobs<J> {
     fn next_or_rest(&mut self) -> Option<Vec<J>> {
         let next = self.next();
         if next.is_none() {
@@ -121,7 +121,7 @@ mod tests {
         waits: oneshot::Sender<()>,
     }
 
-    impl Job for Numbered {
+    impl BatchJob for Numbered {
         fn id(&self) -> &RecordId {
             &self.id
         }
@@ -135,14 +135,14 @@ mod tests {
         }
     }
 
-    struct Trial {
+    struct Harness {
         batcher: Arc<Batcher<Numbered>>,
         batches: mpsc::UnboundedReceiver<Vec<u8>>,
         told: mpsc::UnboundedSender<Vec<u8>>,
         gate: Arc<tokio::sync::Semaphore>,
     }
 
-    impl Trial {
+    impl Harness {
         fn new(under_way_max: usize) -> Self {
             let (told, batches) = mpsc::unbounded_channel();
             let gate = Arc::new(tokio::sync::Semaphore::new(0));
@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lonely_job_goes_at_once_and_what_comes_meanwhile_goes_together() {
-        let mut trial = Trial::new(1);
+        let mut trial = Harness::new(1);
         let _waiting: Vec<_> = [5, 4, 9, 2].map(|number| trial.submit(number, 1)).into();
         assert_eq!(trial.next().await, [5]);
         trial.gate.add_permits(1);
@@ -184,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_holds_no_two_jobs_about_one_record_and_none_that_nobody_waits_for() {
-        let mut trial = Trial::new(1);
+        let mut trial = Harness::new(1);
         let _first = trial.submit(1, 1);
         let _waiting: Vec<_> = [3, 3, 2, 3].map(|number| trial.submit(number, 1)).into();
         drop(trial.submit(4, 1));
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_ends_where_it_would_grow_too_large() {
-        let mut trial = Trial::new(1);
+        let mut trial = Harness::new(1);
         let _first = trial.submit(0, 1);
         let _waiting: Vec<_> = (1..=3).map(|number| trial.submit(number, 600 << 10)).collect();
         trial.gate.add_permits(2);
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn as_many_statements_as_allowed_are_under_way_at_once() {
-        let mut trial = Trial::new(2);
+        let mut trial = Harness::new(2);
         let _waiting: Vec<_> = (1..=4).map(|number| trial.submit(number, 1)).collect();
         assert_eq!([trial.next().await, trial.next().await], [[1], [2]]);
         trial.gate.add_permits(1);

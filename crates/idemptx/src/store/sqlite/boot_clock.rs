@@ -18,14 +18,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 /// A moment of the store's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct BootTime {
     /// Microseconds since the Unix epoch, more or less.
     pub(super) micros: i64,
     /// The boot it is in.
     pub(super) era: i64,
 }
 
-impl Moment {
+impl BootTime {
     /// The moment so much later, or the end of time.
     pub(super) fn after(self, wait: Duration) -> i64 {
         self.micros.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX))
@@ -81,14 +81,14 @@ impl StoreClock {
     }
 
     /// This moment.
-    pub(super) fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> BootTime {
         let micros = self.host.micros() + self.ahead;
         let latest = self.latest.fetch_max(micros, Ordering::Relaxed);
-        Moment { micros: micros.max(latest), era: self.era }
+        BootTime { micros: micros.max(latest), era: self.era }
     }
 
     /// The mark to be written now, if the one in the file is about to be reached.
-    pub(super) fn next_mark(now: Moment, mark: i64) -> Option<i64> {
+    pub(super) fn next_mark(now: BootTime, mark: i64) -> Option<i64> {
         (now.micros > mark - MARK_AHEAD / 2).then_some(now.micros + MARK_AHEAD)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Things that wait, in the order in which they came.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(super) struct JobQueue<T> {
     waiting: Mutex<Waiting<T>>,
     arrived: Condvar,
     count_max: usize,
@@ -27,7 +27,7 @@ pub(super) enum NotTaken {
 
 /// What comes next.
 #[derive(Debug)]
-pub(super) enum Next<T> {
+pub(super) enum NextJobs<T> {
     Things(Vec<T>),
     /// Nothing came in the time given.
     Nothing,
@@ -35,7 +35,7 @@ pub(super) enum Next<T> {
     End,
 }
 
-impl<T> Queue<T> {
+impl<T> JobQueue<T> {
     pub(super) fn new(count_max: usize) -> Self {
         let waiting = Waiting { things: VecDeque::new(), is_closed: false };
         Self { waiting: Mutex::new(waiting), arrived: Condvar::new(), count_max }
@@ -60,7 +60,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes up to `count` things, for the first of which it waits.
-    pub(super) fn next(&self, count: usize, patience: Option<Duration>) -> Next<T> {
+    pub(super) fn next(&self, count: usize, patience: Option<Duration>) -> NextJobs<T> {
         let waiting = self.lock();
         let is_idle = |waiting: &mut Waiting<T>| waiting.things.is_empty() && !waiting.is_closed;
         let mut waiting = match patience {
@@ -74,10 +74,10 @@ impl<T> Queue<T> {
             }
         };
         if waiting.things.is_empty() {
-            return if waiting.is_closed { Next::End } else { Next::Nothing };
+            return if waiting.is_closed { NextJobs::End } else { NextJobs::Nothing };
         }
         let count = count.min(waiting.things.len());
-        Next::Things(waiting.things.drain(..count).collect())
+        NextJobs::Things(waiting.things.drain(..count).collect())
     }
 
     /// Takes nothing any more; what waits is still served.
@@ -104,9 +104,9 @@ impl<T> Queue<T> {
 
 /// Abandons a queue when its thread ends, however it does: nobody is to wait for that thread.
 #[derive(Debug)]
-pub(super) struct Served<'a, T>(pub(super) &'a Queue<T>);
+pub(super) struct Drain<'a, T>(pub(super) &'a JobQueue<T>);
 
-impl<T> Drop for Served<'_, T> {
+impl<T> Drop for Drain<'_, T> {
     fn drop(&mut self) {
         self.0.abandon();
     }

@@ -14,9 +14,9 @@ use super::slot::Slot;
 /// What is due later than its entry says is queued again when that comes up, so renewing and
 /// settling cost nothing here; what is due earlier gets a second entry, and the first is void.
 #[derive(Default)]
-pub(super) struct Queue(BinaryHeap<Reverse<(Timestamp, RecordId)>>);
+pub(super) struct ExpiryQueue(BinaryHeap<Reverse<(Timestamp, RecordId)>>);
 
-impl Queue {
+impl ExpiryQueue {
     /// Sees to it that the record is looked at when it is due.
     pub(super) fn add(&mut self, id: &RecordId, slot: &mut Slot) {
         let due = slot.due();

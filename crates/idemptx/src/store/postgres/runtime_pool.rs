@@ -14,48 +14,49 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
-use super::batch::{Batcher, Job};
-use super::connection::{Dial, Link, Purpose};
-use super::failure::Failure;
-use super::row::{Found, Settled, kept_millis, term_millis};
+use super::batcher::{BatchJob, Batcher};
+use super::postgres_failure::PostgresFailure;
+use super::row::{RowState, Settled, kept_millis, term_millis};
+use super::session::{Connector, HealingSession, Purpose};
 use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, Transactions};
 
 /// The hubs of all runtimes that use a store.
-pub(super) struct Hubs {
-    dial: Arc<Dial>,
-    sessions: Sessions,
-    of_runtimes: Mutex<Vec<(Id, Arc<Hub>)>>,
+pub(super) struct RuntimePools {
+    connector: Arc<Connector>,
+    sessions: SessionLimits,
+    of_runtimes: Mutex<Vec<(Id, Arc<RuntimePool>)>>,
 }
 
-impl Hubs {
+impl RuntimePools {
     /// None yet: the first step makes one.
-    pub(super) fn new(dial: Arc<Dial>, sessions: Sessions) -> Self {
-        Self { dial, sessions, of_runtimes: Mutex::default() }
+    pub(super) fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+        Self { connector, sessions, of_runtimes: Mutex::default() }
     }
 
     /// The hub of the runtime that calls.
-    pub(super) fn here(&self) -> Result<Arc<Hub>, Failure> {
-        let runtime =
-            Handle::try_current().map_err(|_| Failure::no_runtime(self.dial.server()))?.id();
-        let mut hubs = self.of_runtimes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, hub)) = hubs.iter().find(|(id, _)| *id == runtime) {
-            return Ok(hub.clone());
+    pub(super) fn here(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
+        let runtime = Handle::try_current()
+            .map_err(|_| PostgresFailure::no_runtime(self.connector.server()))?
+            .id();
+        let mut pools = self.of_runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, pool)) = pools.iter().find(|(id, _)| *id == runtime) {
+            return Ok(pool.clone());
         }
         // Runtimes end without telling; the oldest's sessions are dropped, and opened again should
         // it be alive after all.
-        if hubs.len() == RUNTIMES_MAX {
-            hubs.remove(0);
+        if pools.len() == RUNTIMES_MAX {
+            pools.remove(0);
         }
-        let hub = Arc::new(Hub::new(self.dial.clone(), self.sessions));
-        hubs.push((runtime, hub.clone()));
-        Ok(hub)
+        let pool = Arc::new(RuntimePool::new(self.connector.clone(), self.sessions));
+        pools.push((runtime, pool.clone()));
+        Ok(pool)
     }
 }
 
 /// How many a runtime may open.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sessions {
+pub(super) struct SessionLimits {
     /// For the store's own statements.
     pub(super) statements: usize,
     /// For handlers' transactions.
@@ -63,25 +64,27 @@ pub(super) struct Sessions {
 }
 
 /// The sessions of one runtime, and the steps that wait for one.
-pub(super) struct Hub {
-    dial: Arc<Dial>,
-    links: Vec<Arc<Link>>,
-    wake_ups: Arc<Link>,
+pub(super) struct RuntimePool {
+    connector: Arc<Connector>,
+    links: Vec<Arc<HealingSession>>,
+    wake_ups: Arc<HealingSession>,
     transactions: Arc<Transactions>,
     claims: Arc<Batcher<ClaimJob>>,
     settlements: Arc<Batcher<SettleJob>>,
 }
 
-impl Hub {
-    fn new(dial: Arc<Dial>, sessions: Sessions) -> Self {
-        let Sessions { statements, transactions } = sessions;
+impl RuntimePool {
+    fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+        let SessionLimits { statements, transactions } = sessions;
         Self {
-            links: (0..statements).map(|_| Link::new(dial.clone(), Purpose::Statements)).collect(),
-            wake_ups: Link::new(dial.clone(), Purpose::WakeUps),
-            transactions: Transactions::new(dial.clone(), transactions),
+            links: (0..statements)
+                .map(|_| HealingSession::new(connector.clone(), Purpose::Statements))
+                .collect(),
+            wake_ups: HealingSession::new(connector.clone(), Purpose::WakeUps),
+            transactions: Transactions::new(connector.clone(), transactions),
             claims: Arc::new(Batcher::new(statements)),
             settlements: Arc::new(Batcher::new(statements)),
-            dial,
+            connector,
         }
     }
 
@@ -90,11 +93,13 @@ impl Hub {
         &self,
         sql: Sql,
         parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Vec<Row>, PostgresFailure> {
         let least_busy = self.links.iter().min_by_key(|link| link.in_flight());
-        let Some(link) = least_busy else { return Err(Failure::unexpected(self.dial.server())) };
+        let Some(link) = least_busy else {
+            return Err(PostgresFailure::unexpected(self.connector.server()));
+        };
         if !link.is_up()
-            && let Err(failure) = link.raise(self.dial.timeouts.command).await
+            && let Err(failure) = link.raise(self.connector.timeouts.command).await
         {
             // The server may have no room for one more session, which is no reason to give up.
             let others = self.links.iter().filter(|link| link.is_up());
@@ -107,33 +112,32 @@ impl Hub {
     }
 
     /// Makes sure that there is a session for statements.
-    pub(super) async fn ready(&self) -> Result<(), Failure> {
+    pub(super) async fn ready(&self) -> Result<(), PostgresFailure> {
         match self.links.first() {
-            Some(link) => link.raise(self.dial.timeouts.connect).await,
+            Some(link) => link.raise(self.connector.timeouts.connect).await,
             None => Err(self.unexpected()),
         }
     }
 
     /// Begins a transaction for a handler.
-    pub(super) async fn begin(&self) -> Result<OpenTransaction, Failure> {
+    pub(super) async fn begin(&self) -> Result<OpenTransaction, PostgresFailure> {
         self.transactions.begin().await
     }
 
     /// Makes sure that the end of awaited claims is heard.
-    pub(super) async fn listen(&self) -> Result<(), Failure> {
-        self.wake_ups.raise(self.dial.timeouts.command).await
+    pub(super) async fn listen(&self) -> Result<(), PostgresFailure> {
+        self.wake_ups.raise(self.connector.timeouts.command).await
     }
 
     /// Claims, unless something is there.
     pub(super) async fn claim(
         self: &Arc<Self>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<ClaimAnswer, Failure> {
-        let record =
-            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
-        let (term, retain) = (term_millis(claim_request.term), kept_millis(claim_request.retain));
-        let (id, token) = (*id, claim_request.token);
+        request: &ClaimRequest,
+    ) -> Result<ClaimAnswer, PostgresFailure> {
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(request.term), kept_millis(request.retain));
+        let (id, token) = (*id, request.token);
         self.submit(&self.claims, claim_batch, |reply| ClaimJob {
             id,
             token,
@@ -150,7 +154,7 @@ impl Hub {
         self: &Arc<Self>,
         lease: &Lease,
         done: &Settlement,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, PostgresFailure> {
         let (id, token) = (lease.id, lease.token);
         let settled = Settled::new(lease, done);
         self.submit(&self.settlements, settle_batch, |reply| SettleJob {
@@ -167,26 +171,26 @@ impl Hub {
         self: &Arc<Self>,
         batcher: &Arc<Batcher<J>>,
         run: fn(Arc<Self>, Vec<J>) -> F,
-        job: impl FnOnce(oneshot::Sender<Result<A, Failure>>) -> J,
-    ) -> Result<A, Failure>
+        job: impl FnOnce(oneshot::Sender<Result<A, PostgresFailure>>) -> J,
+    ) -> Result<A, PostgresFailure>
     where
-        J: Job,
+        J: BatchJob,
         F: Future<Output = ()> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let hub = self.clone();
-        let submitted = batcher.submit(job(reply), move |jobs| run(hub.clone(), jobs));
-        submitted.map_err(|_| Failure::busy(self.dial.server()))?;
-        let patience = self.dial.timeouts.command;
+        let pool = self.clone();
+        let submitted = batcher.submit(job(reply), move |jobs| run(pool.clone(), jobs));
+        submitted.map_err(|_| PostgresFailure::busy(self.connector.server()))?;
+        let patience = self.connector.timeouts.command;
         match timeout(patience, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Failure::no_runtime(self.dial.server())),
-            Err(_) => Err(Failure::timed_out(self.dial.server(), patience)),
+            Ok(Err(_)) => Err(PostgresFailure::no_runtime(self.connector.server())),
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience)),
         }
     }
 
-    fn unexpected(&self) -> Failure {
-        Failure::unexpected(self.dial.server())
+    fn unexpected(&self) -> PostgresFailure {
+        PostgresFailure::unexpected(self.connector.server())
     }
 }
 
@@ -195,7 +199,7 @@ pub(super) enum ClaimAnswer {
     /// Granted, with this fence, as the first attempt.
     Created(u64),
     /// Something is there.
-    Found(Found),
+    RowState(RowState),
     /// What is there counts as nothing, and has to make room.
     Expired,
     /// What is there came while it was asked for: ask again.
@@ -208,10 +212,10 @@ struct ClaimJob {
     record: Vec<u8>,
     term: i64,
     retain: i64,
-    reply: oneshot::Sender<Result<ClaimAnswer, Failure>>,
+    reply: oneshot::Sender<Result<ClaimAnswer, PostgresFailure>>,
 }
 
-impl Job for ClaimJob {
+impl BatchJob for ClaimJob {
     fn id(&self) -> &RecordId {
         &self.id
     }
@@ -225,8 +229,8 @@ impl Job for ClaimJob {
     }
 }
 
-async fn claim_batch(hub: Arc<Hub>, jobs: Vec<ClaimJob>) {
-    match ask_to_claim(&hub, &jobs).await {
+async fn claim_batch(pool: Arc<RuntimePool>, jobs: Vec<ClaimJob>) {
+    match ask_to_claim(&pool, &jobs).await {
         Ok(mut answers) => {
             for job in jobs {
                 let answer = answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen);
@@ -235,7 +239,7 @@ async fn claim_batch(hub: Arc<Hub>, jobs: Vec<ClaimJob>) {
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
             for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
-                let answer = ask_to_claim(&hub, std::slice::from_ref(&job)).await;
+                let answer = ask_to_claim(&pool, std::slice::from_ref(&job)).await;
                 let answer = answer
                     .map(|mut answers| answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen));
                 let _ = job.reply.send(answer);
@@ -250,14 +254,14 @@ async fn claim_batch(hub: Arc<Hub>, jobs: Vec<ClaimJob>) {
 }
 
 async fn ask_to_claim(
-    hub: &Hub,
+    pool: &RuntimePool,
     jobs: &[ClaimJob],
-) -> Result<HashMap<RecordId, ClaimAnswer>, Failure> {
+) -> Result<HashMap<RecordId, ClaimAnswer>, PostgresFailure> {
     let rows = match jobs {
         [job] => {
             let (id, token) = (&job.id.as_bytes()[..], &job.token.as_bytes()[..]);
             let parameters: [Parameter<'_>; 5] = [&id, &token, &job.record, &job.term, &job.retain];
-            hub.ask(Sql::ClaimOne, &parameters).await?
+            pool.ask(Sql::ClaimOne, &parameters).await?
         }
         jobs => {
             let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
@@ -265,7 +269,7 @@ async fn ask_to_claim(
             let records: Vec<&[u8]> = jobs.iter().map(|job| &job.record[..]).collect();
             let terms: Vec<i64> = jobs.iter().map(|job| job.term).collect();
             let retains: Vec<i64> = jobs.iter().map(|job| job.retain).collect();
-            hub.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?
+            pool.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?
         }
     };
     let answer = |row: &Row| {
@@ -273,13 +277,13 @@ async fn ask_to_claim(
         let answer = match row.try_get::<_, Option<i64>>("fence").ok()? {
             Some(fence) => ClaimAnswer::Created(u64::try_from(fence).ok()?),
             None if row.try_get("expired").ok()? => ClaimAnswer::Expired,
-            None => ClaimAnswer::Found(Found::read(row)?),
+            None => ClaimAnswer::RowState(RowState::read(row)?),
         };
         Some((id, answer))
     };
     let mut answers = HashMap::with_capacity(jobs.len());
     for row in &rows {
-        let (id, answer) = answer(row).ok_or_else(|| hub.unexpected())?;
+        let (id, answer) = answer(row).ok_or_else(|| pool.unexpected())?;
         // What was removed after the snapshot was taken is still read, beside what was granted in
         // its place.
         if !matches!(answers.get(&id), Some(ClaimAnswer::Created(_))) {
@@ -293,10 +297,10 @@ struct SettleJob {
     id: RecordId,
     token: Token,
     settled: Settled,
-    reply: oneshot::Sender<Result<bool, Failure>>,
+    reply: oneshot::Sender<Result<bool, PostgresFailure>>,
 }
 
-impl Job for SettleJob {
+impl BatchJob for SettleJob {
     fn id(&self) -> &RecordId {
         &self.id
     }
@@ -310,8 +314,8 @@ impl Job for SettleJob {
     }
 }
 
-async fn settle_batch(hub: Arc<Hub>, jobs: Vec<SettleJob>) {
-    match ask_to_settle(&hub, &jobs).await {
+async fn settle_batch(pool: Arc<RuntimePool>, jobs: Vec<SettleJob>) {
+    match ask_to_settle(&pool, &jobs).await {
         Ok(settled) => {
             for job in jobs {
                 let is_settled = settled.contains_key(&job.id);
@@ -320,7 +324,7 @@ async fn settle_batch(hub: Arc<Hub>, jobs: Vec<SettleJob>) {
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
             for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
-                let settled = ask_to_settle(&hub, std::slice::from_ref(&job)).await;
+                let settled = ask_to_settle(&pool, std::slice::from_ref(&job)).await;
                 let _ = job.reply.send(settled.map(|settled| settled.contains_key(&job.id)));
             }
         }
@@ -332,7 +336,10 @@ async fn settle_batch(hub: Arc<Hub>, jobs: Vec<SettleJob>) {
     }
 }
 
-async fn ask_to_settle(hub: &Hub, jobs: &[SettleJob]) -> Result<HashMap<RecordId, ()>, Failure> {
+async fn ask_to_settle(
+    pool: &RuntimePool,
+    jobs: &[SettleJob],
+) -> Result<HashMap<RecordId, ()>, PostgresFailure> {
     let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
     let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
     let states: Vec<&str> = jobs.iter().map(|job| job.settled.state).collect();
@@ -342,11 +349,11 @@ async fn ask_to_settle(hub: &Hub, jobs: &[SettleJob]) -> Result<HashMap<RecordId
         jobs.iter().map(|job| job.settled.response.as_deref()).collect();
     let response_retains: Vec<Option<i64>> =
         jobs.iter().map(|job| job.settled.response_retain).collect();
-    let channel = hub.dial.layout.channel();
+    let channel = pool.connector.layout.channel();
     let parameters: [Parameter<'_>; 8] =
         [&ids, &tokens, &states, &records, &retains, &responses, &response_retains, &channel];
-    let rows = hub.ask(Sql::Settle, &parameters).await?;
-    rows.iter().map(|row| id_of(row).map(|id| (id, ())).ok_or_else(|| hub.unexpected())).collect()
+    let rows = pool.ask(Sql::Settle, &parameters).await?;
+    rows.iter().map(|row| id_of(row).map(|id| (id, ())).ok_or_else(|| pool.unexpected())).collect()
 }
 
 fn id_of(row: &Row) -> Option<RecordId> {

@@ -21,19 +21,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket};
 
-use super::failure::{Failure, is_dropped, is_spent};
-use super::layout::Layout;
 use super::migration::{self, Care};
-use super::notify::id_in;
-use super::settings::{Address, Timeouts};
+use super::notification::id_in;
+use super::postgres_failure::{PostgresFailure, is_dropped, is_spent};
+use super::settings::{Address, PostgresTimeouts};
 use super::statement::{Parameter, Prepared, Sql, Texts};
+use super::table_names::TableNames;
 use crate::store::waiters::{Ear, Waiters};
 
 /// How sessions are opened, and what is known of the server.
-pub(super) struct Dial {
+pub(super) struct Connector {
     pub(super) address: Address,
-    pub(super) timeouts: Timeouts,
-    pub(super) layout: Layout,
+    pub(super) timeouts: PostgresTimeouts,
+    pub(super) layout: TableNames,
     pub(super) texts: Texts,
     pub(super) care: Care,
     /// What a session begins with; none where statements may meet another one each time, behind a
@@ -56,7 +56,7 @@ pub(super) enum Purpose {
     Transactions,
 }
 
-impl Dial {
+impl Connector {
     /// Whether statements may meet another session of the server each time.
     pub(super) const fn is_pooled(&self) -> bool {
         self.session_settings.is_none()
@@ -66,14 +66,14 @@ impl Dial {
         &self.address.name
     }
 
-    pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, Failure> {
+    pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
         match timeout(self.timeouts.connect, self.session(purpose)).await {
             Ok(opened) => opened,
             Err(_) => Err(self.timed_out(self.timeouts.connect)),
         }
     }
 
-    async fn session(&self, purpose: Purpose) -> Result<Session, Failure> {
+    async fn session(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
         let connecting = self.address.config.connect(self.address.tls.clone());
         let (mut client, connection) = connecting.await.map_err(|error| self.failed(error))?;
         let doubts = Arc::new(AtomicU64::new(0));
@@ -102,25 +102,25 @@ impl Dial {
         Ok(Session { client, prepared, doubts, _driver: driver })
     }
 
-    async fn ensure(&self, client: &mut Client) -> Result<(), Failure> {
+    async fn ensure(&self, client: &mut Client) -> Result<(), PostgresFailure> {
         if self.is_ensured.load(Ordering::Relaxed) {
             return Ok(());
         }
         let ensured = migration::ensure(client, &self.layout, self.care).await;
         ensured.map_err(|unfit| match unfit.what_to_do(&self.layout) {
-            Ok(what_to_do) => Failure::schema(self.server(), what_to_do),
+            Ok(what_to_do) => PostgresFailure::schema(self.server(), what_to_do),
             Err(error) => self.failed(error),
         })?;
         self.is_ensured.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) fn failed(&self, error: Error) -> Failure {
-        Failure::postgres(self.server(), error)
+    pub(super) fn failed(&self, error: Error) -> PostgresFailure {
+        PostgresFailure::postgres(self.server(), error)
     }
 
-    fn timed_out(&self, after: Duration) -> Failure {
-        Failure::timed_out(self.server(), after)
+    fn timed_out(&self, after: Duration) -> PostgresFailure {
+        PostgresFailure::timed_out(self.server(), after)
     }
 }
 
@@ -188,8 +188,8 @@ fn takes_back(code: &SqlState) -> bool {
 }
 
 /// One session at a time, opened when it is needed and again when it was lost.
-pub(super) struct Link {
-    dial: Arc<Dial>,
+pub(super) struct HealingSession {
+    connector: Arc<Connector>,
     purpose: Purpose,
     state: watch::Sender<State>,
     in_flight: AtomicUsize,
@@ -203,17 +203,17 @@ enum State {
     },
     /// The server could not be reached, and is left alone for a while.
     Failed {
-        failure: Failure,
+        failure: PostgresFailure,
         attempts: u32,
         retry_at: Instant,
     },
     Up(Arc<Session>),
 }
 
-impl Link {
-    pub(super) fn new(dial: Arc<Dial>, purpose: Purpose) -> Arc<Self> {
+impl HealingSession {
+    pub(super) fn new(connector: Arc<Connector>, purpose: Purpose) -> Arc<Self> {
         let state = watch::Sender::new(State::Lost);
-        Arc::new(Self { dial, purpose, state, in_flight: AtomicUsize::new(0) })
+        Arc::new(Self { connector, purpose, state, in_flight: AtomicUsize::new(0) })
     }
 
     /// How many statements are under way on it.
@@ -227,10 +227,10 @@ impl Link {
     }
 
     /// Makes sure that there is a session.
-    pub(super) async fn raise(self: &Arc<Self>, patience: Duration) -> Result<(), Failure> {
+    pub(super) async fn raise(self: &Arc<Self>, patience: Duration) -> Result<(), PostgresFailure> {
         match timeout(patience, self.live()).await {
             Ok(live) => live.map(drop),
-            Err(_) => Err(self.dial.timed_out(patience)),
+            Err(_) => Err(self.connector.timed_out(patience)),
         }
     }
 
@@ -240,40 +240,40 @@ impl Link {
         self: &Arc<Self>,
         sql: Sql,
         parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<Vec<Row>, PostgresFailure> {
         let _under_way = UnderWay::on(&self.in_flight);
-        let patience = self.dial.timeouts.command;
+        let patience = self.connector.timeouts.command;
         let deadline = Instant::now() + patience;
         let mut resends_left = RESENDS_MAX;
         loop {
             let live = match timeout_at(deadline, self.live()).await {
                 Ok(live) => live?,
-                Err(_) => return Err(self.dial.timed_out(patience)),
+                Err(_) => return Err(self.connector.timed_out(patience)),
             };
             let doubts = live.doubts();
-            let asked = live.query(&self.dial.texts, sql, parameters);
+            let asked = live.query(&self.connector.texts, sql, parameters);
             let error = match timeout_at(deadline, asked).await {
                 Ok(Ok(_)) if live.doubts() != doubts => {
-                    return Err(Failure::doubtful(self.dial.server()));
+                    return Err(PostgresFailure::doubtful(self.connector.server()));
                 }
                 Ok(Ok(rows)) => return Ok(rows),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.replace(&live);
-                    return Err(self.dial.timed_out(patience));
+                    return Err(self.connector.timed_out(patience));
                 }
             };
             if is_spent(&error) {
                 self.replace(&live);
             }
             if !is_dropped(&error) || resends_left == 0 {
-                return Err(self.dial.failed(error));
+                return Err(self.connector.failed(error));
             }
             resends_left -= 1;
         }
     }
 
-    async fn live(self: &Arc<Self>) -> Result<Arc<Session>, Failure> {
+    async fn live(self: &Arc<Self>) -> Result<Arc<Session>, PostgresFailure> {
         loop {
             if let State::Up(live) = &*self.state.borrow()
                 && !live.client.is_closed()
@@ -318,7 +318,7 @@ impl State {
         true
     }
 
-    fn end(&mut self, outcome: Result<Session, Failure>) -> bool {
+    fn end(&mut self, outcome: Result<Session, PostgresFailure>) -> bool {
         let Self::Connecting { attempts } = self else { return false };
         *self = match outcome {
             Ok(session) => Self::Up(Arc::new(session)),
@@ -336,18 +336,18 @@ impl State {
 }
 
 /// An attempt to connect, which always ends: also when its runtime does.
-struct Attempt(Arc<Link>);
+struct Attempt(Arc<HealingSession>);
 
 impl Attempt {
     async fn run(self) {
-        let outcome = self.0.dial.open(self.0.purpose).await;
+        let outcome = self.0.connector.open(self.0.purpose).await;
         self.0.state.send_if_modified(|state| state.end(outcome));
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let abandoned = Failure::no_runtime(self.0.dial.server());
+        let abandoned = PostgresFailure::no_runtime(self.0.connector.server());
         self.0.state.send_if_modified(|state| state.end(Err(abandoned)));
     }
 }

@@ -16,10 +16,10 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-use super::clock::StoreClock;
+use super::boot_clock::StoreClock;
 use super::file::DatabaseFile;
 use super::reader;
-use super::records::Finder;
+use super::records::RecordReader;
 
 /// The bells of this process.
 #[derive(Debug, Default)]
@@ -139,16 +139,16 @@ impl Drop for Watching {
 
 /// What the thread that looks out works with.
 #[derive(Debug)]
-pub(super) struct Lookout {
+pub(super) struct Poller {
     pub(super) file: Arc<DatabaseFile>,
     pub(super) clock: Arc<StoreClock>,
     pub(super) watched: Arc<Watched>,
 }
 
-impl Lookout {
+impl Poller {
     /// Looks out until the store is closed.
     pub(super) fn run(self, connection: &Connection) {
-        let Ok(mut finder) = Finder::new(connection) else { return };
+        let Ok(mut reader) = RecordReader::new(connection) else { return };
         let Ok(mut version) = connection.prepare("PRAGMA data_version") else { return };
         let mut last = None;
         while let Some(claims) = self.watched.claims() {
@@ -156,7 +156,7 @@ impl Lookout {
             // Without an answer everything is looked at.
             let now = version.query_row([], |row| row.get::<_, i64>(0)).ok();
             if now.is_none() || now != last {
-                claims.iter().for_each(|(id, token)| self.look(&mut finder, id, *token));
+                claims.iter().for_each(|(id, token)| self.look(&mut reader, id, *token));
                 last = now;
             }
             // Many claims on a busy file take longer to look at: no more than a tenth of the time.
@@ -164,8 +164,8 @@ impl Lookout {
         }
     }
 
-    fn look(&self, finder: &mut Finder<'_>, id: &RecordId, token: Option<Token>) {
-        match reader::look(finder, id, &self.file, &self.clock) {
+    fn look(&self, reader: &mut RecordReader<'_>, id: &RecordId, token: Option<Token>) {
+        match reader::look(reader, id, &self.file, &self.clock) {
             Ok(Some(RecordSnapshot::Held(holder)))
                 if token.is_none_or(|token| token == holder.token) => {}
             // Whoever watches finds out what it is, or that it cannot be read.

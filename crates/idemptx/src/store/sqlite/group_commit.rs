@@ -6,12 +6,12 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind};
 
-use super::clock::Moment;
-use super::failure::{Cause, Failure};
+use super::boot_clock::BootTime;
 use super::file::DatabaseFile;
-use super::records::{Records, Refused, Step, Taken};
-use super::watching::Watched;
-use super::writer::{Answer, Job, Verdict};
+use super::poller::Watched;
+use super::records::{Committed, RecordWriter, Refused, StepResult};
+use super::sqlite_failure::{SqliteCause, SqliteFailure};
+use super::writer::{Answer, Verdict, WriteJob};
 
 /// Steps whose verdicts count once the transaction is on disk.
 #[derive(Debug, Default)]
@@ -37,30 +37,30 @@ impl Batch {
     /// A failure is told, too, and returned: it may have undone the others.
     pub(super) fn take(
         &mut self,
-        records: &mut Records<'_>,
-        job: Job,
-        now: Moment,
+        records: &mut RecordWriter<'_>,
+        job: WriteJob,
+        now: BootTime,
         file: &DatabaseFile,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         match job {
-            Job::Claim(id, claim_request, answer) => {
-                let step = records.claim(&id, &claim_request, now);
+            WriteJob::Claim(id, request, answer) => {
+                let step = records.claim(&id, &request, now);
                 self.add(id, step, answer, file, ErrorKind::Full, Pending::Claim)
             }
-            Job::Settle(lease, done, answer) => {
+            WriteJob::Settle(lease, done, answer) => {
                 let step = records.settle(&lease, &done, now);
                 self.payload_bytes += done.payload.len();
                 self.end(lease.id, step, answer, file)
             }
-            Job::Release(lease, answer) => {
+            WriteJob::Release(lease, answer) => {
                 let step = records.release(&lease, now);
                 self.end(lease.id, step, answer, file)
             }
-            Job::Renew(lease, answer) => {
+            WriteJob::Renew(lease, answer) => {
                 let step = records.renew(&lease, now);
                 self.add(lease.id, step, answer, file, ErrorKind::Unavailable, Pending::Renew)
             }
-            Job::Tend => Ok(()),
+            WriteJob::Tend => Ok(()),
         }
     }
 
@@ -93,7 +93,7 @@ impl Batch {
     }
 
     /// Tells that there are none: whether the transaction will be found on disk is not known.
-    pub(super) fn fail(self, failure: &Failure) {
+    pub(super) fn fail(self, failure: &SqliteFailure) {
         for step in self.steps {
             let error = failure.as_kind(ErrorKind::Unavailable);
             match step {
@@ -107,10 +107,10 @@ impl Batch {
     fn end(
         &mut self,
         id: RecordId,
-        step: Step<()>,
+        step: StepResult<()>,
         answer: Answer<()>,
         file: &DatabaseFile,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         let pending = |answer, verdict| Pending::End(answer, verdict, id);
         self.add(id, step, answer, file, ErrorKind::Unavailable, pending)
     }
@@ -118,17 +118,17 @@ impl Batch {
     fn add<T>(
         &mut self,
         id: RecordId,
-        step: Step<T>,
+        step: StepResult<T>,
         answer: Answer<T>,
         file: &DatabaseFile,
         without_room: ErrorKind,
         pending: impl FnOnce(Answer<T>, Verdict<T>) -> Pending,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         let (verdict, wrote) = match step {
-            Ok(Taken { verdict, wrote }) => (Ok(verdict), wrote),
+            Ok(Committed { verdict, wrote }) => (Ok(verdict), wrote),
             Err(Refused::Kind(kind)) => (Err(kind.into()), false),
             Err(Refused::Undecodable(why)) => {
-                (Err(file.fail(Cause::Undecodable(why)).into()), false)
+                (Err(file.fail(SqliteCause::Undecodable(why)).into()), false)
             }
             Err(Refused::Sqlite(error)) => {
                 let failure = file.sqlite(error);

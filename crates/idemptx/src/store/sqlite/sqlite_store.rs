@@ -17,14 +17,14 @@ use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::clock::{HostClock, Moment, StoreClock};
-use super::failure::{Cause, Failure};
+use super::boot_clock::{BootTime, HostClock, StoreClock};
 use super::file::{DatabaseFile, Opened};
-use super::queue::{NotTaken, Queue};
-use super::reader::{Question, Reader};
-use super::records::{self, Records, Refused, Step};
-use super::watching::{Lookout, Watched};
-use super::writer::{Job, Writer};
+use super::job_queue::{JobQueue, NotTaken};
+use super::poller::{Poller, Watched};
+use super::reader::{ReadJob, Reader};
+use super::records::{self, RecordWriter, Refused, StepResult};
+use super::sqlite_failure::{SqliteCause, SqliteFailure};
+use super::writer::{WriteJob, Writer};
 use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in a file; see the [module](super).
@@ -47,8 +47,8 @@ use crate::store::{SafetyReport, Transactional};
 /// ```
 pub struct SqliteStore {
     file: Arc<DatabaseFile>,
-    jobs: Arc<Queue<Job>>,
-    questions: Arc<Queue<Question>>,
+    jobs: Arc<JobQueue<WriteJob>>,
+    read_jobs: Arc<JobQueue<ReadJob>>,
     watched: Arc<Watched>,
     clock: Arc<StoreClock>,
     patience: Duration,
@@ -85,7 +85,7 @@ impl SqliteStore {
     /// It only reads.
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Question::Check(answer))?;
+        self.ask(ReadJob::Check(answer))?;
         // It reads the whole file if that is small, and still takes longer than a step.
         self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
     }
@@ -99,10 +99,10 @@ impl SqliteStore {
     /// Has a step written, and waits until it is.
     async fn write<T>(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> WriteJob,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let taken = self.jobs.push(job(answer), Job::is_wanted);
+        let taken = self.jobs.push(job(answer), WriteJob::is_wanted);
         taken.map_err(|why| self.not_taken(why))?;
         self.wait(answered, self.patience).await
     }
@@ -111,24 +111,26 @@ impl SqliteStore {
     fn take_on<T>(
         &self,
         transaction: &Transaction<'_>,
-        step: impl FnOnce(Moment) -> Step<T>,
+        step: impl FnOnce(BootTime) -> StepResult<T>,
     ) -> Result<T, StoreError> {
         self.file.verify(transaction)?;
         let now = self.clock.now();
         let era = transaction.query_row("SELECT era FROM clock", [], |row| row.get::<_, i64>(0));
         if era.map_err(|error| self.file.sqlite(error))? != now.era {
-            return Err(self.file.fail(Cause::OtherHost).into());
+            return Err(self.file.fail(SqliteCause::OtherHost).into());
         }
         match step(now) {
             Ok(taken) => Ok(taken.verdict),
             Err(Refused::Kind(kind)) => Err(kind.into()),
-            Err(Refused::Undecodable(why)) => Err(self.file.fail(Cause::Undecodable(why)).into()),
+            Err(Refused::Undecodable(why)) => {
+                Err(self.file.fail(SqliteCause::Undecodable(why)).into())
+            }
             Err(Refused::Sqlite(error)) => Err(self.file.sqlite(error).into()),
         }
     }
 
-    fn ask(&self, question: Question) -> Result<(), Failure> {
-        let taken = self.questions.push(question, Question::is_wanted);
+    fn ask(&self, read_job: ReadJob) -> Result<(), SqliteFailure> {
+        let taken = self.read_jobs.push(read_job, ReadJob::is_wanted);
         taken.map_err(|why| self.not_taken(why))
     }
 
@@ -139,43 +141,39 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         match timeout(patience, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.file.fail(Cause::Ended).into()),
-            Err(_) => Err(self.file.fail(Cause::TimedOut(patience)).into()),
+            Ok(Err(_)) => Err(self.file.fail(SqliteCause::Ended).into()),
+            Err(_) => Err(self.file.fail(SqliteCause::TimedOut(patience)).into()),
         }
     }
 
-    fn not_taken(&self, why: NotTaken) -> Failure {
+    fn not_taken(&self, why: NotTaken) -> SqliteFailure {
         self.file.fail(match why {
-            NotTaken::Crowded => Cause::Crowded(WAITING_MAX),
-            NotTaken::Closed => Cause::Ended,
+            NotTaken::Crowded => SqliteCause::Crowded(WAITING_MAX),
+            NotTaken::Closed => SqliteCause::Ended,
         })
     }
 }
 
 impl Store for SqliteStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.write(|answer| Job::Claim(*id, claim_request.clone(), answer)).await
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.write(|answer| WriteJob::Claim(*id, request.clone(), answer)).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        self.write(|answer| Job::Settle(lease.clone(), done.clone(), answer)).await
+        self.write(|answer| WriteJob::Settle(lease.clone(), done.clone(), answer)).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.write(|answer| Job::Release(lease.clone(), answer)).await
+        self.write(|answer| WriteJob::Release(lease.clone(), answer)).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        self.write(|answer| Job::Renew(lease.clone(), answer)).await
+        self.write(|answer| WriteJob::Renew(lease.clone(), answer)).await
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Question::Look(*id, answer))?;
+        self.ask(ReadJob::Look(*id, answer))?;
         self.wait(answered, self.patience).await
     }
 
@@ -191,7 +189,7 @@ impl Store for SqliteStore {
 
     fn maintain(&self) {
         // It comes again.
-        let _ = self.jobs.push(Job::Tend, Job::is_wanted);
+        let _ = self.jobs.push(WriteJob::Tend, WriteJob::is_wanted);
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -208,9 +206,9 @@ impl Transactional for SqliteStore {
         &self,
         transaction: &Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.take_on(transaction, |now| Records::new(transaction)?.claim(id, claim_request, now))
+        self.take_on(transaction, |now| RecordWriter::new(transaction)?.claim(id, request, now))
     }
 
     fn settle_in_sqlite(
@@ -227,7 +225,7 @@ impl Transactional for SqliteStore {
 impl Inventory for SqliteStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Question::List(query.clone(), answer))?;
+        self.ask(ReadJob::List(query.clone(), answer))?;
         self.wait(answered, self.patience).await
     }
 }
@@ -236,7 +234,7 @@ impl Inventory for SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.jobs.close();
-        self.questions.close();
+        self.read_jobs.close();
         self.watched.close();
     }
 }
@@ -275,15 +273,15 @@ impl SqliteStoreBuilder {
         self.open_at(HostClock::new()).map_err(OpenError)
     }
 
-    pub(super) fn open_at(self, host: HostClock) -> Result<SqliteStore, Failure> {
-        let Opened { file, connection, turns, clock } =
+    pub(super) fn open_at(self, host: HostClock) -> Result<SqliteStore, SqliteFailure> {
+        let Opened { file, connection, writer_lock, clock } =
             DatabaseFile::open(&self.path, host, self.timeout)?;
         let parts = Parts { file: Arc::new(file), clock: Arc::new(clock) };
         let Parts { file, clock } = &parts;
         let store = SqliteStore {
             file: file.clone(),
-            jobs: Arc::new(Queue::new(WAITING_MAX)),
-            questions: Arc::new(Queue::new(WAITING_MAX)),
+            jobs: Arc::new(JobQueue::new(WAITING_MAX)),
+            read_jobs: Arc::new(JobQueue::new(WAITING_MAX)),
             watched: Arc::new(Watched::default()),
             clock: clock.clone(),
             patience: self.timeout,
@@ -291,19 +289,19 @@ impl SqliteStoreBuilder {
         let writer = Writer {
             file: file.clone(),
             clock: clock.clone(),
-            turns,
+            writer_lock,
             watched: store.watched.clone(),
             queue: store.jobs.clone(),
         };
         parts.start("idemptx-write", connection, |connection| writer.run(connection))?;
         for _ in 0..READERS {
             let reader =
-                Reader { file: file.clone(), clock: clock.clone(), queue: store.questions.clone() };
+                Reader { file: file.clone(), clock: clock.clone(), queue: store.read_jobs.clone() };
             let connection = file.reader()?;
             parts.start("idemptx-read", connection, |connection| reader.run(connection))?;
         }
         let lookout =
-            Lookout { file: file.clone(), clock: clock.clone(), watched: store.watched.clone() };
+            Poller { file: file.clone(), clock: clock.clone(), watched: store.watched.clone() };
         parts.start("idemptx-watch", file.reader()?, |connection| lookout.run(connection))?;
         Ok(store)
     }
@@ -321,16 +319,17 @@ impl Parts {
         name: &str,
         connection: Connection,
         run: impl FnOnce(&Connection) + Send + 'static,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         let thread = thread::Builder::new().name(name.to_owned());
         let started = thread.spawn(move || run(&connection));
-        let fail = |error: io::Error| self.file.fail(Cause::Io("cannot start a thread", error));
+        let fail =
+            |error: io::Error| self.file.fail(SqliteCause::Io("cannot start a thread", error));
         started.map(drop).map_err(fail)
     }
 }
 
 /// A file that cannot be the store; its text names it, and says what to do.
-pub struct OpenError(Failure);
+pub struct OpenError(SqliteFailure);
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,24 +8,24 @@ use idemptx_core::record::{Record, State};
 use idemptx_core::store::{Page, Query, RecordStatus, RecordStatuses, RecordSummary, StoreError};
 use tokio_postgres::Row;
 
-use super::failure::Failure;
-use super::hub::Hub;
+use super::postgres_failure::PostgresFailure;
 use super::row::letter;
+use super::runtime_pool::RuntimePool;
 use super::statement::Sql;
 use crate::store::listing::{Listing, Walked};
 
 /// One page.
 pub(super) async fn list(
-    hub: &Hub,
+    pool: &RuntimePool,
     query: &Query,
-    unexpected: impl Fn() -> Failure,
+    unexpected: impl Fn() -> PostgresFailure,
 ) -> Result<Page, StoreError> {
     let mut listing = Listing::of(query);
     let Some((first, last)) = listing.range()? else { return Ok(listing.end(true)) };
     let walk_max = i64::try_from(listing.walk_max()).unwrap_or(i64::MAX);
     let (first, last) = (&first.as_bytes()[..], &last.as_bytes()[..]);
     let letters = letters(query.statuses);
-    let rows = hub.ask(Sql::List, &[&first, &last, &walk_max, &letters]).await?;
+    let rows = pool.ask(Sql::List, &[&first, &last, &walk_max, &letters]).await?;
     let mut walked = 0;
     for row in &rows {
         walked = row.try_get::<_, i64>("walked").map_err(|_| unexpected())?;

@@ -29,7 +29,7 @@ fn every_form_of_url_is_read() {
 
 #[test]
 fn plain_text_beyond_this_host_is_noticed() {
-    for (url, overheard) in [
+    for (url, plaintext) in [
         ("redis://localhost", false),
         ("redis://127.0.0.1:7000/3", false),
         ("redis://[::1]:7000/", false),
@@ -39,7 +39,7 @@ fn plain_text_beyond_this_host_is_noticed() {
         ("redis://10.0.0.1", true),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(store.topology.is_overheard(), overheard, "{url}");
+        assert_eq!(store.topology.is_plaintext(), plaintext, "{url}");
     }
 }
 
@@ -85,9 +85,9 @@ fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
     let token = Token::from_bytes([1; Token::BYTES]);
     let fingerprint = Fingerprint { config: 0, digest: [0; 32], binding: [0; 16] };
     let term = Duration::from_secs(1);
-    let claim_request = ClaimRequest::new(token, fingerprint, term, term);
+    let request = ClaimRequest::new(token, fingerprint, term, term);
     let id = id();
-    let mut claim = std::pin::pin!(store.claim(&id, &claim_request));
+    let mut claim = std::pin::pin!(store.claim(&id, &request));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match claim.as_mut().poll(&mut context) {
         std::task::Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::Internal),

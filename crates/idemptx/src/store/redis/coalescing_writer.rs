@@ -21,12 +21,12 @@ use tokio::task::JoinSet;
 
 /// A stream whose every write comes one turn of the runtime later.
 #[derive(Debug)]
-pub(super) struct Gathering<S> {
+pub(super) struct CoalescingWriter<S> {
     stream: S,
     has_waited: bool,
 }
 
-impl Gathering<TcpStream> {
+impl CoalescingWriter<TcpStream> {
     pub(super) async fn tcp(host: &str, port: u16) -> io::Result<Self> {
         let stream = first(lookup_host((host, port)).await?).await?;
         stream.set_nodelay(true)?;
@@ -35,13 +35,13 @@ impl Gathering<TcpStream> {
 }
 
 #[cfg(unix)]
-impl Gathering<UnixStream> {
+impl CoalescingWriter<UnixStream> {
     pub(super) async fn unix(path: &Path) -> io::Result<Self> {
         Ok(Self { stream: UnixStream::connect(path).await?, has_waited: false })
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescingWriter<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -51,7 +51,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingWriter<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -21,16 +21,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{packed, reply};
-use super::clock::ServerClock;
-use super::failure::Failure;
-use super::notify::listener;
 use super::protocol::clock;
+use super::redis_failure::RedisFailure;
+use super::server_clock::ServerClock;
+use super::subscription::listener;
 use super::topology::{Line, Topology};
 use crate::store::waiters::Waiters;
 
 /// How long to wait for the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
+pub(super) struct RedisTimeouts {
     /// For a command, with everything it takes to get it through.
     pub(super) command: Duration,
     /// For a connection.
@@ -39,7 +39,7 @@ pub(super) struct Timeouts {
 
 /// What connections are for.
 #[derive(Debug)]
-pub(super) enum Purpose {
+pub(super) enum LinePurpose {
     /// Commands; the clock learns the server's time on the way.
     Commands(Arc<ServerClock>),
     /// Subscriptions; what they bring goes to the waiters.
@@ -48,23 +48,30 @@ pub(super) enum Purpose {
 
 /// The connections of one purpose.
 pub(super) struct Connections {
-    dial: Arc<Dial>,
-    links: Mutex<Vec<(Id, Arc<Link>)>>,
+    connector: Arc<Connector>,
+    links: Mutex<Vec<(Id, Arc<HealingLine>)>>,
 }
 
 impl Connections {
     /// None yet: the first step opens one.
-    pub(super) fn new(topology: Arc<Topology>, purpose: Purpose, timeouts: Timeouts) -> Self {
-        Self { dial: Arc::new(Dial { topology, purpose, timeouts }), links: Mutex::default() }
+    pub(super) fn new(
+        topology: Arc<Topology>,
+        purpose: LinePurpose,
+        timeouts: RedisTimeouts,
+    ) -> Self {
+        Self {
+            connector: Arc::new(Connector { topology, purpose, timeouts }),
+            links: Mutex::default(),
+        }
     }
 
     /// Sends a command and takes its answer.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, RedisFailure> {
         self.run(|connection| send(connection, command)).await
     }
 
     /// Sends several and takes their answers.
-    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Failure> {
+    pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisFailure> {
         self.run(|connection| send_all(connection, commands)).await
     }
 
@@ -75,16 +82,17 @@ impl Connections {
     pub(super) async fn run<T, F>(
         &self,
         step: impl FnMut(MultiplexedConnection) -> F,
-    ) -> Result<T, Failure>
+    ) -> Result<T, RedisFailure>
     where
         F: Future<Output = RedisResult<T>>,
     {
         self.here()?.run(step).await
     }
 
-    fn here(&self) -> Result<Arc<Link>, Failure> {
-        let runtime =
-            Handle::try_current().map_err(|_| Failure::no_runtime(self.dial.topology.name()))?.id();
+    fn here(&self) -> Result<Arc<HealingLine>, RedisFailure> {
+        let runtime = Handle::try_current()
+            .map_err(|_| RedisFailure::no_runtime(self.connector.topology.name()))?
+            .id();
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, link)) = links.iter().find(|(id, _)| *id == runtime) {
             return Ok(link.clone());
@@ -94,7 +102,7 @@ impl Connections {
         if links.len() == RUNTIMES_MAX {
             links.remove(0);
         }
-        let link = Arc::new(Link::new(self.dial.clone()));
+        let link = Arc::new(HealingLine::new(self.connector.clone()));
         links.push((runtime, link.clone()));
         Ok(link)
     }
@@ -116,17 +124,17 @@ pub(super) async fn send_all(
     connection.send_packed_commands(commands, 0, commands.len()).await
 }
 
-struct Dial {
+struct Connector {
     topology: Arc<Topology>,
-    purpose: Purpose,
-    timeouts: Timeouts,
+    purpose: LinePurpose,
+    timeouts: RedisTimeouts,
 }
 
-impl Dial {
-    async fn connect(&self) -> Result<Line, Failure> {
+impl Connector {
+    async fn connect(&self) -> Result<Line, RedisFailure> {
         let connecting = async {
             match &self.purpose {
-                Purpose::Commands(server_clock) => {
+                LinePurpose::Commands(server_clock) => {
                     let line = self.topology.connect().await?;
                     let asked = Instant::now();
                     let question = packed(&clock::question());
@@ -136,7 +144,7 @@ impl Dial {
                     }
                     Ok(line)
                 }
-                Purpose::WakeUps(waiters) => self.topology.listen(listener(waiters)).await,
+                LinePurpose::WakeUps(waiters) => self.topology.listen(listener(waiters)).await,
             }
         };
         match timeout(self.timeouts.connect, connecting).await {
@@ -145,18 +153,18 @@ impl Dial {
         }
     }
 
-    fn failed(&self, error: RedisError) -> Failure {
-        Failure::redis(self.topology.name(), error)
+    fn failed(&self, error: RedisError) -> RedisFailure {
+        RedisFailure::redis(self.topology.name(), error)
     }
 
-    fn timed_out(&self, after: Duration) -> Failure {
-        Failure::timed_out(self.topology.name(), after)
+    fn timed_out(&self, after: Duration) -> RedisFailure {
+        RedisFailure::timed_out(self.topology.name(), after)
     }
 }
 
 /// The connection of one runtime: one attempt at a time, shared by everybody who needs it.
-struct Link {
-    dial: Arc<Dial>,
+struct HealingLine {
+    connector: Arc<Connector>,
     state: watch::Sender<State>,
 }
 
@@ -168,52 +176,52 @@ enum State {
     },
     /// The server could not be reached, and is left alone for a while.
     Failed {
-        failure: Failure,
+        failure: RedisFailure,
         attempts: u32,
         retry_at: Instant,
     },
     Up(Arc<Line>),
 }
 
-impl Link {
-    fn new(dial: Arc<Dial>) -> Self {
-        Self { dial, state: watch::Sender::new(State::Lost) }
+impl HealingLine {
+    fn new(connector: Arc<Connector>) -> Self {
+        Self { connector, state: watch::Sender::new(State::Lost) }
     }
 
     async fn run<T, F>(
         self: Arc<Self>,
         mut step: impl FnMut(MultiplexedConnection) -> F,
-    ) -> Result<T, Failure>
+    ) -> Result<T, RedisFailure>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let patience = self.dial.timeouts.command;
+        let patience = self.connector.timeouts.command;
         let deadline = Instant::now() + patience;
         let mut resends_left = RESENDS_MAX;
         loop {
             let live = match timeout_at(deadline, self.live()).await {
                 Ok(live) => live?,
-                Err(_) => return Err(self.dial.timed_out(patience)),
+                Err(_) => return Err(self.connector.timed_out(patience)),
             };
             let error = match timeout_at(deadline, step(live.connection.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     self.replace(&live);
-                    return Err(self.dial.timed_out(patience));
+                    return Err(self.connector.timed_out(patience));
                 }
             };
             if is_spent(&error) {
                 self.replace(&live);
             }
             if !error.is_connection_dropped() || resends_left == 0 {
-                return Err(self.dial.failed(error));
+                return Err(self.connector.failed(error));
             }
             resends_left -= 1;
         }
     }
 
-    async fn live(self: &Arc<Self>) -> Result<Arc<Line>, Failure> {
+    async fn live(self: &Arc<Self>) -> Result<Arc<Line>, RedisFailure> {
         loop {
             if let State::Up(live) = &*self.state.borrow() {
                 return Ok(live.clone());
@@ -255,7 +263,7 @@ impl State {
         true
     }
 
-    fn end(&mut self, outcome: Result<Line, Failure>) -> bool {
+    fn end(&mut self, outcome: Result<Line, RedisFailure>) -> bool {
         let Self::Connecting { attempts } = self else { return false };
         *self = match outcome {
             Ok(line) => Self::Up(Arc::new(line)),
@@ -273,18 +281,18 @@ impl State {
 }
 
 /// An attempt to connect, which always ends: also when its runtime does.
-struct Attempt(Arc<Link>);
+struct Attempt(Arc<HealingLine>);
 
 impl Attempt {
     async fn run(self) {
-        let outcome = self.0.dial.connect().await;
+        let outcome = self.0.connector.connect().await;
         self.0.state.send_if_modified(|state| state.end(outcome));
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let abandoned = Failure::no_runtime(self.0.dial.topology.name());
+        let abandoned = RedisFailure::no_runtime(self.0.connector.topology.name());
         self.0.state.send_if_modified(|state| state.end(Err(abandoned)));
     }
 }

@@ -9,9 +9,9 @@ use idemptx_core::store::{Page, Query, RecordSummary, StoreError};
 use rusqlite::blob::Blob;
 use rusqlite::{Connection, MAIN_DB, params};
 
-use super::clock::{Moment, StoreClock};
-use super::failure::Cause;
+use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
+use super::sqlite_failure::SqliteCause;
 use crate::store::listing::{Listing, Walked};
 
 /// One page.
@@ -22,7 +22,7 @@ pub(super) fn list(
     clock: &StoreClock,
 ) -> Result<Page, StoreError> {
     if !file.is_in_place() {
-        return Err(file.fail(Cause::Replaced).into());
+        return Err(file.fail(SqliteCause::Replaced).into());
     }
     let mut listing = Listing::of(query);
     let Some(range) = listing.range()? else { return Ok(listing.end(true)) };
@@ -36,7 +36,7 @@ fn walk(
     connection: &Connection,
     listing: &mut Listing<'_>,
     (first, last): (RecordId, RecordId),
-    now: Moment,
+    now: BootTime,
 ) -> rusqlite::Result<bool> {
     // Rows and what is read of them piecemeal have to be of one moment.
     let snapshot = connection.unchecked_transaction()?;
@@ -82,7 +82,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn seen(&self, id: &RecordId, turns: i64, expires: i64, now: Moment) -> Walked {
+    fn seen(&self, id: &RecordId, turns: i64, expires: i64, now: BootTime) -> Walked {
         if expires <= now.micros {
             return Walked::Expired;
         }
@@ -91,7 +91,7 @@ impl Stored {
         let record = if is_spent { record.with_response_expired() } else { record };
         let remaining = if self.era == now.era { now.until(turns) } else { Duration::ZERO };
         let fence = i64::try_from(record.fence).unwrap_or(i64::MAX);
-        let age = Moment { micros: fence, ..now }.until(now.micros);
+        let age = BootTime { micros: fence, ..now }.until(now.micros);
         let mut entry = RecordSummary::new(&record, remaining, now.until(expires), age);
         if !is_spent {
             let deferred = self.length - Record::HEAD_BYTES as i64;

@@ -6,7 +6,7 @@ use super::settings::InvalidSetting;
 
 /// The names of everything that a store has in its database, quoted.
 #[derive(Clone)]
-pub(super) struct Layout {
+pub(super) struct TableNames {
     names: [String; 2],
     schema: String,
     records: String,
@@ -15,7 +15,7 @@ pub(super) struct Layout {
     channel: String,
 }
 
-impl Layout {
+impl TableNames {
     /// The names in a schema, with those of a table and what belongs to it.
     pub(super) fn new(schema: &str, table: &str) -> Result<Self, InvalidSetting> {
         for (what, name, bytes_max) in
@@ -84,9 +84,9 @@ impl Layout {
     }
 }
 
-impl fmt::Debug for Layout {
+impl fmt::Debug for TableNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layout").field(&self.channel).finish()
+        f.debug_tuple("TableNames").field(&self.channel).finish()
     }
 }
 
@@ -107,22 +107,22 @@ mod tests {
 
     #[test]
     fn names_are_quoted_whatever_they_consist_of() {
-        let layout = Layout::new("odd \"schema\"", "x; DROP TABLE y").unwrap();
+        let layout = TableNames::new("odd \"schema\"", "x; DROP TABLE y").unwrap();
         assert_eq!(
             layout.fill("SELECT FROM {records}, {versions}"),
             "SELECT FROM \"odd \"\"schema\"\"\".\"x; DROP TABLE y\", \
              \"odd \"\"schema\"\"\".\"x; DROP TABLE y_version\""
         );
         assert_eq!(layout.listen(), "LISTEN \"odd \"\"schema\"\".x; DROP TABLE y\"");
-        let braces = Layout::new("{records}", "t").unwrap();
+        let braces = TableNames::new("{records}", "t").unwrap();
         assert_eq!(braces.fill("{records}"), "\"{records}\".\"t\"");
     }
 
     #[test]
     fn names_that_postgresql_would_cut_are_refused() {
-        assert!(Layout::new("", "records").is_err());
-        assert!(Layout::new("idemptx", "a\0b").is_err());
-        assert!(Layout::new("idemptx", &"t".repeat(32)).is_err());
-        assert!(Layout::new(&"s".repeat(31), &"t".repeat(31)).is_ok());
+        assert!(TableNames::new("", "records").is_err());
+        assert!(TableNames::new("idemptx", "a\0b").is_err());
+        assert!(TableNames::new("idemptx", &"t".repeat(32)).is_err());
+        assert!(TableNames::new(&"s".repeat(31), &"t".repeat(31)).is_ok());
     }
 }

@@ -11,13 +11,13 @@ use tokio_postgres::error::{Severity, SqlState};
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
-pub(super) struct Failure {
+pub(super) struct PostgresFailure {
     server: Arc<str>,
-    cause: Cause,
+    cause: PostgresCause,
 }
 
 #[derive(Clone)]
-enum Cause {
+enum PostgresCause {
     Postgres(Arc<Error>),
     TimedOut(Duration),
     /// The wait for a synchronous standby was cancelled, after which success is reported.
@@ -35,48 +35,48 @@ enum Cause {
     Unexpected,
 }
 
-impl Failure {
+impl PostgresFailure {
     pub(super) fn postgres(server: &Arc<str>, error: Error) -> Self {
-        Self::of(server, Cause::Postgres(Arc::new(error)))
+        Self::of(server, PostgresCause::Postgres(Arc::new(error)))
     }
 
     pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
-        Self::of(server, Cause::TimedOut(after))
+        Self::of(server, PostgresCause::TimedOut(after))
     }
 
     pub(super) fn doubtful(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::Doubtful)
+        Self::of(server, PostgresCause::Doubtful)
     }
 
     pub(super) fn contended(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::Contended)
+        Self::of(server, PostgresCause::Contended)
     }
 
     pub(super) fn busy(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::Busy)
+        Self::of(server, PostgresCause::Busy)
     }
 
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::NoRuntime)
+        Self::of(server, PostgresCause::NoRuntime)
     }
 
     pub(super) fn ended_by_hand(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::EndedByHand)
+        Self::of(server, PostgresCause::EndedByHand)
     }
 
     pub(super) fn no_record(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::NoRecord)
+        Self::of(server, PostgresCause::NoRecord)
     }
 
     pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
-        Self::of(server, Cause::Schema(what_to_do.into()))
+        Self::of(server, PostgresCause::Schema(what_to_do.into()))
     }
 
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
-        Self::of(server, Cause::Unexpected)
+        Self::of(server, PostgresCause::Unexpected)
     }
 
-    fn of(server: &Arc<str>, cause: Cause) -> Self {
+    fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
         Self { server: server.clone(), cause }
     }
 
@@ -84,51 +84,59 @@ impl Failure {
     /// tried without it.
     pub(super) fn may_be_about_one_row(&self) -> bool {
         matches!(
-            self.meaning(),
-            Some(Meaning::Later | Meaning::Full | Meaning::Corrupt | Meaning::Other)
+            self.class(),
+            Some(
+                SqlStateClass::Later
+                    | SqlStateClass::Full
+                    | SqlStateClass::Corrupt
+                    | SqlStateClass::Other
+            )
         )
     }
 
     /// Whether the session turned out to be gone.
     pub(super) fn is_dropped(&self) -> bool {
-        matches!(&self.cause, Cause::Postgres(error) if is_dropped(error))
+        matches!(&self.cause, PostgresCause::Postgres(error) if is_dropped(error))
     }
 
-    fn meaning(&self) -> Option<Meaning> {
+    fn class(&self) -> Option<SqlStateClass> {
         match &self.cause {
-            Cause::Postgres(error) => Meaning::of_error(error),
+            PostgresCause::Postgres(error) => SqlStateClass::of_error(error),
             _ => None,
         }
     }
 
     fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Postgres(error) => match Meaning::of_error(error) {
-                Some(meaning) => meaning.kind(),
+            PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
+                Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
                 None => ErrorKind::Unavailable,
             },
-            Cause::TimedOut(_) | Cause::Doubtful | Cause::Contended => ErrorKind::Unavailable,
-            Cause::Busy => ErrorKind::Full,
-            Cause::NoRecord => ErrorKind::Fenced,
-            Cause::NoRuntime | Cause::EndedByHand | Cause::Schema(_) | Cause::Unexpected => {
-                ErrorKind::Internal
+            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
+                ErrorKind::Unavailable
             }
+            PostgresCause::Busy => ErrorKind::Full,
+            PostgresCause::NoRecord => ErrorKind::Fenced,
+            PostgresCause::NoRuntime
+            | PostgresCause::EndedByHand
+            | PostgresCause::Schema(_)
+            | PostgresCause::Unexpected => ErrorKind::Internal,
         }
     }
 
     /// What the operator has to do, where the server's words do not say it.
     fn hint(&self) -> &'static str {
-        match self.meaning() {
-            Some(Meaning::NoTables) => {
+        match self.class() {
+            Some(SqlStateClass::NoTables) => {
                 "; the tables are missing or of another version: let the store migrate, or run \
                  what `PostgresStore::schema_sql` prints"
             }
-            Some(Meaning::NoRights) => "; see the grants in the documentation of this store",
-            Some(Meaning::NotPrepared) => {
+            Some(SqlStateClass::NoRights) => "; see the grants in the documentation of this store",
+            Some(SqlStateClass::NotPrepared) => {
                 "; is there a pooler in transaction mode? then call `pooled(true)`"
             }
-            Some(Meaning::ReadOnly) => {
+            Some(SqlStateClass::ReadOnly) => {
                 "; this server takes no writes (a standby, after a failover)"
             }
             _ => "",
@@ -139,26 +147,29 @@ impl Failure {
 /// Whether an error says that its session must get no further statement: it is over, or it leads to
 /// a server that has become a standby, or its statements are not those of the tables any more.
 pub(super) fn is_spent(error: &Error) -> bool {
-    match Meaning::of_error(error) {
+    match SqlStateClass::of_error(error) {
         None => true,
-        Some(meaning) => matches!(
-            meaning,
-            Meaning::Lost | Meaning::ReadOnly | Meaning::NoTables | Meaning::NotPrepared
+        Some(class) => matches!(
+            class,
+            SqlStateClass::Lost
+                | SqlStateClass::ReadOnly
+                | SqlStateClass::NoTables
+                | SqlStateClass::NotPrepared
         ),
     }
 }
 
 /// Whether the connection turned out to be gone, so that the step deserves a second one.
 pub(super) fn is_dropped(error: &Error) -> bool {
-    match Meaning::of_error(error) {
+    match SqlStateClass::of_error(error) {
         None => !is_of_authentication(error),
-        Some(meaning) => meaning == Meaning::Lost,
+        Some(class) => class == SqlStateClass::Lost,
     }
 }
 
 /// What an error code of the server amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+enum SqlStateClass {
     /// The session is over or never began; a new one may do better.
     Lost,
     /// The server is no primary.
@@ -174,14 +185,14 @@ enum Meaning {
     Other,
 }
 
-impl Meaning {
+impl SqlStateClass {
     /// What an error amounts to that the server has sent.
     fn of_error(error: &Error) -> Option<Self> {
-        let said = error.as_db_error()?;
+        let server_error = error.as_db_error()?;
         // It goes down, and will find out what of the step is on disk: that is no verdict, even if
         // the reason is want of room.
-        let is_going_down = said.parsed_severity() == Some(Severity::Panic);
-        Some(if is_going_down { Self::Lost } else { Self::of(said.code()) })
+        let is_going_down = server_error.parsed_severity() == Some(Severity::Panic);
+        Some(if is_going_down { Self::Lost } else { Self::of(server_error.code()) })
     }
 
     fn of(code: &SqlState) -> Self {
@@ -225,19 +236,25 @@ fn is_of_authentication(error: &Error) -> bool {
         || error.to_string().starts_with("invalid configuration")
 }
 
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
+impl From<PostgresFailure> for StoreError {
+    fn from(failure: PostgresFailure) -> Self {
         Self::with_source(failure.kind(), failure)
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for PostgresFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "postgresql at {}: ", self.server)?;
         match &self.cause {
-            Cause::Postgres(error) => match error.as_db_error() {
-                Some(said) => {
-                    write!(f, "{} ({}){}", said.message(), said.code().code(), self.hint())
+            PostgresCause::Postgres(error) => match error.as_db_error() {
+                Some(server_error) => {
+                    write!(
+                        f,
+                        "{} ({}){}",
+                        server_error.message(),
+                        server_error.code().code(),
+                        self.hint()
+                    )
                 }
                 None => {
                     error.fmt(f)?;
@@ -249,34 +266,38 @@ impl fmt::Display for Failure {
                     Ok(())
                 }
             },
-            Cause::TimedOut(after) => write!(f, "no answer within {after:?}"),
-            Cause::Doubtful => f.write_str(
+            PostgresCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
+            PostgresCause::Doubtful => f.write_str(
                 "the wait for a synchronous standby was cancelled, so a failover may undo the step",
             ),
-            Cause::Contended => f.write_str("others changed the record each time it was tried"),
-            Cause::Busy => f.write_str("too many steps wait for it"),
-            Cause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
-            Cause::EndedByHand => f.write_str(
+            PostgresCause::Contended => {
+                f.write_str("others changed the record each time it was tried")
+            }
+            PostgresCause::Busy => f.write_str("too many steps wait for it"),
+            PostgresCause::NoRuntime => {
+                f.write_str("its store must be used within a tokio runtime")
+            }
+            PostgresCause::EndedByHand => f.write_str(
                 "the handler's transaction has ended before it was settled: leave COMMIT and \
                  ROLLBACK to the engine",
             ),
-            Cause::NoRecord => f.write_str(
+            PostgresCause::NoRecord => f.write_str(
                 "there is no record of the operation where the transaction is: begin it on the \
                  store's own database",
             ),
-            Cause::Schema(what_to_do) => f.write_str(what_to_do),
-            Cause::Unexpected => f.write_str("answered in a way it never should"),
+            PostgresCause::Schema(what_to_do) => f.write_str(what_to_do),
+            PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }
 }
 
-impl fmt::Debug for Failure {
+impl fmt::Debug for PostgresFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failure({self})")
+        write!(f, "PostgresFailure({self})")
     }
 }
 
-impl StdError for Failure {}
+impl StdError for PostgresFailure {}
 
 #[cfg(test)]
 mod tests {
@@ -306,7 +327,7 @@ mod tests {
             ("XX000", ErrorKind::Internal),
             ("22P02", ErrorKind::Internal),
         ] {
-            assert_eq!(Meaning::of(&SqlState::from_code(code)).kind(), kind, "{code}");
+            assert_eq!(SqlStateClass::of(&SqlState::from_code(code)).kind(), kind, "{code}");
         }
     }
 }

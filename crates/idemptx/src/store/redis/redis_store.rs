@@ -14,15 +14,15 @@ use idemptx_core::store::{
 use redis::Value;
 
 use super::client::{packed, pipeline, reply};
-use super::clock::ServerClock;
-use super::connection::{self, Connections, Purpose, Timeouts};
-use super::failure::Failure;
 use super::protocol::check::{self, Transport};
 use super::protocol::clock;
 use super::protocol::{
     ClaimStep, Command, Layout, ListNext, ListStep, LookupStep, Next, ReleaseStep, RenewStep,
     Reply, SettleStep, Step, WatchStep,
 };
+use super::redis_connection::{self, Connections, LinePurpose, RedisTimeouts};
+use super::redis_failure::RedisFailure;
+use super::server_clock::ServerClock;
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
 use crate::store::SafetyReport;
@@ -63,7 +63,7 @@ impl RedisStore {
         RedisStoreBuilder {
             url: url.into(),
             prefix: PREFIX.to_owned(),
-            timeouts: Timeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
+            timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
             ca_certificates: None,
         }
     }
@@ -108,8 +108,8 @@ impl RedisStore {
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
         let [about, configuration] = check::questions();
         let replies = [self.ask(&about).await?, self.ask(&configuration).await?];
-        let transport = match self.topology.is_overheard() {
-            true => Transport::Overheard,
+        let transport = match self.topology.is_plaintext() {
+            true => Transport::Plaintext,
             false => Transport::Private,
         };
         let checked = check::evaluate(&self.layout, transport, replies)?;
@@ -125,7 +125,7 @@ impl RedisStore {
             .commands
             .run(|connection| {
                 let command = packed(&step.begin(&self.layout, self.clock.micros()));
-                async move { connection::send(connection, &command).await }
+                async move { redis_connection::send(connection, &command).await }
             })
             .await;
         let mut reply = self.reply(answer)?;
@@ -137,31 +137,27 @@ impl RedisStore {
         }
     }
 
-    async fn ask(&self, command: &Command) -> Result<Reply, Failure> {
+    async fn ask(&self, command: &Command) -> Result<Reply, RedisFailure> {
         self.reply(self.commands.ask(&packed(command)).await)
     }
 
-    async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, Failure> {
+    async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisFailure> {
         let values = self.commands.ask_all(&pipeline(commands)).await?;
         values.into_iter().map(|value| self.reply(Ok(value))).collect()
     }
 
     /// The reply in an answer; an error of the server is one, too.
-    fn reply(&self, answer: Result<Value, Failure>) -> Result<Reply, Failure> {
+    fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
         match answer {
-            Ok(value) => reply(value).ok_or_else(|| Failure::unexpected(self.topology.name())),
+            Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.topology.name())),
             Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
         }
     }
 }
 
 impl Store for RedisStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.take(ClaimStep::new(*id, claim_request.clone())).await
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.take(ClaimStep::new(*id, request.clone())).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -231,7 +227,7 @@ impl fmt::Debug for RedisStore {
 pub struct RedisStoreBuilder {
     url: String,
     prefix: String,
-    timeouts: Timeouts,
+    timeouts: RedisTimeouts,
     ca_certificates: Option<Vec<u8>>,
 }
 
@@ -283,8 +279,8 @@ impl RedisStoreBuilder {
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
         Ok(RedisStore {
             layout: Layout::new(&self.prefix).at(topology.name().clone()),
-            commands: connections(Purpose::Commands(clock.clone())),
-            wake_ups: connections(Purpose::WakeUps(waiters.clone())),
+            commands: connections(LinePurpose::Commands(clock.clone())),
+            wake_ups: connections(LinePurpose::WakeUps(waiters.clone())),
             clock,
             waiters,
             topology,

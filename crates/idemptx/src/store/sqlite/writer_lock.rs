@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 /// The right to take turns in writing a file.
 #[derive(Debug)]
-pub(super) struct Turns(File);
+pub(super) struct WriterLock(File);
 
-impl Turns {
+impl WriterLock {
     /// Opens the file beside the database, and creates it if need be.
     pub(super) fn open(database: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
@@ -26,22 +26,22 @@ impl Turns {
     }
 
     /// Waits for this process's turn.
-    pub(super) fn take(&self) -> io::Result<Turn<'_>> {
+    pub(super) fn take(&self) -> io::Result<WriterGuard<'_>> {
         for _ in 0..INTERRUPTIONS_MAX {
             match self.0.lock() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                taken => return taken.map(|()| Turn(&self.0)),
+                taken => return taken.map(|()| WriterGuard(&self.0)),
             }
         }
         Err(io::Error::from(io::ErrorKind::Interrupted))
     }
 
     /// The same, but not for long.
-    pub(super) fn take_within(&self, patience: Duration) -> io::Result<Turn<'_>> {
+    pub(super) fn take_within(&self, patience: Duration) -> io::Result<WriterGuard<'_>> {
         let deadline = Instant::now() + patience;
         loop {
             match self.0.try_lock() {
-                Ok(()) => return Ok(Turn(&self.0)),
+                Ok(()) => return Ok(WriterGuard(&self.0)),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(LOOK_AGAIN);
                 }
@@ -56,9 +56,9 @@ impl Turns {
 
 /// A turn, until dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a File);
+pub(super) struct WriterGuard<'a>(&'a File);
 
-impl Drop for Turn<'_> {
+impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
         // It ends with the process at the latest.
         let _ = self.0.unlock();

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::Settlement;
 
-use super::layout::Layout;
+use super::postgres_store::PostgresStore;
 use super::row::Settled;
-use super::store::PostgresStore;
+use super::table_names::TableNames;
 
 impl PostgresStore {
     /// The statement that settles within a transaction that some other driver has begun, for it to
@@ -90,7 +90,7 @@ impl fmt::Debug for SettleStatement {
 
 /// The store's own statement for a batch, of one record here, with scalars for arrays: not every
 /// driver can tell what an array of nothing is made of.
-fn render(layout: &Layout, style: ParameterStyle) -> String {
+fn render(layout: &TableNames, style: ParameterStyle) -> String {
     let escape = |text: &str| match style {
         ParameterStyle::Numbered => text.to_owned(),
         ParameterStyle::Named => text.replace('%', "%%"),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn names_and_parameters_are_told_apart_in_either_style() {
-        let layout = Layout::new("50% $1", "{2}").unwrap();
+        let layout = TableNames::new("50% $1", "{2}").unwrap();
         let numbered = render(&layout, ParameterStyle::Numbered);
         assert!(numbered.contains("UPDATE \"50% $1\".\"{2}\" AS r SET"), "{numbered}");
         assert!(numbered.contains("unnest(ARRAY[$1::bytea], ARRAY[$2::bytea]"), "{numbered}");

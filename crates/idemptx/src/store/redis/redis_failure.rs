@@ -12,53 +12,53 @@ use super::protocol;
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
-pub(super) struct Failure {
+pub(super) struct RedisFailure {
     server: Arc<str>,
-    cause: Cause,
+    cause: RedisCause,
 }
 
 #[derive(Clone, Debug)]
-enum Cause {
+enum RedisCause {
     Redis(RedisError),
     TimedOut(Duration),
     NoRuntime,
     Unexpected,
 }
 
-impl Failure {
+impl RedisFailure {
     pub(super) fn redis(server: &Arc<str>, error: RedisError) -> Self {
-        Self { server: server.clone(), cause: Cause::Redis(error) }
+        Self { server: server.clone(), cause: RedisCause::Redis(error) }
     }
 
     pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
-        Self { server: server.clone(), cause: Cause::TimedOut(after) }
+        Self { server: server.clone(), cause: RedisCause::TimedOut(after) }
     }
 
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
-        Self { server: server.clone(), cause: Cause::NoRuntime }
+        Self { server: server.clone(), cause: RedisCause::NoRuntime }
     }
 
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
-        Self { server: server.clone(), cause: Cause::Unexpected }
+        Self { server: server.clone(), cause: RedisCause::Unexpected }
     }
 
     /// What the server said, code first, if it was the server that said no.
     pub(super) fn refusal(&self) -> Option<Bytes> {
-        let Cause::Redis(error) = &self.cause else { return None };
-        said(error)
+        let RedisCause::Redis(error) = &self.cause else { return None };
+        error_text(error)
     }
 
     fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
-            Cause::Redis(_) | Cause::TimedOut(_) => ErrorKind::Unavailable,
-            Cause::NoRuntime | Cause::Unexpected => ErrorKind::Internal,
+            RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
+            RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
+            RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
     }
 }
 
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
+impl From<RedisFailure> for StoreError {
+    fn from(failure: RedisFailure) -> Self {
         match failure.refusal() {
             Some(error) => protocol::refused(Some(failure.server), &error),
             None => Self::with_source(failure.kind(), failure),
@@ -67,7 +67,7 @@ impl From<Failure> for StoreError {
 }
 
 /// What the server said in an error, code first, if it was the server that made it.
-pub(super) fn said(error: &RedisError) -> Option<Bytes> {
+pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     let code = error.code()?;
     Some(match error.detail() {
         Some(detail) => format!("{code} {detail}").into(),
@@ -80,25 +80,25 @@ fn is_about_rights(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for RedisFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "redis at {}: ", self.server)?;
         match &self.cause {
-            Cause::Redis(error) if is_about_rights(error) => {
+            RedisCause::Redis(error) if is_about_rights(error) => {
                 write!(f, "the user or the password was refused: {error}")
             }
-            Cause::Redis(error) => error.fmt(f),
-            Cause::TimedOut(after) => write!(f, "no answer within {after:?}"),
-            Cause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
-            Cause::Unexpected => f.write_str("answered in a way it never should"),
+            RedisCause::Redis(error) => error.fmt(f),
+            RedisCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
+            RedisCause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
+            RedisCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }
 }
 
-impl fmt::Debug for Failure {
+impl fmt::Debug for RedisFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Failure({self})")
+        write!(f, "RedisFailure({self})")
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for RedisFailure {}

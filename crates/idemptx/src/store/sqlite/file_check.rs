@@ -4,9 +4,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::clock::StoreClock;
-use super::disk;
+use super::boot_clock::StoreClock;
 use super::file::DatabaseFile;
+use super::filesystem;
 use crate::store::{Finding, SafetyReport, Severity};
 
 /// Looks at the file, and at what it is on.
@@ -19,7 +19,7 @@ pub(super) fn look(
     let findings = [
         in_place(file),
         sound(connection)?,
-        disk_kind(path),
+        filesystem_kind(path),
         room(path),
         readers(path),
         clock.can_be_set().then(|| {
@@ -69,16 +69,16 @@ fn sound(connection: &Connection) -> rusqlite::Result<Option<Finding>> {
     }))
 }
 
-fn disk_kind(path: &Path) -> Option<Finding> {
-    let kind = disk::kind(path)?;
-    if disk::MEMORY.contains(&kind) {
+fn filesystem_kind(path: &Path) -> Option<Finding> {
+    let kind = filesystem::kind(path)?;
+    if filesystem::MEMORY.contains(&kind) {
         return Some(Finding::new(
             Severity::Unsafe,
             "the file is on a file system in memory: when the host stops, every record is lost, \
              and retries execute again; put it on a disk",
         ));
     }
-    (kind == disk::OVERLAY).then(|| {
+    (kind == filesystem::OVERLAY).then(|| {
         warning(
             "the file is on an overlay, most likely the writable layer of a container: its records \
              end with the container, and other containers do not see them; put it on a volume",
@@ -87,7 +87,7 @@ fn disk_kind(path: &Path) -> Option<Finding> {
 }
 
 fn room(path: &Path) -> Option<Finding> {
-    let free = disk::free_bytes(path)?;
+    let free = filesystem::free_bytes(path)?;
     (free < FREE_BYTES_MIN).then(|| {
         let mebibytes = free >> 20;
         warning(format!(

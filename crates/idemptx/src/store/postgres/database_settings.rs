@@ -6,7 +6,7 @@ use crate::store::{Finding, SafetyReport, Severity};
 
 /// What the server tells of itself.
 #[derive(Clone, Debug)]
-pub(super) struct Facts {
+pub(super) struct DatabaseSettings {
     version: String,
     version_number: i32,
     is_standby: bool,
@@ -19,7 +19,7 @@ pub(super) struct Facts {
     standbys: i64,
 }
 
-impl Facts {
+impl DatabaseSettings {
     /// The answer to the question.
     pub(super) fn read(row: &Row) -> Option<Self> {
         Some(Self {
@@ -42,7 +42,7 @@ impl Facts {
     }
 
     /// What it amounts to.
-    pub(super) fn report(&self, server: &str, is_overheard: bool) -> SafetyReport {
+    pub(super) fn report(&self, server: &str, is_plaintext: bool) -> SafetyReport {
         let findings = [
             self.version(),
             self.role(),
@@ -51,13 +51,13 @@ impl Facts {
             self.flushing(),
             self.pages(),
             self.replication(),
-            is_overheard.then(overheard),
+            is_plaintext.then(plaintext),
         ];
         let guarantee = format!(
             "postgresql {} at {server}: {}; {}",
             self.version.split(' ').next().unwrap_or_default(),
-            self.said_of_crashes(),
-            self.said_of_standbys(),
+            self.crash_guarantee(),
+            self.failover_guarantee(),
         );
         SafetyReport::new(findings.into_iter().flatten().collect(), guarantee)
     }
@@ -151,7 +151,7 @@ impl Facts {
         !self.standby_names.is_empty()
     }
 
-    fn said_of_crashes(&self) -> &'static str {
+    fn crash_guarantee(&self) -> &'static str {
         match (self.is_logged(), self.commits_wait(), self.fsync && self.full_page_writes) {
             (false, ..) => "no claim survives a crash of PostgreSQL (unlogged table)",
             (_, false, _) => {
@@ -162,7 +162,7 @@ impl Facts {
         }
     }
 
-    fn said_of_standbys(&self) -> String {
+    fn failover_guarantee(&self) -> String {
         let level = &self.synchronous_commit;
         match (self.has_synchronous_standbys(), self.standbys) {
             (true, _) if matches!(level.as_str(), "on" | "remote_apply") => format!(
@@ -175,7 +175,7 @@ impl Facts {
     }
 }
 
-fn overheard() -> Finding {
+fn plaintext() -> Finding {
     danger(
         "responses cross the network to this server in plain text, and can be altered there: \
          remove sslmode=disable",
@@ -196,8 +196,8 @@ const VERSION_MIN: i32 = 130_000;
 mod tests {
     use super::*;
 
-    fn sound() -> Facts {
-        Facts {
+    fn sound() -> DatabaseSettings {
+        DatabaseSettings {
             version: "15.18 (Debian 15.18-0+deb12u1)".to_owned(),
             version_number: 150_018,
             is_standby: false,
@@ -211,8 +211,8 @@ mod tests {
         }
     }
 
-    fn gravest(facts: &Facts) -> Option<(Severity, String)> {
-        let findings = facts.report("db:5432/app", false).findings;
+    fn gravest(settings: &DatabaseSettings) -> Option<(Severity, String)> {
+        let findings = settings.report("db:5432/app", false).findings;
         findings.first().map(|finding| (finding.severity, finding.text.clone()))
     }
 
@@ -230,45 +230,61 @@ mod tests {
 
     #[test]
     fn everything_that_loses_claims_is_a_finding() {
-        for (facts, severity, word, is_durable) in [
-            (Facts { is_standby: true, ..sound() }, Severity::Fatal, "standby", true),
-            (Facts { is_read_only: true, ..sound() }, Severity::Fatal, "read-only", true),
-            (Facts { fsync: false, ..sound() }, Severity::Unsafe, "fsync", true),
-            (Facts { full_page_writes: false, ..sound() }, Severity::Unsafe, "full_page", true),
+        for (settings, severity, word, is_durable) in [
+            (DatabaseSettings { is_standby: true, ..sound() }, Severity::Fatal, "standby", true),
             (
-                Facts { synchronous_commit: "off".to_owned(), ..sound() },
+                DatabaseSettings { is_read_only: true, ..sound() },
+                Severity::Fatal,
+                "read-only",
+                true,
+            ),
+            (DatabaseSettings { fsync: false, ..sound() }, Severity::Unsafe, "fsync", true),
+            (
+                DatabaseSettings { full_page_writes: false, ..sound() },
+                Severity::Unsafe,
+                "full_page",
+                true,
+            ),
+            (
+                DatabaseSettings { synchronous_commit: "off".to_owned(), ..sound() },
                 Severity::Unsafe,
                 "synchronous_commit",
                 false,
             ),
             (
-                Facts { persistence: Some("u".to_owned()), ..sound() },
+                DatabaseSettings { persistence: Some("u".to_owned()), ..sound() },
                 Severity::Unsafe,
                 "UNLOGGED",
                 false,
             ),
-            (Facts { standbys: 1, ..sound() }, Severity::Unsafe, "asynchronous", true),
-            (Facts { version_number: 120_022, ..sound() }, Severity::Warning, "older", true),
+            (DatabaseSettings { standbys: 1, ..sound() }, Severity::Unsafe, "asynchronous", true),
+            (
+                DatabaseSettings { version_number: 120_022, ..sound() },
+                Severity::Warning,
+                "older",
+                true,
+            ),
         ] {
-            let (found, text) = gravest(&facts).unwrap();
+            let (found, text) = gravest(&settings).unwrap();
             assert_eq!(found, severity, "{text}");
             assert!(text.contains(word), "{text}");
-            assert_eq!(facts.is_durable(), is_durable, "{text}");
+            assert_eq!(settings.is_durable(), is_durable, "{text}");
         }
     }
 
     #[test]
     fn synchronous_standbys_are_part_of_the_guarantee() {
-        let mut facts = Facts { standby_names: "ANY 1 (*)".to_owned(), standbys: 2, ..sound() };
-        assert_eq!(gravest(&facts), None);
-        let guarantee = facts.report("db", false).guarantee;
+        let mut settings =
+            DatabaseSettings { standby_names: "ANY 1 (*)".to_owned(), standbys: 2, ..sound() };
+        assert_eq!(gravest(&settings), None);
+        let guarantee = settings.report("db", false).guarantee;
         assert!(
             guarantee.contains("a failover to a synchronous standby (ANY 1 (*)"),
             "{guarantee}"
         );
-        facts.synchronous_commit = "local".to_owned();
-        assert_eq!(gravest(&facts).unwrap().0, Severity::Warning);
-        assert!(facts.report("db", false).guarantee.contains("may forget"));
+        settings.synchronous_commit = "local".to_owned();
+        assert_eq!(gravest(&settings).unwrap().0, Severity::Warning);
+        assert!(settings.report("db", false).guarantee.contains("may forget"));
     }
 
     #[test]

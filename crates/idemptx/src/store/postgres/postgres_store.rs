@@ -14,16 +14,16 @@ use idemptx_core::store::{
 use tokio_postgres::Row;
 
 use super::builder::PostgresStoreBuilder;
-use super::check::Facts;
-use super::connection::Dial;
-use super::failure::Failure;
-use super::hub::{ClaimAnswer, FIRST_ATTEMPT, Hub, Hubs, Sessions};
-use super::layout::Layout;
-use super::listing;
+use super::database_settings::DatabaseSettings;
+use super::list_rows;
 use super::migration;
-use super::row::{Found, RowStatus, kept_millis, term_millis};
+use super::postgres_failure::PostgresFailure;
+use super::row::{RowState, RowStatus, kept_millis, term_millis};
+use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, RuntimePools, SessionLimits};
+use super::session::Connector;
 use super::settings::InvalidSetting;
 use super::statement::Sql;
+use super::table_names::TableNames;
 use crate::store::SafetyReport;
 
 /// Keeps records in PostgreSQL; see the [module](super).
@@ -42,8 +42,8 @@ use crate::store::SafetyReport;
 /// # }
 /// ```
 pub struct PostgresStore {
-    pub(super) dial: Arc<Dial>,
-    hubs: Hubs,
+    pub(super) connector: Arc<Connector>,
+    pools: RuntimePools,
     durable: AtomicBool,
     is_sweeping: Arc<AtomicBool>,
 }
@@ -95,7 +95,7 @@ impl PostgresStore {
     /// ```
     #[must_use]
     pub fn schema_sql(&self) -> String {
-        migration::script(&self.dial.layout)
+        migration::script(&self.connector.layout)
     }
 
     /// Asks the server for everything that decides which guarantee it can give.
@@ -110,10 +110,11 @@ impl PostgresStore {
     ///
     /// It only reads.
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
-        let rows = self.hub()?.ask(Sql::Check, &[&self.dial.layout.records()]).await?;
-        let facts = rows.first().and_then(Facts::read).ok_or_else(|| self.unexpected())?;
-        self.durable.store(facts.is_durable(), Ordering::Relaxed);
-        Ok(facts.report(self.dial.server(), self.dial.address.is_overheard()))
+        let rows = self.pool()?.ask(Sql::Check, &[&self.connector.layout.records()]).await?;
+        let settings =
+            rows.first().and_then(DatabaseSettings::read).ok_or_else(|| self.unexpected())?;
+        self.durable.store(settings.is_durable(), Ordering::Relaxed);
+        Ok(settings.report(self.connector.server(), self.connector.address.is_plaintext()))
     }
 
     /// Forgets what has expired, some hundred records at a time, and says how many were looked at.
@@ -128,19 +129,19 @@ impl PostgresStore {
     ///
     /// Some of it may have been done.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
-        Ok(sweep(&*self.hub()?).await?)
+        Ok(sweep(&*self.pool()?).await?)
     }
 
     /// What everything is called.
-    pub(super) fn layout(&self) -> &Layout {
-        &self.dial.layout
+    pub(super) fn layout(&self) -> &TableNames {
+        &self.connector.layout
     }
 
     /// The store that a builder has put together.
-    pub(super) fn with(dial: Arc<Dial>, sessions: Sessions) -> Self {
+    pub(super) fn with(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
         Self {
-            hubs: Hubs::new(dial.clone(), sessions),
-            dial,
+            pools: RuntimePools::new(connector.clone(), sessions),
+            connector,
             durable: AtomicBool::new(true),
             is_sweeping: Arc::default(),
         }
@@ -148,26 +149,30 @@ impl PostgresStore {
 
     /// Waits for a session that works.
     pub(super) async fn ready(&self) -> Result<(), StoreError> {
-        Ok(self.hub()?.ready().await?)
+        Ok(self.pool()?.ready().await?)
     }
 
-    pub(super) fn hub(&self) -> Result<Arc<Hub>, Failure> {
-        self.hubs.here()
+    pub(super) fn pool(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
+        self.pools.here()
     }
 
-    async fn find(&self, hub: &Hub, id: &RecordId) -> Result<Option<RowStatus>, StoreError> {
-        let rows = hub.ask(Sql::Lookup, &[&&id.as_bytes()[..]]).await?;
+    async fn find(
+        &self,
+        pool: &RuntimePool,
+        id: &RecordId,
+    ) -> Result<Option<RowStatus>, StoreError> {
+        let rows = pool.ask(Sql::Lookup, &[&&id.as_bytes()[..]]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let found = Found::read(row).ok_or_else(|| self.unexpected())?;
-        standing(found, id).map(Some)
+        let found = RowState::read(row).ok_or_else(|| self.unexpected())?;
+        decode_row(found, id).map(Some)
     }
 
     /// Puts a claim in the place of a record, if that is there in the state it has to be in.
     async fn replace(
         &self,
-        hub: &Hub,
+        pool: &RuntimePool,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
         former: Former,
     ) -> Result<Option<Lease>, StoreError> {
         let (state, token): (&str, &[u8]) = match &former {
@@ -175,29 +180,28 @@ impl PostgresStore {
             Former::Named(Expected::Orphan(token)) => ("orphan", token.as_bytes()),
             Former::Named(Expected::Settled(token)) => ("settled", token.as_bytes()),
         };
-        let record =
-            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
-        let rows = hub
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let rows = pool
             .ask(
                 Sql::TakeOver,
                 &[
                     &&id.as_bytes()[..],
                     &token,
                     &state,
-                    &&claim_request.token.as_bytes()[..],
+                    &&request.token.as_bytes()[..],
                     &record,
-                    &term_millis(claim_request.term),
-                    &kept_millis(claim_request.retain),
+                    &term_millis(request.term),
+                    &kept_millis(request.retain),
                 ],
             )
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
-        Ok(Some(Lease::granted(*id, claim_request, fence, attempt)))
+        Ok(Some(Lease::granted(*id, request, fence, attempt)))
     }
 
-    async fn renewed(&self, hub: &Hub, lease: &Lease) -> Result<bool, StoreError> {
-        let rows = hub
+    async fn renewed(&self, pool: &RuntimePool, lease: &Lease) -> Result<bool, StoreError> {
+        let rows = pool
             .ask(
                 Sql::Renew,
                 &[
@@ -211,57 +215,48 @@ impl PostgresStore {
         Ok(!rows.is_empty())
     }
 
-    pub(super) fn unexpected(&self) -> Failure {
-        Failure::unexpected(self.dial.server())
+    pub(super) fn unexpected(&self) -> PostgresFailure {
+        PostgresFailure::unexpected(self.connector.server())
     }
 
     pub(super) fn contended(&self) -> StoreError {
-        Failure::contended(self.dial.server()).into()
+        PostgresFailure::contended(self.connector.server()).into()
     }
 }
 
 impl Store for PostgresStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        let hub = self.hub()?;
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let pool = self.pool()?;
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(expected) = claim_request.expected
+            if let Some(expected) = request.expected
                 && let Some(lease) =
-                    self.replace(&hub, id, claim_request, Former::Named(expected)).await?
+                    self.replace(&pool, id, request, Former::Named(expected)).await?
             {
                 return Ok(Claim::Granted(lease));
             }
-            let found = match hub.claim(id, claim_request).await? {
+            let found = match pool.claim(id, request).await? {
                 ClaimAnswer::Created(fence) => {
-                    return Ok(Claim::Granted(Lease::granted(
-                        *id,
-                        claim_request,
-                        fence,
-                        FIRST_ATTEMPT,
-                    )));
+                    return Ok(Claim::Granted(Lease::granted(*id, request, fence, FIRST_ATTEMPT)));
                 }
                 ClaimAnswer::Expired => {
-                    match self.replace(&hub, id, claim_request, Former::Expired).await? {
+                    match self.replace(&pool, id, request, Former::Expired).await? {
                         Some(lease) => return Ok(Claim::Granted(lease)),
                         None => continue,
                     }
                 }
                 ClaimAnswer::Unseen => continue,
-                ClaimAnswer::Found(found) => standing(found, id)?,
+                ClaimAnswer::RowState(found) => decode_row(found, id)?,
             };
             match found {
                 // Sent before: what is left to do is to start the term anew.
-                RowStatus::Held { record, .. } if record.token == claim_request.token => {
+                RowStatus::Held { record, .. } if record.token == request.token => {
                     let lease = record.lease();
-                    if self.renewed(&hub, &lease).await? {
+                    if self.renewed(&pool, &lease).await? {
                         return Ok(Claim::Granted(lease));
                     }
                 }
                 // It came to be so after the takeover had missed it.
-                found if may_be_replaced(&found, claim_request.expected) => {}
+                found if may_be_replaced(&found, request.expected) => {}
                 RowStatus::Held { record, remaining } => {
                     return Ok(Claim::Held(RowStatus::holder(&record, remaining)));
                 }
@@ -275,12 +270,12 @@ impl Store for PostgresStore {
         if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid.into());
         }
-        let hub = self.hub()?;
+        let pool = self.pool()?;
         for _ in 0..ATTEMPTS_MAX {
-            if hub.settle(lease, done).await? {
+            if pool.settle(lease, done).await? {
                 return Ok(());
             }
-            match self.find(&hub, &lease.id).await? {
+            match self.find(&pool, &lease.id).await? {
                 // Claimed after the settlement had missed it, by a claim that was sent twice.
                 Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
                 Some(RowStatus::Settled(record))
@@ -295,14 +290,14 @@ impl Store for PostgresStore {
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let hub = self.hub()?;
+        let pool = self.pool()?;
         let (id, token) = (&lease.id.as_bytes()[..], &lease.token.as_bytes()[..]);
         for _ in 0..ATTEMPTS_MAX {
-            let channel = self.dial.layout.channel();
-            if !hub.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
+            let channel = self.connector.layout.channel();
+            if !pool.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
                 return Ok(());
             }
-            match self.find(&hub, &lease.id).await? {
+            match self.find(&pool, &lease.id).await? {
                 None => return Ok(()),
                 Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
                 Some(_) => return Err(ErrorKind::Fenced.into()),
@@ -312,14 +307,14 @@ impl Store for PostgresStore {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        match self.renewed(&*self.hub()?, lease).await? {
+        match self.renewed(&*self.pool()?, lease).await? {
             true => Ok(lease.clone()),
             false => Err(ErrorKind::Fenced.into()),
         }
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        Ok(self.find(&*self.hub()?, id).await?.map(|found| match found {
+        Ok(self.find(&*self.pool()?, id).await?.map(|found| match found {
             RowStatus::Held { record, remaining } => {
                 RecordSnapshot::Held(RowStatus::holder(&record, remaining))
             }
@@ -328,13 +323,13 @@ impl Store for PostgresStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        if self.dial.is_pooled() {
+        if self.connector.is_pooled() {
             return None;
         }
-        let hub = self.hub().ok()?;
-        let waiting = self.dial.waiters.wait(*id);
-        hub.listen().await.ok()?;
-        if !hub.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
+        let pool = self.pool().ok()?;
+        let waiting = self.connector.waiters.wait(*id);
+        pool.listen().await.ok()?;
+        if !pool.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
             return Some(Box::pin(waiting));
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.
@@ -342,7 +337,7 @@ impl Store for PostgresStore {
     }
 
     fn maintain(&self) {
-        let Ok(hub) = self.hub() else { return };
+        let Ok(pool) = self.pool() else { return };
         if self.is_sweeping.swap(true, Ordering::Acquire) {
             return;
         }
@@ -350,7 +345,7 @@ impl Store for PostgresStore {
         tokio::spawn(async move {
             let _sweeping = sweeping;
             // What cannot be swept now is swept later, by whoever can.
-            let _ = sweep(&hub).await;
+            let _ = sweep(&pool).await;
         });
     }
 
@@ -358,7 +353,7 @@ impl Store for PostgresStore {
         let mut capabilities = Capabilities::default();
         capabilities.shared = true;
         capabilities.durable = self.durable.load(Ordering::Relaxed);
-        capabilities.watch = !self.dial.is_pooled();
+        capabilities.watch = !self.connector.is_pooled();
         capabilities
     }
 }
@@ -366,15 +361,15 @@ impl Store for PostgresStore {
 /// One statement walks up to a thousand records by the index of their ids, and locks none.
 impl Inventory for PostgresStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
-        listing::list(&*self.hub()?, query, || self.unexpected()).await
+        list_rows::list(&*self.pool()?, query, || self.unexpected()).await
     }
 }
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("server", self.dial.server())
-            .field("layout", &self.dial.layout)
+            .field("server", self.connector.server())
+            .field("layout", &self.connector.layout)
             .finish_non_exhaustive()
     }
 }
@@ -394,10 +389,10 @@ impl Drop for Sweeping {
     }
 }
 
-async fn sweep(hub: &Hub) -> Result<u64, Failure> {
+async fn sweep(pool: &RuntimePool) -> Result<u64, PostgresFailure> {
     let mut swept = 0;
     for _ in 0..SWEEPS_MAX {
-        let rows = hub.ask(Sql::Sweep, &[&SWEEP_BATCH]).await?;
+        let rows = pool.ask(Sql::Sweep, &[&SWEEP_BATCH]).await?;
         let count = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or(0);
         swept += u64::try_from(count).unwrap_or(0);
         if count < SWEEP_BATCH {
@@ -413,7 +408,7 @@ pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
     Some((u64::try_from(fence).ok()?, u32::try_from(attempt).ok()?))
 }
 
-pub(super) fn standing(found: Found, id: &RecordId) -> Result<RowStatus, StoreError> {
+pub(super) fn decode_row(found: RowState, id: &RecordId) -> Result<RowStatus, StoreError> {
     found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
 }
 

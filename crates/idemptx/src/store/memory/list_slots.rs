@@ -19,8 +19,8 @@ impl Inventory for MemoryStore {
             return Ok(page);
         }
         let mut place = match &query.after {
-            Some(cursor) => Place::read(cursor).ok_or(ErrorKind::Invalid)?,
-            None => Place { shard: 0, after: None },
+            Some(cursor) => ShardPosition::read(cursor).ok_or(ErrorKind::Invalid)?,
+            None => ShardPosition { shard: 0, after: None },
         };
         let mut walked = 0;
         while let Some(shard) = self.0.shards.get(place.shard) {
@@ -36,9 +36,9 @@ impl Inventory for MemoryStore {
             place = match found.len() > room {
                 true => {
                     found.truncate(room);
-                    Place { after: found.last().map(|entry| entry.id), ..place }
+                    ShardPosition { after: found.last().map(|entry| entry.id), ..place }
                 }
-                false => Place { shard: place.shard + 1, after: None },
+                false => ShardPosition { shard: place.shard + 1, after: None },
             };
             page.entries.append(&mut found);
         }
@@ -48,12 +48,12 @@ impl Inventory for MemoryStore {
 
 /// Where a page ends: in which shard, and after which of its records.
 #[derive(Clone, Copy)]
-struct Place {
+struct ShardPosition {
     shard: usize,
     after: Option<RecordId>,
 }
 
-impl Place {
+impl ShardPosition {
     fn read(cursor: &Cursor) -> Option<Self> {
         let (shard, after) = cursor.as_str().split_once('.')?;
         let shard = shard.parse().ok().filter(|shard| *shard < SHARDS)?;

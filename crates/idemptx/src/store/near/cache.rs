@@ -12,18 +12,18 @@ use idemptx_core::time::{Clock, Timestamp};
 use crate::store::memory::Seeded;
 
 /// Records that a store was asked for not long ago.
-pub(super) struct Shelf {
-    parts: [Mutex<Part>; PARTS],
+pub(super) struct Cache {
+    shards: [Mutex<CacheShard>; SHARDS],
     seeded: Seeded,
     hold: Duration,
     clock: Arc<dyn Clock>,
 }
 
-struct Part {
+struct CacheShard {
     held: HashMap<RecordId, Held, Seeded>,
     /// The oldest first; what is no longer held under its number counts for nothing.
     order: VecDeque<(RecordId, u64)>,
-    placed: u64,
+    inserted: u64,
     bytes: usize,
     bytes_max: usize,
     /// Counts what was dropped; each record has its place here, with some others.
@@ -38,101 +38,101 @@ struct Held {
 
 /// A question to the store, whose answer may be [placed](Shelf::place).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(super) struct Ticket {
     id: RecordId,
     dropped: u64,
     asked: Timestamp,
 }
 
-impl Shelf {
+impl Cache {
     pub(super) fn new(bytes_max: usize, hold: Duration, clock: Arc<dyn Clock>) -> Self {
         let seeded = Seeded::new();
-        let part = || Part {
+        let shard = || CacheShard {
             held: HashMap::with_hasher(seeded),
             order: VecDeque::new(),
-            placed: 0,
+            inserted: 0,
             bytes: 0,
-            bytes_max: bytes_max / PARTS,
+            bytes_max: bytes_max / SHARDS,
             dropped: [0; PLACES],
         };
-        Self { parts: std::array::from_fn(|_| Mutex::new(part())), seeded, hold, clock }
+        Self { shards: std::array::from_fn(|_| Mutex::new(shard())), seeded, hold, clock }
     }
 
     /// The record, if it is held and its time is not over.
     pub(super) fn recall(&self, id: &RecordId) -> Option<Record> {
-        let (part, _) = self.part(id);
-        let held = part.held.get(id)?;
+        let (shard, _) = self.shard(id);
+        let held = shard.held.get(id)?;
         (self.clock.now() < held.until).then(|| held.record.clone())
     }
 
     /// To be called before the store is asked.
-    pub(super) fn question(&self, id: &RecordId) -> Question {
+    pub(super) fn ticket(&self, id: &RecordId) -> Ticket {
         let asked = self.clock.now();
-        let (part, place) = self.part(id);
-        Question { id: *id, dropped: part.dropped_at(place), asked }
+        let (shard, insert) = self.shard(id);
+        Ticket { id: *id, dropped: shard.dropped_at(insert), asked }
     }
 
     /// Holds what the store said, unless the record was dropped after the store was asked, and no
     /// longer than `retain` from then.
-    pub(super) fn place(&self, question: Question, record: Record, retain: Option<Duration>) {
+    pub(super) fn insert(&self, ticket: Ticket, record: Record, retain: Option<Duration>) {
         if matches!(record.state, State::Running | State::Unknown) {
             return;
         }
-        let until = question.asked.after(retain.map_or(self.hold, |retain| retain.min(self.hold)));
+        let until = ticket.asked.after(retain.map_or(self.hold, |retain| retain.min(self.hold)));
         let now = self.clock.now();
-        let (mut part, place) = self.part(&question.id);
-        if part.dropped_at(place) == question.dropped && now < until {
-            part.place(record, until, now);
+        let (mut shard, insert) = self.shard(&ticket.id);
+        if shard.dropped_at(insert) == ticket.dropped && now < until {
+            shard.insert(record, until, now);
         }
     }
 
     /// Forgets a record, also what is still on its way here.
     pub(super) fn forget(&self, id: &RecordId) {
-        let (mut part, place) = self.part(id);
-        part.remove(id);
-        if let Some(dropped) = part.dropped.get_mut(place) {
+        let (mut shard, insert) = self.shard(id);
+        shard.remove(id);
+        if let Some(dropped) = shard.dropped.get_mut(insert) {
             *dropped += 1;
         }
     }
 
     /// Forgets everything, also what is still on its way here.
     pub(super) fn clear(&self) {
-        for part in &self.parts {
-            let mut part = lock(part);
-            part.held.clear();
-            part.order.clear();
-            part.bytes = 0;
-            part.dropped.iter_mut().for_each(|dropped| *dropped += 1);
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.held.clear();
+            shard.order.clear();
+            shard.bytes = 0;
+            shard.dropped.iter_mut().for_each(|dropped| *dropped += 1);
         }
     }
 
     /// Gives the memory back of what is over.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
-        self.parts.iter().for_each(|part| lock(part).trim(now, 0));
+        self.shards.iter().for_each(|shard| lock(shard).trim(now, 0));
     }
 
     /// How much is held, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| lock(part).bytes).sum()
+        self.shards.iter().map(|shard| lock(shard).bytes).sum()
     }
 
     /// The part of a record, and its place among those that are counted there.
-    fn part(&self, id: &RecordId) -> (MutexGuard<'_, Part>, usize) {
+    fn shard(&self, id: &RecordId) -> (MutexGuard<'_, CacheShard>, usize) {
         // A map takes the lowest bits for itself, and the highest.
         let middle = (self.seeded.hash_one(id) >> 24) as usize;
         #[expect(clippy::indexing_slicing, reason = "the remainder is a valid position")]
-        let part = &self.parts[middle % PARTS];
-        (lock(part), middle / PARTS % PLACES)
+        let shard = &self.shards[middle % SHARDS];
+        (lock(shard), middle / SHARDS % PLACES)
     }
 }
 
-impl Part {
-    fn dropped_at(&self, place: usize) -> u64 {
-        self.dropped.get(place).copied().unwrap_or_default()
+impl CacheShard {
+    fn dropped_at(&self, insert: usize) -> u64 {
+        self.dropped.get(insert).copied().unwrap_or_default()
     }
 
-    fn place(&mut self, record: Record, until: Timestamp, now: Timestamp) {
+    fn insert(&mut self, record: Record, until: Timestamp, now: Timestamp) {
         // A later answer about the same claim says nothing new, and may know less of its end; an
         // earlier claim's was overtaken on its way.
         let stays =
@@ -146,10 +146,10 @@ impl Part {
             return;
         }
         self.trim(now, bytes);
-        self.placed += 1;
+        self.inserted += 1;
         self.bytes += bytes;
-        self.order.push_back((record.id, self.placed));
-        self.held.insert(record.id, Held { record, until, number: self.placed });
+        self.order.push_back((record.id, self.inserted));
+        self.held.insert(record.id, Held { record, until, number: self.inserted });
     }
 
     /// Removes what is over, and the oldest until there is room.
@@ -186,12 +186,12 @@ fn weight(record: &Record) -> usize {
 }
 
 /// No code of ours panics while it holds a part.
-fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
-    part.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Enough that requests of different records rarely meet, few enough that a part holds a large one.
-const PARTS: usize = 16;
+const SHARDS: usize = 16;
 /// How many records share a counter by chance costs a few of them their place, and nothing else.
 const PLACES: usize = 256;
 /// An entry in a map that is two thirds full, its place in the order, and the payload's own head.

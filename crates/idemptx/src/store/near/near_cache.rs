@@ -14,7 +14,7 @@ use idemptx_core::store::{
 };
 use idemptx_core::time::Clock;
 
-use super::shelf::Shelf;
+use super::cache::Cache;
 use crate::store::memory::SinceEpoch;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{OpenTransaction, PostgresTransaction};
@@ -65,19 +65,19 @@ impl From<usize> for NearLimits {
 }
 
 /// A store with results close at hand; see the [module](super).
-pub struct Near<S> {
+pub struct NearCache<S> {
     store: S,
-    shelf: Shelf,
+    cache: Cache,
     limits: NearLimits,
     hits: AtomicU64,
 }
 
-impl<S> Near<S> {
+impl<S> NearCache<S> {
     /// Holds results of `store` close at hand.
     pub fn new(store: S, limits: impl Into<NearLimits>) -> Self {
         let limits = limits.into();
-        let shelf = Shelf::new(limits.bytes_max, limits.hold, limits.clock.clone());
-        Self { store, shelf, limits, hits: AtomicU64::new(0) }
+        let cache = Cache::new(limits.bytes_max, limits.hold, limits.clock.clone());
+        Self { store, cache, limits, hits: AtomicU64::new(0) }
     }
 
     /// The store beneath.
@@ -95,12 +95,12 @@ impl<S> Near<S> {
     ///
     /// An answer that is still on its way from the store is not held either.
     pub fn forget(&self, id: &RecordId) {
-        self.shelf.forget(id);
+        self.cache.forget(id);
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        self.shelf.clear();
+        self.cache.clear();
     }
 
     /// How many claims and lookups were answered without the store, for metrics.
@@ -110,7 +110,7 @@ impl<S> Near<S> {
     }
 
     fn recall(&self, id: &RecordId) -> Option<Record> {
-        let record = self.shelf.recall(id)?;
+        let record = self.cache.recall(id)?;
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(record)
     }
@@ -118,73 +118,69 @@ impl<S> Near<S> {
     /// How much is held, in bytes, what is over but not swept included; an estimate.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.shelf.bytes()
+        self.cache.bytes()
     }
 }
 
-impl<S: Store> Near<S> {
+impl<S: Store> NearCache<S> {
     /// Claims in the store, and holds the result that it says is there.
     async fn ask_to_claim(
         &self,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         // Dropped before the claim request is sent, and again when it is answered or given up: nothing that
         // was read before the record was replaced stays.
-        let _replacing = claim_request.expected.map(|_| Replacing::new(&self.shelf, id));
-        let question = self.shelf.question(id);
-        let claim = self.store.claim(id, claim_request).await;
+        let _replacing = request.expected.map(|_| Replacing::new(&self.cache, id));
+        let ticket = self.cache.ticket(id);
+        let claim = self.store.claim(id, request).await;
         match &claim {
-            Ok(Claim::Settled(record)) => self.shelf.place(question, record.clone(), None),
-            _ => self.shelf.forget(id),
+            Ok(Claim::Settled(record)) => self.cache.insert(ticket, record.clone(), None),
+            _ => self.cache.forget(id),
         }
         claim
     }
 
     async fn ask_for(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        let question = self.shelf.question(id);
+        let ticket = self.cache.ticket(id);
         let seen = self.store.lookup(id).await;
         match &seen {
             Ok(Some(RecordSnapshot::Settled(record))) => {
-                self.shelf.place(question, record.clone(), None)
+                self.cache.insert(ticket, record.clone(), None)
             }
-            _ => self.shelf.forget(id),
+            _ => self.cache.forget(id),
         }
         seen
     }
 }
 
-impl<S: Store> Store for Near<S> {
+impl<S: Store> Store for NearCache<S> {
     /// What is held is answered without allocating; the way to the store is boxed.
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        if claim_request.expected.is_none()
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        if request.expected.is_none()
             && let Some(record) = self.recall(id)
         {
             return Ok(Claim::Settled(record));
         }
-        Box::pin(self.ask_to_claim(id, claim_request)).await
+        Box::pin(self.ask_to_claim(id, request)).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        let question = self.shelf.question(&lease.id);
+        let ticket = self.cache.ticket(&lease.id);
         let settled = self.store.settle(lease, done).await;
         match settled {
             Ok(()) if done.state != State::Unknown => {
                 let retain =
                     if done.state == State::Completed { done.retain } else { done.key_retain };
-                self.shelf.place(question, Record::settled(lease, done), Some(retain));
+                self.cache.insert(ticket, Record::settled(lease, done), Some(retain));
             }
-            _ => self.shelf.forget(&lease.id),
+            _ => self.cache.forget(&lease.id),
         }
         settled
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let _replacing = Replacing::new(&self.shelf, &lease.id);
+        let _replacing = Replacing::new(&self.cache, &lease.id);
         self.store.release(lease).await
     }
 
@@ -204,7 +200,7 @@ impl<S: Store> Store for Near<S> {
     }
 
     fn maintain(&self) {
-        self.shelf.sweep();
+        self.cache.sweep();
         self.store.maintain();
     }
 
@@ -213,14 +209,14 @@ impl<S: Store> Store for Near<S> {
     }
 }
 
-impl<S: Inventory> Inventory for Near<S> {
+impl<S: Inventory> Inventory for NearCache<S> {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         self.store.list(query).await
     }
 }
 
 /// What happens in a transaction is not held: whether it will be committed is not known here.
-impl<S: Transactional> Transactional for Near<S> {
+impl<S: Transactional> Transactional for NearCache<S> {
     fn is_transactional(&self) -> bool {
         self.store.is_transactional()
     }
@@ -235,9 +231,9 @@ impl<S: Transactional> Transactional for Near<S> {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.store.claim_in_postgres(transaction, id, claim_request).await
+        self.store.claim_in_postgres(transaction, id, request).await
     }
 
     #[cfg(feature = "postgres")]
@@ -255,9 +251,9 @@ impl<S: Transactional> Transactional for Near<S> {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.store.claim_in_sqlite(transaction, id, claim_request)
+        self.store.claim_in_sqlite(transaction, id, request)
     }
 
     #[cfg(feature = "sqlite")]
@@ -271,7 +267,7 @@ impl<S: Transactional> Transactional for Near<S> {
     }
 }
 
-impl<S: SafetyCheck> SafetyCheck for Near<S> {
+impl<S: SafetyCheck> SafetyCheck for NearCache<S> {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         let mut report = self.store.check().await?;
         report.guarantee += &format!(
@@ -283,9 +279,9 @@ impl<S: SafetyCheck> SafetyCheck for Near<S> {
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Near<S> {
+impl<S: fmt::Debug> fmt::Debug for NearCache<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Near")
+        f.debug_struct("NearCache")
             .field("store", &self.store)
             .field("bytes_max", &self.limits.bytes_max)
             .field("hold", &self.limits.hold)
@@ -295,20 +291,20 @@ impl<S: fmt::Debug> fmt::Debug for Near<S> {
 
 /// A step that may replace or remove a record, however it ends.
 struct Replacing<'a> {
-    shelf: &'a Shelf,
+    cache: &'a Cache,
     id: RecordId,
 }
 
 impl<'a> Replacing<'a> {
-    fn new(shelf: &'a Shelf, id: &RecordId) -> Self {
-        shelf.forget(id);
-        Self { shelf, id: *id }
+    fn new(cache: &'a Cache, id: &RecordId) -> Self {
+        cache.forget(id);
+        Self { cache, id: *id }
     }
 }
 
 impl Drop for Replacing<'_> {
     fn drop(&mut self) {
-        self.shelf.forget(&self.id);
+        self.cache.forget(&self.id);
     }
 }
 
