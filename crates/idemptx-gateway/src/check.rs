@@ -7,12 +7,12 @@ use std::sync::Arc;
 use idemptx::{CheckError, Policy};
 use serde_json::Value;
 
-use crate::cli::told;
 use crate::config::{Config, Protection, ScopeSource};
-use crate::observe::{Observed, Observer};
-use crate::proxy::Plan;
+use crate::error::error_text;
+use crate::proxy::RoutingTable;
+use crate::recorder::{RecordedStore, Recorder};
 use crate::serve::StartError;
-use crate::traces::Traces;
+use crate::traces::Tracer;
 
 /// What a check has found.
 #[derive(Debug)]
@@ -34,12 +34,12 @@ pub struct Report {
 /// May be dropped.
 pub async fn check(config: &Config) -> Result<Report, StartError> {
     let store = crate::store::open(&config.store)?;
-    let store = Arc::new(Observed::new(store, Arc::new(Observer::logging(false))));
-    let plan = Plan::new(config, store, None)?;
-    Traces::check(config.traces.as_ref())?;
+    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(false))));
+    let table = RoutingTable::new(config, store, None)?;
+    Tracer::check(config.traces.as_ref())?;
     let mut report = Report { text: String::new(), is_usable: true };
     report.places(config);
-    for route in &plan.routes {
+    for route in &table.routes {
         let Some((engine, protection)) =
             route.engine.as_ref().zip(route.config.protection.as_ref())
         else {
@@ -59,7 +59,7 @@ pub async fn check(config: &Config) -> Result<Report, StartError> {
             Ok(found) => report.line(format_args!("  store: {}", found.guarantee)),
             Err(error) => {
                 report.is_usable = false;
-                report.line(format_args!("  store: {}", told(&error)));
+                report.line(format_args!("  store: {}", error_text(&error)));
             }
         }
         if let Ok(found) | Err(CheckError::Refused(found)) = engine.check().await {

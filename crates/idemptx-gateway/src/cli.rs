@@ -11,15 +11,16 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection};
-use crate::keys::Keys;
-use crate::openapi::OpenApi;
+use crate::error::error_text;
+use crate::keys::KeysCommand;
+use crate::logging;
+use crate::openapi::OpenApiArgs;
 use crate::serve::Gateway;
-use crate::telemetry;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
 #[command(name = "idemptx", version)]
-struct Line {
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
@@ -27,19 +28,19 @@ struct Line {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the gateway in front of a service.
-    Serve(Serve),
+    ServeArgs(ServeArgs),
     /// Checks a configuration and its store, and prints what is in force.
-    Check(Serve),
+    Check(ServeArgs),
     /// Lists and decides about records in a store.
-    Keys(Keys),
+    KeysCommand(KeysCommand),
     /// Adds to an OpenAPI document what clients have to know about keys.
-    Openapi(OpenApi),
+    Openapi(OpenApiArgs),
     /// Shows the gateway in front of a service that knows nothing of retries.
-    Demo(Demo),
+    DemoArgs(DemoArgs),
 }
 
 #[derive(Debug, Args)]
-struct Demo {
+struct DemoArgs {
     /// Where to listen; any port if somebody is there already.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -53,7 +54,7 @@ struct Demo {
 
 /// What is served: by flags, or by a file.
 #[derive(Debug, Args)]
-struct Serve {
+struct ServeArgs {
     /// The configuration file; the other flags are for the simple case.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "upstream", "listen", "store", "profile", "policy", "on_ambiguous",
@@ -84,7 +85,7 @@ struct Serve {
     on_ambiguous: OnAmbiguous,
 }
 
-impl Serve {
+impl ServeArgs {
     fn config(self) -> Result<Config, Box<dyn Error>> {
         match (self.config, self.upstream) {
             (Some(file), _) => Ok(Config::load(&file)?),
@@ -118,30 +119,30 @@ fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let line = Line::parse();
+    let line = CommandLine::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         // Not taken apart at the end: a connection to an upstream could go before the request on
         // it, which would be taken for lost, and its claim given up, where it is to lapse.
         Ok(runtime) => ManuallyDrop::new(runtime),
-        Err(error) => return failed(&error, ExitCode::FAILURE),
+        Err(error) => return print_error(&error, ExitCode::FAILURE),
     };
     let ended = match line.command {
-        Command::Serve(serve) => runtime.block_on(self::serve(serve)),
+        Command::ServeArgs(serve) => runtime.block_on(self::serve(serve)),
         Command::Check(serve) => runtime.block_on(check(serve)),
-        Command::Keys(keys) => {
+        Command::KeysCommand(keys) => {
             let ended = runtime.block_on(keys.run());
-            Ok(ended.unwrap_or_else(|error| failed(&*error, ExitCode::FAILURE)))
+            Ok(ended.unwrap_or_else(|error| print_error(&*error, ExitCode::FAILURE)))
         }
         Command::Openapi(openapi) => openapi.run(),
-        Command::Demo(demo) => runtime.block_on(play(demo)),
+        Command::DemoArgs(demo) => runtime.block_on(run_demo(demo)),
     };
-    ended.unwrap_or_else(|error| failed(&*error, USAGE.into()))
+    ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()))
 }
 
-async fn serve(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
+async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let file = flags.config.clone();
     let config = flags.config()?;
-    telemetry::start(config.log);
+    logging::init(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut hung_up = signal(SignalKind::hangup())?;
@@ -169,13 +170,13 @@ async fn serve(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
+async fn check(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let report = crate::check::check(&flags.config()?).await?;
     write!(io::stdout(), "{}", report.text)?;
     Ok(if report.is_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn play(flags: Demo) -> Result<ExitCode, Box<dyn Error>> {
+async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     let held = crate::demo::play(flags.listen, &flags.store, flags.scene_only).await?;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -188,22 +189,14 @@ async fn reload(gateway: &Gateway, file: &Path) {
     .await;
     match reloaded {
         Ok(()) => tracing::info!("reloaded {}", file.display()),
-        Err(error) => tracing::error!("kept the former configuration: {}", told(&*error)),
+        Err(error) => tracing::error!("kept the former configuration: {}", error_text(&*error)),
     }
 }
 
-fn failed(error: &dyn Error, code: ExitCode) -> ExitCode {
+fn print_error(error: &dyn Error, code: ExitCode) -> ExitCode {
     // Nobody is left to hear that stderr is closed.
-    let _ = writeln!(io::stderr(), "error: {}", told(error));
+    let _ = writeln!(io::stderr(), "error: {}", error_text(error));
     code
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn told(error: &dyn Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", told(cause)),
-        None => error.to_string(),
-    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -3,8 +3,8 @@
 //! It is a test as well: whatever the scene claims, it checks.
 
 mod client;
-mod scene;
-mod shop;
+mod scenario;
+mod service;
 
 use std::error::Error;
 use std::io::{IsTerminal as _, stdin};
@@ -15,8 +15,8 @@ use std::time::Duration;
 use idemptx::Policy;
 use tokio::net::TcpListener;
 
-use self::scene::Scene;
-use self::shop::Shop;
+use self::scenario::Scenario;
+use self::service::DemoService;
 use crate::config::{Config, Origin, Protection};
 use crate::serve::Gateway;
 
@@ -36,18 +36,18 @@ pub async fn play(
     {
         std::fs::create_dir_all(directory)?;
     }
-    let shop = Shop::open().await?;
+    let service = DemoService::start().await?;
     // A duplicate that comes while the first is being handled waits for its answer.
     let policy = Policy::draft().into_builder().wait(Duration::from_secs(5)).waiters_max(100);
-    let upstream = Origin::parse(&format!("http://{}", shop.address))?;
+    let upstream = Origin::parse(&format!("http://{}", service.address))?;
     let protection = Some(Protection::of(policy.build()?));
-    let listen = free(listen).await;
+    let listen = available(listen).await;
     let gateway =
         Gateway::start(Config::simple(listen, upstream, store.to_owned(), protection)).await?;
     let address = gateway.addresses().first().copied().unwrap_or(listen);
-    let held = Scene::new(address, &shop)?.play(&gateway.promise().await?).await?;
+    let held = Scenario::new(address, &service)?.play(&gateway.store_guarantee().await?).await?;
     if stdin().is_terminal() && !scene_only {
-        scene::invite(address)?;
+        scenario::print_invitation(address)?;
         tokio::signal::ctrl_c().await?;
     }
     gateway.drain().await;
@@ -55,7 +55,7 @@ pub async fn play(
 }
 
 /// The address, or any port of it if somebody is there already.
-async fn free(address: SocketAddr) -> SocketAddr {
+async fn available(address: SocketAddr) -> SocketAddr {
     match TcpListener::bind(address).await {
         Ok(_) => address,
         Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

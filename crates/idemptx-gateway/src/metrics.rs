@@ -24,25 +24,25 @@ use prometheus_client::registry::{Registry, Unit};
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Ended, Counter>,
-    request_time: Family<OfRoute, Histogram, fn() -> Histogram>,
-    steps: Family<StepEnded, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    request_time: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    steps: Family<StepLabels, Histogram, fn() -> Histogram>,
     orphans: Counter,
-    upstream_answers: Family<Answered, Counter>,
-    upstream_time: Family<OfUpstream, Histogram, fn() -> Histogram>,
+    upstream_answers: Family<UpstreamResultLabels, Counter>,
+    upstream_time: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
     connections: Gauge,
     accepted: Counter,
-    reloads: Family<Reloaded, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
     near_hits: Counter,
     spans_dropped: Counter,
-    upstream_up: Family<OfAddress, Gauge>,
+    upstream_up: Family<AddressLabels, Gauge>,
     reading: Mutex<()>,
-    now: [Gauge; 7],
+    current: [Gauge; 7],
 }
 
 /// Numbers that are read when they are asked for, and cost nothing until then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Now {
+pub(crate) struct CurrentValues {
     /// Handlers that run under a key, or are about to.
     pub(crate) executing: usize,
     /// Requests that wait for another one's end.
@@ -65,8 +65,8 @@ pub(crate) struct Now {
     pub(crate) draining: bool,
 }
 
-impl Now {
-    /// In the order of [`NOW`].
+impl CurrentValues {
+    /// In the order of [`CURRENT`].
     fn values(&self) -> [i64; 7] {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         [
@@ -101,7 +101,7 @@ impl Metrics {
             spans_dropped: Counter::default(),
             upstream_up: Family::default(),
             reading: Mutex::default(),
-            now: Default::default(),
+            current: Default::default(),
         };
         metrics.register(&mut registry);
         metrics.registry = registry;
@@ -110,7 +110,7 @@ impl Metrics {
 
     fn register(&self, registry: &mut Registry) {
         let requests = "Requests by what became of them; the reason is a problem's code, or why \
-                        the request passed";
+                        the request bypass";
         registry.register("requests", requests, self.requests.clone());
         let time = "From a request's head to the head of its answer";
         registry.register_with_unit("request", time, Unit::Seconds, self.request_time.clone());
@@ -133,24 +133,24 @@ impl Metrics {
         registry.register("spans_dropped", spans, self.spans_dropped.clone());
         let up = "Whether an address is tried in its turn: it is neither sick nor down";
         registry.register("upstream_up", up, self.upstream_up.clone());
-        for ((name, help), gauge) in NOW.into_iter().zip(&self.now) {
+        for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
             registry.register(name, help, gauge.clone());
         }
     }
 
     /// Everything, as OpenMetrics text.
-    pub(crate) fn text(&self, now: &Now) -> Result<String, fmt::Error> {
-        for (gauge, value) in self.now.iter().zip(now.values()) {
+    pub(crate) fn text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
+        for (gauge, value) in self.current.iter().zip(current.values()) {
             gauge.set(value);
         }
         // Counted elsewhere already.
-        self.near_hits.inner().store(now.near_hits, Ordering::Relaxed);
-        self.spans_dropped.inner().store(now.spans_dropped, Ordering::Relaxed);
+        self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
+        self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
         // Those of a former configuration are gone; nobody else reads meanwhile.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.upstream_up.clear();
-        for (upstream, address, is_up) in &now.addresses {
-            let address = OfAddress { upstream: upstream.clone(), address: address.clone() };
+        for (upstream, address, is_up) in &current.addresses {
+            let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
             self.upstream_up.get_or_create(&address).set((*is_up).into());
         }
         let mut text = String::new();
@@ -159,40 +159,41 @@ impl Metrics {
     }
 
     pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {
-        let (outcome, reason) = words(outcome);
+        let (outcome, reason) = outcome_labels(outcome);
         let route = Arc::clone(route);
-        let ended = Ended { route: Arc::clone(&route), outcome, reason };
+        let ended = RequestLabels { route: Arc::clone(&route), outcome, reason };
         self.requests.get_or_create(&ended).inc();
-        self.request_time.get_or_create(&OfRoute { route }).observe(took.as_secs_f64());
+        self.request_time.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn step(&self, operation: Operation, result: StepResult, took: Duration) {
-        let ended = StepEnded { operation: operation.as_str(), result: result.as_str() };
+    pub(crate) fn step(&self, operation: StoreOperation, result: StoreResult, took: Duration) {
+        let ended = StepLabels { operation: operation.as_str(), result: result.as_str() };
         self.steps.get_or_create(&ended).observe(took.as_secs_f64());
-        if result == StepResult::Orphan {
+        if result == StoreResult::Orphan {
             self.orphans.inc();
         }
     }
 
-    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamAnswer, took: Duration) {
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
         let upstream = Arc::clone(upstream);
-        let answered = Answered { upstream: Arc::clone(&upstream), answer: answer.as_str() };
+        let answered =
+            UpstreamResultLabels { upstream: Arc::clone(&upstream), answer: answer.as_str() };
         self.upstream_answers.get_or_create(&answered).inc();
-        self.upstream_time.get_or_create(&OfUpstream { upstream }).observe(took.as_secs_f64());
+        self.upstream_time.get_or_create(&UpstreamLabels { upstream }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn connected(&self) {
+    pub(crate) fn connection_opened(&self) {
         self.accepted.inc();
         self.connections.inc();
     }
 
-    pub(crate) fn disconnected(&self) {
+    pub(crate) fn connection_closed(&self) {
         self.connections.dec();
     }
 
     pub(crate) fn reloaded(&self, taken: bool) {
         let result = if taken { "taken" } else { "refused" };
-        self.reloads.get_or_create(&Reloaded { result }).inc();
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
     }
 
     /// How many requests of a route ended so.
@@ -202,7 +203,7 @@ impl Metrics {
         outcome: &'static str,
         reason: &'static str,
     ) -> u64 {
-        let ended = Ended { route: Arc::clone(route), outcome, reason };
+        let ended = RequestLabels { route: Arc::clone(route), outcome, reason };
         self.requests.get(&ended).map_or(0, |count| count.get())
     }
 
@@ -214,7 +215,7 @@ impl Metrics {
 
 /// What a store was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(crate) enum StoreOperation {
     Claim,
     Settle,
     Release,
@@ -222,7 +223,7 @@ pub(crate) enum Operation {
     Lookup,
 }
 
-impl Operation {
+impl StoreOperation {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
@@ -236,7 +237,7 @@ impl Operation {
 
 /// What it answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StepResult {
+pub(crate) enum StoreResult {
     /// Done, or granted.
     Ok,
     /// Somebody holds the record.
@@ -248,7 +249,7 @@ pub(crate) enum StepResult {
     Failed(ErrorKind),
 }
 
-impl StepResult {
+impl StoreResult {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -267,7 +268,7 @@ impl StepResult {
 
 /// What came of a request to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamAnswer {
+pub(crate) enum UpstreamResult {
     Status(StatusCode),
     /// It was not sent.
     Unsent,
@@ -277,7 +278,7 @@ pub(crate) enum UpstreamAnswer {
     Late,
 }
 
-impl UpstreamAnswer {
+impl UpstreamResult {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Status(status) => match status.as_u16() {
@@ -295,20 +296,20 @@ impl UpstreamAnswer {
 }
 
 /// What a request came to, in two words: the kind, and the reason where there are several.
-pub(crate) const fn words(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
+pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
     match outcome {
         Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
         Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
         Some(Outcome::Replayed) => ("replayed", ""),
         Some(Outcome::Refused(code)) => ("refused", code.as_str()),
-        Some(Outcome::Bypassed(passed)) => ("passed", passed_as(*passed)),
+        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
         // Where no policy is: unprotected routes, and what finds no route.
         _ => ("passed", "unprotected-route"),
     }
 }
 
 /// Every reason for which a request passes.
-pub(crate) const PASSED: [&str; 9] = [
+pub(crate) const BYPASS_REASONS: [&str; 9] = [
     "not-http",
     "method",
     "no-key",
@@ -320,8 +321,8 @@ pub(crate) const PASSED: [&str; 9] = [
     "other",
 ];
 
-const fn passed_as(passed: Bypass) -> &'static str {
-    match passed {
+const fn bypass_reason(bypass: Bypass) -> &'static str {
+    match bypass {
         Bypass::NotHttp => "not-http",
         Bypass::Method { .. } => "method",
         Bypass::NoKey => "no-key",
@@ -334,42 +335,42 @@ const fn passed_as(passed: Bypass) -> &'static str {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct RequestLabels {
     route: Arc<str>,
     outcome: &'static str,
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoute {
+struct RouteLabels {
     route: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StepEnded {
+struct StepLabels {
     operation: &'static str,
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct UpstreamResultLabels {
     upstream: Arc<str>,
     answer: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfUpstream {
+struct UpstreamLabels {
     upstream: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfAddress {
+struct AddressLabels {
     upstream: String,
     address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reloaded {
+struct ReloadLabels {
     result: &'static str,
 }
 
@@ -381,7 +382,7 @@ fn step_buckets() -> Histogram {
     Histogram::new(STEP_BUCKETS_SECS)
 }
 
-const NOW: [(&str, &str); 7] = [
+const CURRENT: [(&str, &str); 7] = [
     ("executing", "Executions under a key"),
     ("waiting", "Requests that wait for another one's end"),
     ("unconfirmed", "Steps that the store has not confirmed"),

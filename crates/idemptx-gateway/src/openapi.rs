@@ -9,7 +9,7 @@
 //! All of it carries a mark, so that a second run replaces what the first one has added, and
 //! nothing that somebody wrote is changed.
 
-mod add;
+mod annotate;
 mod node;
 
 use std::error::Error;
@@ -28,7 +28,7 @@ use crate::config::Config;
 ///
 /// Comments of a YAML document are not kept.
 #[derive(Debug, Args)]
-pub(crate) struct OpenApi {
+pub(crate) struct OpenApiArgs {
     /// The document, of OpenAPI 3.0 or later, as JSON or YAML.
     #[arg(long, value_name = "FILE")]
     merge: PathBuf,
@@ -46,15 +46,17 @@ pub(crate) struct OpenApi {
     policy: String,
 }
 
-impl OpenApi {
+impl OpenApiArgs {
     /// Reads, adds and writes.
     pub(crate) fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let text = std::fs::read_to_string(&self.merge)
             .map_err(|error| format!("{}: {error}", self.merge.display()))?;
         let (mut document, format) =
             Node::read(&text).map_err(|error| format!("{}: {error}", self.merge.display()))?;
-        let promises = self.promises()?;
-        let added = add::to(&mut document, |method, path| promises.of(method, path))?;
+        let policy_source = self.policy_source()?;
+        let added = annotate::annotate(&mut document, |method, path| {
+            policy_source.policy_for(method, path)
+        })?;
         let text = document.write(format)?;
         match &self.output {
             Some(file) => std::fs::write(file, text)?,
@@ -64,28 +66,28 @@ impl OpenApi {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn promises(&self) -> Result<Promises, Box<dyn Error>> {
+    fn policy_source(&self) -> Result<PolicySource, Box<dyn Error>> {
         match &self.config {
-            Some(file) => Ok(Promises::Routes(Box::new(Config::load(file)?))),
+            Some(file) => Ok(PolicySource::Routes(Box::new(Config::load(file)?))),
             None => {
                 let policy = Policy::from_json(self.profile, &self.policy)?;
-                Ok(Promises::Everywhere(Box::new(policy)))
+                Ok(PolicySource::Everywhere(Box::new(policy)))
             }
         }
     }
 }
 
 /// Which policy an operation has.
-enum Promises {
+enum PolicySource {
     Everywhere(Box<Policy>),
     Routes(Box<Config>),
 }
 
-impl Promises {
+impl PolicySource {
     /// The policy in force, if keys are for this operation.
     ///
     /// A parameter of the path is taken as one segment of it; a route's host does not count.
-    fn of(&self, method: &Method, path: &str) -> Option<&Policy> {
+    fn policy_for(&self, method: &Method, path: &str) -> Option<&Policy> {
         let policy = match self {
             Self::Everywhere(policy) => policy,
             Self::Routes(config) => {

@@ -4,26 +4,26 @@ use tokio::sync::{mpsc, watch};
 
 /// Asks connections to close, and knows when they have.
 #[derive(Debug)]
-pub(crate) struct Ending {
+pub(crate) struct ShutdownTrigger {
     close: watch::Sender<bool>,
     open: mpsc::Receiver<()>,
 }
 
 /// Held by every connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Closing {
+pub(crate) struct ShutdownWatch {
     close: watch::Receiver<bool>,
     _open: mpsc::Sender<()>,
 }
 
 /// Both ends.
-pub(crate) fn ending() -> (Ending, Closing) {
+pub(crate) fn channel() -> (ShutdownTrigger, ShutdownWatch) {
     let (close, closing) = watch::channel(false);
     let (held, open) = mpsc::channel(1);
-    (Ending { close, open }, Closing { close: closing, _open: held })
+    (ShutdownTrigger { close, open }, ShutdownWatch { close: closing, _open: held })
 }
 
-impl Ending {
+impl ShutdownTrigger {
     /// Asks all to close, and waits until the last has.
     pub(crate) async fn finish(&mut self) {
         self.close.send_replace(true);
@@ -32,9 +32,9 @@ impl Ending {
     }
 }
 
-impl Closing {
+impl ShutdownWatch {
     /// Resolves when it is time to close.
-    pub(crate) async fn announced(&mut self) {
+    pub(crate) async fn requested(&mut self) {
         // Without anybody to announce it, it is time as well.
         let _ = self.close.wait_for(|close| *close).await;
     }

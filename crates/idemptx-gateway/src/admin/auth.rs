@@ -17,66 +17,70 @@ use http::{HeaderMap, Method, StatusCode};
 ///
 /// What changes something needs a header that no other site can make a browser send without asking
 /// us first, which we never permit (CORS); cookies are not looked at.
-pub(super) struct Gate {
+pub(super) struct AccessPolicy {
     token: Option<blake3::Hash>,
 }
 
 /// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum AccessDenied {
     /// Not for us, by its `Host`.
-    Misdirected,
+    WrongHost,
     /// Without the token.
     Unauthorized,
     /// Perhaps sent by another site.
     Forged,
 }
 
-impl Gate {
+impl AccessPolicy {
     pub(super) fn new(token: Option<&str>) -> Self {
         Self { token: token.map(|token| blake3::hash(token.as_bytes())) }
     }
 
     /// Whether the request is for this listener; asked of every one.
-    pub(super) fn is_ours(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
         if self.token.is_some() || is_loopback(headers) {
             return Ok(());
         }
-        Err(Refusal::Misdirected)
+        Err(AccessDenied::WrongHost)
     }
 
     /// Whether whoever asks may know, and change something if that is what they ask for.
-    pub(super) fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.is_ours(headers)?;
+    pub(super) fn authorize(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(), AccessDenied> {
+        self.check_host(headers)?;
         if let Some(token) = &self.token {
             let shown = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-            let shown = shown.and_then(bearer).ok_or(Refusal::Unauthorized)?;
+            let shown = shown.and_then(bearer).ok_or(AccessDenied::Unauthorized)?;
             // Hashes are compared in constant time, and tell nothing of a length.
             if blake3::hash(shown) != *token {
-                return Err(Refusal::Unauthorized);
+                return Err(AccessDenied::Unauthorized);
             }
         }
         let reads = *method == Method::GET || *method == Method::HEAD;
         if !reads && !is_deliberate(headers) {
-            return Err(Refusal::Forged);
+            return Err(AccessDenied::Forged);
         }
         Ok(())
     }
 }
 
-impl Refusal {
+impl AccessDenied {
     pub(super) const fn status(self) -> StatusCode {
         match self {
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forged => StatusCode::FORBIDDEN,
         }
     }
 
     /// For the log.
-    pub(super) const fn told(self) -> &'static str {
+    pub(super) const fn log_text(self) -> &'static str {
         match self {
-            Self::Misdirected => "somebody asked the admin listener by another name",
+            Self::WrongHost => "somebody asked the admin listener by another name",
             Self::Unauthorized => "somebody asked the admin listener without its token",
             Self::Forged => "something that another site may have sent was refused",
         }
@@ -84,7 +88,7 @@ impl Refusal {
 
     pub(super) const fn detail(self) -> &'static str {
         match self {
-            Self::Misdirected => {
+            Self::WrongHost => {
                 "Without a token this listener is for loopback names only: ask `localhost` or \
                  `127.0.0.1`, or set `token` under `[admin]`."
             }
@@ -140,50 +144,54 @@ mod tests {
 
     #[test]
     fn without_a_token_only_loopback_names_are_answered() {
-        let gate = Gate::new(None);
+        let gate = AccessPolicy::new(None);
         for host in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "127.8.8.8", "[::1]:9901"] {
-            assert_eq!(gate.admit(&Method::GET, &headers(&[("host", host)])), Ok(()), "{host}");
+            assert_eq!(gate.authorize(&Method::GET, &headers(&[("host", host)])), Ok(()), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", ""] {
-            let admitted = gate.admit(&Method::GET, &headers(&[("host", host)]));
-            assert_eq!(admitted, Err(Refusal::Misdirected), "{host}");
+            let admitted = gate.authorize(&Method::GET, &headers(&[("host", host)]));
+            assert_eq!(admitted, Err(AccessDenied::WrongHost), "{host}");
         }
-        assert_eq!(gate.is_ours(&HeaderMap::new()), Err(Refusal::Misdirected));
+        assert_eq!(gate.check_host(&HeaderMap::new()), Err(AccessDenied::WrongHost));
     }
 
     #[test]
     fn with_a_token_it_must_be_shown() {
-        let gate = Gate::new(Some("s3cret"));
+        let gate = AccessPolicy::new(Some("s3cret"));
         let admitted = |value| {
-            gate.admit(&Method::GET, &headers(&[("host", "any"), ("authorization", value)]))
+            gate.authorize(&Method::GET, &headers(&[("host", "any"), ("authorization", value)]))
         };
         assert_eq!(admitted("Bearer s3cret"), Ok(()));
         assert_eq!(admitted("bearer s3cret"), Ok(()));
         for value in ["", "s3cret", "Basic s3cret", "Bearer s3cre", "Bearer s3crett", "Bearer"] {
-            assert_eq!(admitted(value), Err(Refusal::Unauthorized), "{value}");
+            assert_eq!(admitted(value), Err(AccessDenied::Unauthorized), "{value}");
         }
         let cookie = headers(&[("host", "any"), ("cookie", "token=s3cret")]);
-        assert_eq!(gate.admit(&Method::GET, &cookie), Err(Refusal::Unauthorized));
+        assert_eq!(gate.authorize(&Method::GET, &cookie), Err(AccessDenied::Unauthorized));
     }
 
     #[test]
     fn what_another_site_can_send_changes_nothing() {
-        let gate = Gate::new(None);
+        let gate = AccessPolicy::new(None);
         let ours = [
             ("host", "localhost"),
             ("content-type", "application/json"),
             ("idempotency-admin", "alice"),
         ];
-        assert_eq!(gate.admit(&Method::POST, &headers(&ours)), Ok(()));
+        assert_eq!(gate.authorize(&Method::POST, &headers(&ours)), Ok(()));
         for left_out in ["content-type", "idempotency-admin"] {
             let lines: Vec<_> = ours.into_iter().filter(|(name, _)| *name != left_out).collect();
-            let admitted = gate.admit(&Method::POST, &headers(&lines));
-            assert_eq!(admitted, Err(Refusal::Forged), "{left_out}");
+            let admitted = gate.authorize(&Method::POST, &headers(&lines));
+            assert_eq!(admitted, Err(AccessDenied::Forged), "{left_out}");
         }
         for site in ["cross-site", "same-site"] {
             let mut lines = ours.to_vec();
             lines.push(("sec-fetch-site", site));
-            assert_eq!(gate.admit(&Method::POST, &headers(&lines)), Err(Refusal::Forged), "{site}");
+            assert_eq!(
+                gate.authorize(&Method::POST, &headers(&lines)),
+                Err(AccessDenied::Forged),
+                "{site}"
+            );
         }
     }
 }

@@ -14,15 +14,15 @@ use idemptx_core::store::Store;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use super::desk::Desk;
+use super::router::AdminService;
 use crate::network::{TcpListener, TcpStream};
-use crate::proxy::Plan;
+use crate::proxy::RoutingTable;
 
 /// Answers operators until it is dropped.
-pub(crate) async fn listen(socket: TcpListener, desk: Arc<Desk>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub(crate) async fn listen(socket: TcpListener, desk: Arc<AdminService>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let desk = Arc::clone(&desk);
@@ -44,21 +44,21 @@ pub(crate) async fn listen(socket: TcpListener, desk: Arc<Desk>) {
 }
 
 /// Asks the store now and then whether it is there, when requests do not.
-pub(crate) async fn look_after_store(plans: watch::Receiver<Arc<Plan>>) {
-    let nobody = RecordId::from_bytes([0; RecordId::BYTES]);
+pub(crate) async fn poll_store(tables: watch::Receiver<Arc<RoutingTable>>) {
+    let absent_id = RecordId::from_bytes([0; RecordId::BYTES]);
     loop {
-        let store = Arc::clone(&plans.borrow().store);
-        let health = store.observer().health();
-        if !health.has_answered_within(LOOK_EVERY) {
-            health.asked();
+        let store = Arc::clone(&tables.borrow().store);
+        let health = store.recorder().readiness();
+        if !health.store_answered_within(POLL_INTERVAL) {
+            health.store_asked();
             // An answer of any kind is taken down by the observer on its way.
-            let _ = timeout(LOOK_EVERY, store.lookup(&nobody)).await;
+            let _ = timeout(POLL_INTERVAL, store.lookup(&absent_id)).await;
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn serve(io: TokioIo<TcpStream>, peer: SocketAddr, desk: Arc<Desk>) {
+async fn serve(io: TokioIo<TcpStream>, peer: SocketAddr, desk: Arc<AdminService>) {
     let service = service_fn(move |request: http::Request<Incoming>| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(desk.answer(peer.ip(), request).await) }
@@ -73,5 +73,5 @@ async fn serve(io: TokioIo<TcpStream>, peer: SocketAddr, desk: Arc<Desk>) {
 const CONNECTIONS_MAX: usize = 64;
 const CONNECTION_MAX: Duration = Duration::from_secs(600);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -18,10 +18,9 @@
 pub(crate) mod actions;
 mod api;
 mod auth;
-mod desk;
 mod listener;
-pub(crate) mod shown;
-pub(crate) mod story;
+mod router;
+pub(crate) mod view;
 
-pub(crate) use self::desk::Desk;
-pub(crate) use self::listener::{listen, look_after_store};
+pub(crate) use self::listener::{listen, poll_store};
+pub(crate) use self::router::AdminService;

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 
 /// What came back, and how long it took.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct TimedResponse {
     pub(super) response: Response<Bytes>,
     pub(super) took: Duration,
 }
 
-impl Answer {
+impl TimedResponse {
     pub(super) fn is_replay(&self) -> bool {
         self.response.headers().get("idempotent-replayed").is_some_and(|it| it == "true")
     }
@@ -30,11 +30,11 @@ impl Answer {
 }
 
 /// Orders `body` under `key`; dropping the future closes the connection.
-pub(super) async fn order(
+pub(super) async fn send_order(
     address: SocketAddr,
     key: &str,
     body: &str,
-) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+) -> Result<TimedResponse, Box<dyn Error + Send + Sync>> {
     let began = Instant::now();
     let request = Request::post("/orders")
         .header(HOST, address.to_string())
@@ -49,5 +49,5 @@ pub(super) async fn order(
     };
     // The connection ends once the exchange has let go of it.
     let (answered, _) = tokio::join!(exchange, connection);
-    Ok(Answer { response: answered?, took: began.elapsed() })
+    Ok(TimedResponse { response: answered?, took: began.elapsed() })
 }

@@ -9,8 +9,8 @@ use idemptx_core::fingerprint::HeaderRule;
 use idemptx_core::policy::ScopeRule;
 use idemptx_core::response_headers::{IDEMPOTENCY_OUTCOME, IDEMPOTENCY_STORED};
 
-use super::fault::Fault;
-use super::plan::Route;
+use super::fault::ProxyError;
+use super::routing_table::ActiveRoute;
 use crate::config::{Protection, ScopeSource};
 
 /// Takes off a request what is not for the upstream, or could be mistaken there for ours.
@@ -20,20 +20,23 @@ use crate::config::{Protection, ScopeSource};
 /// A field that `Connection` names is taken off (RFC 9110 §7.6.1).
 /// Where the key, its scope or the fingerprint depends on it the request is refused instead: it
 /// would mean something else behind us than in front.
-pub(super) fn strip_request<B>(request: &mut Request<B>, route: &Route) -> Result<(), Fault> {
+pub(super) fn strip_request<B>(
+    request: &mut Request<B>,
+    route: &ActiveRoute,
+) -> Result<(), ProxyError> {
     join_cookies(request.headers_mut());
     // Most requests have none of it, and to look once costs less than to remove one by one.
     if !request.headers().keys().any(is_for_one_connection) {
         return Ok(());
     }
-    let upgrade = super::upgrade::permitted(request, route);
+    let upgrade = super::upgrade::permitted_protocol(request, route);
     let headers = request.headers_mut();
     if headers.contains_key(CONNECTION) {
-        let nominated = nominated(headers)?;
-        if nominated.iter().any(|name| route.relies_on(name)) {
-            return Err(Fault::NominatedField);
+        let connection_options = connection_options(headers)?;
+        if connection_options.iter().any(|name| route.depends_on(name)) {
+            return Err(ProxyError::NominatedField);
         }
-        for name in nominated.iter().filter(|name| **name != TE && **name != UPGRADE) {
+        for name in connection_options.iter().filter(|name| **name != TE && **name != UPGRADE) {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
@@ -58,8 +61,8 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
         return;
     }
     if headers.contains_key(CONNECTION) {
-        let nominated = nominated(headers).unwrap_or_default();
-        for name in nominated {
+        let connection_options = connection_options(headers).unwrap_or_default();
+        for name in connection_options {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
@@ -70,12 +73,12 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
 }
 
 /// What stands in `Connection`, but for `close` and `keep-alive`.
-fn nominated(headers: &HeaderMap) -> Result<Vec<HeaderName>, Fault> {
+fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ProxyError> {
     let mut names = Vec::new();
     for line in headers.get_all(CONNECTION) {
-        let line = line.to_str().map_err(|_| Fault::NominatedField)?;
+        let line = line.to_str().map_err(|_| ProxyError::NominatedField)?;
         for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let name = name.parse().map_err(|_| Fault::NominatedField)?;
+            let name = name.parse().map_err(|_| ProxyError::NominatedField)?;
             names.push(name);
         }
     }
@@ -117,7 +120,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Fields that a policy depends on.
-pub(super) fn relied_on(protection: &Protection) -> Vec<HeaderName> {
+pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
     let policy = &protection.policy;
     let mut names = policy.header_names.clone();
     match &policy.scope {

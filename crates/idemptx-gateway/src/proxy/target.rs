@@ -4,7 +4,7 @@ use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri};
 
-use super::fault::Fault;
+use super::fault::ProxyError;
 
 /// Finds the host that a request is for, and leaves the target in origin form.
 ///
@@ -14,27 +14,27 @@ use super::fault::Fault;
 ///
 /// A target and a `Host` that differ, several of them, or none, are refused: whoever is in front
 /// of us or behind may take the other one.
-pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, Fault> {
+pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError> {
     if !has_usual_form(request) {
-        return Err(Fault::BadTarget);
+        return Err(ProxyError::BadTarget);
     }
     let named = request.uri().authority().cloned();
     let mut lines = request.headers().get_all(HOST).iter();
     let host = match (lines.next(), lines.next()) {
-        (Some(line), None) => Some(authority(line).ok_or(Fault::BadTarget)?),
+        (Some(line), None) => Some(authority(line).ok_or(ProxyError::BadTarget)?),
         (None, _) => None,
-        (Some(_), Some(_)) => return Err(Fault::BadTarget),
+        (Some(_), Some(_)) => return Err(ProxyError::BadTarget),
     };
     let authority = match (named, host) {
-        (Some(named), Some(host)) if named != host => return Err(Fault::BadTarget),
+        (Some(named), Some(host)) if named != host => return Err(ProxyError::BadTarget),
         (Some(one), _) | (None, Some(one)) => one,
-        (None, None) => return Err(Fault::BadTarget),
+        (None, None) => return Err(ProxyError::BadTarget),
     };
     if authority.as_str().contains('@') || !has_usual_port(&authority) {
-        return Err(Fault::BadTarget);
+        return Err(ProxyError::BadTarget);
     }
     if request.uri().authority().is_some() {
-        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::BadTarget)?;
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| ProxyError::BadTarget)?;
         request.headers_mut().insert(HOST, value);
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));

@@ -15,21 +15,21 @@ use crate::config::{Jwt, JwtKey};
 
 /// Verifies tokens, and takes the scope from one of their claims.
 #[derive(Clone)]
-pub(super) struct Tokens(Arc<Rule>);
+pub(super) struct TokenVerifier(Arc<VerifierState>);
 
-struct Rule {
+struct VerifierState {
     config: Jwt,
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
 }
 
-struct Key {
+struct VerificationKey {
     /// Its name, where keys have names.
     id: Option<String>,
     key: DecodingKey,
     validation: Validation,
 }
 
-impl Tokens {
+impl TokenVerifier {
     /// Reads the keys.
     pub(super) fn new(config: &Jwt) -> Result<Self, TokenError> {
         let validation = |algorithms: &[Algorithm]| {
@@ -53,26 +53,26 @@ impl Tokens {
         let named = &config.algorithms;
         let keys = match &config.key {
             JwtKey::Secret(secret) => {
-                let algorithms = chosen(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
+                let algorithms = algorithms_for(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
                 let key = DecodingKey::from_secret(secret.as_bytes());
-                vec![Key { id: None, key, validation: validation(&algorithms) }]
+                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
             }
             JwtKey::Pem(path) => {
                 let text = read(path)?;
-                let (key, default) = public(&text).ok_or_else(|| unusable(path, NO_KEY))?;
-                let algorithms = chosen(named, default, key.family())?;
-                vec![Key { id: None, key, validation: validation(&algorithms) }]
+                let (key, default) = public_key(&text).ok_or_else(|| unusable(path, NO_KEY))?;
+                let algorithms = algorithms_for(named, default, key.family())?;
+                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
             }
             JwtKey::Set(path) => {
                 let set: JwkSet =
                     serde_json::from_slice(&read(path)?).map_err(|it| unusable(path, it))?;
                 let mut keys = Vec::new();
                 for jwk in &set.keys {
-                    let (key, algorithm) = of_set(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
+                    let (key, algorithm) = from_jwk(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
                     if named.is_empty() || named.contains(&algorithm) {
                         let (id, validation) =
                             (jwk.common.key_id.clone(), validation(&[algorithm]));
-                        keys.push(Key { id, key, validation });
+                        keys.push(VerificationKey { id, key, validation });
                     }
                 }
                 keys
@@ -81,7 +81,7 @@ impl Tokens {
         if keys.is_empty() {
             return Err(TokenError(NO_KEY.into()));
         }
-        Ok(Self(Arc::new(Rule { config: config.clone(), keys })))
+        Ok(Self(Arc::new(VerifierState { config: config.clone(), keys })))
     }
 
     /// Whose key a request carries, if its token is good.
@@ -91,7 +91,7 @@ impl Tokens {
     /// Only algorithms of the key's own family are accepted, whatever the token says of itself;
     /// one without an expiry is refused.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
-        let Rule { config, keys } = &*self.0;
+        let VerifierState { config, keys } = &*self.0;
         let mut lines = parts.headers.get_all(&config.header).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return None };
         let token = line.to_str().ok()?.trim();
@@ -111,7 +111,7 @@ impl Tokens {
     }
 }
 
-impl Key {
+impl VerificationKey {
     fn is_for(&self, id: Option<&str>, algorithm: Algorithm) -> bool {
         let named = match (&self.id, id) {
             (Some(own), Some(id)) => own == id,
@@ -121,7 +121,7 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").finish_non_exhaustive()
     }
@@ -140,7 +140,7 @@ impl fmt::Display for TokenError {
 impl Error for TokenError {}
 
 /// The algorithms that are named, which must be of the key's family, or the default.
-fn chosen(
+fn algorithms_for(
     named: &[Algorithm],
     default: &[Algorithm],
     family: AlgorithmFamily,
@@ -152,14 +152,14 @@ fn chosen(
 }
 
 /// A public key, and what it verifies unless something else is said.
-fn public(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
+fn public_key(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
     let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, RSA));
     let curve = || DecodingKey::from_ec_pem(pem).map(|key| (key, CURVE));
     let edwards = || DecodingKey::from_ed_pem(pem).map(|key| (key, EDWARDS));
     rsa.or_else(|_| curve()).or_else(|_| edwards()).ok()
 }
 
-fn of_set(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
+fn from_jwk(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
     let algorithm = jwk.common.key_algorithm?.to_string().parse().ok()?;
     Some((DecodingKey::from_jwk(jwk).ok()?, algorithm))
 }

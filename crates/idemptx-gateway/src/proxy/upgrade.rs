@@ -9,16 +9,19 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::body::{AnswerBody, Outgoing};
-use super::forward::{Peer, address, unanswered};
+use super::bodies::{DownstreamBody, UpstreamRequestBody};
+use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
-use super::plan::Route;
+use super::routing_table::ActiveRoute;
 use crate::config::UpstreamVersion;
 
 /// The protocol that a request may change to.
 ///
 /// Requests under a key, or with a body, do not change protocols.
-pub(super) fn permitted<B>(request: &Request<B>, route: &Route) -> Option<HeaderValue> {
+pub(super) fn permitted_protocol<B>(
+    request: &Request<B>,
+    route: &ActiveRoute,
+) -> Option<HeaderValue> {
     let mut lines = request.headers().get_all(UPGRADE).iter();
     let (Some(protocol), None) = (lines.next(), lines.next()) else { return None };
     let names_it = request.headers().get_all(CONNECTION).iter().any(|line| {
@@ -46,20 +49,20 @@ pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
 
 /// Forwards such a request, and joins both connections once the upstream agrees.
 pub(super) async fn answer(
-    route: &Route,
+    route: &ActiveRoute,
     peer: &Peer,
     mut request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Response<DownstreamBody> {
     let client = hyper::upgrade::on(&mut request);
-    address(route, peer, &mut request);
+    rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let request = request.map(|_| Outgoing::empty());
+    let request = request.map(|_| UpstreamRequestBody::empty());
     let mut response = match route.send(request).await {
         Ok(response) => response,
-        Err(lost) => return unanswered(route, &lost, false).map(AnswerBody::Plain),
+        Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::Plain),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(AnswerBody::Plain);
+        return response.map(DownstreamBody::Plain);
     }
     let upstream = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
@@ -69,5 +72,5 @@ pub(super) async fn answer(
             let _ = copy_bidirectional(&mut client, &mut upstream).await;
         }
     });
-    response.map(AnswerBody::Plain)
+    response.map(DownstreamBody::Plain)
 }

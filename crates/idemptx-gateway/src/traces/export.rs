@@ -26,27 +26,27 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::runtime::Handle;
 
-use crate::cli::told;
 use crate::config::Traces;
+use crate::error::error_text;
 use crate::serve::StartError;
 
 /// What sees that spans are exported.
 #[derive(Debug)]
-pub(super) struct Export {
+pub(super) struct ExportPipeline {
     provider: SdkTracerProvider,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl Export {
+impl ExportPipeline {
     pub(super) fn start(config: &Traces) -> Result<Self, StartError> {
-        let queue = Arc::new(Queue { max: config.queue_max, ..Queue::default() });
-        let exporter = Counted { exporter: exporter(config)?, queue: Arc::clone(&queue) };
+        let queue = Arc::new(SpanBudget { max: config.queue_max, ..SpanBudget::default() });
+        let exporter = CountingExporter { exporter: exporter(config)?, queue: Arc::clone(&queue) };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(config.queue_max)
             .with_max_export_batch_size(config.queue_max.min(BATCH_MAX))
             .build();
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
-        let processor = Bounded { batches, queue: Arc::clone(&queue) };
+        let processor = BoundedProcessor { batches, queue: Arc::clone(&queue) };
         let builder = SdkTracerProvider::builder()
             .with_resource(resource(config))
             .with_span_processor(processor);
@@ -69,9 +69,9 @@ impl Export {
     }
 
     /// Exports what waits, and ends; a collector that takes its time is not waited for.
-    pub(super) async fn end(&self) {
+    pub(super) async fn shutdown(&self) {
         let provider = self.provider.clone();
-        let ending = move || provider.shutdown_with_timeout(END_MAX);
+        let ending = move || provider.shutdown_with_timeout(SHUTDOWN_MAX);
         if !matches!(tokio::task::spawn_blocking(ending).await, Ok(Ok(()))) {
             tracing::warn!("the last spans were not exported in time");
         }
@@ -88,14 +88,15 @@ pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExport
     let tls = crate::tls::client(config.ca.as_deref()).map_err(StartError::Tls)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let client = HyperClient::new(connector.enable_http1().build(), config.timeout, None);
-    let courier = Courier { client, runtime: Handle::current(), failing: AtomicBool::new(false) };
+    let http_client =
+        OtlpHttpClient { client, runtime: Handle::current(), failing: AtomicBool::new(false) };
     let headers = config.headers.iter();
     let headers = headers.filter_map(|(name, value)| {
         Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
     });
     let mut builder = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
-        .with_http_client(courier)
+        .with_http_client(http_client)
         .with_headers(headers.collect())
         .with_protocol(Protocol::HttpBinary)
         .with_timeout(config.timeout);
@@ -120,15 +121,15 @@ fn resource(config: &Traces) -> Resource {
 
 /// How many spans there are, and how many there may be.
 #[derive(Debug, Default)]
-struct Queue {
+struct SpanBudget {
     max: usize,
     waiting: AtomicUsize,
     dropped: AtomicU64,
     abandoned: AtomicBool,
 }
 
-impl Queue {
-    fn has_room(&self) -> bool {
+impl SpanBudget {
+    fn try_reserve(&self) -> bool {
         if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max {
             return true;
         }
@@ -137,7 +138,7 @@ impl Queue {
         false
     }
 
-    fn left(&self, spans: usize, exported: bool) {
+    fn release(&self, spans: usize, exported: bool) {
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
         if !exported {
             self.dropped.fetch_add(spans as u64, Ordering::Relaxed);
@@ -152,16 +153,16 @@ impl Queue {
 /// Lets in so many spans at a time, and counts the others; the library's own queue, behind it,
 /// drops them without telling.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedProcessor {
     batches: BatchSpanProcessor,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl SpanProcessor for Bounded {
+impl SpanProcessor for BoundedProcessor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.queue.has_room() {
+        if self.queue.try_reserve() {
             self.batches.on_end(span);
         }
     }
@@ -185,19 +186,19 @@ impl SpanProcessor for Bounded {
 
 /// Counts the spans that the collector has not taken.
 #[derive(Debug)]
-struct Counted {
+struct CountingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl SpanExporter for Counted {
+impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = match self.queue.is_abandoned() {
             true => Err(OTelSdkError::AlreadyShutdown),
             false => self.exporter.export(batch).await,
         };
-        self.queue.left(spans, exported.is_ok());
+        self.queue.release(spans, exported.is_ok());
         exported
     }
 
@@ -211,19 +212,19 @@ impl SpanExporter for Counted {
 }
 
 /// Sends batches from our runtime: the thread that makes them has none.
-struct Courier {
+struct OtlpHttpClient {
     client: HyperClient<HttpsConnector<HttpConnector>>,
     runtime: Handle,
     failing: AtomicBool,
 }
 
-impl Courier {
+impl OtlpHttpClient {
     /// One line in the log when it begins to fail, and one when it is over.
-    fn tell(&self, answer: &Result<Response<Bytes>, HttpError>) {
+    fn log_transition(&self, answer: &Result<Response<Bytes>, HttpError>) {
         let trouble = match answer {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("the collector answers {}", response.status())),
-            Err(error) => Some(told(&**error)),
+            Err(error) => Some(error_text(&**error)),
         };
         if self.failing.swap(trouble.is_some(), Ordering::Relaxed) == trouble.is_some() {
             return;
@@ -235,7 +236,7 @@ impl Courier {
     }
 }
 
-impl HttpClient for Courier {
+impl HttpClient for OtlpHttpClient {
     fn send_bytes<'a, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -248,13 +249,13 @@ impl HttpClient for Courier {
         let sending = self.runtime.spawn(async move { client.send_bytes(request).await });
         Box::pin(async move {
             let answer = sending.await.map_err(HttpError::from).flatten();
-            self.tell(&answer);
+            self.log_transition(&answer);
             answer
         })
     }
 }
 
-impl fmt::Debug for Courier {
+impl fmt::Debug for OtlpHttpClient {
     /// Without the headers that it is given.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Courier").finish_non_exhaustive()
@@ -264,4 +265,4 @@ impl fmt::Debug for Courier {
 /// Spans in one request to the collector.
 const BATCH_MAX: usize = 512;
 /// How long the end waits for the last ones.
-const END_MAX: Duration = Duration::from_secs(5);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);

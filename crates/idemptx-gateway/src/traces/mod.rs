@@ -8,30 +8,30 @@
 //! ```
 //!
 //! A request's own task carries the span of the request along as OpenTelemetry's current context
-//! ([`Trail`]).
+//! ([`TraceContext`]).
 //! What runs under a key has a task of its own: its trail travels with the request that is handed
 //! to it, and the steps that follow it, on whichever thread, are known by their lease.
 //!
-//! Without the feature `otel` all of this is [`absent`], and costs nothing.
+//! Without the feature `otel` all of this is [`disabled`], and costs nothing.
 //!
 //! # Security
 //!
 //! No key, query, header's value or body is in a span.
 
+#[cfg(feature = "otel")]
+mod context;
 #[cfg(not(feature = "otel"))]
-mod absent;
+mod disabled;
 #[cfg(feature = "otel")]
 mod export;
 #[cfg(feature = "otel")]
-mod leases;
+mod lease_spans;
 #[cfg(feature = "otel")]
 mod spans;
-#[cfg(feature = "otel")]
-mod trail;
 
+#[cfg(feature = "otel")]
+pub(crate) use self::context::TraceContext;
 #[cfg(not(feature = "otel"))]
-pub(crate) use self::absent::{Sending, Traces, Trail};
+pub(crate) use self::disabled::{TraceContext, Tracer, UpstreamSpan};
 #[cfg(feature = "otel")]
-pub(crate) use self::spans::{Sending, Traces};
-#[cfg(feature = "otel")]
-pub(crate) use self::trail::Trail;
+pub(crate) use self::spans::{Tracer, UpstreamSpan};

@@ -15,40 +15,40 @@ use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, Span};
 
-use super::export::{self, Export};
-use super::leases::Leases;
-use super::trail::{Along, Trail};
+use super::context::{Instrumented, TraceContext};
+use super::export::{self, ExportPipeline};
+use super::lease_spans::LeaseSpans;
 use crate::config;
 use crate::config::Origin;
-use crate::metrics::{Operation, StepResult, UpstreamAnswer, words};
-use crate::observe::{Ended, hashed};
-use crate::proxy::{Peer, Route};
+use crate::metrics::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
+use crate::proxy::{ActiveRoute, Peer};
+use crate::recorder::{CompletedRequest, short_id};
 use crate::serve::StartError;
 
 /// Begins spans and has them exported, where that is configured.
 #[derive(Debug)]
-pub(crate) struct Traces(Option<Arc<Tracing>>);
+pub(crate) struct Tracer(Option<Arc<TracerState>>);
 
 /// What spans are begun with; trails lead to it.
 #[derive(Debug)]
-struct Tracing {
+struct TracerState {
     tracer: SdkTracer,
-    leases: Leases,
-    export: Export,
+    lease_spans: LeaseSpans,
+    export: ExportPipeline,
 }
 
-impl Traces {
+impl Tracer {
     /// None at all.
-    pub(crate) const fn none() -> Self {
+    pub(crate) const fn disabled() -> Self {
         Self(None)
     }
 
     /// Exports from now on as the configuration says.
     pub(crate) fn start(config: Option<&config::Traces>) -> Result<Self, StartError> {
-        let Some(config) = config else { return Ok(Self::none()) };
-        let export = Export::start(config)?;
-        let (tracer, leases) = (export.tracer(), Leases::default());
-        Ok(Self(Some(Arc::new(Tracing { tracer, leases, export }))))
+        let Some(config) = config else { return Ok(Self::disabled()) };
+        let export = ExportPipeline::start(config)?;
+        let (tracer, lease_spans) = (export.tracer(), LeaseSpans::default());
+        Ok(Self(Some(Arc::new(TracerState { tracer, lease_spans, export }))))
     }
 
     /// Whether a start would succeed.
@@ -61,14 +61,14 @@ impl Traces {
     /// # Security
     ///
     /// A client can say that its request is to be traced, as W3C Trace Context has it.
-    pub(crate) fn passage<B>(&self, request: &mut Request<B>, peer: &Peer) -> Passage {
-        let Some(tracing) = &self.0 else { return Passage::default() };
+    pub(crate) fn start_request<B>(&self, request: &mut Request<B>, peer: &Peer) -> RequestSpan {
+        let Some(tracing) = &self.0 else { return RequestSpan::default() };
         let parent = parent(request.headers_mut());
         let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Server);
         let mut span = tracing.tracer.build_with_context(builder, &parent);
         if span.is_recording() {
             span.set_attributes([
-                KeyValue::new("http.request.method", word(request.method())),
+                KeyValue::new("http.request.method", known_method(request.method())),
                 KeyValue::new("url.scheme", peer.scheme()),
                 KeyValue::new("url.path", request.uri().path().to_owned()),
                 KeyValue::new("network.protocol.version", version(request.version())),
@@ -76,16 +76,16 @@ impl Traces {
             ]);
         }
         let context = Context::new().with_value(Arc::clone(tracing)).with_span(span);
-        let trail = Trail(Some(context));
-        trail.leave(request.extensions_mut());
-        Passage { trail, name: name(request.method()) }
+        let context = TraceContext(Some(context));
+        context.attach_to(request.extensions_mut());
+        RequestSpan { context, name: name(request.method()) }
     }
 
     /// Begins the span of a step of the store, for whoever asks it.
-    pub(crate) fn step(&self, operation: Operation, lease: Option<&Lease>) -> Step {
-        let Some(tracing) = &self.0 else { return Step(None) };
-        let holder = lease.and_then(|lease| tracing.leases.holder(lease));
-        Step(holder.or_else(current).map(|span| {
+    pub(crate) fn start_step(&self, operation: StoreOperation, lease: Option<&Lease>) -> StoreSpan {
+        let Some(tracing) = &self.0 else { return StoreSpan(None) };
+        let holder = lease.and_then(|lease| tracing.lease_spans.span_of(lease));
+        StoreSpan(holder.or_else(current).map(|span| {
             let builder = SpanBuilder::from_name(operation.as_str());
             let parent = Context::new().with_remote_span_context(span);
             Box::new(tracing.tracer.build_with_context(builder, &parent))
@@ -93,18 +93,18 @@ impl Traces {
     }
 
     /// The request that claimed was granted a lease.
-    pub(crate) fn granted(&self, lease: &Lease) {
+    pub(crate) fn lease_granted(&self, lease: &Lease) {
         if let Some(tracing) = &self.0
             && let Some(span) = current()
         {
-            tracing.leases.hold(lease, span);
+            tracing.lease_spans.insert(lease, span);
         }
     }
 
     /// A lease was settled or released, or lost.
-    pub(crate) fn over(&self, lease: &Lease) {
+    pub(crate) fn lease_ended(&self, lease: &Lease) {
         if let Some(tracing) = &self.0 {
-            tracing.leases.forget(lease);
+            tracing.lease_spans.remove(lease);
         }
     }
 
@@ -116,12 +116,12 @@ impl Traces {
     /// Exports what there is, for a while.
     pub(crate) async fn end(&self) {
         if let Some(tracing) = &self.0 {
-            tracing.export.end().await;
+            tracing.export.shutdown().await;
         }
     }
 }
 
-impl Drop for Traces {
+impl Drop for Tracer {
     fn drop(&mut self) {
         if let Some(tracing) = &self.0 {
             tracing.export.abandon();
@@ -131,16 +131,16 @@ impl Drop for Traces {
 
 /// The span of a client's request.
 #[derive(Debug, Default)]
-pub(crate) struct Passage {
-    trail: Trail,
+pub(crate) struct RequestSpan {
+    context: TraceContext,
     /// What it is called until its route is known.
     name: &'static str,
 }
 
-impl Passage {
+impl RequestSpan {
     /// Its route is known.
-    pub(crate) fn routed(&self, route: &Route) {
-        let Some(context) = &self.trail.0 else { return };
+    pub(crate) fn routed(&self, route: &ActiveRoute) {
+        let Some(context) = &self.context.0 else { return };
         let span = context.span();
         if span.is_recording() {
             let path = route.config.path.to_string();
@@ -151,29 +151,29 @@ impl Passage {
     }
 
     /// Makes what a future does part of it.
-    pub(crate) fn along<F>(&self, future: F) -> Along<F> {
-        self.trail.along(future)
+    pub(crate) fn instrument<F>(&self, future: F) -> Instrumented<F> {
+        self.context.instrument(future)
     }
 
     /// The request has its answer.
-    pub(crate) fn end(mut self, ended: &Ended<'_>) {
-        let Some(context) = self.trail.0.take() else { return };
+    pub(crate) fn end(mut self, completed: &CompletedRequest<'_>) {
+        let Some(context) = self.context.0.take() else { return };
         let span = context.span();
         if span.is_recording() {
-            span.set_attribute(status(ended.status));
-            let (outcome, reason) = words(ended.outcome);
+            span.set_attribute(status(completed.status));
+            let (outcome, reason) = outcome_labels(completed.outcome);
             span.set_attribute(KeyValue::new("idempotency.outcome", outcome));
             if !reason.is_empty() {
                 span.set_attribute(KeyValue::new("idempotency.reason", reason));
             }
-            if let Some(Outcome::Executed { attempt, .. }) = ended.outcome {
+            if let Some(Outcome::Executed { attempt, .. }) = completed.outcome {
                 span.set_attribute(KeyValue::new("idempotency.attempt", i64::from(*attempt)));
             }
-            if let Some(record) = ended.record {
-                span.set_attribute(KeyValue::new("idempotency.key.hash", hashed(record)));
+            if let Some(record) = completed.record {
+                span.set_attribute(KeyValue::new("idempotency.key.hash", short_id(record)));
             }
-            if ended.status >= 500 {
-                span.set_attribute(KeyValue::new(ERROR, ended.status.to_string()));
+            if completed.status >= 500 {
+                span.set_attribute(KeyValue::new(ERROR, completed.status.to_string()));
                 span.set_status(Status::error(""));
             }
         }
@@ -181,9 +181,9 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for RequestSpan {
     fn drop(&mut self) {
-        if let Some(context) = &self.trail.0 {
+        if let Some(context) = &self.context.0 {
             context.span().set_attribute(KeyValue::new(ERROR, "client-gone"));
             context.span().end();
         }
@@ -192,9 +192,9 @@ impl Drop for Passage {
 
 /// The span of a request to one address of an upstream.
 #[derive(Debug)]
-pub(crate) struct Sending(Option<Box<Span>>);
+pub(crate) struct UpstreamSpan(Option<Box<Span>>);
 
-impl Sending {
+impl UpstreamSpan {
     /// Begins it, and names it to the upstream; `resent` counts the addresses before.
     pub(crate) fn begin<B>(
         upstream: &str,
@@ -203,11 +203,13 @@ impl Sending {
         request: &mut Request<B>,
     ) -> Self {
         let here = Context::map_current(|it| Some((Arc::clone(it.get()?), it.clone())));
-        let Some((tracing, context)): Option<(Arc<Tracing>, _)> = here else { return Self(None) };
-        let method = word(request.method());
+        let Some((tracing, context)): Option<(Arc<TracerState>, _)> = here else {
+            return Self(None);
+        };
+        let method = known_method(request.method());
         let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Client);
         let mut span = tracing.tracer.build_with_context(builder, &context);
-        introduce(request.headers_mut(), span.span_context());
+        inject(request.headers_mut(), span.span_context());
         if !span.is_recording() {
             return Self(None);
         }
@@ -226,10 +228,10 @@ impl Sending {
     }
 
     /// The head of an answer came, or none.
-    pub(crate) fn end(mut self, answer: UpstreamAnswer) {
+    pub(crate) fn end(mut self, answer: UpstreamResult) {
         let Some(mut span) = self.0.take() else { return };
         match answer {
-            UpstreamAnswer::Status(code) => {
+            UpstreamResult::Status(code) => {
                 span.set_attribute(status(code.as_u16()));
                 if code.is_client_error() || code.is_server_error() {
                     span.set_attribute(KeyValue::new(ERROR, code.as_u16().to_string()));
@@ -244,7 +246,7 @@ impl Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for UpstreamSpan {
     fn drop(&mut self) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(ERROR, "client-gone"));
@@ -254,25 +256,25 @@ impl Drop for Sending {
 
 /// The span of a step of the store.
 #[derive(Debug)]
-pub(crate) struct Step(Option<Box<Span>>);
+pub(crate) struct StoreSpan(Option<Box<Span>>);
 
-impl Step {
+impl StoreSpan {
     pub(crate) fn is_recording(&self) -> bool {
         self.0.is_some()
     }
 
     /// The store gave an answer, or none.
-    pub(crate) fn end(mut self, result: StepResult) {
+    pub(crate) fn end(mut self, result: StoreResult) {
         let Some(mut span) = self.0.take() else { return };
         span.set_attribute(KeyValue::new("idempotency.store.result", result.as_str()));
-        if let StepResult::Failed(_) = result {
+        if let StoreResult::Failed(_) = result {
             span.set_attribute(KeyValue::new(ERROR, result.as_str()));
             span.set_status(Status::error(""));
         }
     }
 }
 
-impl Drop for Step {
+impl Drop for StoreSpan {
     fn drop(&mut self) {
         // Whoever asked gave up: its time was over, or its client has left.
         if let Some(span) = &mut self.0 {
@@ -303,7 +305,7 @@ fn parent(headers: &mut HeaderMap) -> Context {
 }
 
 /// Names a span to whoever gets the request; the state that came with it stays as it is.
-fn introduce(headers: &mut HeaderMap, span: &SpanContext) {
+fn inject(headers: &mut HeaderMap, span: &SpanContext) {
     let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
     let text = format!("00-{trace}-{id}-{:02x}", flags & TraceFlags::SAMPLED);
     if let Ok(value) = HeaderValue::try_from(text) {
@@ -316,7 +318,7 @@ fn status(code: u16) -> KeyValue {
 }
 
 /// A method that is known; what else a client may write is nobody's name for a span.
-fn word(method: &Method) -> &'static str {
+fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -333,7 +335,7 @@ fn word(method: &Method) -> &'static str {
 
 /// What a span is called after its method.
 fn name(method: &Method) -> &'static str {
-    match word(method) {
+    match known_method(method) {
         "_OTHER" => "HTTP",
         known => known,
     }

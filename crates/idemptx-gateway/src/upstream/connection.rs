@@ -9,21 +9,21 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Origin;
 use crate::network::TcpStream;
-use crate::patient::Patient;
-use crate::proxy::Outgoing;
+use crate::proxy::UpstreamRequestBody;
 use crate::tls::Connector;
+use crate::write_timeout::WriteTimeout;
 
-/// A connection that speaks HTTP/1.1; `room` is kept for as long as it lives.
+/// A connection that speaks HTTP/1.1; `guard` is kept for as long as it lives.
 pub(super) async fn http1<R: Send + 'static>(
     origin: &Origin,
     tls: Option<&Connector>,
-    stall_max: Duration,
-    room: R,
-) -> io::Result<http1::SendRequest<Outgoing>> {
-    let stream = connected(origin, stall_max).await?;
+    write_timeout: Duration,
+    guard: R,
+) -> io::Result<http1::SendRequest<UpstreamRequestBody>> {
+    let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => shake1(TokioIo::new(stream), room).await,
-        Some(tls) => shake1(TokioIo::new(tls.connect(origin, stream).await?), room).await,
+        None => handshake_http1(TokioIo::new(stream), guard).await,
+        Some(tls) => handshake_http1(TokioIo::new(tls.connect(origin, stream).await?), guard).await,
     }
 }
 
@@ -31,23 +31,26 @@ pub(super) async fn http1<R: Send + 'static>(
 pub(super) async fn http2(
     origin: &Origin,
     tls: Option<&Connector>,
-    stall_max: Duration,
-) -> io::Result<http2::SendRequest<Outgoing>> {
-    let stream = connected(origin, stall_max).await?;
+    write_timeout: Duration,
+) -> io::Result<http2::SendRequest<UpstreamRequestBody>> {
+    let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => shake2(TokioIo::new(stream)).await,
-        Some(tls) => shake2(TokioIo::new(tls.connect(origin, stream).await?)).await,
+        None => handshake_http2(TokioIo::new(stream)).await,
+        Some(tls) => handshake_http2(TokioIo::new(tls.connect(origin, stream).await?)).await,
     }
 }
 
-async fn connected(origin: &Origin, stall_max: Duration) -> io::Result<Patient<TcpStream>> {
+async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTimeout<TcpStream>> {
     let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, origin.port())).await?;
     stream.set_nodelay(true)?;
-    Ok(Patient::new(stream, stall_max))
+    Ok(WriteTimeout::new(stream, write_timeout))
 }
 
-async fn shake1<I, R>(io: I, room: R) -> io::Result<http1::SendRequest<Outgoing>>
+async fn handshake_http1<I, R>(
+    io: I,
+    guard: R,
+) -> io::Result<http1::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
     R: Send + 'static,
@@ -57,12 +60,12 @@ where
     tokio::spawn(async move {
         // What goes wrong is told to the request that it goes wrong for.
         let _ = connection.with_upgrades().await;
-        drop(room);
+        drop(guard);
     });
     Ok(sender)
 }
 
-async fn shake2<I>(io: I) -> io::Result<http2::SendRequest<Outgoing>>
+async fn handshake_http2<I>(io: I) -> io::Result<http2::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
 {

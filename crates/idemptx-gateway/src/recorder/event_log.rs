@@ -14,8 +14,8 @@ use idemptx_core::store::ErrorKind;
 
 /// The last events of all records.
 #[derive(Debug)]
-pub(crate) struct Story {
-    shards: Box<[Mutex<Ring>]>,
+pub(crate) struct EventLog {
+    shards: Box<[Mutex<EventBuffer>]>,
     events_max: usize,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Event {
 
 /// One event, or several of the same kind after each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct LoggedEvent {
     pub(crate) event: Event,
     /// When it happened first.
     pub(crate) first: Instant,
@@ -64,15 +64,15 @@ pub(crate) struct Told {
 }
 
 #[derive(Debug, Default)]
-struct Ring {
-    events: VecDeque<(RecordId, Told)>,
+struct EventBuffer {
+    events: VecDeque<(RecordId, LoggedEvent)>,
     /// How many events have been forgotten: the number of the first that is left.
-    forgotten: u64,
+    dropped: u64,
     /// The number of each record's last event.
     last: HashMap<RecordId, u64>,
 }
 
-impl Story {
+impl EventLog {
     pub(crate) fn new() -> Self {
         Self::of(EVENTS_MAX)
     }
@@ -83,49 +83,49 @@ impl Story {
     }
 
     /// Takes down what happened just now.
-    pub(crate) fn tell(&self, id: &RecordId, event: Event) {
-        self.tell_at(id, event, Instant::now());
+    pub(crate) fn record(&self, id: &RecordId, event: Event) {
+        self.record_at(id, event, Instant::now());
     }
 
-    fn tell_at(&self, id: &RecordId, event: Event, now: Instant) {
-        let mut ring = self.ring(id);
-        if let Some(told) = ring.last_of(id)
-            && told.event == event
+    fn record_at(&self, id: &RecordId, event: Event, now: Instant) {
+        let mut shard = self.shard(id);
+        if let Some(logged) = shard.last_event(id)
+            && logged.event == event
         {
-            told.last = now;
-            told.times = told.times.saturating_add(1);
+            logged.last = now;
+            logged.times = logged.times.saturating_add(1);
             return;
         }
-        if ring.events.len() >= self.events_max {
-            ring.forget_first();
+        if shard.events.len() >= self.events_max {
+            shard.drop_oldest();
         }
-        let number = ring.forgotten + ring.events.len() as u64;
-        ring.events.push_back((*id, Told { event, first: now, last: now, times: 1 }));
-        ring.last.insert(*id, number);
+        let number = shard.dropped + shard.events.len() as u64;
+        shard.events.push_back((*id, LoggedEvent { event, first: now, last: now, times: 1 }));
+        shard.last.insert(*id, number);
     }
 
     /// Takes down that a request got the stored answer, which may have come while it was here.
-    pub(crate) fn tell_replayed(&self, id: &RecordId, began: Instant) {
-        self.tell_replayed_at(id, began, Instant::now());
+    pub(crate) fn record_replayed(&self, id: &RecordId, began: Instant) {
+        self.record_replayed_at(id, began, Instant::now());
     }
 
-    fn tell_replayed_at(&self, id: &RecordId, began: Instant, now: Instant) {
-        let waited = self.of_record(id).iter().any(|told| {
-            matches!(told.event, Event::Settled(_) | Event::MetHolder) && told.last >= began
+    fn record_replayed_at(&self, id: &RecordId, began: Instant, now: Instant) {
+        let waited = self.events_of(id).iter().any(|logged| {
+            matches!(logged.event, Event::Settled(_) | Event::MetHolder) && logged.last >= began
         });
-        self.tell_at(id, Event::Replayed { waited }, now);
+        self.record_at(id, Event::Replayed { waited }, now);
     }
 
     /// What is known of a record, oldest first.
-    pub(crate) fn of_record(&self, id: &RecordId) -> Vec<Told> {
-        let ring = self.ring(id);
-        if !ring.last.contains_key(id) {
+    pub(crate) fn events_of(&self, id: &RecordId) -> Vec<LoggedEvent> {
+        let shard = self.shard(id);
+        if !shard.last.contains_key(id) {
             return Vec::new();
         }
-        ring.events.iter().filter(|(of, _)| of == id).map(|(_, told)| *told).collect()
+        shard.events.iter().filter(|(of, _)| of == id).map(|(_, logged)| *logged).collect()
     }
 
-    fn ring(&self, id: &RecordId) -> MutexGuard<'_, Ring> {
+    fn shard(&self, id: &RecordId) -> MutexGuard<'_, EventBuffer> {
         let [.., last] = id.as_bytes();
         let position = usize::from(*last) % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "the position is taken modulo the length")]
@@ -133,19 +133,19 @@ impl Story {
     }
 }
 
-impl Ring {
-    fn last_of(&mut self, id: &RecordId) -> Option<&mut Told> {
+impl EventBuffer {
+    fn last_event(&mut self, id: &RecordId) -> Option<&mut LoggedEvent> {
         let number = self.last.get(id)?;
-        let position = usize::try_from(number.checked_sub(self.forgotten)?).ok()?;
-        self.events.get_mut(position).map(|(_, told)| told)
+        let position = usize::try_from(number.checked_sub(self.dropped)?).ok()?;
+        self.events.get_mut(position).map(|(_, logged)| logged)
     }
 
-    fn forget_first(&mut self) {
+    fn drop_oldest(&mut self) {
         let Some((id, _)) = self.events.pop_front() else { return };
-        if self.last.get(&id) == Some(&self.forgotten) {
+        if self.last.get(&id) == Some(&self.dropped) {
             self.last.remove(&id);
         }
-        self.forgotten += 1;
+        self.dropped += 1;
     }
 }
 
@@ -169,50 +169,50 @@ mod tests {
         RecordId::from_bytes(bytes)
     }
 
-    fn events(story: &Story, number: u8) -> Vec<(Event, u64)> {
-        story.of_record(&id(number)).iter().map(|told| (told.event, told.times)).collect()
+    fn events(log: &EventLog, number: u8) -> Vec<(Event, u64)> {
+        log.events_of(&id(number)).iter().map(|logged| (logged.event, logged.times)).collect()
     }
 
     #[test]
     fn a_records_story_is_told_in_order_and_repeats_are_counted() {
-        let story = Story::new();
-        story.tell(&id(1), Event::Claimed { attempt: 1 });
-        story.tell(&id(1), Event::Renewed);
-        story.tell(&id(2), Event::Claimed { attempt: 1 });
-        story.tell(&id(1), Event::Renewed);
-        story.tell(&id(1), DONE);
-        let told = [(Event::Claimed { attempt: 1 }, 1), (Event::Renewed, 2), (DONE, 1)];
-        assert_eq!(events(&story, 1), told);
-        assert_eq!(events(&story, 2), [(Event::Claimed { attempt: 1 }, 1)]);
-        assert_eq!(events(&story, 3), []);
+        let log = EventLog::new();
+        log.record(&id(1), Event::Claimed { attempt: 1 });
+        log.record(&id(1), Event::Renewed);
+        log.record(&id(2), Event::Claimed { attempt: 1 });
+        log.record(&id(1), Event::Renewed);
+        log.record(&id(1), DONE);
+        let logged = [(Event::Claimed { attempt: 1 }, 1), (Event::Renewed, 2), (DONE, 1)];
+        assert_eq!(events(&log, 1), logged);
+        assert_eq!(events(&log, 2), [(Event::Claimed { attempt: 1 }, 1)]);
+        assert_eq!(events(&log, 3), []);
     }
 
     #[test]
     fn the_oldest_event_is_forgotten_first() {
-        let story = Story::of(SHARDS * 2);
-        story.tell(&id(1), Event::Claimed { attempt: 1 });
-        story.tell(&id(2), Event::Claimed { attempt: 1 });
-        story.tell(&id(1), DONE);
-        assert_eq!(events(&story, 1), [(DONE, 1)]);
-        story.tell(&id(3), DONE);
-        story.tell(&id(3), Event::Released);
-        assert_eq!(events(&story, 1), []);
-        assert_eq!(events(&story, 2), []);
-        assert_eq!(story.ring(&id(1)).last.len(), 1, "the index forgets with the ring");
+        let log = EventLog::of(SHARDS * 2);
+        log.record(&id(1), Event::Claimed { attempt: 1 });
+        log.record(&id(2), Event::Claimed { attempt: 1 });
+        log.record(&id(1), DONE);
+        assert_eq!(events(&log, 1), [(DONE, 1)]);
+        log.record(&id(3), DONE);
+        log.record(&id(3), Event::Released);
+        assert_eq!(events(&log, 1), []);
+        assert_eq!(events(&log, 2), []);
+        assert_eq!(log.shard(&id(1)).last.len(), 1, "the index forgets with the ring");
     }
 
     #[test]
     fn a_request_that_was_here_before_the_answer_has_waited_for_it() {
-        let (story, began) = (Story::new(), Instant::now());
+        let (log, began) = (EventLog::new(), Instant::now());
         let at = |millis| began + Duration::from_millis(millis);
-        story.tell_at(&id(1), DONE, at(10));
-        story.tell_replayed_at(&id(1), at(11), at(12));
-        story.tell_replayed_at(&id(1), at(9), at(13));
-        let told = [
+        log.record_at(&id(1), DONE, at(10));
+        log.record_replayed_at(&id(1), at(11), at(12));
+        log.record_replayed_at(&id(1), at(9), at(13));
+        let logged = [
             (DONE, 1),
             (Event::Replayed { waited: false }, 1),
             (Event::Replayed { waited: true }, 1),
         ];
-        assert_eq!(events(&story, 1), told);
+        assert_eq!(events(&log, 1), logged);
     }
 }

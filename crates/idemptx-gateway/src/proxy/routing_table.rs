@@ -10,58 +10,60 @@ use idemptx::store::AnyStore;
 use idemptx::{Engine, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
-use super::body::Outgoing;
+use super::bodies::UpstreamRequestBody;
 use super::headers;
-use super::token::Tokens;
+use super::token::TokenVerifier;
 use crate::config::{self, Config, Limits, Protection, ScopeSource};
-use crate::metrics::UpstreamAnswer;
-use crate::observe::{Observed, Observer};
+use crate::metrics::UpstreamResult;
+use crate::recorder::{RecordedStore, Recorder};
 use crate::serve::StartError;
 use crate::tls::Acceptor;
-use crate::upstream::{Lost, Upstream, UpstreamBody};
+use crate::upstream::{SendError, UpstreamBody, UpstreamPool};
 
 /// What requests are answered by; replaced as a whole.
-pub(crate) struct Plan {
+pub(crate) struct RoutingTable {
     pub(crate) limits: Limits,
-    pub(crate) routes: Vec<Arc<Route>>,
-    pub(crate) store: Arc<Observed<AnyStore>>,
+    pub(crate) routes: Vec<Arc<ActiveRoute>>,
+    pub(crate) store: Arc<RecordedStore<AnyStore>>,
     /// For each listener, unless it is in clear text.
     pub(crate) tls: Vec<Option<Acceptor>>,
     spool: Spool,
-    upstreams: HashMap<String, Arc<Upstream>>,
+    upstreams: HashMap<String, Arc<UpstreamPool>>,
 }
 
 /// A route with what serves it.
-pub(crate) struct Route {
+pub(crate) struct ActiveRoute {
     pub(crate) config: config::Route,
     /// What metrics and logs call it.
     pub(crate) name: Arc<str>,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) engine: Option<Engine<Arc<Observed<AnyStore>>>>,
+    pub(crate) upstream: Arc<UpstreamPool>,
+    pub(crate) engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
     upstream_name: Arc<str>,
-    relied_on: Vec<HeaderName>,
-    observer: Arc<Observer>,
+    key_headers: Vec<HeaderName>,
+    recorder: Arc<Recorder>,
 }
 
-impl Plan {
-    /// Makes a configuration ready; what the `former` one has of it already goes on being used.
+impl RoutingTable {
+    /// Makes a configuration ready; what the `previous` one has of it already goes on being used.
     pub(crate) fn new(
         config: &Config,
-        store: Arc<Observed<AnyStore>>,
-        former: Option<&Self>,
+        store: Arc<RecordedStore<AnyStore>>,
+        previous: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let spool = match former {
-            Some(former) if former.limits.has_same_spool(&config.limits) => former.spool.clone(),
+        let spool = match previous {
+            Some(previous) if previous.limits.has_same_spool(&config.limits) => {
+                previous.spool.clone()
+            }
             _ => spool(&config.limits),
         };
         let mut upstreams = HashMap::new();
         for config in &config.upstreams {
             // With authorities of its own it is made anew: their file may have changed.
-            let same = former.and_then(|it| it.upstreams.get(&config.name));
+            let same = previous.and_then(|it| it.upstreams.get(&config.name));
             let same = same.filter(|it| it.config == *config && config.ca.is_none());
             let upstream = match same {
                 Some(same) => Arc::clone(same),
-                None => Arc::new(Upstream::new(config.clone()).map_err(StartError::Tls)?),
+                None => Arc::new(UpstreamPool::new(config.clone()).map_err(StartError::Tls)?),
             };
             upstreams.insert(config.name.clone(), upstream);
         }
@@ -71,13 +73,14 @@ impl Plan {
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same = former.and_then(|it| it.engine_for(protection, &config.limits));
-                    let made = || engine_of(protection, &store, &spool, &config.limits);
+                    let same =
+                        previous.and_then(|it| it.reusable_engine(protection, &config.limits));
+                    let made = || build_engine(protection, &store, &spool, &config.limits);
                     same.map_or_else(made, Ok)
                 });
                 let (upstream, engine) = (Arc::clone(upstream), engine.transpose()?);
-                let observer = Arc::clone(store.observer());
-                routes.push(Arc::new(Route::new(route.clone(), upstream, engine, observer)));
+                let recorder = Arc::clone(store.recorder());
+                routes.push(Arc::new(ActiveRoute::new(route.clone(), upstream, engine, recorder)));
             }
         }
         let tls = tls.map_err(StartError::Tls)?;
@@ -102,21 +105,22 @@ impl Plan {
     ///
     /// What is unsafe should be known before the first request, so this waits for a moment; a store
     /// that is away is asked again behind, for as long as the plan is in use.
-    pub(crate) async fn look_at_store(self: &Arc<Self>, told: &Told) {
+    pub(crate) async fn check_store(self: &Arc<Self>, logged: &LoggedFindings) {
         let looks: Vec<_> = self
             .engines()
             .map(|engine| {
-                let (engine, plan, told) = (engine.clone(), Arc::downgrade(self), told.clone());
-                tokio::spawn(look(engine, plan, told))
+                let (engine, table, logged) =
+                    (engine.clone(), Arc::downgrade(self), logged.clone());
+                tokio::spawn(check_until_available(engine, table, logged))
             })
             .collect();
         let all = async {
-            for look in looks {
+            for check_until_available in looks {
                 // One that panics has told nothing, which is all that can be said.
-                let _ = look.await;
+                let _ = check_until_available.await;
             }
         };
-        let _ = timeout(LOOK_MAX, all).await;
+        let _ = timeout(START_CHECK_MAX, all).await;
     }
 
     /// How much would be lost if the process ended now.
@@ -125,11 +129,11 @@ impl Plan {
     }
 
     /// An engine that does the same already, with what it knows of running requests.
-    fn engine_for(
+    fn reusable_engine(
         &self,
         protection: &Protection,
         limits: &Limits,
-    ) -> Option<Engine<Arc<Observed<AnyStore>>>> {
+    ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
         // The keys of tokens are read anew: their files may have changed.
         let read = matches!(protection.scope, ScopeSource::Token(_));
         let same = self.limits.executions_max == limits.executions_max
@@ -141,21 +145,21 @@ impl Plan {
     }
 
     /// Begins to ask upstreams whether they are well.
-    pub(crate) fn begin_checks(&self) {
-        self.upstreams.values().for_each(|upstream| upstream.begin_checks());
+    pub(crate) fn start_health_checks(&self) {
+        self.upstreams.values().for_each(|upstream| upstream.start_health_checks());
     }
 
     /// Ends that for upstreams that are not those of the `next` plan as well.
-    pub(crate) fn end_checks(&self, next: Option<&Self>) {
+    pub(crate) fn stop_health_checks(&self, next: Option<&Self>) {
         for (name, upstream) in &self.upstreams {
             let goes_on = next.and_then(|next| next.upstreams.get(name));
             if !goes_on.is_some_and(|it| Arc::ptr_eq(it, upstream)) {
-                upstream.end_checks();
+                upstream.stop_health_checks();
             }
         }
     }
 
-    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<UpstreamPool>> {
         self.upstreams.values()
     }
 
@@ -164,44 +168,50 @@ impl Plan {
         self.spool.used()
     }
 
-    pub(crate) fn engines(&self) -> impl Iterator<Item = &Engine<Arc<Observed<AnyStore>>>> {
+    pub(crate) fn engines(&self) -> impl Iterator<Item = &Engine<Arc<RecordedStore<AnyStore>>>> {
         self.routes.iter().filter_map(|route| route.engine.as_ref())
     }
 
     /// The first route that is meant.
-    pub(super) fn route(&self, host: &str, method: &Method, path: &str) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|route| route.is_for(host, method, path))
+    pub(super) fn route(
+        &self,
+        host: &str,
+        method: &Method,
+        path: &str,
+    ) -> Option<&Arc<ActiveRoute>> {
+        self.routes.iter().find(|route| route.matches(host, method, path))
     }
 }
 
-impl Route {
+impl ActiveRoute {
     fn new(
         config: config::Route,
-        upstream: Arc<Upstream>,
-        engine: Option<Engine<Arc<Observed<AnyStore>>>>,
-        observer: Arc<Observer>,
+        upstream: Arc<UpstreamPool>,
+        engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
+        recorder: Arc<Recorder>,
     ) -> Self {
-        let relied_on = config.protection.as_ref().map(headers::relied_on).unwrap_or_default();
+        let key_headers =
+            config.protection.as_ref().map(headers::headers_in_use).unwrap_or_default();
         let (name, upstream_name) = (config.name.as_str().into(), config.upstream.as_str().into());
-        Self { config, name, upstream, upstream_name, engine, relied_on, observer }
+        Self { config, name, upstream, upstream_name, engine, key_headers, recorder }
     }
 
     /// Sends a request to the upstream, as [`Upstream::send`], and tells how that went.
     pub(super) async fn send(
         &self,
-        request: Request<Outgoing>,
-    ) -> Result<Response<UpstreamBody>, Lost> {
+        request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
         let answer = self.upstream.send(request).await;
-        let told = match &answer {
-            Ok(response) => UpstreamAnswer::Status(response.status()),
-            Err(lost) => UpstreamAnswer::from(lost),
+        let logged = match &answer {
+            Ok(response) => UpstreamResult::Status(response.status()),
+            Err(lost) => UpstreamResult::from(lost),
         };
-        self.observer.upstream(&self.upstream_name, told, began.elapsed());
+        self.recorder.upstream(&self.upstream_name, logged, began.elapsed());
         answer
     }
 
-    fn is_for(&self, host: &str, method: &Method, path: &str) -> bool {
+    fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
         let config = &self.config;
         config.host.as_ref().is_none_or(|it| it == host)
             && (config.methods.is_empty() || config.methods.contains(method))
@@ -209,43 +219,47 @@ impl Route {
     }
 
     /// Whether the key, its scope or the fingerprint depends on a field.
-    pub(super) fn relies_on(&self, name: &HeaderName) -> bool {
-        self.relied_on.contains(name)
+    pub(super) fn depends_on(&self, name: &HeaderName) -> bool {
+        self.key_headers.contains(name)
     }
 }
 
 /// What the log has been told already.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct LoggedFindings(Arc<Mutex<HashSet<String>>>);
 
-impl Told {
-    fn is_new(&self, text: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert(text.to_owned())
+impl LoggedFindings {
+    fn insert(&self, text: &str) -> bool {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.insert(text.to_owned())
     }
 }
 
-async fn look(engine: Engine<Arc<Observed<AnyStore>>>, plan: Weak<Plan>, told: Told) {
+async fn check_until_available(
+    engine: Engine<Arc<RecordedStore<AnyStore>>>,
+    table: Weak<RoutingTable>,
+    logged: LoggedFindings,
+) {
     let mut problem = None;
-    while plan.strong_count() > 0 {
+    while table.strong_count() > 0 {
         match engine.check().await {
             Ok(report) => {
-                if told.is_new(&report.guarantee) {
+                if logged.insert(&report.guarantee) {
                     tracing::info!("store: {}", report.guarantee);
                 }
-                engine.store().observer().health().promised(&report.guarantee);
-                for finding in report.findings.iter().filter(|it| told.is_new(&it.text)) {
+                engine.store().recorder().readiness().set_guarantee(&report.guarantee);
+                for finding in report.findings.iter().filter(|it| logged.insert(&it.text)) {
                     tracing::warn!("{}", finding.text);
                 }
                 return;
             }
             Err(error) => {
-                let found = crate::cli::told(&error);
+                let found = crate::error::error_text(&error);
                 if problem.as_ref() != Some(&found) {
                     tracing::warn!("{found}; requests under a key are answered 503");
                 }
                 problem = Some(found);
-                sleep(LOOK_AGAIN).await;
+                sleep(RETRY_INTERVAL).await;
             }
         }
     }
@@ -257,12 +271,12 @@ fn spool(limits: &Limits) -> Spool {
         .total_bytes_max(limits.spool_total_bytes_max)
 }
 
-fn engine_of(
+fn build_engine(
     protection: &Protection,
-    store: &Arc<Observed<AnyStore>>,
+    store: &Arc<RecordedStore<AnyStore>>,
     spool: &Spool,
     limits: &Limits,
-) -> Result<Engine<Arc<Observed<AnyStore>>>, StartError> {
+) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
     let builder = Engine::builder(Arc::clone(store))
         .policy(protection.policy.clone())
         .spool(spool.clone())
@@ -271,7 +285,7 @@ fn engine_of(
         ScopeSource::Policy => builder,
         ScopeSource::Certificate => builder.scope(|parts| parts.extensions.get::<Scope>().cloned()),
         ScopeSource::Token(jwt) => {
-            let tokens = Tokens::new(jwt).map_err(StartError::Token)?;
+            let tokens = TokenVerifier::new(jwt).map_err(StartError::Token)?;
             let names = protection.policy.header_names.clone();
             // A signature is not verified in vain where there is no key.
             builder.scope(move |parts| {
@@ -283,13 +297,13 @@ fn engine_of(
     builder.build().map_err(StartError::Policy)
 }
 
-impl fmt::Debug for Plan {
+impl fmt::Debug for RoutingTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan").field("routes", &self.routes).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Route {
+impl fmt::Debug for ActiveRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route").field("config", &self.config).finish_non_exhaustive()
     }
@@ -298,5 +312,5 @@ impl fmt::Debug for Route {
 /// How long ending may take where no route has a policy.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long a start or a reload waits for the store.
-const LOOK_MAX: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const START_CHECK_MAX: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,37 +10,37 @@ use pin_project_lite::pin_project;
 
 /// What spans that are begun along it belong to; nothing where nothing is traced.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trail(pub(super) Option<Context>);
+pub(crate) struct TraceContext(pub(super) Option<Context>);
 
-impl Trail {
+impl TraceContext {
     /// The one that a request came with.
     pub(crate) fn of(extensions: &mut Extensions) -> Self {
         extensions.remove().unwrap_or_default()
     }
 
     /// Sends a request on with it, into whichever task.
-    pub(super) fn leave(&self, extensions: &mut Extensions) {
+    pub(super) fn attach_to(&self, extensions: &mut Extensions) {
         if self.0.is_some() {
             extensions.insert(self.clone());
         }
     }
 
     /// Makes it the current one wherever the future is polled.
-    pub(crate) fn along<F>(&self, future: F) -> Along<F> {
-        Along { future, context: self.0.clone() }
+    pub(crate) fn instrument<F>(&self, future: F) -> Instrumented<F> {
+        Instrumented { future, context: self.0.clone() }
     }
 }
 
 pin_project! {
     /// A future that is polled along a trail.
-    pub(crate) struct Along<F> {
+    pub(crate) struct Instrumented<F> {
         #[pin]
         future: F,
         context: Option<Context>,
     }
 }
 
-impl<F: Future> Future for Along<F> {
+impl<F: Future> Future for Instrumented<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {

@@ -23,7 +23,7 @@ use tracing_subscriber::fmt::format::{self, Writer};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Logs from now on as the configuration says; a second call changes nothing.
-pub fn start(log: Log) {
+pub fn init(log: Log) {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -48,15 +48,15 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt:
     let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
     let bare = bare.filter(|it| !it.is_empty() && !it.contains([' ', '"', '\\', '=']));
     match field.name() {
-        "message" => escaped(writer, &text),
+        "message" => write_escaped(writer, &text),
         name => {
             write!(writer, "{name}=")?;
-            escaped(writer, bare.unwrap_or(&text))
+            write_escaped(writer, bare.unwrap_or(&text))
         }
     }
 }
 
-fn escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|character| match character.is_control() {
         true => write!(writer, "{}", character.escape_default()),
         false => writer.write_char(character),
@@ -69,7 +69,7 @@ mod tests {
 
     fn shown(text: &str) -> String {
         let mut shown = String::new();
-        escaped(&mut Writer::new(&mut shown), text).unwrap();
+        write_escaped(&mut Writer::new(&mut shown), text).unwrap();
         shown
     }
 

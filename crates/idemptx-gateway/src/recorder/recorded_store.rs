@@ -13,20 +13,20 @@ use idemptx_core::store::{
     Watch,
 };
 
-use super::Observer;
-use crate::admin::story::Event;
-use crate::metrics::{Operation, StepResult};
+use super::Recorder;
+use crate::metrics::{StoreOperation, StoreResult};
+use crate::recorder::event_log::Event;
 
 /// A store, observed.
 #[derive(Debug)]
-pub(crate) struct Observed<S> {
+pub(crate) struct RecordedStore<S> {
     store: S,
-    observer: Arc<Observer>,
+    recorder: Arc<Recorder>,
 }
 
-impl<S> Observed<S> {
-    pub(crate) const fn new(store: S, observer: Arc<Observer>) -> Self {
-        Self { store, observer }
+impl<S> RecordedStore<S> {
+    pub(crate) const fn new(store: S, recorder: Arc<Recorder>) -> Self {
+        Self { store, recorder }
     }
 
     /// The store itself, for operators' calls.
@@ -34,99 +34,101 @@ impl<S> Observed<S> {
         &self.store
     }
 
-    pub(crate) const fn observer(&self) -> &Arc<Observer> {
-        &self.observer
+    pub(crate) const fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
     }
 
     async fn step<T>(
         &self,
-        operation: Operation,
+        operation: StoreOperation,
         (id, lease): (&RecordId, Option<&Lease>),
         step: impl Future<Output = Result<T, StoreError>>,
-        told: impl FnOnce(&T) -> (StepResult, Option<Event>),
+        describe: impl FnOnce(&T) -> (StoreResult, Option<Event>),
     ) -> Result<T, StoreError> {
         let began = Instant::now();
-        let span = self.observer.traces.step(operation, lease);
+        let span = self.recorder.traces.start_step(operation, lease);
         let answer = step.await;
         if !matches!(
             answer.as_ref().map_err(StoreError::kind),
             Err(ErrorKind::Unavailable | ErrorKind::Internal)
         ) {
-            self.observer.health.answered();
-            if let (Operation::Settle | Operation::Release, Some(lease)) = (operation, lease) {
-                self.observer.traces.over(lease);
+            self.recorder.readiness.store_answered();
+            if let (StoreOperation::Settle | StoreOperation::Release, Some(lease)) =
+                (operation, lease)
+            {
+                self.recorder.traces.lease_ended(lease);
             }
         }
-        if self.observer.eyes.is_none() && !span.is_recording() {
+        if self.recorder.admin.is_none() && !span.is_recording() {
             return answer;
         }
         let took = began.elapsed();
         let (result, event) = match &answer {
-            Ok(answer) => told(answer),
-            Err(error) => (StepResult::Failed(error.kind()), Some(failed(error.kind()))),
+            Ok(answer) => describe(answer),
+            Err(error) => (StoreResult::Failed(error.kind()), Some(failed(error.kind()))),
         };
         span.end(result);
-        let Some(eyes) = &self.observer.eyes else { return answer };
-        eyes.metrics.step(operation, result, took);
+        let Some(admin) = &self.recorder.admin else { return answer };
+        admin.metrics.step(operation, result, took);
         if let Some(event) = event {
-            eyes.story.tell(id, event);
+            admin.event_log.record(id, event);
         }
         answer
     }
 }
 
-impl<S: Store> Store for Observed<S> {
+impl<S: Store> Store for RecordedStore<S> {
     async fn claim(
         &self,
         id: &RecordId,
         claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         let claimed = self.store.claim(id, claim_request);
-        self.step(Operation::Claim, (id, None), claimed, |claim| match claim {
+        self.step(StoreOperation::Claim, (id, None), claimed, |claim| match claim {
             Claim::Granted(lease) => {
-                (StepResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
+                (StoreResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
             }
             Claim::Held(holder) if holder.is_orphan() => {
-                (StepResult::Orphan, Some(Event::MetOrphan))
+                (StoreResult::Orphan, Some(Event::MetOrphan))
             }
-            Claim::Held(_) => (StepResult::Held, Some(Event::MetHolder)),
+            Claim::Held(_) => (StoreResult::Held, Some(Event::MetHolder)),
             // What becomes of the request is told at its end.
-            _ => (StepResult::Settled, None),
+            _ => (StoreResult::Settled, None),
         })
         .await
         .inspect(|claim| {
             if let Claim::Granted(lease) = claim {
-                self.observer.traces.granted(lease);
+                self.recorder.traces.lease_granted(lease);
             }
         })
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
         let settled = self.store.settle(lease, done);
-        let told = |(): &()| (StepResult::Ok, Some(Event::Settled(done.state)));
-        self.step(Operation::Settle, (&lease.id, Some(lease)), settled, told).await
+        let describe = |(): &()| (StoreResult::Ok, Some(Event::Settled(done.state)));
+        self.step(StoreOperation::Settle, (&lease.id, Some(lease)), settled, describe).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let released = self.store.release(lease);
-        let told = |(): &()| (StepResult::Ok, Some(Event::Released));
-        self.step(Operation::Release, (&lease.id, Some(lease)), released, told).await
+        let describe = |(): &()| (StoreResult::Ok, Some(Event::Released));
+        self.step(StoreOperation::Release, (&lease.id, Some(lease)), released, describe).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
         let renewed = self.store.renew(lease);
-        let told = |_: &Lease| (StepResult::Ok, Some(Event::Renewed));
-        self.step(Operation::Renew, (&lease.id, Some(lease)), renewed, told).await
+        let describe = |_: &Lease| (StoreResult::Ok, Some(Event::Renewed));
+        self.step(StoreOperation::Renew, (&lease.id, Some(lease)), renewed, describe).await
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        let told = |seen: &Option<RecordSnapshot>| match seen {
-            Some(RecordSnapshot::Held(holder)) if holder.is_orphan() => (StepResult::Orphan, None),
-            Some(RecordSnapshot::Held(_)) => (StepResult::Held, None),
-            Some(_) => (StepResult::Settled, None),
-            None => (StepResult::Ok, None),
+        let describe = |seen: &Option<RecordSnapshot>| match seen {
+            Some(RecordSnapshot::Held(holder)) if holder.is_orphan() => (StoreResult::Orphan, None),
+            Some(RecordSnapshot::Held(_)) => (StoreResult::Held, None),
+            Some(_) => (StoreResult::Settled, None),
+            None => (StoreResult::Ok, None),
         };
-        self.step(Operation::Lookup, (id, None), self.store.lookup(id), told).await
+        self.step(StoreOperation::Lookup, (id, None), self.store.lookup(id), describe).await
     }
 
     fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {
@@ -142,13 +144,13 @@ impl<S: Store> Store for Observed<S> {
     }
 }
 
-impl<S: Inventory> Inventory for Observed<S> {
+impl<S: Inventory> Inventory for RecordedStore<S> {
     fn list(&self, query: &Query) -> impl Future<Output = Result<Page, StoreError>> + Send {
         self.store.list(query)
     }
 }
 
-impl<S: SafetyCheck> SafetyCheck for Observed<S> {
+impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         self.store.check().await
     }

@@ -13,13 +13,13 @@ use super::node::Node;
 
 /// What was done, for people.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Added {
+pub(super) struct MergeSummary {
     operations: usize,
     /// Responses that stand elsewhere, and could be those of other operations, too.
     referred: usize,
 }
 
-impl fmt::Display for Added {
+impl fmt::Display for MergeSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.operations {
             1 => f.write_str("1 operation takes keys")?,
@@ -34,10 +34,10 @@ impl fmt::Display for Added {
 }
 
 /// Adds to every operation what its policy promises.
-pub(super) fn to<'a>(
+pub(super) fn annotate<'a>(
     document: &mut Node,
     promise: impl Fn(&Method, &str) -> Option<&'a Policy>,
-) -> Result<Added, &'static str> {
+) -> Result<MergeSummary, &'static str> {
     let version = document.get("openapi").and_then(Node::as_str).unwrap_or_default();
     if !version.starts_with("3.") {
         return Err("this is no document of OpenAPI 3: it has no `openapi: 3.…`");
@@ -45,16 +45,16 @@ pub(super) fn to<'a>(
     let before = base_path(document);
     let parameters = document.get("components").and_then(|it| it.get("parameters")).cloned();
     let Some(paths) = document.get_mut("paths") else { return Err("the document has no `paths`") };
-    let mut added = Added::default();
+    let mut added = MergeSummary::default();
     for (path, item) in paths.members_mut() {
         let shared = item.get("parameters").cloned();
         for (name, method) in METHODS {
             let Some(operation) = item.get_mut(name) else { continue };
-            take_away(operation);
+            remove_generated(operation);
             let Some(policy) = promise(&method, &format!("{before}{path}")) else { continue };
             added.operations += 1;
             let elsewhere = [shared.as_ref(), parameters.as_ref()];
-            add_parameter(operation, policy, &elsewhere);
+            add_key_parameter(operation, policy, &elsewhere);
             added.referred += mark_replays(operation, policy);
             add_problems(operation, policy);
             operation.set("x-idempotency", specification(policy));
@@ -63,7 +63,7 @@ pub(super) fn to<'a>(
     let components = document.entry("components", Node::Object(Vec::new()));
     let schemas = components.and_then(|it| it.entry("schemas", Node::Object(Vec::new())));
     if let Some(schemas) = schemas {
-        schemas.retain(is_own);
+        schemas.retain(is_not_generated);
         if added.operations > 0 {
             schemas.set(SCHEMA, problem_schema());
         }
@@ -79,20 +79,20 @@ fn base_path(document: &Node) -> String {
 }
 
 /// Takes away what an earlier run has added.
-fn take_away(operation: &mut Node) {
+fn remove_generated(operation: &mut Node) {
     operation.remove("x-idempotency");
     if let Some(parameters) = operation.get_mut("parameters") {
-        parameters.retain(is_own);
+        parameters.retain(is_not_generated);
         if parameters.items().is_empty() {
             operation.remove("parameters");
         }
     }
     let Some(responses) = operation.get_mut("responses") else { return };
-    responses.retain(is_own);
+    responses.retain(is_not_generated);
     for (_, response) in responses.members_mut() {
         for part in ["content", "headers"] {
             let Some(members) = response.get_mut(part) else { continue };
-            members.retain(is_own);
+            members.retain(is_not_generated);
             if members.members().is_empty() {
                 response.remove(part);
             }
@@ -101,12 +101,12 @@ fn take_away(operation: &mut Node) {
 }
 
 /// Whether somebody wrote it, and not we.
-fn is_own(node: &Node) -> bool {
+fn is_not_generated(node: &Node) -> bool {
     node.get(MARK).is_none()
 }
 
 /// Adds the header parameter, unless the document has one already.
-fn add_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Node>]) {
+fn add_key_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Node>]) {
     let Some(name) = policy.header_names.first() else { return };
     let name = title_case(name.as_str());
     let [shared, components] = elsewhere else { return };

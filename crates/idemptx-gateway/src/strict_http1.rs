@@ -23,65 +23,65 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// HTTP/2, which frames them otherwise, is let through from its preface on, and whatever comes
 /// once the connection was handed over.
 #[derive(Debug)]
-pub(crate) struct Strict<S> {
+pub(crate) struct StrictHttp1<S> {
     stream: S,
     framing: Framing,
     /// What hyper is yet to be given in place of what was refused.
-    refusal: Option<&'static [u8]>,
-    handed_over: HandedOver,
+    replacement: Option<&'static [u8]>,
+    upgraded: UpgradeFlag,
 }
 
 /// Told when a connection has changed to another protocol.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HandedOver(Arc<AtomicBool>);
+pub(crate) struct UpgradeFlag(Arc<AtomicBool>);
 
-impl HandedOver {
-    pub(crate) fn tell(&self) {
+impl UpgradeFlag {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    fn is_told(&self) -> bool {
+    fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-impl<S> Strict<S> {
-    pub(crate) fn new(stream: S, line_bytes_max: usize, handed_over: HandedOver) -> Self {
-        Self { stream, framing: Framing::new(line_bytes_max), refusal: None, handed_over }
+impl<S> StrictHttp1<S> {
+    pub(crate) fn new(stream: S, line_bytes_max: usize, upgraded: UpgradeFlag) -> Self {
+        Self { stream, framing: Framing::new(line_bytes_max), replacement: None, upgraded }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StrictHttp1<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(refusal) = this.refusal.filter(|left| !left.is_empty()) {
-            this.refusal = Some(put(refusal, buffer));
+        if let Some(replacement) = this.replacement.filter(|left| !left.is_empty()) {
+            this.replacement = Some(copy_into(replacement, buffer));
             return Poll::Ready(Ok(()));
         }
-        if this.refusal.is_some() {
+        if this.replacement.is_some() {
             return poll_discard(&mut this.stream, cx);
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        if this.handed_over.is_told() {
+        if this.upgraded.is_set() {
             return Poll::Ready(Ok(()));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
         if let Err(Ambiguous { at }) = this.framing.read(read) {
             buffer.set_filled(before + at);
-            this.refusal = Some(put(REFUSAL, buffer));
+            this.replacement = Some(copy_into(REPLACEMENT, buffer));
         }
         Poll::Ready(Ok(()))
     }
 }
 
 /// Puts in what there is room for, and returns the rest.
-fn put(refusal: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
-    let (now, later) = refusal.split_at(refusal.len().min(buffer.remaining()));
+fn copy_into(replacement: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
+    let (now, later) = replacement.split_at(replacement.len().min(buffer.remaining()));
     buffer.put_slice(now);
     later
 }
@@ -101,7 +101,7 @@ fn poll_discard<S: AsyncRead + Unpin>(
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StrictHttp1<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
 /// Where in the messages of a connection we are.
 #[derive(Debug)]
 struct Framing {
-    place: Place,
+    position: Position,
     /// The part of a line that has come.
     line: Vec<u8>,
     line_bytes_max: usize,
@@ -145,7 +145,7 @@ struct Framing {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     FirstLine,
     Field,
     Body(u64),
@@ -166,7 +166,7 @@ struct Ambiguous {
 impl Framing {
     const fn new(line_bytes_max: usize) -> Self {
         Self {
-            place: Place::FirstLine,
+            position: Position::FirstLine,
             line: Vec::new(),
             line_bytes_max,
             length: None,
@@ -179,10 +179,14 @@ impl Framing {
     fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            at += match self.place {
-                Place::Elsewhere => return Ok(()),
-                Place::Body(left) => self.content(left, rest, Place::Body, Place::FirstLine),
-                Place::Chunk(left) => self.content(left, rest, Place::Chunk, Place::ChunkEnd),
+            at += match self.position {
+                Position::Elsewhere => return Ok(()),
+                Position::Body(left) => {
+                    self.content(left, rest, Position::Body, Position::FirstLine)
+                }
+                Position::Chunk(left) => {
+                    self.content(left, rest, Position::Chunk, Position::ChunkEnd)
+                }
                 _ => self.line(rest).ok_or(Ambiguous { at })?,
             };
         }
@@ -194,12 +198,12 @@ impl Framing {
         &mut self,
         left: u64,
         rest: &[u8],
-        more: impl Fn(u64) -> Place,
-        then: Place,
+        more: impl Fn(u64) -> Position,
+        then: Position,
     ) -> usize {
         let there = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left.saturating_sub(there as u64);
-        self.place = if left == 0 { then } else { more(left) };
+        self.position = if left == 0 { then } else { more(left) };
         there
     }
 
@@ -218,47 +222,47 @@ impl Framing {
             Cow::Owned(std::mem::take(&mut self.line))
         };
         let line = line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'))?;
-        self.place = self.after(line)?;
+        self.position = self.after(line)?;
         Some(end + 1)
     }
 
     /// Where a line leads to.
-    fn after(&mut self, line: &[u8]) -> Option<Place> {
-        match self.place {
+    fn after(&mut self, line: &[u8]) -> Option<Position> {
+        match self.position {
             // RFC 9112 §2.2: an empty line in front of a request is passed over.
-            Place::FirstLine if line.is_empty() => Some(Place::FirstLine),
-            Place::FirstLine => self.after_first(line),
-            Place::Field if line.is_empty() => self.after_head(),
-            Place::Field => self.field(line).map(|()| Place::Field),
-            Place::ChunkSize => {
+            Position::FirstLine if line.is_empty() => Some(Position::FirstLine),
+            Position::FirstLine => self.after_first(line),
+            Position::Field if line.is_empty() => self.after_head(),
+            Position::Field => self.field(line).map(|()| Position::Field),
+            Position::ChunkSize => {
                 let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
                 Some(match number(size, 16)? {
-                    0 => Place::Trailer,
-                    bytes => Place::Chunk(bytes),
+                    0 => Position::Trailer,
+                    bytes => Position::Chunk(bytes),
                 })
             }
-            Place::ChunkEnd => line.is_empty().then_some(Place::ChunkSize),
-            Place::Trailer if line.is_empty() => Some(Place::FirstLine),
+            Position::ChunkEnd => line.is_empty().then_some(Position::ChunkSize),
+            Position::Trailer if line.is_empty() => Some(Position::FirstLine),
             other => Some(other),
         }
     }
 
-    fn after_first(&mut self, line: &[u8]) -> Option<Place> {
+    fn after_first(&mut self, line: &[u8]) -> Option<Position> {
         if !self.is_later && line == PREFACE {
-            return Some(Place::Elsewhere);
+            return Some(Position::Elsewhere);
         }
         (self.length, self.chunked, self.is_later) = (None, false, true);
         // No target has a fragment, but some servers cut one off.
-        (!line.contains(&b'#')).then_some(Place::Field)
+        (!line.contains(&b'#')).then_some(Position::Field)
     }
 
     /// RFC 9112 §6.3, without what it leaves to the reader.
-    fn after_head(&self) -> Option<Place> {
+    fn after_head(&self) -> Option<Position> {
         match (self.length, self.chunked) {
             (Some(_), true) => None,
-            (None, true) => Some(Place::ChunkSize),
-            (None | Some(0), false) => Some(Place::FirstLine),
-            (Some(bytes), false) => Some(Place::Body(bytes)),
+            (None, true) => Some(Position::ChunkSize),
+            (None | Some(0), false) => Some(Position::FirstLine),
+            (Some(bytes), false) => Some(Position::Body(bytes)),
         }
     }
 
@@ -286,7 +290,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 }
 
 /// Nothing that hyper takes for a part of a head, of a chunk or of a trailer, and the end of it.
-const REFUSAL: &[u8] = b"\0\r\n\r\n";
+const REPLACEMENT: &[u8] = b"\0\r\n\r\n";
 /// The first line of HTTP/2's (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 

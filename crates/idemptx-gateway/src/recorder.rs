@@ -3,8 +3,9 @@
 //! The library knows nothing of this: a request's end is read from its
 //! [`Outcome`](idemptx::Outcome), and the store is wrapped.
 
-mod health;
-mod store;
+pub(crate) mod event_log;
+mod readiness;
+mod recorded_store;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,32 +14,32 @@ use http::Method;
 use idemptx::Outcome;
 use idemptx_core::key::RecordId;
 
-pub(crate) use self::health::Health;
-pub(crate) use self::store::Observed;
-use crate::admin::story::{Event, Story};
-use crate::metrics::{Metrics, UpstreamAnswer, words};
-use crate::traces::Traces;
+use self::event_log::{Event, EventLog};
+pub(crate) use self::readiness::Readiness;
+pub(crate) use self::recorded_store::RecordedStore;
+use crate::metrics::{Metrics, UpstreamResult, outcome_labels};
+use crate::traces::Tracer;
 
 /// Sees everything; shared by all that happens.
 #[derive(Debug)]
-pub(crate) struct Observer {
+pub(crate) struct Recorder {
     /// `None` without an admin listener, where nobody would ever look.
-    eyes: Option<Eyes>,
+    admin: Option<AdminState>,
     /// Whether every request is worth a line at the level `info`.
     log_access: bool,
-    health: Health,
-    traces: Traces,
+    readiness: Readiness,
+    traces: Tracer,
 }
 
 #[derive(Debug)]
-struct Eyes {
+struct AdminState {
     metrics: Metrics,
-    story: Story,
+    event_log: EventLog,
 }
 
 /// A request that has its answer.
 #[derive(Debug)]
-pub(crate) struct Ended<'a> {
+pub(crate) struct CompletedRequest<'a> {
     pub(crate) method: &'a Method,
     /// Without the query.
     pub(crate) path: &'a str,
@@ -52,53 +53,53 @@ pub(crate) struct Ended<'a> {
     pub(crate) began: Instant,
 }
 
-impl Observer {
+impl Recorder {
     /// One that only writes the log.
-    pub(crate) fn logging(log_access: bool) -> Self {
-        Self { eyes: None, log_access, health: Health::new(), traces: Traces::none() }
+    pub(crate) fn without_admin(log_access: bool) -> Self {
+        Self { admin: None, log_access, readiness: Readiness::new(), traces: Tracer::disabled() }
     }
 
     /// One that counts, too, for an admin listener.
-    pub(crate) fn counting(log_access: bool) -> Self {
-        let eyes = Eyes { metrics: Metrics::new(), story: Story::new() };
-        Self { eyes: Some(eyes), ..Self::logging(log_access) }
+    pub(crate) fn with_admin(log_access: bool) -> Self {
+        let admin = AdminState { metrics: Metrics::new(), event_log: EventLog::new() };
+        Self { admin: Some(admin), ..Self::without_admin(log_access) }
     }
 
     /// The same, with traces.
-    pub(crate) fn tracing(self, traces: Traces) -> Self {
+    pub(crate) fn with_traces(self, traces: Tracer) -> Self {
         Self { traces, ..self }
     }
 
     pub(crate) fn metrics(&self) -> Option<&Metrics> {
-        self.eyes.as_ref().map(|eyes| &eyes.metrics)
+        self.admin.as_ref().map(|admin| &admin.metrics)
     }
 
-    pub(crate) const fn health(&self) -> &Health {
-        &self.health
+    pub(crate) const fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
-    pub(crate) const fn traces(&self) -> &Traces {
+    pub(crate) const fn traces(&self) -> &Tracer {
         &self.traces
     }
 
-    pub(crate) fn story(&self) -> Option<&Story> {
-        self.eyes.as_ref().map(|eyes| &eyes.story)
+    pub(crate) fn event_log(&self) -> Option<&EventLog> {
+        self.admin.as_ref().map(|admin| &admin.event_log)
     }
 
     /// A request has its answer.
-    pub(crate) fn ended(&self, ended: &Ended<'_>) {
-        let took = ended.began.elapsed();
-        self.log(ended, took);
-        let Some(Eyes { metrics, story }) = &self.eyes else { return };
-        if let Some(route) = ended.route {
-            metrics.request(route, ended.outcome, took);
+    pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
+        let took = request_completed.began.elapsed();
+        self.log(request_completed, took);
+        let Some(AdminState { metrics, event_log }) = &self.admin else { return };
+        if let Some(route) = request_completed.route {
+            metrics.request(route, request_completed.outcome, took);
         }
-        let Some(id) = ended.record else { return };
-        match ended.outcome {
-            Some(Outcome::Replayed) => story.tell_replayed(id, ended.began),
-            Some(Outcome::Refused(code)) => story.tell(id, Event::Refused(*code)),
+        let Some(id) = request_completed.record else { return };
+        match request_completed.outcome {
+            Some(Outcome::Replayed) => event_log.record_replayed(id, request_completed.began),
+            Some(Outcome::Refused(code)) => event_log.record(id, Event::Refused(*code)),
             Some(Outcome::Executed { stored, .. }) => {
-                story.tell(id, Event::Executed { stored: *stored });
+                event_log.record(id, Event::Executed { stored: *stored });
             }
             _ => {}
         }
@@ -109,9 +110,9 @@ impl Observer {
     /// # Security
     ///
     /// Neither a query nor a header's value nor a body is in it, at any level.
-    fn log(&self, ended: &Ended<'_>, took: Duration) {
-        let (outcome, reason) = words(ended.outcome);
-        let attempt = match ended.outcome {
+    fn log(&self, request_completed: &CompletedRequest<'_>, took: Duration) {
+        let (outcome, reason) = outcome_labels(request_completed.outcome);
+        let attempt = match request_completed.outcome {
             Some(Outcome::Executed { attempt, .. }) => Some(*attempt),
             _ => None,
         };
@@ -119,14 +120,14 @@ impl Observer {
             ($level:ident) => {
                 tracing::$level!(
                     target: "idemptx::access",
-                    method = ended.method.as_str(),
-                    path = ended.path,
-                    route = ended.route.map(|it| &**it),
-                    status = ended.status,
+                    method = request_completed.method.as_str(),
+                    path = request_completed.path,
+                    route = request_completed.route.map(|it| &**it),
+                    status = request_completed.status,
                     outcome,
                     reason = (!reason.is_empty()).then_some(reason),
                     attempt,
-                    key = ended.record.map(hashed),
+                    key = request_completed.record.map(short_id),
                     took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 )
             };
@@ -139,18 +140,18 @@ impl Observer {
     }
 
     /// An upstream answered, or did not.
-    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamAnswer, took: Duration) {
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
         if let Some(metrics) = self.metrics() {
             metrics.upstream(upstream, answer, took);
         }
     }
 
     /// A client has connected; tells of its end when dropped.
-    pub(crate) fn connected(self: &Arc<Self>) -> Connected {
+    pub(crate) fn connection_opened(self: &Arc<Self>) -> OpenConnection {
         if let Some(metrics) = self.metrics() {
-            metrics.connected();
+            metrics.connection_opened();
         }
-        Connected(Arc::clone(self))
+        OpenConnection(Arc::clone(self))
     }
 
     /// A configuration was read again.
@@ -163,18 +164,18 @@ impl Observer {
 
 /// Counts as a connection until dropped.
 #[derive(Debug)]
-pub(crate) struct Connected(Arc<Observer>);
+pub(crate) struct OpenConnection(Arc<Recorder>);
 
-impl Drop for Connected {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         if let Some(metrics) = self.0.metrics() {
-            metrics.disconnected();
+            metrics.connection_closed();
         }
     }
 }
 
 /// The first digits of an id: enough to find lines that belong together, too few to find a key.
-pub(crate) fn hashed(id: &RecordId) -> String {
+pub(crate) fn short_id(id: &RecordId) -> String {
     id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -188,6 +189,6 @@ mod tests {
     #[test]
     fn a_key_goes_by_eight_digits_of_the_half_that_names_it() {
         let id = "00112233445566778899aabbccddeeff:8e03978e0123456789abcdef01234567";
-        assert_eq!(hashed(&id.parse().unwrap()), "8e03978e");
+        assert_eq!(short_id(&id.parse().unwrap()), "8e03978e");
     }
 }

@@ -13,18 +13,18 @@ use tokio::time::{sleep, timeout};
 
 use super::address::Address;
 use super::connection;
-use crate::config::{Health, UpstreamVersion};
-use crate::proxy::Outgoing;
+use crate::config::{HealthCheck, UpstreamVersion};
+use crate::proxy::UpstreamRequestBody;
 
 /// Checks that go on until they are stopped.
 #[derive(Debug)]
-pub(super) struct Checks(Vec<AbortHandle>);
+pub(super) struct HealthChecks(Vec<AbortHandle>);
 
-impl Checks {
-    pub(super) fn start(name: &str, addresses: &[Arc<Address>], health: &Health) -> Self {
+impl HealthChecks {
+    pub(super) fn start(name: &str, addresses: &[Arc<Address>], health: &HealthCheck) -> Self {
         let check = |address: &Arc<Address>| {
             let (name, address, health) = (name.to_owned(), Arc::clone(address), health.clone());
-            tokio::spawn(watch(name, address, health)).abort_handle()
+            tokio::spawn(check_periodically(name, address, health)).abort_handle()
         };
         Self(addresses.iter().map(check).collect())
     }
@@ -34,32 +34,32 @@ impl Checks {
     }
 }
 
-impl Drop for Checks {
+impl Drop for HealthChecks {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-async fn watch(upstream: String, address: Arc<Address>, health: Health) {
+async fn check_periodically(upstream: String, address: Arc<Address>, health: HealthCheck) {
     // Not all gateways, and not all addresses, at the same time.
     sleep(health.interval.mul_f64(random())).await;
     // Answers in a row that say the contrary of what is known.
     let mut contrary = 0;
     loop {
-        let found = timeout(health.timeout, check(&address, &health)).await;
-        let found = found.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-        let (is_well, was_well) = (found.is_ok(), !address.is_sick());
-        contrary = if is_well == was_well { 0 } else { contrary + 1 };
-        let needed = if is_well { health.healthy_after } else { health.unhealthy_after };
+        let result = timeout(health.timeout, check(&address, &health)).await;
+        let result = result.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
+        let (is_healthy, was_healthy) = (result.is_ok(), !address.is_unhealthy());
+        contrary = if is_healthy == was_healthy { 0 } else { contrary + 1 };
+        let needed = if is_healthy { health.healthy_after } else { health.unhealthy_after };
         if contrary >= needed {
             contrary = 0;
-            address.found(is_well);
-            match found {
+            address.set_health(is_healthy);
+            match result {
                 Ok(()) => tracing::info!(upstream, address = %address.origin, "it is well again"),
-                Err(trouble) => tracing::warn!(
+                Err(reason) => tracing::warn!(
                     upstream,
                     address = %address.origin,
-                    "it is sick, and tried last: {trouble}"
+                    "it is sick, and tried last: {reason}"
                 ),
             }
         }
@@ -68,18 +68,18 @@ async fn watch(upstream: String, address: Arc<Address>, health: Health) {
 }
 
 /// Asks once; what is wrong, if anything is.
-async fn check(address: &Address, health: &Health) -> Result<(), String> {
-    match ask(address, health).await {
+async fn check(address: &Address, health: &HealthCheck) -> Result<(), String> {
+    match send_probe(address, health).await {
         Ok(status) if health.statuses.contains(status) => Ok(()),
         Ok(status) => Err(format!("it answered {}", status.as_u16())),
-        Err(error) => Err(crate::cli::told(&error)),
+        Err(error) => Err(crate::error::error_text(&error)),
     }
 }
 
-async fn ask(address: &Address, health: &Health) -> io::Result<StatusCode> {
+async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<StatusCode> {
     let (origin, tls) = (&address.origin, address.tls());
-    let request = Request::get(health.path.as_str()).header(USER_AGENT, OURSELVES);
-    let mut request = request.body(Outgoing::empty()).map_err(io::Error::other)?;
+    let request = Request::get(health.path.as_str()).header(USER_AGENT, USER_AGENT_VALUE);
+    let mut request = request.body(UpstreamRequestBody::empty()).map_err(io::Error::other)?;
     let answer = match address.version() {
         UpstreamVersion::Http1 => {
             let host =
@@ -105,4 +105,4 @@ fn random() -> f64 {
     f64::from(drawn as u32) / f64::from(u32::MAX)
 }
 
-const OURSELVES: HeaderValue = HeaderValue::from_static("idemptx");
+const USER_AGENT_VALUE: HeaderValue = HeaderValue::from_static("idemptx");
