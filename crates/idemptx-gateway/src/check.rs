@@ -1,4 +1,4 @@
-//! `idemptx check`: what a configuration comes to, before anybody relies on it.
+//! `idemptx check`: reports the effective configuration before it is deployed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,24 +14,26 @@ use crate::recorder::{RecordedStore, Recorder};
 use crate::serve::StartError;
 use crate::traces::Tracer;
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug)]
 pub struct Report {
-    /// For people, on stdout.
+    /// The report, as text.
     pub text: String,
-    /// Whether the gateway can be started like this.
+    /// Whether a gateway would start and serve.
     pub is_usable: bool,
 }
 
-/// Reads certificates and keys, asks the store, and says what is in force; nothing is listened on.
+/// Reads certificates and keys, queries the store and reports the effective policies.
+///
+/// Nothing is bound or served.
 ///
 /// # Errors
 ///
-/// [`StartError`] for what would refuse a start.
+/// [`StartError`] for everything that would prevent a start.
 ///
 /// # Cancel safety
 ///
-/// May be dropped.
+/// Can be dropped.
 pub async fn check(config: &Config) -> Result<Report, StartError> {
     let store = crate::store::open(&config.store)?;
     let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(false))));
@@ -92,19 +94,19 @@ impl Report {
         }
         match config.traces.as_ref().map(|traces| &traces.endpoint) {
             Some(Some(endpoint)) => self.line(format_args!("traces: {endpoint}")),
-            Some(None) => self.line(format_args!("traces: as the environment says")),
+            Some(None) => self.line(format_args!("traces: configured by the environment")),
             None => {}
         }
     }
 
-    /// Every field of a policy, marked where it is not as in its profile.
+    /// Lists every policy field, marked where it differs from the profile.
     fn policy(&mut self, protection: &Protection) {
         let own =
             Protection::with(Policy::profile(protection.policy.profile), protection.on_ambiguous);
         let usual = fields(&own.policy);
         for (name, value) in fields(&protection.policy) {
             let text = match (name.as_str(), &protection.scope) {
-                // One name for it: `on_ambiguous`.
+                // Shown as `on_ambiguous`.
                 ("on_panic", _) => continue,
                 ("scope", ScopeSource::Certificate) => "{\"mtls\":\"subject\"}".to_owned(),
                 ("scope", ScopeSource::Token(jwt)) => format!("{{\"jwt\":\"{}\"}}", jwt.claim),

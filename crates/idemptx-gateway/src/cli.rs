@@ -29,58 +29,58 @@ struct CommandLine {
 enum Command {
     /// Runs the gateway in front of a service.
     ServeArgs(ServeArgs),
-    /// Checks a configuration and its store, and prints what is in force.
+    /// Checks a configuration and its store, and prints the effective settings.
     Check(ServeArgs),
-    /// Lists and decides about records in a store.
+    /// Lists and resolves records in a store.
     KeysCommand(KeysCommand),
-    /// Adds to an OpenAPI document what clients have to know about keys.
+    /// Documents idempotency keys in an OpenAPI document.
     Openapi(OpenApiArgs),
-    /// Shows the gateway in front of a service that knows nothing of retries.
+    /// Runs the gateway in front of an example service and sends it retries.
     DemoArgs(DemoArgs),
 }
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Where to listen; any port if somebody is there already.
+    /// The address to listen on; a free port is used if it is taken.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where records are kept.
+    /// The store of the records.
     #[arg(long, value_name = "URL", default_value = "sqlite:idemptx-demo.db")]
     store: String,
-    /// End after the scene, also in a terminal.
+    /// Exits after the scenario, also in a terminal.
     #[arg(long)]
     scene_only: bool,
 }
 
-/// What is served: by flags, or by a file.
+/// The configuration to serve, from flags or a file.
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// The configuration file; the other flags are for the simple case.
+    /// The configuration file; the other flags cover the simple case.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "upstream", "listen", "store", "profile", "policy", "on_ambiguous",
     ])]
     config: Option<PathBuf>,
-    /// The service that requests go to.
+    /// The service to forward requests to.
     #[arg(long, value_name = "URL", value_parser = Origin::parse)]
     #[arg(required_unless_present = "config")]
     upstream: Option<Origin>,
-    /// Where clients come in; port 0 is a free one.
+    /// The address to listen on for clients; port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where records are kept: memory:, sqlite:PATH, redis://…, postgres://…; `${NAME}` is a
-    /// variable of the environment.
+    /// The store of the records: memory:, sqlite:PATH, redis://…, postgres://…; `${NAME}` is
+    /// replaced by an environment variable.
     #[arg(long, value_name = "URL", default_value = "sqlite:idemptx.db")]
     store: String,
-    /// Where operators come in; other than a loopback address it wants `IDEMPTX_ADMIN_TOKEN`.
+    /// Admin address (inspector, metrics); requires `IDEMPTX_ADMIN_TOKEN` unless it is loopback.
     #[arg(long, value_name = "ADDRESS", value_parser = address, conflicts_with = "config")]
     admin: Option<SocketAddr>,
-    /// The policy to start from: draft, stripe, payments or idemptx.
+    /// The policy profile: draft, stripe, payments or idemptx.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: idemptx::Profile,
-    /// A JSON object laid over the profile.
+    /// Policy fields that override the profile, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     policy: String,
-    /// What becomes of an operation whose answer was lost.
+    /// The state of an operation whose response was lost: unknown, or released for a retry.
     #[arg(long, value_name = "WORD", value_enum, default_value = "unknown")]
     on_ambiguous: OnAmbiguous,
 }
@@ -92,7 +92,7 @@ impl ServeArgs {
             (None, Some(upstream)) => {
                 let (profile, policy) = (self.profile, &self.policy);
                 if policy.contains("\"on_panic\"") {
-                    return Err("--policy: `on_panic` is --on-ambiguous here".into());
+                    return Err("--policy: use --on-ambiguous instead of `on_panic`".into());
                 }
                 let protection = Protection::from_json(profile, policy, self.on_ambiguous)?;
                 let variable = |name: &str| std::env::var(name).ok();
@@ -107,22 +107,23 @@ impl ServeArgs {
     }
 }
 
-/// A place for operators, with the token that it needs unless only this host can reach it.
+/// Returns the admin listener's settings, with the token that a non-loopback address requires.
 fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
     let token = std::env::var("IDEMPTX_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
     if token.is_none() && !address.ip().is_loopback() {
-        return Err("whoever reaches --admin could read and free keys: set IDEMPTX_ADMIN_TOKEN");
+        return Err("--admin on a non-loopback address requires a token: set IDEMPTX_ADMIN_TOKEN");
     }
     Ok(Admin { address, token })
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command line's command and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
     let runtime = match tokio::runtime::Runtime::new() {
-        // Not taken apart at the end: a connection to an upstream could go before the request on
-        // it, which would be taken for lost, and its claim given up, where it is to lapse.
+        // Never dropped: shutting the runtime down could close an upstream connection before the
+        // request on it, which would then count as lost and release a claim that must lapse
+        // instead.
         Ok(runtime) => ManuallyDrop::new(runtime),
         Err(error) => return print_error(&error, ExitCode::FAILURE),
     };
@@ -162,7 +163,7 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
             _ = interrupted.recv() => break,
             _ = hung_up.recv() => match &file {
                 Some(file) => reload(&gateway, file).await,
-                None => tracing::warn!("nothing to reload: started without --config"),
+                None => tracing::warn!("nothing to reload: the gateway was started without --config"),
             },
         }
     }
@@ -188,21 +189,21 @@ async fn reload(gateway: &Gateway, file: &Path) {
     }
     .await;
     match reloaded {
-        Ok(()) => tracing::info!("reloaded {}", file.display()),
-        Err(error) => tracing::error!("kept the former configuration: {}", error_text(&*error)),
+        Ok(()) => tracing::info!("configuration reloaded: {}", file.display()),
+        Err(error) => tracing::error!("reload failed, the previous configuration stays in force: {}", error_text(&*error)),
     }
 }
 
 fn print_error(error: &dyn Error, code: ExitCode) -> ExitCode {
-    // Nobody is left to hear that stderr is closed.
+    // Writing fails only if stderr is closed; then there is no place left to report it.
     let _ = writeln!(io::stderr(), "error: {}", error_text(error));
     code
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or_else(|| "it names no address".to_owned())
+    addresses.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
-/// What clap ends with, too.
+/// The exit code that clap uses for usage errors as well.
 const USAGE: u8 = 2;

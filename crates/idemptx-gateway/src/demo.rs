@@ -1,6 +1,6 @@
-//! `idemptx demo`: a service that knows nothing of keys, behind the gateway.
+//! `idemptx demo`: a service that ignores keys, with the gateway in front of it.
 //!
-//! It is a test as well: whatever the scene claims, it checks.
+//! It doubles as a test: the scenario checks everything that it prints.
 
 mod client;
 mod scenario;
@@ -20,13 +20,13 @@ use self::service::DemoService;
 use crate::config::{Config, Origin, Protection};
 use crate::serve::Gateway;
 
-/// Plays the scene; `true` if everything held.
+/// Runs the scenario; `true` if every check passed.
 ///
-/// In a terminal it serves on until it is interrupted, so that one can try it oneself.
+/// In a terminal it serves until it is interrupted, so that users can try their own requests.
 ///
 /// # Errors
 ///
-/// If a port, or the file of the store, cannot be had.
+/// If a port cannot be bound or the store's file cannot be opened.
 pub async fn play(
     listen: SocketAddr,
     store: &str,
@@ -37,7 +37,7 @@ pub async fn play(
         std::fs::create_dir_all(directory)?;
     }
     let service = DemoService::start().await?;
-    // A duplicate that comes while the first is being handled waits for its answer.
+    // A duplicate of a running request waits for its response.
     let policy = Policy::draft().into_builder().wait(Duration::from_secs(5)).waiters_max(100);
     let upstream = Origin::parse(&format!("http://{}", service.address))?;
     let protection = Some(Protection::of(policy.build()?));
@@ -54,7 +54,7 @@ pub async fn play(
     Ok(held)
 }
 
-/// The address, or any port of it if somebody is there already.
+/// Returns the address, or a free port if it is taken.
 async fn available(address: SocketAddr) -> SocketAddr {
     match TcpListener::bind(address).await {
         Ok(_) => address,

@@ -1,7 +1,7 @@
-//! What is counted, for Prometheus: `/metrics` on the admin listener, as OpenMetrics text.
+//! Metrics for Prometheus: `/metrics` on the admin listener, as OpenMetrics text.
 //!
 //! Labels are bounded: routes, upstreams and their addresses come from the configuration,
-//! everything else from our own words. No key, client, path or header is a label.
+//! everything else from constants. No key, client, path or header is a label.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// All counters of a gateway.
+/// The gateway's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -40,33 +40,32 @@ pub(crate) struct Metrics {
     current: [Gauge; 7],
 }
 
-/// Numbers that are read when they are asked for, and cost nothing until then.
+/// Values that are read at scrape time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CurrentValues {
-    /// Handlers that run under a key, or are about to.
+    /// Handlers that run under a key.
     pub(crate) executing: usize,
-    /// Requests that wait for another one's end.
+    /// Requests that wait for another request's result.
     pub(crate) waiting: usize,
-    /// Steps that the store has not confirmed.
+    /// Store operations that the store has not confirmed.
     pub(crate) unconfirmed: usize,
-    /// Bytes of bodies that wait in files.
+    /// Bytes of request bodies in spool files.
     pub(crate) spooled: u64,
-    /// Results that are held at hand, in bytes.
+    /// Bytes of responses in the near cache.
     pub(crate) near_bytes: usize,
-    /// How many claims and lookups were answered from them.
+    /// Claims and lookups that the near cache answered.
     pub(crate) near_hits: u64,
     /// Spans that were not exported.
     pub(crate) spans_dropped: u64,
-    /// Upstreams with their addresses, and whether those are tried in their turn.
+    /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
-    /// Whether the store has answered lately; `None` before it was asked.
+    /// Whether the store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
-    /// Whether the gateway is about to end.
     pub(crate) draining: bool,
 }
 
 impl CurrentValues {
-    /// In the order of [`CURRENT`].
+    /// The values in the order of [`CURRENT`].
     fn values(&self) -> [i64; 7] {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         [
@@ -85,7 +84,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("idemptx");
         let build = vec![("version", env!("CARGO_PKG_VERSION"))];
-        registry.register("build", "The version that runs", Info::new(build));
+        registry.register("build", "The running version", Info::new(build));
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -109,206 +108,14 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let requests = "Requests by what became of them; the reason is a problem's code, or why \
-                        the request bypass";
-        registry.register("requests", requests, self.requests.clone());
-        let time = "From a request's head to the head of its answer";
-        registry.register_with_unit("request", time, Unit::Seconds, self.request_time.clone());
-        let steps = "How long the store took for a step";
-        registry.register_with_unit("store_step", steps, Unit::Seconds, self.steps.clone());
-        let orphans = "Claims that met an operation whose owner had vanished";
-        registry.register("orphans", orphans, self.orphans.clone());
-        let answers = "Answers of upstreams by class of status, and why there was none";
-        registry.register("upstream_answers", answers, self.upstream_answers.clone());
-        let time = "From a request's first byte to the head of the upstream's answer";
-        registry.register_with_unit("upstream", time, Unit::Seconds, self.upstream_time.clone());
-        registry.register("connections", "Connections of clients", self.connections.clone());
-        let accepted = "Connections of clients that were accepted";
-        registry.register("connections_accepted", accepted, self.accepted.clone());
-        let reloads = "Configurations that were read again, and whether they were taken";
-        registry.register("reloads", reloads, self.reloads.clone());
-        let hits = "Claims and lookups that were answered from results at hand";
-        registry.register("near_hits", hits, self.near_hits.clone());
-        let spans = "Spans that were not exported, for want of room or of a collector";
-        registry.register("spans_dropped", spans, self.spans_dropped.clone());
-        let up = "Whether an address is tried in its turn: it is neither sick nor down";
-        registry.register("upstream_up", up, self.upstream_up.clone());
-        for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
-            registry.register(name, help, gauge.clone());
-        }
-    }
-
-    /// Everything, as OpenMetrics text.
-    pub(crate) fn text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
-        for (gauge, value) in self.current.iter().zip(current.values()) {
-            gauge.set(value);
-        }
-        // Counted elsewhere already.
-        self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
-        self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
-        // Those of a former configuration are gone; nobody else reads meanwhile.
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        self.upstream_up.clear();
-        for (upstream, address, is_up) in &current.addresses {
-            let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
-            self.upstream_up.get_or_create(&address).set((*is_up).into());
-        }
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
-    }
-
-    pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {
-        let (outcome, reason) = outcome_labels(outcome);
-        let route = Arc::clone(route);
-        let ended = RequestLabels { route: Arc::clone(&route), outcome, reason };
-        self.requests.get_or_create(&ended).inc();
-        self.request_time.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
-    }
-
-    pub(crate) fn step(&self, operation: StoreOperation, result: StoreResult, took: Duration) {
-        let ended = StepLabels { operation: operation.as_str(), result: result.as_str() };
-        self.steps.get_or_create(&ended).observe(took.as_secs_f64());
-        if result == StoreResult::Orphan {
-            self.orphans.inc();
-        }
-    }
-
-    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
-        let upstream = Arc::clone(upstream);
-        let answered =
-            UpstreamResultLabels { upstream: Arc::clone(&upstream), answer: answer.as_str() };
-        self.upstream_answers.get_or_create(&answered).inc();
-        self.upstream_time.get_or_create(&UpstreamLabels { upstream }).observe(took.as_secs_f64());
-    }
-
-    pub(crate) fn connection_opened(&self) {
-        self.accepted.inc();
-        self.connections.inc();
-    }
-
-    pub(crate) fn connection_closed(&self) {
-        self.connections.dec();
-    }
-
-    pub(crate) fn reloaded(&self, taken: bool) {
-        let result = if taken { "taken" } else { "refused" };
-        self.reloads.get_or_create(&ReloadLabels { result }).inc();
-    }
-
-    /// How many requests of a route ended so.
-    pub(crate) fn count(
-        &self,
-        route: &Arc<str>,
-        outcome: &'static str,
-        reason: &'static str,
-    ) -> u64 {
-        let ended = RequestLabels { route: Arc::clone(route), outcome, reason };
-        self.requests.get(&ended).map_or(0, |count| count.get())
-    }
-
-    /// How often a claim met an orphan.
-    pub(crate) fn orphans(&self) -> u64 {
-        self.orphans.get()
-    }
-}
-
-/// What a store was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StoreOperation {
-    Claim,
-    Settle,
-    Release,
-    Renew,
-    Lookup,
-}
-
-impl StoreOperation {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Claim => "claim",
-            Self::Settle => "settle",
-            Self::Release => "release",
-            Self::Renew => "renew",
-            Self::Lookup => "lookup",
-        }
-    }
-}
-
-/// What it answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StoreResult {
-    /// Done, or granted.
-    Ok,
-    /// Somebody holds the record.
-    Held,
-    /// Nobody holds it any more, and nobody has settled it.
-    Orphan,
-    /// There is a result.
-    Settled,
-    Failed(ErrorKind),
-}
-
-impl StoreResult {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Held => "held",
-            Self::Orphan => "orphan",
-            Self::Settled => "settled",
-            Self::Failed(ErrorKind::Unavailable) => "unavailable",
-            Self::Failed(ErrorKind::Fenced) => "fenced",
-            Self::Failed(ErrorKind::Corrupt) => "corrupt",
-            Self::Failed(ErrorKind::Full) => "full",
-            Self::Failed(ErrorKind::Invalid) => "invalid",
-            Self::Failed(_) => "internal",
-        }
-    }
-}
-
-/// What came of a request to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamResult {
-    Status(StatusCode),
-    /// It was not sent.
-    Unsent,
-    /// It was sent, and the connection broke.
-    Broken,
-    /// It was sent, and no answer came in time.
-    Late,
-}
-
-impl UpstreamResult {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Status(status) => match status.as_u16() {
-                100..200 => "1xx",
-                200..300 => "2xx",
-                300..400 => "3xx",
-                400..500 => "4xx",
-                _ => "5xx",
-            },
-            Self::Unsent => "unsent",
-            Self::Broken => "broken",
-            Self::Late => "late",
-        }
-    }
-}
-
-/// What a request came to, in two words: the kind, and the reason where there are several.
-pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
-    match outcome {
-        Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
-        Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
-        Some(Outcome::Replayed) => ("replayed", ""),
-        Some(Outcome::Refused(code)) => ("refused", code.as_str()),
-        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
-        // Where no policy is: unprotected routes, and what finds no route.
+        let requests = "Requests by outcome; the reason is a problem's code, or why the \
+                        request bypassed the engine", bypass_reason(*bypass)),
+        // Unprotected routes, and requests that match no route.
         _ => ("passed", "unprotected-route"),
     }
 }
 
-/// Every reason for which a request passes.
+/// The values of `reason` for requests that bypass the engine.
 pub(crate) const BYPASS_REASONS: [&str; 9] = [
     "not-http",
     "method",
@@ -383,17 +190,17 @@ fn step_buckets() -> Histogram {
 }
 
 const CURRENT: [(&str, &str); 7] = [
-    ("executing", "Executions under a key"),
-    ("waiting", "Requests that wait for another one's end"),
-    ("unconfirmed", "Steps that the store has not confirmed"),
-    ("spool_bytes", "Bodies that wait in files"),
-    ("near_bytes", "Results that are held at hand"),
-    ("store_up", "Whether the store has answered lately"),
-    ("draining", "Whether the gateway is about to end"),
+    ("executing", "Handlers that run under a key"),
+    ("waiting", "Requests that wait for another request's result"),
+    ("unconfirmed", "Store operations without confirmation"),
+    ("spool_bytes", "Bytes of request bodies in spool files"),
+    ("near_bytes", "Bytes of responses in the near cache"),
+    ("store_up", "Whether the store replied recently"),
+    ("draining", "Whether the gateway is draining"),
 ];
 const REQUEST_BUCKETS_SECS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
-/// Memory answers in less than the first, a store that is away in the last.
+/// The first bucket holds memory's latencies, the last those of an unavailable store.
 const STEP_BUCKETS_SECS: [f64; 12] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 

@@ -1,13 +1,13 @@
-//! `idemptx openapi`: an API's document, with what a client has to know about keys.
+//! `idemptx openapi`: documents idempotency keys in an OpenAPI document.
 //!
-//! draft-ietf-httpapi-idempotency-key-header §2.5.2 wants a resource to publish its specification,
-//! the expiry of keys among it.
-//! What is added comes from the policy, so that the document and the behaviour have one source:
-//! the header parameter, a problem response for each refusal that can happen, the header that marks
-//! a replay, and `x-idempotency` with retention and codes.
+//! draft-ietf-httpapi-idempotency-key-header §2.5.2 asks a resource to publish its specification,
+//! including the expiry of keys.
+//! All additions come from the policy, so that the document cannot disagree with the behaviour: the
+//! header parameter, a problem response for each possible refusal, the header that marks a replay,
+//! and `x-idempotency` with retention times and codes.
 //!
-//! All of it carries a mark, so that a second run replaces what the first one has added, and
-//! nothing that somebody wrote is changed.
+//! Additions carry a marker, so that a second run replaces them and leaves everything else
+//! unchanged.
 
 mod annotate;
 mod node;
@@ -24,30 +24,30 @@ use idemptx::{Policy, Profile};
 use self::node::Node;
 use crate::config::Config;
 
-/// Adds to an OpenAPI document what clients have to know about keys.
+/// Documents idempotency keys in an OpenAPI document.
 ///
-/// Comments of a YAML document are not kept.
+/// Comments of a YAML document are not preserved.
 #[derive(Debug, Args)]
 pub(crate) struct OpenApiArgs {
-    /// The document, of OpenAPI 3.0 or later, as JSON or YAML.
+    /// The OpenAPI document (3.0 or later), as JSON or YAML.
     #[arg(long, value_name = "FILE")]
     merge: PathBuf,
-    /// Where to write it; the standard output without.
+    /// The file to write; by default the standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The gateway's configuration, whose routes and policies count.
+    /// The gateway's configuration, for its routes and policies.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "policy"])]
     config: Option<PathBuf>,
-    /// The profile for all operations.
+    /// The policy profile of all operations.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: Profile,
-    /// A JSON object laid over the profile.
+    /// Policy fields that override the profile, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     policy: String,
 }
 
 impl OpenApiArgs {
-    /// Reads, adds and writes.
+    /// Reads, annotates and writes the document.
     pub(crate) fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let text = std::fs::read_to_string(&self.merge)
             .map_err(|error| format!("{}: {error}", self.merge.display()))?;
@@ -77,16 +77,16 @@ impl OpenApiArgs {
     }
 }
 
-/// Which policy an operation has.
+/// Maps operations to policies.
 enum PolicySource {
     Everywhere(Box<Policy>),
     Routes(Box<Config>),
 }
 
 impl PolicySource {
-    /// The policy in force, if keys are for this operation.
+    /// Returns the policy of an operation, if it uses keys.
     ///
-    /// A parameter of the path is taken as one segment of it; a route's host does not count.
+    /// A path parameter matches as one segment; a route's host is ignored.
     fn policy_for(&self, method: &Method, path: &str) -> Option<&Policy> {
         let policy = match self {
             Self::Everywhere(policy) => policy,

@@ -1,7 +1,7 @@
-//! What the gateway is seen to do: counted, told to the inspector, and written to the log.
+//! Records store operations and completed requests: for metrics, the inspector and the log.
 //!
-//! The library knows nothing of this: a request's end is read from its
-//! [`Outcome`](idemptx::Outcome), and the store is wrapped.
+//! The library has no hooks for it: a request's result comes from its
+//! [`Outcome`](idemptx::Outcome), and the store is wrapped in a [`RecordedStore`].
 
 pub(crate) mod event_log;
 mod readiness;
@@ -20,12 +20,12 @@ pub(crate) use self::recorded_store::RecordedStore;
 use crate::metrics::{Metrics, UpstreamResult, outcome_labels};
 use crate::traces::Tracer;
 
-/// Sees everything; shared by all that happens.
+/// Records everything that happens; shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    /// `None` without an admin listener, where nobody would ever look.
+    /// `None` without an admin listener, since nothing would read it.
     admin: Option<AdminState>,
-    /// Whether every request is worth a line at the level `info`.
+    /// Logs requests at `info` instead of `debug`.
     log_access: bool,
     readiness: Readiness,
     traces: Tracer,
@@ -37,35 +37,35 @@ struct AdminState {
     event_log: EventLog,
 }
 
-/// A request that has its answer.
+/// A request whose response is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct CompletedRequest<'a> {
     pub(crate) method: &'a Method,
-    /// Without the query.
+    /// Excludes the query.
     pub(crate) path: &'a str,
-    /// `None` if it is for no route.
+    /// `None` if no route matched.
     pub(crate) route: Option<&'a Arc<str>>,
     pub(crate) status: u16,
     pub(crate) outcome: Option<&'a Outcome>,
-    /// Of the record that its key names.
+    /// The record of its idempotency key.
     pub(crate) record: Option<&'a RecordId>,
-    /// When its head had come.
+    /// The time at which the request's head was complete.
     pub(crate) began: Instant,
 }
 
 impl Recorder {
-    /// One that only writes the log.
+    /// Returns a recorder that writes the log only.
     pub(crate) fn without_admin(log_access: bool) -> Self {
         Self { admin: None, log_access, readiness: Readiness::new(), traces: Tracer::disabled() }
     }
 
-    /// One that counts, too, for an admin listener.
+    /// Returns a recorder that feeds an admin listener as well.
     pub(crate) fn with_admin(log_access: bool) -> Self {
         let admin = AdminState { metrics: Metrics::new(), event_log: EventLog::new() };
         Self { admin: Some(admin), ..Self::without_admin(log_access) }
     }
 
-    /// The same, with traces.
+    /// Adds tracing.
     pub(crate) fn with_traces(self, traces: Tracer) -> Self {
         Self { traces, ..self }
     }
@@ -86,7 +86,7 @@ impl Recorder {
         self.admin.as_ref().map(|admin| &admin.event_log)
     }
 
-    /// A request has its answer.
+    /// Records a completed request.
     pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
         let took = request_completed.began.elapsed();
         self.log(request_completed, took);
@@ -105,11 +105,11 @@ impl Recorder {
         }
     }
 
-    /// One line for a request.
+    /// Logs one line for a request.
     ///
     /// # Security
     ///
-    /// Neither a query nor a header's value nor a body is in it, at any level.
+    /// It contains neither the query nor header values nor bodies, at any level.
     fn log(&self, request_completed: &CompletedRequest<'_>, took: Duration) {
         let (outcome, reason) = outcome_labels(request_completed.outcome);
         let attempt = match request_completed.outcome {
@@ -139,14 +139,14 @@ impl Recorder {
         }
     }
 
-    /// An upstream answered, or did not.
+    /// Records the result of a request to an upstream.
     pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
         if let Some(metrics) = self.metrics() {
             metrics.upstream(upstream, answer, took);
         }
     }
 
-    /// A client has connected; tells of its end when dropped.
+    /// Records a client connection, which ends when the return value is dropped.
     pub(crate) fn connection_opened(self: &Arc<Self>) -> OpenConnection {
         if let Some(metrics) = self.metrics() {
             metrics.connection_opened();
@@ -154,7 +154,7 @@ impl Recorder {
         OpenConnection(Arc::clone(self))
     }
 
-    /// A configuration was read again.
+    /// Records a configuration reload.
     pub(crate) fn reloaded(&self, taken: bool) {
         if let Some(metrics) = self.metrics() {
             metrics.reloaded(taken);
@@ -162,7 +162,7 @@ impl Recorder {
     }
 }
 
-/// Counts as a connection until dropped.
+/// Counts as an open connection until dropped.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Arc<Recorder>);
 
@@ -174,12 +174,12 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The first digits of an id: enough to find lines that belong together, too few to find a key.
+/// The first digits of a record's id: enough to correlate log lines, too few to guess a key.
 pub(crate) fn short_id(id: &RecordId) -> String {
     id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where the half of an id begins that names the key.
+/// The offset of the half of an id that names the key.
 const KEY_AT: usize = 16;
 
 #[cfg(test)]

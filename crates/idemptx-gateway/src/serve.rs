@@ -1,4 +1,4 @@
-//! The gateway as it runs: listeners, connections, a plan that can be replaced.
+//! The running gateway: listeners, connections, and a routing table that can be replaced.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -34,24 +34,24 @@ use crate::strict_http1::{StrictHttp1, UpgradeFlag};
 use crate::tls::{Accepted, Acceptor};
 use crate::write_timeout::WriteTimeout;
 
-/// A gateway that listens.
+/// A running gateway.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes its listeners and connections at once; [`drain`](Self::drain) lets them end.
+/// Dropping it closes its listeners and connections at once; [`drain`](Self::drain) waits for them.
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     admin: Option<Admin>,
     admin_address: Option<SocketAddr>,
     recorder: Arc<Recorder>,
-    /// Goes on to the end, so that operators see it.
+    /// Runs until the end of the drain, so that operators can watch it.
     _operating: JoinSet<()>,
     listeners: Vec<Listener>,
     store: Store,
     traces: Option<Traces>,
     table: watch::Sender<Arc<RoutingTable>>,
-    /// Former plans under which something is still done.
+    /// Replaced routing tables that still have requests in flight.
     retired: Mutex<Vec<Arc<RoutingTable>>>,
     logged: LoggedFindings,
     shutdown: ShutdownTrigger,
@@ -59,17 +59,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the listeners, looks at the store, and begins to serve; the store may be away.
+    /// Binds the listeners, checks the store and starts to serve; the store may be unavailable.
     ///
     /// # Errors
     ///
-    /// [`StartError`] when an address cannot be listened on, or the store's URL cannot be read.
+    /// [`StartError`] if an address cannot be bound or the store's URL is invalid.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = crate::store::open(&config.store)?;
         Self::start_over(store, config).await
     }
 
-    /// The same over a store that is open.
+    /// Starts over a store that is open already.
     pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
         let recorder = match &config.admin {
             Some(_) => Recorder::with_admin(config.log.access),
@@ -136,27 +136,27 @@ impl Gateway {
         })
     }
 
-    /// Where it listens, in the order of the configuration.
+    /// The listeners' addresses, in the order of the configuration.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where operators come in, if they may.
+    /// The address of the admin listener, if there is one.
     #[must_use]
     pub const fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Takes another configuration; requests under way end under the one that they began with.
+    /// Applies a new configuration; requests in flight finish under the previous one.
     ///
     /// # Errors
     ///
-    /// [`StartError`] for a configuration that cannot be used; the former one stays in force.
+    /// [`StartError`] if the configuration cannot be applied; the previous one stays in force.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the former configuration stays in force.
+    /// Dropped, the previous configuration stays in force.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
         let applied = self.take(config).await;
         self.recorder.reloaded(applied.is_ok());
@@ -189,15 +189,15 @@ impl Gateway {
         Ok(())
     }
 
-    /// What the store promises, in one line.
+    /// The store's guarantee, in one line.
     ///
     /// # Errors
     ///
-    /// As [`Engine::check`](idemptx::Engine::check) of the first route that is protected.
+    /// Those of [`Engine::check`](idemptx::Engine::check) for the first protected route.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped and called again.
+    /// Can be dropped and called again.
     pub async fn store_guarantee(&self) -> Result<String, CheckError> {
         let table = Arc::clone(&self.table.borrow());
         match table.routes.iter().find_map(|route| route.engine.as_ref()) {
@@ -206,7 +206,7 @@ impl Gateway {
         }
     }
 
-    /// Stops to accept, and waits until what runs has ended, for as long as policies allow.
+    /// Stops accepting, and waits for requests in flight for as long as the policies allow.
     pub async fn drain(mut self) {
         self.recorder.readiness().start_draining();
         let table = Arc::clone(&self.table.borrow());
@@ -221,31 +221,31 @@ impl Gateway {
             }
         };
         if timeout(table.drain_max(), all).await.is_err() {
-            tracing::warn!("some requests have not ended in time; their claims will lapse");
+            tracing::warn!("drain timed out with requests in flight; their claims will lapse");
         }
         self.recorder.traces().end().await;
     }
 }
 
-/// Why a gateway does not start, or does not take a configuration.
+/// An error that prevents a start or a reload.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     Listen(SocketAddr, io::Error),
-    /// The store's URL cannot be read, or its file not be opened.
+    /// The store's URL is invalid, or its file cannot be opened.
     Store(UnknownStore),
-    /// The keys that results are sealed with cannot be used.
+    /// The sealing keys are invalid.
     Seal(InvalidKeys),
-    /// A policy cannot be carried out.
+    /// A policy is invalid.
     Policy(EngineError),
-    /// A certificate or key cannot be used.
+    /// A certificate or private key is invalid.
     Tls(TlsError),
-    /// The keys of tokens cannot be used.
+    /// The keys that verify tokens are invalid.
     Token(TokenError),
-    /// Where traces go cannot be told.
+    /// The trace exporter cannot be set up.
     Traces(Box<dyn Error + Send + Sync>),
-    /// Something that only a new start can change.
+    /// A setting changed that takes effect at a restart only.
     RequiresRestart(&'static str),
 }
 
@@ -253,13 +253,13 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(address, _) => write!(f, "cannot listen on {address}"),
-            Self::Store(_) => f.write_str("the store cannot be used"),
+            Self::Store(_) => f.write_str("cannot open the store"),
             Self::Seal(_) => f.write_str("[store.seal]"),
             Self::Tls(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
-            Self::Traces(_) => f.write_str("traces cannot be exported"),
-            Self::Policy(_) => f.write_str("a policy cannot be carried out"),
-            Self::RequiresRestart(what) => write!(f, "{what} has changed, which needs a new start"),
+            Self::Traces(_) => f.write_str("cannot set up the trace exporter"),
+            Self::Policy(_) => f.write_str("invalid policy"),
+            Self::RequiresRestart(what) => write!(f, "{what} has changed: restart the gateway to apply it"),
         }
     }
 }
@@ -278,7 +278,7 @@ impl Error for StartError {
     }
 }
 
-/// What the connections of a listener share.
+/// State shared by the connections of one listener.
 struct ListenerContext {
     number: usize,
     listener: Listener,
@@ -303,7 +303,7 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
                     ));
                 }
             }
-            // Out of descriptors, most likely: what is there may end meanwhile.
+            // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -319,7 +319,7 @@ async fn connection(
     context: Arc<ListenerContext>,
 ) {
     let _connected = context.tables.borrow().store.recorder().connection_opened();
-    // An answer in two segments need not wait for the first one's acknowledgement.
+    // A response in two segments must not wait for the acknowledgement of the first.
     let _ = stream.set_nodelay(true);
     let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
     let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
@@ -328,7 +328,7 @@ async fn connection(
         let (http1, http2) = (context.listener.http1, context.listener.http2);
         return serve_http(stream, peer, (http1, http2), &context).await;
     };
-    // Boxed, so that a connection in clear text does not keep room for what TLS needs.
+    // Boxed, so that a clear-text connection does not reserve memory for TLS.
     Box::pin(serve_tls(tls, stream, address, &context)).await;
 }
 
@@ -343,11 +343,11 @@ async fn serve_tls(
             let peer = Peer::new(address, true, context.listener.forwarded, certificate);
             serve_http(stream, peer, (!is_http2, is_http2), context).await;
         }
-        Err(error) => tracing::debug!("no TLS with a client: {error}"),
+        Err(error) => tracing::debug!("TLS handshake with a client failed: {error}"),
     }
 }
 
-/// Serves a connection; `spoken` says whether HTTP/1.1 may be, and HTTP/2.
+/// Serves a connection; `spoken` enables HTTP/1.1 and HTTP/2.
 async fn serve_http<S>(stream: S, peer: Peer, spoken: (bool, bool), context: &ListenerContext)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -365,7 +365,7 @@ where
             let probed = probes.then(|| probe(&table, &request)).flatten();
             let response = match probed {
                 Some(response) => response,
-                // Boxed, so that an idle connection does not keep room for a request.
+                // Boxed, so that an idle connection does not reserve memory for a request.
                 None => Box::pin(answer(table, peer, request)).await,
             };
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -385,7 +385,7 @@ where
         }
     };
     if let Err(error) = ended {
-        tracing::debug!("a client's connection ended: {error}");
+        tracing::debug!("client connection ended: {error}");
     }
 }
 
@@ -407,7 +407,7 @@ fn builder(spoken: (bool, bool), context: &ListenerContext) -> auto::Builder<Tok
     }
 }
 
-/// How many may come in.
+/// Limits the connections in total and per client address.
 #[derive(Clone, Debug)]
 struct ConnectionLimit {
     connections: Arc<Semaphore>,
@@ -425,7 +425,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// A place, unless this address has too many.
+    /// Returns a permit, unless the address has too many connections.
     fn try_acquire(
         &self,
         address: IpAddr,
@@ -441,7 +441,7 @@ impl ConnectionLimit {
     }
 }
 
-/// A connection's place.
+/// Counts a connection until it is dropped.
 struct ConnectionPermit {
     address: IpAddr,
     each: Arc<Mutex<HashMap<IpAddr, usize>>>,

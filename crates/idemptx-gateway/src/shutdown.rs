@@ -1,8 +1,8 @@
-//! Ending: what is asked to close, and when all of it has.
+//! Graceful shutdown: a signal to all connections, and the wait for their end.
 
 use tokio::sync::{mpsc, watch};
 
-/// Asks connections to close, and knows when they have.
+/// Signals connections to close, and waits for them.
 #[derive(Debug)]
 pub(crate) struct ShutdownTrigger {
     close: watch::Sender<bool>,
@@ -16,7 +16,7 @@ pub(crate) struct ShutdownWatch {
     _open: mpsc::Sender<()>,
 }
 
-/// Both ends.
+/// Returns both ends.
 pub(crate) fn channel() -> (ShutdownTrigger, ShutdownWatch) {
     let (close, closing) = watch::channel(false);
     let (held, open) = mpsc::channel(1);
@@ -24,18 +24,18 @@ pub(crate) fn channel() -> (ShutdownTrigger, ShutdownWatch) {
 }
 
 impl ShutdownTrigger {
-    /// Asks all to close, and waits until the last has.
+    /// Signals all connections to close, and waits for the last one.
     pub(crate) async fn finish(&mut self) {
         self.close.send_replace(true);
-        // Nothing is ever sent: it ends when the last sender is dropped.
+        // Nothing is ever sent: the channel closes when the last sender is dropped.
         while self.open.recv().await.is_some() {}
     }
 }
 
 impl ShutdownWatch {
-    /// Resolves when it is time to close.
+    /// Resolves when the shutdown is signalled.
     pub(crate) async fn requested(&mut self) {
-        // Without anybody to announce it, it is time as well.
+        // A dropped trigger counts as a signal.
         let _ = self.close.wait_for(|close| *close).await;
     }
 }

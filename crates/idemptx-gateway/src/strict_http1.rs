@@ -1,12 +1,11 @@
-//! A client's bytes, read along with hyper and more strictly.
+//! Rejects HTTP/1.1 messages that can be parsed in more than one way (request smuggling).
 //!
-//! hyper does what RFC 9112 allows a server: it takes a bare line feed for the end of a line, the
-//! coding for true where there is a length as well, and the last of several codings for the one
-//! that counts.
-//! A proxy in front of us may read the same bytes in another way, and then one's body is the
-//! other's next request.
-//! So the beginnings and ends of messages are looked at before hyper sees them, and where there
-//! are two ways to read them it is given something that it refuses: 400, and the connection is
+//! hyper parses as leniently as RFC 9112 allows: it accepts a bare line feed as the end of a line,
+//! prefers `Transfer-Encoding` where there is a `Content-Length` too, and takes the last of several
+//! codings. A proxy in front of the gateway may parse the same bytes differently, and then the body
+//! of one parser is the next request of the other.
+//! So this reader follows the boundaries of messages before hyper sees them. Where they are
+//! ambiguous it substitutes bytes that hyper rejects: the client gets 400 and the connection is
 //! closed.
 
 use std::borrow::Cow;
@@ -18,20 +17,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection whose incoming bytes are messages of HTTP/1.1 that can be read in one way only.
+/// A stream that passes on only unambiguous HTTP/1.1 messages.
 ///
-/// HTTP/2, which frames them otherwise, is let through from its preface on, and whatever comes
-/// once the connection was handed over.
+/// HTTP/2 is recognised by its preface and passes unchecked, as does everything after an upgrade.
 #[derive(Debug)]
 pub(crate) struct StrictHttp1<S> {
     stream: S,
     framing: Framing,
-    /// What hyper is yet to be given in place of what was refused.
+    /// The rest of the bytes that replace the ambiguous ones.
     replacement: Option<&'static [u8]>,
     upgraded: UpgradeFlag,
 }
 
-/// Told when a connection has changed to another protocol.
+/// Set when the connection has switched to another protocol.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UpgradeFlag(Arc<AtomicBool>);
 
@@ -79,14 +77,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictHttp1<S> {
     }
 }
 
-/// Puts in what there is room for, and returns the rest.
+/// Copies as much as fits, and returns the rest.
 fn copy_into(replacement: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
     let (now, later) = replacement.split_at(replacement.len().min(buffer.remaining()));
     buffer.put_slice(now);
     later
 }
 
-/// Nothing of what still comes is shown to anybody, but its end is.
+/// Discards input until its end, which is passed on.
 fn poll_discard<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -131,16 +129,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StrictHttp1<S> {
     }
 }
 
-/// Where in the messages of a connection we are.
+/// The parser's state.
 #[derive(Debug)]
 struct Framing {
     position: Position,
-    /// The part of a line that has come.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
     line_bytes_max: usize,
     length: Option<u64>,
     chunked: bool,
-    /// Whether a request has come before.
+    /// Set after the first request.
     is_later: bool,
 }
 
@@ -153,11 +151,11 @@ enum Position {
     Chunk(u64),
     ChunkEnd,
     Trailer,
-    /// Another protocol.
+    /// Another protocol: no parsing.
     Elsewhere,
 }
 
-/// From this byte of what was read on there are two ways to read it.
+/// The offset of the first byte that can be parsed in two ways.
 #[derive(Debug, PartialEq, Eq)]
 struct Ambiguous {
     at: usize,
@@ -175,7 +173,7 @@ impl Framing {
         }
     }
 
-    /// Reads on.
+    /// Parses the next bytes.
     fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -193,7 +191,7 @@ impl Framing {
         Ok(())
     }
 
-    /// Passes over what is content; how much that is.
+    /// Skips content, and returns its length.
     fn content(
         &mut self,
         left: u64,
@@ -207,11 +205,11 @@ impl Framing {
         there
     }
 
-    /// Takes a line, or the part of it that there is; how long that is, `None` if it is refused.
+    /// Consumes a line or the available part of it, and returns its length; `None` if ambiguous.
     fn line(&mut self, rest: &[u8]) -> Option<usize> {
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             self.line.extend_from_slice(rest);
-            // What is too long for hyper need not be kept here for longer.
+            // hyper rejects longer lines, so they need not be buffered.
             return (self.line.len() <= self.line_bytes_max).then_some(rest.len());
         };
         let line = rest.get(..end)?;
@@ -226,10 +224,10 @@ impl Framing {
         Some(end + 1)
     }
 
-    /// Where a line leads to.
+    /// The state after a line.
     fn after(&mut self, line: &[u8]) -> Option<Position> {
         match self.position {
-            // RFC 9112 §2.2: an empty line in front of a request is passed over.
+            // RFC 9112 §2.2: an empty line before a request is skipped.
             Position::FirstLine if line.is_empty() => Some(Position::FirstLine),
             Position::FirstLine => self.after_first(line),
             Position::Field if line.is_empty() => self.after_head(),
@@ -252,11 +250,11 @@ impl Framing {
             return Some(Position::Elsewhere);
         }
         (self.length, self.chunked, self.is_later) = (None, false, true);
-        // No target has a fragment, but some servers cut one off.
+        // A target has no fragment, but some servers strip one instead of rejecting it.
         (!line.contains(&b'#')).then_some(Position::Field)
     }
 
-    /// RFC 9112 §6.3, without what it leaves to the reader.
+    /// Applies RFC 9112 §6.3, without the choices that it leaves to the recipient.
     fn after_head(&self) -> Option<Position> {
         match (self.length, self.chunked) {
             (Some(_), true) => None,
@@ -282,16 +280,16 @@ impl Framing {
     }
 }
 
-/// A number of digits alone.
+/// Parses digits only.
 fn number(digits: &[u8], radix: u32) -> Option<u64> {
-    // A sign is none of them.
+    // `from_str_radix` accepts a sign.
     let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// Nothing that hyper takes for a part of a head, of a chunk or of a trailer, and the end of it.
+/// Invalid in a head, a chunk and a trailer, and the end of each: hyper answers 400.
 const REPLACEMENT: &[u8] = b"\0\r\n\r\n";
-/// The first line of HTTP/2's (RFC 9113 §3.4).
+/// HTTP/2's first line (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A connection whose other end must take what it is sent.
+//! Limits how long a write may stall.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Fails once nothing could be written for a while: whoever reads slowly must not keep what is to
-/// be sent for ever.
+/// A stream that fails when the peer accepts no bytes for too long.
 ///
-/// How long nothing may be read is for others to say: an idle connection is no fault.
+/// A slow reader must not hold a response in memory for ever. Reads have no limit here, since an
+/// idle connection is legitimate.
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<I> {
     io: I,
     write_timeout: Duration,
-    /// Since the last write that had to wait.
+    /// Runs since the last write that had to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Who may come in at the admin listener.
+//! Access control of the admin listener.
 
 use std::net::IpAddr;
 
@@ -6,29 +6,29 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-/// What a request must show.
+/// The requirements for a request.
 ///
 /// # Security
 ///
-/// Without a token whoever reaches the listener may come in, so it is bound to the loopback address
-/// then, and requests must be for a loopback name: a page of another site that has itself resolved
-/// to this address (DNS rebinding) sends its own.
-/// With a token such a page has nothing to show.
+/// Without a token everyone who reaches the listener has access. It must then be bound to a
+/// loopback address, and requests must name a loopback host: a page of another site that resolves
+/// its own name to this address (DNS rebinding) sends that name.
+/// With a token such a page has no credential.
 ///
-/// What changes something needs a header that no other site can make a browser send without asking
-/// us first, which we never permit (CORS); cookies are not looked at.
+/// Changes need a header that browsers send for another site only after a CORS preflight, which is
+/// never granted; cookies are ignored.
 pub(super) struct AccessPolicy {
     token: Option<blake3::Hash>,
 }
 
-/// Why a request is not admitted.
+/// The reason for which a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccessDenied {
-    /// Not for us, by its `Host`.
+    /// The `Host` is not the listener's.
     WrongHost,
-    /// Without the token.
+    /// The token is missing or wrong.
     Unauthorized,
-    /// Perhaps sent by another site.
+    /// Possibly sent by another site.
     Forged,
 }
 
@@ -37,7 +37,7 @@ impl AccessPolicy {
         Self { token: token.map(|token| blake3::hash(token.as_bytes())) }
     }
 
-    /// Whether the request is for this listener; asked of every one.
+    /// Checks that the request is for this listener.
     pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
         if self.token.is_some() || is_loopback(headers) {
             return Ok(());
@@ -45,7 +45,7 @@ impl AccessPolicy {
         Err(AccessDenied::WrongHost)
     }
 
-    /// Whether whoever asks may know, and change something if that is what they ask for.
+    /// Checks the token, and for changes the header that other sites cannot send.
     pub(super) fn authorize(
         &self,
         method: &Method,
@@ -55,7 +55,7 @@ impl AccessPolicy {
         if let Some(token) = &self.token {
             let shown = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
             let shown = shown.and_then(bearer).ok_or(AccessDenied::Unauthorized)?;
-            // Hashes are compared in constant time, and tell nothing of a length.
+            // Hashes compare in constant time, and hide the token's length.
             if blake3::hash(shown) != *token {
                 return Err(AccessDenied::Unauthorized);
             }
@@ -77,31 +77,31 @@ impl AccessDenied {
         }
     }
 
-    /// For the log.
+    /// The line in the log.
     pub(super) const fn log_text(self) -> &'static str {
         match self {
-            Self::WrongHost => "somebody asked the admin listener by another name",
-            Self::Unauthorized => "somebody asked the admin listener without its token",
-            Self::Forged => "something that another site may have sent was refused",
+            Self::WrongHost => "rejected admin request with an unexpected Host",
+            Self::Unauthorized => "rejected admin request without the token",
+            Self::Forged => "rejected admin request without Idempotency-Admin",
         }
     }
 
     pub(super) const fn detail(self) -> &'static str {
         match self {
             Self::WrongHost => {
-                "Without a token this listener is for loopback names only: ask `localhost` or \
+                "Without a token this listener accepts loopback names only: use `localhost` or \
                  `127.0.0.1`, or set `token` under `[admin]`."
             }
             Self::Unauthorized => "Send `Authorization: Bearer` with the token of `[admin]`.",
             Self::Forged => {
-                "Send `Idempotency-Admin` with your name, and JSON as `application/json`; \
-                 nothing was changed."
+                "Send `Idempotency-Admin` with your name, and the body as `application/json`. \
+                 Nothing was changed."
             }
         }
     }
 }
 
-/// Who asks, as they call themselves: for the audit, not for authentication.
+/// The name that the caller gives, for the audit log; it is not authenticated.
 pub(super) fn actor(headers: &HeaderMap) -> &str {
     headers.get(ADMIN).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The admin listener: few connections, small requests.
+//! The admin listener.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use super::router::AdminService;
 use crate::network::{TcpListener, TcpStream};
 use crate::proxy::RoutingTable;
 
-/// Answers operators until it is dropped.
+/// Serves operators until it is dropped.
 pub(crate) async fn listen(socket: TcpListener, desk: Arc<AdminService>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -27,23 +27,23 @@ pub(crate) async fn listen(socket: TcpListener, desk: Arc<AdminService>) {
             Ok((stream, peer)) => {
                 let desk = Arc::clone(&desk);
                 tokio::spawn(async move {
-                    // Nobody needs one connection for longer, and idle ones must not fill the room.
+                    // Idle connections must not exhaust the limit.
                     let served = serve(TokioIo::new(stream), peer, desk);
                     if timeout(CONNECTION_MAX, served).await.is_err() {
-                        tracing::debug!("an operator's connection was open for too long");
+                        tracing::debug!("closed an admin connection after its maximum age");
                     }
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!("cannot accept an operator's connection: {error}");
+                tracing::warn!("cannot accept an admin connection: {error}");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Asks the store now and then whether it is there, when requests do not.
+/// Queries the store now and then when requests do not.
 pub(crate) async fn poll_store(tables: watch::Receiver<Arc<RoutingTable>>) {
     let absent_id = RecordId::from_bytes([0; RecordId::BYTES]);
     loop {
@@ -51,7 +51,7 @@ pub(crate) async fn poll_store(tables: watch::Receiver<Arc<RoutingTable>>) {
         let health = store.recorder().readiness();
         if !health.store_answered_within(POLL_INTERVAL) {
             health.store_asked();
-            // An answer of any kind is taken down by the observer on its way.
+            // The recorded store notes any reply.
             let _ = timeout(POLL_INTERVAL, store.lookup(&absent_id)).await;
         }
         sleep(POLL_INTERVAL).await;
@@ -66,7 +66,7 @@ async fn serve(io: TokioIo<TcpStream>, peer: SocketAddr, desk: Arc<AdminService>
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     if let Err(error) = builder.serve_connection(io, service).await {
-        tracing::debug!("an operator's connection ended: {error}");
+        tracing::debug!("admin connection ended: {error}");
     }
 }
 

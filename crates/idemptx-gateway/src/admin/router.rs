@@ -1,4 +1,4 @@
-//! Where an operator's request goes, and what every answer has.
+//! Routes requests of operators, and protects the responses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,24 +25,23 @@ use crate::metrics::CurrentValues;
 use crate::proxy::RoutingTable;
 use crate::recorder::Recorder;
 
-/// Answers operators.
+/// Serves the admin listener.
 pub(crate) struct AdminService {
     access: AccessPolicy,
     tables: watch::Receiver<Arc<RoutingTable>>,
     pub(super) recorder: Arc<Recorder>,
 }
 
-/// What is answered, as JSON, or why not.
 pub(super) type Answer = Result<Value, ApiProblem>;
 
-/// Why a call has no result: an RFC 9457 document.
+/// A failed call, as an RFC 9457 document.
 #[derive(Debug)]
 pub(super) struct ApiProblem {
     pub(super) status: StatusCode,
     pub(super) detail: String,
 }
 
-/// Who asks for a change, for the audit.
+/// The caller of a change, for the audit log.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) address: IpAddr,
@@ -62,7 +61,7 @@ impl AdminService {
     ///
     /// # Security
     ///
-    /// Bodies are limited in size and time; what is not admitted is not read at all.
+    /// Bodies are limited in size and time; the body of a denied request is not read.
     pub(crate) async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
@@ -88,7 +87,10 @@ impl AdminService {
         response
     }
 
-    /// What everybody who comes here may have: the page, which holds no data, and the probes.
+    /// Returns resources without access control: the page, which holds no data, and the probes.
+    ///
+    /// A browser sends no header with a page, and a cookie would allow the forgery that the header
+    /// prevents.
     fn public(&self, path: &str, headers: &http::HeaderMap) -> Option<Response<Full<Bytes>>> {
         let answer = match path {
             "/" => text("text/html; charset=utf-8", PAGE),
@@ -135,7 +137,7 @@ impl AdminService {
                 return only("GET, HEAD");
             }
             ["api", "search"] | ["api", "records", _, _] => return only("POST"),
-            _ => Err(ApiProblem::new(StatusCode::NOT_FOUND, "There is nothing here.")),
+            _ => Err(ApiProblem::new(StatusCode::NOT_FOUND, "Not found.")),
         };
         answer.map_or_else(ApiProblem::into_response, |value| json_text("application/json", &value))
     }
@@ -145,7 +147,7 @@ impl AdminService {
         match text {
             Some(Ok(text)) => self::text(OPENMETRICS, text),
             _ => {
-                ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be written.")
+                ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be encoded.")
                     .into_response()
             }
         }
@@ -177,7 +179,7 @@ impl AdminService {
         }
         let mut counted: Vec<&Policy> = Vec::new();
         for engine in table.engines() {
-            // Routes may share an engine, after a reload.
+            // Routes may share an engine after a reload.
             if counted.iter().any(|of| std::ptr::eq(*of, engine.policy())) {
                 continue;
             }
@@ -228,9 +230,9 @@ where
 {
     let bad = |text: &str| ApiProblem::new(StatusCode::BAD_REQUEST, text);
     let whole = timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let whole = whole.map_err(|_| bad("The body came too slowly."))?;
-    let whole = whole.map_err(|_| bad("The body is larger than 2 MiB, or broke off."))?;
-    serde_json::from_slice(&whole.to_bytes()).map_err(|_| bad("The body is no JSON."))
+    let whole = whole.map_err(|_| bad("The body arrived too slowly."))?;
+    let whole = whole.map_err(|_| bad("The body exceeds 2 MiB or is incomplete."))?;
+    serde_json::from_slice(&whole.to_bytes()).map_err(|_| bad("The body is not valid JSON."))
 }
 
 fn text(kind: &'static str, content: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -243,7 +245,7 @@ fn json_text(kind: &'static str, value: &Value) -> Response<Full<Bytes>> {
     text(kind, value.to_string())
 }
 
-/// What keeps a browser from being turned against an operator.
+/// Sets the fields that protect an operator's browser.
 fn protect(response: &mut Response<Full<Bytes>>) {
     let lines = [
         (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
@@ -267,6 +269,6 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
-/// An answer to be stored may be as large as a policy allows by default, and some more for JSON.
+/// The default limit of a stored response, with some overhead for JSON.
 const BODY_BYTES_MAX: usize = 2 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -404,7 +404,7 @@ impl AdminTable {
     fn checked(self, source: SourceText<'_>) -> Result<Admin, InvalidConfig> {
         let address = *self.address.get_ref();
         if self.token.is_none() && !address.ip().is_loopback() {
-            let text = "whoever reaches this address could read and free keys: set `token`";
+            let text = "an address that is not loopback requires a token: set `token`";
             return Err(source.error_at(&self.address.span(), text));
         }
         Ok(Admin { address, token: self.token })

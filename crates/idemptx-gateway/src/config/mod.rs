@@ -1,7 +1,7 @@
 //! What the gateway is to do: one TOML file, or a few flags.
 //!
-//! A file is parsed into types at once; whatever is wrong with it is a [`InvalidConfig`] with its line
-//! and column, and nothing is started.
+//! A file is parsed into types at once; whatever is wrong with it is a [`InvalidConfig`] with its
+//! line and column, and nothing is started.
 //! `${NAME}` in any text stands for an environment variable, so that secrets need not be written
 //! down.
 

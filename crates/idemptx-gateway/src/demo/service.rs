@@ -1,4 +1,4 @@
-//! The service: it takes orders, charges for each, and has never heard of idempotency keys.
+//! The example service: it takes orders and charges for each, without idempotency keys.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// A shop that is open, and what it has sold.
+/// A running service, with its orders and charges.
 #[derive(Clone, Debug)]
 pub(super) struct DemoService {
     pub(super) address: SocketAddr,
@@ -28,7 +28,7 @@ pub(super) struct DemoService {
 }
 
 impl DemoService {
-    /// Opens one on a free port.
+    /// Starts the service on a free port.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -43,7 +43,7 @@ impl DemoService {
                 });
                 let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(async move {
-                    // A client that leaves is nobody's fault here.
+                    // A client may disconnect at any time.
                     let _ = served.await;
                 });
             }
@@ -51,12 +51,12 @@ impl DemoService {
         Ok(shop)
     }
 
-    /// How often it has charged somebody.
+    /// The number of charges so far.
     pub(super) fn charges(&self) -> usize {
         *self.charges.borrow()
     }
 
-    /// Tells how often it has charged somebody, from now on.
+    /// Watches the number of charges.
     pub(super) fn charging(&self) -> watch::Receiver<usize> {
         self.charges.subscribe()
     }
@@ -85,7 +85,7 @@ impl DemoService {
             let advice = json!({ "error": "send {\"item\": text, \"cents\": number}" });
             return json_response(StatusCode::BAD_REQUEST, &advice);
         };
-        // Stands for a call to a bank, which takes its time.
+        // Stands for a slow call to a payment provider.
         self.charges.send_modify(|charges| *charges += 1);
         sleep(CHARGE_TIME).await;
         let mut id = 0;

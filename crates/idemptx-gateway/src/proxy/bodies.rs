@@ -1,4 +1,4 @@
-//! Bodies on their way.
+//! Request bodies from clients, and the bodies that both sides are sent.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::config::Limits;
 use crate::upstream::UpstreamBody;
 
-/// How a client's body must come.
+/// The limits of a client's request body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
     pause_max: Duration,
@@ -33,9 +33,9 @@ impl BodyLimits {
     }
 }
 
-/// What a client sends: not too much, and not too slowly.
+/// A client's request body, limited in size and rate.
 ///
-/// Only the time counts for which it was waited for, not that which the upstream takes.
+/// The rate counts only the time spent waiting for the client, not for the upstream.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
     body: Incoming,
@@ -51,7 +51,7 @@ struct WaitTimer {
     pause: Pin<Box<Sleep>>,
 }
 
-/// Why a client's body was not read on.
+/// A violated limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyLimitError {
     TooLarge,
@@ -117,26 +117,26 @@ impl Body for ClientBody {
 impl fmt::Display for BodyLimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TooLarge => "the request's body is larger than the gateway allows",
-            Self::TooSlow => "the request's body came too slowly",
+            Self::TooLarge => "the request body exceeds the gateway's limit",
+            Self::TooSlow => "the request body arrived too slowly",
         })
     }
 }
 
 impl std::error::Error for BodyLimitError {}
 
-/// What an upstream is sent.
+/// The body of a request to an upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamRequestBody {
     content: RequestContent,
-    /// Dropped when all is sent, for whom it concerns.
+    /// Dropped when the last frame has been sent.
     sending: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
 enum RequestContent {
     Empty,
-    // Boxed: hyper keeps room for 32 requests on every connection to an upstream.
+    // Boxed: hyper reserves space for 32 requests on every upstream connection.
     Plain(Box<ClientBody>),
     Keyed(Box<RequestBody<ClientBody>>),
 }
@@ -154,7 +154,7 @@ impl UpstreamRequestBody {
         Self { content: RequestContent::Keyed(Box::new(body)), sending: None }
     }
 
-    /// Resolves when all is sent; `None` if that takes no time.
+    /// Returns a receiver that resolves when everything is sent; `None` if that takes no time.
     pub(crate) fn upload(&mut self) -> Option<oneshot::Receiver<()>> {
         let quick = match &self.content {
             RequestContent::Empty => true,
@@ -208,7 +208,7 @@ impl Body for UpstreamRequestBody {
     }
 }
 
-/// What a client is sent.
+/// The body of a response to a client.
 #[derive(Debug)]
 pub(crate) enum DownstreamBody {
     Plain(UpstreamBody),
@@ -244,7 +244,7 @@ impl Body for DownstreamBody {
     }
 }
 
-/// How long a body is waited for before its rate counts.
+/// The wait after which the rate counts.
 const RATE_GRACE: Duration = Duration::from_secs(10);
-/// A body of which so many bytes are at hand is sent in no time.
+/// A body up to this size is in memory and is sent at once.
 const BUFFERED_BYTES_MAX: u64 = 64 << 10;

@@ -1,4 +1,4 @@
-//! Forwarding a request, and what is made of there being no answer.
+//! Forwards requests, and classifies failures.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -25,17 +25,17 @@ use crate::config::{Forwarded, ForwardedRule, HostRule, OnAmbiguous, UpstreamVer
 use crate::traces::TraceContext;
 use crate::upstream::{SendError, UpstreamBody};
 
-/// Who is at the other end of a client's connection.
+/// The client's end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    /// The address as a field's value.
+    /// The address, as a field value.
     forwarded_for: HeaderValue,
-    /// What `Forwarded` tells of every request (RFC 7239 §4).
+    /// The element that every request adds to `Forwarded` (RFC 7239 §4).
     forwarded: String,
     tls: bool,
     rule: ForwardedRule,
-    /// Whose certificate the client has shown.
+    /// The subject of the client's certificate.
     pub(crate) certificate: Option<Scope>,
 }
 
@@ -65,7 +65,7 @@ const fn scheme(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-/// The handler behind the layer: the route's upstream.
+/// The inner service of the idempotency layer: forwards to the route's upstream.
 #[derive(Clone, Debug)]
 pub(super) struct ForwardService {
     pub(super) route: Arc<ActiveRoute>,
@@ -84,7 +84,7 @@ impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
     fn call(&mut self, mut request: Request<RequestBody<ClientBody>>) -> Self::Future {
         let Self { route, peer } = self.clone();
         let execution = request.extensions_mut().remove::<Execution>();
-        // What runs under a key has a task of its own.
+        // Requests under a key may run in a task other than the connection's.
         let context = TraceContext::of(request.extensions_mut());
         let request = request.map(UpstreamRequestBody::keyed);
         let forwarded = async move { Ok(forward_request(&route, &peer, request, execution).await) };
@@ -92,7 +92,7 @@ impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
     }
 }
 
-/// Sends a request on; without an answer, says what is known of it.
+/// Forwards a request; a failure becomes a problem response.
 pub(super) async fn forward_request(
     route: &ActiveRoute,
     peer: &Peer,
@@ -104,7 +104,7 @@ pub(super) async fn forward_request(
         add_execution_headers(route, execution, request.headers_mut());
     }
     match route.send(request).await {
-        // Nobody has asked for another protocol.
+        // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
         }
@@ -113,7 +113,7 @@ pub(super) async fn forward_request(
     }
 }
 
-/// Makes a request the upstream's: its target, and who has asked.
+/// Rewrites the target and adds the proxy fields.
 pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request: &mut Request<B>) {
     let config = &route.upstream.config;
     let host = request.headers().get(HOST).cloned();
@@ -136,7 +136,7 @@ pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request:
     };
 }
 
-/// HTTP/2 has the host in the target.
+/// Moves `Host` into the target, where HTTP/2 has it.
 fn to_absolute_form<B>(tls: bool, request: &mut Request<B>) {
     let host = request.headers_mut().remove(HOST);
     let path = request.uri().path_and_query().cloned();
@@ -151,7 +151,7 @@ fn to_absolute_form<B>(tls: bool, request: &mut Request<B>) {
     }
 }
 
-/// Tells who has asked (RFC 7239, and what was there before it).
+/// Adds `Forwarded` (RFC 7239) and the older `X-Forwarded-*`.
 fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
     if peer.rule == ForwardedRule::Replace {
         for name in
@@ -181,7 +181,7 @@ fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut 
     }
 }
 
-/// What a field holds so far, to be added to.
+/// Returns a list field's value, ready to be appended to.
 fn list(headers: &HeaderMap, name: &HeaderName) -> String {
     let mut text = String::with_capacity(96);
     for line in headers.get_all(name).iter().filter_map(|line| line.to_str().ok()) {
@@ -196,7 +196,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, text: String) {
     }
 }
 
-/// RFC 9110 §7.6.3.
+/// The `Via` element (RFC 9110 §7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 idemptx",
@@ -205,9 +205,9 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-/// Tells the upstream of the execution that it is part of.
+/// Adds the fields that describe the execution.
 fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &mut HeaderMap) {
-    // What is stored must suit every retry, whatever codings it accepts.
+    // A stored response must suit every retry, whatever codings that one accepts.
     headers.remove(ACCEPT_ENCODING);
     let Some(protection) = &route.config.protection else { return };
     for what in &protection.forward {
@@ -225,9 +225,9 @@ fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &m
     }
 }
 
-/// What is known of a request without an answer.
+/// Classifies and logs a failure.
 ///
-/// A request under a key was read to its end before it was sent: what breaks off then is ours.
+/// The body of a request under a key was read completely before, so a client cannot cause it.
 pub(super) fn send_error_response(
     route: &ActiveRoute,
     lost: &SendError,
@@ -248,13 +248,16 @@ pub(super) fn send_error_response(
     tracing::warn!(
         route = route.config.name,
         upstream = route.upstream.config.name,
-        "no answer: {}",
+        "no response: {}",
         describe(lost)
     );
     fault_response(route, fault)
 }
 
-/// The answer to a fault, with what the engine has to know of it.
+/// Returns the problem response, with the outcome that the engine applies.
+///
+/// The gateway runs no handler whose panic could decide: `on_ambiguous` stands in the place of
+/// `on_panic`, and a generated 502 or 504 states the outcome in `Idempotency-Outcome`.
 fn fault_response(route: &ActiveRoute, fault: ProxyError) -> Response<UpstreamBody> {
     let mut response = fault.into_response();
     let protection = route.config.protection.as_ref();
@@ -268,7 +271,7 @@ fn fault_response(route: &ActiveRoute, fault: ProxyError) -> Response<UpstreamBo
     response
 }
 
-/// Whether a request could not be sent to its end because of its client.
+/// Returns the client's fault, if the client caused the failure.
 fn client_fault(error: &hyper::Error) -> Option<ProxyError> {
     if !error.is_user() {
         return None;
@@ -288,10 +291,10 @@ fn client_fault(error: &hyper::Error) -> Option<ProxyError> {
 
 fn describe(lost: &SendError) -> String {
     match lost {
-        SendError::Unsent(error) => format!("never sent: {error}"),
-        SendError::Late => "sent, and not answered in time".to_owned(),
+        SendError::Unsent(error) => format!("not sent: {error}"),
+        SendError::Late => "sent, but no response in time".to_owned(),
         SendError::Ambiguous => {
-            "sent, and the end of the answer can be told in two ways".to_owned()
+            "sent, but the response is framed ambiguously".to_owned()
         }
         SendError::Broken(error) => match error.source() {
             Some(cause) => format!("sent, then {error}: {cause}"),

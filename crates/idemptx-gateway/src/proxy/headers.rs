@@ -1,4 +1,4 @@
-//! Which fields go on, and which concern one connection only.
+//! End-to-end and hop-by-hop fields.
 
 use http::header::{
     CONNECTION, COOKIE, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -13,19 +13,19 @@ use super::fault::ProxyError;
 use super::routing_table::ActiveRoute;
 use crate::config::{Protection, ScopeSource};
 
-/// Takes off a request what is not for the upstream, or could be mistaken there for ours.
+/// Removes hop-by-hop fields and fields that only the gateway may set.
 ///
 /// # Security
 ///
-/// A field that `Connection` names is taken off (RFC 9110 §7.6.1).
-/// Where the key, its scope or the fingerprint depends on it the request is refused instead: it
-/// would mean something else behind us than in front.
+/// A field that `Connection` nominates is removed (RFC 9110 §7.6.1).
+/// If the key, its scope or the fingerprint depends on it, the request is rejected instead:
+/// upstream it would mean something else.
 pub(super) fn strip_request<B>(
     request: &mut Request<B>,
     route: &ActiveRoute,
 ) -> Result<(), ProxyError> {
     join_cookies(request.headers_mut());
-    // Most requests have none of it, and to look once costs less than to remove one by one.
+    // Most requests have none; one scan is cheaper than the removals.
     if !request.headers().keys().any(is_for_one_connection) {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub(super) fn strip_request<B>(
     headers.remove(EXPECT);
     keep_trailers(headers);
     match upgrade {
-        // Put back by whoever forwards it.
+        // Whoever forwards the upgrade restores `Connection`.
         Some(protocol) => _ = headers.insert(UPGRADE, protocol),
         None => _ = headers.remove(UPGRADE),
     }
@@ -55,7 +55,7 @@ pub(super) fn strip_request<B>(
     Ok(())
 }
 
-/// Takes off an answer what concerns the upstream's connection only.
+/// Removes the hop-by-hop fields of the upstream's connection.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
     if !headers.keys().any(is_for_one_connection) {
         return;
@@ -72,7 +72,7 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
     headers.remove(IDEMPOTENCY_OUTCOME);
 }
 
-/// What stands in `Connection`, but for `close` and `keep-alive`.
+/// The fields that `Connection` nominates.
 fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ProxyError> {
     let mut names = Vec::new();
     for line in headers.get_all(CONNECTION) {
@@ -85,7 +85,7 @@ fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ProxyError
     Ok(names)
 }
 
-/// Whether a field may have to be taken off: all that [`strip_request`] and [`strip_answer`] name.
+/// Returns whether [`strip_request`] or [`strip_answer`] might remove the field.
 fn is_for_one_connection(name: &HeaderName) -> bool {
     [CONNECTION, EXPECT, TE, UPGRADE].contains(name) || HOPS.contains(name) || OURS.contains(name)
 }
@@ -96,7 +96,7 @@ fn strip_hops(headers: &mut HeaderMap) {
     }
 }
 
-/// `TE` goes on as far as it announces that trailers are understood.
+/// Keeps `TE` only as far as it announces support for trailers.
 fn keep_trailers(headers: &mut HeaderMap) {
     let understood = headers.get_all(TE).iter().any(|line| {
         let mut codings = line.as_bytes().split(|byte| *byte == b',');
@@ -108,7 +108,7 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 may cut a cookie into lines, which nobody else understands (RFC 9113 §8.2.3).
+/// Joins cookie lines, which HTTP/2 may split but HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
@@ -119,7 +119,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Fields that a policy depends on.
+/// Returns the fields that a policy depends on.
 pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
     let policy = &protection.policy;
     let mut names = policy.header_names.clone();
@@ -139,7 +139,7 @@ pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
     names
 }
 
-/// Whether a key is there that nobody looks at.
+/// Returns whether a request carries a key.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(KEY)
 }
@@ -152,7 +152,7 @@ pub(super) fn mark_unstored(headers: &mut HeaderMap) {
     headers.insert(IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
 }
 
-/// Says that the connection cannot be used again where a body was refused unread.
+/// Closes the connection if the body was rejected unread.
 pub(super) fn close_if_unread<B>(response: &mut Response<B>, version: Version) {
     if super::is_http1(version) && response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -168,7 +168,7 @@ const HOPS: [HeaderName; 6] = [
     TRANSFER_ENCODING,
     HeaderName::from_static("http2-settings"),
 ];
-/// Said by us alone, to the upstream or by it.
+/// Set by the gateway or by the upstream, never by a client.
 const OURS: [HeaderName; 4] = [IDEMPOTENCY_OUTCOME, ATTEMPT, FENCE, DERIVED];
 
 pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");

@@ -1,4 +1,4 @@
-//! From a client's request to its answer.
+//! Handles client requests.
 //!
 //! ```text
 //! request ─▶ target, host ─▶ route ─▶ hop-by-hop fields off ─▶ engine of the route ─▶ forward
@@ -7,8 +7,8 @@
 //!                                                                                  502, 503, 504
 //! ```
 //!
-//! Nothing here decides about keys: that is the engine's, and what it has to know of an answer
-//! that never came it is told with `Idempotency-Outcome`, as by any other handler.
+//! Nothing here makes protocol decisions: those are the engine's. A missing response is reported to
+//! it with `Idempotency-Outcome`, as by any other handler.
 
 mod bodies;
 mod fault;
@@ -39,7 +39,7 @@ pub use self::token::TokenError;
 use crate::recorder::CompletedRequest;
 use crate::upstream::UpstreamBody;
 
-/// Answers one request of a client.
+/// Handles a request.
 pub(crate) async fn answer(
     table: Arc<RoutingTable>,
     peer: Arc<Peer>,
@@ -67,7 +67,7 @@ pub(crate) async fn answer(
     };
     table.store.recorder().request_completed(&ended);
     span.end(&ended);
-    // Whatever version the upstream spoke, hyper speaks the client's.
+    // hyper writes the client's version, whatever the upstream spoke.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_answer(response.headers_mut());
@@ -76,7 +76,7 @@ pub(crate) async fn answer(
     response
 }
 
-/// Answers a probe, on listeners that have them.
+/// Returns the response to a probe, on listeners that answer probes.
 pub(crate) fn probe(
     table: &RoutingTable,
     request: &Request<Incoming>,
@@ -91,7 +91,7 @@ pub(crate) fn probe(
     Some(response)
 }
 
-/// Finds the request's route, and takes away what concerns this connection only.
+/// Validates a request, finds its route and removes hop-by-hop fields.
 fn admit(
     table: &RoutingTable,
     mut request: Request<Incoming>,
@@ -126,7 +126,7 @@ async fn route_request(
     mut request: Request<Incoming>,
 ) -> Response<DownstreamBody> {
     if upgrade::is_wanted(&request) {
-        // Boxed, as what follows is far more frequent and needs less room.
+        // Boxed: upgrades are rare, and the common path needs less memory.
         return Box::pin(upgrade::answer(route, &peer, request)).await;
     }
     let pace = BodyLimits::of(&table.limits);
@@ -148,7 +148,7 @@ async fn route_request(
         service.call(request.map(|body| ClientBody::new(body, pace))).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
-        // The answer broke off: to the client that is the upstream's fault, as if it had none.
+        // The response broke off: the client gets the same as if there had been none.
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
@@ -161,7 +161,7 @@ async fn route_request(
     response.map(DownstreamBody::Layered)
 }
 
-/// Whether a version frames messages on one stream of bytes.
+/// Returns whether messages share a stream of bytes in this version.
 fn is_http1(version: Version) -> bool {
     version <= Version::HTTP_11
 }

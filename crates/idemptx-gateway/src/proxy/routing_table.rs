@@ -1,4 +1,4 @@
-//! A configuration made ready: routes with their engines, upstreams with their connections.
+//! Routes with their engines, and upstreams with their connections, built from a configuration.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,21 +20,21 @@ use crate::serve::StartError;
 use crate::tls::Acceptor;
 use crate::upstream::{SendError, UpstreamBody, UpstreamPool};
 
-/// What requests are answered by; replaced as a whole.
+/// Everything that serves requests; a reload replaces it as a whole.
 pub(crate) struct RoutingTable {
     pub(crate) limits: Limits,
     pub(crate) routes: Vec<Arc<ActiveRoute>>,
     pub(crate) store: Arc<RecordedStore<AnyStore>>,
-    /// For each listener, unless it is in clear text.
+    /// The acceptor of each listener; `None` for clear text.
     pub(crate) tls: Vec<Option<Acceptor>>,
     spool: Spool,
     upstreams: HashMap<String, Arc<UpstreamPool>>,
 }
 
-/// A route with what serves it.
+/// A route with the engine and upstream that serve it.
 pub(crate) struct ActiveRoute {
     pub(crate) config: config::Route,
-    /// What metrics and logs call it.
+    /// The name in metrics and logs.
     pub(crate) name: Arc<str>,
     pub(crate) upstream: Arc<UpstreamPool>,
     pub(crate) engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
@@ -44,7 +44,10 @@ pub(crate) struct ActiveRoute {
 }
 
 impl RoutingTable {
-    /// Makes a configuration ready; what the `previous` one has of it already goes on being used.
+    /// Builds the table; unchanged parts of the `previous` one are reused.
+    ///
+    /// Reused parts keep their connections, spool and leases. The store never changes, since a new
+    /// one would not know the records of the previous one.
     pub(crate) fn new(
         config: &Config,
         store: Arc<RecordedStore<AnyStore>>,
@@ -58,7 +61,7 @@ impl RoutingTable {
         };
         let mut upstreams = HashMap::new();
         for config in &config.upstreams {
-            // With authorities of its own it is made anew: their file may have changed.
+            // An upstream with its own authorities is rebuilt: their file may have changed.
             let same = previous.and_then(|it| it.upstreams.get(&config.name));
             let same = same.filter(|it| it.config == *config && config.ca.is_none());
             let upstream = match same {
@@ -87,7 +90,7 @@ impl RoutingTable {
         Ok(Self { limits: config.limits.clone(), routes, store, tls, spool, upstreams })
     }
 
-    /// Waits until every handler has ended; `true` if so.
+    /// Waits until every handler has ended; `true` if all have.
     pub(crate) async fn drain(&self) -> bool {
         let mut all = true;
         for engine in self.engines() {
@@ -96,15 +99,15 @@ impl RoutingTable {
         all
     }
 
-    /// How long draining may take.
+    /// The time limit of a drain.
     pub(crate) fn drain_max(&self) -> Duration {
         self.engines().map(|engine| engine.policy().drain).max().unwrap_or(DRAIN_MAX)
     }
 
-    /// Asks the store what it promises to each policy, and tells in the log.
+    /// Checks the store against each policy, and logs the findings.
     ///
-    /// What is unsafe should be known before the first request, so this waits for a moment; a store
-    /// that is away is asked again behind, for as long as the plan is in use.
+    /// Returns after a moment at most, so that findings precede the first request; an unavailable
+    /// store is checked again in the background for as long as the table is in use.
     pub(crate) async fn check_store(self: &Arc<Self>, logged: &LoggedFindings) {
         let looks: Vec<_> = self
             .engines()
@@ -116,25 +119,25 @@ impl RoutingTable {
             .collect();
         let all = async {
             for check_until_available in looks {
-                // One that panics has told nothing, which is all that can be said.
+                // A check that panicked has logged nothing, and there is nothing to add.
                 let _ = check_until_available.await;
             }
         };
         let _ = timeout(START_CHECK_MAX, all).await;
     }
 
-    /// How much would be lost if the process ended now.
+    /// The number of requests that an immediate exit would lose.
     pub(crate) fn in_flight(&self) -> usize {
         self.engines().map(Engine::in_flight).sum()
     }
 
-    /// An engine that does the same already, with what it knows of running requests.
+    /// Returns an engine with the same settings, which knows the running requests.
     fn reusable_engine(
         &self,
         protection: &Protection,
         limits: &Limits,
     ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
-        // The keys of tokens are read anew: their files may have changed.
+        // Verification keys are read again: their files may have changed.
         let read = matches!(protection.scope, ScopeSource::Token(_));
         let same = self.limits.executions_max == limits.executions_max
             && self.limits.has_same_spool(limits)
@@ -144,12 +147,12 @@ impl RoutingTable {
         route.engine.clone()
     }
 
-    /// Begins to ask upstreams whether they are well.
+    /// Starts the health checks of all upstreams.
     pub(crate) fn start_health_checks(&self) {
         self.upstreams.values().for_each(|upstream| upstream.start_health_checks());
     }
 
-    /// Ends that for upstreams that are not those of the `next` plan as well.
+    /// Stops the health checks of upstreams that the `next` table does not share.
     pub(crate) fn stop_health_checks(&self, next: Option<&Self>) {
         for (name, upstream) in &self.upstreams {
             let goes_on = next.and_then(|next| next.upstreams.get(name));
@@ -163,7 +166,7 @@ impl RoutingTable {
         self.upstreams.values()
     }
 
-    /// How many bytes of bodies wait in files.
+    /// The bytes of request bodies in spool files.
     pub(crate) fn spooled(&self) -> u64 {
         self.spool.used()
     }
@@ -172,7 +175,7 @@ impl RoutingTable {
         self.routes.iter().filter_map(|route| route.engine.as_ref())
     }
 
-    /// The first route that is meant.
+    /// Returns the first route that matches.
     pub(super) fn route(
         &self,
         host: &str,
@@ -196,7 +199,7 @@ impl ActiveRoute {
         Self { config, name, upstream, upstream_name, engine, key_headers, recorder }
     }
 
-    /// Sends a request to the upstream, as [`Upstream::send`], and tells how that went.
+    /// Sends a request to the upstream, as [`UpstreamPool::send`], and records the result.
     pub(super) async fn send(
         &self,
         request: Request<UpstreamRequestBody>,
@@ -218,13 +221,13 @@ impl ActiveRoute {
             && config.path.matches(path)
     }
 
-    /// Whether the key, its scope or the fingerprint depends on a field.
+    /// Returns whether the key, its scope or the fingerprint depends on a field.
     pub(super) fn depends_on(&self, name: &HeaderName) -> bool {
         self.key_headers.contains(name)
     }
 }
 
-/// What the log has been told already.
+/// The findings that have been logged, so that each is logged once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoggedFindings(Arc<Mutex<HashSet<String>>>);
 
@@ -256,7 +259,7 @@ async fn check_until_available(
             Err(error) => {
                 let found = crate::error::error_text(&error);
                 if problem.as_ref() != Some(&found) {
-                    tracing::warn!("{found}; requests under a key are answered 503");
+                    tracing::warn!("{found}; requests with a key get 503");
                 }
                 problem = Some(found);
                 sleep(RETRY_INTERVAL).await;
@@ -287,7 +290,7 @@ fn build_engine(
         ScopeSource::Token(jwt) => {
             let tokens = TokenVerifier::new(jwt).map_err(StartError::Token)?;
             let names = protection.policy.header_names.clone();
-            // A signature is not verified in vain where there is no key.
+            // Without a key there is no need to verify a signature.
             builder.scope(move |parts| {
                 let keyed = names.iter().any(|name| parts.headers.contains_key(name));
                 keyed.then(|| tokens.scope(parts)).flatten()
@@ -309,8 +312,8 @@ impl fmt::Debug for ActiveRoute {
     }
 }
 
-/// How long ending may take where no route has a policy.
+/// The time limit of a drain without protected routes.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// How long a start or a reload waits for the store.
+/// The time for which a start or a reload waits for the store.
 const START_CHECK_MAX: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What a request is for: its host and its path.
+//! The host and the path of a request.
 
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -6,14 +6,14 @@ use http::{HeaderValue, Method, Request, Uri};
 
 use super::fault::ProxyError;
 
-/// Finds the host that a request is for, and leaves the target in origin form.
+/// Returns the request's host, and brings the target into origin form.
 ///
-/// The host stands in `Host` afterwards, whatever version it came in.
+/// Afterwards `Host` is set, whatever version the request came in.
 ///
 /// # Security
 ///
-/// A target and a `Host` that differ, several of them, or none, are refused: whoever is in front
-/// of us or behind may take the other one.
+/// Several hosts, none, or one that differs from the target's are rejected: a server up- or
+/// downstream may choose another one.
 pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError> {
     if !has_usual_form(request) {
         return Err(ProxyError::BadTarget);
@@ -43,7 +43,7 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError>
     Ok(authority.host().to_ascii_lowercase())
 }
 
-/// A path, a whole URL, or `OPTIONS *` (RFC 9112 §3.2).
+/// Returns whether the target is a path, an absolute URL or `OPTIONS *` (RFC 9112 §3.2).
 fn has_usual_form<B>(request: &Request<B>) -> bool {
     let uri = request.uri();
     match uri.scheme() {
@@ -52,7 +52,7 @@ fn has_usual_form<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// None, or a number.
+/// Returns whether the port is absent or a number.
 fn has_usual_port(authority: &Authority) -> bool {
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     port.is_empty() || authority.port_u16().is_some()
@@ -62,10 +62,10 @@ fn authority(line: &HeaderValue) -> Option<Authority> {
     Authority::try_from(line.as_bytes()).ok()
 }
 
-/// Whether another server could take a path for another one.
+/// Returns whether another server could normalise the path to another one.
 ///
-/// Dot segments and empty ones may be removed, backslashes turned, encoded dots and slashes
-/// decoded: after any of that another route, or another record, would have been meant.
+/// Servers may remove dot segments and empty ones, turn backslashes, or decode dots and slashes:
+/// the request would then match another route, or another record.
 pub(super) fn is_ambiguous(path: &str) -> bool {
     if path == "*" {
         return false;
@@ -74,7 +74,7 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
     let mut segments = path.split('/').peekable();
     while let Some(segment) = segments.next() {
         let is_last = segments.peek().is_none();
-        // A parameter does not hide dots from everybody.
+        // Some servers ignore a segment's parameters.
         let plain = segment.split(';').next().unwrap_or_default();
         if matches!(plain, "." | "..") || segment.is_empty() && !is_last {
             return true;

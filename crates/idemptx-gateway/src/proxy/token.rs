@@ -1,4 +1,4 @@
-//! Whose keys they are, by a signed token (JWT, RFC 7519).
+//! Scopes from signed tokens (JWT, RFC 7519).
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Jwt, JwtKey};
 
-/// Verifies tokens, and takes the scope from one of their claims.
+/// Verifies tokens, and takes the scope from a claim.
 #[derive(Clone)]
 pub(super) struct TokenVerifier(Arc<VerifierState>);
 
@@ -23,7 +23,7 @@ struct VerifierState {
 }
 
 struct VerificationKey {
-    /// Its name, where keys have names.
+    /// The key's id, where keys have ids.
     id: Option<String>,
     key: DecodingKey,
     validation: Validation,
@@ -84,12 +84,12 @@ impl TokenVerifier {
         Ok(Self(Arc::new(VerifierState { config: config.clone(), keys })))
     }
 
-    /// Whose key a request carries, if its token is good.
+    /// Returns the scope that a request's token names, if the token is valid.
     ///
     /// # Security
     ///
-    /// Only algorithms of the key's own family are accepted, whatever the token says of itself;
-    /// one without an expiry is refused.
+    /// Only algorithms of the key's family are accepted, whatever the token's header says; a token
+    /// without an expiry is rejected.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         let VerifierState { config, keys } = &*self.0;
         let mut lines = parts.headers.get_all(&config.header).iter();
@@ -127,31 +127,31 @@ impl fmt::Debug for TokenVerifier {
     }
 }
 
-/// Keys of tokens that cannot be used.
+/// Verification keys that cannot be used.
 #[derive(Debug)]
 pub struct TokenError(Box<dyn Error + Send + Sync>);
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the keys of tokens cannot be used: {}", self.0)
+        write!(f, "cannot use the keys for tokens: {}", self.0)
     }
 }
 
 impl Error for TokenError {}
 
-/// The algorithms that are named, which must be of the key's family, or the default.
+/// Returns the configured algorithms, which must fit the key's family, or the default.
 fn algorithms_for(
     named: &[Algorithm],
     default: &[Algorithm],
     family: AlgorithmFamily,
 ) -> Result<Vec<Algorithm>, TokenError> {
     if named.iter().any(|algorithm| algorithm.family() != family) {
-        return Err(TokenError("`algorithms` has one that is not for this kind of key".into()));
+        return Err(TokenError("`algorithms` contains one that does not fit this kind of key".into()));
     }
     Ok(if named.is_empty() { default.to_vec() } else { named.to_vec() })
 }
 
-/// A public key, and what it verifies unless something else is said.
+/// Parses a public key, and returns its default algorithms.
 fn public_key(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
     let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, RSA));
     let curve = || DecodingKey::from_ec_pem(pem).map(|key| (key, CURVE));
@@ -172,7 +172,7 @@ fn unusable(path: &Path, error: impl fmt::Display) -> TokenError {
     TokenError(format!("{}: {error}", path.display()).into())
 }
 
-const NO_KEY: &str = "there is no key in it whose algorithm is known";
+const NO_KEY: &str = "no key with a supported algorithm";
 const RSA: &[Algorithm] = &[Algorithm::RS256];
 const CURVE: &[Algorithm] = &[Algorithm::ES256];
 const EDWARDS: &[Algorithm] = &[Algorithm::EdDSA];

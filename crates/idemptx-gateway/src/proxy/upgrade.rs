@@ -1,7 +1,7 @@
-//! WebSocket, and other protocols that begin with a request.
+//! WebSocket connections.
 //!
-//! Nothing behind the request is sent on before the upstream has agreed with 101: until then both
-//! connections speak HTTP, and hyper reads no further.
+//! The bytes after the request are not forwarded before the upstream has answered 101: until then
+//! both connections speak HTTP, and hyper reads no further.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -15,9 +15,9 @@ use super::headers::has_key;
 use super::routing_table::ActiveRoute;
 use crate::config::UpstreamVersion;
 
-/// The protocol that a request may change to.
+/// Returns the protocol, if the request may switch to it.
 ///
-/// Requests under a key, or with a body, do not change protocols.
+/// Only a `GET` with `Upgrade: websocket` may, without a key and without a body.
 pub(super) fn permitted_protocol<B>(
     request: &Request<B>,
     route: &ActiveRoute,
@@ -42,12 +42,12 @@ pub(super) fn permitted_protocol<B>(
     (names_it && may && !keyed).then(|| protocol.clone())
 }
 
-/// Whether it wants to, and may.
+/// Returns whether the request asks for a permitted upgrade.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     request.headers().contains_key(UPGRADE)
 }
 
-/// Forwards such a request, and joins both connections once the upstream agrees.
+/// Forwards an upgrade request, and joins both connections if the upstream agrees.
 pub(super) async fn answer(
     route: &ActiveRoute,
     peer: &Peer,
@@ -68,7 +68,7 @@ pub(super) async fn answer(
     tokio::spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
             let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            // Either side may end it as it likes.
+            // Either side may close at any time.
             let _ = copy_bidirectional(&mut client, &mut upstream).await;
         }
     });

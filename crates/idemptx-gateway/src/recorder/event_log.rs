@@ -1,7 +1,7 @@
-//! What this process saw happen to each record: a bounded ring of events, for the inspector.
+//! The events that this process saw, by record: a bounded ring buffer for the inspector.
 //!
-//! It tells of this process only, since its start, and forgets the oldest event first.
-//! Records go by their ids; no key is ever in it.
+//! It covers this process since its start, and drops the oldest events first.
+//! Events are filed by record id; keys are never stored in it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,53 +12,53 @@ use idemptx_core::key::RecordId;
 use idemptx_core::record::State;
 use idemptx_core::store::ErrorKind;
 
-/// The last events of all records.
+/// The latest events of all records.
 #[derive(Debug)]
 pub(crate) struct EventLog {
     shards: Box<[Mutex<EventBuffer>]>,
     events_max: usize,
 }
 
-/// What happened to a record.
+/// An event in the life of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A claim was granted to this process.
+    /// This process acquired a claim.
     Claimed { attempt: u32 },
     /// The lease was renewed.
     Renewed,
-    /// A request found the record claimed by somebody.
+    /// A request found the record claimed.
     MetHolder,
-    /// A request found a claim whose owner had vanished.
+    /// A request found a claim whose lease had lapsed.
     MetOrphan,
-    /// What became of it was stored.
+    /// A result was stored.
     Settled(State),
-    /// The claim was given up.
+    /// The claim was released.
     Released,
-    /// Somebody else has taken the record over, or it is gone.
+    /// Another owner has taken the record over, or the record is gone.
     Fenced,
-    /// The store gave no verdict, or one that says that something is wrong.
+    /// The store failed or returned an error.
     Failed(ErrorKind),
-    /// A request was executed, and its client got the answer.
+    /// A request was executed and its response sent.
     Executed { stored: bool },
-    /// A request got the stored answer, at once or after it had waited for it.
+    /// A request got the stored response, at once or after waiting for it.
     Replayed { waited: bool },
     /// A request was refused.
     Refused(Code),
-    /// An operator gave the key up.
+    /// An operator released the key.
     OperatorReleased,
-    /// An operator stored an answer.
+    /// An operator stored a response.
     OperatorAnswered,
     /// An operator removed the record.
     OperatorForgot,
 }
 
-/// One event, or several of the same kind after each other.
+/// An event, or several equal ones in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LoggedEvent {
     pub(crate) event: Event,
-    /// When it happened first.
+    /// The time of the first occurrence.
     pub(crate) first: Instant,
-    /// When it happened last.
+    /// The time of the latest occurrence.
     pub(crate) last: Instant,
     pub(crate) times: u64,
 }
@@ -66,9 +66,9 @@ pub(crate) struct LoggedEvent {
 #[derive(Debug, Default)]
 struct EventBuffer {
     events: VecDeque<(RecordId, LoggedEvent)>,
-    /// How many events have been forgotten: the number of the first that is left.
+    /// The number of dropped events, which is the number of the first event in the buffer.
     dropped: u64,
-    /// The number of each record's last event.
+    /// The number of each record's latest event.
     last: HashMap<RecordId, u64>,
 }
 
@@ -82,7 +82,7 @@ impl EventLog {
         Self { shards, events_max: (events_max / SHARDS).max(1) }
     }
 
-    /// Takes down what happened just now.
+    /// Records an event at the current time.
     pub(crate) fn record(&self, id: &RecordId, event: Event) {
         self.record_at(id, event, Instant::now());
     }
@@ -104,7 +104,7 @@ impl EventLog {
         shard.last.insert(*id, number);
     }
 
-    /// Takes down that a request got the stored answer, which may have come while it was here.
+    /// Records a replay, which waited if the response was stored after the request began.
     pub(crate) fn record_replayed(&self, id: &RecordId, began: Instant) {
         self.record_replayed_at(id, began, Instant::now());
     }
@@ -116,7 +116,7 @@ impl EventLog {
         self.record_at(id, Event::Replayed { waited }, now);
     }
 
-    /// What is known of a record, oldest first.
+    /// Returns the events of a record, oldest first.
     pub(crate) fn events_of(&self, id: &RecordId) -> Vec<LoggedEvent> {
         let shard = self.shard(id);
         if !shard.last.contains_key(id) {
@@ -149,9 +149,9 @@ impl EventBuffer {
     }
 }
 
-/// About four megabytes with the index.
+/// About four megabytes, index included.
 const EVENTS_MAX: usize = 16_384;
-/// Divides 256, so that one byte of an id picks a shard evenly.
+/// Divides 256, so that one byte of an id selects a shard evenly.
 const SHARDS: usize = 16;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whether the gateway can do its work: for probes.
+//! Readiness of the gateway, for probes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-/// What is known of the store and of ourselves.
+/// The state of the store and of the gateway, as probes see it.
 #[derive(Debug)]
 pub(crate) struct Readiness {
     began: Instant,
-    /// Milliseconds from the beginning to the store's last answer, and one; zero before the first.
+    /// Milliseconds from the start to the store's latest reply, plus one; zero before the first.
     store_answered: AtomicU64,
     store_asked: AtomicBool,
     draining: AtomicBool,
@@ -28,43 +28,43 @@ impl Readiness {
         }
     }
 
-    /// How long the gateway has been there.
+    /// The time since the start.
     pub(crate) fn uptime(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// The store has given an answer, whatever it was.
+    /// Notes that the store replied, successfully or not.
     pub(crate) fn store_answered(&self) {
         self.store_asked.store(true, Ordering::Relaxed);
         self.store_answered.store(self.millis().saturating_add(1), Ordering::Relaxed);
     }
 
-    /// The store was asked and has not answered yet.
+    /// Notes that the store was queried and has not replied yet.
     pub(crate) fn store_asked(&self) {
         self.store_asked.store(true, Ordering::Relaxed);
     }
 
-    /// The store was found to promise this.
+    /// Notes the store's guarantee.
     pub(crate) fn set_guarantee(&self, guarantee: &str) {
         *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = Some(guarantee.to_owned());
     }
 
-    /// What the store was found to promise, once it was.
+    /// The store's guarantee, once it is known.
     pub(crate) fn guarantee(&self) -> Option<String> {
         self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the store has answered lately; `None` before it was asked.
+    /// Returns whether the store replied recently; `None` before the first query.
     pub(crate) fn store(&self) -> Option<bool> {
         self.store_asked.load(Ordering::Relaxed).then(|| self.store_answered_within(UP_FOR))
     }
 
-    /// Whether it need not be asked.
+    /// Returns whether the store replied within the limit.
     pub(crate) fn store_answered_within(&self, limit: Duration) -> bool {
         self.answered_within(self.millis(), limit)
     }
 
-    /// The gateway is about to end.
+    /// Marks the gateway as draining.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -73,7 +73,7 @@ impl Readiness {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// What a probe is answered: a status and a text; `None` if the path is no probe's.
+    /// Returns the status and text of a probe's response; `None` for other paths.
     pub(crate) fn probe(&self, path: &str) -> Option<(StatusCode, String)> {
         match (path, self.not_ready_reason()) {
             ("/healthz", _) => Some((StatusCode::OK, "alive\n".to_owned())),
@@ -85,13 +85,13 @@ impl Readiness {
         }
     }
 
-    /// Why requests should go elsewhere, if they should.
+    /// The reason for which a load balancer should route elsewhere.
     fn not_ready_reason(&self) -> Option<&'static str> {
         match self.store() {
             _ if self.is_draining() => Some("draining"),
             Some(true) => None,
-            Some(false) => Some("the store does not answer"),
-            None => Some("the store has not been asked yet"),
+            Some(false) => Some("the store is unavailable"),
+            None => Some("the store has not been checked yet"),
         }
     }
 
@@ -107,7 +107,7 @@ impl Readiness {
     }
 }
 
-/// How long an answer counts.
+/// The time for which a reply of the store counts as recent.
 const UP_FOR: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
         let readiness = Readiness::new();
         assert_eq!((readiness.store(), readiness.not_ready_reason().is_some()), (None, true));
         readiness.store_asked();
-        assert_eq!(readiness.not_ready_reason(), Some("the store does not answer"));
+        assert_eq!(readiness.not_ready_reason(), Some("the store is unavailable"));
         readiness.store_answered();
         assert_eq!((readiness.store(), readiness.not_ready_reason()), (Some(true), None));
         readiness.start_draining();

@@ -1,4 +1,4 @@
-//! The store as operators see it: every step is timed, counted and told.
+//! A store whose operations are timed, counted, traced and logged.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::Recorder;
 use crate::metrics::{StoreOperation, StoreResult};
 use crate::recorder::event_log::Event;
 
-/// A store, observed.
+/// A store that reports its operations to a [`Recorder`].
 #[derive(Debug)]
 pub(crate) struct RecordedStore<S> {
     store: S,
@@ -29,7 +29,7 @@ impl<S> RecordedStore<S> {
         Self { store, recorder }
     }
 
-    /// The store itself, for operators' calls.
+    /// The inner store, for calls of operators.
     pub(crate) const fn inner(&self) -> &S {
         &self.store
     }
@@ -92,7 +92,7 @@ impl<S: Store> Store for RecordedStore<S> {
                 (StoreResult::Orphan, Some(Event::MetOrphan))
             }
             Claim::Held(_) => (StoreResult::Held, Some(Event::MetHolder)),
-            // What becomes of the request is told at its end.
+            // The event follows when the request completes.
             _ => (StoreResult::Settled, None),
         })
         .await

@@ -1,4 +1,4 @@
-//! Rows of bytes, and where the first is that can be read in two ways.
+//! Messages, and the offset of the first ambiguous byte.
 
 use super::{Ambiguous, Framing, Position};
 

@@ -1,4 +1,4 @@
-//! What the program does about traces where they are not built in: nothing.
+//! No-op tracing, for builds without the feature `otel`.
 
 use http::{Extensions, Request};
 use idemptx_core::lease::Lease;

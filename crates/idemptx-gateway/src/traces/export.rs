@@ -1,6 +1,7 @@
-//! Spans on their way to a collector: OTLP over HTTP, in batches, from a thread of their own.
+//! The export of spans: OTLP over HTTP, in batches, from a background thread.
 //!
-//! A collector that is slow or away costs spans, never a request: so many wait, and no more.
+//! A slow or unavailable collector costs spans, never requests: the number of waiting spans is
+//! limited.
 
 use std::fmt;
 use std::future::Future;
@@ -30,7 +31,7 @@ use crate::config::Traces;
 use crate::error::error_text;
 use crate::serve::StartError;
 
-/// What sees that spans are exported.
+/// Exports spans until it is shut down.
 #[derive(Debug)]
 pub(super) struct ExportPipeline {
     provider: SdkTracerProvider,
@@ -51,7 +52,7 @@ impl ExportPipeline {
             .with_resource(resource(config))
             .with_span_processor(processor);
         let builder = match config.sample_ratio {
-            // As the environment says, or else every request.
+            // From the environment, or else every request.
             None => builder,
             Some(ratio) => builder
                 .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)))),
@@ -63,27 +64,27 @@ impl ExportPipeline {
         self.provider.tracer("idemptx")
     }
 
-    /// Spans that were not exported, for want of room or of a collector.
+    /// The number of spans that were not exported.
     pub(super) fn dropped(&self) -> u64 {
         self.queue.dropped.load(Ordering::Relaxed)
     }
 
-    /// Exports what waits, and ends; a collector that takes its time is not waited for.
+    /// Exports the remaining spans, within a time limit.
     pub(super) async fn shutdown(&self) {
         let provider = self.provider.clone();
         let ending = move || provider.shutdown_with_timeout(SHUTDOWN_MAX);
         if !matches!(tokio::task::spawn_blocking(ending).await, Ok(Ok(()))) {
-            tracing::warn!("the last spans were not exported in time");
+            tracing::warn!("the final spans were not exported in time");
         }
     }
 
-    /// Ends at once: what waits is lost.
+    /// Stops at once; remaining spans are lost.
     pub(super) fn abandon(&self) {
         self.queue.abandoned.store(true, Ordering::Relaxed);
     }
 }
 
-/// How spans are sent.
+/// Builds the exporter.
 pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExporter, StartError> {
     let tls = crate::tls::client(config.ca.as_deref()).map_err(StartError::Tls)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
@@ -106,7 +107,7 @@ pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExport
     builder.build().map_err(|error| StartError::Traces(Box::new(error)))
 }
 
-/// Who we are: as configured, or as the environment says.
+/// The service's name and version, from the configuration or the environment.
 fn resource(config: &Traces) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let builder = Resource::builder().with_attribute(version);
@@ -119,7 +120,7 @@ fn resource(config: &Traces) -> Resource {
     .build()
 }
 
-/// How many spans there are, and how many there may be.
+/// Counts waiting and dropped spans.
 #[derive(Debug, Default)]
 struct SpanBudget {
     max: usize,
@@ -150,8 +151,7 @@ impl SpanBudget {
     }
 }
 
-/// Lets in so many spans at a time, and counts the others; the library's own queue, behind it,
-/// drops them without telling.
+/// Limits the waiting spans and counts the others; the library's own queue drops them silently.
 #[derive(Debug)]
 struct BoundedProcessor {
     batches: BatchSpanProcessor,
@@ -172,7 +172,7 @@ impl SpanProcessor for BoundedProcessor {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        // Waiting would block whoever drops the last span.
+        // Waiting would block the thread that drops the last span.
         match self.queue.is_abandoned() {
             true => Ok(()),
             false => self.batches.shutdown_with_timeout(timeout),
@@ -184,7 +184,7 @@ impl SpanProcessor for BoundedProcessor {
     }
 }
 
-/// Counts the spans that the collector has not taken.
+/// Counts the spans that the collector did not accept.
 #[derive(Debug)]
 struct CountingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
@@ -211,7 +211,7 @@ impl SpanExporter for CountingExporter {
     }
 }
 
-/// Sends batches from our runtime: the thread that makes them has none.
+/// Sends batches on the gateway's runtime, since the exporting thread has none.
 struct OtlpHttpClient {
     client: HyperClient<HttpsConnector<HttpConnector>>,
     runtime: Handle,
@@ -219,11 +219,11 @@ struct OtlpHttpClient {
 }
 
 impl OtlpHttpClient {
-    /// One line in the log when it begins to fail, and one when it is over.
+    /// Logs when exports begin to fail, and when they succeed again.
     fn log_transition(&self, answer: &Result<Response<Bytes>, HttpError>) {
         let trouble = match answer {
             Ok(response) if response.status().is_success() => None,
-            Ok(response) => Some(format!("the collector answers {}", response.status())),
+            Ok(response) => Some(format!("the collector answered {}", response.status())),
             Err(error) => Some(error_text(&**error)),
         };
         if self.failing.swap(trouble.is_some(), Ordering::Relaxed) == trouble.is_some() {
@@ -256,13 +256,13 @@ impl HttpClient for OtlpHttpClient {
 }
 
 impl fmt::Debug for OtlpHttpClient {
-    /// Without the headers that it is given.
+    /// Omits the headers, which may hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Courier").finish_non_exhaustive()
     }
 }
 
-/// Spans in one request to the collector.
+/// The maximum number of spans in a request to the collector.
 const BATCH_MAX: usize = 512;
-/// How long the end waits for the last ones.
+/// The time limit of the final export.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);

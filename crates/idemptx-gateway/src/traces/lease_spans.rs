@@ -1,4 +1,4 @@
-//! Which span the holder of a lease belongs to.
+//! The spans of lease holders.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Instant;
 use idemptx_core::lease::{Lease, Token};
 use opentelemetry::trace::SpanContext;
 
-/// The spans of requests whose lease may yet be renewed, settled or released here.
+/// Maps leases that this process holds to the spans of their requests.
 #[derive(Debug, Default)]
 pub(super) struct LeaseSpans(Mutex<HashMap<Token, LeaseSpan>>);
 
@@ -18,12 +18,12 @@ struct LeaseSpan {
 }
 
 impl LeaseSpans {
-    /// A lease was granted to the request of a span.
+    /// Adds a lease.
     pub(super) fn insert(&self, lease: &Lease, span: SpanContext) {
         let now = Instant::now();
         let mut spans = self.spans();
         if spans.len() >= SPANS_MAX {
-            // Whoever neither settles nor releases leaves it here.
+            // A lease that was neither settled nor released is still here.
             spans.retain(|_, spans| spans.until > now);
         }
         if spans.len() < SPANS_MAX {
@@ -31,7 +31,7 @@ impl LeaseSpans {
         }
     }
 
-    /// The span of its holder, if that is known.
+    /// Returns the span of a lease's holder, if it is known.
     pub(super) fn span_of(&self, lease: &Lease) -> Option<SpanContext> {
         let mut spans = self.spans();
         let spans = spans.get_mut(&lease.token)?;
@@ -39,7 +39,7 @@ impl LeaseSpans {
         Some(spans.span.clone())
     }
 
-    /// A lease is over.
+    /// Removes a lease.
     pub(super) fn remove(&self, lease: &Lease) {
         self.spans().remove(&lease.token);
     }
@@ -49,5 +49,5 @@ impl LeaseSpans {
     }
 }
 
-/// More leases than this at a time are held without steps in their traces.
+/// Steps of further leases are not traced.
 const SPANS_MAX: usize = 16_384;

@@ -1,22 +1,21 @@
-//! Traces, for OpenTelemetry: where one request's time went, here and behind us.
+//! OpenTelemetry traces: the time that a request spends in the gateway, the store and the upstream.
 //!
 //! ```text
-//! POST /orders/**      the client's request, to the head of its answer; child of the client's span
-//!  ├─ claim            a step of the store
-//!  ├─ POST             a request to one address of the upstream, which is told of this span
+//! POST /orders/**      the client's request, up to the response's head; child of the client's span
+//!  ├─ claim            a store operation
+//!  ├─ POST             a request to one upstream address, which receives this span's context
 //!  └─ settle
 //! ```
 //!
-//! A request's own task carries the span of the request along as OpenTelemetry's current context
-//! ([`TraceContext`]).
-//! What runs under a key has a task of its own: its trail travels with the request that is handed
-//! to it, and the steps that follow it, on whichever thread, are known by their lease.
+//! The request's span is OpenTelemetry's current context in the request's task ([`TraceContext`]).
+//! Requests under a key may run in another task: the context is attached to the request, and later
+//! store operations, on any thread, find their parent by the lease.
 //!
-//! Without the feature `otel` all of this is [`disabled`], and costs nothing.
+//! Without the feature `otel` the module [`disabled`] replaces all of this at no cost.
 //!
 //! # Security
 //!
-//! No key, query, header's value or body is in a span.
+//! Spans contain no key, query, header value or body.
 
 #[cfg(feature = "otel")]
 mod context;

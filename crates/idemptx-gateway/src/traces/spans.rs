@@ -1,4 +1,4 @@
-//! The spans, and what stands in them: HTTP's semantic conventions, and our own words.
+//! The spans and their attributes: HTTP's semantic conventions, and those of the gateway.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use crate::proxy::{ActiveRoute, Peer};
 use crate::recorder::{CompletedRequest, short_id};
 use crate::serve::StartError;
 
-/// Begins spans and has them exported, where that is configured.
+/// Starts and exports spans, if traces are configured.
 #[derive(Debug)]
 pub(crate) struct Tracer(Option<Arc<TracerState>>);
 
-/// What spans are begun with; trails lead to it.
+/// Shared by everything that starts spans; reachable through a trace context.
 #[derive(Debug)]
 struct TracerState {
     tracer: SdkTracer,
@@ -38,12 +38,12 @@ struct TracerState {
 }
 
 impl Tracer {
-    /// None at all.
+    /// Returns a tracer without effect.
     pub(crate) const fn disabled() -> Self {
         Self(None)
     }
 
-    /// Exports from now on as the configuration says.
+    /// Starts the export.
     pub(crate) fn start(config: Option<&config::Traces>) -> Result<Self, StartError> {
         let Some(config) = config else { return Ok(Self::disabled()) };
         let export = ExportPipeline::start(config)?;
@@ -51,16 +51,16 @@ impl Tracer {
         Ok(Self(Some(Arc::new(TracerState { tracer, lease_spans, export }))))
     }
 
-    /// Whether a start would succeed.
+    /// Validates the configuration.
     pub(crate) fn check(config: Option<&config::Traces>) -> Result<(), StartError> {
         config.map(export::exporter).transpose().map(drop)
     }
 
-    /// Begins the span of a client's request, below that of the client.
+    /// Starts the span of a client's request, as a child of the client's span.
     ///
     /// # Security
     ///
-    /// A client can say that its request is to be traced, as W3C Trace Context has it.
+    /// A client can request that its request be sampled, as W3C Trace Context specifies.
     pub(crate) fn start_request<B>(&self, request: &mut Request<B>, peer: &Peer) -> RequestSpan {
         let Some(tracing) = &self.0 else { return RequestSpan::default() };
         let parent = parent(request.headers_mut());
@@ -81,7 +81,7 @@ impl Tracer {
         RequestSpan { context, name: name(request.method()) }
     }
 
-    /// Begins the span of a step of the store, for whoever asks it.
+    /// Starts the span of a store operation, as a child of the lease's holder or the current span.
     pub(crate) fn start_step(&self, operation: StoreOperation, lease: Option<&Lease>) -> StoreSpan {
         let Some(tracing) = &self.0 else { return StoreSpan(None) };
         let holder = lease.and_then(|lease| tracing.lease_spans.span_of(lease));
@@ -92,7 +92,7 @@ impl Tracer {
         }))
     }
 
-    /// The request that claimed was granted a lease.
+    /// Notes that the current request acquired a lease.
     pub(crate) fn lease_granted(&self, lease: &Lease) {
         if let Some(tracing) = &self.0
             && let Some(span) = current()
@@ -101,19 +101,19 @@ impl Tracer {
         }
     }
 
-    /// A lease was settled or released, or lost.
+    /// Notes that a lease was settled, released or lost.
     pub(crate) fn lease_ended(&self, lease: &Lease) {
         if let Some(tracing) = &self.0 {
             tracing.lease_spans.remove(lease);
         }
     }
 
-    /// Spans that were not exported.
+    /// The number of spans that were not exported.
     pub(crate) fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |tracing| tracing.export.dropped())
     }
 
-    /// Exports what there is, for a while.
+    /// Exports the remaining spans, within a time limit.
     pub(crate) async fn end(&self) {
         if let Some(tracing) = &self.0 {
             tracing.export.shutdown().await;
@@ -133,12 +133,12 @@ impl Drop for Tracer {
 #[derive(Debug, Default)]
 pub(crate) struct RequestSpan {
     context: TraceContext,
-    /// What it is called until its route is known.
+    /// The name until the route is known.
     name: &'static str,
 }
 
 impl RequestSpan {
-    /// Its route is known.
+    /// Adds the route.
     pub(crate) fn routed(&self, route: &ActiveRoute) {
         let Some(context) = &self.context.0 else { return };
         let span = context.span();
@@ -150,12 +150,12 @@ impl RequestSpan {
         }
     }
 
-    /// Makes what a future does part of it.
+    /// Runs a future within the span.
     pub(crate) fn instrument<F>(&self, future: F) -> Instrumented<F> {
         self.context.instrument(future)
     }
 
-    /// The request has its answer.
+    /// Ends the span of a completed request.
     pub(crate) fn end(mut self, completed: &CompletedRequest<'_>) {
         let Some(context) = self.context.0.take() else { return };
         let span = context.span();
@@ -190,12 +190,12 @@ impl Drop for RequestSpan {
     }
 }
 
-/// The span of a request to one address of an upstream.
+/// The span of a request to an upstream address.
 #[derive(Debug)]
 pub(crate) struct UpstreamSpan(Option<Box<Span>>);
 
 impl UpstreamSpan {
-    /// Begins it, and names it to the upstream; `resent` counts the addresses before.
+    /// Starts the span, and propagates it; `resent` is the number of earlier attempts.
     pub(crate) fn begin<B>(
         upstream: &str,
         origin: &Origin,
@@ -227,7 +227,7 @@ impl UpstreamSpan {
         Self(Some(Box::new(span)))
     }
 
-    /// The head of an answer came, or none.
+    /// Ends the span.
     pub(crate) fn end(mut self, answer: UpstreamResult) {
         let Some(mut span) = self.0.take() else { return };
         match answer {
@@ -254,7 +254,7 @@ impl Drop for UpstreamSpan {
     }
 }
 
-/// The span of a step of the store.
+/// The span of a store operation.
 #[derive(Debug)]
 pub(crate) struct StoreSpan(Option<Box<Span>>);
 
@@ -263,7 +263,7 @@ impl StoreSpan {
         self.0.is_some()
     }
 
-    /// The store gave an answer, or none.
+    /// Ends the span.
     pub(crate) fn end(mut self, result: StoreResult) {
         let Some(mut span) = self.0.take() else { return };
         span.set_attribute(KeyValue::new("idempotency.store.result", result.as_str()));
@@ -276,20 +276,20 @@ impl StoreSpan {
 
 impl Drop for StoreSpan {
     fn drop(&mut self) {
-        // Whoever asked gave up: its time was over, or its client has left.
+        // Dropped before a result: timed out, or its client disconnected.
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(ERROR, "given-up"));
         }
     }
 }
 
-/// The span that happens here, if it is one to be exported.
+/// Returns the current span, if it is sampled.
 fn current() -> Option<SpanContext> {
     let span = Context::map_current(|context| context.span().span_context().clone());
     span.is_sampled().then_some(span)
 }
 
-/// The client's span (W3C Trace Context); without a valid one its state has no meaning, and goes.
+/// Extracts the client's span (W3C Trace Context); an invalid one is removed with its state.
 fn parent(headers: &mut HeaderMap) -> Context {
     let is_single = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
     let extracted = match is_single {
@@ -304,7 +304,7 @@ fn parent(headers: &mut HeaderMap) -> Context {
     extracted
 }
 
-/// Names a span to whoever gets the request; the state that came with it stays as it is.
+/// Propagates a span; the trace state passes through unchanged.
 fn inject(headers: &mut HeaderMap, span: &SpanContext) {
     let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
     let text = format!("00-{trace}-{id}-{:02x}", flags & TraceFlags::SAMPLED);
@@ -317,7 +317,7 @@ fn status(code: u16) -> KeyValue {
     KeyValue::new("http.response.status_code", i64::from(code))
 }
 
-/// A method that is known; what else a client may write is nobody's name for a span.
+/// Returns a known method; span names must not depend on client input.
 fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -333,7 +333,7 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
-/// What a span is called after its method.
+/// The method's part of a span name.
 fn name(method: &Method) -> &'static str {
     match known_method(method) {
         "_OTHER" => "HTTP",

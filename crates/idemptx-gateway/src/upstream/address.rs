@@ -1,4 +1,4 @@
-//! One address of an upstream, with its connections.
+//! An upstream address with its connections.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,13 +18,13 @@ use crate::config::{self, Origin, UpstreamVersion};
 use crate::proxy::UpstreamRequestBody;
 use crate::tls::Connector;
 
-/// An address, its idle connections, and whether it can be connected to.
+/// An address with its idle connections and its health.
 pub(crate) struct Address {
     pub(super) origin: Origin,
     tls: Option<Connector>,
     version: UpstreamVersion,
     connect_timeout: Duration,
-    /// How long it may not take what it is sent.
+    /// The time for which a write may stall.
     write_timeout: Duration,
     idle_timeout: Duration,
     down: Duration,
@@ -32,10 +32,10 @@ pub(crate) struct Address {
     /// HTTP/2: the connection that all requests share.
     shared: tokio::sync::Mutex<Option<SharedConnection>>,
     room: Arc<Semaphore>,
-    /// Somebody gave a connection back, or closed one.
+    /// Notified when a connection is returned or closed.
     freed: Notify,
     down_until: Mutex<Option<Instant>>,
-    /// What checks have found.
+    /// Set by health checks.
     unhealthy: AtomicBool,
 }
 
@@ -44,24 +44,27 @@ struct IdleConnection {
     until: Instant,
 }
 
-/// A connection that a request may be sent over.
+/// A connection that can take a request.
 pub(crate) enum PooledConnection {
     Http1 { sender: http1::SendRequest<UpstreamRequestBody>, address: Arc<Address> },
     Http2(SharedConnection),
 }
 
-/// A connection that speaks HTTP/2, for many requests at a time.
+/// An HTTP/2 connection, shared by concurrent requests.
 #[derive(Clone)]
 pub(crate) struct SharedConnection {
     sender: http2::SendRequest<UpstreamRequestBody>,
-    /// Something did not come in time over it; it may be cut off without anybody's knowing.
+    /// Set after a timeout: packets may be lost, and requests in flight finish, but no new one is
+    /// sent.
+    ///
+    /// HTTP/2's own pings take up to 40 s to notice, and meanwhile every outcome would be unknown.
     is_suspect: Arc<AtomicBool>,
 }
 
-/// What became of a request.
+/// The result of sending a request.
 pub(super) enum SendOutcome {
     Answer(Response<Incoming>),
-    /// Nothing of it was written.
+    /// Nothing was written.
     Unsent(Box<Request<UpstreamRequestBody>>),
     Broken(hyper::Error),
 }
@@ -85,13 +88,13 @@ impl Address {
         }
     }
 
-    /// It could not be connected to: others are tried first for a while.
+    /// Deprioritises the address for a while after a failed connect.
     pub(super) fn mark_unreachable(&self) {
         let until = Instant::now() + self.down;
         *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
-    /// Checks have found it well, or sick: then others are tried first until it is well again.
+    /// Sets the health that checks have determined; an unhealthy address is deprioritised.
     pub(super) fn set_health(&self, well: bool) {
         self.unhealthy.store(!well, Ordering::Relaxed);
         if well {
@@ -111,7 +114,7 @@ impl Address {
         self.version
     }
 
-    /// Whether others are tried first.
+    /// Returns whether other addresses are preferred.
     pub(super) fn is_deprioritized(&self, now: Instant) -> bool {
         if self.is_unhealthy() {
             return true;
@@ -120,7 +123,7 @@ impl Address {
         until.is_some_and(|until| now < until)
     }
 
-    /// An idle connection, or a new one.
+    /// Returns an idle connection, or opens one.
     pub(super) async fn connection(self: &Arc<Self>) -> io::Result<PooledConnection> {
         match self.version {
             UpstreamVersion::Http1 => self.http1().await,
@@ -140,7 +143,7 @@ impl Address {
             }
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 let room = ConnectionSlot { address: Arc::clone(self), _permit: permit };
-                // Boxed, as a request that need not connect should not keep room for it.
+                // Boxed: a request that finds an idle connection needs no memory for connecting.
                 let connecting = Box::pin(connection::http1(
                     &self.origin,
                     self.tls.as_ref(),
@@ -157,7 +160,7 @@ impl Address {
 
     async fn http2(self: &Arc<Self>) -> io::Result<SharedConnection> {
         let deadline = Instant::now() + self.connect_timeout;
-        // Whoever waits for another request to connect has not more time for it than that one.
+        // Waiting for another request's connect counts towards this request's time limit.
         let mut shared =
             timeout_at(deadline, self.shared.lock()).await.map_err(|_| connect_timed_out())?;
         if let Some(usable) = shared.as_ref().filter(|it| it.is_usable()) {
@@ -172,11 +175,11 @@ impl Address {
         Ok(new)
     }
 
-    /// The connection that was used last and can take a request at once.
+    /// Returns the most recently used connection that is ready.
     fn take_ready(&self) -> Option<http1::SendRequest<UpstreamRequestBody>> {
         let now = Instant::now();
         let mut idle = self.idle();
-        // The longest idle stand in front.
+        // The longest idle connections are in front.
         while idle.front().is_some_and(|it| it.until <= now) {
             idle.pop_front();
         }
@@ -185,7 +188,7 @@ impl Address {
             match idle.pop_back() {
                 Some(it) if it.sender.is_closed() => {}
                 Some(it) if it.sender.is_ready() => break Some(it.sender),
-                // Its task has not come round yet.
+                // Its task has not been scheduled since the last response.
                 Some(it) if busy.len() < BUSY_MAX => busy.push(it),
                 Some(it) => {
                     busy.push(it);
@@ -198,7 +201,7 @@ impl Address {
         ready
     }
 
-    /// Keeps a connection whose answer is read to its end.
+    /// Keeps a connection whose response was read to its end.
     pub(super) fn release_connection(&self, sender: http1::SendRequest<UpstreamRequestBody>) {
         if !sender.is_closed() && !self.idle_timeout.is_zero() {
             let until = Instant::now() + self.idle_timeout;
@@ -230,14 +233,14 @@ impl PooledConnection {
         }
     }
 
-    /// The answer did not come in time: what else runs over it may end, nothing new is sent.
+    /// Excludes a connection from new requests after a timeout.
     pub(super) fn mark_suspect(self) {
         if let Self::Http2(shared) = self {
             shared.is_suspect.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The answer was read to its end.
+    /// Returns the connection to its address; the response was read to its end.
     pub(super) fn release_connection(self) {
         if let Self::Http1 { sender, address } = self {
             address.release_connection(sender);
@@ -265,7 +268,7 @@ enum Either<A, B> {
     Two(B),
 }
 
-/// A place among an address' connections, given back when the connection ends.
+/// Counts a connection of an address until it closes.
 pub(super) struct ConnectionSlot {
     address: Arc<Address>,
     _permit: OwnedSemaphorePermit,
@@ -284,12 +287,12 @@ impl fmt::Debug for Address {
 }
 
 fn connect_timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "it did not accept a connection in time")
+    io::Error::new(io::ErrorKind::TimedOut, "connect timed out")
 }
 
 fn connections_exhausted() -> io::Error {
-    io::Error::new(io::ErrorKind::QuotaExceeded, "all connections to it are in use")
+    io::Error::new(io::ErrorKind::QuotaExceeded, "all connections are in use")
 }
 
-/// How many connections that are not ready yet are passed over.
+/// The number of connections that are not ready and are skipped.
 const BUSY_MAX: usize = 4;

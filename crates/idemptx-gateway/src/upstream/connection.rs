@@ -1,4 +1,4 @@
-//! New connections.
+//! Opens connections.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::proxy::UpstreamRequestBody;
 use crate::tls::Connector;
 use crate::write_timeout::WriteTimeout;
 
-/// A connection that speaks HTTP/1.1; `guard` is kept for as long as it lives.
+/// Opens an HTTP/1.1 connection; `guard` is dropped when it closes.
 pub(super) async fn http1<R: Send + 'static>(
     origin: &Origin,
     tls: Option<&Connector>,
@@ -27,7 +27,7 @@ pub(super) async fn http1<R: Send + 'static>(
     }
 }
 
-/// A connection that speaks HTTP/2.
+/// Opens an HTTP/2 connection.
 pub(super) async fn http2(
     origin: &Origin,
     tls: Option<&Connector>,
@@ -58,7 +58,7 @@ where
     let handshake = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io);
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        // What goes wrong is told to the request that it goes wrong for.
+        // Errors are reported to the request that they affect.
         let _ = connection.with_upgrades().await;
         drop(guard);
     });
@@ -79,7 +79,7 @@ where
     Ok(sender)
 }
 
-/// Bytes of the head of an answer.
+/// The maximum size of a response's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// How often an HTTP/2 connection in use is asked whether it still is one.
+/// The interval of HTTP/2 pings on a connection in use.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

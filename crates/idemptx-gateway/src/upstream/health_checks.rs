@@ -1,6 +1,7 @@
-//! Active checks: whether an address answers as it should, asked over a connection of its own.
+//! Active health checks, each over a connection of its own.
 //!
-//! A sick address is tried last, as one that could not be connected to; it is never left out.
+//! An unhealthy address is used as a last resort, like one that refuses connections; it is never
+//! excluded.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -16,7 +17,7 @@ use super::connection;
 use crate::config::{HealthCheck, UpstreamVersion};
 use crate::proxy::UpstreamRequestBody;
 
-/// Checks that go on until they are stopped.
+/// Running checks; dropping them stops them.
 #[derive(Debug)]
 pub(super) struct HealthChecks(Vec<AbortHandle>);
 
@@ -41,13 +42,13 @@ impl Drop for HealthChecks {
 }
 
 async fn check_periodically(upstream: String, address: Arc<Address>, health: HealthCheck) {
-    // Not all gateways, and not all addresses, at the same time.
+    // A random delay keeps gateways and addresses from checking in step.
     sleep(health.interval.mul_f64(random())).await;
-    // Answers in a row that say the contrary of what is known.
+    // Consecutive results that contradict the current health.
     let mut contrary = 0;
     loop {
         let result = timeout(health.timeout, check(&address, &health)).await;
-        let result = result.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
+        let result = result.unwrap_or_else(|_| Err("no response in time".to_owned()));
         let (is_healthy, was_healthy) = (result.is_ok(), !address.is_unhealthy());
         contrary = if is_healthy == was_healthy { 0 } else { contrary + 1 };
         let needed = if is_healthy { health.healthy_after } else { health.unhealthy_after };
@@ -55,11 +56,11 @@ async fn check_periodically(upstream: String, address: Arc<Address>, health: Hea
             contrary = 0;
             address.set_health(is_healthy);
             match result {
-                Ok(()) => tracing::info!(upstream, address = %address.origin, "it is well again"),
+                Ok(()) => tracing::info!(upstream, address = %address.origin, "healthy again"),
                 Err(reason) => tracing::warn!(
                     upstream,
                     address = %address.origin,
-                    "it is sick, and tried last: {reason}"
+                    "unhealthy; used as last resort: {reason}"
                 ),
             }
         }
@@ -67,11 +68,11 @@ async fn check_periodically(upstream: String, address: Arc<Address>, health: Hea
     }
 }
 
-/// Asks once; what is wrong, if anything is.
+/// Sends one probe; returns what is wrong with the result.
 async fn check(address: &Address, health: &HealthCheck) -> Result<(), String> {
     match send_probe(address, health).await {
         Ok(status) if health.statuses.contains(status) => Ok(()),
-        Ok(status) => Err(format!("it answered {}", status.as_u16())),
+        Ok(status) => Err(format!("status {}", status.as_u16())),
         Err(error) => Err(crate::error::error_text(&error)),
     }
 }
@@ -99,7 +100,7 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
     Ok(answer.map_err(io::Error::other)?.status())
 }
 
-/// From 0 to 1, and different for everybody who asks.
+/// A random number from 0 to 1.
 fn random() -> f64 {
     let drawn = RandomState::new().hash_one(());
     f64::from(drawn as u32) / f64::from(u32::MAX)

@@ -1,9 +1,10 @@
-//! Where requests go: addresses, connections, and what is known of a request that got no answer.
+//! The services that requests are forwarded to: addresses, connections, and retries.
 //!
-//! The pool is our own, on hyper's connections, for one reason: hyper gives a request back that it
-//! has not begun to write, and only with that can be told whether the upstream may have seen it.
-//! A request that was not written may be sent again, over another connection or to another
-//! address; one of which a byte was written is never sent a second time.
+//! The pool is built on hyper's connections directly. Pools above them retry on their own or lose
+//! the request in an error; hyper itself returns a request that it has not begun to write, which is
+//! the only proof that the upstream cannot have seen it.
+//! Such a request may be sent again, over another connection or to another address; a request of
+//! which a byte was written is never sent twice.
 
 mod address;
 mod connection;
@@ -39,16 +40,16 @@ pub(crate) struct UpstreamPool {
     checks: OnceLock<HealthChecks>,
 }
 
-/// Why there is no answer.
+/// A request that got no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// The request was not sent, or not looked at.
+    /// The request was not sent, or the upstream rejected it unprocessed.
     Unsent(io::Error),
-    /// It may have been seen; then the connection broke.
+    /// The upstream may have seen the request; then the connection broke.
     Broken(hyper::Error),
-    /// It may have been seen; no answer came in time.
+    /// The upstream may have seen the request; no response arrived in time.
     Late,
-    /// It was answered in a way that can be read in more than one.
+    /// The response is framed ambiguously.
     Ambiguous,
 }
 
@@ -60,7 +61,7 @@ impl UpstreamPool {
         Ok(Self { addresses, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
     }
 
-    /// Begins to ask addresses whether they are well, where that is configured and not done yet.
+    /// Starts the health checks, if they are configured and not running.
     pub(crate) fn start_health_checks(&self) {
         if let Some(health) = &self.config.health {
             self.checks
@@ -68,20 +69,20 @@ impl UpstreamPool {
         }
     }
 
-    /// Ends that, for good.
+    /// Stops the health checks for good.
     pub(crate) fn stop_health_checks(&self) {
         if let Some(checks) = self.checks.get() {
             checks.stop();
         }
     }
 
-    /// Each address, and whether it is tried in its turn: neither sick nor down.
+    /// Returns the addresses, and whether each is available.
     pub(crate) fn availability(&self) -> impl Iterator<Item = (&Origin, bool)> {
         let now = Instant::now();
         self.addresses.iter().map(move |it| (&it.origin, !it.is_deprioritized(now)))
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the response's head.
     ///
     /// # Cancel safety
     ///
@@ -90,7 +91,7 @@ impl UpstreamPool {
         &self,
         mut request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let mut unsent = io::Error::other("there is no address");
+        let mut unsent = io::Error::other("the upstream has no address");
         for (number, address) in self.candidates().enumerate() {
             let span =
                 UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
@@ -115,7 +116,7 @@ impl UpstreamPool {
         Err(SendError::Unsent(unsent))
     }
 
-    /// Every address once: those that can be connected to first, each time from another one on.
+    /// Returns every address once: available ones first, starting from a different one each time.
     fn candidates(&self) -> impl Iterator<Item = &Arc<Address>> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let turn = |position: usize| {
@@ -124,7 +125,7 @@ impl UpstreamPool {
         };
         let all = (0..self.addresses.len()).filter_map(turn);
         let now = Instant::now();
-        // Told apart at once: one that goes down on its turn has had it.
+        // Collected now: an address that fails during its turn is not tried again.
         let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
         up.into_iter().chain(down)
     }
@@ -155,7 +156,7 @@ impl UpstreamPool {
                         UpstreamBody::new(response_body, connection, self.config.pause_timeout);
                     return Ok(Response::from_parts(parts, response_body));
                 }
-                // The connection was closed over there while it was idle.
+                // The upstream had closed the idle connection.
                 Some(SendOutcome::Unsent(back)) => request = *back,
                 Some(SendOutcome::Broken(error)) if is_refused_stream(&error) => {
                     let unsent = SendError::Unsent(io::Error::other(error));
@@ -166,7 +167,7 @@ impl UpstreamPool {
                 }
             }
         }
-        let error = io::Error::other("every connection was closed before the request was sent");
+        let error = io::Error::other("every connection closed before the request was sent");
         Err(AttemptError::Unsent(error, Box::new(request)))
     }
 }
@@ -181,16 +182,16 @@ impl From<&SendError> for UpstreamResult {
     }
 }
 
-/// Why an address gave no answer.
+/// The failure of one address.
 enum AttemptError {
     Unsent(io::Error, Box<Request<UpstreamRequestBody>>),
     Final(SendError),
 }
 
-/// Whether an answer's end can be told in more than one way (RFC 9112 §6.3).
+/// Returns whether the end of a response is ambiguous (RFC 9112 §6.3).
 ///
-/// hyper takes the coding for true where there is a length as well, another coding for none, and
-/// lengths that agree for one.
+/// hyper prefers the coding to a length, treats an unknown coding as none, and merges equal
+/// lengths.
 fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -203,14 +204,14 @@ fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
         || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Waits for an answer, within the limit from the end of the request on.
+/// Waits for the response, within the limit, which starts when the request is sent.
 async fn await_response(
     mut answer: Pin<&mut impl Future<Output = SendOutcome>>,
     upload: Option<tokio::sync::oneshot::Receiver<()>>,
     limit: Duration,
 ) -> Option<SendOutcome> {
     if let Some(sent) = upload {
-        // The receiver hears of the body's end when its sender is dropped with it.
+        // The sender is dropped with the request's body.
         tokio::select! {
             answer = &mut answer => return Some(answer),
             _ = sent => {}
@@ -219,8 +220,8 @@ async fn await_response(
     timeout(limit, answer).await.ok()
 }
 
-/// Whether an HTTP/2 server says that it has not looked at a request: it refused the stream, or
-/// went away before it (RFC 9113 §8.7, §6.8).
+/// Returns whether an HTTP/2 server rejected a request unprocessed: it refused the stream or closed
+/// the connection before (RFC 9113 §8.7, §6.8).
 fn is_refused_stream(error: &hyper::Error) -> bool {
     let error = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     error.is_some_and(|error| {
@@ -230,5 +231,5 @@ fn is_refused_stream(error: &hyper::Error) -> bool {
     })
 }
 
-/// How often a request is tried over connections that were closed before they could take it.
+/// The number of connections tried that were closed before they took the request.
 const SENDS_MAX: usize = 4;

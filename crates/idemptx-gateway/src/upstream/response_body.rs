@@ -1,4 +1,4 @@
-//! The body of an upstream's answer.
+//! Bodies of responses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,9 +12,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::address::PooledConnection;
 
-/// What an upstream sends, or what is said in its place.
+/// The body of an upstream's response, or a generated one.
 ///
-/// Its connection is used again only if the body was read to its end.
+/// The connection is reused only if the body was read to its end.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
     content: ResponseContent,
@@ -35,7 +35,7 @@ impl UpstreamBody {
         this
     }
 
-    /// One that the gateway makes itself.
+    /// Returns a generated body.
     pub(crate) fn from_bytes(bytes: Bytes) -> Self {
         let content = ResponseContent::Local((!bytes.is_empty()).then_some(bytes));
         Self { content, pause_max: Duration::ZERO, pause: None }
@@ -58,7 +58,7 @@ impl UpstreamBody {
         }
     }
 
-    /// Ready when it has paused for too long.
+    /// Resolves when the body has paused for too long.
     fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = Instant::now() + self.pause_max;
         let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(until)));
@@ -132,4 +132,4 @@ impl std::fmt::Debug for ResponseContent {
     }
 }
 
-const PAUSED_TOO_LONG: &str = "the upstream paused for too long in the middle of its answer";
+const PAUSED_TOO_LONG: &str = "the upstream's response paused for too long";
