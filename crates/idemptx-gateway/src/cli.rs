@@ -190,7 +190,10 @@ async fn reload(gateway: &Gateway, file: &Path) {
     .await;
     match reloaded {
         Ok(()) => tracing::info!("configuration reloaded: {}", file.display()),
-        Err(error) => tracing::error!("reload failed, the previous configuration stays in force: {}", error_text(&*error)),
+        Err(error) => tracing::error!(
+            "reload failed, the previous configuration stays in force: {}",
+            error_text(&*error)
+        ),
     }
 }
 

@@ -21,6 +21,14 @@
 //! | [`check`](mod@check) | `idemptx check`: reports the effective configuration |
 //! | [`demo`] | `idemptx demo`: a service in front of which the gateway runs |
 //! | [`cli`] | the command line |
+//!
+//! # Features
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `otel` | traces for OpenTelemetry, exported over OTLP | `opentelemetry`, `opentelemetry-otlp`, `hyper-rustls` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
 pub mod check;

@@ -108,8 +108,200 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let requests = "Requests by outcome; the reason is a problem's code, or why the \
-                        request bypassed the engine", bypass_reason(*bypass)),
+        let requests = "Requests by outcome; the reason is a problem's code, or why the request \
+                        bypassed the engine";
+        registry.register("requests", requests, self.requests.clone());
+        let time = "Time from a request's head to its response's head";
+        registry.register_with_unit("request", time, Unit::Seconds, self.request_time.clone());
+        let steps = "Duration of store operations";
+        registry.register_with_unit("store_step", steps, Unit::Seconds, self.steps.clone());
+        let orphans = "Claims that found an orphan: a lease that lapsed without a result";
+        registry.register("orphans", orphans, self.orphans.clone());
+        let answers = "Upstream responses by status class, and failures";
+        registry.register("upstream_answers", answers, self.upstream_answers.clone());
+        let time = "Time from sending a request to the upstream's response head";
+        registry.register_with_unit("upstream", time, Unit::Seconds, self.upstream_time.clone());
+        registry.register("connections", "Open client connections", self.connections.clone());
+        let accepted = "Accepted client connections";
+        registry.register("connections_accepted", accepted, self.accepted.clone());
+        let reloads = "Configuration reloads by result";
+        registry.register("reloads", reloads, self.reloads.clone());
+        let hits = "Claims and lookups answered by the near cache";
+        registry.register("near_hits", hits, self.near_hits.clone());
+        let spans = "Spans that were not exported";
+        registry.register("spans_dropped", spans, self.spans_dropped.clone());
+        let up = "Whether an upstream address is available (1) or used as last resort (0)";
+        registry.register("upstream_up", up, self.upstream_up.clone());
+        for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+
+    /// Encodes all metrics as OpenMetrics text.
+    pub(crate) fn text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
+        for (gauge, value) in self.current.iter().zip(current.values()) {
+            gauge.set(value);
+        }
+        // These are counted elsewhere.
+        self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
+        self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
+        // Removes addresses of previous configurations; the lock keeps concurrent scrapes apart.
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.upstream_up.clear();
+        for (upstream, address, is_up) in &current.addresses {
+            let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
+            self.upstream_up.get_or_create(&address).set((*is_up).into());
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {
+        let (outcome, reason) = outcome_labels(outcome);
+        let route = Arc::clone(route);
+        let ended = RequestLabels { route: Arc::clone(&route), outcome, reason };
+        self.requests.get_or_create(&ended).inc();
+        self.request_time.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn step(&self, operation: StoreOperation, result: StoreResult, took: Duration) {
+        let ended = StepLabels { operation: operation.as_str(), result: result.as_str() };
+        self.steps.get_or_create(&ended).observe(took.as_secs_f64());
+        if result == StoreResult::Orphan {
+            self.orphans.inc();
+        }
+    }
+
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
+        let upstream = Arc::clone(upstream);
+        let answered =
+            UpstreamResultLabels { upstream: Arc::clone(&upstream), answer: answer.as_str() };
+        self.upstream_answers.get_or_create(&answered).inc();
+        self.upstream_time.get_or_create(&UpstreamLabels { upstream }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    pub(crate) fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+    }
+
+    /// The number of a route's requests with this outcome.
+    pub(crate) fn count(
+        &self,
+        route: &Arc<str>,
+        outcome: &'static str,
+        reason: &'static str,
+    ) -> u64 {
+        let ended = RequestLabels { route: Arc::clone(route), outcome, reason };
+        self.requests.get(&ended).map_or(0, |count| count.get())
+    }
+
+    /// The number of claims that found an orphan.
+    pub(crate) fn orphans(&self) -> u64 {
+        self.orphans.get()
+    }
+}
+
+/// An operation on the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreOperation {
+    Claim,
+    Settle,
+    Release,
+    Renew,
+    Lookup,
+}
+
+impl StoreOperation {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Settle => "settle",
+            Self::Release => "release",
+            Self::Renew => "renew",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+/// The result of a store operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreResult {
+    /// Succeeded, or granted.
+    Ok,
+    /// Another request holds the claim.
+    Held,
+    /// The claim's lease lapsed without a result.
+    Orphan,
+    /// The record has a result.
+    Settled,
+    Failed(ErrorKind),
+}
+
+impl StoreResult {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Held => "held",
+            Self::Orphan => "orphan",
+            Self::Settled => "settled",
+            Self::Failed(ErrorKind::Unavailable) => "unavailable",
+            Self::Failed(ErrorKind::Fenced) => "fenced",
+            Self::Failed(ErrorKind::Corrupt) => "corrupt",
+            Self::Failed(ErrorKind::Full) => "full",
+            Self::Failed(ErrorKind::Invalid) => "invalid",
+            Self::Failed(_) => "internal",
+        }
+    }
+}
+
+/// The result of a request to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamResult {
+    Status(StatusCode),
+    /// Not sent.
+    Unsent,
+    /// Sent, then the connection broke.
+    Broken,
+    /// Sent, and no response arrived in time.
+    Late,
+}
+
+impl UpstreamResult {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Status(status) => match status.as_u16() {
+                100..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                _ => "5xx",
+            },
+            Self::Unsent => "unsent",
+            Self::Broken => "broken",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// The labels `outcome` and `reason` of a request.
+pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
+    match outcome {
+        Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
+        Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
+        Some(Outcome::Replayed) => ("replayed", ""),
+        Some(Outcome::Refused(code)) => ("refused", code.as_str()),
+        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
         // Unprotected routes, and requests that match no route.
         _ => ("passed", "unprotected-route"),
     }

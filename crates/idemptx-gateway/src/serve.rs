@@ -259,7 +259,9 @@ impl fmt::Display for StartError {
             Self::Token(error) => error.fmt(f),
             Self::Traces(_) => f.write_str("cannot set up the trace exporter"),
             Self::Policy(_) => f.write_str("invalid policy"),
-            Self::RequiresRestart(what) => write!(f, "{what} has changed: restart the gateway to apply it"),
+            Self::RequiresRestart(what) => {
+                write!(f, "{what} has changed: restart the gateway to apply it")
+            }
         }
     }
 }

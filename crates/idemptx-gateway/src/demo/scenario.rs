@@ -64,8 +64,8 @@ impl<'a> Scenario<'a> {
         let (answer, charges) = self.shown("tea", TEA).await?;
         let same = answer.response.body() == first.response.body();
         let held = same && answer.is_replay() && charges == 0;
-        let why = "Same key, same request: the gateway gave the stored answer repeat_order, and the service \
-                   heard nothing of it.";
+        let why = "Same key, same request: the gateway replayed the stored response without \
+                   calling the service.";
         self.claim(held, with_charges("replayed, byte for byte", charges), why)
     }
 

@@ -293,9 +293,7 @@ fn describe(lost: &SendError) -> String {
     match lost {
         SendError::Unsent(error) => format!("not sent: {error}"),
         SendError::Late => "sent, but no response in time".to_owned(),
-        SendError::Ambiguous => {
-            "sent, but the response is framed ambiguously".to_owned()
-        }
+        SendError::Ambiguous => "sent, but the response is framed ambiguously".to_owned(),
         SendError::Broken(error) => match error.source() {
             Some(cause) => format!("sent, then {error}: {cause}"),
             None => format!("sent, then {error}"),

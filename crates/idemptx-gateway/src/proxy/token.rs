@@ -146,7 +146,9 @@ fn algorithms_for(
     family: AlgorithmFamily,
 ) -> Result<Vec<Algorithm>, TokenError> {
     if named.iter().any(|algorithm| algorithm.family() != family) {
-        return Err(TokenError("`algorithms` contains one that does not fit this kind of key".into()));
+        return Err(TokenError(
+            "`algorithms` contains one that does not fit this kind of key".into(),
+        ));
     }
     Ok(if named.is_empty() { default.to_vec() } else { named.to_vec() })
 }
