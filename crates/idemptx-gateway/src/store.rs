@@ -1,4 +1,4 @@
-//! The store that a configuration names.
+//! Opens the configured store.
 
 use idemptx::store::AnyStore;
 use idemptx::store::near::NearLimits;
@@ -7,7 +7,7 @@ use idemptx::store::seal::{Seal, SealKeys};
 use crate::config::{SealKeysFrom, Store};
 use crate::serve::StartError;
 
-/// Opens it; a server is not connected to yet.
+/// Opens the store; a server is connected to on first use.
 pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
     let mut store = AnyStore::from_url(&config.url).map_err(StartError::Store)?;
     if let Some(seal) = &config.seal {

@@ -12,7 +12,7 @@ use clap::Parser;
 use idemptx::{Policy, Profile};
 use idemptx_gateway::config::{Config, Forwarded, OnAmbiguous, Origin, Protection};
 use idemptx_gateway::serve::Gateway;
-use idemptx_gateway::telemetry;
+use idemptx_gateway::logging;
 use serde_json::Value;
 use target_axum::flags::Flags;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -67,7 +67,7 @@ fn policy(text: &str) -> Result<String, Box<dyn Error>> {
 async fn run(flags: &Flags, protection: Option<Protection>) -> Result<(), Box<dyn Error>> {
     let upstream = plain(flags).await?;
     let config = Config::simple(flags.listen, upstream, flags.store.clone(), protection);
-    telemetry::start(config.log);
+    logging::init(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
     let gateway = Gateway::start(config).await?;
     for address in gateway.addresses() {

@@ -217,7 +217,7 @@ fn a_mistake_is_told_with_its_place() {
         ("[[route]]\nupstream = \"down\"\n", "gateway.toml:9:12: there is no upstream `down`"),
         (
             "[admin]\naddress = \"0.0.0.0:9901\"\n",
-            "gateway.toml:9:11: whoever reaches this address",
+            "gateway.toml:9:11: an address that is not loopback",
         ),
     ];
     let mut wrong = Vec::new();

@@ -84,9 +84,9 @@ async fn a_change_is_one_line_of_the_log() {
     let mut process = Process::serve(&["--config", file.to_str().unwrap()]).await;
     one.becomes(Mood::Sick);
     let place = format!("upstream=up address=http://{}", one.address);
-    process.says(&format!("it is sick, and tried last: it answered 503 {place}")).await;
+    process.says(&format!("unhealthy; used as last resort: it answered 503 {place}")).await;
     one.becomes(Mood::Well);
-    process.says(&format!("it is well again {place}")).await;
+    process.says(&format!("healthy again {place}")).await;
     process.signal(Signal::TERM);
     assert!(process.ended().await.success());
 }

@@ -7,16 +7,16 @@ use idemptx::operator::{Cursor, PurgeReport, RecordSummary, RecordView};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
-use crate::admin::actions::Action;
-use crate::admin::shown;
+use crate::admin::actions::OperatorAction;
+use crate::admin::view;
 
 /// Writes to the standard output.
-pub(super) struct Printer {
+pub(super) struct OutputWriter {
     json: bool,
     out: io::Stdout,
 }
 
-impl Printer {
+impl OutputWriter {
     pub(super) fn new(json: bool) -> Self {
         Self { json, out: io::stdout() }
     }
@@ -29,7 +29,7 @@ impl Printer {
     ) -> io::Result<()> {
         if self.json {
             return self.document(&json!({
-                "records": entries.iter().map(shown::entry).collect::<Vec<_>>(),
+                "records": entries.iter().map(view::summary).collect::<Vec<_>>(),
                 "unreadable": unreadable.iter().map(RecordId::to_string).collect::<Vec<_>>(),
                 "next": next.map(Cursor::as_str),
             }));
@@ -73,13 +73,13 @@ impl Printer {
     pub(super) fn record(
         &mut self,
         entry: &RecordSummary,
-        seen: &RecordView,
+        record_view: &RecordView,
         with_body: bool,
     ) -> io::Result<()> {
         if self.json {
-            let mut record = shown::entry(entry);
+            let mut record = view::summary(entry);
             if let Value::Object(members) = &mut record {
-                members.insert("answer".to_owned(), answer(seen, with_body));
+                members.insert("answer".to_owned(), answer(record_view, with_body));
             }
             return self.document(&record);
         }
@@ -92,7 +92,7 @@ impl Printer {
             writeln!(self.out, "lease left    {}", span(entry.remaining))?;
         }
         writeln!(self.out, "forgotten in  {}", span(entry.expires_in))?;
-        let Some(response) = &seen.response else { return Ok(()) };
+        let Some(response) = &record_view.response else { return Ok(()) };
         let (status, size) = (response.status.as_u16(), size(response.body.len() as u64));
         writeln!(self.out, "answer        {status}, {size} of body")?;
         if with_body {
@@ -108,7 +108,7 @@ impl Printer {
         Ok(())
     }
 
-    pub(super) fn done(&mut self, id: &RecordId, action: Action) -> io::Result<()> {
+    pub(super) fn done(&mut self, id: &RecordId, action: OperatorAction) -> io::Result<()> {
         match self.json {
             true => {
                 let action = action.as_str();
@@ -157,9 +157,10 @@ impl Printer {
 }
 
 /// What is kept of an answer: its status and size, and the rest if it is asked for.
-fn answer(seen: &RecordView, with_body: bool) -> Value {
-    let mut answer = shown::answer(seen).unwrap_or_default();
-    if let (Value::Object(members), Some(response), true) = (&mut answer, &seen.response, with_body)
+fn answer(record_view: &RecordView, with_body: bool) -> Value {
+    let mut answer = view::answer(record_view).unwrap_or_default();
+    if let (Value::Object(members), Some(response), true) =
+        (&mut answer, &record_view.response, with_body)
     {
         let lines = response
             .headers
@@ -168,7 +169,7 @@ fn answer(seen: &RecordView, with_body: bool) -> Value {
         members.insert("headers".to_owned(), lines.collect());
         let body = match std::str::from_utf8(&response.body) {
             Ok(text) => text.into(),
-            Err(_) => json!({ "hex": shown::hex(&response.body) }),
+            Err(_) => json!({ "hex": view::hex(&response.body) }),
         };
         members.insert("body".to_owned(), body);
     }

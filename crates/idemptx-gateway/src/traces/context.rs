@@ -1,4 +1,4 @@
-//! The span that what happens here belongs to, carried along.
+//! Propagation of the current span through futures.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,39 +8,39 @@ use http::Extensions;
 use opentelemetry::Context;
 use pin_project_lite::pin_project;
 
-/// What spans that are begun along it belong to; nothing where nothing is traced.
+/// The parent of new spans; empty without tracing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trail(pub(super) Option<Context>);
+pub(crate) struct TraceContext(pub(super) Option<Context>);
 
-impl Trail {
-    /// The one that a request came with.
+impl TraceContext {
+    /// Takes the context out of a request's extensions.
     pub(crate) fn of(extensions: &mut Extensions) -> Self {
         extensions.remove().unwrap_or_default()
     }
 
-    /// Sends a request on with it, into whichever task.
-    pub(super) fn leave(&self, extensions: &mut Extensions) {
+    /// Attaches the context to a request that another task may handle.
+    pub(super) fn attach_to(&self, extensions: &mut Extensions) {
         if self.0.is_some() {
             extensions.insert(self.clone());
         }
     }
 
-    /// Makes it the current one wherever the future is polled.
-    pub(crate) fn along<F>(&self, future: F) -> Along<F> {
-        Along { future, context: self.0.clone() }
+    /// Makes the context current whenever the future is polled.
+    pub(crate) fn instrument<F>(&self, future: F) -> Instrumented<F> {
+        Instrumented { future, context: self.0.clone() }
     }
 }
 
 pin_project! {
-    /// A future that is polled along a trail.
-    pub(crate) struct Along<F> {
+    /// A future that runs within a trace context.
+    pub(crate) struct Instrumented<F> {
         #[pin]
         future: F,
         context: Option<Context>,
     }
 }
 
-impl<F: Future> Future for Along<F> {
+impl<F: Future> Future for Instrumented<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {

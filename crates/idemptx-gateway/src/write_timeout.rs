@@ -1,4 +1,4 @@
-//! A connection whose other end must take what it is sent.
+//! Limits how long a write may stall.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,24 +8,24 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Fails once nothing could be written for a while: whoever reads slowly must not keep what is to
-/// be sent for ever.
+/// A stream that fails when the peer accepts no bytes for too long.
 ///
-/// How long nothing may be read is for others to say: an idle connection is no fault.
+/// A slow reader must not hold a response in memory for ever. Reads have no limit here, since an
+/// idle connection is legitimate.
 #[derive(Debug)]
-pub(crate) struct Patient<I> {
+pub(crate) struct WriteTimeout<I> {
     io: I,
-    stall_max: Duration,
-    /// Since the last write that had to wait.
+    write_timeout: Duration,
+    /// Runs since the last write that had to wait.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Patient<I> {
-    pub(crate) const fn new(io: I, stall_max: Duration) -> Self {
-        Self { io, stall_max, stalled: None }
+impl<I> WriteTimeout<I> {
+    pub(crate) const fn new(io: I, write_timeout: Duration) -> Self {
+        Self { io, write_timeout, stalled: None }
     }
 
-    fn judge<T>(
+    fn check_stall<T>(
         &mut self,
         written: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
@@ -34,13 +34,13 @@ impl<I> Patient<I> {
             self.stalled = None;
             return written;
         }
-        let stall_max = self.stall_max;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_max)));
+        let write_timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Patient<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for WriteTimeout<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -50,14 +50,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Patient<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Patient<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.judge(written, cx)
+        self.check_stall(written, cx)
     }
 
     fn poll_write_vectored(
@@ -66,7 +66,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Patient<I> {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
-        self.judge(written, cx)
+        self.check_stall(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -75,11 +75,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Patient<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.judge(flushed, cx)
+        self.check_stall(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.judge(shut, cx)
+        self.check_stall(shut, cx)
     }
 }

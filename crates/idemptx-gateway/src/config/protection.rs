@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::{Spanned, Value};
 
-use super::mistake::{Mistake, Source};
+use super::error::{InvalidConfig, SourceText};
 
 /// How the requests of a route are made safe to retry.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,14 +157,14 @@ impl PolicyTable {
         mut self,
         profile: Profile,
         place: &Range<usize>,
-        source: Source<'_>,
-    ) -> Result<(Policy, ScopeSource), Mistake> {
+        source: SourceText<'_>,
+    ) -> Result<(Policy, ScopeSource), InvalidConfig> {
         // As they were written: one may change what an earlier one has set.
         self.0.sort_by_key(|(name, _)| name.span().start);
         let mut builder = start(profile);
         let mut scope = ScopeSource::Policy;
         for (name, value) in &self.0 {
-            let wrong = |text: String| source.mistake(&name.span(), text);
+            let wrong = |text: String| source.error_at(&name.span(), text);
             match name.as_ref().as_str() {
                 "on_panic" => return Err(wrong(NO_PANIC.to_owned())),
                 "scope" if has(value.as_ref(), "mtls") || has(value.as_ref(), "jwt") => {
@@ -184,7 +184,7 @@ impl PolicyTable {
             let root = error.field().split(['.', '[']).next().unwrap_or_default();
             let named = self.0.iter().find(|(name, _)| name.as_ref() == root);
             let span = named.map_or_else(|| place.clone(), |(name, _)| name.span());
-            source.mistake(&span, error.to_string())
+            source.error_at(&span, error.to_string())
         })?;
         Ok((policy, scope))
     }

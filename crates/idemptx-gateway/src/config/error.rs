@@ -7,15 +7,15 @@ use std::ops::Range;
 ///
 /// Nothing of a variable's value is ever in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct InvalidConfig {
     name: String,
     place: Option<(usize, usize)>,
     text: String,
 }
 
-impl Mistake {
+impl InvalidConfig {
     /// One about the whole file.
-    pub(crate) fn in_file(name: &str, text: impl Into<String>) -> Self {
+    pub(crate) fn without_position(name: &str, text: impl Into<String>) -> Self {
         Self { name: name.to_owned(), place: None, text: text.into() }
     }
 
@@ -26,7 +26,7 @@ impl Mistake {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
             Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.name, self.text),
@@ -35,29 +35,29 @@ impl fmt::Display for Mistake {
     }
 }
 
-impl std::error::Error for Mistake {}
+impl std::error::Error for InvalidConfig {}
 
 /// A text, to find places in.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct SourceText<'a> {
     pub(super) name: &'a str,
     pub(super) text: &'a str,
 }
 
-impl Source<'_> {
+impl SourceText<'_> {
     /// A mistake at the beginning of a span.
-    pub(super) fn mistake(&self, span: &Range<usize>, text: impl Into<String>) -> Mistake {
+    pub(super) fn error_at(&self, span: &Range<usize>, text: impl Into<String>) -> InvalidConfig {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Mistake { name: self.name.to_owned(), place: Some((line, column)), text: text.into() }
+        InvalidConfig { name: self.name.to_owned(), place: Some((line, column)), text: text.into() }
     }
 
     /// What the parser found.
-    pub(super) fn unreadable(&self, error: &toml::de::Error) -> Mistake {
+    pub(super) fn parse_error(&self, error: &toml::de::Error) -> InvalidConfig {
         match error.span() {
-            Some(span) => self.mistake(&span, error.message()),
-            None => Mistake::in_file(self.name, error.message()),
+            Some(span) => self.error_at(&span, error.message()),
+            None => InvalidConfig::without_position(self.name, error.message()),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::values::{positive, positive_millis, saturated};
 /// How each address of an upstream is asked whether it is well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Health {
+pub struct HealthCheck {
     /// What is asked for, with GET.
     pub path: PathAndQuery,
     /// How often, a tenth more or less.
@@ -28,7 +28,7 @@ pub struct Health {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HealthTable {
+pub(super) struct HealthCheckTable {
     #[serde(deserialize_with = "path")]
     path: PathAndQuery,
     #[serde(default, deserialize_with = "positive_millis")]
@@ -43,8 +43,8 @@ pub(super) struct HealthTable {
     statuses: Option<Statuses>,
 }
 
-impl From<HealthTable> for Health {
-    fn from(table: HealthTable) -> Self {
+impl From<HealthCheckTable> for HealthCheck {
+    fn from(table: HealthCheckTable) -> Self {
         Self {
             path: table.path,
             interval: table.interval_ms.unwrap_or(INTERVAL),

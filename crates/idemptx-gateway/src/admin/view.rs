@@ -11,28 +11,28 @@ use idemptx_core::record::State;
 use idemptx_core::store::ErrorKind;
 use serde_json::{Value, json};
 
-use super::desk::Problem;
-use super::story::{Event, Told};
+use super::router::ApiProblem;
+use crate::recorder::event_log::{Event, LoggedEvent};
 
 /// A record of a listing.
-pub(crate) fn entry(entry: &RecordSummary) -> Value {
+pub(crate) fn summary(summary: &RecordSummary) -> Value {
     json!({
-        "id": entry.id.to_string(),
-        "state": entry.status.as_str(),
-        "attempt": entry.attempt,
-        "fence": entry.fence,
-        "fingerprint": hex(entry.fingerprint.digest.get(..4).unwrap_or_default()),
-        "age_ms": millis(entry.age),
-        "idle_ms": millis(entry.idle),
-        "lease_ms": millis(entry.remaining),
-        "expires_in_ms": millis(entry.expires_in),
-        "payload_bytes": entry.payload_bytes,
+        "id": summary.id.to_string(),
+        "state": summary.status.as_str(),
+        "attempt": summary.attempt,
+        "fence": summary.fence,
+        "fingerprint": hex(summary.fingerprint.digest.get(..4).unwrap_or_default()),
+        "age_ms": millis(summary.age),
+        "idle_ms": millis(summary.idle),
+        "lease_ms": millis(summary.remaining),
+        "expires_in_ms": millis(summary.expires_in),
+        "payload_bytes": summary.payload_bytes,
     })
 }
 
 /// What is kept of an answer, without its body and its headers' values.
-pub(crate) fn answer(sighting: &RecordView) -> Option<Value> {
-    let response = sighting.response.as_ref()?;
+pub(crate) fn answer(record_view: &RecordView) -> Option<Value> {
+    let response = record_view.response.as_ref()?;
     let names: Vec<_> = response.headers.keys().map(http::HeaderName::as_str).collect();
     Some(json!({
         "status": response.status.as_u16(),
@@ -42,13 +42,13 @@ pub(crate) fn answer(sighting: &RecordView) -> Option<Value> {
 }
 
 /// Names what somebody saw of a record, so that they do not decide about something else.
-pub(super) fn seen(entry: &RecordSummary) -> String {
-    format!("{}.{}", entry.status, entry.fence)
+pub(super) fn seen(summary: &RecordSummary) -> String {
+    format!("{}.{}", summary.status, summary.fence)
 }
 
 /// The answer that an operator wants to be stored.
-pub(super) fn read_answer(given: &Value) -> Result<(StatusCode, HeaderMap, Bytes), Problem> {
-    let bad = |text| Problem::new(StatusCode::BAD_REQUEST, text);
+pub(super) fn read_answer(given: &Value) -> Result<(StatusCode, HeaderMap, Bytes), ApiProblem> {
+    let bad = |text| ApiProblem::new(StatusCode::BAD_REQUEST, text);
     let status = given["status"].as_u64().and_then(|it| u16::try_from(it).ok());
     let status = status
         .and_then(|it| StatusCode::from_u16(it).ok())
@@ -65,18 +65,18 @@ pub(super) fn read_answer(given: &Value) -> Result<(StatusCode, HeaderMap, Bytes
 }
 
 /// A moment of a record's story.
-pub(super) fn moment(told: &Told, now: Instant) -> Value {
-    let (kind, text) = words(told.event);
+pub(super) fn event(logged: &LoggedEvent, now: Instant) -> Value {
+    let (kind, text) = outcome_labels(logged.event);
     json!({
         "kind": kind,
         "text": text,
-        "ms_ago": millis(now.saturating_duration_since(told.first)),
-        "last_ms_ago": millis(now.saturating_duration_since(told.last)),
-        "times": told.times,
+        "ms_ago": millis(now.saturating_duration_since(logged.first)),
+        "last_ms_ago": millis(now.saturating_duration_since(logged.last)),
+        "times": logged.times,
     })
 }
 
-fn words(event: Event) -> (&'static str, String) {
+fn outcome_labels(event: Event) -> (&'static str, String) {
     let (kind, text) = match event {
         Event::Claimed { attempt } => {
             return ("claimed", format!("Claimed, attempt {attempt}"));

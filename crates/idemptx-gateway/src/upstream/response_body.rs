@@ -1,4 +1,4 @@
-//! The body of an upstream's answer.
+//! Bodies of responses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,56 +10,56 @@ use hyper::body::Incoming;
 use idemptx::tower::BodyError;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::address::Connection;
+use super::address::PooledConnection;
 
-/// What an upstream sends, or what is said in its place.
+/// The body of an upstream's response, or a generated one.
 ///
-/// Its connection is used again only if the body was read to its end.
+/// The connection is reused only if the body was read to its end.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
-    content: Content,
+    content: ResponseContent,
     pause_max: Duration,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-enum Content {
-    Upstream { body: Incoming, connection: Option<Connection> },
-    Own(Option<Bytes>),
+enum ResponseContent {
+    Upstream { body: Incoming, connection: Option<PooledConnection> },
+    Local(Option<Bytes>),
 }
 
 impl UpstreamBody {
-    pub(super) fn new(body: Incoming, connection: Connection, pause_max: Duration) -> Self {
-        let content = Content::Upstream { body, connection: Some(connection) };
+    pub(super) fn new(body: Incoming, connection: PooledConnection, pause_max: Duration) -> Self {
+        let content = ResponseContent::Upstream { body, connection: Some(connection) };
         let mut this = Self { content, pause_max, pause: None };
         this.give_back_at_end();
         this
     }
 
-    /// One that the gateway makes itself.
-    pub(crate) fn own(bytes: Bytes) -> Self {
-        let content = Content::Own((!bytes.is_empty()).then_some(bytes));
+    /// Returns a generated body.
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        let content = ResponseContent::Local((!bytes.is_empty()).then_some(bytes));
         Self { content, pause_max: Duration::ZERO, pause: None }
     }
 
     fn give_back_at_end(&mut self) {
-        if let Content::Upstream { body, connection } = &mut self.content
+        if let ResponseContent::Upstream { body, connection } = &mut self.content
             && body.is_end_stream()
             && let Some(connection) = connection.take()
         {
-            connection.give_back();
+            connection.release_connection();
         }
     }
 
-    fn doubt(&mut self) {
-        if let Content::Upstream { connection, .. } = &mut self.content
+    fn mark_suspect(&mut self) {
+        if let ResponseContent::Upstream { connection, .. } = &mut self.content
             && let Some(connection) = connection.take()
         {
-            connection.doubt();
+            connection.mark_suspect();
         }
     }
 
-    /// Ready when it has paused for too long.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when the body has paused for too long.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = Instant::now() + self.pause_max;
         let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(until)));
         pause.as_mut().poll(cx)
@@ -76,14 +76,16 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let (body, connection) = match &mut this.content {
-            Content::Own(bytes) => return Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
-            Content::Upstream { body, connection } => (body, connection),
+            ResponseContent::Local(bytes) => {
+                return Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it))));
+            }
+            ResponseContent::Upstream { body, connection } => (body, connection),
         };
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => {
-                ready!(this.poll_late(cx));
-                this.doubt();
-                Poll::Ready(Some(Err(PAUSED.into())))
+                ready!(this.poll_pause(cx));
+                this.mark_suspect();
+                Poll::Ready(Some(Err(PAUSED_TOO_LONG.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {
                 this.pause = None;
@@ -97,7 +99,7 @@ impl Body for UpstreamBody {
             }
             Poll::Ready(None) => {
                 if let Some(connection) = connection.take() {
-                    connection.give_back();
+                    connection.release_connection();
                 }
                 Poll::Ready(None)
             }
@@ -106,28 +108,28 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Upstream { body, .. } => body.is_end_stream(),
-            Content::Own(bytes) => bytes.is_none(),
+            ResponseContent::Upstream { body, .. } => body.is_end_stream(),
+            ResponseContent::Local(bytes) => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Upstream { body, .. } => body.size_hint(),
-            Content::Own(bytes) => {
+            ResponseContent::Upstream { body, .. } => body.size_hint(),
+            ResponseContent::Local(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
             }
         }
     }
 }
 
-impl std::fmt::Debug for Content {
+impl std::fmt::Debug for ResponseContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Upstream { .. } => "Upstream",
-            Self::Own(_) => "Own",
+            Self::Local(_) => "Own",
         })
     }
 }
 
-const PAUSED: &str = "the upstream paused for too long in the middle of its answer";
+const PAUSED_TOO_LONG: &str = "the upstream's response paused for too long";

@@ -1,4 +1,4 @@
-//! The scene: what clients do, over real connections, and what comes of it.
+//! The scenario: requests over real connections, with checks of their results.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -8,16 +8,16 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 
-use super::client::{Answer, order};
-use super::shop::Shop;
+use super::client::{TimedResponse, send_order};
+use super::service::DemoService;
 
 type Played<T> = Result<T, Box<dyn Error>>;
 
-/// Plays it, and remembers whether everything held that it claims.
-pub(super) struct Scene<'a> {
+/// Runs the scenario and counts failed checks.
+pub(super) struct Scenario<'a> {
     address: SocketAddr,
-    shop: &'a Shop,
-    /// Other runs may have left their keys in the store.
+    service: &'a DemoService,
+    /// Makes keys unique: the store may hold those of earlier runs.
     run: String,
     colour: bool,
     steps: u32,
@@ -25,67 +25,67 @@ pub(super) struct Scene<'a> {
     failures: u32,
 }
 
-impl<'a> Scene<'a> {
-    pub(super) fn new(address: SocketAddr, shop: &'a Shop) -> Played<Self> {
+impl<'a> Scenario<'a> {
+    pub(super) fn new(address: SocketAddr, service: &'a DemoService) -> Played<Self> {
         let since = SystemTime::UNIX_EPOCH.elapsed()?.as_millis();
         let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let run = format!("{since:x}");
-        Ok(Self { address, shop, run, colour, steps: 0, sent: 0, failures: 0 })
+        Ok(Self { address, service, run, colour, steps: 0, sent: 0, failures: 0 })
     }
 
-    /// Plays it; `true` if everything held.
+    /// Runs all steps; `true` if every check passed.
     pub(super) async fn play(mut self, promise: &str) -> Played<bool> {
-        self.title("A shop that has never heard of retries, behind the gateway")?;
-        self.line(format_args!("shop:    http://{}", self.shop.address))?;
+        self.title("A service without retry handling, and the gateway in front of it")?;
+        self.line(format_args!("service: http://{}", self.service.address))?;
         self.line(format_args!("gateway: http://{}", self.address))?;
         self.line(format_args!("store:   {promise}"))?;
         let first = self.first().await?;
-        self.again(&first).await?;
-        self.changed().await?;
-        self.at_once().await?;
+        self.repeat_order(&first).await?;
+        self.changed_body().await?;
+        self.concurrent_retries().await?;
         self.client_gone().await?;
-        self.sum()?;
+        self.totals()?;
         Ok(self.failures == 0)
     }
 
-    async fn first(&mut self) -> Played<Answer> {
+    async fn first(&mut self) -> Played<TimedResponse> {
         self.step("A first order")?;
         let (answer, charges) = self.shown("tea", TEA).await?;
         let created = answer.response.status() == StatusCode::CREATED;
         let held = created && !answer.is_replay() && charges == 1;
-        let why = "The key was new: the gateway let it through, and kept the answer before it \
-                   passed it on.";
-        self.claim(held, counted("executed", charges), why)?;
+        let why = "The key was new: the gateway forwarded the request, and stored the response \
+                   before it passed it on.";
+        self.claim(held, with_charges("executed", charges), why)?;
         Ok(answer)
     }
 
-    async fn again(&mut self, first: &Answer) -> Played<()> {
-        self.step("The same again, from a client that never saw the answer")?;
+    async fn repeat_order(&mut self, first: &TimedResponse) -> Played<()> {
+        self.step("The same again, from a client that never got the response")?;
         let (answer, charges) = self.shown("tea", TEA).await?;
         let same = answer.response.body() == first.response.body();
         let held = same && answer.is_replay() && charges == 0;
-        let why = "Same key, same request: the gateway gave the stored answer again, and the shop \
-                   heard nothing of it.";
-        self.claim(held, counted("replayed, byte for byte", charges), why)
+        let why = "Same key, same request: the gateway replayed the stored response without \
+                   calling the service.";
+        self.claim(held, with_charges("replayed, byte for byte", charges), why)
     }
 
-    async fn changed(&mut self) -> Played<()> {
-        self.step("The same key for something else")?;
+    async fn changed_body(&mut self) -> Played<()> {
+        self.step("The same key with another body")?;
         let (answer, charges) = self.shown("tea", MORE_TEA).await?;
         self.line(format_args!("     {}", answer.text()))?;
         let refused = answer.response.status() == StatusCode::UNPROCESSABLE_ENTITY;
-        let why = "A replay would answer a question nobody asked; a fingerprint tells them apart.";
-        self.claim(refused && charges == 0, counted("refused", charges), why)
+        let why = "A replay would answer another request; the fingerprints differ.";
+        self.claim(refused && charges == 0, with_charges("refused", charges), why)
     }
 
-    async fn at_once(&mut self) -> Played<()> {
-        self.step("Fifty at once, all the same")?;
-        let (key, before) = (self.key("cake"), self.shop.charges());
+    async fn concurrent_retries(&mut self) -> Played<()> {
+        self.step("Fifty identical requests at once")?;
+        let (key, before) = (self.key("cake"), self.service.charges());
         self.line(format_args!("   > {CROWD} x POST /orders  key {key}  {CAKE}"))?;
         let requests: Vec<_> = (0..CROWD)
             .map(|_| {
                 let (address, key) = (self.address, key.clone());
-                tokio::spawn(async move { order(address, &key, CAKE).await })
+                tokio::spawn(async move { send_order(address, &key, CAKE).await })
             })
             .collect();
         self.sent += CROWD;
@@ -93,59 +93,60 @@ impl<'a> Scene<'a> {
         for request in requests {
             answers.push(request.await?.map_err(|error| error.to_string())?);
         }
-        let charges = self.shop.charges() - before;
+        let charges = self.service.charges() - before;
         let bodies = answers.first().map(|first| first.response.body());
         let same = answers.iter().all(|it| {
             it.response.status() == StatusCode::CREATED && Some(it.response.body()) == bodies
         });
         let replays = answers.iter().filter(|it| it.is_replay()).count();
-        let fact = format!("{}, {replays} replays of it", counted("executed", charges));
-        let why = "One of them got through; the others waited, and were woken with its answer.";
+        let fact = format!("{}, {replays} replays", with_charges("executed", charges));
+        let why = "One of them ran; the others waited for its response.";
         self.claim(same && charges == 1 && replays == CROWD - 1, fact, why)
     }
 
     async fn client_gone(&mut self) -> Played<()> {
-        self.step("A client that goes away, and comes back")?;
-        let (key, before) = (self.key("pie"), self.shop.charges());
-        let mut charging = self.shop.charging();
+        self.step("A client that disconnects, and retries")?;
+        let (key, before) = (self.key("pie"), self.service.charges());
+        let mut charging = self.service.charging();
         self.line(format_args!("   > POST /orders  key {key}  {PIE}"))?;
         self.sent += 1;
         tokio::select! {
-            answered = order(self.address, &key, PIE) => {
-                return Err(format!("the shop was too quick: {answered:?}").into());
+            answered = send_order(self.address, &key, PIE) => {
+                return Err(format!("the service was too quick: {answered:?}").into());
             }
             charged = charging.wait_for(|charges| *charges > before) => { charged?; }
         }
-        self.line("   x the client hangs up, while its card is being charged")?;
+        self.line("   x the client disconnects while its card is being charged")?;
         let (answer, _) = self.shown("pie", PIE).await?;
-        let charges = self.shop.charges() - before;
+        let charges = self.service.charges() - before;
         let created = answer.response.status() == StatusCode::CREATED;
-        let why = "The gateway stayed on the line: the answer was kept, for whoever asks again.";
-        let fact = format!("{}, then replayed", counted("executed", charges));
+        let why = "The gateway let the request finish, and stored its response for the retry.";
+        let fact = format!("{}, then replayed", with_charges("executed", charges));
         self.claim(created && answer.is_replay() && charges == 1, fact, why)
     }
 
-    fn sum(&mut self) -> Played<()> {
-        self.title("In all")?;
-        let (sent, orders, charges) = (self.sent, self.shop.orders(), self.shop.charges());
+    fn totals(&mut self) -> Played<()> {
+        self.title("Total")?;
+        let (sent, orders, charges) = (self.sent, self.service.orders(), self.service.charges());
         let fact = format!("{sent} requests sent, {orders} orders created, {charges} charges");
-        let why = "One for each thing that a customer wanted: tea, cake, pie.";
+        let why = "One for each order: tea, cake, pie.";
         self.claim(orders == 3 && charges == 3, fact, why)
     }
 
-    /// Sends one request, shows it with its answer, and tells how many charges came of it.
-    async fn shown(&mut self, name: &str, body: &str) -> Played<(Answer, usize)> {
-        let (key, before) = (self.key(name), self.shop.charges());
+    /// Sends one request, prints it with its response, and returns the number of charges.
+    async fn shown(&mut self, name: &str, body: &str) -> Played<(TimedResponse, usize)> {
+        let (key, before) = (self.key(name), self.service.charges());
         self.line(format_args!("   > POST /orders  key {key}  {body}"))?;
         self.sent += 1;
-        let answer = order(self.address, &key, body).await.map_err(|error| error.to_string())?;
+        let answer =
+            send_order(self.address, &key, body).await.map_err(|error| error.to_string())?;
         let took = answer.took.as_secs_f64() * 1e3;
         let mark = if answer.is_replay() { "  Idempotent-Replayed: true" } else { "" };
         self.line(format_args!("   < {}  {took:.1} ms{mark}", answer.response.status()))?;
         if answer.response.status().is_success() {
             self.line(format_args!("     {}", answer.text()))?;
         }
-        Ok((answer, self.shop.charges() - before))
+        Ok((answer, self.service.charges() - before))
     }
 
     fn title(&self, text: &str) -> Played<()> {
@@ -158,14 +159,14 @@ impl<'a> Scene<'a> {
         self.line(format_args!("\n{}", self.painted(BOLD, &text)))
     }
 
-    /// Claims something about what was just shown, and says why it is so.
+    /// Prints a check's result with its explanation.
     fn claim(&mut self, holds: bool, fact: impl Display, why: &str) -> Played<()> {
         if holds {
             self.line(format_args!("   {} {fact}", self.painted(GREEN, "ok")))?;
             self.line(format_args!("   {}", self.painted(DIM, why)))
         } else {
             self.failures += 1;
-            self.line(format_args!("   {} {fact}", self.painted(RED, "NOT SO:")))
+            self.line(format_args!("   {} {fact}", self.painted(RED, "FAILED:")))
         }
     }
 
@@ -182,16 +183,16 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Tells how to try it oneself.
-pub(super) fn invite(address: SocketAddr) -> io::Result<()> {
+/// Prints a command to try.
+pub(super) fn print_invitation(address: SocketAddr) -> io::Result<()> {
     let mut out = stdout();
-    writeln!(out, "\nTry it yourself, twice: the second answer will be a replay.\n")?;
+    writeln!(out, "\nTry it yourself, twice: the second response is a replay.\n")?;
     writeln!(out, "  curl -i http://{address}/orders -d '{TEA}' \\")?;
     writeln!(out, "    -H 'Content-Type: application/json' -H 'Idempotency-Key: try-1'")?;
     writeln!(out, "\nServing until Ctrl-C.")
 }
 
-fn counted(what: &str, charges: usize) -> String {
+fn with_charges(what: &str, charges: usize) -> String {
     match charges {
         0 => format!("{what}: no charge"),
         1 => format!("{what}: 1 charge"),

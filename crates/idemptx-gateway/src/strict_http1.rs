@@ -1,12 +1,11 @@
-//! A client's bytes, read along with hyper and more strictly.
+//! Rejects HTTP/1.1 messages that can be parsed in more than one way (request smuggling).
 //!
-//! hyper does what RFC 9112 allows a server: it takes a bare line feed for the end of a line, the
-//! coding for true where there is a length as well, and the last of several codings for the one
-//! that counts.
-//! A proxy in front of us may read the same bytes in another way, and then one's body is the
-//! other's next request.
-//! So the beginnings and ends of messages are looked at before hyper sees them, and where there
-//! are two ways to read them it is given something that it refuses: 400, and the connection is
+//! hyper parses as leniently as RFC 9112 allows: it accepts a bare line feed as the end of a line,
+//! prefers `Transfer-Encoding` where there is a `Content-Length` too, and takes the last of several
+//! codings. A proxy in front of the gateway may parse the same bytes differently, and then the body
+//! of one parser is the next request of the other.
+//! So this reader follows the boundaries of messages before hyper sees them. Where they are
+//! ambiguous it substitutes bytes that hyper rejects: the client gets 400 and the connection is
 //! closed.
 
 use std::borrow::Cow;
@@ -18,75 +17,74 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection whose incoming bytes are messages of HTTP/1.1 that can be read in one way only.
+/// A stream that passes on only unambiguous HTTP/1.1 messages.
 ///
-/// HTTP/2, which frames them otherwise, is let through from its preface on, and whatever comes
-/// once the connection was handed over.
+/// HTTP/2 is recognised by its preface and passes unchecked, as does everything after an upgrade.
 #[derive(Debug)]
-pub(crate) struct Strict<S> {
+pub(crate) struct StrictHttp1<S> {
     stream: S,
     framing: Framing,
-    /// What hyper is yet to be given in place of what was refused.
-    refusal: Option<&'static [u8]>,
-    handed_over: HandedOver,
+    /// The rest of the bytes that replace the ambiguous ones.
+    replacement: Option<&'static [u8]>,
+    upgraded: UpgradeFlag,
 }
 
-/// Told when a connection has changed to another protocol.
+/// Set when the connection has switched to another protocol.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HandedOver(Arc<AtomicBool>);
+pub(crate) struct UpgradeFlag(Arc<AtomicBool>);
 
-impl HandedOver {
-    pub(crate) fn tell(&self) {
+impl UpgradeFlag {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    fn is_told(&self) -> bool {
+    fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-impl<S> Strict<S> {
-    pub(crate) fn new(stream: S, line_bytes_max: usize, handed_over: HandedOver) -> Self {
-        Self { stream, framing: Framing::new(line_bytes_max), refusal: None, handed_over }
+impl<S> StrictHttp1<S> {
+    pub(crate) fn new(stream: S, line_bytes_max: usize, upgraded: UpgradeFlag) -> Self {
+        Self { stream, framing: Framing::new(line_bytes_max), replacement: None, upgraded }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StrictHttp1<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if let Some(refusal) = this.refusal.filter(|left| !left.is_empty()) {
-            this.refusal = Some(put(refusal, buffer));
+        if let Some(replacement) = this.replacement.filter(|left| !left.is_empty()) {
+            this.replacement = Some(copy_into(replacement, buffer));
             return Poll::Ready(Ok(()));
         }
-        if this.refusal.is_some() {
+        if this.replacement.is_some() {
             return poll_discard(&mut this.stream, cx);
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        if this.handed_over.is_told() {
+        if this.upgraded.is_set() {
             return Poll::Ready(Ok(()));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
         if let Err(Ambiguous { at }) = this.framing.read(read) {
             buffer.set_filled(before + at);
-            this.refusal = Some(put(REFUSAL, buffer));
+            this.replacement = Some(copy_into(REPLACEMENT, buffer));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Puts in what there is room for, and returns the rest.
-fn put(refusal: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
-    let (now, later) = refusal.split_at(refusal.len().min(buffer.remaining()));
+/// Copies as much as fits, and returns the rest.
+fn copy_into(replacement: &'static [u8], buffer: &mut ReadBuf<'_>) -> &'static [u8] {
+    let (now, later) = replacement.split_at(replacement.len().min(buffer.remaining()));
     buffer.put_slice(now);
     later
 }
 
-/// Nothing of what still comes is shown to anybody, but its end is.
+/// Discards input until its end, which is passed on.
 fn poll_discard<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -101,7 +99,7 @@ fn poll_discard<S: AsyncRead + Unpin>(
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StrictHttp1<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -131,21 +129,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 }
 
-/// Where in the messages of a connection we are.
+/// The parser's state.
 #[derive(Debug)]
 struct Framing {
-    place: Place,
-    /// The part of a line that has come.
+    position: Position,
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
     line_bytes_max: usize,
     length: Option<u64>,
     chunked: bool,
-    /// Whether a request has come before.
+    /// Set after the first request.
     is_later: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     FirstLine,
     Field,
     Body(u64),
@@ -153,11 +151,11 @@ enum Place {
     Chunk(u64),
     ChunkEnd,
     Trailer,
-    /// Another protocol.
+    /// Another protocol: no parsing.
     Elsewhere,
 }
 
-/// From this byte of what was read on there are two ways to read it.
+/// The offset of the first byte that can be parsed in two ways.
 #[derive(Debug, PartialEq, Eq)]
 struct Ambiguous {
     at: usize,
@@ -166,7 +164,7 @@ struct Ambiguous {
 impl Framing {
     const fn new(line_bytes_max: usize) -> Self {
         Self {
-            place: Place::FirstLine,
+            position: Position::FirstLine,
             line: Vec::new(),
             line_bytes_max,
             length: None,
@@ -175,39 +173,43 @@ impl Framing {
         }
     }
 
-    /// Reads on.
+    /// Parses the next bytes.
     fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            at += match self.place {
-                Place::Elsewhere => return Ok(()),
-                Place::Body(left) => self.content(left, rest, Place::Body, Place::FirstLine),
-                Place::Chunk(left) => self.content(left, rest, Place::Chunk, Place::ChunkEnd),
+            at += match self.position {
+                Position::Elsewhere => return Ok(()),
+                Position::Body(left) => {
+                    self.content(left, rest, Position::Body, Position::FirstLine)
+                }
+                Position::Chunk(left) => {
+                    self.content(left, rest, Position::Chunk, Position::ChunkEnd)
+                }
                 _ => self.line(rest).ok_or(Ambiguous { at })?,
             };
         }
         Ok(())
     }
 
-    /// Passes over what is content; how much that is.
+    /// Skips content, and returns its length.
     fn content(
         &mut self,
         left: u64,
         rest: &[u8],
-        more: impl Fn(u64) -> Place,
-        then: Place,
+        more: impl Fn(u64) -> Position,
+        then: Position,
     ) -> usize {
         let there = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left.saturating_sub(there as u64);
-        self.place = if left == 0 { then } else { more(left) };
+        self.position = if left == 0 { then } else { more(left) };
         there
     }
 
-    /// Takes a line, or the part of it that there is; how long that is, `None` if it is refused.
+    /// Consumes a line or the available part of it, and returns its length; `None` if ambiguous.
     fn line(&mut self, rest: &[u8]) -> Option<usize> {
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             self.line.extend_from_slice(rest);
-            // What is too long for hyper need not be kept here for longer.
+            // hyper rejects longer lines, so they need not be buffered.
             return (self.line.len() <= self.line_bytes_max).then_some(rest.len());
         };
         let line = rest.get(..end)?;
@@ -218,47 +220,47 @@ impl Framing {
             Cow::Owned(std::mem::take(&mut self.line))
         };
         let line = line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'))?;
-        self.place = self.after(line)?;
+        self.position = self.after(line)?;
         Some(end + 1)
     }
 
-    /// Where a line leads to.
-    fn after(&mut self, line: &[u8]) -> Option<Place> {
-        match self.place {
-            // RFC 9112 §2.2: an empty line in front of a request is passed over.
-            Place::FirstLine if line.is_empty() => Some(Place::FirstLine),
-            Place::FirstLine => self.after_first(line),
-            Place::Field if line.is_empty() => self.after_head(),
-            Place::Field => self.field(line).map(|()| Place::Field),
-            Place::ChunkSize => {
+    /// The state after a line.
+    fn after(&mut self, line: &[u8]) -> Option<Position> {
+        match self.position {
+            // RFC 9112 §2.2: an empty line before a request is skipped.
+            Position::FirstLine if line.is_empty() => Some(Position::FirstLine),
+            Position::FirstLine => self.after_first(line),
+            Position::Field if line.is_empty() => self.after_head(),
+            Position::Field => self.field(line).map(|()| Position::Field),
+            Position::ChunkSize => {
                 let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
                 Some(match number(size, 16)? {
-                    0 => Place::Trailer,
-                    bytes => Place::Chunk(bytes),
+                    0 => Position::Trailer,
+                    bytes => Position::Chunk(bytes),
                 })
             }
-            Place::ChunkEnd => line.is_empty().then_some(Place::ChunkSize),
-            Place::Trailer if line.is_empty() => Some(Place::FirstLine),
+            Position::ChunkEnd => line.is_empty().then_some(Position::ChunkSize),
+            Position::Trailer if line.is_empty() => Some(Position::FirstLine),
             other => Some(other),
         }
     }
 
-    fn after_first(&mut self, line: &[u8]) -> Option<Place> {
+    fn after_first(&mut self, line: &[u8]) -> Option<Position> {
         if !self.is_later && line == PREFACE {
-            return Some(Place::Elsewhere);
+            return Some(Position::Elsewhere);
         }
         (self.length, self.chunked, self.is_later) = (None, false, true);
-        // No target has a fragment, but some servers cut one off.
-        (!line.contains(&b'#')).then_some(Place::Field)
+        // A target has no fragment, but some servers strip one instead of rejecting it.
+        (!line.contains(&b'#')).then_some(Position::Field)
     }
 
-    /// RFC 9112 §6.3, without what it leaves to the reader.
-    fn after_head(&self) -> Option<Place> {
+    /// Applies RFC 9112 §6.3, without the choices that it leaves to the recipient.
+    fn after_head(&self) -> Option<Position> {
         match (self.length, self.chunked) {
             (Some(_), true) => None,
-            (None, true) => Some(Place::ChunkSize),
-            (None | Some(0), false) => Some(Place::FirstLine),
-            (Some(bytes), false) => Some(Place::Body(bytes)),
+            (None, true) => Some(Position::ChunkSize),
+            (None | Some(0), false) => Some(Position::FirstLine),
+            (Some(bytes), false) => Some(Position::Body(bytes)),
         }
     }
 
@@ -278,16 +280,16 @@ impl Framing {
     }
 }
 
-/// A number of digits alone.
+/// Parses digits only.
 fn number(digits: &[u8], radix: u32) -> Option<u64> {
-    // A sign is none of them.
+    // `from_str_radix` accepts a sign.
     let digits = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'))?;
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// Nothing that hyper takes for a part of a head, of a chunk or of a trailer, and the end of it.
-const REFUSAL: &[u8] = b"\0\r\n\r\n";
-/// The first line of HTTP/2's (RFC 9113 §3.4).
+/// Invalid in a head, a chunk and a trailer, and the end of each: hyper answers 400.
+const REPLACEMENT: &[u8] = b"\0\r\n\r\n";
+/// HTTP/2's first line (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 #[cfg(test)]

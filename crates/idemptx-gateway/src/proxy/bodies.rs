@@ -1,4 +1,4 @@
-//! Bodies on their way.
+//! Request bodies from clients, and the bodies that both sides are sent.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,15 +15,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::config::Limits;
 use crate::upstream::UpstreamBody;
 
-/// How a client's body must come.
+/// The limits of a client's request body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct BodyLimits {
     pause_max: Duration,
     rate_min: u64,
     bytes_max: u64,
 }
 
-impl Pace {
+impl BodyLimits {
     pub(crate) const fn of(limits: &Limits) -> Self {
         Self {
             pause_max: limits.pause,
@@ -33,54 +33,55 @@ impl Pace {
     }
 }
 
-/// What a client sends: not too much, and not too slowly.
+/// A client's request body, limited in size and rate.
 ///
-/// Only the time counts for which it was waited for, not that which the upstream takes.
+/// The rate counts only the time spent waiting for the client, not for the upstream.
 #[derive(Debug)]
 pub(crate) struct ClientBody {
     body: Incoming,
-    pace: Pace,
+    pace: BodyLimits,
     bytes: u64,
     waited: Duration,
-    waiting: Option<Waiting>,
+    waiting: Option<WaitTimer>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitTimer {
     since: Instant,
     pause: Pin<Box<Sleep>>,
 }
 
-/// Why a client's body was not read on.
+/// A violated limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BodyFault {
+pub(crate) enum BodyLimitError {
     TooLarge,
     TooSlow,
 }
 
 impl ClientBody {
-    pub(crate) const fn new(body: Incoming, pace: Pace) -> Self {
+    pub(crate) const fn new(body: Incoming, pace: BodyLimits) -> Self {
         Self { body, pace, bytes: 0, waited: Duration::ZERO, waiting: None }
     }
 
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyFault> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyLimitError> {
         let until = Instant::now() + self.pace.pause_max;
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+        let waiting = self.waiting.get_or_insert_with(|| WaitTimer {
             since: Instant::now(),
             pause: Box::pin(sleep_until(until)),
         });
-        waiting.pause.as_mut().poll(cx).map(|()| BodyFault::TooSlow)
+        waiting.pause.as_mut().poll(cx).map(|()| BodyLimitError::TooSlow)
     }
 
-    fn came(&mut self, bytes: usize) -> Result<(), BodyFault> {
+    fn count_bytes(&mut self, bytes: usize) -> Result<(), BodyLimitError> {
         if let Some(waiting) = self.waiting.take() {
             self.waited += waiting.since.elapsed();
         }
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        let due = self.waited.saturating_sub(GRACE).as_secs().saturating_mul(self.pace.rate_min);
+        let due =
+            self.waited.saturating_sub(RATE_GRACE).as_secs().saturating_mul(self.pace.rate_min);
         match self.bytes {
-            bytes if bytes > self.pace.bytes_max => Err(BodyFault::TooLarge),
-            bytes if bytes < due => Err(BodyFault::TooSlow),
+            bytes if bytes > self.pace.bytes_max => Err(BodyLimitError::TooLarge),
+            bytes if bytes < due => Err(BodyLimitError::TooSlow),
             _ => Ok(()),
         }
     }
@@ -98,7 +99,7 @@ impl Body for ClientBody {
             Poll::Pending => self.poll_wait(cx).map(|fault| Some(Err(fault.into()))),
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                Poll::Ready(Some(self.came(bytes).map(|()| frame).map_err(Into::into)))
+                Poll::Ready(Some(self.count_bytes(bytes).map(|()| frame).map_err(Into::into)))
             }
             Poll::Ready(end) => Poll::Ready(end.map(|frame| frame.map_err(Into::into))),
         }
@@ -113,52 +114,54 @@ impl Body for ClientBody {
     }
 }
 
-impl fmt::Display for BodyFault {
+impl fmt::Display for BodyLimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TooLarge => "the request's body is larger than the gateway allows",
-            Self::TooSlow => "the request's body came too slowly",
+            Self::TooLarge => "the request body exceeds the gateway's limit",
+            Self::TooSlow => "the request body arrived too slowly",
         })
     }
 }
 
-impl std::error::Error for BodyFault {}
+impl std::error::Error for BodyLimitError {}
 
-/// What an upstream is sent.
+/// The body of a request to an upstream.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
-    content: Content,
-    /// Dropped when all is sent, for whom it concerns.
+pub(crate) struct UpstreamRequestBody {
+    content: RequestContent,
+    /// Dropped when the last frame has been sent.
     sending: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
-enum Content {
+enum RequestContent {
     Empty,
-    // Boxed: hyper keeps room for 32 requests on every connection to an upstream.
+    // Boxed: hyper reserves space for 32 requests on every upstream connection.
     Plain(Box<ClientBody>),
     Keyed(Box<RequestBody<ClientBody>>),
 }
 
-impl Outgoing {
+impl UpstreamRequestBody {
     pub(crate) const fn empty() -> Self {
-        Self { content: Content::Empty, sending: None }
+        Self { content: RequestContent::Empty, sending: None }
     }
 
     pub(crate) fn plain(body: ClientBody) -> Self {
-        Self { content: Content::Plain(Box::new(body)), sending: None }
+        Self { content: RequestContent::Plain(Box::new(body)), sending: None }
     }
 
     pub(crate) fn keyed(body: RequestBody<ClientBody>) -> Self {
-        Self { content: Content::Keyed(Box::new(body)), sending: None }
+        Self { content: RequestContent::Keyed(Box::new(body)), sending: None }
     }
 
-    /// Resolves when all is sent; `None` if that takes no time.
+    /// Returns a receiver that resolves when everything is sent; `None` if that takes no time.
     pub(crate) fn upload(&mut self) -> Option<oneshot::Receiver<()>> {
         let quick = match &self.content {
-            Content::Empty => true,
-            Content::Plain(body) => body.is_end_stream(),
-            Content::Keyed(body) => body.size_hint().exact().is_some_and(|it| it <= QUICK_BYTES),
+            RequestContent::Empty => true,
+            RequestContent::Plain(body) => body.is_end_stream(),
+            RequestContent::Keyed(body) => {
+                body.size_hint().exact().is_some_and(|it| it <= BUFFERED_BYTES_MAX)
+            }
         };
         if quick {
             return None;
@@ -169,7 +172,7 @@ impl Outgoing {
     }
 }
 
-impl Body for Outgoing {
+impl Body for UpstreamRequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -178,9 +181,9 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.content {
-            Content::Empty => Poll::Ready(None),
-            Content::Plain(body) => Pin::new(body).poll_frame(cx),
-            Content::Keyed(body) => Pin::new(body).poll_frame(cx),
+            RequestContent::Empty => Poll::Ready(None),
+            RequestContent::Plain(body) => Pin::new(body).poll_frame(cx),
+            RequestContent::Keyed(body) => Pin::new(body).poll_frame(cx),
         };
         if frame.is_ready() && self.is_end_stream() {
             self.sending = None;
@@ -190,29 +193,29 @@ impl Body for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Empty => true,
-            Content::Plain(body) => body.is_end_stream(),
-            Content::Keyed(body) => body.is_end_stream(),
+            RequestContent::Empty => true,
+            RequestContent::Plain(body) => body.is_end_stream(),
+            RequestContent::Keyed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Plain(body) => body.size_hint(),
-            Content::Keyed(body) => body.size_hint(),
+            RequestContent::Empty => SizeHint::with_exact(0),
+            RequestContent::Plain(body) => body.size_hint(),
+            RequestContent::Keyed(body) => body.size_hint(),
         }
     }
 }
 
-/// What a client is sent.
+/// The body of a response to a client.
 #[derive(Debug)]
-pub(crate) enum AnswerBody {
+pub(crate) enum DownstreamBody {
     Plain(UpstreamBody),
     Layered(ResponseBody<UpstreamBody>),
 }
 
-impl Body for AnswerBody {
+impl Body for DownstreamBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -241,7 +244,7 @@ impl Body for AnswerBody {
     }
 }
 
-/// How long a body is waited for before its rate counts.
-const GRACE: Duration = Duration::from_secs(10);
-/// A body of which so many bytes are at hand is sent in no time.
-const QUICK_BYTES: u64 = 64 << 10;
+/// The wait after which the rate counts.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+/// A body up to this size is in memory and is sent at once.
+const BUFFERED_BYTES_MAX: u64 = 64 << 10;

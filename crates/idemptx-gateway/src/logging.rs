@@ -1,4 +1,4 @@
-//! The log: to stderr, for people or for machines.
+//! The log, on stderr, as text or JSON.
 //!
 //! ```text
 //! 2026-11-25T03:01:12.484063Z  INFO method=POST path=/orders status=201 outcome=executed
@@ -7,10 +7,10 @@
 //!
 //! # Security
 //!
-//! Keys go by eight digits of their record's id; queries, headers and bodies are in no line, at no
-//! level.
-//! What clients can write, such as a path, cannot end a line or move a terminal's cursor: control
-//! characters are escaped.
+//! Keys are identified by eight digits of their record's id; no line has queries, headers or
+//! bodies, at any level.
+//! Control characters are escaped, so that client input such as a path can neither end a line nor
+//! move a terminal's cursor.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
@@ -22,8 +22,8 @@ use tracing_subscriber::fmt::format::{self, Writer};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Logs from now on as the configuration says; a second call changes nothing.
-pub fn start(log: Log) {
+/// Installs the log; a second call has no effect.
+pub fn init(log: Log) {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -31,7 +31,7 @@ pub fn start(log: Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
-    // Fails only if somebody has set another subscriber already, which then is the one that counts.
+    // Fails only if a subscriber is installed already, which then stays in force.
     let _ = match log.format {
         LogFormat::Text => lines
             .with_target(false)
@@ -44,19 +44,19 @@ pub fn start(log: Log) {
 
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
-    // A text without spaces needs no quotes to be one value.
+    // A value without spaces is unambiguous without quotes.
     let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
     let bare = bare.filter(|it| !it.is_empty() && !it.contains([' ', '"', '\\', '=']));
     match field.name() {
-        "message" => escaped(writer, &text),
+        "message" => write_escaped(writer, &text),
         name => {
             write!(writer, "{name}=")?;
-            escaped(writer, bare.unwrap_or(&text))
+            write_escaped(writer, bare.unwrap_or(&text))
         }
     }
 }
 
-fn escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     text.chars().try_for_each(|character| match character.is_control() {
         true => write!(writer, "{}", character.escape_default()),
         false => writer.write_char(character),
@@ -69,7 +69,7 @@ mod tests {
 
     fn shown(text: &str) -> String {
         let mut shown = String::new();
-        escaped(&mut Writer::new(&mut shown), text).unwrap();
+        write_escaped(&mut Writer::new(&mut shown), text).unwrap();
         shown
     }
 

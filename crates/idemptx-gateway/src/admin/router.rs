@@ -1,4 +1,4 @@
-//! Where an operator's request goes, and what every answer has.
+//! Routes requests of operators, and protects the responses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,50 +19,49 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::auth::{Gate, Refusal, actor};
+use super::auth::{AccessDenied, AccessPolicy, actor};
 use crate::config::Admin;
-use crate::metrics::Now;
-use crate::observe::Observer;
-use crate::proxy::Plan;
+use crate::metrics::CurrentValues;
+use crate::proxy::RoutingTable;
+use crate::recorder::Recorder;
 
-/// Answers operators.
-pub(crate) struct Desk {
-    gate: Gate,
-    plans: watch::Receiver<Arc<Plan>>,
-    pub(super) observer: Arc<Observer>,
+/// Serves the admin listener.
+pub(crate) struct AdminService {
+    access: AccessPolicy,
+    tables: watch::Receiver<Arc<RoutingTable>>,
+    pub(super) recorder: Arc<Recorder>,
 }
 
-/// What is answered, as JSON, or why not.
-pub(super) type Answer = Result<Value, Problem>;
+pub(super) type Answer = Result<Value, ApiProblem>;
 
-/// Why a call has no result: an RFC 9457 document.
+/// A failed call, as an RFC 9457 document.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ApiProblem {
     pub(super) status: StatusCode,
     pub(super) detail: String,
 }
 
-/// Who asks for a change, for the audit.
+/// The caller of a change, for the audit log.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct Caller {
     pub(super) address: IpAddr,
     pub(super) name: String,
 }
 
-impl Desk {
+impl AdminService {
     pub(crate) fn new(
         config: &Admin,
-        plans: watch::Receiver<Arc<Plan>>,
-        observer: Arc<Observer>,
+        tables: watch::Receiver<Arc<RoutingTable>>,
+        recorder: Arc<Recorder>,
     ) -> Self {
-        Self { gate: Gate::new(config.token.as_deref()), plans, observer }
+        Self { access: AccessPolicy::new(config.token.as_deref()), tables, recorder }
     }
 
     /// Answers a request.
     ///
     /// # Security
     ///
-    /// Bodies are limited in size and time; what is not admitted is not read at all.
+    /// Bodies are limited in size and time; the body of a denied request is not read.
     pub(crate) async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
@@ -73,14 +72,14 @@ impl Desk {
         let mut response = match self.public(parts.uri.path(), &parts.headers) {
             Some(response) if reads => response,
             Some(_) => only("GET, HEAD"),
-            None => match self.gate.admit(&parts.method, &parts.headers) {
+            None => match self.access.authorize(&parts.method, &parts.headers) {
                 Err(refusal) => {
-                    tracing::info!(target: "idemptx::audit", from = %peer, "{}", refusal.told());
+                    tracing::info!(target: "idemptx::audit", from = %peer, "{}", refusal.log_text());
                     refused(refusal)
                 }
                 Ok(()) => {
                     let name = actor(&parts.headers).to_owned();
-                    self.private(&parts, body, &Asker { address: peer, name }).await
+                    self.private(&parts, body, &Caller { address: peer, name }).await
                 }
             },
         };
@@ -88,27 +87,30 @@ impl Desk {
         response
     }
 
-    /// What everybody who comes here may have: the page, which holds no data, and the probes.
+    /// Returns resources without access control: the page, which holds no data, and the probes.
+    ///
+    /// A browser sends no header with a page, and a cookie would allow the forgery that the header
+    /// prevents.
     fn public(&self, path: &str, headers: &http::HeaderMap) -> Option<Response<Full<Bytes>>> {
         let answer = match path {
             "/" => text("text/html; charset=utf-8", PAGE),
             "/page.css" => text("text/css; charset=utf-8", STYLE),
             "/page.js" => text("text/javascript; charset=utf-8", SCRIPT),
             path => {
-                let (status, told) = self.observer.health().probe(path)?;
-                let mut response = text(PLAIN, told);
+                let (status, log_text) = self.recorder.readiness().probe(path)?;
+                let mut response = text(PLAIN, log_text);
                 *response.status_mut() = status;
                 response
             }
         };
-        Some(self.gate.is_ours(headers).map_or_else(refused, |()| answer))
+        Some(self.access.check_host(headers).map_or_else(refused, |()| answer))
     }
 
     async fn private<B>(
         &self,
         parts: &http::request::Parts,
         body: B,
-        asker: &Asker,
+        caller: &Caller,
     ) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
@@ -128,65 +130,70 @@ impl Desk {
                 Err(problem) => Err(problem),
             },
             ["api", "records", id, action] if posts => match read(body).await {
-                Ok(json) => self.act(id, action, &json, asker).await,
+                Ok(json) => self.act(id, action, &json, caller).await,
                 Err(problem) => Err(problem),
             },
             ["metrics"] | ["api", "overview" | "records"] | ["api", "records", _] => {
                 return only("GET, HEAD");
             }
             ["api", "search"] | ["api", "records", _, _] => return only("POST"),
-            _ => Err(Problem::new(StatusCode::NOT_FOUND, "There is nothing here.")),
+            _ => Err(ApiProblem::new(StatusCode::NOT_FOUND, "Not found.")),
         };
-        answer.map_or_else(Problem::into_response, |value| json_text("application/json", &value))
+        answer.map_or_else(ApiProblem::into_response, |value| json_text("application/json", &value))
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let text = self.observer.metrics().map(|metrics| metrics.text(&self.now()));
+        let text = self.recorder.metrics().map(|metrics| metrics.text(&self.current_values()));
         match text {
             Some(Ok(text)) => self::text(OPENMETRICS, text),
-            _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be written.")
-                .into_response(),
+            _ => {
+                ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be encoded.")
+                    .into_response()
+            }
         }
     }
 
-    pub(super) fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plans.borrow())
+    pub(super) fn table(&self) -> Arc<RoutingTable> {
+        Arc::clone(&self.tables.borrow())
     }
 
-    pub(super) fn now(&self) -> Now {
-        let health = self.observer.health();
-        let mut now =
-            Now { store: health.store(), draining: health.is_draining(), ..Now::default() };
-        let plan = self.plan();
-        now.spooled = plan.spooled();
-        now.addresses = plan
+    pub(super) fn current_values(&self) -> CurrentValues {
+        let health = self.recorder.readiness();
+        let mut current_values = CurrentValues {
+            store: health.store(),
+            draining: health.is_draining(),
+            ..CurrentValues::default()
+        };
+        let table = self.table();
+        current_values.spooled = table.spooled();
+        current_values.addresses = table
             .upstreams()
             .flat_map(|upstream| {
                 let name = &upstream.config.name;
-                upstream.standing().map(|(it, is_up)| (name.clone(), it.to_string(), is_up))
+                upstream.availability().map(|(it, is_up)| (name.clone(), it.to_string(), is_up))
             })
             .collect();
-        now.spans_dropped = self.observer.traces().dropped();
-        if let AnyStore::Near(near) = plan.store.inner() {
-            (now.near_bytes, now.near_hits) = (near.bytes(), near.hits());
+        current_values.spans_dropped = self.recorder.traces().dropped();
+        if let AnyStore::Near(near) = table.store.inner() {
+            (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());
         }
         let mut counted: Vec<&Policy> = Vec::new();
-        for engine in plan.engines() {
-            // Routes may share an engine, after a reload.
+        for engine in table.engines() {
+            // Routes may share an engine after a reload.
             if counted.iter().any(|of| std::ptr::eq(*of, engine.policy())) {
                 continue;
             }
             counted.push(engine.policy());
             let load = engine.load();
-            now.executing += load.executing;
-            now.waiting += load.waiting;
-            now.unconfirmed += load.unconfirmed;
+            current_values.executing += load.executing;
+            current_values.waiting += load.waiting;
+            current_values.unconfirmed += load.unconfirmed;
         }
-        now
+        current_values
     }
 }
 
-impl Problem {
+impl ApiProblem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
@@ -201,16 +208,16 @@ impl Problem {
     }
 }
 
-fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
-    let mut response = Problem::new(refusal.status(), refusal.detail()).into_response();
-    if refusal == Refusal::Unauthorized {
+fn refused(refusal: AccessDenied) -> Response<Full<Bytes>> {
+    let mut response = ApiProblem::new(refusal.status(), refusal.detail()).into_response();
+    if refusal == AccessDenied::Unauthorized {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
 
 fn only(methods: &'static str) -> Response<Full<Bytes>> {
-    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("Use {methods}."));
+    let problem = ApiProblem::new(StatusCode::METHOD_NOT_ALLOWED, format!("Use {methods}."));
     let mut response = problem.into_response();
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
@@ -221,11 +228,11 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,
 {
-    let bad = |text: &str| Problem::new(StatusCode::BAD_REQUEST, text);
+    let bad = |text: &str| ApiProblem::new(StatusCode::BAD_REQUEST, text);
     let whole = timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let whole = whole.map_err(|_| bad("The body came too slowly."))?;
-    let whole = whole.map_err(|_| bad("The body is larger than 2 MiB, or broke off."))?;
-    serde_json::from_slice(&whole.to_bytes()).map_err(|_| bad("The body is no JSON."))
+    let whole = whole.map_err(|_| bad("The body arrived too slowly."))?;
+    let whole = whole.map_err(|_| bad("The body exceeds 2 MiB or is incomplete."))?;
+    serde_json::from_slice(&whole.to_bytes()).map_err(|_| bad("The body is not valid JSON."))
 }
 
 fn text(kind: &'static str, content: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -238,7 +245,7 @@ fn json_text(kind: &'static str, value: &Value) -> Response<Full<Bytes>> {
     text(kind, value.to_string())
 }
 
-/// What keeps a browser from being turned against an operator.
+/// Sets the fields that protect an operator's browser.
 fn protect(response: &mut Response<Full<Bytes>>) {
     let lines = [
         (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
@@ -262,6 +269,6 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
-/// An answer to be stored may be as large as a policy allows by default, and some more for JSON.
+/// The default limit of a stored response, with some overhead for JSON.
 const BODY_BYTES_MAX: usize = 2 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! What is added to a document, and taken away before it is added again.
+//! Adds the annotations, after removing those of an earlier run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,15 +11,15 @@ use idemptx_core::problem::Problem;
 
 use super::node::Node;
 
-/// What was done, for people.
+/// A summary for the user.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Added {
+pub(super) struct MergeSummary {
     operations: usize,
-    /// Responses that stand elsewhere, and could be those of other operations, too.
+    /// Responses that are references, which other operations may share.
     referred: usize,
 }
 
-impl fmt::Display for Added {
+impl fmt::Display for MergeSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.operations {
             1 => f.write_str("1 operation takes keys")?,
@@ -33,28 +33,28 @@ impl fmt::Display for Added {
     }
 }
 
-/// Adds to every operation what its policy promises.
-pub(super) fn to<'a>(
+/// Annotates every operation that has a policy.
+pub(super) fn annotate<'a>(
     document: &mut Node,
     promise: impl Fn(&Method, &str) -> Option<&'a Policy>,
-) -> Result<Added, &'static str> {
+) -> Result<MergeSummary, &'static str> {
     let version = document.get("openapi").and_then(Node::as_str).unwrap_or_default();
     if !version.starts_with("3.") {
-        return Err("this is no document of OpenAPI 3: it has no `openapi: 3.…`");
+        return Err("not an OpenAPI 3 document: `openapi: 3.…` is missing");
     }
     let before = base_path(document);
     let parameters = document.get("components").and_then(|it| it.get("parameters")).cloned();
     let Some(paths) = document.get_mut("paths") else { return Err("the document has no `paths`") };
-    let mut added = Added::default();
+    let mut added = MergeSummary::default();
     for (path, item) in paths.members_mut() {
         let shared = item.get("parameters").cloned();
         for (name, method) in METHODS {
             let Some(operation) = item.get_mut(name) else { continue };
-            take_away(operation);
+            remove_generated(operation);
             let Some(policy) = promise(&method, &format!("{before}{path}")) else { continue };
             added.operations += 1;
             let elsewhere = [shared.as_ref(), parameters.as_ref()];
-            add_parameter(operation, policy, &elsewhere);
+            add_key_parameter(operation, policy, &elsewhere);
             added.referred += mark_replays(operation, policy);
             add_problems(operation, policy);
             operation.set("x-idempotency", specification(policy));
@@ -63,7 +63,7 @@ pub(super) fn to<'a>(
     let components = document.entry("components", Node::Object(Vec::new()));
     let schemas = components.and_then(|it| it.entry("schemas", Node::Object(Vec::new())));
     if let Some(schemas) = schemas {
-        schemas.retain(is_own);
+        schemas.retain(is_not_generated);
         if added.operations > 0 {
             schemas.set(SCHEMA, problem_schema());
         }
@@ -71,28 +71,28 @@ pub(super) fn to<'a>(
     Ok(added)
 }
 
-/// The path of the first server, which stands before those of the operations.
+/// The path of the first server, a prefix of the operations' paths.
 fn base_path(document: &Node) -> String {
     let url = document.get("servers").and_then(|it| it.items().first()?.get("url")?.as_str());
     let path = url.and_then(|url| url.parse::<Uri>().ok()).map(|uri| uri.path().to_owned());
     path.unwrap_or_default().trim_end_matches('/').to_owned()
 }
 
-/// Takes away what an earlier run has added.
-fn take_away(operation: &mut Node) {
+/// Removes the annotations of an earlier run.
+fn remove_generated(operation: &mut Node) {
     operation.remove("x-idempotency");
     if let Some(parameters) = operation.get_mut("parameters") {
-        parameters.retain(is_own);
+        parameters.retain(is_not_generated);
         if parameters.items().is_empty() {
             operation.remove("parameters");
         }
     }
     let Some(responses) = operation.get_mut("responses") else { return };
-    responses.retain(is_own);
+    responses.retain(is_not_generated);
     for (_, response) in responses.members_mut() {
         for part in ["content", "headers"] {
             let Some(members) = response.get_mut(part) else { continue };
-            members.retain(is_own);
+            members.retain(is_not_generated);
             if members.members().is_empty() {
                 response.remove(part);
             }
@@ -100,13 +100,13 @@ fn take_away(operation: &mut Node) {
     }
 }
 
-/// Whether somebody wrote it, and not we.
-fn is_own(node: &Node) -> bool {
+/// Returns whether a node was written by hand.
+fn is_not_generated(node: &Node) -> bool {
     node.get(MARK).is_none()
 }
 
-/// Adds the header parameter, unless the document has one already.
-fn add_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Node>]) {
+/// Adds the header parameter, unless the document has it.
+fn add_key_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Node>]) {
     let Some(name) = policy.header_names.first() else { return };
     let name = title_case(name.as_str());
     let [shared, components] = elsewhere else { return };
@@ -134,7 +134,7 @@ fn add_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Nod
             Node::object([
                 ("type", Node::text("string")),
                 ("minLength", Node::Unsigned(1)),
-                // Two for the quotes.
+                // Two more for the quotes.
                 ("maxLength", Node::Unsigned(policy.key_bytes_max as u64 + 2)),
             ]),
         ),
@@ -146,7 +146,7 @@ fn add_parameter(operation: &mut Node, policy: &Policy, elsewhere: &[Option<&Nod
     }
 }
 
-/// Tells of the header that marks a replay; counts the responses that it could not be told of.
+/// Documents the replay header; returns the number of responses that are references.
 fn mark_replays(operation: &mut Node, policy: &Policy) -> usize {
     let mut referred = 0;
     let Some(responses) = operation.get_mut("responses") else { return 0 };
@@ -174,7 +174,7 @@ fn mark_replays(operation: &mut Node, policy: &Policy) -> usize {
     referred
 }
 
-/// Adds a problem response for each status that a refusal can have.
+/// Adds a problem response for each status of a refusal.
 fn add_problems(operation: &mut Node, policy: &Policy) {
     let mut by_status: BTreeMap<u16, Vec<Rejection>> = BTreeMap::new();
     for rejection in refusals(policy) {
@@ -216,7 +216,7 @@ fn problem_response(rejections: &[Rejection], media: Node) -> Node {
     response
 }
 
-/// The refusals that this policy can come to.
+/// The refusals that are possible under a policy.
 fn refusals(policy: &Policy) -> Vec<Rejection> {
     let can_happen = |code: &Code| match code {
         Code::MissingKey => policy.required,
@@ -229,7 +229,7 @@ fn refusals(policy: &Policy) -> Vec<Rejection> {
         }
         Code::KeyExpired => policy.key_retain > policy.retain,
         Code::TooManyKeys => policy.new_keys_per_minute_max.is_some(),
-        // The upstream's fault, which the document tells of or not.
+        // An error of the upstream, which the document describes on its own.
         Code::HandlerFailed => false,
         _ => true,
     };
@@ -251,7 +251,7 @@ fn codes(rejections: &[Rejection]) -> Node {
     Node::List(rejections.iter().map(|it| Node::text(it.code.as_str())).collect())
 }
 
-/// What the draft wants to be published.
+/// The specification that the draft asks for.
 fn specification(policy: &Policy) -> Node {
     let names = policy.header_names.iter().map(|name| Node::text(title_case(name.as_str())));
     Node::object([
@@ -297,7 +297,7 @@ fn problem_schema() -> Node {
     ])
 }
 
-/// `idempotency-key` as it is usually written.
+/// Formats `idempotency-key` in its usual spelling.
 fn title_case(name: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();
@@ -317,7 +317,7 @@ const METHODS: [(&str, Method); 8] = [
     ("patch", Method::PATCH),
     ("trace", Method::TRACE),
 ];
-/// On everything that we add.
+/// Marks all additions.
 const MARK: &str = "x-idempotency-generated";
 const REPLAYED: &str = "Idempotent-Replayed";
 const PROBLEM_JSON: &str = "application/problem+json";

@@ -1,4 +1,4 @@
-//! The service: it takes orders, charges for each, and has never heard of idempotency keys.
+//! The example service: it takes orders and charges for each, without idempotency keys.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,31 +19,31 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// A shop that is open, and what it has sold.
+/// A running service, with its orders and charges.
 #[derive(Clone, Debug)]
-pub(super) struct Shop {
+pub(super) struct DemoService {
     pub(super) address: SocketAddr,
     orders: Arc<watch::Sender<Vec<Value>>>,
     charges: Arc<watch::Sender<usize>>,
 }
 
-impl Shop {
-    /// Opens one on a free port.
-    pub(super) async fn open() -> io::Result<Self> {
+impl DemoService {
+    /// Starts the service on a free port.
+    pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shop = Self { address, orders: Arc::default(), charges: Arc::default() };
-        let open = shop.clone();
+        let start = shop.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shop = open.clone();
+                let shop = start.clone();
                 let service = service_fn(move |request| {
                     let shop = shop.clone();
                     async move { Ok::<_, Infallible>(shop.answer(request).await) }
                 });
                 let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(async move {
-                    // A client that leaves is nobody's fault here.
+                    // A client may disconnect at any time.
                     let _ = served.await;
                 });
             }
@@ -51,12 +51,12 @@ impl Shop {
         Ok(shop)
     }
 
-    /// How often it has charged somebody.
+    /// The number of charges so far.
     pub(super) fn charges(&self) -> usize {
         *self.charges.borrow()
     }
 
-    /// Tells how often it has charged somebody, from now on.
+    /// Watches the number of charges.
     pub(super) fn charging(&self) -> watch::Receiver<usize> {
         self.charges.subscribe()
     }
@@ -69,33 +69,32 @@ impl Shop {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/orders") => self.order(request).await,
             (&Method::GET, "/orders") => {
-                answered(StatusCode::OK, &Value::Array(self.orders.borrow().clone()))
+                json_response(StatusCode::OK, &Value::Array(self.orders.borrow().clone()))
             }
-            _ => answered(StatusCode::NOT_FOUND, &json!({ "error": "try /orders" })),
+            _ => json_response(StatusCode::NOT_FOUND, &json!({ "error": "try /orders" })),
         }
     }
 
     async fn order(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-        let wish =
+        let order_request =
             body.ok().and_then(|body| serde_json::from_slice::<Value>(&body.to_bytes()).ok());
-        let Some((item, cents)) = wish
-            .as_ref()
-            .and_then(|wish| Some((wish.get("item")?.as_str()?, wish.get("cents")?.as_u64()?)))
-        else {
+        let Some((item, cents)) = order_request.as_ref().and_then(|order_request| {
+            Some((order_request.get("item")?.as_str()?, order_request.get("cents")?.as_u64()?))
+        }) else {
             let advice = json!({ "error": "send {\"item\": text, \"cents\": number}" });
-            return answered(StatusCode::BAD_REQUEST, &advice);
+            return json_response(StatusCode::BAD_REQUEST, &advice);
         };
-        // Stands for a call to a bank, which takes its time.
+        // Stands for a slow call to a payment provider.
         self.charges.send_modify(|charges| *charges += 1);
-        sleep(CHARGING).await;
+        sleep(CHARGE_TIME).await;
         let mut id = 0;
         self.orders.send_modify(|orders| {
             id = orders.len() + 1;
             orders.push(json!({ "id": id, "item": item, "cents": cents }));
         });
         let order = json!({ "id": id, "item": item, "cents": cents });
-        let mut answer = answered(StatusCode::CREATED, &order);
+        let mut answer = json_response(StatusCode::CREATED, &order);
         if let Ok(place) = HeaderValue::try_from(format!("/orders/{id}")) {
             answer.headers_mut().insert(LOCATION, place);
         }
@@ -103,7 +102,7 @@ impl Shop {
     }
 }
 
-fn answered(status: StatusCode, json: &Value) -> Response<Full<Bytes>> {
+fn json_response(status: StatusCode, json: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(json.to_string()));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
@@ -112,4 +111,4 @@ fn answered(status: StatusCode, json: &Value) -> Response<Full<Bytes>> {
 }
 
 const BODY_BYTES_MAX: usize = 64 << 10;
-const CHARGING: Duration = Duration::from_millis(300);
+const CHARGE_TIME: Duration = Duration::from_millis(300);

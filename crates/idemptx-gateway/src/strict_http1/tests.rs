@@ -1,6 +1,6 @@
-//! Rows of bytes, and where the first is that can be read in two ways.
+//! Messages, and the offset of the first ambiguous byte.
 
-use super::{Ambiguous, Framing, Place};
+use super::{Ambiguous, Framing, Position};
 
 #[test]
 fn messages_that_can_be_read_in_one_way_are_followed_to_their_end() {
@@ -13,7 +13,7 @@ fn messages_that_can_be_read_in_one_way_are_followed_to_their_end() {
         "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nA;b=c\r\n0123456789\r\n0\r\nX: y\r\n\r\n",
         "POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiPOST /b HTTP/1.1\r\nContent-Length: 1\r\n\r\na",
     ] {
-        assert_eq!(read(bytes), (Ok(()), Place::FirstLine), "{bytes:?}");
+        assert_eq!(read(bytes), (Ok(()), Position::FirstLine), "{bytes:?}");
     }
 }
 
@@ -50,14 +50,14 @@ fn bytes_that_come_one_by_one_are_read_the_same() {
     for byte in bytes.as_bytes().chunks(1) {
         assert_eq!(framing.read(byte), Ok(()));
     }
-    assert_eq!(framing.place, Place::FirstLine);
+    assert_eq!(framing.position, Position::FirstLine);
     assert_eq!(framing.read(b"\n"), Err(Ambiguous { at: 0 }));
 }
 
 #[test]
 fn the_preface_of_http2_ends_the_reading() {
-    let (end, place) = read("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\n");
-    assert_eq!((end, place), (Ok(()), Place::Elsewhere));
+    let (end, position) = read("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\n");
+    assert_eq!((end, position), (Ok(()), Position::Elsewhere));
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn a_line_without_an_end_is_not_kept() {
     assert_eq!(framing.read(b"x"), Err(Ambiguous { at: 0 }));
 }
 
-fn read(bytes: &str) -> (Result<(), Ambiguous>, Place) {
+fn read(bytes: &str) -> (Result<(), Ambiguous>, Position) {
     let mut framing = Framing::new(1000);
     let end = framing.read(bytes.as_bytes());
-    (end, framing.place)
+    (end, framing.position)
 }
