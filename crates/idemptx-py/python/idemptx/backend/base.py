@@ -1,4 +1,4 @@
-"""What a backend is: the abstract classes for backends of your own, and how ours are found."""
+"""The abstract classes of backends, and the engines that run on a backend."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["AsyncStorageBackend", "StorageBackend", "engines_of"]
 
 
 class StorageBackend(ABC):
-    """A place for responses and locks that is asked synchronously, in a thread.
+    """A synchronous backend for responses and locks, called in a thread.
 
-    Implement it to keep records somewhere else. It promises less than the backends that come
-    along: a lock cannot be renewed or compared, so a handler that takes longer than its lock's
-    `ttl` (the policy's retention) may run a second time, and one that vanishes blocks its key for
-    as long.
+    Implement it to keep records elsewhere. Its guarantees are weaker than those of the included
+    backends: a lock cannot be renewed or compared, so a handler that takes longer than its lock's
+    `ttl` (the policy's retention) may run a second time, and a process that dies blocks its key
+    for as long.
     """
 
     @abstractmethod
@@ -32,7 +32,7 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def acquire_lock(self, key: str, ttl: int) -> bool:
-        """Takes the lock `key` for at most `ttl` seconds: whether nobody else has it. Atomic."""
+        """Takes the lock `key` for at most `ttl` seconds, atomically; false if it is held."""
 
     @abstractmethod
     def release_lock(self, key: str) -> None:
@@ -40,7 +40,7 @@ class StorageBackend(ABC):
 
 
 class AsyncStorageBackend(ABC):
-    """The same, asked with `await`; see `StorageBackend`."""
+    """An asynchronous backend; see `StorageBackend`."""
 
     @abstractmethod
     async def get(self, key: str) -> dict[str, Any] | None:
@@ -52,7 +52,7 @@ class AsyncStorageBackend(ABC):
 
     @abstractmethod
     async def acquire_lock(self, key: str, ttl: int) -> bool:
-        """Takes the lock `key` for at most `ttl` seconds: whether nobody else has it. Atomic."""
+        """Takes the lock `key` for at most `ttl` seconds, atomically; false if it is held."""
 
     @abstractmethod
     async def release_lock(self, key: str) -> None:
@@ -60,7 +60,7 @@ class AsyncStorageBackend(ABC):
 
 
 def engines_of(backend: StorageBackend | AsyncStorageBackend) -> Engines:
-    """The engines that run on a backend; the same for everybody who uses it."""
+    """Returns the engines that run on a backend, shared by all its users."""
     if not isinstance(backend, StorageBackend | AsyncStorageBackend):
         message = (
             "storage_backend is a RedisBackend, an AsyncRedisBackend, an InMemoryBackend or a "
@@ -78,14 +78,14 @@ def _open_store(backend: StorageBackend | AsyncStorageBackend) -> Store:
     opener = getattr(backend, "_open_store", None)
     if opener is not None and not overrides(backend):
         return opener()  # type: ignore[no-any-return]
-    from .._adapter import AdapterStore  # noqa: PLC0415 - made of this module's classes
+    from .._user_backend import UserBackendStore  # noqa: PLC0415 - made of this module's classes
 
-    return AdapterStore(backend)
+    return UserBackendStore(backend)
 
 
 def overrides(backend: object) -> bool:
-    """Whether a backend has its own way of keeping things: it is none of ours, or a subclass that
-    is asked differently.
+    """True if a backend keeps records by its own methods: a user's class, or a subclass of ours
+    that overrides an operation.
     """
     for kind in type(backend).__mro__:
         if kind.__module__.partition(".")[0] == OURS:

@@ -1,7 +1,8 @@
-"""Heartbeats, from a thread of their own.
+"""Renews leases from a separate thread.
 
 A handler that blocks its event loop, as an `async def` that calls a blocking client does, would
-otherwise starve the renewal of its own lease, and run a second time elsewhere.
+otherwise starve the renewal of its lease, and run a second time elsewhere. Leases that are due
+together are renewed together: a hundred of them are one commit, not a hundred.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ._engine import Store
     from ._idemptx import Step
 
-__all__ = ["Keeper", "forget_keeper", "keeper"]
+__all__ = ["LeaseRenewer", "lease_renewer", "reset_lease_renewer"]
 
 logger = logging.getLogger("idemptx")
 
@@ -27,7 +28,7 @@ EVERY_MAX = 1.0
 IDLE_MAX = 60.0
 
 
-class Keeper:
+class LeaseRenewer:
     """Renews the leases of running handlers at a third of their terms."""
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class Keeper:
         self._starting = threading.Lock()
         self._is_running = False
 
-    def keep(self, driver: Driver, lease: float) -> None:
+    def add(self, driver: Driver, lease: float) -> None:
         """Renews a lease of `lease` seconds until `let_go`."""
         self._due[driver] = time.monotonic() + lease / 3
         if lease / 9 < self._every:
@@ -47,7 +48,7 @@ class Keeper:
         if not self._is_running:
             self._start()
 
-    def let_go(self, driver: Driver) -> None:
+    def remove(self, driver: Driver) -> None:
         """Renews no more."""
         self._due.pop(driver, None)
 
@@ -55,7 +56,7 @@ class Keeper:
         with self._starting:
             if not self._is_running:
                 self._is_running = True
-                threading.Thread(target=self._run, name="idemptx-keeper", daemon=True).start()
+                threading.Thread(target=self._run, name="idemptx-leases", daemon=True).start()
 
     def _run(self) -> None:
         idle_since = time.monotonic()
@@ -77,7 +78,7 @@ class Keeper:
 
     def _renew(self, store: Store, drivers: list[Driver]) -> None:
         began = time.monotonic()
-        steps = [driver.passage.renewal() for driver in drivers]
+        steps = [driver.exchange.renewal() for driver in drivers]
         failure: str | None = None
         try:
             store.renew(steps)
@@ -91,7 +92,7 @@ class Keeper:
             return
         lease = driver.rules.lease
         if step.verdict == FENCED:
-            self.let_go(driver)
+            self.remove(driver)
             driver.lose()
             logger.warning("an execution lost its lease; what it still does is in vain")
         elif step.verdict == OK:
@@ -102,15 +103,15 @@ class Keeper:
             self._due[driver] = began + lease / 9
 
 
-def keeper() -> Keeper:
-    """The keeper of this process."""
-    return _Current.keeper
+def lease_renewer() -> LeaseRenewer:
+    """The lease renewer of this process."""
+    return _Current.renewer
 
 
-def forget_keeper() -> None:
-    """After a fork: the parent's thread is not here, and its leases are not ours."""
-    _Current.keeper = Keeper()
+def reset_lease_renewer() -> None:
+    """Starts over after a fork: thread and leases belong to the parent."""
+    _Current.renewer = LeaseRenewer()
 
 
 class _Current:
-    keeper = Keeper()
+    renewer = LeaseRenewer()

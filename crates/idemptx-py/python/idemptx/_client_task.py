@@ -1,4 +1,4 @@
-"""What a driver is given to do, and what it asks others to do."""
+"""Work that a driver runs, and work that it hands to the client's task."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._driver import Driver
-    from ._idemptx import Passage
+    from ._idemptx import Exchange
 
-__all__ = ["Errand", "Orphan", "Work"]
+__all__ = ["ClientTask", "Orphan", "Work"]
 
 
 class Work(Protocol):
-    """What is executed under a key."""
+    """A handler's call, executed under a key."""
 
     async def run(self, driver: Driver) -> None:
-        """Runs the handler, and calls `driver.conclude` with what the passage makes of its answer.
+        """Runs the handler, and calls `driver.conclude` with what the exchange makes of its answer.
 
-        May go on after that. An exception before it counts as a handler that broke down; it is
-        found in `driver.error`.
+        May continue after that. An exception before it counts as a failed handler and is kept in
+        `driver.error`.
         """
 
 
 class Orphan:
-    """An operation whose executor vanished, for the application's probe."""
+    """An operation whose execution was lost, for the application's probe."""
 
     __slots__ = ("attempt", "derive", "key")
 
-    def __init__(self, passage: Passage) -> None:
-        self.key = passage.key
-        self.attempt = passage.vanished_attempt
-        self.derive: Callable[[str], str] = passage.derive
-        """The key that the vanished execution derived for a label, to look its effect up by."""
+    def __init__(self, exchange: Exchange) -> None:
+        self.key = exchange.key
+        self.attempt = exchange.orphan_attempt
+        self.derive: Callable[[str], str] = exchange.derive
+        """Returns the key that the lost execution derived for a label, to find its effect."""
 
 
-class Errand:
-    """What the client's task does for the handler's."""
+class ClientTask:
+    """Work that the client's task does for the handler's task."""
 
     __slots__ = ("_job", "done")
 
@@ -57,6 +57,6 @@ class Errand:
             self.forget()
 
     def forget(self) -> None:
-        """It will not be done."""
+        """Resolves the future without doing the work."""
         if not self.done.done():
             self.done.set_result(None)
