@@ -18,9 +18,9 @@ answer, byte for byte, and nothing is executed twice.
 
 from __future__ import annotations
 
-from ._client_task import Orphan
 from ._engine import drain
 from ._execution import Execution, current_execution
+from ._orphan import Orphan
 from ._safety import Finding, SafetyReport, Severity
 from .decorator import idempotent
 from .exceptions import (

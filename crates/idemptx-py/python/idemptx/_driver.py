@@ -11,9 +11,9 @@ import asyncio
 import inspect
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._client_task import ClientTask, Orphan, Work
+from ._client_task import ClientTask
 from ._execution import CURRENT, Execution
 from ._idemptx import (
     ANSWER,
@@ -36,6 +36,7 @@ from ._idemptx import (
     Step,
 )
 from ._lease_renewer import lease_renewer
+from ._orphan import Orphan
 from ._reports import report
 from ._single_flight import Entry, WaitOver, expire
 
@@ -44,14 +45,26 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._engine import Engine
+    from ._execution import ExecutionTransaction
     from ._idemptx import Exchange, Rules, Update
-    from .transaction import OpenTransaction
+    from ._store import Store
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Work"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
+
+
+class Work(Protocol):
+    """A handler's call, executed under a key."""
+
+    async def run(self, driver: Driver) -> None:
+        """Runs the handler, and calls `driver.conclude` with what the exchange makes of its answer.
+
+        May continue after that. An exception before it counts as a failed handler and is kept in
+        `driver.error`.
+        """
 
 
 class Driver:
@@ -100,6 +113,11 @@ class Driver:
         self._is_concluded = False
         self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store of the claim, for the lease renewer."""
+        return self.engine.store
 
     async def drive(self, work: Work) -> None:
         """Drives the exchange to its answer, which is then in `exchange.answer`.
@@ -369,7 +387,7 @@ class Driver:
             execution.is_settled_by_hand or execution.transaction is not None
         )
 
-    async def _commit(self, step: Step, transaction: OpenTransaction) -> int:
+    async def _commit(self, step: Step, transaction: ExecutionTransaction) -> int:
         """Settles in the handler's transaction and commits it."""
         lease_renewer().remove(self)
         committed = await transaction.commit(step, self.rules.settle_timeout)

@@ -9,7 +9,7 @@ import time
 import weakref
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._idemptx import (
     ABSENT,
@@ -26,46 +26,19 @@ from ._safety import Severity
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from ._driver import Driver
     from ._idemptx import Rules, Update
+    from ._lease_renewer import LeaseHolder
     from ._safety import SafetyReport
     from ._single_flight import Entry
+    from ._store import Store
 
-__all__ = ["Engine", "Engines", "Store", "drain"]
+__all__ = ["Engine", "Engines", "drain"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
-
-
-class Store(Protocol):
-    """A store of records, as one event loop uses it."""
-
-    def perform(self, step: Step) -> Awaitable[None] | None:
-        """Performs a step; the returned future resolves once the step has its verdict."""
-
-    async def retry(self, step: Step) -> None:
-        """Repeats a failed step once, if a new connection may help."""
-
-    def renew(self, steps: Sequence[Step]) -> None:
-        """Performs renewals from the lease renewer's thread, and waits for them."""
-
-    async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
-        """Calls `wake` once the claim has ended, as long as the returned object is kept.
-
-        `None` means that this store cannot signal the end.
-        """
-
-    def expect(self, rules: Rules) -> None:
-        """Applies the time limits of rules, before the first step under them."""
-
-    async def check(self) -> SafetyReport:
-        """Returns the store's guarantees and findings; `OSError` if it cannot be reached."""
-
-    async def close(self) -> None:
-        """Closes the connections; a later step opens new ones."""
 
 
 class Engine:
@@ -133,15 +106,15 @@ class Engine:
         if step.verdict == UNAVAILABLE:
             await self.store.retry(step)
 
-    def confirm_later(self, step: Step, driver: Driver, *, settles: bool) -> None:
+    def confirm_later(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
         """Repeats an unconfirmed step in the background, keeping lease and entry."""
         self.unconfirmed += 1
-        self.spawn(self._confirm(step, driver, settles=settles))
+        self.spawn(self._confirm(step, holder, settles=settles))
 
-    async def _confirm(self, step: Step, driver: Driver, *, settles: bool) -> None:
+    async def _confirm(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
         pause = CONFIRM_PAUSE_MIN
         # A release is repeated for as long as its claim would live, a settlement without limit.
-        until = self.loop.time() + driver.rules.lease
+        until = self.loop.time() + holder.rules.lease
         try:
             while settles or self.loop.time() < until:
                 step.reset()
@@ -152,8 +125,8 @@ class Engine:
                 pause = min(pause * 2, CONFIRM_PAUSE_MAX)
         finally:
             self.unconfirmed -= 1
-            lease_renewer().remove(driver)
-            driver.complete(step.update() if step.verdict == OK else None)
+            lease_renewer().remove(holder)
+            holder.complete(step.update() if step.verdict == OK else None)
         if (
             step.verdict == OK
             and step.releases_unconfirmed

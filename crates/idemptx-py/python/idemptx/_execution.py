@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ._connections import adapted
 from ._idemptx import ABSENT, HELD
@@ -21,13 +21,29 @@ if TYPE_CHECKING:
     from ._connections import Connection, Style
     from ._engine import Engine
     from ._idemptx import Exchange, Recovery, Rules, Step
-    from .transaction import OpenTransaction
 
-__all__ = ["CURRENT", "Directive", "Execution", "current_execution"]
+__all__ = ["CURRENT", "Directive", "Execution", "ExecutionTransaction", "current_execution"]
 
 R = TypeVar("R")
 T = TypeVar("T")
 Directive = Literal["store", "release", "unknown"]
+
+
+class ExecutionTransaction(Protocol):
+    """A transaction that ends with an execution."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection that the handler uses."""
+
+    async def flush(self) -> None:
+        """Sends what a commit would send, so that its errors are the handler's."""
+
+    async def commit(self, step: Step, limit: float) -> bool | None:
+        """Settles and commits within so many seconds; `None` if the end is unknown."""
+
+    async def roll_back(self, limit: float) -> None:
+        """Rolls back, unless it has ended."""
 
 
 class Execution:
@@ -52,7 +68,7 @@ class Execution:
         self._lost = False
         self.directive: Directive | None = None
         self.is_settled_by_hand = False
-        self.transaction: OpenTransaction | None = None
+        self.transaction: ExecutionTransaction | None = None
 
     @property
     def key(self) -> str:
@@ -231,7 +247,7 @@ class Execution:
         if refusal is not None:
             raise TypeError(refusal)
 
-    def attach(self, transaction: OpenTransaction) -> None:
+    def attach(self, transaction: ExecutionTransaction) -> None:
         """Attaches a transaction, which ends with the execution."""
         if self.transaction is not None:
             raise RuntimeError("this execution has a transaction already")

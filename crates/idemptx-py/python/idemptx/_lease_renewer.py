@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ._idemptx import FENCED, OK
 
 if TYPE_CHECKING:
-    from ._driver import Driver
-    from ._engine import Store
-    from ._idemptx import Step
+    from ._idemptx import Exchange, Rules, Step, Update
+    from ._store import Store
 
-__all__ = ["LeaseRenewer", "lease_renewer", "reset_lease_renewer"]
+__all__ = ["LeaseHolder", "LeaseRenewer", "lease_renewer", "reset_lease_renewer"]
 
 logger = logging.getLogger("idemptx")
 
@@ -28,29 +27,51 @@ EVERY_MAX = 1.0
 IDLE_MAX = 60.0
 
 
+class LeaseHolder(Protocol):
+    """The execution that a lease belongs to."""
+
+    @property
+    def store(self) -> Store:
+        """The store that granted the lease."""
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of the request."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange that makes renewals."""
+
+    def lose(self) -> None:
+        """Marks the execution as lost."""
+
+    def complete(self, update: Update | None) -> None:
+        """Wakes the other requests for the record with its final state."""
+
+
 class LeaseRenewer:
     """Renews the leases of running handlers at a third of their terms."""
 
     def __init__(self) -> None:
         # Shared with the event loops' threads: single dictionary operations, which are atomic.
-        self._due: dict[Driver, float] = {}
+        self._due: dict[LeaseHolder, float] = {}
         self._every = EVERY_MAX
         self._sooner = threading.Event()
         self._starting = threading.Lock()
         self._is_running = False
 
-    def add(self, driver: Driver, lease: float) -> None:
+    def add(self, holder: LeaseHolder, lease: float) -> None:
         """Renews a lease of `lease` seconds until `let_go`."""
-        self._due[driver] = time.monotonic() + lease / 3
+        self._due[holder] = time.monotonic() + lease / 3
         if lease / 9 < self._every:
             self._every = lease / 9
             self._sooner.set()
         if not self._is_running:
             self._start()
 
-    def remove(self, driver: Driver) -> None:
+    def remove(self, holder: LeaseHolder) -> None:
         """Renews no more."""
-        self._due.pop(driver, None)
+        self._due.pop(holder, None)
 
     def _start(self) -> None:
         with self._starting:
@@ -66,9 +87,9 @@ class LeaseRenewer:
             now = time.monotonic()
             if self._due:
                 idle_since = now
-                due = [driver for driver, when in list(self._due.items()) if when <= now]
-                for store in {driver.engine.store for driver in due}:
-                    self._renew(store, [it for it in due if it.engine.store is store])
+                due = [holder for holder, when in list(self._due.items()) if when <= now]
+                for store in {holder.store for holder in due}:
+                    self._renew(store, [it for it in due if it.store is store])
             elif now - idle_since > IDLE_MAX:
                 with self._starting:
                     if not self._due:
@@ -76,31 +97,31 @@ class LeaseRenewer:
                         self._every = EVERY_MAX
                         return
 
-    def _renew(self, store: Store, drivers: list[Driver]) -> None:
+    def _renew(self, store: Store, holders: list[LeaseHolder]) -> None:
         began = time.monotonic()
-        steps = [driver.exchange.renewal() for driver in drivers]
+        steps = [holder.exchange.renewal() for holder in holders]
         failure: str | None = None
         try:
             store.renew(steps)
         except Exception as error:  # noqa: BLE001 - one store's trouble is not another's
             failure = str(error)
-        for driver, step in zip(drivers, steps, strict=True):
-            self._note(driver, step, began, failure)
+        for holder, step in zip(holders, steps, strict=True):
+            self._note(holder, step, began, failure)
 
-    def _note(self, driver: Driver, step: Step, began: float, failure: str | None) -> None:
-        if driver not in self._due:
+    def _note(self, holder: LeaseHolder, step: Step, began: float, failure: str | None) -> None:
+        if holder not in self._due:
             return
-        lease = driver.rules.lease
+        lease = holder.rules.lease
         if step.verdict == FENCED:
-            self.remove(driver)
-            driver.lose()
+            self.remove(holder)
+            holder.lose()
             logger.warning("an execution lost its lease; what it still does is in vain")
         elif step.verdict == OK:
-            self._due[driver] = began + lease / 3
+            self._due[holder] = began + lease / 3
         else:
             logger.warning("a lease could not be renewed: %s", failure or step.failure)
             # Soon again: there are two thirds of the term left.
-            self._due[driver] = began + lease / 9
+            self._due[holder] = began + lease / 9
 
 
 def lease_renewer() -> LeaseRenewer:

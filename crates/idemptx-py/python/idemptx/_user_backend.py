@@ -20,7 +20,7 @@ from ._idemptx import (
     UNAVAILABLE,
 )
 from ._safety import Finding, SafetyReport, Severity
-from .backend.base import AsyncStorageBackend, StorageBackend
+from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

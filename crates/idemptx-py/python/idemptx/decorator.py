@@ -13,13 +13,13 @@ from starlette.responses import Response
 from . import _fastapi
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
+from ._engines import engines_of
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import raw_path, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
-from .backend.base import engines_of
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
 from .transaction import PendingTransaction
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
     from starlette.types import Scope as ASGIScope
 
-    from ._client_task import Orphan
     from ._engine import Engine
+    from ._execution import ExecutionTransaction
     from ._idemptx import Exchange, Rules
-    from .backend.base import AsyncStorageBackend, StorageBackend
-    from .transaction import OpenTransaction
+    from ._orphan import Orphan
+    from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 __all__ = ["idempotent"]
 
@@ -303,7 +303,7 @@ class _Call:
             await opened.flush()
         return result
 
-    async def _begun(self) -> OpenTransaction | None:
+    async def _begun(self) -> ExecutionTransaction | None:
         """Replaces a pending transaction in the handler's arguments by an open one."""
         for name, value in self._kwargs.items():
             execution = current_execution() if _is_pending(value) else None

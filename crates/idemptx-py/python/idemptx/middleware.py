@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
+from ._engines import engines_of
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import raw_path, read_body, replayed
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
-from .backend.base import engines_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ._client_task import Orphan
     from ._engine import Engine
     from ._idemptx import Exchange, Rules
-    from .backend.base import AsyncStorageBackend, StorageBackend
+    from ._orphan import Orphan
+    from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 __all__ = ["IdempotencyMiddleware"]
 

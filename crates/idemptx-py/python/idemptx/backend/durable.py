@@ -7,13 +7,14 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._connections import SQLITE
+from .._engines import engines_of
 from .._idemptx import NativeStore
 from .._native_store import LoopStore
-from .base import AsyncStorageBackend, engines_of
+from .._storage_backend import AsyncStorageBackend
 
 if TYPE_CHECKING:
-    from .._engine import Store
     from .._safety import SafetyReport
+    from .._store import Store
 
 __all__ = ["PostgresBackend", "SqliteBackend"]
 

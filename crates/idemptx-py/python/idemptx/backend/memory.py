@@ -7,15 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .._engines import engines_of, overrides
 from .._idemptx import MemoryStore
 from .._safety import Finding, SafetyReport, Severity, one_of_several
-from .base import StorageBackend, engines_of, overrides
+from .._storage_backend import StorageBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._engine import Store
     from .._idemptx import Rules, Step
+    from .._store import Store
 
 __all__ = ["InMemoryBackend"]
 

@@ -6,14 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._address import Address, address_of_client, address_of_url
+from .._engines import engines_of, overrides
 from .._idemptx import Layout
 from .._redis_asyncio import RedisAsyncioStore
 from .._redis_client import RedisClientStore, is_asynchronous
-from .base import AsyncStorageBackend, StorageBackend, engines_of, overrides
+from .._storage_backend import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
-    from .._engine import Store
     from .._safety import SafetyReport
+    from .._store import Store
 
 __all__ = ["AsyncRedisBackend", "RedisBackend"]
 
