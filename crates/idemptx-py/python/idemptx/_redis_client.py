@@ -1,7 +1,7 @@
 """The client transport: a step through the application's own redis-py client.
 
-For what only the client itself can reach: clusters, sentinels, test doubles, subclasses. The same
-machine decides; the client carries the commands.
+It serves clients whose server only the client can reach: clusters, sentinels, test doubles,
+subclasses. The same state machine decides; the client carries the commands.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ._idemptx import (
     INTERNAL,
     PENDING,
     UNAVAILABLE,
-    Dialogue,
+    ClientCommands,
     Layout,
     RedisReplyError,
     Transaction,
 )
-from ._link import TIMEOUT
+from ._redis_asyncio import TIMEOUT
 from ._safety import Finding, SafetyReport, Severity, check_server
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from ._idemptx import Rules, Step
 
-__all__ = ["ClientStore", "is_asynchronous"]
+__all__ = ["RedisClientStore", "is_asynchronous"]
 
 
-class ClientStore:
-    """Records in Redis, reached through somebody else's client."""
+class RedisClientStore:
+    """Records in Redis, reached through the application's client."""
 
     def __init__(self, client: Any, layout: Layout) -> None:
         self._loop = asyncio.get_running_loop()
@@ -79,12 +79,12 @@ class ClientStore:
             yield from self._talk(step)
             if self._scripts:
                 return
-            step.again()
+            step.reset()
         yield from self._transact(step)
 
     def _talk(self, step: Step) -> Turns:
-        dialogue = Dialogue(self._layout, step)
-        while (command := dialogue.command) is not None:
+        commands = ClientCommands(self._layout, step)
+        while (command := commands.command) is not None:
             try:
                 reply = yield functools.partial(self._execute, *command)
             except Exception as error:
@@ -94,12 +94,12 @@ class ClientStore:
                 if _has_no_scripts(text):
                     self._scripts = False
                     return
-                dialogue.error(text)
+                commands.error(text)
             else:
-                dialogue.reply(reply)
+                commands.reply(reply)
 
     def _transact(self, step: Step) -> Turns:
-        """For clients without scripts: read under WATCH, decide, write in MULTI."""
+        """Performs a step without scripts: reads under WATCH, decides, writes in MULTI."""
         transaction = Transaction(self._layout, step)
         for _ in range(CONTENTION_MAX):
             pipe = self._client.pipeline(transaction=True)
@@ -109,7 +109,7 @@ class ClientStore:
             except Exception as error:
                 if type(error).__name__ != "WatchError":
                     raise
-                step.again()
+                step.reset()
             finally:
                 yield pipe.reset
         step.fail(UNAVAILABLE, "the record changed again and again while it was looked at")
@@ -159,7 +159,7 @@ class ClientStore:
         """The client has its own connections, and its own retries."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
-        """It would take a subscription of the client's: waiters poll instead."""
+        """Returns `None`: waiters poll, because a subscription would occupy the client."""
         del record, wake
         return None
 
@@ -168,7 +168,7 @@ class ClientStore:
         self._timeout = min(self._timeout, rules.claim_timeout)
 
     async def check(self) -> SafetyReport:
-        """Asks the server what it can, through the client."""
+        """Queries the server's configuration through the client."""
 
         def turns(question: list[bytes]) -> Turns:
             return (yield lambda: self._execute(*question))
@@ -194,7 +194,7 @@ class ClientStore:
             return SafetyReport("unknown", [Finding(Severity.WARNING, text)])
 
     async def close(self) -> None:
-        """Lets go of the threads; the client is the application's."""
+        """Stops the threads; the client belongs to the application."""
         if self._threads is not None:
             self._threads.shutdown(wait=False)
 
@@ -230,7 +230,7 @@ def _drive_blocking(turns: Turns) -> Any:
 
 
 def is_asynchronous(client: Any) -> bool:
-    """Whether a client's commands have to be awaited."""
+    """True if a client's commands must be awaited."""
     return inspect.iscoroutinefunction(getattr(type(client), "execute_command", None)) or (
         "asyncio" in type(client).__module__ or "aioredis" in type(client).__module__
     )
@@ -250,7 +250,7 @@ def _reply_error(error: Exception) -> str | None:
 
 
 def _as_sent(reply: Any) -> Any:
-    """What the server said, where redis-py has made a dictionary of it: INFO, or CONFIG GET."""
+    """Restores the server's reply from the dictionary that redis-py made of INFO or CONFIG GET."""
     if not isinstance(reply, dict):
         return reply
     if any("redis_version" in str(name) for name in reply):

@@ -1,8 +1,11 @@
 """The in-loop transport: one multiplexed connection to Redis in the running event loop.
 
-Commands that come up in one turn of the loop are written at once, and replies are taken in order,
-so pipelining comes by itself, without a thread or a pool. Wake-ups have a connection of their own:
-Redis bounds what may queue up for a subscriber far more narrowly than for a client that asks.
+A connection is an `asyncio.Protocol`, and Rust only encodes and parses: TCP, TLS, unix sockets and
+every event loop are served by one path.
+
+Commands of one turn of the loop are written at once, and replies are matched in order, which
+pipelines without a thread or a pool. Wake-ups use a second connection, because Redis limits the
+output buffer of a subscriber far more narrowly than that of a client.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from ._idemptx import (
     UNAVAILABLE,
     Channel,
     Layout,
-    Messages,
+    PubSubReader,
     RedisReplyError,
     Step,
 )
+from ._redis_blocking import BlockingConnection, handshake_commands
 from ._safety import check_server
-from ._spare import Spare, greeting
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -35,49 +38,49 @@ if TYPE_CHECKING:
 
     Calls = dict[bytes, dict[int, Callable[[], None]]]
 
-__all__ = ["InLoopStore"]
+__all__ = ["RedisAsyncioStore"]
 
 
-class InLoopStore:
-    """Records in Redis, over connections of our own in one event loop."""
+class RedisAsyncioStore:
+    """Records in Redis, over connections of one event loop."""
 
     def __init__(self, address: Address, layout: Layout) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._layout = layout
         self._timeout = TIMEOUT
-        self._line: _Line | None = None
-        self._dialling: Future[_Line] | None = None
+        self._connection: _CommandConnection | None = None
+        self._connecting: Future[_CommandConnection] | None = None
         self._failure: tuple[str, int] = ("", UNAVAILABLE)
         self._failures = 0
-        self._redial_at = 0.0
-        self._spare: Spare | None = None
-        self._ear: _Ear | None = None
-        self._listening: Future[_Ear] | None = None
+        self._reconnect_at = 0.0
+        self._renewals: BlockingConnection | None = None
+        self._subscriber: _Subscriber | None = None
+        self._subscribing: Future[_Subscriber] | None = None
         self._wakes: Calls = {}
 
     def perform(self, step: Step) -> Awaitable[None]:
         """Queues the step's command, or connects first."""
-        line = self._line
-        if line is not None and line.is_up:
-            return line.perform(step)
-        return self._perform_anew(step)
+        connection = self._connection
+        if connection is not None and connection.is_up:
+            return connection.perform(step)
+        return self._perform_connecting(step)
 
     def renew(self, steps: Sequence[Step]) -> None:
-        """Over a connection of its own: the loop that has the others may be blocked."""
-        if self._spare is None:
-            self._spare = Spare(self._address, self._layout)
+        """Renews over a separate blocking connection, because the loop may be blocked."""
+        if self._renewals is None:
+            self._renewals = BlockingConnection(self._address, self._layout)
         for step in steps:
-            self._spare.perform(step)
+            self._renewals.perform(step)
 
     async def retry(self, step: Step) -> None:
-        """Once more, if the connection was lost, not if the server is silent."""
-        line = self._line
-        if line is not None and line.is_silent:
+        """Repeats a step if the connection was lost, not if the server is silent."""
+        connection = self._connection
+        if connection is not None and connection.is_silent:
             return
         failure = step.failure
-        step.again()
-        await self._perform_anew(step)
+        step.reset()
+        await self._perform_connecting(step)
         if step.verdict == UNAVAILABLE and not step.failure and failure:
             step.fail(UNAVAILABLE, failure)
 
@@ -85,13 +88,13 @@ class InLoopStore:
         """Subscribes, then marks the claim as awaited, so that its end is published."""
         watching = _Wake(self._wakes, record, wake)
         try:
-            await self._listen()
+            await self._subscribe()
         except (OSError, RedisReplyError, asyncio.TimeoutError):
             return None
         step = Step.watch(record)
         await self.perform(step)
         if step.verdict == ABSENT:
-            # Nobody claims it now, so there is no end to be told of: look again at once.
+            # There is no claim now, so no end will be published: look again at once.
             wake()
         elif step.verdict != OK:
             return None
@@ -103,11 +106,11 @@ class InLoopStore:
 
     async def check(self) -> SafetyReport:
         """Asks the server for the settings by which it may lose records."""
-        line = await self._dialled()
+        connection = await self._connected()
 
         async def ask(question: list[bytes]) -> Any:
             try:
-                return await line.command(*question)
+                return await connection.command(*question)
             except RedisReplyError as error:
                 return error
 
@@ -115,39 +118,39 @@ class InLoopStore:
 
     async def close(self) -> None:
         """Closes both connections."""
-        line, ear, spare = self._line, self._ear, self._spare
-        self._line = self._ear = self._spare = None
-        for end in (line, ear):
+        connection, subscriber, renewals = self._connection, self._subscriber, self._renewals
+        self._connection = self._subscriber = self._renewals = None
+        for end in (connection, subscriber):
             if end is not None:
                 await end.close()
-        if spare is not None:
-            spare.close()
+        if renewals is not None:
+            renewals.close()
 
-    async def _perform_anew(self, step: Step) -> None:
+    async def _perform_connecting(self, step: Step) -> None:
         try:
-            line = await self._dialled()
+            connection = await self._connected()
         except (OSError, RedisReplyError, asyncio.TimeoutError):
             failure, verdict = self._failure
             step.fail(verdict, failure)
             return
-        await line.perform(step)
+        await connection.perform(step)
 
-    async def _dialled(self) -> _Line:
-        """The connection, opened if it has to be; one attempt at a time, shared by all."""
-        line = self._line
-        if line is not None and line.is_up:
-            return line
-        if self._dialling is None:
-            if self._loop.time() < self._redial_at:
+    async def _connected(self) -> _CommandConnection:
+        """Returns the connection, opened if needed; one attempt at a time, shared by all."""
+        connection = self._connection
+        if connection is not None and connection.is_up:
+            return connection
+        if self._connecting is None:
+            if self._loop.time() < self._reconnect_at:
                 raise ConnectionError(self._failure[0])
-            # A task, so that whoever came first may leave without spoiling it for the others.
-            self._dialling = self._loop.create_task(self._dial())
-        return await asyncio.shield(self._dialling)
+            # A task, so that cancelling the first caller does not fail the others.
+            self._connecting = self._loop.create_task(self._connect())
+        return await asyncio.shield(self._connecting)
 
-    async def _dial(self) -> _Line:
+    async def _connect(self) -> _CommandConnection:
         name = self._address.name
         try:
-            line = await asyncio.wait_for(_Line.open(self), CONNECT_TIMEOUT)
+            connection = await asyncio.wait_for(_CommandConnection.open(self), CONNECT_TIMEOUT)
         except (OSError, RedisReplyError, asyncio.TimeoutError) as error:
             is_refusal = isinstance(error, RedisReplyError)
             reason = str(error) or f"no connection within {CONNECT_TIMEOUT} s"
@@ -157,64 +160,66 @@ class InLoopStore:
                 f"redis at {name}: {reason}",
                 INTERNAL if is_refusal else UNAVAILABLE,
             )
-            pause = min(REDIAL_PAUSE * 2 ** min(self._failures, 10), REDIAL_PAUSE_MAX)
-            self._redial_at = self._loop.time() + pause
+            pause = min(RECONNECT_PAUSE * 2 ** min(self._failures, 10), RECONNECT_PAUSE_MAX)
+            self._reconnect_at = self._loop.time() + pause
             self._failures += 1
             raise
         else:
             self._failures = 0
-            self._line = line
-            return line
+            self._connection = connection
+            return connection
         finally:
-            self._dialling = None
+            self._connecting = None
 
-    async def _listen(self) -> None:
-        if self._ear is not None and self._ear.is_up:
+    async def _subscribe(self) -> None:
+        if self._subscriber is not None and self._subscriber.is_up:
             return
-        if self._listening is None:
-            self._listening = self._loop.create_task(self._open_ear())
-        await asyncio.shield(self._listening)
+        if self._subscribing is None:
+            self._subscribing = self._loop.create_task(self._open_subscriber())
+        await asyncio.shield(self._subscribing)
 
-    async def _open_ear(self) -> _Ear:
+    async def _open_subscriber(self) -> _Subscriber:
         try:
-            self._ear = ear = await asyncio.wait_for(_Ear.open(self), CONNECT_TIMEOUT)
-            return ear
+            self._subscriber = subscriber = await asyncio.wait_for(
+                _Subscriber.open(self), CONNECT_TIMEOUT
+            )
+            return subscriber
         finally:
-            self._listening = None
+            self._subscribing = None
 
     # For the connections
 
     @property
     def address(self) -> Address:
-        """Where they lead."""
+        """The server of the connections."""
         return self._address
 
     @property
     def layout(self) -> Layout:
-        """What they say."""
+        """The layout of records."""
         return self._layout
 
     @property
     def timeout(self) -> float:
-        """How long a reply may take, in seconds."""
+        """The time limit of a reply, in seconds."""
         return self._timeout
 
-    def heard(self, payload: bytes) -> None:
-        """A claim has ended."""
+    def claim_ended(self, payload: bytes) -> None:
+        """Wakes the waiters of a claim that has ended."""
         record = Layout.id_from_text(payload)
         if record is not None:
             for wake in list(self._wakes.get(record, {}).values()):
                 wake()
 
-    def deaf(self) -> None:
-        """The ear was lost, and may have swallowed any wake-up."""
+    def subscription_lost(self) -> None:
+        """Wakes all waiters, because a lost subscription may have missed a message."""
         for wakes in list(self._wakes.values()):
             for wake in list(wakes.values()):
                 wake()
 
 
 class _Wake:
-    """Somebody who waits for the end of a claim, until dropped."""
+    """A waiter for the end of a claim, until dropped."""
 
     __slots__ = ("_calls", "_record")
 
@@ -245,10 +250,10 @@ async def _open(address: Address, protocol: asyncio.Protocol) -> None:
         )
 
 
-class _Line(asyncio.Protocol):
+class _CommandConnection(asyncio.Protocol):
     """A connection for commands."""
 
-    def __init__(self, store: InLoopStore) -> None:
+    def __init__(self, store: RedisAsyncioStore) -> None:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._channel = Channel(store.layout)
@@ -259,19 +264,19 @@ class _Line(asyncio.Protocol):
         self.is_silent = False
 
     @classmethod
-    async def open(cls, store: InLoopStore) -> _Line:
-        line = cls(store)
-        await _open(store.address, line)
+    async def open(cls, store: RedisAsyncioStore) -> _CommandConnection:
+        connection = cls(store)
+        await _open(store.address, connection)
         try:
-            for words in greeting(store.address):
-                await line.command(*words)
+            for words in handshake_commands(store.address):
+                await connection.command(*words)
             asked = store.layout.moment()
-            seconds, micros = await line.command(b"TIME")
+            seconds, micros = await connection.command(b"TIME")
         except BaseException:
-            line.abort("the greeting failed")
+            connection.abort("the greeting failed")
             raise
         store.layout.learn_time(int(seconds), int(micros), asked)
-        return line
+        return connection
 
     def perform(self, step: Step) -> Future[None]:
         future: Future[None] = self._loop.create_future()
@@ -345,19 +350,19 @@ class _Line(asyncio.Protocol):
         self._watchdog = None
         timeout = self._store.timeout
         if self._channel.waited() >= timeout:
-            # Replies come in order: behind one that does not come there is none to be had.
+            # Replies come in order: without this one there are no later ones either.
             self.is_silent = True
             self.abort(f"no answer within {timeout} s")
         elif self._channel.waiting:
             self._watch_over()
 
 
-class _Ear(asyncio.Protocol):
+class _Subscriber(asyncio.Protocol):
     """A connection that listens for the ends of claims."""
 
-    def __init__(self, store: InLoopStore) -> None:
+    def __init__(self, store: RedisAsyncioStore) -> None:
         self._store = store
-        self._messages = Messages()
+        self._messages = PubSubReader()
         self._transport: asyncio.Transport | None = None
         self._subscribed: Future[None] = asyncio.get_running_loop().create_future()
         self._closed: Future[None] = asyncio.get_running_loop().create_future()
@@ -365,18 +370,21 @@ class _Ear(asyncio.Protocol):
         self.is_up = False
 
     @classmethod
-    async def open(cls, store: InLoopStore) -> _Ear:
-        ear = cls(store)
-        await _open(store.address, ear)
+    async def open(cls, store: RedisAsyncioStore) -> _Subscriber:
+        subscriber = cls(store)
+        await _open(store.address, subscriber)
         try:
-            await ear.greet()
+            await subscriber.handshake()
         except BaseException:
-            ear.abort()
+            subscriber.abort()
             raise
-        return ear
+        return subscriber
 
-    async def greet(self) -> None:
-        for words in [*greeting(self._store.address), [b"SUBSCRIBE", self._store.layout.channel]]:
+    async def handshake(self) -> None:
+        for words in [
+            *handshake_commands(self._store.address),
+            [b"SUBSCRIBE", self._store.layout.channel],
+        ]:
             parts = [b"*%d\r\n" % len(words)]
             parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
             assert self._transport is not None  # noqa: S101 - it has just been opened
@@ -409,7 +417,7 @@ class _Ear(asyncio.Protocol):
             if channel != self._store.layout.channel:
                 continue
             if payload:
-                self._store.heard(payload)
+                self._store.claim_ended(payload)
             elif not self._subscribed.done():
                 self.is_up = True
                 self._subscribed.set_result(None)
@@ -422,12 +430,12 @@ class _Ear(asyncio.Protocol):
                 self._subscribed.exception()
         if not self._closed.done():
             self._closed.set_result(None)
-        self._store.deaf()
+        self._store.subscription_lost()
 
 
 TIMEOUT = 5.0
-"""How long a reply may take where no policy asks for less, in seconds."""
+"""The time limit of a reply in seconds, unless a policy has a shorter one."""
 CONNECT_TIMEOUT = 1.0
-REDIAL_PAUSE = 0.025
-REDIAL_PAUSE_MAX = 1.0
+RECONNECT_PAUSE = 0.025
+RECONNECT_PAUSE_MAX = 1.0
 WATCHDOG_TURNS = 4

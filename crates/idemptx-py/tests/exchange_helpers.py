@@ -1,4 +1,4 @@
-"""Passages taken by hand, on the compiled half alone."""
+"""Exchanges taken by hand, on the compiled half alone."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ def rules(profile="draft", **policy):
 
 
 def begin(made, key=b"k-1", body=BODY, headers=(), path=b"/orders", **more):
-    """A passage that is about to claim."""
+    """An exchange that is about to claim."""
     lines = [(b"Idempotency-Key", key), (b"content-type", b"application/json"), *headers]
-    passage = made.begin("POST", path, b"", lines, **more)
-    assert passage.action == core.READ_BODY
-    assert passage.feed(body)
-    assert passage.end_body() == core.STORE
-    return passage
+    exchange = made.begin("POST", path, b"", lines, **more)
+    assert exchange.action == core.READ_BODY
+    assert exchange.feed(body)
+    assert exchange.end_body() == core.STORE
+    return exchange
 
 
-def take(passage, perform):
-    """The passage's step, performed and handed back."""
-    step = passage.step()
+def take(exchange, perform):
+    """The exchange's step, performed and handed back."""
+    step = exchange.step()
     perform(step)
-    return passage.done(step)
+    return exchange.done(step)
 
 
-def perform(passage, store):
-    return take(passage, store.perform)
+def perform(exchange, store):
+    return take(exchange, store.perform)
 
 
-def run(passage, store, status=201, headers=ANSWER, body=b"made"):
-    """From the claim to the answer of a passage that executes."""
-    assert perform(passage, store) == core.EXECUTE
-    assert passage.responded(status, headers, body) == core.STORE
-    assert perform(passage, store) == core.ANSWER
-    return passage
+def run(exchange, store, status=201, headers=ANSWER, body=b"made"):
+    """From the claim to the answer of an exchange that executes."""
+    assert perform(exchange, store) == core.EXECUTE
+    assert exchange.responded(status, headers, body) == core.STORE
+    assert perform(exchange, store) == core.ANSWER
+    return exchange
 
 
 class Promise:

@@ -12,26 +12,26 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
-use super::native::Native;
-use super::recipe::{Postgres, Recipe};
+use super::fork_guard::ForkGuard;
+use super::store_config::{Postgres, StoreConfig};
 use crate::misuse;
-use crate::step::{Job, Step, with_sources};
+use crate::step::{Step, StoreCall, with_sources};
 
-/// A durable store of one process; opened when the first desk needs it.
+/// A durable store of one process; opened when the first loop needs it.
 #[pyclass(frozen, module = "idemptx._idemptx")]
-pub(crate) struct Depot {
-    source: Native<Arc<Source>>,
-    /// PostgreSQL's once more, without sessions: for what it can say by itself.
+pub(crate) struct NativeStore {
+    source: ForkGuard<Arc<Source>>,
+    /// A second PostgreSQL store without sessions, for schema and statement text.
     unconnected: Option<PostgresStore>,
 }
 
 #[pymethods]
-impl Depot {
+impl NativeStore {
     #[staticmethod]
     #[pyo3(signature = (path, timeout = None))]
     fn sqlite(path: PathBuf, timeout: Option<f64>) -> PyResult<Self> {
         let timeout = timeout.map(duration).transpose()?;
-        Ok(Self::of(Recipe::Sqlite { path, timeout }, None))
+        Ok(Self::of(StoreConfig::Sqlite { path, timeout }, None))
     }
 
     #[staticmethod]
@@ -65,7 +65,7 @@ impl Depot {
         let unconnected = settings.open();
         let unconnected =
             unconnected.map_err(|error| PyValueError::new_err(with_sources(&error)))?;
-        Ok(Self::of(Recipe::Postgres(Box::new(settings)), Some(unconnected)))
+        Ok(Self::of(StoreConfig::Postgres(Box::new(settings)), Some(unconnected)))
     }
 
     fn schema_sql(&self) -> PyResult<String> {
@@ -84,7 +84,7 @@ impl Depot {
             _ => return Err(PyValueError::new_err("the style is numeric or pyformat")),
         };
         let step = step.try_borrow()?;
-        let Job::Settle(lease, done) = step.job() else {
+        let StoreCall::Settle(lease, done) = step.call() else {
             return Err(misuse("only a settlement is settled"));
         };
         let store = self.postgres_store()?;
@@ -96,7 +96,7 @@ impl Depot {
     }
 }
 
-/// A parameter as drivers of Python take it.
+/// Converts a parameter to the type that Python drivers take.
 fn as_python<'py>(py: Python<'py>, value: &SettleParameter) -> PyResult<Bound<'py, PyAny>> {
     Ok(match value {
         SettleParameter::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
@@ -106,59 +106,59 @@ fn as_python<'py>(py: Python<'py>, value: &SettleParameter) -> PyResult<Bound<'p
     })
 }
 
-impl Depot {
-    fn of(recipe: Recipe, unconnected: Option<PostgresStore>) -> Self {
+impl NativeStore {
+    fn of(config: StoreConfig, unconnected: Option<PostgresStore>) -> Self {
         let source =
-            Source { recipe, opening: tokio::sync::Mutex::new(()), state: Mutex::default() };
-        Self { source: Native::new(Arc::new(source)), unconnected }
+            Source { config, opening: tokio::sync::Mutex::new(()), state: Mutex::default() };
+        Self { source: ForkGuard::new(Arc::new(source)), unconnected }
     }
 
-    /// The store, for what needs no session.
+    /// Returns the store that needs no session.
     fn postgres_store(&self) -> PyResult<&PostgresStore> {
         let unconnected = self.unconnected.as_ref();
         unconnected.ok_or_else(|| misuse("that is PostgreSQL's, not SQLite's"))
     }
 
     pub(super) fn source(&self) -> PyResult<&Arc<Source>> {
-        let elsewhere = "this depot belongs to the process that this one was forked from";
+        let elsewhere = "this store belongs to the process that this one was forked from";
         self.source.get().ok_or_else(|| misuse(elsewhere))
     }
 }
 
-/// The store, once there is one.
+/// The store that a process' loops share, once it is open.
 pub(super) struct Source {
-    recipe: Recipe,
-    /// Held while it is being opened.
+    config: StoreConfig,
+    /// Locked while the store is being opened.
     opening: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    desks: usize,
+    handles: usize,
     store: Option<Arc<AnyStore>>,
     failed: Option<(Instant, String)>,
 }
 
 impl Source {
-    /// One more desk; why there may be none, if that is so.
+    /// Registers a loop; returns a reason if this process may not use the store.
     pub(super) fn join(&self, py: Python<'_>) -> Option<String> {
-        self.state().desks += 1;
-        self.recipe.is_inherited(py)
+        self.state().handles += 1;
+        self.config.is_inherited(py)
     }
 
-    /// One desk less; the store is closed with the last one.
+    /// Unregisters a loop; the store is closed with the last one.
     pub(super) fn leave(&self) {
         let mut state = self.state();
-        state.desks = state.desks.saturating_sub(1);
-        let closed = if state.desks == 0 { state.store.take() } else { None };
+        state.handles = state.handles.saturating_sub(1);
+        let closed = if state.handles == 0 { state.store.take() } else { None };
         drop(state);
         drop(closed);
     }
 
-    /// The store, opened by whoever comes first; or why it cannot be.
+    /// Opens the store once for all callers; returns it, or the reason it cannot be opened.
     ///
-    /// What is begun goes on without the caller.
+    /// An opening that has begun continues if the caller is cancelled.
     pub(super) async fn opened(self: Arc<Self>) -> Result<Arc<AnyStore>, String> {
         let opening = tokio::spawn(async move {
             let _alone = self.opening.lock().await;
@@ -166,7 +166,7 @@ impl Source {
                 return known;
             }
             let source = Arc::clone(&self);
-            let opened = tokio::task::spawn_blocking(move || source.recipe.open()).await;
+            let opened = tokio::task::spawn_blocking(move || source.config.open()).await;
             self.take(opened.unwrap_or_else(|ended| Err(ended.into())))
         });
         opening.await.unwrap_or_else(|ended| Err(with_sources(&ended)))
@@ -191,7 +191,7 @@ impl Source {
                 let store = Arc::new(store);
                 tokio::spawn(maintain(Arc::downgrade(&store)));
                 state.failed = None;
-                if state.desks > 0 {
+                if state.handles > 0 {
                     state.store = Some(Arc::clone(&store));
                 }
                 Ok(store)
@@ -209,7 +209,7 @@ impl Source {
     }
 }
 
-/// Has what has expired given back, for as long as there is a store.
+/// Removes expired records for as long as the store exists.
 async fn maintain(store: Weak<AnyStore>) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
@@ -239,7 +239,7 @@ fn duration(seconds: f64) -> PyResult<Duration> {
         .ok_or_else(|| PyValueError::new_err("timeout is a number of seconds, up to an hour"))
 }
 
-/// For how long a file that could not be opened is not tried again.
+/// The pause before a file that could not be opened is tried again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 const TEND_EVERY: Duration = Duration::from_secs(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! Where one event loop leaves steps for a durable store.
+//! Hands one event loop's steps to a durable store.
 
 use std::sync::{Arc, Weak};
 
@@ -7,69 +7,69 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::depot::Depot;
-use super::native::Native;
+use super::fork_guard::ForkGuard;
+use super::native_store::NativeStore;
+use super::pending_ops::PendingOps;
 use super::runtime;
 use super::task;
-use super::under_way::UnderWay;
 use crate::futures::reject;
 use crate::misuse;
 use crate::step::{Step, record_id};
 
-/// Where one event loop leaves steps for a durable store.
+/// One event loop's connection to a durable store.
 #[pyclass(frozen, module = "idemptx._idemptx")]
-pub(crate) struct Desk(Native<Arc<UnderWay>>);
+pub(crate) struct LoopHandle(ForkGuard<Arc<PendingOps>>);
 
 #[pymethods]
-impl Desk {
+impl LoopHandle {
     #[new]
-    fn new(py: Python<'_>, depot: &Depot) -> PyResult<Self> {
-        let under_way = UnderWay::new(py, depot.source()?, runtime::handle(py)?)?;
-        Ok(Self(Native::new(Arc::new(under_way))))
+    fn new(py: Python<'_>, native_store: &NativeStore) -> PyResult<Self> {
+        let pending_ops = PendingOps::new(py, native_store.source()?, runtime::handle(py)?)?;
+        Ok(Self(ForkGuard::new(Arc::new(pending_ops))))
     }
 
     fn fileno(&self) -> PyResult<i64> {
-        self.under_way()?.descriptor().ok_or_else(|| misuse("the desk is closed"))
+        self.pending_ops()?.descriptor().ok_or_else(|| misuse("the handle is closed"))
     }
 
     fn expect(&self, claim_timeout: f64, settle_timeout: f64) -> PyResult<()> {
-        self.under_way()?.limit_to(claim_timeout, settle_timeout);
+        self.pending_ops()?.limit_to(claim_timeout, settle_timeout);
         Ok(())
     }
 
     fn perform(&self, step: &Bound<'_, Step>, future: Bound<'_, PyAny>) -> PyResult<bool> {
-        let under_way = self.under_way()?;
-        if let Some((kind, failure)) = under_way.refuses() {
+        let pending_ops = self.pending_ops()?;
+        if let Some((kind, failure)) = pending_ops.refuses() {
             step.try_borrow_mut()?.give_up(kind, failure);
             return Ok(true);
         }
-        under_way.perform(step.py(), step.clone().unbind(), future.unbind())?;
+        pending_ops.perform(step.py(), step.clone().unbind(), future.unbind())?;
         Ok(false)
     }
 
     fn watch(&self, record: &[u8], future: &Bound<'_, PyAny>, wake: Py<PyAny>) -> PyResult<()> {
         let id = record_id(record)?;
-        self.under_way()?.watch(id, future, wake)
+        self.pending_ops()?.watch(id, future, wake)
     }
 
     fn check(&self, future: Bound<'_, PyAny>) -> PyResult<()> {
-        let under_way = self.under_way()?;
-        match under_way.refuses() {
+        let pending_ops = self.pending_ops()?;
+        match pending_ops.refuses() {
             Some((_, refusal)) => reject(&future, PyOSError::new_err(refusal)),
-            None => under_way.check(future),
+            None => pending_ops.check(future),
         }
     }
 
     fn collect(&self, py: Python<'_>) -> PyResult<()> {
-        self.under_way()?.collect(py)
+        self.pending_ops()?.collect(py)
     }
 
     fn renew(&self, py: Python<'_>, steps: Vec<Bound<'_, Step>>) -> PyResult<()> {
-        let under_way = self.under_way()?;
-        let Some(store) = under_way.store() else {
+        let pending_ops = self.pending_ops()?;
+        let Some(store) = pending_ops.store() else {
             return Err(misuse("a lease is renewed in the store that granted it"));
         };
-        let (runtime, limit) = (under_way.runtime(), under_way.limit(false));
+        let (runtime, limit) = (pending_ops.runtime(), pending_ops.limit(false));
         let mut steps = steps.into_iter();
         loop {
             let some: Vec<_> = steps.by_ref().take(RENEWED_AT_ONCE_MAX).collect();
@@ -78,8 +78,8 @@ impl Desk {
             }
             let mut renewing = Vec::with_capacity(some.len());
             for step in &some {
-                let (store, job) = (Arc::clone(&store), step.try_borrow_mut()?.begin().clone());
-                let renewal = async move { task::verdict(&store, &job, limit).await };
+                let (store, call) = (Arc::clone(&store), step.try_borrow_mut()?.begin().clone());
+                let renewal = async move { task::verdict(&store, &call, limit).await };
                 renewing.push(runtime.spawn(renewal));
             }
             let verdicts: Vec<_> = py.detach(|| {
@@ -94,41 +94,41 @@ impl Desk {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.get().map_or(Ok(()), |under_way| under_way.close(py))
+        self.0.get().map_or(Ok(()), |pending_ops| pending_ops.close(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.0.get().map_or(Ok(()), |under_way| under_way.traverse(&visit))
+        self.0.get().map_or(Ok(()), |pending_ops| pending_ops.traverse(&visit))
     }
 
     fn __clear__(&self) {
-        if let Some(under_way) = self.0.get() {
-            under_way.clear();
+        if let Some(pending_ops) = self.0.get() {
+            pending_ops.clear();
         }
     }
 }
 
-impl Desk {
-    fn under_way(&self) -> PyResult<&Arc<UnderWay>> {
-        let elsewhere = "this desk belongs to the process that this one was forked from";
+impl LoopHandle {
+    fn pending_ops(&self) -> PyResult<&Arc<PendingOps>> {
+        let elsewhere = "this handle belongs to the process that this one was forked from";
         self.0.get().ok_or_else(|| misuse(elsewhere))
     }
 }
 
 /// Watches as long as it is referred to.
 #[pyclass(frozen, module = "idemptx._idemptx")]
-pub(crate) struct Vigil {
+pub(crate) struct WatchHandle {
     pub(super) id: u64,
-    pub(super) under_way: Native<Weak<UnderWay>>,
+    pub(super) pending_ops: ForkGuard<Weak<PendingOps>>,
 }
 
-impl Drop for Vigil {
+impl Drop for WatchHandle {
     fn drop(&mut self) {
-        if let Some(under_way) = self.under_way.get().and_then(Weak::upgrade) {
-            under_way.forget(self.id);
+        if let Some(pending_ops) = self.pending_ops.get().and_then(Weak::upgrade) {
+            pending_ops.forget(self.id);
         }
     }
 }
 
-/// How many leases are renewed at the same time.
+/// The largest number of leases renewed at the same time.
 const RENEWED_AT_ONCE_MAX: usize = 1024;

@@ -1,15 +1,15 @@
-//! Values that a forked child must not touch.
+//! Guards values that a forked child must not touch.
 
 /// A value of the process that made it.
 ///
 /// A child made by `fork` has none of the threads that share it, and inherits locks as they were at
 /// that moment: it neither uses nor drops the value.
-pub(super) struct Native<T> {
+pub(super) struct ForkGuard<T> {
     value: Option<T>,
     process: u32,
 }
 
-impl<T> Native<T> {
+impl<T> ForkGuard<T> {
     pub(super) fn new(value: T) -> Self {
         Self { value: Some(value), process: std::process::id() }
     }
@@ -24,7 +24,7 @@ impl<T> Native<T> {
     }
 }
 
-impl<T> Drop for Native<T> {
+impl<T> Drop for ForkGuard<T> {
     fn drop(&mut self) {
         if !self.is_here() {
             #[allow(

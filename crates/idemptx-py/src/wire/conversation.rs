@@ -1,4 +1,4 @@
-//! Any step as a dialogue with Redis.
+//! Any step as a conversation with Redis.
 
 use idemptx::store::redis::protocol::{
     ClaimStep, Command, Decision, Layout, LookupStep, Next, Read, ReleaseStep, RenewStep, Reply,
@@ -6,10 +6,10 @@ use idemptx::store::redis::protocol::{
 };
 use idemptx_core::store::StoreError;
 
-use crate::step::{Job, Verdict};
+use crate::step::{StoreCall, Verdict};
 
-/// The dialogue for a step, of whichever kind.
-pub(super) enum Talk {
+/// The conversation of a step of any kind.
+pub(super) enum Conversation {
     Claim(ClaimStep),
     Lookup(LookupStep),
     Renew(RenewStep),
@@ -18,31 +18,33 @@ pub(super) enum Talk {
     Watch(WatchStep),
 }
 
-/// Does the same for whichever kind it is, and makes its verdict one of all kinds.
+/// Calls the step of any kind and converts its verdict.
 macro_rules! each {
-    ($talk:expr, $step:ident => $call:expr) => {
-        match $talk {
-            Talk::Claim($step) => $call.map_verdict(Verdict::from),
-            Talk::Lookup($step) => $call.map_verdict(Verdict::from),
-            Talk::Renew($step) => $call.map_verdict(done),
-            Talk::Release($step) => $call.map_verdict(done),
-            Talk::Settle($step) => $call.map_verdict(done),
-            Talk::Watch($step) => $call.map_verdict(watched),
+    ($conversation:expr, $step:ident => $call:expr) => {
+        match $conversation {
+            Conversation::Claim($step) => $call.map_verdict(Verdict::from),
+            Conversation::Lookup($step) => $call.map_verdict(Verdict::from),
+            Conversation::Renew($step) => $call.map_verdict(done),
+            Conversation::Release($step) => $call.map_verdict(done),
+            Conversation::Settle($step) => $call.map_verdict(done),
+            Conversation::Watch($step) => $call.map_verdict(watched),
         }
     };
 }
 
-impl Talk {
-    pub(super) fn about(job: &Job) -> Self {
-        match job {
-            Job::Claim(id, claim_request) => {
+impl Conversation {
+    pub(super) fn about(call: &StoreCall) -> Self {
+        match call {
+            StoreCall::Claim(id, claim_request) => {
                 Self::Claim(ClaimStep::new(*id, claim_request.clone()))
             }
-            Job::Lookup(id, _) => Self::Lookup(LookupStep::new(*id)),
-            Job::Renew(lease) => Self::Renew(RenewStep::new(lease.clone())),
-            Job::Release(lease) => Self::Release(ReleaseStep::new(lease.clone())),
-            Job::Settle(lease, done) => Self::Settle(SettleStep::new(lease.clone(), done.clone())),
-            Job::Watch(id) => Self::Watch(WatchStep::new(*id)),
+            StoreCall::Lookup(id, _) => Self::Lookup(LookupStep::new(*id)),
+            StoreCall::Renew(lease) => Self::Renew(RenewStep::new(lease.clone())),
+            StoreCall::Release(lease) => Self::Release(ReleaseStep::new(lease.clone())),
+            StoreCall::Settle(lease, done) => {
+                Self::Settle(SettleStep::new(lease.clone(), done.clone()))
+            }
+            StoreCall::Watch(id) => Self::Watch(WatchStep::new(*id)),
         }
     }
 
@@ -66,7 +68,7 @@ impl Talk {
     }
 }
 
-/// What has a verdict of one kind of step.
+/// A result whose verdict can be converted.
 trait MapVerdict<T> {
     type Mapped;
 

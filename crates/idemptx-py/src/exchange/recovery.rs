@@ -1,4 +1,4 @@
-//! A step of a handler whose result outlives it, as the Rust engine keeps it.
+//! Recoverable steps of a handler, stored as the Rust engine stores them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::Passage;
+use super::PyExchange;
 use crate::misuse;
 use crate::shared::Shared;
-use crate::step::{Job, Step, Verdict};
+use crate::step::{Step, StoreCall, Verdict};
 
-/// One step of a handler: its record is looked for, and then kept.
+/// One recoverable step of a handler: its record is looked up, and written if absent.
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Recovery {
     shared: Arc<Shared>,
     lease: Lease,
     label: String,
-    /// The ids under all secrets, while they rotate.
+    /// The record ids under all secrets of a rotation.
     ids: Vec<RecordId>,
     keeping: Option<(ClaimRequest, Settlement)>,
     found: Option<Bytes>,
@@ -36,15 +36,15 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Of the operation that a passage executes.
-    pub(super) fn of(passage: &Passage, label: &str) -> PyResult<Self> {
+    /// Creates the step of the operation that an exchange executes.
+    pub(super) fn of(exchange: &PyExchange, label: &str) -> PyResult<Self> {
         if !(1..=LABEL_BYTES_MAX).contains(&label.len()) {
             return Err(PyValueError::new_err("a step's label has 1 to 255 bytes"));
         }
-        let lease = passage.leased()?.clone();
-        let ids = passage.exchange.operation().map_or(&[][..], |operation| operation.ids());
+        let lease = exchange.leased()?.clone();
+        let ids = exchange.machine.operation().map_or(&[][..], |operation| operation.ids());
         let ids = ids.iter().map(|id| id.step(label)).collect();
-        let (shared, label) = (Arc::clone(&passage.shared), label.to_owned());
+        let (shared, label) = (Arc::clone(&exchange.shared), label.to_owned());
         Ok(Self { shared, lease, label, ids, keeping: None, found: None, is_contended: false })
     }
 
@@ -54,10 +54,10 @@ impl Recovery {
     }
 
     fn claim(&self, claim_request: &ClaimRequest) -> Step {
-        Step::new(Job::Claim(self.lease.id.step(&self.label), claim_request.clone()))
+        Step::new(StoreCall::Claim(self.lease.id.step(&self.label), claim_request.clone()))
     }
 
-    /// Takes a result that is there already.
+    /// Takes a stored result.
     fn find(&mut self, record: &Record) -> PyResult<()> {
         let matches = self.lease.fingerprint.compare(&record.fingerprint);
         if matches!(matches, Match::DifferentRequest | Match::DifferentPrincipal) {
@@ -75,7 +75,7 @@ impl Recovery {
 impl Recovery {
     fn lookups(&self) -> Vec<Step> {
         let fingerprint = self.lease.fingerprint;
-        self.ids.iter().map(|id| Step::new(Job::Lookup(*id, fingerprint))).collect()
+        self.ids.iter().map(|id| Step::new(StoreCall::Lookup(*id, fingerprint))).collect()
     }
 
     fn looked(&mut self, step: &Bound<'_, Step>) -> PyResult<bool> {
@@ -114,20 +114,20 @@ impl Recovery {
         };
         let step = step.try_borrow()?;
         self.is_contended = false;
-        match (step.job(), step.outcome()) {
-            (Job::Claim(..), Verdict::Granted(lease)) => {
-                return Ok(Some(Step::new(Job::Settle(lease.clone(), done))));
+        match (step.call(), step.outcome()) {
+            (StoreCall::Claim(..), Verdict::Granted(lease)) => {
+                return Ok(Some(Step::new(StoreCall::Settle(lease.clone(), done))));
             }
-            (Job::Settle(..), Verdict::Done) => return Ok(None),
+            (StoreCall::Settle(..), Verdict::Done) => return Ok(None),
             (_, Verdict::Settled(record)) if record.token == claim_request.token => {
                 return Ok(None);
             }
-            // Whoever was there first is right: results do not change.
+            // The first result stands: results never change.
             (_, Verdict::Settled(record)) => return self.find(record).map(|()| None),
             (_, Verdict::Held(holder)) => {
                 claim_request.expected = Some(Expected::Orphan(holder.token))
             }
-            // Who was fenced finds out by whom.
+            // A fenced attempt claims again to read the result that fenced it.
             (
                 _,
                 Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Fenced),
@@ -147,6 +147,6 @@ impl Recovery {
 }
 
 const LABEL_BYTES_MAX: usize = 255;
-/// Whoever finds a claim on a step's record may take it over at once: the result exists, and only
-/// the first to settle counts.
+/// A claim on a step's record may be taken over at once: the result exists already, and only the
+/// first settlement counts.
 const TERM: Duration = Duration::from_millis(1);

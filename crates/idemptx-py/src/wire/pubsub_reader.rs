@@ -1,22 +1,22 @@
-//! What a subscribed connection receives.
+//! Messages of a subscribed connection.
 
 use idemptx::store::redis::protocol::Reply;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::replies::Replies;
 use super::reply_error;
+use super::reply_reader::ReplyReader;
 
-/// What a subscribed connection receives.
+/// Reads the messages of a subscribed connection.
 #[pyclass(module = "idemptx._idemptx")]
-pub(crate) struct Messages(Replies);
+pub(crate) struct PubSubReader(ReplyReader);
 
 #[pymethods]
-impl Messages {
+impl PubSubReader {
     #[new]
     fn new() -> Self {
-        Self(Replies::default())
+        Self(ReplyReader::default())
     }
 
     fn feed<'py>(&mut self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
@@ -33,7 +33,7 @@ impl Messages {
     }
 }
 
-/// The channel and the payload of a message, or the channel alone of a confirmation.
+/// Returns channel and payload of a message; a confirmation has an empty payload.
 fn message(reply: Reply) -> PyResult<Option<(bytes::Bytes, bytes::Bytes)>> {
     let parts = match reply {
         Reply::Array(parts) => parts,

@@ -1,4 +1,4 @@
-//! How a passage goes on: from what happened to what is to be done next.
+//! Transitions of an exchange: an event goes in, the next action comes out.
 
 use std::sync::Arc;
 
@@ -18,23 +18,23 @@ use idemptx_core::store::{ErrorKind, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
-use super::{Passage, Turn};
+use super::{Phase, PyExchange};
 use crate::misuse;
 use crate::shared::Shared;
-use crate::step::{Job, Step, Verdict};
+use crate::step::{Step, StoreCall, Verdict};
 
-impl Passage {
-    /// What begins with a request's head; `None` if it passes untouched and unmarked.
+impl PyExchange {
+    /// Begins with a request's head; `None` if the request passes untouched and unmarked.
     pub(crate) fn begun(
         shared: &Arc<Shared>,
-        exchange: Exchange,
+        machine: Exchange,
         action: Action,
         head: &Head<'_>,
     ) -> Option<Self> {
-        let mut passage = Self {
+        let mut exchange = Self {
             shared: Arc::clone(shared),
-            exchange: exchange.typical(shared.typical().get()),
-            turn: Turn::Abandoned,
+            machine: machine.typical(shared.typical().get()),
+            phase: Phase::Abandoned,
             id: None,
             prints: Vec::new(),
             fed_bytes: 0,
@@ -45,102 +45,109 @@ impl Passage {
             settlement: None,
             commits: false,
         };
-        passage.id = passage.exchange.operation().and_then(|it| it.ids().first()).copied();
+        exchange.id = exchange.machine.operation().and_then(|it| it.ids().first()).copied();
         if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
-            && passage.marks(HeaderMap::new(), &outcome(answer)).is_empty()
+            && exchange.marks(HeaderMap::new(), &outcome(answer)).is_empty()
         {
             return None;
         }
         let Action::ReadBody { bytes_max } = action else {
-            passage.turn = passage.turn(action);
-            return Some(passage);
+            exchange.phase = exchange.phase(action);
+            return Some(exchange);
         };
         if declared_bytes(head.headers) > bytes_max {
-            passage.advance(Event::Body(BodyEnd::TooLarge));
+            exchange.advance(Event::Body(BodyEnd::TooLarge));
         } else {
-            passage.prints = Operation::fingerprinters(shared.rules(), head);
-            passage.turn = Turn::Body { bytes_max };
+            exchange.prints = Operation::fingerprinters(shared.rules(), head);
+            exchange.phase = Phase::Body { bytes_max };
         }
-        Some(passage)
+        Some(exchange)
     }
 
-    /// Takes what happened, and gives the next action's number.
+    /// Feeds an event to the state machine and returns the number of the next action.
     pub(super) fn advance(&mut self, event: Event) -> i32 {
-        let mut action = self.exchange.step(event, self.shared.now());
-        // At most once: keys are metered between a claim and the handler's start.
+        let mut action = self.machine.step(event, self.shared.now());
+        // Runs at most once: keys are metered between a claim and the handler's start.
         while matches!(action, Action::Meter) {
-            let scope = self.exchange.operation().and_then(|it| it.ids().first());
+            let scope = self.machine.operation().and_then(|it| it.ids().first());
             let within = scope.is_none_or(|id| self.shared.meter(id));
-            action = self.exchange.step(Event::Metered { within }, self.shared.now());
+            action = self.machine.step(Event::Metered { within }, self.shared.now());
         }
-        self.turn = self.turn(action);
+        self.phase = self.phase(action);
         self.action()
     }
 
-    /// Takes how the handler ended.
+    /// Records the end of the handler.
     pub(super) fn handled(&mut self, handled: Handled) -> i32 {
         self.shared.typical().took(self.shared.now().since(self.began));
         self.advance(Event::Handled(handled))
     }
 
-    /// What must go on all the same when the client leaves now.
-    pub(super) fn left_behind(&self, py: Python<'_>) -> Option<Job> {
-        match &self.turn {
-            Turn::Store(Job::Claim(..), step) => {
-                // What is being performed in this moment is as good as sent.
+    /// Returns the store call that must continue if the client leaves now.
+    pub(super) fn deferred_on_abandon(&self, py: Python<'_>) -> Option<StoreCall> {
+        match &self.phase {
+            Phase::Store(StoreCall::Claim(..), step) => {
+                // A step that is being performed counts as sent.
                 let may_be_in_force = |step: &Py<Step>| {
                     step.try_borrow(py).map_or(true, |step| step.may_be_in_force())
                 };
                 let at_stake = step.as_ref().is_some_and(may_be_in_force);
-                at_stake.then(|| self.exchange.abandon()).flatten().and_then(|it| self.job(it))
+                at_stake.then(|| self.machine.abandon()).flatten().and_then(|it| self.call(it))
             }
-            Turn::Store(job @ (Job::Release(_) | Job::Settle(..)), _) => Some(job.clone()),
-            Turn::Answer(..) | Turn::Abandoned => None,
-            _ => self.exchange.abandon().and_then(|deferred| self.job(deferred)),
+            Phase::Store(call @ (StoreCall::Release(_) | StoreCall::Settle(..)), _) => {
+                Some(call.clone())
+            }
+            Phase::Answer(..) | Phase::Abandoned => None,
+            _ => self.machine.abandon().and_then(|deferred| self.call(deferred)),
         }
     }
 
-    fn turn(&mut self, action: Action) -> Turn {
-        let job = match action {
-            Action::ReadBody { bytes_max } => return Turn::Body { bytes_max },
+    fn phase(&mut self, action: Action) -> Phase {
+        let call = match action {
+            Action::ReadBody { bytes_max } => return Phase::Body { bytes_max },
             Action::Wait { id, holder, until } => {
                 self.id = Some(id);
-                return Turn::Wait { holder, until };
+                return Phase::Wait { holder, until };
             }
-            Action::Probe { attempt } => return Turn::Probe { attempt },
+            Action::Probe { attempt } => return Phase::Probe { attempt },
             Action::Execute(lease) => {
                 self.began = self.shared.now();
                 self.id = Some(lease.id);
                 self.lease = Some(lease);
-                return Turn::Execute;
+                return Phase::Execute;
             }
             Action::Answer { answer, deferred } => {
                 let deferred = deferred
-                    // Who never asked the store, or only heard what another was told, left nothing.
+                    // A request that never reached the store, or shared a peer's result, left nothing.
                     .filter(|it| self.at_stake || matches!(it, Deferred::Settle(..)))
-                    .and_then(|deferred| self.job(deferred));
-                self.id = deferred.as_ref().map(|job| *job.record_id()).or(self.id);
-                return Turn::Answer(Box::new(answer), deferred);
+                    .and_then(|deferred| self.call(deferred));
+                self.id = deferred.as_ref().map(|call| *call.record_id()).or(self.id);
+                return Phase::Answer(Box::new(answer), deferred);
             }
-            Action::Claim { id, claim_request } => Job::Claim(id, claim_request),
+            Action::Claim { id, claim_request } => StoreCall::Claim(id, claim_request),
             Action::Lookup(id) => {
-                let fingerprint = self.exchange.fingerprint().copied();
-                Job::Lookup(id, fingerprint.unwrap_or(Fingerprint::unchecked()))
+                let fingerprint = self.machine.fingerprint().copied();
+                StoreCall::Lookup(id, fingerprint.unwrap_or(Fingerprint::unchecked()))
             }
-            Action::Renew(lease) => Job::Renew(lease),
-            Action::Release(lease) => Job::Release(lease),
+            Action::Renew(lease) => StoreCall::Renew(lease),
+            Action::Release(lease) => StoreCall::Release(lease),
             Action::Settle { lease, state, response, commits } => {
                 self.commits = commits;
                 self.settle(lease, state, response.as_deref())
             }
-            // The machine asks for nothing else; a later one of ours would be driven here first.
-            _ => return Turn::Abandoned,
+            // The machine has no other action; a new one must be driven here first.
+            _ => return Phase::Abandoned,
         };
-        self.id = Some(*job.record_id());
-        Turn::Store(job, None)
+        self.id = Some(*call.record_id());
+        Phase::Store(call, None)
     }
 
-    fn settle(&mut self, lease: Lease, state: State, response: Option<&StoredResponse>) -> Job {
+    fn settle(
+        &mut self,
+        lease: Lease,
+        state: State,
+        response: Option<&StoredResponse>,
+    ) -> StoreCall {
         let policy = self.shared.policy();
         let kept = self.kept.take();
         let payload = match response.or(kept.as_ref()) {
@@ -151,34 +158,34 @@ impl Passage {
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
         let done = Settlement::new(state, payload, retain, policy.key_retain);
         self.settlement = Some(done.clone());
-        Job::Settle(lease, done)
+        StoreCall::Settle(lease, done)
     }
 
-    fn job(&self, deferred: Deferred) -> Option<Job> {
+    fn call(&self, deferred: Deferred) -> Option<StoreCall> {
         match deferred {
-            Deferred::Release(lease) => Some(Job::Release(lease)),
-            Deferred::Settle(lease, _) => Some(Job::Settle(lease, self.settlement.clone()?)),
+            Deferred::Release(lease) => Some(StoreCall::Release(lease)),
+            Deferred::Settle(lease, _) => Some(StoreCall::Settle(lease, self.settlement.clone()?)),
             _ => None,
         }
     }
 }
 
-/// What a step's verdict tells the machine.
-pub(super) fn event(job: &Job, verdict: Verdict) -> PyResult<Event> {
+/// Converts a step's verdict into an event of the state machine.
+pub(super) fn event(call: &StoreCall, verdict: Verdict) -> PyResult<Event> {
     if matches!(verdict, Verdict::Pending) {
         return Err(misuse("the step has no verdict yet: perform it, or let it fail"));
     }
-    Ok(match job {
-        Job::Claim(..) => Event::Claimed(verdict.claimed()),
-        Job::Lookup(..) => Event::Looked(verdict.looked()),
-        Job::Renew(_) => Event::Renewed(verdict.confirmed()),
-        Job::Release(_) => Event::Released(verdict.confirmed()),
-        Job::Settle(..) => Event::Settled(verdict.confirmed()),
-        Job::Watch(_) => return Err(misuse("a passage watches nothing")),
+    Ok(match call {
+        StoreCall::Claim(..) => Event::Claimed(verdict.claimed()),
+        StoreCall::Lookup(..) => Event::Looked(verdict.looked()),
+        StoreCall::Renew(_) => Event::Renewed(verdict.confirmed()),
+        StoreCall::Release(_) => Event::Released(verdict.confirmed()),
+        StoreCall::Settle(..) => Event::Settled(verdict.confirmed()),
+        StoreCall::Watch(_) => return Err(misuse("an exchange watches nothing")),
     })
 }
 
-/// What a lookup tells of a settlement that was part of somebody else's transaction.
+/// Converts a lookup into the outcome of a settlement in the application's transaction.
 pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Event {
     match looked {
         Verdict::Settled(record) if record.token == lease.token && record.state == state => {
@@ -192,13 +199,13 @@ pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Eve
     }
 }
 
-/// What a request says of its body's length; nothing if it says nothing that can be read.
+/// Returns the declared length of the body; 0 if it is absent or unreadable.
 fn declared_bytes(headers: &HeaderMap) -> u64 {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-/// What the handler says should become of its response; taken out of its headers.
+/// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
 pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
     headers.remove(IDEMPOTENCY_OUTCOME)?.to_str().ok()?.parse().ok()
 }
@@ -212,7 +219,7 @@ pub(super) fn outcome(answer: &Answer) -> Outcome {
     }
 }
 
-/// What a store keeps of a response.
+/// The stored form of responses whose body cannot be stored.
 pub(super) mod kept {
     use bytes::Bytes;
     use http::header::LOCATION;
@@ -220,15 +227,15 @@ pub(super) mod kept {
     use idemptx_core::policy::Policy;
     use idemptx_core::response::StoredResponse;
 
-    /// Of one whose body cannot be kept.
-    pub(in crate::passage) fn head(
+    /// Captures status and headers without the body.
+    pub(in crate::exchange) fn head(
         status: StatusCode,
         headers: &HeaderMap,
         policy: &Policy,
     ) -> StoredResponse {
         let mut head = StoredResponse::capture(status, headers, Bytes::new(), None, &policy.replay);
         if !head.is_storable() {
-            // Of more lines than a record may have, the one that a retry is told.
+            // Too many header lines for a record: keep the one that a retry needs.
             let location = head.headers.remove(LOCATION);
             head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
         }

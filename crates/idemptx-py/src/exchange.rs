@@ -1,7 +1,7 @@
-//! One request's way through the protocol, as Python drives it.
+//! The state machine of one request, as Python drives it.
 
-mod course;
 pub(crate) mod recovery;
+mod transitions;
 
 use std::sync::Arc;
 
@@ -21,44 +21,44 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList};
 
-use self::course::kept;
 use self::recovery::Recovery;
+use self::transitions::kept;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
-use crate::step::{Job, News, Step, Told};
+use crate::step::{RecordUpdate, Step, StoreCall, Update};
 use crate::{http_lines, misuse};
 
-/// One request's way through the protocol.
-#[pyclass(module = "idemptx._idemptx")]
-pub(crate) struct Passage {
+/// The state machine of one request.
+#[pyclass(name = "Exchange", module = "idemptx._idemptx")]
+pub(crate) struct PyExchange {
     shared: Arc<Shared>,
-    exchange: Exchange,
-    turn: Turn,
-    /// The record that is dealt with now.
+    machine: Exchange,
+    phase: Phase,
+    /// The record of the current action.
     id: Option<RecordId>,
     prints: Vec<Fingerprinter>,
-    /// How much of the body has come.
+    /// The number of body bytes fed so far.
     fed_bytes: u64,
-    /// A claim request is, or may yet be, in force: there is something to release.
+    /// True if a claim is, or may become, in force, so that it must be released.
     at_stake: bool,
-    /// Under which the handler runs or ran, and since when.
+    /// The lease that the handler runs under.
     lease: Option<Lease>,
     began: Timestamp,
-    /// What a store keeps of the handler's response.
+    /// The stored form of the handler's response.
     kept: Option<StoredResponse>,
-    /// What is, or could not yet be, settled.
+    /// The settlement, sent or still unconfirmed.
     settlement: Option<Settlement>,
-    /// What the handler did in its transaction is to count, along with the settlement.
+    /// True if the handler's transaction is committed together with the settlement.
     commits: bool,
 }
 
-/// What is to be done next.
-enum Turn {
+/// The current action with its data.
+enum Phase {
     Body {
         bytes_max: u64,
     },
-    /// With the step, once it was handed out.
-    Store(Job, Option<Py<Step>>),
+    /// A store call, and the step that was handed out for it.
+    Store(StoreCall, Option<Py<Step>>),
     Wait {
         holder: ClaimInfo,
         until: Timestamp,
@@ -67,23 +67,23 @@ enum Turn {
         attempt: u32,
     },
     Execute,
-    /// With what goes on without the client.
-    Answer(Box<Answer>, Option<Job>),
-    /// The client left first.
+    /// The answer, and a store call that continues without the client.
+    Answer(Box<Answer>, Option<StoreCall>),
+    /// The client left before an answer.
     Abandoned,
 }
 
 #[pymethods]
-impl Passage {
+impl PyExchange {
     #[getter]
     const fn action(&self) -> i32 {
-        match &self.turn {
-            Turn::Body { .. } => action::READ_BODY,
-            Turn::Store(..) => action::STORE,
-            Turn::Wait { .. } => action::WAIT,
-            Turn::Probe { .. } => action::PROBE,
-            Turn::Execute => action::EXECUTE,
-            Turn::Answer(..) | Turn::Abandoned => action::ANSWER,
+        match &self.phase {
+            Phase::Body { .. } => action::READ_BODY,
+            Phase::Store(..) => action::STORE,
+            Phase::Wait { .. } => action::WAIT,
+            Phase::Probe { .. } => action::PROBE,
+            Phase::Execute => action::EXECUTE,
+            Phase::Answer(..) | Phase::Abandoned => action::ANSWER,
         }
     }
 
@@ -105,18 +105,18 @@ impl Passage {
 
     #[getter]
     fn key(&self) -> PyResult<&str> {
-        let operation = self.exchange.operation();
+        let operation = self.machine.operation();
         operation.map(|it| it.key().as_str()).ok_or_else(|| misuse("the request has no valid key"))
     }
 
     #[getter]
     fn fingerprint(&self) -> Option<String> {
         self.shared.policy().fingerprint.as_ref()?;
-        self.exchange.fingerprint().map(|fingerprint| fingerprint.signature())
+        self.machine.fingerprint().map(|fingerprint| fingerprint.signature())
     }
 
     fn feed(&mut self, chunk: &[u8]) -> PyResult<bool> {
-        let Turn::Body { bytes_max } = self.turn else { return Err(self.misplaced("feed")) };
+        let Phase::Body { bytes_max } = self.phase else { return Err(self.misplaced("feed")) };
         self.fed_bytes = self.fed_bytes.saturating_add(chunk.len() as u64);
         if self.fed_bytes > bytes_max {
             return Ok(false);
@@ -126,7 +126,7 @@ impl Passage {
     }
 
     fn end_body(&mut self) -> PyResult<i32> {
-        let Turn::Body { bytes_max } = self.turn else { return Err(self.misplaced("end_body")) };
+        let Phase::Body { bytes_max } = self.phase else { return Err(self.misplaced("end_body")) };
         if self.fed_bytes > bytes_max {
             return self.body_too_large();
         }
@@ -136,33 +136,35 @@ impl Passage {
     }
 
     fn body_too_large(&mut self) -> PyResult<i32> {
-        let Turn::Body { .. } = self.turn else { return Err(self.misplaced("body_too_large")) };
+        let Phase::Body { .. } = self.phase else { return Err(self.misplaced("body_too_large")) };
         Ok(self.advance(Event::Body(BodyEnd::TooLarge)))
     }
 
     fn body_failed(&mut self) -> PyResult<i32> {
-        let Turn::Body { .. } = self.turn else { return Err(self.misplaced("body_failed")) };
+        let Phase::Body { .. } = self.phase else { return Err(self.misplaced("body_failed")) };
         Ok(self.advance(Event::Body(BodyEnd::Failed)))
     }
 
     fn step(&mut self, py: Python<'_>) -> PyResult<Py<Step>> {
-        let Turn::Store(job, handed) = &mut self.turn else { return Err(self.misplaced("step")) };
+        let Phase::Store(call, handed) = &mut self.phase else {
+            return Err(self.misplaced("step"));
+        };
         if let Some(step) = handed {
             return Ok(step.clone_ref(py));
         }
-        let step = Py::new(py, Step::new(job.clone()))?;
+        let step = Py::new(py, Step::new(call.clone()))?;
         *handed = Some(step.clone_ref(py));
         Ok(step)
     }
 
     fn done(&mut self, step: &Bound<'_, Step>) -> PyResult<i32> {
-        let Turn::Store(job, handed) = &self.turn else { return Err(self.misplaced("done")) };
+        let Phase::Store(call, handed) = &self.phase else { return Err(self.misplaced("done")) };
         if !handed.as_ref().is_some_and(|handed| handed.is(step)) {
             return Err(misuse("hand back the very step that step() gave"));
         }
         let step = step.try_borrow()?;
-        let event = course::event(job, step.outcome().clone())?;
-        if matches!(job, Job::Claim(..)) {
+        let event = transitions::event(call, step.outcome().clone())?;
+        if matches!(call, StoreCall::Claim(..)) {
             self.at_stake = step.may_be_in_force();
         }
         Ok(self.advance(event))
@@ -170,76 +172,78 @@ impl Passage {
 
     #[getter]
     const fn commits(&self) -> bool {
-        self.commits && matches!(self.turn, Turn::Store(Job::Settle(..), _))
+        self.commits && matches!(self.phase, Phase::Store(StoreCall::Settle(..), _))
     }
 
     #[getter]
     const fn keeps(&self) -> bool {
         matches!(
-            &self.turn,
-            Turn::Store(Job::Settle(_, done), _) if matches!(done.state, State::Completed | State::NotReplayable)
+            &self.phase,
+            Phase::Store(StoreCall::Settle(_, done), _) if matches!(done.state, State::Completed | State::NotReplayable)
         )
     }
 
     fn uncommitted(&mut self) -> PyResult<i32> {
-        let Turn::Store(Job::Settle(..), _) = self.turn else {
+        let Phase::Store(StoreCall::Settle(..), _) = self.phase else {
             return Err(self.misplaced("uncommitted"));
         };
         Ok(self.advance(Event::Uncommitted))
     }
 
     fn confirmed(&mut self, looked: &Bound<'_, Step>) -> PyResult<i32> {
-        let Turn::Store(Job::Settle(lease, done), _) = &self.turn else {
+        let Phase::Store(StoreCall::Settle(lease, done), _) = &self.phase else {
             return Err(self.misplaced("confirmed"));
         };
-        let event = course::confirmation(lease, done.state, looked.try_borrow()?.outcome());
+        let event = transitions::confirmation(lease, done.state, looked.try_borrow()?.outcome());
         Ok(self.advance(event))
     }
 
-    fn told(&mut self, news: &News) -> PyResult<i32> {
-        let Turn::Store(Job::Claim(..), _) = self.turn else { return Err(self.misplaced("told")) };
-        // Whoever only heard what another was told left nothing in the store.
+    fn claim_shared(&mut self, update: &Update) -> PyResult<i32> {
+        let Phase::Store(StoreCall::Claim(..), _) = self.phase else {
+            return Err(self.misplaced("claim_shared"));
+        };
+        // A request that shares a peer's result has left nothing in the store.
         self.at_stake = false;
-        Ok(self.advance(Event::Claimed(news.0.clone().claimed())))
+        Ok(self.advance(Event::Claimed(update.0.clone().claimed())))
     }
 
     #[getter]
     fn wait(&self) -> PyResult<f64> {
-        let Turn::Wait { until, .. } = &self.turn else { return Err(self.misplaced("wait")) };
+        let Phase::Wait { until, .. } = &self.phase else { return Err(self.misplaced("wait")) };
         Ok(until.since(self.shared.now()).as_secs_f64())
     }
 
     #[getter]
-    fn holder(&self) -> PyResult<News> {
-        let Turn::Wait { holder, .. } = &self.turn else { return Err(self.misplaced("holder")) };
-        Ok(News(Told::Held(holder.clone())))
+    fn holder(&self) -> PyResult<Update> {
+        let Phase::Wait { holder, .. } = &self.phase else { return Err(self.misplaced("holder")) };
+        Ok(Update(RecordUpdate::Held(holder.clone())))
     }
 
-    #[pyo3(signature = (news))]
-    fn woken(&mut self, news: Option<&Bound<'_, News>>) -> PyResult<i32> {
-        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("woken")) };
-        let seen = match news.map(|news| &news.get().0) {
-            Some(Told::Settled(record)) => Some(RecordSnapshot::Settled(record.clone())),
+    #[pyo3(signature = (update))]
+    fn woken(&mut self, update: Option<&Bound<'_, Update>>) -> PyResult<i32> {
+        let Phase::Wait { .. } = self.phase else { return Err(self.misplaced("woken")) };
+        let seen = match update.map(|update| &update.get().0) {
+            Some(RecordUpdate::Settled(record)) => Some(RecordSnapshot::Settled(record.clone())),
             _ => None,
         };
         Ok(self.advance(Event::Woken(seen)))
     }
 
     fn wait_over(&mut self) -> PyResult<i32> {
-        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("wait_over")) };
+        let Phase::Wait { .. } = self.phase else { return Err(self.misplaced("wait_over")) };
         Ok(self.advance(Event::WaitOver))
     }
 
     fn waiters_full(&mut self) -> PyResult<i32> {
-        let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("waiters_full")) };
+        let Phase::Wait { .. } = self.phase else { return Err(self.misplaced("waiters_full")) };
         Ok(self.advance(Event::WaitersFull))
     }
 
     #[getter]
-    fn vanished_attempt(&self) -> PyResult<u32> {
-        match self.turn {
-            Turn::Probe { attempt } => Ok(attempt),
-            _ => Err(self.misplaced("vanished_attempt")),
+    fn orphan_attempt(&self) -> PyResult<u32> {
+        match self.phase {
+            Phase::Probe { attempt } => Ok(attempt),
+            _ => Err(self.misplaced("orphan_attempt")),
         }
     }
 
@@ -254,21 +258,21 @@ impl Passage {
         headers: Option<&Bound<'_, PyAny>>,
         body: Option<PyBackedBytes>,
     ) -> PyResult<i32> {
-        // Read first: lines may come from any code, and the lease may be renewed meanwhile.
+        // Read the lines before borrowing: iterating them may run any Python code.
         let headers = headers.map(http_lines::headers).transpose()?.unwrap_or_default();
-        let mut passage = slf.try_borrow_mut()?;
-        let Turn::Probe { .. } = passage.turn else { return Err(passage.misplaced("probed")) };
+        let mut exchange = slf.try_borrow_mut()?;
+        let Phase::Probe { .. } = exchange.phase else { return Err(exchange.misplaced("probed")) };
         let probed = match happened {
             None => ProbeResult::Unknown,
             Some(false) => ProbeResult::NotHappened,
             Some(true) => {
                 let status = http_lines::status(status)?;
                 let body = body.map(Bytes::from_owner).unwrap_or_default();
-                let rules = &passage.shared.policy().replay;
+                let rules = &exchange.shared.policy().replay;
                 ProbeResult::Happened(StoredResponse::capture(status, &headers, body, None, rules))
             }
         };
-        Ok(passage.advance(Event::Probed(probed)))
+        Ok(exchange.advance(Event::Probed(probed)))
     }
 
     #[getter]
@@ -287,7 +291,7 @@ impl Passage {
     }
 
     fn derive(&self, label: &str) -> PyResult<String> {
-        let operation = self.exchange.operation();
+        let operation = self.machine.operation();
         let operation = operation.ok_or_else(|| misuse("the request has no valid key"))?;
         Ok(operation.derive(label, self.shared.rules()))
     }
@@ -303,9 +307,9 @@ impl Passage {
         body: PyBackedBytes,
     ) -> PyResult<Option<Step>> {
         let (status, headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
-        let passage = slf.try_borrow()?;
-        let Turn::Execute = passage.turn else { return Err(passage.misplaced("settlement")) };
-        let policy = passage.shared.policy();
+        let exchange = slf.try_borrow()?;
+        let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("settlement")) };
+        let policy = exchange.shared.policy();
         if body.len() > policy.response_bytes_max {
             return Ok(None);
         }
@@ -316,11 +320,11 @@ impl Passage {
         }
         let done =
             Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
-        Ok(Some(Step::new(Job::Settle(passage.leased()?.clone(), done))))
+        Ok(Some(Step::new(StoreCall::Settle(exchange.leased()?.clone(), done))))
     }
 
     fn renewal(&self) -> PyResult<Step> {
-        self.leased().map(|lease| Step::new(Job::Renew(lease.clone())))
+        self.leased().map(|lease| Step::new(StoreCall::Renew(lease.clone())))
     }
 
     fn responded(
@@ -330,10 +334,10 @@ impl Passage {
         body: PyBackedBytes,
     ) -> PyResult<i32> {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
-        let mut passage = slf.try_borrow_mut()?;
-        let Turn::Execute = passage.turn else { return Err(passage.misplaced("responded")) };
-        let directive = course::directive(&mut headers);
-        let policy = passage.shared.policy();
+        let mut exchange = slf.try_borrow_mut()?;
+        let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("responded")) };
+        let directive = transitions::directive(&mut headers);
+        let policy = exchange.shared.policy();
         let whole = (body.len() <= policy.response_bytes_max)
             .then(|| {
                 let body = Bytes::from_owner(body);
@@ -344,21 +348,21 @@ impl Passage {
             Some(whole) => (whole, Handled::Whole { status, directive }),
             None => (kept::head(status, &headers, policy), Handled::Partial { status, directive }),
         };
-        passage.kept = Some(kept);
-        Ok(passage.handled(handled))
+        exchange.kept = Some(kept);
+        Ok(exchange.handled(handled))
     }
 
     fn streamed(slf: &Bound<'_, Self>, status: u16, headers: &Bound<'_, PyAny>) -> PyResult<i32> {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
-        let mut passage = slf.try_borrow_mut()?;
-        let Turn::Execute = passage.turn else { return Err(passage.misplaced("streamed")) };
-        let directive = course::directive(&mut headers);
-        passage.kept = Some(kept::head(status, &headers, passage.shared.policy()));
-        Ok(passage.handled(Handled::Partial { status, directive }))
+        let mut exchange = slf.try_borrow_mut()?;
+        let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("streamed")) };
+        let directive = transitions::directive(&mut headers);
+        exchange.kept = Some(kept::head(status, &headers, exchange.shared.policy()));
+        Ok(exchange.handled(Handled::Partial { status, directive }))
     }
 
     fn broken(&mut self) -> PyResult<i32> {
-        let Turn::Execute = self.turn else { return Err(self.misplaced("broken")) };
+        let Phase::Execute = self.phase else { return Err(self.misplaced("broken")) };
         Ok(self.handled(Handled::Broken))
     }
 
@@ -372,14 +376,14 @@ impl Passage {
     }
 
     fn deferred(&self) -> PyResult<Option<Step>> {
-        match &self.turn {
-            Turn::Answer(_, deferred) => Ok(deferred.clone().map(Step::new)),
-            _ => Err(self.misplaced("behind")),
+        match &self.phase {
+            Phase::Answer(_, deferred) => Ok(deferred.clone().map(Step::new)),
+            _ => Err(self.misplaced("deferred")),
         }
     }
 
     fn marked<'py>(&self, headers: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-        let outcome = course::outcome(self.answered()?);
+        let outcome = transitions::outcome(self.answered()?);
         http_lines::marked(headers, &self.marks(HeaderMap::new(), &outcome))
     }
 
@@ -401,23 +405,23 @@ impl Passage {
             return Err(misuse("the request was not refused: see `answer`"));
         };
         let refusal = Refusal::new(rejection);
-        Ok(refusal.marked(|headers| self.marks(headers, &course::outcome(answer))))
+        Ok(refusal.marked(|headers| self.marks(headers, &transitions::outcome(answer))))
     }
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
-        let deferred = self.left_behind(py);
-        self.id = deferred.as_ref().map(|job| *job.record_id()).or(self.id);
-        self.turn = Turn::Abandoned;
+        let deferred = self.deferred_on_abandon(py);
+        self.id = deferred.as_ref().map(|call| *call.record_id()).or(self.id);
+        self.phase = Phase::Abandoned;
         deferred.map(Step::new)
     }
 }
 
-impl Passage {
+impl PyExchange {
     fn answered(&self) -> PyResult<&Answer> {
-        match &self.turn {
-            Turn::Answer(answer, _) => Ok(answer),
-            Turn::Abandoned => Err(misuse("the passage was abandoned, so it has no answer")),
-            _ => Err(misuse("the passage is not over yet: see `action`")),
+        match &self.phase {
+            Phase::Answer(answer, _) => Ok(answer),
+            Phase::Abandoned => Err(misuse("the exchange was abandoned, so it has no answer")),
+            _ => Err(misuse("the exchange is not over yet: see `action`")),
         }
     }
 
@@ -426,32 +430,32 @@ impl Passage {
     }
 
     fn marks(&self, mut headers: HeaderMap, outcome: &Outcome) -> HeaderMap {
-        let (rules, exchange) = (self.shared.rules(), &self.exchange);
+        let (rules, machine) = (self.shared.rules(), &self.machine);
         response_headers::mark(
             &mut headers,
             rules,
             outcome,
-            exchange.operation(),
-            exchange.fingerprint(),
+            machine.operation(),
+            machine.fingerprint(),
         );
         headers
     }
 
     fn misplaced(&self, method: &str) -> PyErr {
-        let current = match &self.turn {
-            Turn::Body { .. } => "READ_BODY",
-            Turn::Store(..) => "STORE",
-            Turn::Wait { .. } => "WAIT",
-            Turn::Probe { .. } => "PROBE",
-            Turn::Execute => "EXECUTE",
-            Turn::Answer(..) => "ANSWER",
-            Turn::Abandoned => "none: the passage was abandoned",
+        let current = match &self.phase {
+            Phase::Body { .. } => "READ_BODY",
+            Phase::Store(..) => "STORE",
+            Phase::Wait { .. } => "WAIT",
+            Phase::Probe { .. } => "PROBE",
+            Phase::Execute => "EXECUTE",
+            Phase::Answer(..) => "ANSWER",
+            Phase::Abandoned => "none: the exchange was abandoned",
         };
         misuse(format!("{method} does not belong here: the action is {current}"))
     }
 }
 
-/// `Passage.action`.
+/// `Exchange.action`.
 pub(crate) mod action {
     pub(crate) const READ_BODY: i32 = 0;
     pub(crate) const STORE: i32 = 1;
@@ -469,7 +473,7 @@ pub(crate) mod action {
     ];
 }
 
-/// `Passage.answer`.
+/// `Exchange.answer`.
 pub(crate) mod answer {
     pub(crate) const PASS: i32 = 0;
     pub(crate) const REPLAY: i32 = 1;

@@ -1,4 +1,4 @@
-//! What one event loop waits for at a durable store.
+//! The operations that one event loop has pending at a durable store.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,41 +15,41 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 use tokio::runtime::Handle;
 
-use super::bell::{Bell, Rope};
-use super::depot::Source;
-use super::desk::Vigil;
-use super::native::Native;
+use super::fork_guard::ForkGuard;
+use super::loop_handle::WatchHandle;
+use super::loop_waker::{LoopWaker, TaskWaker};
+use super::native_store::Source;
 use super::task::{self, Asked, Outcome, Task, Work};
 use crate::futures::{is_done, reject, resolve};
 use crate::misuse;
 use crate::safety;
 use crate::step::Step;
 
-/// The tasks of one event loop, which polls them.
-pub(crate) struct UnderWay {
+/// The tasks of one event loop, polled by that loop.
+pub(crate) struct PendingOps {
     source: Arc<Source>,
-    /// Why this process may not open the store.
+    /// The reason this process may not open the store.
     refusal: Option<String>,
     runtime: Handle,
-    /// Locked by attached threads alone, and never while Python is called.
+    /// Locked only by threads attached to the interpreter, and never across a call into Python.
     tasks: Mutex<Tasks>,
     claim_millis_max: AtomicU64,
     settle_millis_max: AtomicU64,
 }
 
 struct Tasks {
-    /// Until the desk is closed.
-    bell: Option<Arc<Bell>>,
-    /// Once it is open.
+    /// Taken when the handle is closed.
+    loop_waker: Option<Arc<LoopWaker>>,
+    /// Set once the store is open.
     store: Option<Arc<AnyStore>>,
-    under_way: HashMap<u64, Task>,
+    pending: HashMap<u64, Task>,
     last: u64,
 }
 
-impl UnderWay {
+impl PendingOps {
     pub(super) fn new(py: Python<'_>, source: &Arc<Source>, runtime: Handle) -> io::Result<Self> {
-        let bell = Some(Arc::new(Bell::new()?));
-        let tasks = Tasks { bell, store: None, under_way: HashMap::new(), last: 0 };
+        let loop_waker = Some(Arc::new(LoopWaker::new()?));
+        let tasks = Tasks { loop_waker, store: None, pending: HashMap::new(), last: 0 };
         Ok(Self {
             refusal: source.join(py),
             source: Arc::clone(source),
@@ -60,9 +60,9 @@ impl UnderWay {
         })
     }
 
-    /// What is readable while something is to be collected; `None` once the desk is closed.
+    /// The descriptor to watch; `None` once the handle is closed.
     pub(super) fn descriptor(&self) -> Option<i64> {
-        self.tasks().bell.as_ref().map(|bell| bell.descriptor())
+        self.tasks().loop_waker.as_ref().map(|loop_waker| loop_waker.descriptor())
     }
 
     pub(super) const fn runtime(&self) -> &Handle {
@@ -83,16 +83,16 @@ impl UnderWay {
         Duration::from_millis(millis.load(Ordering::Relaxed))
     }
 
-    /// Why nothing may be begun now, if that is so.
+    /// Returns the reason a new operation is refused, if it is.
     pub(super) fn refuses(&self) -> Option<(ErrorKind, String)> {
         if let Some(refusal) = &self.refusal {
             return Some((ErrorKind::Unavailable, refusal.clone()));
         }
         let tasks = self.tasks();
-        if tasks.bell.is_none() {
+        if tasks.loop_waker.is_none() {
             return Some((ErrorKind::Unavailable, CLOSED.to_owned()));
         }
-        let is_full = tasks.under_way.len() >= UNDER_WAY_MAX;
+        let is_full = tasks.pending.len() >= PENDING_MAX;
         is_full.then(|| (ErrorKind::Full, "too many steps wait for the store".to_owned()))
     }
 
@@ -107,9 +107,9 @@ impl UnderWay {
             let work = task::open(Arc::clone(&self.source), self.limit(false));
             return self.begin(py, work, Asked::Opening { step, future }).map(drop);
         };
-        let job = step.bind(py).try_borrow_mut()?.begin().clone();
-        let limit = self.limit(job.settles());
-        self.begin(py, task::perform(store, job, limit), Asked::Step { step, future }).map(drop)
+        let call = step.bind(py).try_borrow_mut()?.begin().clone();
+        let limit = self.limit(call.settles());
+        self.begin(py, task::perform(store, call, limit), Asked::Step { step, future }).map(drop)
     }
 
     pub(super) fn watch(
@@ -129,11 +129,11 @@ impl UnderWay {
         self.begin(py, work, Asked::Report { future: future.unbind() }).map(drop)
     }
 
-    /// Goes on with everything that was rung for.
+    /// Polls every task that was woken.
     pub(super) fn collect(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let Some(bell) = self.tasks().bell.clone() else { return Ok(()) };
+        let Some(loop_waker) = self.tasks().loop_waker.clone() else { return Ok(()) };
         let mut fault = None;
-        for id in bell.answer() {
+        for id in loop_waker.answer() {
             if let Err(error) = self.go_on(py, id) {
                 fault = fault.or(Some(error));
             }
@@ -141,25 +141,25 @@ impl UnderWay {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Lets go of a task, whatever comes of it.
+    /// Drops a task without its result.
     pub(super) fn forget(&self, id: u64) {
-        let forgotten = self.tasks().under_way.remove(&id);
+        let forgotten = self.tasks().pending.remove(&id);
         drop(forgotten);
     }
 
-    /// Tells everybody who waits, and lets go of the store.
+    /// Fails every pending operation and releases the store.
     pub(super) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let (under_way, store) = {
+        let (pending_ops, store) = {
             let mut tasks = self.tasks();
-            if tasks.bell.take().is_none() {
+            if tasks.loop_waker.take().is_none() {
                 return Ok(());
             }
-            (std::mem::take(&mut tasks.under_way), tasks.store.take())
+            (std::mem::take(&mut tasks.pending), tasks.store.take())
         };
         drop(store);
         self.source.leave();
         let mut fault = None;
-        for task in under_way.into_values() {
+        for task in pending_ops.into_values() {
             if let Err(error) = give_up(py, task.asked) {
                 fault = fault.or(Some(error));
             }
@@ -168,14 +168,14 @@ impl UnderWay {
     }
 
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // Whoever holds it keeps it alive.
+        // The thread that holds the lock keeps the tasks alive.
         let Ok(tasks) = self.tasks.try_lock() else { return Ok(()) };
-        tasks.under_way.values().try_for_each(|task| task.asked.traverse(visit))
+        tasks.pending.values().try_for_each(|task| task.asked.traverse(visit))
     }
 
     pub(super) fn clear(&self) {
-        let under_way = std::mem::take(&mut self.tasks().under_way);
-        drop(under_way);
+        let pending_ops = std::mem::take(&mut self.tasks().pending);
+        drop(pending_ops);
     }
 
     fn begin(self: &Arc<Self>, py: Python<'_>, work: Work, asked: Asked) -> PyResult<u64> {
@@ -188,9 +188,9 @@ impl UnderWay {
         Ok(id)
     }
 
-    /// Goes on with one task, unless nobody waits for it any more.
+    /// Polls one task, unless its future is done.
     fn go_on(self: &Arc<Self>, py: Python<'_>, id: u64) -> PyResult<()> {
-        let Some(task) = self.tasks().under_way.remove(&id) else { return Ok(()) };
+        let Some(task) = self.tasks().pending.remove(&id) else { return Ok(()) };
         if let Some(future) = task.asked.future()
             && is_done(future.bind(py))?
         {
@@ -200,22 +200,24 @@ impl UnderWay {
     }
 
     fn poll(self: &Arc<Self>, py: Python<'_>, id: u64, mut task: Task) -> PyResult<()> {
-        let Some(bell) = self.tasks().bell.clone() else { return give_up(py, task.asked) };
+        let Some(loop_waker) = self.tasks().loop_waker.clone() else {
+            return give_up(py, task.asked);
+        };
         let polled = {
             let _timers_and_sockets = self.runtime.enter();
-            let waker = Waker::from(Arc::new(Rope { bell, id }));
+            let waker = Waker::from(Arc::new(TaskWaker { loop_waker, id }));
             task.work.as_mut().poll(&mut Context::from_waker(&waker))
         };
         match polled {
             Poll::Ready(outcome) => self.tell(py, task.asked, outcome),
             Poll::Pending => {
-                self.tasks().under_way.insert(id, task);
+                self.tasks().pending.insert(id, task);
                 Ok(())
             }
         }
     }
 
-    /// Tells whoever asked.
+    /// Delivers a task's output to its requester.
     fn tell(self: &Arc<Self>, py: Python<'_>, asked: Asked, outcome: Outcome) -> PyResult<()> {
         match (asked, outcome) {
             (Asked::Opening { step, future }, Outcome::Opened(Ok(store))) => {
@@ -241,22 +243,22 @@ impl UnderWay {
                 resolve(future.bind(py), py.None())
             }
             (Asked::Watch { future, wake }, Outcome::Watching(Some(watch))) => {
-                let vigil = self.keep_vigil(py, watch, wake)?;
-                resolve(future.bind(py), Py::new(py, vigil)?.into_any())
+                let handle = self.keep_watching(py, watch, wake)?;
+                resolve(future.bind(py), Py::new(py, handle)?.into_any())
             }
             (Asked::End { wake }, _) => wake.call0(py).map(drop),
             _ => Err(misuse("a task ended as another")),
         }
     }
 
-    fn keep_vigil(
+    fn keep_watching(
         self: &Arc<Self>,
         py: Python<'_>,
         watch: Watch,
         wake: Py<PyAny>,
-    ) -> PyResult<Vigil> {
+    ) -> PyResult<WatchHandle> {
         let id = self.begin(py, task::end(watch), Asked::End { wake })?;
-        Ok(Vigil { id, under_way: Native::new(Arc::downgrade(self)) })
+        Ok(WatchHandle { id, pending_ops: ForkGuard::new(Arc::downgrade(self)) })
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -264,16 +266,16 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for PendingOps {
     fn drop(&mut self) {
-        let bell = self.tasks().bell.take();
-        if bell.is_some() {
+        let loop_waker = self.tasks().loop_waker.take();
+        if loop_waker.is_some() {
             self.source.leave();
         }
     }
 }
 
-/// The desk is closed: whoever waits has to ask again.
+/// Fails a request because the handle was closed.
 fn give_up(py: Python<'_>, asked: Asked) -> PyResult<()> {
     match asked {
         Asked::Opening { step, future } | Asked::Step { step, future } => {
@@ -296,7 +298,7 @@ fn millis(seconds: f64) -> u64 {
 }
 
 const CLOSED: &str = "the backend was closed meanwhile";
-/// Far more than executions may run at a time.
-const UNDER_WAY_MAX: usize = 100_000;
-/// What no policy allows a store.
+/// A bound far above the number of concurrent executions.
+const PENDING_MAX: usize = 100_000;
+/// Longer than any policy allows a store.
 const FOREVER_MILLIS: u64 = 24 * 60 * 60 * 1000;

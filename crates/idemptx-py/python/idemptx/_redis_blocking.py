@@ -1,4 +1,4 @@
-"""A blocking connection to Redis, for the keeper's thread."""
+"""A blocking connection to Redis, for the lease renewer's thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from ._address import Address
     from ._idemptx import Step
 
-__all__ = ["Spare", "greeting"]
+__all__ = ["BlockingConnection", "handshake_commands"]
 
 
-class Spare:
+class BlockingConnection:
     """Performs one step after the other; opened when first needed, and again when lost."""
 
     def __init__(self, address: Address, layout: Layout) -> None:
@@ -35,8 +35,8 @@ class Spare:
                     self._take(step)
                 except (OSError, ValueError, RedisReplyError) as error:
                     failure = error
-                    self._hang_up()
-                    step.again()
+                    self._close()
+                    step.reset()
                 else:
                     return
             step.fail(UNAVAILABLE, f"redis at {self._address.name}: {failure}")
@@ -44,14 +44,14 @@ class Spare:
     def close(self) -> None:
         """Closes the connection."""
         with self._turn:
-            self._hang_up()
+            self._close()
 
     def _take(self, step: Step) -> None:
         if self._socket is None:
             self._socket = self._connected()
-        self._channel.perform(step, _Nobody())
+        self._channel.perform(step, _DetachedFuture())
         while step.verdict == PENDING:
-            self._exchange(self._socket)
+            self._transfer(self._socket)
 
     def _connected(self) -> socket.socket:
         address = self._address
@@ -65,18 +65,18 @@ class Spare:
         try:
             if address.tls is not None:
                 connection = address.tls.wrap_socket(connection, server_hostname=address.host)
-            for words in greeting(address):
-                answer = _Answer()
+            for words in handshake_commands(address):
+                answer = _BlockingFuture()
                 self._channel.command(words, answer)
                 while not answer.done():
-                    self._exchange(connection)
+                    self._transfer(connection)
                 answer.check()
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _exchange(self, connection: socket.socket) -> None:
+    def _transfer(self, connection: socket.socket) -> None:
         output = self._channel.take_output()
         if output:
             connection.sendall(output)
@@ -86,23 +86,23 @@ class Spare:
             raise ConnectionError("the server closed the connection")
         self._channel.feed(data)
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-class _Nobody:
-    """A future that nobody waits for."""
+class _DetachedFuture:
+    """A future without a waiter."""
 
     def done(self) -> bool:
         return False
 
     def set_result(self, result: object) -> None:
-        """The step itself tells."""
+        """Does nothing: the step has the verdict."""
 
 
-class _Answer:
+class _BlockingFuture:
     """A future, where the caller reads the connection itself."""
 
     def __init__(self) -> None:
@@ -123,8 +123,8 @@ class _Answer:
             raise self._error
 
 
-def greeting(address: Address) -> list[list[bytes]]:
-    """What has to be said to a server before anything else."""
+def handshake_commands(address: Address) -> list[list[bytes]]:
+    """Returns the commands that a new connection sends first."""
     commands = []
     if address.password is not None:
         credentials = [address.username] if address.username else []

@@ -1,4 +1,4 @@
-//! How a store is made, from what Python was told.
+//! The settings from which a durable store is opened.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,15 +12,15 @@ use idemptx::store::postgres::{InvalidSetting, PostgresStore, SynchronousCommit}
 use idemptx::store::sqlite::SqliteStore;
 use pyo3::Python;
 
-/// How a store is made.
+/// The settings from which a store is opened.
 #[derive(Clone)]
-pub(super) enum Recipe {
+pub(super) enum StoreConfig {
     Sqlite { path: PathBuf, timeout: Option<Duration> },
     Postgres(Box<Postgres>),
 }
 
-/// The settings of [`PostgresStoreBuilder`](idemptx::store::postgres::PostgresStoreBuilder), where
-/// they are told.
+/// The settings that [`PostgresStoreBuilder`](idemptx::store::postgres::PostgresStoreBuilder)
+/// explains.
 #[derive(Clone)]
 pub(super) struct Postgres {
     pub(super) url: String,
@@ -34,7 +34,7 @@ pub(super) struct Postgres {
     pub(super) ca_certificates: Option<Vec<u8>>,
 }
 
-impl Recipe {
+impl StoreConfig {
     /// Makes the store; a file is read and written over it.
     pub(super) fn open(&self) -> Result<AnyStore, Box<dyn Error + Send + Sync>> {
         Ok(match self {
@@ -50,7 +50,7 @@ impl Recipe {
         })
     }
 
-    /// Why this process may not open it: it was forked from one that had the file open.
+    /// Returns an error text if a parent process of a fork had the file open.
     ///
     /// SQLite keeps a list of the locks that its process has on a file. A child inherits the list,
     /// but not the locks, and would take for locked what is not.
@@ -96,7 +96,7 @@ impl Postgres {
     }
 }
 
-/// A file's one name, whether it is there yet or not.
+/// Returns a file's canonical path, also for a file that does not exist yet.
 fn resolved(path: &Path) -> PathBuf {
     let in_folder = || {
         let folder = match path.parent() {
@@ -108,5 +108,5 @@ fn resolved(path: &Path) -> PathBuf {
     fs::canonicalize(path).ok().or_else(in_folder).unwrap_or_else(|| path.to_owned())
 }
 
-/// Which process was the first to open a file: this one, or one that it was forked from.
+/// The process that opened each file first: this one, or a parent from before a fork.
 static OPENED: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());

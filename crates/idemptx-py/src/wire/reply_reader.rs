@@ -1,44 +1,44 @@
-//! Replies as they come in: the Redis protocol, version 2.
+//! ReplyReader as they come in: the Redis protocol, version 2.
 
 use std::fmt;
 
 use bytes::Bytes;
 use idemptx::store::redis::protocol::Reply;
 
-/// What came in and is not yet a whole reply.
+/// The received bytes that are not yet a whole reply.
 ///
 /// # Security
 ///
 /// Total over arbitrary bytes: nesting, lengths and numbers of elements are limited before anything
 /// is reserved for them.
 #[derive(Debug, Default)]
-pub(super) struct Replies {
+pub(super) struct ReplyReader {
     rest: Vec<u8>,
-    /// How long the rest must be to be worth another look.
+    /// The length at which the rest may hold a whole reply.
     enough: usize,
 }
 
-/// Bytes that no server of this protocol sends; the connection is of no more use.
+/// An error for bytes that no server of this protocol sends; the connection is unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(&'static str);
+pub(super) struct MalformedReply(&'static str);
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not a reply of the Redis protocol (RESP2): {}", self.0)
     }
 }
 
-impl Replies {
-    /// Takes what came in, and gives each reply that is whole by now.
+impl ReplyReader {
+    /// Takes received bytes and passes each whole reply to `take`.
     ///
     /// # Errors
     ///
-    /// [`Malformed`]; what came before it has been given.
+    /// [`MalformedReply`]; replies before it have been passed on.
     pub(super) fn feed(
         &mut self,
         data: &[u8],
         mut take: impl FnMut(Reply),
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), MalformedReply> {
         if self.rest.is_empty() {
             let (read, enough) = read_all(data, &mut take)?;
             self.rest.extend_from_slice(data.get(read..).unwrap_or_default());
@@ -59,23 +59,23 @@ impl Replies {
     }
 }
 
-/// Reads whole replies; how many bytes they were, and how many the next one has at least.
-fn read_all(data: &[u8], take: &mut impl FnMut(Reply)) -> Result<(usize, usize), Malformed> {
+/// Reads whole replies; returns their length and the minimum length of the next one.
+fn read_all(data: &[u8], take: &mut impl FnMut(Reply)) -> Result<(usize, usize), MalformedReply> {
     let mut read = 0;
     loop {
         let mut cursor = Cursor { data, at: read, start: read, elements: 0 };
         match cursor.reply(0) {
             Ok(reply) => take(reply),
             Err(Stop::Incomplete(enough)) => return Ok((read, enough.saturating_sub(read))),
-            Err(Stop::Malformed(reason)) => return Err(Malformed(reason)),
+            Err(Stop::Malformed(reason)) => return Err(MalformedReply(reason)),
         }
         read = cursor.at;
     }
 }
 
-/// Why there is no reply.
+/// The reason there is no reply.
 enum Stop {
-    /// Not yet, and not before there are so many bytes.
+    /// Incomplete until this many bytes have arrived.
     Incomplete(usize),
     Malformed(&'static str),
 }
@@ -83,7 +83,7 @@ enum Stop {
 struct Cursor<'a> {
     data: &'a [u8],
     at: usize,
-    /// Where the whole reply begins.
+    /// The start of the whole reply.
     start: usize,
     elements: usize,
 }
@@ -160,7 +160,7 @@ fn integer(line: &[u8]) -> Result<i64, Stop> {
     number.ok_or(Stop::Malformed("a number is none"))
 }
 
-/// A length, or `None` for -1: nothing.
+/// Parses a length; `None` for -1, which stands for nil.
 fn length(line: &[u8], max: usize) -> Result<Option<usize>, Stop> {
     match integer(line)? {
         -1 => Ok(None),
@@ -171,10 +171,10 @@ fn length(line: &[u8], max: usize) -> Result<Option<usize>, Stop> {
     }
 }
 
-/// What Redis itself allows one string, unless told otherwise.
+/// The default limit of Redis for one string.
 const REPLY_BYTES_MAX: usize = 512 << 20;
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// In one reply: more than all settings of a server, their names and values.
+/// More elements than a server has settings, names and values counted.
 const ELEMENTS_MAX: usize = 4_096;
 const DEPTH_MAX: usize = 8;
 const REST_BYTES_KEPT: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! A step as commands for somebody else's Redis client.
+//! A step as commands for the application's Redis client.
 
 use std::sync::Arc;
 
@@ -8,28 +8,28 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
 
+use super::conversation::Conversation;
 use super::layout::{Layout, Server};
-use super::talk::Talk;
 use crate::misuse;
 use crate::step::Step;
 
-/// A step as commands for somebody else's Redis client, one after the other.
+/// A step as a sequence of commands for the application's Redis client.
 #[pyclass(module = "idemptx._idemptx")]
-pub(crate) struct Dialogue {
+pub(crate) struct ClientCommands {
     server: Arc<Server>,
-    talk: Talk,
+    conversation: Conversation,
     command: Option<Command>,
     step: Py<Step>,
 }
 
 #[pymethods]
-impl Dialogue {
+impl ClientCommands {
     #[new]
     fn new(layout: &Layout, step: Bound<'_, Step>) -> PyResult<Self> {
         let server = Arc::clone(&layout.0);
-        let mut talk = Talk::about(step.try_borrow_mut()?.begin());
-        let command = Some(talk.begin(&server.layout, server.micros()));
-        Ok(Self { server, talk, command, step: step.unbind() })
+        let mut conversation = Conversation::about(step.try_borrow_mut()?.begin());
+        let command = Some(conversation.begin(&server.layout, server.micros()));
+        Ok(Self { server, conversation, command, step: step.unbind() })
     }
 
     #[getter]
@@ -47,12 +47,12 @@ impl Dialogue {
     }
 }
 
-impl Dialogue {
+impl ClientCommands {
     fn answer(&mut self, py: Python<'_>, reply: Reply) -> PyResult<()> {
         if self.command.is_none() {
             return Err(misuse("the step has its verdict: nothing was asked"));
         }
-        self.command = match self.talk.answer(&self.server.layout, reply) {
+        self.command = match self.conversation.answer(&self.server.layout, reply) {
             Next::Ask(command) => Some(command),
             Next::Done(verdict) => {
                 self.step.bind(py).try_borrow_mut()?.take(verdict);
@@ -63,12 +63,12 @@ impl Dialogue {
     }
 }
 
-/// A command as Redis clients take it.
+/// Converts a command to the arguments that Redis clients take.
 pub(super) fn arguments<'py>(py: Python<'py>, command: &Command) -> PyResult<Bound<'py, PyList>> {
     PyList::new(py, command.arguments().map(|argument| PyBytes::new(py, argument)))
 }
 
-/// A reply as Redis clients give it.
+/// Converts a reply to the Python types that Redis clients return.
 pub(super) fn from_python(reply: &Bound<'_, PyAny>, depth: usize) -> PyResult<Reply> {
     if reply.is_none() {
         return Ok(Reply::Nil);

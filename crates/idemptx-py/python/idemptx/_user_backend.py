@@ -1,4 +1,4 @@
-"""User-written backends as a store: locks and values instead of claims and records."""
+"""Adapts user-written backends to a store: locks and values instead of claims and records."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ._idemptx import (
     UNAVAILABLE,
 )
 from ._safety import Finding, SafetyReport, Severity
-from .backend.base import AsyncStorageBackend, StorageBackend
+from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ._idemptx import Rules, Step
 
-__all__ = ["AdapterStore"]
+__all__ = ["UserBackendStore"]
 
 logger = logging.getLogger("idemptx")
 
 
-class AdapterStore:
-    """Keeps what it promises only as far as get, set and locks without owners allow.
+class UserBackendStore:
+    """A store whose guarantees are limited to get, set and locks without owners.
 
-    A claim is a lock for the whole retention: it is never renewed, and nobody can tell an orphan
-    from a handler that is still running.
+    A claim is a lock for the whole retention: it is never renewed, and an orphan cannot be
+    distinguished from a running handler.
     """
 
     def __init__(self, backend: StorageBackend | AsyncStorageBackend) -> None:
@@ -69,7 +69,7 @@ class AdapterStore:
             if await self._found(step, name):
                 return
             if kind == LOOKUP:
-                # A lock cannot be looked at, so whoever waits has to try to take it now and then.
+                # A lock cannot be inspected, so a waiter tries to take it at intervals.
                 await asyncio.sleep(TRY_EVERY)
                 step.succeed()
                 return
@@ -77,7 +77,7 @@ class AdapterStore:
             if not await self._call(backend.acquire_lock, name, ttl):
                 step.hold(step.retain)
                 return
-            # Somebody may have settled and unlocked since it was looked at.
+            # Another request may have settled and unlocked since the lookup.
             if await self._found(step, name):
                 await self._call(backend.release_lock, name)
                 return
@@ -113,24 +113,24 @@ class AdapterStore:
         return await operation(*arguments)
 
     def renew(self, steps: Sequence[Step]) -> None:
-        """There is no such thing here; the lock lasts for the retention."""
+        """Does nothing: the lock lasts for the whole retention."""
         for step in steps:
             step.succeed()
 
     async def retry(self, step: Step) -> None:
-        """A lock that was taken unheard cannot be told from another's: no second try."""
+        """Does nothing: a lock taken unconfirmed looks like another request's."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
-        """It cannot be told."""
+        """Returns `None`: a lock cannot be watched."""
         del record, wake
         return None
 
     def expect(self, rules: Rules) -> None:
-        """Learns how long a step may take."""
+        """Applies the time limit of a step."""
         self._timeout = min(self._timeout, rules.claim_timeout)
 
     async def check(self) -> SafetyReport:
-        """Says what every backend of this kind cannot promise."""
+        """Reports the limits of every backend of this kind."""
         name = type(self._backend).__name__
         text = f"{name} has locks without owners: a handler that outlasts one may run twice"
         return SafetyReport(
@@ -138,7 +138,7 @@ class AdapterStore:
         )
 
     async def close(self) -> None:
-        """Lets go of the threads."""
+        """Stops the threads."""
         if self._threads is not None:
             self._threads.shutdown(wait=False)
 
