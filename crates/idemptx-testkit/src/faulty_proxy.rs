@@ -1,170 +1,214 @@
-//! A wire to a server that breaks, or stands still, after a byte of the test's choice.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! A TCP proxy that disconnects, or stalls, at a byte of the test's choice.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Passes on what clients and a server of this host say to each other.
+/// A proxy in front of a server of this host.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub struct FaultyProxy {
     port: u16,
-    fault: Arc<Fault>,
+    faults: Arc<FaultPlan>,
     accepting: JoinHandle<()>,
 }
 
-/// A direction on the wire.
+/// The direction of the bytes that a fault stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Towards {
-    Server,
-    Client,
+pub enum Direction {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
 }
 
-/// What happens when so many bytes have passed.
+/// The effect on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The connection breaks, for both.
-    Break,
-    /// Nothing passes any more in that direction, until the connection is cut.
-    Hold,
+pub enum Fault {
+    /// The connection breaks, for both ends.
+    Disconnect,
+    /// No more bytes pass in that direction until [`FaultyProxy::disconnect`].
+    Stall,
 }
 
-#[derive(Debug)]
-struct Fault {
-    plan: Mutex<Option<Plan>>,
-    state: watch::Sender<State>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    towards: Towards,
-    bytes_left: usize,
-    then: Then,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Everything passes, and if a plan has been made, it has not come to it yet.
-    Passing,
-    Broken,
-    Holding,
-}
-
-impl Wire {
-    /// A wire to a port of this host.
-    pub(crate) async fn to(server: u16) -> Self {
+impl FaultyProxy {
+    /// Starts a proxy in front of a port of this host.
+    pub async fn to(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = watch::Sender::new(State::Passing);
-        let fault = Arc::new(Fault { plan: Mutex::default(), state });
-        let accepting = tokio::spawn(accept(listener, server, fault.clone()));
-        Self { port, fault, accepting }
+        let faults =
+            Arc::new(FaultPlan { next: Mutex::default(), state, connections: AtomicU64::new(0) });
+        let accepting = tokio::spawn(accept(listener, server, faults.clone()));
+        Self { port, faults, accepting }
     }
 
-    /// Where its clients connect.
-    pub(crate) fn port(&self) -> u16 {
+    /// Returns the port that its clients connect to.
+    pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Plans what happens once, after so many more bytes towards somebody.
-    pub(crate) fn plan(&self, towards: Towards, after: usize, then: Then) {
-        self.fault.state.send_replace(State::Passing);
-        *self.fault.plan() = Some(Plan { towards, bytes_left: after, then });
+    /// Plans one fault after this many more bytes in a direction.
+    pub fn plan(&self, direction: Direction, after: usize, fault: Fault) {
+        self.schedule(Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault });
     }
 
-    /// Waits until it has come to what was planned.
-    pub(crate) async fn reached(&self) {
-        let mut states = self.fault.state.subscribe();
+    /// Plans a disconnect of the connection on which a client next sends `pattern`: before the
+    /// pattern reaches the server, or, towards the client, before the reply to it arrives.
+    pub fn disconnect_at(&self, pattern: &'static [u8], direction: Direction) {
+        let (trigger, fault) = (Trigger::Pattern(pattern), Fault::Disconnect);
+        self.schedule(Plan { trigger, direction, bytes_left: 0, fault });
+    }
+
+    /// Waits until the planned fault has happened.
+    pub async fn wait_for_fault(&self) {
+        let mut states = self.faults.state.subscribe();
         states.wait_for(|state| *state != State::Passing).await.unwrap();
     }
 
-    /// Whether it has come to what was planned.
-    pub(crate) fn is_reached(&self) -> bool {
-        *self.fault.state.borrow() != State::Passing
+    /// Returns whether the planned fault has happened.
+    pub fn has_faulted(&self) -> bool {
+        *self.faults.state.borrow() != State::Passing
     }
 
-    /// Breaks the connection on which something is held, which then never arrives.
-    pub(crate) fn cut(&self) {
-        self.fault.state.send_replace(State::Broken);
+    /// Returns whether the bytes of the planned fault count already.
+    pub fn has_triggered(&self) -> bool {
+        let trigger = self.faults.next().as_ref().map(|plan| plan.trigger);
+        !matches!(trigger, Some(Trigger::Pattern(_)))
+    }
+
+    /// Breaks the stalled connection; the bytes it held never arrive.
+    pub fn disconnect(&self) {
+        self.faults.state.send_replace(State::Broken);
+    }
+
+    fn schedule(&self, plan: Plan) {
+        self.faults.state.send_replace(State::Passing);
+        *self.faults.next() = Some(plan);
     }
 }
 
-impl Drop for Wire {
+impl Drop for FaultyProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-impl Fault {
-    fn plan(&self) -> std::sync::MutexGuard<'_, Option<Plan>> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug)]
+struct FaultPlan {
+    next: Mutex<Option<Plan>>,
+    state: watch::Sender<State>,
+    connections: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    trigger: Trigger,
+    direction: Direction,
+    bytes_left: usize,
+    fault: Fault,
+}
+
+/// The start of the byte count.
+#[derive(Clone, Copy, Debug)]
+enum Trigger {
+    /// Bytes count at once, on every connection.
+    Bytes,
+    /// Bytes count once a client has sent this, in one segment.
+    Pattern(&'static [u8]),
+    /// Bytes of this connection count.
+    Connection(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Passing,
+    Broken,
+    Stalled,
+}
+
+impl FaultPlan {
+    fn next(&self) -> MutexGuard<'_, Option<Plan>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many of so many bytes may pass, and what happens then.
-    fn allow(&self, towards: Towards, bytes: usize) -> (usize, Option<Then>) {
-        let mut planned = self.plan();
-        let Some(plan) = planned.as_mut().filter(|plan| plan.towards == towards) else {
-            return (bytes, None);
-        };
-        if bytes <= plan.bytes_left {
-            plan.bytes_left -= bytes;
-            return (bytes, None);
+    /// Returns how many of these bytes pass, and the fault that follows them.
+    fn allow(&self, connection: u64, direction: Direction, bytes: &[u8]) -> (usize, Option<Fault>) {
+        let mut next = self.next();
+        let Some(plan) = next.as_mut() else { return (bytes.len(), None) };
+        if let Trigger::Pattern(pattern) = plan.trigger
+            && direction == Direction::ToServer
+            && bytes.windows(pattern.len()).any(|part| part == pattern)
+        {
+            plan.trigger = Trigger::Connection(connection);
         }
-        let allowed = (plan.bytes_left, Some(plan.then));
-        *planned = None;
+        let is_counted = match plan.trigger {
+            Trigger::Bytes => true,
+            Trigger::Pattern(_) => false,
+            Trigger::Connection(chosen) => chosen == connection,
+        };
+        if !is_counted || plan.direction != direction {
+            return (bytes.len(), None);
+        }
+        if bytes.len() <= plan.bytes_left {
+            plan.bytes_left -= bytes.len();
+            return (bytes.len(), None);
+        }
+        let allowed = (plan.bytes_left, Some(plan.fault));
+        *next = None;
         allowed
     }
 
-    async fn cut(&self) {
+    async fn wait_for_disconnect(&self) {
         let mut states = self.state.subscribe();
-        let _ = states.wait_for(|state| *state != State::Holding).await;
+        let _ = states.wait_for(|state| *state != State::Stalled).await;
     }
 }
 
-async fn accept(listener: TcpListener, server: u16, fault: Arc<Fault>) {
+async fn accept(listener: TcpListener, server: u16, faults: Arc<FaultPlan>) {
     while let Ok((client, _)) = listener.accept().await {
-        tokio::spawn(connect(client, server, fault.clone()));
+        tokio::spawn(connect(client, server, faults.clone()));
     }
 }
 
-/// Both ends are closed when either is, or when the wire breaks.
-async fn connect(mut client: TcpStream, server: u16, fault: Arc<Fault>) {
+/// Closes both ends when either closes, or when a fault breaks the connection.
+async fn connect(mut client: TcpStream, server: u16, faults: Arc<FaultPlan>) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server));
     let Ok(mut server) = TcpStream::connect(address).await else { return };
+    let connection = faults.connections.fetch_add(1, Ordering::Relaxed);
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::select! {
-        () = pass(from_client, to_server, Towards::Server, &fault) => {}
-        () = pass(from_server, to_client, Towards::Client, &fault) => {}
+        () = pass((connection, Direction::ToServer), from_client, to_server, &faults) => {}
+        () = pass((connection, Direction::ToClient), from_server, to_client, &faults) => {}
     }
 }
 
 async fn pass(
+    (connection, direction): (u64, Direction),
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    towards: Towards,
-    fault: &Fault,
+    faults: &FaultPlan,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let (now, then) = fault.allow(towards, count);
-        if to.write_all(&buffer[..now]).await.is_err() {
+        let (allowed, fault) = faults.allow(connection, direction, &buffer[..count]);
+        if to.write_all(&buffer[..allowed]).await.is_err() {
             return;
         }
-        match then {
+        match fault {
             None => {}
-            Some(Then::Break) => {
-                fault.state.send_replace(State::Broken);
+            Some(Fault::Disconnect) => {
+                faults.state.send_replace(State::Broken);
                 return;
             }
-            Some(Then::Hold) => {
-                fault.state.send_replace(State::Holding);
-                return fault.cut().await;
+            Some(Fault::Stall) => {
+                faults.state.send_replace(State::Stalled);
+                return faults.wait_for_disconnect().await;
             }
         }
     }

@@ -1,27 +1,22 @@
-//! A PostgreSQL server of one's own, for one test.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! PostgreSQL servers.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-#[allow(clippy::duplicate_mod, reason = "the file of each server stands for itself")]
-#[path = "reserved_port.rs"]
-mod reserved_port;
+use tempfile::TempDir;
 
-pub(crate) use reserved_port::ReservedPort;
+use crate::child_process::send_signal;
+use crate::unprivileged::{command, hand_over};
+use crate::{ChildProcess, ReservedPort, Signal, server_directory};
 
-/// A `postgres` with its own port, socket and directory; it ends with this value.
+/// A `postgres` with its own port, socket and directory, killed when dropped.
 #[derive(Debug)]
-pub(crate) struct PostgresServer {
-    directory: PathBuf,
+pub struct PostgresServer {
+    process: ChildProcess,
     port: ReservedPort,
-    process: Child,
+    directory: TempDir,
 }
 
 impl PostgresServer {
@@ -29,36 +24,36 @@ impl PostgresServer {
     ///
     /// It listens on a free port of the loopback address and on a socket; the superuser
     /// `postgres` needs no password. It flushes what it commits, as servers do by default.
-    pub(crate) fn start(configuration: &[&str]) -> Self {
-        Self::start_in(fresh_directory(), configuration)
+    pub fn start(configuration: &[&str]) -> Self {
+        Self::start_in(server_directory(), configuration)
     }
 
-    /// The same in a directory that exists already, for configurations that name files in it.
-    pub(crate) fn start_in(directory: PathBuf, configuration: &[&str]) -> Self {
-        initialize(&directory);
-        let port = ReservedPort::new();
+    /// Does the same in a directory that exists already, for configurations that name files in it.
+    pub fn start_in(directory: TempDir, configuration: &[&str]) -> Self {
+        initialize(directory.path());
+        let port = ReservedPort::reserve();
         let mut lines = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
              shared_buffers = 16MB\nmax_wal_size = 256MB\nautovacuum_naptime = 1s\n\
              logging_collector = off\nlog_min_messages = fatal\n",
             port.number(),
-            directory.display()
+            directory.path().display()
         );
         configuration.iter().for_each(|line| lines.extend([*line, "\n"]));
-        let file = directory.join("data/postgresql.conf");
+        let file = directory.path().join("data/postgresql.conf");
         let defaults = fs::read_to_string(&file).unwrap();
         fs::write(&file, defaults + &lines).unwrap();
-        give_away(&directory);
-        let process = spawn(&directory);
-        let mut server = Self { directory, port, process };
+        hand_over(directory.path());
+        let process = spawn(directory.path());
+        let mut server = Self { process, port, directory };
         server.wait_until_ready();
         server
     }
 
-    /// A standby that follows it, made from a copy, and that it waits for with every commit.
-    pub(crate) async fn standby(&self) -> Self {
-        let (directory, port) = (fresh_directory(), ReservedPort::new());
-        give_away(&directory);
+    /// Starts a standby from a copy; from then on every commit waits for it.
+    pub async fn standby(&self) -> Self {
+        let (directory, port) = (server_directory(), ReservedPort::reserve());
+        hand_over(directory.path());
         let copied = command("pg_basebackup")
             .args([
                 "--no-sync",
@@ -67,74 +62,74 @@ impl PostgresServer {
                 "--username=postgres",
             ])
             .args(["--host=127.0.0.1", "--port", &self.port().to_string(), "--pgdata"])
-            .arg(directory.join("data"))
+            .arg(directory.path().join("data"))
             .current_dir(&directory)
             .output()
-            .expect(MISSING);
+            .expect("`make test` installs PostgreSQL");
         assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-        let file = directory.join("data/postgresql.conf");
+        let file = directory.path().join("data/postgresql.conf");
         let copied = fs::read_to_string(&file).unwrap();
         let own = format!(
             "port = {}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n",
             port.number(),
-            directory.display()
+            directory.path().display()
         );
         fs::write(&file, copied + &own).unwrap();
-        let process = spawn(&directory);
-        let mut standby = Self { directory, port, process };
+        let process = spawn(directory.path());
+        let mut standby = Self { process, port, directory };
         standby.wait_until_ready();
         self.configure("synchronous_standby_names", "*").await;
         standby
     }
 
-    /// Makes a standby a primary.
-    pub(crate) async fn promote(&self) {
+    /// Makes this standby the primary.
+    pub async fn promote(&self) {
         self.session().await.query("SELECT pg_promote()", &[]).await.unwrap();
     }
 
-    /// Its URL, for the superuser.
-    pub(crate) fn url(&self) -> String {
+    /// Returns its URL for the superuser.
+    pub fn url(&self) -> String {
         self.url_of("postgres")
     }
 
-    /// Its URL, for another role.
-    pub(crate) fn url_of(&self, role: &str) -> String {
+    /// Returns its URL for another role.
+    pub fn url_of(&self, role: &str) -> String {
         format!("postgres://{role}@127.0.0.1:{}/postgres", self.port())
     }
 
-    /// Its URL through the socket.
-    pub(crate) fn socket_url(&self) -> String {
-        let directory = self.directory.display();
+    /// Returns its URL through the socket.
+    pub fn socket_url(&self) -> String {
+        let directory = self.directory.path().display();
         format!("postgres://postgres@/postgres?host={directory}&port={}", self.port())
     }
 
-    /// Its port.
-    pub(crate) fn port(&self) -> u16 {
+    /// Returns its port.
+    pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// Where it keeps everything.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+    /// Returns the directory with its data, socket and log.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
-    /// Makes a database beside the one it comes with, and tells its URL.
-    pub(crate) async fn create_database(&self, name: &str) -> String {
+    /// Creates another database and returns its URL.
+    pub async fn create_database(&self, name: &str) -> String {
         self.session().await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.port())
     }
 
-    /// A session, to look at it from outside the store.
-    pub(crate) async fn session(&self) -> tokio_postgres::Client {
+    /// Opens a session as the superuser, independent of any store.
+    pub async fn session(&self) -> tokio_postgres::Client {
         self.try_session().await.unwrap()
     }
 
-    /// Changes its configuration.
-    pub(crate) async fn configure(&self, name: &str, value: &str) {
+    /// Changes a setting and waits until new sessions have it.
+    pub async fn configure(&self, name: &str, value: &str) {
         let session = self.session().await;
         session.batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'")).await.unwrap();
         session.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-        // It is told of the change before it answers the next session, but not before this answer.
+        // The server reloads before the next session starts, but not before this reply.
         let deadline = Instant::now() + START_MAX;
         loop {
             let row = self.session().await.query_one(&format!("SHOW {name}"), &[]).await.unwrap();
@@ -145,62 +140,61 @@ impl PostgresServer {
         }
     }
 
-    /// Ends every session but the one that asks.
-    pub(crate) async fn cut_sessions(&self) {
+    /// Terminates all other sessions.
+    pub async fn cut_sessions(&self) {
         let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
         self.session().await.query(cut, &[]).await.unwrap();
     }
 
-    /// Ends all of its processes without warning, as a crash of the host does.
-    pub(crate) fn kill(&mut self) {
-        // It makes no others while it is told who there is.
-        signal("STOP", self.process.id());
+    /// Kills all of its processes, as a crash of the host does.
+    pub fn kill(&mut self) {
+        // A stopped server starts no more children while they are listed.
+        self.process.signal(Signal::STOP);
         let children = children_of(self.process.id());
-        self.process.kill().unwrap();
+        self.process.kill();
         for child in &children {
-            signal("KILL", *child);
+            send_signal(*child, Signal::KILL);
         }
-        self.process.wait().unwrap();
         let deadline = Instant::now() + START_MAX;
         while children.iter().any(|child| is_alive(*child)) {
             assert!(Instant::now() < deadline, "a process of the server did not end");
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Ends it as `pg_ctl stop -m fast` does: its sessions are told.
-    pub(crate) fn stop(&mut self) {
-        signal("INT", self.process.id());
-        self.process.wait().unwrap();
+    /// Stops it as `pg_ctl stop -m fast` does: its sessions get an error.
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::INT);
+        self.process.wait();
     }
 
-    /// Ends it as `pg_ctl stop -m immediate` does: it has to recover when it starts again.
-    pub(crate) fn stop_at_once(&mut self) {
-        signal("QUIT", self.process.id());
-        self.process.wait().unwrap();
+    /// Stops it as `pg_ctl stop -m immediate` does: it recovers at the next start.
+    pub fn stop_immediately(&mut self) {
+        self.process.signal(Signal::QUIT);
+        self.process.wait();
     }
 
     /// Freezes all of its processes.
-    pub(crate) fn pause(&self) {
-        // The one that makes others comes first.
-        self.signal_all("STOP");
+    pub fn pause(&self) {
+        // The postmaster comes first, so that it starts no more children.
+        self.signal_all(Signal::STOP);
     }
 
-    /// Lets them go on.
-    pub(crate) fn resume(&self) {
-        self.signal_all("CONT");
+    /// Continues its processes after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal_all(Signal::CONT);
     }
 
-    /// Starts it again with what it has on disk.
-    pub(crate) fn restart(&mut self) {
-        self.process = spawn(&self.directory);
+    /// Starts it again on the same data.
+    pub fn restart(&mut self) {
+        self.process = spawn(self.directory.path());
         self.wait_until_ready();
     }
 
-    fn signal_all(&self, name: &str) {
-        signal(name, self.process.id());
-        children_of(self.process.id()).iter().for_each(|child| signal(name, *child));
+    fn signal_all(&self, signal: Signal) {
+        self.process.signal(signal);
+        children_of(self.process.id()).iter().for_each(|child| send_signal(*child, signal));
     }
 
     fn wait_until_ready(&mut self) {
@@ -209,17 +203,17 @@ impl PostgresServer {
         loop {
             let url = url.clone();
             // A thread, because the caller may be a test within a runtime.
-            let asked = std::thread::spawn(move || {
+            let connected = std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime.unwrap().block_on(async { connect(&url).await.map(drop) })
             });
-            let Err(error) = asked.join().unwrap() else { return };
+            let Err(error) = connected.join().unwrap() else { return };
             assert!(Instant::now() < deadline, "postgres: {error:?}");
-            let end = self.process.try_wait().unwrap();
-            let log = fs::read_to_string(self.directory.join("server.log")).unwrap();
-            assert!(end.is_none(), "postgres ended with {end:?}: {log}");
-            // Nothing tells of a foreign process's readiness but its answer.
-            std::thread::sleep(LOOK_AGAIN);
+            let exited = self.process.exit_status();
+            let log = fs::read_to_string(self.directory.path().join(LOG)).unwrap();
+            assert!(exited.is_none(), "postgres exited with {exited:?}: {log}");
+            // A foreign process announces its readiness only by accepting connections.
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -230,26 +224,14 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        if let Ok(None) = self.process.try_wait() {
-            // A test may have ended while it was frozen.
+        if self.process.exit_status().is_none() {
+            // The test may have ended while the server was paused.
             self.resume();
-            // At once, and without leaving processes or shared memory behind.
-            signal("QUIT", self.process.id());
-            let _ = self.process.wait();
+            // Unlike a kill, this leaves neither processes nor shared memory.
+            self.process.signal(Signal::QUIT);
+            self.process.wait();
         }
-        let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// A directory that nobody else has.
-pub(crate) fn fresh_directory() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("idemptx-postgres-{}-{count}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
-    fs::create_dir_all(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-    directory
 }
 
 async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
@@ -259,82 +241,28 @@ async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Er
 }
 
 fn initialize(directory: &Path) {
-    give_away(directory);
+    hand_over(directory);
     let made = command("initdb")
         .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"])
         .args(["--no-sync", "--no-instructions", "--pgdata"])
         .arg(directory.join("data"))
         .current_dir(directory)
         .output()
-        .expect(MISSING);
+        .expect("`make test` installs PostgreSQL");
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
 }
 
-fn spawn(directory: &Path) -> Child {
-    command("postgres")
-        .arg("-D")
-        .arg(directory.join("data"))
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(directory.join("server.log")).unwrap())
-        .spawn()
-        .expect(MISSING)
-}
-
-/// A program of the server, which refuses to be run by root.
-pub(crate) fn command(program: &str) -> Command {
-    let mut command = Command::new(path_of(program));
-    if let Some((user, group)) = stand_in() {
-        command.uid(user).gid(group);
-    }
-    command
-}
-
-/// Debian keeps the programs of each version in a directory of its own, and those for servers off
-/// the path of users.
-fn path_of(program: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut programs: Vec<_> = versions
-        .filter_map(|version| {
-            let number: u32 = version.file_name().to_str()?.parse().ok()?;
-            let path = version.path().join("bin").join(program);
-            path.exists().then_some((number, path))
-        })
-        .collect();
-    programs.sort();
-    let of_root = Path::new("/usr/sbin").join(program);
-    let of_users = || if of_root.exists() { of_root } else { program.into() };
-    programs.pop().map_or_else(of_users, |(_, path)| path)
-}
-
-/// Whom root lets the server run as.
-fn stand_in() -> Option<(u32, u32)> {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|own| {
-        use std::os::unix::fs::MetadataExt;
-        own.uid() == 0
-    });
-    is_root.then(|| {
-        let users = fs::read_to_string("/etc/passwd").unwrap();
-        let entry = |name: &str| {
-            users.lines().find_map(|line| {
-                let fields: Vec<_> = line.split(':').collect();
-                let [found, _, user, group, ..] = fields[..] else { return None };
-                (found == name).then(|| Some((user.parse().ok()?, group.parse().ok()?)))?
-            })
-        };
-        entry("postgres").or_else(|| entry("nobody")).expect("somebody who is not root")
-    })
-}
-
-/// Lets the stand-in have a directory with what is in it.
-pub(crate) fn give_away(directory: &Path) {
-    let Some((user, group)) = stand_in() else { return };
-    chown(directory, Some(user), Some(group)).unwrap();
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let path = entry.path();
-        chown(&path, Some(user), Some(group)).unwrap();
-    }
+fn spawn(directory: &Path) -> ChildProcess {
+    ChildProcess::spawn(
+        command("postgres")
+            .arg("-D")
+            .arg(directory.join("data"))
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(directory.join(LOG)).unwrap()),
+        "`make test` installs PostgreSQL",
+    )
 }
 
 fn children_of(parent: u32) -> Vec<u32> {
@@ -353,13 +281,6 @@ fn is_alive(process: u32) -> bool {
     fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|status| !status.contains(") Z "))
 }
 
-fn signal(name: &str, process: u32) {
-    let id = process.to_string();
-    // It may have ended by itself meanwhile.
-    let _ = Command::new("kill").args(["-s", name, &id]).stderr(Stdio::null()).status();
-}
-
-const MISSING: &str =
-    "these tests need PostgreSQL's initdb and postgres; `make test` installs them";
+const LOG: &str = "server.log";
 pub(crate) const START_MAX: Duration = Duration::from_secs(60);
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(10);

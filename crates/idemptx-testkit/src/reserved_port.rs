@@ -1,30 +1,32 @@
-//! A port that a server can count on.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Ports that stay free for one server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// A port of the loopback address for one server, also while that server is away.
+/// A loopback port kept for one server, even while that server is down.
 ///
-/// It is bound here but not listened on: the system gives it to nobody who asks for any free port,
-/// refuses those who connect, and lets the server bind it that asks for this one.
+/// The socket is bound but does not listen: the system gives the port to no other process that
+/// asks for a free one, refuses connections to it, and lets the server bind it explicitly.
 #[derive(Debug)]
-pub(crate) struct ReservedPort(TcpSocket);
+pub struct ReservedPort(TcpSocket);
 
 impl ReservedPort {
-    pub(crate) fn new() -> Self {
+    /// Reserves a free port.
+    pub fn reserve() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         Self(socket)
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// Returns its number.
+    pub fn number(&self) -> u16 {
         self.address().port()
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Returns the loopback address with this port.
+    pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
 }

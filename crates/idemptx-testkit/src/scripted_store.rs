@@ -1,15 +1,11 @@
-//! A memory store that does as a test tells it.
-//!
-//! The file that takes it in also brings [`MemoryStore`] into scope.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+//! A memory store that follows a script: its operations fail, stall and are counted.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use idemptx::store::MemoryStore;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
@@ -18,147 +14,161 @@ use idemptx_core::store::{
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::{Semaphore, watch};
 
-use super::MemoryStore;
-
-/// A step of a store.
+/// An operation of a store.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+pub enum Operation {
+    /// [`Store::claim`].
     Claim,
+    /// [`Store::settle`].
     Settle,
+    /// [`Store::release`].
     Release,
+    /// [`Store::renew`].
     Renew,
+    /// [`Store::lookup`].
     Lookup,
 }
 
-/// What a store is told to do with a step.
+/// The scripted behavior of one operation.
 #[derive(Clone, Debug)]
-pub(crate) enum Order {
-    /// As always.
-    Obey,
-    /// Not to do it.
+pub enum Behavior {
+    /// Performs it.
+    Succeed,
+    /// Fails without performing it.
     Fail(ErrorKind),
-    /// To do it, and not to say so.
-    Forget(ErrorKind),
-    /// To do it when the gate opens, whether or not anybody still waits for it.
-    Late(Gate),
-    /// To do it at once, and to say so when the gate opens.
-    Slow(Gate),
+    /// Performs it, and fails nevertheless.
+    LoseReply(ErrorKind),
+    /// Performs it when the gate opens, even if the caller has left.
+    DelayOperation(Gate),
+    /// Performs it at once, and replies when the gate opens.
+    DelayReply(Gate),
 }
 
-/// Shut until opened.
+/// A gate that is closed until a test opens it.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate(Arc<Semaphore>);
+pub struct Gate(Arc<Semaphore>);
 
 impl Gate {
-    pub(crate) fn shut() -> Self {
+    /// Creates a closed gate.
+    pub fn closed() -> Self {
         Self(Arc::new(Semaphore::new(0)))
     }
 
-    pub(crate) fn open(&self) {
+    /// Opens it for good.
+    pub fn open(&self) {
         self.0.close();
     }
 
-    pub(crate) async fn opened(&self) {
-        // Nobody gives permits: all wait until it is closed.
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        // No permit is ever issued: closing the semaphore ends every wait.
         drop(self.0.acquire().await);
     }
 }
 
-/// Memory whose steps fail, hang and are counted; its clones are the same store.
+/// A memory store whose operations follow a script; its clones share one store.
 #[derive(Clone, Debug)]
-pub(crate) struct ToldStore(Arc<Told>);
+pub struct ScriptedStore(Arc<Script>);
 
 #[derive(Debug)]
-struct Told {
+struct Script {
     memory: MemoryStore,
-    ahead: Arc<Ahead>,
-    next: Mutex<[VecDeque<Order>; STEPS]>,
-    always: Mutex<[Order; STEPS]>,
-    began: watch::Sender<[usize; STEPS]>,
-    done: watch::Sender<[usize; STEPS]>,
+    clock: Arc<AdjustableClock>,
+    next: Mutex<[VecDeque<Behavior>; OPERATIONS]>,
+    always: Mutex<[Behavior; OPERATIONS]>,
+    started: watch::Sender<[usize; OPERATIONS]>,
+    performed: watch::Sender<[usize; OPERATIONS]>,
 }
 
-impl ToldStore {
-    pub(crate) fn new() -> Self {
-        let ahead = Arc::new(Ahead::default());
-        Self(Arc::new(Told {
-            memory: MemoryStore::builder().clock(ahead.clone()).build(),
-            ahead,
+impl Default for ScriptedStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ScriptedStore {
+    /// Creates an empty store that succeeds.
+    pub fn new() -> Self {
+        let clock = Arc::new(AdjustableClock::default());
+        Self(Arc::new(Script {
+            memory: MemoryStore::builder().clock(clock.clone()).build(),
+            clock,
             next: Mutex::default(),
-            always: Mutex::new(std::array::from_fn(|_| Order::Obey)),
-            began: watch::Sender::new([0; STEPS]),
-            done: watch::Sender::new([0; STEPS]),
+            always: Mutex::new(std::array::from_fn(|_| Behavior::Succeed)),
+            started: watch::Sender::new([0; OPERATIONS]),
+            performed: watch::Sender::new([0; OPERATIONS]),
         }))
     }
 
-    /// What it has in truth.
-    pub(crate) fn memory(&self) -> &MemoryStore {
+    /// Returns the store with the records, which follows no script.
+    pub fn memory(&self) -> &MemoryStore {
         &self.0.memory
     }
 
-    /// Tells what to do with the next such step, or the one after those told of before.
-    pub(crate) fn next(&self, step: Step, order: Order) {
-        self.0.next.lock().unwrap()[step as usize].push_back(order);
+    /// Adds the behavior of the next such operation that has none yet.
+    pub fn next(&self, operation: Operation, behavior: Behavior) {
+        self.0.next.lock().unwrap()[operation as usize].push_back(behavior);
     }
 
-    /// Tells what to do with all such steps from now on.
-    pub(crate) fn always(&self, step: Step, order: Order) {
-        self.0.always.lock().unwrap()[step as usize] = order;
+    /// Sets the behavior of all such operations without one of their own.
+    pub fn always(&self, operation: Operation, behavior: Behavior) {
+        self.0.always.lock().unwrap()[operation as usize] = behavior;
     }
 
-    /// Moves the store's clock on.
-    pub(crate) fn advance(&self, by: Duration) {
+    /// Moves the store's clock forward.
+    pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).unwrap();
-        self.0.ahead.millis.fetch_add(by, Ordering::SeqCst);
+        self.0.clock.ahead_millis.fetch_add(by, Ordering::SeqCst);
     }
 
-    /// How often a step was asked for.
-    pub(crate) fn calls(&self, step: Step) -> usize {
-        self.0.began.borrow()[step as usize]
+    /// Returns the number of calls of an operation.
+    pub fn calls(&self, operation: Operation) -> usize {
+        self.0.started.borrow()[operation as usize]
     }
 
-    /// Every step that was ever asked for.
-    pub(crate) fn all_calls(&self) -> usize {
-        self.0.began.borrow().iter().sum()
+    /// Returns the number of calls of all operations.
+    pub fn total_calls(&self) -> usize {
+        self.0.started.borrow().iter().sum()
     }
 
-    /// Resolves when a step has been asked for so often.
-    pub(crate) async fn called(&self, step: Step, times: usize) {
-        reached(&self.0.began, step, times).await;
+    /// Waits until an operation was called this many times.
+    pub async fn called(&self, operation: Operation, times: usize) {
+        reached(&self.0.started, operation, times).await;
     }
 
-    /// Resolves when a step has taken place so often, heard of or not.
-    pub(crate) async fn done(&self, step: Step, times: usize) {
-        reached(&self.0.done, step, times).await;
+    /// Waits until an operation was performed this many times, whatever its caller got.
+    pub async fn performed(&self, operation: Operation, times: usize) {
+        reached(&self.0.performed, operation, times).await;
     }
 
-    async fn take<T: Send + 'static>(
+    async fn follow<T: Send + 'static>(
         &self,
-        step: Step,
-        act: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        operation: Operation,
+        perform: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let next = self.0.next.lock().unwrap()[step as usize].pop_front();
-        let order = next.unwrap_or_else(|| self.0.always.lock().unwrap()[step as usize].clone());
-        self.0.began.send_modify(|counts| counts[step as usize] += 1);
-        let told = self.clone();
-        let act = async move {
-            let outcome = act.await;
-            told.0.done.send_modify(|counts| counts[step as usize] += 1);
+        let index = operation as usize;
+        let next = self.0.next.lock().unwrap()[index].pop_front();
+        let behavior = next.unwrap_or_else(|| self.0.always.lock().unwrap()[index].clone());
+        self.0.started.send_modify(|counts| counts[index] += 1);
+        let script = Arc::clone(&self.0);
+        let perform = async move {
+            let outcome = perform.await;
+            script.performed.send_modify(|counts| counts[index] += 1);
             outcome
         };
-        match order {
-            Order::Obey => act.await,
-            Order::Fail(kind) => Err(kind.into()),
-            Order::Forget(kind) => act.await.and(Err(kind.into())),
-            Order::Late(gate) => {
-                let act = async move {
+        match behavior {
+            Behavior::Succeed => perform.await,
+            Behavior::Fail(kind) => Err(kind.into()),
+            Behavior::LoseReply(kind) => perform.await.and(Err(kind.into())),
+            Behavior::DelayOperation(gate) => {
+                let delayed = async move {
                     gate.opened().await;
-                    act.await
+                    perform.await
                 };
-                tokio::spawn(act).await.unwrap()
+                tokio::spawn(delayed).await.unwrap()
             }
-            Order::Slow(gate) => {
-                let outcome = act.await;
+            Behavior::DelayReply(gate) => {
+                let outcome = perform.await;
                 gate.opened().await;
                 outcome
             }
@@ -166,30 +176,30 @@ impl ToldStore {
     }
 }
 
-impl Store for ToldStore {
+impl Store for ScriptedStore {
     async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
         let (memory, id, bid) = (self.0.memory.clone(), *id, bid.clone());
-        self.take(Step::Claim, async move { memory.claim(&id, &bid).await }).await
+        self.follow(Operation::Claim, async move { memory.claim(&id, &bid).await }).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
         let (memory, lease, done) = (self.0.memory.clone(), lease.clone(), done.clone());
-        self.take(Step::Settle, async move { memory.settle(&lease, &done).await }).await
+        self.follow(Operation::Settle, async move { memory.settle(&lease, &done).await }).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let (memory, lease) = (self.0.memory.clone(), lease.clone());
-        self.take(Step::Release, async move { memory.release(&lease).await }).await
+        self.follow(Operation::Release, async move { memory.release(&lease).await }).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
         let (memory, lease) = (self.0.memory.clone(), lease.clone());
-        self.take(Step::Renew, async move { memory.renew(&lease).await }).await
+        self.follow(Operation::Renew, async move { memory.renew(&lease).await }).await
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
         let (memory, id) = (self.0.memory.clone(), *id);
-        self.take(Step::Lookup, async move { memory.lookup(&id).await }).await
+        self.follow(Operation::Lookup, async move { memory.lookup(&id).await }).await
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
@@ -201,32 +211,32 @@ impl Store for ToldStore {
     }
 }
 
-/// The monotonic clock, and as far ahead of it as a test likes.
+/// The monotonic clock, moved forward by tests.
 #[derive(Debug)]
-struct Ahead {
-    began: std::time::Instant,
-    millis: AtomicU64,
+struct AdjustableClock {
+    started: Instant,
+    ahead_millis: AtomicU64,
 }
 
-impl Default for Ahead {
+impl Default for AdjustableClock {
     fn default() -> Self {
-        Self { began: std::time::Instant::now(), millis: AtomicU64::new(1) }
+        Self { started: Instant::now(), ahead_millis: AtomicU64::new(1) }
     }
 }
 
-impl Clock for Ahead {
+impl Clock for AdjustableClock {
     fn now(&self) -> Timestamp {
-        let ahead = Duration::from_millis(self.millis.load(Ordering::SeqCst));
-        Timestamp::default().after(self.began.elapsed() + ahead)
+        let ahead = Duration::from_millis(self.ahead_millis.load(Ordering::SeqCst));
+        Timestamp::default().after(self.started.elapsed() + ahead)
     }
 }
 
-async fn reached(counts: &watch::Sender<[usize; STEPS]>, step: Step, times: usize) {
-    let enough = |counts: &[usize; STEPS]| counts[step as usize] >= times;
+async fn reached(counts: &watch::Sender<[usize; OPERATIONS]>, operation: Operation, times: usize) {
+    let enough = |counts: &[usize; OPERATIONS]| counts[operation as usize] >= times;
     let mut counts = counts.subscribe();
-    let reached = tokio::time::timeout(PATIENCE, counts.wait_for(enough)).await;
-    assert!(reached.is_ok(), "{step:?} was not seen {times} times");
+    let reached = tokio::time::timeout(WAIT_MAX, counts.wait_for(enough)).await;
+    assert!(reached.is_ok(), "fewer than {times} times: {operation:?}");
 }
 
-const STEPS: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(20);
+const OPERATIONS: usize = 5;
+const WAIT_MAX: Duration = Duration::from_secs(20);

@@ -1,43 +1,41 @@
-//! A file system with as little room as a test wants, to be filled.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+//! File systems that fill up.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A file system in memory, mounted until dropped.
+/// A small file system in memory, mounted until dropped.
 #[derive(Debug)]
-pub(crate) struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// Mounts one with so much room; nothing where this process has no right to, which is said.
+    /// Mounts one of this size, or returns `None` where the process may not mount.
     ///
-    /// In CI it has: there nothing is left out.
-    #[allow(clippy::print_stderr, reason = "whoever runs the tests is to know")]
-    pub(crate) fn mount(mebibytes: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+    /// In CI mounting must succeed, so that no test is skipped there.
+    #[allow(clippy::print_stderr, reason = "a skipped test is reported")]
+    pub fn mount(mebibytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m,mode=0755");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(folder.path())
+            .arg(directory.path())
             .output()
             .unwrap();
         if mounted.status.success() {
-            return Some(Self(folder));
+            return Some(Self(directory));
         }
-        let why = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "no disk can be filled: {why}");
-        eprintln!("no disk is filled here, for none can be mounted: {why}");
+        let reason = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot mount a tmpfs: {reason}");
+        eprintln!("skipped, because a tmpfs cannot be mounted: {reason}");
         None
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns the mount point.
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Gives it more room.
-    pub(crate) fn grow(&self, mebibytes: u32) {
+    /// Resizes the file system.
+    pub fn grow(&self, mebibytes: u32) {
         let size = format!("remount,size={mebibytes}m");
         let grown = Command::new("mount").args(["-o", &size]).arg(self.path()).status();
         assert!(grown.unwrap().success());
@@ -46,7 +44,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Also if somebody has not closed the last file yet.
+        // Lazily, because a process may still hold a file open.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }

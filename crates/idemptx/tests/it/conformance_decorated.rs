@@ -1,13 +1,4 @@
 //! A store that is sealed, or held near, keeps the contract as it does by itself.
-#![cfg(feature = "seal")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[cfg(feature = "postgres")]
-#[path = "support/postgres_server.rs"]
-mod postgres_server;
-#[cfg(feature = "redis")]
-#[path = "support/redis_server.rs"]
-mod redis_server;
 
 use std::time::Duration;
 
@@ -38,7 +29,7 @@ async fn sqlite_keeps_the_contract_decorated() {
 async fn redis_keeps_the_contract_decorated() {
     use idemptx::store::redis::RedisStore;
 
-    let server = redis_server::RedisServer::start(&[]);
+    let server = idemptx_testkit::RedisServer::start(&[]);
     let store = || RedisStore::builder(server.url()).timeout(PATIENCE).open().unwrap();
     keeps_the_contract(store).await;
 }
@@ -48,7 +39,7 @@ async fn redis_keeps_the_contract_decorated() {
 async fn postgres_keeps_the_contract_decorated() {
     use idemptx::store::postgres::PostgresStore;
 
-    let server = postgres_server::PostgresServer::start(&[]);
+    let server = idemptx_testkit::PostgresServer::start(&[]);
     let builder = || PostgresStore::builder(server.url()).timeout(PATIENCE).lock_timeout(PATIENCE);
     builder().connect().await.unwrap();
     keeps_the_contract(|| builder().open().unwrap()).await;

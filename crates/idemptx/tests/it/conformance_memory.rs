@@ -1,6 +1,5 @@
 //! The memory store keeps the contract by its own clock and under simulated time, and the suite
 //! notices stores that do not.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,19 +1,12 @@
 //! The PostgreSQL store keeps the contract of a store.
-#![cfg(feature = "postgres")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/pooler.rs"]
-mod pooler;
-#[path = "support/postgres_server.rs"]
-mod postgres_server;
 
 use std::time::Duration;
 
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx_core::conformance::{self, Harness};
 use idemptx_core::lease::Token;
-use pooler::Pooler;
-use postgres_server::PostgresServer;
+use idemptx_testkit::PgBouncer;
+use idemptx_testkit::PostgresServer;
 
 #[tokio::test]
 async fn the_postgres_store_keeps_the_contract() {
@@ -30,7 +23,7 @@ async fn it_keeps_the_contract_with_everything_that_comes_at_once_in_one_batch()
 #[tokio::test]
 async fn it_keeps_the_contract_behind_a_pooler_in_transaction_mode() {
     let server = PostgresServer::start(&[]);
-    let pooler = Pooler::start(&server);
+    let pooler = PgBouncer::start(&server);
     keeps_the_contract(PostgresStore::builder(pooler.url()).pooled(true)).await;
 }
 

@@ -1,16 +1,11 @@
 //! The Redis store keeps the contract of a store.
-#![cfg(feature = "redis")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/redis_server.rs"]
-mod redis_server;
 
 use std::time::Duration;
 
 use idemptx::store::redis::RedisStore;
 use idemptx_core::conformance::{self, Harness};
 use idemptx_core::lease::Token;
-use redis_server::RedisServer;
+use idemptx_testkit::RedisServer;
 
 #[tokio::test]
 async fn the_redis_store_keeps_the_contract() {

@@ -1,6 +1,4 @@
 //! The SQLite store keeps the contract of a store.
-#![cfg(feature = "sqlite")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -1,8 +1,4 @@
 //! The engine without HTTP.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-#[path = "support/told_store.rs"]
-mod told_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +8,8 @@ use idemptx::store::MemoryStore;
 use idemptx::{Code, Engine, Execution, Policy, PolicyBuilder, RunError, Scope};
 use idemptx_core::policy::{Mode, OnPanic, OnStoreError};
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 use serde_json::{Value, json};
-use told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
 async fn a_value_is_stored_and_returned_again() {
@@ -73,7 +69,7 @@ async fn a_panic_stays_within() {
 #[tokio::test]
 async fn concurrent_runs_are_one_execution() {
     let jobs = Jobs::new(|policy| policy.wait(Duration::from_secs(10)).waiters_max(100));
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let runs: Vec<_> = (0..50)
         .map(|_| {
             let (jobs, gate) = (jobs.clone(), gate.clone());
@@ -98,7 +94,7 @@ async fn concurrent_runs_are_one_execution() {
 #[tokio::test]
 async fn without_waiting_a_second_run_is_refused() {
     let jobs = Jobs::new(|policy| policy);
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let (engine, opens) = (jobs.engine.clone(), gate.clone());
     let first = tokio::spawn(async move {
         let work = async move |_| {
@@ -153,9 +149,9 @@ async fn work_knows_its_execution() {
 
 #[tokio::test]
 async fn work_goes_on_when_its_caller_is_gone() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let engine = Engine::builder(store.clone()).build().unwrap();
-    let (gate, reached) = (Gate::shut(), Gate::shut());
+    let (gate, reached) = (Gate::closed(), Gate::closed());
     let (runner, opens, reaches) = (engine.clone(), gate.clone(), reached.clone());
     let caller = tokio::spawn(async move {
         let work = async move |_| {
@@ -169,7 +165,7 @@ async fn work_goes_on_when_its_caller_is_gone() {
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
     gate.open();
-    store.done(Step::Settle, 1).await;
+    store.performed(Operation::Settle, 1).await;
     let again = engine.run("k", b"order", async |_| Ok::<_, Failed>(2)).await.unwrap();
     assert_eq!(again, 1);
 }
@@ -177,8 +173,8 @@ async fn work_goes_on_when_its_caller_is_gone() {
 #[tokio::test]
 async fn without_a_store_nothing_runs_unless_the_policy_says_so() {
     for (choice, ran) in [(OnStoreError::FailClosed, false), (OnStoreError::FailOpen, true)] {
-        let store = ToldStore::new();
-        store.always(Step::Claim, Order::Fail(ErrorKind::Unavailable));
+        let store = ScriptedStore::new();
+        store.always(Operation::Claim, Behavior::Fail(ErrorKind::Unavailable));
         let policy = Policy::draft().into_builder().on_store_error(choice).build().unwrap();
         let engine = Engine::builder(store).policy(policy).build().unwrap();
         let run = engine.run("k", b"order", async |execution: Execution| {

@@ -1,11 +1,4 @@
 //! Histories that a generator thinks of, on every store, against a map of records.
-#![cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/postgres_server.rs"]
-mod postgres_server;
-#[path = "support/redis_server.rs"]
-mod redis_server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +13,10 @@ use idemptx_core::conformance::{self, Harness, Life, Replaceable, Step};
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
 use idemptx_core::time::{Clock, Timestamp, millis};
-use postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
+use idemptx_testkit::RedisServer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use redis_server::RedisServer;
 
 #[test]
 fn memory_behaves_as_a_map() {

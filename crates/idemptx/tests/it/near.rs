@@ -1,27 +1,10 @@
 //! Results held close at hand: what is answered without the store, and what never is.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/app.rs"]
-mod app;
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/told_store.rs"]
-mod told_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use app::{App, engine};
 use bytes::Bytes;
-use http_client::{posted, send};
-use idemptx::store::MemoryStore;
 use idemptx::store::near::{Near, NearLimits};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
@@ -29,104 +12,107 @@ use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
 use idemptx_core::time::{Clock, Timestamp};
-use told_store::{Gate, Order, Step, ToldStore};
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
+
+use crate::support::app::{App, engine};
+use crate::support::http_client::{posted, send};
 
 #[tokio::test]
 async fn what_was_settled_here_is_replayed_without_a_round_trip() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"result").await;
-    let before = process.told.all_calls();
+    let before = process.scripted.total_calls();
     for _ in 0..3 {
         assert_eq!(&process.replayed(ID).await.payload[..], b"result");
         assert_eq!(&process.seen(ID).await.unwrap().payload[..], b"result");
     }
-    assert_eq!(process.told.all_calls(), before);
+    assert_eq!(process.scripted.total_calls(), before);
     assert_eq!(process.near.hits(), 6);
 }
 
 #[tokio::test]
 async fn what_another_process_settled_is_asked_for_once() {
-    let told = ToldStore::new();
-    Process::of(&told).settled(ID, b"result").await;
-    let process = Process::of(&told);
-    let before = told.all_calls();
+    let scripted = ScriptedStore::new();
+    Process::of(&scripted).settled(ID, b"result").await;
+    let process = Process::of(&scripted);
+    let before = scripted.total_calls();
     for _ in 0..3 {
         assert_eq!(&process.replayed(ID).await.payload[..], b"result");
         assert_eq!(&process.seen(ID).await.unwrap().payload[..], b"result");
     }
-    assert_eq!(told.all_calls(), before + 1);
+    assert_eq!(scripted.total_calls(), before + 1);
 }
 
 #[tokio::test]
 async fn a_claim_is_never_held() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     process.granted(ID, None).await;
     for calls in 2..5 {
         assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
-        assert_eq!(process.told.calls(Step::Claim), calls);
+        assert_eq!(process.scripted.calls(Operation::Claim), calls);
     }
 }
 
 #[tokio::test]
 async fn an_outcome_that_is_unknown_is_not_held() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let lease = process.granted(ID, None).await;
     let unknown = Settlement::new(State::Unknown, Bytes::new(), LONG, LONG);
     process.near.settle(&lease, &unknown).await.unwrap();
     for calls in 2..4 {
         assert_eq!(process.replayed(ID).await.state, State::Unknown);
-        assert_eq!(process.told.calls(Step::Claim), calls);
+        assert_eq!(process.scripted.calls(Operation::Claim), calls);
     }
 }
 
 #[tokio::test]
 async fn a_result_is_held_for_the_hold_time_from_when_the_store_was_asked() {
-    let told = ToldStore::new();
-    Process::of(&told).settled(ID, b"result").await;
-    let process = Process::of(&told);
-    let (gate, before) = (Gate::shut(), told.calls(Step::Claim));
-    told.next(Step::Claim, Order::Slow(gate.clone()));
+    let scripted = ScriptedStore::new();
+    Process::of(&scripted).settled(ID, b"result").await;
+    let process = Process::of(&scripted);
+    let (gate, before) = (Gate::closed(), scripted.calls(Operation::Claim));
+    scripted.next(Operation::Claim, Behavior::DelayReply(gate.clone()));
     let asks = process.clone();
     let asking = tokio::spawn(async move { asks.replayed(ID).await });
-    told.done(Step::Claim, before + 1).await;
+    scripted.performed(Operation::Claim, before + 1).await;
     process.clock.advance(HOLD / 2);
     gate.open();
     asking.await.unwrap();
     process.clock.advance(HOLD / 2 - TICK);
     process.replayed(ID).await;
-    assert_eq!(told.calls(Step::Claim), before + 1);
+    assert_eq!(scripted.calls(Operation::Claim), before + 1);
     process.clock.advance(TICK);
     process.replayed(ID).await;
-    assert_eq!(told.calls(Step::Claim), before + 2);
+    assert_eq!(scripted.calls(Operation::Claim), before + 2);
 }
 
 #[tokio::test]
 async fn a_response_is_not_replayed_beyond_its_retention() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let lease = process.granted(ID, None).await;
     let brief = HOLD / 10;
     let done = Settlement::new(State::Done, Bytes::from_static(b"result"), brief, LONG);
     process.near.settle(&lease, &done).await.unwrap();
     assert_eq!(process.replayed(ID).await.state, State::Done);
     process.clock.advance(brief);
-    process.told.advance(brief);
+    process.scripted.advance(brief);
     assert_eq!(process.replayed(ID).await.state, State::Spent);
 }
 
 #[tokio::test]
 async fn a_result_without_body_is_held_as_long_as_its_key_is_kept() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let lease = process.granted(ID, None).await;
     let done = Settlement::new(State::DoneNobody, Bytes::new(), TICK, LONG);
     process.near.settle(&lease, &done).await.unwrap();
     process.clock.advance(HOLD - TICK);
     assert_eq!(process.replayed(ID).await.state, State::DoneNobody);
-    assert_eq!(process.told.calls(Step::Claim), 1);
+    assert_eq!(process.scripted.calls(Operation::Claim), 1);
 }
 
 #[tokio::test]
 async fn a_bid_that_replaces_a_result_goes_to_the_store_and_drops_what_is_held() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let former = process.settled(ID, b"first").await;
     let lease = process.granted(ID, Some(Over::Settled(former.token))).await;
     assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
@@ -137,7 +123,7 @@ async fn a_bid_that_replaces_a_result_goes_to_the_store_and_drops_what_is_held()
 
 #[tokio::test]
 async fn a_bid_that_replaces_another_result_finds_the_one_that_is_there() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"first").await;
     let other = Over::Settled(token());
     let Ok(Claim::Settled(record)) = process.claim(ID, Some(other)).await else { panic!() };
@@ -146,20 +132,20 @@ async fn a_bid_that_replaces_another_result_finds_the_one_that_is_there() {
 
 #[tokio::test]
 async fn an_answer_on_its_way_while_the_record_is_replaced_is_not_held() {
-    for step in [Step::Claim, Step::Lookup] {
-        let told = ToldStore::new();
-        let former = Process::of(&told).settled(ID, b"first").await;
-        let process = Process::of(&told);
-        let (gate, before) = (Gate::shut(), told.calls(step));
-        told.next(step, Order::Slow(gate.clone()));
+    for step in [Operation::Claim, Operation::Lookup] {
+        let scripted = ScriptedStore::new();
+        let former = Process::of(&scripted).settled(ID, b"first").await;
+        let process = Process::of(&scripted);
+        let (gate, before) = (Gate::closed(), scripted.calls(step));
+        scripted.next(step, Behavior::DelayReply(gate.clone()));
         let asks = process.clone();
         let asking = tokio::spawn(async move {
             match step {
-                Step::Claim => Some(asks.replayed(ID).await),
+                Operation::Claim => Some(asks.replayed(ID).await),
                 _ => asks.seen(ID).await,
             }
         });
-        told.done(step, before + 1).await;
+        scripted.performed(step, before + 1).await;
         process.granted(ID, Some(Over::Settled(former.token))).await;
         gate.open();
         // It was true when the store said so.
@@ -170,13 +156,13 @@ async fn an_answer_on_its_way_while_the_record_is_replaced_is_not_held() {
 
 #[tokio::test]
 async fn a_confirmation_on_its_way_while_the_record_is_replaced_is_not_held() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let former = process.granted(ID, None).await;
-    let gate = Gate::shut();
-    process.told.next(Step::Settle, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    process.scripted.next(Operation::Settle, Behavior::DelayReply(gate.clone()));
     let (settles, lease) = (process.clone(), former.clone());
     let settling = tokio::spawn(async move { settles.near.settle(&lease, &done(b"first")).await });
-    process.told.done(Step::Settle, 1).await;
+    process.scripted.performed(Operation::Settle, 1).await;
     process.granted(ID, Some(Over::Settled(former.token))).await;
     gate.open();
     settling.await.unwrap().unwrap();
@@ -185,16 +171,16 @@ async fn a_confirmation_on_its_way_while_the_record_is_replaced_is_not_held() {
 
 #[tokio::test]
 async fn an_answer_on_its_way_while_a_replacing_bid_is_under_way_is_not_held() {
-    let told = ToldStore::new();
-    let former = Process::of(&told).settled(ID, b"first").await;
-    let process = Process::of(&told);
+    let scripted = ScriptedStore::new();
+    let former = Process::of(&scripted).settled(ID, b"first").await;
+    let process = Process::of(&scripted);
     // The bid is sent, and reaches the store after somebody has read the result.
-    let (gate, before) = (Gate::shut(), told.calls(Step::Claim));
-    told.next(Step::Claim, Order::Late(gate.clone()));
+    let (gate, before) = (Gate::closed(), scripted.calls(Operation::Claim));
+    scripted.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let bids = process.clone();
     let bidding =
         tokio::spawn(async move { bids.granted(ID, Some(Over::Settled(former.token))).await });
-    told.called(Step::Claim, before + 1).await;
+    scripted.called(Operation::Claim, before + 1).await;
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     gate.open();
     bidding.await.unwrap();
@@ -204,17 +190,17 @@ async fn an_answer_on_its_way_while_a_replacing_bid_is_under_way_is_not_held() {
 #[tokio::test]
 async fn of_two_answers_on_their_way_the_later_claims_is_held() {
     for later_comes_first in [false, true] {
-        let told = ToldStore::new();
-        let (process, other) = (Process::of(&told), Process::of(&told));
+        let scripted = ScriptedStore::new();
+        let (process, other) = (Process::of(&scripted), Process::of(&scripted));
         let former = other.settled(ID, b"first").await;
-        let gates = [Gate::shut(), Gate::shut()];
+        let gates = [Gate::closed(), Gate::closed()];
         let mut asking = Vec::new();
         for gate in &gates {
-            let before = told.calls(Step::Lookup);
-            told.next(Step::Lookup, Order::Slow(gate.clone()));
+            let before = scripted.calls(Operation::Lookup);
+            scripted.next(Operation::Lookup, Behavior::DelayReply(gate.clone()));
             let asks = process.clone();
             asking.push(tokio::spawn(async move { asks.seen(ID).await }));
-            told.done(Step::Lookup, before + 1).await;
+            scripted.performed(Operation::Lookup, before + 1).await;
             if asking.len() == 1 {
                 let lease = other.granted(ID, Some(Over::Settled(former.token))).await;
                 other.near.settle(&lease, &done(b"second")).await.unwrap();
@@ -224,36 +210,36 @@ async fn of_two_answers_on_their_way_the_later_claims_is_held() {
             gates[turn].open();
             (&mut asking[turn]).await.unwrap().unwrap();
         }
-        let before = told.all_calls();
+        let before = scripted.total_calls();
         assert_eq!(&process.replayed(ID).await.payload[..], b"second");
-        assert_eq!(told.all_calls(), before);
+        assert_eq!(scripted.total_calls(), before);
     }
 }
 
 #[tokio::test]
 async fn a_replacing_bid_that_is_given_up_drops_what_was_read_meanwhile() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let former = process.settled(ID, b"first").await;
-    let before = process.told.calls(Step::Claim);
-    let gate = Gate::shut();
-    process.told.next(Step::Claim, Order::Late(gate.clone()));
+    let before = process.scripted.calls(Operation::Claim);
+    let gate = Gate::closed();
+    process.scripted.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let bids = process.clone();
     let bidding =
         tokio::spawn(async move { bids.claim(ID, Some(Over::Settled(former.token))).await });
-    process.told.called(Step::Claim, before + 1).await;
+    process.scripted.called(Operation::Claim, before + 1).await;
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     bidding.abort();
     assert!(bidding.await.unwrap_err().is_cancelled());
     // It takes place all the same.
     gate.open();
-    process.told.done(Step::Claim, before + 2).await;
+    process.scripted.performed(Operation::Claim, before + 2).await;
     assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
 }
 
 #[tokio::test]
 async fn a_change_by_another_process_is_noticed_when_the_hold_time_is_over() {
-    let told = ToldStore::new();
-    let (process, other) = (Process::of(&told), Process::of(&told));
+    let scripted = ScriptedStore::new();
+    let (process, other) = (Process::of(&scripted), Process::of(&scripted));
     let former = process.settled(ID, b"first").await;
     let lease = other.granted(ID, Some(Over::Settled(former.token))).await;
     other.near.settle(&lease, &done(b"second")).await.unwrap();
@@ -264,8 +250,8 @@ async fn a_change_by_another_process_is_noticed_when_the_hold_time_is_over() {
 
 #[tokio::test]
 async fn a_fenced_settlement_drops_what_is_held() {
-    let told = ToldStore::new();
-    let (process, other) = (Process::of(&told), Process::of(&told));
+    let scripted = ScriptedStore::new();
+    let (process, other) = (Process::of(&scripted), Process::of(&scripted));
     let lease = process.settled(ID, b"first").await;
     other.granted(ID, Some(Over::Settled(lease.token))).await;
     let error = process.near.settle(&lease, &done(b"again")).await.unwrap_err();
@@ -275,7 +261,7 @@ async fn a_fenced_settlement_drops_what_is_held() {
 
 #[tokio::test]
 async fn settling_again_does_not_change_what_is_held() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let lease = process.settled(ID, b"first").await;
     process.near.settle(&lease, &done(b"another")).await.unwrap();
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
@@ -283,10 +269,10 @@ async fn settling_again_does_not_change_what_is_held() {
 
 #[tokio::test]
 async fn retries_are_answered_while_the_store_is_down() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"result").await;
-    for step in [Step::Claim, Step::Lookup] {
-        process.told.always(step, Order::Fail(ErrorKind::Unavailable));
+    for step in [Operation::Claim, Operation::Lookup] {
+        process.scripted.always(step, Behavior::Fail(ErrorKind::Unavailable));
     }
     assert_eq!(&process.replayed(ID).await.payload[..], b"result");
     process.clock.advance(HOLD);
@@ -296,41 +282,41 @@ async fn retries_are_answered_while_the_store_is_down() {
 
 #[tokio::test]
 async fn whoever_changes_a_record_past_it_can_say_so() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     let other = RecordId::from_bytes([8; RecordId::BYTES]);
     process.settled(ID, b"result").await;
     process.settled(other, b"another").await;
-    let before = process.told.calls(Step::Claim);
+    let before = process.scripted.calls(Operation::Claim);
     process.near.forget(&ID);
     process.replayed(ID).await;
     process.replayed(other).await;
-    assert_eq!(process.told.calls(Step::Claim), before + 1);
+    assert_eq!(process.scripted.calls(Operation::Claim), before + 1);
     process.near.clear();
     assert_eq!(process.near.bytes(), 0);
     process.replayed(other).await;
-    assert_eq!(process.told.calls(Step::Claim), before + 2);
+    assert_eq!(process.scripted.calls(Operation::Claim), before + 2);
 }
 
 #[tokio::test]
 async fn no_more_bytes_are_held_than_allowed_and_the_oldest_go_first() {
-    let told = ToldStore::new();
-    let process = Process::with(&told, NearLimits::bytes(BYTES_MAX));
+    let scripted = ScriptedStore::new();
+    let process = Process::with(&scripted, NearLimits::bytes(BYTES_MAX));
     let ids: Vec<_> = (0..1000_u32).map(numbered).collect();
     for id in &ids {
         process.settled(*id, &[b'x'; 1000]).await;
         assert!(process.near.bytes() <= BYTES_MAX);
     }
     assert!(process.near.bytes() > BYTES_MAX / 2);
-    let before = told.calls(Step::Claim);
+    let before = scripted.calls(Operation::Claim);
     process.replayed(ids[999]).await;
-    assert_eq!(told.calls(Step::Claim), before, "the youngest is held");
+    assert_eq!(scripted.calls(Operation::Claim), before, "the youngest is held");
     process.replayed(ids[0]).await;
-    assert_eq!(told.calls(Step::Claim), before + 1, "the oldest is not");
+    assert_eq!(scripted.calls(Operation::Claim), before + 1, "the oldest is not");
 }
 
 #[tokio::test]
 async fn what_is_larger_than_a_part_is_not_held() {
-    let process = Process::with(&ToldStore::new(), NearLimits::bytes(BYTES_MAX));
+    let process = Process::with(&ScriptedStore::new(), NearLimits::bytes(BYTES_MAX));
     process.settled(ID, &[b'x'; BYTES_MAX / 16]).await;
     assert_eq!(process.near.bytes(), 0);
     assert_eq!(process.replayed(ID).await.payload.len(), BYTES_MAX / 16);
@@ -338,7 +324,7 @@ async fn what_is_larger_than_a_part_is_not_held() {
 
 #[tokio::test]
 async fn what_is_over_is_given_back_when_it_is_tended() {
-    let process = Process::of(&ToldStore::new());
+    let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"result").await;
     process.near.tend();
     assert!(process.near.bytes() > 0);
@@ -349,18 +335,18 @@ async fn what_is_over_is_given_back_when_it_is_tended() {
 
 #[tokio::test]
 async fn an_engine_replays_without_its_store_and_replaces_through_it() {
-    let told = ToldStore::new();
-    let near = Near::new(told.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
+    let scripted = ScriptedStore::new();
+    let near = Near::new(scripted.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
     let app = App::quick(engine(near, |policy| policy));
     app.runs.answer_with(422);
     app.post("k").await.answered(422, "run 1");
-    let before = told.all_calls();
+    let before = scripted.total_calls();
     for _ in 0..3 {
         let retry = app.post("k").await;
         retry.answered(422, "run 1");
         assert!(retry.is_replay());
     }
-    assert_eq!(told.all_calls(), before);
+    assert_eq!(scripted.total_calls(), before);
     // A corrected request replaces a stored 422.
     app.runs.answer_with(201);
     let corrected = || posted("k", "order 4712");
@@ -374,20 +360,24 @@ async fn an_engine_replays_without_its_store_and_replaces_through_it() {
 /// One process' view of a store.
 #[derive(Clone, Debug)]
 struct Process {
-    near: Arc<Near<ToldStore>>,
-    told: ToldStore,
+    near: Arc<Near<ScriptedStore>>,
+    scripted: ScriptedStore,
     clock: Arc<Turned>,
 }
 
 impl Process {
-    fn of(told: &ToldStore) -> Self {
-        Self::with(told, NearLimits::default())
+    fn of(scripted: &ScriptedStore) -> Self {
+        Self::with(scripted, NearLimits::default())
     }
 
-    fn with(told: &ToldStore, limits: NearLimits) -> Self {
+    fn with(scripted: &ScriptedStore, limits: NearLimits) -> Self {
         let clock = Arc::new(Turned::default());
         let limits = limits.hold(HOLD).clock(clock.clone());
-        Self { near: Arc::new(Near::new(told.clone(), limits)), told: told.clone(), clock }
+        Self {
+            near: Arc::new(Near::new(scripted.clone(), limits)),
+            scripted: scripted.clone(),
+            clock,
+        }
     }
 
     async fn claim(&self, id: RecordId, over: Option<Over>) -> Result<Claim, StoreError> {

@@ -1,37 +1,11 @@
 //! Orphans, retention, and what operators do about records: the same on every store.
-#![cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/app.rs"]
-mod app;
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/postgres_server.rs"]
-mod postgres_server;
-#[path = "support/redis_server.rs"]
-mod redis_server;
-#[path = "support/told_store.rs"]
-mod told_store;
-
-#[path = "operators/decisions.rs"]
 mod decisions;
-#[path = "operators/failures.rs"]
+mod environment;
 mod failures;
-#[path = "operators/names.rs"]
 mod names;
-#[path = "operators/orphans.rs"]
 mod orphans;
-#[path = "operators/place.rs"]
-mod place;
-#[path = "operators/purges.rs"]
 mod purges;
-#[path = "operators/retention.rs"]
 mod retention;
 
 /// Each runs against every store, in a place of its own.
@@ -47,7 +21,7 @@ macro_rules! on_every_store {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    super::$group::$test(&super::place::Place::$store()).await;
+                    super::$group::$test(&super::environment::Environment::$store()).await;
                 }
             )+
         }

@@ -1,32 +1,16 @@
 //! Engines of several processes on one Redis.
-#![cfg(feature = "redis")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/app.rs"]
-mod app;
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/redis_server.rs"]
-mod redis_server;
-#[path = "support/told_store.rs"]
-mod told_store;
 
 use std::time::Duration;
 
-use app::{App, engine};
-use http_client::Reply;
+use idemptx::store::Finding;
 use idemptx::store::redis::RedisStore;
-use idemptx::store::{Finding, MemoryStore};
 use idemptx::{Engine, Policy, PolicyBuilder};
 use idemptx_core::secret::Secret;
-use redis_server::RedisServer;
+use idemptx_testkit::RedisServer;
 use tokio::task::JoinHandle;
+
+use crate::support::app::{App, engine};
+use crate::support::http_client::Reply;
 
 #[tokio::test]
 async fn a_shared_store_without_a_secret_is_warned_about() {

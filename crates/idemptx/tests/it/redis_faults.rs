@@ -1,18 +1,5 @@
 //! What a real Redis can do to the store, and what the store makes of it.
-#![cfg(feature = "redis")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/authority.rs"]
-mod authority;
-#[path = "support/redis_server.rs"]
-mod redis_server;
-#[path = "redis_faults/tls.rs"]
 mod tls;
 
 use std::future::Future;
@@ -28,7 +15,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
-use redis_server::RedisServer;
+use idemptx_testkit::RedisServer;
 
 #[tokio::test]
 async fn a_hit_is_one_command_and_a_new_key_is_two() {

@@ -1,15 +1,4 @@
 //! What a real Redis has beside records, and what a listing makes of it.
-#![cfg(feature = "redis")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/redis_server.rs"]
-mod redis_server;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,7 +11,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::State;
 use idemptx_core::store::{Bid, Claim, Settlement, Store};
-use redis_server::RedisServer;
+use idemptx_testkit::RedisServer;
 
 #[tokio::test]
 async fn nothing_but_records_of_this_store_is_listed() {

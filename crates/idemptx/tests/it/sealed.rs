@@ -1,27 +1,9 @@
 //! Somebody who can write to the store, against results that are sealed.
-#![cfg(all(feature = "seal", feature = "sqlite", feature = "tower"))]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/app.rs"]
-mod app;
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/told_store.rs"]
-mod told_store;
 
 use std::error::Error;
 use std::path::PathBuf;
 
-use app::{App, engine};
-use http_client::{posted, send};
 use idemptx::operator::{OperatorError, Resolution, Standing};
-use idemptx::store::MemoryStore;
 use idemptx::store::seal::{Seal, SealKey, SealKeys, Sealed};
 use idemptx::store::sqlite::SqliteStore;
 use idemptx_core::key::RecordId;
@@ -29,6 +11,9 @@ use idemptx_core::policy::{OnStoreError, PolicyBuilder};
 use idemptx_core::record::Record;
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
+
+use crate::support::app::{App, engine};
+use crate::support::http_client::{posted, send};
 
 #[tokio::test]
 async fn a_result_moved_to_another_key_is_neither_replayed_nor_run() {

@@ -1,17 +1,4 @@
 //! Recovery points: what an earlier attempt has done is not done again.
-#![cfg(all(feature = "json", feature = "tower"))]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/told_store.rs"]
-mod told_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,10 +12,10 @@ use idemptx::store::MemoryStore;
 use idemptx::{Engine, Execution, Policy, StepError};
 use idemptx_core::policy::{OnStoreError, PolicyBuilder};
 use idemptx_core::store::{ErrorKind, Store};
+use idemptx_testkit::scripted_store::{Behavior, Operation, ScriptedStore};
 use serde::{Deserialize, Serialize};
 
-use self::http_client::{Reply, posted, send};
-use self::told_store::{Order, Step, ToldStore};
+use crate::support::http_client::{Reply, posted, send};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Charge {
@@ -113,14 +100,14 @@ async fn a_step_of_another_request_under_the_key_is_no_step_of_this_one() {
 #[tokio::test]
 async fn a_step_whose_result_is_found_to_be_there_takes_that() {
     let engine = engine(MemoryStore::new(), |policy| policy);
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (tell, scripted) = tokio::sync::oneshot::channel();
     let failed = engine.run("k", b"", async move |execution| {
         tell.send(execution).unwrap();
         Err::<u32, _>("no".to_owned())
     });
     assert!(failed.await.is_err());
     // Something of the former attempt goes on beside the next.
-    let (former, inner) = (told.await.unwrap(), held(&engine).await);
+    let (former, inner) = (scripted.await.unwrap(), held(&engine).await);
     let execution = inner.clone();
     let late: u32 = former
         .step("a", async || {
@@ -165,9 +152,9 @@ async fn an_execution_has_a_hundred_steps() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_is_not_begun_once_the_operation_is_lost() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let execution = held(&engine(store.clone(), |policy| policy)).await;
-    store.always(Step::Renew, Order::Fail(ErrorKind::Fenced));
+    store.always(Operation::Renew, Behavior::Fail(ErrorKind::Fenced));
     execution.lost().await;
     let step = execution.step("a", never).await;
     assert!(matches!(step, Err(StepError::Lost)), "{step:?}");
@@ -175,32 +162,32 @@ async fn a_step_is_not_begun_once_the_operation_is_lost() {
 
 #[tokio::test]
 async fn a_result_is_kept_though_the_store_forgets_to_say_so() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let execution = held(&engine(store.clone(), |policy| policy)).await;
-    store.next(Step::Claim, Order::Forget(ErrorKind::Unavailable));
-    store.next(Step::Settle, Order::Forget(ErrorKind::Unavailable));
-    store.next(Step::Settle, Order::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Claim, Behavior::LoseReply(ErrorKind::Unavailable));
+    store.next(Operation::Settle, Behavior::LoseReply(ErrorKind::Unavailable));
+    store.next(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let value = execution.step("a", async || Ok::<_, String>(7)).await.unwrap();
     assert_eq!((value, execution.recall::<u32>("a").await.unwrap()), (7, Some(7)));
 }
 
 #[tokio::test]
 async fn nothing_runs_while_the_store_cannot_say_whether_it_has() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let execution = held(&engine(store.clone(), |policy| policy)).await;
-    store.next(Step::Lookup, Order::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Lookup, Behavior::Fail(ErrorKind::Unavailable));
     let step = execution.step("a", never).await;
     assert!(matches!(step, Err(StepError::Store(_))), "{step:?}");
 }
 
 #[tokio::test]
 async fn without_a_claim_a_step_just_runs() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let open = |policy: PolicyBuilder| {
         policy.on_store_error(OnStoreError::FailOpen).claim_timeout(Duration::from_millis(50))
     };
     let engine = engine(store.clone(), open);
-    store.always(Step::Claim, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Claim, Behavior::Fail(ErrorKind::Unavailable));
     let runs = engine.run("k", b"", async |execution| {
         let first: u32 = execution.step("a", async || Ok::<_, String>(1)).await.unwrap();
         let second: u32 = execution.step("a", async || Ok::<_, String>(2)).await.unwrap();
@@ -211,7 +198,7 @@ async fn without_a_claim_a_step_just_runs() {
 
 #[tokio::test]
 async fn a_step_that_is_under_way_is_not_begun_again_beside_itself() {
-    let execution = held(&engine(ToldStore::new(), |policy| policy)).await;
+    let execution = held(&engine(ScriptedStore::new(), |policy| policy)).await;
     let (beside, ran) = (execution.clone(), AtomicU32::new(0));
     let outer = execution.step("a", async || {
         let again = async || Ok::<_, String>(ran.fetch_add(1, Ordering::SeqCst));
@@ -234,7 +221,7 @@ async fn never() -> Result<u32, String> {
 
 /// An execution that goes on until the test ends.
 async fn held<S: Store>(engine: &Engine<S>) -> Execution {
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (tell, scripted) = tokio::sync::oneshot::channel();
     let engine = engine.clone();
     tokio::spawn(async move {
         let run = engine.run("k", b"", async move |execution| {
@@ -243,5 +230,5 @@ async fn held<S: Store>(engine: &Engine<S>) -> Execution {
         });
         run.await
     });
-    told.await.unwrap()
+    scripted.await.unwrap()
 }

@@ -1,31 +1,11 @@
 //! What the layer makes of requests and responses.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/http.rs"]
-mod http_client;
-#[path = "support/scripted_body.rs"]
-mod scripted_body;
-#[path = "support/told_store.rs"]
-mod told_store;
-
-#[path = "tower_layer/bodies.rs"]
+mod admission;
 mod bodies;
-#[path = "tower_layer/gate.rs"]
-mod gate;
-#[path = "tower_layer/handlers.rs"]
 mod handlers;
-#[path = "tower_layer/modes.rs"]
 mod modes;
-#[path = "tower_layer/replay.rs"]
 mod replay;
 #[cfg(feature = "spool")]
-#[path = "tower_layer/spool.rs"]
 mod spool;
 
 use std::future::Future;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use axum::Router;
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Operation, ScriptedStore};
 
-use super::app::{App, engine};
-use super::http_client::{post, send};
-use super::told_store::{Order, Step, ToldStore};
+use crate::support::app::{App, engine};
+use crate::support::http_client::{post, send};
 
 #[tokio::test]
 async fn a_handler_that_blocks_the_only_thread_keeps_its_lease() {
@@ -22,7 +22,7 @@ async fn a_handler_that_blocks_the_only_worker_keeps_its_lease() {
 }
 
 async fn keeps_its_lease() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     // A third of it lies between two beats of the heart: a busy machine may rest for longer.
     let lease = Duration::from_millis(1500);
     let blocking = engine(store.clone(), |policy| policy.lease(lease));
@@ -33,7 +33,7 @@ async fn keeps_its_lease() {
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(
                 async {
                     let rival = App::quick(engine(store.clone(), |policy| policy.lease(lease)));
-                    store.done(Step::Claim, 1).await;
+                    store.performed(Operation::Claim, 1).await;
                     while !done.load(Ordering::SeqCst) {
                         let reply = rival.post("k").await;
                         assert!(reply.status == 409 || reply.is_replay(), "{reply:?}");
@@ -55,23 +55,23 @@ async fn keeps_its_lease() {
     reply.answered(200, "done");
     assert!(!reply.is_unstored() && !reply.is_replay());
     assert_eq!(rival.join().unwrap(), 0);
-    assert!(store.calls(Step::Renew) >= 4);
+    assert!(store.calls(Operation::Renew) >= 4);
 }
 
 #[tokio::test]
 async fn a_handler_learns_that_it_was_taken_over() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let lease = Duration::from_millis(300);
     let late = App::slow(engine(store.clone(), |policy| policy.lease(lease)));
     let other = App::quick(engine(store.clone(), |policy| policy.lease(lease)));
     let client = late.client("k");
     late.runs.reach(1).await;
     let execution = late.runs.last();
-    store.always(Step::Renew, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Renew, Behavior::Fail(ErrorKind::Unavailable));
     store.advance(lease);
     assert_eq!(other.post("k").await.status, 200);
     assert!(!execution.is_lost());
-    store.always(Step::Renew, Order::Obey);
+    store.always(Operation::Renew, Behavior::Succeed);
     tokio::time::timeout(Duration::from_secs(20), execution.lost()).await.unwrap();
     assert!(execution.is_lost());
     // Told once, told for ever.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use idemptx::Engine;
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
-use super::app::{App, engine};
-use super::told_store::{Gate, Order, Step, ToldStore};
+use crate::support::app::{App, engine};
 
 #[tokio::test]
 async fn clients_that_leave_make_room_for_no_more_handlers_than_allowed() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let app = App::slow(limited(&store, 2));
     for (key, runs) in [("first", 1), ("second", 2)] {
         let client = app.client(key);
@@ -25,26 +25,26 @@ async fn clients_that_leave_make_room_for_no_more_handlers_than_allowed() {
     }
     app.post("refused").await.refused(503, "store-unavailable");
     assert_eq!((app.runs.began(), app.runs.most_at_once()), (2, 2));
-    assert_eq!(store.calls(Step::Claim), 2, "nothing is claimed that cannot be run");
+    assert_eq!(store.calls(Operation::Claim), 2, "nothing is claimed that cannot be run");
 
     app.gate.open();
     assert!(app.engine.drain().await);
-    assert_eq!(store.calls(Step::Release), 0, "nothing was claimed, so nothing is released");
+    assert_eq!(store.calls(Operation::Release), 0, "nothing was claimed, so nothing is released");
     app.post("refused").await.answered(200, "run 3");
     assert_eq!(app.runs.most_at_once(), 2);
 }
 
 #[tokio::test]
 async fn the_room_of_a_handler_is_given_back_however_it_ended() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let app = App::quick(limited(&store, 1));
     for status in [200, 503] {
         app.runs.answer_with(status);
         assert_eq!(app.post(&format!("k{status}")).await.status.as_u16(), status);
     }
-    store.next(Step::Claim, Order::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Claim, Behavior::Fail(ErrorKind::Unavailable));
     app.post("fails").await.refused(503, "store-unavailable");
-    store.next(Step::Claim, Order::Slow(Gate::shut()));
+    store.next(Operation::Claim, Behavior::DelayReply(Gate::closed()));
     app.post("hangs").await.refused(503, "store-unavailable");
     assert!(app.post("k200").await.is_replay());
     assert_eq!(app.post("k503").await.status, 503);
@@ -52,7 +52,7 @@ async fn the_room_of_a_handler_is_given_back_however_it_ended() {
 
 #[tokio::test]
 async fn draining_waits_for_handlers_whose_clients_have_left() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let app = App::slow(engine(store.clone(), |policy| policy));
     let client = app.client("k");
     app.runs.reach(1).await;
@@ -63,21 +63,21 @@ async fn draining_waits_for_handlers_whose_clients_have_left() {
     assert!(!drained.is_finished());
     app.gate.open();
     assert!(drained.await.unwrap());
-    assert_eq!(store.calls(Step::Settle), 1);
+    assert_eq!(store.calls(Operation::Settle), 1);
 }
 
 #[tokio::test]
 async fn draining_waits_for_results_that_the_store_has_not_taken() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let app =
         App::quick(engine(store.clone(), |policy| policy.settle_timeout(Duration::from_millis(1))));
-    let gate = Gate::shut();
-    store.next(Step::Settle, Order::Fail(ErrorKind::Unavailable));
-    store.always(Step::Settle, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    store.next(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Settle, Behavior::DelayReply(gate.clone()));
     assert!(app.post("k").await.is_unstored());
     let engine = app.engine.clone();
     let drained = tokio::spawn(async move { engine.drain().await });
-    store.called(Step::Settle, 3).await;
+    store.called(Operation::Settle, 3).await;
     assert!(!drained.is_finished());
     gate.open();
     assert!(drained.await.unwrap());
@@ -86,7 +86,8 @@ async fn draining_waits_for_results_that_the_store_has_not_taken() {
 
 #[tokio::test(start_paused = true)]
 async fn draining_gives_up_in_the_end() {
-    let app = App::slow(engine(ToldStore::new(), |policy| policy.drain(Duration::from_secs(30))));
+    let app =
+        App::slow(engine(ScriptedStore::new(), |policy| policy.drain(Duration::from_secs(30))));
     let client = app.client("k");
     app.runs.reach(1).await;
     let began = tokio::time::Instant::now();
@@ -97,7 +98,7 @@ async fn draining_gives_up_in_the_end() {
     assert!(app.engine.drain().await);
 }
 
-fn limited(store: &ToldStore, executions: u32) -> Engine<ToldStore> {
+fn limited(store: &ScriptedStore, executions: u32) -> Engine<ScriptedStore> {
     let policy = idemptx::Policy::draft()
         .into_builder()
         .lease(Duration::from_millis(100))

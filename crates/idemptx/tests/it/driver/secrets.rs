@@ -2,14 +2,14 @@
 
 use idemptx::{Engine, Policy};
 use idemptx_core::secret::Secret;
+use idemptx_testkit::scripted_store::{Operation, ScriptedStore};
 
-use super::app::{App, engine};
-use super::http_client::{posted, send};
-use super::told_store::{Step, ToldStore};
+use crate::support::app::{App, engine};
+use crate::support::http_client::{posted, send};
 
 #[tokio::test]
 async fn a_record_under_the_old_secret_is_replayed_under_the_new_one() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let before = App::quick(signed(&store, &[1]));
     before.post("k").await.answered(200, "run 1");
     let after = App::quick(signed(&store, &[2, 1]));
@@ -26,7 +26,7 @@ async fn a_record_under_the_old_secret_is_replayed_under_the_new_one() {
 
 #[tokio::test]
 async fn a_claim_under_the_old_secret_is_waited_for() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let before = App::slow(signed(&store, &[1]));
     let client = before.client("k");
     before.runs.reach(1).await;
@@ -35,7 +35,7 @@ async fn a_claim_under_the_old_secret_is_waited_for() {
     let after = App::quick(patient);
     App::quick(signed(&store, &[2, 1])).post("k").await.refused(409, "in-progress");
     let waiter = after.client("k");
-    store.done(Step::Lookup, 3).await;
+    store.performed(Operation::Lookup, 3).await;
     before.gate.open();
     client.await.unwrap().answered(200, "run 1");
     waiter.await.unwrap().answered(200, "run 1");
@@ -44,22 +44,22 @@ async fn a_claim_under_the_old_secret_is_waited_for() {
 
 #[tokio::test]
 async fn without_the_old_secret_nothing_of_it_is_found() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     App::quick(signed(&store, &[1])).post("k").await.answered(200, "run 1");
     let other = App::quick(engine(store.clone(), |policy| policy));
     assert!(!other.post("k").await.is_replay());
     assert_eq!(other.runs.began(), 1);
 }
 
-fn signed(store: &ToldStore, secrets: &[u8]) -> Engine<ToldStore> {
+fn signed(store: &ScriptedStore, secrets: &[u8]) -> Engine<ScriptedStore> {
     signed_with(store, secrets, |policy| policy)
 }
 
 fn signed_with(
-    store: &ToldStore,
+    store: &ScriptedStore,
     secrets: &[u8],
     change: impl FnOnce(idemptx::PolicyBuilder) -> idemptx::PolicyBuilder,
-) -> Engine<ToldStore> {
+) -> Engine<ScriptedStore> {
     let secrets = secrets.iter().map(|id| Secret::new(*id, &[*id; 32]).unwrap());
     let policy = Policy::draft().into_builder().secrets(secrets);
     Engine::builder(store.clone()).policy(change(policy).build().unwrap()).build().unwrap()

@@ -7,24 +7,24 @@ use idemptx::operator::{OperatorError, Resolution, Standing};
 use idemptx::store::AnyStore;
 use idemptx_core::policy::{OnOrphan, OnPanic};
 
-use super::app::App;
-use super::place::{Place, id};
+use super::environment::{Environment, id};
+use crate::support::app::App;
 
-pub(crate) async fn a_doubt_is_resolved_once_and_for_all(place: &Place) {
+pub(crate) async fn a_doubt_is_resolved_once_and_for_all(place: &Environment) {
     an_orphan_gets_an_answer(place).await;
     an_orphan_is_released(place).await;
     an_unknown_outcome_gets_an_answer(place).await;
     of_two_who_decide_one_does(place).await;
 }
 
-pub(crate) async fn what_is_in_no_doubt_is_left_alone(place: &Place) {
+pub(crate) async fn what_is_in_no_doubt_is_left_alone(place: &Environment) {
     a_live_claim_is_left_alone(place).await;
     a_result_is_forgotten_but_not_replaced(place).await;
     nothing_is_done_about_nothing(place).await;
     an_answer_that_cannot_be_kept_is_refused(place).await;
 }
 
-async fn an_orphan_gets_an_answer(place: &Place) {
+async fn an_orphan_gets_an_answer(place: &Environment) {
     let (orphan, operator) = (place.orphan("answered").await, place.operator());
     let app = careful(place);
     app.post("answered").await.refused(409, "outcome-unknown");
@@ -57,7 +57,7 @@ async fn an_orphan_gets_an_answer(place: &Place) {
     assert_eq!(was.response, Some(answer));
 }
 
-async fn an_orphan_is_released(place: &Place) {
+async fn an_orphan_is_released(place: &Environment) {
     let (orphan, operator) = (place.orphan("released").await, place.operator());
     let app = careful(place);
     app.post("released").await.refused(409, "outcome-unknown");
@@ -68,7 +68,7 @@ async fn an_orphan_is_released(place: &Place) {
     assert!(app.post("released").await.is_replay());
 }
 
-async fn an_unknown_outcome_gets_an_answer(place: &Place) {
+async fn an_unknown_outcome_gets_an_answer(place: &Environment) {
     let (app, operator) = (careful(place), place.operator());
     app.runs.break_down();
     app.post("broken").await.refused(500, "handler-failed");
@@ -81,7 +81,7 @@ async fn an_unknown_outcome_gets_an_answer(place: &Place) {
     assert_eq!(app.runs.began(), 1);
 }
 
-async fn of_two_who_decide_one_does(place: &Place) {
+async fn of_two_who_decide_one_does(place: &Environment) {
     let orphan = place.orphan("contended").await;
     let (one, other) = (place.operator(), place.operator());
     let answer = one.response(StatusCode::OK, &HeaderMap::new(), "found");
@@ -107,7 +107,7 @@ async fn of_two_who_decide_one_does(place: &Place) {
     }
 }
 
-async fn a_live_claim_is_left_alone(place: &Place) {
+async fn a_live_claim_is_left_alone(place: &Environment) {
     let (app, operator) = (place.process(|policy| policy), place.operator());
     let lease = app.engine.policy().lease;
     let slow = App::slow(app.engine.clone());
@@ -127,7 +127,7 @@ async fn a_live_claim_is_left_alone(place: &Place) {
     assert!(app.post("live").await.is_replay());
 }
 
-async fn a_result_is_forgotten_but_not_replaced(place: &Place) {
+async fn a_result_is_forgotten_but_not_replaced(place: &Environment) {
     let (app, operator) = (place.process(|policy| policy), place.operator());
     app.post("done").await.answered(200, "run 1");
     let id = id(&operator, "done");
@@ -143,7 +143,7 @@ async fn a_result_is_forgotten_but_not_replaced(place: &Place) {
     app.post("done").await.answered(200, "run 2");
 }
 
-async fn nothing_is_done_about_nothing(place: &Place) {
+async fn nothing_is_done_about_nothing(place: &Environment) {
     let operator = place.operator();
     let id = id(&operator, "never");
     for refused in [
@@ -155,7 +155,7 @@ async fn nothing_is_done_about_nothing(place: &Place) {
     assert_eq!(operator.entry(&id).await.unwrap(), None);
 }
 
-async fn an_answer_that_cannot_be_kept_is_refused(place: &Place) {
+async fn an_answer_that_cannot_be_kept_is_refused(place: &Environment) {
     let (orphan, operator) = (place.orphan("too-much").await, place.operator());
     let large = operator.response(StatusCode::OK, &HeaderMap::new(), vec![0; (1 << 20) + 1]);
     let early = operator.response(StatusCode::CONTINUE, &HeaderMap::new(), "");
@@ -167,6 +167,6 @@ async fn an_answer_that_cannot_be_kept_is_refused(place: &Place) {
 }
 
 /// A process that executes nothing twice.
-fn careful(place: &Place) -> App<AnyStore> {
+fn careful(place: &Environment) -> App<AnyStore> {
     place.process(|policy| policy.on_orphan(OnOrphan::Quarantine).on_panic(OnPanic::Quarantine))
 }

@@ -7,11 +7,11 @@ use idemptx::PolicyBuilder;
 use idemptx::operator::{Operator, OperatorError, Resolution, Resolved, Sighting, Standing};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 use tokio::task::JoinHandle;
 
-use super::app::{App, engine};
-use super::http_client::Reply;
-use super::told_store::{Gate, Order, Step, ToldStore};
+use crate::support::app::{App, engine};
+use crate::support::http_client::Reply;
 
 #[tokio::test]
 async fn an_owner_that_comes_back_after_the_decision_gets_the_answer_that_was_decided() {
@@ -26,17 +26,17 @@ async fn an_owner_that_comes_back_after_the_decision_gets_the_answer_that_was_de
 #[tokio::test]
 async fn who_waits_for_a_decision_is_woken_by_it() {
     let trial = Trial::new(|policy| policy).await;
-    let gate = Gate::shut();
-    trial.store.next(Step::Settle, Order::Late(gate.clone()));
+    let gate = Gate::closed();
+    trial.store.next(Operation::Settle, Behavior::DelayOperation(gate.clone()));
     let deciding = tokio::spawn({
         let (operator, id) = (trial.operator.clone(), trial.orphan.id);
         async move { operator.resolve(&id, answer(&operator)).await }
     });
-    trial.store.called(Step::Settle, 1).await;
+    trial.store.called(Operation::Settle, 1).await;
     let patient = |policy: PolicyBuilder| policy.wait(Duration::from_secs(20));
     let other = App::quick(engine(trial.store.clone(), patient));
     let waiter = other.client("k");
-    trial.store.called(Step::Claim, 3).await;
+    trial.store.called(Operation::Claim, 3).await;
     gate.open();
     deciding.await.unwrap().unwrap();
     let reply = waiter.await.unwrap();
@@ -47,15 +47,15 @@ async fn who_waits_for_a_decision_is_woken_by_it() {
 #[tokio::test]
 async fn steps_whose_verdicts_are_lost_are_taken_again() {
     let trial = Trial::new(|policy| policy).await;
-    for step in [Step::Claim, Step::Settle] {
-        trial.store.next(step, Order::Forget(ErrorKind::Unavailable));
-        trial.store.next(step, Order::Fail(ErrorKind::Internal));
+    for step in [Operation::Claim, Operation::Settle] {
+        trial.store.next(step, Behavior::LoseReply(ErrorKind::Unavailable));
+        trial.store.next(step, Behavior::Fail(ErrorKind::Internal));
     }
     let resolved = trial.resolve().await.unwrap();
     assert_eq!((resolved.was, resolved.now), (trial.orphan.clone(), trial.look().await));
 
     let trial = Trial::new(|policy| policy).await;
-    trial.store.next(Step::Release, Order::Forget(ErrorKind::Unavailable));
+    trial.store.next(Operation::Release, Behavior::LoseReply(ErrorKind::Unavailable));
     trial.operator.resolve(&trial.orphan.id, Resolution::Release).await.unwrap();
     assert_eq!(trial.look().await, None);
 }
@@ -63,24 +63,24 @@ async fn steps_whose_verdicts_are_lost_are_taken_again() {
 #[tokio::test(start_paused = true)]
 async fn without_a_verdict_on_the_claim_nothing_is_decided() {
     let trial = Trial::new(|policy| policy).await;
-    trial.store.always(Step::Claim, Order::Fail(ErrorKind::Unavailable));
+    trial.store.always(Operation::Claim, Behavior::Fail(ErrorKind::Unavailable));
     let refused = trial.resolve().await.unwrap_err();
     assert!(matches!(refused, OperatorError::Store(_)), "{refused:?}");
     assert_eq!(trial.look().await, Some(trial.orphan.clone()));
-    assert_eq!(trial.store.calls(Step::Settle) + trial.store.calls(Step::Release), 0);
+    assert_eq!(trial.store.calls(Operation::Settle) + trial.store.calls(Operation::Release), 0);
 }
 
 /// To release it would be to decide that it did not happen.
 #[tokio::test(start_paused = true)]
 async fn a_decision_that_cannot_be_stored_leaves_an_orphan_and_never_a_free_key() {
     let trial = Trial::new(|policy| policy).await;
-    trial.store.always(Step::Settle, Order::Fail(ErrorKind::Unavailable));
+    trial.store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let refused = trial.resolve().await.unwrap_err();
     assert!(matches!(refused, OperatorError::Store(_)), "{refused:?}");
     let Err(OperatorError::InFlight(left)) = trial.resolve().await else {
         panic!("nobody owns it")
     };
-    trial.store.always(Step::Settle, Order::Obey);
+    trial.store.always(Operation::Settle, Behavior::Succeed);
     trial.store.advance(left);
     assert_eq!(trial.look().await.unwrap().standing, Standing::Orphaned);
     assert_eq!(trial.resolve().await.unwrap().was.attempt, 2);
@@ -91,26 +91,26 @@ async fn a_decision_that_cannot_be_stored_leaves_an_orphan_and_never_a_free_key(
 #[tokio::test]
 async fn a_decision_goes_on_without_whoever_made_it() {
     let trial = Trial::new(|policy| policy).await;
-    let gate = Gate::shut();
-    trial.store.next(Step::Claim, Order::Late(gate.clone()));
+    let gate = Gate::closed();
+    trial.store.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     tokio::select! {
         biased;
         decided = trial.resolve() => panic!("{decided:?}"),
-        () = trial.store.called(Step::Claim, 2) => {}
+        () = trial.store.called(Operation::Claim, 2) => {}
     }
     gate.open();
-    trial.store.done(Step::Settle, 1).await;
+    trial.store.performed(Operation::Settle, 1).await;
     assert_eq!(trial.look().await.unwrap().standing, Standing::Done);
 }
 
 #[tokio::test]
 async fn what_expires_before_it_is_decided_is_absent() {
     let trial = Trial::new(|policy| policy).await;
-    let gate = Gate::shut();
-    trial.store.next(Step::Lookup, Order::Slow(gate.clone()));
-    let looks = trial.store.calls(Step::Lookup);
+    let gate = Gate::closed();
+    trial.store.next(Operation::Lookup, Behavior::DelayReply(gate.clone()));
+    let looks = trial.store.calls(Operation::Lookup);
     let meanwhile = async {
-        trial.store.done(Step::Lookup, looks + 1).await;
+        trial.store.performed(Operation::Lookup, looks + 1).await;
         trial.store.advance(trial.app.engine.policy().key_retain);
         gate.open();
     };
@@ -122,11 +122,11 @@ async fn what_expires_before_it_is_decided_is_absent() {
 #[tokio::test]
 async fn what_was_taken_over_since_the_look_is_left_alone() {
     let trial = Trial::new(|policy| policy).await;
-    let gate = Gate::shut();
-    trial.store.next(Step::Lookup, Order::Slow(gate.clone()));
-    let looks = trial.store.calls(Step::Lookup);
+    let gate = Gate::closed();
+    trial.store.next(Operation::Lookup, Behavior::DelayReply(gate.clone()));
+    let looks = trial.store.calls(Operation::Lookup);
     let meanwhile = async {
-        trial.store.done(Step::Lookup, looks + 1).await;
+        trial.store.performed(Operation::Lookup, looks + 1).await;
         let other = trial.operator.resolve(&trial.orphan.id, answer(&trial.operator));
         other.await.unwrap();
         gate.open();
@@ -139,16 +139,16 @@ async fn what_was_taken_over_since_the_look_is_left_alone() {
 
 /// A process that is heard of no more, and somebody who decides about its operation.
 struct Trial {
-    store: ToldStore,
-    app: App<ToldStore>,
+    store: ScriptedStore,
+    app: App<ScriptedStore>,
     client: JoinHandle<Reply>,
-    operator: Operator<ToldStore>,
+    operator: Operator<ScriptedStore>,
     orphan: Sighting,
 }
 
 impl Trial {
     async fn new(change: impl FnOnce(PolicyBuilder) -> PolicyBuilder) -> Self {
-        let store = ToldStore::new();
+        let store = ScriptedStore::new();
         let careful = |policy: PolicyBuilder| change(policy.on_orphan(OnOrphan::Quarantine));
         let app = App::slow(engine(store.clone(), careful));
         let client = app.client("k");
@@ -171,6 +171,6 @@ impl Trial {
     }
 }
 
-fn answer(operator: &Operator<ToldStore>) -> Resolution {
+fn answer(operator: &Operator<ScriptedStore>) -> Resolution {
     operator.response(StatusCode::OK, &HeaderMap::new(), "found").into()
 }

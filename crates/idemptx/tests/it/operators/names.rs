@@ -7,13 +7,13 @@ use idemptx::{Engine, Key, Policy, RecordId, Scope};
 use idemptx_core::policy::ScopeRule;
 use idemptx_core::secret::Secret;
 
-use super::app::{App, engine};
-use super::http_client::send;
-use super::place::Place;
+use super::environment::Environment;
+use crate::support::app::{App, engine};
+use crate::support::http_client::send;
 
 #[tokio::test]
 async fn a_key_is_found_in_its_scope() {
-    let place = Place::memory();
+    let place = Environment::memory();
     let by_account = || ScopeRule::Header("x-account".parse().unwrap());
     let app = App::quick(engine(place.open(), |policy| policy.scope(by_account())));
     let request = Request::post("/orders").header("idempotency-key", "\"k\"");
@@ -33,7 +33,7 @@ async fn a_key_is_found_in_its_scope() {
 
 #[tokio::test]
 async fn a_key_is_found_on_its_route() {
-    let place = Place::memory();
+    let place = Environment::memory();
     let policy = Policy::idemptx();
     let app = App::quick(Engine::builder(place.open()).policy(policy).build().unwrap());
     app.post("k").await.answered(200, "run 1");
@@ -48,7 +48,7 @@ async fn a_key_is_found_on_its_route() {
 
 #[tokio::test]
 async fn a_key_is_found_under_an_older_secret() {
-    let place = Place::memory();
+    let place = Environment::memory();
     let secrets = [1, 2].map(|id| Secret::new(id, &[id; 32]).unwrap());
     let keyed = |secrets: &[Secret]| {
         let secrets = secrets.to_vec();

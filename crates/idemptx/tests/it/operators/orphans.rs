@@ -8,10 +8,10 @@ use idemptx::{Engine, Probed, StoredResponse};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::response::ReplayRules;
 
-use super::app::App;
-use super::place::Place;
+use super::environment::Environment;
+use crate::support::app::App;
 
-pub(crate) async fn an_orphan_is_dealt_with_as_the_policy_says(place: &Place) {
+pub(crate) async fn an_orphan_is_dealt_with_as_the_policy_says(place: &Environment) {
     let orphan = place.orphan("again").await;
     assert_eq!((orphan.standing, orphan.attempt), (Standing::Orphaned, 1));
     let app = place.process(|policy| policy.on_orphan(OnOrphan::Reexecute));
@@ -54,7 +54,7 @@ pub(crate) async fn an_orphan_is_dealt_with_as_the_policy_says(place: &Place) {
     place.comes_to("who-knows", Standing::Orphaned).await;
 }
 
-fn probing(place: &Place, known: Probed) -> App<AnyStore> {
+fn probing(place: &Environment, known: Probed) -> App<AnyStore> {
     let policy = place.process(|policy| policy).engine.policy().clone();
     let builder = Engine::builder(place.open()).policy(policy);
     App::quick(builder.probe(move |_| std::future::ready(known.clone())).build().unwrap())

@@ -6,10 +6,10 @@ use std::time::Duration;
 use idemptx::operator::{Query, Standing};
 use idemptx::{RecordId, Scope};
 
-use super::app::App;
-use super::place::{Place, id};
+use super::environment::{Environment, id};
+use crate::support::app::App;
 
-pub(crate) async fn what_is_listed_is_purged_and_nothing_else(place: &Place) {
+pub(crate) async fn what_is_listed_is_purged_and_nothing_else(place: &Environment) {
     let (app, operator) = (place.process(|policy| policy), place.operator());
     let orphan = place.orphan("orphan").await;
     let slow = App::slow(app.engine.clone());
@@ -56,7 +56,7 @@ pub(crate) async fn what_is_listed_is_purged_and_nothing_else(place: &Place) {
     app.post(&keys[0]).await.answered(200, &format!("run {number}"));
 }
 
-async fn listed(place: &Place, query: Query) -> BTreeSet<RecordId> {
+async fn listed(place: &Environment, query: Query) -> BTreeSet<RecordId> {
     let (operator, mut query, mut found) = (place.operator(), query, BTreeSet::new());
     loop {
         let page = operator.list(&query).await.unwrap();

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use idemptx::operator::{Query, Standing};
 
-use super::http_client::{posted, send};
-use super::place::{Place, id};
+use super::environment::{Environment, id};
+use crate::support::http_client::{posted, send};
 
-pub(crate) async fn a_late_retry_is_refused_and_not_run_again(place: &Place) {
+pub(crate) async fn a_late_retry_is_refused_and_not_run_again(place: &Environment) {
     let app = place.process(|policy| policy.retain(RETAIN).key_retain(KEY_RETAIN));
     app.post("late").await.answered(200, "run 1");
     let spent = place.comes_to("late", Standing::Spent).await;
@@ -33,7 +33,8 @@ pub(crate) async fn a_late_retry_is_refused_and_not_run_again(place: &Place) {
     let brief = place.process(|policy| policy.retain(RETAIN).key_retain(RETAIN));
     brief.post("brief").await.answered(200, "run 1");
     let ended = async {
-        while operator.lookup(&super::place::id(&operator, "brief")).await.unwrap().is_some() {
+        while operator.lookup(&super::environment::id(&operator, "brief")).await.unwrap().is_some()
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

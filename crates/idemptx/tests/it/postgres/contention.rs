@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Store};
+use idemptx_testkit::PostgresServer;
 
-use super::postgres_server::PostgresServer;
-use super::steps::{
+use super::fixture::{
     PATIENCE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient,
     settled, started,
 };
@@ -26,8 +26,7 @@ async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each
         orphan.token = orphaned().token;
         granted_to(&store, id(number), &orphan).await;
     }
-    let name =
-        "contention::of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each";
+    let name = "postgres::contention::of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each";
     let contenders: Vec<_> = (0..2)
         .map(|_| {
             Command::new(std::env::current_exe().unwrap())

@@ -8,18 +8,18 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::{Bid, Claim, Seen, Store};
+use idemptx_testkit::PostgresServer;
+use idemptx_testkit::faulty_proxy::{Direction, Fault, FaultyProxy};
 
-use super::postgres_server::PostgresServer;
-use super::steps::{bid, done, eventually, granted, id, number, patient, started};
-use super::wire::{Then, Towards, Wire};
+use super::fixture::{bid, done, eventually, granted, id, number, patient, started};
 
 /// Where a step is interrupted: towards whom, after how many bytes, and whether the server has
 /// carried it out by then.
-const POINTS: [(Towards, usize, bool); 4] = [
-    (Towards::Server, 0, false),
-    (Towards::Server, 40, false),
-    (Towards::Client, 0, true),
-    (Towards::Client, 20, true),
+const POINTS: [(Direction, usize, bool); 4] = [
+    (Direction::ToServer, 0, false),
+    (Direction::ToServer, 40, false),
+    (Direction::ToClient, 0, true),
+    (Direction::ToClient, 20, true),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +34,11 @@ const STEPS: [Step; 2] = [Step::Claim, Step::Settle];
 #[tokio::test]
 async fn a_connection_that_breaks_at_any_byte_costs_no_step_and_takes_none_twice() {
     let (server, direct) = started(&[]).await;
-    let wire = Wire::to(server.port()).await;
-    let store = through(&wire).connect().await.unwrap();
+    let proxy = FaultyProxy::to(server.port()).await;
+    let store = through(&proxy).connect().await.unwrap();
     let mut key = 0;
     for step in STEPS {
-        for towards in [Towards::Server, Towards::Client] {
+        for direction in [Direction::ToServer, Direction::ToClient] {
             for bytes in (0..).step_by(STRIDE_BYTES) {
                 key += 1;
                 let bid = bid();
@@ -46,13 +46,13 @@ async fn a_connection_that_breaks_at_any_byte_costs_no_step_and_takes_none_twice
                 if step == Step::Settle {
                     claim().await;
                 }
-                wire.plan(towards, bytes, Then::Break);
+                proxy.plan(direction, bytes, Fault::Disconnect);
                 let lease = claim().await;
                 let result = done(key.to_string());
                 eventually(async || store.settle(&lease, &result).await).await.unwrap();
                 assert_eq!(payload(&direct, key, bid.token).await, key.to_string());
-                if !wire.is_reached() {
-                    assert!(bytes > 100, "{step:?} {towards:?}: nothing broke");
+                if !proxy.has_faulted() {
+                    assert!(bytes > 100, "{step:?} {direction:?}: nothing broke");
                     break;
                 }
             }
@@ -68,20 +68,20 @@ async fn nothing_is_lost_or_half_done_when_the_client_is_killed_at_any_point() {
         return obey(url).await;
     }
     let (server, direct) = started(&[]).await;
-    let wire = Wire::to(server.port()).await;
+    let proxy = FaultyProxy::to(server.port()).await;
     for (key, (step, point)) in (0..).zip(every_point()) {
-        let mut client = Client::start(&wire);
+        let mut client = Client::start(&proxy);
         client.tell(Step::Claim, 100 + key).await;
         client.tell(Step::Settle, 100 + key).await;
         if step == Step::Settle {
             client.tell(Step::Claim, key).await;
         }
-        let (towards, bytes, is_done) = point;
-        wire.plan(towards, bytes, Then::Hold);
+        let (direction, bytes, is_done) = point;
+        proxy.plan(direction, bytes, Fault::Stall);
         client.begin(step, key);
-        wire.reached().await;
+        proxy.wait_for_fault().await;
         client.kill();
-        wire.cut();
+        proxy.disconnect();
 
         let token = client.token(key);
         assert_eq!(payload(&direct, 100 + key, client.token(100 + key)).await, "done");
@@ -106,8 +106,8 @@ async fn nothing_is_lost_or_half_done_when_the_client_is_killed_at_any_point() {
 #[tokio::test]
 async fn nothing_is_lost_or_half_done_when_the_server_is_killed_at_any_point() {
     let mut server = PostgresServer::start(&[]);
-    let wire = Wire::to(server.port()).await;
-    let store = through(&wire).connect().await.unwrap();
+    let proxy = FaultyProxy::to(server.port()).await;
+    let store = through(&proxy).connect().await.unwrap();
     for (key, (step, point)) in (0..).zip(every_point()) {
         let earlier = granted(&store, id(100 + key)).await;
         store.settle(&earlier, &done("done")).await.unwrap();
@@ -115,16 +115,16 @@ async fn nothing_is_lost_or_half_done_when_the_server_is_killed_at_any_point() {
         if step == Step::Settle {
             granted_in_the_end(&store, key, &bid).await;
         }
-        let (towards, bytes, _) = point;
-        wire.plan(towards, bytes, Then::Hold);
+        let (direction, bytes, _) = point;
+        proxy.plan(direction, bytes, Fault::Stall);
         let step_taken = async {
             let lease = granted_in_the_end(&store, key, &bid).await;
             eventually(async || store.settle(&lease, &done("done")).await).await.unwrap();
         };
         let killed = async {
-            wire.reached().await;
+            proxy.wait_for_fault().await;
             server.kill();
-            wire.cut();
+            proxy.disconnect();
             server.restart();
         };
         tokio::join!(step_taken, killed);
@@ -136,12 +136,12 @@ async fn nothing_is_lost_or_half_done_when_the_server_is_killed_at_any_point() {
     assert_eq!(number(&server, taken_twice).await, 0);
 }
 
-fn every_point() -> impl Iterator<Item = (Step, (Towards, usize, bool))> {
+fn every_point() -> impl Iterator<Item = (Step, (Direction, usize, bool))> {
     STEPS.into_iter().flat_map(|step| POINTS.map(|point| (step, point)))
 }
 
-fn through(wire: &Wire) -> idemptx::store::postgres::PostgresStoreBuilder {
-    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", wire.port());
+fn through(proxy: &FaultyProxy) -> idemptx::store::postgres::PostgresStoreBuilder {
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
     // Over one connection a step's bytes are its own.
     patient(url).sessions(1)
 }
@@ -172,11 +172,11 @@ struct Client {
 }
 
 impl Client {
-    fn start(wire: &Wire) -> Self {
-        let name = "crashes::nothing_is_lost_or_half_done_when_the_client_is_killed_at_any_point";
+    fn start(proxy: &FaultyProxy) -> Self {
+        let name = "postgres::crashes::nothing_is_lost_or_half_done_when_the_client_is_killed_at_any_point";
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
-            .env(CLIENT_URL, wire.port().to_string())
+            .env(CLIENT_URL, proxy.port().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -9,10 +9,10 @@ use std::time::Duration;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::Token;
 use idemptx_core::store::{Claim, ErrorKind, Seen, Store};
+use idemptx_testkit::PostgresServer;
 use tokio::task::LocalSet;
 
-use super::postgres_server::PostgresServer;
-use super::steps::{
+use super::fixture::{
     PATIENCE, bid, done, eventually, granted, id, kind, number, patient, reason, settled, started,
 };
 
@@ -29,7 +29,7 @@ async fn nothing_that_was_acknowledged_is_lost_in_a_crash_or_a_restart() {
         audit.reach(round * 500).await;
         match round % 3 {
             0 => server.stop(),
-            1 => server.stop_at_once(),
+            1 => server.stop_immediately(),
             _ => server.kill(),
         }
         for client in clients {

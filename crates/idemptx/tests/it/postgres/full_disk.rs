@@ -6,10 +6,10 @@ use std::path::Path;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind, Seen, Store, StoreError};
+use idemptx_testkit::PostgresServer;
+use idemptx_testkit::SmallDisk;
 
-use super::postgres_server::PostgresServer;
-use super::small_disk::SmallDisk;
-use super::steps::{bid, done, eventually, granted, id, patient, reason, settled, started};
+use super::fixture::{bid, done, eventually, granted, id, patient, reason, settled, started};
 
 /// The records are on a small disk, the log of the server is not.
 #[tokio::test]
@@ -36,8 +36,7 @@ async fn a_full_disk_takes_nothing_new_keeps_what_there_is_and_serves_again_once
 #[tokio::test]
 async fn a_full_disk_under_the_whole_server_loses_nothing() {
     let Some(disk) = SmallDisk::mount(64) else { return };
-    let directory = disk.path().join("server");
-    std::fs::create_dir(&directory).unwrap();
+    let directory = tempfile::tempdir_in(disk.path()).unwrap();
     let mut server = PostgresServer::start_in(directory, &[]);
     let store = patient(server.url()).connect().await.unwrap();
     let mut filled = Filled::default();

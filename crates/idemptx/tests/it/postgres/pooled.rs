@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use idemptx_core::store::{ErrorKind, Store};
+use idemptx_testkit::PgBouncer;
 
-use super::pooler::Pooler;
-use super::steps::{PATIENCE, bid, done, granted, id, patient, reason, soon, started};
+use super::fixture::{PATIENCE, bid, done, granted, id, patient, reason, soon, started};
 
 #[tokio::test]
 async fn whoever_listens_elsewhere_is_told_of_what_happens_behind_a_pooler() {
     let (server, listening) = started(&[]).await;
-    let pooler = Pooler::start(&server);
+    let pooler = PgBouncer::start(&server);
     let pooled = patient(pooler.url()).pooled(true).connect().await.unwrap();
     assert!(!pooled.capabilities().watch && pooled.watch(&id(1)).await.is_none());
     let lease = granted(&pooled, id(1)).await;
@@ -23,7 +23,7 @@ async fn whoever_listens_elsewhere_is_told_of_what_happens_behind_a_pooler() {
 #[tokio::test]
 async fn a_pooled_store_leaves_no_setting_to_whoever_has_the_session_next() {
     let (server, _) = started(&[]).await;
-    let pooler = Pooler::start(&server);
+    let pooler = PgBouncer::start(&server);
     let pooled = Arc::new(patient(pooler.url()).pooled(true).connect().await.unwrap());
     let claims: Vec<_> = (0..64)
         .map(|number| {
@@ -47,7 +47,7 @@ async fn a_pooled_store_leaves_no_setting_to_whoever_has_the_session_next() {
 #[tokio::test]
 async fn a_store_that_was_not_told_of_its_pooler_says_what_to_call() {
     let (server, _) = started(&[]).await;
-    let pooler = Pooler::start(&server);
+    let pooler = PgBouncer::start(&server);
     let misled = Arc::new(patient(pooler.url()).open().unwrap());
     // It goes well for as long as every step meets the session that it has prepared.
     let crowd = async {

@@ -3,10 +3,9 @@
 use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
 use idemptx::store::{AnyStore, SafetyCheck, Severity};
 use idemptx_core::store::Store;
+use idemptx_testkit::{CertificateAuthority, PostgresServer, server_directory};
 
-use super::authority::Authority;
-use super::postgres_server::{PostgresServer, fresh_directory};
-use super::steps::{done, granted, id, patient, reason, soon, started};
+use super::fixture::{done, granted, id, patient, reason, soon, started};
 
 #[tokio::test]
 async fn the_check_says_in_one_line_what_a_server_promises() {
@@ -59,10 +58,11 @@ async fn a_url_leads_to_this_store() {
 
 #[tokio::test]
 async fn tls_is_verified_against_the_authority_that_was_named() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let directory = fresh_directory();
-    authority.issue_into(&directory);
-    let path = |name: &str| directory.join(name).display().to_string();
+    let (authority, stranger) =
+        (CertificateAuthority::generate(), CertificateAuthority::generate());
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    let path = |name: &str| directory.path().join(name).display().to_string();
     let lines = [
         "ssl = on".to_owned(),
         format!("ssl_cert_file = '{}'", path("server.pem")),

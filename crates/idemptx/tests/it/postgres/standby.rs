@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use idemptx_core::store::{Claim, ErrorKind, Seen, Store};
+use idemptx_testkit::PostgresServer;
 
-use super::postgres_server::PostgresServer;
-use super::steps::{
+use super::fixture::{
     bid, comes_to, done, eventually, granted, id, kind, number, patient, reason, settled, started,
 };
 

@@ -8,9 +8,9 @@ use idemptx_core::record::State;
 use idemptx_core::store::{
     Claim, ErrorKind, Inventory, Over, Query, Seen, Settlement, Standing, Store,
 };
+use idemptx_testkit::PostgresServer;
 
-use super::postgres_server::PostgresServer;
-use super::steps::{
+use super::fixture::{
     MINUTE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient, reason,
     settled, started,
 };
@@ -99,9 +99,9 @@ async fn tables_that_are_missing_or_of_a_later_release_are_named_with_what_to_do
 async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
     let server = PostgresServer::start(&[]);
     let session = server.session().await;
-    let schema = include_str!("../../../../docs/reference/postgres.sql");
+    let schema = include_str!("../../../../../docs/reference/postgres.sql");
     session.batch_execute(schema).await.unwrap();
-    let rows = include_str!("../fixtures/postgres/1.sql");
+    let rows = include_str!("../../fixtures/postgres/1.sql");
     session.batch_execute(rows).await.unwrap();
     let store = patient(server.url()).migrate(false).connect().await.unwrap();
 
@@ -130,7 +130,7 @@ async fn this_version_writes_what_the_golden_rows_have() {
         .await
         .unwrap()
         .get(0);
-    let golden = include_str!("../fixtures/postgres/1.sql");
+    let golden = include_str!("../../fixtures/postgres/1.sql");
     // Everything but the fence, which is the time.
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     for part in [&record[..51], &record[59..]] {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use idemptx_core::store::{Claim, ErrorKind, Over, Store};
+use idemptx_testkit::PostgresServer;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::postgres_server::PostgresServer;
-use super::steps::{
+use super::fixture::{
     bid, brief_bid, done, granted, granted_to, id, kind, patient, settled, soon, started,
 };
 

@@ -1,17 +1,18 @@
 //! Who a Redis server is, where it has to prove it.
 
-use super::authority::Authority;
-use super::redis_server::{RedisServer, ReservedPort, fresh_directory};
+use idemptx_testkit::{CertificateAuthority, RedisServer, ReservedPort, server_directory};
+
 use super::*;
 
 #[tokio::test]
 async fn tls_is_verified_against_the_authority_that_was_named() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
-    let directory = fresh_directory();
-    authority.issue_into(&directory);
-    let reserved = ReservedPort::new();
+    let (authority, stranger) =
+        (CertificateAuthority::generate(), CertificateAuthority::generate());
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    let reserved = ReservedPort::reserve();
     let port = reserved.number();
-    let path = |name: &str| directory.join(name).display().to_string();
+    let path = |name: &str| directory.path().join(name).display().to_string();
     let lines = [
         format!("tls-port {port}"),
         format!("tls-cert-file {}", path("server.pem")),

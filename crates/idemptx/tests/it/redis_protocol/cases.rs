@@ -11,7 +11,7 @@ use idemptx_core::store::{Bid, Over, Settlement};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::console::World;
+use super::redis_probe::World;
 
 /// What somebody wants of the record.
 #[derive(Clone, Debug)]

@@ -10,11 +10,11 @@ use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Seen, Settlement, StoreError};
 
 use super::cases::{bid, id};
-use super::console::Console;
+use super::redis_probe::RedisProbe;
 
 #[test]
 fn a_server_before_7_0_is_asked_in_words_it_knows() {
-    let mut old = OldServer(Console::new());
+    let mut old = OldServer(RedisProbe::new());
     let lease = match old.take(ClaimStep::new(id(), bid(1))) {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
@@ -39,11 +39,11 @@ fn a_server_before_7_0_is_asked_in_words_it_knows() {
 
 #[test]
 fn a_refusal_ends_the_dialogue_with_the_servers_own_words() {
-    let console = Console::new();
+    let probe = RedisProbe::new();
     let mut step = LookupStep::new(id());
-    step.begin(&console.layout, 0);
+    step.begin(&probe.layout, 0);
     let Next::Done(Err(error)) =
-        step.answer(&console.layout, Reply::Error("ERR Error compiling script: x".into()))
+        step.answer(&probe.layout, Reply::Error("ERR Error compiling script: x".into()))
     else {
         panic!("only a script sent in full can be at fault")
     };
@@ -52,7 +52,7 @@ fn a_refusal_ends_the_dialogue_with_the_servers_own_words() {
 }
 
 /// A new server that answers what is new in it as an old one would.
-struct OldServer(Console);
+struct OldServer(RedisProbe);
 
 impl OldServer {
     fn take<S: Step>(&mut self, mut step: S) -> Result<S::Verdict, StoreError> {

@@ -3,12 +3,11 @@
 use idemptx::store::redis::protocol::{Command, Layout, Next, Read, Reply, Step, clock};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::StoreError;
+use idemptx_testkit::RedisServer;
 use redis::{Connection, ConnectionLike, Value};
 
-use super::redis_server::RedisServer;
-
 /// A connection to a server of one's own.
-pub(crate) struct Console {
+pub(crate) struct RedisProbe {
     pub(crate) layout: Layout,
     connection: Connection,
     server: RedisServer,
@@ -23,7 +22,7 @@ pub(crate) struct World {
     pub(crate) response_pttl: i64,
 }
 
-impl Console {
+impl RedisProbe {
     pub(crate) fn new() -> Self {
         // Nothing of it has to survive, so nothing waits for a disk.
         let server = RedisServer::start(&["appendonly no"]);

@@ -11,13 +11,13 @@ use proptest::test_runner::{Config, TestRunner};
 use redis::Connection;
 
 use super::cases::{Wish, bid, cases, id, lease};
-use super::console::{Console, World};
+use super::redis_probe::{RedisProbe, World};
 
 #[test]
 fn a_transaction_comes_to_what_the_scripts_come_to() {
-    let mut console = Console::new();
-    let listener = console.listener();
-    let trial = std::cell::RefCell::new(Trial { console: &mut console, listener });
+    let mut probe = RedisProbe::new();
+    let listener = probe.listener();
+    let trial = std::cell::RefCell::new(Trial { probe: &mut probe, listener });
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&cases(), |(world, wish)| {
         trial.borrow_mut().run(&world, wish);
@@ -27,13 +27,13 @@ fn a_transaction_comes_to_what_the_scripts_come_to() {
 }
 
 struct Trial<'a> {
-    console: &'a mut Console,
+    probe: &'a mut RedisProbe,
     listener: Connection,
 }
 
 impl Trial<'_> {
     fn run(&mut self, world: &World, wish: Wish) {
-        let now = self.console.clock();
+        let now = self.probe.clock();
         match wish {
             Wish::Claim(bid) => {
                 self.compare(world, ClaimStep::new(id(), bid), |a, b| is_same_claim(a, b, now));
@@ -57,7 +57,7 @@ impl Trial<'_> {
     ) {
         let mut differing = None;
         for _ in 0..TICKS_MAX {
-            let now = self.console.clock();
+            let now = self.probe.clock();
             let [one, other] = self.take_both_ways(world, &mut step);
             if one.is_like(&other, now, &is_same) {
                 return;
@@ -68,20 +68,20 @@ impl Trial<'_> {
     }
 
     fn take_both_ways<S: Step>(&mut self, world: &World, step: &mut S) -> [Outcome<S::Verdict>; 2] {
-        self.console.set(&id(), world);
-        let (verdict, read) = self.console.talk(&id(), step);
+        self.probe.set(&id(), world);
+        let (verdict, read) = self.probe.talk(&id(), step);
         let by_script = self.outcome(verdict);
-        self.console.set(&id(), world);
-        let decision = step.decide(&self.console.layout, read);
-        self.console.execute(&decision.writes);
+        self.probe.set(&id(), world);
+        let decision = step.decide(&self.probe.layout, read);
+        self.probe.execute(&decision.writes);
         [by_script, self.outcome(decision.verdict)]
     }
 
     fn outcome<T>(&mut self, verdict: Result<T, StoreError>) -> Outcome<T> {
         Outcome {
             verdict: verdict.map_err(|error| error.kind()),
-            world: self.console.world(&id()),
-            heard: self.console.heard(&mut self.listener),
+            world: self.probe.world(&id()),
+            heard: self.probe.heard(&mut self.listener),
         }
     }
 }
@@ -109,16 +109,16 @@ impl<T> Outcome<T> {
 
 #[test]
 fn a_claim_begun_again_after_a_lost_connection_finds_itself() {
-    let mut console = Console::new();
+    let mut probe = RedisProbe::new();
     let mut step = ClaimStep::new(id(), bid(1));
-    let command = step.begin(&console.layout, LOST_MICROS);
+    let command = step.begin(&probe.layout, LOST_MICROS);
     // The answer to this one is lost.
-    console.ask(&command);
-    let (again, read) = console.talk(&id(), &mut step);
+    probe.ask(&command);
+    let (again, read) = probe.talk(&id(), &mut step);
     assert!(matches!(&again, Ok(Claim::Granted(lease)) if lease.fence == LOST_MICROS), "{again:?}");
-    let by_transaction = step.decide(&console.layout, read).verdict;
+    let by_transaction = step.decide(&probe.layout, read).verdict;
     assert_eq!(by_transaction.unwrap(), again.unwrap());
-    let (renewed, _) = console.talk(&id(), &mut RenewStep::new(lease(1)));
+    let (renewed, _) = probe.talk(&id(), &mut RenewStep::new(lease(1)));
     assert!(renewed.is_ok());
 }
 

@@ -1,6 +1,4 @@
 //! A server with an engine, whose handler waits until it is let go.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,11 +10,11 @@ use http::StatusCode;
 use idemptx::{Engine, Execution, Policy};
 use idemptx_core::policy::PolicyBuilder;
 use idemptx_core::store::Store;
+use idemptx_testkit::scripted_store::Gate;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::http_client::{Reply, post, send};
-use super::told_store::Gate;
+use crate::support::http_client::{Reply, post, send};
 
 /// An engine in front of one handler, as a process has it.
 ///
@@ -40,7 +38,7 @@ impl<S: Store> App<S> {
 
     /// Its handlers answer when the gate opens.
     pub(crate) fn slow(engine: Engine<S>) -> Self {
-        let (gate, runs) = (Gate::shut(), Runs::new());
+        let (gate, runs) = (Gate::closed(), Runs::new());
         let (opens, run) = (gate.clone(), runs.clone());
         let handler = move |request: Request| {
             let (opens, run) = (opens.clone(), run.clone());

@@ -1,6 +1,4 @@
 //! Requests, and replies read to their end.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::convert::Infallible;
 use std::fmt::Debug;

@@ -1,6 +1,4 @@
 //! A body that comes piece by piece, as a test wrote it.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,8 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-
-use super::told_store::Gate;
+use idemptx_testkit::scripted_store::Gate;
 
 /// What comes next.
 #[derive(Clone, Debug)]

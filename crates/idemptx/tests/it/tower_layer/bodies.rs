@@ -8,17 +8,17 @@ use http_body_util::BodyExt;
 use idemptx::{Code, Outcome};
 use idemptx_core::policy::OnPanic;
 use idemptx_core::response::FIELD_LINES_MAX;
+use idemptx_testkit::scripted_store::Gate;
 use tower::ServiceExt;
 
-use super::http_client::{post, send};
-use super::scripted_body::{Piece, ScriptedBody};
-use super::told_store::Gate;
 use super::{app, engine};
+use crate::support::http_client::{post, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
 async fn a_large_response_flows_and_a_retry_is_told_where_the_result_is() {
     let engine = engine(|policy| policy.response_bytes_max(10));
-    let later = Gate::shut();
+    let later = Gate::closed();
     let wait = later.clone();
     let (app, count) = app(&engine, move |_| {
         let pieces = [Piece::data("123456"), Piece::data("789012"), Piece::Wait(wait.clone())];
@@ -57,7 +57,7 @@ async fn a_response_of_exactly_the_limit_is_kept() {
 #[tokio::test]
 async fn an_event_stream_flows_from_its_first_event() {
     let engine = engine(|policy| policy);
-    let later = Gate::shut();
+    let later = Gate::closed();
     let wait = later.clone();
     let (app, count) = app(&engine, move |_| {
         let pieces = [Piece::data("data: 1\n\n"), Piece::Wait(wait.clone())];
@@ -77,7 +77,7 @@ async fn an_event_stream_flows_from_its_first_event() {
 #[tokio::test]
 async fn what_flows_is_read_to_its_end_when_the_client_leaves() {
     let engine = engine(|policy| policy.response_bytes_max(1));
-    let (at_end, later) = (Gate::shut(), Gate::shut());
+    let (at_end, later) = (Gate::closed(), Gate::closed());
     let (wait, end) = (later.clone(), at_end.clone());
     let (app, _) = app(&engine, move |_| {
         let pieces = [Piece::data("12"), Piece::Wait(wait.clone()), Piece::data("34")];

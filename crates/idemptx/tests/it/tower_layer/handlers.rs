@@ -10,8 +10,8 @@ use idemptx::{Code, Execution, Outcome, Token};
 use idemptx_core::policy::OnPanic;
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::http_client::{post, posted, read, send};
 use super::{app, engine};
+use crate::support::http_client::{post, posted, read, send};
 
 #[tokio::test]
 async fn a_handler_knows_its_execution() {
@@ -156,11 +156,11 @@ async fn an_error_of_the_service_is_passed_through_and_frees_the_key() {
 
 #[tokio::test]
 async fn an_execution_that_is_taken_over_is_the_next_attempt() {
-    use super::told_store::{Gate, ToldStore};
+    use idemptx_testkit::scripted_store::{Gate, ScriptedStore};
 
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let engine = idemptx::Engine::builder(store.clone()).build().unwrap();
-    let (held, reached) = (Gate::shut(), Gate::shut());
+    let (held, reached) = (Gate::closed(), Gate::closed());
     let (gate, there) = (held.clone(), reached.clone());
     let (first, _) = app(&engine, move |_| {
         let (gate, there) = (gate.clone(), there.clone());

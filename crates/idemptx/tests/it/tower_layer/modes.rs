@@ -5,11 +5,11 @@ use http::Request;
 use idemptx::{Code, Engine, Outcome, Passed, Policy};
 use idemptx_core::policy::{Mode, OnStoreError};
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
-use super::http_client::{post, posted, send};
-use super::scripted_body::{Piece, ScriptedBody};
-use super::told_store::{Gate, Order, Step, ToldStore};
 use super::{app, engine};
+use crate::support::http_client::{post, posted, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
 async fn a_shadow_refuses_and_replays_nothing_and_tells_what_it_would() {
@@ -49,7 +49,7 @@ async fn a_shadow_hands_a_broken_body_on_as_broken() {
 #[tokio::test]
 async fn a_shadow_runs_duplicates_side_by_side() {
     let engine = engine(|policy| policy.mode(Mode::Shadow));
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let wait = gate.clone();
     let (app, count) = app(&engine, move |request: Request<Body>| {
         let wait = wait.clone();
@@ -78,8 +78,8 @@ async fn a_shadow_runs_duplicates_side_by_side() {
 #[tokio::test]
 async fn without_a_store_requests_are_refused_or_run_unprotected_by_policy() {
     for (choice, runs) in [(OnStoreError::FailClosed, 0), (OnStoreError::FailOpen, 2)] {
-        let store = ToldStore::new();
-        store.always(Step::Claim, Order::Fail(ErrorKind::Unavailable));
+        let store = ScriptedStore::new();
+        store.always(Operation::Claim, Behavior::Fail(ErrorKind::Unavailable));
         let policy = Policy::draft().into_builder().on_store_error(choice).build().unwrap();
         let engine = Engine::builder(store).policy(policy).build().unwrap();
         let (app, count) = app(&engine, async |_| "done");

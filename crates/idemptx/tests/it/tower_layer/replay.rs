@@ -6,9 +6,9 @@ use idemptx::{Engine, Outcome, Policy};
 use idemptx_core::key::RecordId;
 use idemptx_core::policy::Expose;
 
-use super::http_client::{Reply, post, posted, send};
-use super::scripted_body::{Piece, ScriptedBody};
 use super::{app, engine};
+use crate::support::http_client::{Reply, post, posted, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
 async fn a_retry_gets_the_first_answer_byte_for_byte() {

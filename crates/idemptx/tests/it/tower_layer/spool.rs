@@ -11,8 +11,8 @@ use idemptx_core::fingerprint::{BodyRule, FingerprintRule};
 use idemptx_core::policy::{Mode, OnLargeBody, PolicyBuilder};
 
 use super::app;
-use super::http_client::{post, posted, send};
-use super::scripted_body::{Piece, ScriptedBody};
+use crate::support::http_client::{post, posted, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 const LIMIT: u64 = 1000;
 

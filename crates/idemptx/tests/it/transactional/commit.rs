@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use idemptx::Engine;
 use idemptx::store::postgres::PostgresStore;
+use idemptx_testkit::faulty_proxy::{Direction, FaultyProxy};
 
-use super::proxy::{Cut, Proxy};
 use super::shop::{App, Shop, engine, order, patient};
 
 /// A process that has a session and has taken its first order.
-async fn through(shop: &Shop) -> (Proxy, Engine<PostgresStore>, App) {
-    let proxy = Proxy::to(shop.server.port()).await;
-    let engine = engine(patient(proxy.url()).open().unwrap(), |policy| policy);
+async fn through(shop: &Shop) -> (FaultyProxy, Engine<PostgresStore>, App) {
+    let proxy = FaultyProxy::to(shop.server.port()).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let engine = engine(patient(url).open().unwrap(), |policy| policy);
     let app = App::of(&engine, order);
     app.post("before", "201").await.answered(201, "order 1");
     (proxy, engine, app)
@@ -21,9 +22,9 @@ async fn through(shop: &Shop) -> (Proxy, Engine<PostgresStore>, App) {
 async fn a_commit_whose_answer_is_lost_is_found_to_have_happened() {
     let shop = Shop::open().await;
     let (proxy, _, app) = through(&shop).await;
-    proxy.arm(Cut::BeforeAnswer);
+    proxy.disconnect_at(COMMIT, Direction::ToClient);
     let reply = app.post("k", "201").await;
-    assert!(!proxy.is_armed());
+    assert!(proxy.has_triggered());
     reply.answered(201, "order 2");
     assert!(reply.is_replay(), "{reply:?}");
     assert_eq!(shop.orders("k").await, [1]);
@@ -34,9 +35,9 @@ async fn a_commit_whose_answer_is_lost_is_found_to_have_happened() {
 async fn a_commit_that_does_not_get_through_has_not_happened_and_may_be_tried_again() {
     let shop = Shop::open().await;
     let (proxy, _, app) = through(&shop).await;
-    proxy.arm(Cut::BeforeCommit);
+    proxy.disconnect_at(COMMIT, Direction::ToServer);
     let reply = app.post("k", "201").await;
-    assert!(!proxy.is_armed());
+    assert!(proxy.has_triggered());
     reply.refused(503, "store-unavailable");
     assert_eq!(reply.problem()["retryable"], true);
     assert_eq!(shop.orders("k").await, [0_i32; 0]);
@@ -57,15 +58,15 @@ async fn a_commit_that_the_database_refuses_may_be_tried_again() {
     assert_eq!(shop.orders("k").await, [1]);
 }
 
-/// Nobody can be told what became of it, and nobody is told a thing that is not so.
+/// The outcome is unknown while the server is away, and must not be reported as known.
 #[tokio::test]
 async fn a_server_that_is_gone_with_the_commit_answers_when_it_is_back() {
     let mut shop = Shop::open().await;
     let (proxy, engine, app) = through(&shop).await;
     shop.server.configure("fsync", "on").await;
-    proxy.arm(Cut::BeforeAnswer);
+    proxy.disconnect_at(COMMIT, Direction::ToClient);
     let client = app.client("k", "201");
-    while proxy.is_armed() {
+    while !proxy.has_triggered() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     shop.server.kill();
@@ -85,3 +86,6 @@ async fn a_server_that_is_gone_with_the_commit_answers_when_it_is_back() {
     assert!(engine.drain().await);
     assert_eq!(shop.orders("k").await, orders);
 }
+
+/// A commit in the simple query protocol.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";

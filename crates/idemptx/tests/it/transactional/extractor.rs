@@ -11,8 +11,8 @@ use idemptx::store::{AnyStore, Transactional};
 use idemptx::{Engine, Execution, IdempotentTransaction, Policy, RunError, TransactionError};
 use tokio::sync::Semaphore;
 
-use super::http_client::send;
 use super::shop::{App, AppError, PATIENCE, Shop, end, engine, keyless, order, patient, place};
+use crate::support::http_client::send;
 
 #[tokio::test]
 async fn an_order_and_its_record_are_committed_together() {
@@ -292,7 +292,7 @@ async fn a_body_that_is_refused_by_a_later_extractor_leaves_nothing() {
         Ok::<_, AppError>(StatusCode::CREATED)
     };
     let app = App::of(&shop.engine(), handler);
-    let mut request = super::http_client::posted("k", "no number");
+    let mut request = crate::support::http_client::posted("k", "no number");
     request.headers_mut().insert("content-type", "application/json".parse().unwrap());
     let reply = send(&app.0, request).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);

@@ -8,10 +8,10 @@ use idemptx::store::sqlite::SqliteStore;
 use idemptx::{Execution, IdempotentTransaction};
 use idemptx_core::policy::PolicyBuilder;
 use idemptx_core::record::{Record, State};
+use idemptx_testkit::PostgresServer;
 use rusqlite::Connection;
 
-use super::by_hand::{SALES, till};
-use super::postgres_server::PostgresServer;
+use super::manual::{SALES, till};
 use super::processes::{LEASE, Orders, Part, answer_all, say};
 use super::shop::{App, AppError, ORDERS, Shop, engine, order, patient};
 

@@ -232,7 +232,7 @@ async fn answer(app: App, key: String) {
 }
 
 /// The test that plays the parts.
-const ENTRY: &str = "killed::a_process_plays_its_part";
+const ENTRY: &str = "transactional::killed::a_process_plays_its_part";
 const ROLE: &str = "IDEMPTX_TRANSACTIONAL_ROLE";
 const TARGET: &str = "IDEMPTX_TRANSACTIONAL_TARGET";
 const MARK: &str = "> ";

@@ -13,9 +13,9 @@ use idemptx::store::Transactional;
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx::{Engine, IdempotentTransaction, Policy, SettleError, StepError, TransactionError};
 use idemptx_core::policy::PolicyBuilder;
+use idemptx_testkit::PostgresServer;
 
-use super::http_client::{Reply, posted, send};
-use super::postgres_server::PostgresServer;
+use crate::support::http_client::{Reply, posted, send};
 
 /// A server with a table of orders.
 pub(crate) struct Shop {

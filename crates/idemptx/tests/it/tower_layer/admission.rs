@@ -8,11 +8,11 @@ use http_body_util::BodyExt;
 use idemptx::store::MemoryStore;
 use idemptx::{Code, Engine, Outcome, Passed, Policy, Scope};
 use idemptx_core::policy::{OnLargeBody, ScopeRule};
+use idemptx_testkit::scripted_store::{Gate, ScriptedStore};
 
-use super::http_client::{post, posted, send};
-use super::scripted_body::{Piece, ScriptedBody};
-use super::told_store::{Gate, ToldStore};
 use super::{app, engine};
+use crate::support::http_client::{post, posted, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
 async fn a_request_without_a_key_passes_unless_one_is_required() {
@@ -78,7 +78,7 @@ async fn what_is_not_one_request_with_one_response_passes() {
 async fn bodies_of_requests_that_pass_stream_in_both_directions() {
     let engine = engine(|policy| policy.request_bytes_max(1).response_bytes_max(1));
     let (app, _) = app(&engine, async |request: Request<Body>| Body::new(request.into_body()));
-    let later = Gate::shut();
+    let later = Gate::closed();
     let pieces = [Piece::data("now "), Piece::Wait(later.clone()), Piece::data("and later")];
     let request = Request::put("/").body(Body::new(ScriptedBody::new(pieces))).unwrap();
     let response = tower::ServiceExt::oneshot(app, request).await.unwrap();
@@ -127,12 +127,12 @@ async fn a_large_body_that_is_skipped_reaches_the_handler_whole() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_claims_nothing() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let engine = Engine::builder(store.clone()).build().unwrap();
     let (app, count) = app(&engine, async |_| "done");
     let body = ScriptedBody::new([Piece::data("half"), Piece::Error]);
     send(&app, posted("k", Body::new(body))).await.refused(400, "body-unreadable");
-    assert_eq!((count.runs(), store.all_calls()), (0, 0));
+    assert_eq!((count.runs(), store.total_calls()), (0, 0));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use idemptx::{Engine, Execution, StepError};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio_postgres::Client;
 
-use super::by_hand::SALES;
+use super::manual::SALES;
 use super::shop::{App, AppError, Shop, engine};
 
 #[tokio::test]

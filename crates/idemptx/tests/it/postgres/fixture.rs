@@ -11,8 +11,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{Bid, Claim, ErrorKind, Settlement, Store, StoreError};
-
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
 
 pub(crate) async fn started(configuration: &[&str]) -> (PostgresServer, PostgresStore) {
     let server = PostgresServer::start(configuration);

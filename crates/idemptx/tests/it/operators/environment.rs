@@ -9,19 +9,19 @@ use idemptx::store::postgres::PostgresStore;
 use idemptx::store::redis::RedisStore;
 use idemptx::store::sqlite::SqliteStore;
 use idemptx::{Key, Policy, PolicyBuilder, RecordId, Scope};
+use idemptx_testkit::PostgresServer;
+use idemptx_testkit::RedisServer;
 
 use super::MemoryStore;
-use super::app::{App, engine};
-use super::postgres_server::PostgresServer;
-use super::redis_server::RedisServer;
+use crate::support::app::{App, engine};
 
 /// A store's records, and what it takes to have them; every process opens a store of its own.
-pub(crate) struct Place {
+pub(crate) struct Environment {
     open: Box<dyn Fn() -> AnyStore + Send + Sync>,
     _kept: Box<dyn Any + Send + Sync>,
 }
 
-impl Place {
+impl Environment {
     pub(crate) fn memory() -> Self {
         let store = MemoryStore::new();
         Self { open: Box::new(move || AnyStore::Memory(store.clone())), _kept: Box::new(()) }

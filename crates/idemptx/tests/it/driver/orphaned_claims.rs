@@ -8,14 +8,14 @@ use idemptx::{Engine, Orphan, Probed, StoredResponse};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::response::ReplayRules;
 use idemptx_core::store::ErrorKind;
+use idemptx_testkit::scripted_store::{Behavior, Operation, ScriptedStore};
 
-use super::app::{App, engine};
-use super::told_store::{Order, Step, ToldStore};
+use crate::support::app::{App, engine};
 
 #[tokio::test]
 async fn an_orphan_is_executed_again_or_left_in_doubt_by_policy() {
     for (choice, status) in [(OnOrphan::Reexecute, 200), (OnOrphan::Quarantine, 409)] {
-        let store = ToldStore::new();
+        let store = ScriptedStore::new();
         let vanished = orphaned(&store).await;
         let app = App::quick(engine(store.clone(), |policy| policy.on_orphan(choice)));
         let reply = app.post("k").await;
@@ -30,7 +30,7 @@ async fn an_orphan_is_executed_again_or_left_in_doubt_by_policy() {
 
 #[tokio::test]
 async fn what_a_probe_knows_to_have_happened_is_stored_and_replayed() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
     let asked: Arc<Mutex<Vec<Orphan>>> = Arc::default();
     let asks = Arc::clone(&asked);
@@ -55,7 +55,7 @@ async fn what_a_probe_knows_to_have_happened_is_stored_and_replayed() {
 
 #[tokio::test]
 async fn what_a_probe_knows_not_to_have_happened_is_executed() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
     let app = App::quick(probing(&store, |_| Probed::NotHappened));
     let reply = app.post("k").await;
@@ -67,7 +67,7 @@ async fn what_a_probe_knows_not_to_have_happened_is_executed() {
 
 #[tokio::test]
 async fn what_a_probe_cannot_tell_stays_in_doubt_until_it_can() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
     let known: Arc<Mutex<Probed>> = Arc::new(Mutex::new(Probed::Unknown));
     let knows = Arc::clone(&known);
@@ -83,7 +83,7 @@ async fn what_a_probe_cannot_tell_stays_in_doubt_until_it_can() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_does_not_answer_knows_nothing() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
     let builder = Engine::builder(store.clone()).probe(|_| std::future::pending());
     let app = App::quick(builder.build().unwrap());
@@ -93,7 +93,7 @@ async fn a_probe_that_does_not_answer_knows_nothing() {
 
 #[tokio::test]
 async fn two_who_find_an_orphan_execute_it_once() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
     let wait = |policy: idemptx::PolicyBuilder| policy.wait(std::time::Duration::from_secs(10));
     let apps = [(); 2].map(|()| App::quick(engine(store.clone(), wait)));
@@ -108,18 +108,18 @@ async fn two_who_find_an_orphan_execute_it_once() {
 /// Its own claim is all that a process knows without asking, until it learns that it has lost it.
 #[tokio::test]
 async fn a_process_that_lost_a_claim_asks_the_store_though_its_handler_runs_on() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let lease = std::time::Duration::from_millis(300);
     let change = |policy: idemptx::PolicyBuilder| policy.lease(lease);
     let frozen = App::slow(engine(store.clone(), change));
     let client = frozen.client("k");
     frozen.runs.reach(1).await;
     frozen.post("k").await.refused(409, "in-progress");
-    store.always(Step::Renew, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Renew, Behavior::Fail(ErrorKind::Unavailable));
     store.advance(lease);
     let other = App::quick(engine(store.clone(), change));
     other.post("k").await.answered(200, "run 1");
-    store.always(Step::Renew, Order::Obey);
+    store.always(Operation::Renew, Behavior::Succeed);
     frozen.runs.last().lost().await;
     let asks = async {
         loop {
@@ -140,19 +140,19 @@ async fn a_process_that_lost_a_claim_asks_the_store_though_its_handler_runs_on()
 }
 
 /// A process that claimed the key and is heard of no more.
-async fn orphaned(store: &ToldStore) -> App<ToldStore> {
+async fn orphaned(store: &ScriptedStore) -> App<ScriptedStore> {
     let app = App::slow(engine(store.clone(), |policy| policy));
     app.client("k");
-    store.done(Step::Claim, 1).await;
+    store.performed(Operation::Claim, 1).await;
     app.runs.reach(1).await;
     store.advance(app.engine.policy().lease * 2);
     app
 }
 
 fn probing(
-    store: &ToldStore,
+    store: &ScriptedStore,
     answer: impl Fn(Orphan) -> Probed + Send + Sync + 'static,
-) -> Engine<ToldStore> {
+) -> Engine<ScriptedStore> {
     let answer = move |orphan| std::future::ready(answer(orphan));
     Engine::builder(store.clone()).probe(answer).build().unwrap()
 }
