@@ -7,25 +7,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use idemptx_testkit::ReservedPort;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::redis_server::ReservedPort;
-use crate::support::raw::RawUpstream;
-use crate::support::service::{Service, full};
-use crate::support::{Running, in_front_of, post, send, simple, started};
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{Running, in_front_of, post, send, simple, started};
+use crate::support::raw_upstream::RawUpstream;
 
 const RELEASE: &str = "on_ambiguous = \"release\"";
 
 /// Sends a POST under a key, and the same again.
-async fn twice(gateway: &Running, key: &str) -> [crate::support::Reply; 2] {
+async fn twice(gateway: &Running, key: &str) -> [crate::support::in_process::Reply; 2] {
     let first = send(gateway.address, post(key, "tea")).await;
     [first, send(gateway.address, post(key, "tea")).await]
 }
 
 #[tokio::test]
 async fn what_was_never_sent_frees_the_key() {
-    let nobody = ReservedPort::new();
+    let nobody = ReservedPort::reserve();
     let gateway = in_front_of(nobody.address(), "").await;
     for answer in twice(&gateway, "k").await {
         answer.refused(502, "upstream-unreachable");
@@ -38,7 +38,7 @@ async fn what_was_never_sent_frees_the_key() {
 
 #[tokio::test]
 async fn another_address_is_tried_where_the_first_cannot_be_reached() {
-    let (nobody, there) = (ReservedPort::new(), Service::mirror().await);
+    let (nobody, there) = (ReservedPort::reserve(), HyperService::mirror().await);
     let away = nobody.address();
     let text = simple(away, "");
     let urls = format!("urls = [\"http://{away}\", \"http://{}\"]", there.address);
@@ -179,7 +179,7 @@ async fn an_upstream_that_hangs_is_given_up_and_its_outcome_is_unknown() {
 
 #[tokio::test]
 async fn a_slow_upload_does_not_count_as_a_late_answer() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "").replace("_ms = 15000", "_ms = 1000");
     let gateway = started(&text).await;
     let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
@@ -199,7 +199,7 @@ async fn a_slow_upload_does_not_count_as_a_late_answer() {
 
 #[tokio::test]
 async fn what_the_upstream_says_of_its_outcome_is_obeyed() {
-    let upstream = Service::start(|number, request| async move {
+    let upstream = HyperService::start(|number, request| async move {
         let word = request.uri().query().unwrap_or_default().to_owned();
         let response = http::Response::builder().status(if word == "store" { 503 } else { 200 });
         response.header("idempotency-outcome", word).body(full(number.to_string())).unwrap()
@@ -223,7 +223,7 @@ async fn what_the_upstream_says_of_its_outcome_is_obeyed() {
 async fn an_upstream_without_room_is_busy_and_the_key_is_free() {
     let (gate, begun) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (opened, begins) = (Arc::clone(&gate), Arc::clone(&begun));
-    let upstream = Service::start(move |_, _| {
+    let upstream = HyperService::start(move |_, _| {
         let (opened, begins) = (Arc::clone(&opened), Arc::clone(&begins));
         async move {
             if begins.fetch_add(1, Ordering::SeqCst) == 0 {

@@ -1,21 +1,10 @@
 //! Clients that other people wrote.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "support/service.rs"]
-mod service;
 
 use std::path::Path;
 use std::process::Command;
 
-use gateway::Gateway;
-use service::Service;
+use crate::support::counting_service::CountingService;
+use crate::support::gateway_process::GatewayProcess;
 
 #[test]
 fn curl_is_replayed_to_in_both_versions() {
@@ -105,10 +94,10 @@ async def main():
 asyncio.run(main())
 "#;
 
-fn started(policy: &str) -> (Service, Gateway) {
-    let service = Service::start("a");
+fn started(policy: &str) -> (CountingService, GatewayProcess) {
+    let service = CountingService::start("a");
     let route = format!("[[route]]\nupstream = 'app'\n[route.policy]\nscope = 'shared'\n{policy}");
-    let gateway = Gateway::start(service.address(), &route);
+    let gateway = GatewayProcess::start(service.address(), &route);
     (service, gateway)
 }
 

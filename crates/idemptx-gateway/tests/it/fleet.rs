@@ -1,20 +1,4 @@
 //! Several gateways, some of which die or freeze, in front of one service and on one Redis.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "support/raw.rs"]
-mod raw;
-#[path = "../../idemptx/tests/support/redis_server.rs"]
-mod redis_server;
-#[path = "support/service.rs"]
-mod service;
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -22,16 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use gateway::{Gateway, configuration};
-use raw::{Answer, Raw, post};
-use redis_server::{RedisServer, ReservedPort};
-use service::Service;
+use idemptx_testkit::{RedisServer, ReservedPort, Signal};
+
+use crate::support::counting_service::CountingService;
+use crate::support::gateway_process::{GatewayProcess, configuration};
+use crate::support::raw_client::{Answer, RawClient, post};
 
 #[test]
 fn two_gateways_execute_every_key_once() {
-    let (redis, service) = (RedisServer::start(&[]), Service::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let gateways = [(); 2].map(|()| start(&service, &redis, "wait_ms = 20000"));
-    let addresses = gateways.each_ref().map(Gateway::address);
+    let addresses = gateways.each_ref().map(GatewayProcess::address);
     let answers: Vec<_> = thread::scope(|scope| {
         let mut clients = Vec::new();
         for group in 0..GROUPS {
@@ -39,7 +24,7 @@ fn two_gateways_execute_every_key_once() {
             for number in 0..EACH {
                 let (together, address) = (Arc::clone(&together), addresses[number % 2]);
                 clients.push(scope.spawn(move || {
-                    let mut client = Raw::connect(address);
+                    let mut client = RawClient::connect(address);
                     let mut answers = Vec::new();
                     for key in (group..KEYS).step_by(GROUPS) {
                         together.wait();
@@ -63,7 +48,7 @@ fn two_gateways_execute_every_key_once() {
 
 #[test]
 fn what_a_killed_gateway_had_begun_is_taken_over_once_its_lease_has_lapsed() {
-    let (redis, service) = (RedisServer::start(&[]), Service::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let mut killed = start(&service, &redis, SHORT_LEASE);
     let other = start(&service, &redis, &format!("{SHORT_LEASE}\nwait_ms = 20000"));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&killed, key)).collect();
@@ -85,7 +70,7 @@ fn what_a_killed_gateway_had_begun_is_taken_over_once_its_lease_has_lapsed() {
 
 #[test]
 fn what_a_killed_gateway_had_begun_is_unknown_where_that_is_asked_for() {
-    let (redis, service) = (RedisServer::start(&[]), Service::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let policy = format!("{SHORT_LEASE}\non_orphan = 'quarantine'\nwait_ms = 20000");
     let [mut killed, other] = [(); 2].map(|()| start(&service, &redis, &policy));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&killed, key)).collect();
@@ -102,19 +87,19 @@ fn what_a_killed_gateway_had_begun_is_unknown_where_that_is_asked_for() {
 
 #[test]
 fn a_gateway_that_was_frozen_does_not_answer_with_what_was_taken_over() {
-    let (redis, service) = (RedisServer::start(&[]), Service::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let frozen = start(&service, &redis, SHORT_LEASE);
     let other = start(&service, &redis, &format!("{SHORT_LEASE}\nwait_ms = 20000"));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&frozen, key)).collect();
     service.begun(FEW);
-    frozen.signal("STOP");
+    frozen.signal(Signal::STOP);
     let retries: Vec<_> = (0..FEW).map(|key| sent(&other, key)).collect();
     service.begun(2 * FEW);
     service.let_go();
     for (key, mut retry) in retries.into_iter().enumerate() {
         assert_eq!(retry.answer().unwrap().text(), format!("a key-{key} 2"));
     }
-    frozen.signal("CONT");
+    frozen.signal(Signal::CONT);
     for (key, mut client) in under_way.into_iter().enumerate() {
         let answer = client.answer().unwrap();
         assert!(!answer.text().ends_with(" 1"), "a second success: {}", answer.text());
@@ -125,13 +110,13 @@ fn a_gateway_that_was_frozen_does_not_answer_with_what_was_taken_over() {
 
 #[test]
 fn a_service_that_is_away_has_not_seen_the_request() {
-    let reserved = ReservedPort::new();
+    let reserved = ReservedPort::reserve();
     let address = reserved.address();
-    let gateway = Gateway::start(address, ROUTE);
+    let gateway = GatewayProcess::start(address, ROUTE);
     let answer = exchanged(&gateway, 1);
     assert_eq!((answer.status, answer.header("retry-after")), (502, Some("1")));
     assert!(answer.text().contains("upstream-unreachable"), "{}", answer.text());
-    let service = Service::on(TcpListener::bind(address).unwrap(), "back");
+    let service = CountingService::on(TcpListener::bind(address).unwrap(), "back");
     assert_eq!(exchanged(&gateway, 1).text(), "back key-1 1");
     assert!(exchanged(&gateway, 1).is_replay());
     assert_eq!(service.executions()["key-1"], 1);
@@ -141,7 +126,7 @@ fn a_service_that_is_away_has_not_seen_the_request() {
 #[test]
 fn a_request_of_which_a_byte_was_sent_is_not_sent_again() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Gateway::start(upstream.local_addr().unwrap(), ROUTE);
+    let gateway = GatewayProcess::start(upstream.local_addr().unwrap(), ROUTE);
     let arrivals = Arc::new(AtomicUsize::new(0));
     let reading = Arc::new(AtomicUsize::new(1));
     let (seen, limit) = (Arc::clone(&arrivals), Arc::clone(&reading));
@@ -167,15 +152,15 @@ fn a_request_of_which_a_byte_was_sent_is_not_sent_again() {
 
 #[test]
 fn reloading_under_load_loses_no_request() {
-    let services = ["one", "two"].map(Service::start);
+    let services = ["one", "two"].map(CountingService::start);
     let files = services.each_ref().map(|service| configuration(service.address(), ROUTE));
-    let gateway = Gateway::configured(&files[0]);
+    let gateway = GatewayProcess::configured(&files[0]);
     let (address, done) = (gateway.address(), AtomicBool::new(false));
     let answered = thread::scope(|scope| {
         let load = |client: usize| {
             let done = &done;
             move || {
-                let (mut connection, mut count) = (Raw::connect(address), 0);
+                let (mut connection, mut count) = (RawClient::connect(address), 0);
                 while !done.load(Ordering::SeqCst) {
                     let key = format!("{client}-{count}");
                     let answer = connection.exchange(post("/", &key, "hi"));
@@ -204,23 +189,23 @@ fn reloading_under_load_loses_no_request() {
     assert_eq!(executed.iter().sum::<usize>(), answered);
 }
 
-fn start(service: &Service, redis: &RedisServer, policy: &str) -> Gateway {
+fn start(service: &CountingService, redis: &RedisServer, policy: &str) -> GatewayProcess {
     if policy.contains(SHORT_LEASE) {
         service.hold();
     }
     let store = format!("[store]\nurl = '{}'", redis.url());
     let route = format!("{ROUTE}[route.policy]\nscope = 'shared'\n{policy}\n{store}");
-    Gateway::start(service.address(), &route.replace(SCOPE, ""))
+    GatewayProcess::start(service.address(), &route.replace(SCOPE, ""))
 }
 
 /// A request on a connection of its own, sent and not waited for.
-fn sent(gateway: &Gateway, key: usize) -> Raw {
-    let mut client = Raw::connect(gateway.address());
+fn sent(gateway: &GatewayProcess, key: usize) -> RawClient {
+    let mut client = RawClient::connect(gateway.address());
     client.send(post("/", &format!("key-{key}"), "hi"));
     client
 }
 
-fn exchanged(gateway: &Gateway, key: usize) -> Answer {
+fn exchanged(gateway: &GatewayProcess, key: usize) -> Answer {
     sent(gateway, key).answer().unwrap()
 }
 

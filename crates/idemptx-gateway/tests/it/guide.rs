@@ -1,14 +1,4 @@
 //! The guide tells the truth: its commands run, its files can be read, its problems are all there.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "../../idemptx/tests/support/reserved_port.rs"]
-mod reserved_port;
 
 use std::fs;
 use std::net::TcpStream;
@@ -17,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use idemptx_gateway::config::Config;
-use reserved_port::ReservedPort;
+use idemptx_testkit::ReservedPort;
 
 #[test]
 fn every_configuration_in_the_guide_can_be_read() {
@@ -55,7 +45,7 @@ fn the_reference_writes_out_the_defaults() {
 
 #[test]
 fn the_quick_start_does_what_it_says() {
-    let reserved = [(); 2].map(|()| ReservedPort::new());
+    let reserved = [(); 2].map(|()| ReservedPort::reserve());
     let ports = reserved.each_ref().map(ReservedPort::number);
     let commands: Vec<String> = blocks("console")[..2].iter().flat_map(|it| commands(it)).collect();
     let [service, build, serve, first, again] = &*commands else { panic!("{commands:?}") };

@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use rustix::process::Signal;
+use idemptx_testkit::{ReservedPort, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::redis_server::ReservedPort;
-use super::support::process::Process;
-use super::support::service::{Service, full};
-use super::support::{PATIENCE, Running, Secured, config, send, started};
+use crate::support::gateway_process::GatewayProcess;
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{PATIENCE, Running, Secured, config, send, started};
 
 #[tokio::test]
 async fn a_sick_address_is_tried_last_until_it_is_well_again() {
@@ -34,7 +33,7 @@ async fn a_sick_address_is_tried_last_until_it_is_well_again() {
 
 #[tokio::test]
 async fn an_address_that_is_away_is_sick_and_comes_back() {
-    let reserved = ReservedPort::new();
+    let reserved = ReservedPort::reserve();
     let address = reserved.address();
     let one = Moody::on(TcpListener::bind(address).await.unwrap(), "one");
     let two = Moody::start("two").await;
@@ -81,14 +80,14 @@ async fn a_change_is_one_line_of_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("idemptx.toml");
     std::fs::write(&file, text(&[&one], "", "/healthz")).unwrap();
-    let mut process = Process::serve(&["--config", file.to_str().unwrap()]).await;
+    let mut process = GatewayProcess::serve(&["--config", file.to_str().unwrap()]);
     one.becomes(Mood::Sick);
     let place = format!("upstream=up address=http://{}", one.address);
-    process.says(&format!("it is sick, and tried last: it answered 503 {place}")).await;
+    process.logs(&format!("it is sick, and tried last: it answered 503 {place}")).await;
     one.becomes(Mood::Well);
-    process.says(&format!("it is well again {place}")).await;
+    process.logs(&format!("it is well again {place}")).await;
     process.signal(Signal::TERM);
-    assert!(process.ended().await.success());
+    assert!(process.exited().await.success());
 }
 
 #[tokio::test]
@@ -126,7 +125,7 @@ async fn checks_end_when_the_gateway_drains() {
 
 #[tokio::test]
 async fn addresses_are_checked_over_their_own_tls_in_either_version() {
-    let service = Service::start(|_, _| async { http::Response::new(full("fine")) }).await;
+    let service = HyperService::start(|_, _| async { http::Response::new(full("fine")) }).await;
     let secured = Secured::in_front_of(service.address).await;
     let url = secured.url();
     for version in ["", "http2 = true\n"] {

@@ -20,9 +20,9 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::raw::said;
-use crate::support::service::Service;
-use crate::support::{Reply, Running, in_front_of, post, send, simple, started};
+use crate::support::hyper_service::HyperService;
+use crate::support::in_process::{Reply, Running, in_front_of, post, send, simple, started};
+use crate::support::raw_upstream::send_raw;
 
 /// An authority, and a folder for what it signs.
 struct Authority {
@@ -112,7 +112,7 @@ impl Authority {
 
 #[tokio::test]
 async fn clients_speak_either_version_over_tls() {
-    let (authority, upstream) = (Authority::new(), Service::mirror().await);
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
     let gateway = authority.secures(upstream.address, "", "").await;
     let first = authority.send(gateway.address, None, "h2", post("k", "tea")).await.unwrap();
     assert!(first.text().contains("x-forwarded-proto: https"), "{}", first.text());
@@ -123,7 +123,7 @@ async fn clients_speak_either_version_over_tls() {
 
 #[tokio::test]
 async fn a_client_is_whom_its_certificate_names() {
-    let (authority, upstream) = (Authority::new(), Service::mirror().await);
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
     let ca = format!(", client_ca = \"{}\"", authority.path("ca.pem").display());
     let route = "policy = { scope = { mtls = \"subject\" } }";
     let gateway = authority.secures(upstream.address, &ca, route).await;
@@ -149,7 +149,7 @@ async fn a_client_is_whom_its_certificate_names() {
 
 #[tokio::test]
 async fn an_upstream_is_spoken_to_over_tls_and_must_be_who_it_is() {
-    let (authority, upstream) = (Authority::new(), Service::mirror().await);
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
     let behind = authority.secures(upstream.address, "", "protect = false").await;
     let front = |ca: PathBuf, more: &str| {
         let urls = format!("https://localhost:{}", behind.address.port());
@@ -186,7 +186,7 @@ async fn with_token(gateway: &Running, token: &str) -> Reply {
 
 #[tokio::test]
 async fn a_client_is_whom_a_claim_of_its_token_names() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let secret = "correct horse battery staple";
     let route = format!(
         "policy = {{ scope = {{ jwt = \"sub\", secret = \"{secret}\", issuer = [\"me\"], \
@@ -246,7 +246,7 @@ async fn a_client_is_whom_a_claim_of_its_token_names() {
 
 #[tokio::test]
 async fn a_token_may_be_verified_with_a_public_key() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let pair = KeyPair::generate().unwrap();
     let public = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(public.path(), pair.public_key_pem()).unwrap();
@@ -268,7 +268,7 @@ async fn a_token_may_be_verified_with_a_public_key() {
 
 #[tokio::test]
 async fn a_token_names_its_key_in_a_set() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let keys: Vec<_> = (0..2)
         .map(|_| {
             let pair = KeyPair::generate().unwrap();
@@ -303,7 +303,7 @@ async fn a_token_names_its_key_in_a_set() {
 
 #[tokio::test]
 async fn a_reload_shows_a_new_certificate() {
-    let (former, upstream) = (Authority::new(), Service::mirror().await);
+    let (former, upstream) = (Authority::new(), HyperService::mirror().await);
     let gateway = former.secures(upstream.address, "", "").await;
     let later = Authority::new();
     let (certificate, key) = later.signs("gateway");
@@ -319,13 +319,13 @@ async fn a_reload_shows_a_new_certificate() {
 
 #[tokio::test]
 async fn a_client_that_does_not_shake_hands_is_let_go() {
-    let (authority, upstream) = (Authority::new(), Service::mirror().await);
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
     let (certificate, key) = authority.signs("gateway");
     let (certificate, key) = (certificate.display(), key.display());
     let tls = format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n[[upstream]]");
     let text = simple(upstream.address, "").replace("[[upstream]]", &tls);
     let gateway = started(&(text + "[limits]\nhandshake_ms = 100\n")).await;
-    assert!(said(gateway.address, b"").await.closed);
-    let clear = said(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(send_raw(gateway.address, b"").await.closed);
+    let clear = send_raw(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(clear.closed && clear.statuses().is_empty(), "{clear:?}");
 }

@@ -1,25 +1,13 @@
 //! The inspector page in a real browser.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/browser.rs"]
 mod browser;
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/operated.rs"]
-mod gateway;
-#[path = "support/upstream.rs"]
-mod upstream;
 
 use std::net::SocketAddr;
 
 use browser::Browser;
-use client::post;
-use gateway::Gateway;
+
+use crate::support::http_client::post;
+use crate::support::operated_gateway::OperatedGateway;
 
 #[test]
 fn an_operator_resolves_a_stuck_key_and_sees_what_comes_of_it() {
@@ -170,7 +158,7 @@ fn everything_that_can_be_used_has_a_name() {
 #[test]
 fn a_token_is_asked_for_and_stays_in_its_tab() {
     let Some(mut browser) = Browser::start() else { return };
-    let gateway = Gateway::configured("", "token = \"s3cret\"", "");
+    let gateway = OperatedGateway::configured("", "token = \"s3cret\"", "");
     browser.open(&page(gateway.admin), 1280, 900);
     browser.until("!document.querySelector('#login').hidden");
     let main = browser.value("document.querySelector('#main').hidden");
@@ -191,7 +179,7 @@ fn a_token_is_asked_for_and_stays_in_its_tab() {
 #[test]
 fn when_the_gateway_is_gone_the_page_says_so() {
     let Some(mut browser) = Browser::start() else { return };
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     browser.open(&page(gateway.admin), 1280, 900);
     browser.until("document.querySelector('#live').textContent === 'live'");
     drop(gateway);
@@ -200,8 +188,8 @@ fn when_the_gateway_is_gone_the_page_says_so() {
 }
 
 /// One key in flight, one settled and replayed three times, one whose outcome is unknown.
-fn scene() -> Gateway {
-    let gateway = Gateway::start("policy = { scope = \"shared\" }");
+fn scene() -> OperatedGateway {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     let (public, upstream) = (gateway.public, gateway.upstream.clone());
     for _ in 0..4 {
         assert_eq!(post(public, "/orders", "tea").key("tea-1").reply().status, 201);
@@ -214,7 +202,7 @@ fn scene() -> Gateway {
     gateway
 }
 
-fn refused(gateway: &Gateway) -> u16 {
+fn refused(gateway: &OperatedGateway) -> u16 {
     post(gateway.public, "/die", "tea").key("stuck").reply().status
 }
 

@@ -1,27 +1,12 @@
 //! `idemptx keys`: what it prints, and what comes of it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/operated.rs"]
-mod gateway;
-#[path = "support/upstream.rs"]
-mod upstream;
-
-use client::post;
-use command::idemptx;
-use gateway::Gateway;
+use crate::support::command::idemptx;
+use crate::support::http_client::post;
+use crate::support::operated_gateway::OperatedGateway;
 
 #[test]
 fn records_are_listed_for_people_and_for_machines() {
-    let gateway = Gateway::start("policy = { scope = \"shared\" }");
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     let store = gateway.store();
     idemptx(&["keys", "--store", &store, "list"]).good().is("list-empty.txt");
     post(gateway.public, "/orders", "tea").key("k").reply();
@@ -42,7 +27,7 @@ fn records_are_listed_for_people_and_for_machines() {
 
 #[test]
 fn a_record_is_shown_without_its_body_unless_that_is_asked_for() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let config = gateway.config();
     let config = config.to_str().unwrap();
     post(gateway.public, "/orders", "tea").key("\"k 1\"").reply();
@@ -63,7 +48,7 @@ fn a_record_is_shown_without_its_body_unless_that_is_asked_for() {
 
 #[test]
 fn a_doubt_is_resolved_with_an_answer_or_by_release() {
-    let gateway = Gateway::start("policy = { scope = { header = \"X-Account\" } }");
+    let gateway = OperatedGateway::start("policy = { scope = { header = \"X-Account\" } }");
     let store = gateway.store();
     let send = |key| post(gateway.public, "/die", "tea").key(key).header("x-account", "a").reply();
     let resolve = |key, rest: &[&str]| {
@@ -104,7 +89,7 @@ fn a_doubt_is_resolved_with_an_answer_or_by_release() {
 
 #[test]
 fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let store = gateway.store();
     let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;
     assert_eq!((send(), send()), ("{\"n\":1}".into(), "{\"n\":1}".into()));
@@ -114,7 +99,7 @@ fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
 
 #[test]
 fn a_record_that_does_not_open_is_found_and_forgotten() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;
     send();
     // The gateway's records are not sealed, which is as strange to this reader as other keys.
@@ -136,7 +121,7 @@ fn a_record_that_does_not_open_is_found_and_forgotten() {
 
 #[test]
 fn purging_says_what_it_would_do_until_it_is_told_to() {
-    let gateway = Gateway::start("policy = { scope = \"shared\" }");
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     let store = gateway.store();
     for key in ["a", "b", "c"] {
         post(gateway.public, "/orders", "tea").key(key).reply();

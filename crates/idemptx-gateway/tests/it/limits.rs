@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::raw::{RawUpstream, rest, said};
-use crate::support::service::{Service, full};
-use crate::support::{PATIENCE, in_front_of, post, send, simple, started, try_send};
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{PATIENCE, in_front_of, post, send, simple, started, try_send};
+use crate::support::raw_upstream::{RawUpstream, rest, send_raw};
 
 #[tokio::test]
 async fn a_body_larger_than_memory_is_fingerprinted_on_its_way() {
-    let upstream = Service::start(|_, request| async move {
+    let upstream = HyperService::start(|_, request| async move {
         let bytes = request.into_body().collect().await.unwrap().to_bytes();
         Response::new(full(format!("{} bytes", bytes.len())))
     })
@@ -35,7 +35,7 @@ async fn a_body_larger_than_memory_is_fingerprinted_on_its_way() {
 
 #[tokio::test]
 async fn a_body_over_the_gateways_limit_is_refused_whatever_it_is() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "") + "[limits]\nbody_bytes_max = 1000\n";
     let gateway = started(&text).await;
     let large = Full::from("x".repeat(1001));
@@ -45,34 +45,35 @@ async fn a_body_over_the_gateways_limit_is_refused_whatever_it_is() {
     let chunk = "x".repeat(600);
     let chunk = format!("258\r\n{chunk}\r\n");
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let answer = said(gateway.address, format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes()).await;
+    let answer =
+        send_raw(gateway.address, format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes()).await;
     assert_eq!(answer.statuses(), [413], "{answer:?}");
     assert!(answer.closed);
 }
 
 #[tokio::test]
 async fn a_body_that_pauses_too_long_is_given_up() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = started(&(simple(upstream.address, "") + "[limits]\npause_ms = 100\n")).await;
     for (key, status) in [("", 408), ("Idempotency-Key: k\r\n", 400)] {
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 10\r\n\r\nabc");
-        let answer = said(gateway.address, head.as_bytes()).await;
+        let answer = send_raw(gateway.address, head.as_bytes()).await;
         assert_eq!(answer.statuses(), [status], "{answer:?}");
     }
 }
 
 #[tokio::test]
 async fn a_client_that_sends_no_head_is_let_go() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = started(&(simple(upstream.address, "") + "[limits]\nhead_ms = 100\n")).await;
-    let answer = said(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
+    let answer = send_raw(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
     assert!(answer.closed, "{answer:?}");
     assert_eq!(upstream.requests(), 0);
 }
 
 #[tokio::test]
 async fn connections_of_one_address_are_limited() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway =
         started(&(simple(upstream.address, "") + "[limits]\nconnections_per_ip_max = 2\n")).await;
     let mut kept = Vec::new();
@@ -82,7 +83,7 @@ async fn connections_of_one_address_are_limited() {
         assert_eq!(rest(&mut stream).await.statuses(), [201]);
         kept.push(stream);
     }
-    assert!(said(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.text.is_empty());
+    assert!(send_raw(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.text.is_empty());
     drop(kept.pop());
     // The place is free as soon as the gateway has noticed.
     let answered = async {
@@ -98,7 +99,7 @@ async fn connections_of_one_address_are_limited() {
 
 #[tokio::test]
 async fn a_large_answer_under_a_key_flows_and_is_not_kept() {
-    let upstream = Service::start(|_, _| async {
+    let upstream = HyperService::start(|_, _| async {
         let pieces = (0..100).map(|_| Ok(Frame::data(Bytes::from(vec![7; 30_000]))));
         let body = StreamBody::new(futures_util::stream::iter(pieces));
         Response::builder().status(201).header("location", "/x").body(BodyExt::boxed(body)).unwrap()
@@ -147,7 +148,7 @@ async fn connections_to_the_upstream_are_used_again_until_they_have_idled() {
 async fn a_client_that_takes_nothing_does_not_keep_its_answer_for_ever() {
     let sent = Arc::new(Notify::new());
     let ended = Arc::clone(&sent);
-    let upstream = Service::start(move |_, _| {
+    let upstream = HyperService::start(move |_, _| {
         let ended = Arc::clone(&ended);
         async move {
             let pieces = futures_util::stream::unfold(Ends(ended), |ends| async move {
@@ -175,7 +176,7 @@ impl Drop for Ends {
 
 #[tokio::test]
 async fn an_http2_body_is_as_long_as_it_says() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     for (length, body) in [("5", "abc"), ("2", "abc")] {
         let stream = TcpStream::connect(gateway.address).await.unwrap();

@@ -1,4 +1,4 @@
-//! The gateway over real sockets.
+//! Integration tests of the gateway, over real sockets and in one binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,13 +7,25 @@
     reason = "a test fails by panicking"
 )]
 
+mod support;
+
 mod ambiguity;
+mod clients;
+mod fleet;
+mod guide;
 mod health;
 mod identity;
+mod inspector;
+mod keys;
 mod limits;
 mod malformed;
+mod monitoring;
+mod openapi;
+mod operations;
 mod proxying;
-#[path = "../../../idemptx/tests/support/redis_server.rs"]
-mod redis_server;
 mod running;
-mod support;
+mod services;
+mod smuggling;
+#[cfg(feature = "otel")]
+mod traces;
+mod upstreams;

@@ -1,8 +1,5 @@
 //! Requests that are meant to be read in two ways, byte by byte.
 
-use crate::support::raw::{RawUpstream, said};
-use crate::support::{Running, simple, started};
-
 /// What must become of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -15,6 +12,9 @@ enum Fate {
 }
 
 use Fate::{Declined, Once, Refused};
+
+use crate::support::in_process::{Running, simple, started};
+use crate::support::raw_upstream::{RawUpstream, send_raw};
 
 /// Behind the request's end, for a reader that takes another end.
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -42,7 +42,7 @@ async fn gateway(upstream: &RawUpstream) -> Running {
 async fn judge(name: &str, bytes: Vec<u8>, fate: Fate) {
     let upstream = upstream().await;
     let gateway = gateway(&upstream).await;
-    let said = said(gateway.address, &bytes).await;
+    let said = send_raw(gateway.address, &bytes).await;
     let lines = upstream.request_lines();
     let context = format!("{name}: {fate:?}\n{said:?}\nupstream: {lines:?}");
     assert!(!lines.iter().any(|line| line.contains("evil")), "{context}");

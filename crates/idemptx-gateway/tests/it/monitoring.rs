@@ -1,25 +1,14 @@
 //! What is under `monitoring` and `packaging`, against the gateway that it is for.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-#[path = "support/client.rs"]
-mod client;
-#[path = "support/operated.rs"]
-mod gateway;
-#[path = "support/upstream.rs"]
-mod upstream;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use client::{get, post};
-use gateway::{Gateway, eventually};
+use idemptx_testkit::Signal;
 use serde_json::Value;
+
+use crate::support::http_client::{get, post};
+use crate::support::operated_gateway::{OperatedGateway, eventually};
 
 #[test]
 fn dashboard_alerts_and_reference_name_metrics_that_there_are() {
@@ -115,11 +104,11 @@ fn systemd_takes_the_unit() {
 
 /// The names of all metrics of a gateway on which everything has happened.
 fn exposed() -> BTreeSet<String> {
-    let gateway = Gateway::start("policy = { scope = \"shared\" }");
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     post(gateway.public, "/orders", "tea").key("k").reply();
     post(gateway.public, "/orders", "coffee").key("k").reply();
     get(gateway.public, "/orders").reply();
-    gateway.signal("-HUP");
+    gateway.signal(Signal::HUP);
     eventually(|| gateway.metrics().contains("result=\"taken\""));
     let text = gateway.metrics();
     let samples = text.lines().filter(|line| !line.starts_with('#'));

@@ -1,16 +1,8 @@
 //! `idemptx openapi`: what is added to a document.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "support/command.rs"]
-mod command;
-
-use command::idemptx;
 use serde_json::Value;
+
+use crate::support::command::idemptx;
 
 fn file(name: &str) -> String {
     format!("{}/tests/openapi/{name}", env!("CARGO_MANIFEST_DIR"))

@@ -12,13 +12,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::raw::{RawUpstream, rest, said};
-use crate::support::service::{Service, full};
-use crate::support::{PATIENCE, Reply, in_front_of, post, send, send_http2, simple, started};
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{
+    PATIENCE, Reply, in_front_of, post, send, send_http2, simple, started,
+};
+use crate::support::raw_upstream::{RawUpstream, rest, send_raw};
 
 #[tokio::test]
 async fn a_retry_gets_the_first_answer_and_the_upstream_sees_one_request() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let first = send(gateway.address, post("k", "tea")).await;
     assert_eq!(first.status, 201);
@@ -34,7 +36,7 @@ async fn a_retry_gets_the_first_answer_and_the_upstream_sees_one_request() {
 
 #[tokio::test]
 async fn the_upstream_is_told_who_asked_and_nothing_of_the_connection() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let request = Request::get("/a%20b/c?d=%2F")
         .header("host", "shop.example:8080")
@@ -70,7 +72,7 @@ async fn the_upstream_is_told_who_asked_and_nothing_of_the_connection() {
 
 #[tokio::test]
 async fn what_something_trusted_has_forwarded_is_added_to() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "")
         .replace("[[upstream]]", "forwarded = \"append\"\n[[upstream]]");
     let gateway = started(&text).await;
@@ -85,7 +87,7 @@ async fn what_something_trusted_has_forwarded_is_added_to() {
 
 #[tokio::test]
 async fn the_upstream_may_be_sent_its_own_host() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text =
         simple(upstream.address, "").replace("name = \"up\"", "name = \"up\"\nhost = \"upstream\"");
     let gateway = started(&text).await;
@@ -97,7 +99,7 @@ async fn the_upstream_may_be_sent_its_own_host() {
 
 #[tokio::test]
 async fn an_upstream_may_speak_http2() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "").replace("name = \"up\"", "name = \"up\"\nhttp2 = true");
     let gateway = started(&text).await;
     for number in 1..=3 {
@@ -110,7 +112,7 @@ async fn an_upstream_may_speak_http2() {
 
 #[tokio::test]
 async fn what_concerns_the_upstreams_connection_stays_with_it() {
-    let upstream = Service::start(|_, _| async {
+    let upstream = HyperService::start(|_, _| async {
         Response::builder()
             .header("connection", "x-hop")
             .header("x-hop", "1")
@@ -135,7 +137,7 @@ async fn what_concerns_the_upstreams_connection_stays_with_it() {
 
 #[tokio::test]
 async fn trailers_go_both_ways() {
-    let upstream = Service::start(|_, request| async move {
+    let upstream = HyperService::start(|_, request| async move {
         let body = request.into_body().collect().await.unwrap();
         let trailer = body.trailers().and_then(|it| it.get("x-sum")).cloned();
         let mut trailers = HeaderMap::new();
@@ -152,7 +154,7 @@ async fn trailers_go_both_ways() {
              Idempotency-Key: {key}\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n\
              3\r\ntea\r\n0\r\nx-sum: 42\r\n\r\n"
         );
-        let answer = said(gateway.address, request.as_bytes()).await;
+        let answer = send_raw(gateway.address, request.as_bytes()).await;
         assert!(answer.text.contains("tea"), "{}", answer.text);
         assert!(answer.text.ends_with("x-seen: 42\r\n\r\n"), "{}", answer.text);
     }
@@ -160,7 +162,7 @@ async fn trailers_go_both_ways() {
 
 #[tokio::test]
 async fn a_client_that_expects_100_gets_it_before_it_sends() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     for key in ["Idempotency-Key: k\r\n", ""] {
         let mut stream = TcpStream::connect(gateway.address).await.unwrap();
@@ -178,12 +180,12 @@ async fn a_client_that_expects_100_gets_it_before_it_sends() {
         assert!(!answer.text.contains("expect:"), "{answer:?}");
     }
     let other = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\nContent-Length: 1\r\n\r\n";
-    assert_eq!(said(gateway.address, other).await.statuses(), [417]);
+    assert_eq!(send_raw(gateway.address, other).await.statuses(), [417]);
 }
 
 #[tokio::test]
 async fn what_is_not_under_a_key_streams_in_both_directions() {
-    let upstream = Service::start(|_, request| async move {
+    let upstream = HyperService::start(|_, request| async move {
         let pieces = request.into_body().map_err(std::io::Error::other);
         Response::new(pieces.boxed())
     })
@@ -213,7 +215,7 @@ async fn what_is_not_under_a_key_streams_in_both_directions() {
 async fn an_event_stream_under_a_key_flows() {
     let more = Arc::new(Notify::new());
     let later = Arc::clone(&more);
-    let upstream = Service::start(move |_, _| {
+    let upstream = HyperService::start(move |_, _| {
         let later = Arc::clone(&later);
         async move {
             let (mut pieces, body) =
@@ -280,21 +282,21 @@ async fn a_websocket_is_joined_once_the_upstream_agrees() {
 
 #[tokio::test]
 async fn an_upgrade_that_the_upstream_declines_is_an_ordinary_answer() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let head = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let answer = said(gateway.address, head.as_bytes()).await;
+    let answer = send_raw(gateway.address, head.as_bytes()).await;
     assert_eq!(answer.statuses(), [201]);
 }
 
 #[tokio::test]
 async fn a_request_under_a_key_does_not_change_protocols() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let request = "POST /orders HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
     for replays in [0, 1] {
-        let answer = said(gateway.address, request.as_bytes()).await;
+        let answer = send_raw(gateway.address, request.as_bytes()).await;
         assert_eq!(answer.statuses(), [201]);
         assert!(!answer.text.contains("upgrade:"), "{answer:?}");
         assert_eq!(answer.text.matches("idempotent-replayed").count(), replays);
@@ -304,7 +306,7 @@ async fn a_request_under_a_key_does_not_change_protocols() {
 
 #[tokio::test]
 async fn grpc_passes() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     for number in 1..=2 {
         let request = Request::post("/a.B/C").header("content-type", "application/grpc+proto");
@@ -317,7 +319,7 @@ async fn grpc_passes() {
 
 #[tokio::test]
 async fn a_key_on_a_route_without_protection_is_forwarded_and_reported() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "protect = false\nreport_ignored = true").await;
     for _ in 0..2 {
         let answer = send(gateway.address, post("k", "tea")).await;
@@ -332,7 +334,7 @@ async fn a_key_on_a_route_without_protection_is_forwarded_and_reported() {
 
 #[tokio::test]
 async fn routes_are_chosen_by_host_method_and_path() {
-    let (one, other) = (Service::mirror().await, Service::mirror().await);
+    let (one, other) = (HyperService::mirror().await, HyperService::mirror().await);
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[upstream]]\nname = \"one\"\nurls = [\"http://{}\"]\n\
@@ -357,7 +359,7 @@ async fn routes_are_chosen_by_host_method_and_path() {
 
 #[tokio::test]
 async fn the_upstream_is_told_of_its_execution_if_it_wants_to_be() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let more = "forward = [\"attempt\", \"fence\", \"derived\"]";
     let gateway = in_front_of(upstream.address, more).await;
     let mut request = post("k", "tea");
@@ -375,7 +377,7 @@ async fn the_upstream_is_told_of_its_execution_if_it_wants_to_be() {
 async fn the_handler_outlives_the_client() {
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, goes_on) = (Arc::clone(&begun), Arc::clone(&go_on));
-    let upstream = Service::start(move |number, _| {
+    let upstream = HyperService::start(move |number, _| {
         let (begins, goes_on) = (Arc::clone(&begins), Arc::clone(&goes_on));
         async move {
             begins.notify_one();
@@ -398,7 +400,7 @@ async fn the_handler_outlives_the_client() {
 
 #[tokio::test]
 async fn a_shadow_refuses_and_replays_nothing() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "[route.policy]\nmode = \"shadow\"").await;
     assert_eq!(send(gateway.address, post("k", "tea")).await.status, 201);
     let again = send(gateway.address, post("k", "tea")).await;
@@ -410,7 +412,7 @@ async fn a_shadow_refuses_and_replays_nothing() {
 
 #[tokio::test]
 async fn answers_without_a_body_have_none() {
-    let upstream = Service::start(|_, request| async move {
+    let upstream = HyperService::start(|_, request| async move {
         let response = Response::builder().header("content-length", "5");
         match request.method().as_str() {
             "HEAD" => response.body(full("")).unwrap(),
@@ -419,7 +421,7 @@ async fn answers_without_a_body_have_none() {
     })
     .await;
     let gateway = in_front_of(upstream.address, "").await;
-    let head = said(
+    let head = send_raw(
         gateway.address,
         b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     )
@@ -437,7 +439,7 @@ async fn answers_without_a_body_have_none() {
 async fn http2_streams_are_answered_side_by_side() {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
-    let upstream = Service::start(move |_, request| {
+    let upstream = HyperService::start(move |_, request| {
         let opened = Arc::clone(&opened);
         async move {
             if request.uri().path() == "/slow" {
@@ -469,7 +471,7 @@ async fn http2_streams_are_answered_side_by_side() {
 
 #[tokio::test]
 async fn a_cookie_that_http2_has_cut_is_put_together() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let request = Request::get("/").header("cookie", "a=1").header("cookie", "b=2");
     let seen = send_http2(gateway.address, request.body(Full::default()).unwrap()).await;

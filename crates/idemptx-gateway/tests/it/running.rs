@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response};
 use http_body_util::Full;
-use rustix::process::Signal;
+use idemptx_testkit::{RedisServer, Signal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::redis_server::RedisServer;
-use crate::support::process::{Process, run};
-use crate::support::raw::rest;
-use crate::support::service::{Service, full};
-use crate::support::{PATIENCE, config, in_front_of, post, send, simple, started, try_send};
+use crate::support::command::run;
+use crate::support::gateway_process::GatewayProcess;
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{
+    PATIENCE, config, in_front_of, post, send, simple, started, try_send,
+};
+use crate::support::raw_upstream::rest;
 
 /// Writes a configuration to a file of its own.
 fn file(text: &str) -> tempfile::TempPath {
@@ -46,8 +48,8 @@ async fn what_cannot_be_meant_ends_with_status_2_and_a_word() {
     ];
     for (arguments, word) in cases {
         let ended = run(arguments).await;
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {said}");
+        let said = ended.stderr;
+        assert_eq!(ended.code, 2, "{arguments:?}: {said}");
         assert!(said.starts_with("error: ") && said.contains(word), "{arguments:?}: {said}");
         assert!(ended.stdout.is_empty(), "{arguments:?}");
     }
@@ -55,11 +57,11 @@ async fn what_cannot_be_meant_ends_with_status_2_and_a_word() {
 
 #[tokio::test]
 async fn a_check_prints_what_is_in_force() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "[route.policy]\nwait_ms = 5");
     let checked = run(&["check", "--config", file(&text).to_str().unwrap()]).await;
-    let printed = String::from_utf8_lossy(&checked.stdout);
-    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let printed = checked.stdout;
     for line in [
         "listener: http://127.0.0.1:0",
         &format!("upstream up: http://{}", upstream.address),
@@ -74,10 +76,8 @@ async fn a_check_prints_what_is_in_force() {
     assert!(printed.contains("  store: memory: "), "{printed}");
     let away = text.replace("memory:", "redis://127.0.0.1:1/");
     let checked = run(&["check", "--config", file(&away).to_str().unwrap()]).await;
-    assert_eq!(checked.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&checked.stdout).contains("store: the store cannot be reached")
-    );
+    assert_eq!(checked.code, 1);
+    assert!(checked.stdout.contains("store: the store cannot be reached"));
 }
 
 #[tokio::test]
@@ -85,37 +85,37 @@ async fn the_demo_holds_what_it_claims() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}/demo.db", folder.path().display());
     let shown = run(&["demo", "--scene-only", "--listen", "127.0.0.1:0", "--store", &store]).await;
-    let printed = String::from_utf8_lossy(&shown.stdout);
-    assert_eq!(shown.status.code(), Some(0), "{printed}{shown:?}");
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let printed = shown.stdout;
     assert_eq!(printed.matches("   ok ").count(), 6, "{printed}");
 }
 
 #[tokio::test]
 async fn a_hang_up_reloads_and_a_mistake_keeps_the_former_configuration() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let path = file(&simple(upstream.address, ""));
-    let gateway = Process::serve(&["--config", path.to_str().unwrap()]).await;
-    assert_eq!(send(gateway.address, post("k", "tea")).await.status, 201);
+    let gateway = GatewayProcess::serve(&["--config", path.to_str().unwrap()]);
+    assert_eq!(send(gateway.address(), post("k", "tea")).await.status, 201);
     let unkeyed = || Request::post("/").body(Full::default()).unwrap();
-    assert_eq!(send(gateway.address, unkeyed()).await.status, 201);
+    assert_eq!(send(gateway.address(), unkeyed()).await.status, 201);
 
     std::fs::write(&path, simple(upstream.address, "[route.policy]\nrequired = true")).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.says("reloaded").await;
-    send(gateway.address, unkeyed()).await.refused(400, "missing-key");
+    gateway.logs("reloaded").await;
+    send(gateway.address(), unkeyed()).await.refused(400, "missing-key");
     // The store is the same one: what was done stays done.
-    assert!(send(gateway.address, post("k", "tea")).await.is_replay());
+    assert!(send(gateway.address(), post("k", "tea")).await.is_replay());
 
     std::fs::write(&path, simple(upstream.address, "colour = \"red\"")).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.says("kept the former configuration").await;
-    gateway.says("unknown field `colour`").await;
-    send(gateway.address, unkeyed()).await.refused(400, "missing-key");
+    gateway.logs("kept the former configuration").await;
+    gateway.logs("unknown field `colour`").await;
+    send(gateway.address(), unkeyed()).await.refused(400, "missing-key");
 }
 
 #[tokio::test]
 async fn reloads_under_load_lose_no_request_and_repeat_none() {
-    let upstream = Service::start(|number, _| async move {
+    let upstream = HyperService::start(|number, _| async move {
         Response::builder().status(201).body(full(number.to_string())).unwrap()
     })
     .await;
@@ -161,7 +161,7 @@ async fn reloads_under_load_lose_no_request_and_repeat_none() {
 
 #[tokio::test]
 async fn what_only_a_new_start_can_change_is_refused_by_a_reload() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
     let text = simple(upstream.address, "");
     for (changed, what) in [
@@ -174,10 +174,10 @@ async fn what_only_a_new_start_can_change_is_refused_by_a_reload() {
 }
 
 /// An upstream that answers when it is let to, and tells when it begins.
-async fn slow() -> (Service, Arc<Notify>, Arc<Notify>) {
+async fn slow() -> (HyperService, Arc<Notify>, Arc<Notify>) {
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, goes_on) = (Arc::clone(&begun), Arc::clone(&go_on));
-    let upstream = Service::start(move |number, _| {
+    let upstream = HyperService::start(move |number, _| {
         let (begins, goes_on) = (Arc::clone(&begins), Arc::clone(&goes_on));
         async move {
             begins.notify_one();
@@ -197,13 +197,13 @@ async fn a_terminated_gateway_finishes_what_runs_and_accepts_no_more() {
         let up = format!("http://{}", upstream.address);
         let url = redis.url();
         let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url];
-        let mut gateway = Process::serve(&flags).await;
+        let mut gateway = GatewayProcess::serve(&flags);
         let key = format!("stays-{client_stays}");
-        let first = tokio::spawn(try_send(gateway.address, post(&key, "tea")));
+        let first = tokio::spawn(try_send(gateway.address(), post(&key, "tea")));
         timeout(PATIENCE, begun.notified()).await.unwrap();
         gateway.signal(Signal::TERM);
         let refused = async {
-            while TcpStream::connect(gateway.address).await.is_ok() {
+            while TcpStream::connect(gateway.address()).await.is_ok() {
                 tokio::task::yield_now().await;
             }
         };
@@ -215,9 +215,9 @@ async fn a_terminated_gateway_finishes_what_runs_and_accepts_no_more() {
             first.abort();
             go_on.notify_one();
         }
-        assert_eq!(gateway.ended().await.code(), Some(0));
-        let successor = Process::serve(&flags).await;
-        let replay = send(successor.address, post(&key, "tea")).await;
+        assert_eq!(gateway.exited().await.code(), Some(0));
+        let successor = GatewayProcess::serve(&flags);
+        let replay = send(successor.address(), post(&key, "tea")).await;
         assert!(replay.is_replay() && replay.text() == "run 1", "{replay:?}");
         assert_eq!(upstream.requests(), 1);
     }
@@ -233,17 +233,18 @@ async fn what_a_killed_gateway_was_doing_is_dealt_with_by_policy() {
         let policy = format!("{{\"on_orphan\":\"{key}\",\"lease_ms\":300}}");
         let flags =
             ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", &policy];
-        let (mut gateway, successor) = (Process::serve(&flags).await, Process::serve(&flags).await);
-        let lost = tokio::spawn(try_send(gateway.address, post(key, "tea")));
+        let (mut gateway, successor) =
+            (GatewayProcess::serve(&flags), GatewayProcess::serve(&flags));
+        let lost = tokio::spawn(try_send(gateway.address(), post(key, "tea")));
         timeout(PATIENCE, begun.notified()).await.unwrap();
         gateway.signal(Signal::KILL);
-        gateway.ended().await;
+        gateway.exited().await;
         assert!(lost.await.unwrap().is_err());
         go_on.notify_one();
         // Until the lease lapses it counts as running.
         let again = async {
             loop {
-                let answer = send(successor.address, post(key, "tea")).await;
+                let answer = send(successor.address(), post(key, "tea")).await;
                 match answer.status.as_u16() {
                     409 if answer.code() == "in-progress" => tokio::task::yield_now().await,
                     _ => return answer,
@@ -263,7 +264,7 @@ async fn what_a_killed_gateway_was_doing_is_dealt_with_by_policy() {
 #[tokio::test]
 async fn two_gateways_on_one_redis_execute_each_key_once() {
     let redis = RedisServer::start(&[]);
-    let upstream = Service::start(|number, _| async move {
+    let upstream = HyperService::start(|number, _| async move {
         tokio::task::yield_now().await;
         Response::builder().status(201).body(full(number.to_string())).unwrap()
     })
@@ -271,12 +272,12 @@ async fn two_gateways_on_one_redis_execute_each_key_once() {
     let (up, url) = (format!("http://{}", upstream.address), redis.url());
     let policy = "{\"wait_ms\":10000,\"waiters_max\":100}";
     let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", policy];
-    let (one, other) = tokio::join!(Process::serve(&flags), Process::serve(&flags));
+    let (one, other) = (GatewayProcess::serve(&flags), GatewayProcess::serve(&flags));
     let keys = 40;
     let mut sent = Vec::new();
     for key in 0..keys {
         for client in 0..4 {
-            let address = if client % 2 == 0 { one.address } else { other.address };
+            let address = if client % 2 == 0 { one.address() } else { other.address() };
             let key = format!("k{key}");
             sent.push(tokio::spawn(async move {
                 let answer = send(address, post(&key, "tea")).await;
@@ -329,7 +330,7 @@ async fn a_request_that_began_before_a_reload_ends_as_it_began() {
 #[tokio::test]
 async fn one_route_that_refuses_the_store_leaves_the_others_alone() {
     let redis = RedisServer::start(&["maxmemory 100mb", "maxmemory-policy allkeys-lru"]);
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let routes = "path = \"/payments\"\nprofile = \"payments\"\npolicy = { scope = \"shared\" }\n\
                   [[route]]\nupstream = \"up\"\n";
     let text = simple(upstream.address, routes).replace("memory:", &redis.url());
@@ -344,7 +345,7 @@ async fn one_route_that_refuses_the_store_leaves_the_others_alone() {
 #[tokio::test]
 async fn what_is_kept_at_hand_and_sealed_is_replayed_without_the_store() {
     let mut redis = RedisServer::start(&[]);
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let key = "4f6c64206b6579732073746179207468657265207768696c65206e6565646564";
     let store = format!("{}\"\nnear_bytes = 100000\nnear_hold_ms = 60000", redis.url());
     let store = format!("{store}\nseal = {{ keys = \"1:{key}\" }}\n# \"");

@@ -1,11 +1,5 @@
 //! Services in three languages, none of which knows of retries, behind `idemptx serve` as it is
 //! started from a shell.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,78 +1,64 @@
 //! What a hostile client can send, over real sockets, in front of an upstream that notes every
 //! byte: nothing is smuggled, and nothing hangs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "smuggling/cases.rs"]
-mod cases;
-#[path = "smuggling/expect.rs"]
+mod attacks;
 mod expect;
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "smuggling/http2.rs"]
 mod http2;
-#[path = "support/raw.rs"]
-mod raw;
-#[path = "support/recorder.rs"]
 mod recorder;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use cases::Case;
-use gateway::Gateway;
-use raw::{Raw, post};
+use attacks::Case;
 use recorder::Recorder;
+
+use crate::support::gateway_process::GatewayProcess;
+use crate::support::raw_client::{RawClient, post};
 
 #[test]
 fn a_body_has_one_length() {
-    check_all(&cases::lengths());
+    check_all(&attacks::lengths());
 }
 
 #[test]
 fn a_body_has_one_coding() {
-    check_all(&cases::codings());
+    check_all(&attacks::codings());
 }
 
 #[test]
 fn a_line_ends_in_one_way() {
-    check_all(&cases::lines());
+    check_all(&attacks::lines());
 }
 
 #[test]
 fn the_old_version_has_no_chunks() {
-    check_all(&cases::old_version());
+    check_all(&attacks::old_version());
 }
 
 #[test]
 fn a_connection_stays_with_its_protocol_until_the_upstream_agrees() {
-    check_all(&cases::upgrades());
+    check_all(&attacks::upgrades());
 }
 
 #[test]
 fn what_concerns_a_connection_stays_there() {
-    check_all(&cases::hops());
+    check_all(&attacks::hops());
 }
 
 #[test]
 fn there_is_one_key() {
-    check_all(&cases::keys());
+    check_all(&attacks::keys());
 }
 
 #[test]
 fn a_request_goes_where_the_configuration_says() {
-    check_all(&cases::hosts());
+    check_all(&attacks::hosts());
 }
 
 #[test]
 fn a_path_is_read_in_one_way() {
-    check_all(&cases::paths());
+    check_all(&attacks::paths());
 }
 
 /// Whatever a client sends, what goes on is whole requests that can be read in one way.
@@ -80,7 +66,7 @@ fn a_path_is_read_in_one_way() {
 fn nothing_goes_on_that_is_not_well_formed() {
     let upstream = Recorder::start();
     let route = ROUTE.replace("3000", "50");
-    let mut gateway = Gateway::start(upstream.address(), &route);
+    let mut gateway = GatewayProcess::start(upstream.address(), &route);
     let address = gateway.address();
     thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -88,7 +74,7 @@ fn nothing_goes_on_that_is_not_well_formed() {
                 let mut changes = Changes(client);
                 for _ in 0..CHANGED {
                     let request = changes.made();
-                    let mut client = Raw::connect(address);
+                    let mut client = RawClient::connect(address);
                     client.send(&request);
                     client.send("GET /end HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
                     let told = String::from_utf8_lossy(&request);
@@ -97,7 +83,7 @@ fn nothing_goes_on_that_is_not_well_formed() {
             });
         }
     });
-    assert!(gateway.is_alive());
+    assert!(gateway.is_running());
     let seen: Vec<_> = upstream.take().into_iter().filter(|it| !it.breaks_off()).collect();
     let nonsense: Vec<_> = seen.iter().filter(|it| it.what.starts_with("nonsense: ")).collect();
     assert!(nonsense.is_empty(), "{nonsense:?}");
@@ -108,9 +94,10 @@ fn nothing_goes_on_that_is_not_well_formed() {
 #[test]
 fn two_targets_never_share_a_record() {
     let upstream = Recorder::start();
-    let gateway = Gateway::start(upstream.address(), &format!("{ROUTE}strict_paths = false\n"));
+    let gateway =
+        GatewayProcess::start(upstream.address(), &format!("{ROUTE}strict_paths = false\n"));
     for (number, [one, other]) in PAIRS.iter().enumerate() {
-        let mut client = Raw::connect(gateway.address());
+        let mut client = RawClient::connect(gateway.address());
         let post = |path: &str| post(path, &format!("pair-{number}\r\nX-Tenant: 1"), "");
         assert_eq!(client.exchange(post(one)).status, 200, "{one}");
         let answer = client.exchange(post(other));
@@ -124,8 +111,8 @@ fn two_targets_never_share_a_record() {
 #[test]
 fn behind_a_101_bytes_are_free() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Gateway::start(upstream.local_addr().unwrap(), ROUTE);
-    let mut client = Raw::connect(gateway.address());
+    let gateway = GatewayProcess::start(upstream.local_addr().unwrap(), ROUTE);
+    let mut client = RawClient::connect(gateway.address());
     client
         .send("GET /a HTTP/1.1\r\nHost: shop\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let (mut upstream, _) = upstream.accept().unwrap();
@@ -171,7 +158,7 @@ impl Changes {
     }
 
     fn request(&mut self) -> Vec<u8> {
-        let cases = cases::all();
+        let cases = attacks::all();
         cases[self.below(cases.len())].1.replace('⏎', "\r\n").into_bytes()
     }
 
@@ -187,7 +174,7 @@ impl Changes {
 /// Every case must hold; all that do not are told at once.
 fn check_all(cases: &[Case]) {
     let upstream = Recorder::start();
-    let mut gateway = Gateway::start(upstream.address(), ROUTE);
+    let mut gateway = GatewayProcess::start(upstream.address(), ROUTE);
     let wrong: Vec<_> = cases
         .iter()
         .filter_map(|case| {
@@ -196,8 +183,8 @@ fn check_all(cases: &[Case]) {
         })
         .collect();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    assert!(gateway.is_alive());
-    // Nothing came later, either.
+    assert!(gateway.is_running());
+    // NoAnswer came later, either.
     let late: Vec<_> = upstream.take().into_iter().map(|it| it.what).collect();
     assert!(late.is_empty(), "{late:?}");
 }

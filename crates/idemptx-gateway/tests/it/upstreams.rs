@@ -1,32 +1,21 @@
 //! What an upstream can do to the gateway: nothing of it is taken for an answer, stored as one, or
 //! left in a connection for the next request.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
-#[path = "upstreams/cases.rs"]
-mod cases;
-#[path = "support/gateway.rs"]
-mod gateway;
-#[path = "support/raw.rs"]
-mod raw;
-#[path = "upstreams/scripted.rs"]
-mod scripted;
+mod misbehaviors;
+mod scripted_upstream;
 
 use std::net::SocketAddr;
 
-use cases::{CASES, Case, Expect};
-use gateway::Gateway;
-use raw::{Answer, Raw, post};
-use scripted::Scripted;
+use misbehaviors::{CASES, Case, Expect};
+use scripted_upstream::ScriptedUpstream;
+
+use crate::support::gateway_process::GatewayProcess;
+use crate::support::raw_client::{Answer, RawClient, post};
 
 #[test]
 fn an_upstream_that_misbehaves_has_not_answered() {
-    let upstream = Scripted::start();
-    let mut gateway = Gateway::start(upstream.address(), ROUTES);
+    let upstream = ScriptedUpstream::start();
+    let mut gateway = GatewayProcess::start(upstream.address(), ROUTES);
     let address = gateway.address();
     let wrong: Vec<_> = CASES
         .iter()
@@ -37,7 +26,7 @@ fn an_upstream_that_misbehaves_has_not_answered() {
         })
         .collect();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
-    assert!(gateway.is_alive());
+    assert!(gateway.is_running());
     // The operator is told of each, and of nobody's key.
     let log = gateway.log();
     assert!(log.matches("no answer").count() > CASES.len(), "{log}");
@@ -46,7 +35,7 @@ fn an_upstream_that_misbehaves_has_not_answered() {
 
 fn check(
     gateway: SocketAddr,
-    upstream: &Scripted,
+    upstream: &ScriptedUpstream,
     number: usize,
     case: &Case,
 ) -> Result<(), String> {
@@ -77,7 +66,7 @@ fn check(
 /// Answered with this status, and a retry is refused or executes: it gets no part of what came.
 fn lost(
     gateway: SocketAddr,
-    upstream: &Scripted,
+    upstream: &ScriptedUpstream,
     (route, number): (&str, usize),
     case: &Case,
     status: u16,
@@ -105,13 +94,13 @@ fn lost(
 /// The client sees that it breaks off, and a retry is not answered with what came.
 fn truncated(
     gateway: SocketAddr,
-    upstream: &Scripted,
+    upstream: &ScriptedUpstream,
     number: usize,
     case: &Case,
 ) -> Result<(), String> {
     let request = post("/unknown", &format!("key-{number}"), "hi");
     upstream.next(case.script.clone());
-    let mut client = Raw::connect(gateway);
+    let mut client = RawClient::connect(gateway);
     client.send(&request);
     if let Ok(answer) = client.answer() {
         return Err(format!("answered as if it were whole: {}", answer.status));
@@ -124,7 +113,11 @@ fn truncated(
 }
 
 /// The next request gets its own answer, over a connection of its own.
-fn is_itself(gateway: SocketAddr, upstream: &Scripted, number: usize) -> Result<(), String> {
+fn is_itself(
+    gateway: SocketAddr,
+    upstream: &ScriptedUpstream,
+    number: usize,
+) -> Result<(), String> {
     let next = exchange(gateway, &post("/unknown", &format!("next-{number}"), "hi"))?;
     if (next.status, &*next.text()) != (200, "fine") {
         return Err(format!("the next one was answered {} {}", next.status, next.text()));
@@ -134,7 +127,7 @@ fn is_itself(gateway: SocketAddr, upstream: &Scripted, number: usize) -> Result<
 }
 
 fn exchange(gateway: SocketAddr, request: &str) -> Result<Answer, String> {
-    let mut client = Raw::connect(gateway);
+    let mut client = RawClient::connect(gateway);
     client.send(request);
     client.answer().map_err(|nothing| format!("{nothing:?}"))
 }

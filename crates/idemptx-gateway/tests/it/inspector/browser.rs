@@ -1,5 +1,4 @@
 //! Chromium without a window, spoken to through a pipe (the DevTools protocol).
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use super::client::{ask, get, post};
-use super::gateway::Gateway;
+use crate::support::http_client::{ask, get, post};
+use crate::support::operated_gateway::OperatedGateway;
 
 #[test]
 fn the_public_listener_knows_nothing_of_operators() {
-    let gateway = Gateway::start("path = \"/orders\"\npolicy = { scope = \"shared\" }");
+    let gateway = OperatedGateway::start("path = \"/orders\"\npolicy = { scope = \"shared\" }");
     for path in ["/", "/metrics", "/api/overview", "/healthz", "/readyz", "/page.js"] {
         assert_eq!(get(gateway.public, path).reply().status, 404, "{path}");
     }
@@ -15,7 +15,7 @@ fn the_public_listener_knows_nothing_of_operators() {
 
 #[test]
 fn with_a_token_everything_but_the_page_and_the_probes_wants_it() {
-    let gateway = Gateway::configured("", "token = \"s3cret\"", "");
+    let gateway = OperatedGateway::configured("", "token = \"s3cret\"", "");
     for path in ["/metrics", "/api/overview", "/api/records", "/nonsense"] {
         let reply = gateway.ask(path).reply();
         assert_eq!(reply.status, 401, "{path}");
@@ -38,7 +38,7 @@ fn with_a_token_everything_but_the_page_and_the_probes_wants_it() {
 
 #[test]
 fn another_name_for_this_address_is_not_answered() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     for path in ["/", "/healthz", "/metrics", "/api/overview"] {
         let rebound = gateway.ask(path).header("host", "evil.example").reply();
         assert_eq!(rebound.status, 421, "{path}");
@@ -50,7 +50,7 @@ fn another_name_for_this_address_is_not_answered() {
 
 #[test]
 fn a_form_of_another_site_changes_nothing() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     post(gateway.public, "/orders", "tea").key("k").reply();
     let path = format!("/api/records/{}/forget", gateway.only_record());
     let body = "{\"seen\":\"done.1\"}";
@@ -72,7 +72,7 @@ fn a_form_of_another_site_changes_nothing() {
 
 #[test]
 fn every_answer_keeps_browsers_from_being_turned_against_operators() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     for path in ["/", "/page.js", "/api/overview", "/metrics", "/nonsense", "/healthz"] {
         let reply = gateway.ask(path).reply();
         let policy = reply.header("content-security-policy").unwrap();
@@ -87,7 +87,7 @@ fn every_answer_keeps_browsers_from_being_turned_against_operators() {
 
 #[test]
 fn a_wrong_method_is_told_the_right_one() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let id = format!("{}:{}", "0".repeat(32), "0".repeat(32));
     for (method, path, allowed) in [
         ("DELETE", "/", "get, head"),
@@ -103,7 +103,7 @@ fn a_wrong_method_is_told_the_right_one() {
 
 #[test]
 fn the_simple_case_has_an_admin_listener_where_it_is_asked_for() {
-    let gateway = Gateway::by_flags(&["--admin", "127.0.0.1:0"]);
+    let gateway = OperatedGateway::by_flags(&["--admin", "127.0.0.1:0"]);
     assert_eq!(gateway.ask("/healthz").reply().status, 200);
     let open = Command::new(env!("CARGO_BIN_EXE_idemptx"))
         .args(["serve", "--upstream", "http://127.0.0.1:9", "--admin", "0.0.0.0:0"])
@@ -116,7 +116,7 @@ fn the_simple_case_has_an_admin_listener_where_it_is_asked_for() {
 
 #[test]
 fn a_body_that_is_too_large_or_no_json_is_refused() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     for (body, why) in [("x".repeat(3 << 20), "larger"), ("{".to_owned(), "no JSON")] {
         let reply = post(gateway.admin, "/api/search", &body).deliberate("alice").reply();
         assert!(reply.status == 400 && reply.body.contains(why), "{reply:?}");

@@ -1,11 +1,11 @@
 //! What is logged, and what never is.
 
-use super::client::post;
-use super::gateway::Gateway;
+use crate::support::http_client::post;
+use crate::support::operated_gateway::OperatedGateway;
 
 #[test]
 fn a_request_is_one_line_with_its_outcome_and_a_hashed_key() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     for _ in 0..2 {
         post(gateway.public, "/orders?card=4111", "secret body")
             .key("very-secret-key")
@@ -35,7 +35,7 @@ fn a_request_is_one_line_with_its_outcome_and_a_hashed_key() {
 #[test]
 fn for_machines_a_line_is_an_object() {
     let log = "[log]\nformat = \"json\"\naccess = true\n";
-    let gateway = Gateway::configured("", "", log);
+    let gateway = OperatedGateway::configured("", "", log);
     post(gateway.public, "/orders", "tea").key("k").reply();
     let log = gateway.log();
     let lines: Vec<serde_json::Value> =
@@ -47,7 +47,7 @@ fn for_machines_a_line_is_an_object() {
 
 #[test]
 fn without_access_lines_requests_are_for_developers() {
-    let gateway = Gateway::configured("", "", "[log]\nlevel = \"info\"\n");
+    let gateway = OperatedGateway::configured("", "", "[log]\nlevel = \"info\"\n");
     post(gateway.public, "/orders", "tea").key("k").reply();
     assert!(!gateway.log().contains("path=/orders"));
 }

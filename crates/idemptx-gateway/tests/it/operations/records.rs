@@ -1,14 +1,14 @@
 //! Records: listed, searched, told of, decided about.
 
+use idemptx_testkit::RedisServer;
 use serde_json::json;
 
-use super::client::post;
-use super::gateway::{Gateway, eventually};
-use super::redis::Redis;
+use crate::support::http_client::post;
+use crate::support::operated_gateway::{OperatedGateway, eventually};
 
 #[test]
 fn a_key_in_flight_is_listed_and_then_done() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let (public, upstream) = (gateway.public, gateway.upstream.clone());
     let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
     upstream.reach(1);
@@ -29,7 +29,7 @@ fn a_key_in_flight_is_listed_and_then_done() {
 
 #[test]
 fn a_record_tells_its_story() {
-    let gateway = Gateway::start("policy = { wait_ms = 10000 }");
+    let gateway = OperatedGateway::start("policy = { wait_ms = 10000 }");
     let (public, upstream) = (gateway.public, gateway.upstream.clone());
     let send = move || post(public, "/slow", "tea").key("k").reply();
     let first = std::thread::spawn(send);
@@ -61,7 +61,7 @@ fn a_record_tells_its_story() {
 
 #[test]
 fn a_key_is_found_by_what_the_client_sent() {
-    let gateway = Gateway::start("policy = { scope = { header = \"X-Account\" } }");
+    let gateway = OperatedGateway::start("policy = { scope = { header = \"X-Account\" } }");
     let order = |account| {
         post(gateway.public, "/orders", "tea").key("\"k 1\"").header("x-account", account).reply()
     };
@@ -82,7 +82,7 @@ fn a_key_is_found_by_what_the_client_sent() {
 
 #[test]
 fn a_key_in_doubt_is_answered_by_an_operator_or_released() {
-    let gateway = Gateway::start("policy = { scope = \"shared\" }");
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     for (action, expected) in [("answer", "told"), ("release", "{\"n\":3}")] {
         let send = || post(gateway.public, "/die", "tea").key(action).reply();
         assert_eq!(send().status, 502);
@@ -124,7 +124,7 @@ fn a_key_in_doubt_is_answered_by_an_operator_or_released() {
 
 #[test]
 fn a_settled_record_can_be_forgotten() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     let send = || post(gateway.public, "/orders", "tea").key("k").reply();
     assert_eq!((send().body, send().body), ("{\"n\":1}".into(), "{\"n\":1}".into()));
     let id = gateway.only_record();
@@ -140,8 +140,9 @@ fn a_settled_record_can_be_forgotten() {
 
 #[test]
 fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
-    let redis = Redis::start();
-    let (here, there) = (Gateway::sharing(&redis.url), Gateway::sharing(&redis.url));
+    let redis = RedisServer::start(&[]);
+    let (here, there) =
+        (OperatedGateway::sharing(&redis.url()), OperatedGateway::sharing(&redis.url()));
     let (public, upstream) = (there.public, there.upstream.clone());
     let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
     upstream.reach(1);
@@ -159,7 +160,7 @@ fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
 
 #[test]
 fn a_store_with_many_records_is_paged() {
-    let gateway = Gateway::start("");
+    let gateway = OperatedGateway::start("");
     for number in 0..5 {
         post(gateway.public, "/orders", "tea").key(&format!("k{number}")).reply();
     }

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::cases::Case;
-use crate::raw::{Raw, answers};
-use crate::recorder::{Recorder, Seen};
+use super::attacks::Case;
+use super::recorder::{Recorder, Seen};
+use crate::support::raw_client::{RawClient, answers};
 
 /// What is answered, what becomes of the connection, and what the upstream sees.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub(super) fn check(gateway: SocketAddr, upstream: &Recorder, case: &Case) -> Re
     let (_, request, expect) = case;
     // Those of a case that has failed are not this one's.
     upstream.take();
-    let mut client = Raw::connect(gateway);
+    let mut client = RawClient::connect(gateway);
     client.send(request.replace('⏎', "\r\n"));
     let mut all = Vec::new();
     if !expect.closes {

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::recorder::Recorder;
-use super::{Gateway, ROUTE};
+use super::{GatewayProcess, ROUTE};
 
 /// What is sent as a stream: fields in order, and DATA.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, Expect);
@@ -23,7 +23,7 @@ enum Expect {
 #[test]
 fn a_stream_that_is_no_request_of_http1_becomes_none() {
     let upstream = Recorder::start();
-    let mut gateway = Gateway::start(upstream.address(), ROUTE);
+    let mut gateway = GatewayProcess::start(upstream.address(), ROUTE);
     let wrong: Vec<_> = CASES
         .iter()
         .filter_map(|case| {
@@ -32,7 +32,7 @@ fn a_stream_that_is_no_request_of_http1_becomes_none() {
         })
         .collect();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
-    assert!(gateway.is_alive());
+    assert!(gateway.is_running());
 }
 
 const POST: [(&str, &str); 4] =

@@ -1,6 +1,4 @@
 //! The binary as a command, and what it printed against a file of what it should.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -15,8 +13,15 @@ pub(crate) struct Ended {
 
 pub(crate) fn idemptx(arguments: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_idemptx"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
     ended(&command.output().unwrap())
+}
+
+/// Does the same without blocking the runtime, on which an upstream may run.
+pub(crate) async fn run(arguments: &[&str]) -> Ended {
+    let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+    let run = move || idemptx(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(run).await.unwrap()
 }
 
 fn ended(output: &Output) -> Ended {

@@ -1,6 +1,4 @@
 //! A well-behaved service that counts what it does, and can be held up.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +9,7 @@ use std::time::Duration;
 
 /// Answers each POST with `201 <name> <key> <how often this key was executed>`.
 #[derive(Clone, Debug)]
-pub(crate) struct Service {
+pub(crate) struct CountingService {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -29,7 +27,7 @@ struct State {
     held: bool,
 }
 
-impl Service {
+impl CountingService {
     pub(crate) fn start(name: &str) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), name)
     }

@@ -1,132 +1,170 @@
-//! The gateway as users run it: the program, in a process of its own.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! The program `idemptx serve` in a process, as users run it.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufReader, Lines};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use idemptx_testkit::{ChildProcess, Signal};
 use tempfile::TempDir;
 
-/// `idemptx serve`, killed when dropped.
+/// A gateway in a process, killed when dropped.
 #[derive(Debug)]
-pub(crate) struct Gateway {
-    process: Child,
+pub(crate) struct GatewayProcess {
+    process: ChildProcess,
+    output: Lines<BufReader<ChildStdout>>,
     address: SocketAddr,
     directory: TempDir,
 }
 
-impl Gateway {
-    /// Starts it in front of an upstream, with records in memory.
-    ///
-    /// `extra` is put into the configuration: whole tables.
-    pub(crate) fn start(upstream: SocketAddr, extra: &str) -> Self {
-        Self::configured(&configuration(upstream, extra))
+impl GatewayProcess {
+    /// Starts it in front of an upstream, with records in memory and these further tables.
+    pub(crate) fn start(upstream: SocketAddr, tables: &str) -> Self {
+        Self::configured(&configuration(upstream, tables))
     }
 
-    /// Starts it with a configuration file; `@dir` in it is a directory of its own.
+    /// Starts it with a configuration file, in which `@dir` stands for its directory.
     pub(crate) fn configured(text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = text.replace("@dir", directory.path().to_str().unwrap());
-        std::fs::write(directory.path().join("gateway.toml"), text).unwrap();
-        Self::spawn(directory)
+        fs::write(directory.path().join(CONFIGURATION), text).unwrap();
+        let file = directory.path().join(CONFIGURATION);
+        Self::serve_in(directory, &["--config", file.to_str().unwrap()], &[])
     }
 
-    fn spawn(directory: TempDir) -> Self {
-        let log = File::options().create(true).append(true).open(directory.path().join("log"));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_idemptx"))
-            .args(["serve", "--config"])
-            .arg(directory.path().join("gateway.toml"))
-            .stdout(Stdio::piped())
-            .stderr(log.unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://");
-        let address = address.unwrap_or_else(|| {
-            let log = std::fs::read_to_string(directory.path().join("log"));
-            unreachable!("it does not listen: {line:?} {log:?}")
-        });
-        Self { process, address: address.parse().unwrap(), directory }
+    /// Starts it with these arguments.
+    pub(crate) fn serve(arguments: &[&str]) -> Self {
+        Self::serve_with(arguments, &[])
     }
 
+    /// Starts it with these arguments and environment variables.
+    pub(crate) fn serve_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::serve_in(tempfile::tempdir().unwrap(), arguments, variables)
+    }
+
+    /// Does the same, with its log in a directory that exists already.
+    pub(crate) fn serve_in(
+        directory: TempDir,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut process = ChildProcess::spawn(
+            Command::new(env!("CARGO_BIN_EXE_idemptx"))
+                .arg("serve")
+                .args(arguments)
+                .env("NO_COLOR", "1")
+                .envs(variables.iter().copied())
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(File::create(directory.path().join(LOG)).unwrap()),
+            "Cargo builds it",
+        );
+        let mut output = process.output_lines();
+        let line = output.next().map(Result::unwrap).unwrap_or_default();
+        let address = line.strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let Some((_, address)) = address else {
+            let log = fs::read_to_string(directory.path().join(LOG)).unwrap();
+            panic!("it does not listen: {line:?} {log}");
+        };
+        Self { process, output, address: address.parse().unwrap(), directory }
+    }
+
+    /// Returns the address of its first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the address of its admin listener, which it prints second.
+    pub(crate) fn admin_address(&mut self) -> SocketAddr {
+        let line = self.output.next().map(Result::unwrap).unwrap_or_default();
+        line.strip_prefix("operators on http://").unwrap().parse().unwrap()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
+    /// Returns the directory of its log, and of its configuration if it was written here.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.directory.path().join("log")
-    }
-
-    /// What it has logged.
+    /// Returns its log up to now.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap()
+        fs::read_to_string(self.directory().join(LOG)).unwrap()
     }
 
-    /// Waits until it has logged this so often.
+    /// Waits until a text was logged this many times.
     pub(crate) fn logged(&self, text: &str, times: usize) {
-        let began = Instant::now();
+        let started = Instant::now();
         while self.log().matches(text).count() < times {
-            assert!(began.elapsed() < PATIENCE, "{text:?} was not logged: {}", self.log());
-            // Nothing else tells of a line in another process's file.
-            std::thread::sleep(Duration::from_millis(2));
+            assert!(started.elapsed() < WAIT_MAX, "{text:?} was not logged: {}", self.log());
+            // A file announces no changes.
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Writes another configuration and has it read.
+    /// Waits, without blocking the runtime, until a text was logged, and returns the log.
+    pub(crate) async fn logs(&self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(started.elapsed() < WAIT_MAX, "{text:?} was not logged: {log}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Writes another configuration file and makes it reload.
     pub(crate) fn reload(&self, text: &str) {
-        std::fs::write(self.directory.path().join("gateway.toml"), text).unwrap();
-        self.signal("HUP");
+        fs::write(self.directory().join(CONFIGURATION), text).unwrap();
+        self.signal(Signal::HUP);
     }
 
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.process.kill();
     }
 
-    /// Asks it to end, and waits until it has.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        self.signal("TERM");
-        self.process.wait().unwrap()
+    /// Waits until it exits.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
     }
 
-    /// Whether it runs.
-    pub(crate) fn is_alive(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_none()
+    /// Waits, without blocking the runtime, until it exits.
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.exit_status() {
+                return status;
+            }
+            assert!(started.elapsed() < WAIT_MAX, "it does not exit: {}", self.log());
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.exit_status().is_none()
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A file with one upstream behind one listener.
-pub(crate) fn configuration(upstream: SocketAddr, extra: &str) -> String {
+/// Returns a configuration file with one listener, one upstream and these further tables.
+pub(crate) fn configuration(upstream: SocketAddr, tables: &str) -> String {
     format!(
         "[[listener]]\naddress = '127.0.0.1:0'\n\
-         [[upstream]]\nname = 'app'\nurls = ['http://{upstream}']\n{extra}\n"
+         [[upstream]]\nname = 'app'\nurls = ['http://{upstream}']\n{tables}\n"
     )
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const CONFIGURATION: &str = "gateway.toml";
+const LOG: &str = "log";
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);

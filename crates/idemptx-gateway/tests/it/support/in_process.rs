@@ -1,9 +1,5 @@
 //! A gateway with an upstream of one's own, and clients that say exactly what they mean.
 
-pub(crate) mod process;
-pub(crate) mod raw;
-pub(crate) mod service;
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,31 +1,27 @@
-//! The gateway as it is started: the binary with a file, in front of an upstream.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! A gateway with an admin listener, in front of a service of its own.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use idemptx_testkit::Signal;
 use tempfile::TempDir;
 
-use super::client::{Asked, get};
-use super::upstream::Upstream;
+use super::gateway_process::GatewayProcess;
+use super::http_client::{Request, get};
+use super::order_service::OrderService;
 
 /// A gateway in front of an upstream, with an admin listener.
 #[derive(Debug)]
-pub(crate) struct Gateway {
-    process: Child,
-    folder: TempDir,
+pub(crate) struct OperatedGateway {
+    process: GatewayProcess,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
-    pub(crate) upstream: Upstream,
+    pub(crate) upstream: OrderService,
 }
 
-impl Gateway {
+impl OperatedGateway {
     /// On a file of SQLite, with one route, `orders`, under the given lines of a policy.
     pub(crate) fn start(policy: &str) -> Self {
         Self::configured(policy, "", "[log]\nlevel = \"info\"\naccess = true\n")
@@ -77,7 +73,7 @@ impl Gateway {
         admin: &str,
         log: &str,
     ) -> Self {
-        let upstream = Upstream::start();
+        let upstream = OrderService::start();
         let text = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\n{listener}\n\
              [[upstream]]\nname = \"shop\"\nurls = [\"http://{}\"]\n\
@@ -87,52 +83,38 @@ impl Gateway {
             upstream.address
         );
         let file = folder.path().join("idemptx.toml");
-        fs::write(&file, text).unwrap();
-        let arguments = ["--config".to_owned(), file.display().to_string()];
-        Self::run(folder, upstream, &arguments)
+        std::fs::write(&file, text).unwrap();
+        Self::run(folder, upstream, &["--config", file.to_str().unwrap()])
     }
 
     /// Without a file.
     pub(crate) fn by_flags(flags: &[&str]) -> Self {
-        let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start());
-        let mut arguments = vec!["--upstream".to_owned(), format!("http://{}", upstream.address)];
-        arguments.extend(["--listen", "127.0.0.1:0", "--store", "memory:"].map(str::to_owned));
-        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Self::run(folder, upstream, &arguments)
+        let (folder, upstream) = (tempfile::tempdir().unwrap(), OrderService::start());
+        let url = format!("http://{}", upstream.address);
+        let common = ["--upstream", &url, "--listen", "127.0.0.1:0", "--store", "memory:"];
+        Self::run(folder, upstream, &[&common, flags].concat())
     }
 
-    fn run(folder: TempDir, upstream: Upstream, arguments: &[String]) -> Self {
-        let log = File::create(folder.path().join("log")).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_idemptx"))
-            .arg("serve")
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut address = |before: &str| {
-            let line = lines.next().map(Result::unwrap).unwrap_or_default();
-            line.strip_prefix(before).unwrap_or_else(|| panic!("{line}")).parse().unwrap()
-        };
-        let (public, admin) = (address("listening on http://"), address("operators on http://"));
-        Self { process, folder, public, admin, upstream }
+    fn run(folder: TempDir, upstream: OrderService, arguments: &[&str]) -> Self {
+        let mut process = GatewayProcess::serve_in(folder, arguments, &[]);
+        let (public, admin) = (process.address(), process.admin_address());
+        Self { process, public, admin, upstream }
     }
 
     pub(crate) fn config(&self) -> PathBuf {
-        self.folder.path().join("idemptx.toml")
+        self.process.directory().join("idemptx.toml")
     }
 
     pub(crate) fn store(&self) -> String {
-        format!("sqlite:{}", self.folder.path().join("keys.db").display())
+        format!("sqlite:{}", self.process.directory().join("keys.db").display())
     }
 
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
+        self.process.log()
     }
 
-    pub(crate) fn ask(&self, path: &str) -> Asked {
+    pub(crate) fn ask(&self, path: &str) -> Request {
         get(self.admin, path)
     }
 
@@ -148,21 +130,13 @@ impl Gateway {
         records[0]["id"].as_str().unwrap().to_owned()
     }
 
-    pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.process.id().to_string()]).status();
-        assert!(sent.unwrap().success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
-    /// Waits for its end, and says whether that was a good one.
-    pub(crate) fn ended(&mut self) -> bool {
-        self.process.wait().unwrap().success()
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    /// Waits until it exits, and returns whether it succeeded.
+    pub(crate) fn exits_successfully(&mut self) -> bool {
+        self.process.wait().success()
     }
 }
 

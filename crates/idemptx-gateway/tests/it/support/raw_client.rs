@@ -1,6 +1,4 @@
 //! A client that sends what it is told to, byte by byte.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +6,7 @@ use std::time::Duration;
 
 /// A connection of a client; whoever waits for it too long fails.
 #[derive(Debug)]
-pub(crate) struct Raw {
+pub(crate) struct RawClient {
     stream: TcpStream,
     unread: Vec<u8>,
 }
@@ -24,14 +22,14 @@ pub(crate) struct Answer {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nothing {
+pub(crate) enum NoAnswer {
     /// The connection was closed, with nothing or in the middle of an answer.
     Closed,
     /// It is open, and nothing comes.
     Silence,
 }
 
-impl Raw {
+impl RawClient {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -52,7 +50,7 @@ impl Raw {
     }
 
     /// The next answer.
-    pub(crate) fn answer(&mut self) -> Result<Answer, Nothing> {
+    pub(crate) fn answer(&mut self) -> Result<Answer, NoAnswer> {
         loop {
             if let Some((answer, taken)) = whole(&self.unread) {
                 self.unread.drain(..taken);
@@ -63,26 +61,26 @@ impl Raw {
     }
 
     /// Everything up to the end of the connection.
-    pub(crate) fn rest(&mut self) -> Result<Vec<u8>, Nothing> {
+    pub(crate) fn rest(&mut self) -> Result<Vec<u8>, NoAnswer> {
         loop {
             match self.read() {
                 Ok(()) => {}
-                Err(Nothing::Closed) => return Ok(std::mem::take(&mut self.unread)),
+                Err(NoAnswer::Closed) => return Ok(std::mem::take(&mut self.unread)),
                 Err(silence) => return Err(silence),
             }
         }
     }
 
-    fn read(&mut self) -> Result<(), Nothing> {
+    fn read(&mut self) -> Result<(), NoAnswer> {
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
-            Ok(0) => Err(Nothing::Closed),
+            Ok(0) => Err(NoAnswer::Closed),
             Ok(count) => {
                 self.unread.extend_from_slice(bytes.get(..count).unwrap());
                 Ok(())
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(Nothing::Silence),
-            Err(_) => Err(Nothing::Closed),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(NoAnswer::Silence),
+            Err(_) => Err(NoAnswer::Closed),
         }
     }
 }

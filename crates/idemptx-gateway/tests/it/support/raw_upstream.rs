@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::in_process::PATIENCE;
 
 /// An upstream that keeps every byte it gets.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ impl RawUpstream {
     /// Serves each connection with `serve`, which is told its number from 1.
     pub(crate) async fn start<F, R>(serve: F) -> Self
     where
-        F: Fn(usize, Wire) -> R + Send + Sync + 'static,
+        F: Fn(usize, RawConnection) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -37,8 +37,8 @@ impl RawUpstream {
                     kept.len()
                 };
                 let _ = stream.set_nodelay(true);
-                let wire = Wire { stream, number, received: Arc::clone(&kept) };
-                tokio::spawn(serve(number, wire));
+                let connection = RawConnection { stream, number, received: Arc::clone(&kept) };
+                tokio::spawn(serve(number, connection));
             }
         });
         Self { address, received }
@@ -63,13 +63,13 @@ impl RawUpstream {
 }
 
 /// A connection to a [`RawUpstream`].
-pub(crate) struct Wire {
+pub(crate) struct RawConnection {
     pub(crate) stream: TcpStream,
     number: usize,
     received: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-impl Wire {
+impl RawConnection {
     /// Reads what has come; nothing at the end.
     pub(crate) async fn read(&mut self) -> usize {
         let mut piece = [0; 65536];
@@ -124,21 +124,21 @@ impl Wire {
 }
 
 /// Sends bytes and reads what comes back, until the connection ends or says nothing for a while.
-pub(crate) async fn said(address: SocketAddr, bytes: &[u8]) -> Said {
+pub(crate) async fn send_raw(address: SocketAddr, bytes: &[u8]) -> RawReply {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
     rest(&mut stream).await
 }
 
 /// Reads what comes, until the connection ends or says nothing for a while.
-pub(crate) async fn rest(stream: &mut TcpStream) -> Said {
+pub(crate) async fn rest(stream: &mut TcpStream) -> RawReply {
     let (mut all, mut piece) = (Vec::new(), [0; 65536]);
     loop {
         // What is expected begins at some time; only silence tells that no more comes.
         let limit = if all.is_empty() { PATIENCE } else { SILENCE };
         match timeout(limit, stream.read(&mut piece)).await {
-            Err(_) => return Said { text: text(&all), closed: false },
-            Ok(Ok(0) | Err(_)) => return Said { text: text(&all), closed: true },
+            Err(_) => return RawReply { text: text(&all), closed: false },
+            Ok(Ok(0) | Err(_)) => return RawReply { text: text(&all), closed: true },
             Ok(Ok(bytes)) => all.extend_from_slice(&piece[..bytes]),
         }
     }
@@ -150,13 +150,13 @@ fn text(bytes: &[u8]) -> String {
 
 /// What a raw client has heard.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct RawReply {
     pub(crate) text: String,
     /// Whether the connection has ended.
     pub(crate) closed: bool,
 }
 
-impl Said {
+impl RawReply {
     /// The statuses of all answers.
     pub(crate) fn statuses(&self) -> Vec<u16> {
         let lines = self.text.split("\r\n").filter_map(|line| line.strip_prefix("HTTP/1.1 "));

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
-use super::support::service::{Service, full};
+use crate::support::hyper_service::{HyperService, full};
 
 /// Takes spans.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Collector {
     pub(crate) async fn start() -> Self {
         let sent = Arc::new(Mutex::new(Sent::default()));
         let taking = Arc::clone(&sent);
-        let service = Service::start(move |_, request| {
+        let service = HyperService::start(move |_, request| {
             let taking = Arc::clone(&taking);
             async move {
                 let (parts, body) = request.into_parts();

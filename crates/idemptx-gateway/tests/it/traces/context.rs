@@ -5,13 +5,13 @@ use http::Request;
 use http_body_util::Full;
 
 use super::collector::{Collector, Shown, only};
-use super::support::service::Service;
-use super::support::{Reply, Running, send, send_http2, started};
 use super::{SHARED, traced};
+use crate::support::hyper_service::HyperService;
+use crate::support::in_process::{Reply, Running, send, send_http2, started};
 
 #[tokio::test]
 async fn the_trace_of_a_client_is_continued_to_the_upstream() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = traced(upstream.address, &collector, SHARED).await;
     let reply =
         send(running.address, from(&[(PARENT, SAMPLED), (STATE, "a=1"), (STATE, "b=2")])).await;
@@ -27,7 +27,7 @@ async fn the_trace_of_a_client_is_continued_to_the_upstream() {
 #[tokio::test]
 async fn requests_without_a_key_and_of_unprotected_routes_are_continued_too() {
     for (route, http2) in [(SHARED, false), ("protect = false", false), ("protect = false", true)] {
-        let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+        let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
         let running = traced(upstream.address, &collector, route).await;
         let request = Request::get("/orders").header(PARENT, SAMPLED).body(Full::default());
         let reply = match http2 {
@@ -47,7 +47,7 @@ async fn requests_without_a_key_and_of_unprotected_routes_are_continued_too() {
 
 #[tokio::test]
 async fn a_trace_that_is_not_sampled_is_passed_on_and_not_exported() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = traced(upstream.address, &collector, SHARED).await;
     let reply = send(running.address, from(&[(PARENT, UNSAMPLED), (STATE, "a=1")])).await;
     running.gateway.drain().await;
@@ -59,7 +59,7 @@ async fn a_trace_that_is_not_sampled_is_passed_on_and_not_exported() {
 
 #[tokio::test]
 async fn the_ratio_is_for_requests_that_come_without_a_decision() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = none_of_our_own(&collector, &upstream).await;
     let reply = send(running.address, from(&[])).await;
     let [parent] = &told(&reply, PARENT)[..] else { panic!("{}", reply.text()) };
@@ -76,7 +76,7 @@ async fn what_is_no_trace_context_begins_a_new_trace() {
     let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
     let short = "00-4bf92f3577b34da6-00f067aa0ba902b7-01-02";
     for lines in [&twice[..], &[(PARENT, zero), (STATE, "a=1")], &[(PARENT, short)]] {
-        let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+        let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
         let running = traced(upstream.address, &collector, SHARED).await;
         let reply = send(running.address, from(lines)).await;
         running.gateway.drain().await;
@@ -92,16 +92,16 @@ async fn what_is_no_trace_context_begins_a_new_trace() {
 
 #[tokio::test]
 async fn without_the_table_trace_context_passes_as_it_is() {
-    let upstream = Service::mirror().await;
-    let running = super::support::in_front_of(upstream.address, SHARED).await;
+    let upstream = HyperService::mirror().await;
+    let running = crate::support::in_process::in_front_of(upstream.address, SHARED).await;
     let lines = [(PARENT, SAMPLED), (PARENT, "nonsense"), (STATE, "a=1")];
     let reply = send(running.address, from(&lines)).await;
     assert_eq!(told(&reply, PARENT), [SAMPLED, "nonsense"]);
     assert_eq!(told(&reply, STATE), ["a=1"]);
 }
 
-async fn none_of_our_own(collector: &Collector, upstream: &Service) -> Running {
-    let simple = super::support::simple(upstream.address, "protect = false");
+async fn none_of_our_own(collector: &Collector, upstream: &HyperService) -> Running {
+    let simple = crate::support::in_process::simple(upstream.address, "protect = false");
     started(&format!("{simple}{}sample_ratio = 0\n", collector.table())).await
 }
 

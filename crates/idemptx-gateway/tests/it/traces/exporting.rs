@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Response;
 use idemptx_gateway::serve::StartError;
-use rustix::process::Signal;
+use idemptx_testkit::Signal;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::collector::Collector;
-use super::support::process::Process;
-use super::support::service::{Service, full};
-use super::support::{PATIENCE, Secured, config, post, send, simple, started};
 use super::{SHARED, metrics};
+use crate::support::gateway_process::GatewayProcess;
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{PATIENCE, Secured, config, post, send, simple, started};
 
 #[tokio::test]
 async fn a_collector_that_never_answers_costs_spans_and_no_request() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     // It takes connections, and nothing more.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let text = format!(
@@ -37,7 +37,7 @@ async fn a_collector_that_never_answers_costs_spans_and_no_request() {
 
 #[tokio::test]
 async fn spans_that_a_collector_does_not_take_are_counted() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let text = format!(
         "{}[traces]\nendpoint = \"http://{nobody}\"\ntimeout_ms = 1\nqueue_max = 1\n\
@@ -57,7 +57,7 @@ async fn spans_that_a_collector_does_not_take_are_counted() {
 
 #[tokio::test]
 async fn a_collector_gets_the_headers_and_the_name_of_the_file() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let text = format!(
         "{}{}service_name = \"shop-gateway\"\nheaders = {{ authorization = \"Bearer t\" }}\n",
         simple(upstream.address, SHARED),
@@ -76,7 +76,7 @@ async fn a_collector_gets_the_headers_and_the_name_of_the_file() {
 
 #[tokio::test]
 async fn a_collector_is_spoken_to_over_tls_and_must_be_who_it_is() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let secured = Secured::in_front_of(collector.address).await;
     let ca = format!("ca = {:?}\n", secured.authority());
     for (trusted, reached) in [("", false), (&*ca, true)] {
@@ -97,7 +97,7 @@ async fn a_collector_is_spoken_to_over_tls_and_must_be_who_it_is() {
 
 #[tokio::test]
 async fn the_environment_says_what_the_file_does_not_and_all_is_sent_before_the_end() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("idemptx.toml");
     std::fs::write(&file, format!("{}[traces]\n", simple(upstream.address, SHARED))).unwrap();
@@ -110,10 +110,10 @@ async fn the_environment_says_what_the_file_does_not_and_all_is_sent_before_the_
             ("OTEL_TRACES_SAMPLER", sampler),
         ];
         let arguments = ["--config", file.to_str().unwrap()];
-        let mut process = Process::serve_with(&arguments, &variables).await;
-        assert_eq!(send(process.address, post("k", "tea")).await.status, 201);
+        let mut process = GatewayProcess::serve_with(&arguments, &variables);
+        assert_eq!(send(process.address(), post("k", "tea")).await.status, 201);
         process.signal(Signal::TERM);
-        assert!(process.ended().await.success());
+        assert!(process.exited().await.success());
         assert_eq!(!collector.spans().is_empty(), is_traced);
     }
     assert_eq!(collector.resource("service.name").as_deref(), Some("named-outside"));
@@ -121,10 +121,10 @@ async fn the_environment_says_what_the_file_does_not_and_all_is_sent_before_the_
 
 #[tokio::test]
 async fn a_collector_that_fails_is_told_of_once_and_so_is_its_return() {
-    let upstream = Service::mirror().await;
+    let upstream = HyperService::mirror().await;
     let is_well = Arc::new(AtomicBool::new(false));
     let well = Arc::clone(&is_well);
-    let collector = Service::start(move |_, _| {
+    let collector = HyperService::start(move |_, _| {
         let status = if well.load(Ordering::SeqCst) { 200 } else { 503 };
         async move { Response::builder().status(status).body(full("")).unwrap() }
     })
@@ -134,9 +134,9 @@ async fn a_collector_that_fails_is_told_of_once_and_so_is_its_return() {
     let traces = format!("[traces]\nendpoint = \"http://{}\"\n", collector.address);
     std::fs::write(&file, simple(upstream.address, SHARED) + &traces).unwrap();
     let arguments = ["--config", file.to_str().unwrap()];
-    let process = Process::serve_with(&arguments, &[("OTEL_BSP_SCHEDULE_DELAY", "10")]).await;
+    let process = GatewayProcess::serve_with(&arguments, &[("OTEL_BSP_SCHEDULE_DELAY", "10")]);
     for number in 1..=3 {
-        let reply = send(process.address, post(&format!("key-{number}"), "tea")).await;
+        let reply = send(process.address(), post(&format!("key-{number}"), "tea")).await;
         assert_eq!(reply.status, 201);
         let batch = async {
             while collector.requests() < number {
@@ -145,16 +145,16 @@ async fn a_collector_that_fails_is_told_of_once_and_so_is_its_return() {
         };
         timeout(PATIENCE, batch).await.expect("it is tried again");
     }
-    process.says("the collector answers 503").await;
+    process.logs("the collector answers 503").await;
     is_well.store(true, Ordering::SeqCst);
-    send(process.address, post("key-4", "tea")).await;
-    let said = process.says("traces are exported again").await;
+    send(process.address(), post("key-4", "tea")).await;
+    let said = process.logs("traces are exported again").await;
     assert_eq!(said.matches("traces cannot be exported").count(), 1);
 }
 
 #[tokio::test]
 async fn another_collector_needs_a_new_start() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let text = format!("{}{}", simple(upstream.address, SHARED), collector.table());
     let running = started(&text).await;
     running.gateway.reload(&running.config).await.unwrap();

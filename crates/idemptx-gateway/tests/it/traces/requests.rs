@@ -9,14 +9,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::collector::{Collector, Shown, names, only};
-use super::support::raw::RawUpstream;
-use super::support::service::{Service, full};
-use super::support::{post, send, started, try_send};
 use super::{SHARED, metrics, traced};
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{post, send, started, try_send};
+use crate::support::raw_upstream::RawUpstream;
 
 #[tokio::test]
 async fn a_new_request_is_a_span_with_one_for_each_step_and_one_for_the_upstream() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = traced(upstream.address, &collector, SHARED).await;
     let request = Request::post("/orders?q=secret-query")
         .header("idempotency-key", "secret-key")
@@ -60,7 +60,7 @@ async fn a_new_request_is_a_span_with_one_for_each_step_and_one_for_the_upstream
 
 #[tokio::test]
 async fn a_replay_and_a_refusal_have_no_span_for_an_upstream() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = traced(upstream.address, &collector, SHARED).await;
     send(running.address, post("k", "tea")).await;
     assert!(send(running.address, post("k", "tea")).await.is_replay());
@@ -106,7 +106,7 @@ async fn an_upstream_that_breaks_off_is_an_error_of_both_spans() {
 
 #[tokio::test]
 async fn each_address_that_is_tried_has_a_span() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[[upstream]]\nname = \"up\"\n\
@@ -137,7 +137,7 @@ async fn each_address_that_is_tried_has_a_span() {
 async fn what_is_done_for_a_client_that_has_left_stays_in_its_trace() {
     let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (collector, gates) = (Collector::start().await, (Arc::clone(&reached), go_on.clone()));
-    let upstream = Service::start(move |_, _| {
+    let upstream = HyperService::start(move |_, _| {
         let (reached, go_on) = gates.clone();
         async move {
             reached.notify_one();
@@ -199,7 +199,7 @@ async fn a_websocket_is_traced_to_the_head_of_its_answer() {
 
 #[tokio::test]
 async fn a_request_for_no_route_is_traced_without_one() {
-    let (collector, upstream) = (Collector::start().await, Service::mirror().await);
+    let (collector, upstream) = (Collector::start().await, HyperService::mirror().await);
     let running = traced(upstream.address, &collector, "path = \"/orders\"").await;
     let request = Request::builder().method("BREW").uri("/pot").body(Full::default()).unwrap();
     send(running.address, request).await.refused(404, "no-route");

@@ -1,6 +1,6 @@
 //! What an upstream may do, and what comes of it: the specification of the gateway's back.
 
-use super::scripted::{End, Script};
+use super::scripted_upstream::{End, Script};
 
 /// A misbehaviour, and what comes of it.
 #[derive(Debug)]

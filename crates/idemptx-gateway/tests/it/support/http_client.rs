@@ -1,6 +1,4 @@
 //! Requests over a connection of their own, and replies read to their end.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +6,7 @@ use std::time::Duration;
 
 /// A request, as it will be written.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     address: SocketAddr,
     line: String,
     headers: String,
@@ -23,21 +21,21 @@ pub(crate) struct Reply {
     pub(crate) body: String,
 }
 
-pub(crate) fn get(address: SocketAddr, path: &str) -> Asked {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Request {
     ask(address, "GET", path)
 }
 
-pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Asked {
-    Asked { body: body.to_owned(), ..ask(address, "POST", path) }
+pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Request {
+    Request { body: body.to_owned(), ..ask(address, "POST", path) }
 }
 
-pub(crate) fn ask(address: SocketAddr, method: &str, path: &str) -> Asked {
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str) -> Request {
     let line = format!("{method} {path} HTTP/1.1\r\n");
     let headers = format!("connection: close\r\nhost: {address}\r\n");
-    Asked { address, line, headers, body: String::new() }
+    Request { address, line, headers, body: String::new() }
 }
 
-impl Asked {
+impl Request {
     /// With another line in its head, in the place of one of the same name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         let start = format!("{name}:");

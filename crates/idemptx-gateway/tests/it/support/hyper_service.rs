@@ -19,12 +19,12 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
 /// An upstream, and how many requests it has got.
 #[derive(Clone, Debug)]
-pub(crate) struct Service {
+pub(crate) struct HyperService {
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicUsize>,
 }
 
-impl Service {
+impl HyperService {
     /// Answers every request as `answer` says; it is told the request's number, from 1.
     pub(crate) async fn start<F, R>(answer: F) -> Self
     where

@@ -31,7 +31,7 @@ pub(crate) enum End {
 
 /// The upstream.
 #[derive(Debug)]
-pub(crate) struct Scripted {
+pub(crate) struct ScriptedUpstream {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -42,7 +42,7 @@ struct Shared {
     reused: AtomicUsize,
 }
 
-impl Scripted {
+impl ScriptedUpstream {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

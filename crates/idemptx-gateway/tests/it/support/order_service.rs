@@ -1,6 +1,4 @@
 //! A service without any protection, in the test's own process.
-#![allow(dead_code, reason = "no file of tests uses all of it")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +7,7 @@ use std::time::Duration;
 
 /// Counts what it executes; `/slow` ends when it is let go, `/die` never answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct OrderService {
     pub(crate) address: SocketAddr,
     shared: Arc<(Mutex<Counted>, Condvar)>,
 }
@@ -18,10 +16,9 @@ pub(crate) struct Upstream {
 struct Counted {
     executed: usize,
     is_open: bool,
-    heads: Vec<String>,
 }
 
-impl Upstream {
+impl OrderService {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -38,11 +35,6 @@ impl Upstream {
 
     pub(crate) fn executed(&self) -> usize {
         self.shared.0.lock().unwrap().executed
-    }
-
-    /// The heads of all requests, as they came.
-    pub(crate) fn heads(&self) -> Vec<String> {
-        self.shared.0.lock().unwrap().heads.clone()
     }
 
     /// Waits until so many requests have begun.
@@ -81,7 +73,6 @@ impl Upstream {
         let (counted, told) = &*self.shared;
         let mut counted = counted.lock().unwrap();
         counted.executed += 1;
-        counted.heads.push(head);
         let number = counted.executed;
         told.notify_all();
         if path.starts_with("/slow") {
