@@ -1,4 +1,4 @@
-//! The service behind the gateways, and the books that outlive it.
+//! The service downstream of the gateways, and its counts, which survive a restart.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,43 +16,43 @@ use hyper_util::server::conn::auto;
 use tokio::time::sleep;
 use turmoil::net::TcpListener;
 
-use super::world::SERVICE_PORT;
+use super::cluster::SERVICE_PORT;
 
 type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 
-/// What a whole answer ends with.
+/// The end of every complete response.
 pub(super) const END: &str = "done";
 
-/// What the service does with a request that has arrived.
+/// The behavior of the backend towards one request.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Conduct {
-    /// Executes it, and answers after a while, in two parts with half that while in between.
+pub(super) enum Behavior {
+    /// Executes it, and responds after this pause, in two parts with half the pause between them.
     Answer(Duration),
-    /// Executes it, and closes the connection after a while.
-    Vanish(Duration),
-    /// Executes it, and closes the connection after half an answer.
-    BreakOff(Duration),
-    /// Executes nothing, and says so.
+    /// Executes it, and closes the connection after this pause.
+    Disconnect(Duration),
+    /// Executes it, and closes the connection after half a response.
+    Truncate(Duration),
+    /// Executes nothing, and responds with 503.
     Decline,
 }
 
-/// What was executed, whatever became of the answers.
+/// A backend that counts executions; its clones share the counts.
 #[derive(Clone)]
-pub(super) struct Service {
+pub(super) struct Backend {
     executions: Arc<Mutex<BTreeMap<String, u32>>>,
-    conduct: Arc<Mutex<Box<dyn FnMut() -> Conduct + Send>>>,
+    behavior: Arc<Mutex<Box<dyn FnMut() -> Behavior + Send>>>,
 }
 
-impl Service {
-    /// Treats each request as `conduct` says.
-    pub(super) fn new(conduct: impl FnMut() -> Conduct + Send + 'static) -> Self {
+impl Backend {
+    /// Creates one that asks `behavior` for each request.
+    pub(super) fn new(behavior: impl FnMut() -> Behavior + Send + 'static) -> Self {
         let executions = Arc::default();
-        Self { executions, conduct: Arc::new(Mutex::new(Box::new(conduct))) }
+        Self { executions, behavior: Arc::new(Mutex::new(Box::new(behavior))) }
     }
 
-    /// How often the operation under a key was executed.
+    /// Returns the number of executions under a key.
     pub(super) fn executions(&self, key: &str) -> u32 {
-        self.books().get(key).copied().unwrap_or_default()
+        self.counts().get(key).copied().unwrap_or_default()
     }
 
     /// Serves the host that it is called on.
@@ -64,7 +64,7 @@ impl Service {
             tokio::spawn(async move {
                 let answer = service_fn(move |request| this.clone().answer(request));
                 let server = auto::Builder::new(TokioExecutor::new());
-                // A client that is cut off is what this is about.
+                // An error here is a partition, which the tests cause on purpose.
                 let _ = server.serve_connection(TokioIo::new(stream), answer).await;
             });
         }
@@ -75,26 +75,27 @@ impl Service {
         body.collect().await.map_err(io::Error::other)?;
         let key = parts.headers.get("idempotency-key").and_then(|it| it.to_str().ok());
         let key = key.ok_or_else(|| io::Error::other("no key"))?;
-        let conduct = (self.conduct.lock().unwrap_or_else(PoisonError::into_inner))();
+        let behavior = (self.behavior.lock().unwrap_or_else(PoisonError::into_inner))();
         let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
-        let (Conduct::Answer(pause) | Conduct::Vanish(pause) | Conduct::BreakOff(pause)) = conduct
+        let (Behavior::Answer(pause) | Behavior::Disconnect(pause) | Behavior::Truncate(pause)) =
+            behavior
         else {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             return Ok(response);
         };
         let number = self.execute(key);
         sleep(pause).await;
-        if matches!(conduct, Conduct::Vanish(_)) {
-            return Err(io::Error::other("gone"));
+        if matches!(behavior, Behavior::Disconnect(_)) {
+            return Err(io::Error::other("closed on purpose"));
         }
         let (mut parts, body) = Channel::new(1);
         let first = format!("execution {number} of {key}, ");
         tokio::spawn(async move {
             let _ = parts.send_data(first.into()).await;
             sleep(pause / 2).await;
-            match conduct {
-                Conduct::Answer(_) => drop(parts.send_data(END.into()).await),
-                _ => parts.abort(io::Error::other("gone")),
+            match behavior {
+                Behavior::Answer(_) => drop(parts.send_data(END.into()).await),
+                _ => parts.abort(io::Error::other("closed on purpose")),
             }
         });
         *response.status_mut() = StatusCode::CREATED;
@@ -103,13 +104,13 @@ impl Service {
     }
 
     fn execute(&self, key: &str) -> u32 {
-        let mut books = self.books();
-        let count = books.entry(key.to_owned()).or_default();
+        let mut counts = self.counts();
+        let count = counts.entry(key.to_owned()).or_default();
         *count += 1;
         *count
     }
 
-    fn books(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.executions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,8 +10,8 @@ use idemptx::store::{AnyStore, MemoryStore};
 use tokio::sync::Notify;
 use turmoil::Sim;
 
-use super::client::{self, Reply};
-use super::service::{Conduct, Service};
+use super::backend::{Backend, Behavior};
+use super::caller::{self, Reply};
 use crate::config::Config;
 use crate::serve::Gateway;
 
@@ -20,29 +20,29 @@ pub(super) const SERVICE: &str = "service";
 pub(super) const GATEWAY_PORT: u16 = 8080;
 pub(super) const SERVICE_PORT: u16 = 9000;
 
-/// Two gateways over one store, in front of one service.
-pub(super) struct World {
+/// Two gateways over one store, in front of one backend.
+pub(super) struct Cluster {
     pub(super) network: Sim<'static>,
-    pub(super) service: Service,
+    pub(super) backend: Backend,
     closing: Arc<Notify>,
     callers: usize,
 }
 
-/// A request that is under way.
+/// A request without a response yet, or with one not taken yet.
 pub(super) struct Call {
-    /// The host that it comes from.
+    /// The host that sent it.
     pub(super) caller: String,
     answer: Rc<RefCell<Option<io::Result<Reply>>>>,
 }
 
-impl World {
-    /// A calm network, and a service that takes three quarters of a second.
+impl Cluster {
+    /// Creates one with a reliable network, whose backend takes three quarters of a second.
     pub(super) fn calm(upstream: &str, route: &str) -> Self {
-        let service = Service::new(|| Conduct::Answer(Duration::from_millis(500)));
-        Self::new(0, Duration::from_millis(5), &settings(upstream, route), service)
+        let backend = Backend::new(|| Behavior::Answer(Duration::from_millis(500)));
+        Self::new(0, Duration::from_millis(5), &settings(upstream, route), backend)
     }
 
-    pub(super) fn new(seed: u64, latency_max: Duration, settings: &str, service: Service) -> Self {
+    pub(super) fn new(seed: u64, latency_max: Duration, settings: &str, backend: Backend) -> Self {
         let mut network = turmoil::Builder::new()
             .rng_seed(seed)
             .tick_duration(TICK)
@@ -50,7 +50,7 @@ impl World {
             .simulation_duration(DURATION_MAX)
             .enable_random_order()
             .build();
-        let served = service.clone();
+        let served = backend.clone();
         network.host(SERVICE, move || served.clone().serve());
         let (store, closing) = (MemoryStore::new(), Arc::new(Notify::new()));
         let listening = Rc::new(Cell::new(0));
@@ -70,17 +70,17 @@ impl World {
                 }
             });
         }
-        let mut world = Self { network, service, closing, callers: 0 };
-        world.until(|_| listening.get() == GATEWAYS.len());
-        world
+        let mut cluster = Self { network, backend, closing, callers: 0 };
+        cluster.until(|_| listening.get() == GATEWAYS.len());
+        cluster
     }
 
-    /// Begins a request under a key, from a host of its own.
+    /// Starts a request under a key, from a new host.
     pub(super) fn post(&mut self, gateway: &'static str, key: &'static str) -> Call {
         self.post_for(PATIENCE, gateway, key)
     }
 
-    /// The same, of a client that leaves if there is no answer in time.
+    /// Does the same for a caller that disconnects after `patience`.
     pub(super) fn post_for(
         &mut self,
         patience: Duration,
@@ -92,23 +92,26 @@ impl World {
         let answer = Rc::new(RefCell::new(None));
         let given = Rc::clone(&answer);
         self.network.client(caller.as_str(), async move {
-            *given.borrow_mut() = Some(client::post(gateway, key, patience).await);
+            *given.borrow_mut() = Some(caller::post(gateway, key, patience).await);
             Ok(())
         });
         Call { caller, answer }
     }
 
-    /// Lets time pass until something has come about.
+    /// Advances the simulation until a condition holds.
     #[track_caller]
     pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         let deadline = self.network.elapsed() + PATIENCE;
         while !is_so(self) {
-            assert!(self.network.elapsed() < deadline, "it has not come about in {PATIENCE:?}");
+            assert!(
+                self.network.elapsed() < deadline,
+                "the condition does not hold after {PATIENCE:?}"
+            );
             self.network.step().unwrap();
         }
     }
 
-    /// Lets time pass.
+    /// Advances the simulation by a duration.
     pub(super) fn pass(&mut self, time: Duration) {
         let until = self.network.elapsed() + time;
         while self.network.elapsed() < until {
@@ -116,34 +119,34 @@ impl World {
         }
     }
 
-    /// What a client gets in the end.
+    /// Waits for the result of a call.
     #[track_caller]
     pub(super) fn answer(&mut self, call: &Call) -> io::Result<Reply> {
         self.until(|_| call.answer.borrow().is_some());
         call.answer.borrow_mut().take().unwrap()
     }
 
-    /// The answer to a request that gets one.
+    /// Sends a request and returns its response.
     #[track_caller]
     pub(super) fn reply(&mut self, gateway: &'static str, key: &'static str) -> Reply {
         let call = self.post(gateway, key);
         self.answer(&call).unwrap()
     }
 
-    /// Asks all gateways to end, and waits until they have.
+    /// Drains all gateways, and waits until they have stopped.
     #[track_caller]
     pub(super) fn drain(&mut self) {
         self.closing.notify_waiters();
         for name in GATEWAYS {
             while self.network.is_host_running(name) {
-                assert!(self.network.elapsed() < DURATION_MAX, "{name} has not ended");
+                assert!(self.network.elapsed() < DURATION_MAX, "{name} has not stopped");
                 self.network.step().unwrap();
             }
         }
     }
 }
 
-/// A configuration with short limits; `upstream` and `route` go into the tables of these names.
+/// Returns a configuration with short limits and these lines in its upstream and route.
 pub(super) fn settings(upstream: &str, route: &str) -> String {
     format!(
         "[[listener]]\naddress = \"0.0.0.0:{GATEWAY_PORT}\"\n\
@@ -155,13 +158,13 @@ pub(super) fn settings(upstream: &str, route: &str) -> String {
 }
 
 impl Call {
-    /// Whether it has no answer yet.
+    /// Returns whether it has no response yet.
     pub(super) fn is_open(&self) -> bool {
         self.answer.borrow().is_none()
     }
 }
 
-/// How long something that must come about may take.
+/// The simulated time after which a wait fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(10);
 const DURATION_MAX: Duration = Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! Clients: each request comes over a connection of its own.
+//! Callers, which open a connection for each request.
 
 use std::io;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use turmoil::net::TcpStream;
 
-use super::world::GATEWAY_PORT;
+use super::cluster::GATEWAY_PORT;
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -26,7 +26,7 @@ impl Reply {
         self.headers.get("idempotent-replayed").is_some_and(|it| it == "true")
     }
 
-    /// The code of the problem document, if it is one.
+    /// Returns the code of the problem document, if it is one.
     pub(super) fn code(&self) -> Option<String> {
         let problem: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         Some(problem.get("code")?.as_str()?.to_owned())
@@ -39,7 +39,7 @@ impl Reply {
     }
 }
 
-/// Sends a POST under a key, and leaves when there is no answer within `patience`.
+/// Sends a POST under a key, and disconnects without a response within `patience`.
 pub(super) async fn post(gateway: &str, key: &str, patience: Duration) -> io::Result<Reply> {
     let answered = timeout(patience, posted(gateway, key)).await;
     answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -62,7 +62,7 @@ async fn posted(gateway: &str, key: &str) -> io::Result<Reply> {
     Ok(Reply { status: parts.status, headers: parts.headers, body })
 }
 
-/// Closed when the client leaves.
+/// A connection that closes when the caller leaves.
 struct Connection<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for Connection<T> {
