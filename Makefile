@@ -82,6 +82,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	.ci/each-feature.py
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 	.ci/deny.sh
+	.ci/workflows.sh
 	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_EXAMPLES)
 
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less

@@ -10,7 +10,7 @@
 //! loop {
 //!     let event = match action {
 //!         Action::ReadBody { … } => Event::Body(…),          // hash it on the way
-//!         Action::Claim { id, bid } => Event::Claimed(store.claim(&id, &bid)),
+//!         Action::Claim { id, claim_request } => Event::Claimed(store.claim(&id, &claim_request)),
 //!         Action::Execute(lease) => Event::Handled(…),       // in a task of its own
 //!         Action::Answer { answer, behind } => return …,
 //!         …
@@ -41,22 +41,22 @@ use http::StatusCode;
 use crate::fingerprint::{Fingerprint, Match};
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
-use crate::outcome::{Code, Passed, Rejection};
+use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{Mode, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Bid, ErrorKind, Over, Seen};
+use crate::store::{ClaimRequest, ErrorKind, Expected, RecordSnapshot};
 use crate::time::Timestamp;
 
-mod after;
-mod before;
+mod acquire;
+mod admission;
 mod classify;
+mod complete;
 mod event;
-mod gate;
 
+pub use self::admission::{Head, Operation, Rules};
 pub use self::classify::{Directive, Handled, InvalidDirective};
-pub use self::event::{Action, Answer, Behind, BodyEnd, Event, Probed};
-pub use self::gate::{Head, Operation, Rules};
+pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
 
 /// One request's passage through the protocol; see the [module](self).
 #[derive(Clone, Debug)]
@@ -82,14 +82,14 @@ pub struct Exchange {
 #[derive(Clone, Debug)]
 enum Stage {
     Body,
-    Claiming(Bid),
+    Claiming(ClaimRequest),
     /// Granted; one older id after the other is looked at, while secrets rotate.
     Older(Lease),
     Metering(Lease),
     Renewing(Lease),
-    Probing(Over),
+    Probing(Expected),
     /// The hook knows the answer: the orphan is taken over to store it.
-    Recovering(Bid, Box<StoredResponse>),
+    Recovering(ClaimRequest, Box<StoredResponse>),
     Waiting,
     Executing(Lease),
     Settling(Lease, State, Then),
@@ -98,7 +98,7 @@ enum Stage {
     Fenced {
         until: Timestamp,
     },
-    Over,
+    Finished,
 }
 
 /// What follows once the record is settled or released.
@@ -113,7 +113,7 @@ enum Then {
     /// All over again, under the first id.
     BeginAgain,
     /// A record under an older secret's id decides.
-    Decide(usize, Box<Seen>),
+    Decide(usize, Box<RecordSnapshot>),
 }
 
 impl Exchange {
@@ -131,10 +131,10 @@ impl Exchange {
         token: impl FnOnce() -> Token,
     ) -> (Self, Action) {
         let mut exchange = Self::blank(rules);
-        let action = match gate::admit(rules, head) {
-            gate::Admission::Pass(passed) => exchange.end(Answer::Pass(passed)),
-            gate::Admission::Refuse(rejection) => exchange.refuse_with(rejection),
-            gate::Admission::Open(operation) => {
+        let action = match admission::admit(rules, head) {
+            admission::Admission::Pass(passed) => exchange.end(Answer::Pass(passed)),
+            admission::Admission::Refuse(rejection) => exchange.refuse_with(rejection),
+            admission::Admission::Open(operation) => {
                 exchange.operation = Some(operation);
                 exchange.token = token();
                 exchange.stage = Stage::Body;
@@ -186,11 +186,13 @@ impl Exchange {
     ///
     /// A claim whose verdict nobody hears must not block the key for a whole lease.
     #[must_use]
-    pub fn abandon(&self) -> Option<Behind> {
+    pub fn abandon(&self) -> Option<Deferred> {
         match &self.stage {
-            Stage::Claiming(bid) | Stage::Recovering(bid, _) => Some(self.unheard(bid)),
+            Stage::Claiming(claim_request) | Stage::Recovering(claim_request, _) => {
+                Some(self.unheard(claim_request))
+            }
             Stage::Older(lease) | Stage::Metering(lease) | Stage::Renewing(lease) => {
-                Some(Behind::Release(lease.clone()))
+                Some(Deferred::Release(lease.clone()))
             }
             _ => None,
         }
@@ -201,10 +203,12 @@ impl Exchange {
     /// Total: an event that does not belong to the last action ends the exchange with
     /// `store-unavailable`, before the handler has run, or changes nothing after.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
-        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let stage = std::mem::replace(&mut self.stage, Stage::Finished);
         match (stage, event) {
             (Stage::Body, Event::Body(end)) => self.body(end, now),
-            (Stage::Claiming(bid), Event::Claimed(verdict)) => self.claimed(&bid, verdict, now),
+            (Stage::Claiming(claim_request), Event::Claimed(verdict)) => {
+                self.claimed(&claim_request, verdict, now)
+            }
             (Stage::Older(lease), Event::Looked(seen)) => self.older(lease, seen, now),
             (Stage::Metering(lease), Event::Metered { within: true }) => self.start(lease, now),
             (Stage::Metering(lease), Event::Metered { within: false }) => {
@@ -212,10 +216,10 @@ impl Exchange {
             }
             (Stage::Renewing(lease), Event::Renewed(renewed)) => self.renewed(lease, renewed, now),
             (Stage::Probing(vanished), Event::Probed(probed)) => self.probed(vanished, probed, now),
-            (Stage::Recovering(bid, response), Event::Claimed(verdict)) => {
-                self.recovered(&bid, response, verdict, now)
+            (Stage::Recovering(claim_request, response), Event::Claimed(verdict)) => {
+                self.recovered(&claim_request, response, verdict, now)
             }
-            (Stage::Waiting, Event::Woken(Some(Seen::Settled(record)))) => {
+            (Stage::Waiting, Event::Woken(Some(RecordSnapshot::Settled(record)))) => {
                 self.settled(&record, now)
             }
             (Stage::Waiting, Event::Woken(_)) => self.begin_again(now),
@@ -238,7 +242,7 @@ impl Exchange {
     fn blank(rules: &Arc<Rules>) -> Self {
         Self {
             rules: Arc::clone(rules),
-            stage: Stage::Over,
+            stage: Stage::Finished,
             operation: None,
             current: 0,
             fingerprints: Vec::new(),
@@ -253,7 +257,7 @@ impl Exchange {
     fn replay(&mut self, response: StoredResponse) -> Action {
         match self.policy().mode {
             Mode::Enforce => self.end(Answer::Replay(Box::new(response))),
-            Mode::Shadow => self.end(Answer::Pass(Passed::WouldReplay)),
+            Mode::Shadow => self.end(Answer::Pass(Bypass::WouldReplay)),
         }
     }
 
@@ -274,29 +278,29 @@ impl Exchange {
     }
 
     /// The store said nothing usable: refuse, or run unprotected where the policy says so.
-    fn no_verdict(&mut self, kind: ErrorKind, behind: Option<Behind>) -> Action {
+    fn no_verdict(&mut self, kind: ErrorKind, deferred: Option<Deferred>) -> Action {
         if kind == ErrorKind::Corrupt {
-            return self.refuse_behind(Code::OutcomeUnknown, behind);
+            return self.refuse_deferred(Code::OutcomeUnknown, deferred);
         }
         match self.policy().on_store_error {
             // Want of room is a verdict: who is refused for it must not run past the limit.
-            _ if kind == ErrorKind::Full => self.refuse_behind(Code::StoreUnavailable, behind),
-            OnStoreError::FailClosed => self.refuse_behind(Code::StoreUnavailable, behind),
+            _ if kind == ErrorKind::Full => self.refuse_deferred(Code::StoreUnavailable, deferred),
+            OnStoreError::FailClosed => self.refuse_deferred(Code::StoreUnavailable, deferred),
             OnStoreError::FailOpen => {
-                self.stage = Stage::Over;
-                Action::Answer { answer: Answer::Pass(Passed::Unprotected), behind }
+                self.stage = Stage::Finished;
+                Action::Answer { answer: Answer::Pass(Bypass::Unprotected), deferred }
             }
         }
     }
 
     fn refuse(&mut self, code: Code) -> Action {
-        self.refuse_behind(code, None)
+        self.refuse_deferred(code, None)
     }
 
-    fn refuse_behind(&mut self, code: Code, behind: Option<Behind>) -> Action {
+    fn refuse_deferred(&mut self, code: Code, deferred: Option<Deferred>) -> Action {
         let rejection = self.rejection(code);
         match self.refuse_with(rejection) {
-            Action::Answer { answer, .. } => Action::Answer { answer, behind },
+            Action::Answer { answer, .. } => Action::Answer { answer, deferred },
             action => action,
         }
     }
@@ -304,20 +308,20 @@ impl Exchange {
     fn refuse_with(&mut self, rejection: Rejection) -> Action {
         match self.policy().mode {
             Mode::Enforce => self.end(Answer::Refuse(rejection)),
-            Mode::Shadow => self.end(Answer::Pass(Passed::WouldRefuse(rejection.code))),
+            Mode::Shadow => self.end(Answer::Pass(Bypass::WouldRefuse(rejection.code))),
         }
     }
 
     fn end(&mut self, answer: Answer) -> Action {
-        self.stage = Stage::Over;
-        Action::Answer { answer, behind: None }
+        self.stage = Stage::Finished;
+        Action::Answer { answer, deferred: None }
     }
 
     fn misplaced(&mut self, stage: Stage, event: &Event) -> Action {
         debug_assert!(false, "{event:?} does not belong to {stage:?}");
         self.stage = stage;
-        let behind = self.abandon();
-        self.refuse_behind(Code::StoreUnavailable, behind)
+        let deferred = self.abandon();
+        self.refuse_deferred(Code::StoreUnavailable, deferred)
     }
 
     fn policy(&self) -> &Policy {
@@ -332,10 +336,10 @@ impl Exchange {
         Rejection::new(code, self.policy())
     }
 
-    /// The claim of a bid whose verdict nobody heard.
-    fn unheard(&self, bid: &Bid) -> Behind {
+    /// The claim of a claim request whose verdict nobody heard.
+    fn unheard(&self, claim_request: &ClaimRequest) -> Deferred {
         let id = self.id().unwrap_or(RecordId::from_bytes([0; RecordId::BYTES]));
-        Behind::Release(Lease::granted(id, bid, 0, 0))
+        Deferred::Release(Lease::granted(id, claim_request, 0, 0))
     }
 
     /// Whether the record was made by this request, as far as that can be told.

@@ -83,17 +83,22 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease as a store grants it for a bid.
+    /// A lease as a store grants it for a claim request.
     #[must_use]
-    pub fn granted(id: RecordId, bid: &crate::store::Bid, fence: u64, attempt: u32) -> Self {
+    pub fn granted(
+        id: RecordId,
+        claim_request: &crate::store::ClaimRequest,
+        fence: u64,
+        attempt: u32,
+    ) -> Self {
         Self {
             id,
-            token: bid.token,
+            token: claim_request.token,
             fence,
             attempt,
-            fingerprint: bid.fingerprint,
-            term: bid.term,
-            retain: bid.retain,
+            fingerprint: claim_request.fingerprint,
+            term: claim_request.term,
+            retain: claim_request.retain,
         }
     }
 }

@@ -41,14 +41,23 @@
 //! // Then the record is to be claimed; a store that has nothing under the id grants it.
 //! let now = Timestamp::from_millis(0);
 //! let action = exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
-//! let Action::Claim { id, bid } = action else { panic!("{action:?}") };
-//! let granted = Claim::Granted(Lease::granted(id, &bid, 1, 1));
+//! let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
+//! let granted = Claim::Granted(Lease::granted(id, &claim_request, 1, 1));
 //!
 //! // And the handler may run, if the answer came soon enough.
 //! let action = exchange.step(Event::Claimed(Ok(granted)), Timestamp::from_millis(2));
 //! assert!(matches!(action, Action::Execute(_)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Features
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `conformance` | the test suite for your own store | |
+//! | `serde` | policies from and to JSON | `serde`, `serde_json` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -57,13 +66,13 @@ pub mod exchange;
 pub mod fingerprint;
 pub mod key;
 pub mod lease;
-pub mod marks;
 pub mod outcome;
-pub mod pace;
 pub mod policy;
 pub mod problem;
 pub mod record;
 pub mod response;
+pub mod response_headers;
 pub mod secret;
+pub mod stats;
 pub mod store;
 pub mod time;

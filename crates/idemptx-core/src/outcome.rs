@@ -12,7 +12,7 @@ use crate::key::InvalidKey;
 #[non_exhaustive]
 pub enum Outcome {
     /// Not under a key, or not a request that keys are for: the handler ran as if we were not here.
-    Passed(Passed),
+    Bypassed(Bypass),
     /// The handler ran under a claim.
     Executed {
         /// Which execution of this operation it was, from 1.
@@ -29,7 +29,7 @@ pub enum Outcome {
 /// Why a request passed untouched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Passed {
+pub enum Bypass {
     /// An upgrade, a CONNECT, a CORS preflight, or gRPC.
     NotHttp,
     /// The method is not one that keys are for; `keyed` tells whether a key came all the same.

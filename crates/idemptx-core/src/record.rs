@@ -41,13 +41,13 @@ pub enum State {
     /// Claimed, not settled.
     Running,
     /// Settled with a response that can be replayed.
-    Done,
+    Completed,
     /// Settled; the response cannot be replayed, only its head is known.
-    DoneNobody,
+    NotReplayable,
     /// Whether the operation happened is not known, and somebody has to find out.
     Unknown,
-    /// Was [`Done`](Self::Done); the response is gone, the key is still remembered.
-    Spent,
+    /// Was [`Completed`](Self::Completed); the response is gone, the key is still remembered.
+    ResponseExpired,
 }
 
 impl State {
@@ -56,10 +56,10 @@ impl State {
     pub const fn letter(self) -> u8 {
         match self {
             Self::Running => b'R',
-            Self::Done => b'D',
-            Self::DoneNobody => b'N',
+            Self::Completed => b'D',
+            Self::NotReplayable => b'N',
             Self::Unknown => b'U',
-            Self::Spent => b'S',
+            Self::ResponseExpired => b'S',
         }
     }
 }
@@ -124,8 +124,8 @@ impl Record {
 
     /// The same record after its response has expired.
     #[must_use]
-    pub fn spent(self) -> Self {
-        Self { state: State::Spent, payload: Bytes::new(), ..self }
+    pub fn with_response_expired(self) -> Self {
+        Self { state: State::ResponseExpired, payload: Bytes::new(), ..self }
     }
 
     /// The lease that this record's owner holds.
@@ -184,10 +184,10 @@ impl Record {
         }
         let state = match state {
             b'R' => State::Running,
-            b'D' => State::Done,
-            b'N' => State::DoneNobody,
+            b'D' => State::Completed,
+            b'N' => State::NotReplayable,
             b'U' => State::Unknown,
-            b'S' => State::Spent,
+            b'S' => State::ResponseExpired,
             _ => return Err(Undecodable::Malformed),
         };
         if flags & !(AWAITED | APART) != 0 {

@@ -26,8 +26,8 @@ use crate::lease::{Lease, Token};
 use crate::record::{Record, State};
 
 pub use self::inventory::{
-    Cursor, Entry, Extent, InvalidCursor, Inventory, Page, Query, Standing, Standings,
-    UnknownStanding,
+    Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
+    RecordSummary, UnknownRecordStatus,
 };
 
 /// Keeps records; see the [module](self) for the contract.
@@ -42,8 +42,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Claims the record for `bid`, or says who holds it or what it holds.
     ///
     /// - Nothing there: [`Claim::Granted`] with attempt 1.
-    /// - A claim with the bid's own token: granted again, unchanged but for a renewed term.
-    /// - The very record that [`Bid::over`] names, in the state it names: replaced and granted, with
+    /// - A claim with the claim request's own token: granted again, unchanged but for a renewed term.
+    /// - The very record that [`ClaimRequest::over`] names, in the state it names: replaced and granted, with
     ///   the attempt one higher and a greater fence.
     /// - Otherwise [`Claim::Held`] or [`Claim::Settled`].
     ///
@@ -55,7 +55,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn claim(
         &self,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
     /// Makes the result of an execution final, durably as far as the store's configuration goes.
@@ -100,7 +100,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn lookup(
         &self,
         id: &RecordId,
-    ) -> impl Future<Output = Result<Option<Seen>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<RecordSnapshot>, StoreError>> + Send;
 
     /// Begins to watch for the end of a claim.
     ///
@@ -117,7 +117,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Gives back what has expired; called every few seconds, also when nothing else is.
     ///
     /// For stores that do not do so by themselves; the default does nothing.
-    fn tend(&self) {}
+    fn maintain(&self) {}
 
     /// What this store promises; see [`Capabilities`].
     fn capabilities(&self) -> Capabilities;
@@ -128,9 +128,9 @@ impl<S: Store> Store for Arc<S> {
     fn claim(
         &self,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
-        S::claim(self, id, bid)
+        S::claim(self, id, claim_request)
     }
 
     fn settle(
@@ -152,7 +152,7 @@ impl<S: Store> Store for Arc<S> {
     fn lookup(
         &self,
         id: &RecordId,
-    ) -> impl Future<Output = Result<Option<Seen>, StoreError>> + Send {
+    ) -> impl Future<Output = Result<Option<RecordSnapshot>, StoreError>> + Send {
         S::lookup(self, id)
     }
 
@@ -160,8 +160,8 @@ impl<S: Store> Store for Arc<S> {
         S::watch(self, id)
     }
 
-    fn tend(&self) {
-        S::tend(self);
+    fn maintain(&self) {
+        S::maintain(self);
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -175,7 +175,7 @@ pub type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An attempt to claim a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Bid {
+pub struct ClaimRequest {
     /// Names this attempt; the same when it is sent again.
     pub token: Token,
     /// Of the request, to be kept in the record.
@@ -186,23 +186,23 @@ pub struct Bid {
     /// that an orphan is found by a late retry.
     pub retain: Duration,
     /// The record that may be replaced.
-    pub over: Option<Over>,
+    pub expected: Option<Expected>,
 }
 
-/// A record that a bid may replace, by its token and what the bidder knows of it.
+/// A record that a claim request may replace, by its token and what the requester knows of it.
 ///
 /// The state is part of it: an orphan whose owner came back and settled is an orphan no more, and
-/// its result must not be lost to a bid that was made before.
+/// its result must not be lost to a claim request that was made before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum Expected {
     /// A claim whose lease has lapsed.
     Orphan(Token),
     /// A final record, to execute the operation anew.
     Settled(Token),
 }
 
-impl Bid {
-    /// A bid for a record that nobody should hold.
+impl ClaimRequest {
+    /// A claim request for a record that nobody should hold.
     #[must_use]
     pub const fn new(
         token: Token,
@@ -210,25 +210,25 @@ impl Bid {
         term: Duration,
         retain: Duration,
     ) -> Self {
-        Self { token, fingerprint, term, retain, over: None }
+        Self { token, fingerprint, term, retain, expected: None }
     }
 
-    /// The same bid, allowed to replace a record.
+    /// The same claim request, allowed to replace a record.
     #[must_use]
-    pub const fn over(mut self, record: Over) -> Self {
-        self.over = Some(record);
+    pub const fn expecting(mut self, record: Expected) -> Self {
+        self.expected = Some(record);
         self
     }
 }
 
-/// A store's verdict on a [`Bid`].
+/// A store's verdict on a [`ClaimRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// The record is the bidder's.
+    /// The record is the requester's.
     Granted(Lease),
     /// Somebody claimed it and has not settled it.
-    Held(Holder),
+    Held(ClaimInfo),
     /// It has a final result.
     Settled(Record),
 }
@@ -236,9 +236,9 @@ pub enum Claim {
 /// What a lookup finds: a [`Claim`] that was never asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Seen {
+pub enum RecordSnapshot {
     /// Somebody claimed it and has not settled it.
-    Held(Holder),
+    Held(ClaimInfo),
     /// It has a final result.
     Settled(Record),
 }
@@ -246,7 +246,7 @@ pub enum Seen {
 /// Who holds a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Holder {
+pub struct ClaimInfo {
     /// Names the claim.
     pub token: Token,
     /// Of the claim.
@@ -259,7 +259,7 @@ pub struct Holder {
     pub remaining: Duration,
 }
 
-impl Holder {
+impl ClaimInfo {
     /// The holder of an unsettled record.
     #[must_use]
     pub fn new(record: &Record, remaining: Duration) -> Self {
@@ -283,14 +283,14 @@ impl Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settlement {
-    /// Any state but [`State::Running`] and [`State::Spent`].
+    /// Any state but [`State::Running`] and [`State::ResponseExpired`].
     pub state: State,
     /// The response, opaque to the store; empty for [`State::Unknown`].
     pub payload: Bytes,
     /// How long the payload is kept.
     pub retain: Duration,
     /// How long the record is kept, at least as long: from the payload's end to this one's the
-    /// state is [`State::Spent`].
+    /// state is [`State::ResponseExpired`].
     pub key_retain: Duration,
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use clap::{ArgGroup, Args, Subcommand};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use idemptx::operator::{Cursor, Operator, Query, Resolution, Standing};
+use idemptx::operator::{Cursor, Operator, Query, RecordStatus, Resolution};
 use idemptx::store::AnyStore;
 use idemptx::{Key, Policy, Profile, Scope};
 use idemptx_core::key::RecordId;
@@ -233,7 +233,10 @@ impl Which {
             [one] if one == "in-flight" => Query::in_flight(),
             [one] if one == "in-doubt" => Query::in_doubt(),
             states => Query::of(
-                states.iter().map(|state| state.parse()).collect::<Result<Vec<Standing>, _>>()?,
+                states
+                    .iter()
+                    .map(|state| state.parse())
+                    .collect::<Result<Vec<RecordStatus>, _>>()?,
             ),
         };
         Ok(query.idle_for(self.idle.unwrap_or_default()))
@@ -310,7 +313,11 @@ impl Purge {
         operator: &Operator<AnyStore>,
         printer: &mut Printer,
     ) -> Result<(), Box<dyn Error>> {
-        let settled = Query::of([Standing::Done, Standing::DoneNobody, Standing::Spent]);
+        let settled = Query::of([
+            RecordStatus::Completed,
+            RecordStatus::NotReplayable,
+            RecordStatus::ResponseExpired,
+        ]);
         let mut purge = operator.purge(self.which.query(settled)?);
         let report = match self.yes {
             true => purge.run().await?,

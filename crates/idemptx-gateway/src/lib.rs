@@ -21,6 +21,14 @@
 //! | [`check`](mod@check) | what a configuration comes to |
 //! | [`demo`] | a shop behind the gateway, and what clients do to it |
 //! | [`cli`] | the words of the command line |
+//!
+//! # Features
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `otel` | traces for OpenTelemetry, exported over OTLP | `opentelemetry`, `opentelemetry-otlp`, `hyper-rustls` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
 pub mod check;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use idemptx::{Outcome, Passed};
+use idemptx::{Bypass, Outcome};
 use idemptx_core::store::ErrorKind;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -301,7 +301,7 @@ pub(crate) const fn words(outcome: Option<&Outcome>) -> (&'static str, &'static 
         Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
         Some(Outcome::Replayed) => ("replayed", ""),
         Some(Outcome::Refused(code)) => ("refused", code.as_str()),
-        Some(Outcome::Passed(passed)) => ("passed", passed_as(*passed)),
+        Some(Outcome::Bypassed(passed)) => ("passed", passed_as(*passed)),
         // Where no policy is: unprotected routes, and what finds no route.
         _ => ("passed", "unprotected-route"),
     }
@@ -320,15 +320,15 @@ pub(crate) const PASSED: [&str; 9] = [
     "other",
 ];
 
-const fn passed_as(passed: Passed) -> &'static str {
+const fn passed_as(passed: Bypass) -> &'static str {
     match passed {
-        Passed::NotHttp => "not-http",
-        Passed::Method { .. } => "method",
-        Passed::NoKey => "no-key",
-        Passed::LargeBody => "large-body",
-        Passed::Unprotected => "store-unavailable",
-        Passed::WouldRefuse(_) => "would-refuse",
-        Passed::WouldReplay => "would-replay",
+        Bypass::NotHttp => "not-http",
+        Bypass::Method { .. } => "method",
+        Bypass::NoKey => "no-key",
+        Bypass::LargeBody => "large-body",
+        Bypass::Unprotected => "store-unavailable",
+        Bypass::WouldRefuse(_) => "would-refuse",
+        Bypass::WouldReplay => "would-replay",
         _ => "other",
     }
 }

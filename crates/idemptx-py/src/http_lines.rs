@@ -3,7 +3,7 @@
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode, Uri};
-use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};

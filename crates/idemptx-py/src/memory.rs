@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use idemptx::store::MemoryStore as Records;
-use idemptx_core::store::{ErrorKind, Seen, Store, StoreError};
+use idemptx_core::store::{ErrorKind, RecordSnapshot, Store, StoreError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -50,9 +50,9 @@ impl MemoryStore {
         Ok(Watch { _watching: watch, alarm })
     }
 
-    fn tend(&self) {
+    fn maintain(&self) {
         // Attached, so that no process is forked while a shard is locked.
-        self.0.tend();
+        self.0.maintain();
     }
 
     fn __len__(&self) -> usize {
@@ -68,7 +68,9 @@ impl MemoryStore {
 impl MemoryStore {
     fn verdict(&self, job: &Job) -> Result<Verdict, StoreError> {
         let step = match job {
-            Job::Claim(id, bid) => at_once(self.0.claim(id, bid)).map(|it| it.map(Verdict::from)),
+            Job::Claim(id, claim_request) => {
+                at_once(self.0.claim(id, claim_request)).map(|it| it.map(Verdict::from))
+            }
             Job::Lookup(id, _) => at_once(self.0.lookup(id)).map(|it| it.map(Verdict::from)),
             Job::Renew(lease) => at_once(self.0.renew(lease)).map(|it| it.map(|_| Verdict::Done)),
             Job::Release(lease) => {
@@ -80,7 +82,7 @@ impl MemoryStore {
             // Every claim's end is told to whoever watches; there is nothing to mark.
             Job::Watch(id) => at_once(self.0.lookup(id)).map(|it| {
                 it.map(|seen| match seen {
-                    Some(Seen::Held(_)) => Verdict::Done,
+                    Some(RecordSnapshot::Held(_)) => Verdict::Done,
                     _ => Verdict::Absent,
                 })
             }),

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use idemptx_core::exchange::{Answer, BodyEnd, Event, Exchange, Handled, Probed};
+use idemptx_core::exchange::{Answer, BodyEnd, Event, Exchange, Handled, ProbeResult};
 use idemptx_core::fingerprint::Fingerprinter;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::marks;
 use idemptx_core::outcome::Outcome;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Holder, Seen, Settlement};
+use idemptx_core::response_headers;
+use idemptx_core::store::{ClaimInfo, RecordSnapshot, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -39,7 +39,7 @@ pub(crate) struct Passage {
     prints: Vec<Fingerprinter>,
     /// How much of the body has come.
     fed_bytes: u64,
-    /// A bid is, or may yet be, in force: there is something to release.
+    /// A claim request is, or may yet be, in force: there is something to release.
     at_stake: bool,
     /// Under which the handler runs or ran, and since when.
     lease: Option<Lease>,
@@ -60,7 +60,7 @@ enum Turn {
     /// With the step, once it was handed out.
     Store(Job, Option<Py<Step>>),
     Wait {
-        holder: Holder,
+        holder: ClaimInfo,
         until: Timestamp,
     },
     Probe {
@@ -177,7 +177,7 @@ impl Passage {
     const fn keeps(&self) -> bool {
         matches!(
             &self.turn,
-            Turn::Store(Job::Settle(_, done), _) if matches!(done.state, State::Done | State::DoneNobody)
+            Turn::Store(Job::Settle(_, done), _) if matches!(done.state, State::Completed | State::NotReplayable)
         )
     }
 
@@ -219,7 +219,7 @@ impl Passage {
     fn woken(&mut self, news: Option<&Bound<'_, News>>) -> PyResult<i32> {
         let Turn::Wait { .. } = self.turn else { return Err(self.misplaced("woken")) };
         let seen = match news.map(|news| &news.get().0) {
-            Some(Told::Settled(record)) => Some(Seen::Settled(record.clone())),
+            Some(Told::Settled(record)) => Some(RecordSnapshot::Settled(record.clone())),
             _ => None,
         };
         Ok(self.advance(Event::Woken(seen)))
@@ -259,13 +259,13 @@ impl Passage {
         let mut passage = slf.try_borrow_mut()?;
         let Turn::Probe { .. } = passage.turn else { return Err(passage.misplaced("probed")) };
         let probed = match happened {
-            None => Probed::Unknown,
-            Some(false) => Probed::NotHappened,
+            None => ProbeResult::Unknown,
+            Some(false) => ProbeResult::NotHappened,
             Some(true) => {
                 let status = http_lines::status(status)?;
                 let body = body.map(Bytes::from_owner).unwrap_or_default();
                 let rules = &passage.shared.policy().replay;
-                Probed::Happened(StoredResponse::capture(status, &headers, body, None, rules))
+                ProbeResult::Happened(StoredResponse::capture(status, &headers, body, None, rules))
             }
         };
         Ok(passage.advance(Event::Probed(probed)))
@@ -314,7 +314,8 @@ impl Passage {
         if !kept.is_storable() {
             return Ok(None);
         }
-        let done = Settlement::new(State::Done, kept.encode(), policy.retain, policy.key_retain);
+        let done =
+            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
         Ok(Some(Step::new(Job::Settle(passage.leased()?.clone(), done))))
     }
 
@@ -370,9 +371,9 @@ impl Passage {
         })
     }
 
-    fn behind(&self) -> PyResult<Option<Step>> {
+    fn deferred(&self) -> PyResult<Option<Step>> {
         match &self.turn {
-            Turn::Answer(_, behind) => Ok(behind.clone().map(Step::new)),
+            Turn::Answer(_, deferred) => Ok(deferred.clone().map(Step::new)),
             _ => Err(self.misplaced("behind")),
         }
     }
@@ -404,10 +405,10 @@ impl Passage {
     }
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
-        let behind = self.left_behind(py);
-        self.id = behind.as_ref().map(|job| *job.record_id()).or(self.id);
+        let deferred = self.left_behind(py);
+        self.id = deferred.as_ref().map(|job| *job.record_id()).or(self.id);
         self.turn = Turn::Abandoned;
-        behind.map(Step::new)
+        deferred.map(Step::new)
     }
 }
 
@@ -426,7 +427,13 @@ impl Passage {
 
     fn marks(&self, mut headers: HeaderMap, outcome: &Outcome) -> HeaderMap {
         let (rules, exchange) = (self.shared.rules(), &self.exchange);
-        marks::mark(&mut headers, rules, outcome, exchange.operation(), exchange.fingerprint());
+        response_headers::mark(
+            &mut headers,
+            rules,
+            outcome,
+            exchange.operation(),
+            exchange.fingerprint(),
+        );
         headers
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use idemptx_core::exchange::Rules;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
-use idemptx_core::pace::{KeyMeter, TypicalTime};
 use idemptx_core::policy::Policy;
+use idemptx_core::stats::{KeyMeter, TypicalTime};
 use idemptx_core::time::{Timestamp, millis};
 
 pub(crate) struct Shared {

@@ -10,7 +10,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, ErrorKind, Holder, Settlement, StoreError};
+use idemptx_core::store::{ClaimInfo, ClaimRequest, ErrorKind, Settlement, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -32,7 +32,7 @@ pub(crate) struct Step {
 /// What a store has to do.
 #[derive(Clone)]
 pub(crate) enum Job {
-    Claim(RecordId, Bid),
+    Claim(RecordId, ClaimRequest),
     /// With the fingerprint of the request that asks.
     Lookup(RecordId, Fingerprint),
     Renew(Lease),
@@ -120,7 +120,7 @@ impl Step {
     /// Of the request that claims or looks; `None` for other steps.
     const fn asked_with(&self) -> Option<Fingerprint> {
         match &self.job {
-            Job::Claim(_, bid) => Some(bid.fingerprint),
+            Job::Claim(_, claim_request) => Some(claim_request.fingerprint),
             Job::Lookup(_, fingerprint) => Some(*fingerprint),
             _ => None,
         }
@@ -195,7 +195,7 @@ impl Step {
     fn news(&self) -> Option<News> {
         let told = match (&self.job, &self.verdict) {
             (_, Verdict::Granted(lease)) => {
-                Told::Held(Holder::new(&Record::running(lease), lease.term))
+                Told::Held(ClaimInfo::new(&Record::running(lease), lease.term))
             }
             (_, Verdict::Held(holder)) => Told::Held(holder.clone()),
             (_, Verdict::Settled(record)) => Told::Settled(record.clone()),
@@ -226,12 +226,12 @@ impl Step {
     }
 
     fn grant(&mut self) -> PyResult<()> {
-        let Job::Claim(id, bid) = &self.job else {
+        let Job::Claim(id, claim_request) = &self.job else {
             return Err(misuse("only a claim can be granted"));
         };
         // A store of locks does not say who held it before, only that somebody did.
-        let attempt = if bid.over.is_some() { 2 } else { 1 };
-        let lease = Lease::granted(*id, bid, micros_since_epoch(), attempt);
+        let attempt = if claim_request.expected.is_some() { 2 } else { 1 };
+        let lease = Lease::granted(*id, claim_request, micros_since_epoch(), attempt);
         self.conclude(Verdict::Granted(lease));
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Step {
             return Err(misuse("only a claim or a lookup can find a holder"));
         };
         let lease = Lease::granted(*self.record_id(), &unknown(fingerprint), 0, 1);
-        let holder = Holder::new(&Record::running(&lease), duration(remaining));
+        let holder = ClaimInfo::new(&Record::running(&lease), duration(remaining));
         self.conclude(Verdict::Held(holder));
         Ok(())
     }
@@ -255,7 +255,9 @@ impl Step {
                 let failure = "a claim stands where a settled record should";
                 self.give_up(ErrorKind::Corrupt, failure.to_owned());
             }
-            Ok(record) if record.apart => self.conclude(Verdict::Settled(record.spent())),
+            Ok(record) if record.apart => {
+                self.conclude(Verdict::Settled(record.with_response_expired()))
+            }
             Ok(record) => self.conclude(Verdict::Settled(record)),
             Err(reason) => {
                 self.take(Err(StoreError::with_source(ErrorKind::Corrupt, reason)));
@@ -285,7 +287,7 @@ impl Step {
         // Whoever asks how long is about to take it.
         self.asked = true;
         let retain = match &self.job {
-            Job::Claim(_, bid) => bid.retain,
+            Job::Claim(_, claim_request) => claim_request.retain,
             // One value holds both, and a forgotten key would be executed again.
             Job::Settle(_, done) => done.key_retain.max(done.retain),
             _ => return Err(misuse("only a claim or a settlement is kept")),
@@ -309,10 +311,10 @@ pub(crate) fn record_id(bytes: &[u8]) -> PyResult<RecordId> {
     Ok(RecordId::from_bytes(bytes))
 }
 
-/// The bid of somebody of whom nothing is known but that it is about the same request.
-const fn unknown(fingerprint: Fingerprint) -> Bid {
+/// The claim request of somebody of whom nothing is known but that it is about the same request.
+const fn unknown(fingerprint: Fingerprint) -> ClaimRequest {
     let token = Token::from_bytes([0; Token::BYTES]);
-    Bid::new(token, fingerprint, Duration::ZERO, Duration::ZERO)
+    ClaimRequest::new(token, fingerprint, Duration::ZERO, Duration::ZERO)
 }
 
 fn duration(seconds: f64) -> Duration {

@@ -185,7 +185,7 @@ def test_the_store_counts_its_records_and_gives_back_what_expired():
     while len(store):
         assert time.monotonic() < deadline
         time.sleep(0.002)
-        store.tend()
+        store.maintain()
     assert store.bytes == 0
 
 

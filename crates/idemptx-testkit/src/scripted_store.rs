@@ -9,7 +9,8 @@ use idemptx::store::MemoryStore;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Watch,
 };
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::{Semaphore, watch};
@@ -177,9 +178,13 @@ impl ScriptedStore {
 }
 
 impl Store for ScriptedStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        let (memory, id, bid) = (self.0.memory.clone(), *id, bid.clone());
-        self.follow(Operation::Claim, async move { memory.claim(&id, &bid).await }).await
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let (memory, id, claim_request) = (self.0.memory.clone(), *id, claim_request.clone());
+        self.follow(Operation::Claim, async move { memory.claim(&id, &claim_request).await }).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -197,7 +202,7 @@ impl Store for ScriptedStore {
         self.follow(Operation::Renew, async move { memory.renew(&lease).await }).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let (memory, id) = (self.0.memory.clone(), *id);
         self.follow(Operation::Lookup, async move { memory.lookup(&id).await }).await
     }

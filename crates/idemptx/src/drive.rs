@@ -12,13 +12,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idemptx_core::exchange::{Action, Answer, Behind, Event, Exchange, Handled};
+use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
-use idemptx_core::outcome::{Code, Passed, Rejection};
+use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+};
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
@@ -27,7 +29,7 @@ use crate::engine::Inner;
 use crate::execution::Execution;
 use crate::flight::{Entrance, News, Pilot, Seat};
 use crate::keeper::{Heartbeat, Job};
-use crate::transaction::Left;
+use crate::transaction::PendingEffects;
 
 mod settling;
 
@@ -61,7 +63,7 @@ impl<P> Done<P> {
 /// How a request under a key ended.
 pub(crate) enum Ended<W: Work> {
     /// To be run unprotected, by the caller.
-    Pass(Passed, W),
+    Pass(Bypass, W),
     Answered(Answered<W::Product>),
 }
 
@@ -95,9 +97,11 @@ pub(crate) fn drive<S: Store, W: Work>(
     async move {
         loop {
             let event = match action {
-                Action::Claim { id, ref bid } => Event::Claimed(driver.claim(id, bid).await),
-                Action::Answer { answer, behind } => {
-                    driver.behind(behind);
+                Action::Claim { id, ref claim_request } => {
+                    Event::Claimed(driver.claim(id, claim_request).await)
+                }
+                Action::Answer { answer, deferred } => {
+                    driver.deferred(deferred);
                     return Ended::Answered(match answer {
                         Answer::Pass(passed) => return Ended::Pass(passed, work),
                         Answer::Replay(response) => Answered::Replay(response),
@@ -161,8 +165,8 @@ async fn execute<S: Store, W: Work>(
                 };
                 driver.settle(lease, state, payload, commits).await
             }
-            Action::Answer { answer, behind } => {
-                driver.behind(behind);
+            Action::Answer { answer, deferred } => {
+                driver.deferred(deferred);
                 break Ended::Answered(match (answer, work, done.product) {
                     (Answer::Pass(passed), Some(work), _) => break Ended::Pass(passed, work),
                     (Answer::Own { attempt, stored }, _, Some(product)) => {
@@ -196,11 +200,11 @@ pub(crate) struct Driver<S: Store> {
     stepped: Timestamp,
     pilot: Option<Pilot>,
     permit: Option<OwnedSemaphorePermit>,
-    /// A bid is, or may yet be, in force: there is something to release.
+    /// A claim request is, or may yet be, in force: there is something to release.
     at_stake: bool,
     heartbeat: Option<Heartbeat>,
     /// What the handler left to be committed.
-    left: Left,
+    left: PendingEffects,
     /// What could not be settled in time, kept for the work behind.
     unsettled: Option<Settlement>,
 }
@@ -216,7 +220,7 @@ impl<S: Store> Driver<S> {
             permit: None,
             at_stake: false,
             heartbeat: None,
-            left: Left::default(),
+            left: PendingEffects::default(),
             unsettled: None,
         })
     }
@@ -245,7 +249,9 @@ impl<S: Store> Driver<S> {
 
     async fn perform(&mut self, action: Action) -> Event {
         match action {
-            Action::Claim { id, bid } => Event::Claimed(self.claim(id, &bid).await),
+            Action::Claim { id, claim_request } => {
+                Event::Claimed(self.claim(id, &claim_request).await)
+            }
             Action::Lookup(id) => Event::Looked(self.lookup(&id).await),
             Action::Meter => Event::Metered { within: self.meter() },
             Action::Renew(lease) => Event::Renewed(self.renew(&lease).await),
@@ -260,7 +266,11 @@ impl<S: Store> Driver<S> {
     }
 
     /// Claims, or is told what another request of this process was told.
-    async fn claim(&mut self, id: RecordId, bid: &Bid) -> Result<Claim, ErrorKind> {
+    async fn claim(
+        &mut self,
+        id: RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, ErrorKind> {
         while self.pilot.is_none() {
             match self.engine.flights().enter(id) {
                 Entrance::Lead(pilot) => self.pilot = Some(pilot),
@@ -273,11 +283,11 @@ impl<S: Store> Driver<S> {
                 },
             }
         }
-        let verdict = self.claim_alone(&id, bid).await;
+        let verdict = self.claim_alone(&id, claim_request).await;
         match &verdict {
             Ok(Claim::Granted(lease)) => {
                 if let Some(pilot) = &self.pilot {
-                    pilot.held(Holder::new(&Record::running(lease), lease.term));
+                    pilot.held(ClaimInfo::new(&Record::running(lease), lease.term));
                 }
             }
             other => {
@@ -294,7 +304,11 @@ impl<S: Store> Driver<S> {
         verdict
     }
 
-    async fn claim_alone(&mut self, id: &RecordId, bid: &Bid) -> Result<Claim, ErrorKind> {
+    async fn claim_alone(
+        &mut self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, ErrorKind> {
         let limit = self.engine.policy().claim_timeout;
         if self.engine.is_closed_to_claims() {
             return Err(ErrorKind::Full);
@@ -302,7 +316,7 @@ impl<S: Store> Driver<S> {
         if self.permit.is_none() {
             self.permit = match self.engine.permits().try_acquire_owned() {
                 Ok(permit) => Some(permit),
-                // The bid has not been sent: refused for want of room, for certain.
+                // The claim request has not been sent: refused for want of room, for certain.
                 Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
                     Ok(Ok(permit)) => Some(permit),
                     _ => return Err(ErrorKind::Full),
@@ -310,7 +324,7 @@ impl<S: Store> Driver<S> {
             };
         }
         self.at_stake = true;
-        let verdict = within(limit, self.engine.store().claim(id, bid)).await;
+        let verdict = within(limit, self.engine.store().claim(id, claim_request)).await;
         self.at_stake = matches!(
             verdict,
             Ok(Claim::Granted(_)) | Err(ErrorKind::Unavailable | ErrorKind::Internal)
@@ -318,7 +332,7 @@ impl<S: Store> Driver<S> {
         verdict
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, ErrorKind> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, ErrorKind> {
         within(self.engine.policy().claim_timeout, self.engine.store().lookup(id)).await
     }
 
@@ -355,7 +369,7 @@ impl<S: Store> Driver<S> {
     }
 
     /// Waits for the end of somebody's claim, together with everybody else in this process.
-    async fn wait(&mut self, id: RecordId, holder: Holder, until: Timestamp) -> Event {
+    async fn wait(&mut self, id: RecordId, holder: ClaimInfo, until: Timestamp) -> Event {
         let token = holder.token;
         let mut waiter = match self.engine.flights().wait(id, holder) {
             Seat::Full => return Event::WaitersFull,
@@ -368,22 +382,22 @@ impl<S: Store> Driver<S> {
         let left = until.since(self.engine.clock().now());
         match timeout(left, &mut waiter.news).await {
             Err(_) => Event::WaitOver,
-            Ok(Ok(News::Settled(record))) => Event::Woken(Some(Seen::Settled(record))),
+            Ok(Ok(News::Settled(record))) => Event::Woken(Some(RecordSnapshot::Settled(record))),
             Ok(_) => Event::Woken(None),
         }
     }
 
-    fn behind(&mut self, behind: Option<Behind>) {
-        match behind {
+    fn deferred(&mut self, deferred: Option<Deferred>) {
+        match deferred {
             None => {}
             // Who never asked the store, or only heard what another was told, left nothing there.
-            Some(Behind::Release(lease)) if self.at_stake => {
-                self.engine.keeper().behind(Job::Release(lease));
+            Some(Deferred::Release(lease)) if self.at_stake => {
+                self.engine.keeper().deferred(Job::Release(lease));
             }
-            Some(Behind::Settle(lease, _)) => {
+            Some(Deferred::Settle(lease, _)) => {
                 if let Some(done) = self.unsettled.take() {
                     let (heartbeat, pilot) = (self.heartbeat.take(), self.pilot.take());
-                    self.engine.keeper().behind(Job::Settle { lease, done, heartbeat, pilot });
+                    self.engine.keeper().deferred(Job::Settle { lease, done, heartbeat, pilot });
                 }
             }
             Some(_) => {}
@@ -405,8 +419,8 @@ impl<S: Store> Driver<S> {
 
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
-        let behind = self.exchange.abandon();
-        self.behind(behind);
+        let deferred = self.exchange.abandon();
+        self.deferred(deferred);
     }
 }
 
@@ -419,10 +433,12 @@ async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token,
         // Watch first, look then: what happens in between is not missed.
         let watch = timeout(limit, engine.store().watch(&id)).await.ok().flatten();
         let left = match within(limit, engine.store().lookup(&id)).await {
-            Ok(Some(Seen::Held(holder))) if holder.token == token && !holder.is_orphan() => {
+            Ok(Some(RecordSnapshot::Held(holder)))
+                if holder.token == token && !holder.is_orphan() =>
+            {
                 holder.remaining
             }
-            Ok(Some(Seen::Settled(record))) => return pilot.land(&News::Settled(record)),
+            Ok(Some(RecordSnapshot::Settled(record))) => return pilot.land(&News::Settled(record)),
             Ok(_) | Err(ErrorKind::Corrupt) => return pilot.land(&News::Changed),
             Err(_) => pause,
         };

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use idemptx_core::exchange::{Exchange, Probed, Rules};
+use idemptx_core::exchange::{Exchange, ProbeResult, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
-use idemptx_core::pace::{KeyMeter, TypicalTime};
 #[cfg(feature = "spool")]
 use idemptx_core::policy::OnLargeBody;
 use idemptx_core::policy::Policy;
+use idemptx_core::stats::{KeyMeter, TypicalTime};
 use idemptx_core::store::Store;
 use idemptx_core::time::{Clock, Timestamp, millis};
 use tokio::sync::Semaphore;
@@ -180,7 +180,8 @@ impl Orphan {
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 type Transactions = Arc<dyn AnyTransactional>;
-type ProbeFn = Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = Probed> + Send>> + Send + Sync>;
+type ProbeFn =
+    Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
 
 /// What all requests of an engine share.
 pub(crate) struct Inner<S> {
@@ -274,9 +275,9 @@ impl<S: Store> Inner<S> {
     }
 
     /// Asks the application's hook; without one, or without an answer, nothing is known.
-    pub(crate) async fn probe(&self, exchange: &Exchange, attempt: u32) -> Probed {
+    pub(crate) async fn probe(&self, exchange: &Exchange, attempt: u32) -> ProbeResult {
         let (Some(probe), Some(operation)) = (&self.probe, exchange.operation()) else {
-            return Probed::Unknown;
+            return ProbeResult::Unknown;
         };
         let (named, rules) = (operation.clone(), Arc::clone(&self.rules));
         let orphan = Orphan {
@@ -285,7 +286,7 @@ impl<S: Store> Inner<S> {
             attempt,
             derived: Derive(Arc::new(move |label| named.derive(label, &rules))),
         };
-        timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(Probed::Unknown)
+        timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(ProbeResult::Unknown)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
 use idemptx_core::record::Record;
-use idemptx_core::store::{ErrorKind, Holder};
+use idemptx_core::store::{ClaimInfo, ErrorKind};
 use tokio::sync::oneshot;
 
 /// All records that this process claims, executes or watches.
@@ -37,13 +37,13 @@ enum Phase {
     /// The pilot has asked the store; these will be told its verdict.
     Claiming(Vec<oneshot::Sender<News>>),
     /// A claim is in force: our own pilot's, or one that a vigil watches.
-    Held(Holder),
+    Held(ClaimInfo),
 }
 
 /// What became of a record.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    Held(Holder),
+    Held(ClaimInfo),
     Settled(Record),
     Failed(ErrorKind),
     /// Ask the store again.
@@ -58,7 +58,7 @@ pub(crate) enum Entrance {
     /// It is being claimed; the verdict will come.
     Follow(oneshot::Receiver<News>),
     /// It is held, as this process knows without asking.
-    Held(Holder),
+    Held(ClaimInfo),
 }
 
 /// A place among those who wait.
@@ -104,7 +104,7 @@ impl Flights {
     }
 
     /// Takes a place among those who wait for the end of `holder`'s claim.
-    pub(crate) fn wait(self: &Arc<Self>, id: RecordId, holder: Holder) -> Seat {
+    pub(crate) fn wait(self: &Arc<Self>, id: RecordId, holder: ClaimInfo) -> Seat {
         let mut shard = self.shard(&id);
         let mut flight = shard.get_mut(&id);
         if let Some(flight) = &mut flight
@@ -161,7 +161,7 @@ pub(crate) struct Pilot {
 
 impl Pilot {
     /// A claim is in force: tells those who asked meanwhile, and whoever asks from now on.
-    pub(crate) fn held(&self, holder: Holder) {
+    pub(crate) fn held(&self, holder: ClaimInfo) {
         let mut shard = self.flights.shard(&self.id);
         let Some(flight) = shard.get_mut(&self.id) else { return };
         let before = std::mem::replace(&mut flight.phase, Phase::Held(holder.clone()));

@@ -180,7 +180,7 @@ impl<S: Store> Keeper<S> {
     /// [`is_full`](Self::is_full) is asked before a claim, and the number of executions is limited.
     /// Releases of claims that nobody heard of are not taken beyond their limit, or clients that
     /// leave could stop everybody: such a claim lapses with its lease.
-    pub(crate) fn behind(&self, job: Job) {
+    pub(crate) fn deferred(&self, job: Job) {
         self.start();
         if job.is_unheard() && self.shared.unheard.fetch_add(1, Ordering::Relaxed) >= UNHEARD_MAX {
             self.shared.unheard.fetch_sub(1, Ordering::Relaxed);
@@ -281,7 +281,7 @@ fn keep<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<Job>) {
     };
     let tasks = tokio::task::LocalSet::new();
     tasks.spawn_local(renew_when_due(Arc::clone(&shared)));
-    tasks.spawn_local(tend(Arc::clone(&shared)));
+    tasks.spawn_local(maintain(Arc::clone(&shared)));
     tasks.block_on(&runtime, work(shared, inbox));
 }
 
@@ -357,10 +357,10 @@ async fn settle<S: Store>(shared: &Shared<S>, lease: &Lease, done: &Settlement) 
 }
 
 /// Lets the store give back what has expired, traffic or not.
-async fn tend<S: Store>(shared: Arc<Shared<S>>) {
+async fn maintain<S: Store>(shared: Arc<Shared<S>>) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
-        shared.store.tend();
+        shared.store.maintain();
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use http::{HeaderMap, StatusCode};
-//! use idemptx::operator::{Query, Standing};
+//! use idemptx::operator::{Query, RecordStatus};
 //! use idemptx::store::MemoryStore;
 //! use idemptx::{Engine, Policy};
 //! # use idemptx_core::policy::ScopeRule;
@@ -22,7 +22,7 @@
 //! let operator = engine.operator();
 //! let page = operator.list(&Query::in_doubt()).await?;
 //! let [stuck] = page.entries.as_slice() else { panic!("{page:?}") };
-//! assert_eq!(stuck.standing, Standing::Unknown);
+//! assert_eq!(stuck.standing, RecordStatus::Unknown);
 //!
 //! // The bank says that payout 1001 was made: that is the answer.
 //! let answer = operator.response(StatusCode::OK, &HeaderMap::new(), "1001");
@@ -61,17 +61,19 @@ use idemptx_core::lease::{Lease, Token};
 use idemptx_core::policy::Policy;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 pub use idemptx_core::store::{
-    Cursor, Entry, Extent, InvalidCursor, Inventory, Page, Query, Standing, Standings,
-    UnknownStanding,
+    Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
+    RecordSummary, UnknownRecordStatus,
 };
 
 pub use self::purge::{Purge, PurgeReport};
-pub use self::verdict::{Forgotten, OperatorError, Resolution, Resolved, Sighting};
+pub use self::verdict::{Forgotten, OperatorError, RecordView, Resolution, Resolved};
 use crate::engine::EngineError;
 use crate::tokens::Tokens;
 
@@ -170,14 +172,14 @@ impl<S: Store> Operator<S> {
     /// # Cancel safety
     ///
     /// It only reads.
-    pub async fn lookup(&self, id: &RecordId) -> Result<Option<Sighting>, StoreError> {
+    pub async fn lookup(&self, id: &RecordId) -> Result<Option<RecordView>, StoreError> {
         let limit = self.policy().claim_timeout;
         let seen = timeout(limit, self.store.lookup(id)).await;
         let seen = seen.unwrap_or(Err(ErrorKind::Unavailable.into()))?;
         Ok(match seen {
             None => None,
-            Some(Seen::Held(holder)) => Some(Sighting::held(*id, &holder)),
-            Some(Seen::Settled(record)) => Some(Sighting::settled(&record)),
+            Some(RecordSnapshot::Held(holder)) => Some(RecordView::held(*id, &holder)),
+            Some(RecordSnapshot::Settled(record)) => Some(RecordView::settled(&record)),
             Some(_) => return Err(ErrorKind::Internal.into()),
         })
     }
@@ -192,7 +194,7 @@ impl<S: Store> Operator<S> {
     /// # Cancel safety
     ///
     /// It only reads.
-    pub async fn find(&self, ids: &[RecordId]) -> Result<Option<Sighting>, StoreError> {
+    pub async fn find(&self, ids: &[RecordId]) -> Result<Option<RecordView>, StoreError> {
         for id in ids {
             if let Some(sighting) = self.lookup(id).await? {
                 return Ok(Some(sighting));
@@ -226,9 +228,9 @@ impl<S: Store> Operator<S> {
             Resolution::Answer(answer) => Some(self.settlement(&answer)?),
         };
         let was = self.lookup(id).await?.ok_or(OperatorError::Absent)?;
-        match was.standing {
-            Standing::Running => Err(OperatorError::InFlight(was.remaining)),
-            Standing::Orphaned | Standing::Unknown => {
+        match was.status {
+            RecordStatus::Running => Err(OperatorError::InFlight(was.remaining)),
+            RecordStatus::Orphaned | RecordStatus::Unknown => {
                 let now = ended(self.begin(Target::seen(&was), done)).await?;
                 Ok(Resolved { was, now })
             }
@@ -246,7 +248,7 @@ impl<S: Store> Operator<S> {
             return Err(OperatorError::Unstorable);
         }
         let (payload, retain) = (answer.encode(), policy.retain);
-        Ok(Settlement::new(State::Done, payload, retain, policy.key_retain))
+        Ok(Settlement::new(State::Completed, payload, retain, policy.key_retain))
     }
 
     /// Begins to put a result in the place of a record, or nothing.
@@ -261,11 +263,13 @@ impl<S: Store> Operator<S> {
     }
 
     async fn take_over(&self, target: &Target) -> Result<Lease, OperatorError> {
-        let (policy, Target { id, over, fingerprint }) = (self.policy(), target);
+        let (policy, Target { id, expected, fingerprint }) = (self.policy(), target);
         // Long enough for what follows, short enough not to block the key should this process die.
         let term = policy.claim_timeout + policy.settle_timeout * 2;
-        let bid = Bid::new(self.tokens.draw(), *fingerprint, term, policy.key_retain).over(*over);
-        let claim = insist(policy.settle_timeout, || self.store.claim(id, &bid)).await?;
+        let claim_request =
+            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, policy.key_retain)
+                .expecting(*expected);
+        let claim = insist(policy.settle_timeout, || self.store.claim(id, &claim_request)).await?;
         match claim {
             Claim::Granted(lease) if lease.attempt > FIRST_ATTEMPT => Ok(lease),
             Claim::Granted(lease) => {
@@ -276,8 +280,8 @@ impl<S: Store> Operator<S> {
             Claim::Held(holder) if !holder.is_orphan() => {
                 Err(OperatorError::InFlight(holder.remaining))
             }
-            Claim::Held(holder) => Err(OperatorError::changed(Sighting::held(*id, &holder))),
-            Claim::Settled(record) => Err(OperatorError::changed(Sighting::settled(&record))),
+            Claim::Held(holder) => Err(OperatorError::changed(RecordView::held(*id, &holder))),
+            Claim::Settled(record) => Err(OperatorError::changed(RecordView::settled(&record))),
             _ => Err(StoreError::new(ErrorKind::Internal).into()),
         }
     }
@@ -289,7 +293,7 @@ impl<S: Store> Operator<S> {
             None => insist(limit, || self.store.release(lease)).await,
         };
         match concluded {
-            Ok(()) => Ok(done.map(|done| Sighting::settled(&Record::settled(lease, &done)))),
+            Ok(()) => Ok(done.map(|done| RecordView::settled(&Record::settled(lease, &done)))),
             // Only after our own lease had lapsed, in which time somebody else took it over.
             Err(error) if error.kind() == ErrorKind::Fenced => Err(OperatorError::Changed(None)),
             Err(error) => Err(error.into()),
@@ -322,7 +326,7 @@ impl<S: Inventory> Operator<S> {
     /// # Cancel safety
     ///
     /// It only reads.
-    pub async fn entry(&self, id: &RecordId) -> Result<Option<Entry>, StoreError> {
+    pub async fn entry(&self, id: &RecordId) -> Result<Option<RecordSummary>, StoreError> {
         Ok(self.list(&Query::all().only(*id)).await?.entries.pop())
     }
 
@@ -344,11 +348,11 @@ impl<S: Inventory> Operator<S> {
             // A listing does not open it; what it cannot read either is none that could be claimed.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let entry = self.entry(id).await?.ok_or(OperatorError::Unreadable(error))?;
-                Sighting::listed(&entry)
+                RecordView::listed(&entry)
             }
             seen => seen?.ok_or(OperatorError::Absent)?,
         };
-        if was.standing == Standing::Running {
+        if was.status == RecordStatus::Running {
             return Err(OperatorError::InFlight(was.remaining));
         }
         ended(self.begin(Target::seen(&was), None)).await?;
@@ -360,11 +364,11 @@ impl<S: Inventory> Operator<S> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// # use idemptx::{Policy, operator::{Operator, Query, Standing}, store::MemoryStore};
+    /// # use idemptx::{Policy, operator::{Operator, Query, RecordStatus}, store::MemoryStore};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let operator = Operator::new(MemoryStore::new(), Policy::draft())?;
-    /// let old = Query::of([Standing::Done]).idle_for(Duration::from_secs(30 * 24 * 3600));
+    /// let old = Query::of([RecordStatus::Completed]).idle_for(Duration::from_secs(30 * 24 * 3600));
     /// let would = operator.purge(old.clone()).dry_run().run().await?;
     /// println!("{} records of {} bytes", would.forgotten, would.payload_bytes);
     /// let done = operator.purge(old).run().await?;
@@ -379,30 +383,30 @@ impl<S: Inventory> Operator<S> {
 /// A record that is to be replaced, if it is still what it was.
 struct Target {
     id: RecordId,
-    over: Over,
+    expected: Expected,
     fingerprint: Fingerprint,
 }
 
 impl Target {
-    fn new(id: RecordId, standing: Standing, token: Token, fingerprint: Fingerprint) -> Self {
-        let over = match standing {
-            Standing::Running | Standing::Orphaned => Over::Orphan(token),
-            _ => Over::Settled(token),
+    fn new(id: RecordId, status: RecordStatus, token: Token, fingerprint: Fingerprint) -> Self {
+        let expected = match status {
+            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(token),
+            _ => Expected::Settled(token),
         };
-        Self { id, over, fingerprint }
+        Self { id, expected, fingerprint }
     }
 
-    fn seen(was: &Sighting) -> Self {
-        Self::new(was.id, was.standing, was.token, was.fingerprint)
+    fn seen(was: &RecordView) -> Self {
+        Self::new(was.id, was.status, was.token, was.fingerprint)
     }
 
-    fn listed(entry: &Entry) -> Self {
-        Self::new(entry.id, entry.standing, entry.token, entry.fingerprint)
+    fn listed(entry: &RecordSummary) -> Self {
+        Self::new(entry.id, entry.status, entry.token, entry.fingerprint)
     }
 }
 
 /// What stands in the place of a record.
-type Replaced = Result<Option<Sighting>, OperatorError>;
+type Replaced = Result<Option<RecordView>, OperatorError>;
 
 async fn ended(replacing: JoinHandle<Replaced>) -> Replaced {
     // It ends otherwise only with its runtime.

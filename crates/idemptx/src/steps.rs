@@ -12,7 +12,9 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
@@ -114,7 +116,7 @@ impl Execution {
         let payload = self.payload(value)?;
         Ok(KeptStep {
             id: lease.id.step(label),
-            bid: self.bid(records, lease),
+            claim_request: self.claim_request(records, lease),
             done: self.settlement(payload),
         })
     }
@@ -127,14 +129,14 @@ impl Execution {
         }
     }
 
-    fn bid(&self, records: &dyn Records, lease: &Lease) -> Bid {
+    fn claim_request(&self, records: &dyn Records, lease: &Lease) -> ClaimRequest {
         let retain = self.rules().policy().key_retain;
-        Bid::new(records.token(), lease.fingerprint, TERM, retain)
+        ClaimRequest::new(records.token(), lease.fingerprint, TERM, retain)
     }
 
     fn settlement(&self, payload: Bytes) -> Settlement {
         let retain = self.rules().policy().key_retain;
-        Settlement::new(State::Done, payload, retain, retain)
+        Settlement::new(State::Completed, payload, retain, retain)
     }
 
     /// Looks under the ids of all secrets, while they rotate.
@@ -144,7 +146,7 @@ impl Execution {
         label: &str,
     ) -> Result<Option<Record>, StoreError> {
         for id in self.operation().ids() {
-            if let Some(Seen::Settled(record)) = records.lookup(&id.step(label)).await? {
+            if let Some(RecordSnapshot::Settled(record)) = records.lookup(&id.step(label)).await? {
                 return Ok(Some(record));
             }
         }
@@ -160,11 +162,12 @@ impl Execution {
         payload: Bytes,
     ) -> Result<Option<Record>, StoreError> {
         let id = lease.id.step(label);
-        let (mut bid, done) = (self.bid(records, lease), self.settlement(payload));
+        let (mut claim_request, done) =
+            (self.claim_request(records, lease), self.settlement(payload));
         let deadline = Instant::now() + self.rules().policy().settle_timeout;
         let mut pause = AGAIN_MIN;
         loop {
-            match keep_once(records, &id, &mut bid, &done).await {
+            match keep_once(records, &id, &mut claim_request, &done).await {
                 Err(error) if is_passing(error.kind()) && Instant::now() < deadline => {
                     sleep(pause).await;
                     pause = (pause * 2).min(AGAIN_MAX);
@@ -212,7 +215,7 @@ impl Drop for UnderWay<'_> {
 #[derive(Debug)]
 pub struct KeptStep {
     pub(crate) id: RecordId,
-    pub(crate) bid: Bid,
+    pub(crate) claim_request: ClaimRequest,
     pub(crate) done: Settlement,
 }
 
@@ -220,15 +223,15 @@ pub struct KeptStep {
 async fn keep_once(
     records: &dyn Records,
     id: &RecordId,
-    bid: &mut Bid,
+    claim_request: &mut ClaimRequest,
     done: &Settlement,
 ) -> Result<Option<Record>, StoreError> {
-    match records.claim(id, bid).await? {
+    match records.claim(id, claim_request).await? {
         Claim::Granted(lease) => records.settle(&lease, done).await.map(|()| None),
-        Claim::Settled(record) if record.token == bid.token => Ok(None),
+        Claim::Settled(record) if record.token == claim_request.token => Ok(None),
         Claim::Settled(record) => Ok(Some(record)),
         Claim::Held(holder) => {
-            bid.over = Some(Over::Orphan(holder.token));
+            claim_request.expected = Some(Expected::Orphan(holder.token));
             Err(ErrorKind::Unavailable.into())
         }
         _ => Err(ErrorKind::Internal.into()),
@@ -260,8 +263,12 @@ fn check<E>(label: &str) -> Result<(), StepError<E>> {
 /// A store of whatever kind, as an execution uses it for its steps; each is limited in time.
 pub(crate) trait Records: Send + Sync {
     fn token(&self) -> Token;
-    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<Seen>>;
-    fn claim<'a>(&'a self, id: &'a RecordId, bid: &'a Bid) -> Answered<'a, Claim>;
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<RecordSnapshot>>;
+    fn claim<'a>(
+        &'a self,
+        id: &'a RecordId,
+        claim_request: &'a ClaimRequest,
+    ) -> Answered<'a, Claim>;
     fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()>;
 }
 
@@ -273,12 +280,16 @@ impl<S: Store> Records for Inner<S> {
         self.token()
     }
 
-    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<Seen>> {
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<RecordSnapshot>> {
         Box::pin(within(self.policy().claim_timeout, self.store().lookup(id)))
     }
 
-    fn claim<'a>(&'a self, id: &'a RecordId, bid: &'a Bid) -> Answered<'a, Claim> {
-        Box::pin(within(self.policy().claim_timeout, self.store().claim(id, bid)))
+    fn claim<'a>(
+        &'a self,
+        id: &'a RecordId,
+        claim_request: &'a ClaimRequest,
+    ) -> Answered<'a, Claim> {
+        Box::pin(within(self.policy().claim_timeout, self.store().claim(id, claim_request)))
     }
 
     fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()> {

@@ -8,7 +8,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
 
 use crate::app::{self, Gate};
 use crate::in_process::{call, created, on_one_thread, request};
@@ -59,8 +59,8 @@ fn claims(stores: &[(&str, &str)], effort: Effort, report: &mut Report) -> Measu
         &["", "ns/claim", "ratio"],
     );
     for ((name, _), [nanos]) in stores.iter().zip(&series) {
-        let over = nanos.over(&series[0][0]);
-        table.row([(*name).to_owned(), count(nanos.median()), ratio(over.median())]);
+        let expected = nanos.expecting(&series[0][0]);
+        table.row([(*name).to_owned(), count(nanos.median()), ratio(expected.median())]);
     }
     report.add(&table);
     Ok(())
@@ -70,17 +70,18 @@ async fn nanos_per_claim(url: String) -> Measured<f64> {
     let store: AnyStore = app::store(&url)?;
     let id = RecordId::from_bytes([7; RecordId::BYTES]);
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    let bid =
-        |number: u128| Bid::new(Token::from_bytes(number.to_be_bytes()), fingerprint, HOUR, HOUR);
+    let claim_request = |number: u128| {
+        ClaimRequest::new(Token::from_bytes(number.to_be_bytes()), fingerprint, HOUR, HOUR)
+    };
     // Of the rounds on one server the first settles.
-    if let Claim::Granted(lease) = store.claim(&id, &bid(1)).await? {
+    if let Claim::Granted(lease) = store.claim(&id, &claim_request(1)).await? {
         let payload = Bytes::from_static(app::WISH.as_bytes());
-        store.settle(&lease, &Settlement::new(State::Done, payload, HOUR, HOUR)).await?;
+        store.settle(&lease, &Settlement::new(State::Completed, payload, HOUR, HOUR)).await?;
     }
-    let bid = bid(2);
+    let claim_request = claim_request(2);
     let began = thread_time();
     for _ in 0..CLAIMS {
-        let Claim::Settled(_) = store.claim(&id, &bid).await? else {
+        let Claim::Settled(_) = store.claim(&id, &claim_request).await? else {
             return Err("a settled record was not found".into());
         };
     }
@@ -114,7 +115,7 @@ pub(crate) fn sealed(effort: Effort, report: &mut Report) -> Measured<()> {
                 format!("{kind}, {name}"),
                 small(clear.median()),
                 small(sealed.median()),
-                ratio(sealed.over(clear).median()),
+                ratio(sealed.expecting(clear).median()),
                 small(sealed.median() - clear.median()),
             ]);
         }

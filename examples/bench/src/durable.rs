@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::in_process::on_one_thread;
-use crate::redis_rates::{DAY, PAYLOAD_BYTES, bid, id};
+use crate::redis_rates::{DAY, PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::in_turns;
 use crate::{Effort, Measured};
@@ -62,19 +62,19 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         }])
     })?;
     for (position, (step, [rate])) in steps.iter().zip(&series).enumerate() {
-        let over = |base: usize| ratio(rate.over(&series[base][0]).median());
+        let expected = |base: usize| ratio(rate.expecting(&series[base][0]).median());
         let alone = match step {
-            Step::Claims(_) => over(3),
-            Step::ClaimsSettled(_) => over(6),
-            Step::Replays(_) => over(9),
+            Step::Claims(_) => expected(3),
+            Step::ClaimsSettled(_) => expected(6),
+            Step::Replays(_) => expected(9),
             _ => String::new(),
         };
         table.row([
             step.name().to_owned(),
             step.tasks().to_string(),
             count(rate.median()),
-            over(0),
-            if position > 0 { over(1) } else { String::new() },
+            expected(0),
+            if position > 0 { expected(1) } else { String::new() },
             alone,
             small(step.tasks() as f64 * 1e6 / rate.median()),
         ]);
@@ -190,18 +190,18 @@ async fn warm_up(store: &SqliteStore) -> Measured<()> {
 
 /// Claims a record of a number of its own, and settles it if asked to.
 pub(crate) async fn claimed(store: &impl Store, number: u64, settle: bool) -> Measured<()> {
-    let Claim::Granted(lease) = store.claim(&id(number), &bid(number)).await? else {
+    let Claim::Granted(lease) = store.claim(&id(number), &claim_request(number)).await? else {
         return Err("a claim was not granted".into());
     };
     if settle {
         let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
-        store.settle(&lease, &Settlement::new(State::Done, payload, DAY, DAY)).await?;
+        store.settle(&lease, &Settlement::new(State::Completed, payload, DAY, DAY)).await?;
     }
     Ok(())
 }
 
 async fn replayed(store: &SqliteStore, number: u64) -> Measured<()> {
-    match store.claim(&id(u64::MAX), &bid(number)).await? {
+    match store.claim(&id(u64::MAX), &claim_request(number)).await? {
         Claim::Settled(_) => Ok(()),
         _ => Err("a claim was granted that was settled".into()),
     }

@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 use crate::durable::{claimed, folder};
 use crate::in_process::on_one_thread;
 use crate::postgres_server::PostgresServer;
-use crate::redis_rates::{PAYLOAD_BYTES, bid, id};
+use crate::redis_rates::{PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, small};
 use crate::series::Series;
 use crate::{Effort, Measured};
@@ -93,7 +93,7 @@ async fn in_a_file(
     file.execute_batch("UPDATE records SET expires = 1, due = 1")?;
     file.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
     let began = Instant::now();
-    store.tend();
+    store.maintain();
     while number("SELECT min(due) FROM records")? == 1 {
         grown.claims_during_sweep.push(claim(&*store, &mut next).await?);
     }
@@ -145,12 +145,12 @@ async fn fill(store: &Arc<impl Store>, records: usize) -> Measured<f64> {
             tokio::spawn(async move {
                 for number in (task..records).step_by(TASKS) {
                     let number = number as u64;
-                    let claim = store.claim(&id(number), &bid(number)).await;
+                    let claim = store.claim(&id(number), &claim_request(number)).await;
                     let Ok(Claim::Granted(lease)) = claim else {
                         return Err("a claim was not granted".to_owned());
                     };
                     let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
-                    let done = Settlement::new(State::Done, payload, HOUR, HOUR);
+                    let done = Settlement::new(State::Completed, payload, HOUR, HOUR);
                     store.settle(&lease, &done).await.map_err(|error| error.to_string())?;
                 }
                 Ok(())

@@ -13,7 +13,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Settlement, Store};
 
-use crate::redis_rates::{DAY, PAYLOAD_BYTES, bid, id};
+use crate::redis_rates::{DAY, PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, ratio};
 use crate::series::in_turns;
 use crate::{Effort, Measured, machine};
@@ -58,7 +58,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         table.row([
             count(records as f64),
             count(nanos.median()),
-            ratio(nanos.over(bare_nanos).median()),
+            ratio(nanos.expecting(bare_nanos).median()),
             seen(bytes.median()),
             "600".to_owned(),
             seen(bare_bytes.median()),
@@ -100,12 +100,12 @@ pub(crate) fn run(flags: &Flags) -> Measured<()> {
 }
 
 async fn step(store: &MemoryStore, number: u64) -> Measured<()> {
-    let (id, bid) = (id(number), bid(number));
-    let Claim::Granted(lease) = store.claim(&id, &bid).await? else {
+    let (id, claim_request) = (id(number), claim_request(number));
+    let Claim::Granted(lease) = store.claim(&id, &claim_request).await? else {
         return Err("a claim was not granted".into());
     };
-    store.settle(&lease, &Settlement::new(State::Done, payload(), DAY, DAY)).await?;
-    match store.claim(&id, &bid).await? {
+    store.settle(&lease, &Settlement::new(State::Completed, payload(), DAY, DAY)).await?;
+    match store.claim(&id, &claim_request).await? {
         Claim::Settled(record) => {
             black_box(record);
             Ok(())

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, NoTls, Statement};
 use crate::durable::appended;
 use crate::in_process::on_one_thread;
 use crate::postgres_server::PostgresServer;
-use crate::redis_rates::{DAY, PAYLOAD_BYTES, bid, id};
+use crate::redis_rates::{DAY, PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, ratio};
 use crate::series::{Series, in_turns};
 use crate::{Effort, Measured};
@@ -24,7 +24,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     let mut table = Table::new(
         "Durable claims through the PostgreSQL store",
         "Baselines: a record appended to a file with `fdatasync`, and a prepared `INSERT … ON CONFLICT DO NOTHING` of one row of the same size into a \
-         table with the same indexes, over one connection, one after the other; \
+         table with the same indexes, expected one connection, one after the other; \
          with more tasks, they are pipelined on that connection.\n\
          With one task the rows take turns statement by statement, and the rate is that of the \
          median time.\n\
@@ -149,12 +149,15 @@ impl Subject {
             self.client.execute(&self.bare, &[&&id.as_bytes()[..], &token, &&record[..]]).await?;
             return Ok(());
         }
-        let Claim::Granted(lease) = self.store.claim(&id(number), &bid(number)).await? else {
+        let Claim::Granted(lease) = self.store.claim(&id(number), &claim_request(number)).await?
+        else {
             return Err("a claim was not granted".into());
         };
         if matches!(step, Step::ClaimSettle) {
             let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
-            self.store.settle(&lease, &Settlement::new(State::Done, payload, DAY, DAY)).await?;
+            self.store
+                .settle(&lease, &Settlement::new(State::Completed, payload, DAY, DAY))
+                .await?;
         }
         Ok(())
     }

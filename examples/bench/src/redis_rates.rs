@@ -10,7 +10,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
 use redis::aio::MultiplexedConnection;
 
 use crate::in_process::on_one_thread;
@@ -39,16 +39,16 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             Ok([on_one_thread(move || rate(url, step, tasks, window))?])
         })?;
         for (step, [rate]) in steps.iter().zip(&series) {
-            let over = |base: usize| ratio(rate.over(&series[base][0]).median());
+            let expected = |base: usize| ratio(rate.expecting(&series[base][0]).median());
             let one = matches!(step, Step::Set | Step::Claim);
             let unless = |skip: bool, text: String| if skip { String::new() } else { text };
             table.row([
                 step.name().to_owned(),
                 tasks.to_string(),
                 count(rate.median()),
-                unless(!one, over(0)),
-                unless(one, over(1)),
-                unless(one, over(2)),
+                unless(!one, expected(0)),
+                unless(one, expected(1)),
+                unless(one, expected(2)),
             ]);
         }
     }
@@ -111,13 +111,13 @@ async fn rate(url: String, step: Step, tasks: u32, window: Duration) -> Measured
 }
 
 async fn claimed(store: &RedisStore, number: u64, step: Step) -> Measured<()> {
-    let bid = bid(number);
-    let Claim::Granted(lease) = store.claim(&id(number), &bid).await? else {
+    let claim_request = claim_request(number);
+    let Claim::Granted(lease) = store.claim(&id(number), &claim_request).await? else {
         return Err("a claim was not granted".into());
     };
     if matches!(step, Step::ClaimSettle) {
         let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
-        store.settle(&lease, &Settlement::new(State::Done, payload, DAY, DAY)).await?;
+        store.settle(&lease, &Settlement::new(State::Completed, payload, DAY, DAY)).await?;
     }
     Ok(())
 }
@@ -148,11 +148,16 @@ async fn bare(
     Ok(())
 }
 
-/// A bid that no other is equal to.
-pub(crate) fn bid(number: u64) -> Bid {
+/// A claim request that no other is equal to.
+pub(crate) fn claim_request(number: u64) -> ClaimRequest {
     let mut token = [0; Token::BYTES];
     token[..8].copy_from_slice(&number.to_be_bytes());
-    Bid::new(Token::from_bytes(token), Fingerprint::unchecked(), Duration::from_secs(15), DAY)
+    ClaimRequest::new(
+        Token::from_bytes(token),
+        Fingerprint::unchecked(),
+        Duration::from_secs(15),
+        DAY,
+    )
 }
 
 /// A name that no other is equal to, its bits as random as those of a hash.

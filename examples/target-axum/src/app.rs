@@ -20,8 +20,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub(crate) use self::run::RecordSnapshot;
 use self::run::Run;
-pub(crate) use self::run::Seen;
 use crate::journal::Journal;
 
 /// What the executions of one process share.

@@ -9,7 +9,7 @@ use idemptx::store::AnyStore;
 use idemptx::{Engine, Execution, Policy, Profile};
 use tokio::time::{sleep, timeout};
 
-use crate::app::Seen;
+use crate::app::RecordSnapshot;
 use crate::flags::Flags;
 
 /// The layer around the application, and what belongs to it.
@@ -70,9 +70,9 @@ impl Protection {
 }
 
 /// What a handler sees of the execution that it is part of.
-pub(crate) fn execution(extensions: &Extensions) -> Option<Seen> {
+pub(crate) fn execution(extensions: &Extensions) -> Option<RecordSnapshot> {
     let execution = extensions.get::<Execution>()?;
-    Some(Seen {
+    Some(RecordSnapshot {
         key: Some(execution.key().to_owned()),
         attempt: Some(execution.attempt()),
         token: Some(execution.token().to_string()),

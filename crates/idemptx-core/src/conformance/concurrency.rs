@@ -6,12 +6,15 @@ use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{Trial, done, fenced, held_by, held_live_by, settled_as};
 use crate::lease::Lease;
-use crate::store::{Bid, Claim, Over, Store, StoreError};
+use crate::store::{Claim, ClaimRequest, Expected, Store, StoreError};
 
 pub(super) async fn one_of_many_claims_is_granted<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let bids: Vec<Bid> = (0..MANY).map(|_| trial.bid()).collect();
-    let claims = join_all(bids.iter().map(|bid| trial.store().claim(&id, bid))).await;
+    let claim_requests: Vec<ClaimRequest> = (0..MANY).map(|_| trial.claim_request()).collect();
+    let claims = join_all(
+        claim_requests.iter().map(|claim_request| trial.store().claim(&id, claim_request)),
+    )
+    .await;
     let owner = the_one_granted(&claims)?;
     for claim in &claims {
         if let Ok(Claim::Held(holder)) = claim {
@@ -25,8 +28,8 @@ pub(super) async fn one_of_many_claims_is_granted<H: Harness>(trial: &Trial<'_, 
 pub(super) async fn a_claim_sent_many_times_at_once_is_one<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
-    let (id, bid) = (trial.id(), trial.bid());
-    let leases = join_all((0..MANY).map(|_| trial.granted(&id, &bid))).await;
+    let (id, claim_request) = (trial.id(), trial.claim_request());
+    let leases = join_all((0..MANY).map(|_| trial.granted(&id, &claim_request))).await;
     let leases = leases.into_iter().collect::<Result<Vec<_>, _>>()?;
     for pair in leases.windows(2) {
         if let [one, other] = pair {
@@ -39,8 +42,13 @@ pub(super) async fn a_claim_sent_many_times_at_once_is_one<H: Harness>(
 pub(super) async fn one_of_many_takeovers_is_granted<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
     let orphan = trial.orphan(&id).await?;
-    let bids: Vec<Bid> = (0..MANY).map(|_| trial.bid().over(Over::Orphan(orphan.token))).collect();
-    let claims = join_all(bids.iter().map(|bid| trial.store().claim(&id, bid))).await;
+    let claim_requests: Vec<ClaimRequest> = (0..MANY)
+        .map(|_| trial.claim_request().expecting(Expected::Orphan(orphan.token)))
+        .collect();
+    let claims = join_all(
+        claim_requests.iter().map(|claim_request| trial.store().claim(&id, claim_request)),
+    )
+    .await;
     let owner = the_one_granted(&claims)?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
     ensure!(owner.fence > orphan.fence, "the fence {} follows {}", owner.fence, orphan.fence);
@@ -55,9 +63,10 @@ pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<
     for round in 0..ROUNDS {
         let id = trial.id();
         let former = trial.orphan(&id).await?;
-        let (bid, late) = (trial.bid().over(Over::Orphan(former.token)), done("late"));
+        let (claim_request, late) =
+            (trial.claim_request().expecting(Expected::Orphan(former.token)), done("late"));
         let settle = trial.store().settle(&former, &late);
-        let claim = trial.store().claim(&id, &bid);
+        let claim = trial.store().claim(&id, &claim_request);
         let (settled, claimed) = if round % 2 == 0 {
             join(settle, claim).await
         } else {
@@ -86,7 +95,7 @@ pub(super) async fn a_settlement_and_a_release_at_once_do_not_both_count<H: Harn
 ) -> Outcome {
     for round in 0..ROUNDS {
         let id = trial.id();
-        let lease = trial.granted(&id, &trial.bid()).await?;
+        let lease = trial.granted(&id, &trial.claim_request()).await?;
         let result = done("result");
         let settle = trial.store().settle(&lease, &result);
         let release = trial.store().release(&lease);
@@ -118,22 +127,22 @@ pub(super) async fn steps_that_are_dropped_harm_nothing<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     for _ in 0..ROUNDS {
-        let (id, bid) = (trial.id(), trial.bid());
-        poll_once(trial.store().claim(&id, &bid)).await;
+        let (id, claim_request) = (trial.id(), trial.claim_request());
+        poll_once(trial.store().claim(&id, &claim_request)).await;
         passage(trial).await?;
         // The dropped claim may be in force or not; with its own token it is granted either way.
-        let lease = trial.granted(&id, &bid).await?;
+        let lease = trial.granted(&id, &claim_request).await?;
         poll_once(trial.store().lookup(&id)).await;
         passage(trial).await?;
         poll_once(trial.store().renew(&lease)).await;
         passage(trial).await?;
         held_by(&trial.seen_held(&id).await?, &lease)?;
-        let result = done(*bid.token.as_bytes());
+        let result = done(*claim_request.token.as_bytes());
         poll_once(trial.store().settle(&lease, &result)).await;
         passage(trial).await?;
         trial.settle(&lease, &result).await?;
         settled_as(&trial.seen_settled(&id).await?, &lease, &result)?;
-        let other = trial.granted(&trial.id(), &trial.bid()).await?;
+        let other = trial.granted(&trial.id(), &trial.claim_request()).await?;
         poll_once(trial.store().release(&other)).await;
         passage(trial).await?;
         trial.release(&other).await?;
@@ -143,14 +152,14 @@ pub(super) async fn steps_that_are_dropped_harm_nothing<H: Harness>(
 
 /// A whole life of one record, every answer of which must be about that record.
 async fn passage<H: Harness>(trial: &Trial<'_, H>) -> Result<(), Broken> {
-    let (id, bid) = (trial.id(), trial.bid());
+    let (id, claim_request) = (trial.id(), trial.claim_request());
     trial.absent(&id).await?;
-    let lease = trial.granted(&id, &bid).await?;
-    held_live_by(&trial.held(&id, &trial.bid()).await?, &lease)?;
+    let lease = trial.granted(&id, &claim_request).await?;
+    held_live_by(&trial.held(&id, &trial.claim_request()).await?, &lease)?;
     let lease = trial.renew(&lease).await?;
-    let result = done(*bid.token.as_bytes());
+    let result = done(*claim_request.token.as_bytes());
     trial.settle(&lease, &result).await?;
-    settled_as(&trial.settled(&id, &trial.bid()).await?, &lease, &result)
+    settled_as(&trial.settled(&id, &trial.claim_request()).await?, &lease, &result)
 }
 
 /// The lease of the only claim that was granted; the others must have been refused.

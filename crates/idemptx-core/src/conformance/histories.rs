@@ -11,7 +11,7 @@ use super::{Harness, Life, Replaceable, Step};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Bid, Claim, Inventory, Over, Seen, Settlement, Store};
+use crate::store::{Claim, ClaimRequest, Expected, Inventory, RecordSnapshot, Settlement, Store};
 
 pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(
     trial: &Trial<'_, H>,
@@ -67,8 +67,8 @@ pub(super) async fn play<H: Harness<Store: Inventory>>(
         let found = walk(trial, &world.query().limit(2)).await.map_err(at)?;
         let expected = world.standings();
         ensure!(found.keys().eq(expected.keys()), "{found:?} listed after {place} of {steps:?}");
-        for (entry, (standing, lease)) in found.values().zip(expected.values()) {
-            is_of(entry, lease, *standing).map_err(at)?;
+        for (entry, (status, lease)) in found.values().zip(expected.values()) {
+            is_of(entry, lease, *status).map_err(at)?;
         }
     }
     world.compare().await
@@ -86,18 +86,18 @@ fn random_steps(seed: u64) -> Vec<Step> {
             1 => Life::Ends,
             _ => Life::Stays,
         };
-        let over = match below(3) {
+        let expected = match below(3) {
             0 => None,
             1 => Some(Replaceable::Orphan(other)),
             _ => Some(Replaceable::Settled(other)),
         };
         let state = match below(4) {
-            0 => State::DoneNobody,
+            0 => State::NotReplayable,
             1 => State::Unknown,
-            _ => State::Done,
+            _ => State::Completed,
         };
         match below(8) {
-            0..=3 => Step::Claim { record, actor, over, life },
+            0..=3 => Step::Claim { record, actor, expected, life },
             4 => Step::Settle { record, actor, state, life },
             5 => Step::Release { record, actor },
             6 => Step::Renew { record, actor },
@@ -114,11 +114,11 @@ struct Modelled {
     result: Option<Settlement>,
 }
 
-/// One record, the bids of a few actors for it, and the model.
+/// One record, the claim requests of a few actors for it, and the model.
 struct History<'a, H> {
     trial: &'a Trial<'a, H>,
     id: RecordId,
-    bids: Vec<Bid>,
+    claim_requests: Vec<ClaimRequest>,
     orphans: bool,
     random: Random,
     model: Option<Modelled>,
@@ -129,11 +129,12 @@ struct History<'a, H> {
 impl<'a, H: Harness> History<'a, H> {
     fn new(trial: &'a Trial<'a, H>, seed: u64, orphans: bool) -> Self {
         let term = if orphans { trial.tick() / 10 } else { LONG };
-        let bids = (0..ACTORS).map(|_| Bid { term, ..trial.bid() }).collect();
+        let claim_requests =
+            (0..ACTORS).map(|_| ClaimRequest { term, ..trial.claim_request() }).collect();
         let random = Random(SEED ^ seed);
         let id = trial.id();
         let (model, steps) = (None, String::new());
-        Self { trial, id, bids, orphans, random, model, fence_last: 0, steps }
+        Self { trial, id, claim_requests, orphans, random, model, fence_last: 0, steps }
     }
 
     async fn play(mut self, steps: usize) -> Result<(), Broken> {
@@ -146,34 +147,38 @@ impl<'a, H: Harness> History<'a, H> {
     }
 
     async fn step(&mut self) -> Result<(), Broken> {
-        let bid = self.random.one_of(&self.bids)?;
-        let token = self.random.one_of(&self.bids)?.token;
-        let over =
-            if self.random.below(2) == 0 { Over::Orphan(token) } else { Over::Settled(token) };
+        let claim_request = self.random.one_of(&self.claim_requests)?;
+        let token = self.random.one_of(&self.claim_requests)?.token;
+        let expected = if self.random.below(2) == 0 {
+            Expected::Orphan(token)
+        } else {
+            Expected::Settled(token)
+        };
         match self.random.below(8) {
-            0..=3 if token == bid.token => self.claim(&bid).await,
-            0..=3 => self.claim(&bid.over(over)).await,
-            4 => self.settle(&bid).await,
-            5 => self.release(&bid).await,
-            6 => self.renew(&bid).await,
+            0..=3 if token == claim_request.token => self.claim(&claim_request).await,
+            0..=3 => self.claim(&claim_request.expecting(expected)).await,
+            4 => self.settle(&claim_request).await,
+            5 => self.release(&claim_request).await,
+            6 => self.renew(&claim_request).await,
             _ => self.lookup().await,
         }
     }
 
-    async fn claim(&mut self, bid: &Bid) -> Result<(), Broken> {
-        self.note("claim", bid);
-        let told = self.trial.store().claim(&self.id, bid).await;
+    async fn claim(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        self.note("claim", claim_request);
+        let told = self.trial.store().claim(&self.id, claim_request).await;
         let told = told.map_err(|error| Broken(format!("a claim failed: {error:?}")))?;
         let attempt = match &self.model {
             None => 1,
-            Some(Modelled { lease, result: None }) if lease.token == bid.token => {
+            Some(Modelled { lease, result: None }) if lease.token == claim_request.token => {
                 let again = told == Claim::Granted(lease.clone());
                 ensure!(again, "a claim sent again came to: {}", told.told());
                 return self.lapse().await;
             }
             Some(Modelled { lease, result })
-                if bid.over == Some(Over::Settled(lease.token)) && result.is_some()
-                    || bid.over == Some(Over::Orphan(lease.token))
+                if claim_request.expected == Some(Expected::Settled(lease.token))
+                    && result.is_some()
+                    || claim_request.expected == Some(Expected::Orphan(lease.token))
                         && self.orphans
                         && result.is_none() =>
             {
@@ -193,7 +198,7 @@ impl<'a, H: Harness> History<'a, H> {
         let Claim::Granted(lease) = told else {
             return Err(Broken(format!("a good claim came to: {}", told.told())));
         };
-        let expected = Lease::granted(self.id, bid, lease.fence, attempt);
+        let expected = Lease::granted(self.id, claim_request, lease.fence, attempt);
         ensure!(lease == expected, "granted {lease:?} instead of {expected:?}");
         ensure!(
             lease.fence > self.fence_last || (attempt == 1 && lease.fence == self.fence_last),
@@ -206,13 +211,13 @@ impl<'a, H: Harness> History<'a, H> {
         self.lapse().await
     }
 
-    async fn settle(&mut self, bid: &Bid) -> Result<(), Broken> {
-        self.note("settle", bid);
-        let done = result(State::Done, *bid.token.as_bytes());
-        let lease = self.lease_of(bid);
+    async fn settle(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        self.note("settle", claim_request);
+        let done = result(State::Completed, *claim_request.token.as_bytes());
+        let lease = self.lease_of(claim_request);
         let told = self.trial.store().settle(&lease, &done).await;
         match &mut self.model {
-            Some(model) if model.lease.token == bid.token => {
+            Some(model) if model.lease.token == claim_request.token => {
                 model.result = Some(done);
                 told.map_err(|error| Broken(format!("the owner cannot settle: {error:?}")))
             }
@@ -220,11 +225,11 @@ impl<'a, H: Harness> History<'a, H> {
         }
     }
 
-    async fn release(&mut self, bid: &Bid) -> Result<(), Broken> {
-        self.note("release", bid);
-        let told = self.trial.store().release(&self.lease_of(bid)).await;
+    async fn release(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        self.note("release", claim_request);
+        let told = self.trial.store().release(&self.lease_of(claim_request)).await;
         match &self.model {
-            Some(model) if model.lease.token != bid.token || model.result.is_some() => {
+            Some(model) if model.lease.token != claim_request.token || model.result.is_some() => {
                 fenced("release", told)
             }
             _ => {
@@ -234,12 +239,12 @@ impl<'a, H: Harness> History<'a, H> {
         }
     }
 
-    async fn renew(&mut self, bid: &Bid) -> Result<(), Broken> {
-        self.note("renew", bid);
-        let lease = self.lease_of(bid);
+    async fn renew(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        self.note("renew", claim_request);
+        let lease = self.lease_of(claim_request);
         let told = self.trial.store().renew(&lease).await;
         match &self.model {
-            Some(model) if model.lease.token == bid.token && model.result.is_none() => {
+            Some(model) if model.lease.token == claim_request.token && model.result.is_none() => {
                 let told =
                     told.map_err(|error| Broken(format!("the owner cannot renew: {error:?}")))?;
                 ensure!(told == lease, "renewed to {told:?} instead of {lease:?}");
@@ -255,21 +260,22 @@ impl<'a, H: Harness> History<'a, H> {
         let told = told.map_err(|error| Broken(format!("a lookup failed: {error:?}")))?;
         match (&self.model, told) {
             (None, None) => Ok(()),
-            (Some(Modelled { lease, result: None }), Some(Seen::Held(holder))) => {
+            (Some(Modelled { lease, result: None }), Some(RecordSnapshot::Held(holder))) => {
                 held_by(&holder, lease)
             }
-            (Some(Modelled { lease, result: Some(result) }), Some(Seen::Settled(record))) => {
-                settled_as(&record, lease, result)
-            }
+            (
+                Some(Modelled { lease, result: Some(result) }),
+                Some(RecordSnapshot::Settled(record)),
+            ) => settled_as(&record, lease, result),
             (_, told) => Err(Broken(format!("a lookup came to: {}", told.told()))),
         }
     }
 
-    /// The lease in force if it is the bidder's, else one that never was.
-    fn lease_of(&self, bid: &Bid) -> Lease {
+    /// The lease in force if it is the requester's, else one that never was.
+    fn lease_of(&self, claim_request: &ClaimRequest) -> Lease {
         match &self.model {
-            Some(model) if model.lease.token == bid.token => model.lease.clone(),
-            _ => Lease::granted(self.id, bid, self.fence_last, 1),
+            Some(model) if model.lease.token == claim_request.token => model.lease.clone(),
+            _ => Lease::granted(self.id, claim_request, self.fence_last, 1),
         }
     }
 
@@ -278,14 +284,16 @@ impl<'a, H: Harness> History<'a, H> {
         if self.orphans { self.trial.lapsed(&self.id).await } else { Ok(()) }
     }
 
-    fn note(&mut self, step: &str, bid: &Bid) {
-        let actor = |token| self.bids.iter().position(|bid| bid.token == token);
-        let over = bid.over.map(|over| match over {
-            Over::Orphan(token) => format!(" over the orphan of {:?}", actor(token)),
-            Over::Settled(token) => format!(" over the result of {:?}", actor(token)),
+    fn note(&mut self, step: &str, claim_request: &ClaimRequest) {
+        let actor = |token| {
+            self.claim_requests.iter().position(|claim_request| claim_request.token == token)
+        };
+        let expected = claim_request.expected.map(|expected| match expected {
+            Expected::Orphan(token) => format!(" over the orphan of {:?}", actor(token)),
+            Expected::Settled(token) => format!(" over the result of {:?}", actor(token)),
         });
-        let actor = actor(bid.token).unwrap_or_default();
-        let line = format!("{step} by {actor}{}; ", over.unwrap_or_default());
+        let actor = actor(claim_request.token).unwrap_or_default();
+        let line = format!("{step} by {actor}{}; ", expected.unwrap_or_default());
         self.steps.push_str(&line);
     }
 }
@@ -301,9 +309,12 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    fn one_of(&mut self, bids: &[Bid]) -> Result<Bid, Broken> {
-        let position = usize::try_from(self.below(bids.len() as u64)).unwrap_or_default();
-        bids.get(position).cloned().ok_or_else(|| Broken("a history without actors".to_owned()))
+    fn one_of(&mut self, claim_requests: &[ClaimRequest]) -> Result<ClaimRequest, Broken> {
+        let position = usize::try_from(self.below(claim_requests.len() as u64)).unwrap_or_default();
+        claim_requests
+            .get(position)
+            .cloned()
+            .ok_or_else(|| Broken("a history without actors".to_owned()))
     }
 }
 

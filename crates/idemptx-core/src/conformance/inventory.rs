@@ -12,7 +12,10 @@ use super::trial::{LONG, Trial, done, held_live_by, result};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Bid, Entry, ErrorKind, Inventory, Over, Page, Query, Settlement, Standing};
+use crate::store::{
+    ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordStatus, RecordSummary,
+    Settlement,
+};
 
 pub(super) async fn a_scope_without_records_lists_nothing<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
@@ -27,10 +30,10 @@ pub(super) async fn a_claim_is_listed_as_running<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     let entry = listed(trial, &id).await?;
-    is_of(&entry, &lease, Standing::Running)?;
-    let Entry { remaining, expires_in, payload_bytes, .. } = entry;
+    is_of(&entry, &lease, RecordStatus::Running)?;
+    let RecordSummary { remaining, expires_in, payload_bytes, .. } = entry;
     ensure!(!remaining.is_zero() && remaining <= lease.term, "{remaining:?} of a lease are left");
     ensure!(expires_in <= lease.retain, "a claim is kept for {expires_in:?}");
     ensure!(payload_bytes == 0, "a claim has a response of {payload_bytes} bytes");
@@ -43,7 +46,7 @@ pub(super) async fn an_orphan_is_listed_as_orphaned<H: Harness<Store: Inventory>
     let id = trial.id();
     let lease = trial.orphan(&id).await?;
     let entry = listed(trial, &id).await?;
-    is_of(&entry, &lease, Standing::Orphaned)?;
+    is_of(&entry, &lease, RecordStatus::Orphaned)?;
     ensure!(entry.remaining.is_zero(), "{:?} are left of a lapsed lease", entry.remaining);
     ensure!(entry.idle >= lease.term, "the owner was heard of {:?} ago", entry.idle);
     Ok(Passed)
@@ -54,7 +57,7 @@ pub(super) async fn a_takeover_is_listed_as_the_claim_it_is<H: Harness<Store: In
 ) -> Outcome {
     let id = trial.id();
     let (_, owner) = trial.taken_over(&id).await?;
-    is_of(&listed(trial, &id).await?, &owner, Standing::Running)?;
+    is_of(&listed(trial, &id).await?, &owner, RecordStatus::Running)?;
     Ok(Passed)
 }
 
@@ -63,18 +66,18 @@ pub(super) async fn results_are_listed_in_their_state_and_with_their_size<
 >(
     trial: &Trial<'_, H>,
 ) -> Outcome {
-    for (state, standing, payload) in [
-        (State::Done, Standing::Done, "a response"),
-        (State::Done, Standing::Done, ""),
-        (State::DoneNobody, Standing::DoneNobody, "a head"),
-        (State::Unknown, Standing::Unknown, ""),
+    for (state, status, payload) in [
+        (State::Completed, RecordStatus::Completed, "a response"),
+        (State::Completed, RecordStatus::Completed, ""),
+        (State::NotReplayable, RecordStatus::NotReplayable, "a head"),
+        (State::Unknown, RecordStatus::Unknown, ""),
     ] {
         for retain in [LONG, LONG / 2] {
             let id = trial.id();
-            let lease = trial.granted(&id, &trial.bid()).await?;
+            let lease = trial.granted(&id, &trial.claim_request()).await?;
             trial.settle(&lease, &Settlement { retain, ..result(state, payload) }).await?;
             let entry = listed(trial, &id).await?;
-            is_of(&entry, &lease, standing)?;
+            is_of(&entry, &lease, status)?;
             let size = payload.len() as u64;
             ensure!(entry.payload_bytes == size, "{size} bytes are {}", entry.payload_bytes);
             ensure!(entry.remaining.is_zero(), "a result has a lease");
@@ -90,11 +93,11 @@ pub(super) async fn a_result_whose_response_has_expired_is_listed_as_spent<
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     trial.settle(&lease, &Settlement { retain: trial.tick(), ..done("response") }).await?;
     trial.spent(&id).await?;
     let entry = listed(trial, &id).await?;
-    is_of(&entry, &lease, Standing::Spent)?;
+    is_of(&entry, &lease, RecordStatus::ResponseExpired)?;
     ensure!(entry.payload_bytes == 0, "an expired response has {} bytes", entry.payload_bytes);
     Ok(Passed)
 }
@@ -103,7 +106,7 @@ pub(super) async fn what_was_released_is_not_listed<H: Harness<Store: Inventory>
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     trial.release(&lease).await?;
     not_listed(trial, &id).await?;
     Ok(Passed)
@@ -114,8 +117,8 @@ pub(super) async fn what_has_ended_is_not_listed<H: Harness<Store: Inventory>>(
 ) -> Outcome {
     let (claimed, settled) = (trial.id(), trial.id());
     let brief = trial.tick() * 2;
-    trial.granted(&claimed, &Bid { retain: brief, ..trial.brief_bid() }).await?;
-    let lease = trial.granted(&settled, &trial.bid()).await?;
+    trial.granted(&claimed, &ClaimRequest { retain: brief, ..trial.brief_claim_request() }).await?;
+    let lease = trial.granted(&settled, &trial.claim_request()).await?;
     trial.settle(&lease, &Settlement { retain: brief, key_retain: brief, ..done("x") }).await?;
     trial.gone(&claimed).await?;
     trial.gone(&settled).await?;
@@ -128,17 +131,17 @@ pub(super) async fn only_states_that_are_asked_for_are_listed<H: Harness<Store: 
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let scope = Scope::of_every_standing(trial).await?;
-    for (standing, id) in &scope.of {
-        let query = Query { extent: scope.all().extent, ..Query::of([*standing]) };
+    for (status, id) in &scope.of {
+        let query = Query { filter: scope.all().filter, ..Query::of([*status]) };
         let found = walk(trial, &query).await?;
-        ensure!(found.keys().eq([id]), "asked for what is {standing}, listed {found:?}, not {id}");
+        ensure!(found.keys().eq([id]), "asked for what is {status}, listed {found:?}, not {id}");
     }
     let in_flight =
-        walk(trial, &Query { extent: scope.all().extent, ..Query::in_flight() }).await?;
-    let expected = [Standing::Running, Standing::Orphaned];
+        walk(trial, &Query { filter: scope.all().filter, ..Query::in_flight() }).await?;
+    let expected = [RecordStatus::Running, RecordStatus::Orphaned];
     ensure!(scope.are(&in_flight, &expected), "in flight is {in_flight:?}");
-    let in_doubt = walk(trial, &Query { extent: scope.all().extent, ..Query::in_doubt() }).await?;
-    let expected = [Standing::Orphaned, Standing::Unknown];
+    let in_doubt = walk(trial, &Query { filter: scope.all().filter, ..Query::in_doubt() }).await?;
+    let expected = [RecordStatus::Orphaned, RecordStatus::Unknown];
     ensure!(scope.are(&in_doubt, &expected), "in doubt is {in_doubt:?}");
     Ok(Passed)
 }
@@ -160,7 +163,7 @@ pub(super) async fn only_the_record_that_is_asked_for_is_listed<H: Harness<Store
     for id in &here {
         let found = walk(trial, &Query::all().only(*id)).await?;
         ensure!(found.keys().eq([id]), "asked for {id}, listed {found:?}");
-        let results = Query::of([Standing::Done]).only(*id);
+        let results = Query::of([RecordStatus::Completed]).only(*id);
         ensure!(walk(trial, &results).await?.is_empty(), "a claim is listed as a result");
     }
     Ok(Passed)
@@ -172,7 +175,7 @@ pub(super) async fn only_what_has_been_left_alone_for_long_is_listed<
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let old = trial.id();
-    let lease = trial.granted(&old, &trial.bid()).await?;
+    let lease = trial.granted(&old, &trial.claim_request()).await?;
     trial.sleep(4).await;
     let query = Query::all().only(old);
     let idle = listed(trial, &old).await?.idle;
@@ -208,11 +211,13 @@ pub(super) async fn pages_leave_out_what_is_not_asked_for<H: Harness<Store: Inve
     let settled: BTreeSet<RecordId> = here.iter().step_by(5).copied().collect();
     for id in &settled {
         let holder = trial.seen_held(id).await?;
-        let bid = Bid::new(holder.token, holder.fingerprint, LONG, LONG);
-        trial.settle(&Lease::granted(*id, &bid, holder.fence, holder.attempt), &done("x")).await?;
+        let claim_request = ClaimRequest::new(holder.token, holder.fingerprint, LONG, LONG);
+        trial
+            .settle(&Lease::granted(*id, &claim_request, holder.fence, holder.attempt), &done("x"))
+            .await?;
     }
     for limit in [1, 3, Query::LIMIT_MAX] {
-        let query = Query::of([Standing::Done]).in_scope(scope_of(&here)).limit(limit);
+        let query = Query::of([RecordStatus::Completed]).in_scope(scope_of(&here)).limit(limit);
         let found = walk(trial, &query).await?;
         ensure!(found.keys().eq(&settled), "{} results, not {}", found.len(), settled.len());
     }
@@ -273,7 +278,7 @@ pub(super) async fn a_record_that_changes_hands_is_listed_all_the_while<
     for _ in 0..ROUNDS {
         let id = trial.id();
         let orphan = trial.orphan(&id).await?;
-        let bid = trial.bid().over(Over::Orphan(orphan.token));
+        let claim_request = trial.claim_request().expecting(Expected::Orphan(orphan.token));
         let lists = async {
             let mut told = Vec::new();
             for _ in 0..LISTS {
@@ -281,13 +286,13 @@ pub(super) async fn a_record_that_changes_hands_is_listed_all_the_while<
             }
             Ok::<_, Broken>(told)
         };
-        let (told, owner) = join(lists, trial.granted(&id, &bid)).await;
+        let (told, owner) = join(lists, trial.granted(&id, &claim_request)).await;
         let owner = owner?;
         for entry in told? {
             if entry.token == orphan.token {
-                is_of(&entry, &orphan, Standing::Orphaned)?;
+                is_of(&entry, &orphan, RecordStatus::Orphaned)?;
             } else {
-                is_of(&entry, &owner, Standing::Running)?;
+                is_of(&entry, &owner, RecordStatus::Running)?;
             }
         }
     }
@@ -308,7 +313,7 @@ pub(super) async fn listing_changes_nothing<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let (live, lapsed) = (trial.id(), trial.id());
-    let lease = trial.granted(&live, &trial.bid()).await?;
+    let lease = trial.granted(&live, &trial.claim_request()).await?;
     trial.orphan(&lapsed).await?;
     for id in [&live, &lapsed] {
         for _ in 0..2 {
@@ -337,7 +342,7 @@ pub(super) async fn lists_that_are_dropped_harm_nothing<H: Harness<Store: Invent
 /// A scope with one record of every standing.
 struct Scope {
     scope: [u8; 16],
-    of: BTreeMap<Standing, RecordId>,
+    of: BTreeMap<RecordStatus, RecordId>,
 }
 
 impl Scope {
@@ -346,10 +351,10 @@ impl Scope {
     ) -> Result<Self, Broken> {
         let scope = trial.id().scope_bytes();
         let mut of = BTreeMap::new();
-        for standing in Standing::ALL {
+        for status in RecordStatus::ALL {
             let id = id_in(trial, scope);
-            come_to(trial, &id, standing).await?;
-            of.insert(standing, id);
+            come_to(trial, &id, status).await?;
+            of.insert(status, id);
         }
         Ok(Self { scope, of })
     }
@@ -358,9 +363,9 @@ impl Scope {
         Query::all().in_scope(self.scope)
     }
 
-    fn are(&self, listed: &BTreeMap<RecordId, Entry>, standings: &[Standing]) -> bool {
+    fn are(&self, listed: &BTreeMap<RecordId, RecordSummary>, statuses: &[RecordStatus]) -> bool {
         let expected: BTreeSet<_> =
-            standings.iter().filter_map(|standing| self.of.get(standing)).collect();
+            statuses.iter().filter_map(|status| self.of.get(status)).collect();
         listed.keys().eq(expected)
     }
 }
@@ -368,17 +373,23 @@ impl Scope {
 async fn come_to<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
     id: &RecordId,
-    standing: Standing,
+    status: RecordStatus,
 ) -> Result<(), Broken> {
-    let bid = if standing == Standing::Orphaned { trial.brief_bid() } else { trial.bid() };
-    let lease = trial.granted(id, &bid).await?;
-    match standing {
-        Standing::Running => Ok(()),
-        Standing::Orphaned => trial.lapsed(id).await,
-        Standing::Done => trial.settle(&lease, &done("response")).await,
-        Standing::DoneNobody => trial.settle(&lease, &result(State::DoneNobody, "head")).await,
-        Standing::Unknown => trial.settle(&lease, &result(State::Unknown, "")).await,
-        Standing::Spent => {
+    let claim_request = if status == RecordStatus::Orphaned {
+        trial.brief_claim_request()
+    } else {
+        trial.claim_request()
+    };
+    let lease = trial.granted(id, &claim_request).await?;
+    match status {
+        RecordStatus::Running => Ok(()),
+        RecordStatus::Orphaned => trial.lapsed(id).await,
+        RecordStatus::Completed => trial.settle(&lease, &done("response")).await,
+        RecordStatus::NotReplayable => {
+            trial.settle(&lease, &result(State::NotReplayable, "head")).await
+        }
+        RecordStatus::Unknown => trial.settle(&lease, &result(State::Unknown, "")).await,
+        RecordStatus::ResponseExpired => {
             trial.settle(&lease, &Settlement { retain: trial.tick(), ..done("brief") }).await?;
             trial.spent(id).await.map(drop)
         }
@@ -391,7 +402,7 @@ async fn life<H: Harness<Store: Inventory>>(
     id: RecordId,
     settles: bool,
 ) -> Result<(), Broken> {
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     if settles { trial.settle(&lease, &done("x")).await } else { trial.release(&lease).await }
 }
 
@@ -402,7 +413,7 @@ async fn claimed_in_one_scope<H: Harness<Store: Inventory>>(
     let scope = trial.id().scope_bytes();
     let ids: BTreeSet<RecordId> = (0..count).map(|_| id_in(trial, scope)).collect();
     for id in &ids {
-        trial.granted(id, &trial.bid()).await?;
+        trial.granted(id, &trial.claim_request()).await?;
     }
     Ok(ids)
 }
@@ -421,7 +432,7 @@ fn scope_of(ids: &BTreeSet<RecordId>) -> [u8; 16] {
 async fn listed<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
     id: &RecordId,
-) -> Result<Entry, Broken> {
+) -> Result<RecordSummary, Broken> {
     let mut found = walk(trial, &Query::all().only(*id)).await?;
     found.remove(id).ok_or_else(|| Broken(format!("{id} is not listed")))
 }
@@ -441,7 +452,7 @@ async fn not_listed<H: Harness<Store: Inventory>>(
 pub(super) async fn walk<H: Harness<Store: Inventory>>(
     trial: &Trial<'_, H>,
     query: &Query,
-) -> Result<BTreeMap<RecordId, Entry>, Broken> {
+) -> Result<BTreeMap<RecordId, RecordSummary>, Broken> {
     let (mut found, mut query) = (BTreeMap::new(), query.clone());
     for _ in 0..PAGES_MAX {
         let told = trial.store().list(&query).await;
@@ -459,11 +470,15 @@ pub(super) async fn walk<H: Harness<Store: Inventory>>(
     Err(Broken(format!("a walk has not ended after {PAGES_MAX} pages")))
 }
 
-pub(super) fn is_of(entry: &Entry, lease: &Lease, standing: Standing) -> Result<(), Broken> {
+pub(super) fn is_of(
+    entry: &RecordSummary,
+    lease: &Lease,
+    status: RecordStatus,
+) -> Result<(), Broken> {
     let told = (entry.id, entry.token, entry.fence, entry.attempt, entry.fingerprint);
     let expected = (lease.id, lease.token, lease.fence, lease.attempt, lease.fingerprint);
     ensure!(told == expected, "{entry:?} is listed of {lease:?}");
-    ensure!(entry.standing == standing, "listed as {}, not as {standing}", entry.standing);
+    ensure!(entry.status == status, "listed as {}, not as {status}", entry.status);
     ensure!(entry.age <= YEAR, "a claim just made is {:?} old", entry.age);
     Ok(())
 }

@@ -12,7 +12,7 @@ pub(super) async fn nothing_is_seen_as_nothing<H: Harness>(trial: &Trial<'_, H>)
 
 pub(super) async fn a_claim_is_seen_as_held<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     held_live_by(&trial.seen_held(&id).await?, &lease)?;
     Ok(Passed)
 }
@@ -39,7 +39,7 @@ pub(super) async fn a_lookup_claims_nothing<H: Harness>(trial: &Trial<'_, H>) ->
     let id = trial.id();
     trial.absent(&id).await?;
     trial.absent(&id).await?;
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     ensure!(lease.attempt == 1, "the first attempt after lookups is {}", lease.attempt);
     Ok(Passed)
 }

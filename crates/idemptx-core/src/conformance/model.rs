@@ -8,7 +8,9 @@ use super::trial::{LONG, Told, Trial, fenced, held_by, result, settled_as};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
-use crate::store::{Bid, Claim, Over, Query, Seen, Settlement, Standing, Store};
+use crate::store::{
+    Claim, ClaimRequest, Expected, Query, RecordSnapshot, RecordStatus, Settlement, Store,
+};
 
 /// A step of a history, as plain data, for generators that make histories and make them shorter.
 ///
@@ -16,14 +18,14 @@ use crate::store::{Bid, Claim, Over, Query, Seen, Settlement, Standing, Store};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// An actor claims a record: with the bid it holds it by, if it does.
+    /// An actor claims a record: with the claim request it holds it by, if it does.
     Claim {
         /// Which record.
         record: u8,
         /// Who claims it.
         actor: u8,
         /// Whose orphan or result may be replaced.
-        over: Option<Replaceable>,
+        expected: Option<Replaceable>,
         /// What becomes of the claim.
         life: Life,
     },
@@ -83,15 +85,15 @@ pub enum Life {
 pub(super) struct World<'a, H> {
     trial: &'a Trial<'a, H>,
     ids: Vec<RecordId>,
-    /// Each actor has a bid of its own for each record.
-    bids: Vec<Vec<Bid>>,
+    /// Each actor has a claim request of its own for each record.
+    claim_requests: Vec<Vec<ClaimRequest>>,
     records: BTreeMap<RecordId, Modelled>,
     fences: BTreeMap<RecordId, u64>,
 }
 
 /// What a record has to be: whose, and with which result.
 struct Modelled {
-    bid: Bid,
+    claim_request: ClaimRequest,
     lease: Lease,
     lapses: bool,
     result: Option<Settlement>,
@@ -105,38 +107,47 @@ impl<'a, H: Harness> World<'a, H> {
             bytes.iter_mut().zip(scope.scope_bytes()).for_each(|(to, from)| *to = from);
             RecordId::from_bytes(bytes)
         });
-        let bids = (0..RECORDS).map(|_| (0..ACTORS).map(|_| trial.bid()).collect());
+        let claim_requests =
+            (0..RECORDS).map(|_| (0..ACTORS).map(|_| trial.claim_request()).collect());
         let (records, fences) = (BTreeMap::new(), BTreeMap::new());
-        Self { trial, ids: ids.collect(), bids: bids.collect(), records, fences }
+        Self {
+            trial,
+            ids: ids.collect(),
+            claim_requests: claim_requests.collect(),
+            records,
+            fences,
+        }
     }
 
     /// Takes a step in the store and in the map, and compares what they say.
     pub(super) async fn take(&mut self, step: Step) -> Result<(), Broken> {
         match step {
-            Step::Claim { record, actor, over, life } => {
-                let (id, bid) = self.named(record, actor)?;
-                let token = |of| self.named(record, of).map(|(_, bid)| bid.token);
-                let over = match over {
+            Step::Claim { record, actor, expected, life } => {
+                let (id, claim_request) = self.named(record, actor)?;
+                let token =
+                    |of| self.named(record, of).map(|(_, claim_request)| claim_request.token);
+                let expected = match expected {
                     None => None,
-                    Some(Replaceable::Orphan(of)) => Some(Over::Orphan(token(of)?)),
-                    Some(Replaceable::Settled(of)) => Some(Over::Settled(token(of)?)),
+                    Some(Replaceable::Orphan(of)) => Some(Expected::Orphan(token(of)?)),
+                    Some(Replaceable::Settled(of)) => Some(Expected::Settled(token(of)?)),
                 };
                 // Nobody claims a second time under the token of an earlier claim of its own.
-                let own = [Over::Orphan(bid.token), Over::Settled(bid.token)];
-                let over = over.filter(|over| !own.contains(over));
-                self.claim(id, Bid { over, ..bid }, life).await
+                let own =
+                    [Expected::Orphan(claim_request.token), Expected::Settled(claim_request.token)];
+                let expected = expected.filter(|expected| !own.contains(expected));
+                self.claim(id, ClaimRequest { expected, ..claim_request }, life).await
             }
             Step::Settle { record, actor, state, life } => {
-                let (id, bid) = self.named(record, actor)?;
-                self.settle(id, &bid, state, life).await
+                let (id, claim_request) = self.named(record, actor)?;
+                self.settle(id, &claim_request, state, life).await
             }
             Step::Release { record, actor } => {
-                let (id, bid) = self.named(record, actor)?;
-                self.release(id, &bid).await
+                let (id, claim_request) = self.named(record, actor)?;
+                self.release(id, &claim_request).await
             }
             Step::Renew { record, actor } => {
-                let (id, bid) = self.named(record, actor)?;
-                self.renew(id, &bid).await
+                let (id, claim_request) = self.named(record, actor)?;
+                self.renew(id, &claim_request).await
             }
             Step::Lookup { record } => self.look(self.named(record, 0)?.0).await,
         }
@@ -156,63 +167,69 @@ impl<'a, H: Harness> World<'a, H> {
     }
 
     /// What such a listing has to show.
-    pub(super) fn standings(&self) -> BTreeMap<RecordId, (Standing, Lease)> {
-        let standing = |modelled: &Modelled| match &modelled.result {
-            None if modelled.lapses => Standing::Orphaned,
-            None => Standing::Running,
-            Some(result) => Standing::of(result.state, LONG),
+    pub(super) fn standings(&self) -> BTreeMap<RecordId, (RecordStatus, Lease)> {
+        let status = |modelled: &Modelled| match &modelled.result {
+            None if modelled.lapses => RecordStatus::Orphaned,
+            None => RecordStatus::Running,
+            Some(result) => RecordStatus::of(result.state, LONG),
         };
         let shown = |(id, modelled): (&RecordId, &Modelled)| {
-            (*id, (standing(modelled), modelled.lease.clone()))
+            (*id, (status(modelled), modelled.lease.clone()))
         };
         self.records.iter().map(shown).collect()
     }
 
-    async fn claim(&mut self, id: RecordId, bid: Bid, life: Life) -> Result<(), Broken> {
-        if let Some(held) = self.records.get(&id).filter(|held| held.is_claim_of(&bid)) {
-            // A bid that is sent again is the same bid.
-            let told = self.told(&id, &held.bid).await?;
+    async fn claim(
+        &mut self,
+        id: RecordId,
+        claim_request: ClaimRequest,
+        life: Life,
+    ) -> Result<(), Broken> {
+        if let Some(held) = self.records.get(&id).filter(|held| held.is_claim_of(&claim_request)) {
+            // A claim request that is sent again is the same claim request.
+            let told = self.told(&id, &held.claim_request).await?;
             let again = told == Claim::Granted(held.lease.clone());
             ensure!(again, "a claim sent again came to: {}", told.told());
             return self.wait(id, Life::Stays).await;
         }
-        let bid = self.living(bid, life);
-        let told = self.told(&id, &bid).await?;
+        let claim_request = self.living(claim_request, life);
+        let told = self.told(&id, &claim_request).await?;
         let attempt = match self.records.get(&id) {
             None => 1,
-            Some(held) if held.may_be_replaced(bid.over) => held.lease.attempt + 1,
+            Some(held) if held.may_be_replaced(claim_request.expected) => held.lease.attempt + 1,
             Some(held) => return held.is_told(told),
         };
         let Claim::Granted(lease) = told else {
             return Err(Broken(format!("a good claim came to: {}", told.told())));
         };
-        let expected = Lease::granted(id, &bid, lease.fence, attempt);
+        let expected = Lease::granted(id, &claim_request, lease.fence, attempt);
         ensure!(lease == expected, "granted {lease:?} instead of {expected:?}");
         let last = self.fences.insert(id, lease.fence).unwrap_or_default();
         let grows = lease.fence > last || attempt == 1 && lease.fence == last;
         ensure!(grows, "the fence {} follows {last}", lease.fence);
         let lapses = life != Life::Stays;
-        self.records.insert(id, Modelled { bid, lease, lapses, result: None });
+        self.records.insert(id, Modelled { claim_request, lease, lapses, result: None });
         self.wait(id, life).await
     }
 
-    async fn told(&self, id: &RecordId, bid: &Bid) -> Result<Claim, Broken> {
-        let told = self.trial.store().claim(id, bid).await;
+    async fn told(&self, id: &RecordId, claim_request: &ClaimRequest) -> Result<Claim, Broken> {
+        let told = self.trial.store().claim(id, claim_request).await;
         told.map_err(|error| Broken(format!("a claim failed: {error:?}")))
     }
 
     async fn settle(
         &mut self,
         id: RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
         state: State,
         life: Life,
     ) -> Result<(), Broken> {
         let state = match state {
-            State::DoneNobody | State::Unknown => state,
-            _ => State::Done,
+            State::NotReplayable | State::Unknown => state,
+            _ => State::Completed,
         };
-        let payload: &[u8] = if state == State::Unknown { &[] } else { bid.token.as_bytes() };
+        let payload: &[u8] =
+            if state == State::Unknown { &[] } else { claim_request.token.as_bytes() };
         let mut done = result(state, payload);
         if life != Life::Stays {
             done.retain = self.trial.tick();
@@ -220,13 +237,20 @@ impl<'a, H: Harness> World<'a, H> {
         if life == Life::Ends {
             done.key_retain = self.trial.tick();
         }
-        let told = self.trial.store().settle(&self.lease_of(&id, bid), &done).await;
-        let Some(held) = self.records.get_mut(&id).filter(|held| held.bid.token == bid.token)
+        let told = self.trial.store().settle(&self.lease_of(&id, claim_request), &done).await;
+        let Some(held) = self
+            .records
+            .get_mut(&id)
+            .filter(|held| held.claim_request.token == claim_request.token)
         else {
             return fenced("settle", told);
         };
         if let Some(before) = &held.result {
-            let original = if before.state == State::Spent { State::Done } else { before.state };
+            let original = if before.state == State::ResponseExpired {
+                State::Completed
+            } else {
+                before.state
+            };
             if original != state {
                 return fenced("settle", told);
             }
@@ -238,10 +262,10 @@ impl<'a, H: Harness> World<'a, H> {
         held.result = Some(done);
         match life {
             Life::Ends => self.wait(id, Life::Ends).await,
-            Life::Lapses if state == State::Done => {
+            Life::Lapses if state == State::Completed => {
                 self.trial.spent(&id).await?;
                 if let Some(held) = self.records.get_mut(&id) {
-                    held.result = Some(result(State::Spent, []));
+                    held.result = Some(result(State::ResponseExpired, []));
                 }
                 Ok(())
             }
@@ -249,10 +273,12 @@ impl<'a, H: Harness> World<'a, H> {
         }
     }
 
-    async fn release(&mut self, id: RecordId, bid: &Bid) -> Result<(), Broken> {
-        let told = self.trial.store().release(&self.lease_of(&id, bid)).await;
+    async fn release(&mut self, id: RecordId, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        let told = self.trial.store().release(&self.lease_of(&id, claim_request)).await;
         match self.records.get(&id) {
-            Some(held) if held.bid.token != bid.token || held.result.is_some() => {
+            Some(held)
+                if held.claim_request.token != claim_request.token || held.result.is_some() =>
+            {
                 fenced("release", told)
             }
             _ => {
@@ -262,11 +288,11 @@ impl<'a, H: Harness> World<'a, H> {
         }
     }
 
-    async fn renew(&mut self, id: RecordId, bid: &Bid) -> Result<(), Broken> {
-        let lease = self.lease_of(&id, bid);
+    async fn renew(&mut self, id: RecordId, claim_request: &ClaimRequest) -> Result<(), Broken> {
+        let lease = self.lease_of(&id, claim_request);
         let told = self.trial.store().renew(&lease).await;
         match self.records.get(&id) {
-            Some(held) if held.is_claim_of(bid) => {
+            Some(held) if held.is_claim_of(claim_request) => {
                 let told =
                     told.map_err(|error| Broken(format!("the owner cannot renew: {error:?}")))?;
                 ensure!(told == lease, "renewed to {told:?} instead of {lease:?}");
@@ -281,8 +307,10 @@ impl<'a, H: Harness> World<'a, H> {
         let told = told.map_err(|error| Broken(format!("a lookup failed: {error:?}")))?;
         match (self.records.get(&id), told) {
             (None, None) => Ok(()),
-            (Some(held), Some(Seen::Held(holder))) => held.is_told(Claim::Held(holder)),
-            (Some(held), Some(Seen::Settled(record))) => held.is_told(Claim::Settled(record)),
+            (Some(held), Some(RecordSnapshot::Held(holder))) => held.is_told(Claim::Held(holder)),
+            (Some(held), Some(RecordSnapshot::Settled(record))) => {
+                held.is_told(Claim::Settled(record))
+            }
             (_, told) => Err(Broken(format!("a lookup came to: {}", told.told()))),
         }
     }
@@ -299,43 +327,54 @@ impl<'a, H: Harness> World<'a, H> {
         }
     }
 
-    /// The bid with the times that let this become of its claim.
-    fn living(&self, bid: Bid, life: Life) -> Bid {
+    /// The claim request with the times that let this become of its claim.
+    fn living(&self, claim_request: ClaimRequest, life: Life) -> ClaimRequest {
         let tick = self.trial.tick();
         match life {
-            Life::Stays => bid,
-            Life::Lapses => Bid { term: tick / 10, ..bid },
-            Life::Ends => Bid { term: tick / 10, retain: tick, ..bid },
+            Life::Stays => claim_request,
+            Life::Lapses => ClaimRequest { term: tick / 10, ..claim_request },
+            Life::Ends => ClaimRequest { term: tick / 10, retain: tick, ..claim_request },
         }
     }
 
-    fn named(&self, record: u8, actor: u8) -> Result<(RecordId, Bid), Broken> {
+    fn named(&self, record: u8, actor: u8) -> Result<(RecordId, ClaimRequest), Broken> {
         let (record, actor) = (usize::from(record) % RECORDS, usize::from(actor) % ACTORS);
         let id = self.ids.get(record).copied();
-        let bid = self.bids.get(record).and_then(|bids| bids.get(actor)).cloned();
-        id.zip(bid).ok_or_else(|| Broken("a history without records".to_owned()))
+        let claim_request = self
+            .claim_requests
+            .get(record)
+            .and_then(|claim_requests| claim_requests.get(actor))
+            .cloned();
+        id.zip(claim_request).ok_or_else(|| Broken("a history without records".to_owned()))
     }
 
-    /// The lease in force if it is the bidder's, else one that never was.
-    fn lease_of(&self, id: &RecordId, bid: &Bid) -> Lease {
+    /// The lease in force if it is the requester's, else one that never was.
+    fn lease_of(&self, id: &RecordId, claim_request: &ClaimRequest) -> Lease {
         match self.records.get(id) {
-            Some(held) if held.bid.token == bid.token => held.lease.clone(),
-            _ => Lease::granted(*id, bid, self.fences.get(id).copied().unwrap_or_default(), 1),
+            Some(held) if held.claim_request.token == claim_request.token => held.lease.clone(),
+            _ => Lease::granted(
+                *id,
+                claim_request,
+                self.fences.get(id).copied().unwrap_or_default(),
+                1,
+            ),
         }
     }
 }
 
 impl Modelled {
-    fn is_claim_of(&self, bid: &Bid) -> bool {
-        self.result.is_none() && self.bid.token == bid.token
+    fn is_claim_of(&self, claim_request: &ClaimRequest) -> bool {
+        self.result.is_none() && self.claim_request.token == claim_request.token
     }
 
-    fn may_be_replaced(&self, over: Option<Over>) -> bool {
-        match over {
-            Some(Over::Orphan(token)) => {
-                token == self.bid.token && self.lapses && self.result.is_none()
+    fn may_be_replaced(&self, expected: Option<Expected>) -> bool {
+        match expected {
+            Some(Expected::Orphan(token)) => {
+                token == self.claim_request.token && self.lapses && self.result.is_none()
             }
-            Some(Over::Settled(token)) => token == self.bid.token && self.result.is_some(),
+            Some(Expected::Settled(token)) => {
+                token == self.claim_request.token && self.result.is_some()
+            }
             None => false,
         }
     }

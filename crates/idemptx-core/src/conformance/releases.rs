@@ -12,7 +12,7 @@ pub(super) async fn a_released_key_is_claimed_afresh<H: Harness>(trial: &Trial<'
     let (_, released) = trial.taken_over(&id).await?;
     trial.release(&released).await?;
     trial.absent(&id).await?;
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     ensure!(lease.attempt == 1, "the first attempt after a release is {}", lease.attempt);
     ensure!(
         lease.fence >= released.fence,
@@ -26,7 +26,7 @@ pub(super) async fn a_released_key_is_claimed_afresh<H: Harness>(trial: &Trial<'
 
 pub(super) async fn releasing_again_succeeds<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     trial.release(&lease).await?;
     trial.release(&lease).await?;
     trial.absent(&id).await?;
@@ -35,7 +35,7 @@ pub(super) async fn releasing_again_succeeds<H: Harness>(trial: &Trial<'_, H>) -
 
 pub(super) async fn releasing_nothing_succeeds<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    trial.release(&Lease::granted(id, &trial.bid(), 1, 1)).await?;
+    trial.release(&Lease::granted(id, &trial.claim_request(), 1, 1)).await?;
     trial.absent(&id).await?;
     Ok(Passed)
 }
@@ -52,7 +52,7 @@ pub(super) async fn a_release_with_another_token_is_fenced<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     let stranger = Lease { token: trial.token(), ..lease.clone() };
     fenced("release", trial.store().release(&stranger).await)?;
     held_live_by(&trial.seen_held(&id).await?, &lease)?;
@@ -83,9 +83,9 @@ pub(super) async fn a_release_sent_again_after_another_claim_is_fenced<H: Harnes
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let former = trial.granted(&id, &trial.bid()).await?;
+    let former = trial.granted(&id, &trial.claim_request()).await?;
     trial.release(&former).await?;
-    let owner = trial.granted(&id, &trial.bid()).await?;
+    let owner = trial.granted(&id, &trial.claim_request()).await?;
     fenced("release", trial.store().release(&former).await)?;
     held_live_by(&trial.seen_held(&id).await?, &owner)?;
     Ok(Passed)

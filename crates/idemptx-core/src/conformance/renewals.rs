@@ -9,7 +9,7 @@ use crate::store::Store;
 
 pub(super) async fn a_renewal_returns_the_lease<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     let renewed = trial.renew(&lease).await?;
     ensure!(renewed == lease, "{renewed:?} instead of {lease:?}");
     held_live_by(&trial.seen_held(&id).await?, &lease)?;
@@ -18,7 +18,7 @@ pub(super) async fn a_renewal_returns_the_lease<H: Harness>(trial: &Trial<'_, H>
 
 pub(super) async fn a_renewal_starts_the_term_anew<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     for _ in 0..TRIES_MAX {
         trial.sleep(2).await;
         let before = trial.seen_held(&id).await?.remaining;
@@ -36,7 +36,7 @@ pub(super) async fn a_lapsed_lease_is_renewed_and_live_again<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.brief_bid()).await?;
+    let lease = trial.granted(&id, &trial.brief_claim_request()).await?;
     for _ in 0..TRIES_MAX {
         trial.lapsed(&id).await?;
         trial.renew(&lease).await?;
@@ -86,7 +86,7 @@ pub(super) async fn a_renewal_after_a_release_is_fenced_and_claims_nothing<H: Ha
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     trial.release(&lease).await?;
     fenced("renew", trial.store().renew(&lease).await)?;
     trial.absent(&id).await?;
@@ -97,7 +97,7 @@ pub(super) async fn a_renewal_of_nothing_is_fenced_and_claims_nothing<H: Harness
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    fenced("renew", trial.store().renew(&Lease::granted(id, &trial.bid(), 1, 1)).await)?;
+    fenced("renew", trial.store().renew(&Lease::granted(id, &trial.claim_request(), 1, 1)).await)?;
     trial.absent(&id).await?;
     Ok(Passed)
 }

@@ -5,11 +5,11 @@ use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{LONG, Trial, done, fenced, held_by, result, settled_as};
 use crate::record::State;
-use crate::store::{Bid, Over, Settlement, Store};
+use crate::store::{ClaimRequest, Expected, Settlement, Store};
 
 pub(super) async fn a_claim_ends_with_its_retention<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
-    let brief = Bid { retain: trial.tick() * 2, ..trial.brief_bid() };
+    let brief = ClaimRequest { retain: trial.tick() * 2, ..trial.brief_claim_request() };
     trial.granted(&id, &brief).await?;
     trial.gone(&id).await?;
     Ok(Passed)
@@ -21,8 +21,8 @@ pub(super) async fn a_renewed_claim_outlives_its_first_retention<H: Harness>(
     for _ in 0..TRIES_MAX {
         let id = trial.id();
         let span = trial.tick() * 20;
-        let bid = Bid { term: span, retain: span, ..trial.bid() };
-        let lease = trial.granted(&id, &bid).await?;
+        let claim_request = ClaimRequest { term: span, retain: span, ..trial.claim_request() };
+        let lease = trial.granted(&id, &claim_request).await?;
         trial.sleep(10).await;
         if trial.store().renew(&lease).await.is_ok() {
             trial.sleep(12).await;
@@ -41,7 +41,9 @@ pub(super) async fn a_settlement_outlives_the_retention_of_the_claim<H: Harness>
     for _ in 0..TRIES_MAX {
         let id = trial.id();
         let span = trial.tick() * 10;
-        let lease = trial.granted(&id, &Bid { term: span, retain: span, ..trial.bid() }).await?;
+        let lease = trial
+            .granted(&id, &ClaimRequest { term: span, retain: span, ..trial.claim_request() })
+            .await?;
         let result = done("result");
         if trial.store().settle(&lease, &result).await.is_ok() {
             trial.sleep(12).await;
@@ -56,7 +58,7 @@ pub(super) async fn a_done_record_ends_with_its_retention<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     let brief = trial.tick() * 2;
     trial.settle(&lease, &Settlement { retain: brief, key_retain: brief, ..done("x") }).await?;
     trial.gone(&id).await?;
@@ -69,9 +71,9 @@ pub(super) async fn a_done_record_becomes_spent_where_the_key_is_kept_longer<H: 
     let id = trial.id();
     let (_, lease) = trial.taken_over(&id).await?;
     trial.settle(&lease, &Settlement { retain: trial.tick() * 2, ..done("result") }).await?;
-    settled_as(&trial.spent(&id).await?, &lease, &result(State::Spent, ""))?;
-    let again = trial.settled(&id, &trial.bid()).await?;
-    settled_as(&again, &lease, &result(State::Spent, ""))?;
+    settled_as(&trial.spent(&id).await?, &lease, &result(State::ResponseExpired, ""))?;
+    let again = trial.settled(&id, &trial.claim_request()).await?;
+    settled_as(&again, &lease, &result(State::ResponseExpired, ""))?;
     Ok(Passed)
 }
 
@@ -79,7 +81,7 @@ pub(super) async fn a_spent_record_ends_with_the_retention_of_the_key<H: Harness
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     let (retain, key_retain) = (trial.tick(), trial.tick() * 4);
     trial.settle(&lease, &Settlement { retain, key_retain, ..done("result") }).await?;
     trial.gone(&id).await?;
@@ -90,12 +92,14 @@ pub(super) async fn a_spent_record_is_replaced_only_on_demand<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     trial.settle(&lease, &Settlement { retain: trial.tick(), ..done("result") }).await?;
     trial.spent(&id).await?;
-    trial.settled(&id, &trial.bid()).await?;
-    trial.settled(&id, &trial.bid().over(Over::Settled(trial.token()))).await?;
-    let owner = trial.granted(&id, &trial.bid().over(Over::Settled(lease.token))).await?;
+    trial.settled(&id, &trial.claim_request()).await?;
+    trial.settled(&id, &trial.claim_request().expecting(Expected::Settled(trial.token()))).await?;
+    let owner = trial
+        .granted(&id, &trial.claim_request().expecting(Expected::Settled(lease.token)))
+        .await?;
     ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
     let second = done("second");
     trial.settle(&owner, &second).await?;
@@ -106,7 +110,7 @@ pub(super) async fn a_spent_record_is_replaced_only_on_demand<H: Harness>(
 pub(super) async fn a_record_without_body_stays_as_long_as_its_key<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
-    stays_as_long_as_its_key(trial, State::DoneNobody, "head").await
+    stays_as_long_as_its_key(trial, State::NotReplayable, "head").await
 }
 
 pub(super) async fn an_unknown_record_stays_as_long_as_its_key<H: Harness>(
@@ -123,7 +127,7 @@ pub(super) async fn a_key_that_has_ended_is_claimed_afresh<H: Harness>(
     let brief = trial.tick();
     trial.settle(&former, &Settlement { retain: brief, key_retain: brief, ..done("x") }).await?;
     trial.gone(&id).await?;
-    let lease = trial.granted(&id, &trial.bid()).await?;
+    let lease = trial.granted(&id, &trial.claim_request()).await?;
     ensure!(lease.attempt == 1, "the first attempt of a new life is {}", lease.attempt);
     ensure!(lease.fence >= former.fence, "the fence fell from {} to {}", former.fence, lease.fence);
     Ok(Passed)
@@ -133,7 +137,7 @@ pub(super) async fn a_claim_that_has_ended_cannot_settle<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    let brief = Bid { retain: trial.tick() * 2, ..trial.brief_bid() };
+    let brief = ClaimRequest { retain: trial.tick() * 2, ..trial.brief_claim_request() };
     let lease = trial.granted(&id, &brief).await?;
     trial.gone(&id).await?;
     fenced("settle", trial.store().settle(&lease, &done("stale")).await)?;
@@ -150,12 +154,12 @@ async fn stays_as_long_as_its_key<H: Harness>(
 ) -> Outcome {
     let (kept, ended) = (trial.id(), trial.id());
     let lasting = Settlement { retain: trial.tick(), key_retain: LONG, ..result(state, payload) };
-    let lease = trial.granted(&kept, &trial.bid()).await?;
+    let lease = trial.granted(&kept, &trial.claim_request()).await?;
     trial.settle(&lease, &lasting).await?;
 
     let brief =
         Settlement { retain: trial.tick(), key_retain: trial.tick() * 3, ..lasting.clone() };
-    let other = trial.granted(&ended, &trial.bid()).await?;
+    let other = trial.granted(&ended, &trial.claim_request()).await?;
     trial.settle(&other, &brief).await?;
     trial.gone(&ended).await?;
     settled_as(&trial.seen_settled(&kept).await?, &lease, &lasting)?;

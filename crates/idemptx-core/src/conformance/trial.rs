@@ -10,7 +10,10 @@ use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::record::{Record, State};
-use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement, Store, StoreError};
+use crate::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
+    StoreError,
+};
 
 /// One case on one store.
 ///
@@ -42,20 +45,20 @@ impl<'a, H: Harness> Trial<'a, H> {
         RecordId::from_bytes(bytes)
     }
 
-    /// A bid with a new token and a fingerprint of its own, whose lease outlives the case.
-    pub(super) fn bid(&self) -> Bid {
+    /// A claim request with a new token and a fingerprint of its own, whose lease outlives the case.
+    pub(super) fn claim_request(&self) -> ClaimRequest {
         let token = self.token();
         let binding = *token.as_bytes();
         let mut digest = [0; 32];
         for (to, from) in digest.iter_mut().zip(binding.iter().chain(&binding)) {
             *to = !from;
         }
-        Bid::new(token, Fingerprint { config: 0x0102_0304, digest, binding }, LONG, LONG)
+        ClaimRequest::new(token, Fingerprint { config: 0x0102_0304, digest, binding }, LONG, LONG)
     }
 
-    /// A bid whose lease lapses soon; its claim stays.
-    pub(super) fn brief_bid(&self) -> Bid {
-        Bid { term: self.tick(), ..self.bid() }
+    /// A claim request whose lease lapses soon; its claim stays.
+    pub(super) fn brief_claim_request(&self) -> ClaimRequest {
+        ClaimRequest { term: self.tick(), ..self.claim_request() }
     }
 
     pub(super) fn tick(&self) -> Duration {
@@ -66,12 +69,16 @@ impl<'a, H: Harness> Trial<'a, H> {
         self.harness.sleep(self.tick() * ticks).await;
     }
 
-    /// Claims, and has to be granted what was bid for.
-    pub(super) async fn granted(&self, id: &RecordId, bid: &Bid) -> Result<Lease, Broken> {
-        match self.store().claim(id, bid).await {
+    /// Claims, and has to be granted what was claim request for.
+    pub(super) async fn granted(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Lease, Broken> {
+        match self.store().claim(id, claim_request).await {
             Ok(Claim::Granted(lease)) => {
-                let expected = Lease::granted(*id, bid, lease.fence, lease.attempt);
-                ensure!(lease == expected, "granted {lease:?} for {bid:?} on {id}");
+                let expected = Lease::granted(*id, claim_request, lease.fence, lease.attempt);
+                ensure!(lease == expected, "granted {lease:?} for {claim_request:?} on {id}");
                 Ok(lease)
             }
             other => Err(unexpected("a granted claim", &other)),
@@ -79,25 +86,33 @@ impl<'a, H: Harness> Trial<'a, H> {
     }
 
     /// Claims, and has to be told who holds the record.
-    pub(super) async fn held(&self, id: &RecordId, bid: &Bid) -> Result<Holder, Broken> {
-        match self.store().claim(id, bid).await {
+    pub(super) async fn held(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<ClaimInfo, Broken> {
+        match self.store().claim(id, claim_request).await {
             Ok(Claim::Held(holder)) => Ok(holder),
             other => Err(unexpected("a claim refused because the record is held", &other)),
         }
     }
 
     /// Claims, and has to be told the result.
-    pub(super) async fn settled(&self, id: &RecordId, bid: &Bid) -> Result<Record, Broken> {
-        match self.store().claim(id, bid).await {
+    pub(super) async fn settled(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Record, Broken> {
+        match self.store().claim(id, claim_request).await {
             Ok(Claim::Settled(record)) => Ok(record),
             other => Err(unexpected("a claim refused because the record is settled", &other)),
         }
     }
 
     /// Looks up, and has to see a claim in force or lapsed.
-    pub(super) async fn seen_held(&self, id: &RecordId) -> Result<Holder, Broken> {
+    pub(super) async fn seen_held(&self, id: &RecordId) -> Result<ClaimInfo, Broken> {
         match self.store().lookup(id).await {
-            Ok(Some(Seen::Held(holder))) => Ok(holder),
+            Ok(Some(RecordSnapshot::Held(holder))) => Ok(holder),
             other => Err(unexpected("a lookup that finds a claim", &other)),
         }
     }
@@ -105,7 +120,7 @@ impl<'a, H: Harness> Trial<'a, H> {
     /// Looks up, and has to see a result.
     pub(super) async fn seen_settled(&self, id: &RecordId) -> Result<Record, Broken> {
         match self.store().lookup(id).await {
-            Ok(Some(Seen::Settled(record))) => Ok(record),
+            Ok(Some(RecordSnapshot::Settled(record))) => Ok(record),
             other => Err(unexpected("a lookup that finds a result", &other)),
         }
     }
@@ -132,7 +147,7 @@ impl<'a, H: Harness> Trial<'a, H> {
 
     /// A claim that has lapsed; its lease.
     pub(super) async fn orphan(&self, id: &RecordId) -> Result<Lease, Broken> {
-        let lease = self.granted(id, &self.brief_bid()).await?;
+        let lease = self.granted(id, &self.brief_claim_request()).await?;
         self.lapsed(id).await?;
         Ok(lease)
     }
@@ -140,13 +155,15 @@ impl<'a, H: Harness> Trial<'a, H> {
     /// A claim that has lapsed and was taken over: the former lease and the one in force.
     pub(super) async fn taken_over(&self, id: &RecordId) -> Result<(Lease, Lease), Broken> {
         let former = self.orphan(id).await?;
-        let owner = self.granted(id, &self.bid().over(Over::Orphan(former.token))).await?;
+        let owner = self
+            .granted(id, &self.claim_request().expecting(Expected::Orphan(former.token)))
+            .await?;
         Ok((former, owner))
     }
 
     /// A record that was settled as done with a payload of its own: its lease and its result.
     pub(super) async fn done(&self, id: &RecordId) -> Result<(Lease, Settlement), Broken> {
-        let lease = self.granted(id, &self.bid()).await?;
+        let lease = self.granted(id, &self.claim_request()).await?;
         let done = done(*self.token().as_bytes());
         self.settle(&lease, &done).await?;
         Ok((lease, done))
@@ -179,7 +196,7 @@ impl<'a, H: Harness> Trial<'a, H> {
         for _ in 0..TRIES_MAX {
             self.sleep(1).await;
             let record = self.seen_settled(id).await?;
-            if record.state == State::Spent {
+            if record.state == State::ResponseExpired {
                 return Ok(record);
             }
         }
@@ -207,7 +224,7 @@ impl<'a, H: Harness> Trial<'a, H> {
 
 /// A replayable result, kept for an hour.
 pub(super) fn done(payload: impl AsRef<[u8]>) -> Settlement {
-    result(State::Done, payload)
+    result(State::Completed, payload)
 }
 
 /// A result of the given state, kept for an hour.
@@ -238,8 +255,8 @@ pub(super) fn settled_as(record: &Record, lease: &Lease, done: &Settlement) -> R
 }
 
 /// The record must be held by `lease`.
-pub(super) fn held_by(holder: &Holder, lease: &Lease) -> Result<(), Broken> {
-    let expected = Holder {
+pub(super) fn held_by(holder: &ClaimInfo, lease: &Lease) -> Result<(), Broken> {
+    let expected = ClaimInfo {
         token: lease.token,
         fence: lease.fence,
         attempt: lease.attempt,
@@ -257,7 +274,7 @@ pub(super) fn held_by(holder: &Holder, lease: &Lease) -> Result<(), Broken> {
 }
 
 /// The record must be held by `lease`, which must not have lapsed.
-pub(super) fn held_live_by(holder: &Holder, lease: &Lease) -> Result<(), Broken> {
+pub(super) fn held_live_by(holder: &ClaimInfo, lease: &Lease) -> Result<(), Broken> {
     held_by(holder, lease)?;
     ensure!(!holder.is_orphan(), "a lease of {:?} lapsed at once", lease.term);
     Ok(())
@@ -287,17 +304,17 @@ impl Told for Claim {
     }
 }
 
-impl Told for Option<Seen> {
+impl Told for Option<RecordSnapshot> {
     fn told(&self) -> String {
         match self {
             None => "nothing".to_owned(),
-            Some(Seen::Held(holder)) => holder.told(),
-            Some(Seen::Settled(record)) => record.told(),
+            Some(RecordSnapshot::Held(holder)) => holder.told(),
+            Some(RecordSnapshot::Settled(record)) => record.told(),
         }
     }
 }
 
-impl Told for Holder {
+impl Told for ClaimInfo {
     fn told(&self) -> String {
         format!("held as attempt {} for another {:?}", self.attempt, self.remaining)
     }

@@ -13,7 +13,7 @@ pub(super) async fn what_a_store_says_of_watching_is_true<H: Harness>(
     trial: &Trial<'_, H>,
 ) -> Outcome {
     let id = trial.id();
-    trial.granted(&id, &trial.bid()).await?;
+    trial.granted(&id, &trial.claim_request()).await?;
     let watches = trial.store().watch(&id).await.is_some();
     let says = trial.store().capabilities().watch;
     ensure!(watches == says, "capabilities().watch is {says}, watch() is Some: {watches}");
@@ -81,7 +81,7 @@ async fn watched<H: Harness>(
     if !trial.store().capabilities().watch {
         return Ok(None);
     }
-    let lease = trial.granted(id, &trial.bid()).await?;
+    let lease = trial.granted(id, &trial.claim_request()).await?;
     Ok(Some((lease, watch(trial, id).await?)))
 }
 

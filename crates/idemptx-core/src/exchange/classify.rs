@@ -82,8 +82,8 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
                 OnPanic::Quarantine => Some(State::Unknown),
             };
         }
-        Handled::Whole { status, directive } => (status, directive, State::Done),
-        Handled::Partial { status, directive } => (status, directive, State::DoneNobody),
+        Handled::Whole { status, directive } => (status, directive, State::Completed),
+        Handled::Partial { status, directive } => (status, directive, State::NotReplayable),
     };
     match directive {
         Some(Directive::Store) => Some(kept),
@@ -101,7 +101,7 @@ pub(super) fn commits(handled: &Handled, state: State) -> bool {
     let (Handled::Whole { status, .. } | Handled::Partial { status, .. }) = handled else {
         return false;
     };
-    matches!(state, State::Done | State::DoneNobody)
+    matches!(state, State::Completed | State::NotReplayable)
         && !status.is_client_error()
         && !status.is_server_error()
 }

@@ -4,10 +4,10 @@ use super::Handled;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::Lease;
-use crate::outcome::{Passed, Rejection};
+use crate::outcome::{Bypass, Rejection};
 use crate::record::State;
 use crate::response::StoredResponse;
-use crate::store::{Bid, Claim, ErrorKind, Holder, Seen};
+use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot};
 use crate::time::Timestamp;
 
 /// What happened.
@@ -19,7 +19,7 @@ pub enum Event {
     /// The store's verdict, on [`Action::Claim`].
     Claimed(Result<Claim, ErrorKind>),
     /// What the store holds, on [`Action::Lookup`].
-    Looked(Result<Option<Seen>, ErrorKind>),
+    Looked(Result<Option<RecordSnapshot>, ErrorKind>),
     /// Whether the scope may have another new key now, on [`Action::Meter`].
     Metered {
         /// It may.
@@ -28,9 +28,9 @@ pub enum Event {
     /// The lease begins anew, on [`Action::Renew`].
     Renewed(Result<(), ErrorKind>),
     /// What the application knows of an orphan, on [`Action::Probe`].
-    Probed(Probed),
+    Probed(ProbeResult),
     /// The record may have changed, on [`Action::Wait`]; what it is now, if the driver knows.
-    Woken(Option<Seen>),
+    Woken(Option<RecordSnapshot>),
     /// The time to wait is over.
     WaitOver,
     /// There are too many who wait.
@@ -67,7 +67,7 @@ pub enum BodyEnd {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "made once for an orphan, by the application")]
-pub enum Probed {
+pub enum ProbeResult {
     /// It happened, and this is its answer.
     Happened(StoredResponse),
     /// It did not happen: execute it.
@@ -91,7 +91,7 @@ pub enum Action {
         /// Which record.
         id: RecordId,
         /// Under which terms.
-        bid: Bid,
+        claim_request: ClaimRequest,
     },
     /// Read the record; then [`Event::Looked`].
     Lookup(RecordId),
@@ -110,7 +110,7 @@ pub enum Action {
         /// Which record.
         id: RecordId,
         /// Whose claim: any other state than this claim's live lease ends the wait.
-        holder: Holder,
+        holder: ClaimInfo,
         /// On the driver's clock.
         until: Timestamp,
     },
@@ -122,8 +122,8 @@ pub enum Action {
     Settle {
         /// With which right.
         lease: Lease,
-        /// As what: the payload is the handler's response for [`State::Done`], its head for
-        /// [`State::DoneNobody`], and nothing for [`State::Unknown`].
+        /// As what: the payload is the handler's response for [`State::Completed`], its head for
+        /// [`State::NotReplayable`], and nothing for [`State::Unknown`].
         state: State,
         /// The response, where it is not the handler's.
         response: Option<Box<StoredResponse>>,
@@ -140,7 +140,7 @@ pub enum Action {
         /// What the client gets.
         answer: Answer,
         /// What goes on without it.
-        behind: Option<Behind>,
+        deferred: Option<Deferred>,
     },
 }
 
@@ -149,7 +149,7 @@ pub enum Action {
 #[non_exhaustive]
 pub enum Answer {
     /// Whatever the handler answers, run as if this engine were not there.
-    Pass(Passed),
+    Pass(Bypass),
     /// A stored response.
     Replay(Box<StoredResponse>),
     /// The response of the handler that ran under this exchange's lease.
@@ -166,7 +166,7 @@ pub enum Answer {
 /// What goes on in the background, retried within limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Behind {
+pub enum Deferred {
     /// Release by token: the claim may have been granted, or yet be.
     Release(Lease),
     /// Settle as this state; the lease is renewed meanwhile.

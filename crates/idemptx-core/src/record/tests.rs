@@ -3,7 +3,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn records() -> impl Strategy<Value = Record> {
-    let states = [State::Running, State::Done, State::DoneNobody, State::Unknown, State::Spent];
+    let states = [
+        State::Running,
+        State::Completed,
+        State::NotReplayable,
+        State::Unknown,
+        State::ResponseExpired,
+    ];
     let claim = (any::<[u8; 32]>(), any::<[u8; 16]>(), any::<u64>(), any::<u32>());
     let fingerprint = (any::<u32>(), any::<[u8; 32]>(), any::<[u8; 16]>());
     let times = (any::<u32>(), any::<u64>());
@@ -28,7 +34,7 @@ fn records() -> impl Strategy<Value = Record> {
 fn sample() -> Record {
     Record {
         id: RecordId::from_bytes([0x11; 32]),
-        state: State::Done,
+        state: State::Completed,
         token: Token::from_bytes([0x22; 16]),
         fence: 3,
         attempt: 4,
@@ -108,12 +114,15 @@ fn a_settled_record_is_its_owners() {
     assert!(running.payload.is_empty());
     let (retain, key_retain) = (Duration::from_secs(1), Duration::from_secs(2));
     let payload = Bytes::from_static(b"answer");
-    let done = Settlement::new(State::Done, payload.clone(), retain, key_retain);
+    let done = Settlement::new(State::Completed, payload.clone(), retain, key_retain);
     let settled = Record::settled(&lease, &done);
-    assert_eq!((settled.state, &settled.payload), (State::Done, &payload));
+    assert_eq!((settled.state, &settled.payload), (State::Completed, &payload));
     assert_eq!((settled.token, settled.fence, settled.retain), (lease.token, 3, key_retain));
-    let spent = settled.spent();
-    assert_eq!((spent.state, spent.payload.len(), spent.token), (State::Spent, 0, lease.token));
+    let spent = settled.with_response_expired();
+    assert_eq!(
+        (spent.state, spent.payload.len(), spent.token),
+        (State::ResponseExpired, 0, lease.token)
+    );
 }
 
 proptest! {

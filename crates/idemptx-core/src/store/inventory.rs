@@ -28,7 +28,7 @@ pub trait Inventory: Store {
     /// in both.
     /// So one that is deleted during the walk may still be on a page that is told later, and a key
     /// that is deleted and used again may be listed twice, as two records with different tokens.
-    /// An entry is true of the moment at which it was read: whoever acts upon it makes a bid over
+    /// An entry is true of the moment at which it was read: whoever acts upon it makes a claim request over
     /// its token, and is refused if it is true no more.
     ///
     /// Each call does a bounded amount of work, whatever there is, blocks no other step for long
@@ -58,19 +58,19 @@ impl<S: Inventory> Inventory for Arc<S> {
 ///
 /// ```
 /// use std::time::Duration;
-/// use idemptx_core::store::{Query, Standing};
+/// use idemptx_core::store::{Query, RecordStatus};
 ///
-/// let query = Query::of([Standing::Unknown]).idle_for(Duration::from_secs(3600)).limit(20);
-/// # assert!(query.standings.contains(Standing::Unknown));
+/// let query = Query::of([RecordStatus::Unknown]).idle_for(Duration::from_secs(3600)).limit(20);
+/// # assert!(query.standings.contains(RecordStatus::Unknown));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]
 pub struct Query {
     /// What the records have come to.
-    pub standings: Standings,
+    pub statuses: RecordStatuses,
     /// Where they stand.
-    pub extent: Extent,
+    pub filter: ListFilter,
     /// How long ago they were last written, at least.
     pub idle_min: Duration,
     /// How many entries a page has at most; taken as at least one, and at most
@@ -86,38 +86,38 @@ impl Query {
 
     /// Everything there is.
     pub const fn all() -> Self {
-        let (extent, idle_min) = (Extent::Everything, Duration::ZERO);
-        Self { standings: Standings::ALL, extent, idle_min, limit: LIMIT, after: None }
+        let (filter, idle_min) = (ListFilter::Everything, Duration::ZERO);
+        Self { statuses: RecordStatuses::ALL, filter, idle_min, limit: LIMIT, after: None }
     }
 
     /// What has come to one of these.
-    pub fn of(standings: impl IntoIterator<Item = Standing>) -> Self {
-        Self { standings: standings.into_iter().collect(), ..Self::all() }
+    pub fn of(statuses: impl IntoIterator<Item = RecordStatus>) -> Self {
+        Self { statuses: statuses.into_iter().collect(), ..Self::all() }
     }
 
     /// What is claimed and not settled, whether its owner lives or has vanished.
     pub const fn in_flight() -> Self {
         let mut query = Self::all();
-        query.standings = Standings::IN_FLIGHT;
+        query.statuses = RecordStatuses::IN_FLIGHT;
         query
     }
 
     /// What may need somebody to decide: orphans, and records whose outcome is unknown.
     pub const fn in_doubt() -> Self {
         let mut query = Self::all();
-        query.standings = Standings::IN_DOUBT;
+        query.statuses = RecordStatuses::IN_DOUBT;
         query
     }
 
     /// The same, within one scope: [`RecordId::scope_bytes`].
     pub const fn in_scope(mut self, scope: [u8; 16]) -> Self {
-        self.extent = Extent::Scope(scope);
+        self.filter = ListFilter::Scope(scope);
         self
     }
 
     /// The same, of one record.
     pub const fn only(mut self, id: RecordId) -> Self {
-        self.extent = Extent::Record(id);
+        self.filter = ListFilter::Record(id);
         self
     }
 
@@ -148,10 +148,10 @@ impl Query {
     /// The first and the last id that belong to the [extent](Self::extent); for stores.
     #[must_use]
     pub fn bounds(&self) -> (RecordId, RecordId) {
-        let ends = match self.extent {
-            Extent::Everything => [[0; RecordId::BYTES], [u8::MAX; RecordId::BYTES]],
-            Extent::Record(id) => [*id.as_bytes(); 2],
-            Extent::Scope(scope) => [0, u8::MAX].map(|filling| {
+        let ends = match self.filter {
+            ListFilter::Everything => [[0; RecordId::BYTES], [u8::MAX; RecordId::BYTES]],
+            ListFilter::Record(id) => [*id.as_bytes(); 2],
+            ListFilter::Scope(scope) => [0, u8::MAX].map(|filling| {
                 let mut end = [filling; RecordId::BYTES];
                 end.iter_mut().zip(scope).for_each(|(to, from)| *to = from);
                 end
@@ -163,9 +163,9 @@ impl Query {
 
     /// Whether an entry is asked for; for stores.
     #[must_use]
-    pub fn admits(&self, entry: &Entry) -> bool {
+    pub fn admits(&self, entry: &RecordSummary) -> bool {
         let (first, last) = self.bounds();
-        self.standings.contains(entry.standing)
+        self.statuses.contains(entry.status)
             && entry.idle >= self.idle_min
             && (first..=last).contains(&entry.id)
     }
@@ -174,7 +174,7 @@ impl Query {
 /// Which part of a store is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Extent {
+pub enum ListFilter {
     /// All of it.
     Everything,
     /// The records of one scope, by the half of their ids that names it.
@@ -188,7 +188,7 @@ pub enum Extent {
 #[non_exhaustive]
 pub struct Page {
     /// The records.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RecordSummary>,
     /// The ids under which there is something that is no record, or one that only a newer release
     /// can read; told wherever the store comes by one, whatever was asked for.
     ///
@@ -203,11 +203,11 @@ pub struct Page {
 /// All times are by the store's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Entry {
+pub struct RecordSummary {
     /// Its name.
     pub id: RecordId,
     /// What it has come to.
-    pub standing: Standing,
+    pub status: RecordStatus,
     /// Of the claim that runs or has settled.
     pub token: Token,
     /// Of that claim.
@@ -229,14 +229,14 @@ pub struct Entry {
     pub payload_bytes: u64,
 }
 
-impl Entry {
+impl RecordSummary {
     /// The entry of a record, of which the head is enough.
     #[must_use]
     pub fn new(record: &Record, remaining: Duration, expires_in: Duration, age: Duration) -> Self {
         let is_running = record.state == State::Running;
         Self {
             id: record.id,
-            standing: Standing::of(record.state, remaining),
+            status: RecordStatus::of(record.state, remaining),
             token: record.token,
             fence: record.fence,
             attempt: record.attempt,
@@ -253,25 +253,31 @@ impl Entry {
 /// What a record has come to: its [`State`], and whether the owner of a claim has vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Standing {
+pub enum RecordStatus {
     /// Claimed, and the lease is in force.
     Running,
     /// Claimed, and the lease has lapsed: its owner has vanished.
     Orphaned,
     /// Settled with a response that is replayed.
-    Done,
+    Completed,
     /// Settled; the response cannot be replayed.
-    DoneNobody,
+    NotReplayable,
     /// Whether the operation happened is not known.
     Unknown,
     /// The response has expired, the key is still remembered.
-    Spent,
+    ResponseExpired,
 }
 
-impl Standing {
+impl RecordStatus {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Running, Self::Orphaned, Self::Done, Self::DoneNobody, Self::Unknown, Self::Spent];
+    pub const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Orphaned,
+        Self::Completed,
+        Self::NotReplayable,
+        Self::Unknown,
+        Self::ResponseExpired,
+    ];
 
     /// What a state comes to, with what is left of the lease.
     #[must_use]
@@ -279,10 +285,10 @@ impl Standing {
         match state {
             State::Running if remaining.is_zero() => Self::Orphaned,
             State::Running => Self::Running,
-            State::Done => Self::Done,
-            State::DoneNobody => Self::DoneNobody,
+            State::Completed => Self::Completed,
+            State::NotReplayable => Self::NotReplayable,
             State::Unknown => Self::Unknown,
-            State::Spent => Self::Spent,
+            State::ResponseExpired => Self::ResponseExpired,
         }
     }
 
@@ -292,10 +298,10 @@ impl Standing {
         match self {
             Self::Running => "running",
             Self::Orphaned => "orphaned",
-            Self::Done => "done",
-            Self::DoneNobody => "done-nobody",
+            Self::Completed => "completed",
+            Self::NotReplayable => "not-replayable",
             Self::Unknown => "unknown",
-            Self::Spent => "spent",
+            Self::ResponseExpired => "response-expired",
         }
     }
 
@@ -304,64 +310,64 @@ impl Standing {
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for RecordStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for Standing {
-    type Err = UnknownStanding;
+impl FromStr for RecordStatus {
+    type Err = UnknownRecordStatus;
 
-    fn from_str(text: &str) -> Result<Self, UnknownStanding> {
-        Self::ALL.into_iter().find(|standing| standing.as_str() == text).ok_or(UnknownStanding)
+    fn from_str(text: &str) -> Result<Self, UnknownRecordStatus> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(UnknownRecordStatus)
     }
 }
 
-/// A text that names no [`Standing`].
+/// A text that names no [`RecordStatus`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownStanding;
+pub struct UnknownRecordStatus;
 
-impl fmt::Display for UnknownStanding {
+impl fmt::Display for UnknownRecordStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("no such state: use one of")?;
-        Standing::ALL.iter().try_for_each(|standing| write!(f, " {standing}"))
+        RecordStatus::ALL.iter().try_for_each(|status| write!(f, " {status}"))
     }
 }
 
-impl std::error::Error for UnknownStanding {}
+impl std::error::Error for UnknownRecordStatus {}
 
-/// A set of [`Standing`]s.
+/// A set of [`RecordStatus`]s.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Standings(u8);
+pub struct RecordStatuses(u8);
 
-impl Standings {
+impl RecordStatuses {
     /// All of them.
-    pub const ALL: Self = Self(u8::MAX >> (u8::BITS as usize - Standing::ALL.len()));
+    pub const ALL: Self = Self(u8::MAX >> (u8::BITS as usize - RecordStatus::ALL.len()));
     /// Claimed and not settled.
-    pub const IN_FLIGHT: Self = Self(Standing::Running.bit() | Standing::Orphaned.bit());
+    pub const IN_FLIGHT: Self = Self(RecordStatus::Running.bit() | RecordStatus::Orphaned.bit());
     /// What may need somebody to decide.
-    pub const IN_DOUBT: Self = Self(Standing::Orphaned.bit() | Standing::Unknown.bit());
+    pub const IN_DOUBT: Self = Self(RecordStatus::Orphaned.bit() | RecordStatus::Unknown.bit());
 
     /// Whether it is among them.
     #[must_use]
-    pub const fn contains(self, standing: Standing) -> bool {
-        self.0 & standing.bit() != 0
+    pub const fn contains(self, status: RecordStatus) -> bool {
+        self.0 & status.bit() != 0
     }
 
-    /// Those in it, in the order of [`Standing::ALL`].
-    pub fn iter(self) -> impl Iterator<Item = Standing> {
-        Standing::ALL.into_iter().filter(move |standing| self.contains(*standing))
-    }
-}
-
-impl FromIterator<Standing> for Standings {
-    fn from_iter<I: IntoIterator<Item = Standing>>(standings: I) -> Self {
-        Self(standings.into_iter().fold(0, |set, standing| set | standing.bit()))
+    /// Those in it, in the order of [`RecordStatus::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = RecordStatus> {
+        RecordStatus::ALL.into_iter().filter(move |status| self.contains(*status))
     }
 }
 
-impl fmt::Debug for Standings {
+impl FromIterator<RecordStatus> for RecordStatuses {
+    fn from_iter<I: IntoIterator<Item = RecordStatus>>(statuses: I) -> Self {
+        Self(statuses.into_iter().fold(0, |set, status| set | status.bit()))
+    }
+}
+
+impl fmt::Debug for RecordStatuses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
@@ -419,19 +425,19 @@ mod tests {
 
     #[test]
     fn names_of_standings_are_read_back() {
-        for standing in Standing::ALL {
-            assert_eq!(standing.to_string().parse(), Ok(standing));
+        for status in RecordStatus::ALL {
+            assert_eq!(status.to_string().parse(), Ok(status));
         }
-        assert_eq!("Running".parse::<Standing>(), Err(UnknownStanding));
+        assert_eq!("Running".parse::<RecordStatus>(), Err(UnknownRecordStatus));
     }
 
     #[test]
     fn a_set_has_what_was_put_into_it() {
-        assert_eq!(Standings::ALL.iter().count(), Standing::ALL.len());
-        assert_eq!(Standing::ALL.into_iter().collect::<Standings>(), Standings::ALL);
-        for standing in Standing::ALL {
-            let set: Standings = [standing].into_iter().collect();
-            assert_eq!(set.iter().collect::<Vec<_>>(), [standing]);
+        assert_eq!(RecordStatuses::ALL.iter().count(), RecordStatus::ALL.len());
+        assert_eq!(RecordStatus::ALL.into_iter().collect::<RecordStatuses>(), RecordStatuses::ALL);
+        for status in RecordStatus::ALL {
+            let set: RecordStatuses = [status].into_iter().collect();
+            assert_eq!(set.iter().collect::<Vec<_>>(), [status]);
         }
     }
 

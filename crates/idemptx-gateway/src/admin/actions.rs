@@ -1,7 +1,7 @@
 //! What an operator may do about a record, and what will come of it: the same words on the page,
 //! in the API and on the command line.
 
-use idemptx::operator::Standing;
+use idemptx::operator::RecordStatus;
 
 use super::story::Event;
 
@@ -20,10 +20,12 @@ impl Action {
     /// What may be done about a record in this state.
     ///
     /// Nothing about one whose owner is alive: it is about to settle.
-    pub(crate) const fn for_state(standing: Standing) -> &'static [Self] {
-        match standing {
-            Standing::Orphaned | Standing::Unknown => &[Self::Answer, Self::Release],
-            Standing::Done | Standing::DoneNobody | Standing::Spent => &[Self::Forget],
+    pub(crate) const fn for_state(status: RecordStatus) -> &'static [Self] {
+        match status {
+            RecordStatus::Orphaned | RecordStatus::Unknown => &[Self::Answer, Self::Release],
+            RecordStatus::Completed
+            | RecordStatus::NotReplayable
+            | RecordStatus::ResponseExpired => &[Self::Forget],
             _ => &[],
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderValue, Method, StatusCode};
-use idemptx::operator::{Operator, OperatorError, Page, Query, Resolution, Standing};
+use idemptx::operator::{Operator, OperatorError, Page, Query, RecordStatus, Resolution};
 use idemptx::store::AnyStore;
 use idemptx::{Code, Key, Scope};
 use idemptx_core::key::RecordId;
@@ -126,7 +126,7 @@ impl Desk {
                     "seen": shown::seen(entry),
                 })
             };
-            Action::for_state(entry.standing).iter().map(offer).collect::<Vec<_>>()
+            Action::for_state(entry.status).iter().map(offer).collect::<Vec<_>>()
         });
         Ok(json!({
             "id": id.to_string(),
@@ -203,7 +203,7 @@ impl Desk {
             target: "idemptx::audit",
             action = action.as_str(),
             key = hashed(&id),
-            was = before.standing.as_str(),
+            was = before.status.as_str(),
             done = result.is_ok(),
             by = asker.name,
             from = %asker.address,
@@ -238,7 +238,7 @@ fn asked(query: &str) -> Result<Query, Problem> {
                 "in-flight" => Query::in_flight(),
                 "in-doubt" => Query::in_doubt(),
                 "all" => Query::all(),
-                state => Query::of([state.parse::<Standing>().map_err(|error| {
+                state => Query::of([state.parse::<RecordStatus>().map_err(|error| {
                     bad(format!("`view`: {error}, in-flight, in-doubt or all."))
                 })?]),
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use idemptx::operator::{Entry, Sighting};
+use idemptx::operator::{RecordSummary, RecordView};
 use idemptx::store::AnyStore;
 use idemptx_core::record::State;
 use idemptx_core::store::ErrorKind;
@@ -15,10 +15,10 @@ use super::desk::Problem;
 use super::story::{Event, Told};
 
 /// A record of a listing.
-pub(crate) fn entry(entry: &Entry) -> Value {
+pub(crate) fn entry(entry: &RecordSummary) -> Value {
     json!({
         "id": entry.id.to_string(),
-        "state": entry.standing.as_str(),
+        "state": entry.status.as_str(),
         "attempt": entry.attempt,
         "fence": entry.fence,
         "fingerprint": hex(entry.fingerprint.digest.get(..4).unwrap_or_default()),
@@ -31,7 +31,7 @@ pub(crate) fn entry(entry: &Entry) -> Value {
 }
 
 /// What is kept of an answer, without its body and its headers' values.
-pub(crate) fn answer(sighting: &Sighting) -> Option<Value> {
+pub(crate) fn answer(sighting: &RecordView) -> Option<Value> {
     let response = sighting.response.as_ref()?;
     let names: Vec<_> = response.headers.keys().map(http::HeaderName::as_str).collect();
     Some(json!({
@@ -42,8 +42,8 @@ pub(crate) fn answer(sighting: &Sighting) -> Option<Value> {
 }
 
 /// Names what somebody saw of a record, so that they do not decide about something else.
-pub(super) fn seen(entry: &Entry) -> String {
-    format!("{}.{}", entry.standing, entry.fence)
+pub(super) fn seen(entry: &RecordSummary) -> String {
+    format!("{}.{}", entry.status, entry.fence)
 }
 
 /// The answer that an operator wants to be stored.
@@ -85,7 +85,7 @@ fn words(event: Event) -> (&'static str, String) {
         Event::Renewed => ("renewed", "Lease renewed"),
         Event::MetHolder => ("held", "A request found it claimed"),
         Event::MetOrphan => ("orphan", "A request found it orphaned: its owner had vanished"),
-        Event::Settled(State::Done) => ("settled", "Answer stored"),
+        Event::Settled(State::Completed) => ("settled", "Answer stored"),
         Event::Settled(State::Unknown) => ("no-verdict", "Taken down: its outcome is unknown"),
         Event::Settled(_) => ("settled", "Taken down as done, without its answer"),
         Event::Released => ("released", "Claim given up: the next request executes"),

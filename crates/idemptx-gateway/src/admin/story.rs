@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    const DONE: Event = Event::Settled(State::Done);
+    const DONE: Event = Event::Settled(State::Completed);
 
     fn id(number: u8) -> RecordId {
         // All in one shard.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use idemptx::operator::{Cursor, Entry, PurgeReport, Sighting};
+use idemptx::operator::{Cursor, PurgeReport, RecordSummary, RecordView};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ impl Printer {
 
     pub(super) fn list(
         &mut self,
-        entries: &[Entry],
+        entries: &[RecordSummary],
         unreadable: &[RecordId],
         next: Option<&Cursor>,
     ) -> io::Result<()> {
@@ -53,7 +53,7 @@ impl Printer {
                 self.out,
                 "{}  {:11}  {:>7}  {:>9}  {:>9}  {:>12}",
                 entry.id,
-                entry.standing,
+                entry.status,
                 entry.attempt,
                 span(entry.age),
                 lease,
@@ -72,8 +72,8 @@ impl Printer {
     /// One record; of its response the headers' values and the body only if they are asked for.
     pub(super) fn record(
         &mut self,
-        entry: &Entry,
-        seen: &Sighting,
+        entry: &RecordSummary,
+        seen: &RecordView,
         with_body: bool,
     ) -> io::Result<()> {
         if self.json {
@@ -84,7 +84,7 @@ impl Printer {
             return self.document(&record);
         }
         writeln!(self.out, "record        {}", entry.id)?;
-        writeln!(self.out, "state         {}", entry.standing)?;
+        writeln!(self.out, "state         {}", entry.status)?;
         writeln!(self.out, "attempt       {}", entry.attempt)?;
         writeln!(self.out, "claimed       {} ago", span(entry.age))?;
         writeln!(self.out, "last written  {} ago", span(entry.idle))?;
@@ -157,7 +157,7 @@ impl Printer {
 }
 
 /// What is kept of an answer: its status and size, and the rest if it is asked for.
-fn answer(seen: &Sighting, with_body: bool) -> Value {
+fn answer(seen: &RecordView, with_body: bool) -> Value {
     let mut answer = shown::answer(seen).unwrap_or_default();
     if let (Value::Object(members), Some(response), true) = (&mut answer, &seen.response, with_body)
     {

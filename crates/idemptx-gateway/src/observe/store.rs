@@ -9,7 +9,8 @@ use idemptx::store::{SafetyCheck, SafetyReport};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Watch,
 };
 
 use super::Observer;
@@ -75,8 +76,12 @@ impl<S> Observed<S> {
 }
 
 impl<S: Store> Store for Observed<S> {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        let claimed = self.store.claim(id, bid);
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let claimed = self.store.claim(id, claim_request);
         self.step(Operation::Claim, (id, None), claimed, |claim| match claim {
             Claim::Granted(lease) => {
                 (StepResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
@@ -114,10 +119,10 @@ impl<S: Store> Store for Observed<S> {
         self.step(Operation::Renew, (&lease.id, Some(lease)), renewed, told).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
-        let told = |seen: &Option<Seen>| match seen {
-            Some(Seen::Held(holder)) if holder.is_orphan() => (StepResult::Orphan, None),
-            Some(Seen::Held(_)) => (StepResult::Held, None),
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        let told = |seen: &Option<RecordSnapshot>| match seen {
+            Some(RecordSnapshot::Held(holder)) if holder.is_orphan() => (StepResult::Orphan, None),
+            Some(RecordSnapshot::Held(_)) => (StepResult::Held, None),
             Some(_) => (StepResult::Settled, None),
             None => (StepResult::Ok, None),
         };
@@ -128,8 +133,8 @@ impl<S: Store> Store for Observed<S> {
         self.store.watch(id)
     }
 
-    fn tend(&self) {
-        self.store.tend();
+    fn maintain(&self) {
+        self.store.maintain();
     }
 
     fn capabilities(&self) -> Capabilities {

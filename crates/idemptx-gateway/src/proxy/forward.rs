@@ -14,7 +14,7 @@ use http::header::{ACCEPT_ENCODING, FORWARDED, HOST, HeaderName, HeaderValue, VI
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use idemptx::tower::RequestBody;
 use idemptx::{Execution, Scope};
-use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use tower_service::Service;
 
 use super::body::{BodyFault, ClientBody, Outgoing};

@@ -6,8 +6,8 @@ use http::header::{
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use idemptx_core::fingerprint::HeaderRule;
-use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, IDEMPOTENCY_STORED};
 use idemptx_core::policy::ScopeRule;
+use idemptx_core::response_headers::{IDEMPOTENCY_OUTCOME, IDEMPOTENCY_STORED};
 
 use super::fault::Fault;
 use super::plan::Route;

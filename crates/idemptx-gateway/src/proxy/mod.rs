@@ -27,7 +27,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
-use idemptx::{Code, Outcome, Passed};
+use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::body::{AnswerBody, ClientBody, Outgoing, Pace};
@@ -150,7 +150,7 @@ async fn routed(
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
         return lost.map(AnswerBody::Plain);
     }
-    let ignored = outcome == Some(Outcome::Passed(Passed::Method { keyed: true }));
+    let ignored = outcome == Some(Outcome::Bypassed(Bypass::Method { keyed: true }));
     if ignored && route.config.report_ignored {
         headers::mark_ignored(response.headers_mut());
     }

@@ -131,7 +131,10 @@ fn purging_says_what_it_would_do_until_it_is_told_to() {
     idemptx(&["keys", "--store", &store, "purge", "--idle", "1d"]).good().is("purge-none.txt");
     idemptx(&["keys", "--store", &store, "purge", "--yes"]).good().is("purge.txt");
     let rest = idemptx(&["keys", "--store", &store, "list", "--state", "all"]).good().stdout;
-    assert!(rest.contains("unknown") && !rest.contains("done"), "what is in doubt stays: {rest}");
+    assert!(
+        rest.contains("unknown") && !rest.contains("completed"),
+        "what is in doubt stays: {rest}"
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use Fate::{Declined, Once, Refused};
 use crate::support::in_process::{Running, simple, started};
 use crate::support::raw_upstream::{RawUpstream, send_raw};
 
-/// Behind the request's end, for a reader that takes another end.
+/// Past the request's end, for a reader that takes another end.
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Answers every head that it finds with 200, whatever stands between.

@@ -364,7 +364,7 @@ class MemoryStore:
 
         Not after the watch was dropped.
         """
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Gives back what has expired."""
     def __len__(self) -> int:
         """How many records there are, expired ones that are not given back yet included."""

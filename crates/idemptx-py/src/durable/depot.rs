@@ -189,7 +189,7 @@ impl Source {
         match opened {
             Ok(store) => {
                 let store = Arc::new(store);
-                tokio::spawn(tend(Arc::downgrade(&store)));
+                tokio::spawn(maintain(Arc::downgrade(&store)));
                 state.failed = None;
                 if state.desks > 0 {
                     state.store = Some(Arc::clone(&store));
@@ -210,11 +210,11 @@ impl Source {
 }
 
 /// Has what has expired given back, for as long as there is a store.
-async fn tend(store: Weak<AnyStore>) {
+async fn maintain(store: Weak<AnyStore>) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
         let Some(store) = store.upgrade() else { return };
-        store.tend();
+        store.maintain();
     }
 }
 

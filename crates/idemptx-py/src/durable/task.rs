@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use idemptx::store::{AnyStore, SafetyCheck, SafetyReport};
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{ErrorKind, Seen, Store, StoreError, Watch};
+use idemptx_core::store::{ErrorKind, RecordSnapshot, Store, StoreError, Watch};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 use tokio::time::timeout;
@@ -123,14 +123,16 @@ pub(super) async fn verdict(
 ) -> Result<Verdict, StoreError> {
     let step = async {
         match job {
-            Job::Claim(id, bid) => store.claim(id, bid).await.map(Verdict::from),
+            Job::Claim(id, claim_request) => {
+                store.claim(id, claim_request).await.map(Verdict::from)
+            }
             Job::Lookup(id, _) => store.lookup(id).await.map(Verdict::from),
             Job::Renew(lease) => store.renew(lease).await.map(|_| Verdict::Done),
             Job::Release(lease) => store.release(lease).await.map(|()| Verdict::Done),
             Job::Settle(lease, done) => store.settle(lease, done).await.map(|()| Verdict::Done),
             // Whoever watches marks the record, too.
             Job::Watch(id) => store.lookup(id).await.map(|seen| match seen {
-                Some(Seen::Held(_)) => Verdict::Done,
+                Some(RecordSnapshot::Held(_)) => Verdict::Done,
                 _ => Verdict::Absent,
             }),
         }

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use idemptx_core::exchange::{
-    Action, Answer, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation,
+    Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, Operation,
 };
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Lease;
-use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
 use idemptx_core::outcome::Outcome;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::{ErrorKind, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
@@ -96,7 +96,7 @@ impl Passage {
             }
             Turn::Store(job @ (Job::Release(_) | Job::Settle(..)), _) => Some(job.clone()),
             Turn::Answer(..) | Turn::Abandoned => None,
-            _ => self.exchange.abandon().and_then(|behind| self.job(behind)),
+            _ => self.exchange.abandon().and_then(|deferred| self.job(deferred)),
         }
     }
 
@@ -114,15 +114,15 @@ impl Passage {
                 self.lease = Some(lease);
                 return Turn::Execute;
             }
-            Action::Answer { answer, behind } => {
-                let behind = behind
+            Action::Answer { answer, deferred } => {
+                let deferred = deferred
                     // Who never asked the store, or only heard what another was told, left nothing.
-                    .filter(|it| self.at_stake || matches!(it, Behind::Settle(..)))
-                    .and_then(|behind| self.job(behind));
-                self.id = behind.as_ref().map(|job| *job.record_id()).or(self.id);
-                return Turn::Answer(Box::new(answer), behind);
+                    .filter(|it| self.at_stake || matches!(it, Deferred::Settle(..)))
+                    .and_then(|deferred| self.job(deferred));
+                self.id = deferred.as_ref().map(|job| *job.record_id()).or(self.id);
+                return Turn::Answer(Box::new(answer), deferred);
             }
-            Action::Claim { id, bid } => Job::Claim(id, bid),
+            Action::Claim { id, claim_request } => Job::Claim(id, claim_request),
             Action::Lookup(id) => {
                 let fingerprint = self.exchange.fingerprint().copied();
                 Job::Lookup(id, fingerprint.unwrap_or(Fingerprint::unchecked()))
@@ -148,16 +148,16 @@ impl Passage {
             Some(response) => response.encode(),
             None => Bytes::new(),
         };
-        let retain = if state == State::Done { policy.retain } else { policy.key_retain };
+        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
         let done = Settlement::new(state, payload, retain, policy.key_retain);
         self.settlement = Some(done.clone());
         Job::Settle(lease, done)
     }
 
-    fn job(&self, behind: Behind) -> Option<Job> {
-        match behind {
-            Behind::Release(lease) => Some(Job::Release(lease)),
-            Behind::Settle(lease, _) => Some(Job::Settle(lease, self.settlement.clone()?)),
+    fn job(&self, deferred: Deferred) -> Option<Job> {
+        match deferred {
+            Deferred::Release(lease) => Some(Job::Release(lease)),
+            Deferred::Settle(lease, _) => Some(Job::Settle(lease, self.settlement.clone()?)),
             _ => None,
         }
     }
@@ -205,7 +205,7 @@ pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
 
 pub(super) fn outcome(answer: &Answer) -> Outcome {
     match answer {
-        Answer::Pass(passed) => Outcome::Passed(*passed),
+        Answer::Pass(passed) => Outcome::Bypassed(*passed),
         Answer::Own { attempt, stored } => Outcome::Executed { attempt: *attempt, stored: *stored },
         Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
         _ => Outcome::Replayed,

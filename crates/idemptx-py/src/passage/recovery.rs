@@ -12,7 +12,7 @@ use idemptx_core::lease::Lease;
 
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::{ReplayRules, StoredResponse};
-use idemptx_core::store::{Bid, ErrorKind, Over, Settlement};
+use idemptx_core::store::{ClaimRequest, ErrorKind, Expected, Settlement};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -30,7 +30,7 @@ pub(crate) struct Recovery {
     label: String,
     /// The ids under all secrets, while they rotate.
     ids: Vec<RecordId>,
-    keeping: Option<(Bid, Settlement)>,
+    keeping: Option<(ClaimRequest, Settlement)>,
     found: Option<Bytes>,
     is_contended: bool,
 }
@@ -48,13 +48,13 @@ impl Recovery {
         Ok(Self { shared, lease, label, ids, keeping: None, found: None, is_contended: false })
     }
 
-    fn bid(&self) -> Bid {
+    fn claim_request(&self) -> ClaimRequest {
         let retain = self.shared.policy().key_retain;
-        Bid::new(self.shared.token(), self.lease.fingerprint, TERM, retain)
+        ClaimRequest::new(self.shared.token(), self.lease.fingerprint, TERM, retain)
     }
 
-    fn claim(&self, bid: &Bid) -> Step {
-        Step::new(Job::Claim(self.lease.id.step(&self.label), bid.clone()))
+    fn claim(&self, claim_request: &ClaimRequest) -> Step {
+        Step::new(Job::Claim(self.lease.id.step(&self.label), claim_request.clone()))
     }
 
     /// Takes a result that is there already.
@@ -101,15 +101,15 @@ impl Recovery {
         let (status, rules) = (StatusCode::OK, ReplayRules::default());
         let json = Bytes::copy_from_slice(json);
         let payload = StoredResponse::capture(status, &headers, json, None, &rules).encode();
-        let done = Settlement::new(State::Done, payload, policy.key_retain, policy.key_retain);
-        let bid = self.bid();
-        let step = self.claim(&bid);
-        self.keeping = Some((bid, done));
+        let done = Settlement::new(State::Completed, payload, policy.key_retain, policy.key_retain);
+        let claim_request = self.claim_request();
+        let step = self.claim(&claim_request);
+        self.keeping = Some((claim_request, done));
         Some(step)
     }
 
     fn kept(&mut self, step: &Bound<'_, Step>) -> PyResult<Option<Step>> {
-        let Some((mut bid, done)) = self.keeping.clone() else {
+        let Some((mut claim_request, done)) = self.keeping.clone() else {
             return Err(misuse("keep a result first"));
         };
         let step = step.try_borrow()?;
@@ -119,10 +119,14 @@ impl Recovery {
                 return Ok(Some(Step::new(Job::Settle(lease.clone(), done))));
             }
             (Job::Settle(..), Verdict::Done) => return Ok(None),
-            (_, Verdict::Settled(record)) if record.token == bid.token => return Ok(None),
+            (_, Verdict::Settled(record)) if record.token == claim_request.token => {
+                return Ok(None);
+            }
             // Whoever was there first is right: results do not change.
             (_, Verdict::Settled(record)) => return self.find(record).map(|()| None),
-            (_, Verdict::Held(holder)) => bid.over = Some(Over::Orphan(holder.token)),
+            (_, Verdict::Held(holder)) => {
+                claim_request.expected = Some(Expected::Orphan(holder.token))
+            }
             // Who was fenced finds out by whom.
             (
                 _,
@@ -131,8 +135,8 @@ impl Recovery {
             _ => return Err(misuse("the store has no room for the step's result, or refused it")),
         }
         self.is_contended = true;
-        let again = self.claim(&bid);
-        self.keeping = Some((bid, done));
+        let again = self.claim(&claim_request);
+        self.keeping = Some((claim_request, done));
         Ok(Some(again))
     }
 

@@ -2,7 +2,7 @@
 
 use idemptx_core::lease::Lease;
 use idemptx_core::record::Record;
-use idemptx_core::store::{Claim, ErrorKind, Holder, Seen};
+use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot};
 
 /// What came of a step.
 #[derive(Clone)]
@@ -10,7 +10,7 @@ pub(crate) enum Verdict {
     Pending,
     Done,
     Granted(Lease),
-    Held(Holder),
+    Held(ClaimInfo),
     Settled(Record),
     Absent,
     Failed(ErrorKind),
@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
 /// What one request of a process tells the others.
 #[derive(Clone)]
 pub(crate) enum Told {
-    Held(Holder),
+    Held(ClaimInfo),
     Settled(Record),
     Failed(ErrorKind),
 }
@@ -46,12 +46,12 @@ impl From<Claim> for Verdict {
     }
 }
 
-impl From<Option<Seen>> for Verdict {
-    fn from(seen: Option<Seen>) -> Self {
+impl From<Option<RecordSnapshot>> for Verdict {
+    fn from(seen: Option<RecordSnapshot>) -> Self {
         match seen {
             None => Self::Absent,
-            Some(Seen::Held(holder)) => Self::Held(holder),
-            Some(Seen::Settled(record)) => Self::Settled(record),
+            Some(RecordSnapshot::Held(holder)) => Self::Held(holder),
+            Some(RecordSnapshot::Settled(record)) => Self::Settled(record),
             Some(_) => Self::Failed(ErrorKind::Internal),
         }
     }
@@ -89,11 +89,11 @@ impl Verdict {
     }
 
     /// What a lookup is told.
-    pub(crate) fn looked(self) -> Result<Option<Seen>, ErrorKind> {
+    pub(crate) fn looked(self) -> Result<Option<RecordSnapshot>, ErrorKind> {
         match self {
             Self::Absent => Ok(None),
-            Self::Held(holder) => Ok(Some(Seen::Held(holder))),
-            Self::Settled(record) => Ok(Some(Seen::Settled(record))),
+            Self::Held(holder) => Ok(Some(RecordSnapshot::Held(holder))),
+            Self::Settled(record) => Ok(Some(RecordSnapshot::Settled(record))),
             other => Err(other.error()),
         }
     }

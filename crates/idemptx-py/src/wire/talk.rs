@@ -35,7 +35,9 @@ macro_rules! each {
 impl Talk {
     pub(super) fn about(job: &Job) -> Self {
         match job {
-            Job::Claim(id, bid) => Self::Claim(ClaimStep::new(*id, bid.clone())),
+            Job::Claim(id, claim_request) => {
+                Self::Claim(ClaimStep::new(*id, claim_request.clone()))
+            }
             Job::Lookup(id, _) => Self::Lookup(LookupStep::new(*id)),
             Job::Renew(lease) => Self::Renew(RenewStep::new(lease.clone())),
             Job::Release(lease) => Self::Release(ReleaseStep::new(lease.clone())),

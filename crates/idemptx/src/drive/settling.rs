@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::exchange::Event;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{ErrorKind, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{ErrorKind, RecordSnapshot, Settlement, Store, StoreError};
 use tokio::time::{Instant, sleep};
 
 use super::{Driver, within};
@@ -30,7 +30,7 @@ impl<S: Store> Driver<S> {
         commits: bool,
     ) -> Event {
         let policy = self.engine.policy();
-        let retain = if state == State::Done { policy.retain } else { policy.key_retain };
+        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
         let done = Settlement::new(state, payload, retain, policy.key_retain);
         let Some(settled) = self.settle_by(lease, &done, commits).await else {
             return Event::Uncommitted;
@@ -58,7 +58,7 @@ impl<S: Store> Driver<S> {
         done: &Settlement,
         commits: bool,
     ) -> Option<Result<(), ErrorKind>> {
-        let is_kept = matches!(done.state, State::Done | State::DoneNobody);
+        let is_kept = matches!(done.state, State::Completed | State::NotReplayable);
         let certain = |settled: Result<(), ErrorKind>| {
             matches!(settled, Ok(()) | Err(ErrorKind::Fenced)).then_some(settled)
         };
@@ -81,14 +81,16 @@ impl<S: Store> Driver<S> {
     async fn confirm(&self, lease: &Lease, done: &Settlement) -> Result<(), ErrorKind> {
         let store = self.engine.store();
         match self.in_time(|| store.lookup(&lease.id)).await? {
-            Some(Seen::Settled(record))
+            Some(RecordSnapshot::Settled(record))
                 if record.token == lease.token
                     && record.state == done.state
                     && record.payload == done.payload =>
             {
                 Ok(())
             }
-            Some(Seen::Held(holder)) if holder.token == lease.token => Err(ErrorKind::Unavailable),
+            Some(RecordSnapshot::Held(holder)) if holder.token == lease.token => {
+                Err(ErrorKind::Unavailable)
+            }
             _ => Err(ErrorKind::Fenced),
         }
     }

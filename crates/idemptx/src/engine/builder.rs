@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use idemptx_core::exchange::{Probed, Rules};
+use idemptx_core::exchange::{ProbeResult, Rules};
 use idemptx_core::key::{Key, Scope};
-use idemptx_core::pace::TypicalTime;
 use idemptx_core::policy::{Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
+use idemptx_core::stats::TypicalTime;
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
 
@@ -89,7 +89,7 @@ impl<S: Store> EngineBuilder<S> {
     pub fn probe<F, R>(mut self, probe: F) -> Self
     where
         F: Fn(Orphan) -> R + Send + Sync + 'static,
-        R: Future<Output = Probed> + Send + 'static,
+        R: Future<Output = ProbeResult> + Send + 'static,
     {
         self.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
         self

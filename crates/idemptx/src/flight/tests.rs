@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::{Lease, Token};
-use idemptx_core::store::Bid;
+use idemptx_core::store::ClaimRequest;
 
 use super::*;
 
@@ -118,15 +118,15 @@ fn seat(flights: &Arc<Flights>, number: u8) -> Waiter {
     }
 }
 
-fn holder() -> Holder {
-    Holder::new(&record(), Duration::from_secs(15))
+fn holder() -> ClaimInfo {
+    ClaimInfo::new(&record(), Duration::from_secs(15))
 }
 
 fn record() -> Record {
     let (term, retain) = (Duration::from_secs(15), Duration::from_secs(60));
     let token = Token::from_bytes([1; Token::BYTES]);
-    let bid = Bid::new(token, Fingerprint::unchecked(), term, retain);
-    Record::running(&Lease::granted(id(1), &bid, 1, 1))
+    let claim_request = ClaimRequest::new(token, Fingerprint::unchecked(), term, retain);
+    Record::running(&Lease::granted(id(1), &claim_request, 1, 1))
 }
 
 fn id(number: u8) -> RecordId {

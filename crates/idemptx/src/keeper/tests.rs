@@ -2,7 +2,7 @@ use bytes::Bytes;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, Seen};
+use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot};
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 use super::*;
@@ -68,7 +68,7 @@ async fn a_release_is_repeated_until_it_is_confirmed() {
     let lease = claimed(&store, 1).await;
     store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     store.next(Operation::Release, Behavior::LoseReply(ErrorKind::Unavailable));
-    keeper.behind(Job::Release(lease.clone()));
+    keeper.deferred(Job::Release(lease.clone()));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
     assert_eq!(store.calls(Operation::Release), 3);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
@@ -77,11 +77,11 @@ async fn a_release_is_repeated_until_it_is_confirmed() {
 #[tokio::test]
 async fn a_claim_that_nobody_heard_of_is_released_until_it_cannot_come_any_more() {
     let (store, keeper) = kept();
-    let (id, bid) = (id(1), bid(LEASE));
+    let (id, claim_request) = (id(1), claim_request(LEASE));
     let began = Instant::now();
-    keeper.behind(Job::Release(Lease::granted(id, &bid, 0, 0)));
+    keeper.deferred(Job::Release(Lease::granted(id, &claim_request, 0, 0)));
     store.performed(Operation::Release, 1).await;
-    assert!(matches!(store.memory().claim(&id, &bid).await, Ok(Claim::Granted(_))));
+    assert!(matches!(store.memory().claim(&id, &claim_request).await, Ok(Claim::Granted(_))));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
     assert!(began.elapsed() > LEASE);
     assert_eq!(store.memory().lookup(&id).await.unwrap(), None);
@@ -91,8 +91,9 @@ async fn a_claim_that_nobody_heard_of_is_released_until_it_cannot_come_any_more(
 async fn a_release_of_what_somebody_else_holds_is_over() {
     let (store, keeper) = kept();
     claimed(&store, 1).await;
-    let other = Bid::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
-    keeper.behind(Job::Release(Lease::granted(id(1), &other, 0, 0)));
+    let other =
+        ClaimRequest::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
+    keeper.deferred(Job::Release(Lease::granted(id(1), &other, 0, 0)));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
     assert_eq!(store.calls(Operation::Release), 1);
 }
@@ -104,15 +105,15 @@ async fn a_result_is_settled_on_a_living_lease_and_told_to_those_who_wait() {
     let (mut waiter, pilot) = awaited(&lease);
     store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let heartbeat = Some(keeper.beat(&lease));
-    let done = Settlement::new(State::Done, Bytes::from_static(b"done"), RETAIN, RETAIN);
-    keeper.behind(Job::Settle { lease: lease.clone(), done, heartbeat, pilot: Some(pilot) });
+    let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
+    keeper.deferred(Job::Settle { lease: lease.clone(), done, heartbeat, pilot: Some(pilot) });
     store.called(Operation::Renew, 4).await;
     assert!(waiter.news.try_recv().is_err());
     store.always(Operation::Settle, Behavior::Succeed);
     let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
     assert!(matches!(news, News::Settled(record) if record.payload == "done"));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
-    assert!(matches!(store.memory().lookup(&lease.id).await, Ok(Some(Seen::Settled(_)))));
+    assert!(matches!(store.memory().lookup(&lease.id).await, Ok(Some(RecordSnapshot::Settled(_)))));
     assert!(keeper.shared.beats().running.is_empty());
 }
 
@@ -122,7 +123,7 @@ async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
     let lease = claimed(&store, 1).await;
     store.memory().release(&lease).await.unwrap();
     let (mut waiter, pilot) = awaited(&lease);
-    keeper.behind(settling(lease, Some(pilot)));
+    keeper.deferred(settling(lease, Some(pilot)));
     let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
     assert!(matches!(news, News::Changed));
 }
@@ -131,10 +132,10 @@ async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
 async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
     let (store, keeper) = kept();
     for number in 0..200 {
-        let bid = bid(Duration::from_secs(3600));
-        keeper.behind(Job::Release(Lease::granted(id(number), &bid, 0, 0)));
+        let claim_request = claim_request(Duration::from_secs(3600));
+        keeper.deferred(Job::Release(Lease::granted(id(number), &claim_request, 0, 0)));
     }
-    keeper.behind(settling(claimed(&store, 201).await, None));
+    keeper.deferred(settling(claimed(&store, 201).await, None));
     store.performed(Operation::Settle, 1).await;
 }
 
@@ -143,12 +144,12 @@ async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     let (store, keeper) = kept();
     let gate = Gate::closed();
     store.always(Operation::Release, Behavior::DelayReply(gate.clone()));
-    let lease = Lease::granted(id(1), &bid(LEASE), 1, 1);
+    let lease = Lease::granted(id(1), &claim_request(LEASE), 1, 1);
     for _ in 1..RESULTS_MAX {
-        keeper.behind(Job::Release(lease.clone()));
+        keeper.deferred(Job::Release(lease.clone()));
     }
     assert!(!keeper.is_full());
-    keeper.behind(Job::Release(lease));
+    keeper.deferred(Job::Release(lease));
     assert!(keeper.is_full());
     gate.open();
     timeout(PATIENCE, keeper.idle()).await.unwrap();
@@ -159,9 +160,9 @@ async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
 async fn clients_that_leave_cannot_stop_everybody() {
     let (_store, keeper) = kept();
     for number in 0..UNHEARD_MAX + 100 {
-        let bid = bid(Duration::from_secs(3600));
+        let claim_request = claim_request(Duration::from_secs(3600));
         let id = id(u8::try_from(number % 256).unwrap());
-        keeper.behind(Job::Release(Lease::granted(id, &bid, 0, 0)));
+        keeper.deferred(Job::Release(Lease::granted(id, &claim_request, 0, 0)));
     }
     assert!(!keeper.is_full());
     assert_eq!(keeper.shared.unheard.load(Ordering::Relaxed), UNHEARD_MAX);
@@ -176,9 +177,9 @@ async fn the_bytes_of_unconfirmed_results_are_limited() {
     let lease = claimed(&store, 1).await;
     for _ in 0..4 {
         assert!(!keeper.is_full());
-        let done = Settlement::new(State::Done, payload.clone(), RETAIN, RETAIN);
+        let done = Settlement::new(State::Completed, payload.clone(), RETAIN, RETAIN);
         let job = Job::Settle { lease: lease.clone(), done, heartbeat: None, pilot: None };
-        keeper.behind(job);
+        keeper.deferred(job);
     }
     assert!(keeper.is_full());
     gate.open();
@@ -193,7 +194,7 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     let remaining = Arc::downgrade(&store);
     let keeper = Keeper::new(store);
     drop(keeper.beat(&claimed(&scripted, 1).await));
-    keeper.behind(settling(claimed(&scripted, 2).await, None));
+    keeper.deferred(settling(claimed(&scripted, 2).await, None));
     drop(keeper);
     scripted.performed(Operation::Settle, 1).await;
     let deadline = Instant::now() + PATIENCE;
@@ -210,8 +211,8 @@ fn kept() -> (ScriptedStore, Keeper<ScriptedStore>) {
 
 async fn claimed(store: &ScriptedStore, number: u8) -> Lease {
     let token = Token::from_bytes([number; Token::BYTES]);
-    let bid = Bid::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
-    match store.memory().claim(&id(number), &bid).await {
+    let claim_request = ClaimRequest::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
+    match store.memory().claim(&id(number), &claim_request).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     }
@@ -219,25 +220,25 @@ async fn claimed(store: &ScriptedStore, number: u8) -> Lease {
 
 async fn is_orphan(store: &ScriptedStore, lease: &Lease) -> bool {
     let seen = store.memory().lookup(&lease.id).await;
-    matches!(seen, Ok(Some(Seen::Held(holder))) if holder.is_orphan())
+    matches!(seen, Ok(Some(RecordSnapshot::Held(holder))) if holder.is_orphan())
 }
 
 fn settling(lease: Lease, pilot: Option<Pilot>) -> Job {
-    let done = Settlement::new(State::Done, Bytes::from_static(b"done"), RETAIN, RETAIN);
+    let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
     Job::Settle { lease, done, heartbeat: None, pilot }
 }
 
 /// Somebody who waits for a record, and whoever tells.
 fn awaited(lease: &Lease) -> (Waiter, Pilot) {
-    let holder = idemptx_core::store::Holder::new(&Record::running(lease), LEASE);
+    let holder = idemptx_core::store::ClaimInfo::new(&Record::running(lease), LEASE);
     match Flights::new(16, 16).wait(lease.id, holder) {
         Seat::Vigil(waiter, pilot) => (waiter, pilot),
         other => panic!("{other:?}"),
     }
 }
 
-fn bid(term: Duration) -> Bid {
-    Bid::new(Token::from_bytes([1; 16]), Fingerprint::unchecked(), term, RETAIN)
+fn claim_request(term: Duration) -> ClaimRequest {
+    ClaimRequest::new(Token::from_bytes([1; 16]), Fingerprint::unchecked(), term, RETAIN)
 }
 
 fn id(number: u8) -> RecordId {

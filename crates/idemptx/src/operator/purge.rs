@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-use idemptx_core::store::{Entry, Inventory, Query, Standing, StoreError};
+use idemptx_core::store::{Inventory, Query, RecordStatus, RecordSummary, StoreError};
 
 use super::{Operator, OperatorError, Target, ended};
 
@@ -84,13 +84,13 @@ impl<S: Inventory> Purge<S> {
     /// Forgets all of these at once.
     async fn forget(
         &mut self,
-        entries: &[Entry],
+        entries: &[RecordSummary],
         left: &mut PurgeReport,
     ) -> Result<(), StoreError> {
         let mut begun = Vec::with_capacity(entries.len());
         for entry in entries {
-            match entry.standing {
-                Standing::Running => left.in_flight += 1,
+            match entry.status {
+                RecordStatus::Running => left.in_flight += 1,
                 _ if self.is_dry => self.report.count(entry),
                 _ => begun.push((entry, self.operator.begin(Target::listed(entry), None))),
             }
@@ -141,7 +141,7 @@ pub struct PurgeReport {
 }
 
 impl PurgeReport {
-    fn count(&mut self, entry: &Entry) {
+    fn count(&mut self, entry: &RecordSummary) {
         self.forgotten += 1;
         self.payload_bytes += entry.payload_bytes;
     }

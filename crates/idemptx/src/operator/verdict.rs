@@ -8,16 +8,16 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{Entry, ErrorKind, Holder, Standing, StoreError};
+use idemptx_core::store::{ClaimInfo, ErrorKind, RecordStatus, RecordSummary, StoreError};
 
 /// What a lookup finds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Sighting {
+pub struct RecordView {
     /// Its name.
     pub id: RecordId,
     /// What it has come to.
-    pub standing: Standing,
+    pub status: RecordStatus,
     /// Of the claim that runs or has settled.
     pub token: Token,
     /// Of that claim.
@@ -35,12 +35,12 @@ pub struct Sighting {
     pub response: Option<StoredResponse>,
 }
 
-impl Sighting {
+impl RecordView {
     /// Of a claim.
-    pub(super) fn held(id: RecordId, holder: &Holder) -> Self {
+    pub(super) fn held(id: RecordId, holder: &ClaimInfo) -> Self {
         Self {
             id,
-            standing: Standing::of(State::Running, holder.remaining),
+            status: RecordStatus::of(State::Running, holder.remaining),
             token: holder.token,
             fence: holder.fence,
             attempt: holder.attempt,
@@ -52,10 +52,10 @@ impl Sighting {
     }
 
     /// As a listing has it, without its response.
-    pub(super) fn listed(entry: &Entry) -> Self {
+    pub(super) fn listed(entry: &RecordSummary) -> Self {
         Self {
             id: entry.id,
-            standing: entry.standing,
+            status: entry.status,
             token: entry.token,
             fence: entry.fence,
             attempt: entry.attempt,
@@ -70,7 +70,7 @@ impl Sighting {
     pub(super) fn settled(record: &Record) -> Self {
         Self {
             id: record.id,
-            standing: Standing::of(record.state, Duration::ZERO),
+            status: RecordStatus::of(record.state, Duration::ZERO),
             token: record.token,
             fence: record.fence,
             attempt: record.attempt,
@@ -103,9 +103,9 @@ impl From<StoredResponse> for Resolution {
 #[non_exhaustive]
 pub struct Resolved {
     /// What was there.
-    pub was: Sighting,
+    pub was: RecordView,
     /// What is there now; nothing after a release.
-    pub now: Option<Sighting>,
+    pub now: Option<RecordView>,
 }
 
 /// A record that was forgotten.
@@ -113,7 +113,7 @@ pub struct Resolved {
 #[non_exhaustive]
 pub struct Forgotten {
     /// What was there.
-    pub was: Sighting,
+    pub was: RecordView,
 }
 
 /// Why a record was left as it is.
@@ -126,9 +126,9 @@ pub enum OperatorError {
     InFlight(Duration),
     /// It has a final result, which no resolution replaces; it can be
     /// [forgotten](super::Operator::forget).
-    AlreadySettled(Box<Sighting>),
+    AlreadySettled(Box<RecordView>),
     /// Somebody else changed it meanwhile, to this if it is known: look again.
-    Changed(Option<Box<Sighting>>),
+    Changed(Option<Box<RecordView>>),
     /// The answer could not be read back: an informational response, one with too many header
     /// lines, or one larger than the policy's `response_bytes_max`.
     Unstorable,
@@ -141,7 +141,7 @@ pub enum OperatorError {
 
 impl OperatorError {
     /// Changed to this.
-    pub(super) fn changed(now: Sighting) -> Self {
+    pub(super) fn changed(now: RecordView) -> Self {
         Self::Changed(Some(Box::new(now)))
     }
 }
@@ -167,7 +167,7 @@ impl fmt::Display for OperatorError {
                 write!(
                     f,
                     "it is settled already, as {}; forget it to have it executed",
-                    was.standing
+                    was.status
                 )
             }
             Self::Changed(_) => f.write_str("somebody else changed it meanwhile; look again"),

@@ -9,7 +9,8 @@ use std::fmt;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
+    StoreError, Watch,
 };
 
 pub use self::boxed::BoxedStore;
@@ -219,8 +220,12 @@ macro_rules! chosen {
 }
 
 impl Store for AnyStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        chosen!(self, store => store.claim(id, bid), awaited)
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        chosen!(self, store => store.claim(id, claim_request), awaited)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -235,7 +240,7 @@ impl Store for AnyStore {
         chosen!(self, store => store.renew(lease), awaited)
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         chosen!(self, store => store.lookup(id), awaited)
     }
 
@@ -243,8 +248,8 @@ impl Store for AnyStore {
         chosen!(self, store => store.watch(id), awaited)
     }
 
-    fn tend(&self) {
-        chosen!(self, store => store.tend());
+    fn maintain(&self) {
+        chosen!(self, store => store.maintain());
     }
 
     fn capabilities(&self) -> Capabilities {

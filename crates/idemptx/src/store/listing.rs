@@ -1,7 +1,9 @@
 //! Pages of the stores that walk their records in the order of the ids.
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{Cursor, Entry, ErrorKind, Page, Query, Standings, StoreError};
+use idemptx_core::store::{
+    Cursor, ErrorKind, Page, Query, RecordStatuses, RecordSummary, StoreError,
+};
 
 /// A page under construction.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl<'q> Listing<'q> {
 
     /// How many records are walked at most for this page.
     pub(super) fn walk_max(&self) -> usize {
-        let is_plain = self.query.standings == Standings::ALL && self.query.idle_min.is_zero();
+        let is_plain = self.query.statuses == RecordStatuses::ALL && self.query.idle_min.is_zero();
         if is_plain { self.query.page_max() } else { WALK_MAX }
     }
 
@@ -55,7 +57,7 @@ impl<'q> Listing<'q> {
 /// What stands under an id.
 #[derive(Debug)]
 pub(super) enum Walked {
-    Record(Entry),
+    Record(RecordSummary),
     /// Nothing, as far as anybody is concerned.
     Expired,
     Unreadable,

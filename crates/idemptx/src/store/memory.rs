@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Watch,
 };
 use idemptx_core::time::{Clock, Timestamp};
 
@@ -157,11 +158,15 @@ impl MemoryStoreBuilder {
 
 /// Nothing here waits: every step is done when its future is polled for the first time.
 impl Store for MemoryStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
         let claim = || {
             self.0.step(self.0.shard(id), |shard, now| {
                 let room = self.0.bytes_max.saturating_sub(self.bytes());
-                shard.claim(id, bid, now, room)
+                shard.claim(id, claim_request, now, room)
             })
         };
         match claim() {
@@ -193,7 +198,7 @@ impl Store for MemoryStore {
         Ok(self.0.step(shard, |shard, now| shard.renew(lease, now))?)
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         Ok(self.0.step(self.0.shard(id), |shard, now| shard.lookup(id, now)))
     }
 
@@ -206,7 +211,7 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn tend(&self) {
+    fn maintain(&self) {
         self.sweep();
     }
 

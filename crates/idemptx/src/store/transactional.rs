@@ -13,7 +13,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::Store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-use idemptx_core::store::{Bid, Claim, ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
 
 #[cfg(feature = "postgres")]
 use super::postgres::{OpenTransaction, PostgresTransaction};
@@ -58,9 +58,9 @@ pub trait Transactional: Store {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
-        let _ = (transaction, id, bid);
+        let _ = (transaction, id, claim_request);
         std::future::ready(Err(elsewhere("PostgreSQL")))
     }
 
@@ -95,9 +95,9 @@ pub trait Transactional: Store {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        let _ = (transaction, id, bid);
+        let _ = (transaction, id, claim_request);
         Err(elsewhere("SQLite"))
     }
 
@@ -152,7 +152,7 @@ pub(crate) trait AnyTransactional: Send + Sync {
         &'a self,
         transaction: PostgresTransaction<'a>,
         id: &'a RecordId,
-        bid: &'a Bid,
+        claim_request: &'a ClaimRequest,
     ) -> Answered<'a, Claim>;
 
     #[cfg(feature = "postgres")]
@@ -168,7 +168,7 @@ pub(crate) trait AnyTransactional: Send + Sync {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError>;
 
     #[cfg(feature = "sqlite")]
@@ -195,9 +195,9 @@ impl<S: Transactional> AnyTransactional for S {
         &'a self,
         transaction: PostgresTransaction<'a>,
         id: &'a RecordId,
-        bid: &'a Bid,
+        claim_request: &'a ClaimRequest,
     ) -> Answered<'a, Claim> {
-        Box::pin(Transactional::claim_in_postgres(self, transaction, id, bid))
+        Box::pin(Transactional::claim_in_postgres(self, transaction, id, claim_request))
     }
 
     #[cfg(feature = "postgres")]
@@ -215,9 +215,9 @@ impl<S: Transactional> AnyTransactional for S {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        Transactional::claim_in_sqlite(self, transaction, id, bid)
+        Transactional::claim_in_sqlite(self, transaction, id, claim_request)
     }
 
     #[cfg(feature = "sqlite")]

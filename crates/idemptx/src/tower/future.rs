@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use http::Response;
 use idemptx_core::exchange::Rules;
-use idemptx_core::marks::mark;
 use idemptx_core::outcome::Outcome;
+use idemptx_core::response_headers::mark;
 use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;

@@ -10,10 +10,10 @@ use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, Rules,
 };
 use idemptx_core::fingerprint::{Fingerprint, Fingerprinter};
-use idemptx_core::marks::{IDEMPOTENCY_OUTCOME, mark};
-use idemptx_core::outcome::{Code, Outcome, Passed, Rejection};
+use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
 use idemptx_core::response::StoredResponse;
+use idemptx_core::response_headers::{IDEMPOTENCY_OUTCOME, mark};
 use idemptx_core::store::Store;
 use tokio::sync::mpsc;
 use tower_service::Service;
@@ -86,7 +86,7 @@ where
                 return ResponseFuture::keyed(exchanged(driver, bytes_max, call));
             }
             Action::Answer { answer: Answer::Pass(passed), .. } => {
-                let (outcome, rules) = (Outcome::Passed(passed), Arc::clone(engine.rules()));
+                let (outcome, rules) = (Outcome::Bypassed(passed), Arc::clone(engine.rules()));
                 unclaimed(&mut request, &rules, passed);
                 return ResponseFuture::pass(self.inner.call(request), rules, outcome);
             }
@@ -144,7 +144,7 @@ where
             Box::pin(inner.call(request))
         };
         let response = passing.await?;
-        Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Passed(passed)))
+        Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Bypassed(passed)))
     })
 }
 
@@ -179,7 +179,7 @@ fn told<C, E>(
 }
 
 /// Tells extractors why there is no execution.
-fn unclaimed<B>(request: &mut Request<B>, rules: &Arc<Rules>, passed: Passed) {
+fn unclaimed<B>(request: &mut Request<B>, rules: &Arc<Rules>, passed: Bypass) {
     #[cfg(all(feature = "axum", feature = "postgres"))]
     request.extensions_mut().insert(Unclaimed { rules: Arc::clone(rules), passed });
     #[cfg(not(all(feature = "axum", feature = "postgres")))]

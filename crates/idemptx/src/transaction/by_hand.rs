@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body::Body;
 use idemptx_core::lease::Lease;
-use idemptx_core::marks::IDEMPOTENCY_OUTCOME;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 #[cfg(feature = "json")]
 use idemptx_core::store::Claim;
 use idemptx_core::store::{ErrorKind, Settlement, StoreError};
@@ -195,9 +195,9 @@ impl SettleIn for tokio_postgres::Transaction<'_> {
         step: Result<KeptStep, StepError<Infallible>>,
     ) -> Self::Kept<'a> {
         Box::pin(async move {
-            let KeptStep { id, bid, done } = step?;
+            let KeptStep { id, claim_request, done } = step?;
             let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-            match store.claim_in_postgres(self.into(), &id, &bid).await? {
+            match store.claim_in_postgres(self.into(), &id, &claim_request).await? {
                 Claim::Granted(lease) => {
                     Ok(store.settle_in_postgres(self.into(), &lease, &done).await?)
                 }
@@ -249,9 +249,9 @@ impl SettleIn for rusqlite::Transaction<'_> {
         execution: &'a Execution,
         step: Result<KeptStep, StepError<Infallible>>,
     ) -> Self::Kept<'a> {
-        let KeptStep { id, bid, done } = step?;
+        let KeptStep { id, claim_request, done } = step?;
         let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-        match store.claim_in_sqlite(self, &id, &bid)? {
+        match store.claim_in_sqlite(self, &id, &claim_request)? {
             Claim::Granted(lease) => Ok(store.settle_in_sqlite(self, &lease, &done)?),
             _ => Err(StepError::Kept),
         }
@@ -304,7 +304,7 @@ where
     if !kept.is_storable() {
         return Err(SettleError::NotStorable);
     }
-    let done = Settlement::new(State::Done, kept.encode(), policy.retain, policy.key_retain);
+    let done = Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
     parts.headers.insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static("store"));
     Ok((done, Response::from_parts(parts, ResponseBody::whole(whole))))
 }
@@ -331,7 +331,7 @@ pub enum SettleError {
     /// not under a claim.
     NotTransactional,
     /// The handler has ended, and the engine settles what it answered: settle before it returns.
-    Over,
+    Finished,
     /// The response cannot be kept: it is larger than the policy's `response_bytes_max`, has
     /// thousands of header lines, is informational, or an event stream.
     NotStorable,
@@ -360,7 +360,7 @@ impl fmt::Display for SettleError {
                 "the operation cannot be settled in a transaction: is there a key, and was its \
                  engine made with `EngineBuilder::transactional`?"
             }
-            Self::Over => "the handler has ended: settle before it returns, and roll back",
+            Self::Finished => "the handler has ended: settle before it returns, and roll back",
             Self::NotStorable => "the response is too large to be stored, or cannot be replayed",
             Self::NotReady => "the response's body is not ready",
             Self::Body(_) => "the response's body broke off",
@@ -374,7 +374,7 @@ impl std::error::Error for SettleError {
         match self {
             Self::Fenced(error) | Self::Store(error) => Some(error),
             Self::Body(error) => Some(&**error),
-            Self::NotTransactional | Self::Over | Self::NotStorable | Self::NotReady => None,
+            Self::NotTransactional | Self::Finished | Self::NotStorable | Self::NotReady => None,
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Effects(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    left: Left,
+    left: PendingEffects,
     /// The handler has ended.
     is_over: bool,
 }
@@ -46,8 +46,10 @@ impl Effects {
     fn vacant(&self) -> Result<MutexGuard<'_, State>, TransactionError> {
         let state = self.state();
         match &*state {
-            State { is_over: true, .. } => Err(TransactionError::Over),
-            State { left: Left { open: Some(_), .. }, .. } => Err(TransactionError::Begun),
+            State { is_over: true, .. } => Err(TransactionError::Finished),
+            State { left: PendingEffects { open: Some(_), .. }, .. } => {
+                Err(TransactionError::Begun)
+            }
             _ => Ok(state),
         }
     }
@@ -66,7 +68,7 @@ impl Effects {
     pub(crate) fn settle_by_hand(&self) -> Result<bool, SettleError> {
         let mut state = self.state();
         if state.is_over {
-            return Err(SettleError::Over);
+            return Err(SettleError::Finished);
         }
         Ok(std::mem::replace(&mut state.left.is_settled_by_hand, true))
     }
@@ -78,7 +80,7 @@ impl Effects {
     }
 
     /// The handler has ended: what it left, and nothing from now on.
-    pub(crate) fn end(&self) -> Left {
+    pub(crate) fn end(&self) -> PendingEffects {
         let mut state = self.state();
         state.is_over = true;
         std::mem::take(&mut state.left)
@@ -92,7 +94,7 @@ impl Effects {
 
 /// What a handler has left.
 #[derive(Debug, Default)]
-pub(crate) struct Left {
+pub(crate) struct PendingEffects {
     #[cfg(feature = "postgres")]
     open: Option<Open>,
     is_settled_by_hand: bool,
@@ -104,7 +106,7 @@ struct Open {
     store: Arc<dyn AnyTransactional>,
 }
 
-impl Left {
+impl PendingEffects {
     /// Whether the handler says that its own transaction has settled, and is committed.
     pub(crate) const fn is_settled_by_hand(&self) -> bool {
         self.is_settled_by_hand

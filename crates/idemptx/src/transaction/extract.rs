@@ -8,7 +8,7 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 use idemptx_core::exchange::Rules;
-use idemptx_core::outcome::{Code, Passed, Rejection};
+use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::problem::Problem;
 
 use super::{IdempotentTransaction, TransactionError};
@@ -66,7 +66,7 @@ enum Refusal {
 #[derive(Clone)]
 pub(crate) struct Unclaimed {
     pub(crate) rules: Arc<Rules>,
-    pub(crate) passed: Passed,
+    pub(crate) passed: Bypass,
 }
 
 fn refusal(unclaimed: Option<&Unclaimed>) -> Refusal {
@@ -74,9 +74,9 @@ fn refusal(unclaimed: Option<&Unclaimed>) -> Refusal {
         return Refusal::Mistake(format!("{NONE} without `Engine::layer` around the handler"));
     };
     let code = match passed {
-        Passed::NoKey => Code::MissingKey,
-        Passed::LargeBody => Code::BodyTooLarge,
-        Passed::Unprotected => Code::StoreUnavailable,
+        Bypass::NoKey => Code::MissingKey,
+        Bypass::LargeBody => Code::BodyTooLarge,
+        Bypass::Unprotected => Code::StoreUnavailable,
         _ => {
             let why = "for a request that keys are not for";
             return Refusal::Mistake(format!("{NONE} {why} ({passed:?})"));

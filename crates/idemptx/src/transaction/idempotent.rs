@@ -67,7 +67,7 @@ impl IdempotentTransaction {
     /// # Errors
     ///
     /// [`TransactionError::Database`] with the server's answer, after which nothing more can be
-    /// done in the transaction; [`TransactionError::Over`] once it has ended.
+    /// done in the transaction; [`TransactionError::Finished`] once it has ended.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +161,7 @@ impl IdempotentTransaction {
     }
 
     async fn client(&self) -> Result<MappedMutexGuard<'_, Client>, TransactionError> {
-        self.open.client().await.ok_or(TransactionError::Over)
+        self.open.client().await.ok_or(TransactionError::Finished)
     }
 }
 
@@ -204,7 +204,7 @@ pub enum TransactionError {
     /// The execution has a transaction already.
     Begun,
     /// It, or the handler, has ended.
-    Over,
+    Finished,
     /// It could not be begun.
     Store(StoreError),
     /// The database refused a statement.
@@ -219,7 +219,7 @@ impl fmt::Display for TransactionError {
                  with `EngineBuilder::transactional`?"
             }
             Self::Begun => "the execution has a transaction already",
-            Self::Over => "the transaction has ended",
+            Self::Finished => "the transaction has ended",
             Self::Store(_) => "no transaction can be begun now",
             Self::Database(_) => "the database refused a statement",
         })
@@ -231,7 +231,7 @@ impl std::error::Error for TransactionError {
         match self {
             Self::Store(error) => Some(error),
             Self::Database(error) => Some(error),
-            Self::NotTransactional | Self::Begun | Self::Over => None,
+            Self::NotTransactional | Self::Begun | Self::Finished => None,
         }
     }
 }

@@ -14,7 +14,7 @@ mod idempotent;
 
 #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
 pub use self::by_hand::{SettleError, SettleIn};
-pub(crate) use self::effects::{Effects, Left};
+pub(crate) use self::effects::{Effects, PendingEffects};
 #[cfg(all(feature = "axum", feature = "postgres"))]
 pub use self::extract::NoTransaction;
 #[cfg(all(feature = "axum", feature = "postgres"))]

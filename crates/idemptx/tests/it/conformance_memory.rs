@@ -12,8 +12,8 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, Entry, ErrorKind, Inventory, Page, Query, Seen, Settlement, Standing,
-    Standings, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    RecordStatus, RecordStatuses, RecordSummary, Settlement, Store, StoreError, Watch,
 };
 use idemptx_core::time::{Clock, Timestamp, millis};
 
@@ -131,7 +131,7 @@ struct Faulty {
     store: MemoryStore,
     fault: Fault,
     /// What was listed last.
-    last: Mutex<Vec<Entry>>,
+    last: Mutex<Vec<RecordSummary>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,10 +148,14 @@ enum Fault {
 }
 
 impl Store for Faulty {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        match self.store.claim(id, bid).await? {
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        match self.store.claim(id, claim_request).await? {
             Claim::Held(holder) if self.fault == Fault::GrantsTwice => {
-                Ok(Claim::Granted(Lease::granted(*id, bid, holder.fence, holder.attempt)))
+                Ok(Claim::Granted(Lease::granted(*id, claim_request, holder.fence, holder.attempt)))
             }
             verdict => Ok(verdict),
         }
@@ -181,14 +185,14 @@ impl Store for Faulty {
         self.store.renew(lease).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let mut seen = self.store.lookup(id).await?;
         match &mut seen {
             None if self.fault == Fault::ClaimsWhereItLooks => {
-                let bid = Bid::new(unique_token(), FINGERPRINT, HOUR, HOUR);
-                self.store.claim(id, &bid).await?;
+                let claim_request = ClaimRequest::new(unique_token(), FINGERPRINT, HOUR, HOUR);
+                self.store.claim(id, &claim_request).await?;
             }
-            Some(Seen::Held(holder)) if self.fault == Fault::NeverLapses => {
+            Some(RecordSnapshot::Held(holder)) if self.fault == Fault::NeverLapses => {
                 holder.remaining += HOUR;
             }
             _ => {}
@@ -212,7 +216,7 @@ impl Inventory for Faulty {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let mut asked = query.clone();
         if self.fault == Fault::ListsWhateverThereIs {
-            asked.standings = Standings::ALL;
+            asked.statuses = RecordStatuses::ALL;
         }
         let mut page = self.store.list(&asked).await?;
         match self.fault {
@@ -221,7 +225,7 @@ impl Inventory for Faulty {
             Fault::NeverLapses => {
                 for entry in &mut page.entries {
                     entry.remaining += HOUR;
-                    entry.standing = Standing::Running;
+                    entry.status = RecordStatus::Running;
                 }
             }
             _ => {}

@@ -60,15 +60,16 @@ fn behaves_as_a_map<S: Inventory>(trial: &Trial<S>, cases: u32) {
 
 fn step() -> impl Strategy<Value = Step> {
     let life = prop_oneof![8 => Just(Life::Stays), 1 => Just(Life::Lapses), 1 => Just(Life::Ends)];
-    let over = prop_oneof![
+    let expected = prop_oneof![
         Just(None),
         (0..3_u8).prop_map(|actor| Some(Replaceable::Orphan(actor))),
         (0..3_u8).prop_map(|actor| Some(Replaceable::Settled(actor))),
     ];
-    let state = prop_oneof![Just(State::Done), Just(State::DoneNobody), Just(State::Unknown)];
-    (0..8, 0..4_u8, 0..3_u8, over, state, life).prop_map(
-        |(kind, record, actor, over, state, life)| match kind {
-            0..=3 => Step::Claim { record, actor, over, life },
+    let state =
+        prop_oneof![Just(State::Completed), Just(State::NotReplayable), Just(State::Unknown)];
+    (0..8, 0..4_u8, 0..3_u8, expected, state, life).prop_map(
+        |(kind, record, actor, expected, state, life)| match kind {
+            0..=3 => Step::Claim { record, actor, expected, life },
             4 => Step::Settle { record, actor, state, life },
             5 => Step::Release { record, actor },
             6 => Step::Renew { record, actor },

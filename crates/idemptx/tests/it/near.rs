@@ -10,7 +10,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+};
 use idemptx_core::time::{Clock, Timestamp};
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
@@ -91,22 +93,22 @@ async fn a_response_is_not_replayed_beyond_its_retention() {
     let process = Process::of(&ScriptedStore::new());
     let lease = process.granted(ID, None).await;
     let brief = HOLD / 10;
-    let done = Settlement::new(State::Done, Bytes::from_static(b"result"), brief, LONG);
+    let done = Settlement::new(State::Completed, Bytes::from_static(b"result"), brief, LONG);
     process.near.settle(&lease, &done).await.unwrap();
-    assert_eq!(process.replayed(ID).await.state, State::Done);
+    assert_eq!(process.replayed(ID).await.state, State::Completed);
     process.clock.advance(brief);
     process.scripted.advance(brief);
-    assert_eq!(process.replayed(ID).await.state, State::Spent);
+    assert_eq!(process.replayed(ID).await.state, State::ResponseExpired);
 }
 
 #[tokio::test]
 async fn a_result_without_body_is_held_as_long_as_its_key_is_kept() {
     let process = Process::of(&ScriptedStore::new());
     let lease = process.granted(ID, None).await;
-    let done = Settlement::new(State::DoneNobody, Bytes::new(), TICK, LONG);
+    let done = Settlement::new(State::NotReplayable, Bytes::new(), TICK, LONG);
     process.near.settle(&lease, &done).await.unwrap();
     process.clock.advance(HOLD - TICK);
-    assert_eq!(process.replayed(ID).await.state, State::DoneNobody);
+    assert_eq!(process.replayed(ID).await.state, State::NotReplayable);
     assert_eq!(process.scripted.calls(Operation::Claim), 1);
 }
 
@@ -114,7 +116,7 @@ async fn a_result_without_body_is_held_as_long_as_its_key_is_kept() {
 async fn a_bid_that_replaces_a_result_goes_to_the_store_and_drops_what_is_held() {
     let process = Process::of(&ScriptedStore::new());
     let former = process.settled(ID, b"first").await;
-    let lease = process.granted(ID, Some(Over::Settled(former.token))).await;
+    let lease = process.granted(ID, Some(Expected::Settled(former.token))).await;
     assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
     assert!(process.seen(ID).await.is_none());
     process.near.settle(&lease, &done(b"second")).await.unwrap();
@@ -125,7 +127,7 @@ async fn a_bid_that_replaces_a_result_goes_to_the_store_and_drops_what_is_held()
 async fn a_bid_that_replaces_another_result_finds_the_one_that_is_there() {
     let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"first").await;
-    let other = Over::Settled(token());
+    let other = Expected::Settled(token());
     let Ok(Claim::Settled(record)) = process.claim(ID, Some(other)).await else { panic!() };
     assert_eq!(&record.payload[..], b"first");
 }
@@ -146,7 +148,7 @@ async fn an_answer_on_its_way_while_the_record_is_replaced_is_not_held() {
             }
         });
         scripted.performed(step, before + 1).await;
-        process.granted(ID, Some(Over::Settled(former.token))).await;
+        process.granted(ID, Some(Expected::Settled(former.token))).await;
         gate.open();
         // It was true when the store said so.
         assert_eq!(&asking.await.unwrap().unwrap().payload[..], b"first");
@@ -163,7 +165,7 @@ async fn a_confirmation_on_its_way_while_the_record_is_replaced_is_not_held() {
     let (settles, lease) = (process.clone(), former.clone());
     let settling = tokio::spawn(async move { settles.near.settle(&lease, &done(b"first")).await });
     process.scripted.performed(Operation::Settle, 1).await;
-    process.granted(ID, Some(Over::Settled(former.token))).await;
+    process.granted(ID, Some(Expected::Settled(former.token))).await;
     gate.open();
     settling.await.unwrap().unwrap();
     assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
@@ -174,12 +176,13 @@ async fn an_answer_on_its_way_while_a_replacing_bid_is_under_way_is_not_held() {
     let scripted = ScriptedStore::new();
     let former = Process::of(&scripted).settled(ID, b"first").await;
     let process = Process::of(&scripted);
-    // The bid is sent, and reaches the store after somebody has read the result.
+    // The claim request is sent, and reaches the store after somebody has read the result.
     let (gate, before) = (Gate::closed(), scripted.calls(Operation::Claim));
     scripted.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
-    let bids = process.clone();
-    let bidding =
-        tokio::spawn(async move { bids.granted(ID, Some(Over::Settled(former.token))).await });
+    let claim_requests = process.clone();
+    let bidding = tokio::spawn(async move {
+        claim_requests.granted(ID, Some(Expected::Settled(former.token))).await
+    });
     scripted.called(Operation::Claim, before + 1).await;
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     gate.open();
@@ -202,7 +205,7 @@ async fn of_two_answers_on_their_way_the_later_claims_is_held() {
             asking.push(tokio::spawn(async move { asks.seen(ID).await }));
             scripted.performed(Operation::Lookup, before + 1).await;
             if asking.len() == 1 {
-                let lease = other.granted(ID, Some(Over::Settled(former.token))).await;
+                let lease = other.granted(ID, Some(Expected::Settled(former.token))).await;
                 other.near.settle(&lease, &done(b"second")).await.unwrap();
             }
         }
@@ -223,9 +226,10 @@ async fn a_replacing_bid_that_is_given_up_drops_what_was_read_meanwhile() {
     let before = process.scripted.calls(Operation::Claim);
     let gate = Gate::closed();
     process.scripted.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
-    let bids = process.clone();
-    let bidding =
-        tokio::spawn(async move { bids.claim(ID, Some(Over::Settled(former.token))).await });
+    let claim_requests = process.clone();
+    let bidding = tokio::spawn(async move {
+        claim_requests.claim(ID, Some(Expected::Settled(former.token))).await
+    });
     process.scripted.called(Operation::Claim, before + 1).await;
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     bidding.abort();
@@ -241,7 +245,7 @@ async fn a_change_by_another_process_is_noticed_when_the_hold_time_is_over() {
     let scripted = ScriptedStore::new();
     let (process, other) = (Process::of(&scripted), Process::of(&scripted));
     let former = process.settled(ID, b"first").await;
-    let lease = other.granted(ID, Some(Over::Settled(former.token))).await;
+    let lease = other.granted(ID, Some(Expected::Settled(former.token))).await;
     other.near.settle(&lease, &done(b"second")).await.unwrap();
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     process.clock.advance(HOLD);
@@ -253,7 +257,7 @@ async fn a_fenced_settlement_drops_what_is_held() {
     let scripted = ScriptedStore::new();
     let (process, other) = (Process::of(&scripted), Process::of(&scripted));
     let lease = process.settled(ID, b"first").await;
-    other.granted(ID, Some(Over::Settled(lease.token))).await;
+    other.granted(ID, Some(Expected::Settled(lease.token))).await;
     let error = process.near.settle(&lease, &done(b"again")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced);
     assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
@@ -326,10 +330,10 @@ async fn what_is_larger_than_a_part_is_not_held() {
 async fn what_is_over_is_given_back_when_it_is_tended() {
     let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"result").await;
-    process.near.tend();
+    process.near.maintain();
     assert!(process.near.bytes() > 0);
     process.clock.advance(HOLD);
-    process.near.tend();
+    process.near.maintain();
     assert_eq!(process.near.bytes(), 0);
 }
 
@@ -380,14 +384,20 @@ impl Process {
         }
     }
 
-    async fn claim(&self, id: RecordId, over: Option<Over>) -> Result<Claim, StoreError> {
+    async fn claim(&self, id: RecordId, expected: Option<Expected>) -> Result<Claim, StoreError> {
         let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-        let bid = Bid::new(token(), fingerprint, LONG, LONG);
-        self.near.claim(&id, &over.map_or(bid.clone(), |over| bid.over(over))).await
+        let claim_request = ClaimRequest::new(token(), fingerprint, LONG, LONG);
+        self.near
+            .claim(
+                &id,
+                &expected
+                    .map_or(claim_request.clone(), |expected| claim_request.expecting(expected)),
+            )
+            .await
     }
 
-    async fn granted(&self, id: RecordId, over: Option<Over>) -> Lease {
-        match self.claim(id, over).await {
+    async fn granted(&self, id: RecordId, expected: Option<Expected>) -> Lease {
+        match self.claim(id, expected).await {
             Ok(Claim::Granted(lease)) => lease,
             other => panic!("{other:?}"),
         }
@@ -408,7 +418,7 @@ impl Process {
 
     async fn seen(&self, id: RecordId) -> Option<Record> {
         match self.near.lookup(&id).await.unwrap() {
-            Some(Seen::Settled(record)) => Some(record),
+            Some(RecordSnapshot::Settled(record)) => Some(record),
             _ => None,
         }
     }
@@ -431,7 +441,7 @@ impl Clock for Turned {
 }
 
 fn done(payload: &[u8]) -> Settlement {
-    Settlement::new(State::Done, Bytes::copy_from_slice(payload), LONG, LONG)
+    Settlement::new(State::Completed, Bytes::copy_from_slice(payload), LONG, LONG)
 }
 
 fn token() -> Token {

@@ -14,7 +14,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+};
 use idemptx_testkit::RedisServer;
 
 #[tokio::test]
@@ -24,7 +26,7 @@ async fn a_hit_is_one_command_and_a_new_key_is_two() {
     store.settle(&lease, &done("first")).await.unwrap();
     let before = ["set", "get", "evalsha", "eval"].map(|name| server.calls(name));
     for _ in 0..5 {
-        assert_eq!(settled(store.claim(&id(1), &bid()).await), "first");
+        assert_eq!(settled(store.claim(&id(1), &claim_request()).await), "first");
     }
     let after_hits = ["set", "get", "evalsha", "eval"].map(|name| server.calls(name));
     assert_eq!(after_hits, [before[0] + 5, before[1], before[2], before[3]]);
@@ -48,7 +50,7 @@ async fn commands_of_tasks_that_are_ready_together_are_few_writes() {
             let store = Arc::clone(&store);
             tokio::spawn(async move {
                 for _ in 0..100 {
-                    store.claim(&id(task), &bid()).await.unwrap();
+                    store.claim(&id(task), &claim_request()).await.unwrap();
                 }
             })
         })
@@ -66,10 +68,10 @@ async fn a_crash_is_unavailability_and_what_was_acknowledged_survives_it() {
     let lease = granted(&store, id(1)).await;
     server.kill();
     assert_eq!(store.settle(&lease, &done("kept")).await.unwrap_err().kind(), UNAVAILABLE);
-    assert_eq!(store.claim(&id(2), &bid()).await.unwrap_err().kind(), UNAVAILABLE);
+    assert_eq!(store.claim(&id(2), &claim_request()).await.unwrap_err().kind(), UNAVAILABLE);
     server.restart();
     eventually(async || store.settle(&lease, &done("kept")).await).await.unwrap();
-    assert_eq!(settled(store.claim(&id(1), &bid()).await), "kept");
+    assert_eq!(settled(store.claim(&id(1), &claim_request()).await), "kept");
 }
 
 #[tokio::test]
@@ -86,13 +88,13 @@ async fn a_store_may_be_opened_before_its_server_is_there() {
     let mut server = RedisServer::start(&[]);
     server.kill();
     let store = RedisStore::open(server.url()).unwrap();
-    let error = store.claim(&id(1), &bid()).await.unwrap_err();
+    let error = store.claim(&id(1), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), UNAVAILABLE);
     assert!(reason(&error).contains(&server.port().to_string()), "{}", reason(&error));
     assert_eq!(RedisStore::connect(server.url()).await.unwrap_err().kind(), UNAVAILABLE);
     server.restart();
     assert!(matches!(
-        eventually(async || store.claim(&id(1), &bid()).await).await,
+        eventually(async || store.claim(&id(1), &claim_request()).await).await,
         Ok(Claim::Granted(_))
     ));
 }
@@ -116,7 +118,7 @@ async fn late_answers_of_a_paused_server_reach_nobody() {
     server.resume();
     for number in 8..32 {
         let seen = eventually(async || store.lookup(&id(number)).await).await.unwrap();
-        assert!(matches!(seen, Some(Seen::Settled(record))
+        assert!(matches!(seen, Some(RecordSnapshot::Settled(record))
             if record.payload == format!("response {number}")));
     }
     assert!(server.connections() > connections + 1, "the connection was replaced");
@@ -132,14 +134,14 @@ async fn cancelled_steps_harm_neither_other_steps_nor_the_connection() {
     let connections = server.connections();
     for number in 0..32 {
         let other = id((number + 1) % 32);
-        let cancelled = bid();
+        let cancelled = claim_request();
         tokio::select! {
             biased;
             _ = store.claim(&other, &cancelled) => {}
             // Lets the command out, but does not wait for its answer.
             () = tokio::task::yield_now() => {}
         }
-        let answer = settled(store.claim(&id(number), &bid()).await);
+        let answer = settled(store.claim(&id(number), &claim_request()).await);
         assert_eq!(answer, format!("response {number}"));
     }
     // Looking at the number takes a connection, too.
@@ -152,18 +154,18 @@ async fn exhausted_memory_refuses_new_claims_and_lets_everything_else_through() 
     let [settles, releases, renews] =
         [granted(&store, id(1)).await, granted(&store, id(2)).await, granted(&store, id(3)).await];
     server.configure("maxmemory", "1");
-    let error = store.claim(&id(4), &bid()).await.unwrap_err();
+    let error = store.claim(&id(4), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), UNAVAILABLE);
     assert!(reason(&error).contains("OOM"), "{}", reason(&error));
     store.settle(&settles, &done("kept")).await.unwrap();
     store.release(&releases).await.unwrap();
     store.renew(&renews).await.unwrap();
     assert!(store.watch(&id(3)).await.is_some());
-    assert!(matches!(store.lookup(&id(1)).await, Ok(Some(Seen::Settled(_)))));
+    assert!(matches!(store.lookup(&id(1)).await, Ok(Some(RecordSnapshot::Settled(_)))));
     server.configure("maxmemory", "0");
     granted(&store, id(2)).await;
     granted(&store, id(4)).await;
-    assert_eq!(settled(store.claim(&id(1), &bid()).await), "kept");
+    assert_eq!(settled(store.claim(&id(1), &claim_request()).await), "kept");
 }
 
 #[tokio::test]
@@ -188,7 +190,7 @@ async fn a_user_with_the_least_rights_can_do_everything() {
     let store = RedisStore::connect(url).await.unwrap();
     let lease = granted(&store, id(1)).await;
     let watch = store.watch(&id(1)).await.unwrap();
-    assert!(matches!(store.claim(&id(1), &bid()).await, Ok(Claim::Held(_))));
+    assert!(matches!(store.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
     store.renew(&lease).await.unwrap();
     store.settle(&lease, &done("done")).await.unwrap();
     soon(watch).await;
@@ -222,7 +224,7 @@ async fn a_password_that_is_missing_is_noticed_on_connecting() {
 async fn a_right_that_is_missing_is_named() {
     let server = RedisServer::start(&["user app on >secret ~other:* &* +@all"]);
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port());
-    let error = RedisStore::open(url).unwrap().claim(&id(1), &bid()).await.unwrap_err();
+    let error = RedisStore::open(url).unwrap().claim(&id(1), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(reason(&error).contains("permissions"), "{}", reason(&error));
 }
@@ -234,7 +236,7 @@ async fn a_socket_and_a_database_are_reached_by_their_url() {
     let by_socket = RedisStore::connect(url).await.unwrap();
     granted(&by_socket, id(1)).await;
     let by_port = RedisStore::connect(format!("{}/3", server.url())).await.unwrap();
-    assert!(matches!(by_port.claim(&id(1), &bid()).await, Ok(Claim::Held(_))));
+    assert!(matches!(by_port.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
     let elsewhere = RedisStore::connect(server.url()).await.unwrap();
     granted(&elsewhere, id(1)).await;
     let prefixed = RedisStore::builder(server.url()).prefix("other:").open().unwrap();
@@ -252,17 +254,17 @@ async fn what_is_no_record_of_the_id_is_corrupt_and_left_alone() {
     for (number, value) in [(2, moved), (1, newer), (3, b"hello".to_vec()), (4, Vec::new())] {
         let key = key(id(number));
         redis::cmd("SET").arg(&key).arg(&value).exec(&mut connection).unwrap();
-        let over = bid().over(Over::Orphan(lease.token));
-        for bid in [bid(), over] {
-            assert_eq!(store.claim(&id(number), &bid).await.unwrap_err().kind(), CORRUPT);
+        let expected = claim_request().expecting(Expected::Orphan(lease.token));
+        for claim_request in [claim_request(), expected] {
+            assert_eq!(store.claim(&id(number), &claim_request).await.unwrap_err().kind(), CORRUPT);
         }
         assert_eq!(store.lookup(&id(number)).await.unwrap_err().kind(), CORRUPT);
         let stored: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut connection).unwrap();
         assert_eq!(stored, value);
     }
     redis::cmd("HSET").arg(key(id(5))).arg("field").arg(1).exec(&mut connection).unwrap();
-    let foreign = Lease::granted(id(5), &bid(), 1, 1);
-    assert_eq!(store.claim(&id(5), &bid()).await.unwrap_err().kind(), CORRUPT);
+    let foreign = Lease::granted(id(5), &claim_request(), 1, 1);
+    assert_eq!(store.claim(&id(5), &claim_request()).await.unwrap_err().kind(), CORRUPT);
     assert_eq!(store.lookup(&id(5)).await.unwrap_err().kind(), CORRUPT);
     assert_eq!(store.settle(&foreign, &done("x")).await.unwrap_err().kind(), CORRUPT);
     assert_eq!(store.release(&foreign).await.unwrap_err().kind(), CORRUPT);
@@ -276,9 +278,9 @@ async fn a_response_that_expires_before_its_key_leaves_a_spent_record() {
     let mut connection = server.connection();
     let lease = granted(&store, id(1)).await;
     let (retain, key_retain) = (Duration::from_secs(100), Duration::from_secs(1000));
-    let done = Settlement::new(State::Done, "response".into(), retain, key_retain);
+    let done = Settlement::new(State::Completed, "response".into(), retain, key_retain);
     store.settle(&lease, &done).await.unwrap();
-    assert_eq!(settled(store.claim(&id(1), &bid()).await), "response");
+    assert_eq!(settled(store.claim(&id(1), &claim_request()).await), "response");
 
     let response = format!("{}:response", key(id(1)));
     let left = |name: &str, connection: &mut redis::Connection| -> u64 {
@@ -287,9 +289,9 @@ async fn a_response_that_expires_before_its_key_leaves_a_spent_record() {
     assert!((1..=100).contains(&left(&response, &mut connection)));
     assert!((101..=1000).contains(&left(&key(id(1)), &mut connection)));
     redis::cmd("DEL").arg(&response).exec(&mut connection).unwrap();
-    match store.claim(&id(1), &bid()).await {
+    match store.claim(&id(1), &claim_request()).await {
         Ok(Claim::Settled(record)) => {
-            assert_eq!(record.state, State::Spent);
+            assert_eq!(record.state, State::ResponseExpired);
             assert_eq!(record.token, lease.token);
         }
         other => panic!("{other:?}"),
@@ -301,11 +303,11 @@ async fn two_stores_see_each_others_claims_and_wake_each_other() {
     let (server, here) = started(&[]);
     let there = RedisStore::connect(server.url()).await.unwrap();
     let lease = granted(&here, id(1)).await;
-    assert!(matches!(there.claim(&id(1), &bid()).await, Ok(Claim::Held(_))));
+    assert!(matches!(there.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
     let woken_by_settling = there.watch(&id(1)).await.unwrap();
     here.settle(&lease, &done("for both")).await.unwrap();
     soon(woken_by_settling).await;
-    assert_eq!(settled(there.claim(&id(1), &bid()).await), "for both");
+    assert_eq!(settled(there.claim(&id(1), &claim_request()).await), "for both");
 
     let lease = granted(&here, id(2)).await;
     let woken_by_release = there.watch(&id(2)).await.unwrap();
@@ -317,14 +319,16 @@ async fn two_stores_see_each_others_claims_and_wake_each_other() {
 #[tokio::test]
 async fn whoever_waits_for_an_orphan_is_woken_by_its_successor() {
     let (_server, store) = started(&[]);
-    let mut brief = bid();
+    let mut brief = claim_request();
     brief.term = Duration::ZERO;
     let Ok(Claim::Granted(orphan)) = store.claim(&id(1), &brief).await else { panic!() };
     let watch = store.watch(&id(1)).await.unwrap();
-    let successor = match store.claim(&id(1), &bid().over(Over::Orphan(orphan.token))).await {
-        Ok(Claim::Granted(lease)) => lease,
-        other => panic!("{other:?}"),
-    };
+    let successor =
+        match store.claim(&id(1), &claim_request().expecting(Expected::Orphan(orphan.token))).await
+        {
+            Ok(Claim::Granted(lease)) => lease,
+            other => panic!("{other:?}"),
+        };
     assert_eq!(successor.attempt, 2);
     assert!(successor.fence > orphan.fence);
     assert_eq!(store.settle(&orphan, &done("late")).await.unwrap_err().kind(), ErrorKind::Fenced);
@@ -399,21 +403,21 @@ fn key(id: RecordId) -> String {
     format!("idem:{{{id}}}")
 }
 
-/// A bid of somebody new.
-fn bid() -> Bid {
+/// A claim request of somebody new.
+fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU8 = AtomicU8::new(0);
     let token = Token::from_bytes([COUNT.fetch_add(1, Ordering::Relaxed); Token::BYTES]);
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    Bid::new(token, fingerprint, Duration::from_secs(60), Duration::from_secs(600))
+    ClaimRequest::new(token, fingerprint, Duration::from_secs(60), Duration::from_secs(600))
 }
 
 fn done(response: &str) -> Settlement {
     let retain = Duration::from_secs(600);
-    Settlement::new(State::Done, Bytes::copy_from_slice(response.as_bytes()), retain, retain)
+    Settlement::new(State::Completed, Bytes::copy_from_slice(response.as_bytes()), retain, retain)
 }
 
 async fn granted(store: &RedisStore, id: RecordId) -> Lease {
-    match store.claim(&id, &bid()).await {
+    match store.claim(&id, &claim_request()).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("not granted: {other:?}"),
     }

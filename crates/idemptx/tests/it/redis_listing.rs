@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use idemptx::operator::{Inventory, Query, Standing};
+use idemptx::operator::{Inventory, Query, RecordStatus};
 use idemptx::store::redis::RedisStore;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
 use idemptx_testkit::RedisServer;
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn nothing_but_records_of_this_store_is_listed() {
     granted(&other, id(1)).await;
     let lease = granted(&store, id(2)).await;
     // Its response is kept under a second key.
-    let brief = Settlement::new(State::Done, Bytes::from_static(b"brief"), HOUR / 2, HOUR);
+    let brief = Settlement::new(State::Completed, Bytes::from_static(b"brief"), HOUR / 2, HOUR);
     store.settle(&lease, &brief).await.unwrap();
     let mut connection = server.connection();
     let mut noise = redis::pipe();
@@ -66,7 +66,7 @@ async fn a_claim_without_an_expiry_is_no_orphan() {
     redis::cmd("PERSIST").arg(key(id(1))).exec(&mut server.connection()).unwrap();
     let page = store.list(&Query::all().only(id(1))).await.unwrap();
     let entry = &page.entries[0];
-    assert_eq!((entry.standing, entry.expires_in), (Standing::Running, Duration::MAX));
+    assert_eq!((entry.status, entry.expires_in), (RecordStatus::Running, Duration::MAX));
     assert_eq!(entry.idle, Duration::ZERO);
 }
 
@@ -128,7 +128,7 @@ fn key(id: RecordId) -> String {
 async fn granted(store: &RedisStore, id: RecordId) -> Lease {
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
     let token = Token::from_bytes([id.as_bytes()[0]; Token::BYTES]);
-    match store.claim(&id, &Bid::new(token, fingerprint, HOUR, HOUR)).await {
+    match store.claim(&id, &ClaimRequest::new(token, fingerprint, HOUR, HOUR)).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("not granted: {other:?}"),
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use idemptx::operator::{OperatorError, Resolution, Standing};
+use idemptx::operator::{OperatorError, RecordStatus, Resolution};
 use idemptx::store::seal::{Seal, SealKey, SealKeys, Sealed};
 use idemptx::store::sqlite::SqliteStore;
 use idemptx_core::key::RecordId;
@@ -120,7 +120,7 @@ async fn a_result_that_does_not_open_can_be_forgotten_and_nothing_else() {
         assert_eq!(store.records(), [found]);
 
         let was = operator.forget(&id).await.unwrap().was;
-        assert_eq!((was.standing, was.response), (Standing::Done, None));
+        assert_eq!((was.status, was.response), (RecordStatus::Completed, None));
         assert_eq!(was.payload_bytes, record.len() - HEAD);
         app.post("k").await.answered(200, "run 1");
         assert_eq!(app.runs.began(), 1);

@@ -1,6 +1,6 @@
 //! What a connection takes that is open and has nothing to say.
 
-use super::{Behind, Kind};
+use super::{Deferred, Kind};
 use crate::load;
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::in_turns;
@@ -8,7 +8,7 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Behind::start()?;
+    let behind = Deferred::start()?;
     let kinds = [Kind::Nginx, Kind::Haproxy, Kind::Memory];
     let series = in_turns(effort.rounds.min(ROUNDS_MAX), &kinds, |kind| {
         let proxy = behind.proxy(*kind)?;
@@ -33,7 +33,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             kind.name().to_owned(),
             count(bytes.median()),
             small(bytes.median() * 10_000.0 / f64::from(1 << 20)),
-            ratio(bytes.over(base).median()),
+            ratio(bytes.expecting(base).median()),
         ]);
     }
     report.add(&table);

@@ -1,6 +1,6 @@
 //! How long a request takes where there is room for twice as many.
 
-use super::{Behind, Kind};
+use super::{Deferred, Kind};
 use crate::load::{self, Keys};
 use crate::report::{Report, Table, count, ratio};
 use crate::series::in_turns;
@@ -8,7 +8,7 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Behind::start()?;
+    let behind = Deferred::start()?;
     let proxy = behind.proxy(Kind::Redis)?;
     load::run(proxy.address, load::ORDER, Keys::Fresh, effort.window / 3)?;
     let most = load::run(proxy.address, load::ORDER, Keys::Fresh, effort.window)?;
@@ -26,7 +26,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         "The gateway at half load",
         format!(
             "Every request has a new key; {} a second are sent, half of what the gateway on Redis \
-             can take, over 32 connections.\n\
+             can take, expected 32 connections.\n\
              Goal: the gateway's p99 on Redis is no more than 2 ms above nginx' in the same round.",
             count(rate)
         ),

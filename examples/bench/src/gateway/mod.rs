@@ -14,12 +14,12 @@ use self::proxy::{Kind, Proxy};
 use self::upstream::Upstream;
 
 /// What stands behind every proxy.
-struct Behind {
+struct Deferred {
     upstream: Upstream,
     redis: RedisServer,
 }
 
-impl Behind {
+impl Deferred {
     fn start() -> Measured<Self> {
         Ok(Self { upstream: Upstream::start()?, redis: RedisServer::start()? })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Behind, Kind, Proxy};
+use super::{Deferred, Kind, Proxy};
 use crate::load::{self, Keys};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;
@@ -10,7 +10,7 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Behind::start()?;
+    let behind = Deferred::start()?;
     let mut rows: Vec<Vec<Row>> =
         DOORS.iter().map(|(_, it)| vec![Row::default(); it.len()]).collect();
     for _ in 0..effort.rounds.min(ROUNDS_MAX) {
@@ -74,10 +74,10 @@ fn table(rows: &[Vec<Row>]) -> Table {
             kind.name().to_owned(),
             (*name).to_owned(),
             count(row.rate.median()),
-            ratio(row.rate.over(&baseline.rate).median()),
+            ratio(row.rate.expecting(&baseline.rate).median()),
             (*goal).to_owned(),
             small(row.cpu.median()),
-            ratio(baseline.cpu.over(&row.cpu).median()),
+            ratio(baseline.cpu.expecting(&row.cpu).median()),
             ratio(row.p50.median()),
             ratio(row.p99.median()),
         ]);

@@ -26,7 +26,7 @@ pub(super) struct Run {
     /// The request's key, `-` without one.
     pub(super) key: String,
     /// What the handler sees of its execution.
-    pub(super) seen: Seen,
+    pub(super) seen: RecordSnapshot,
     app: Arc<App>,
     method: Method,
     path: String,
@@ -63,7 +63,7 @@ impl FromRequestParts<Arc<App>> for Run {
         let Query(pause) = Query::<Pause>::from_request_parts(parts, app)
             .await
             .map_err(IntoResponse::into_response)?;
-        let seen = Seen::of(parts);
+        let seen = RecordSnapshot::of(parts);
         let run = Self {
             n: app.next(),
             key: seen.key.clone().unwrap_or_else(|| "-".to_owned()),
@@ -80,14 +80,14 @@ impl FromRequestParts<Arc<App>> for Run {
 
 /// What a handler sees of its execution; nothing without a key.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Seen {
+pub(crate) struct RecordSnapshot {
     pub(crate) key: Option<String>,
     pub(crate) attempt: Option<u32>,
     pub(crate) token: Option<String>,
     pub(crate) derived: Option<String>,
 }
 
-impl Seen {
+impl RecordSnapshot {
     /// What the layer says, or else what the request itself does.
     fn of(parts: &Parts) -> Self {
         protect::execution(&parts.extensions).unwrap_or_else(|| {

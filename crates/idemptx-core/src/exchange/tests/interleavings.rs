@@ -19,12 +19,12 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::world::{Cell, begin, fingerprint, id, response, rules};
-use crate::exchange::{Action, Answer, Behind, BodyEnd, Event, Exchange, Handled, Rules};
+use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Exchange, Handled, Rules};
 use crate::lease::Lease;
 use crate::outcome::Code;
 use crate::policy::{OnOrphan, OnPanic, Policy};
 use crate::record::{Record, State};
-use crate::store::{Bid, Claim, ErrorKind, Over, Seen, Settlement};
+use crate::store::{Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement};
 use crate::time::Timestamp;
 
 #[test]
@@ -160,7 +160,7 @@ struct World {
     /// Steps that are still on their way to the store, whoever waits for them.
     late: Vec<Step>,
     /// Steps repeated in the background until confirmed.
-    behind: Vec<Step>,
+    deferred: Vec<Step>,
     /// A transaction that has settled, but not ended; it has its record's row locked.
     open: Option<(Lease, Settlement)>,
     /// How often what handlers do in transactions was committed.
@@ -210,7 +210,7 @@ enum Client {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Claim(Bid),
+    Claim(ClaimRequest),
     Renew(Lease),
     Lookup,
     Settle(Lease, Settlement),
@@ -238,7 +238,7 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
         cell: Cell::default(),
         clients: vec![Client::Unborn; scenario.clients],
         late: Vec::new(),
-        behind: Vec::new(),
+        deferred: Vec::new(),
         open: None,
         effects: 0,
         faults: scenario.faults,
@@ -291,12 +291,12 @@ impl World {
             world.apply(&step, mutant)?;
             next.push(world);
         }
-        for position in 0..self.behind.len() {
-            if self.is_blocked(&self.behind[position], mutant) {
+        for position in 0..self.deferred.len() {
+            if self.is_blocked(&self.deferred[position], mutant) {
                 continue;
             }
-            let mut world = self.then(format!("behind {:?}", self.behind[position].name()));
-            let step = world.behind.remove(position);
+            let mut world = self.then(format!("behind {:?}", self.deferred[position].name()));
+            let step = world.deferred.remove(position);
             world.apply(&step, mutant)?;
             next.push(world);
         }
@@ -459,7 +459,9 @@ impl World {
     fn is_blocked(&self, step: &Step, mutant: Mutant) -> bool {
         let Some((lease, _)) = &self.open else { return false };
         match step {
-            Step::Claim(bid) => bid.over.is_some() || bid.token == lease.token,
+            Step::Claim(claim_request) => {
+                claim_request.expected.is_some() || claim_request.token == lease.token
+            }
             Step::Release(_) => mutant != Mutant::ReleaseOvertakesCommit,
             Step::Lookup => false,
             Step::Renew(_) | Step::Settle(..) | Step::Commit(..) => true,
@@ -523,7 +525,9 @@ impl World {
     ) -> Result<(), String> {
         let policy = scenario.rules.policy();
         self.clients[n] = match action {
-            Action::Claim { bid, .. } => Client::Asks(exchange, Step::Claim(bid)),
+            Action::Claim { claim_request, .. } => {
+                Client::Asks(exchange, Step::Claim(claim_request))
+            }
             Action::Renew(lease) => Client::Asks(exchange, Step::Renew(lease)),
             Action::Lookup(_) => Client::Asks(exchange, Step::Lookup),
             Action::Release(lease) => Client::Asks(exchange, Step::Release(lease)),
@@ -543,11 +547,11 @@ impl World {
                 self.assert_may_start(n, &lease, scenario)?;
                 Client::Runs(exchange, lease)
             }
-            Action::Answer { answer, behind } => {
-                if let Some(behind) = behind {
-                    self.behind.push(match behind {
-                        Behind::Release(lease) => Step::Release(lease),
-                        Behind::Settle(lease, state) => {
+            Action::Answer { answer, deferred } => {
+                if let Some(deferred) = deferred {
+                    self.deferred.push(match deferred {
+                        Deferred::Release(lease) => Step::Release(lease),
+                        Deferred::Settle(lease, state) => {
                             let payload = response(201, &format!("by {n}")).encode();
                             let (retain, key_retain) = (policy.retain, policy.key_retain);
                             let done = Settlement::new(state, payload, retain, key_retain);
@@ -615,22 +619,28 @@ impl World {
         let now = self.now;
         let current = self.cell.record.as_ref().map(Record::lease);
         match (step, mutant, current) {
-            (Step::Claim(bid), Mutant::LiveLeaseCanBeTakenOver, Some(lease))
-                if bid.token != lease.token =>
+            (Step::Claim(claim_request), Mutant::LiveLeaseCanBeTakenOver, Some(lease))
+                if claim_request.token != lease.token =>
             {
-                let bid = bid.clone().over(Over::Orphan(lease.token));
-                Event::Claimed(self.cell.claim(&id(), &bid, u64::MAX / 2))
+                let claim_request = claim_request.clone().expecting(Expected::Orphan(lease.token));
+                Event::Claimed(self.cell.claim(&id(), &claim_request, u64::MAX / 2))
             }
             // What the state in `Over` is for: found by this very exploration.
-            (Step::Claim(bid), Mutant::TakeoverComparesOnlyTheToken, Some(lease))
-                if bid.over == Some(Over::Orphan(lease.token)) =>
+            (Step::Claim(claim_request), Mutant::TakeoverComparesOnlyTheToken, Some(lease))
+                if claim_request.expected == Some(Expected::Orphan(lease.token)) =>
             {
                 let settled =
                     self.cell.record.as_ref().is_some_and(|it| it.state != State::Running);
-                let over = if settled { Over::Settled } else { Over::Orphan };
-                Event::Claimed(self.cell.claim(&id(), &bid.clone().over(over(lease.token)), now))
+                let expected = if settled { Expected::Settled } else { Expected::Orphan };
+                Event::Claimed(self.cell.claim(
+                    &id(),
+                    &claim_request.clone().expecting(expected(lease.token)),
+                    now,
+                ))
             }
-            (Step::Claim(bid), ..) => Event::Claimed(self.cell.claim(&id(), bid, now)),
+            (Step::Claim(claim_request), ..) => {
+                Event::Claimed(self.cell.claim(&id(), claim_request, now))
+            }
             (Step::Renew(lease), ..) => Event::Renewed(self.cell.renew(lease, now)),
             (Step::Lookup, ..) => Event::Looked(self.cell.lookup(now)),
             (Step::Settle(_, done), Mutant::SettleWithoutToken, Some(current)) => {
@@ -682,7 +692,9 @@ impl World {
             return Err(self.report("two different answers"));
         }
         match self.cell.lookup(self.now) {
-            Ok(Some(Seen::Settled(record))) if record.payload == response(201, first).encode() => {
+            Ok(Some(RecordSnapshot::Settled(record)))
+                if record.payload == response(201, first).encode() =>
+            {
                 Ok(())
             }
             _ => Err(self.report("an answer that is not what the store holds")),
@@ -691,7 +703,7 @@ impl World {
 
     /// What a handler did in its transaction counts once, and together with the record.
     fn assert_effect_is_recorded(&self, scenario: &Scenario) -> Result<(), String> {
-        let is_done = self.cell.record.as_ref().is_some_and(|it| it.state == State::Done);
+        let is_done = self.cell.record.as_ref().is_some_and(|it| it.state == State::Completed);
         if scenario.transactional && self.effects != u8::from(is_done) {
             return Err(self.report(&format!("{} effects, and the record", self.effects)));
         }
@@ -718,7 +730,7 @@ impl World {
 impl Step {
     fn name(&self) -> String {
         match self {
-            Self::Claim(bid) if bid.over.is_some() => "claims over".into(),
+            Self::Claim(claim_request) if claim_request.expected.is_some() => "claims over".into(),
             Self::Claim(_) => "claims".into(),
             Self::Renew(_) => "renews".into(),
             Self::Lookup => "looks".into(),
@@ -745,8 +757,8 @@ impl Step {
     /// What a careless driver would say of it.
     fn success(&self, event: &Event) -> Event {
         match self {
-            Self::Claim(bid) => {
-                let lease = Lease::granted(id(), bid, 1, 1);
+            Self::Claim(claim_request) => {
+                let lease = Lease::granted(id(), claim_request, 1, 1);
                 Event::Claimed(Ok(Claim::Granted(lease)))
             }
             Self::Renew(_) => Event::Renewed(Ok(())),
@@ -764,8 +776,8 @@ fn brief(event: &Event) -> String {
         Event::Claimed(Ok(Claim::Held(holder))) if holder.is_orphan() => "an orphan".into(),
         Event::Claimed(Ok(Claim::Held(_))) => "held".into(),
         Event::Claimed(Ok(Claim::Settled(record))) => format!("{:?}", record.state),
-        Event::Looked(Ok(Some(Seen::Settled(record)))) => format!("{:?}", record.state),
-        Event::Looked(Ok(Some(Seen::Held(_)))) => "held".into(),
+        Event::Looked(Ok(Some(RecordSnapshot::Settled(record)))) => format!("{:?}", record.state),
+        Event::Looked(Ok(Some(RecordSnapshot::Held(_)))) => "held".into(),
         other => format!("{other:?}"),
     }
 }

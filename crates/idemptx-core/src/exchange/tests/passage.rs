@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::world::{Cell, begin, fingerprint, id, response, token};
-use crate::exchange::{Action, Answer, Behind, BodyEnd, Event, Handled, Probed, Rules};
+use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Handled, ProbeResult, Rules};
 use crate::lease::Lease;
 use crate::record::{Record, State};
-use crate::store::{Bid, ErrorKind, Settlement};
+use crate::store::{ClaimRequest, ErrorKind, Settlement};
 use crate::time::Timestamp;
 
 /// What stands under the key when the request comes; made by a request with the body `a`.
@@ -29,7 +29,7 @@ pub(super) struct Passage<'a> {
     rules: &'a Arc<Rules>,
     pub(super) cell: Cell,
     down: bool,
-    pub(super) probed: Option<Probed>,
+    pub(super) probed: Option<ProbeResult>,
     /// How long the claim's answer is on its way, in milliseconds.
     pub(super) claim_takes: u64,
     /// What the record becomes under somebody else before we settle.
@@ -87,10 +87,10 @@ impl<'a> Passage<'a> {
                     trace.push_str(&told(action));
                     return trace;
                 }
-                Action::Claim { id, bid } => {
-                    match bid.over {
+                Action::Claim { id, claim_request } => {
+                    match claim_request.expected {
                         None => trace.push_str("claim, "),
-                        Some(crate::store::Over::Orphan(_)) => {
+                        Some(crate::store::Expected::Orphan(_)) => {
                             trace.push_str("claim over orphan, ");
                         }
                         Some(_) => trace.push_str("claim over result, "),
@@ -99,7 +99,7 @@ impl<'a> Passage<'a> {
                     if self.down {
                         Event::Claimed(Err(ErrorKind::Unavailable))
                     } else {
-                        Event::Claimed(self.cell.claim(&id, &bid, now))
+                        Event::Claimed(self.cell.claim(&id, &claim_request, now))
                     }
                 }
                 Action::Renew(lease) => {
@@ -191,8 +191,9 @@ impl<'a> Passage<'a> {
 fn cell(rules: &Arc<Rules>, stored: Stored) -> Cell {
     let mut cell = Cell { since: NOW, ..Cell::default() };
     let policy = rules.policy();
-    let bid = Bid::new(token(9), fingerprint(rules, "a"), policy.lease, policy.key_retain);
-    let lease = Lease::granted(id(), &Bid { token: token(9), ..bid }, 1, 1);
+    let claim_request =
+        ClaimRequest::new(token(9), fingerprint(rules, "a"), policy.lease, policy.key_retain);
+    let lease = Lease::granted(id(), &ClaimRequest { token: token(9), ..claim_request }, 1, 1);
     let settled = |state, status| {
         let payload = response(status, "first").encode();
         let done = Settlement::new(state, payload, policy.retain, policy.key_retain);
@@ -205,10 +206,10 @@ fn cell(rules: &Arc<Rules>, stored: Stored) -> Cell {
             cell.since = 0;
             Some(Record::running(&lease))
         }
-        Stored::Done(status) => settled(State::Done, status),
-        Stored::NoBody => settled(State::DoneNobody, 201),
+        Stored::Done(status) => settled(State::Completed, status),
+        Stored::NoBody => settled(State::NotReplayable, 201),
         Stored::Unknown => settled(State::Unknown, 201),
-        Stored::Spent => settled(State::Done, 201).map(Record::spent),
+        Stored::Spent => settled(State::Completed, 201).map(Record::with_response_expired),
         Stored::Corrupt => {
             cell.corrupt = true;
             None
@@ -219,7 +220,7 @@ fn cell(rules: &Arc<Rules>, stored: Stored) -> Cell {
 
 /// The end of a passage in a few words.
 pub(super) fn told(action: Action) -> String {
-    let Action::Answer { answer, behind } = action else { panic!("{action:?} is no end") };
+    let Action::Answer { answer, deferred } = action else { panic!("{action:?} is no end") };
     let mut text = match answer {
         Answer::Pass(passed) => format!("pass {passed:?}"),
         Answer::Replay(stored) => {
@@ -235,10 +236,10 @@ pub(super) fn told(action: Action) -> String {
             format!("refuse {} {}{original}{unstored}", it.status.as_u16(), it.code)
         }
     };
-    match behind {
+    match deferred {
         None => {}
-        Some(Behind::Release(_)) => text.push_str(", release behind"),
-        Some(Behind::Settle(_, state)) => write!(text, ", settle {state:?} behind").unwrap(),
+        Some(Deferred::Release(_)) => text.push_str(", release deferred"),
+        Some(Deferred::Settle(_, state)) => write!(text, ", settle {state:?} deferred").unwrap(),
     }
     text
 }

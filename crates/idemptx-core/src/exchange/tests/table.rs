@@ -9,16 +9,16 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use super::passage::{Passage, Stored, told};
 use super::world::{Cell, begin, fingerprint, head_parts, response, rules, token};
 use crate::exchange::{
-    Action, Behind, BodyEnd, Directive, Event, Exchange, Handled, Head, Probed, Rules,
+    Action, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult, Rules,
 };
 use crate::key::{Key, Scope};
 use crate::lease::Lease;
-use crate::outcome::{Outcome, Passed};
+use crate::outcome::{Bypass, Outcome};
 use crate::policy::{
     KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule, Statuses,
 };
 use crate::record::{Record, State};
-use crate::store::{Bid, Claim, ErrorKind, Settlement};
+use crate::store::{Claim, ClaimRequest, ErrorKind, Settlement};
 use crate::time::Timestamp;
 
 /// How a row's policy differs from the draft's.
@@ -42,13 +42,13 @@ fn what_is_stored_and_what_comes_decide() {
     let waits: Change = |policy| policy.wait = Duration::from_secs(9);
     let draft: Change = |_| {};
     let rows: &[Row<'_>] = &[
-        (Nothing, "a", draft, "claim, execute 1, settle Done, own stored"),
+        (Nothing, "a", draft, "claim, execute 1, settle Completed, own stored"),
         (Running, "a", draft, "claim, refuse 409 in-progress"),
         (Running, "b", draft, "claim, refuse 422 key-reused"),
         (Running, "a", waits, "claim, wait 9000, refuse 409 in-progress"),
         (Running, "b", waits, "claim, refuse 422 key-reused"),
         (Running, "a", shadow, "claim, pass WouldRefuse(InProgress)"),
-        (Orphan, "a", draft, "claim, claim over orphan, execute 2, settle Done, own stored"),
+        (Orphan, "a", draft, "claim, claim over orphan, execute 2, settle Completed, own stored"),
         (Orphan, "b", draft, "claim, refuse 422 key-reused"),
         (Orphan, "a", quarantine, "claim, refuse 409 outcome-unknown"),
         (Orphan, "b", quarantine, "claim, refuse 422 key-reused"),
@@ -56,8 +56,18 @@ fn what_is_stored_and_what_comes_decide() {
         (Done(201), "a", draft, "claim, replay 201 first"),
         (Done(201), "b", draft, "claim, refuse 422 key-reused"),
         (Done(422), "a", draft, "claim, replay 422 first"),
-        (Done(422), "b", draft, "claim, claim over result, execute 2, settle Done, own stored"),
-        (Done(400), "b", draft, "claim, claim over result, execute 2, settle Done, own stored"),
+        (
+            Done(422),
+            "b",
+            draft,
+            "claim, claim over result, execute 2, settle Completed, own stored",
+        ),
+        (
+            Done(400),
+            "b",
+            draft,
+            "claim, claim over result, execute 2, settle Completed, own stored",
+        ),
         (Done(422), "b", payments, "claim, refuse 422 key-reused"),
         (Done(201), "a", shadow, "claim, pass WouldReplay"),
         (Done(201), "b", shadow, "claim, pass WouldRefuse(KeyReused)"),
@@ -69,9 +79,9 @@ fn what_is_stored_and_what_comes_decide() {
         (Spent, "b", draft, "claim, refuse 422 key-reused"),
         (Corrupt, "a", draft, "claim, refuse 409 outcome-unknown"),
         (Corrupt, "a", open, "claim, refuse 409 outcome-unknown"),
-        (Down, "a", draft, "claim, refuse 503 store-unavailable, release behind"),
-        (Down, "a", open, "claim, pass Unprotected, release behind"),
-        (Down, "a", shadow, "claim, pass WouldRefuse(StoreUnavailable), release behind"),
+        (Down, "a", draft, "claim, refuse 503 store-unavailable, release deferred"),
+        (Down, "a", open, "claim, pass Unprotected, release deferred"),
+        (Down, "a", shadow, "claim, pass WouldRefuse(StoreUnavailable), release deferred"),
     ];
     for (number, (stored, body, change, expected)) in rows.iter().enumerate() {
         let rules = rules(*change);
@@ -94,7 +104,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
     let stripe: Change = |policy| *policy = Policy::stripe();
     let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
     let only_2xx: Change = |policy| policy.store_statuses = Statuses::classes(&[2]);
-    let stored = "settle Done, own stored";
+    let stored = "settle Completed, own stored";
     let released = "release, own";
     let mut rows: Vec<Ending<'_>> = vec![
         (whole(500, None), stripe, stored),
@@ -102,8 +112,8 @@ fn how_the_handler_ended_decides_what_is_kept() {
         (whole(500, Some(Directive::Store)), draft, stored),
         (whole(201, Some(Directive::Release)), draft, released),
         (whole(201, Some(Directive::Unknown)), draft, "settle Unknown, own"),
-        (partial(200, None), draft, "settle DoneNobody, own"),
-        (partial(200, Some(Directive::Store)), draft, "settle DoneNobody, own"),
+        (partial(200, None), draft, "settle NotReplayable, own"),
+        (partial(200, Some(Directive::Store)), draft, "settle NotReplayable, own"),
         (partial(503, None), draft, released),
         (Handled::Broken, draft, "release, refuse 500 handler-failed unstored"),
         (Handled::Broken, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
@@ -123,16 +133,16 @@ fn how_the_handler_ended_decides_what_is_kept() {
 #[test]
 fn a_probe_decides_what_becomes_of_an_orphan() {
     let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
-    let happened = Probed::Happened(response(201, "found"));
+    let happened = ProbeResult::Happened(response(201, "found"));
     let rows = [
-        (Stored::Orphan, happened.clone(), "claim over orphan, settle Done, replay 201 found"),
+        (Stored::Orphan, happened.clone(), "claim over orphan, settle Completed, replay 201 found"),
         (
             Stored::Orphan,
-            Probed::NotHappened,
-            "claim over orphan, execute 2, settle Done, own stored",
+            ProbeResult::NotHappened,
+            "claim over orphan, execute 2, settle Completed, own stored",
         ),
-        (Stored::Orphan, Probed::Unknown, "refuse 409 outcome-unknown"),
-        (Stored::Unknown, happened, "claim over result, settle Done, replay 201 found"),
+        (Stored::Orphan, ProbeResult::Unknown, "refuse 409 outcome-unknown"),
+        (Stored::Unknown, happened, "claim over result, settle Completed, replay 201 found"),
     ];
     for (stored, probed, expected) in rows {
         let mut passage = Passage::new(&rules, stored);
@@ -145,7 +155,7 @@ fn a_probe_decides_what_becomes_of_an_orphan() {
 fn an_answer_that_could_not_be_read_back_is_no_answer() {
     let rules = rules(|policy| policy.on_orphan = OnOrphan::Probe);
     let mut passage = Passage::new(&rules, Stored::Orphan);
-    passage.probed = Some(Probed::Happened(response(103, "hints")));
+    passage.probed = Some(ProbeResult::Happened(response(103, "hints")));
     assert_eq!(passage.play("a", CREATED), "claim, probe 1, refuse 409 outcome-unknown");
 }
 
@@ -288,8 +298,8 @@ fn a_record_made_under_another_rule_is_accepted_save_in_payments() {
 fn a_claim_answered_late_is_renewed_before_the_handler_starts() {
     let rules = rules(|_| {});
     for (late, expected) in [
-        (7_500, "claim, execute 1, settle Done, own stored"),
-        (7_501, "claim, renew, execute 1, settle Done, own stored"),
+        (7_500, "claim, execute 1, settle Completed, own stored"),
+        (7_501, "claim, renew, execute 1, settle Completed, own stored"),
     ] {
         let mut passage = Passage::new(&rules, Stored::Nothing);
         passage.claim_takes = late;
@@ -311,7 +321,7 @@ fn losing_the_record_is_never_an_own_success() {
         let mut passage = Passage::new(&rules, Stored::Nothing);
         passage.lost_to = Some(becomes);
         let trace = passage.play("a", CREATED);
-        assert_eq!(trace, format!("claim, execute 1, settle Done, {expected}"));
+        assert_eq!(trace, format!("claim, execute 1, settle Completed, {expected}"));
     }
 }
 
@@ -321,14 +331,14 @@ fn a_result_that_cannot_be_settled_is_answered_and_kept_behind() {
     let mut passage = Passage::new(&rules, Stored::Nothing);
     passage.settle_fails = true;
     let trace = passage.play("a", CREATED);
-    assert_eq!(trace, "claim, execute 1, settle Done, own, settle Done behind");
+    assert_eq!(trace, "claim, execute 1, settle Completed, own, settle Completed deferred");
 }
 
 #[test]
 fn a_scope_that_has_too_many_new_keys_is_slowed_down() {
     let rules = rules(|policy| policy.new_keys_per_minute_max = Some(1));
     for (within, expected) in [
-        (true, "claim, meter, execute 1, settle Done, own stored"),
+        (true, "claim, meter, execute 1, settle Completed, own stored"),
         (false, "claim, meter, release, refuse 429 too-many-keys"),
     ] {
         let mut passage = Passage::new(&rules, Stored::Nothing);
@@ -352,17 +362,20 @@ fn while_secrets_rotate_a_record_under_the_old_one_still_counts() {
     };
     let prints: Vec<_> = prints.into_iter().map(|it| it.finish()).collect();
     let mut under_old = Cell::default();
-    let bid = Bid::new(token(9), prints[1], Duration::from_secs(15), Duration::from_secs(60));
-    let Ok(Claim::Granted(lease)) = under_old.claim(&old, &bid, 0) else { panic!() };
+    let claim_request =
+        ClaimRequest::new(token(9), prints[1], Duration::from_secs(15), Duration::from_secs(60));
+    let Ok(Claim::Granted(lease)) = under_old.claim(&old, &claim_request, 0) else { panic!() };
     let payload = response(201, "first").encode();
     let day = Duration::from_secs(86_400);
-    under_old.settle(&lease, &Settlement::new(State::Done, payload, day, day)).unwrap();
+    under_old.settle(&lease, &Settlement::new(State::Completed, payload, day, day)).unwrap();
     let now = Timestamp::default();
-    let Action::Claim { id, bid } = exchange.step(Event::Body(BodyEnd::Whole(prints)), now) else {
+    let Action::Claim { id, claim_request } =
+        exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
+    else {
         panic!("a claim comes first")
     };
     assert_eq!(id, new);
-    let claimed = Cell::default().claim(&id, &bid, 0);
+    let claimed = Cell::default().claim(&id, &claim_request, 0);
     let Action::Lookup(id) = exchange.step(Event::Claimed(claimed), now) else {
         panic!("then the older record is looked for")
     };
@@ -391,33 +404,35 @@ fn while_secrets_rotate_nobody_claims_under_the_old_one_again() {
         let now = Timestamp::default();
         let print = fingerprint(&rules, "a");
         let prints = vec![print, print];
-        let Action::Claim { bid, .. } = exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
+        let Action::Claim { claim_request, .. } =
+            exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
         else {
             panic!("a claim comes first")
         };
-        let claimed = Event::Claimed(Cell::default().claim(&new, &bid, 0));
+        let claimed = Event::Claimed(Cell::default().claim(&new, &claim_request, 0));
         assert!(matches!(exchange.step(claimed, now), Action::Lookup(id) if id == old));
-        let term = if orphan { Duration::ZERO } else { bid.term };
-        let theirs = Bid { token: token(9), term, ..bid.clone() };
+        let term = if orphan { Duration::ZERO } else { claim_request.term };
+        let theirs = ClaimRequest { token: token(9), term, ..claim_request.clone() };
         let holder = Record::running(&Lease::granted(old, &theirs, 1, 1));
-        let holder = crate::store::Holder::new(&holder, term);
-        let looked = Event::Looked(Ok(Some(crate::store::Seen::Held(holder))));
+        let holder = crate::store::ClaimInfo::new(&holder, term);
+        let looked = Event::Looked(Ok(Some(crate::store::RecordSnapshot::Held(holder))));
         assert!(matches!(exchange.step(looked, now), Action::Release(_)));
         let mut action = exchange.step(Event::Released(Ok(())), now);
         if orphan {
             // The orphan is gone when we come to take it over, so that the claim is a first one.
-            let Action::Claim { id, bid } = action else { panic!("{action:?}") };
+            let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
             assert_eq!(id, old);
-            let fresh = Event::Claimed(Ok(Claim::Granted(Lease::granted(old, &bid, 1, 1))));
+            let fresh =
+                Event::Claimed(Ok(Claim::Granted(Lease::granted(old, &claim_request, 1, 1))));
             assert!(matches!(exchange.step(fresh, now), Action::Release(it) if it.id == old));
             action = exchange.step(Event::Released(Ok(())), now);
         } else {
             assert!(matches!(action, Action::Wait { id, .. } if id == old));
             action = exchange.step(Event::Woken(None), now);
         }
-        let Action::Claim { id, bid: again } = action else { panic!("{action:?}") };
+        let Action::Claim { id, claim_request: again } = action else { panic!("{action:?}") };
         assert_eq!(id, new);
-        assert_ne!(again.token, bid.token, "a release may be sent again");
+        assert_ne!(again.token, claim_request.token, "a release may be sent again");
     }
 }
 
@@ -438,7 +453,9 @@ fn a_client_that_leaves_early_leaves_no_claim() {
     let prints = vec![fingerprint(&rules, "a")];
     let now = Timestamp::default();
     exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
-    assert!(matches!(exchange.abandon(), Some(Behind::Release(lease)) if lease.token == token(1)));
+    assert!(
+        matches!(exchange.abandon(), Some(Deferred::Release(lease)) if lease.token == token(1))
+    );
 }
 
 #[test]
@@ -453,7 +470,7 @@ fn every_outcome_is_marked_as_the_policy_says() {
     let print = fingerprint(&plain, "a");
     let marks = |rules: &Rules, outcome: &Outcome| {
         let mut headers = HeaderMap::new();
-        crate::marks::mark(&mut headers, rules, outcome, Some(&operation), Some(&print));
+        crate::response_headers::mark(&mut headers, rules, outcome, Some(&operation), Some(&print));
         let mut lines: Vec<_> = headers
             .iter()
             .filter(|(name, _)| *name != "x-idempotency-signature")
@@ -467,10 +484,10 @@ fn every_outcome_is_marked_as_the_policy_says() {
     assert_eq!(marks(&plain, &stored), "");
     assert_eq!(marks(&plain, &unstored), "idempotency-stored: false");
     assert_eq!(marks(&plain, &Outcome::Replayed), "idempotent-replayed: true");
-    assert_eq!(marks(&plain, &Outcome::Passed(Passed::NoKey)), "");
-    assert_eq!(marks(&plain, &Outcome::Passed(Passed::Unprotected)), "idempotency-stored: false");
+    assert_eq!(marks(&plain, &Outcome::Bypassed(Bypass::NoKey)), "");
+    assert_eq!(marks(&plain, &Outcome::Bypassed(Bypass::Unprotected)), "idempotency-stored: false");
     assert_eq!(
-        marks(&plain, &Outcome::Passed(Passed::WouldReplay)),
+        marks(&plain, &Outcome::Bypassed(Bypass::WouldReplay)),
         "idempotency-status: would-replay"
     );
     assert_eq!(marks(&original, &stored), "idempotency-key: k, x-idempotency-status: new");

@@ -19,14 +19,18 @@ fn a_transaction_counts_only_when_it_is_known_to_be_committed() {
         (Ends::RolledBack, draft, "release, refuse 503 store-unavailable"),
         (Ends::RolledBack, shadow, "release, refuse 503 store-unavailable"),
         (Ends::Unheard, draft, "release, look, replay 201 own"),
-        (Ends::Away, draft, "release, refuse 503 store-unavailable, release behind"),
+        (Ends::Away, draft, "release, refuse 503 store-unavailable, release deferred"),
     ];
     for (number, (ends, change, expected)) in rows.iter().enumerate() {
         let rules = rules(*change);
         let mut passage = Passage::new(&rules, Stored::Nothing);
         passage.transaction = Some(*ends);
         let trace = passage.play("a", whole(201, None));
-        assert_eq!(trace, format!("claim, execute 1, commit Done, {expected}"), "row {number}");
+        assert_eq!(
+            trace,
+            format!("claim, execute 1, commit Completed, {expected}"),
+            "row {number}"
+        );
     }
 }
 
@@ -40,7 +44,7 @@ fn a_transaction_whose_record_was_taken_over_is_never_an_own_success() {
         let mut passage = Passage::new(&rules, Stored::Nothing);
         (passage.transaction, passage.lost_to) = (Some(Ends::Well), Some(becomes));
         let trace = passage.play("a", whole(201, None));
-        assert_eq!(trace, format!("claim, execute 1, commit Done, {expected}"));
+        assert_eq!(trace, format!("claim, execute 1, commit Completed, {expected}"));
     }
 }
 
@@ -48,11 +52,11 @@ fn a_transaction_whose_record_was_taken_over_is_never_an_own_success() {
 fn only_a_success_is_committed() {
     let ok = StatusCode::OK;
     let rows: [(Handled, &str); 9] = [
-        (whole(200, None), "commit Done, own stored"),
-        (whole(303, None), "commit Done, own stored"),
-        (Handled::Partial { status: ok, directive: None }, "commit DoneNobody, own"),
-        (whole(422, None), "settle Done, own stored"),
-        (whole(500, Some(Directive::Store)), "settle Done, own stored"),
+        (whole(200, None), "commit Completed, own stored"),
+        (whole(303, None), "commit Completed, own stored"),
+        (Handled::Partial { status: ok, directive: None }, "commit NotReplayable, own"),
+        (whole(422, None), "settle Completed, own stored"),
+        (whole(500, Some(Directive::Store)), "settle Completed, own stored"),
         (whole(201, Some(Directive::Unknown)), "settle Unknown, own"),
         (whole(201, Some(Directive::Release)), "release, own"),
         (whole(503, None), "release, own"),

@@ -14,7 +14,9 @@ use crate::lease::{Lease, Token};
 use crate::policy::{Policy, ScopeRule};
 use crate::record::{Record, State};
 use crate::response::{ReplayRules, StoredResponse};
-use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement};
+use crate::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement,
+};
 
 /// One record, by the store's clock.
 #[derive(Clone, Debug, Default)]
@@ -27,28 +29,35 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn claim(&mut self, id: &RecordId, bid: &Bid, now: u64) -> Result<Claim, ErrorKind> {
+    pub(super) fn claim(
+        &mut self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+        now: u64,
+    ) -> Result<Claim, ErrorKind> {
         if self.corrupt {
             return Err(ErrorKind::Corrupt);
         }
         let (fence, attempt) = match &self.record {
             None => (1, 1),
-            Some(record) if record.token == bid.token && record.state == State::Running => {
+            Some(record)
+                if record.token == claim_request.token && record.state == State::Running =>
+            {
                 self.since = now;
                 return Ok(Claim::Granted(record.lease()));
             }
-            Some(record) if self.is_over(bid.over, record, now) => {
+            Some(record) if self.is_over(claim_request.expected, record, now) => {
                 (record.fence + 1, record.attempt + 1)
             }
             Some(_) => {
                 return Ok(match self.seen(now) {
-                    Some(Seen::Held(holder)) => Claim::Held(holder),
-                    Some(Seen::Settled(record)) => Claim::Settled(record),
+                    Some(RecordSnapshot::Held(holder)) => Claim::Held(holder),
+                    Some(RecordSnapshot::Settled(record)) => Claim::Settled(record),
                     None => unreachable!("there is a record"),
                 });
             }
         };
-        let lease = Lease::granted(*id, bid, fence, attempt);
+        let lease = Lease::granted(*id, claim_request, fence, attempt);
         self.record = Some(Record::running(&lease));
         self.since = now;
         Ok(Claim::Granted(lease))
@@ -88,7 +97,7 @@ impl Cell {
         }
     }
 
-    pub(super) fn lookup(&self, now: u64) -> Result<Option<Seen>, ErrorKind> {
+    pub(super) fn lookup(&self, now: u64) -> Result<Option<RecordSnapshot>, ErrorKind> {
         if self.corrupt { Err(ErrorKind::Corrupt) } else { Ok(self.seen(now)) }
     }
 
@@ -98,21 +107,25 @@ impl Cell {
         })
     }
 
-    fn is_over(&self, over: Option<Over>, record: &Record, now: u64) -> bool {
-        match over {
+    fn is_over(&self, expected: Option<Expected>, record: &Record, now: u64) -> bool {
+        match expected {
             None => false,
-            Some(Over::Settled(token)) => token == record.token && record.state != State::Running,
-            Some(Over::Orphan(token)) => {
+            Some(Expected::Settled(token)) => {
+                token == record.token && record.state != State::Running
+            }
+            Some(Expected::Orphan(token)) => {
                 token == record.token && record.state == State::Running && !self.is_live(now)
             }
         }
     }
 
-    fn seen(&self, now: u64) -> Option<Seen> {
+    fn seen(&self, now: u64) -> Option<RecordSnapshot> {
         let record = self.record.as_ref()?;
         Some(match record.state {
-            State::Running => Seen::Held(Holder::new(record, self.remaining(record, now))),
-            _ => Seen::Settled(record.clone()),
+            State::Running => {
+                RecordSnapshot::Held(ClaimInfo::new(record, self.remaining(record, now)))
+            }
+            _ => RecordSnapshot::Settled(record.clone()),
         })
     }
 

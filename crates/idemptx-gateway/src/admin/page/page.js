@@ -127,10 +127,10 @@ function bytes(number) {
 const STATES = {
   running: ["running", "busy"],
   orphaned: ["orphan", "warn"],
-  done: ["done", "good"],
-  "done-nobody": ["done, answer not kept", "good"],
+  completed: ["completed", "good"],
+  "not-replayable": ["completed, response not kept", "good"],
   unknown: ["outcome unknown", "bad"],
-  spent: ["answer expired", ""],
+  "response-expired": ["answer expired", ""],
 };
 
 function standing(name) {

@@ -72,7 +72,7 @@ fn a_key_is_found_by_what_the_client_sent() {
         search.json()["matches"].clone()
     };
     let found = find("\"k 1\"", "a");
-    assert_eq!(found[0]["record"]["state"], "done", "{found}");
+    assert_eq!(found[0]["record"]["state"], "completed", "{found}");
     assert_eq!(found[0]["routes"], json!(["orders"]));
     assert_ne!(find("\"k 1\"", "b")[0]["id"], found[0]["id"]);
     assert_eq!(find("\"k 1\"", ""), json!([]), "without an account it is nobody's");

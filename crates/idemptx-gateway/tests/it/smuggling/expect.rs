@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::attacks::Case;
-use super::recorder::{Recorder, Seen};
+use super::recorder::{Received, Recorder};
 use crate::support::raw_client::{RawClient, answers};
 
 /// What is answered, what becomes of the connection, and what the upstream sees.
@@ -121,7 +121,7 @@ pub(super) fn check(gateway: SocketAddr, upstream: &Recorder, case: &Case) -> Re
     let mut seen = upstream.take();
     if expect.begun {
         // The upstream may hear later than the client that it is over.
-        while !seen.iter().any(Seen::breaks_off) {
+        while !seen.iter().any(Received::breaks_off) {
             seen.append(&mut upstream.wait());
         }
         seen.retain(|it| !it.breaks_off());

@@ -10,19 +10,19 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Recorder {
     address: SocketAddr,
-    seen: Arc<(Mutex<Vec<Seen>>, Condvar)>,
+    seen: Arc<(Mutex<Vec<Received>>, Condvar)>,
 }
 
 /// What a connection brought.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Received {
     /// `METHOD target body`, or what was wrong with it.
     pub(crate) what: String,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
 }
 
-impl Seen {
+impl Received {
     /// Whether it is a request without its end.
     pub(crate) fn breaks_off(&self) -> bool {
         self.what.starts_with("nonsense: ") && self.what.contains("break")
@@ -54,12 +54,12 @@ impl Recorder {
     }
 
     /// Everything since the last call.
-    pub(crate) fn take(&self) -> Vec<Seen> {
+    pub(crate) fn take(&self) -> Vec<Received> {
         std::mem::take(&mut *self.seen.0.lock().unwrap())
     }
 
     /// The same, once there is something.
-    pub(crate) fn wait(&self) -> Vec<Seen> {
+    pub(crate) fn wait(&self) -> Vec<Received> {
         let (seen, changed) = &*self.seen;
         let (mut seen, waited) = changed
             .wait_timeout_while(seen.lock().unwrap(), PATIENCE, |seen| seen.is_empty())
@@ -69,7 +69,7 @@ impl Recorder {
     }
 }
 
-fn serve(stream: TcpStream, (seen, changed): &(Mutex<Vec<Seen>>, Condvar)) {
+fn serve(stream: TcpStream, (seen, changed): &(Mutex<Vec<Received>>, Condvar)) {
     let mut answers = stream.try_clone().unwrap();
     let mut stream = BufReader::new(stream);
     let mut count = 0;
@@ -95,7 +95,7 @@ fn serve(stream: TcpStream, (seen, changed): &(Mutex<Vec<Seen>>, Condvar)) {
             Err(wrong) => {
                 // A head whose body the client broke off is no request.
                 let what = format!("nonsense: {wrong}");
-                seen.lock().unwrap().push(Seen { what, headers: Vec::new() });
+                seen.lock().unwrap().push(Received { what, headers: Vec::new() });
                 changed.notify_all();
                 return;
             }
@@ -103,7 +103,7 @@ fn serve(stream: TcpStream, (seen, changed): &(Mutex<Vec<Seen>>, Condvar)) {
     }
 }
 
-fn request(stream: &mut impl BufRead) -> Result<Option<Seen>, String> {
+fn request(stream: &mut impl BufRead) -> Result<Option<Received>, String> {
     let Some(line) = line(stream)? else { return Ok(None) };
     let mut headers = Vec::new();
     loop {
@@ -136,7 +136,7 @@ fn request(stream: &mut impl BufRead) -> Result<Option<Seen>, String> {
         return Err(format!("the line {line:?}"));
     }
     let what = format!("{line} {}", String::from_utf8_lossy(&body)).trim_end().to_owned();
-    Ok(Some(Seen { what, headers }))
+    Ok(Some(Received { what, headers }))
 }
 
 fn chunks(

@@ -105,7 +105,7 @@ class _LoopStore:
             self._tending = None
 
     def _tend(self) -> None:
-        self._records.tend()
+        self._records.maintain()
         more = len(self._records) > 0
         self._tending = self._loop.call_later(TEND_EVERY, self._tend) if more else None
 

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
+    StoreError, Watch,
 };
 
 use super::AnyStore;
@@ -43,9 +44,9 @@ impl AnyStore {
     fn claim_step<'a>(
         &'a self,
         id: &'a RecordId,
-        bid: &'a Bid,
+        claim_request: &'a ClaimRequest,
     ) -> Step<'a, Result<Claim, StoreError>> {
-        Box::pin(self.claim(id, bid))
+        Box::pin(self.claim(id, claim_request))
     }
 
     fn settle_step<'a>(
@@ -64,7 +65,10 @@ impl AnyStore {
         Box::pin(self.renew(lease))
     }
 
-    fn lookup_step<'a>(&'a self, id: &'a RecordId) -> Step<'a, Result<Option<Seen>, StoreError>> {
+    fn lookup_step<'a>(
+        &'a self,
+        id: &'a RecordId,
+    ) -> Step<'a, Result<Option<RecordSnapshot>, StoreError>> {
         Box::pin(self.lookup(id))
     }
 
@@ -82,8 +86,12 @@ impl AnyStore {
 }
 
 impl Store for BoxedStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        self.0.claim_step(id, bid).await
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.0.claim_step(id, claim_request).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -98,7 +106,7 @@ impl Store for BoxedStore {
         self.0.renew_step(lease).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         self.0.lookup_step(id).await
     }
 
@@ -106,8 +114,8 @@ impl Store for BoxedStore {
         self.0.watch_step(id).await
     }
 
-    fn tend(&self) {
-        self.0.tend();
+    fn maintain(&self) {
+        self.0.maintain();
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -5,7 +5,7 @@ use idemptx_core::key::RecordId;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use idemptx_core::lease::Lease;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-use idemptx_core::store::{Bid, Claim, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, Settlement, StoreError};
 
 use super::{AnyStore, BoxedStore};
 #[cfg(feature = "postgres")]
@@ -57,10 +57,10 @@ impl Transactional for AnyStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         chosen!(self, Postgres, "PostgreSQL", store => {
-            Transactional::claim_in_postgres(&**store, transaction, id, bid)
+            Transactional::claim_in_postgres(&**store, transaction, id, claim_request)
         }, await)
     }
 
@@ -81,10 +81,10 @@ impl Transactional for AnyStore {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         chosen!(self, Sqlite, "SQLite", store => {
-            Transactional::claim_in_sqlite(&**store, transaction, id, bid)
+            Transactional::claim_in_sqlite(&**store, transaction, id, claim_request)
         })
     }
 
@@ -117,9 +117,9 @@ impl Transactional for BoxedStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        AnyTransactional::claim_in_postgres(self.get(), transaction, id, bid).await
+        AnyTransactional::claim_in_postgres(self.get(), transaction, id, claim_request).await
     }
 
     #[cfg(feature = "postgres")]
@@ -137,9 +137,9 @@ impl Transactional for BoxedStore {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        Transactional::claim_in_sqlite(self.get(), transaction, id, bid)
+        Transactional::claim_in_sqlite(self.get(), transaction, id, claim_request)
     }
 
     #[cfg(feature = "sqlite")]

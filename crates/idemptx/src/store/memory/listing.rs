@@ -1,7 +1,7 @@
 //! What an operator sees of the records in memory.
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{Cursor, ErrorKind, Extent, Inventory, Page, Query, StoreError};
+use idemptx_core::store::{Cursor, ErrorKind, Inventory, ListFilter, Page, Query, StoreError};
 
 use super::{MemoryStore, SHARDS};
 
@@ -12,7 +12,7 @@ use super::{MemoryStore, SHARDS};
 impl Inventory for MemoryStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let mut page = Page::default();
-        if let Extent::Record(id) = query.extent {
+        if let ListFilter::Record(id) = query.filter {
             let shard = self.0.shard(&id);
             page.entries.extend(self.0.step(shard, |shard, now| shard.entry(&id, now)));
             page.entries.retain(|entry| query.admits(entry));

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
-use idemptx_core::store::{Bid, Claim, Entry, ErrorKind, Query, Seen, Settlement};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Query, RecordSnapshot, RecordSummary, Settlement,
+};
 use idemptx_core::time::Timestamp;
 use tokio::sync::futures::OwnedNotified;
 
@@ -49,7 +51,7 @@ impl Shard {
     pub(super) fn claim(
         &mut self,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
         now: Timestamp,
         room: usize,
     ) -> Result<Claim, ErrorKind> {
@@ -59,16 +61,16 @@ impl Shard {
             None if room < RECORD_BYTES => return Err(ErrorKind::Full),
             None => {
                 self.bytes += RECORD_BYTES;
-                let slot = Box::new(Slot::claimed(bid, fence, 1, now));
+                let slot = Box::new(Slot::claimed(claim_request, fence, 1, now));
                 self.slots.entry(*id).insert_entry(slot).into_mut()
             }
-            Some(slot) if slot.is_running() && slot.token() == bid.token => {
+            Some(slot) if slot.is_running() && slot.token() == claim_request.token => {
                 slot.renew(now);
                 return Ok(Claim::Granted(slot.lease(id)));
             }
-            Some(slot) if slot.is_over(bid.over, now) => {
+            Some(slot) if slot.is_over(claim_request.expected, now) => {
                 self.bytes -= slot.payload_bytes();
-                slot.replace(bid, fence, now);
+                slot.replace(claim_request, fence, now);
                 slot
             }
             Some(slot) => {
@@ -90,7 +92,7 @@ impl Shard {
         done: &Settlement,
         now: Timestamp,
     ) -> Result<Ringing, ErrorKind> {
-        if matches!(done.state, State::Running | State::Spent) {
+        if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid);
         }
         let slot = self.owned(lease, now)?;
@@ -131,17 +133,17 @@ impl Shard {
     }
 
     /// Looks up.
-    pub(super) fn lookup(&mut self, id: &RecordId, now: Timestamp) -> Option<Seen> {
+    pub(super) fn lookup(&mut self, id: &RecordId, now: Timestamp) -> Option<RecordSnapshot> {
         self.refresh(id, now);
         let slot = self.slots.get(id)?;
         Some(match slot.holder(id, now) {
-            Some(holder) => Seen::Held(holder),
-            None => Seen::Settled(slot.record(id)),
+            Some(holder) => RecordSnapshot::Held(holder),
+            None => RecordSnapshot::Settled(slot.record(id)),
         })
     }
 
     /// A record as an operator sees it.
-    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<Entry> {
+    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<RecordSummary> {
         self.slots.get(id)?.entry(id, now)
     }
 
@@ -152,7 +154,7 @@ impl Shard {
         after: Option<RecordId>,
         now: Timestamp,
         count: usize,
-    ) -> Vec<Entry> {
+    ) -> Vec<RecordSummary> {
         let mut found: Vec<(&RecordId, &Slot)> = self
             .slots
             .iter()

@@ -7,7 +7,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Entry, Holder, Over, Settlement};
+use idemptx_core::store::{ClaimInfo, ClaimRequest, Expected, RecordSummary, Settlement};
 use idemptx_core::time::{Timestamp, millis};
 
 /// A record without its id, and the moments at which it changes by itself.
@@ -29,26 +29,31 @@ pub(super) struct Slot {
 
 impl Slot {
     /// A claim in force.
-    pub(super) fn claimed(bid: &Bid, fence: u64, attempt: u32, now: Timestamp) -> Self {
+    pub(super) fn claimed(
+        claim_request: &ClaimRequest,
+        fence: u64,
+        attempt: u32,
+        now: Timestamp,
+    ) -> Self {
         Self {
             state: State::Running,
-            token: bid.token,
+            token: claim_request.token,
             attempt,
             fence,
-            fingerprint: bid.fingerprint,
-            term_millis: u32::try_from(millis(bid.term)).unwrap_or(u32::MAX),
-            retain_millis: millis(bid.retain),
+            fingerprint: claim_request.fingerprint,
+            term_millis: u32::try_from(millis(claim_request.term)).unwrap_or(u32::MAX),
+            retain_millis: millis(claim_request.retain),
             payload: Bytes::new(),
-            turns: now.after(bid.term),
-            expires: now.after(bid.retain),
+            turns: now.after(claim_request.term),
+            expires: now.after(claim_request.retain),
             queued: Self::NEVER,
         }
     }
 
     /// Puts the next claim in its place, and lets it stand in the queue where it does.
-    pub(super) fn replace(&mut self, bid: &Bid, fence: u64, now: Timestamp) {
+    pub(super) fn replace(&mut self, claim_request: &ClaimRequest, fence: u64, now: Timestamp) {
         let attempt = self.attempt.saturating_add(1);
-        *self = Self { queued: self.queued, ..Self::claimed(bid, fence, attempt, now) };
+        *self = Self { queued: self.queued, ..Self::claimed(claim_request, fence, attempt, now) };
     }
 
     /// Starts the term and the claim's retention anew.
@@ -64,15 +69,15 @@ impl Slot {
         self.retain_millis = millis(done.key_retain);
         self.expires = now.after(done.key_retain);
         self.turns = match done.state {
-            State::Done => now.after(done.retain).min(self.expires),
+            State::Completed => now.after(done.retain).min(self.expires),
             _ => self.expires,
         };
     }
 
     /// Forgets the response if its time has come.
     pub(super) fn turn(&mut self, now: Timestamp) {
-        if self.state == State::Done && self.turns <= now {
-            self.state = State::Spent;
+        if self.state == State::Completed && self.turns <= now {
+            self.state = State::ResponseExpired;
             self.payload = Bytes::new();
         }
     }
@@ -87,7 +92,8 @@ impl Slot {
 
     /// Whether a settlement as `state` is the one that made it what it is.
     pub(super) fn was_settled_as(&self, state: State) -> bool {
-        let original = if self.state == State::Spent { State::Done } else { self.state };
+        let original =
+            if self.state == State::ResponseExpired { State::Completed } else { self.state };
         original == state
     }
 
@@ -100,12 +106,12 @@ impl Slot {
         self.is_running() && now < self.turns
     }
 
-    /// Whether a bid may replace it.
-    pub(super) fn is_over(&self, over: Option<Over>, now: Timestamp) -> bool {
-        match over {
+    /// Whether a claim request may replace it.
+    pub(super) fn is_over(&self, expected: Option<Expected>, now: Timestamp) -> bool {
+        match expected {
             None => false,
-            Some(Over::Settled(token)) => token == self.token && !self.is_running(),
-            Some(Over::Orphan(token)) => {
+            Some(Expected::Settled(token)) => token == self.token && !self.is_running(),
+            Some(Expected::Orphan(token)) => {
                 token == self.token && self.is_running() && !self.is_live(now)
             }
         }
@@ -113,7 +119,7 @@ impl Slot {
 
     /// When it next takes less memory.
     pub(super) fn due(&self) -> Timestamp {
-        if self.state == State::Done { self.turns.min(self.expires) } else { self.expires }
+        if self.state == State::Completed { self.turns.min(self.expires) } else { self.expires }
     }
 
     pub(super) fn payload_bytes(&self) -> usize {
@@ -121,9 +127,9 @@ impl Slot {
     }
 
     /// Who holds it, unless it is settled.
-    pub(super) fn holder(&self, id: &RecordId, now: Timestamp) -> Option<Holder> {
+    pub(super) fn holder(&self, id: &RecordId, now: Timestamp) -> Option<ClaimInfo> {
         let remaining = self.turns.since(now);
-        self.is_running().then(|| Holder::new(&Record::running(&self.lease(id)), remaining))
+        self.is_running().then(|| ClaimInfo::new(&Record::running(&self.lease(id)), remaining))
     }
 
     pub(super) fn record(&self, id: &RecordId) -> Record {
@@ -134,19 +140,21 @@ impl Slot {
     }
 
     /// It as an operator sees it, unless it is gone by now.
-    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<Entry> {
+    pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<RecordSummary> {
         if self.has_expired(now) {
             return None;
         }
-        let is_spent = self.state == State::Done && self.turns <= now;
-        let record = if is_spent { self.record(id).spent() } else { self.record(id) };
+        let is_spent = self.state == State::Completed && self.turns <= now;
+        let record =
+            if is_spent { self.record(id).with_response_expired() } else { self.record(id) };
         let age = Duration::from_millis(now.as_millis().saturating_sub(self.fence / 1000));
-        Some(Entry::new(&record, self.turns.since(now), self.expires.since(now), age))
+        Some(RecordSummary::new(&record, self.turns.since(now), self.expires.since(now), age))
     }
 
     pub(super) fn lease(&self, id: &RecordId) -> Lease {
-        let bid = Bid::new(self.token, self.fingerprint, self.term(), self.retain());
-        Lease::granted(*id, &bid, self.fence, self.attempt)
+        let claim_request =
+            ClaimRequest::new(self.token, self.fingerprint, self.term(), self.retain());
+        Lease::granted(*id, &claim_request, self.fence, self.attempt)
     }
 
     /// Of a moment that does not come.

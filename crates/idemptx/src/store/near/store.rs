@@ -9,7 +9,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
+    StoreError, Watch,
 };
 use idemptx_core::time::Clock;
 
@@ -123,12 +124,16 @@ impl<S> Near<S> {
 
 impl<S: Store> Near<S> {
     /// Claims in the store, and holds the result that it says is there.
-    async fn ask_to_claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        // Dropped before the bid is sent, and again when it is answered or given up: nothing that
+    async fn ask_to_claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        // Dropped before the claim request is sent, and again when it is answered or given up: nothing that
         // was read before the record was replaced stays.
-        let _replacing = bid.over.map(|_| Replacing::new(&self.shelf, id));
+        let _replacing = claim_request.expected.map(|_| Replacing::new(&self.shelf, id));
         let question = self.shelf.question(id);
-        let claim = self.store.claim(id, bid).await;
+        let claim = self.store.claim(id, claim_request).await;
         match &claim {
             Ok(Claim::Settled(record)) => self.shelf.place(question, record.clone(), None),
             _ => self.shelf.forget(id),
@@ -136,11 +141,13 @@ impl<S: Store> Near<S> {
         claim
     }
 
-    async fn ask_for(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn ask_for(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let question = self.shelf.question(id);
         let seen = self.store.lookup(id).await;
         match &seen {
-            Ok(Some(Seen::Settled(record))) => self.shelf.place(question, record.clone(), None),
+            Ok(Some(RecordSnapshot::Settled(record))) => {
+                self.shelf.place(question, record.clone(), None)
+            }
             _ => self.shelf.forget(id),
         }
         seen
@@ -149,13 +156,17 @@ impl<S: Store> Near<S> {
 
 impl<S: Store> Store for Near<S> {
     /// What is held is answered without allocating; the way to the store is boxed.
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        if bid.over.is_none()
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        if claim_request.expected.is_none()
             && let Some(record) = self.recall(id)
         {
             return Ok(Claim::Settled(record));
         }
-        Box::pin(self.ask_to_claim(id, bid)).await
+        Box::pin(self.ask_to_claim(id, claim_request)).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -163,7 +174,8 @@ impl<S: Store> Store for Near<S> {
         let settled = self.store.settle(lease, done).await;
         match settled {
             Ok(()) if done.state != State::Unknown => {
-                let retain = if done.state == State::Done { done.retain } else { done.key_retain };
+                let retain =
+                    if done.state == State::Completed { done.retain } else { done.key_retain };
                 self.shelf.place(question, Record::settled(lease, done), Some(retain));
             }
             _ => self.shelf.forget(&lease.id),
@@ -180,9 +192,9 @@ impl<S: Store> Store for Near<S> {
         self.store.renew(lease).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         match self.recall(id) {
-            Some(record) => Ok(Some(Seen::Settled(record))),
+            Some(record) => Ok(Some(RecordSnapshot::Settled(record))),
             None => Box::pin(self.ask_for(id)).await,
         }
     }
@@ -191,9 +203,9 @@ impl<S: Store> Store for Near<S> {
         self.store.watch(id).await
     }
 
-    fn tend(&self) {
+    fn maintain(&self) {
         self.shelf.sweep();
-        self.store.tend();
+        self.store.maintain();
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -223,9 +235,9 @@ impl<S: Transactional> Transactional for Near<S> {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.store.claim_in_postgres(transaction, id, bid).await
+        self.store.claim_in_postgres(transaction, id, claim_request).await
     }
 
     #[cfg(feature = "postgres")]
@@ -243,9 +255,9 @@ impl<S: Transactional> Transactional for Near<S> {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.store.claim_in_sqlite(transaction, id, bid)
+        self.store.claim_in_sqlite(transaction, id, claim_request)
     }
 
     #[cfg(feature = "sqlite")]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
-use idemptx_core::store::{Bid, Settlement};
+use idemptx_core::store::{ClaimRequest, Settlement};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -128,11 +128,12 @@ impl Hub {
     pub(super) async fn claim(
         self: &Arc<Self>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<ClaimAnswer, Failure> {
-        let record = Record::running(&Lease::granted(*id, bid, 0, FIRST_ATTEMPT)).encode();
-        let (term, retain) = (term_millis(bid.term), kept_millis(bid.retain));
-        let (id, token) = (*id, bid.token);
+        let record =
+            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(claim_request.term), kept_millis(claim_request.retain));
+        let (id, token) = (*id, claim_request.token);
         self.submit(&self.claims, claim_batch, |reply| ClaimJob {
             id,
             token,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Entry, Page, Query, Standing, Standings, StoreError};
+use idemptx_core::store::{Page, Query, RecordStatus, RecordStatuses, RecordSummary, StoreError};
 use tokio_postgres::Row;
 
 use super::failure::Failure;
@@ -24,7 +24,7 @@ pub(super) async fn list(
     let Some((first, last)) = listing.range()? else { return Ok(listing.end(true)) };
     let walk_max = i64::try_from(listing.walk_max()).unwrap_or(i64::MAX);
     let (first, last) = (&first.as_bytes()[..], &last.as_bytes()[..]);
-    let letters = letters(query.standings);
+    let letters = letters(query.statuses);
     let rows = hub.ask(Sql::List, &[&first, &last, &walk_max, &letters]).await?;
     let mut walked = 0;
     for row in &rows {
@@ -38,13 +38,13 @@ pub(super) async fn list(
 }
 
 /// What the table has for these states; which of them it is by now, the times tell.
-fn letters(standings: Standings) -> Vec<&'static str> {
-    standings
+fn letters(statuses: RecordStatuses) -> Vec<&'static str> {
+    statuses
         .iter()
-        .map(|standing| match standing {
-            Standing::Done | Standing::Spent => letter(State::Done),
-            Standing::DoneNobody => letter(State::DoneNobody),
-            Standing::Unknown => letter(State::Unknown),
+        .map(|status| match status {
+            RecordStatus::Completed | RecordStatus::ResponseExpired => letter(State::Completed),
+            RecordStatus::NotReplayable => letter(State::NotReplayable),
+            RecordStatus::Unknown => letter(State::Unknown),
             _ => letter(State::Running),
         })
         .collect()
@@ -61,9 +61,10 @@ fn read(row: &Row) -> Option<(RecordId, Walked)> {
         return Some((id, Walked::Expired));
     }
     let Ok(record) = Record::decode(&id, &head) else { return Some((id, Walked::Unreadable)) };
-    let record = if record.apart && payload.is_none() { record.spent() } else { record };
+    let record =
+        if record.apart && payload.is_none() { record.with_response_expired() } else { record };
     let remaining = micros("remaining")?.min(record.term);
-    let mut entry = Entry::new(&record, remaining, expires_in, age);
+    let mut entry = RecordSummary::new(&record, remaining, expires_in, age);
     entry.payload_bytes = u64::try_from(payload.unwrap_or(0)).unwrap_or(0);
     Some((id, Walked::Record(entry)))
 }

@@ -34,10 +34,10 @@
 //! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
 //! have every statement planned once and executed by index.
 //!
-//! # Behind a pooler
+//! # Through a pooler
 //!
 //! A pooler that hands out sessions works as it is.
-//! Behind one in transaction mode, such as pgbouncer's, call
+//! Through one in transaction mode, such as pgbouncer's, call
 //! [`pooled(true)`](PostgresStoreBuilder::pooled), and do without:
 //!
 //! - prepared statements: each is sent, parsed and planned anew;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State, Undecodable};
-use idemptx_core::store::{Holder, Settlement};
+use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::millis;
 use tokio_postgres::Row;
 
@@ -31,33 +31,33 @@ impl Found {
     }
 
     /// What it means right now.
-    pub(super) fn decode(self, id: &RecordId) -> Result<Standing, Undecodable> {
+    pub(super) fn decode(self, id: &RecordId) -> Result<RowStatus, Undecodable> {
         let mut record = Record::decode(id, &self.record)?;
         if record.state == State::Running {
-            return Ok(Standing::Held { record, remaining: self.remaining });
+            return Ok(RowStatus::Held { record, remaining: self.remaining });
         }
         if record.apart {
             record.apart = false;
             match self.response {
                 Some(payload) => record.payload = payload,
-                None => record = record.spent(),
+                None => record = record.with_response_expired(),
             }
         }
-        Ok(Standing::Settled(record))
+        Ok(RowStatus::Settled(record))
     }
 }
 
 /// A record that can be read.
 #[derive(Debug)]
-pub(super) enum Standing {
+pub(super) enum RowStatus {
     Held { record: Record, remaining: Duration },
     Settled(Record),
 }
 
-impl Standing {
+impl RowStatus {
     /// Who holds an unsettled record.
-    pub(super) fn holder(record: &Record, remaining: Duration) -> Holder {
-        Holder::new(record, remaining.min(record.term))
+    pub(super) fn holder(record: &Record, remaining: Duration) -> ClaimInfo {
+        ClaimInfo::new(record, remaining.min(record.term))
     }
 }
 
@@ -78,7 +78,7 @@ impl Settled {
         let mut record = Record::settled(lease, done);
         record.retain = done.key_retain.max(done.retain);
         // Only a response that can be replayed ends before its key does.
-        let is_apart = done.state == State::Done && response_retain < retain;
+        let is_apart = done.state == State::Completed && response_retain < retain;
         if is_apart {
             record.apart = true;
             record.payload = Bytes::new();
@@ -106,10 +106,10 @@ pub(super) fn term_millis(term: Duration) -> i64 {
 /// The letter that a record has for its state.
 pub(super) const fn letter(state: State) -> &'static str {
     match state {
-        State::Done => "D",
-        State::DoneNobody => "N",
+        State::Completed => "D",
+        State::NotReplayable => "N",
         State::Unknown => "U",
-        State::Spent => "S",
+        State::ResponseExpired => "S",
         _ => "R",
     }
 }

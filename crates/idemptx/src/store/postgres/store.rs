@@ -8,8 +8,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Inventory, Over, Page, Query, Seen, Settlement, Store,
-    StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
 };
 use tokio_postgres::Row;
 
@@ -21,7 +21,7 @@ use super::hub::{ClaimAnswer, FIRST_ATTEMPT, Hub, Hubs, Sessions};
 use super::layout::Layout;
 use super::listing;
 use super::migration;
-use super::row::{Found, Standing, kept_millis, term_millis};
+use super::row::{Found, RowStatus, kept_millis, term_millis};
 use super::settings::InvalidSetting;
 use super::statement::Sql;
 use crate::store::SafetyReport;
@@ -155,7 +155,7 @@ impl PostgresStore {
         self.hubs.here()
     }
 
-    async fn find(&self, hub: &Hub, id: &RecordId) -> Result<Option<Standing>, StoreError> {
+    async fn find(&self, hub: &Hub, id: &RecordId) -> Result<Option<RowStatus>, StoreError> {
         let rows = hub.ask(Sql::Lookup, &[&&id.as_bytes()[..]]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let found = Found::read(row).ok_or_else(|| self.unexpected())?;
@@ -167,15 +167,16 @@ impl PostgresStore {
         &self,
         hub: &Hub,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
         former: Former,
     ) -> Result<Option<Lease>, StoreError> {
         let (state, token): (&str, &[u8]) = match &former {
             Former::Expired => ("expired", b""),
-            Former::Named(Over::Orphan(token)) => ("orphan", token.as_bytes()),
-            Former::Named(Over::Settled(token)) => ("settled", token.as_bytes()),
+            Former::Named(Expected::Orphan(token)) => ("orphan", token.as_bytes()),
+            Former::Named(Expected::Settled(token)) => ("settled", token.as_bytes()),
         };
-        let record = Record::running(&Lease::granted(*id, bid, 0, FIRST_ATTEMPT)).encode();
+        let record =
+            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
         let rows = hub
             .ask(
                 Sql::TakeOver,
@@ -183,16 +184,16 @@ impl PostgresStore {
                     &&id.as_bytes()[..],
                     &token,
                     &state,
-                    &&bid.token.as_bytes()[..],
+                    &&claim_request.token.as_bytes()[..],
                     &record,
-                    &term_millis(bid.term),
-                    &kept_millis(bid.retain),
+                    &term_millis(claim_request.term),
+                    &kept_millis(claim_request.retain),
                 ],
             )
             .await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
-        Ok(Some(Lease::granted(*id, bid, fence, attempt)))
+        Ok(Some(Lease::granted(*id, claim_request, fence, attempt)))
     }
 
     async fn renewed(&self, hub: &Hub, lease: &Lease) -> Result<bool, StoreError> {
@@ -220,46 +221,58 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
         let hub = self.hub()?;
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(over) = bid.over
-                && let Some(lease) = self.replace(&hub, id, bid, Former::Named(over)).await?
+            if let Some(expected) = claim_request.expected
+                && let Some(lease) =
+                    self.replace(&hub, id, claim_request, Former::Named(expected)).await?
             {
                 return Ok(Claim::Granted(lease));
             }
-            let found = match hub.claim(id, bid).await? {
+            let found = match hub.claim(id, claim_request).await? {
                 ClaimAnswer::Created(fence) => {
-                    return Ok(Claim::Granted(Lease::granted(*id, bid, fence, FIRST_ATTEMPT)));
+                    return Ok(Claim::Granted(Lease::granted(
+                        *id,
+                        claim_request,
+                        fence,
+                        FIRST_ATTEMPT,
+                    )));
                 }
-                ClaimAnswer::Expired => match self.replace(&hub, id, bid, Former::Expired).await? {
-                    Some(lease) => return Ok(Claim::Granted(lease)),
-                    None => continue,
-                },
+                ClaimAnswer::Expired => {
+                    match self.replace(&hub, id, claim_request, Former::Expired).await? {
+                        Some(lease) => return Ok(Claim::Granted(lease)),
+                        None => continue,
+                    }
+                }
                 ClaimAnswer::Unseen => continue,
                 ClaimAnswer::Found(found) => standing(found, id)?,
             };
             match found {
                 // Sent before: what is left to do is to start the term anew.
-                Standing::Held { record, .. } if record.token == bid.token => {
+                RowStatus::Held { record, .. } if record.token == claim_request.token => {
                     let lease = record.lease();
                     if self.renewed(&hub, &lease).await? {
                         return Ok(Claim::Granted(lease));
                     }
                 }
                 // It came to be so after the takeover had missed it.
-                found if may_be_replaced(&found, bid.over) => {}
-                Standing::Held { record, remaining } => {
-                    return Ok(Claim::Held(Standing::holder(&record, remaining)));
+                found if may_be_replaced(&found, claim_request.expected) => {}
+                RowStatus::Held { record, remaining } => {
+                    return Ok(Claim::Held(RowStatus::holder(&record, remaining)));
                 }
-                Standing::Settled(record) => return Ok(Claim::Settled(record)),
+                RowStatus::Settled(record) => return Ok(Claim::Settled(record)),
             }
         }
         Err(self.contended())
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        if matches!(done.state, State::Running | State::Spent) {
+        if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid.into());
         }
         let hub = self.hub()?;
@@ -269,8 +282,8 @@ impl Store for PostgresStore {
             }
             match self.find(&hub, &lease.id).await? {
                 // Claimed after the settlement had missed it, by a claim that was sent twice.
-                Some(Standing::Held { record, .. }) if record.token == lease.token => {}
-                Some(Standing::Settled(record))
+                Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
+                Some(RowStatus::Settled(record))
                     if record.token == lease.token && was_settled_as(&record, done.state) =>
                 {
                     return Ok(());
@@ -291,7 +304,7 @@ impl Store for PostgresStore {
             }
             match self.find(&hub, &lease.id).await? {
                 None => return Ok(()),
-                Some(Standing::Held { record, .. }) if record.token == lease.token => {}
+                Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
                 Some(_) => return Err(ErrorKind::Fenced.into()),
             }
         }
@@ -305,12 +318,12 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         Ok(self.find(&*self.hub()?, id).await?.map(|found| match found {
-            Standing::Held { record, remaining } => {
-                Seen::Held(Standing::holder(&record, remaining))
+            RowStatus::Held { record, remaining } => {
+                RecordSnapshot::Held(RowStatus::holder(&record, remaining))
             }
-            Standing::Settled(record) => Seen::Settled(record),
+            RowStatus::Settled(record) => RecordSnapshot::Settled(record),
         }))
     }
 
@@ -328,7 +341,7 @@ impl Store for PostgresStore {
         Some(Box::pin(std::future::ready(())))
     }
 
-    fn tend(&self) {
+    fn maintain(&self) {
         let Ok(hub) = self.hub() else { return };
         if self.is_sweeping.swap(true, Ordering::Acquire) {
             return;
@@ -368,7 +381,7 @@ impl fmt::Debug for PostgresStore {
 
 /// A record that makes room for a claim.
 enum Former {
-    Named(Over),
+    Named(Expected),
     Expired,
 }
 
@@ -400,22 +413,23 @@ pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
     Some((u64::try_from(fence).ok()?, u32::try_from(attempt).ok()?))
 }
 
-pub(super) fn standing(found: Found, id: &RecordId) -> Result<Standing, StoreError> {
+pub(super) fn standing(found: Found, id: &RecordId) -> Result<RowStatus, StoreError> {
     found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
 }
 
-fn may_be_replaced(found: &Standing, over: Option<Over>) -> bool {
-    match (found, over) {
-        (Standing::Held { record, remaining }, Some(Over::Orphan(token))) => {
+fn may_be_replaced(found: &RowStatus, expected: Option<Expected>) -> bool {
+    match (found, expected) {
+        (RowStatus::Held { record, remaining }, Some(Expected::Orphan(token))) => {
             remaining.is_zero() && record.token == token
         }
-        (Standing::Settled(record), Some(Over::Settled(token))) => record.token == token,
+        (RowStatus::Settled(record), Some(Expected::Settled(token))) => record.token == token,
         _ => false,
     }
 }
 
 fn was_settled_as(record: &Record, state: State) -> bool {
-    let original = if record.state == State::Spent { State::Done } else { record.state };
+    let original =
+        if record.state == State::ResponseExpired { State::Completed } else { record.state };
     original == state
 }
 

@@ -3,13 +3,13 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::failure::Failure;
 use super::hub::FIRST_ATTEMPT;
-use super::row::{Found, Standing, kept_millis, term_millis};
+use super::row::{Found, RowStatus, kept_millis, term_millis};
 use super::statement::{Parameter, Sql};
 use super::store::{PostgresStore, granted, standing};
 use super::transaction::{OpenTransaction, PostgresTransaction};
@@ -24,10 +24,10 @@ impl Transactional for PostgresStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         let patience = self.dial.timeouts.command;
-        match timeout(patience, self.claim_within(transaction, id, bid)).await {
+        match timeout(patience, self.claim_within(transaction, id, claim_request)).await {
             Ok(claimed) => claimed,
             Err(_) => Err(Failure::timed_out(self.dial.server(), patience).into()),
         }
@@ -39,7 +39,7 @@ impl Transactional for PostgresStore {
         lease: &Lease,
         done: &Settlement,
     ) -> Result<(), StoreError> {
-        if matches!(done.state, State::Running | State::Spent) {
+        if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid.into());
         }
         let patience = self.dial.timeouts.command;
@@ -57,18 +57,19 @@ impl PostgresStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         let failed = |error| self.dial.failed(error);
-        let record = Record::running(&Lease::granted(*id, bid, 0, FIRST_ATTEMPT)).encode();
-        let (term, retain) = (term_millis(bid.term), kept_millis(bid.retain));
-        let (named, token) = (&id.as_bytes()[..], &bid.token.as_bytes()[..]);
+        let record =
+            Record::running(&Lease::granted(*id, claim_request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(claim_request.term), kept_millis(claim_request.retain));
+        let (named, token) = (&id.as_bytes()[..], &claim_request.token.as_bytes()[..]);
         let parameters: [Parameter<'_>; 5] = [&named, &token, &record, &term, &retain];
         let rows = transaction.ask(&self.dial.texts, Sql::ClaimOne, &parameters).await;
         let rows = rows.map_err(failed)?;
         let row = rows.first().ok_or_else(|| self.contended())?;
         if let Some((fence, attempt)) = granted_first(row) {
-            return Ok(Claim::Granted(Lease::granted(*id, bid, fence, attempt)));
+            return Ok(Claim::Granted(Lease::granted(*id, claim_request, fence, attempt)));
         }
         if row.try_get("expired").unwrap_or(false) {
             let former: [Parameter<'_>; 7] =
@@ -77,16 +78,16 @@ impl PostgresStore {
             let rows = rows.map_err(failed)?;
             let row = rows.first().ok_or_else(|| self.contended())?;
             let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
-            return Ok(Claim::Granted(Lease::granted(*id, bid, fence, attempt)));
+            return Ok(Claim::Granted(Lease::granted(*id, claim_request, fence, attempt)));
         }
         Ok(match standing(Found::read(row).ok_or_else(|| self.unexpected())?, id)? {
-            Standing::Held { record, .. } if record.token == bid.token => {
+            RowStatus::Held { record, .. } if record.token == claim_request.token => {
                 Claim::Granted(record.lease())
             }
-            Standing::Held { record, remaining } => {
-                Claim::Held(Standing::holder(&record, remaining))
+            RowStatus::Held { record, remaining } => {
+                Claim::Held(RowStatus::holder(&record, remaining))
             }
-            Standing::Settled(record) => Claim::Settled(record),
+            RowStatus::Settled(record) => Claim::Settled(record),
         })
     }
 
@@ -106,7 +107,7 @@ impl PostgresStore {
         let rows = rows.map_err(|error| self.dial.failed(error))?;
         let Some(row) = rows.first() else { return Err(Failure::no_record(server).into()) };
         match standing(Found::read(row).ok_or_else(|| self.unexpected())?, &lease.id)? {
-            Standing::Held { record, .. } if record.token == lease.token => {
+            RowStatus::Held { record, .. } if record.token == lease.token => {
                 Err(match transaction.is_own() {
                     true => Failure::ended_by_hand(server).into(),
                     // Claimed after the settlement had missed it, by a claim that was sent twice.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Inventory, Page, Query, Seen, Settlement, Store,
-    StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
 };
 use redis::Value;
 
@@ -156,8 +156,12 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        self.take(ClaimStep::new(*id, bid.clone())).await
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.take(ClaimStep::new(*id, claim_request.clone())).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -173,7 +177,7 @@ impl Store for RedisStore {
         Ok(lease.clone())
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         self.take(LookupStep::new(*id)).await
     }
 

@@ -4,8 +4,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, ErrorKind, Inventory, Page, Query, Seen, Settlement, Store,
-    StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
 };
 
 use super::envelope::{self, NONCE_BYTES, Owner, Unopened};
@@ -113,9 +113,9 @@ impl Seal {
     }
 
     /// What was seen with its record opened.
-    fn seen(&self, seen: Seen) -> Result<Seen, StoreError> {
+    fn seen(&self, seen: RecordSnapshot) -> Result<RecordSnapshot, StoreError> {
         match seen {
-            Seen::Settled(record) => self.record(record).map(Seen::Settled),
+            RecordSnapshot::Settled(record) => self.record(record).map(RecordSnapshot::Settled),
             other => Ok(other),
         }
     }
@@ -169,8 +169,12 @@ impl<S> Sealed<S> {
 }
 
 impl<S: Store> Store for Sealed<S> {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim(id, bid).await?)
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.seal.claim(self.store.claim(id, claim_request).await?)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -186,7 +190,7 @@ impl<S: Store> Store for Sealed<S> {
         self.store.renew(lease).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         self.store.lookup(id).await?.map(|seen| self.seal.seen(seen)).transpose()
     }
 
@@ -194,8 +198,8 @@ impl<S: Store> Store for Sealed<S> {
         self.store.watch(id).await
     }
 
-    fn tend(&self) {
-        self.store.tend();
+    fn maintain(&self) {
+        self.store.maintain();
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -225,9 +229,9 @@ impl<S: Transactional> Transactional for Sealed<S> {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_postgres(transaction, id, bid).await?)
+        self.seal.claim(self.store.claim_in_postgres(transaction, id, claim_request).await?)
     }
 
     #[cfg(feature = "postgres")]
@@ -246,9 +250,9 @@ impl<S: Transactional> Transactional for Sealed<S> {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_sqlite(transaction, id, bid)?)
+        self.seal.claim(self.store.claim_in_sqlite(transaction, id, claim_request)?)
     }
 
     #[cfg(feature = "sqlite")]
@@ -273,5 +277,5 @@ impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
 ///
 /// One that has a payload all the same is sealed like any other.
 const fn is_bare(state: State) -> bool {
-    matches!(state, State::Unknown | State::Spent)
+    matches!(state, State::Unknown | State::ResponseExpired)
 }

@@ -13,7 +13,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Seen, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+};
 use proptest::prelude::*;
 
 use super::envelope::{self, Owner};
@@ -75,10 +77,11 @@ fn it_opens_for_its_own_record_alone() {
     others[3].fingerprint.digest[31] ^= 1;
     others[4].fingerprint.binding[0] ^= 1;
     for other in &others {
-        let opened = envelope::open(&keys, Owner::settling(other, State::Done), &golden.sealed);
+        let opened =
+            envelope::open(&keys, Owner::settling(other, State::Completed), &golden.sealed);
         assert_eq!(opened, Err(Unopened::Foreign(7)));
     }
-    let elsewhere = Owner::settling(&golden.lease, State::DoneNobody);
+    let elsewhere = Owner::settling(&golden.lease, State::NotReplayable);
     assert_eq!(envelope::open(&keys, elsewhere, &golden.sealed), Err(Unopened::Foreign(7)));
 }
 
@@ -89,7 +92,7 @@ fn what_says_it_is_larger_than_anything_that_is_compressed_is_not_inflated() {
     let claims = |length: u32| {
         let frame = zstd::bulk::compress(&[0; 2000], 1).unwrap();
         let inside = [&length.to_be_bytes()[..], &frame].concat();
-        let owner = Owner::settling(&lease, State::Done);
+        let owner = Owner::settling(&lease, State::Completed);
         let mut sealed = envelope::seal(&key, owner, &inside, false, &[0; 24]).unwrap().to_vec();
         reseal_as_compressed(&mut sealed, &inside, &key, &lease);
         envelope::open(&SealKeys::new(key.clone()), owner, &sealed)
@@ -113,7 +116,7 @@ fn only_what_gets_smaller_by_a_margin_is_compressed() {
         (b"", false),
     ] {
         let owner_lease = lease();
-        let owner = Owner::settling(&owner_lease, State::Done);
+        let owner = Owner::settling(&owner_lease, State::Completed);
         let sealed = envelope::seal(&key(1), owner, payload, true, &[0; 24]).unwrap();
         assert_eq!(sealed[1] == 1, compressed, "{} bytes", payload.len());
         if !compressed {
@@ -136,7 +139,7 @@ proptest! {
         let Ok(key) = SealKey::new(3, &secret) else { return Ok(()) };
         let payload = payload.repeat(repeats);
         let lease = lease();
-        let owner = Owner::settling(&lease, State::Done);
+        let owner = Owner::settling(&lease, State::Completed);
         let sealed = envelope::seal(&key, owner, &payload, compress, &nonce).unwrap();
         prop_assert!(sealed.len() <= payload.len() + 46);
         prop_assert_eq!(envelope::open(&SealKeys::new(key), owner, &sealed).unwrap(), payload);
@@ -145,7 +148,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_refused_and_nothing_worse(bytes: Vec<u8>, start: [u8; 6]) {
         let lease = lease();
-        let owner = Owner::settling(&lease, State::Done);
+        let owner = Owner::settling(&lease, State::Completed);
         let keys = SealKeys::new(SealKey::new(u32::from_be_bytes([start[2], start[3], start[4], start[5]]), &[7, 8].repeat(16)).unwrap());
         for bytes in [bytes.clone(), [&[0xE1, start[1] & 1][..], &start[2..], &bytes].concat()] {
             prop_assert!(envelope::open(&keys, owner, &bytes).is_err());
@@ -158,7 +161,8 @@ async fn the_store_beneath_sees_nothing_of_a_response() {
     let (store, lease) = claimed().await;
     let payload = Bytes::from("a secret that must not rest anywhere".repeat(50));
     store.settle(&lease, &done(&payload)).await.unwrap();
-    let Some(Seen::Settled(beneath)) = store.inner().lookup(&lease.id).await.unwrap() else {
+    let Some(RecordSnapshot::Settled(beneath)) = store.inner().lookup(&lease.id).await.unwrap()
+    else {
         panic!("it was settled")
     };
     assert!(!beneath.payload.windows(8).any(|part| part == b"a secret"));
@@ -326,7 +330,7 @@ async fn claimed() -> (Sealed<MemoryStore>, Lease) {
 }
 
 async fn claim<S: Store>(store: &S) -> Lease {
-    match store.claim(&id(), &bid()).await {
+    match store.claim(&id(), &claim_request()).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     }
@@ -334,12 +338,12 @@ async fn claim<S: Store>(store: &S) -> Lease {
 
 /// What a later claim finds; a lookup must find the same.
 async fn settled<S: Store>(store: &S, lease: &Lease) -> Result<Record, StoreError> {
-    let mut other = bid();
+    let mut other = claim_request();
     other.token = Token::from_bytes([0xEE; Token::BYTES]);
     let seen = store.lookup(&lease.id).await;
     match store.claim(&lease.id, &other).await {
         Ok(Claim::Settled(record)) => {
-            assert_eq!(seen.unwrap(), Some(Seen::Settled(record.clone())));
+            assert_eq!(seen.unwrap(), Some(RecordSnapshot::Settled(record.clone())));
             Ok(record)
         }
         Err(error) => {
@@ -369,17 +373,17 @@ fn id() -> RecordId {
     RecordId::from_bytes([0xA7; RecordId::BYTES])
 }
 
-fn bid() -> Bid {
+fn claim_request() -> ClaimRequest {
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    Bid::new(Token::from_bytes([4; Token::BYTES]), fingerprint, LONG, LONG)
+    ClaimRequest::new(Token::from_bytes([4; Token::BYTES]), fingerprint, LONG, LONG)
 }
 
 fn lease() -> Lease {
-    Lease::granted(id(), &bid(), 1, 1)
+    Lease::granted(id(), &claim_request(), 1, 1)
 }
 
 fn done(payload: &[u8]) -> Settlement {
-    Settlement::new(State::Done, Bytes::copy_from_slice(payload), LONG, LONG)
+    Settlement::new(State::Completed, Bytes::copy_from_slice(payload), LONG, LONG)
 }
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -447,8 +451,8 @@ impl Golden {
         Self {
             name: name.to_owned(),
             key: value("key").parse().unwrap(),
-            state: if value("state") == "N" { State::DoneNobody } else { State::Done },
-            lease: Lease::granted(id, &Bid::new(token, fingerprint, LONG, LONG), 1, 1),
+            state: if value("state") == "N" { State::NotReplayable } else { State::Completed },
+            lease: Lease::granted(id, &ClaimRequest::new(token, fingerprint, LONG, LONG), 1, 1),
             nonce: bytes("nonce").try_into().unwrap(),
             payload: bytes("payload"),
             sealed: bytes("sealed"),

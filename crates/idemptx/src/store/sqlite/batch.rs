@@ -43,8 +43,8 @@ impl Batch {
         file: &DatabaseFile,
     ) -> Result<(), Failure> {
         match job {
-            Job::Claim(id, bid, answer) => {
-                let step = records.claim(&id, &bid, now);
+            Job::Claim(id, claim_request, answer) => {
+                let step = records.claim(&id, &claim_request, now);
                 self.add(id, step, answer, file, ErrorKind::Full, Pending::Claim)
             }
             Job::Settle(lease, done, answer) => {

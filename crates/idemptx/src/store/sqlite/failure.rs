@@ -167,7 +167,7 @@ impl fmt::Display for Cause {
                  processes of one host may share it: restart the rightful ones",
             ),
             Self::OtherClock => f.write_str(
-                "this process has a boot clock behind that of the others, as in a time namespace; \
+                "this process has a boot clock deferred that of the others, as in a time namespace; \
                  run all of them in the same one",
             ),
             Self::Replaced => f.write_str(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Entry, Page, Query, StoreError};
+use idemptx_core::store::{Page, Query, RecordSummary, StoreError};
 use rusqlite::blob::Blob;
 use rusqlite::{Connection, MAIN_DB, params};
 
@@ -87,15 +87,15 @@ impl Stored {
             return Walked::Expired;
         }
         let Ok(record) = Record::decode(id, &self.head) else { return Walked::Unreadable };
-        let is_spent = record.state == State::Done && turns <= now.micros;
-        let record = if is_spent { record.spent() } else { record };
+        let is_spent = record.state == State::Completed && turns <= now.micros;
+        let record = if is_spent { record.with_response_expired() } else { record };
         let remaining = if self.era == now.era { now.until(turns) } else { Duration::ZERO };
         let fence = i64::try_from(record.fence).unwrap_or(i64::MAX);
         let age = Moment { micros: fence, ..now }.until(now.micros);
-        let mut entry = Entry::new(&record, remaining, now.until(expires), age);
+        let mut entry = RecordSummary::new(&record, remaining, now.until(expires), age);
         if !is_spent {
-            let behind = self.length - Record::HEAD_BYTES as i64;
-            entry.payload_bytes = u64::try_from(behind).unwrap_or(0);
+            let deferred = self.length - Record::HEAD_BYTES as i64;
+            entry.payload_bytes = u64::try_from(deferred).unwrap_or(0);
         }
         Walked::Record(entry)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{Page, Query, Seen, StoreError};
+use idemptx_core::store::{Page, Query, RecordSnapshot, StoreError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -19,7 +19,7 @@ use crate::store::SafetyReport;
 /// Something to be read, and who waits for it.
 #[derive(Debug)]
 pub(super) enum Question {
-    Look(RecordId, oneshot::Sender<Result<Option<Seen>, StoreError>>),
+    Look(RecordId, oneshot::Sender<Result<Option<RecordSnapshot>, StoreError>>),
     List(Query, oneshot::Sender<Result<Page, StoreError>>),
     Check(oneshot::Sender<Result<SafetyReport, StoreError>>),
 }
@@ -80,12 +80,12 @@ pub(super) fn look(
     id: &RecordId,
     file: &DatabaseFile,
     clock: &StoreClock,
-) -> Result<Option<Seen>, Failure> {
+) -> Result<Option<RecordSnapshot>, Failure> {
     if !file.is_in_place() {
         return Err(file.fail(Cause::Replaced));
     }
     match finder.find(id, clock.now()) {
-        Ok(found) => Ok(found.map(Seen::from)),
+        Ok(found) => Ok(found.map(RecordSnapshot::from)),
         Err(Refused::Sqlite(error)) => Err(file.sqlite(error)),
         Err(Refused::Undecodable(why)) => Err(file.fail(Cause::Undecodable(why))),
         Err(Refused::Kind(_)) => Ok(None),

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State, Undecodable};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Holder, Over, Seen, Settlement};
+use idemptx_core::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement,
+};
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::clock::Moment;
@@ -76,10 +78,12 @@ impl<'c> Finder<'c> {
         Ok(Some(match record.state {
             State::Running => {
                 let lease_end = if era == now.era { turns } else { now.micros };
-                let holder = Holder::new(&record, now.until(lease_end));
+                let holder = ClaimInfo::new(&record, now.until(lease_end));
                 Found::Held(record.lease(), holder)
             }
-            State::Done if turns <= now.micros => Found::Settled(record.spent()),
+            State::Completed if turns <= now.micros => {
+                Found::Settled(record.with_response_expired())
+            }
             _ => Found::Settled(record),
         }))
     }
@@ -88,7 +92,7 @@ impl<'c> Finder<'c> {
 /// A record as it is by now.
 #[derive(Debug)]
 pub(super) enum Found {
-    Held(Lease, Holder),
+    Held(Lease, ClaimInfo),
     Settled(Record),
 }
 
@@ -100,12 +104,12 @@ impl Found {
         }
     }
 
-    fn is_over(&self, over: Option<Over>) -> bool {
-        match (self, over) {
-            (Self::Held(_, holder), Some(Over::Orphan(token))) => {
+    fn is_over(&self, expected: Option<Expected>) -> bool {
+        match (self, expected) {
+            (Self::Held(_, holder), Some(Expected::Orphan(token))) => {
                 holder.is_orphan() && holder.token == token
             }
-            (Self::Settled(record), Some(Over::Settled(token))) => record.token == token,
+            (Self::Settled(record), Some(Expected::Settled(token))) => record.token == token,
             _ => false,
         }
     }
@@ -120,7 +124,7 @@ impl From<Found> for Claim {
     }
 }
 
-impl From<Found> for Seen {
+impl From<Found> for RecordSnapshot {
     fn from(found: Found) -> Self {
         match found {
             Found::Held(_, holder) => Self::Held(holder),
@@ -163,9 +167,14 @@ impl<'c> Records<'c> {
     }
 
     /// Claims.
-    pub(super) fn claim(&mut self, id: &RecordId, bid: &Bid, now: Moment) -> Step<Claim> {
+    pub(super) fn claim(
+        &mut self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+        now: Moment,
+    ) -> Step<Claim> {
         let fence = u64::try_from(now.micros).unwrap_or_default();
-        let lease = Lease::granted(*id, bid, fence, FIRST_ATTEMPT);
+        let lease = Lease::granted(*id, claim_request, fence, FIRST_ATTEMPT);
         if write(&mut self.insert, &lease, now)? == 1 {
             return wrote(Claim::Granted(lease));
         }
@@ -174,14 +183,14 @@ impl<'c> Records<'c> {
             return Err(Refused::Kind(ErrorKind::Internal));
         };
         match found {
-            Found::Held(lease, _) if lease.token == bid.token => {
+            Found::Held(lease, _) if lease.token == claim_request.token => {
                 self.start_anew(&lease, now)?;
                 wrote(Claim::Granted(lease))
             }
-            found if found.is_over(bid.over) => {
+            found if found.is_over(claim_request.expected) => {
                 let (attempt, former) = found.attempt();
                 let fence = fence.max(former.saturating_add(1));
-                let lease = Lease::granted(*id, bid, fence, attempt.saturating_add(1));
+                let lease = Lease::granted(*id, claim_request, fence, attempt.saturating_add(1));
                 write(&mut self.replace, &lease, now)?;
                 wrote(Claim::Granted(lease))
             }
@@ -293,12 +302,12 @@ fn settled(
     done: &Settlement,
     now: Moment,
 ) -> Result<bool, Refused> {
-    if matches!(done.state, State::Running | State::Spent) {
+    if matches!(done.state, State::Running | State::ResponseExpired) {
         return Err(Refused::Kind(ErrorKind::Invalid));
     }
     let record = Record::settled(lease, done);
     let expires = now.after(done.key_retain.max(done.retain));
-    let turns = if done.state == State::Done { now.after(done.retain) } else { expires };
+    let turns = if done.state == State::Completed { now.after(done.retain) } else { expires };
     let written = statement.execute(params![
         lease.id.as_bytes(),
         claim_mark(lease),
@@ -329,7 +338,8 @@ fn claim_mark(lease: &Lease) -> Vec<u8> {
 }
 
 fn was_settled_as(record: &Record, state: State) -> bool {
-    let original = if record.state == State::Spent { State::Done } else { record.state };
+    let original =
+        if record.state == State::ResponseExpired { State::Completed } else { record.state };
     original == state
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Bid, Capabilities, Claim, Inventory, Page, Query, Seen, Settlement, Store, StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
+    StoreError, Watch,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
@@ -152,8 +153,12 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        self.write(|answer| Job::Claim(*id, bid.clone(), answer)).await
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.write(|answer| Job::Claim(*id, claim_request.clone(), answer)).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -168,7 +173,7 @@ impl Store for SqliteStore {
         self.write(|answer| Job::Renew(lease.clone(), answer)).await
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Look(*id, answer))?;
         self.wait(answered, self.patience).await
@@ -184,7 +189,7 @@ impl Store for SqliteStore {
         }))
     }
 
-    fn tend(&self) {
+    fn maintain(&self) {
         // It comes again.
         let _ = self.jobs.push(Job::Tend, Job::is_wanted);
     }
@@ -203,9 +208,9 @@ impl Transactional for SqliteStore {
         &self,
         transaction: &Transaction<'_>,
         id: &RecordId,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.take_on(transaction, |now| Records::new(transaction)?.claim(id, bid, now))
+        self.take_on(transaction, |now| Records::new(transaction)?.claim(id, claim_request, now))
     }
 
     fn settle_in_sqlite(

@@ -16,7 +16,7 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::State;
 use idemptx_core::store::{
-    Bid, Claim, ErrorKind, Inventory, Query, Seen, Settlement, Store, StoreError,
+    Claim, ClaimRequest, ErrorKind, Inventory, Query, RecordSnapshot, Settlement, Store, StoreError,
 };
 
 use super::SqliteStore;
@@ -33,19 +33,19 @@ fn id(n: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-fn bid(n: u64, term: Duration, retain: Duration) -> Bid {
+fn claim_request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
     let mut token = [1; Token::BYTES];
     token[8..].copy_from_slice(&n.to_be_bytes());
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    Bid::new(Token::from_bytes(token), fingerprint, term, retain)
+    ClaimRequest::new(Token::from_bytes(token), fingerprint, term, retain)
 }
 
 fn done(payload: impl Into<Bytes>, retain: Duration) -> Settlement {
-    Settlement::new(State::Done, payload.into(), retain, retain)
+    Settlement::new(State::Completed, payload.into(), retain, retain)
 }
 
-async fn granted(store: &SqliteStore, id: RecordId, bid: &Bid) -> Lease {
-    match store.claim(&id, bid).await.unwrap() {
+async fn granted(store: &SqliteStore, id: RecordId, claim_request: &ClaimRequest) -> Lease {
+    match store.claim(&id, claim_request).await.unwrap() {
         Claim::Granted(lease) => lease,
         other => panic!("not granted: {other:?}"),
     }
@@ -53,7 +53,7 @@ async fn granted(store: &SqliteStore, id: RecordId, bid: &Bid) -> Lease {
 
 async fn settled_payload(store: &SqliteStore, id: RecordId) -> Option<Bytes> {
     match store.lookup(&id).await.unwrap() {
-        Some(Seen::Settled(record)) => Some(record.payload),
+        Some(RecordSnapshot::Settled(record)) => Some(record.payload),
         _ => None,
     }
 }

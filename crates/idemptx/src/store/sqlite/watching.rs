@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
-use idemptx_core::store::Seen;
+use idemptx_core::store::RecordSnapshot;
 use rusqlite::Connection;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -115,9 +115,9 @@ pub(super) struct Watching {
 
 impl Watching {
     /// Says what is there now; if that is no claim, the wait is over.
-    pub(super) fn begin(&self, seen: Option<&Seen>) {
+    pub(super) fn begin(&self, seen: Option<&RecordSnapshot>) {
         match seen {
-            Some(Seen::Held(holder)) => self.watched.expect(&self.id, holder.token),
+            Some(RecordSnapshot::Held(holder)) => self.watched.expect(&self.id, holder.token),
             _ => self.watched.ring(&self.id),
         }
     }
@@ -166,7 +166,8 @@ impl Lookout {
 
     fn look(&self, finder: &mut Finder<'_>, id: &RecordId, token: Option<Token>) {
         match reader::look(finder, id, &self.file, &self.clock) {
-            Ok(Some(Seen::Held(holder))) if token.is_none_or(|token| token == holder.token) => {}
+            Ok(Some(RecordSnapshot::Held(holder)))
+                if token.is_none_or(|token| token == holder.token) => {}
             // Whoever watches finds out what it is, or that it cannot be read.
             _ => self.watched.ring(id),
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Bid, Claim, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, Settlement, StoreError};
 use rusqlite::{Connection, Statement};
 use tokio::sync::oneshot;
 
@@ -25,7 +25,7 @@ use super::watching::Watched;
 /// Something to be written, and who waits for it.
 #[derive(Debug)]
 pub(super) enum Job {
-    Claim(RecordId, Bid, Answer<Claim>),
+    Claim(RecordId, ClaimRequest, Answer<Claim>),
     Settle(Lease, Settlement, Answer<()>),
     Release(Lease, Answer<()>),
     Renew(Lease, Answer<Lease>),
@@ -78,7 +78,7 @@ impl Writer {
         loop {
             match self.queue.next(BATCH_MAX, work.patience()) {
                 Next::Things(jobs) => work.serve(jobs),
-                Next::Nothing if work.is_tending => work.tend(),
+                Next::Nothing if work.is_tending => work.maintain(),
                 Next::Nothing => work.copy_log_alone(),
                 Next::End => return work.copy_log_alone(),
             }
@@ -174,7 +174,7 @@ impl<'c> Work<'c> {
     }
 
     /// Removes some of what has expired, or gives some of the file back.
-    fn tend(&mut self) {
+    fn maintain(&mut self) {
         self.next_due = 0;
         // After a failure the next call tries again.
         self.is_tending = false;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use idemptx::{Engine, Orphan, Probed, StoredResponse};
+use idemptx::{Engine, Orphan, ProbeResult, StoredResponse};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::response::ReplayRules;
 use idemptx_core::store::ErrorKind;
@@ -38,7 +38,13 @@ async fn what_a_probe_knows_to_have_happened_is_stored_and_replayed() {
         asks.lock().unwrap().push(orphan);
         let (headers, rules) = (HeaderMap::new(), ReplayRules::default());
         let body = Bytes::from_static(b"found");
-        Probed::Happened(StoredResponse::capture(StatusCode::CREATED, &headers, body, None, &rules))
+        ProbeResult::Happened(StoredResponse::capture(
+            StatusCode::CREATED,
+            &headers,
+            body,
+            None,
+            &rules,
+        ))
     }));
     for _ in 0..2 {
         let reply = app.post("k").await;
@@ -57,7 +63,7 @@ async fn what_a_probe_knows_to_have_happened_is_stored_and_replayed() {
 async fn what_a_probe_knows_not_to_have_happened_is_executed() {
     let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
-    let app = App::quick(probing(&store, |_| Probed::NotHappened));
+    let app = App::quick(probing(&store, |_| ProbeResult::NotHappened));
     let reply = app.post("k").await;
     reply.answered(200, "run 1");
     assert_eq!(app.runs.last().attempt(), 2);
@@ -69,14 +75,14 @@ async fn what_a_probe_knows_not_to_have_happened_is_executed() {
 async fn what_a_probe_cannot_tell_stays_in_doubt_until_it_can() {
     let store = ScriptedStore::new();
     let vanished = orphaned(&store).await;
-    let known: Arc<Mutex<Probed>> = Arc::new(Mutex::new(Probed::Unknown));
+    let known: Arc<Mutex<ProbeResult>> = Arc::new(Mutex::new(ProbeResult::Unknown));
     let knows = Arc::clone(&known);
     let app = App::quick(probing(&store, move |_| knows.lock().unwrap().clone()));
     let reply = app.post("k").await;
     reply.refused(409, "outcome-unknown");
     assert_eq!(reply.header("retry-after"), Some("5"));
     assert_eq!(app.runs.began(), 0);
-    *known.lock().unwrap() = Probed::NotHappened;
+    *known.lock().unwrap() = ProbeResult::NotHappened;
     app.post("k").await.answered(200, "run 1");
     vanished.gate.open();
 }
@@ -151,7 +157,7 @@ async fn orphaned(store: &ScriptedStore) -> App<ScriptedStore> {
 
 fn probing(
     store: &ScriptedStore,
-    answer: impl Fn(Orphan) -> Probed + Send + Sync + 'static,
+    answer: impl Fn(Orphan) -> ProbeResult + Send + Sync + 'static,
 ) -> Engine<ScriptedStore> {
     let answer = move |orphan| std::future::ready(answer(orphan));
     Engine::builder(store.clone()).probe(answer).build().unwrap()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use idemptx::operator::{OperatorError, Resolution, Standing};
+use idemptx::operator::{OperatorError, RecordStatus, Resolution};
 use idemptx::store::AnyStore;
 use idemptx_core::policy::{OnOrphan, OnPanic};
 
@@ -37,8 +37,8 @@ async fn an_orphan_gets_an_answer(place: &Environment) {
     assert_eq!(resolved.was, orphan);
     let now = resolved.now.unwrap();
     assert_eq!(
-        (now.standing, now.attempt, now.response.as_ref()),
-        (Standing::Done, 2, Some(&answer))
+        (now.status, now.attempt, now.response.as_ref()),
+        (RecordStatus::Completed, 2, Some(&answer))
     );
     assert!(now.fence > orphan.fence);
     assert_eq!(operator.lookup(&orphan.id).await.unwrap(), Some(now));
@@ -73,7 +73,7 @@ async fn an_unknown_outcome_gets_an_answer(place: &Environment) {
     app.runs.break_down();
     app.post("broken").await.refused(500, "handler-failed");
     app.post("broken").await.refused(409, "outcome-unknown");
-    let unknown = place.comes_to("broken", Standing::Unknown).await;
+    let unknown = place.comes_to("broken", RecordStatus::Unknown).await;
     let answer = operator.response(StatusCode::OK, &HeaderMap::new(), "it went through");
     let resolved = operator.resolve(&unknown.id, answer.into()).await.unwrap();
     assert_eq!(resolved.was, unknown);
@@ -91,7 +91,7 @@ async fn of_two_who_decide_one_does(place: &Environment) {
     match (resolved, forgotten) {
         (Ok(_), Ok(forgotten)) => {
             // One after the other: what was forgotten is the answer.
-            assert_eq!(forgotten.was.standing, Standing::Done);
+            assert_eq!(forgotten.was.status, RecordStatus::Completed);
             reply.answered(200, "run 1");
         }
         (Ok(_), Err(error)) => {
@@ -134,7 +134,7 @@ async fn a_result_is_forgotten_but_not_replaced(place: &Environment) {
     let answer = operator.response(StatusCode::OK, &HeaderMap::new(), "another");
     let refused = operator.resolve(&id, answer.into()).await.unwrap_err();
     assert!(
-        matches!(&refused, OperatorError::AlreadySettled(was) if was.standing == Standing::Done)
+        matches!(&refused, OperatorError::AlreadySettled(was) if was.status == RecordStatus::Completed)
     );
     app.post("done").await.answered(200, "run 1");
     let forgotten = operator.forget(&id).await.unwrap();

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::time::Duration;
 
-use idemptx::operator::{Operator, Sighting, Standing};
+use idemptx::operator::{Operator, RecordStatus, RecordView};
 use idemptx::store::AnyStore;
 use idemptx::store::postgres::PostgresStore;
 use idemptx::store::redis::RedisStore;
@@ -75,7 +75,7 @@ impl Environment {
     }
 
     /// The orphan of a process that began to execute under the key, and is heard of no more.
-    pub(crate) async fn orphan(&self, key: &'static str) -> Sighting {
+    pub(crate) async fn orphan(&self, key: &'static str) -> RecordView {
         let store = self.open();
         let vanishes = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -88,16 +88,16 @@ impl Environment {
             runtime.shutdown_background();
         };
         tokio::task::spawn_blocking(vanishes).await.unwrap();
-        self.comes_to(key, Standing::Orphaned).await
+        self.comes_to(key, RecordStatus::Orphaned).await
     }
 
     /// What is found under a key once it has come to this, which nothing but looking tells.
-    pub(crate) async fn comes_to(&self, key: &str, standing: Standing) -> Sighting {
+    pub(crate) async fn comes_to(&self, key: &str, status: RecordStatus) -> RecordView {
         let operator = self.operator();
         let comes = async {
             loop {
                 match operator.lookup(&id(&operator, key)).await.unwrap() {
-                    Some(sighting) if sighting.standing == standing => return sighting,
+                    Some(sighting) if sighting.status == status => return sighting,
                     _ => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use idemptx::PolicyBuilder;
-use idemptx::operator::{Operator, OperatorError, Resolution, Resolved, Sighting, Standing};
+use idemptx::operator::{Operator, OperatorError, RecordStatus, RecordView, Resolution, Resolved};
 use idemptx_core::policy::OnOrphan;
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
@@ -82,7 +82,7 @@ async fn a_decision_that_cannot_be_stored_leaves_an_orphan_and_never_a_free_key(
     };
     trial.store.always(Operation::Settle, Behavior::Succeed);
     trial.store.advance(left);
-    assert_eq!(trial.look().await.unwrap().standing, Standing::Orphaned);
+    assert_eq!(trial.look().await.unwrap().status, RecordStatus::Orphaned);
     assert_eq!(trial.resolve().await.unwrap().was.attempt, 2);
     let other = App::quick(engine(trial.store.clone(), |policy| policy));
     other.post("k").await.answered(200, "found");
@@ -100,7 +100,7 @@ async fn a_decision_goes_on_without_whoever_made_it() {
     }
     gate.open();
     trial.store.performed(Operation::Settle, 1).await;
-    assert_eq!(trial.look().await.unwrap().standing, Standing::Done);
+    assert_eq!(trial.look().await.unwrap().status, RecordStatus::Completed);
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ struct Trial {
     app: App<ScriptedStore>,
     client: JoinHandle<Reply>,
     operator: Operator<ScriptedStore>,
-    orphan: Sighting,
+    orphan: RecordView,
 }
 
 impl Trial {
@@ -158,7 +158,7 @@ impl Trial {
         let ids =
             operator.ids(&idemptx::Scope::shared(), &idemptx::Key::new("k", 255).unwrap(), None);
         let orphan = operator.find(&ids).await.unwrap().unwrap();
-        assert_eq!(orphan.standing, Standing::Orphaned);
+        assert_eq!(orphan.status, RecordStatus::Orphaned);
         Self { store, app, client, operator, orphan }
     }
 
@@ -166,7 +166,7 @@ impl Trial {
         self.operator.resolve(&self.orphan.id, answer(&self.operator)).await
     }
 
-    async fn look(&self) -> Option<Sighting> {
+    async fn look(&self) -> Option<RecordView> {
         self.operator.lookup(&self.orphan.id).await.unwrap()
     }
 }

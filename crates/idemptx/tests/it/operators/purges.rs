@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use idemptx::operator::{Query, Standing};
+use idemptx::operator::{Query, RecordStatus};
 use idemptx::{RecordId, Scope};
 
 use super::environment::{Environment, id};
@@ -24,9 +24,9 @@ pub(crate) async fn what_is_listed_is_purged_and_nothing_else(place: &Environmen
     assert_eq!(in_flight, BTreeSet::from([orphan.id, id(&operator, "live")]));
     assert_eq!(listed(place, Query::in_doubt()).await, BTreeSet::from([orphan.id]));
     let results: BTreeSet<_> = keys.iter().map(|key| id(&operator, key)).collect();
-    assert_eq!(listed(place, Query::of([Standing::Done]).limit(3)).await, results);
+    assert_eq!(listed(place, Query::of([RecordStatus::Completed]).limit(3)).await, results);
     let entry = operator.entry(&orphan.id).await.unwrap().unwrap();
-    assert_eq!((entry.token, entry.standing), (orphan.token, Standing::Orphaned));
+    assert_eq!((entry.token, entry.status), (orphan.token, RecordStatus::Orphaned));
 
     let elsewhere = operator.scopes(&Scope::new("another"), None)[0];
     let nothing = operator.purge(Query::all().in_scope(elsewhere)).run().await.unwrap();

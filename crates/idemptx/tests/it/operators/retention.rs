@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idemptx::operator::{Query, Standing};
+use idemptx::operator::{Query, RecordStatus};
 
 use super::environment::{Environment, id};
 use crate::support::http_client::{posted, send};
@@ -10,7 +10,7 @@ use crate::support::http_client::{posted, send};
 pub(crate) async fn a_late_retry_is_refused_and_not_run_again(place: &Environment) {
     let app = place.process(|policy| policy.retain(RETAIN).key_retain(KEY_RETAIN));
     app.post("late").await.answered(200, "run 1");
-    let spent = place.comes_to("late", Standing::Spent).await;
+    let spent = place.comes_to("late", RecordStatus::ResponseExpired).await;
     assert_eq!((spent.response, spent.payload_bytes), (None, 0));
     for _ in 0..2 {
         let reply = app.post("late").await;
@@ -23,10 +23,10 @@ pub(crate) async fn a_late_retry_is_refused_and_not_run_again(place: &Environmen
     // An operator sees it, and may forget it.
     let operator = place.operator();
     let id = id(&operator, "late");
-    let page = operator.list(&Query::of([Standing::Spent]).only(id)).await.unwrap();
+    let page = operator.list(&Query::of([RecordStatus::ResponseExpired]).only(id)).await.unwrap();
     let [entry] = page.entries.as_slice() else { panic!("{page:?}") };
     assert!(entry.idle >= RETAIN && entry.expires_in <= KEY_RETAIN, "{entry:?}");
-    assert_eq!(operator.forget(&id).await.unwrap().was.standing, Standing::Spent);
+    assert_eq!(operator.forget(&id).await.unwrap().was.status, RecordStatus::ResponseExpired);
     app.post("late").await.answered(200, "run 2");
 
     // By itself it is forgotten when the key's time is over.

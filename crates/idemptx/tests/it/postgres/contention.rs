@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use idemptx::store::postgres::PostgresStore;
-use idemptx_core::store::{Bid, Claim, ErrorKind, Over, Seen, Store};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 
 use super::fixture::{
-    PATIENCE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient,
-    settled, started,
+    PATIENCE, brief_claim_request, claim_request, comes_to, done, granted, granted_to, id, kind,
+    number, patient, settled, started,
 };
 
-/// Each of the processes bids for every key, many at once and in an order of its own; half of the
+/// Each of the processes claim requests for every key, many at once and in an order of its own; half of the
 /// keys are new and half are orphans.
 #[tokio::test]
 async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each() {
@@ -22,7 +22,7 @@ async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each
     }
     let (server, store) = started(&[]).await;
     for number in 0..KEYS / 2 {
-        let mut orphan = brief_bid();
+        let mut orphan = brief_claim_request();
         orphan.token = orphaned().token;
         granted_to(&store, id(number), &orphan).await;
     }
@@ -48,7 +48,9 @@ async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each
     }
     assert!(grants.iter().all(|grants| *grants == 1), "{grants:?}");
     for number in 0..KEYS {
-        let Ok(Some(Seen::Held(holder))) = store.lookup(&id(number)).await else { panic!() };
+        let Ok(Some(RecordSnapshot::Held(holder))) = store.lookup(&id(number)).await else {
+            panic!()
+        };
         assert_eq!(holder.attempt, if number < KEYS / 2 { 2 } else { 1 });
     }
 }
@@ -61,9 +63,13 @@ async fn contend(url: String) {
         .map(|place| {
             let (store, number) = (store.clone(), (place * 11 + offset) % KEYS);
             tokio::spawn(async move {
-                let over = Over::Orphan(orphaned().token);
-                let bid = if number < KEYS / 2 { bid().over(over) } else { bid() };
-                match store.claim(&id(number), &bid).await.unwrap() {
+                let expected = Expected::Orphan(orphaned().token);
+                let claim_request = if number < KEYS / 2 {
+                    claim_request().expecting(expected)
+                } else {
+                    claim_request()
+                };
+                match store.claim(&id(number), &claim_request).await.unwrap() {
                     Claim::Granted(_) => println!("granted {number}"),
                     Claim::Held(holder) => assert!(!holder.is_orphan(), "{number}"),
                     other => panic!("{other:?}"),
@@ -77,10 +83,10 @@ async fn contend(url: String) {
 }
 
 /// The same in every process.
-fn orphaned() -> Bid {
-    let mut bid = bid();
-    bid.token = idemptx_core::lease::Token::from_bytes([0xAA; 16]);
-    bid
+fn orphaned() -> ClaimRequest {
+    let mut claim_request = claim_request();
+    claim_request.token = idemptx_core::lease::Token::from_bytes([0xAA; 16]);
+    claim_request
 }
 
 #[tokio::test]
@@ -113,7 +119,7 @@ async fn a_record_that_is_locked_costs_neither_its_companions_nor_much_time() {
     let claims: Vec<_> = (3..=12)
         .map(|number| {
             let store = store.clone();
-            tokio::spawn(async move { store.claim(&id(number), &bid()).await })
+            tokio::spawn(async move { store.claim(&id(number), &claim_request()).await })
         })
         .collect();
     let mut outcomes = Vec::new();
@@ -150,7 +156,8 @@ async fn batches_of_two_stores_that_overlap_do_not_wait_for_each_other_for_ever(
                 let key = if place % 2 == 0 { place / 2 } else { 63 - place / 2 };
                 let id = id(round * 1000 + key as u64);
                 tokio::spawn(async move {
-                    if let Claim::Granted(lease) = store.claim(&id, &bid()).await.unwrap() {
+                    if let Claim::Granted(lease) = store.claim(&id, &claim_request()).await.unwrap()
+                    {
                         store.settle(&lease, &done("once")).await.unwrap();
                     }
                 })

@@ -7,11 +7,11 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::{Lease, Token};
-use idemptx_core::store::{Bid, Claim, Seen, Store};
+use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 use idemptx_testkit::faulty_proxy::{Direction, Fault, FaultyProxy};
 
-use super::fixture::{bid, done, eventually, granted, id, number, patient, started};
+use super::fixture::{claim_request, done, eventually, granted, id, number, patient, started};
 
 /// Where a step is interrupted: towards whom, after how many bytes, and whether the server has
 /// carried it out by then.
@@ -41,8 +41,8 @@ async fn a_connection_that_breaks_at_any_byte_costs_no_step_and_takes_none_twice
         for direction in [Direction::ToServer, Direction::ToClient] {
             for bytes in (0..).step_by(STRIDE_BYTES) {
                 key += 1;
-                let bid = bid();
-                let claim = async || granted_in_the_end(&store, key, &bid).await;
+                let claim_request = claim_request();
+                let claim = async || granted_in_the_end(&store, key, &claim_request).await;
                 if step == Step::Settle {
                     claim().await;
                 }
@@ -50,7 +50,7 @@ async fn a_connection_that_breaks_at_any_byte_costs_no_step_and_takes_none_twice
                 let lease = claim().await;
                 let result = done(key.to_string());
                 eventually(async || store.settle(&lease, &result).await).await.unwrap();
-                assert_eq!(payload(&direct, key, bid.token).await, key.to_string());
+                assert_eq!(payload(&direct, key, claim_request.token).await, key.to_string());
                 if !proxy.has_faulted() {
                     assert!(bytes > 100, "{step:?} {direction:?}: nothing broke");
                     break;
@@ -88,17 +88,17 @@ async fn nothing_is_lost_or_half_done_when_the_client_is_killed_at_any_point() {
         let found = direct.lookup(&id(key)).await.unwrap();
         match (step, is_done, &found) {
             (Step::Claim, false, None) => {}
-            (Step::Claim, true, Some(Seen::Held(holder)))
-            | (Step::Settle, false, Some(Seen::Held(holder))) => {
+            (Step::Claim, true, Some(RecordSnapshot::Held(holder)))
+            | (Step::Settle, false, Some(RecordSnapshot::Held(holder))) => {
                 assert!(holder.token == token && !holder.is_orphan(), "{step:?} {point:?}");
             }
-            (Step::Settle, true, Some(Seen::Settled(record))) => {
+            (Step::Settle, true, Some(RecordSnapshot::Settled(record))) => {
                 assert!(record.token == token && record.payload == "done", "{record:?}");
             }
             _ => panic!("{step:?} {point:?}: {found:?}"),
         }
         // Nobody executes again what may have been.
-        let claim = direct.claim(&id(key), &bid()).await.unwrap();
+        let claim = direct.claim(&id(key), &claim_request()).await.unwrap();
         assert_eq!(matches!(claim, Claim::Granted(_)), found.is_none(), "{claim:?}");
     }
 }
@@ -111,14 +111,14 @@ async fn nothing_is_lost_or_half_done_when_the_server_is_killed_at_any_point() {
     for (key, (step, point)) in (0..).zip(every_point()) {
         let earlier = granted(&store, id(100 + key)).await;
         store.settle(&earlier, &done("done")).await.unwrap();
-        let bid = bid();
+        let claim_request = claim_request();
         if step == Step::Settle {
-            granted_in_the_end(&store, key, &bid).await;
+            granted_in_the_end(&store, key, &claim_request).await;
         }
         let (direction, bytes, _) = point;
         proxy.plan(direction, bytes, Fault::Stall);
         let step_taken = async {
-            let lease = granted_in_the_end(&store, key, &bid).await;
+            let lease = granted_in_the_end(&store, key, &claim_request).await;
             eventually(async || store.settle(&lease, &done("done")).await).await.unwrap();
         };
         let killed = async {
@@ -128,7 +128,7 @@ async fn nothing_is_lost_or_half_done_when_the_server_is_killed_at_any_point() {
             server.restart();
         };
         tokio::join!(step_taken, killed);
-        for (key, token) in [(key, bid.token), (100 + key, earlier.token)] {
+        for (key, token) in [(key, claim_request.token), (100 + key, earlier.token)] {
             assert_eq!(payload(&store, key, token).await, "done", "{step:?} {point:?}");
         }
     }
@@ -146,9 +146,13 @@ fn through(proxy: &FaultyProxy) -> idemptx::store::postgres::PostgresStoreBuilde
     patient(url).sessions(1)
 }
 
-/// Claims with the same bid until it is granted, as whoever knows of no verdict does.
-async fn granted_in_the_end(store: &PostgresStore, key: u64, bid: &Bid) -> Lease {
-    match eventually(async || store.claim(&id(key), bid).await).await {
+/// Claims with the same claim request until it is granted, as whoever knows of no verdict does.
+async fn granted_in_the_end(
+    store: &PostgresStore,
+    key: u64,
+    claim_request: &ClaimRequest,
+) -> Lease {
+    match eventually(async || store.claim(&id(key), claim_request).await).await {
         Ok(Claim::Granted(lease)) => {
             assert_eq!(lease.attempt, 1, "{key}");
             lease
@@ -159,7 +163,7 @@ async fn granted_in_the_end(store: &PostgresStore, key: u64, bid: &Bid) -> Lease
 
 async fn payload(store: &PostgresStore, key: u64, token: Token) -> bytes::Bytes {
     match eventually(async || store.lookup(&id(key)).await).await {
-        Ok(Some(Seen::Settled(record))) if record.token == token => record.payload,
+        Ok(Some(RecordSnapshot::Settled(record))) if record.token == token => record.payload,
         other => panic!("{key}: {other:?}"),
     }
 }
@@ -208,7 +212,7 @@ impl Client {
         self.child.wait().unwrap();
     }
 
-    /// The token that it bids with.
+    /// The token that it claim requests with.
     fn token(&self, key: u64) -> Token {
         token_of(self.child.id(), key)
     }
@@ -223,9 +227,9 @@ async fn obey(port: String) {
         let (step, key) = order.split_once(' ').unwrap();
         let key: u64 = key.parse().unwrap();
         if step == "Claim" {
-            let mut bid = bid();
-            bid.token = token_of(std::process::id(), key);
-            lease = Some(granted_in_the_end(&store, key, &bid).await);
+            let mut claim_request = claim_request();
+            claim_request.token = token_of(std::process::id(), key);
+            lease = Some(granted_in_the_end(&store, key, &claim_request).await);
         } else {
             store.settle(&lease.take().unwrap(), &done("done")).await.unwrap();
         }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::Token;
-use idemptx_core::store::{Claim, ErrorKind, Seen, Store};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 use tokio::task::LocalSet;
 
 use super::fixture::{
-    PATIENCE, bid, done, eventually, granted, id, kind, number, patient, reason, settled, started,
+    PATIENCE, claim_request, done, eventually, granted, id, kind, number, patient, reason, settled,
+    started,
 };
 
 /// Many clients claim and settle while the server ends, in each of its ways, six times.
@@ -67,8 +68,8 @@ impl Audit {
         for (number, token) in &claimed {
             let found = eventually(async || store.lookup(&id(*number)).await).await.unwrap();
             let (held_by, result) = match found {
-                Some(Seen::Held(holder)) => (holder.token, None),
-                Some(Seen::Settled(record)) => (record.token, Some(record.payload)),
+                Some(RecordSnapshot::Held(holder)) => (holder.token, None),
+                Some(RecordSnapshot::Settled(record)) => (record.token, Some(record.payload)),
                 other => panic!("{number} was acknowledged and is {other:?}"),
             };
             assert_eq!(held_by, *token);
@@ -84,7 +85,7 @@ impl Audit {
 async fn work(store: Arc<PostgresStore>, audit: Arc<Audit>) {
     loop {
         let number = audit.next.fetch_add(1, Ordering::Relaxed);
-        let lease = match store.claim(&id(number), &bid()).await {
+        let lease = match store.claim(&id(number), &claim_request()).await {
             Ok(Claim::Granted(lease)) => lease,
             Ok(other) => panic!("{other:?}"),
             Err(error) => return assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
@@ -115,12 +116,12 @@ async fn a_store_may_be_opened_before_its_server_is_there() {
     let mut server = PostgresServer::start(&[]);
     server.stop();
     let store = PostgresStore::open(server.url()).unwrap();
-    let error = store.claim(&id(1), &bid()).await.unwrap_err();
+    let error = store.claim(&id(1), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(reason(&error).contains(&server.port().to_string()), "{}", reason(&error));
     assert_eq!(kind(PostgresStore::connect(server.url()).await), ErrorKind::Unavailable);
     server.restart();
-    let claim = eventually(async || store.claim(&id(1), &bid()).await).await;
+    let claim = eventually(async || store.claim(&id(1), &claim_request()).await).await;
     assert!(matches!(claim, Ok(Claim::Granted(_))), "{claim:?}");
 }
 
@@ -145,15 +146,15 @@ async fn sessions_that_are_cut_again_and_again_lose_no_step() {
 /// Twenty operations, one after the other, each of which has to be stored in the end.
 async fn passages(store: Rc<PostgresStore>, first: u64) {
     for number in first..first + 20 {
-        // The same bid each time: what is sent again is granted again.
-        let bid = bid();
-        let claim = eventually(async || store.claim(&id(number), &bid).await).await;
+        // The same claim request each time: what is sent again is granted again.
+        let claim_request = claim_request();
+        let claim = eventually(async || store.claim(&id(number), &claim_request).await).await;
         let Ok(Claim::Granted(lease)) = claim else { panic!("{claim:?}") };
         assert_eq!(lease.attempt, 1);
         let result = done(number.to_string());
         eventually(async || store.settle(&lease, &result).await).await.unwrap();
         let seen = eventually(async || store.lookup(&id(number)).await).await;
-        let Ok(Some(Seen::Settled(record))) = seen else { panic!("{seen:?}") };
+        let Ok(Some(RecordSnapshot::Settled(record))) = seen else { panic!("{seen:?}") };
         assert_eq!(record.payload, number.to_string());
     }
 }
@@ -170,7 +171,7 @@ async fn a_statement_that_takes_too_long_is_an_unknown_outcome() {
     let mut locking = server.session().await;
     let transaction = locking.transaction().await.unwrap();
     transaction.batch_execute("LOCK TABLE idemptx.records").await.unwrap();
-    assert_eq!(kind(store.claim(&id(2), &bid()).await), ErrorKind::Unavailable);
+    assert_eq!(kind(store.claim(&id(2), &claim_request()).await), ErrorKind::Unavailable);
     assert_eq!(kind(store.settle(&lease, &done("done")).await), ErrorKind::Unavailable);
     assert_eq!(kind(store.lookup(&id(1)).await), ErrorKind::Unavailable);
     transaction.rollback().await.unwrap();
@@ -207,14 +208,14 @@ async fn a_server_that_takes_no_writes_is_left_until_it_does() {
     let (server, store) = started(&[]).await;
     granted(&store, id(1)).await;
     server.configure("default_transaction_read_only", "on").await;
-    let refused = async || match store.claim(&id(2), &bid()).await {
+    let refused = async || match store.claim(&id(2), &claim_request()).await {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
         other => panic!("{other:?}"),
     };
     refused().await;
     refused().await;
     server.configure("default_transaction_read_only", "off").await;
-    let claim = eventually(async || store.claim(&id(3), &bid()).await).await;
+    let claim = eventually(async || store.claim(&id(3), &claim_request()).await).await;
     assert!(matches!(claim, Ok(Claim::Granted(_))), "{claim:?}");
     assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records").await, 2);
 }

@@ -10,7 +10,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, ErrorKind, Settlement, Store, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, Store, StoreError};
 use idemptx_testkit::PostgresServer;
 
 pub(crate) async fn started(configuration: &[&str]) -> (PostgresServer, PostgresStore) {
@@ -32,41 +32,45 @@ pub(crate) fn id(number: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-/// A bid of somebody new.
-pub(crate) fn bid() -> Bid {
+/// A claim request of somebody new.
+pub(crate) fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut token = [0; Token::BYTES];
     let process = u64::from(std::process::id());
     token[..8].copy_from_slice(&process.to_be_bytes());
     token[8..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    Bid::new(Token::from_bytes(token), fingerprint, MINUTE, 10 * MINUTE)
+    ClaimRequest::new(Token::from_bytes(token), fingerprint, MINUTE, 10 * MINUTE)
 }
 
-/// A bid whose lease lapses at once.
-pub(crate) fn brief_bid() -> Bid {
-    let mut brief = bid();
+/// A claim request whose lease lapses at once.
+pub(crate) fn brief_claim_request() -> ClaimRequest {
+    let mut brief = claim_request();
     brief.term = Duration::ZERO;
     brief
 }
 
 pub(crate) fn done(response: impl Into<Bytes>) -> Settlement {
-    Settlement::new(State::Done, response.into(), 10 * MINUTE, 10 * MINUTE)
+    Settlement::new(State::Completed, response.into(), 10 * MINUTE, 10 * MINUTE)
 }
 
 pub(crate) async fn granted(store: &PostgresStore, id: RecordId) -> Lease {
-    granted_to(store, id, &bid()).await
+    granted_to(store, id, &claim_request()).await
 }
 
-pub(crate) async fn granted_to(store: &PostgresStore, id: RecordId, bid: &Bid) -> Lease {
-    match store.claim(&id, bid).await {
+pub(crate) async fn granted_to(
+    store: &PostgresStore,
+    id: RecordId,
+    claim_request: &ClaimRequest,
+) -> Lease {
+    match store.claim(&id, claim_request).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("not granted: {other:?}"),
     }
 }
 
 pub(crate) async fn settled(store: &PostgresStore, id: RecordId) -> Record {
-    match store.claim(&id, &bid()).await {
+    match store.claim(&id, &claim_request()).await {
         Ok(Claim::Settled(record)) => record,
         other => panic!("not settled: {other:?}"),
     }

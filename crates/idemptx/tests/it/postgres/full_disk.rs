@@ -5,11 +5,13 @@ use std::path::Path;
 
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Claim, ErrorKind, Seen, Store, StoreError};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::PostgresServer;
 use idemptx_testkit::SmallDisk;
 
-use super::fixture::{bid, done, eventually, granted, id, patient, reason, settled, started};
+use super::fixture::{
+    claim_request, done, eventually, granted, id, patient, reason, settled, started,
+};
 
 /// The records are on a small disk, the log of the server is not.
 #[tokio::test]
@@ -61,12 +63,12 @@ async fn want_of_room_is_told_as_such_and_what_is_there_can_be_read() {
             $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$;
         CREATE TRIGGER refuse BEFORE INSERT ON idemptx.records EXECUTE FUNCTION refuse()";
     server.session().await.batch_execute(full).await.unwrap();
-    let error = store.claim(&id(2), &bid()).await.unwrap_err();
+    let error = store.claim(&id(2), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Full);
     assert!(reason(&error).contains("no space left"), "{}", reason(&error));
     // A claim would be stopped by the trigger before it finds something.
     let found = store.lookup(&id(1)).await;
-    assert!(matches!(found, Ok(Some(Seen::Settled(record))) if record.payload == "kept"));
+    assert!(matches!(found, Ok(Some(RecordSnapshot::Settled(record))) if record.payload == "kept"));
     let room = "DROP TRIGGER refuse ON idemptx.records";
     server.session().await.batch_execute(room).await.unwrap();
     granted(&store, id(2)).await;
@@ -84,7 +86,7 @@ impl Filled {
     /// Claims, and settles with responses that cannot be compressed, until one of both fails.
     async fn fill(&mut self, store: &PostgresStore) -> StoreError {
         loop {
-            let claim = store.claim(&id(self.settled), &bid()).await;
+            let claim = store.claim(&id(self.settled), &claim_request()).await;
             let lease = match claim {
                 Ok(Claim::Granted(lease)) => lease,
                 Ok(other) => panic!("{other:?}"),
@@ -115,12 +117,14 @@ impl Filled {
         assert!(self.settled > 3, "{}", self.settled);
         for number in 0..self.settled {
             let found = eventually(async || store.lookup(&id(number)).await).await;
-            let Ok(Some(Seen::Settled(record))) = found else { panic!("{number}: {found:?}") };
+            let Ok(Some(RecordSnapshot::Settled(record))) = found else {
+                panic!("{number}: {found:?}")
+            };
             assert!(record.payload == response(number), "{number}");
         }
         if let Some(lease) = &self.last {
             let found = store.lookup(&lease.id).await;
-            let Ok(Some(Seen::Held(holder))) = found else { panic!("{found:?}") };
+            let Ok(Some(RecordSnapshot::Held(holder))) = found else { panic!("{found:?}") };
             assert_eq!(holder.token, lease.token);
         }
     }

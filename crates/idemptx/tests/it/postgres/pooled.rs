@@ -6,7 +6,7 @@ use std::sync::Arc;
 use idemptx_core::store::{ErrorKind, Store};
 use idemptx_testkit::PgBouncer;
 
-use super::fixture::{PATIENCE, bid, done, granted, id, patient, reason, soon, started};
+use super::fixture::{PATIENCE, claim_request, done, granted, id, patient, reason, soon, started};
 
 #[tokio::test]
 async fn whoever_listens_elsewhere_is_told_of_what_happens_behind_a_pooler() {
@@ -55,9 +55,9 @@ async fn a_store_that_was_not_told_of_its_pooler_says_what_to_call() {
             let claims: Vec<_> = (0..64)
                 .map(|number| {
                     let misled = misled.clone();
-                    tokio::spawn(
-                        async move { misled.claim(&id(round * 64 + number), &bid()).await },
-                    )
+                    tokio::spawn(async move {
+                        misled.claim(&id(round * 64 + number), &claim_request()).await
+                    })
                 })
                 .collect();
             for claim in claims {

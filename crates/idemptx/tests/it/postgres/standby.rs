@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use idemptx_core::store::{Claim, ErrorKind, Seen, Store};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 
 use super::fixture::{
-    bid, comes_to, done, eventually, granted, id, kind, number, patient, reason, settled, started,
+    claim_request, comes_to, done, eventually, granted, id, kind, number, patient, reason, settled,
+    started,
 };
 
 #[tokio::test]
@@ -33,10 +34,12 @@ async fn a_failover_to_a_synchronous_standby_loses_nothing_and_is_followed() {
     standby.promote().await;
     for number in 0..20 {
         let seen = eventually(async || store.lookup(&id(number)).await).await;
-        assert!(matches!(seen, Ok(Some(Seen::Settled(record))) if record.payload == "kept"));
+        assert!(
+            matches!(seen, Ok(Some(RecordSnapshot::Settled(record))) if record.payload == "kept")
+        );
     }
     for lease in &leases[20..] {
-        assert!(matches!(store.claim(&lease.id, &bid()).await, Ok(Claim::Held(_))));
+        assert!(matches!(store.claim(&lease.id, &claim_request()).await, Ok(Claim::Held(_))));
         store.settle(lease, &done("kept, too")).await.unwrap();
     }
     assert_eq!(settled(&store, id(39)).await.payload, "kept, too");
@@ -64,7 +67,7 @@ async fn a_wait_for_a_synchronous_standby_that_is_cancelled_is_an_unknown_outcom
     let store = std::sync::Arc::new(store);
     let claim = tokio::spawn({
         let store = store.clone();
-        async move { store.claim(&id(2), &bid()).await }
+        async move { store.claim(&id(2), &claim_request()).await }
     });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     comes_to(&server, waits, 1).await;
@@ -82,5 +85,5 @@ async fn a_wait_for_a_synchronous_standby_that_never_comes_ends_with_the_steps_t
     let patience = Duration::from_secs(2);
     let store = patient(server.url()).timeout(patience).connect().await.unwrap();
     server.configure("synchronous_standby_names", "nobody").await;
-    assert_eq!(kind(store.claim(&id(1), &bid()).await), ErrorKind::Unavailable);
+    assert_eq!(kind(store.claim(&id(1), &claim_request()).await), ErrorKind::Unavailable);
 }

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::record::State;
 use idemptx_core::store::{
-    Claim, ErrorKind, Inventory, Over, Query, Seen, Settlement, Standing, Store,
+    Claim, ErrorKind, Expected, Inventory, Query, RecordSnapshot, RecordStatus, Settlement, Store,
 };
 use idemptx_testkit::PostgresServer;
 
 use super::fixture::{
-    MINUTE, bid, brief_bid, comes_to, done, granted, granted_to, id, kind, number, patient, reason,
-    settled, started,
+    MINUTE, brief_claim_request, claim_request, comes_to, done, granted, granted_to, id, kind,
+    number, patient, reason, settled, started,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +44,7 @@ async fn names_of_any_characters_are_names() {
     odd.settle(&lease, &done("odd")).await.unwrap();
     watch.await;
     assert_eq!(settled(&odd, id(1)).await.payload, "odd");
-    assert!(matches!(plain.lookup(&id(1)).await, Ok(Some(Seen::Held(_)))));
+    assert!(matches!(plain.lookup(&id(1)).await, Ok(Some(RecordSnapshot::Held(_)))));
 }
 
 #[tokio::test]
@@ -70,7 +70,8 @@ async fn a_role_with_the_documented_grants_can_do_everything() {
     store.renew(&lease).await.unwrap();
     store.settle(&lease, &done("done")).await.unwrap();
     watch.await;
-    let next = granted_to(&store, id(1), &bid().over(Over::Settled(lease.token))).await;
+    let next =
+        granted_to(&store, id(1), &claim_request().expecting(Expected::Settled(lease.token))).await;
     store.release(&next).await.unwrap();
     assert_eq!(store.sweep().await.unwrap(), 0);
     assert_eq!(store.list(&Query::all()).await.unwrap().entries, []);
@@ -90,7 +91,7 @@ async fn tables_that_are_missing_or_of_a_later_release_are_named_with_what_to_do
     assert!(reason(&error).contains("upgrade idemptx"), "{}", reason(&error));
 
     session.batch_execute("DROP TABLE idemptx.records").await.unwrap();
-    let error = store.claim(&id(1), &bid()).await.unwrap_err();
+    let error = store.claim(&id(1), &claim_request()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
 }
@@ -106,12 +107,12 @@ async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
     let store = patient(server.url()).migrate(false).connect().await.unwrap();
 
     assert_eq!(settled(&store, id(1)).await.payload, "the first response");
-    let Ok(Claim::Held(holder)) = store.claim(&id(2), &bid()).await else { panic!() };
+    let Ok(Claim::Held(holder)) = store.claim(&id(2), &claim_request()).await else { panic!() };
     assert!(holder.is_orphan() && holder.attempt == 2, "{holder:?}");
     assert_eq!(settled(&store, id(3)).await.payload, "a response apart");
-    assert_eq!(settled(&store, id(4)).await.state, State::Spent);
-    let over = Over::Orphan(holder.token);
-    let lease = granted_to(&store, id(2), &bid().over(over)).await;
+    assert_eq!(settled(&store, id(4)).await.state, State::ResponseExpired);
+    let expected = Expected::Orphan(holder.token);
+    let lease = granted_to(&store, id(2), &claim_request().expecting(expected)).await;
     assert!(lease.fence > holder.fence && lease.attempt == 3, "{lease:?}");
 }
 
@@ -119,7 +120,7 @@ async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
 #[tokio::test]
 async fn this_version_writes_what_the_golden_rows_have() {
     let (server, store) = started(&[]).await;
-    let mut first = bid();
+    let mut first = claim_request();
     first.token = idemptx_core::lease::Token::from_bytes([0xA1; 16]);
     let lease = granted_to(&store, id(1), &first).await;
     store.settle(&lease, &done("the first response")).await.unwrap();
@@ -158,11 +159,11 @@ async fn what_is_no_record_of_the_key_is_refused_and_left_as_it_is() {
         ("UPDATE idemptx.records SET record = 'nonsense' WHERE id = $1", 2),
     ] {
         session.execute(spoil, &[&&id(params).as_bytes()[..]]).await.unwrap();
-        assert_eq!(kind(store.claim(&id(params), &bid()).await), ErrorKind::Corrupt);
+        assert_eq!(kind(store.claim(&id(params), &claim_request()).await), ErrorKind::Corrupt);
         assert_eq!(kind(store.lookup(&id(params)).await), ErrorKind::Corrupt);
         let mut other = lease.clone();
         other.id = id(params);
-        other.token = bid().token;
+        other.token = claim_request().token;
         assert_ne!(kind(store.settle(&other, &done("x")).await), ErrorKind::Unavailable);
     }
     let page = store.list(&Query::all()).await.unwrap();
@@ -174,15 +175,15 @@ async fn what_is_no_record_of_the_key_is_refused_and_left_as_it_is() {
 #[tokio::test]
 async fn what_has_expired_is_swept_and_what_somebody_is_busy_with_is_not_waited_for() {
     let (server, store) = started(&[]).await;
-    let mut expires = brief_bid();
+    let mut expires = brief_claim_request();
     expires.retain = Duration::ZERO;
     for number in 0..1200 {
-        expires.token = bid().token;
+        expires.token = claim_request().token;
         granted_to(&store, id(number), &expires).await;
     }
     let lease = granted(&store, id(5000)).await;
     let halves =
-        Settlement::new(State::Done, Bytes::from_static(b"gone"), Duration::ZERO, 10 * MINUTE);
+        Settlement::new(State::Completed, Bytes::from_static(b"gone"), Duration::ZERO, 10 * MINUTE);
     store.settle(&lease, &halves).await.unwrap();
     granted(&store, id(5001)).await;
 
@@ -195,10 +196,12 @@ async fn what_has_expired_is_swept_and_what_somebody_is_busy_with_is_not_waited_
     assert_eq!(number(&server, "SELECT count(response) FROM idemptx.records").await, 0);
     transaction.rollback().await.unwrap();
 
-    store.tend();
+    store.maintain();
     comes_to(&server, "SELECT count(*) FROM idemptx.records", 2).await;
     match store.lookup(&id(5000)).await {
-        Ok(Some(Seen::Settled(record))) => assert_eq!(record.state, State::Spent),
+        Ok(Some(RecordSnapshot::Settled(record))) => {
+            assert_eq!(record.state, State::ResponseExpired)
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(store.sweep().await.unwrap(), 0);
@@ -217,11 +220,15 @@ async fn no_statement_scans_the_table_and_settling_touches_no_index() {
         store.settle(&lease, &done("x".repeat(300))).await.unwrap();
         settled(&store, id(number)).await;
     }
-    let orphan = granted_to(&store, id(300), &brief_bid()).await;
-    let owner = granted_to(&store, id(300), &bid().over(Over::Orphan(orphan.token))).await;
+    let orphan = granted_to(&store, id(300), &brief_claim_request()).await;
+    let owner =
+        granted_to(&store, id(300), &claim_request().expecting(Expected::Orphan(orphan.token)))
+            .await;
     store.release(&owner).await.unwrap();
     store.sweep().await.unwrap();
-    for query in [Query::all().limit(10), Query::of([Standing::Done]), Query::all().only(id(7))] {
+    for query in
+        [Query::all().limit(10), Query::of([RecordStatus::Completed]), Query::all().only(id(7))]
+    {
         assert!(!store.list(&query).await.unwrap().entries.is_empty());
     }
     // Sessions hand in what they have counted when they end.
@@ -245,7 +252,7 @@ async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
     let before = number(&server, transactions).await;
     for _ in 0..20 {
         settled(&store, id(1)).await;
-        assert!(matches!(store.claim(&id(2), &bid()).await, Ok(Claim::Held(_))));
+        assert!(matches!(store.claim(&id(2), &claim_request()).await, Ok(Claim::Held(_))));
         assert!(store.lookup(&id(1)).await.unwrap().is_some());
         assert_eq!(store.list(&Query::all()).await.unwrap().entries.len(), 2);
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use idemptx_core::store::{Claim, ErrorKind, Over, Store};
+use idemptx_core::store::{Claim, ErrorKind, Expected, Store};
 use idemptx_testkit::PostgresServer;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use super::fixture::{
-    bid, brief_bid, done, granted, granted_to, id, kind, patient, settled, soon, started,
+    brief_claim_request, claim_request, done, granted, granted_to, id, kind, patient, settled,
+    soon, started,
 };
 
 #[tokio::test]
@@ -16,7 +17,7 @@ async fn whoever_waits_in_another_process_is_woken() {
     let (server, here) = started(&[]).await;
     let there = patient(server.url()).connect().await.unwrap();
     let lease = granted(&here, id(1)).await;
-    assert!(matches!(there.claim(&id(1), &bid()).await, Ok(Claim::Held(_))));
+    assert!(matches!(there.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
     let woken_by_settling = there.watch(&id(1)).await.unwrap();
     here.settle(&lease, &done("for both")).await.unwrap();
     soon(woken_by_settling).await;
@@ -32,9 +33,10 @@ async fn whoever_waits_in_another_process_is_woken() {
 #[tokio::test]
 async fn whoever_waits_for_an_orphan_is_woken_by_its_successor() {
     let (_server, store) = started(&[]).await;
-    let orphan = granted_to(&store, id(1), &brief_bid()).await;
+    let orphan = granted_to(&store, id(1), &brief_claim_request()).await;
     let watch = store.watch(&id(1)).await.unwrap();
-    let successor = granted_to(&store, id(1), &bid().over(Over::Orphan(orphan.token))).await;
+    let successor =
+        granted_to(&store, id(1), &claim_request().expecting(Expected::Orphan(orphan.token))).await;
     assert_eq!(successor.attempt, 2);
     assert!(successor.fence > orphan.fence);
     assert_eq!(kind(store.settle(&orphan, &done("late")).await), ErrorKind::Fenced);

@@ -7,7 +7,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Over, Settlement};
+use idemptx_core::store::{ClaimRequest, Expected, Settlement};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ use super::redis_probe::World;
 /// What somebody wants of the record.
 #[derive(Clone, Debug)]
 pub(crate) enum Wish {
-    Claim(Bid),
+    Claim(ClaimRequest),
     Settle(Lease, Settlement),
     Release(Lease),
     Renew(Lease),
@@ -36,13 +36,13 @@ pub(crate) fn token(number: u8) -> Token {
     Token::from_bytes([number; Token::BYTES])
 }
 
-pub(crate) fn bid(number: u8) -> Bid {
+pub(crate) fn claim_request(number: u8) -> ClaimRequest {
     let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
-    Bid::new(token(number), fingerprint, Duration::from_secs(30), Duration::from_secs(600))
+    ClaimRequest::new(token(number), fingerprint, Duration::from_secs(30), Duration::from_secs(600))
 }
 
 pub(crate) fn lease(number: u8) -> Lease {
-    Lease::granted(id(), &bid(number), 7, 1)
+    Lease::granted(id(), &claim_request(number), 7, 1)
 }
 
 fn worlds() -> impl Strategy<Value = World> {
@@ -69,8 +69,7 @@ fn worlds() -> impl Strategy<Value = World> {
 fn records() -> impl Strategy<Value = (Vec<u8>, i64)> {
     let claims = (0..=1_u8, 0..FENCE_MAX, 1..1000_u32, 0..100_000_u64, 100_000..1_000_000_u64);
     let flags = (any::<bool>(), any::<bool>());
-    let states =
-        prop_oneof![4 => Just(State::Running), 3 => settled_states(), 1 => Just(State::Spent)];
+    let states = prop_oneof![4 => Just(State::Running), 3 => settled_states(), 1 => Just(State::ResponseExpired)];
     (claims, flags, states, vec(any::<u8>(), 0..50), ages()).prop_map(
         |((number, fence, attempt, term, retain), (awaited, apart), state, payload, age)| {
             let mut record = Record::running(&lease(number));
@@ -160,7 +159,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 
 fn wishes() -> impl Strategy<Value = Wish> {
     prop_oneof![
-        4 => bids().prop_map(Wish::Claim),
+        4 => claim_requests().prop_map(Wish::Claim),
         2 => (0..=1_u8, settlements()).prop_map(|(number, done)| Wish::Settle(lease(number), done)),
         1 => (0..=1_u8).prop_map(|number| Wish::Release(lease(number))),
         1 => (0..=1_u8).prop_map(|number| Wish::Renew(lease(number))),
@@ -169,19 +168,19 @@ fn wishes() -> impl Strategy<Value = Wish> {
     ]
 }
 
-fn bids() -> impl Strategy<Value = Bid> {
-    let over = prop_oneof![
+fn claim_requests() -> impl Strategy<Value = ClaimRequest> {
+    let expected = prop_oneof![
         Just(None),
-        (0..=1_u8).prop_map(|number| Some(Over::Orphan(token(number)))),
-        (0..=1_u8).prop_map(|number| Some(Over::Settled(token(number)))),
+        (0..=1_u8).prop_map(|number| Some(Expected::Orphan(token(number)))),
+        (0..=1_u8).prop_map(|number| Some(Expected::Settled(token(number)))),
     ];
-    (0..=2_u8, over, 0..100_000_u64, 100_000..1_000_000_u64).prop_map(
-        |(number, over, term, retain)| {
-            let mut bid = bid(number);
-            bid.over = over;
-            bid.term = Duration::from_millis(term);
-            bid.retain = Duration::from_millis(retain);
-            bid
+    (0..=2_u8, expected, 0..100_000_u64, 100_000..1_000_000_u64).prop_map(
+        |(number, expected, term, retain)| {
+            let mut claim_request = claim_request(number);
+            claim_request.expected = expected;
+            claim_request.term = Duration::from_millis(term);
+            claim_request.retain = Duration::from_millis(retain);
+            claim_request
         },
     )
 }
@@ -196,7 +195,7 @@ fn settlements() -> impl Strategy<Value = Settlement> {
 }
 
 fn settled_states() -> impl Strategy<Value = State> {
-    prop_oneof![Just(State::Done), Just(State::DoneNobody), Just(State::Unknown)]
+    prop_oneof![Just(State::Completed), Just(State::NotReplayable), Just(State::Unknown)]
 }
 
 /// As `PTTL` says it.

@@ -7,29 +7,30 @@ use idemptx::store::redis::protocol::{
     WatchStep,
 };
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, Seen, Settlement, StoreError};
+use idemptx_core::store::{Claim, RecordSnapshot, Settlement, StoreError};
 
-use super::cases::{bid, id};
+use super::cases::{claim_request, id};
 use super::redis_probe::RedisProbe;
 
 #[test]
 fn a_server_before_7_0_is_asked_in_words_it_knows() {
     let mut old = OldServer(RedisProbe::new());
-    let lease = match old.take(ClaimStep::new(id(), bid(1))) {
+    let lease = match old.take(ClaimStep::new(id(), claim_request(1))) {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     };
-    assert!(matches!(old.take(ClaimStep::new(id(), bid(2))), Ok(Claim::Held(_))));
+    assert!(matches!(old.take(ClaimStep::new(id(), claim_request(2))), Ok(Claim::Held(_))));
     assert!(old.take(WatchStep::new(id())).unwrap());
     old.take(RenewStep::new(lease.clone())).unwrap();
     let retain = Duration::from_secs(600);
-    let done = Settlement::new(State::Done, "response".into(), retain, retain * 2);
+    let done = Settlement::new(State::Completed, "response".into(), retain, retain * 2);
     old.take(SettleStep::new(lease, done)).unwrap();
     let seen = old.take(LookupStep::new(id())).unwrap();
-    assert!(matches!(seen, Some(Seen::Settled(record)) if record.payload == "response"));
-    let other = bid(3);
-    let over = idemptx_core::store::Over::Settled(bid(1).token);
-    let Ok(Claim::Granted(lease)) = old.take(ClaimStep::new(id(), other.over(over))) else {
+    assert!(matches!(seen, Some(RecordSnapshot::Settled(record)) if record.payload == "response"));
+    let other = claim_request(3);
+    let expected = idemptx_core::store::Expected::Settled(claim_request(1).token);
+    let Ok(Claim::Granted(lease)) = old.take(ClaimStep::new(id(), other.expecting(expected)))
+    else {
         panic!("not granted")
     };
     assert_eq!(lease.attempt, 2);

@@ -10,7 +10,7 @@ use idemptx_core::store::{Claim, ErrorKind, StoreError};
 use proptest::test_runner::{Config, TestRunner};
 use redis::Connection;
 
-use super::cases::{Wish, bid, cases, id, lease};
+use super::cases::{Wish, cases, claim_request, id, lease};
 use super::redis_probe::{RedisProbe, World};
 
 #[test]
@@ -35,8 +35,10 @@ impl Trial<'_> {
     fn run(&mut self, world: &World, wish: Wish) {
         let now = self.probe.clock();
         match wish {
-            Wish::Claim(bid) => {
-                self.compare(world, ClaimStep::new(id(), bid), |a, b| is_same_claim(a, b, now));
+            Wish::Claim(claim_request) => {
+                self.compare(world, ClaimStep::new(id(), claim_request), |a, b| {
+                    is_same_claim(a, b, now)
+                });
             }
             Wish::Settle(lease, done) => {
                 self.compare(world, SettleStep::new(lease, done), PartialEq::eq);
@@ -110,7 +112,7 @@ impl<T> Outcome<T> {
 #[test]
 fn a_claim_begun_again_after_a_lost_connection_finds_itself() {
     let mut probe = RedisProbe::new();
-    let mut step = ClaimStep::new(id(), bid(1));
+    let mut step = ClaimStep::new(id(), claim_request(1));
     let command = step.begin(&probe.layout, LOST_MICROS);
     // The answer to this one is lost.
     probe.ask(&command);

@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::{HeaderValue, Method, Request, Version};
 use http_body_util::BodyExt;
 use idemptx::store::MemoryStore;
-use idemptx::{Code, Engine, Outcome, Passed, Policy, Scope};
+use idemptx::{Bypass, Code, Engine, Outcome, Policy, Scope};
 use idemptx_core::policy::{OnLargeBody, ScopeRule};
 use idemptx_testkit::scripted_store::{Gate, ScriptedStore};
 
@@ -21,7 +21,7 @@ async fn a_request_without_a_key_passes_unless_one_is_required() {
     let (app_lax, count) = app(&lax, async |_| "done");
     let reply = send(&app_lax, unkeyed()).await;
     reply.answered(200, "done");
-    assert_eq!(reply.outcome(), &Outcome::Passed(Passed::NoKey));
+    assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::NoKey));
     send(&app_lax, unkeyed()).await;
     assert_eq!(count.runs(), 2);
 
@@ -64,11 +64,11 @@ async fn what_is_not_one_request_with_one_response_passes() {
     ];
     for request in requests {
         let reply = send(&app, request.body(Body::empty()).unwrap()).await;
-        assert_eq!(reply.outcome(), &Outcome::Passed(Passed::NotHttp));
+        assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::NotHttp));
     }
     for method in [Method::GET, Method::PUT, Method::DELETE] {
         let reply = send(&app, keyed(method).body(Body::empty()).unwrap()).await;
-        assert_eq!(reply.outcome(), &Outcome::Passed(Passed::Method { keyed: true }));
+        assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::Method { keyed: true }));
     }
     assert_eq!(count.runs(), 7);
     assert!(engine.store().is_empty());
@@ -120,7 +120,7 @@ async fn a_large_body_that_is_skipped_reaches_the_handler_whole() {
         let pieces = [Piece::data("123456"), Piece::data("789012"), Piece::data("345")];
         let reply = send(&app, posted("k", Body::new(ScriptedBody::new(pieces)))).await;
         reply.answered(200, "123456789012345");
-        assert_eq!(reply.outcome(), &Outcome::Passed(Passed::LargeBody));
+        assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::LargeBody));
     }
     assert_eq!(count.runs(), 2);
 }

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::Request;
-use idemptx::{Code, Engine, Outcome, Passed, Policy};
+use idemptx::{Bypass, Code, Engine, Outcome, Policy};
 use idemptx_core::policy::{Mode, OnStoreError};
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
@@ -19,7 +19,7 @@ async fn a_shadow_refuses_and_replays_nothing_and_tells_what_it_would() {
     let reply = send(&app, unkeyed).await;
     reply.answered(200, "done");
     assert_eq!(reply.header("idempotency-status"), Some("would-refuse-missing-key"));
-    assert_eq!(reply.outcome(), &Outcome::Passed(Passed::WouldRefuse(Code::MissingKey)));
+    assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::WouldRefuse(Code::MissingKey)));
 
     assert_eq!(send(&app, post("k")).await.header("idempotency-status"), None);
     let retry = send(&app, post("k")).await;
@@ -92,7 +92,7 @@ async fn without_a_store_requests_are_refused_or_run_unprotected_by_policy() {
             } else {
                 reply.answered(200, "done");
                 assert!(reply.is_unstored());
-                assert_eq!(reply.outcome(), &Outcome::Passed(Passed::Unprotected));
+                assert_eq!(reply.outcome(), &Outcome::Bypassed(Bypass::Unprotected));
             }
         }
         assert_eq!(count.runs(), runs);

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use http_body_util::BodyExt;
 use idemptx::store::MemoryStore;
-use idemptx::{Code, Engine, Outcome, Passed, Policy, Spool};
+use idemptx::{Bypass, Code, Engine, Outcome, Policy, Spool};
 use idemptx_core::fingerprint::{BodyRule, FingerprintRule};
 use idemptx_core::policy::{Mode, OnLargeBody, PolicyBuilder};
 
@@ -129,7 +129,7 @@ async fn in_shadow_mode_a_body_without_room_passes_whole() {
     let pieces: Vec<_> = bytes(3_000).chunks(100).map(|it| Piece::data(it.to_vec())).collect();
     let answer = send(&app, posted("k", Body::new(ScriptedBody::new(pieces)))).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &bytes(3_000)[..]));
-    let would = Outcome::Passed(Passed::WouldRefuse(Code::BodyTooLarge));
+    let would = Outcome::Bypassed(Bypass::WouldRefuse(Code::BodyTooLarge));
     assert_eq!(answer.outcome(), &would);
 }
 

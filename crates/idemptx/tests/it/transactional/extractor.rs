@@ -223,8 +223,8 @@ async fn a_transaction_that_is_leaked_has_ended_with_its_handler() {
     };
     App::of(&shop.engine(), leaks).post("k", "").await.answered(200, "k");
     let tx = leaked.lock().unwrap().take().unwrap();
-    assert!(matches!(place(&tx).await, Err(TransactionError::Over)));
-    assert!(matches!(tx.execution().begin().await, Err(TransactionError::Over)));
+    assert!(matches!(place(&tx).await, Err(TransactionError::Finished)));
+    assert!(matches!(tx.execution().begin().await, Err(TransactionError::Finished)));
     assert_eq!(shop.orders("k").await, [1]);
 }
 

@@ -65,7 +65,7 @@ fn on_sqlite_every_key_has_one_effect_and_one_record_whoever_is_killed() {
     });
     let states: Vec<State> = records.unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!(states.len(), KEYS / 2);
-    assert!(states.iter().all(|state| *state == State::Done), "{states:?}");
+    assert!(states.iter().all(|state| *state == State::Completed), "{states:?}");
     let sound: String =
         connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");

@@ -268,7 +268,7 @@ async fn a_task_that_outlives_its_handler_cannot_settle() {
     })
     .await;
     let late = execution.settle_in(&tx, "another answer".into_response()).await;
-    assert!(matches!(late, Err(SettleError::Over)), "{late:?}");
+    assert!(matches!(late, Err(SettleError::Finished)), "{late:?}");
     tx.rollback().await.unwrap();
     client.await.unwrap().answered(200, "the handler's answer");
 }
@@ -287,7 +287,7 @@ async fn on_sqlite_a_task_that_outlives_its_handler_cannot_settle() {
     let mut connection = Connection::open(&path).unwrap();
     let tx = connection.transaction().unwrap();
     let late = execution.settle_in(&tx, "another answer".into_response());
-    assert!(matches!(late, Err(SettleError::Over)), "{late:?}");
+    assert!(matches!(late, Err(SettleError::Finished)), "{late:?}");
 }
 
 /// An application that does everything itself, on a connection of its own.

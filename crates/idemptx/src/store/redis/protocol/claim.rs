@@ -3,7 +3,7 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Bid, Claim, Over, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, Expected, StoreError};
 use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
@@ -21,7 +21,7 @@ use super::{Decision, Next, Read, Step};
 #[derive(Clone, Debug)]
 pub struct ClaimStep {
     id: RecordId,
-    bid: Bid,
+    claim_request: ClaimRequest,
     asked: Asked,
 }
 
@@ -35,15 +35,15 @@ enum Asked {
 }
 
 impl ClaimStep {
-    /// Claims a record for a bid.
+    /// Claims a record for a claim request.
     #[must_use]
-    pub fn new(id: RecordId, mut bid: Bid) -> Self {
-        bid.retain = kept(bid.retain);
-        Self { id, bid, asked: Asked::Script(Form::Hash) }
+    pub fn new(id: RecordId, mut claim_request: ClaimRequest) -> Self {
+        claim_request.retain = kept(claim_request.retain);
+        Self { id, claim_request, asked: Asked::Script(Form::Hash) }
     }
 
     fn lease(&self, fence: u64, attempt: u32) -> Lease {
-        Lease::granted(self.id, &self.bid, fence, attempt)
+        Lease::granted(self.id, &self.claim_request, fence, attempt)
     }
 
     /// The whole of a claim where nobody holds the record: written if there is none, read if there
@@ -55,21 +55,21 @@ impl ClaimStep {
             .text("NX")
             .text("GET")
             .text("PX")
-            .number(millis(self.bid.retain))
+            .number(millis(self.claim_request.retain))
     }
 
     fn by_script(&self, layout: &Layout, form: Form) -> Command {
-        let (state, token): (&str, &[u8]) = match &self.bid.over {
+        let (state, token): (&str, &[u8]) = match &self.claim_request.expected {
             None => ("", b""),
-            Some(Over::Orphan(token)) => ("held", token.as_bytes()),
-            Some(Over::Settled(token)) => ("settled", token.as_bytes()),
+            Some(Expected::Orphan(token)) => ("held", token.as_bytes()),
+            Some(Expected::Settled(token)) => ("settled", token.as_bytes()),
         };
         CLAIM
             .call(form, 2, 4, Record::HEAD_BYTES)
             .key(layout, Key::Record(&self.id))
             .key(layout, Key::Response(&self.id))
             .bytes(&Record::running(&self.lease(0, FIRST_ATTEMPT)).encode())
-            .number(millis(self.bid.retain))
+            .number(millis(self.claim_request.retain))
             .text(state)
             .bytes(token)
     }
@@ -106,11 +106,11 @@ impl ClaimStep {
     }
 
     fn may_replace(&self, found: &Found) -> bool {
-        match (found, &self.bid.over) {
-            (Found::Held(holder), Some(Over::Orphan(token))) => {
+        match (found, &self.claim_request.expected) {
+            (Found::Held(holder), Some(Expected::Orphan(token))) => {
                 holder.is_orphan() && holder.token == *token
             }
-            (Found::Settled(record), Some(Over::Settled(token))) => record.token == *token,
+            (Found::Settled(record), Some(Expected::Settled(token))) => record.token == *token,
             _ => false,
         }
     }
@@ -129,7 +129,7 @@ impl Step for ClaimStep {
 
     fn begin(&mut self, layout: &Layout, micros: u64) -> Command {
         // What may be replaced is there, so the plain command would only say so.
-        if self.bid.over.is_some() {
+        if self.claim_request.expected.is_some() {
             self.asked = Asked::Script(Form::Hash);
             return self.by_script(layout, Form::Hash);
         }
@@ -163,7 +163,7 @@ impl Step for ClaimStep {
             Ok(record) => record,
             Err(error) => return Decision::stands(Err(error)),
         };
-        if old.state == State::Running && old.token == self.bid.token {
+        if old.state == State::Running && old.token == self.claim_request.token {
             let key = Key::Record(&self.id);
             let write = Command::expire(layout, key, millis(old.retain));
             return Decision { writes: vec![write], verdict: Ok(Claim::Granted(old.lease())) };

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::Record;
 use idemptx_core::store::{
-    Cursor, Entry, ErrorKind, Extent, Page, Query, Standing, Standings, StoreError,
+    Cursor, ErrorKind, ListFilter, Page, Query, RecordStatus, RecordStatuses, RecordSummary,
+    StoreError,
 };
 
 use super::clock;
@@ -74,8 +75,8 @@ impl ListStep {
 
     /// Begins the dialogue.
     pub fn begin(&mut self, layout: &Layout) -> Vec<Command> {
-        match self.query.extent {
-            Extent::Record(id) => {
+        match self.query.filter {
+            ListFilter::Record(id) => {
                 self.ids = vec![id];
                 self.read(layout)
             }
@@ -96,7 +97,7 @@ impl ListStep {
     fn scan(&mut self, layout: &Layout) -> Command {
         self.stage = Stage::Scan;
         self.scans_left = self.scans_left.saturating_sub(1);
-        let is_plain = self.query.standings == Standings::ALL && self.query.idle_min.is_zero();
+        let is_plain = self.query.statuses == RecordStatuses::ALL && self.query.idle_min.is_zero();
         let count = if is_plain { self.query.page_max() } else { WALK_MAX };
         Command::of("SCAN", 6, 0)
             .number(self.place.at)
@@ -147,7 +148,7 @@ impl ListStep {
         if self.ids.is_empty() {
             return Ok(self.go_on(layout));
         }
-        let is_sifted = self.query.standings == Standings::ALL;
+        let is_sifted = self.query.statuses == RecordStatuses::ALL;
         Ok(ListNext::Ask(if is_sifted { self.read(layout) } else { self.sift(layout) }))
     }
 
@@ -156,7 +157,7 @@ impl ListStep {
         let mut ids = Vec::new();
         for (id, reply) in self.ids.iter().zip(replies) {
             let is_kept = match reply {
-                Reply::Bytes(letter) => may_be(&letter, self.query.standings),
+                Reply::Bytes(letter) => may_be(&letter, self.query.statuses),
                 Reply::Error(error) if has_code(&error, "WRONGTYPE") => true,
                 Reply::Error(error) => return Err(layout.refused(&error)),
                 _ => return Err(layout.unexpected("GETRANGE")),
@@ -260,7 +261,7 @@ fn pattern(layout: &Layout, query: &Query) -> Vec<u8> {
         pattern.push(*byte);
     }
     pattern.push(b'{');
-    if let Extent::Scope(scope) = query.extent {
+    if let ListFilter::Scope(scope) = query.filter {
         scope.iter().for_each(|byte| pattern.extend(format!("{byte:02x}").bytes()));
         pattern.push(b':');
     }
@@ -276,13 +277,13 @@ fn id_of(layout: &Layout, key: &Reply) -> Option<RecordId> {
 }
 
 /// Whether a record with this letter may have come to one of these, or is none.
-fn may_be(letter: &[u8], standings: Standings) -> bool {
-    let any = |of: [Standing; 2]| of.iter().any(|standing| standings.contains(*standing));
+fn may_be(letter: &[u8], statuses: RecordStatuses) -> bool {
+    let any = |of: [RecordStatus; 2]| of.iter().any(|status| statuses.contains(*status));
     match letter {
-        b"R" => any([Standing::Running, Standing::Orphaned]),
-        b"D" | b"S" => any([Standing::Done, Standing::Spent]),
-        b"N" => standings.contains(Standing::DoneNobody),
-        b"U" => standings.contains(Standing::Unknown),
+        b"R" => any([RecordStatus::Running, RecordStatus::Orphaned]),
+        b"D" | b"S" => any([RecordStatus::Completed, RecordStatus::ResponseExpired]),
+        b"N" => statuses.contains(RecordStatus::NotReplayable),
+        b"U" => statuses.contains(RecordStatus::Unknown),
         _ => true,
     }
 }
@@ -293,7 +294,7 @@ fn read(
     id: &RecordId,
     reply: Reply,
     micros: u64,
-) -> Result<Option<Entry>, StoreError> {
+) -> Result<Option<RecordSummary>, StoreError> {
     let unexpected = || layout.unexpected("EVALSHA");
     let Reply::Array(parts) = reply else { return Err(unexpected()) };
     let parts = <[Reply; 4]>::try_from(parts).map_err(|_| unexpected())?;
@@ -304,11 +305,11 @@ fn read(
     let Ok(record) = Record::decode(id, &head) else { return Ok(None) };
     let payload_bytes = if record.apart { apart } else { size - Record::HEAD_BYTES as i64 };
     let left = remaining(&record, pttl);
-    let record = if record.apart && apart < 0 { record.spent() } else { record };
+    let record = if record.apart && apart < 0 { record.with_response_expired() } else { record };
     // Without an expiry (somebody sent PERSIST) it stays for ever.
     let expires_in = u64::try_from(pttl).map_or(Duration::MAX, Duration::from_millis);
     let age = Duration::from_micros(micros.saturating_sub(record.fence));
-    let mut entry = Entry::new(&record, left, expires_in, age);
+    let mut entry = RecordSummary::new(&record, left, expires_in, age);
     entry.payload_bytes = u64::try_from(payload_bytes).unwrap_or(0);
     Ok(Some(entry))
 }
@@ -420,14 +421,14 @@ mod tests {
     fn records(ids: &[RecordId], asked: usize) -> Vec<Reply> {
         use idemptx_core::fingerprint::Fingerprint;
         use idemptx_core::lease::{Lease, Token};
-        use idemptx_core::store::Bid;
+        use idemptx_core::store::ClaimRequest;
         let part = |digits: &'static str| Reply::Bytes(digits.into());
         let time = Reply::Array(vec![part("1700000000"), part("250000")]);
         let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
         let hour = Duration::from_secs(3600);
-        let bid = Bid::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
+        let claim_request = ClaimRequest::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
         let record = |id: &RecordId| {
-            let record = Record::running(&Lease::granted(*id, &bid, 1, 1)).encode();
+            let record = Record::running(&Lease::granted(*id, &claim_request, 1, 1)).encode();
             let size = Reply::Integer(record.len() as i64);
             let (pttl, apart) = (Reply::Integer(1_000), Reply::Integer(-1));
             Reply::Array(vec![Reply::Bytes(record.into()), pttl, size, apart])

@@ -1,7 +1,7 @@
 //! Reading a record.
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{Seen, StoreError};
+use idemptx_core::store::{RecordSnapshot, StoreError};
 
 use super::command::{Command, Key};
 use super::layout::Layout;
@@ -31,7 +31,7 @@ impl LookupStep {
             .bytes(self.id.as_bytes())
     }
 
-    fn read(&self, layout: &Layout, reply: Reply) -> Result<Option<Seen>, StoreError> {
+    fn read(&self, layout: &Layout, reply: Reply) -> Result<Option<RecordSnapshot>, StoreError> {
         match reply {
             Reply::Nil => Ok(None),
             reply => match Meaning::read(layout, &self.id, reply)? {
@@ -43,14 +43,14 @@ impl LookupStep {
 }
 
 impl Step for LookupStep {
-    type Verdict = Option<Seen>;
+    type Verdict = Option<RecordSnapshot>;
 
     fn begin(&mut self, layout: &Layout, _: u64) -> Command {
         self.form = Form::Hash;
         self.command(layout)
     }
 
-    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Option<Seen>> {
+    fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Option<RecordSnapshot>> {
         match self.form.hear(reply) {
             Heard::Again => Next::Ask(self.command(layout)),
             Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
@@ -58,7 +58,7 @@ impl Step for LookupStep {
         }
     }
 
-    fn decide(&self, _: &Layout, read: Read) -> Decision<Option<Seen>> {
+    fn decide(&self, _: &Layout, read: Read) -> Decision<Option<RecordSnapshot>> {
         let Some(record) = read.record else { return Decision::stands(Ok(None)) };
         let record = decode(&self.id, &record);
         Decision::stands(record.map(|record| Some(see(record, read.pttl, read.response).into())))

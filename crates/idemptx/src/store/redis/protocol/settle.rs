@@ -37,7 +37,7 @@ impl SettleStep {
         let mut record = Record::settled(&lease, &done);
         record.retain = key_retain;
         // Only a response that can be replayed ends before its key does.
-        record.apart = record.state == State::Done && retain < key_retain;
+        record.apart = record.state == State::Completed && retain < key_retain;
         record.payload = Bytes::new();
         Self {
             lease,

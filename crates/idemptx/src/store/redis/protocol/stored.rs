@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ErrorKind, Holder, Seen, StoreError};
+use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot, StoreError};
 use idemptx_core::time::millis;
 
 use super::layout::Layout;
@@ -34,7 +34,7 @@ impl Meaning {
             (b"granted", _) => Self::Granted(record.lease()),
             (b"held", Reply::Integer(remaining)) => {
                 let remaining = Duration::from_millis(u64::try_from(remaining).unwrap_or(0));
-                Self::Found(Found::Held(Holder::new(&record, remaining)))
+                Self::Found(Found::Held(ClaimInfo::new(&record, remaining)))
             }
             (b"settled", Reply::Bytes(response)) => Self::Found(settled(record, Some(response))),
             (b"settled", _) => Self::Found(settled(record, None)),
@@ -46,7 +46,7 @@ impl Meaning {
 /// What a claim or a lookup finds.
 #[derive(Debug)]
 pub(super) enum Found {
-    Held(Holder),
+    Held(ClaimInfo),
     Settled(Record),
 }
 
@@ -59,7 +59,7 @@ impl From<Found> for Claim {
     }
 }
 
-impl From<Found> for Seen {
+impl From<Found> for RecordSnapshot {
     fn from(found: Found) -> Self {
         match found {
             Found::Held(holder) => Self::Held(holder),
@@ -72,7 +72,7 @@ impl From<Found> for Seen {
 /// has it.
 pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> Found {
     if record.state == State::Running {
-        Found::Held(Holder::new(&record, remaining(&record, pttl)))
+        Found::Held(ClaimInfo::new(&record, remaining(&record, pttl)))
     } else {
         settled(record, response)
     }
@@ -85,7 +85,7 @@ pub(super) fn decode(id: &RecordId, record: &Bytes) -> Result<Record, StoreError
 fn settled(mut record: Record, response: Option<Bytes>) -> Found {
     match response {
         _ if !record.apart => Found::Settled(record),
-        None => Found::Settled(record.spent()),
+        None => Found::Settled(record.with_response_expired()),
         Some(response) => {
             record.payload = response;
             Found::Settled(record)

@@ -85,9 +85,9 @@ fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
     let token = Token::from_bytes([1; Token::BYTES]);
     let fingerprint = Fingerprint { config: 0, digest: [0; 32], binding: [0; 16] };
     let term = Duration::from_secs(1);
-    let bid = Bid::new(token, fingerprint, term, term);
+    let claim_request = ClaimRequest::new(token, fingerprint, term, term);
     let id = id();
-    let mut claim = std::pin::pin!(store.claim(&id, &bid));
+    let mut claim = std::pin::pin!(store.claim(&id, &claim_request));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match claim.as_mut().poll(&mut context) {
         std::task::Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::Internal),

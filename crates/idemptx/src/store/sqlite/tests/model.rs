@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use idemptx_core::store::Over;
+use idemptx_core::store::Expected;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -32,7 +32,7 @@ enum Step {
     Claim {
         key: u64,
         actor: u64,
-        over: Option<u64>,
+        expected: Option<u64>,
     },
     Settle {
         key: u64,
@@ -60,10 +60,10 @@ enum Verdict {
 
 fn steps() -> impl Strategy<Value = Step> {
     let (key, actor) = (0..KEYS, 0..ACTORS);
-    let over = prop::option::of(0..ACTORS);
+    let expected = prop::option::of(0..ACTORS);
     prop_oneof![
-        4 => (key.clone(), actor.clone(), over)
-            .prop_map(|(key, actor, over)| Step::Claim { key, actor, over }),
+        4 => (key.clone(), actor.clone(), expected)
+            .prop_map(|(key, actor, expected)| Step::Claim { key, actor, expected }),
         3 => (key.clone(), actor.clone()).prop_map(|(key, actor)| Step::Settle { key, actor }),
         1 => (key.clone(), actor.clone()).prop_map(|(key, actor)| Step::Release { key, actor }),
         1 => (key, actor).prop_map(|(key, actor)| Step::Renew { key, actor }),
@@ -89,8 +89,8 @@ async fn play(
         for key in 0..KEYS {
             let seen = match store.lookup(&id_of(case, key)).await.unwrap() {
                 None => None,
-                Some(Seen::Held(holder)) => Some((holder.token, false)),
-                Some(Seen::Settled(record)) => {
+                Some(RecordSnapshot::Held(holder)) => Some((holder.token, false)),
+                Some(RecordSnapshot::Settled(record)) => {
                     prop_assert_eq!(&record.payload[..], record.token.as_bytes());
                     Some((record.token, true))
                 }
@@ -109,12 +109,12 @@ async fn take(store: Arc<SqliteStore>, case: u64, step: Step) -> Verdict {
         Err(error) => panic!("{}", told(&error)),
     };
     match step {
-        Step::Claim { key, actor, over } => {
-            let mut bid = bid(actor, HOUR, HOUR);
-            bid.over = over.map(|actor| Over::Settled(token(actor)));
-            match store.claim(&id_of(case, key), &bid).await.unwrap() {
+        Step::Claim { key, actor, expected } => {
+            let mut claim_request = claim_request(actor, HOUR, HOUR);
+            claim_request.expected = expected.map(|actor| Expected::Settled(token(actor)));
+            match store.claim(&id_of(case, key), &claim_request).await.unwrap() {
                 Claim::Granted(lease) => {
-                    assert_eq!(lease.token, bid.token);
+                    assert_eq!(lease.token, claim_request.token);
                     Verdict::Granted
                 }
                 Claim::Held(holder) => Verdict::HeldBy(holder.token),
@@ -139,9 +139,9 @@ struct Model(BTreeMap<u64, (Token, bool)>);
 impl Model {
     fn take(&mut self, step: &Step) -> Verdict {
         match *step {
-            Step::Claim { key, actor, over } => match self.0.get(&key) {
+            Step::Claim { key, actor, expected } => match self.0.get(&key) {
                 Some((holder, false)) if *holder != token(actor) => Verdict::HeldBy(*holder),
-                Some((owner, true)) if over.map(token) != Some(*owner) => {
+                Some((owner, true)) if expected.map(token) != Some(*owner) => {
                     Verdict::SettledBy(*owner)
                 }
                 _ => {
@@ -177,11 +177,11 @@ fn id_of(case: u64, key: u64) -> RecordId {
 }
 
 fn token(actor: u64) -> Token {
-    bid(actor, HOUR, HOUR).token
+    claim_request(actor, HOUR, HOUR).token
 }
 
 fn lease(case: u64, key: u64, actor: u64) -> Lease {
-    Lease::granted(id_of(case, key), &bid(actor, HOUR, HOUR), 1, 1)
+    Lease::granted(id_of(case, key), &claim_request(actor, HOUR, HOUR), 1, 1)
 }
 
 const KEYS: u64 = 3;

@@ -5,7 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::exchange::{Operation, Rules};
 use crate::fingerprint::Fingerprint;
-use crate::outcome::{Code, Outcome, Passed};
+use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{Expose, Profile};
 
 /// Adds the fields that tell a client how its request ended.
@@ -26,12 +26,13 @@ pub fn mark(
         Outcome::Replayed => {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
-        Outcome::Executed { stored: false, .. } | Outcome::Passed(Passed::Unprotected) => {
+        Outcome::Executed { stored: false, .. } | Outcome::Bypassed(Bypass::Unprotected) => {
             headers.insert(IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
         }
         _ => {}
     }
-    let shadowed = matches!(outcome, Outcome::Passed(Passed::WouldReplay | Passed::WouldRefuse(_)));
+    let shadowed =
+        matches!(outcome, Outcome::Bypassed(Bypass::WouldReplay | Bypass::WouldRefuse(_)));
     if (policy.expose.contains(&Expose::Status) || shadowed)
         && let Some(word) = word(outcome, policy.profile)
     {
@@ -70,10 +71,10 @@ fn word(outcome: &Outcome, profile: Profile) -> Option<HeaderValue> {
         Outcome::Replayed => "replayed",
         Outcome::Refused(Code::InProgress) => "in-progress",
         Outcome::Refused(Code::KeyReused) => "mismatch",
-        Outcome::Passed(Passed::Method { keyed: true } | Passed::LargeBody) => "ignored",
-        Outcome::Passed(Passed::Unprotected) => "unprotected",
-        Outcome::Passed(Passed::WouldReplay) => "would-replay",
-        Outcome::Passed(Passed::WouldRefuse(code)) => {
+        Outcome::Bypassed(Bypass::Method { keyed: true } | Bypass::LargeBody) => "ignored",
+        Outcome::Bypassed(Bypass::Unprotected) => "unprotected",
+        Outcome::Bypassed(Bypass::WouldReplay) => "would-replay",
+        Outcome::Bypassed(Bypass::WouldRefuse(code)) => {
             return HeaderValue::from_str(&format!("would-refuse-{code}")).ok();
         }
         _ => return None,

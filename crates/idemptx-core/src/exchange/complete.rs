@@ -1,12 +1,12 @@
 //! From the handler's end to the answer.
 
-use super::{Action, Answer, Behind, Exchange, Handled, STEPS_MAX, Stage, Then, classify};
+use super::{Action, Answer, Deferred, Exchange, Handled, STEPS_MAX, Stage, Then, classify};
 use crate::lease::Lease;
 use crate::outcome::Code;
 use crate::policy::Mode;
 use crate::record::State;
 use crate::response::StoredResponse;
-use crate::store::{ErrorKind, Seen};
+use crate::store::{ErrorKind, RecordSnapshot};
 use crate::time::Timestamp;
 
 impl Exchange {
@@ -47,13 +47,13 @@ impl Exchange {
     ) -> Action {
         match settled {
             Ok(()) => {
-                let stored = state == State::Done;
+                let stored = state == State::Completed;
                 self.conclude(lease, then, stored, None, now)
             }
             Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
             Err(_) => {
-                let behind = Behind::Settle(lease.clone(), state);
-                self.conclude(lease, then, false, Some(behind), now)
+                let deferred = Deferred::Settle(lease.clone(), state);
+                self.conclude(lease, then, false, Some(deferred), now)
             }
         }
     }
@@ -69,8 +69,8 @@ impl Exchange {
             Ok(()) => self.conclude(lease, then, false, None, now),
             Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
             Err(_) => {
-                let behind = Behind::Release(lease.clone());
-                self.conclude(lease, then, false, Some(behind), now)
+                let deferred = Deferred::Release(lease.clone());
+                self.conclude(lease, then, false, Some(deferred), now)
             }
         }
     }
@@ -80,7 +80,7 @@ impl Exchange {
         lease: &Lease,
         then: Then,
         stored: bool,
-        behind: Option<Behind>,
+        deferred: Option<Deferred>,
         now: Timestamp,
     ) -> Action {
         let answer = match then {
@@ -91,29 +91,31 @@ impl Exchange {
                 rejection.unstored = true;
                 Answer::Refuse(rejection)
             }
-            Then::Refuse(code) => return self.refuse_behind(code, behind),
+            Then::Refuse(code) => return self.refuse_deferred(code, deferred),
             // Whatever the mode: the handler's answer tells of an effect that is not there.
             Then::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
             Then::BeginAgain => {
                 // A release that is sent again must not meet a later claim with its token.
                 self.token = self.token.next();
-                return match behind {
+                return match deferred {
                     None => self.begin_again(now),
-                    Some(behind) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
+                    Some(deferred) => self.refuse_deferred(Code::StoreUnavailable, Some(deferred)),
                 };
             }
             Then::Decide(position, seen) => {
                 self.token = self.token.next();
                 self.current = position;
-                return match (*seen, behind) {
-                    (_, Some(behind)) => self.refuse_behind(Code::StoreUnavailable, Some(behind)),
-                    (Seen::Held(holder), None) => self.held(holder, now),
-                    (Seen::Settled(record), None) => self.settled(&record, now),
+                return match (*seen, deferred) {
+                    (_, Some(deferred)) => {
+                        self.refuse_deferred(Code::StoreUnavailable, Some(deferred))
+                    }
+                    (RecordSnapshot::Held(holder), None) => self.held(holder, now),
+                    (RecordSnapshot::Settled(record), None) => self.settled(&record, now),
                 };
             }
         };
-        self.stage = Stage::Over;
-        Action::Answer { answer, behind }
+        self.stage = Stage::Finished;
+        Action::Answer { answer, deferred }
     }
 
     /// The record is no longer ours: the client gets what became of it, never our own success.
@@ -144,22 +146,22 @@ impl Exchange {
 
     pub(super) fn after_fence(
         &mut self,
-        seen: Result<Option<Seen>, ErrorKind>,
+        seen: Result<Option<RecordSnapshot>, ErrorKind>,
         until: Timestamp,
         now: Timestamp,
     ) -> Action {
         match seen {
-            Ok(Some(Seen::Settled(record))) if record.state == State::Done => {
+            Ok(Some(RecordSnapshot::Settled(record))) if record.state == State::Completed => {
                 match StoredResponse::decode(&record.payload) {
                     Ok(response) if self.is_same(&record.fingerprint) => self.replay(response),
                     Ok(_) => self.in_progress(None),
                     Err(_) => self.refuse(Code::OutcomeUnknown),
                 }
             }
-            Ok(Some(Seen::Settled(record))) if record.state == State::DoneNobody => {
+            Ok(Some(RecordSnapshot::Settled(record))) if record.state == State::NotReplayable => {
                 self.result_unavailable(&record)
             }
-            Ok(Some(Seen::Held(holder))) if !holder.is_orphan() && now < until => {
+            Ok(Some(RecordSnapshot::Held(holder))) if !holder.is_orphan() && now < until => {
                 self.wait(holder, until, Stage::Fenced { until })
             }
             Err(ErrorKind::Corrupt) => self.refuse(Code::OutcomeUnknown),

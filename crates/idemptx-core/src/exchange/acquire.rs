@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::Behind;
-use super::{Action, Answer, BodyEnd, Exchange, Probed, STEPS_MAX, Stage, Then};
+use super::Deferred;
+use super::{Action, Answer, BodyEnd, Exchange, ProbeResult, STEPS_MAX, Stage, Then};
 use crate::key::RecordId;
 use crate::lease::Lease;
-use crate::outcome::{Code, Passed};
+use crate::outcome::{Bypass, Code};
 use crate::policy::{Mode, OnLargeBody, OnOrphan};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Bid, Claim, ErrorKind, Holder, Over, Seen};
+use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot};
 use crate::time::Timestamp;
 
 impl Exchange {
@@ -20,18 +20,20 @@ impl Exchange {
                 self.fingerprints = fingerprints;
                 self.claim(None, now)
             }
-            (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Passed::LargeBody)),
+            (BodyEnd::TooLarge, OnLargeBody::Skip) => self.end(Answer::Pass(Bypass::LargeBody)),
             (BodyEnd::TooLarge, _) => self.refuse(Code::BodyTooLarge),
             (BodyEnd::NoRoom, _) => self.refuse(Code::StoreUnavailable),
             (BodyEnd::Failed, _) => self.refuse(Code::BodyUnreadable),
         }
     }
 
-    pub(super) fn claim(&mut self, over: Option<Over>, now: Timestamp) -> Action {
-        let Some((id, bid)) = self.bid(over) else { return self.refuse(Code::StoreUnavailable) };
+    pub(super) fn claim(&mut self, expected: Option<Expected>, now: Timestamp) -> Action {
+        let Some((id, claim_request)) = self.claim_request(expected) else {
+            return self.refuse(Code::StoreUnavailable);
+        };
         self.sent = now;
-        self.stage = Stage::Claiming(bid.clone());
-        Action::Claim { id, bid }
+        self.stage = Stage::Claiming(claim_request.clone());
+        Action::Claim { id, claim_request }
     }
 
     /// Claims anew, as if nothing had been seen yet.
@@ -40,7 +42,7 @@ impl Exchange {
         self.claim(None, now)
     }
 
-    fn bid(&mut self, over: Option<Over>) -> Option<(RecordId, Bid)> {
+    fn claim_request(&mut self, expected: Option<Expected>) -> Option<(RecordId, ClaimRequest)> {
         self.steps += 1;
         if self.steps > STEPS_MAX {
             return None;
@@ -48,13 +50,14 @@ impl Exchange {
         let id = *self.operation.as_ref()?.ids().get(self.current)?;
         let fingerprint = *self.fingerprints.get(self.current)?;
         let policy = self.policy();
-        let bid = Bid::new(self.token, fingerprint, policy.lease, policy.key_retain);
-        Some((id, Bid { over, ..bid }))
+        let claim_request =
+            ClaimRequest::new(self.token, fingerprint, policy.lease, policy.key_retain);
+        Some((id, ClaimRequest { expected, ..claim_request }))
     }
 
     pub(super) fn claimed(
         &mut self,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
         verdict: Result<Claim, ErrorKind>,
         now: Timestamp,
     ) -> Action {
@@ -74,9 +77,9 @@ impl Exchange {
             Ok(Claim::Held(holder)) => self.held(holder, now),
             Ok(Claim::Settled(record)) => self.settled(&record, now),
             Err(kind) => {
-                let behind = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
-                    .then(|| self.unheard(bid));
-                self.no_verdict(kind, behind)
+                let deferred = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
+                    .then(|| self.unheard(claim_request));
+                self.no_verdict(kind, deferred)
             }
         }
     }
@@ -117,19 +120,19 @@ impl Exchange {
                 self.token = self.token.next();
                 self.claim(None, now)
             }
-            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
         }
     }
 
-    pub(super) fn held(&mut self, holder: Holder, now: Timestamp) -> Action {
+    pub(super) fn held(&mut self, holder: ClaimInfo, now: Timestamp) -> Action {
         if !self.is_same(&holder.fingerprint) {
             return self.refuse(Code::KeyReused);
         }
         if holder.is_orphan() {
             return match self.policy().on_orphan {
-                OnOrphan::Reexecute => self.claim(Some(Over::Orphan(holder.token)), now),
+                OnOrphan::Reexecute => self.claim(Some(Expected::Orphan(holder.token)), now),
                 OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
-                OnOrphan::Probe => self.probe(Over::Orphan(holder.token), holder.attempt),
+                OnOrphan::Probe => self.probe(Expected::Orphan(holder.token), holder.attempt),
             };
         }
         let policy = self.policy();
@@ -140,7 +143,7 @@ impl Exchange {
         self.wait(holder, until, Stage::Waiting)
     }
 
-    pub(super) fn wait(&mut self, holder: Holder, until: Timestamp, stage: Stage) -> Action {
+    pub(super) fn wait(&mut self, holder: ClaimInfo, until: Timestamp, stage: Stage) -> Action {
         let Some(id) = self.id() else { return self.in_progress(None) };
         self.stage = stage;
         Action::Wait { id, holder, until }
@@ -150,26 +153,26 @@ impl Exchange {
     pub(super) fn settled(&mut self, record: &Record, now: Timestamp) -> Action {
         let same = self.is_same(&record.fingerprint);
         match record.state {
-            State::Done => match StoredResponse::decode(&record.payload) {
+            State::Completed => match StoredResponse::decode(&record.payload) {
                 Err(_) => self.refuse(Code::OutcomeUnknown),
                 Ok(response) if same => self.replay(response),
                 Ok(response) if self.may_rebind(record, response.status) => {
-                    self.claim(Some(Over::Settled(record.token)), now)
+                    self.claim(Some(Expected::Settled(record.token)), now)
                 }
                 Ok(_) => self.refuse(Code::KeyReused),
             },
             _ if !same => self.refuse(Code::KeyReused),
-            State::DoneNobody => self.result_unavailable(record),
-            State::Spent => self.refuse(Code::KeyExpired),
+            State::NotReplayable => self.result_unavailable(record),
+            State::ResponseExpired => self.refuse(Code::KeyExpired),
             State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
-                self.probe(Over::Settled(record.token), record.attempt)
+                self.probe(Expected::Settled(record.token), record.attempt)
             }
             // A claim that calls itself final is no record.
             State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
         }
     }
 
-    fn probe(&mut self, vanished: Over, attempt: u32) -> Action {
+    fn probe(&mut self, vanished: Expected, attempt: u32) -> Action {
         if self.policy().mode == Mode::Shadow {
             return self.refuse(Code::OutcomeUnknown);
         }
@@ -177,19 +180,24 @@ impl Exchange {
         Action::Probe { attempt }
     }
 
-    pub(super) fn probed(&mut self, vanished: Over, probed: Probed, now: Timestamp) -> Action {
+    pub(super) fn probed(
+        &mut self,
+        vanished: Expected,
+        probed: ProbeResult,
+        now: Timestamp,
+    ) -> Action {
         match probed {
-            Probed::NotHappened => self.claim(Some(vanished), now),
-            Probed::Happened(response) if response.is_storable() => {
-                let Some((id, bid)) = self.bid(Some(vanished)) else {
+            ProbeResult::NotHappened => self.claim(Some(vanished), now),
+            ProbeResult::Happened(response) if response.is_storable() => {
+                let Some((id, claim_request)) = self.claim_request(Some(vanished)) else {
                     return self.refuse(Code::StoreUnavailable);
                 };
                 self.sent = now;
-                self.stage = Stage::Recovering(bid.clone(), Box::new(response));
-                Action::Claim { id, bid }
+                self.stage = Stage::Recovering(claim_request.clone(), Box::new(response));
+                Action::Claim { id, claim_request }
             }
             // An answer that could not be read back would be no better than none.
-            Probed::Happened(_) | Probed::Unknown => {
+            ProbeResult::Happened(_) | ProbeResult::Unknown => {
                 let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
                 self.refuse_with(rejection)
             }
@@ -198,7 +206,7 @@ impl Exchange {
 
     pub(super) fn recovered(
         &mut self,
-        bid: &Bid,
+        claim_request: &ClaimRequest,
         response: Box<StoredResponse>,
         verdict: Result<Claim, ErrorKind>,
         now: Timestamp,
@@ -206,15 +214,15 @@ impl Exchange {
         match verdict {
             Ok(Claim::Granted(lease)) => {
                 let then = Then::Replay(response.clone());
-                self.stage = Stage::Settling(lease.clone(), State::Done, then);
+                self.stage = Stage::Settling(lease.clone(), State::Completed, then);
                 Action::Settle {
                     lease,
-                    state: State::Done,
+                    state: State::Completed,
                     response: Some(response),
                     commits: false,
                 }
             }
-            verdict => self.claimed(bid, verdict, now),
+            verdict => self.claimed(claim_request, verdict, now),
         }
     }
 
@@ -240,14 +248,14 @@ impl Exchange {
     pub(super) fn older(
         &mut self,
         lease: Lease,
-        seen: Result<Option<Seen>, ErrorKind>,
+        seen: Result<Option<RecordSnapshot>, ErrorKind>,
         now: Timestamp,
     ) -> Action {
         let position = self.current;
         match seen {
             Ok(None) => self.look_older(lease, position + 1, now),
             Ok(Some(seen)) => self.release(lease, Then::Decide(position, Box::new(seen))),
-            Err(kind) => self.no_verdict(kind, Some(Behind::Release(lease))),
+            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
 use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
-use crate::outcome::{Code, Passed, Rejection};
+use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
 
@@ -162,7 +162,7 @@ impl Operation {
 }
 
 pub(super) enum Admission {
-    Pass(Passed),
+    Pass(Bypass),
     Refuse(Rejection),
     Open(Operation),
 }
@@ -171,17 +171,17 @@ pub(super) enum Admission {
 pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     let policy = &rules.policy;
     if !is_plain_http(head) {
-        return Admission::Pass(Passed::NotHttp);
+        return Admission::Pass(Bypass::NotHttp);
     }
     if !policy.methods.contains(head.method) {
         let keyed = policy.header_names.iter().any(|name| head.headers.contains_key(name));
-        return Admission::Pass(Passed::Method { keyed });
+        return Admission::Pass(Bypass::Method { keyed });
     }
     let lines = policy.header_names.iter().flat_map(|name| head.headers.get_all(name));
     let key = match Key::from_lines(lines, policy.key_syntax, policy.key_bytes_max) {
         Ok(Some(key)) => key,
         Ok(None) if policy.required => return refuse(policy, Code::MissingKey),
-        Ok(None) => return Admission::Pass(Passed::NoKey),
+        Ok(None) => return Admission::Pass(Bypass::NoKey),
         Err(invalid) => return Admission::Refuse(invalid_key(policy, invalid)),
     };
     if head.accepts.is_some_and(|accepts| !accepts(&key)) {
