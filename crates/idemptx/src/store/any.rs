@@ -92,7 +92,7 @@ impl AnyStore {
                     .map(|store| Self::Sqlite(Box::new(store)))
                     .map_err(|error| UnknownStore(Reason::Unopened(error.into())))
             }
-            _ => Err(UnknownStore(Reason::Scheme)),
+            _ => Err(UnknownStore(feature_of(scheme).map_or(Reason::Scheme, Reason::NotBuiltIn))),
         }
     }
 
@@ -146,6 +146,8 @@ pub struct UnknownStore(Reason);
 )]
 enum Reason {
     Scheme,
+    /// The feature that the store needs.
+    NotBuiltIn(&'static str),
     Unreadable(Box<dyn StdError + Send + Sync>),
     Unopened(Box<dyn StdError + Send + Sync>),
 }
@@ -155,6 +157,9 @@ impl fmt::Display for UnknownStore {
         match &self.0 {
             Reason::Unreadable(_) => f.write_str("the store's URL cannot be read"),
             Reason::Unopened(_) => f.write_str("the store cannot be opened"),
+            Reason::NotBuiltIn(feature) => {
+                write!(f, "this program was built without the feature `{feature}` for that store")
+            }
             Reason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
                 f.write_str(match cfg!(feature = "redis") {
@@ -177,9 +182,19 @@ impl fmt::Display for UnknownStore {
 impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
-            Reason::Scheme => None,
+            Reason::Scheme | Reason::NotBuiltIn(_) => None,
             Reason::Unreadable(source) | Reason::Unopened(source) => Some(source.as_ref()),
         }
+    }
+}
+
+/// Returns the feature that brings the store of a URL's scheme.
+fn feature_of(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "postgres" | "postgresql" => Some("postgres"),
+        "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => Some("redis"),
+        "sqlite" => Some("sqlite"),
+        _ => None,
     }
 }
 
