@@ -10,7 +10,7 @@
 //!
 //! Leases and heartbeats keep the machine's time, because the thread that renews them is outside
 //! of the simulation: none lapses here.
-//! `examples/target-tests/tests/crashes.rs` has processes that die, over stores that remain.
+//! `tests/suite/tests/black_box/crashes.rs` has processes that die, over stores that remain.
 
 mod client;
 mod cuts;
