@@ -1,6 +1,13 @@
 //! The target application of the black-box suite behind the gateway.
 //!
 //! It starts the gateway in front of a `plain` of its own, which knows nothing of keys.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program under test: it prints, and ends at a failure"
+)]
 
 use std::error::Error;
 use std::io;

@@ -1,6 +1,15 @@
 //! The target application of the black-box suite, on axum.
 //!
 //! `axum` stands behind the idempotency layer, `plain` does not; everything else is the same.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    reason = "a program under test: it prints, and ends at a failure"
+)]
 
 pub mod app;
 pub mod flags;

@@ -3,7 +3,7 @@
 # Makes an environment there with the package as it stands here, and puts the original package,
 # which has the same name, into a directory of its own.
 set -euo pipefail
-cd "$(dirname "$0")/../../.."
+cd "$(dirname "$0")/../.."
 
 directory=$1
 python=$directory/python/bin/python
@@ -12,7 +12,7 @@ pip=("$python" -m pip --disable-pip-version-check --quiet)
 if [ ! -x "$python" ]; then
   python3 -m venv "$directory/python"
 fi
-"${pip[@]}" install --requirement examples/bench/python/requirements.txt
+"${pip[@]}" install --requirement bench/python/requirements.txt
 if [ ! -d "$directory/original/idemptx" ]; then
   "${pip[@]}" install --no-deps --target "$directory/original" idemptx==0.2.2
 fi

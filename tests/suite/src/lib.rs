@@ -6,6 +6,14 @@
 //! `IDEMPTX_STORE` names the store; the default is `redis`, with memory where one process will do.
 //! A few things are not the same behind every front door, or over every store: [`Difference`]
 //! lists them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 
 mod answer;
 mod difference;

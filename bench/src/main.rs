@@ -3,6 +3,15 @@
 //!
 //! Whatever is compared takes turns within a run, so that a machine that grows slow or busy does
 //! so to all of it; of each series the median counts.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark prints, and ends at the first surprise"
+)]
 
 mod app;
 mod decorated;
@@ -16,7 +25,7 @@ mod machine;
 mod memory;
 mod over_http;
 mod postgres_rates;
-#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
+#[path = "../../crates/idemptx/tests/support/postgres_server.rs"]
 mod postgres_server;
 mod python;
 mod redis_commands;
