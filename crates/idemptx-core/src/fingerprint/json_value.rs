@@ -45,7 +45,7 @@ impl Value<'_> {
     }
 }
 
-/// Whether a media type is JSON: `application/json` and the like, or a `+json` suffix.
+/// Returns true for JSON: `application/json`, `text/json`, or a `+json` suffix.
 pub(super) fn is_type(essence: &[u8]) -> bool {
     let ends_with = |suffix: &[u8]| {
         essence
@@ -57,9 +57,9 @@ pub(super) fn is_type(essence: &[u8]) -> bool {
     ends_with(b"/json") || ends_with(b"+json")
 }
 
-/// Reads a whole document.
+/// Parses a whole document.
 ///
-/// `None` for invalid JSON or UTF-8, and for what parsers understand in different ways: duplicate
+/// Returns `None` for invalid JSON or UTF-8, and for documents on which parsers disagree: duplicate
 /// names, unpaired surrogates, more than [`JSON_DEPTH_MAX`] levels.
 pub(super) fn parse(document: &[u8]) -> Option<Value<'_>> {
     std::str::from_utf8(document).ok()?;
@@ -94,7 +94,7 @@ impl Pointer {
     }
 }
 
-/// A token of a pointer: `~1` is a slash, `~0` a tilde, and a tilde alone is malformed.
+/// Decodes a token of a pointer: `~1` is a slash, `~0` a tilde, and a tilde alone is malformed.
 fn unescape(token: &str) -> Option<String> {
     let mut pieces = token.split('~');
     let mut text = pieces.next()?.to_owned();
@@ -208,7 +208,7 @@ impl<'a> Parser<'a> {
         Some(Cow::Owned(text))
     }
 
-    /// What stands before the next quote, backslash or (forbidden) control character.
+    /// Reads up to the next quote, backslash or (forbidden) control character.
     fn plain(&mut self) -> Option<&'a [u8]> {
         let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1F);
         let (plain, rest) = self.rest.split_at_checked(self.rest.iter().position(special)?)?;
@@ -231,7 +231,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// One UTF-16 code unit, or two that make a pair.
+    /// Reads one UTF-16 code unit, or two that make a pair.
     fn code_point(&mut self) -> Option<char> {
         let unit = self.code_unit()?;
         let mut units = [unit, 0];
@@ -252,7 +252,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Whether a list is over (and not continued by a comma).
+    /// Returns true at the end of a list, and false after a comma.
     fn ends(&mut self, close: &[u8]) -> Option<bool> {
         self.skip_spaces();
         if self.skip(close) { Some(true) } else { self.expect(b",").map(|()| false) }
@@ -274,7 +274,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Nested arrays and objects in a document that is understood; no real one comes near it.
+/// The deepest nesting of arrays and objects that is parsed; real documents stay far below it.
 const JSON_DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
