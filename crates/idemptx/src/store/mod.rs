@@ -17,6 +17,7 @@ mod any;
 mod listing;
 mod memory;
 pub mod near;
+mod notifier;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis-protocol")]
@@ -27,8 +28,6 @@ pub mod seal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub(crate) mod transactional;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-mod waiters;
 
 pub use self::any::{AnyStore, BoxedStore, UnknownStore};
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
