@@ -13,7 +13,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use idemptx::Policy;
-use idemptx::store::AnyStore;
 use idemptx::tower::BodyError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -167,7 +166,7 @@ impl Desk {
             })
             .collect();
         now.spans_dropped = self.observer.traces().dropped();
-        if let AnyStore::Near(near) = plan.store.inner() {
+        if let Some(near) = plan.store.inner().near_cache() {
             (now.near_bytes, now.near_hits) = (near.bytes(), near.hits());
         }
         let mut counted: Vec<&Policy> = Vec::new();

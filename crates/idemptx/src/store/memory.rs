@@ -21,6 +21,7 @@ use idemptx_core::store::{
 use idemptx_core::time::{Clock, Timestamp};
 
 use super::notifier::Notifier;
+use super::transactional::Transactional;
 
 pub(super) use self::digest::Seeded;
 pub(super) use self::epoch_clock::SinceEpoch;
@@ -213,6 +214,8 @@ impl Store for MemoryStore {
         capabilities
     }
 }
+
+impl Transactional for MemoryStore {}
 
 struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],

@@ -13,6 +13,7 @@
 //! (feature `seal`), which lets no store see a response.
 
 mod any;
+mod dyn_store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod listing;
 mod memory;
@@ -27,9 +28,10 @@ mod safety;
 pub mod seal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-pub(crate) mod transactional;
+mod transactional;
 
-pub use self::any::{AnyStore, BoxedStore, UnknownStore};
+pub use self::any::{AnyStore, StoreKind, UnknownStore};
+pub use self::dyn_store::BoxFuture;
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 pub use self::safety::{Finding, SafetyCheck, SafetyReport, Severity};
 pub use self::transactional::Transactional;

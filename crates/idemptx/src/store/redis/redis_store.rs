@@ -25,8 +25,8 @@ use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
-use crate::store::SafetyReport;
 use crate::store::notifier::Notifier;
+use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in Redis or Valkey; see the [module](super).
 ///
@@ -199,6 +199,8 @@ impl Store for RedisStore {
         capabilities
     }
 }
+
+impl Transactional for RedisStore {}
 
 /// A page takes a few `SCAN`s and batches of reads, between which the server does other work.
 impl Inventory for RedisStore {

@@ -203,6 +203,10 @@ impl Store for SqliteStore {
 }
 
 impl Transactional for SqliteStore {
+    fn is_transactional(&self) -> bool {
+        true
+    }
+
     fn claim_in_sqlite(
         &self,
         transaction: &Transaction<'_>,
