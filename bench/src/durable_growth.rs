@@ -14,7 +14,7 @@ use tokio_postgres::NoTls;
 
 use crate::durable::{claimed, folder};
 use crate::in_process::on_one_thread;
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
 use crate::redis_rates::{PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, small};
 use crate::series::Series;

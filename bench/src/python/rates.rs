@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::durable;
 use crate::load::{self, Keys, Wish};
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
 use crate::redis_server::{Monitor, RedisServer};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;

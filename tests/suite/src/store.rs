@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use tempfile::TempDir;
 
 use crate::RedisServer;
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
 
 /// The name of the store that the suite is run over: `redis`, `sqlite` or `postgres`.
 #[must_use]

@@ -128,7 +128,7 @@ async fn only_an_engine_on_the_database_has_transactions() {
     assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(reply.text().contains("EngineBuilder::transactional"), "{reply:?}");
 
-    let memory = AnyStore::Memory(MemoryStore::new());
+    let memory = AnyStore::from(MemoryStore::new());
     assert!(Engine::builder(memory).transactional().build().is_err());
     let shadow = Policy::draft().into_builder().mode(idemptx_core::policy::Mode::Shadow);
     let engine = Engine::builder(shop.store()).policy(shadow.build().unwrap());
