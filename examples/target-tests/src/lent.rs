@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
+
 use crate::store::SqliteFile;
 use crate::store_under_test;
 

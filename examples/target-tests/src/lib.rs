@@ -11,8 +11,6 @@ mod answer;
 mod difference;
 mod journal;
 mod lent;
-#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
-mod postgres_server;
 mod redis;
 mod request;
 mod store;
