@@ -10,7 +10,7 @@
 //!
 //! Leases and their renewals use the machine's clock, because the renewing thread is not part of
 //! the simulation: no lease lapses here.
-//! The black-box suite kills processes in front of stores that remain.
+//! `tests/suite` kills processes in front of stores that remain.
 
 mod backend;
 mod caller;

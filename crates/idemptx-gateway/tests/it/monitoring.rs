@@ -13,7 +13,7 @@ use crate::support::operated_gateway::{OperatedGateway, eventually};
 #[test]
 fn dashboard_alerts_and_reference_name_metrics_that_there_are() {
     let exposed = exposed();
-    for file in ["monitoring/grafana-dashboard.json", "monitoring/alerts.yml"] {
+    for file in ["deploy/monitoring/grafana-dashboard.json", "deploy/monitoring/alerts.yml"] {
         let named = names(&text(file));
         assert!(named.len() >= 6, "{file} names metrics: {named:?}");
         let unknown: Vec<_> = named.difference(&exposed).collect();
@@ -28,7 +28,7 @@ fn dashboard_alerts_and_reference_name_metrics_that_there_are() {
 #[test]
 fn labels_that_are_asked_for_have_values_that_there_are() {
     let reference = text("docs/reference/metrics.md");
-    for file in ["monitoring/grafana-dashboard.json", "monitoring/alerts.yml"] {
+    for file in ["deploy/monitoring/grafana-dashboard.json", "deploy/monitoring/alerts.yml"] {
         let text = text(file).replace("\\\"", "\"");
         for label in ["outcome", "reason", "operation", "result", "answer"] {
             for rest in text.split(&format!("{label}=")).skip(1) {
@@ -45,7 +45,7 @@ fn labels_that_are_asked_for_have_values_that_there_are() {
 
 #[test]
 fn the_rules_are_rules_of_prometheus() {
-    let rules: Value = serde_saphyr::from_str(&text("monitoring/alerts.yml")).unwrap();
+    let rules: Value = serde_saphyr::from_str(&text("deploy/monitoring/alerts.yml")).unwrap();
     let rules = rules["groups"][0]["rules"].as_array().unwrap();
     assert!(rules.len() >= 6);
     let mut titles = BTreeSet::new();
@@ -64,14 +64,14 @@ fn the_rules_are_rules_of_prometheus() {
             assert!(anchors.any(|it| it == anchor), "{runbook}");
         }
     }
-    let scrape: Value = serde_saphyr::from_str(&text("monitoring/prometheus.yml")).unwrap();
+    let scrape: Value = serde_saphyr::from_str(&text("deploy/monitoring/prometheus.yml")).unwrap();
     assert_eq!(scrape["rule_files"][0], "alerts.yml");
 }
 
 #[test]
 fn the_dashboard_is_whole() {
     let dashboard: Value =
-        serde_json::from_str(&text("monitoring/grafana-dashboard.json")).unwrap();
+        serde_json::from_str(&text("deploy/monitoring/grafana-dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let mut places = BTreeSet::new();
     for panel in panels {
@@ -93,7 +93,7 @@ fn systemd_takes_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     // It wants the program to be there.
     let binary = env!("CARGO_BIN_EXE_idemptx");
-    let unit = text("packaging/idemptx.service").replace("/usr/bin/idemptx", binary);
+    let unit = text("deploy/systemd/idemptx.service").replace("/usr/bin/idemptx", binary);
     let path = folder.path().join("idemptx.service");
     fs::write(&path, unit).unwrap();
     let verified = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();

@@ -169,7 +169,10 @@ async fn what_only_a_new_start_can_change_is_refused_by_a_reload() {
         (text.replace("address = \"127.0.0.1:0\"", "address = \"127.0.0.1:1\""), "[[listener]]"),
     ] {
         let refused = gateway.gateway.reload(&config(&changed)).await.unwrap_err();
-        assert_eq!(refused.to_string(), format!("{what} has changed, which needs a new start"));
+        assert_eq!(
+            refused.to_string(),
+            format!("{what} has changed: restart the gateway to apply it")
+        );
     }
 }
 

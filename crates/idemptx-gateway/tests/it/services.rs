@@ -69,7 +69,7 @@ fn number(answer: &str) -> u32 {
 }
 
 fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/behind-the-gateway").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/gateway").join(name)
 }
 
 /// A program that says where it listens; killed when dropped.

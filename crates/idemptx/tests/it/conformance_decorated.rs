@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idemptx::store::near::Near;
+use idemptx::store::near::NearCache;
 use idemptx::store::seal::{SealKey, SealKeys, Sealed};
 use idemptx::store::{AnyStore, MemoryStore};
 use idemptx_core::conformance::{self, Harness};
@@ -55,8 +55,8 @@ async fn a_store_chosen_by_url_keeps_the_contract_decorated() {
 async fn keeps_the_contract<S: Inventory>(store: impl Fn() -> S) {
     tokio::join!(
         run(Sealed::new(store(), keys())),
-        run_and_list(Near::new(store(), BYTES_MAX)),
-        run(Near::new(Sealed::new(store(), keys()), BYTES_MAX)),
+        run_and_list(NearCache::new(store(), BYTES_MAX)),
+        run(NearCache::new(Sealed::new(store(), keys()), BYTES_MAX)),
     );
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idemptx::store::near::{Near, NearLimits};
+use idemptx::store::near::{NearCache, NearLimits};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
@@ -340,7 +340,7 @@ async fn what_is_over_is_given_back_when_it_is_tended() {
 #[tokio::test]
 async fn an_engine_replays_without_its_store_and_replaces_through_it() {
     let scripted = ScriptedStore::new();
-    let near = Near::new(scripted.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
+    let near = NearCache::new(scripted.clone(), NearLimits::bytes(BYTES_MAX).hold(LONG));
     let app = App::quick(engine(near, |policy| policy));
     app.runs.answer_with(422);
     app.post("k").await.answered(422, "run 1");
@@ -364,7 +364,7 @@ async fn an_engine_replays_without_its_store_and_replaces_through_it() {
 /// One process' view of a store.
 #[derive(Clone, Debug)]
 struct Process {
-    near: Arc<Near<ScriptedStore>>,
+    near: Arc<NearCache<ScriptedStore>>,
     scripted: ScriptedStore,
     clock: Arc<Turned>,
 }
@@ -378,7 +378,7 @@ impl Process {
         let clock = Arc::new(Turned::default());
         let limits = limits.hold(HOLD).clock(clock.clone());
         Self {
-            near: Arc::new(Near::new(scripted.clone(), limits)),
+            near: Arc::new(NearCache::new(scripted.clone(), limits)),
             scripted: scripted.clone(),
             clock,
         }

@@ -18,7 +18,7 @@ fn without_its_store_a_gateway_is_alive_but_not_ready() {
     // A well-formed address where nobody listens.
     let gateway = OperatedGateway::without_store();
     assert_eq!(gateway.ask("/healthz").reply().status, 200);
-    eventually(|| gateway.ask("/readyz").reply().body == "not ready: the store does not answer\n");
+    eventually(|| gateway.ask("/readyz").reply().body == "not ready: the store is unavailable\n");
     assert_eq!(gateway.ask("/readyz").reply().status, 503);
     assert!(gateway.metrics().contains("idemptx_store_up 0"));
     assert_eq!(gateway.ask("/api/records").reply().status, 503);

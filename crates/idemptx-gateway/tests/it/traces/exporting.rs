@@ -149,7 +149,7 @@ async fn a_collector_that_fails_is_told_of_once_and_so_is_its_return() {
     is_well.store(true, Ordering::SeqCst);
     send(process.address(), post("key-4", "tea")).await;
     let said = process.logs("traces are exported again").await;
-    assert_eq!(said.matches("traces cannot be exported").count(), 1);
+    assert_eq!(said.matches("cannot set up the trace exporter").count(), 1);
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn another_collector_needs_a_new_start() {
     running.gateway.reload(&running.config).await.unwrap();
     let other = config(&format!("{text}sample_ratio = 0.5\n"));
     let refused = running.gateway.reload(&other).await.unwrap_err();
-    assert_eq!(refused.to_string(), "[traces] has changed, which needs a new start");
+    assert_eq!(refused.to_string(), "[traces] has changed: restart the gateway to apply it");
 }
 
 /// What the metrics say of spans.

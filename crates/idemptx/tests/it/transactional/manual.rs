@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use idemptx::store::near::Near;
+use idemptx::store::near::NearCache;
 use idemptx::store::seal::{SealKey, SealKeys, Sealed};
 use idemptx::store::sqlite::SqliteStore;
 use idemptx::{Engine, Execution, SettleError};
@@ -51,7 +51,7 @@ async fn an_order_is_committed_with_its_record_by_the_application() {
 async fn a_decorated_store_settles_in_transactions_too() {
     let shop = Shop::open().await;
     let keys = SealKeys::new(SealKey::new(1, &[1, 2, 3, 4].repeat(8)).unwrap());
-    let store = Near::new(Sealed::new(shop.store(), keys), 1 << 20);
+    let store = NearCache::new(Sealed::new(shop.store(), keys), 1 << 20);
     let engine = engine(store, |policy| policy);
     let client = Arc::new(tokio::sync::Mutex::new(shop.server.session().await));
     let handler = async |own: Own, Extension(it): Extension<Execution>, body: String| {
