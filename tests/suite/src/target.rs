@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::lent::Lent;
+use crate::default_store::DefaultStore;
 use crate::request::Connections;
 use crate::{Journal, PATIENCE, Request, front_door, until};
 
@@ -28,7 +28,7 @@ pub struct Target {
     connections: Connections,
     stderr: Arc<Mutex<String>>,
     /// If it has one that no other target uses.
-    _store: Option<Lent>,
+    _store: Option<DefaultStore>,
     /// Where its executions are counted.
     pub journal: Journal,
 }
@@ -210,7 +210,7 @@ impl Builder {
     ///
     /// If it does not.
     pub async fn start(mut self) -> Target {
-        let store = if self.has_store { None } else { Lent::new().await };
+        let store = if self.has_store { None } else { DefaultStore::new().await };
         if let Some(store) = &store {
             self = self.store(store.url());
         }
