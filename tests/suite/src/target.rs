@@ -44,7 +44,7 @@ impl Target {
         Builder::new().policy(policy).start().await
     }
 
-    /// How a target is to be started.
+    /// Returns a builder for a target.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
@@ -68,7 +68,7 @@ impl Target {
         self.address
     }
 
-    /// How many bytes of memory it occupies.
+    /// Returns its resident memory.
     ///
     /// # Panics
     ///
@@ -113,7 +113,7 @@ impl Target {
         ended.expect("the target ends in time").expect("the target can be waited for")
     }
 
-    /// What it has said on stderr so far.
+    /// Returns its standard error up to now.
     ///
     /// # Panics
     ///
@@ -148,7 +148,7 @@ impl Drop for Target {
     }
 }
 
-/// How a target is to be started.
+/// The settings of a target to start.
 #[derive(Debug)]
 pub struct Builder {
     front_door: String,

@@ -219,7 +219,7 @@ const SHORT_LEASE: &str = "lease_ms = 1000";
 const KEYS: usize = 1500;
 const EACH: usize = 9;
 const GROUPS: usize = 4;
-/// How many requests are under way when something happens to a gateway.
+/// The number of requests in flight when a gateway fails.
 const FEW: usize = 16;
 const RELOADS: usize = 30;
 /// Less than a request to the upstream has.

@@ -152,7 +152,7 @@ fn text(bytes: &[u8]) -> String {
 #[derive(Debug)]
 pub(crate) struct RawReply {
     pub(crate) text: String,
-    /// Whether the connection has ended.
+    /// The connection has ended.
     pub(crate) closed: bool,
 }
 
