@@ -2,13 +2,13 @@
 
 use std::process::{Child, Command, Stdio};
 
+use idemptx_testkit::ReservedPort;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use idemptx_testkit::ReservedPort;
 use crate::{PATIENCE, until};
 
 /// A Redis server on a port and in a folder of its own; killed when dropped.

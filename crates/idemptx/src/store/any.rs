@@ -112,7 +112,10 @@ impl AnyStore {
                     .map(Self::from)
                     .map_err(|error| UnknownStore(UnknownStoreReason::Unopened(error.into())))
             }
-            _ => Err(UnknownStore(feature_of(scheme).map_or(UnknownStoreReason::Scheme, UnknownStoreReason::NotBuiltIn))),
+            _ => Err(UnknownStore(
+                feature_of(scheme)
+                    .map_or(UnknownStoreReason::Scheme, UnknownStoreReason::NotBuiltIn),
+            )),
         }
     }
 
@@ -304,7 +307,9 @@ impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
             UnknownStoreReason::Scheme | UnknownStoreReason::NotBuiltIn(_) => None,
-            UnknownStoreReason::Unreadable(source) | UnknownStoreReason::Unopened(source) => Some(source.as_ref()),
+            UnknownStoreReason::Unreadable(source) | UnknownStoreReason::Unopened(source) => {
+                Some(source.as_ref())
+            }
         }
     }
 }
