@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,7 @@ def payments(provider: Provider) -> Iterator[TestClient]:
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    from postgres import PostgresServer  # noqa: PLC0415
-
-    server = PostgresServer()
+    server = import_module("postgres").PostgresServer()
     server.ask("CREATE TABLE orders (number serial PRIMARY KEY, item varchar(80) NOT NULL)")
     monkeypatch.setenv("DATABASE", server.url)
     import fastapi_sqlalchemy  # noqa: PLC0415
@@ -119,9 +118,7 @@ def test_another_payment_under_the_same_key_is_refused(
 
 
 def test_a_declined_card_stays_declined(payments: TestClient, provider: Provider) -> None:
-    first, retry = (
-        post(payments, "/payments", "declined", {"cents": DECLINED}) for _ in range(2)
-    )
+    first, retry = (post(payments, "/payments", "declined", {"cents": DECLINED}) for _ in range(2))
     assert (first.status_code, retry.status_code) == (402, 402)
     assert retry.headers["idempotent-replayed"] == "true"
     assert (provider.requests, provider.charges) == (1, {})

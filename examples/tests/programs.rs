@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use idemptx_gateway::config::Config;
+use idemptx_gateway::serve::Gateway;
 use serde_json::{Value, json};
 use target_tests::SharedStore;
 
@@ -13,7 +15,7 @@ fn the_axum_service_takes_an_order_once_even_when_it_is_started_again() {
     let store = format!("sqlite:{}/orders.db", folder.path().display());
     let order = |key: &str| {
         let service = Service::start(env!("CARGO_BIN_EXE_axum"), &store);
-        service.post(key, r#"{"item": "tea"}"#)
+        service.post(key, TEA)
     };
     let (first, again) = (order("1"), order("1"));
     assert!(first.starts_with("HTTP/1.1 201 Created\r\n"), "{first}");
@@ -96,10 +98,42 @@ fn the_operator_releases_what_is_in_doubt() {
     assert_eq!(rest, rest_expected);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_protects_a_service_as_its_configuration_says() {
+    let mut python = Command::new("python3");
+    let service = Service::run(python.args(["gateway/orders.py", "0"]));
+    let folder = tempfile::tempdir().unwrap();
+    let text = include_str!("../gateway/idemptx.toml")
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:9090", "127.0.0.1:0")
+        .replace("http://127.0.0.1:9000", &service.url)
+        .replace("orders.db\"", &format!("{}/orders.db\"", folder.path().display()));
+    let config = Config::parse("idemptx.toml", &text, |_| None).unwrap();
+    let gateway = Gateway::start(config).await.unwrap();
+    let url = format!("http://{}", gateway.addresses().first().unwrap());
+    let (first, again) = (post(&url, "1", TEA), post(&url, "1", TEA));
+    assert!(first.starts_with("HTTP/1.1 201 Created\r\n"), "{first}");
+    assert!(again.contains("idempotent-replayed: true\r\n"), "{again}");
+    assert_eq!(body(&again), json!({ "order": 1, "item": "tea" }));
+    assert_eq!(body(&post(&url, "2", TEA)), json!({ "order": 2, "item": "tea" }));
+}
+
 /// Returns what a program prints, which has to succeed.
 fn printed(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns the response to an order, head and body.
+fn post(url: &str, key: &str, body: &str) -> String {
+    let output = Command::new("curl")
+        .args(["--silent", "--include", "--max-time", "30", "--data", body])
+        .args(["--header", "Content-Type: application/json"])
+        .args(["--header", &format!("Idempotency-Key: {key}")])
+        .arg(format!("{url}/orders"))
+        .output()
+        .expect("`make test` installs curl");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -115,25 +149,19 @@ struct Service {
 
 impl Service {
     fn start(program: &str, store: &str) -> Self {
-        let mut command = Command::new(program);
-        command.env("LISTEN", "127.0.0.1:0").env("STORE", store).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
+        Self::run(Command::new(program).env("LISTEN", "127.0.0.1:0").env("STORE", store))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").expect("it listens").to_owned();
         Self { process, url }
     }
 
-    /// Returns the response, head and body.
     fn post(&self, key: &str, body: &str) -> String {
-        let output = Command::new("curl")
-            .args(["--silent", "--include", "--max-time", "30", "--data", body])
-            .args(["--header", "Content-Type: application/json"])
-            .args(["--header", &format!("Idempotency-Key: {key}")])
-            .arg(format!("{}/orders", self.url))
-            .output()
-            .expect("`make test` installs curl");
-        String::from_utf8(output.stdout).unwrap()
+        post(&self.url, key, body)
     }
 }
 
@@ -143,3 +171,5 @@ impl Drop for Service {
         let _ = self.process.wait();
     }
 }
+
+const TEA: &str = r#"{"item": "tea"}"#;
