@@ -112,7 +112,10 @@ impl AnyStore {
                     .map(Self::from)
                     .map_err(|error| UnknownStore(UnknownStoreReason::Unopened(error.into())))
             }
-            _ => Err(UnknownStore(UnknownStoreReason::Scheme)),
+            _ => Err(UnknownStore(
+                feature_of(scheme)
+                    .map_or(UnknownStoreReason::Scheme, UnknownStoreReason::NotBuiltIn),
+            )),
         }
     }
 
@@ -273,6 +276,8 @@ pub struct UnknownStore(UnknownStoreReason);
 )]
 enum UnknownStoreReason {
     Scheme,
+    /// The feature that the store needs.
+    NotBuiltIn(&'static str),
     Unreadable(Box<dyn StdError + Send + Sync>),
     Unopened(Box<dyn StdError + Send + Sync>),
 }
@@ -282,6 +287,9 @@ impl fmt::Display for UnknownStore {
         match &self.0 {
             UnknownStoreReason::Unreadable(_) => f.write_str("the store's URL cannot be read"),
             UnknownStoreReason::Unopened(_) => f.write_str("the store cannot be opened"),
+            UnknownStoreReason::NotBuiltIn(feature) => {
+                write!(f, "this program was built without the feature `{feature}` for that store")
+            }
             UnknownStoreReason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
                 f.write_str(match cfg!(feature = "redis") {
@@ -304,10 +312,20 @@ impl fmt::Display for UnknownStore {
 impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
-            UnknownStoreReason::Scheme => None,
+            UnknownStoreReason::Scheme | UnknownStoreReason::NotBuiltIn(_) => None,
             UnknownStoreReason::Unreadable(source) | UnknownStoreReason::Unopened(source) => {
                 Some(source.as_ref())
             }
         }
+    }
+}
+
+/// Returns the feature that brings the store of a URL's scheme.
+fn feature_of(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "postgres" | "postgresql" => Some("postgres"),
+        "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => Some("redis"),
+        "sqlite" => Some("sqlite"),
+        _ => None,
     }
 }

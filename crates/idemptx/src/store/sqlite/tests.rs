@@ -4,8 +4,6 @@ mod crashes;
 mod files;
 mod model;
 mod processes;
-#[path = "../../../tests/support/small_disk.rs"]
-mod small_disk;
 mod time;
 
 use std::future::Future;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::super::failpoint;
 use super::processes::{Part, Running, say};
-use super::small_disk::SmallDisk;
 use super::*;
+use idemptx_testkit::SmallDisk;
 
 #[tokio::test]
 async fn no_acknowledged_step_is_lost_when_the_process_is_killed() {
