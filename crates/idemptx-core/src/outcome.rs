@@ -20,6 +20,14 @@ pub enum Outcome {
         /// Whether a retry will get this response.
         stored: bool,
     },
+    /// The handler ran under a claim, but when it ended another execution had taken the record over:
+    /// the client got that one's response, or was refused with `code`.
+    Fenced {
+        /// Which execution of this operation it was, from 1.
+        attempt: u32,
+        /// The refusal; `None` if the client got the stored response.
+        code: Option<Code>,
+    },
     /// A stored response was given again.
     Replayed,
     /// Nothing ran.
@@ -30,7 +38,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bypass {
-    /// An upgrade, a CONNECT, a CORS preflight, or gRPC.
+    /// A CONNECT: it opens a tunnel, and has no response to store.
     NotHttp,
     /// The method is not one that keys are for; `keyed` tells whether a key came all the same.
     Method {

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 /// A response as it is stored and replayed.
 ///
 /// It has no `Content-Length`: whoever sends it lets the server compute one from the body.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct StoredResponse {
     /// Its status.
@@ -25,6 +25,18 @@ pub struct StoredResponse {
     pub body: Bytes,
     /// Its trailer lines.
     pub trailers: HeaderMap,
+}
+
+/// Shows sizes, and no content: responses are personal data, and `Debug` ends up in logs.
+impl fmt::Debug for StoredResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredResponse")
+            .field("status", &self.status)
+            .field("headers", &self.headers.len())
+            .field("body_bytes", &self.body.len())
+            .field("trailers", &self.trailers.len())
+            .finish()
+    }
 }
 
 /// Which headers of a response are replayed, beyond those that never are.

@@ -95,8 +95,12 @@ impl Observer {
         }
         let Some(id) = ended.record else { return };
         match ended.outcome {
-            Some(Outcome::Replayed) => story.tell_replayed(id, ended.began),
-            Some(Outcome::Refused(code)) => story.tell(id, Event::Refused(*code)),
+            Some(Outcome::Replayed | Outcome::Fenced { code: None, .. }) => {
+                story.tell_replayed(id, ended.began);
+            }
+            Some(Outcome::Refused(code) | Outcome::Fenced { code: Some(code), .. }) => {
+                story.tell(id, Event::Refused(*code))
+            }
             Some(Outcome::Executed { stored, .. }) => {
                 story.tell(id, Event::Executed { stored: *stored });
             }
@@ -112,7 +116,9 @@ impl Observer {
     fn log(&self, ended: &Ended<'_>, took: Duration) {
         let (outcome, reason) = words(ended.outcome);
         let attempt = match ended.outcome {
-            Some(Outcome::Executed { attempt, .. }) => Some(*attempt),
+            Some(Outcome::Executed { attempt, .. } | Outcome::Fenced { attempt, .. }) => {
+                Some(*attempt)
+            }
             _ => None,
         };
         macro_rules! line {
