@@ -1,14 +1,17 @@
-//! One claim and one wake-up for all duplicates within a process.
+//! Single flight: a claim and a wake-up for all duplicates within a process.
 //!
-//! The first request for a record becomes its [`Pilot`]: it alone asks the store.
-//! Others with the same record are told what the pilot was told, and wait for it to land.
-//! For a record held by another process, one *vigil* watches the store on behalf of all who wait.
+//! The first request for a record becomes its [`Leader`]: it alone asks the store.
+//! Others with the same record get the leader's answer, and wait for it to [complete].
+//! For a record that another process holds, one watcher looks at the store on behalf of all who
+//! wait.
 //!
-//! Nothing here decides: news is fed to each request's own
-//! [`Exchange`](idemptx_core::exchange::Exchange), as if it came from the store.
+//! Nothing here decides: an [`Update`] is fed to each request's [`Exchange`] as if it came from the
+//! store.
+//!
+//! [complete]: Leader::complete
+//! [`Exchange`]: idemptx_core::exchange::Exchange
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, hash_map};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,130 +20,134 @@ use idemptx_core::record::Record;
 use idemptx_core::store::{ClaimInfo, ErrorKind};
 use tokio::sync::oneshot;
 
-/// All records that this process claims, executes or watches.
+/// The records that this process claims, executes or watches.
 #[derive(Debug)]
-pub(crate) struct Flights {
-    shards: Box<[Mutex<HashMap<RecordId, Flight>>]>,
+pub(crate) struct SingleFlight {
+    shards: Box<[Mutex<HashMap<RecordId, InFlight>>]>,
     waiting: AtomicUsize,
     waiters_max: usize,
     waiters_total_max: usize,
 }
 
 #[derive(Debug)]
-struct Flight {
+struct InFlight {
     phase: Phase,
-    waiters: Vec<oneshot::Sender<News>>,
+    waiters: Vec<oneshot::Sender<Update>>,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// The pilot has asked the store; these will be told its verdict.
-    Claiming(Vec<oneshot::Sender<News>>),
-    /// A claim is in force: our own pilot's, or one that a vigil watches.
+    /// The leader has asked the store; these followers get its answer.
+    Claiming(Vec<oneshot::Sender<Update>>),
+    /// A claim is in force: the leader's, or one that a watcher looks at.
     Held(ClaimInfo),
 }
 
-/// What became of a record.
+/// A change of a record.
 #[derive(Clone, Debug)]
-pub(crate) enum News {
+pub(crate) enum Update {
     Held(ClaimInfo),
     Settled(Record),
     Failed(ErrorKind),
-    /// Ask the store again.
+    /// The record may be free: ask the store again.
     Changed,
 }
 
-/// How a request finds the record in this process.
+/// The state in which a request finds its record in this process.
 #[derive(Debug)]
-pub(crate) enum Entrance {
-    /// Nobody is at it: ask the store.
-    Lead(Pilot),
-    /// It is being claimed; the verdict will come.
-    Follow(oneshot::Receiver<News>),
-    /// It is held, as this process knows without asking.
+pub(crate) enum Entry {
+    /// No other request asks for it: ask the store.
+    Lead(Leader),
+    /// The record is being claimed; the answer will come.
+    Follow(oneshot::Receiver<Update>),
+    /// The record is held, as this process knows without asking.
     Held(ClaimInfo),
 }
 
-/// A place among those who wait.
+/// A place among the requests that wait.
 #[derive(Debug)]
-pub(crate) enum Seat {
-    /// No place left.
+pub(crate) enum WaitSlot {
+    /// The limit is reached.
     Full,
-    /// News will come.
-    Taken(Waiter),
-    /// News will come, if the caller keeps watch in the store for everybody.
-    Vigil(Waiter, Pilot),
+    /// An update will come.
+    Joined(Waiter),
+    /// An update will come, if the caller watches the store for all who wait.
+    Watcher(Waiter, Leader),
 }
 
 /// Counts as waiting until dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    flights: Arc<Flights>,
-    pub(crate) news: oneshot::Receiver<News>,
+    single_flight: Arc<SingleFlight>,
+    pub(crate) update: oneshot::Receiver<Update>,
 }
 
-impl Flights {
+impl SingleFlight {
     pub(crate) fn new(waiters_max: usize, waiters_total_max: usize) -> Arc<Self> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
         Arc::new(Self { shards, waiting: AtomicUsize::new(0), waiters_max, waiters_total_max })
     }
 
     /// Enters with a request for `id`.
-    pub(crate) fn enter(self: &Arc<Self>, id: RecordId) -> Entrance {
+    pub(crate) fn enter(self: &Arc<Self>, id: RecordId) -> Entry {
         match self.shard(&id).entry(id) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Flight { phase: Phase::Claiming(Vec::new()), waiters: Vec::new() });
-                Entrance::Lead(Pilot { flights: Arc::clone(self), id, landed: false })
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(InFlight { phase: Phase::Claiming(Vec::new()), waiters: Vec::new() });
+                Entry::Lead(self.leader(id))
             }
-            Entry::Occupied(mut flight) => match &mut flight.get_mut().phase {
-                Phase::Held(holder) => Entrance::Held(holder.clone()),
+            hash_map::Entry::Occupied(mut in_flight) => match &mut in_flight.get_mut().phase {
+                Phase::Held(claim) => Entry::Held(claim.clone()),
                 Phase::Claiming(followers) => {
-                    let (follower, news) = oneshot::channel();
+                    let (follower, update) = oneshot::channel();
                     followers.push(follower);
-                    Entrance::Follow(news)
+                    Entry::Follow(update)
                 }
             },
         }
     }
 
-    /// Takes a place among those who wait for the end of `holder`'s claim.
-    pub(crate) fn wait(self: &Arc<Self>, id: RecordId, holder: ClaimInfo) -> Seat {
+    /// Takes a place among those who wait for the end of a claim.
+    pub(crate) fn wait(self: &Arc<Self>, id: RecordId, claim: ClaimInfo) -> WaitSlot {
         let mut shard = self.shard(&id);
-        let mut flight = shard.get_mut(&id);
-        if let Some(flight) = &mut flight
-            && flight.waiters.len() >= self.waiters_max
+        let mut in_flight = shard.get_mut(&id);
+        if let Some(in_flight) = &mut in_flight
+            && in_flight.waiters.len() >= self.waiters_max
         {
-            // Those who left have freed their places.
-            flight.waiters.retain(|it| !it.is_closed());
-            if flight.waiters.len() >= self.waiters_max {
-                return Seat::Full;
+            // Requests whose clients have left give their places back.
+            in_flight.waiters.retain(|it| !it.is_closed());
+            if in_flight.waiters.len() >= self.waiters_max {
+                return WaitSlot::Full;
             }
         }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.waiters_total_max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Seat::Full;
+            return WaitSlot::Full;
         }
-        let (sender, news) = oneshot::channel();
-        let waiter = Waiter { flights: Arc::clone(self), news };
-        match flight {
-            Some(flight) => {
-                flight.waiters.push(sender);
-                Seat::Taken(waiter)
+        let (sender, update) = oneshot::channel();
+        let waiter = Waiter { single_flight: Arc::clone(self), update };
+        match in_flight {
+            Some(in_flight) => {
+                in_flight.waiters.push(sender);
+                WaitSlot::Joined(waiter)
             }
             None => {
-                // Not ours: another process holds it.
-                shard.insert(id, Flight { phase: Phase::Held(holder), waiters: vec![sender] });
-                Seat::Vigil(waiter, Pilot { flights: Arc::clone(self), id, landed: false })
+                // This process has no claim on it: another one holds it.
+                shard.insert(id, InFlight { phase: Phase::Held(claim), waiters: vec![sender] });
+                WaitSlot::Watcher(waiter, self.leader(id))
             }
         }
     }
 
-    /// How many wait.
+    /// Returns the number of requests that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, id: &RecordId) -> MutexGuard<'_, HashMap<RecordId, Flight>> {
+    fn leader(self: &Arc<Self>, id: RecordId) -> Leader {
+        Leader { single_flight: Arc::clone(self), id, is_completed: false }
+    }
+
+    fn shard(&self, id: &RecordId) -> MutexGuard<'_, HashMap<RecordId, InFlight>> {
         let [.., last] = id.as_bytes();
         let position = usize::from(*last) % SHARDS;
         // SHARDS divides 256 and the slice has SHARDS elements.
@@ -149,70 +156,70 @@ impl Flights {
     }
 }
 
-/// Whoever asks the store about a record on behalf of everybody in this process.
+/// The request that asks the store about a record on behalf of all in this process.
 ///
-/// Dropped without having landed, it sends the others to ask for themselves.
+/// Dropped before it is completed, it sends the others to ask for themselves.
 #[derive(Debug)]
-pub(crate) struct Pilot {
-    flights: Arc<Flights>,
+pub(crate) struct Leader {
+    single_flight: Arc<SingleFlight>,
     id: RecordId,
-    landed: bool,
+    is_completed: bool,
 }
 
-impl Pilot {
-    /// A claim is in force: tells those who asked meanwhile, and whoever asks from now on.
-    pub(crate) fn held(&self, holder: ClaimInfo) {
-        let mut shard = self.flights.shard(&self.id);
-        let Some(flight) = shard.get_mut(&self.id) else { return };
-        let before = std::mem::replace(&mut flight.phase, Phase::Held(holder.clone()));
+impl Leader {
+    /// Announces a claim that is in force to the requests that follow, wait, or come later.
+    pub(crate) fn announce(&self, claim: ClaimInfo) {
+        let mut shard = self.single_flight.shard(&self.id);
+        let Some(in_flight) = shard.get_mut(&self.id) else { return };
+        let before = std::mem::replace(&mut in_flight.phase, Phase::Held(claim.clone()));
         let Phase::Claiming(followers) = before else { return };
-        // Those who waited for another claim have to judge this one for themselves.
-        let waiters = std::mem::take(&mut flight.waiters);
+        // They waited for the end of another claim: each has to judge this one for itself.
+        let waiters = std::mem::take(&mut in_flight.waiters);
         drop(shard);
-        let news = News::Held(holder);
-        tell(followers, &news);
-        tell(waiters, &news);
+        let update = Update::Held(claim);
+        send_all(followers, &update);
+        send_all(waiters, &update);
     }
 
-    /// Whether anybody still waits.
+    /// Returns `true` while any request waits.
     pub(crate) fn is_awaited(&self) -> bool {
-        let shard = self.flights.shard(&self.id);
+        let shard = self.single_flight.shard(&self.id);
         shard.get(&self.id).is_some_and(|it| it.waiters.iter().any(|one| !one.is_closed()))
     }
 
-    /// It is over: tells everybody, and forgets the record.
-    pub(crate) fn land(mut self, news: &News) {
-        self.landed = true;
-        self.leave(news);
+    /// Sends the last update to all, and forgets the record.
+    pub(crate) fn complete(mut self, update: &Update) {
+        self.is_completed = true;
+        self.leave(update);
     }
 
-    fn leave(&self, news: &News) {
-        let Some(flight) = self.flights.shard(&self.id).remove(&self.id) else { return };
-        if let Phase::Claiming(followers) = flight.phase {
-            tell(followers, news);
+    fn leave(&self, update: &Update) {
+        let Some(in_flight) = self.single_flight.shard(&self.id).remove(&self.id) else { return };
+        if let Phase::Claiming(followers) = in_flight.phase {
+            send_all(followers, update);
         }
-        tell(flight.waiters, news);
+        send_all(in_flight.waiters, update);
     }
 }
 
-impl Drop for Pilot {
+impl Drop for Leader {
     fn drop(&mut self) {
-        if !self.landed {
-            self.leave(&News::Changed);
+        if !self.is_completed {
+            self.leave(&Update::Changed);
         }
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.flights.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.single_flight.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn tell(listeners: Vec<oneshot::Sender<News>>, news: &News) {
+fn send_all(listeners: Vec<oneshot::Sender<Update>>, update: &Update) {
     for listener in listeners {
-        // Whoever left does not want to know.
-        drop(listener.send(news.clone()));
+        // Fails for a request whose client has left.
+        drop(listener.send(update.clone()));
     }
 }
 

@@ -1,11 +1,12 @@
 use bytes::Bytes;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot};
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement};
 
+use super::background::{ENTRIES_MAX, UNACKNOWLEDGED_MAX};
 use super::*;
-use crate::flight::{Flights, Seat, Waiter};
+use crate::single_flight::{Leader, SingleFlight, Update, WaitSlot, Waiter};
 use crate::store::MemoryStore;
 
 #[path = "../../tests/support/told_store.rs"]
@@ -15,9 +16,9 @@ use told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
 async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let (ended, goes_on) = (claimed(&store, 1).await, claimed(&store, 2).await);
-    let heartbeats = (keeper.beat(&ended), keeper.beat(&goes_on));
+    let heartbeats = (renewer.keep_alive(&ended), renewer.keep_alive(&goes_on));
     store.done(Step::Renew, 10).await;
     drop(heartbeats.0);
     // What was on its way when the heartbeat ended is over by the time that others have come.
@@ -26,15 +27,15 @@ async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
     store.done(Step::Renew, store.calls(Step::Renew) + 4).await;
     assert!(is_orphan(&store, &ended).await);
     assert!(!is_orphan(&store, &goes_on).await);
-    assert!(!heartbeats.1.lost().is_lost());
+    assert!(!heartbeats.1.loss().is_lost());
 }
 
 #[tokio::test]
-async fn who_lost_its_lease_is_told() {
-    let (store, keeper) = kept();
+async fn a_lost_lease_is_reported() {
+    let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
-    let heartbeat = keeper.beat(&lease);
-    let lost = Arc::clone(heartbeat.lost());
+    let heartbeat = renewer.keep_alive(&lease);
+    let lost = Arc::clone(heartbeat.loss());
     store.memory().release(&lease).await.unwrap();
     timeout(PATIENCE, lost.wait()).await.unwrap();
     assert!(lost.is_lost());
@@ -42,14 +43,14 @@ async fn who_lost_its_lease_is_told() {
 
 #[tokio::test]
 async fn a_renewal_without_a_verdict_is_repeated_while_the_lease_lives() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
     store.next(Step::Renew, Order::Fail(ErrorKind::Unavailable));
     store.next(Step::Renew, Order::Slow(Gate::shut()));
     store.next(Step::Renew, Order::Fail(ErrorKind::Internal));
-    let heartbeat = keeper.beat(&lease);
+    let heartbeat = renewer.keep_alive(&lease);
     store.called(Step::Renew, 6).await;
-    assert!(!heartbeat.lost().is_lost());
+    assert!(!heartbeat.loss().is_lost());
 }
 
 #[test]
@@ -58,138 +59,172 @@ fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().start_paused(paused).build().unwrap()
     };
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let heartbeat = runtime(true).block_on(async {
         tokio::time::advance(Duration::from_secs(3600)).await;
-        keeper.beat(&claimed(&store, 1).await)
+        renewer.keep_alive(&claimed(&store, 1).await)
     });
     runtime(false).block_on(store.called(Step::Renew, 3));
-    assert!(!heartbeat.lost().is_lost());
+    assert!(!heartbeat.loss().is_lost());
 }
 
 #[tokio::test]
 async fn a_release_is_repeated_until_it_is_confirmed() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
     store.next(Step::Release, Order::Fail(ErrorKind::Unavailable));
     store.next(Step::Release, Order::Forget(ErrorKind::Unavailable));
-    keeper.deferred(Job::Release(lease.clone()));
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    renewer.enqueue(release(lease.clone()));
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
     assert_eq!(store.calls(Step::Release), 3);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_claim_that_nobody_heard_of_is_released_until_it_cannot_come_any_more() {
-    let (store, keeper) = kept();
-    let (id, claim_request) = (id(1), claim_request(LEASE));
+async fn a_claim_that_may_still_come_is_released_once_more_after_a_term() {
+    let (store, renewer) = kept();
+    let (id, request) = (id(1), request(LEASE));
     let began = Instant::now();
-    keeper.deferred(Job::Release(Lease::granted(id, &claim_request, 0, 0)));
-    store.done(Step::Release, 1).await;
-    assert!(matches!(store.memory().claim(&id, &claim_request).await, Ok(Claim::Granted(_))));
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    renewer.enqueue(release(Lease::granted(id, &request, 0, 0)));
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
+    assert_eq!(store.calls(Step::Release), 1, "a drain ends with the first that is confirmed");
+    assert!(matches!(store.memory().claim(&id, &request).await, Ok(Claim::Granted(_))));
+    store.done(Step::Release, 2).await;
     assert!(began.elapsed() > LEASE);
     assert_eq!(store.memory().lookup(&id).await.unwrap(), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_granted_claim_is_released_however_long_the_store_is_away() {
+    let store = ToldStore::new();
+    let shared = Arc::new(Shared {
+        store: Arc::new(store.clone()),
+        renewals: Mutex::default(),
+        earlier: Notify::new(),
+        journal: Journal::default(),
+    });
+    let lease = claimed(&store, 1).await;
+    store.always(Step::Release, Order::Fail(ErrorKind::Unavailable));
+    let (tasks, inbox) = mpsc::unbounded_channel();
+    assert!(shared.journal.admit(&release(lease.clone())));
+    tasks.send(release(lease.clone())).unwrap();
+    drop(tasks);
+    let tasks = tokio::task::LocalSet::new();
+    let running = tasks.run_until(background::run(Arc::clone(&shared), inbox));
+    let away = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(store.memory().lookup(&lease.id).await.unwrap().is_some());
+        store.always(Step::Release, Order::Obey);
+    };
+    tokio::join!(running, away);
+    assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
+    assert_eq!(shared.journal.unconfirmed(), 0);
+}
+
 #[tokio::test]
-async fn a_release_of_what_somebody_else_holds_is_over() {
-    let (store, keeper) = kept();
+async fn a_release_of_another_claim_is_over() {
+    let (store, renewer) = kept();
     claimed(&store, 1).await;
     let other =
         ClaimRequest::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
-    keeper.deferred(Job::Release(Lease::granted(id(1), &other, 0, 0)));
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    renewer.enqueue(release(Lease::granted(id(1), &other, 0, 0)));
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
     assert_eq!(store.calls(Step::Release), 1);
 }
 
 #[tokio::test]
-async fn a_result_is_settled_on_a_living_lease_and_told_to_those_who_wait() {
-    let (store, keeper) = kept();
+async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait() {
+    let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
-    let (mut waiter, pilot) = awaited(&lease);
+    let (mut waiter, leader) = awaited(&lease);
     store.always(Step::Settle, Order::Fail(ErrorKind::Unavailable));
-    let heartbeat = Some(keeper.beat(&lease));
+    let heartbeat = Some(renewer.keep_alive(&lease));
     let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
-    keeper.deferred(Job::Settle { lease: lease.clone(), done, heartbeat, pilot: Some(pilot) });
+    renewer.enqueue(BackgroundTask::Settle {
+        lease: lease.clone(),
+        done,
+        heartbeat,
+        leader: Some(leader),
+    });
     store.called(Step::Renew, 4).await;
-    assert!(waiter.news.try_recv().is_err());
+    assert!(waiter.update.try_recv().is_err());
     store.always(Step::Settle, Order::Obey);
-    let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
-    assert!(matches!(news, News::Settled(record) if record.payload == "done"));
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
+    let update = timeout(PATIENCE, &mut waiter.update).await.unwrap().unwrap();
+    assert!(matches!(update, Update::Settled(record) if record.payload == "done"));
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
     assert!(matches!(store.memory().lookup(&lease.id).await, Ok(Some(RecordSnapshot::Settled(_)))));
-    assert!(keeper.shared.beats().running.is_empty());
+    assert!(renewer.shared.renewals().running.is_empty());
 }
 
 #[tokio::test]
 async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
     store.memory().release(&lease).await.unwrap();
-    let (mut waiter, pilot) = awaited(&lease);
-    keeper.deferred(settling(lease, Some(pilot)));
-    let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
-    assert!(matches!(news, News::Changed));
+    let (mut waiter, leader) = awaited(&lease);
+    renewer.enqueue(settling(lease, Some(leader)));
+    let update = timeout(PATIENCE, &mut waiter.update).await.unwrap().unwrap();
+    assert!(matches!(update, Update::Changed));
 }
 
 #[tokio::test]
 async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     for number in 0..200 {
-        let claim_request = claim_request(Duration::from_secs(3600));
-        keeper.deferred(Job::Release(Lease::granted(id(number), &claim_request, 0, 0)));
+        let request = request(Duration::from_secs(3600));
+        renewer.enqueue(release(Lease::granted(id(number), &request, 0, 0)));
     }
-    keeper.deferred(settling(claimed(&store, 201).await, None));
+    renewer.enqueue(settling(claimed(&store, 201).await, None));
     store.done(Step::Settle, 1).await;
 }
 
 #[tokio::test]
 async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let gate = Gate::shut();
     store.always(Step::Release, Order::Slow(gate.clone()));
-    let lease = Lease::granted(id(1), &claim_request(LEASE), 1, 1);
-    for _ in 1..RESULTS_MAX {
-        keeper.deferred(Job::Release(lease.clone()));
+    let lease = Lease::granted(id(1), &request(LEASE), 1, 1);
+    for _ in 1..ENTRIES_MAX {
+        renewer.enqueue(release(lease.clone()));
     }
-    assert!(!keeper.is_full());
-    keeper.deferred(Job::Release(lease));
-    assert!(keeper.is_full());
+    assert!(!renewer.is_full());
+    renewer.enqueue(release(lease));
+    assert!(renewer.is_full());
     gate.open();
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
-    assert!(!keeper.is_full());
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
+    assert!(!renewer.is_full());
 }
 
 #[tokio::test]
-async fn clients_that_leave_cannot_stop_everybody() {
-    let (_store, keeper) = kept();
-    for number in 0..UNHEARD_MAX + 100 {
-        let claim_request = claim_request(Duration::from_secs(3600));
+async fn clients_that_leave_cannot_stop_all_others() {
+    let (_store, renewer) = kept();
+    for number in 0..UNACKNOWLEDGED_MAX + 100 {
+        let request = request(Duration::from_secs(3600));
         let id = id(u8::try_from(number % 256).unwrap());
-        keeper.deferred(Job::Release(Lease::granted(id, &claim_request, 0, 0)));
+        renewer.enqueue(release(Lease::granted(id, &request, 0, 0)));
     }
-    assert!(!keeper.is_full());
-    assert_eq!(keeper.shared.unheard.load(Ordering::Relaxed), UNHEARD_MAX);
+    assert!(!renewer.is_full());
+    assert_eq!(renewer.shared.journal.lingering.load(Ordering::Relaxed), UNACKNOWLEDGED_MAX);
 }
 
 #[tokio::test]
 async fn the_bytes_of_unconfirmed_results_are_limited() {
-    let (store, keeper) = kept();
+    let (store, renewer) = kept();
     let gate = Gate::shut();
     store.always(Step::Settle, Order::Slow(gate.clone()));
     let payload = Bytes::from(vec![0; 64 << 20]);
     let lease = claimed(&store, 1).await;
     for _ in 0..4 {
-        assert!(!keeper.is_full());
+        assert!(!renewer.is_full());
         let done = Settlement::new(State::Completed, payload.clone(), RETAIN, RETAIN);
-        let job = Job::Settle { lease: lease.clone(), done, heartbeat: None, pilot: None };
-        keeper.deferred(job);
+        let task =
+            BackgroundTask::Settle { lease: lease.clone(), done, heartbeat: None, leader: None };
+        renewer.enqueue(task);
     }
-    assert!(keeper.is_full());
+    assert!(renewer.is_full());
     gate.open();
-    timeout(PATIENCE, keeper.idle()).await.unwrap();
-    assert!(!keeper.is_full());
+    timeout(PATIENCE, renewer.idle()).await.unwrap();
+    assert!(!renewer.is_full());
 }
 
 #[tokio::test]
@@ -197,10 +232,10 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     let store = Arc::new(ToldStore::new());
     let told = ToldStore::clone(&store);
     let remaining = Arc::downgrade(&store);
-    let keeper = Keeper::new(store);
-    drop(keeper.beat(&claimed(&told, 1).await));
-    keeper.deferred(settling(claimed(&told, 2).await, None));
-    drop(keeper);
+    let renewer = LeaseRenewer::new(store);
+    drop(renewer.keep_alive(&claimed(&told, 1).await));
+    renewer.enqueue(settling(claimed(&told, 2).await, None));
+    drop(renewer);
     told.done(Step::Settle, 1).await;
     let deadline = Instant::now() + PATIENCE;
     while remaining.strong_count() > 0 {
@@ -209,15 +244,15 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     }
 }
 
-fn kept() -> (ToldStore, Keeper<ToldStore>) {
+fn kept() -> (ToldStore, LeaseRenewer<ToldStore>) {
     let store = ToldStore::new();
-    (store.clone(), Keeper::new(Arc::new(store)))
+    (store.clone(), LeaseRenewer::new(Arc::new(store)))
 }
 
 async fn claimed(store: &ToldStore, number: u8) -> Lease {
     let token = Token::from_bytes([number; Token::BYTES]);
-    let claim_request = ClaimRequest::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
-    match store.memory().claim(&id(number), &claim_request).await {
+    let request = ClaimRequest::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
+    match store.memory().claim(&id(number), &request).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     }
@@ -228,21 +263,25 @@ async fn is_orphan(store: &ToldStore, lease: &Lease) -> bool {
     matches!(seen, Ok(Some(RecordSnapshot::Held(holder))) if holder.is_orphan())
 }
 
-fn settling(lease: Lease, pilot: Option<Pilot>) -> Job {
-    let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
-    Job::Settle { lease, done, heartbeat: None, pilot }
+fn release(lease: Lease) -> BackgroundTask {
+    BackgroundTask::Release { lease, heartbeat: None }
 }
 
-/// Somebody who waits for a record, and whoever tells.
-fn awaited(lease: &Lease) -> (Waiter, Pilot) {
+fn settling(lease: Lease, leader: Option<Leader>) -> BackgroundTask {
+    let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
+    BackgroundTask::Settle { lease, done, heartbeat: None, leader }
+}
+
+/// A request that waits for a record, and its leader.
+fn awaited(lease: &Lease) -> (Waiter, Leader) {
     let holder = idemptx_core::store::ClaimInfo::new(&Record::running(lease), LEASE);
-    match Flights::new(16, 16).wait(lease.id, holder) {
-        Seat::Vigil(waiter, pilot) => (waiter, pilot),
+    match SingleFlight::new(16, 16).wait(lease.id, holder) {
+        WaitSlot::Watcher(waiter, leader) => (waiter, leader),
         other => panic!("{other:?}"),
     }
 }
 
-fn claim_request(term: Duration) -> ClaimRequest {
+fn request(term: Duration) -> ClaimRequest {
     ClaimRequest::new(Token::from_bytes([1; 16]), Fingerprint::unchecked(), term, RETAIN)
 }
 
