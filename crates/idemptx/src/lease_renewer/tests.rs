@@ -4,27 +4,23 @@ use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement};
 
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
+
 use super::background::{ENTRIES_MAX, UNACKNOWLEDGED_MAX};
 use super::*;
 use crate::single_flight::{Leader, SingleFlight, Update, WaitSlot, Waiter};
-use crate::store::MemoryStore;
-
-#[path = "../../tests/support/told_store.rs"]
-mod told_store;
-
-use told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
 async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
     let (store, renewer) = kept();
     let (ended, goes_on) = (claimed(&store, 1).await, claimed(&store, 2).await);
     let heartbeats = (renewer.keep_alive(&ended), renewer.keep_alive(&goes_on));
-    store.done(Step::Renew, 10).await;
+    store.performed(Operation::Renew, 10).await;
     drop(heartbeats.0);
     // What was on its way when the heartbeat ended is over by the time that others have come.
-    store.done(Step::Renew, store.calls(Step::Renew) + 2).await;
+    store.performed(Operation::Renew, store.calls(Operation::Renew) + 2).await;
     store.advance(LEASE * 2);
-    store.done(Step::Renew, store.calls(Step::Renew) + 4).await;
+    store.performed(Operation::Renew, store.calls(Operation::Renew) + 4).await;
     assert!(is_orphan(&store, &ended).await);
     assert!(!is_orphan(&store, &goes_on).await);
     assert!(!heartbeats.1.loss().is_lost());
@@ -45,11 +41,11 @@ async fn a_lost_lease_is_reported() {
 async fn a_renewal_without_a_verdict_is_repeated_while_the_lease_lives() {
     let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
-    store.next(Step::Renew, Order::Fail(ErrorKind::Unavailable));
-    store.next(Step::Renew, Order::Slow(Gate::shut()));
-    store.next(Step::Renew, Order::Fail(ErrorKind::Internal));
+    store.next(Operation::Renew, Behavior::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Renew, Behavior::DelayReply(Gate::closed()));
+    store.next(Operation::Renew, Behavior::Fail(ErrorKind::Internal));
     let heartbeat = renewer.keep_alive(&lease);
-    store.called(Step::Renew, 6).await;
+    store.called(Operation::Renew, 6).await;
     assert!(!heartbeat.loss().is_lost());
 }
 
@@ -64,7 +60,7 @@ fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
         tokio::time::advance(Duration::from_secs(3600)).await;
         renewer.keep_alive(&claimed(&store, 1).await)
     });
-    runtime(false).block_on(store.called(Step::Renew, 3));
+    runtime(false).block_on(store.called(Operation::Renew, 3));
     assert!(!heartbeat.loss().is_lost());
 }
 
@@ -72,11 +68,11 @@ fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
 async fn a_release_is_repeated_until_it_is_confirmed() {
     let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
-    store.next(Step::Release, Order::Fail(ErrorKind::Unavailable));
-    store.next(Step::Release, Order::Forget(ErrorKind::Unavailable));
+    store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Release, Behavior::LoseReply(ErrorKind::Unavailable));
     renewer.enqueue(release(lease.clone()));
     timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert_eq!(store.calls(Step::Release), 3);
+    assert_eq!(store.calls(Operation::Release), 3);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
 }
 
@@ -87,16 +83,16 @@ async fn a_claim_that_may_still_come_is_released_once_more_after_a_term() {
     let began = Instant::now();
     renewer.enqueue(release(Lease::granted(id, &request, 0, 0)));
     timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert_eq!(store.calls(Step::Release), 1, "a drain ends with the first that is confirmed");
+    assert_eq!(store.calls(Operation::Release), 1, "a drain ends with the first that is confirmed");
     assert!(matches!(store.memory().claim(&id, &request).await, Ok(Claim::Granted(_))));
-    store.done(Step::Release, 2).await;
+    store.performed(Operation::Release, 2).await;
     assert!(began.elapsed() > LEASE);
     assert_eq!(store.memory().lookup(&id).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_granted_claim_is_released_however_long_the_store_is_away() {
-    let store = ToldStore::new();
+    let store = ScriptedStore::new();
     let shared = Arc::new(Shared {
         store: Arc::new(store.clone()),
         renewals: Mutex::default(),
@@ -104,7 +100,7 @@ async fn a_granted_claim_is_released_however_long_the_store_is_away() {
         journal: Journal::default(),
     });
     let lease = claimed(&store, 1).await;
-    store.always(Step::Release, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     let (tasks, inbox) = mpsc::unbounded_channel();
     assert!(shared.journal.admit(&release(lease.clone())));
     tasks.send(release(lease.clone())).unwrap();
@@ -114,7 +110,7 @@ async fn a_granted_claim_is_released_however_long_the_store_is_away() {
     let away = async {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert!(store.memory().lookup(&lease.id).await.unwrap().is_some());
-        store.always(Step::Release, Order::Obey);
+        store.always(Operation::Release, Behavior::Succeed);
     };
     tokio::join!(running, away);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
@@ -129,7 +125,7 @@ async fn a_release_of_another_claim_is_over() {
         ClaimRequest::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
     renewer.enqueue(release(Lease::granted(id(1), &other, 0, 0)));
     timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert_eq!(store.calls(Step::Release), 1);
+    assert_eq!(store.calls(Operation::Release), 1);
 }
 
 #[tokio::test]
@@ -137,7 +133,7 @@ async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait()
     let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
     let (mut waiter, leader) = awaited(&lease);
-    store.always(Step::Settle, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let heartbeat = Some(renewer.keep_alive(&lease));
     let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
     renewer.enqueue(BackgroundTask::Settle {
@@ -146,9 +142,9 @@ async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait()
         heartbeat,
         leader: Some(leader),
     });
-    store.called(Step::Renew, 4).await;
+    store.called(Operation::Renew, 4).await;
     assert!(waiter.update.try_recv().is_err());
-    store.always(Step::Settle, Order::Obey);
+    store.always(Operation::Settle, Behavior::Succeed);
     let update = timeout(PATIENCE, &mut waiter.update).await.unwrap().unwrap();
     assert!(matches!(update, Update::Settled(record) if record.payload == "done"));
     timeout(PATIENCE, renewer.idle()).await.unwrap();
@@ -175,14 +171,14 @@ async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
         renewer.enqueue(release(Lease::granted(id(number), &request, 0, 0)));
     }
     renewer.enqueue(settling(claimed(&store, 201).await, None));
-    store.done(Step::Settle, 1).await;
+    store.performed(Operation::Settle, 1).await;
 }
 
 #[tokio::test]
 async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     let (store, renewer) = kept();
-    let gate = Gate::shut();
-    store.always(Step::Release, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    store.always(Operation::Release, Behavior::DelayReply(gate.clone()));
     let lease = Lease::granted(id(1), &request(LEASE), 1, 1);
     for _ in 1..ENTRIES_MAX {
         renewer.enqueue(release(lease.clone()));
@@ -210,8 +206,8 @@ async fn clients_that_leave_cannot_stop_all_others() {
 #[tokio::test]
 async fn the_bytes_of_unconfirmed_results_are_limited() {
     let (store, renewer) = kept();
-    let gate = Gate::shut();
-    store.always(Step::Settle, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    store.always(Operation::Settle, Behavior::DelayReply(gate.clone()));
     let payload = Bytes::from(vec![0; 64 << 20]);
     let lease = claimed(&store, 1).await;
     for _ in 0..4 {
@@ -229,14 +225,14 @@ async fn the_bytes_of_unconfirmed_results_are_limited() {
 
 #[tokio::test]
 async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
-    let store = Arc::new(ToldStore::new());
-    let told = ToldStore::clone(&store);
+    let store = Arc::new(ScriptedStore::new());
+    let told = ScriptedStore::clone(&store);
     let remaining = Arc::downgrade(&store);
     let renewer = LeaseRenewer::new(store);
     drop(renewer.keep_alive(&claimed(&told, 1).await));
     renewer.enqueue(settling(claimed(&told, 2).await, None));
     drop(renewer);
-    told.done(Step::Settle, 1).await;
+    told.performed(Operation::Settle, 1).await;
     let deadline = Instant::now() + PATIENCE;
     while remaining.strong_count() > 0 {
         assert!(Instant::now() < deadline, "the thread goes on");
@@ -244,12 +240,12 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     }
 }
 
-fn kept() -> (ToldStore, LeaseRenewer<ToldStore>) {
-    let store = ToldStore::new();
+fn kept() -> (ScriptedStore, LeaseRenewer<ScriptedStore>) {
+    let store = ScriptedStore::new();
     (store.clone(), LeaseRenewer::new(Arc::new(store)))
 }
 
-async fn claimed(store: &ToldStore, number: u8) -> Lease {
+async fn claimed(store: &ScriptedStore, number: u8) -> Lease {
     let token = Token::from_bytes([number; Token::BYTES]);
     let request = ClaimRequest::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
     match store.memory().claim(&id(number), &request).await {
@@ -258,7 +254,7 @@ async fn claimed(store: &ToldStore, number: u8) -> Lease {
     }
 }
 
-async fn is_orphan(store: &ToldStore, lease: &Lease) -> bool {
+async fn is_orphan(store: &ScriptedStore, lease: &Lease) -> bool {
     let seen = store.memory().lookup(&lease.id).await;
     matches!(seen, Ok(Some(RecordSnapshot::Held(holder))) if holder.is_orphan())
 }
