@@ -216,7 +216,9 @@ const fn title(code: Code) -> &'static str {
 
 const fn detail(rejection: &Rejection) -> &'static str {
     match rejection.code {
-        Code::MissingKey | Code::InvalidKey => "Send exactly one key in the form that this API documents.",
+        Code::MissingKey | Code::InvalidKey => {
+            "Send exactly one key in the form that this API documents."
+        }
         Code::ScopeUnresolved => "Send the credential or account header that this API documents.",
         Code::BodyTooLarge => "Send a smaller body; nothing was executed.",
         Code::BodyUnreadable => "Send the whole request again; nothing was executed.",

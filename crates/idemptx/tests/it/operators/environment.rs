@@ -111,7 +111,7 @@ pub(crate) fn id(operator: &Operator<AnyStore>, key: &str) -> RecordId {
     operator.ids(&Scope::shared(), &Key::new(key, 255).unwrap(), None)[0]
 }
 
-/// What is slow here is the machine, not the store.
+/// Long, because the machine may be slow.
 fn patient(policy: PolicyBuilder) -> PolicyBuilder {
     policy.claim_timeout(PATIENCE).settle_timeout(PATIENCE)
 }

@@ -1,4 +1,4 @@
-//! What handlers see, and what becomes of how they end.
+//! The view of handlers, and the outcome of each way to end.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -87,7 +87,8 @@ async fn a_handler_may_say_what_becomes_of_its_response() {
 
     let nonsense = send(&app, posted("nonsense", "200 nonsense")).await;
     assert_eq!(nonsense.header("idempotency-outcome"), None);
-    assert!(send(&app, posted("nonsense", "200 nonsense")).await.is_replay());
+    assert!(nonsense.is_unstored());
+    send(&app, posted("nonsense", "200 nonsense")).await.refused(409, "outcome-unknown");
     assert_eq!(count.runs(), 5);
 }
 

@@ -210,7 +210,7 @@ async fn what_is_rolled_back_by_the_handler_is_not_there_and_its_answer_is() {
     assert_eq!(shop.orders("k").await, [1]);
 }
 
-/// A handler that gives its transaction to somebody who outlives it.
+/// A handler whose transaction outlives it in another task.
 #[tokio::test]
 async fn a_transaction_that_is_leaked_has_ended_with_its_handler() {
     let shop = Shop::open().await;
