@@ -5,7 +5,7 @@ use idemptx::store::near::NearLimits;
 use idemptx::store::seal::{Seal, SealKeys};
 
 use crate::config::{SealKeysFrom, Store};
-use crate::serve::StartError;
+use crate::error::StartError;
 
 /// Opens the store; a server is connected to on first use.
 pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {

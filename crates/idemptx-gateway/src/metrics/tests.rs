@@ -1,3 +1,5 @@
+use idemptx_core::store::ErrorKind;
+
 use super::*;
 
 #[test]
