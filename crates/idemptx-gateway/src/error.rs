@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use idemptx::EngineError;
 use idemptx::store::UnknownStore;
+#[cfg(feature = "seal")]
 use idemptx::store::seal::InvalidKeys;
 
 use crate::tls::TlsError;
@@ -21,6 +22,7 @@ pub enum StartError {
     /// The store's URL is invalid, or its file cannot be opened.
     Store(UnknownStore),
     /// The sealing keys are invalid.
+    #[cfg(feature = "seal")]
     Seal(InvalidKeys),
     /// A policy is invalid.
     Policy(EngineError),
@@ -39,6 +41,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(address, _) => write!(f, "cannot listen on {address}"),
             Self::Store(_) => f.write_str("cannot open the store"),
+            #[cfg(feature = "seal")]
             Self::Seal(_) => f.write_str("[store.seal]"),
             Self::Tls(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
@@ -56,6 +59,7 @@ impl Error for StartError {
         match self {
             Self::Listen(_, error) => Some(error),
             Self::Store(error) => Some(error),
+            #[cfg(feature = "seal")]
             Self::Seal(error) => Some(error),
             Self::Policy(error) => Some(error),
             Self::Tls(error) => error.source(),

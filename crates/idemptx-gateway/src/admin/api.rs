@@ -257,8 +257,11 @@ fn store_kind(store: &AnyStore) -> &'static str {
     match store {
         AnyStore::Near(near) => store_kind(near.inner().get()),
         AnyStore::Memory(_) => "memory",
+        #[cfg(feature = "postgres")]
         AnyStore::Postgres(_) => "PostgreSQL",
+        #[cfg(feature = "redis")]
         AnyStore::Redis(_) => "Redis",
+        #[cfg(feature = "sqlite")]
         AnyStore::Sqlite(_) => "SQLite",
         _ => "other",
     }

@@ -304,6 +304,9 @@ impl StoreTable {
         let near = self.near_bytes.filter(|bytes| *bytes > 0);
         let seal = self.seal.map(|table| {
             let span = table.span();
+            if !cfg!(feature = "seal") {
+                return Err(source.error_at(&span, SEAL_ABSENT));
+            }
             let table = table.into_inner();
             let keys = match (table.keys, table.file) {
                 (Some(text), None) => SealKeysFrom::Text(text),
@@ -428,3 +431,4 @@ impl Default for LogTable {
 
 /// As long as the library holds them unless told otherwise.
 const NEAR_HOLD: Duration = Duration::from_secs(1);
+const SEAL_ABSENT: &str = "this program was built without sealing: build it with `--features seal`";

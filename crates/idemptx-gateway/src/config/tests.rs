@@ -306,6 +306,15 @@ fn traces_are_refused_where_they_are_not_built_in() {
     assert_eq!(said, expected);
 }
 
+#[cfg(not(feature = "seal"))]
+#[test]
+fn sealing_is_refused_where_it_is_not_built_in() {
+    let said = read(&format!("{SIMPLE}[store]\nurl = \"memory:\"\n[store.seal]\n")).unwrap_err();
+    let expected = "gateway.toml:10:1: this program was built without sealing: build it with \
+                    `--features seal`";
+    assert_eq!(said, expected);
+}
+
 #[test]
 fn a_pattern_is_a_path_with_stars() {
     let cases = [
