@@ -155,7 +155,7 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-pub(crate) fn engine<S: Transactional>(
+pub(crate) fn engine<S: Store + Transactional>(
     store: S,
     change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
 ) -> Engine<S> {
