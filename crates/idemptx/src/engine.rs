@@ -22,7 +22,7 @@ use crate::operator::Operator;
 use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::tokens::Tokens;
 
 mod builder;
@@ -151,7 +151,7 @@ pub struct Load {
 
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
-type Transactions = Arc<dyn AnyTransactional>;
+type Transactions = Arc<dyn Transactional>;
 
 /// The state that all requests of an engine share.
 pub(crate) struct Inner<S> {

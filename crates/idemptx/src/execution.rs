@@ -14,7 +14,7 @@ use crate::engine::Inner as Engine;
 use crate::lease_renewer::LossSignal;
 #[cfg(feature = "json")]
 use crate::steps::{Labels, Records};
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::transaction::Effects;
 
 /// The execution that a handler runs in; a cheap handle.
@@ -35,7 +35,7 @@ struct Inner {
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there is no such database")
     )]
-    transactions: Option<Arc<dyn AnyTransactional>>,
+    transactions: Option<Arc<dyn Transactional>>,
     pending: Effects,
     /// The handler's own [`Directive`], as a number.
     outcome: AtomicU8,
@@ -229,7 +229,7 @@ impl Execution {
     }
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn transactions(&self) -> Option<&Arc<dyn AnyTransactional>> {
+    pub(crate) fn transactions(&self) -> Option<&Arc<dyn Transactional>> {
         self.0.transactions.as_ref()
     }
 

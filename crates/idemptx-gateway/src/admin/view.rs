@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use idemptx::operator::{RecordSummary, RecordView};
-use idemptx::store::AnyStore;
+use idemptx::store::{AnyStore, StoreKind};
 use idemptx_core::record::State;
 use idemptx_core::store::ErrorKind;
 use serde_json::{Value, json};
@@ -107,15 +107,11 @@ fn outcome_labels(event: Event) -> (&'static str, String) {
 }
 
 pub(super) fn store_kind(store: &AnyStore) -> &'static str {
-    match store {
-        AnyStore::Near(near) => store_kind(near.inner().get()),
-        AnyStore::Memory(_) => "memory",
-        #[cfg(feature = "postgres")]
-        AnyStore::Postgres(_) => "PostgreSQL",
-        #[cfg(feature = "redis")]
-        AnyStore::Redis(_) => "Redis",
-        #[cfg(feature = "sqlite")]
-        AnyStore::Sqlite(_) => "SQLite",
+    match store.kind() {
+        StoreKind::Memory => "memory",
+        StoreKind::Postgres => "PostgreSQL",
+        StoreKind::Redis => "Redis",
+        StoreKind::Sqlite => "SQLite",
         _ => "other",
     }
 }

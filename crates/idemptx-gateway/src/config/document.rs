@@ -305,7 +305,7 @@ impl StoreTable {
         let seal = self.seal.map(|table| {
             let span = table.span();
             if !cfg!(feature = "seal") {
-                return Err(source.mistake(&span, SEAL_ABSENT));
+                return Err(source.error_at(&span, SEAL_ABSENT));
             }
             let table = table.into_inner();
             let keys = match (table.keys, table.file) {

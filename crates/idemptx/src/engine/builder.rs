@@ -20,7 +20,6 @@ use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
 use crate::store::Transactional;
-use crate::store::transactional::AnyTransactional;
 use crate::tokens::Tokens;
 
 /// Configures an [`Engine`].
@@ -132,7 +131,7 @@ impl<S: Store> EngineBuilder<S> {
         S: Transactional,
     {
         self.transactions = Some(|store| {
-            let any = || Arc::clone(store) as Arc<dyn AnyTransactional>;
+            let any = || Arc::clone(store) as Arc<dyn Transactional>;
             store.is_transactional().then(any)
         });
         self

@@ -6,7 +6,6 @@ mod expiry_queue;
 mod list_slots;
 mod shard;
 mod slot;
-mod waiters;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -21,10 +20,12 @@ use idemptx_core::store::{
 };
 use idemptx_core::time::{Clock, Timestamp};
 
+use super::notifier::Notifier;
+use super::transactional::Transactional;
+
 pub(super) use self::digest::Seeded;
 pub(super) use self::epoch_clock::SinceEpoch;
 use self::shard::Shard;
-use self::waiters::Bell;
 
 /// Keeps records in this process' memory, for as long as the process lives.
 ///
@@ -152,6 +153,7 @@ impl MemoryStoreBuilder {
             bytes: AtomicUsize::new(0),
             bytes_max: self.bytes_max,
             clock: self.clock.unwrap_or_else(|| Arc::new(SinceEpoch::new())),
+            notifier: Arc::default(),
         }))
     }
 }
@@ -177,15 +179,15 @@ impl Store for MemoryStore {
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
         let shard = self.0.shard(&lease.id);
-        let bell = self.0.step(shard, |shard, now| shard.settle(lease, done, now))?;
-        bell.ring();
+        self.0.step(shard, |shard, now| shard.settle(lease, done, now))?;
+        self.0.notifier.notify(&lease.id);
         Ok(())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let shard = self.0.shard(&lease.id);
-        let bell = self.0.step(shard, |shard, now| shard.release(lease, now))?;
-        bell.ring();
+        self.0.step(shard, |shard, now| shard.release(lease, now))?;
+        self.0.notifier.notify(&lease.id);
         Ok(())
     }
 
@@ -199,12 +201,7 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let (bell, rung) = self.0.step(self.0.shard(id), |shard, _| shard.watch(id));
-        let watch = Watching { records: Arc::clone(&self.0), id: *id, bell };
-        Some(Box::pin(async move {
-            let _watch = watch;
-            rung.await;
-        }))
+        Some(self.0.notifier.watch(*id).into_watch())
     }
 
     fn maintain(&self) {
@@ -218,6 +215,8 @@ impl Store for MemoryStore {
     }
 }
 
+impl Transactional for MemoryStore {}
+
 struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     seeded: Seeded,
@@ -225,6 +224,7 @@ struct MemoryRecords {
     bytes: AtomicUsize,
     bytes_max: usize,
     clock: Arc<dyn Clock>,
+    notifier: Arc<Notifier>,
 }
 
 impl MemoryRecords {
@@ -251,19 +251,6 @@ impl MemoryRecords {
             self.bytes.fetch_sub(before - after, Ordering::Relaxed);
         }
         result
-    }
-}
-
-/// Somebody who waits for the end of a claim, until dropped.
-struct Watching {
-    records: Arc<MemoryRecords>,
-    id: RecordId,
-    bell: Bell,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        lock(self.records.shard(&self.id)).unwatch(&self.id, &self.bell);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the layer makes of requests and responses.
+//! The tower layer: requests and responses through an engine.
 
 mod admission;
 mod bodies;
@@ -44,7 +44,7 @@ where
     (Router::new().fallback(handler).layer(engine.layer()), count)
 }
 
-/// How often a handler ran.
+/// The number of runs of a handler.
 #[derive(Clone, Debug, Default)]
 struct Count(Arc<AtomicU32>);
 

@@ -16,8 +16,6 @@ use idemptx_core::time::Clock;
 
 use super::cache::Cache;
 use crate::store::memory::SinceEpoch;
-#[cfg(feature = "postgres")]
-use crate::store::postgres::{OpenTransaction, PostgresTransaction};
 use crate::store::safety::{SafetyCheck, SafetyReport};
 use crate::store::transactional::Transactional;
 
@@ -86,9 +84,9 @@ impl<S> NearCache<S> {
         &self.store
     }
 
-    /// The store beneath, and the limits; what was held is forgotten.
-    pub fn into_parts(self) -> (S, NearLimits) {
-        (self.store, self.limits)
+    /// Returns the limits.
+    pub const fn limits(&self) -> &NearLimits {
+        &self.limits
     }
 
     /// Forgets a record, for whoever has changed it past this store.
@@ -215,55 +213,10 @@ impl<S: Inventory> Inventory for NearCache<S> {
     }
 }
 
-/// What happens in a transaction is not held: whether it will be committed is not known here.
-impl<S: Transactional> Transactional for NearCache<S> {
-    fn is_transactional(&self) -> bool {
-        self.store.is_transactional()
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        self.store.begin().await
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn claim_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.store.claim_in_postgres(transaction, id, request).await
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn settle_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        self.store.settle_in_postgres(transaction, lease, done).await
-    }
-
-    #[cfg(feature = "sqlite")]
-    fn claim_in_sqlite(
-        &self,
-        transaction: &rusqlite::Transaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.store.claim_in_sqlite(transaction, id, request)
-    }
-
-    #[cfg(feature = "sqlite")]
-    fn settle_in_sqlite(
-        &self,
-        transaction: &rusqlite::Transaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        self.store.settle_in_sqlite(transaction, lease, done)
+// Steps in a transaction pass by the cache: whether the transaction commits is not known here.
+impl<S: Transactional + 'static> Transactional for NearCache<S> {
+    fn decorated(&self) -> Option<&dyn Transactional> {
+        Some(&self.store)
     }
 }
 

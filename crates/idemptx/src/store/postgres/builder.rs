@@ -15,7 +15,7 @@ use super::settings::{Address, InvalidSetting, PostgresTimeouts, SynchronousComm
 use super::statement::Texts;
 use super::table_names::TableNames;
 use super::transaction::begin;
-use crate::store::waiters::Waiters;
+use crate::store::notifier::Notifier;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
 pub struct PostgresStoreBuilder {
@@ -175,7 +175,7 @@ impl PostgresStoreBuilder {
             care: self.care,
             session_settings,
             begin,
-            waiters: Arc::new(Waiters::default()),
+            notifier: Arc::new(Notifier::default()),
             is_ensured: AtomicBool::new(false),
         });
         Ok(PostgresStore::with(connector, self.sessions))

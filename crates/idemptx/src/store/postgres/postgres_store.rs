@@ -327,10 +327,10 @@ impl Store for PostgresStore {
             return None;
         }
         let pool = self.pool().ok()?;
-        let waiting = self.connector.waiters.wait(*id);
+        let handle = self.connector.notifier.watch(*id);
         pool.listen().await.ok()?;
         if !pool.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
-            return Some(Box::pin(waiting));
+            return Some(handle.into_watch());
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.
         Some(Box::pin(std::future::ready(())))

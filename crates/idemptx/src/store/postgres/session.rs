@@ -27,7 +27,7 @@ use super::postgres_failure::{PostgresFailure, is_dropped, is_spent};
 use super::settings::{Address, PostgresTimeouts};
 use super::statement::{Parameter, Prepared, Sql, Texts};
 use super::table_names::TableNames;
-use crate::store::waiters::{Ear, Waiters};
+use crate::store::notifier::{NotificationSource, Notifier};
 
 /// How sessions are opened, and what is known of the server.
 pub(super) struct Connector {
@@ -41,7 +41,7 @@ pub(super) struct Connector {
     pub(super) session_settings: Option<String>,
     /// What begins a transaction for a handler, and tells its id.
     pub(super) begin: String,
-    pub(super) waiters: Arc<Waiters>,
+    pub(super) notifier: Arc<Notifier>,
     /// Whether the tables have been looked at.
     pub(super) is_ensured: AtomicBool,
 }
@@ -77,8 +77,8 @@ impl Connector {
         let connecting = self.address.config.connect(self.address.tls.clone());
         let (mut client, connection) = connecting.await.map_err(|error| self.failed(error))?;
         let doubts = Arc::new(AtomicU64::new(0));
-        let ear = (purpose == Purpose::WakeUps).then(|| self.waiters.ear());
-        let driver = Driver(tokio::spawn(drive(connection, doubts.clone(), ear)));
+        let source = (purpose == Purpose::WakeUps).then(|| self.notifier.source());
+        let driver = Driver(tokio::spawn(drive(connection, doubts.clone(), source)));
         if let Some(settings) = &self.session_settings
             && purpose != Purpose::Transactions
         {
@@ -161,15 +161,18 @@ impl Drop for Driver {
     }
 }
 
-async fn drive<S>(mut connection: Connection<Socket, S>, doubts: Arc<AtomicU64>, ear: Option<Ear>)
-where
+async fn drive<S>(
+    mut connection: Connection<Socket, S>,
+    doubts: Arc<AtomicU64>,
+    source: Option<NotificationSource>,
+) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             AsyncMessage::Notification(told) => {
-                if let (Some(ear), Some(id)) = (&ear, id_in(told.payload())) {
-                    ear.hear(&id);
+                if let (Some(source), Some(id)) = (&source, id_in(told.payload())) {
+                    source.notify(&id);
                 }
             }
             // It comes before the success that it takes back.

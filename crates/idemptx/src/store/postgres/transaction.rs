@@ -15,7 +15,7 @@ use super::postgres_failure::PostgresFailure;
 use super::row::Settled;
 use super::session::{Connector, Purpose, Session};
 use super::statement::{Parameter, Sql, Texts};
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 
 /// A transaction as a store is given it; made of a [`tokio_postgres::Transaction`] on the store's
 /// own database.
@@ -115,7 +115,7 @@ impl OpenTransaction {
     /// committed; after any other, nobody knows.
     pub(crate) async fn commit(
         &self,
-        store: &dyn AnyTransactional,
+        store: &dyn Transactional,
         lease: &Lease,
         done: &Settlement,
     ) -> Result<(), StoreError> {

@@ -26,7 +26,7 @@ use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
 use super::subscription::listener;
 use super::topology::{Line, Topology};
-use crate::store::waiters::Waiters;
+use crate::store::notifier::Notifier;
 
 /// How long to wait for the server.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +42,8 @@ pub(super) struct RedisTimeouts {
 pub(super) enum LinePurpose {
     /// Commands; the clock learns the server's time on the way.
     Commands(Arc<ServerClock>),
-    /// Subscriptions; what they bring goes to the waiters.
-    WakeUps(Arc<Waiters>),
+    /// Subscriptions; what they bring goes to the notifier.
+    WakeUps(Arc<Notifier>),
 }
 
 /// The connections of one purpose.
@@ -144,7 +144,7 @@ impl Connector {
                     }
                     Ok(line)
                 }
-                LinePurpose::WakeUps(waiters) => self.topology.listen(listener(waiters)).await,
+                LinePurpose::WakeUps(notifier) => self.topology.listen(listener(notifier)).await,
             }
         };
         match timeout(self.timeouts.connect, connecting).await {

@@ -25,8 +25,8 @@ use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
-use crate::store::SafetyReport;
-use crate::store::waiters::Waiters;
+use crate::store::notifier::Notifier;
+use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in Redis or Valkey; see the [module](super).
 ///
@@ -49,7 +49,7 @@ pub struct RedisStore {
     clock: Arc<ServerClock>,
     commands: Connections,
     wake_ups: Connections,
-    waiters: Arc<Waiters>,
+    notifier: Arc<Notifier>,
     durable: AtomicBool,
 }
 
@@ -178,14 +178,14 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let waiting = self.waiters.wait(*id);
+        let handle = self.notifier.watch(*id);
         // Subscribing anew costs as much as asking whether the subscription is still in force.
         self.wake_ups
             .run(|mut connection| async move { connection.subscribe(self.layout.channel()).await })
             .await
             .ok()?;
         if self.take(WatchStep::new(*id)).await.ok()? {
-            return Some(Box::pin(waiting));
+            return Some(handle.into_watch());
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.
         Some(Box::pin(std::future::ready(())))
@@ -199,6 +199,8 @@ impl Store for RedisStore {
         capabilities
     }
 }
+
+impl Transactional for RedisStore {}
 
 /// A page takes a few `SCAN`s and batches of reads, between which the server does other work.
 impl Inventory for RedisStore {
@@ -275,14 +277,14 @@ impl RedisStoreBuilder {
     pub fn open(self) -> Result<RedisStore, InvalidUrl> {
         let topology = Arc::new(Topology::new(url::parse(&self.url)?, self.ca_certificates)?);
         let clock = Arc::new(ServerClock::new());
-        let waiters = Arc::new(Waiters::default());
+        let notifier = Arc::new(Notifier::default());
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
         Ok(RedisStore {
             layout: Layout::new(&self.prefix).at(topology.name().clone()),
             commands: connections(LinePurpose::Commands(clock.clone())),
-            wake_ups: connections(LinePurpose::WakeUps(waiters.clone())),
+            wake_ups: connections(LinePurpose::WakeUps(notifier.clone())),
             clock,
-            waiters,
+            notifier,
             topology,
             durable: AtomicBool::new(true),
         })

@@ -10,10 +10,10 @@ use idemptx_core::store::{
 
 use super::envelope::{self, NONCE_BYTES, SealContext, Unopened};
 use super::keys::SealKeys;
-#[cfg(feature = "postgres")]
-use crate::store::postgres::{OpenTransaction, PostgresTransaction};
 use crate::store::safety::{Finding, SafetyCheck, SafetyReport, Severity};
 use crate::store::transactional::Transactional;
+#[cfg(feature = "postgres")]
+use crate::store::{BoxFuture, postgres::PostgresTransaction};
 
 /// How results are sealed and opened.
 ///
@@ -210,35 +210,34 @@ impl<S: Inventory> Inventory for Sealed<S> {
     }
 }
 
-impl<S: Transactional> Transactional for Sealed<S> {
-    fn is_transactional(&self) -> bool {
-        self.store.is_transactional()
+impl<S: Transactional + 'static> Transactional for Sealed<S> {
+    fn decorated(&self) -> Option<&dyn Transactional> {
+        Some(&self.store)
     }
 
     #[cfg(feature = "postgres")]
-    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        self.store.begin().await
+    fn claim_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        id: &'a RecordId,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(async move {
+            self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
+        })
     }
 
     #[cfg(feature = "postgres")]
-    async fn claim_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn settle_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        let sealed = self.seal.settlement(lease, done)?;
-        self.store.settle_in_postgres(transaction, lease, &sealed).await
+    fn settle_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        lease: &'a Lease,
+        done: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let sealed = self.seal.settlement(lease, done)?;
+            self.store.settle_in_postgres(transaction, lease, &sealed).await
+        })
     }
 
     #[cfg(feature = "sqlite")]

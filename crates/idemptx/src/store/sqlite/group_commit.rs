@@ -8,10 +8,10 @@ use idemptx_core::store::{Claim, ErrorKind};
 
 use super::boot_clock::BootTime;
 use super::file::DatabaseFile;
-use super::poller::Watched;
 use super::records::{Committed, RecordWriter, Refused, StepResult};
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
 use super::writer::{Answer, Verdict, WriteJob};
+use crate::store::notifier::Notifier;
 
 /// Steps whose verdicts count once the transaction is on disk.
 #[derive(Debug, Default)]
@@ -79,14 +79,14 @@ impl Batch {
     }
 
     /// Tells the verdicts.
-    pub(super) fn succeed(self, watched: &Watched) {
+    pub(super) fn succeed(self, notifier: &Notifier) {
         for step in self.steps {
             match step {
                 Pending::Claim(answer, verdict) => tell(answer, verdict),
                 Pending::Renew(answer, verdict) => tell(answer, verdict),
                 Pending::End(answer, verdict, id) => {
                     tell(answer, verdict);
-                    watched.ring(&id);
+                    notifier.notify(&id);
                 }
             }
         }

@@ -20,11 +20,12 @@ use tokio::time::timeout;
 use super::boot_clock::{BootTime, HostClock, StoreClock};
 use super::file::{DatabaseFile, Opened};
 use super::job_queue::{JobQueue, NotTaken};
-use super::poller::{Poller, Watched};
+use super::poller::Poller;
 use super::reader::{ReadJob, Reader};
 use super::records::{self, RecordWriter, Refused, StepResult};
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
 use super::writer::{WriteJob, Writer};
+use crate::store::notifier::Notifier;
 use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in a file; see the [module](super).
@@ -49,7 +50,7 @@ pub struct SqliteStore {
     file: Arc<DatabaseFile>,
     jobs: Arc<JobQueue<WriteJob>>,
     read_jobs: Arc<JobQueue<ReadJob>>,
-    watched: Arc<Watched>,
+    notifier: Arc<Notifier>,
     clock: Arc<StoreClock>,
     patience: Duration,
 }
@@ -93,7 +94,7 @@ impl SqliteStore {
     /// How many records are watched.
     #[cfg(test)]
     pub(super) fn watched(&self) -> usize {
-        self.watched.len()
+        self.notifier.len()
     }
 
     /// Has a step written, and waits until it is.
@@ -178,13 +179,13 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let (watching, rung) = self.watched.watch(*id);
-        let seen = self.lookup(id).await.ok()?;
-        watching.begin(seen.as_ref());
-        Some(Box::pin(async move {
-            let _watching = watching;
-            rung.await;
-        }))
+        let handle = self.notifier.watch(*id);
+        let found = self.lookup(id).await.ok()?;
+        handle.expect(match found {
+            Some(RecordSnapshot::Held(claim)) => Some(claim.token),
+            _ => None,
+        });
+        Some(handle.into_watch())
     }
 
     fn maintain(&self) {
@@ -202,6 +203,10 @@ impl Store for SqliteStore {
 }
 
 impl Transactional for SqliteStore {
+    fn is_transactional(&self) -> bool {
+        true
+    }
+
     fn claim_in_sqlite(
         &self,
         transaction: &Transaction<'_>,
@@ -235,7 +240,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.jobs.close();
         self.read_jobs.close();
-        self.watched.close();
+        self.notifier.close();
     }
 }
 
@@ -282,7 +287,7 @@ impl SqliteStoreBuilder {
             file: file.clone(),
             jobs: Arc::new(JobQueue::new(WAITING_MAX)),
             read_jobs: Arc::new(JobQueue::new(WAITING_MAX)),
-            watched: Arc::new(Watched::default()),
+            notifier: Arc::new(Notifier::default()),
             clock: clock.clone(),
             patience: self.timeout,
         };
@@ -290,7 +295,7 @@ impl SqliteStoreBuilder {
             file: file.clone(),
             clock: clock.clone(),
             writer_lock,
-            watched: store.watched.clone(),
+            notifier: store.notifier.clone(),
             queue: store.jobs.clone(),
         };
         parts.start("idemptx-write", connection, |connection| writer.run(connection))?;
@@ -300,9 +305,9 @@ impl SqliteStoreBuilder {
             let connection = file.reader()?;
             parts.start("idemptx-read", connection, |connection| reader.run(connection))?;
         }
-        let lookout =
-            Poller { file: file.clone(), clock: clock.clone(), watched: store.watched.clone() };
-        parts.start("idemptx-watch", file.reader()?, |connection| lookout.run(connection))?;
+        let poller =
+            Poller { file: file.clone(), clock: clock.clone(), notifier: store.notifier.clone() };
+        parts.start("idemptx-watch", file.reader()?, |connection| poller.run(connection))?;
         Ok(store)
     }
 }

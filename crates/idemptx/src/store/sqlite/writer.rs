@@ -17,10 +17,10 @@ use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
 use super::group_commit::{Batch, tell};
 use super::job_queue::{Drain, JobQueue, NextJobs};
-use super::poller::Watched;
 use super::records::RecordWriter;
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
 use super::writer_lock::{WriterGuard, WriterLock};
+use crate::store::notifier::Notifier;
 
 /// Something to be written, and who waits for it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(super) struct Writer {
     pub(super) file: Arc<DatabaseFile>,
     pub(super) clock: Arc<StoreClock>,
     pub(super) writer_lock: WriterLock,
-    pub(super) watched: Arc<Watched>,
+    pub(super) notifier: Arc<Notifier>,
     pub(super) queue: Arc<JobQueue<WriteJob>>,
 }
 
@@ -155,7 +155,7 @@ impl<'c> Work<'c> {
             Ok(()) => {
                 #[cfg(test)]
                 super::failpoint::reach("committed");
-                batch.succeed(&self.writer.watched);
+                batch.succeed(&self.writer.notifier);
             }
             Err(failure) => batch.fail(&failure),
         }

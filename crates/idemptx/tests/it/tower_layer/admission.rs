@@ -1,4 +1,4 @@
-//! What is decided before the store is asked.
+//! Decisions before the first call of the store.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! What handlers see, and what becomes of how they end.
+//! The view of handlers, and the outcome of each way to end.
 
 use std::sync::Arc;
 use std::sync::Mutex;

@@ -1,21 +1,22 @@
-//! The store of a target whose test does not say which.
+//! The store of a target whose test names none.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::postgres_server::PostgresServer;
+use idemptx_testkit::PostgresServer;
+
 use crate::store::SqliteFile;
 use crate::store_under_test;
 
-/// A store for one target; memory if there is none.
+/// The store of one target; without one the target uses memory.
 #[derive(Debug)]
-pub(crate) enum Lent {
+pub(crate) enum DefaultStore {
     Sqlite(SqliteFile),
     Postgres(Database),
 }
 
-impl Lent {
-    /// One of the kind that the suite is run over.
+impl DefaultStore {
+    /// Creates one of the kind under test.
     pub(crate) async fn new() -> Option<Self> {
         match store_under_test().as_str() {
             "sqlite" => Some(Self::Sqlite(SqliteFile::new())),
@@ -32,7 +33,7 @@ impl Lent {
     }
 }
 
-/// A database on a server that the tests of a process share: a server for each would take minutes.
+/// A database on a server that all tests of a process share, because a server each takes minutes.
 #[derive(Debug)]
 pub(crate) struct Database {
     url: String,
@@ -49,7 +50,7 @@ impl Database {
     }
 }
 
-/// The one that is there, for as long as anybody uses it, or a new one.
+/// Returns the server in use, or starts one.
 fn server() -> Arc<PostgresServer> {
     static SERVER: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
     let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);

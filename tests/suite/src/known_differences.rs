@@ -26,7 +26,7 @@ pub enum Difference {
 }
 
 impl Difference {
-    /// Whether it applies to the front door under test, or to the store.
+    /// Returns whether it applies to the front door or the store under test.
     #[must_use]
     pub fn applies(self) -> bool {
         let under_test = [front_door(), store_under_test()];
