@@ -9,11 +9,14 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{Severity, SqlState};
 
+use crate::store::connection::{Fate, StepFailure};
+
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
 pub(super) struct PostgresFailure {
     server: Arc<str>,
     cause: PostgresCause,
+    fate: Fate,
 }
 
 #[derive(Clone)]
@@ -77,7 +80,7 @@ impl PostgresFailure {
     }
 
     fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
-        Self { server: server.clone(), cause }
+        Self { server: server.clone(), cause, fate: Fate::Unknown }
     }
 
     /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
@@ -94,11 +97,6 @@ impl PostgresFailure {
         )
     }
 
-    /// Whether the session turned out to be gone.
-    pub(super) fn is_dropped(&self) -> bool {
-        matches!(&self.cause, PostgresCause::Postgres(error) if is_dropped(error))
-    }
-
     fn class(&self) -> Option<SqlStateClass> {
         match &self.cause {
             PostgresCause::Postgres(error) => SqlStateClass::of_error(error),
@@ -109,13 +107,13 @@ impl PostgresFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
+                Some(class) if class.kind() == ErrorKind::Unavailable => self.fate.kind(),
                 Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
-                None => ErrorKind::Unavailable,
+                None => self.fate.kind(),
             },
-            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
-                ErrorKind::Unavailable
-            }
+            PostgresCause::TimedOut(_) => self.fate.kind(),
+            PostgresCause::Doubtful | PostgresCause::Contended => ErrorKind::Unavailable,
             PostgresCause::Busy => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
             PostgresCause::NoRuntime
@@ -144,26 +142,35 @@ impl PostgresFailure {
     }
 }
 
-/// Whether an error says that its session must get no further statement: it is over, or it leads to
-/// a server that has become a standby, or its statements are not those of the tables any more.
-pub(super) fn is_spent(error: &Error) -> bool {
-    match SqlStateClass::of_error(error) {
-        None => true,
-        Some(class) => matches!(
-            class,
-            SqlStateClass::Lost
-                | SqlStateClass::ReadOnly
-                | SqlStateClass::NoTables
-                | SqlStateClass::NotPrepared
-        ),
+impl StepFailure for PostgresFailure {
+    fn is_spent(&self) -> bool {
+        let PostgresCause::Postgres(error) = &self.cause else { return false };
+        // Closed, or on a server that has become a standby, or with statements of other tables.
+        SqlStateClass::of_error(error).is_none_or(|class| {
+            matches!(
+                class,
+                SqlStateClass::Lost
+                    | SqlStateClass::ReadOnly
+                    | SqlStateClass::NoTables
+                    | SqlStateClass::NotPrepared
+            )
+        })
     }
-}
 
-/// Whether the connection turned out to be gone, so that the step deserves a second one.
-pub(super) fn is_dropped(error: &Error) -> bool {
-    match SqlStateClass::of_error(error) {
-        None => !is_of_authentication(error),
-        Some(class) => class == SqlStateClass::Lost,
+    fn is_dropped(&self) -> bool {
+        let PostgresCause::Postgres(error) = &self.cause else { return false };
+        match SqlStateClass::of_error(error) {
+            None => !is_of_authentication(error),
+            Some(class) => class == SqlStateClass::Lost,
+        }
+    }
+
+    fn unsent(self) -> Self {
+        Self { fate: Fate::Unsent, ..self }
+    }
+
+    fn in_doubt(self) -> Self {
+        Self { fate: Fate::Unknown, ..self }
     }
 }
 

@@ -19,12 +19,13 @@ use super::list_rows;
 use super::migration;
 use super::postgres_failure::PostgresFailure;
 use super::row::{RowState, RowStatus, kept_millis, term_millis};
-use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, RuntimePools, SessionLimits};
+use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, SessionLimits};
 use super::session::Connector;
 use super::settings::InvalidSetting;
 use super::statement::Sql;
 use super::table_names::TableNames;
 use crate::store::SafetyReport;
+use crate::store::per_runtime::PerRuntime;
 
 /// Keeps records in PostgreSQL; see the [module](super).
 ///
@@ -43,7 +44,8 @@ use crate::store::SafetyReport;
 /// ```
 pub struct PostgresStore {
     pub(super) connector: Arc<Connector>,
-    pools: RuntimePools,
+    pools: PerRuntime<RuntimePool>,
+    limits: SessionLimits,
     durable: AtomicBool,
     is_sweeping: Arc<AtomicBool>,
 }
@@ -138,9 +140,10 @@ impl PostgresStore {
     }
 
     /// The store that a builder has put together.
-    pub(super) fn with(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+    pub(super) fn with(connector: Arc<Connector>, limits: SessionLimits) -> Self {
         Self {
-            pools: RuntimePools::new(connector.clone(), sessions),
+            pools: PerRuntime::new(),
+            limits,
             connector,
             durable: AtomicBool::new(true),
             is_sweeping: Arc::default(),
@@ -153,7 +156,9 @@ impl PostgresStore {
     }
 
     pub(super) fn pool(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
-        self.pools.here()
+        let create = || Arc::new(RuntimePool::new(self.connector.clone(), self.limits));
+        let pool = self.pools.current(create);
+        pool.ok_or_else(|| PostgresFailure::no_runtime(self.connector.server()))
     }
 
     async fn find(

@@ -210,6 +210,7 @@ impl Address {
         let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
         self.config
             .connect_timeout(timeouts.connect / hosts)
+            .tcp_user_timeout(SILENCE_MAX)
             .keepalives_idle(SILENCE_MAX)
             .keepalives_interval(SILENCE_MAX / 2)
             .keepalives_retries(KEEPALIVES);

@@ -16,6 +16,7 @@ use super::row::Settled;
 use super::session::{Connector, Purpose, Session};
 use super::statement::{Parameter, Sql, Texts};
 use crate::store::Transactional;
+use crate::store::connection::StepFailure;
 
 /// A transaction as a store is given it; made of a [`tokio_postgres::Transaction`] on the store's
 /// own database.

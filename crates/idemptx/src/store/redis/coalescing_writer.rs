@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -30,6 +32,10 @@ impl CoalescingWriter<TcpStream> {
     pub(super) async fn tcp(host: &str, port: u16) -> io::Result<Self> {
         let stream = first(lookup_host((host, port)).await?).await?;
         stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive())?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
         Ok(Self { stream, has_waited: false })
     }
 }
@@ -93,10 +99,18 @@ async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStr
     Err(failure)
 }
 
+/// Keepalive probes, which find a peer that is gone while nothing is sent.
+pub(super) const fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(PROBE_INTERVAL)
+}
+
+/// Time after which a peer that acknowledges nothing is gone.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::timeout;

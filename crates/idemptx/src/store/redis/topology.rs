@@ -16,7 +16,7 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::coalescing_writer::CoalescingWriter;
+use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::url::{self, InvalidUrl};
 
 /// One Redis server.
@@ -37,7 +37,10 @@ impl Topology {
             .redis_settings()
             .clone()
             .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);
+        let info = info.set_tcp_settings(tcp);
         // Pushes need RESP3; commands get on with what every server and proxy speaks.
         let pushes = settings.clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self {

@@ -89,7 +89,9 @@ impl ClaimStep {
                 }
                 record => record.map(Claim::Settled),
             },
-            Reply::Error(error) if is_unknown_syntax(&error) => {
+            // A server without memory refuses `SET` even where it would write nothing; the script
+            // still reads, so that a replay is answered and only a new claim is refused.
+            Reply::Error(error) if is_unknown_syntax(&error) || has_code(&error, "OOM") => {
                 return self.ask_script(layout, Form::Hash);
             }
             Reply::Error(error) => Err(layout.refused(&error)),
