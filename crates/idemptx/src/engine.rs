@@ -24,7 +24,7 @@ use crate::keeper::Keeper;
 use crate::operator::Operator;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::tokens::Tokens;
 
 mod builder;
@@ -179,7 +179,7 @@ impl Orphan {
 
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
-type Transactions = Arc<dyn AnyTransactional>;
+type Transactions = Arc<dyn Transactional>;
 type ProbeFn =
     Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
 

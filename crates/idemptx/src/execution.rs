@@ -13,7 +13,7 @@ use crate::engine::Inner as Engine;
 use crate::keeper::Lost;
 #[cfg(feature = "json")]
 use crate::steps::{Labels, Records};
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::transaction::Effects;
 
 /// The execution that a handler runs in; a cheap handle.
@@ -34,7 +34,7 @@ struct Inner {
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there is no such database")
     )]
-    transactions: Option<Arc<dyn AnyTransactional>>,
+    transactions: Option<Arc<dyn Transactional>>,
     effects: Effects,
     /// Where its steps are kept, under a claim.
     #[cfg(feature = "json")]
@@ -169,7 +169,7 @@ impl Execution {
     }
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn transactions(&self) -> Option<&Arc<dyn AnyTransactional>> {
+    pub(crate) fn transactions(&self) -> Option<&Arc<dyn Transactional>> {
         self.0.transactions.as_ref()
     }
 

@@ -93,7 +93,7 @@ impl Layout {
     ) -> PyResult<(String, Vec<(i32, String)>)> {
         let [about, configuration] = answers;
         let replies = [answer(&about)?, answer(&configuration)?];
-        let transport = if is_overheard { Transport::Overheard } else { Transport::Private };
+        let transport = if is_overheard { Transport::Plaintext } else { Transport::Private };
         let checked = check::evaluate(&self.0.layout, transport, replies)
             .map_err(|error| PyConnectionError::new_err(with_sources(&error)))?;
         Ok(as_python(checked.report))

@@ -19,7 +19,6 @@ use crate::keeper::Keeper;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
 use crate::store::Transactional;
-use crate::store::transactional::AnyTransactional;
 use crate::tokens::Tokens;
 
 /// Configures an [`Engine`].
@@ -126,7 +125,7 @@ impl<S: Store> EngineBuilder<S> {
         S: Transactional,
     {
         self.transactions = Some(|store| {
-            let any = || Arc::clone(store) as Arc<dyn AnyTransactional>;
+            let any = || Arc::clone(store) as Arc<dyn Transactional>;
             store.is_transactional().then(any)
         });
         self

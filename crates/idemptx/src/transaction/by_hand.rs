@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::execution::Execution;
 #[cfg(feature = "json")]
 use crate::steps::{KeptStep, StepError};
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::tower::{BodyError, Read, ResponseBody, is_live, read};
 
 impl Execution {
@@ -124,7 +124,7 @@ impl Execution {
         transaction.keep(self, self.kept_step(label, value))
     }
 
-    fn recorder(&self) -> Result<(&Lease, &dyn AnyTransactional), SettleError> {
+    fn recorder(&self) -> Result<(&Lease, &dyn Transactional), SettleError> {
         match (self.lease(), self.transactions()) {
             (Some(lease), Some(store)) => Ok((lease, &**store)),
             _ => Err(SettleError::NotTransactional),

@@ -12,9 +12,9 @@ use super::SettleError;
 #[cfg(feature = "postgres")]
 use super::TransactionError;
 #[cfg(feature = "postgres")]
-use crate::store::postgres::OpenTransaction;
+use crate::store::Transactional;
 #[cfg(feature = "postgres")]
-use crate::store::transactional::AnyTransactional;
+use crate::store::postgres::OpenTransaction;
 
 /// The transactions of one execution.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Effects {
     #[cfg(feature = "postgres")]
     pub(crate) async fn begin(
         &self,
-        store: &Arc<dyn AnyTransactional>,
+        store: &Arc<dyn Transactional>,
     ) -> Result<Arc<OpenTransaction>, TransactionError> {
         drop(self.vacant()?);
         let open = store.begin().await.map_err(TransactionError::Store)?;
@@ -103,7 +103,7 @@ pub(crate) struct PendingEffects {
 #[cfg(feature = "postgres")]
 struct Open {
     transaction: Arc<OpenTransaction>,
-    store: Arc<dyn AnyTransactional>,
+    store: Arc<dyn Transactional>,
 }
 
 impl PendingEffects {
