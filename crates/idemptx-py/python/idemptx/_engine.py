@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 import weakref
 from contextlib import suppress
@@ -34,11 +35,18 @@ if TYPE_CHECKING:
     from ._single_flight import Entry
     from ._store import Store
 
-__all__ = ["Engine", "Engines", "drain"]
+__all__ = ["Engine", "Engines", "drain", "start_task"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
+
+
+def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
+    """Starts a task, at once where Python has eager tasks (3.12)."""
+    if EAGER:
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
+    return loop.create_task(coroutine)
 
 
 class Engine:
@@ -65,8 +73,10 @@ class Engine:
     def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
         """Starts a background task and keeps it alive until it ends."""
         task = self.loop.create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        # A loop with eager tasks may have run it to its end already.
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
         return task
 
     def adopt(self, rules: Rules) -> None:
@@ -293,6 +303,7 @@ _ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+EAGER = sys.version_info >= (3, 12)
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
 UNCONFIRMED_CLAIMS_MAX = 10_000

@@ -141,9 +141,11 @@ class IdempotencyMiddleware:
             passing = replayed(read, receive, None)
             await self.app(scope, passing, _marking(exchange, send))
         elif driver is not None and driver.error is not None:
+            call.abandon()
             # An application's own error means more to the layers around us than our problem.
             raise driver.error
         else:
+            call.abandon()
             await _refuse(exchange, scope, send)
         if driver is not None:
             await driver.finished()
@@ -195,7 +197,7 @@ class _Call:
         self.capture: Capture | None = None
 
     async def run(self, driver: Driver) -> None:
-        self.capture = capture = Capture(driver, hands_over=True)
+        self.capture = capture = Capture(driver)
 
         async def disconnect() -> Message:
             # Only what is made for one client alone ends with it.
@@ -206,6 +208,11 @@ class _Call:
             await self._app(without_shortcuts(self._scope), receive, capture.send)
         finally:
             await capture.ended()
+
+    def abandon(self) -> None:
+        """Lets a live body end whose response is not sent."""
+        if self.capture is not None:
+            self.capture.abandon()
 
 
 class _Pattern(NamedTuple):
