@@ -13,6 +13,7 @@ use idemptx::store::Transactional;
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx::{Engine, IdempotentTransaction, Policy, SettleError, StepError, TransactionError};
 use idemptx_core::policy::PolicyBuilder;
+use idemptx_core::store::Store;
 use idemptx_testkit::PostgresServer;
 
 use crate::support::http_client::{Reply, posted, send};
