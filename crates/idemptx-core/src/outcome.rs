@@ -21,6 +21,14 @@ pub enum Outcome {
         /// Tells if a retry will get this response.
         stored: bool,
     },
+    /// The handler ran under a claim, but when it ended another execution had taken the record over:
+    /// the client got that one's response, or was refused with `code`.
+    Fenced {
+        /// The number of this execution of the operation, from 1.
+        attempt: u32,
+        /// The refusal; `None` if the client got the stored response.
+        code: Option<Code>,
+    },
     /// The stored response was replayed.
     Replayed,
     /// The request was refused, and nothing ran.
@@ -31,7 +39,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bypass {
-    /// An upgrade, a CONNECT, a CORS preflight, or gRPC.
+    /// A CONNECT: it opens a tunnel, and has no response to store.
     NotHttp,
     /// The policy does not cover the method; `keyed` tells if the request had a key all the same.
     Method {

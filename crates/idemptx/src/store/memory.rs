@@ -1,12 +1,11 @@
 //! Records in this process' memory.
 
-mod clock;
 mod digest;
-mod listing;
-mod queue;
+mod epoch_clock;
+mod expiry_queue;
+mod list_slots;
 mod shard;
 mod slot;
-mod waiters;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -21,10 +20,12 @@ use idemptx_core::store::{
 };
 use idemptx_core::time::{Clock, Timestamp};
 
-pub(super) use self::clock::SinceEpoch;
+use super::notifier::Notifier;
+use super::transactional::Transactional;
+
 pub(super) use self::digest::Seeded;
+pub(super) use self::epoch_clock::SinceEpoch;
 use self::shard::Shard;
-use self::waiters::Bell;
 
 /// Keeps records in this process' memory, for as long as the process lives.
 ///
@@ -60,7 +61,7 @@ use self::waiters::Bell;
 ///
 /// Its clones are handles to the same records.
 #[derive(Clone)]
-pub struct MemoryStore(Arc<Records>);
+pub struct MemoryStore(Arc<MemoryRecords>);
 
 impl MemoryStore {
     /// A store of at most 256 MiB.
@@ -146,27 +147,24 @@ impl MemoryStoreBuilder {
     #[must_use]
     pub fn build(self) -> MemoryStore {
         let seeded = Seeded::new();
-        MemoryStore(Arc::new(Records {
+        MemoryStore(Arc::new(MemoryRecords {
             shards: std::array::from_fn(|_| Mutex::new(Shard::new(seeded))),
             seeded,
             bytes: AtomicUsize::new(0),
             bytes_max: self.bytes_max,
             clock: self.clock.unwrap_or_else(|| Arc::new(SinceEpoch::new())),
+            notifier: Arc::default(),
         }))
     }
 }
 
 /// Nothing here waits: every step is done when its future is polled for the first time.
 impl Store for MemoryStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let claim = || {
             self.0.step(self.0.shard(id), |shard, now| {
                 let room = self.0.bytes_max.saturating_sub(self.bytes());
-                shard.claim(id, claim_request, now, room)
+                shard.claim(id, request, now, room)
             })
         };
         match claim() {
@@ -181,15 +179,15 @@ impl Store for MemoryStore {
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
         let shard = self.0.shard(&lease.id);
-        let bell = self.0.step(shard, |shard, now| shard.settle(lease, done, now))?;
-        bell.ring();
+        self.0.step(shard, |shard, now| shard.settle(lease, done, now))?;
+        self.0.notifier.notify(&lease.id);
         Ok(())
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let shard = self.0.shard(&lease.id);
-        let bell = self.0.step(shard, |shard, now| shard.release(lease, now))?;
-        bell.ring();
+        self.0.step(shard, |shard, now| shard.release(lease, now))?;
+        self.0.notifier.notify(&lease.id);
         Ok(())
     }
 
@@ -203,12 +201,7 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let (bell, rung) = self.0.step(self.0.shard(id), |shard, _| shard.watch(id));
-        let watch = Watching { records: Arc::clone(&self.0), id: *id, bell };
-        Some(Box::pin(async move {
-            let _watch = watch;
-            rung.await;
-        }))
+        Some(self.0.notifier.watch(*id).into_watch())
     }
 
     fn maintain(&self) {
@@ -222,16 +215,19 @@ impl Store for MemoryStore {
     }
 }
 
-struct Records {
+impl Transactional for MemoryStore {}
+
+struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     seeded: Seeded,
     /// The sum of what the shards take, exact whenever no step is under way.
     bytes: AtomicUsize,
     bytes_max: usize,
     clock: Arc<dyn Clock>,
+    notifier: Arc<Notifier>,
 }
 
-impl Records {
+impl MemoryRecords {
     /// Where a record is kept; which shard that is cannot be told without the seed.
     #[allow(clippy::indexing_slicing, reason = "the remainder is a valid position")]
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
@@ -255,19 +251,6 @@ impl Records {
             self.bytes.fetch_sub(before - after, Ordering::Relaxed);
         }
         result
-    }
-}
-
-/// Somebody who waits for the end of a claim, until dropped.
-struct Watching {
-    records: Arc<Records>,
-    id: RecordId,
-    bell: Bell,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        lock(self.records.shard(&self.id)).unwatch(&self.id, &self.bell);
     }
 }
 

@@ -16,7 +16,7 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::gathering::Gathering;
+use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::url::{self, InvalidUrl};
 
 /// One Redis server.
@@ -37,7 +37,10 @@ impl Topology {
             .redis_settings()
             .clone()
             .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);
+        let info = info.set_tcp_settings(tcp);
         // Pushes need RESP3; commands get on with what every server and proxy speaks.
         let pushes = settings.clone().set_protocol(ProtocolVersion::RESP3);
         Ok(Self {
@@ -53,10 +56,10 @@ impl Topology {
     pub(super) async fn connect(&self) -> RedisResult<Line> {
         match self.commands.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, port) => {
-                self.driven(Gathering::tcp(host, *port).await?).await
+                self.driven(CoalescingWriter::tcp(host, *port).await?).await
             }
             #[cfg(unix)]
-            ConnectionAddr::Unix(path) => self.driven(Gathering::unix(path).await?).await,
+            ConnectionAddr::Unix(path) => self.driven(CoalescingWriter::unix(path).await?).await,
             _ => {
                 let config = patient();
                 let opening = self.commands.get_multiplexed_async_connection_with_config(&config);
@@ -88,7 +91,7 @@ impl Topology {
     }
 
     /// Whether records and passwords cross a network in plain text.
-    pub(super) fn is_overheard(&self) -> bool {
+    pub(super) fn is_plaintext(&self) -> bool {
         match self.commands.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, _) => {
                 let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());

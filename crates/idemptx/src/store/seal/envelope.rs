@@ -16,14 +16,14 @@ use super::keys::{SealKey, SealKeys};
 
 /// What a sealed payload belongs to, and opens with alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owner<'a> {
+pub(super) struct SealContext<'a> {
     id: &'a RecordId,
     token: &'a Token,
     fingerprint: &'a Fingerprint,
     state: State,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> SealContext<'a> {
     /// The record that a lease is settled as.
     pub(super) const fn settling(lease: &'a Lease, state: State) -> Self {
         let Lease { id, token, fingerprint, .. } = lease;
@@ -55,7 +55,7 @@ impl<'a> Owner<'a> {
 /// Seals a payload under a key; `None` if the cipher refuses, which it does to none of this size.
 pub(super) fn seal(
     key: &SealKey,
-    owner: Owner<'_>,
+    owner: SealContext<'_>,
     payload: &[u8],
     compress: bool,
     nonce: &[u8; NONCE_BYTES],
@@ -83,7 +83,11 @@ pub(super) fn seal(
 ///
 /// Total over arbitrary bytes: nothing is inflated, and nothing handed out, before the tag was
 /// found to fit.
-pub(super) fn open(keys: &SealKeys, owner: Owner<'_>, envelope: &[u8]) -> Result<Bytes, Unopened> {
+pub(super) fn open(
+    keys: &SealKeys,
+    owner: SealContext<'_>,
+    envelope: &[u8],
+) -> Result<Bytes, Unopened> {
     match envelope.first() {
         Some(&FORMAT) => {}
         Some(format) if is_sealed(*format) => return Err(Unopened::Format(*format)),
