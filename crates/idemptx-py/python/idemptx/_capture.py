@@ -208,13 +208,20 @@ def without_shortcuts(scope: Scope) -> Scope:
 
 
 def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+    """True for a body whose parts are for the client as soon as they are made."""
     for name, value in headers:
-        if len(name) == CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
-            return value[:17].lower() == b"text/event-stream"
+        if len(name) not in LIVE_LENGTHS:
+            continue
+        lower = name.lower()
+        if lower == b"content-type" and value.lower().startswith(LIVE_TYPES):
+            return True
+        if lower == b"x-accel-buffering" and value.lower() == b"no":
+            return True
     return False
 
 
-CONTENT_TYPE_LENGTH = len(b"content-type")
+LIVE_TYPES = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
+LIVE_LENGTHS = frozenset({len(b"content-type"), len(b"x-accel-buffering")})
 OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16

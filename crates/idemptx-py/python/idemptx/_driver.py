@@ -84,6 +84,7 @@ class Driver:
         "_is_detached",
         "_is_executing",
         "_is_handed_over",
+        "_operation",
         "_probe",
         "_task",
         "answered",
@@ -102,6 +103,7 @@ class Driver:
         engine: Engine,
         rules: Rules,
         exchange: Exchange,
+        operation: tuple[str, bytes],
         probe: Callable[[Orphan], Any] | None = None,
     ) -> None:
         self.engine = engine
@@ -110,6 +112,7 @@ class Driver:
         self.error: BaseException | None = None
         self.answered: Future[ClientTask | Conclusion | None] | None = None
         self.client_left = False
+        self._operation = operation
         self._probe = probe
         self._entry: Entry | None = None
         self._granted: Step | None = None
@@ -310,7 +313,7 @@ class Driver:
             if action == ANSWER:
                 await self.conclude(action)
                 return
-            self.execution = Execution(exchange, self.engine, self.rules)
+            self.execution = Execution(exchange, self.engine, self.rules, self._operation)
             self._is_executing = True
             token = CURRENT.set(self.execution)
             lease_renewer().add(self, self.rules.lease)

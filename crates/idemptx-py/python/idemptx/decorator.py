@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from starlette.background import BackgroundTasks
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from . import _fastapi
@@ -20,7 +21,7 @@ from ._driver import Driver
 from ._engines import engines_of
 from ._execution import CURRENT, current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
-from ._request import raw_path, read_body
+from ._request import begin, operation_of, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
@@ -146,25 +147,17 @@ class _Route:
                 return await call.plainly()
             return await self._answer(exchange, call)
 
-        # Its own signature, with annotations that need none of the handler's names, counts.
-        del protected.__wrapped__
+        # This signature counts, not that of `__wrapped__`: its annotations are resolved.
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
         return cast("Callable[P, R]", protected)
 
     async def _begin(self, request: Request) -> Exchange | None:
         scope = request.scope
-        named = None
-        if self._scoping.is_function:
-            found = self._scoping.of_request(request)
-            named = found if found is None or isinstance(found, str) else await found
-        exchange = self._rules.begin(
-            scope["method"],
-            raw_path(scope),
-            scope["query_string"],
-            scope["headers"],
-            named,
-            self._accepts,
-        )
+        exchange = begin(self._rules, scope, self._accepts)
+        if self._scoping.asks_for(self._rules, exchange):
+            principal = await self._scoping.of(request)
+            if principal is not None:
+                exchange = begin(self._rules, scope, self._accepts, principal)
         if exchange is not None and exchange.action == READ_BODY:
             await _feed(exchange, request)
         return exchange
@@ -174,9 +167,10 @@ class _Route:
         if exchange.action != ANSWER:
             engine = self._engine_here()
             outer = current_execution()
-            if outer is not None and outer.covers(engine, exchange):
+            operation = operation_of(call.request.scope)
+            if outer is not None and outer.covers(engine, exchange, operation):
                 return await call.plainly()
-            driver = Driver(engine, self._rules, exchange, self._probe)
+            driver = Driver(engine, self._rules, exchange, operation, self._probe)
             try:
                 await driver.drive(call, detached=self._detach, defers=True)
             except asyncio.CancelledError:
@@ -565,6 +559,8 @@ async def _feed(exchange: Exchange, request: Request) -> None:
     chunks = [message.get("body", b"") for message in read]
     while not is_all and exchange.action == ANSWER and exchange.answer == PASS:
         message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         chunks.append(message.get("body", b""))
         is_all = not message.get("more_body", False)
     request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
