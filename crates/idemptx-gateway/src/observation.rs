@@ -111,6 +111,8 @@ pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, 
     match outcome {
         Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
         Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
+        Some(Outcome::Fenced { code: None, .. }) => ("fenced", "replayed"),
+        Some(Outcome::Fenced { code: Some(code), .. }) => ("fenced", code.as_str()),
         Some(Outcome::Replayed) => ("replayed", ""),
         Some(Outcome::Refused(code)) => ("refused", code.as_str()),
         Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),

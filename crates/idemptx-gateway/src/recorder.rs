@@ -79,8 +79,12 @@ impl Recorder {
         }
         let Some(id) = request_completed.record else { return };
         match request_completed.outcome {
-            Some(Outcome::Replayed) => event_log.record_replayed(id, request_completed.began),
-            Some(Outcome::Refused(code)) => event_log.record(id, Event::Refused(*code)),
+            Some(Outcome::Replayed | Outcome::Fenced { code: None, .. }) => {
+                event_log.record_replayed(id, request_completed.began);
+            }
+            Some(Outcome::Refused(code) | Outcome::Fenced { code: Some(code), .. }) => {
+                event_log.record(id, Event::Refused(*code))
+            }
             Some(Outcome::Executed { stored, .. }) => {
                 event_log.record(id, Event::Executed { stored: *stored });
             }
@@ -96,7 +100,9 @@ impl Recorder {
     fn log(&self, request_completed: &CompletedRequest<'_>, took: Duration) {
         let (outcome, reason) = outcome_labels(request_completed.outcome);
         let attempt = match request_completed.outcome {
-            Some(Outcome::Executed { attempt, .. }) => Some(*attempt),
+            Some(Outcome::Executed { attempt, .. } | Outcome::Fenced { attempt, .. }) => {
+                Some(*attempt)
+            }
             _ => None,
         };
         macro_rules! line {

@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use idemptx::Code;
 use idemptx::operator::{OperatorError, Query};
-use idemptx::store::AnyStore;
+use idemptx::store::{AnyStore, StoreKind};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::StoreError;
 use serde_json::{Value, json};
@@ -254,15 +254,11 @@ fn parse_answer(given: &Value) -> Result<Decision, ApiProblem> {
 }
 
 fn store_kind(store: &AnyStore) -> &'static str {
-    match store {
-        AnyStore::Near(near) => store_kind(near.inner().get()),
-        AnyStore::Memory(_) => "memory",
-        #[cfg(feature = "postgres")]
-        AnyStore::Postgres(_) => "PostgreSQL",
-        #[cfg(feature = "redis")]
-        AnyStore::Redis(_) => "Redis",
-        #[cfg(feature = "sqlite")]
-        AnyStore::Sqlite(_) => "SQLite",
+    match store.kind() {
+        StoreKind::Memory => "memory",
+        StoreKind::Postgres => "PostgreSQL",
+        StoreKind::Redis => "Redis",
+        StoreKind::Sqlite => "SQLite",
         _ => "other",
     }
 }

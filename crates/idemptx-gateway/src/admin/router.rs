@@ -13,7 +13,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use idemptx::Policy;
-use idemptx::store::AnyStore;
 use idemptx::tower::BodyError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -172,7 +171,7 @@ impl AdminService {
             })
             .collect();
         current_values.spans_dropped = self.recorder.traces().dropped();
-        if let AnyStore::Near(near) = table.store.inner() {
+        if let Some(near) = table.store.inner().near_cache() {
             (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());
         }
         let mut counted: Vec<&Policy> = Vec::new();

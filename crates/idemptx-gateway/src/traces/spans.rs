@@ -171,7 +171,9 @@ impl RequestSpan {
             if !reason.is_empty() {
                 span.set_attribute(KeyValue::new("idempotency.reason", reason));
             }
-            if let Some(Outcome::Executed { attempt, .. }) = completed.outcome {
+            if let Some(Outcome::Executed { attempt, .. } | Outcome::Fenced { attempt, .. }) =
+                completed.outcome
+            {
                 span.set_attribute(KeyValue::new("idempotency.attempt", i64::from(*attempt)));
             }
             if let Some(record) = completed.record {

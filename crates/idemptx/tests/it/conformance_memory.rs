@@ -130,7 +130,7 @@ impl Clock for Simulated {
 struct Faulty {
     store: MemoryStore,
     fault: Fault,
-    /// What was listed last.
+    /// The last page listed.
     last: Mutex<Vec<RecordSummary>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a real Redis has beside records, and what a listing makes of it.
+//! Listings of a Redis server that holds other keys as well.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn what_is_no_record_is_told_of_and_left_alone() {
     assert_eq!(types, ["string", "string", "hash", "string"]);
 }
 
-/// Somebody sent `PERSIST`: its age is unknown, and nobody may call it lapsed.
+/// After `PERSIST` the age is unknown, and the record must not count as expired.
 #[tokio::test]
 async fn a_claim_without_an_expiry_is_no_orphan() {
     let server = RedisServer::start(&[]);

@@ -1,4 +1,4 @@
-//! What the tests are written in.
+//! Claims, settlements and servers that the tests share.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ pub(crate) fn id(number: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-/// A claim request of somebody new.
+/// Returns a claim request with a fresh token.
 pub(crate) fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut token = [0; Token::BYTES];

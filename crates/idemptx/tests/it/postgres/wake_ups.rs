@@ -1,4 +1,4 @@
-//! Who is told of the end of a claim, and who is not bothered.
+//! Notifications at the end of a claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
