@@ -46,10 +46,10 @@ fn a_record_tells_its_story() {
     let (beginning, rest) = story.split_at(2);
     assert_eq!(beginning, ["Claimed, attempt 1", "Answer stored"]);
     for text in [
-        "The client got the answer",
-        "A request waited, and got the answer",
+        "Answer sent",
+        "Replayed to a request that waited",
         "Replayed",
-        "A request was refused: key-reused",
+        "Request refused: key-reused",
     ] {
         assert!(rest.iter().any(|it| *it == text), "{text}: {story:?}");
     }
