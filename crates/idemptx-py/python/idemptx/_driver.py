@@ -86,6 +86,7 @@ class Driver:
         "_is_handed_over",
         "_operation",
         "_probe",
+        "_settled",
         "_task",
         "answered",
         "client_left",
@@ -123,6 +124,7 @@ class Driver:
         self._is_detached = True
         self._has_left = False
         self._conclusion: Conclusion | None = None
+        self._settled: Future[None] | None = None
         self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
 
@@ -216,6 +218,9 @@ class Driver:
             return False
         self._is_handed_over = True
         self._conclusion = conclusion
+        # Draining waits for it as for a task.
+        self._settled = self.engine.loop.create_future()
+        self.engine.tasks.add(self._settled)
         if self._is_detached:
             answered.set_result(conclusion)
         return True
@@ -268,6 +273,7 @@ class Driver:
             action = await self._advance(action)
         self._end()
         self._is_concluded = True
+        self._note_settled()
         if self._is_handed_over and self._has_left:
             self._let_go()
         answered = self.answered
@@ -576,7 +582,14 @@ class Driver:
             # There is no answer, because the loop is ending.
             answered.cancel()
 
+    def _note_settled(self) -> None:
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            self.engine.tasks.discard(settled)
+            settled.set_result(None)
+
     def _let_go(self) -> None:
+        self._note_settled()
         if not self._has_deferred:
             lease_renewer().remove(self)
             self.complete(None)
