@@ -29,14 +29,14 @@ use super::transactional::Transactional;
 ///
 /// Its steps are boxed futures.
 /// An engine on a concrete store, such as [`MemoryStore`], needs no allocation for a step.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AnyStore {
     store: Arc<dyn DynStore>,
     layer: Layer,
 }
 
 /// Outermost layer of a store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Layer {
     Base(StoreKind),
     Near(Arc<NearCache<AnyStore>>),
@@ -202,6 +202,12 @@ impl From<RedisStore> for AnyStore {
 impl From<SqliteStore> for AnyStore {
     fn from(store: SqliteStore) -> Self {
         Self::base(store, StoreKind::Sqlite)
+    }
+}
+
+impl fmt::Debug for AnyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
     }
 }
 

@@ -13,12 +13,16 @@
 //! (feature `seal`), which lets no store see a response.
 
 mod any;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod connection;
 mod dyn_store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod listing;
 mod memory;
 pub mod near;
 mod notifier;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod per_runtime;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis-protocol")]

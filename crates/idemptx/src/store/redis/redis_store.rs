@@ -1,4 +1,4 @@
-//! The store with connections of its own.
+//! The store on top of the connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
+use crate::store::connection::Doubt;
 use crate::store::notifier::Notifier;
 use crate::store::{SafetyReport, Transactional};
 
@@ -86,7 +87,7 @@ impl RedisStore {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
         Self::builder(url).connect().await
     }
@@ -107,7 +108,10 @@ impl RedisStore {
     /// It only reads.
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
         let [about, configuration] = check::questions();
-        let replies = [self.ask(&about).await?, self.ask(&configuration).await?];
+        let replies = [
+            self.ask(&mut Doubt::default(), &about).await?,
+            self.ask(&mut Doubt::default(), &configuration).await?,
+        ];
         let transport = match self.topology.is_plaintext() {
             true => Transport::Plaintext,
             false => Transport::Private,
@@ -121,9 +125,10 @@ impl RedisStore {
 
     /// Holds a step's dialogue with the server.
     async fn take<S: Step>(&self, mut step: S) -> Result<S::Verdict, StoreError> {
+        let mut doubt = Doubt::default();
         let answer = self
             .commands
-            .run(|connection| {
+            .run(&mut doubt, |connection| {
                 let command = packed(&step.begin(&self.layout, self.clock.micros()));
                 async move { redis_connection::send(connection, &command).await }
             })
@@ -131,14 +136,14 @@ impl RedisStore {
         let mut reply = self.reply(answer)?;
         loop {
             match step.answer(&self.layout, reply) {
-                Next::Ask(command) => reply = self.ask(&command).await?,
+                Next::Ask(command) => reply = self.ask(&mut doubt, &command).await?,
                 Next::Done(verdict) => return verdict,
             }
         }
     }
 
-    async fn ask(&self, command: &Command) -> Result<Reply, RedisFailure> {
-        self.reply(self.commands.ask(&packed(command)).await)
+    async fn ask(&self, doubt: &mut Doubt, command: &Command) -> Result<Reply, RedisFailure> {
+        self.reply(self.commands.ask(doubt, &packed(command)).await)
     }
 
     async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisFailure> {
@@ -181,7 +186,9 @@ impl Store for RedisStore {
         let handle = self.notifier.watch(*id);
         // Subscribing anew costs as much as asking whether the subscription is still in force.
         self.wake_ups
-            .run(|mut connection| async move { connection.subscribe(self.layout.channel()).await })
+            .run(&mut Doubt::default(), |mut connection| async move {
+                connection.subscribe(self.layout.channel()).await
+            })
             .await
             .ok()?;
         if self.take(WatchStep::new(*id)).await.ok()? {
@@ -234,7 +241,7 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What the names of all its keys and its channel begin with; `idem:` unless set.
+    /// Sets the prefix of all keys and of the channel; `idem:` by default.
     ///
     /// Stores with different prefixes share nothing.
     #[must_use]
@@ -243,15 +250,16 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a step waits for its answer before its outcome counts as unknown; one second
-    /// unless set.
+    /// Sets how long a step waits for its answer before its outcome counts as unknown; one second
+    /// by
+    /// default.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.command = timeout;
         self
     }
 
-    /// How long an attempt to connect may take; one second unless set.
+    /// Sets how long an attempt to connect may take; one second by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -300,11 +308,11 @@ impl RedisStoreBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
-        store.commands.ask(&packed(&clock::question())).await?;
+        store.commands.ask(&mut Doubt::default(), &packed(&clock::question())).await?;
         Ok(store)
     }
 }

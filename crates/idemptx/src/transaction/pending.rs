@@ -1,4 +1,4 @@
-//! What a handler leaves to be committed, or says that it has committed, when it ends.
+//! The transactions of a handler, to be ended with its execution.
 
 #[cfg(feature = "postgres")]
 use std::sync::Arc;
@@ -60,23 +60,25 @@ impl Effects {
         self.state().left.open = None;
     }
 
-    /// The operation is being settled in a transaction of the application's, which that commits;
-    /// also if nobody waits for the settlement to end. Says whether it was before.
+    /// Records that the operation is settled in the application's transaction, which that commits;
+    /// returns whether it was before.
+    ///
+    /// It counts even if the settlement's future is dropped.
     ///
     /// Not once the handler has ended: from then on the operation is settled with its answer.
     #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
-    pub(crate) fn settle_by_hand(&self) -> Result<bool, SettleError> {
+    pub(crate) fn begin_manual_settlement(&self) -> Result<bool, SettleError> {
         let mut state = self.state();
         if state.is_over {
             return Err(SettleError::Finished);
         }
-        Ok(std::mem::replace(&mut state.left.is_settled_by_hand, true))
+        Ok(std::mem::replace(&mut state.left.is_settled_manually, true))
     }
 
-    /// It was not, and is what it was before.
+    /// Records that the settlement failed: the state is what it was before.
     #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
-    pub(crate) fn not_settled_by_hand(&self, was: bool) {
-        self.state().left.is_settled_by_hand = was;
+    pub(crate) fn restore_manual_settlement(&self, was: bool) {
+        self.state().left.is_settled_manually = was;
     }
 
     /// The handler has ended: what it left, and nothing from now on.
@@ -92,12 +94,12 @@ impl Effects {
     }
 }
 
-/// What a handler has left.
+/// The transactions that a handler has left.
 #[derive(Debug, Default)]
 pub(crate) struct PendingEffects {
     #[cfg(feature = "postgres")]
     open: Option<Open>,
-    is_settled_by_hand: bool,
+    is_settled_manually: bool,
 }
 
 #[cfg(feature = "postgres")]
@@ -107,14 +109,14 @@ struct Open {
 }
 
 impl PendingEffects {
-    /// Whether the handler says that its own transaction has settled, and is committed.
-    pub(crate) const fn is_settled_by_hand(&self) -> bool {
-        self.is_settled_by_hand
+    /// Returns `true` if the handler's own transaction has settled, and is committed, as it says.
+    pub(crate) const fn is_settled_manually(&self) -> bool {
+        self.is_settled_manually
     }
 
     /// Settles in the transaction and commits it; `None` if there is none.
     ///
-    /// After [`ErrorKind::Fenced`] it is rolled back for certain; after anything else nobody knows.
+    /// After [`ErrorKind::Fenced`] it is rolled back for certain; after anything else that is unknown.
     #[cfg_attr(
         not(feature = "postgres"),
         allow(clippy::unused_async, reason = "there are no such transactions")

@@ -58,12 +58,12 @@ impl Execution {
     /// A transaction of PostgreSQL should be at READ COMMITTED, which it is by default: at other
     /// levels it fails whenever the lease was renewed meanwhile.
     ///
-    /// It must have settled before the handler returns, in whatever task it is called.
+    /// It must have settled before the handler returns, in any task.
     ///
     /// # Errors
     ///
     /// After any [`SettleError`] the transaction must be rolled back, and the handler should fail:
-    /// the client then gets what the operation came to, if somebody else has executed it, and may
+    /// the client then gets the result of another execution, if there was one, and may
     /// otherwise try again.
     ///
     /// # Cancel safety
@@ -109,7 +109,7 @@ impl Execution {
     /// # Errors
     ///
     /// After any [`StepError`] the transaction must be rolled back; after [`StepError::Kept`] the
-    /// result of somebody who was quicker can be recalled.
+    /// result of a quicker execution can be recalled.
     ///
     /// # Cancel safety
     ///
@@ -135,12 +135,12 @@ impl Execution {
 /// A transaction of the application's that an operation can be settled in; see
 /// [`Execution::settle_in`].
 pub trait SettleIn: sealed::Sealed {
-    /// What settling gives: a response or a [`SettleError`], at once or as a future.
+    /// The result of settling: a response or a [`SettleError`], at once or as a future.
     type Settled<'a, B: 'static>
     where
         Self: 'a;
 
-    /// What keeping a step gives: nothing or a [`StepError`], at once or as a future.
+    /// The result of keeping a step: nothing or a [`StepError`], at once or as a future.
     #[cfg(feature = "json")]
     type Kept<'a>
     where
@@ -195,9 +195,9 @@ impl SettleIn for tokio_postgres::Transaction<'_> {
         step: Result<KeptStep, StepError<Infallible>>,
     ) -> Self::Kept<'a> {
         Box::pin(async move {
-            let KeptStep { id, claim_request, done } = step?;
+            let KeptStep { id, request, done } = step?;
             let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-            match store.claim_in_postgres(self.into(), &id, &claim_request).await? {
+            match store.claim_in_postgres(self.into(), &id, &request).await? {
                 Claim::Granted(lease) => {
                     Ok(store.settle_in_postgres(self.into(), &lease, &done).await?)
                 }
@@ -218,11 +218,11 @@ impl SettleIn for tokio_postgres::Transaction<'_> {
         Box::pin(async move {
             let (lease, store) = execution.recorder()?;
             let (done, response) = settlement(execution, response).await?;
-            let settling = execution.effects().settle_by_hand()?;
+            let settling = execution.pending().begin_manual_settlement()?;
             match store.settle_in_postgres(self.into(), lease, &done).await {
                 Ok(()) => Ok(response),
                 Err(error) => {
-                    execution.effects().not_settled_by_hand(settling);
+                    execution.pending().restore_manual_settlement(settling);
                     Err(error.into())
                 }
             }
@@ -249,9 +249,9 @@ impl SettleIn for rusqlite::Transaction<'_> {
         execution: &'a Execution,
         step: Result<KeptStep, StepError<Infallible>>,
     ) -> Self::Kept<'a> {
-        let KeptStep { id, claim_request, done } = step?;
+        let KeptStep { id, request, done } = step?;
         let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-        match store.claim_in_sqlite(self, &id, &claim_request)? {
+        match store.claim_in_sqlite(self, &id, &request)? {
             Claim::Granted(lease) => Ok(store.settle_in_sqlite(self, &lease, &done)?),
             _ => Err(StepError::Kept),
         }
@@ -268,18 +268,18 @@ impl SettleIn for rusqlite::Transaction<'_> {
     {
         let (lease, store) = execution.recorder()?;
         let (done, response) = at_once(settlement(execution, response))?;
-        let settling = execution.effects().settle_by_hand()?;
+        let settling = execution.pending().begin_manual_settlement()?;
         match store.settle_in_sqlite(self, lease, &done) {
             Ok(()) => Ok(response),
             Err(error) => {
-                execution.effects().not_settled_by_hand(settling);
+                execution.pending().restore_manual_settlement(settling);
                 Err(error.into())
             }
         }
     }
 }
 
-/// What is to be kept of a response, and the same response to be returned.
+/// Makes a settlement of a response, and the same response to be returned.
 async fn settlement<B>(
     execution: &Execution,
     response: Response<B>,
@@ -319,12 +319,12 @@ fn at_once<T>(future: impl Future<Output = Result<T, SettleError>>) -> Result<T,
     }
 }
 
-/// Why an operation is not settled in the application's transaction; roll it back.
+/// An operation that is not settled in the application's transaction; roll it back.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// Somebody took the operation over, it is settled already, or the transaction is on another
-    /// database.
+    /// The operation was taken over, it is settled already, or the transaction is on
+    /// another database.
     Fenced(StoreError),
     /// The engine was not made with
     /// [`EngineBuilder::transactional`](crate::EngineBuilder::transactional), or the execution is
