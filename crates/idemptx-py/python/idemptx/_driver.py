@@ -39,11 +39,13 @@ from ._idemptx import (
 from ._lease_renewer import lease_renewer
 from ._orphan import Orphan
 from ._reports import report
-from ._single_flight import Entry, WaitOver, expire
+from ._single_flight import Entry, WaitOver, expire, leave_with_client
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Callable
+
+    from starlette.types import Receive
 
     from ._engine import Engine
     from ._execution import ExecutionTransaction
@@ -86,6 +88,7 @@ class Driver:
         "_is_handed_over",
         "_operation",
         "_probe",
+        "_receive",
         "_settled",
         "_task",
         "answered",
@@ -105,7 +108,9 @@ class Driver:
         rules: Rules,
         exchange: Exchange,
         operation: tuple[str, bytes],
-        probe: Callable[[Orphan], Any] | None = None,
+        *,
+        probe: Callable[[Orphan], Any] | None,
+        receive: Receive,
     ) -> None:
         self.engine = engine
         self.rules = rules
@@ -115,6 +120,7 @@ class Driver:
         self.client_left = False
         self._operation = operation
         self._probe = probe
+        self._receive = receive
         self._entry: Entry | None = None
         self._granted: Step | None = None
         self._holds_permit = False
@@ -533,6 +539,7 @@ class Driver:
             waiter = entry.wait(engine.loop)
         engine.waiting += 1
         timer = engine.loop.call_later(exchange.wait, expire, waiter)
+        leaving = engine.spawn(leave_with_client(waiter, self._receive))
         try:
             update = await waiter
         except WaitOver:
@@ -540,6 +547,7 @@ class Driver:
         finally:
             engine.waiting -= 1
             timer.cancel()
+            leaving.cancel()
             entry.leave(waiter)
         return exchange.woken(None if update is None or update.is_held else update)
 
