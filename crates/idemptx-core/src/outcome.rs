@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 use crate::key::InvalidKey;
+use crate::problem::ProblemRules;
 
 /// The end of one request's exchange; adapters put it into the response's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +157,8 @@ pub struct Rejection {
     pub original_status: Option<StatusCode>,
     /// The `Location` of the response that was not kept.
     pub location: Option<http::HeaderValue>,
+    /// The format in which the policy reports refusals.
+    pub problem: ProblemRules,
     /// Marks a refusal that replaces the response of an execution and will not be replayed:
     /// `Idempotency-Stored: false`.
     pub unstored: bool,

@@ -185,6 +185,9 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
         Ok(None) => return Admission::Pass(Bypass::NoKey),
         Err(invalid) => return Admission::Refuse(invalid_key(policy, invalid)),
     };
+    if let Err(invalid) = policy.check_key(&key) {
+        return Admission::Refuse(invalid_key(policy, invalid));
+    }
     if head.accepts.is_some_and(|accepts| !accepts(&key)) {
         return Admission::Refuse(invalid_key(policy, InvalidKey::Refused));
     }

@@ -98,7 +98,7 @@ impl Doubt {
     }
 }
 
-/// One connection at a time, opened when it is needed and again when it was lost.
+/// A connection that is opened when it is needed, and again after it was lost.
 pub(super) struct Connection<C: Connect> {
     connect: C,
     state: watch::Sender<State<C>>,
@@ -352,7 +352,7 @@ impl<C: Connect> Drop for Pending<'_, C> {
     }
 }
 
-/// One of a number, until dropped.
+/// Guard that counts one until it is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

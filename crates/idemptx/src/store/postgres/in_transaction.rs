@@ -1,4 +1,4 @@
-//! The store's steps within a transaction of somebody else's.
+//! Steps of the store within a transaction of the application.
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -59,7 +59,7 @@ impl PostgresStore {
         timeout(limit, step).await.map_err(timed_out)?
     }
 
-    /// Claims what nobody else has claimed, or takes over what has expired.
+    /// Claims a free record, or takes over an expired one.
     async fn claim_within(
         &self,
         transaction: PostgresTransaction<'_>,

@@ -1,4 +1,4 @@
-//! Why PostgreSQL gave no answer, and what that means for the step that asked.
+//! Failures of PostgreSQL, and their meaning for the step.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -83,8 +83,8 @@ impl PostgresFailure {
         Self { server: server.clone(), cause, fate: Fate::Unknown }
     }
 
-    /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
-    /// tried without it.
+    /// Returns true if a single row may have failed the batch, so that its steps are retried one
+    /// by one.
     pub(super) fn may_be_about_one_row(&self) -> bool {
         matches!(
             self.class(),
@@ -123,7 +123,7 @@ impl PostgresFailure {
         }
     }
 
-    /// What the operator has to do, where the server's words do not say it.
+    /// Returns the remedy, if the server's message does not name it.
     fn hint(&self) -> &'static str {
         match self.class() {
             Some(SqlStateClass::NoTables) => {
@@ -174,14 +174,14 @@ impl StepFailure for PostgresFailure {
     }
 }
 
-/// What an error code of the server amounts to.
+/// Meaning of an error code of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SqlStateClass {
     /// The session is over or never began; a new one may do better.
     Lost,
     /// The server is no primary.
     ReadOnly,
-    /// A time-out, a conflict with somebody else, or want of something that comes back.
+    /// A time-out, a conflict, or a temporary shortage.
     Later,
     /// No room for rows, or for connections.
     Full,
@@ -193,7 +193,7 @@ enum SqlStateClass {
 }
 
 impl SqlStateClass {
-    /// What an error amounts to that the server has sent.
+    /// Classifies an error of the server; `None` for one of the client library.
     fn of_error(error: &Error) -> Option<Self> {
         let server_error = error.as_db_error()?;
         // It goes down, and will find out what of the step is on disk: that is no verdict, even if
@@ -237,7 +237,7 @@ impl SqlStateClass {
     }
 }
 
-/// Whether the client library says, in its own words, that there is no agreement about who speaks.
+/// Returns true if the client library, not the server, reports failed authentication.
 fn is_of_authentication(error: &Error) -> bool {
     error.to_string().starts_with("authentication error")
         || error.to_string().starts_with("invalid configuration")

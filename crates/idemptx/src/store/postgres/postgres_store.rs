@@ -134,7 +134,7 @@ impl PostgresStore {
         Ok(sweep(&*self.pool()?).await?)
     }
 
-    /// What everything is called.
+    /// Returns the names of the tables.
     pub(super) fn layout(&self) -> &TableNames {
         &self.connector.layout
     }
@@ -172,7 +172,7 @@ impl PostgresStore {
         decode_row(found, id).map(Some)
     }
 
-    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    /// Replaces a record by a claim, if the record is in the expected state.
     async fn replace(
         &self,
         pool: &RuntimePool,
@@ -363,7 +363,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// One statement walks up to a thousand records by the index of their ids, and locks none.
+/// Reads up to a thousand records in one statement, by the index of their ids and without locks.
 impl Inventory for PostgresStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         list_rows::list(&*self.pool()?, query, || self.unexpected()).await
@@ -433,7 +433,7 @@ fn was_settled_as(record: &Record, state: State) -> bool {
     original == state
 }
 
-/// How often a step begins anew because others changed the record between its statements.
+/// Attempts of a step whose record others change between its statements.
 const ATTEMPTS_MAX: u32 = 16;
 const SWEEP_BATCH: i64 = 500;
 const SWEEPS_MAX: u32 = 100;

@@ -1,4 +1,4 @@
-//! Why Redis gave no answer, and what that means for the step that asked.
+//! Failures of Redis, and their meaning for the step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl RedisFailure {
         Self::new(server, RedisCause::Unexpected)
     }
 
-    /// What the server said, code first, if it was the server that said no.
+    /// Returns the server's error, if the server refused the step.
     pub(super) fn refusal(&self) -> Option<Bytes> {
         let RedisCause::Redis(error) = &self.cause else { return None };
         error_text(error)
@@ -94,7 +94,7 @@ impl From<RedisFailure> for StoreError {
     }
 }
 
-/// What the server said in an error, code first, if it was the server that made it.
+/// Returns the text of an error of the server, code first.
 pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     let code = error.code()?;
     Some(match error.detail() {
@@ -103,7 +103,7 @@ pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     })
 }
 
-/// Whether the client library says, in its own words, that the server refused the user.
+/// Returns true if the client library reports that the server refused the user.
 fn is_about_rights(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
 }

@@ -1,4 +1,4 @@
-//! The store with connections of its own.
+//! The store on top of the connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl RedisStore {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
         Self::builder(url).connect().await
     }
@@ -241,7 +241,7 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What the names of all its keys and its channel begin with; `idem:` unless set.
+    /// Sets the prefix of all keys and of the channel; `idem:` by default.
     ///
     /// Stores with different prefixes share nothing.
     #[must_use]
@@ -250,15 +250,16 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a step waits for its answer before its outcome counts as unknown; one second
-    /// unless set.
+    /// Sets how long a step waits for its answer before its outcome counts as unknown; one second
+    /// by
+    /// default.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.command = timeout;
         self
     }
 
-    /// How long an attempt to connect may take; one second unless set.
+    /// Sets how long an attempt to connect may take; one second by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -307,7 +308,7 @@ impl RedisStoreBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;

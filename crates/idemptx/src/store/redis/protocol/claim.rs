@@ -46,8 +46,7 @@ impl ClaimStep {
         Lease::granted(self.id, &self.request, fence, attempt)
     }
 
-    /// The whole of a claim where nobody holds the record: written if there is none, read if there
-    /// is.
+    /// Returns the command that claims a free record, and reads an existing one.
     fn set_new(&self, layout: &Layout, fence: u64) -> Command {
         Command::of("SET", 7, Record::HEAD_BYTES)
             .key(layout, Key::Record(&self.id))
