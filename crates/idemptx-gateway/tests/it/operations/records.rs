@@ -143,7 +143,7 @@ fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
     let redis = RedisServer::start(&[]);
     let (here, there) =
         (OperatedGateway::sharing(&redis.url()), OperatedGateway::sharing(&redis.url()));
-    let (public, upstream) = (there.public, there.upstream.clone());
+    let (public, upstream) = (there.public, there.upstream);
     let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
     upstream.reach(1);
     let record = here.ask("/api/records?view=in-flight").json()["records"][0].clone();
