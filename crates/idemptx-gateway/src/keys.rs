@@ -218,7 +218,7 @@ impl StoreLocation {
         let policy = routes.filter_map(|route| route.policy()).max_by_key(|policy| policy.retain);
         let policy = policy.ok_or("there is no protected route of that name")?;
         // A command reads once: a cache would not help.
-        Ok((Store { near: None, ..config.store.clone() }, policy.clone()))
+        Ok((Store { near_bytes: 0, ..config.store.clone() }, policy.clone()))
     }
 }
 

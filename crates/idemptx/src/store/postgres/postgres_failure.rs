@@ -71,8 +71,8 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::NoRecord)
     }
 
-    pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
-        Self::of(server, PostgresCause::Schema(what_to_do.into()))
+    pub(super) fn schema(server: &Arc<str>, remedy: impl Into<String>) -> Self {
+        Self::of(server, PostgresCause::Schema(remedy.into()))
     }
 
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
@@ -292,7 +292,7 @@ impl fmt::Display for PostgresFailure {
                 "there is no record of the operation where the transaction is: begin it on the \
                  store's own database",
             ),
-            PostgresCause::Schema(what_to_do) => f.write_str(what_to_do),
+            PostgresCause::Schema(remedy) => f.write_str(remedy),
             PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }

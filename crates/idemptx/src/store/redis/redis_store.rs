@@ -184,7 +184,7 @@ impl Store for RedisStore {
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
         let handle = self.notifier.watch(*id);
-        // Subscribing anew costs as much as asking whether the subscription is still in force.
+        // Subscribing again costs as much as asking whether the subscription is still in force.
         self.wake_ups
             .run(&mut Doubt::default(), |mut connection| async move {
                 connection.subscribe(self.layout.channel()).await
