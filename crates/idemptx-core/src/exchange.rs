@@ -45,7 +45,7 @@ use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{Mode, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{ClaimRequest, ErrorKind, Expected, RecordSnapshot};
+use crate::store::{ClaimRequest, ErrorKind, Expected, RecordSnapshot, StoreFailure};
 use crate::time::Timestamp;
 
 mod acquire;
@@ -277,18 +277,22 @@ impl Exchange {
         self.refuse_with(rejection)
     }
 
-    /// The store said nothing usable: refuse, or run unprotected where the policy says so.
-    fn no_verdict(&mut self, kind: ErrorKind, deferred: Option<Deferred>) -> Action {
-        if kind == ErrorKind::Corrupt {
-            return self.refuse_deferred(Code::OutcomeUnknown, deferred);
-        }
-        match self.policy().on_store_error {
-            // Want of room is a verdict: who is refused for it must not run past the limit.
-            _ if kind == ErrorKind::Full => self.refuse_deferred(Code::StoreUnavailable, deferred),
-            OnStoreError::FailClosed => self.refuse_deferred(Code::StoreUnavailable, deferred),
-            OnStoreError::FailOpen => {
-                self.stage = Stage::Finished;
-                Action::Answer { answer: Answer::Pass(Bypass::Unprotected), deferred }
+    /// Ends without a claim, because the store did not answer or refused: refuses, or runs
+    /// unprotected where the policy says so.
+    fn no_verdict(&mut self, failure: StoreFailure, deferred: Option<Deferred>) -> Action {
+        match (failure.kind, self.policy().on_store_error) {
+            (ErrorKind::Corrupt, _) => self.refuse_deferred(Code::OutcomeUnknown, deferred),
+            // A limit is no outage: a request beyond it must not run unprotected.
+            (ErrorKind::Full, _) | (_, OnStoreError::FailClosed) => {
+                let rejection = self.rejection(Code::StoreUnavailable);
+                let rejection = match failure.retry_after {
+                    Some(wait) => rejection.retry_after(wait),
+                    None => rejection,
+                };
+                deferring(self.refuse_with(rejection), deferred)
+            }
+            (_, OnStoreError::FailOpen) => {
+                deferring(self.end(Answer::Pass(Bypass::Unprotected)), deferred)
             }
         }
     }
@@ -299,10 +303,7 @@ impl Exchange {
 
     fn refuse_deferred(&mut self, code: Code, deferred: Option<Deferred>) -> Action {
         let rejection = self.rejection(code);
-        match self.refuse_with(rejection) {
-            Action::Answer { answer, .. } => Action::Answer { answer, deferred },
-            action => action,
-        }
+        deferring(self.refuse_with(rejection), deferred)
     }
 
     fn refuse_with(&mut self, rejection: Rejection) -> Action {
@@ -360,6 +361,14 @@ impl Exchange {
             && self
                 .fingerprint()
                 .is_some_and(|mine| mine.compare(&record.fingerprint) == Match::DifferentRequest)
+    }
+}
+
+/// Adds background work to an exchange's end.
+fn deferring(action: Action, deferred: Option<Deferred>) -> Action {
+    match action {
+        Action::Answer { answer, .. } => Action::Answer { answer, deferred },
+        action => action,
     }
 }
 

@@ -256,6 +256,7 @@ impl StepResult {
             Self::Orphan => "orphan",
             Self::Settled => "settled",
             Self::Failed(ErrorKind::Unavailable) => "unavailable",
+            Self::Failed(ErrorKind::Refused) => "refused",
             Self::Failed(ErrorKind::Fenced) => "fenced",
             Self::Failed(ErrorKind::Corrupt) => "corrupt",
             Self::Failed(ErrorKind::Full) => "full",

@@ -76,9 +76,8 @@ impl Step {
         match &self.verdict {
             Verdict::Granted(_) => true,
             // Of who never asked, or was refused for certain, there is nothing in the store.
-            Verdict::Pending | Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal) => {
-                self.asked
-            }
+            Verdict::Pending => self.asked,
+            Verdict::Failed(failure) => self.asked && failure.kind.is_unknown(),
             _ => false,
         }
     }
@@ -96,7 +95,7 @@ impl Step {
         match verdict {
             Ok(verdict) => self.conclude(verdict),
             Err(error) => {
-                self.verdict = Verdict::Failed(error.kind());
+                self.verdict = Verdict::Failed(error.failure());
                 self.failure = Some(with_sources(&error));
             }
         }
@@ -104,7 +103,7 @@ impl Step {
 
     /// Takes why no store was asked, or none answered.
     pub(crate) fn give_up(&mut self, kind: ErrorKind, failure: String) {
-        self.verdict = Verdict::Failed(kind);
+        self.verdict = Verdict::Failed(kind.into());
         self.failure = (!failure.is_empty()).then_some(failure);
     }
 
@@ -174,8 +173,9 @@ impl Step {
             number::UNAVAILABLE => ErrorKind::Unavailable,
             number::INTERNAL => ErrorKind::Internal,
             number::FULL => ErrorKind::Full,
+            number::REFUSED => ErrorKind::Refused,
             _ => {
-                let advice = "a step fails as UNAVAILABLE, INTERNAL or FULL";
+                let advice = "a step fails as UNAVAILABLE, INTERNAL, REFUSED or FULL";
                 return Err(PyValueError::new_err(advice));
             }
         };
@@ -197,12 +197,12 @@ impl Step {
             (_, Verdict::Granted(lease)) => {
                 Told::Held(ClaimInfo::new(&Record::running(lease), lease.term))
             }
-            (_, Verdict::Held(holder)) => Told::Held(holder.clone()),
+            (_, Verdict::Held(holder)) => Told::Held(*holder),
             (_, Verdict::Settled(record)) => Told::Settled(record.clone()),
             (Job::Settle(lease, done), Verdict::Done) => {
                 Told::Settled(Record::settled(lease, done))
             }
-            (Job::Claim(..), Verdict::Failed(kind)) => Told::Failed(*kind),
+            (Job::Claim(..), Verdict::Failed(failure)) => Told::Failed(*failure),
             _ => return None,
         };
         Some(News(told))

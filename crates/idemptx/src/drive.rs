@@ -20,6 +20,7 @@ use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
     Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    StoreFailure,
 };
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
@@ -270,15 +271,19 @@ impl<S: Store> Driver<S> {
         &mut self,
         id: RecordId,
         claim_request: &ClaimRequest,
-    ) -> Result<Claim, ErrorKind> {
+    ) -> Result<Claim, StoreFailure> {
         while self.pilot.is_none() {
             match self.engine.flights().enter(id) {
                 Entrance::Lead(pilot) => self.pilot = Some(pilot),
-                Entrance::Held(holder) => return Ok(Claim::Held(holder)),
+                Entrance::Held(holder) => return Ok(Claim::Found(RecordSnapshot::Held(holder))),
                 Entrance::Follow(news) => match news.await {
-                    Ok(News::Held(holder)) => return Ok(Claim::Held(holder)),
-                    Ok(News::Settled(record)) => return Ok(Claim::Settled(record)),
-                    Ok(News::Failed(kind)) => return Err(kind),
+                    Ok(News::Held(holder)) => {
+                        return Ok(Claim::Found(RecordSnapshot::Held(holder)));
+                    }
+                    Ok(News::Settled(record)) => {
+                        return Ok(Claim::Found(RecordSnapshot::Settled(record)));
+                    }
+                    Ok(News::Failed(failure)) => return Err(failure),
                     Ok(News::Changed) | Err(_) => {}
                 },
             }
@@ -292,10 +297,12 @@ impl<S: Store> Driver<S> {
             }
             other => {
                 let news = match other {
-                    Ok(Claim::Held(holder)) => News::Held(holder.clone()),
-                    Ok(Claim::Settled(record)) => News::Settled(record.clone()),
+                    Ok(Claim::Found(RecordSnapshot::Held(holder))) => News::Held(holder.clone()),
+                    Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                        News::Settled(record.clone())
+                    }
                     Ok(_) => News::Changed,
-                    Err(kind) => News::Failed(*kind),
+                    Err(failure) => News::Failed(*failure),
                 };
                 self.permit = None;
                 self.land(&news);
@@ -308,10 +315,10 @@ impl<S: Store> Driver<S> {
         &mut self,
         id: &RecordId,
         claim_request: &ClaimRequest,
-    ) -> Result<Claim, ErrorKind> {
+    ) -> Result<Claim, StoreFailure> {
         let limit = self.engine.policy().claim_timeout;
         if self.engine.is_closed_to_claims() {
-            return Err(ErrorKind::Full);
+            return Err(ErrorKind::Full.into());
         }
         if self.permit.is_none() {
             self.permit = match self.engine.permits().try_acquire_owned() {
@@ -319,26 +326,27 @@ impl<S: Store> Driver<S> {
                 // The claim request has not been sent: refused for want of room, for certain.
                 Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
                     Ok(Ok(permit)) => Some(permit),
-                    _ => return Err(ErrorKind::Full),
+                    _ => return Err(ErrorKind::Full.into()),
                 },
             };
         }
         self.at_stake = true;
         let verdict = within(limit, self.engine.store().claim(id, claim_request)).await;
-        self.at_stake = matches!(
-            verdict,
-            Ok(Claim::Granted(_)) | Err(ErrorKind::Unavailable | ErrorKind::Internal)
-        );
+        self.at_stake = match &verdict {
+            Ok(claim) => matches!(claim, Claim::Granted(_)),
+            Err(failure) => failure.kind.is_unknown(),
+        };
         verdict
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, ErrorKind> {
-        within(self.engine.policy().claim_timeout, self.engine.store().lookup(id)).await
+        let limit = self.engine.policy().claim_timeout;
+        Ok(within(limit, self.engine.store().lookup(id)).await?)
     }
 
     async fn renew(&self, lease: &Lease) -> Result<(), ErrorKind> {
         let limit = self.engine.policy().claim_timeout;
-        within(limit, self.engine.store().renew(lease)).await.map(drop)
+        Ok(within(limit, self.engine.store().renew(lease)).await.map(drop)?)
     }
 
     fn meter(&self) -> bool {
@@ -439,7 +447,9 @@ async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token,
                 holder.remaining
             }
             Ok(Some(RecordSnapshot::Settled(record))) => return pilot.land(&News::Settled(record)),
-            Ok(_) | Err(ErrorKind::Corrupt) => return pilot.land(&News::Changed),
+            Ok(_) | Err(StoreFailure { kind: ErrorKind::Corrupt, .. }) => {
+                return pilot.land(&News::Changed);
+            }
             Err(_) => pause,
         };
         if watch.is_some() {
@@ -462,19 +472,19 @@ async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token,
 async fn within<T>(
     limit: Duration,
     step: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, ErrorKind> {
+) -> Result<T, StoreFailure> {
     let mut step = pin!(step);
     // Only a step that is not over at once needs a timer, and the readings of the clock for it.
     let mut late = pin!(None);
     poll_fn(move |cx| {
         if let Poll::Ready(verdict) = step.as_mut().poll(cx) {
-            return Poll::Ready(verdict.map_err(|error| error.kind()));
+            return Poll::Ready(verdict.map_err(|error| error.failure()));
         }
         if late.is_none() {
             late.set(Some(sleep(limit)));
         }
         let is_late = late.as_mut().as_pin_mut().is_some_and(|late| late.poll(cx).is_ready());
-        if is_late { Poll::Ready(Err(ErrorKind::Unavailable)) } else { Poll::Pending }
+        if is_late { Poll::Ready(Err(ErrorKind::Unavailable.into())) } else { Poll::Pending }
     })
     .await
 }

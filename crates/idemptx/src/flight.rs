@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
 use idemptx_core::record::Record;
-use idemptx_core::store::{ClaimInfo, ErrorKind};
+use idemptx_core::store::{ClaimInfo, StoreFailure};
 use tokio::sync::oneshot;
 
 /// All records that this process claims, executes or watches.
@@ -45,7 +45,7 @@ enum Phase {
 pub(crate) enum News {
     Held(ClaimInfo),
     Settled(Record),
-    Failed(ErrorKind),
+    Failed(StoreFailure),
     /// Ask the store again.
     Changed,
 }

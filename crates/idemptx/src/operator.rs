@@ -57,12 +57,13 @@ use http::{HeaderMap, Method, StatusCode};
 use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::{Key, RecordId, Scope};
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::policy::Policy;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
+    StoreError,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -229,7 +230,7 @@ impl<S: Store> Operator<S> {
         };
         let was = self.lookup(id).await?.ok_or(OperatorError::Absent)?;
         match was.status {
-            RecordStatus::Running => Err(OperatorError::InFlight(was.remaining)),
+            RecordStatus::Running => Err(OperatorError::InFlight(was.claim.remaining)),
             RecordStatus::Orphaned | RecordStatus::Unknown => {
                 let now = ended(self.begin(Target::seen(&was), done)).await?;
                 Ok(Resolved { was, now })
@@ -277,11 +278,15 @@ impl<S: Store> Operator<S> {
                 insist(policy.settle_timeout, || self.store.release(&lease)).await?;
                 Err(OperatorError::Absent)
             }
-            Claim::Held(holder) if !holder.is_orphan() => {
+            Claim::Found(RecordSnapshot::Held(holder)) if !holder.is_orphan() => {
                 Err(OperatorError::InFlight(holder.remaining))
             }
-            Claim::Held(holder) => Err(OperatorError::changed(RecordView::held(*id, &holder))),
-            Claim::Settled(record) => Err(OperatorError::changed(RecordView::settled(&record))),
+            Claim::Found(RecordSnapshot::Held(holder)) => {
+                Err(OperatorError::changed(RecordView::held(*id, &holder)))
+            }
+            Claim::Found(RecordSnapshot::Settled(record)) => {
+                Err(OperatorError::changed(RecordView::settled(&record)))
+            }
             _ => Err(StoreError::new(ErrorKind::Internal).into()),
         }
     }
@@ -353,7 +358,7 @@ impl<S: Inventory> Operator<S> {
             seen => seen?.ok_or(OperatorError::Absent)?,
         };
         if was.status == RecordStatus::Running {
-            return Err(OperatorError::InFlight(was.remaining));
+            return Err(OperatorError::InFlight(was.claim.remaining));
         }
         ended(self.begin(Target::seen(&was), None)).await?;
         Ok(Forgotten { was })
@@ -388,20 +393,20 @@ struct Target {
 }
 
 impl Target {
-    fn new(id: RecordId, status: RecordStatus, token: Token, fingerprint: Fingerprint) -> Self {
+    fn new(id: RecordId, status: RecordStatus, claim: ClaimInfo) -> Self {
         let expected = match status {
-            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(token),
-            _ => Expected::Settled(token),
+            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(claim.token),
+            _ => Expected::Settled(claim.token),
         };
-        Self { id, expected, fingerprint }
+        Self { id, expected, fingerprint: claim.fingerprint }
     }
 
     fn seen(was: &RecordView) -> Self {
-        Self::new(was.id, was.status, was.token, was.fingerprint)
+        Self::new(was.id, was.status, was.claim)
     }
 
     fn listed(entry: &RecordSummary) -> Self {
-        Self::new(entry.id, entry.status, entry.token, entry.fingerprint)
+        Self::new(entry.id, entry.status, entry.claim)
     }
 }
 
@@ -423,9 +428,7 @@ where
     loop {
         let verdict = timeout_at(deadline, step()).await;
         let verdict = verdict.unwrap_or(Err(ErrorKind::Unavailable.into()));
-        let is_in_doubt = verdict.as_ref().is_err_and(|error| {
-            matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
-        });
+        let is_in_doubt = verdict.as_ref().is_err_and(|error| error.kind().is_transient());
         if !is_in_doubt || Instant::now() + pause >= deadline {
             return verdict;
         }

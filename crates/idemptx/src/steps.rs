@@ -228,9 +228,11 @@ async fn keep_once(
 ) -> Result<Option<Record>, StoreError> {
     match records.claim(id, claim_request).await? {
         Claim::Granted(lease) => records.settle(&lease, done).await.map(|()| None),
-        Claim::Settled(record) if record.token == claim_request.token => Ok(None),
-        Claim::Settled(record) => Ok(Some(record)),
-        Claim::Held(holder) => {
+        Claim::Found(RecordSnapshot::Settled(record)) if record.token == claim_request.token => {
+            Ok(None)
+        }
+        Claim::Found(RecordSnapshot::Settled(record)) => Ok(Some(record)),
+        Claim::Found(RecordSnapshot::Held(holder)) => {
             claim_request.expected = Some(Expected::Orphan(holder.token));
             Err(ErrorKind::Unavailable.into())
         }
@@ -240,7 +242,7 @@ async fn keep_once(
 
 /// Whether it is worth while to try again; who was fenced finds out by whom.
 const fn is_passing(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Fenced)
+    kind.is_transient() || matches!(kind, ErrorKind::Fenced)
 }
 
 fn decode<T: DeserializeOwned, E>(record: &Record, lease: &Lease) -> Result<T, StepError<E>> {

@@ -155,7 +155,7 @@ impl Store for Faulty {
         claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         match self.store.claim(id, claim_request).await? {
-            Claim::Held(holder) if self.fault == Fault::GrantsTwice => {
+            Claim::Found(RecordSnapshot::Held(holder)) if self.fault == Fault::GrantsTwice => {
                 Ok(Claim::Granted(Lease::granted(*id, claim_request, holder.fence, holder.attempt)))
             }
             verdict => Ok(verdict),
@@ -225,7 +225,7 @@ impl Inventory for Faulty {
             Fault::ListsTheDead => page.entries.append(&mut self.last.lock().unwrap()),
             Fault::NeverLapses => {
                 for entry in &mut page.entries {
-                    entry.remaining += HOUR;
+                    entry.claim.remaining += HOUR;
                     entry.status = RecordStatus::Running;
                 }
             }

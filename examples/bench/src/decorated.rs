@@ -8,7 +8,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
+use idemptx_core::store::{Claim, RecordSnapshot, ClaimRequest, Settlement, Store};
 
 use crate::app::{self, Gate};
 use crate::in_process::{call, created, on_one_thread, request};
@@ -81,7 +81,7 @@ async fn nanos_per_claim(url: String) -> Measured<f64> {
     let claim_request = claim_request(2);
     let began = thread_time();
     for _ in 0..CLAIMS {
-        let Claim::Settled(_) = store.claim(&id, &claim_request).await? else {
+        let Claim::Found(RecordSnapshot::Settled(_)) = store.claim(&id, &claim_request).await? else {
             return Err("a settled record was not found".into());
         };
     }

@@ -6,7 +6,7 @@ use super::report::Verdict::Passed;
 use super::report::{Broken, Outcome, ensure};
 use super::trial::{Trial, done, fenced, held_by, held_live_by, settled_as};
 use crate::lease::Lease;
-use crate::store::{Claim, ClaimRequest, Expected, Store, StoreError};
+use crate::store::{Claim, ClaimRequest, Expected, RecordSnapshot, Store, StoreError};
 
 pub(super) async fn one_of_many_claims_is_granted<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
     let id = trial.id();
@@ -17,7 +17,7 @@ pub(super) async fn one_of_many_claims_is_granted<H: Harness>(trial: &Trial<'_, 
     .await;
     let owner = the_one_granted(&claims)?;
     for claim in &claims {
-        if let Ok(Claim::Held(holder)) = claim {
+        if let Ok(Claim::Found(RecordSnapshot::Held(holder))) = claim {
             held_live_by(holder, owner)?;
         }
     }
@@ -74,7 +74,7 @@ pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<
             (settled, claimed)
         };
         match claimed {
-            Ok(Claim::Settled(record)) => {
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
                 ensure!(settled.is_ok(), "neither the settlement nor the takeover won");
                 settled_as(&record, &former, &late)?;
             }
@@ -171,7 +171,7 @@ fn the_one_granted(claims: &[Result<Claim, StoreError>]) -> Result<&Lease, Broke
                 ensure!(owner.is_none(), "two claims at once were granted");
                 owner = Some(lease);
             }
-            Ok(Claim::Held(_)) => {}
+            Ok(Claim::Found(RecordSnapshot::Held(_))) => {}
             other => return Err(Broken(format!("a claim among many came to {other:?}"))),
         }
     }

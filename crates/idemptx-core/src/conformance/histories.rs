@@ -186,11 +186,13 @@ impl<'a, H: Harness> History<'a, H> {
             }
             Some(Modelled { lease, result }) => {
                 return match (told, result) {
-                    (Claim::Held(holder), None) => {
+                    (Claim::Found(RecordSnapshot::Held(holder)), None) => {
                         ensure!(holder.is_orphan() == self.orphans, "{} is left", holder.told());
                         held_by(&holder, lease)
                     }
-                    (Claim::Settled(record), Some(result)) => settled_as(&record, lease, result),
+                    (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
+                        settled_as(&record, lease, result)
+                    }
                     (told, _) => Err(Broken(format!("a refused claim came to: {}", told.told()))),
                 };
             }

@@ -307,9 +307,11 @@ impl<'a, H: Harness> World<'a, H> {
         let told = told.map_err(|error| Broken(format!("a lookup failed: {error:?}")))?;
         match (self.records.get(&id), told) {
             (None, None) => Ok(()),
-            (Some(held), Some(RecordSnapshot::Held(holder))) => held.is_told(Claim::Held(holder)),
+            (Some(held), Some(RecordSnapshot::Held(holder))) => {
+                held.is_told(Claim::Found(RecordSnapshot::Held(holder)))
+            }
             (Some(held), Some(RecordSnapshot::Settled(record))) => {
-                held.is_told(Claim::Settled(record))
+                held.is_told(Claim::Found(RecordSnapshot::Settled(record)))
             }
             (_, told) => Err(Broken(format!("a lookup came to: {}", told.told()))),
         }
@@ -382,11 +384,13 @@ impl Modelled {
     /// Compares it with what somebody was told who is not its owner.
     fn is_told(&self, told: Claim) -> Result<(), Broken> {
         match (told, &self.result) {
-            (Claim::Held(holder), None) => {
+            (Claim::Found(RecordSnapshot::Held(holder)), None) => {
                 ensure!(holder.is_orphan() == self.lapses, "{} is left", holder.told());
                 held_by(&holder, &self.lease)
             }
-            (Claim::Settled(record), Some(result)) => settled_as(&record, &self.lease, result),
+            (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
+                settled_as(&record, &self.lease, result)
+            }
             (told, _) => Err(Broken(format!("a record is told to be: {}", told.told()))),
         }
     }

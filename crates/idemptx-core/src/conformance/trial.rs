@@ -92,7 +92,7 @@ impl<'a, H: Harness> Trial<'a, H> {
         claim_request: &ClaimRequest,
     ) -> Result<ClaimInfo, Broken> {
         match self.store().claim(id, claim_request).await {
-            Ok(Claim::Held(holder)) => Ok(holder),
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => Ok(holder),
             other => Err(unexpected("a claim refused because the record is held", &other)),
         }
     }
@@ -104,7 +104,7 @@ impl<'a, H: Harness> Trial<'a, H> {
         claim_request: &ClaimRequest,
     ) -> Result<Record, Broken> {
         match self.store().claim(id, claim_request).await {
-            Ok(Claim::Settled(record)) => Ok(record),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => Ok(record),
             other => Err(unexpected("a claim refused because the record is settled", &other)),
         }
     }
@@ -298,6 +298,14 @@ impl Told for Claim {
     fn told(&self) -> String {
         match self {
             Self::Granted(lease) => format!("granted as attempt {}", lease.attempt),
+            Self::Found(found) => found.told(),
+        }
+    }
+}
+
+impl Told for RecordSnapshot {
+    fn told(&self) -> String {
+        match self {
             Self::Held(holder) => holder.told(),
             Self::Settled(record) => record.told(),
         }
@@ -308,8 +316,7 @@ impl Told for Option<RecordSnapshot> {
     fn told(&self) -> String {
         match self {
             None => "nothing".to_owned(),
-            Some(RecordSnapshot::Held(holder)) => holder.told(),
-            Some(RecordSnapshot::Settled(record)) => record.told(),
+            Some(found) => found.told(),
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::outcome::{Bypass, Code};
 use crate::policy::{Mode, OnLargeBody, OnOrphan};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot};
+use crate::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, StoreFailure,
+};
 use crate::time::Timestamp;
 
 impl Exchange {
@@ -58,7 +60,7 @@ impl Exchange {
     pub(super) fn claimed(
         &mut self,
         claim_request: &ClaimRequest,
-        verdict: Result<Claim, ErrorKind>,
+        verdict: Result<Claim, StoreFailure>,
         now: Timestamp,
     ) -> Action {
         match verdict {
@@ -74,12 +76,11 @@ impl Exchange {
                 }
                 self.granted(lease, now)
             }
-            Ok(Claim::Held(holder)) => self.held(holder, now),
-            Ok(Claim::Settled(record)) => self.settled(&record, now),
-            Err(kind) => {
-                let deferred = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
-                    .then(|| self.unheard(claim_request));
-                self.no_verdict(kind, deferred)
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => self.held(holder, now),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => self.settled(&record, now),
+            Err(failure) => {
+                let deferred = failure.kind.is_unknown().then(|| self.unheard(claim_request));
+                self.no_verdict(failure, deferred)
             }
         }
     }
@@ -120,7 +121,7 @@ impl Exchange {
                 self.token = self.token.next();
                 self.claim(None, now)
             }
-            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
+            Err(kind) => self.no_verdict(kind.into(), Some(Deferred::Release(lease))),
         }
     }
 
@@ -208,7 +209,7 @@ impl Exchange {
         &mut self,
         claim_request: &ClaimRequest,
         response: Box<StoredResponse>,
-        verdict: Result<Claim, ErrorKind>,
+        verdict: Result<Claim, StoreFailure>,
         now: Timestamp,
     ) -> Action {
         match verdict {
@@ -255,7 +256,7 @@ impl Exchange {
         match seen {
             Ok(None) => self.look_older(lease, position + 1, now),
             Ok(Some(seen)) => self.release(lease, Then::Decide(position, Box::new(seen))),
-            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
+            Err(kind) => self.no_verdict(kind.into(), Some(Deferred::Release(lease))),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::lease::Lease;
 use crate::outcome::{Bypass, Rejection};
 use crate::record::State;
 use crate::response::StoredResponse;
-use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot};
+use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, StoreFailure};
 use crate::time::Timestamp;
 
 /// What happened.
@@ -17,7 +17,7 @@ pub enum Event {
     /// The body's end, on [`Action::ReadBody`].
     Body(BodyEnd),
     /// The store's verdict, on [`Action::Claim`].
-    Claimed(Result<Claim, ErrorKind>),
+    Claimed(Result<Claim, StoreFailure>),
     /// What the store holds, on [`Action::Lookup`].
     Looked(Result<Option<RecordSnapshot>, ErrorKind>),
     /// Whether the scope may have another new key now, on [`Action::Meter`].

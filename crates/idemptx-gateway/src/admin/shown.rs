@@ -19,12 +19,12 @@ pub(crate) fn entry(entry: &RecordSummary) -> Value {
     json!({
         "id": entry.id.to_string(),
         "state": entry.status.as_str(),
-        "attempt": entry.attempt,
-        "fence": entry.fence,
-        "fingerprint": hex(entry.fingerprint.digest.get(..4).unwrap_or_default()),
+        "attempt": entry.claim.attempt,
+        "fence": entry.claim.fence,
+        "fingerprint": hex(entry.claim.fingerprint.digest.get(..4).unwrap_or_default()),
         "age_ms": millis(entry.age),
         "idle_ms": millis(entry.idle),
-        "lease_ms": millis(entry.remaining),
+        "lease_ms": millis(entry.claim.remaining),
         "expires_in_ms": millis(entry.expires_in),
         "payload_bytes": entry.payload_bytes,
     })
@@ -43,7 +43,7 @@ pub(crate) fn answer(sighting: &RecordView) -> Option<Value> {
 
 /// Names what somebody saw of a record, so that they do not decide about something else.
 pub(super) fn seen(entry: &RecordSummary) -> String {
-    format!("{}.{}", entry.status, entry.fence)
+    format!("{}.{}", entry.status, entry.claim.fence)
 }
 
 /// The answer that an operator wants to be stored.
@@ -92,6 +92,7 @@ fn words(event: Event) -> (&'static str, String) {
         Event::Fenced => ("fenced", "The owner had lost it, and changed nothing"),
         Event::Failed(ErrorKind::Full) => ("no-verdict", "The store had no room for it"),
         Event::Failed(ErrorKind::Corrupt) => ("no-verdict", "What is stored cannot be read"),
+        Event::Failed(ErrorKind::Refused) => ("no-verdict", "The store refused the step"),
         Event::Failed(_) => ("no-verdict", "The store gave no verdict"),
         Event::Executed { stored: true } => ("executed", "The client got the answer"),
         Event::Executed { stored: false } => {

@@ -45,7 +45,7 @@ impl Printer {
             )?;
         }
         for entry in entries {
-            let lease = match entry.remaining {
+            let lease = match entry.claim.remaining {
                 Duration::ZERO => "-".to_owned(),
                 remaining => span(remaining),
             };
@@ -54,7 +54,7 @@ impl Printer {
                 "{}  {:11}  {:>7}  {:>9}  {:>9}  {:>12}",
                 entry.id,
                 entry.status,
-                entry.attempt,
+                entry.claim.attempt,
                 span(entry.age),
                 lease,
                 span(entry.expires_in)
@@ -85,11 +85,11 @@ impl Printer {
         }
         writeln!(self.out, "record        {}", entry.id)?;
         writeln!(self.out, "state         {}", entry.status)?;
-        writeln!(self.out, "attempt       {}", entry.attempt)?;
+        writeln!(self.out, "attempt       {}", entry.claim.attempt)?;
         writeln!(self.out, "claimed       {} ago", span(entry.age))?;
         writeln!(self.out, "last written  {} ago", span(entry.idle))?;
-        if !entry.remaining.is_zero() {
-            writeln!(self.out, "lease left    {}", span(entry.remaining))?;
+        if !entry.claim.remaining.is_zero() {
+            writeln!(self.out, "lease left    {}", span(entry.claim.remaining))?;
         }
         writeln!(self.out, "forgotten in  {}", span(entry.expires_in))?;
         let Some(response) = &seen.response else { return Ok(()) };

@@ -48,10 +48,7 @@ impl<S> Observed<S> {
         let began = Instant::now();
         let span = self.observer.traces.step(operation, lease);
         let answer = step.await;
-        if !matches!(
-            answer.as_ref().map_err(StoreError::kind),
-            Err(ErrorKind::Unavailable | ErrorKind::Internal)
-        ) {
+        if !answer.as_ref().is_err_and(|error| error.kind().is_transient()) {
             self.observer.health.answered();
             if let (Operation::Settle | Operation::Release, Some(lease)) = (operation, lease) {
                 self.observer.traces.over(lease);
@@ -86,10 +83,10 @@ impl<S: Store> Store for Observed<S> {
             Claim::Granted(lease) => {
                 (StepResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
             }
-            Claim::Held(holder) if holder.is_orphan() => {
+            Claim::Found(RecordSnapshot::Held(holder)) if holder.is_orphan() => {
                 (StepResult::Orphan, Some(Event::MetOrphan))
             }
-            Claim::Held(_) => (StepResult::Held, Some(Event::MetHolder)),
+            Claim::Found(RecordSnapshot::Held(_)) => (StepResult::Held, Some(Event::MetHolder)),
             // What becomes of the request is told at its end.
             _ => (StepResult::Settled, None),
         })

@@ -128,10 +128,8 @@ impl Recovery {
                 claim_request.expected = Some(Expected::Orphan(holder.token))
             }
             // Who was fenced finds out by whom.
-            (
-                _,
-                Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Fenced),
-            ) => {}
+            (_, Verdict::Failed(failure))
+                if failure.kind.is_transient() || failure.kind == ErrorKind::Fenced => {}
             _ => return Err(misuse("the store has no room for the step's result, or refused it")),
         }
         self.is_contended = true;

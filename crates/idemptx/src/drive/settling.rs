@@ -19,7 +19,7 @@ impl<S: Store> Driver<S> {
         let limit = self.engine.policy().claim_timeout;
         let released = within(limit, self.engine.store().release(lease)).await;
         self.land(&News::Changed);
-        Event::Released(released)
+        Event::Released(released.map_err(ErrorKind::from))
     }
 
     pub(super) async fn settle(
@@ -104,8 +104,8 @@ impl<S: Store> Driver<S> {
         let deadline = Instant::now() + left;
         let mut pause = SETTLE_AGAIN_MIN;
         loop {
-            match within(left.min(SETTLE_STEP_MAX), step()).await {
-                Err(ErrorKind::Unavailable | ErrorKind::Internal) if !left.is_zero() => {}
+            match within(left.min(SETTLE_STEP_MAX), step()).await.map_err(ErrorKind::from) {
+                Err(kind) if kind.is_transient() && !left.is_zero() => {}
                 taken => return taken,
             }
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;

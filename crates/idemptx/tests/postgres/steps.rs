@@ -10,7 +10,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+};
 
 use crate::postgres_server::PostgresServer;
 
@@ -72,7 +74,7 @@ pub(crate) async fn granted_to(
 
 pub(crate) async fn settled(store: &PostgresStore, id: RecordId) -> Record {
     match store.claim(&id, &claim_request()).await {
-        Ok(Claim::Settled(record)) => record,
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => record,
         other => panic!("not settled: {other:?}"),
     }
 }

@@ -9,16 +9,17 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use super::passage::{Passage, Stored, told};
 use super::world::{Cell, begin, fingerprint, head_parts, response, rules, token};
 use crate::exchange::{
-    Action, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult, Rules,
+    Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult,
+    Rules,
 };
 use crate::key::{Key, Scope};
 use crate::lease::Lease;
-use crate::outcome::{Bypass, Outcome};
+use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{
     KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule, Statuses,
 };
 use crate::record::{Record, State};
-use crate::store::{Claim, ClaimRequest, ErrorKind, Settlement};
+use crate::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
 use crate::time::Timestamp;
 
 /// How a row's policy differs from the draft's.
@@ -442,8 +443,30 @@ fn want_of_room_is_refused_even_where_a_store_that_is_away_is_not() {
     let (mut exchange, _) = begin(&rules, 1);
     let prints = vec![fingerprint(&rules, "a")];
     exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
-    let full = Event::Claimed(Err(ErrorKind::Full));
+    let full = Event::Claimed(Err(ErrorKind::Full.into()));
     assert_eq!(told(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
+}
+
+#[test]
+fn a_certain_refusal_leaves_nothing_to_release_and_passes_its_hint_on() {
+    let refused = StoreError::new(ErrorKind::Refused).with_retry_after(Duration::from_secs(7));
+    for choice in [OnStoreError::FailClosed, OnStoreError::FailOpen] {
+        let rules = rules(|policy| policy.on_store_error = choice);
+        let (mut exchange, _) = begin(&rules, 1);
+        let prints = vec![fingerprint(&rules, "a")];
+        exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
+        let event = Event::Claimed(Err(refused.failure()));
+        let action = exchange.step(event, Timestamp::default());
+        let Action::Answer { answer, deferred: None } = action else { panic!("{action:?}") };
+        match (choice, answer) {
+            (OnStoreError::FailClosed, Answer::Refuse(rejection)) => {
+                assert_eq!(rejection.code, Code::StoreUnavailable);
+                assert_eq!(rejection.retry_after, Some(Duration::from_secs(7)));
+            }
+            (OnStoreError::FailOpen, Answer::Pass(Bypass::Unprotected)) => {}
+            (_, answer) => panic!("{choice:?}: {answer:?}"),
+        }
+    }
 }
 
 #[test]

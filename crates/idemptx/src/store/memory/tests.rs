@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::Expected;
+use idemptx_core::store::{Expected, RecordSnapshot};
 
 use super::slot::RECORD_BYTES;
 use super::*;
@@ -162,7 +162,7 @@ async fn a_replay_shares_the_settled_payload() {
     let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
     let done = done(1000, HOUR);
     store.settle(&lease, &done).await.unwrap();
-    let Claim::Settled(record) =
+    let Claim::Found(RecordSnapshot::Settled(record)) =
         store.claim(&id(1), &claim_request(2, SECOND, HOUR)).await.unwrap()
     else {
         panic!("a settled record is there");

@@ -135,7 +135,9 @@ impl<S: Store> Near<S> {
         let question = self.shelf.question(id);
         let claim = self.store.claim(id, claim_request).await;
         match &claim {
-            Ok(Claim::Settled(record)) => self.shelf.place(question, record.clone(), None),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                self.shelf.place(question, record.clone(), None)
+            }
             _ => self.shelf.forget(id),
         }
         claim
@@ -164,7 +166,7 @@ impl<S: Store> Store for Near<S> {
         if claim_request.expected.is_none()
             && let Some(record) = self.recall(id)
         {
-            return Ok(Claim::Settled(record));
+            return Ok(Claim::Found(RecordSnapshot::Settled(record)));
         }
         Box::pin(self.ask_to_claim(id, claim_request)).await
     }

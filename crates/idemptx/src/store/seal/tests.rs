@@ -342,7 +342,7 @@ async fn settled<S: Store>(store: &S, lease: &Lease) -> Result<Record, StoreErro
     other.token = Token::from_bytes([0xEE; Token::BYTES]);
     let seen = store.lookup(&lease.id).await;
     match store.claim(&lease.id, &other).await {
-        Ok(Claim::Settled(record)) => {
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
             assert_eq!(seen.unwrap(), Some(RecordSnapshot::Settled(record.clone())));
             Ok(record)
         }

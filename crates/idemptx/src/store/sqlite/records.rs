@@ -117,10 +117,7 @@ impl Found {
 
 impl From<Found> for Claim {
     fn from(found: Found) -> Self {
-        match found {
-            Found::Held(_, holder) => Self::Held(holder),
-            Found::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 

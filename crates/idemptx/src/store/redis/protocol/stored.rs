@@ -52,10 +52,7 @@ pub(super) enum Found {
 
 impl From<Found> for Claim {
     fn from(found: Found) -> Self {
-        match found {
-            Found::Held(holder) => Self::Held(holder),
-            Found::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 
