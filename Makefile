@@ -3,30 +3,35 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo python sdist targets test check bench clean
+.PHONY: help demo python python-oldest sdist targets test test-all check bench clean
 
-EXAMPLES := --manifest-path examples/Cargo.toml
-EXAMPLES_RELEASE := $(or $(CARGO_TARGET_DIR),examples/target)/release
+# What is built for tests is built with the same packages and features each time: cargo would
+# build a library once more for any other selection.
+BUILD := --locked --workspace --exclude bench --all-features
+DEBUG = $(or $(CARGO_TARGET_DIR),target)/debug
 
 # nextest where it is installed; it runs the tests side by side and ends those that hang.
-RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --tests)
+# It leaves out the black-box suite by itself: see .config/nextest.toml.
+RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --lib --bins --tests)
+SUITE_LEFT_OUT = $(if $(shell command -v cargo-nextest),,--exclude target-tests)
 
 # One executable for each front door of the target application.
 TARGETS_RUST := axum gateway plain
 TARGETS_PYTHON := fastapi-decorator fastapi-middleware
 # Those that the black-box suite is run against; `plain` has nothing to be tested.
 # Each with the stores that it is run over, `redis` with memory where one process will do.
-TARGETS_TESTED := $(addprefix axum:,redis sqlite postgres) \
-	$(addprefix gateway:,redis sqlite postgres) \
-	fastapi-decorator:redis fastapi-decorator:postgres \
-	fastapi-middleware:redis fastapi-middleware:sqlite
+# Every store and every front door is among the first; `make test-all` runs the others, too.
+PAIRS := axum:redis gateway:postgres fastapi-middleware:sqlite
+PAIRS_OTHER := axum:sqlite axum:postgres gateway:redis gateway:sqlite \
+	fastapi-decorator:redis fastapi-decorator:postgres fastapi-middleware:redis
 
 # The Python package is built, tested and checked as the wheel that users install, in an
 # environment with the newest stack that it is tested with, and in one with the oldest.
 PACKAGE := crates/idemptx-py
 PYTHON := target/venv
 PYTHON_OLDEST := target/venv-oldest
-PYTHON_EXAMPLES := examples/payments-fastapi examples/target-fastapi
+PYTHON_TESTED := $(PACKAGE) examples
+PYTHON_CHECKED := examples tests/targets/fastapi
 WHEEL := target/wheels/.built
 WHEEL_SOURCES = $(shell find Cargo.* crates/*/*.* crates/*/src $(PACKAGE)/python -type f -not -name '*.py[co]')
 
@@ -36,22 +41,27 @@ POSTGRES = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
 POOLER = $(firstword $(wildcard /usr/sbin/pgbouncer) pgbouncer)
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## shows the gateway in front of a service that knows nothing of retries
-	cargo run --locked --release -p idemptx-gateway -- demo --store sqlite:target/demo/keys.db
+	cargo run --locked --profile demo -p idemptx-gateway --no-default-features --features sqlite \
+		-- demo --store sqlite:target/demo/keys.db
 
-python: $(PYTHON)/.ready $(PYTHON_OLDEST)/.ready ## builds the Python wheel, and environments with it in target/
+python: $(PYTHON)/.ready ## builds the Python wheel, and an environment with it in target/
+
+python-oldest: $(PYTHON_OLDEST)/.ready ## the same with the oldest versions that are supported
 
 sdist: $(PYTHON)/.requirements ## installs the Python package from its sources into target/venv-sdist
 	.ci/sdist.sh $(PYTHON) $(PACKAGE)
 
-targets: $(PYTHON)/.ready ## builds the target applications into target/targets/
-	cargo build --locked --release $(EXAMPLES) $(addprefix --bin ,$(TARGETS_RUST))
-	install -D -m 755 -t target/targets $(addprefix $(EXAMPLES_RELEASE)/,$(TARGETS_RUST)) \
-		$(addprefix examples/target-fastapi/bin/,$(TARGETS_PYTHON))
+targets: $(PYTHON)/.ready ## builds the tests, and the target applications into target/targets/
+	cargo build $(BUILD) --lib --bins --tests
+	mkdir -p target/targets
+	for name in $(TARGETS_RUST); do \
+		install -m 755 $(DEBUG)/target-$$name target/targets/$$name; done
+	install -m 755 -t target/targets $(addprefix tests/targets/fastapi/bin/,$(TARGETS_PYTHON))
 
-test: python ## runs every test: unit, store, doc, Python and black-box
+test: targets ## runs the tests: unit, store, doc, Python and black-box
 	.ci/require.sh redis-server redis-server
 	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh $(POOLER) pgbouncer
@@ -59,49 +69,50 @@ test: python ## runs every test: unit, store, doc, Python and black-box
 	.ci/require.sh chromium chromium
 	.ci/require.sh h2load nghttp2-client
 	.ci/require.sh node nodejs
-	cargo $(RUNNER) --locked --workspace --all-features
-	@# The gateway as it is built without features says so where one is wanted.
-	cargo test --locked -p idemptx-gateway --lib
-	cargo test --locked --workspace --all-features --doc
-	.ci/pytest.sh $(PYTHON) $(PACKAGE) examples/payments-fastapi
+	cargo $(RUNNER) $(BUILD) $(SUITE_LEFT_OUT)
+	cargo test $(BUILD) --doc
+	.ci/pytest.sh $(PYTHON) $(PYTHON_TESTED)
+	.ci/black-box.sh $(PAIRS)
+
+# The exploration of interleavings is exhaustive, and every pair of target and store is tested.
+test-all: export IDEMPTX_EXPLORE = full
+test-all: PAIRS += $(PAIRS_OTHER)
+test-all: test python-oldest ## runs every test: `test`, and what takes longer
+	@# The gateway as it is built with few features says so where another is wanted.
+	cargo test --locked -p idemptx-gateway --lib --no-default-features not_built_in
 	@# What the oldest stack warns of has been mended in newer ones.
-	PYTEST_ADDOPTS="-W ignore" .ci/pytest.sh $(PYTHON_OLDEST) $(PACKAGE) examples/payments-fastapi
-	cargo test --locked --release $(EXAMPLES) -p orders
-	$(MAKE) targets
-	.ci/black-box.sh $(TARGETS_TESTED)
+	PYTEST_ADDOPTS="-W ignore" .ci/pytest.sh $(PYTHON_OLDEST) $(PYTHON_TESTED)
 	$(MAKE) sdist
 
 check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	cargo fmt --all --check
-	cargo fmt --all --check $(EXAMPLES)
 	.ci/dependencies.py
 	.ci/named-tests.py
 	.ci/pure-core.sh
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-	cargo clippy --locked $(EXAMPLES) --workspace --all-targets --all-features -- -D warnings
 	.ci/each-feature.py
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 	.ci/deny.sh
-	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_EXAMPLES)
+	.ci/workflows.sh
+	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_CHECKED)
 
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
 	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh nginx nginx-light
 	.ci/require.sh haproxy haproxy
-	examples/bench/python/prepare.sh target/bench
+	bench/python/prepare.sh target/bench
 	cargo build --locked --release -p idemptx-gateway
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
 	BENCH_IDEMPTX=$(or $(CARGO_TARGET_DIR),target)/release/idemptx \
-	  cargo run --locked --release $(EXAMPLES) -p bench -- $(if $(QUICK),--quick)
+	  cargo run --locked --release -p bench -- $(if $(QUICK),--quick)
 
 clean: ## removes everything that was built, the tools too
 	cargo clean
-	cargo clean $(EXAMPLES)
 
 $(WHEEL): $(PYTHON)/.requirements $(WHEEL_SOURCES)
 	rm -rf target/wheels
-	$(PYTHON)/bin/maturin build --release --locked -m $(PACKAGE)/Cargo.toml -o target/wheels
+	$(PYTHON)/bin/maturin build --profile dev --locked -m $(PACKAGE)/Cargo.toml -o target/wheels
 	touch $@
 
 $(PYTHON)/.requirements: $(PACKAGE)/requirements/dev.txt $(PACKAGE)/requirements/test.txt

@@ -14,7 +14,8 @@ LINT = ["cargo", "clippy", "--locked", "--quiet", "--no-default-features"]
 
 def main():
     workspace = json.loads(subprocess.check_output(METADATA))
-    for package in workspace["packages"]:
+    published = [package for package in workspace["packages"] if package["publish"] is None]
+    for package in published:
         named = sorted(set(package["features"]) - {"default"})
         for feature in ["", *named]:
             print(f"{package['name']} with {feature or 'no feature'}", flush=True)

@@ -9,7 +9,7 @@ workers=3
 python=$PWD/$1/bin/python
 for folder in "${@:2}"; do
   echo "$folder in $1"
-  if (cd "$folder" && "$python" -m pytest -n "$workers"); then
+  if (cd "$folder" && "$python" -m pytest -n "$workers" --durations=10); then
     continue
   fi
   last=$folder/.pytest_cache/v/cache/lastfailed

@@ -4,35 +4,35 @@ use std::fmt;
 
 use crate::secret::Secret;
 
-/// A BLAKE3 key for one purpose, of one secret or of none: what is hashed for one purpose never
-/// equals what is hashed for another.
+/// A BLAKE3 key for one purpose, derived from a secret or from none: digests for different purposes
+/// never match.
 #[derive(Clone)]
 pub(crate) struct Purpose([u8; 32]);
 
 impl Purpose {
-    /// Deriving it costs as much as a hash: do it once.
+    /// Derives the key; this costs as much as a hash, so do it once.
     pub(crate) fn new(context: &str, secret: Option<&Secret>) -> Self {
         let material = secret.map_or(&[][..], |secret| secret.expose());
         Self(blake3::derive_key(context, material))
     }
 
-    /// Begins to hash.
+    /// Begins a digest.
     pub(crate) fn begin(&self) -> Digest {
         Digest { purpose: self.clone(), short: Vec::with_capacity(SHORT_BYTES_MIN), long: None }
     }
 }
 
-/// A key is shown by nothing.
+/// Shows nothing of the key.
 impl fmt::Debug for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Purpose")
     }
 }
 
-/// A hash in the making.
+/// A digest that is being computed.
 ///
-/// BLAKE3's own state takes two kilobytes: not worth having for a few hundred bytes, which are most
-/// of what is hashed here.
+/// The state of BLAKE3 takes two kilobytes, which does not pay for the few hundred bytes that most
+/// inputs have.
 #[derive(Clone)]
 pub(crate) struct Digest {
     purpose: Purpose,
@@ -41,7 +41,7 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// Takes bytes as they are.
+    /// Adds bytes as they are.
     pub(crate) fn update(&mut self, bytes: &[u8]) -> &mut Self {
         match &mut self.long {
             Some(hasher) => {
@@ -59,12 +59,12 @@ impl Digest {
         self
     }
 
-    /// Takes a part so that no other sequence of parts gives the same bytes.
+    /// Adds a part with its length, so that no other sequence of parts gives the same bytes.
     pub(crate) fn part(&mut self, part: &[u8]) {
         self.update(&(part.len() as u64).to_be_bytes()).update(part);
     }
 
-    /// The digest of all that was taken.
+    /// Returns the digest of everything added.
     pub(crate) fn finalize(&self) -> [u8; 32] {
         match &self.long {
             Some(hasher) => hasher.finalize().into(),
@@ -73,7 +73,7 @@ impl Digest {
     }
 }
 
-/// The first bytes of a digest.
+/// Returns the first bytes of a digest.
 pub(crate) fn first<const N: usize>(digest: &[u8; 32]) -> [u8; N] {
     digest.first_chunk().copied().unwrap_or([0; N])
 }

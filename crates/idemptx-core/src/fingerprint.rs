@@ -1,16 +1,16 @@
-//! Whether two requests are the same.
+//! Fingerprints of requests, to tell a retry from another request.
 //!
-//! A [`FingerprintConfig`] is made once per policy; each request passes through one
-//! [`Fingerprinter`] and comes out as a [`Fingerprint`], which is kept in the record and
-//! [compared](Fingerprint::compare) with that of every retry.
+//! A [`FingerprintConfig`] is made once per policy; a [`Fingerprinter`] hashes each request into a
+//! [`Fingerprint`], which is kept in the record and [compared](Fingerprint::compare) with that of
+//! every retry.
 //!
-//! What is hashed is a version byte and then, every part prefixed with its length or its number of
-//! parts: method, raw path, query, chosen headers, the type and subtype of `Content-Type`, and the
-//! body.
+//! The input of the hash is a version byte and then, every part prefixed with its length or its
+//! number of parts: method, raw path, query, chosen headers, the type and subtype of
+//! `Content-Type`, and the body.
 //! No two different requests give the same bytes, wherever one part ends and the next begins.
 
 mod form;
-mod json;
+mod json_value;
 mod multipart;
 mod rule;
 
@@ -23,33 +23,39 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use crate::digest::{Digest, Purpose, first};
 use crate::secret::Secret;
 use form::Field;
-use json::Pointer;
+use json_value::Pointer;
 
 pub use rule::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
 
-/// What tells one request from another, as it is kept in a record.
+/// The digest of a request, as it is kept in a record.
 ///
-/// To judge a retry, [`compare`](Self::compare) it: `==` tells neither why two differ nor takes
-/// constant time.
+/// Judge a retry with [`compare`](Self::compare): `==` gives no reason and does not take constant
+/// time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
-    /// How it was made: a digest of the rule and the secret's id; fingerprints made in different
-    /// ways cannot be compared.
+    /// The digest of the rule and of the secret's id; fingerprints of different configurations
+    /// cannot be compared.
     pub config: u32,
-    /// Of method, target, chosen headers and body; all zero when the policy compares nothing.
+    /// The digest of method, target, chosen headers and body; all zero when the policy compares
+    /// nothing.
     pub digest: [u8; 32],
-    /// Of the headers a key is bound to; all zero when it is bound to none.
+    /// The digest of the headers to which a key is bound; all zero when there are none.
     pub binding: [u8; 16],
+    /// The digest of the kind of work, the method, and the path as the client sent it.
+    ///
+    /// It is always compared, also where the policy compares nothing else, and its secret never
+    /// rotates.
+    pub operation: [u8; 16],
 }
 
 impl Fingerprint {
-    /// The fingerprint of work whose requests are never compared.
+    /// Returns the fingerprint of work whose requests are never compared.
     #[must_use]
     pub const fn unchecked() -> Self {
-        Self { config: 0, digest: [0; 32], binding: [0; 16] }
+        Self { config: 0, digest: [0; 32], binding: [0; 16], operation: [0; 16] }
     }
 
-    /// The fingerprint of work that is no HTTP request: of these parts, in order.
+    /// Computes the fingerprint of work that is not an HTTP request, from these parts in order.
     #[must_use]
     pub fn of(parts: &[&[u8]], secret: Option<&Secret>) -> Self {
         let mut hasher = Purpose::new(WORK_CONTEXT, secret).begin();
@@ -61,22 +67,25 @@ impl Fingerprint {
             config: config_id(&config_hasher(KIND_WORK, secret)),
             digest: hasher.finalize(),
             binding: [0; 16],
+            operation: [0; 16],
         }
     }
 
-    /// Judges the fingerprint of a request by the one in the record that its key names.
+    /// Compares a request's fingerprint with that of the record which its key names.
     ///
-    /// The binding is compared first and always: a stranger learns nothing about a request, not
-    /// even that the policy has changed since.
-    /// Then, if both were made in the same way, the digests are.
+    /// The binding is always compared first, so a stranger learns nothing about a request, not even
+    /// that the policy has changed since.
+    /// The digests are compared if both have the same configuration.
     ///
     /// # Security
     ///
-    /// Takes the same time whichever bytes differ.
+    /// Takes the same time wherever bytes differ.
     #[must_use]
     pub fn compare(&self, recorded: &Self) -> Match {
         if !constant_time_eq(&self.binding, &recorded.binding) {
             Match::DifferentPrincipal
+        } else if !constant_time_eq(&self.operation, &recorded.operation) {
+            Match::DifferentOperation
         } else if self.config != recorded.config {
             Match::Incomparable
         } else if self.same_request(recorded) {
@@ -86,45 +95,49 @@ impl Fingerprint {
         }
     }
 
-    /// Whether both are of one request, whoever sent it; `false` when they were made in different
-    /// ways.
+    /// Returns true if both are of one request, regardless of its sender; `false` for different
+    /// configurations.
     ///
     /// # Security
     ///
-    /// Takes the same time whichever bytes differ.
+    /// Takes the same time wherever bytes differ.
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
-        self.config == other.config && constant_time_eq(&self.digest, &other.digest)
+        self.config == other.config
+            && constant_time_eq(&self.operation, &other.operation)
+            && constant_time_eq(&self.digest, &other.digest)
     }
 
-    /// The digest in hexadecimal, for the header that exposes it.
+    /// Returns the digest in hexadecimal, for the header that exposes it.
     ///
     /// # Security
     ///
-    /// Without a [`Secret`] it lets anybody test guesses of the request.
+    /// Without a [`Secret`] anyone who sees it can test guesses of the request.
     #[must_use]
     pub fn signature(&self) -> String {
         blake3::Hash::from_bytes(self.digest).to_hex().as_str().to_owned()
     }
 }
 
-/// What a comparison of two fingerprints tells.
+/// The result of a comparison of two fingerprints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Match {
-    /// The same request, or the policy compares none.
+    /// Both are of one request, or the policy compares none.
     Same,
-    /// Another request of the same principal.
+    /// The principal and the operation are the same, the request is another.
     DifferentRequest,
-    /// The headers that the key is bound to differ, or were hashed with another secret; nothing
-    /// else was looked at.
+    /// The principal is the same, the operation is another: another method, path or kind of work.
+    DifferentOperation,
+    /// The headers to which the key is bound differ, or were hashed with another secret; nothing
+    /// else was compared.
     DifferentPrincipal,
-    /// The same principal, but the fingerprints were made by different rules or secrets, so that
-    /// they tell nothing about the requests.
+    /// Principal and operation are the same, but the fingerprints have different rules or secrets and cannot
+    /// be compared.
     Incomparable,
 }
 
-/// How the fingerprints of a policy are made; build it once, it is the costly part.
+/// The configuration of a policy's fingerprints; it is costly, so build it once.
 #[derive(Clone, Debug)]
 pub struct FingerprintConfig {
     id: u32,
@@ -136,8 +149,8 @@ pub struct FingerprintConfig {
 }
 
 impl FingerprintConfig {
-    /// A configuration that compares requests by `rule` (by nothing if there is none) and
-    /// principals by the headers in `bind`.
+    /// Creates a configuration that compares requests by `rule`, if given, and principals by the
+    /// headers in `bind`.
     #[must_use]
     pub fn new(
         rule: Option<&FingerprintRule>,
@@ -165,18 +178,18 @@ impl FingerprintConfig {
         }
     }
 
-    /// Names this way of making fingerprints: another for another rule, secret or release format.
+    /// Returns the id of this configuration: another for another rule, secret or format.
     #[must_use]
     pub const fn config_id(&self) -> u32 {
         self.id
     }
 
-    /// Begins the fingerprint of a request, of which the body is still to come.
+    /// Begins the fingerprint of a request, before its body is read.
     ///
     /// # Security
     ///
-    /// Everything in it may come from an attacker.
-    /// Under the default rule no more than a kilobyte is allocated, and the hash's own state.
+    /// Everything in the request may come from an attacker.
+    /// Under the rule `raw` no more than a kilobyte and the state of the hash are allocated.
     #[must_use]
     pub fn start(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Fingerprinter {
         let mut hasher = self.request.begin();
@@ -194,7 +207,8 @@ impl FingerprintConfig {
                 self.body(rule, headers, &mut hasher)
             }
         };
-        Fingerprinter { config: self.id, binding: self.binding(headers), hasher, body }
+        let (binding, operation) = (self.binding(headers), [0; 16]);
+        Fingerprinter { config: self.id, binding, operation, hasher, body }
     }
 
     fn body(&self, rule: &FingerprintRule, headers: &HeaderMap, hasher: &mut Digest) -> Body {
@@ -206,8 +220,8 @@ impl FingerprintConfig {
                 hasher.update(&[BODY_IGNORED]);
                 return Body::Ignored;
             }
-            BodyRule::Json if json::is_type(essence) => Some(Structure::Json),
-            BodyRule::Fields(_) if json::is_type(essence) => {
+            BodyRule::Json if json_value::is_type(essence) => Some(Structure::Json),
+            BodyRule::Fields(_) if json_value::is_type(essence) => {
                 Some(Structure::Fields(Arc::clone(&self.pointers)))
             }
             BodyRule::Form if form::is_type(essence) => Some(Structure::Form),
@@ -234,21 +248,22 @@ impl FingerprintConfig {
     }
 }
 
-/// A request's fingerprint in the making: takes the body in pieces, however it is cut.
+/// A fingerprint that is being computed; it takes the body in pieces of any size.
 pub struct Fingerprinter {
     config: u32,
     binding: [u8; 16],
+    operation: [u8; 16],
     hasher: Digest,
     body: Body,
 }
 
 impl Fingerprinter {
-    /// Takes the next piece of the body.
+    /// Adds the next piece of the body.
     ///
     /// # Security
     ///
-    /// Where the rule looks into the body it is kept until [`finish`](Self::finish): stop at the
-    /// policy's `request_bytes_max`.
+    /// A rule that parses the body keeps it until [`finish`](Self::finish): stop at the policy's
+    /// `request_bytes_max`.
     pub fn update(&mut self, chunk: &[u8]) {
         match &mut self.body {
             Body::Unchecked | Body::Ignored => {}
@@ -260,18 +275,19 @@ impl Fingerprinter {
         }
     }
 
-    /// Whether the body is kept until [`finish`](Self::finish), because the rule looks into it.
+    /// Returns true if the whole body is kept until [`finish`](Self::finish), because the rule
+    /// parses it.
     #[must_use]
     pub const fn keeps_body(&self) -> bool {
         matches!(self.body, Body::Structured { .. })
     }
 
-    /// The fingerprint of the request, whose body is complete.
+    /// Returns the fingerprint of the request, whose body is complete.
     #[must_use]
     pub fn finish(mut self) -> Fingerprint {
         match &self.body {
             Body::Unchecked => {
-                return Fingerprint { config: self.config, digest: [0; 32], binding: self.binding };
+                return self.fingerprint([0; 32]);
             }
             Body::Ignored => {}
             Body::Raw { length } => {
@@ -284,7 +300,18 @@ impl Fingerprinter {
                 }
             }
         }
-        Fingerprint { config: self.config, digest: self.hasher.finalize(), binding: self.binding }
+        self.fingerprint(self.hasher.finalize())
+    }
+
+    /// Adds the digest of the operation that the request is for.
+    pub(crate) fn of_operation(mut self, operation: [u8; 16]) -> Self {
+        self.operation = operation;
+        self
+    }
+
+    const fn fingerprint(&self, digest: [u8; 32]) -> Fingerprint {
+        let Self { config, binding, operation, .. } = *self;
+        Fingerprint { config, digest, binding, operation }
     }
 }
 
@@ -294,19 +321,19 @@ impl fmt::Debug for Fingerprinter {
     }
 }
 
-/// What becomes of the body's bytes.
+/// The use of the body's bytes.
 enum Body {
-    /// They do not count, and neither does anything else.
+    /// Nothing of the request counts.
     Unchecked,
-    /// They do not count.
+    /// The body does not count.
     Ignored,
-    /// They are hashed as they come; their number follows, so that they end where they end.
+    /// The bytes are hashed as they arrive, followed by their number, which marks their end.
     Raw { length: u64 },
-    /// They are understood as a whole.
+    /// The body is parsed once it is complete.
     Structured { structure: Structure, bytes: Vec<u8> },
 }
 
-/// What the body is taken for.
+/// The format in which the body is parsed.
 enum Structure {
     Json,
     Fields(Arc<[Pointer]>),
@@ -315,16 +342,16 @@ enum Structure {
 }
 
 impl Structure {
-    /// Hashes what the body means, or nothing if it is malformed.
+    /// Hashes the parsed body; `None`, with nothing hashed, if it is malformed.
     fn hash(&self, body: &[u8], hasher: &mut Digest) -> Option<()> {
         match self {
             Self::Json => {
-                let value = json::parse(body)?;
+                let value = json_value::parse(body)?;
                 hasher.update(&[BODY_JSON]);
                 value.hash(hasher);
             }
             Self::Fields(pointers) => {
-                let document = json::parse(body)?;
+                let document = json_value::parse(body)?;
                 hasher.update(&[BODY_FIELDS]);
                 for pointer in pointers.iter() {
                     let value = pointer.find(&document);
@@ -409,7 +436,7 @@ fn hash_headers<'a>(
     }
 }
 
-/// Hashes a text without regard to case, and without allocating.
+/// Hashes a text in lower case, without allocating.
 fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
     hash_count(hasher, text.len());
     for piece in text.chunks(LOWERCASE_BYTES) {
@@ -421,7 +448,7 @@ fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
     }
 }
 
-/// Of everything that is hashed; raise it when the same request would hash to something else.
+/// The version of the format; raise it when the same request would get another digest.
 const VERSION: u8 = 1;
 const REQUEST_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: request";
 const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: binding";

@@ -49,6 +49,15 @@
 //! assert!(matches!(action, Action::Execute(_)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Features
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `conformance` | the test suite for your own store | |
+//! | `serde` | policies from and to JSON | `serde`, `serde_json` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

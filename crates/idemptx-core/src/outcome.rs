@@ -1,47 +1,47 @@
-//! How an exchange ends: its [`Outcome`], and the [`Rejection`] a client gets when it is refused.
+//! The [`Outcome`] of an exchange, and the [`Rejection`] that a refused client receives.
 
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use crate::key::InvalidKey;
 
-/// How one request's passage ended; adapters put it into the response's extensions.
+/// The end of one request's exchange; adapters put it into the response's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Not under a key, or not a request that keys are for: the handler ran as if we were not here.
+    /// The request was not protected: it has no key, or keys do not apply to it.
     Bypassed(Bypass),
     /// The handler ran under a claim.
     Executed {
-        /// Which execution of this operation it was, from 1.
+        /// The number of this execution of the operation, from 1.
         attempt: u32,
-        /// Whether a retry will get this response.
+        /// Tells if a retry will get this response.
         stored: bool,
     },
-    /// A stored response was given again.
+    /// The stored response was replayed.
     Replayed,
-    /// Nothing ran.
+    /// The request was refused, and nothing ran.
     Refused(Code),
 }
 
-/// Why a request passed untouched.
+/// The reason why a request passed without protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bypass {
     /// An upgrade, a CONNECT, a CORS preflight, or gRPC.
     NotHttp,
-    /// The method is not one that keys are for; `keyed` tells whether a key came all the same.
+    /// The policy does not cover the method; `keyed` tells if the request had a key all the same.
     Method {
-        /// Whether the request carried a key.
+        /// Tells if the request carried a key.
         keyed: bool,
     },
-    /// No key, and none is required.
+    /// The request has no key, and the policy requires none.
     NoKey,
     /// The body is too large and the policy says to skip it.
     LargeBody,
-    /// The store gave no verdict and the policy is to fail open.
+    /// The store was unavailable and the policy is to fail open.
     Unprotected,
     /// Shadow mode: the request would have been refused.
     WouldRefuse(Code),
@@ -53,31 +53,31 @@ pub enum Bypass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Code {
-    /// No key where one is required.
+    /// The request has no key, and the policy requires one.
     MissingKey,
-    /// A key that is none.
+    /// The value in the key's header is not a valid key.
     InvalidKey,
-    /// Whose key it is cannot be told.
+    /// The caller, whose key it is, cannot be identified.
     ScopeUnresolved,
     /// The request's body is larger than the policy allows.
     BodyTooLarge,
     /// The body could not be read to its end.
     BodyUnreadable,
-    /// Another request with the key is being executed.
+    /// A request with the same key is being executed.
     InProgress,
     /// The key was used for another request.
     KeyReused,
-    /// Whether the operation happened is not known.
+    /// The operation may or may not have happened.
     OutcomeUnknown,
     /// The operation happened; its response was not kept.
     ResultUnavailable,
     /// The operation happened; its response has expired.
     KeyExpired,
-    /// The store gave no verdict.
+    /// The store was unavailable.
     StoreUnavailable,
     /// Too many new keys in this scope.
     TooManyKeys,
-    /// The handler broke down.
+    /// The handler failed before it had a response.
     HandlerFailed,
 }
 
@@ -99,7 +99,7 @@ impl Code {
         Self::HandlerFailed,
     ];
 
-    /// Its name in problem documents and URLs.
+    /// Returns the name used in problem documents and URLs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -130,23 +130,25 @@ impl fmt::Display for Code {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejection {
-    /// What it is.
+    /// The stable name of the refusal.
     pub code: Code,
     /// The response's status, by policy.
     pub status: StatusCode,
-    /// Whether the same request with the same key may succeed later.
+    /// Tells if the same request with the same key may succeed later.
     pub retryable: bool,
-    /// Whether the same request with a new key cannot execute the operation a second time.
+    /// Tells if the same request with a new key cannot execute the operation a second time.
     pub safe_new_key: bool,
-    /// When a retry makes sense; always whole seconds of at least one.
+    /// The wait before a retry makes sense; always whole seconds, at least one.
     pub retry_after: Option<Duration>,
-    /// What is wrong with the key, for [`Code::InvalidKey`].
+    /// The headers that may carry a key, for [`Code::MissingKey`].
+    pub header_names: Vec<HeaderName>,
+    /// The fault in the key, for [`Code::InvalidKey`].
     pub invalid_key: Option<InvalidKey>,
     /// The status of the response that was not kept, for [`Code::ResultUnavailable`].
     pub original_status: Option<StatusCode>,
-    /// Where the result is, if the response that was not kept said so.
+    /// The `Location` of the response that was not kept.
     pub location: Option<http::HeaderValue>,
-    /// Whether this stands in for an execution's answer, which a retry will not get:
+    /// Marks a refusal that replaces the response of an execution and will not be replayed:
     /// `Idempotency-Stored: false`.
     pub unstored: bool,
 }

@@ -111,8 +111,13 @@ pub struct Policy {
     /// In [`Profile::Idemptx`] it is the original's `x-idempotency-status`, which says `new` and
     /// `hit` where others say `created` and `replayed`.
     pub status_header: HeaderName,
-    /// The first signs, all verify.
+    /// The secrets of fingerprints, which rotate: the first signs, all verify.
     pub secrets: Vec<Secret>,
+    /// The secret that names records and derives keys; it never rotates.
+    ///
+    /// Without one, a reader of the store can test guesses of keys, and derived keys can be
+    /// computed by anyone who knows a client's key.
+    pub naming_secret: Option<Secret>,
     /// How long the store may take to answer a claim.
     pub claim_timeout: Duration,
     /// How long settling may take, with retries, before the client gets its answer.

@@ -1,6 +1,6 @@
-//! What a refused client reads: a [`Rejection`] as an RFC 9457 problem document.
+//! Problem documents (RFC 9457) for refused requests, made from a [`Rejection`].
 //!
-//! Every [`Code`] has one page under `docs/problems/`, which the document's `type` leads to.
+//! Every [`Code`] has one page under `docs/problems/`, to which the document's `type` links.
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::outcome::{Code, Rejection};
 use crate::policy::{OnPanic, Policy};
 
 impl Rejection {
-    /// The refusal for `code` under `policy`: its status, and what a client may do about it.
+    /// Creates the refusal for `code` under `policy`, with its status and advice.
     ///
-    /// `in-progress`, `store-unavailable` and `too-many-keys` tell when to retry; who knows better
-    /// says so with [`retry_after`](Self::retry_after()).
-    /// What else is known goes into its fields.
+    /// `in-progress`, `store-unavailable` and `too-many-keys` have a default time to retry, which
+    /// [`retry_after`](Self::retry_after()) replaces.
+    /// Set the other fields where more is known.
     #[must_use]
     pub fn new(code: Code, policy: &Policy) -> Self {
         let Terms { status, retryable, safe_new_key, retry_after_secs } = terms(code, policy);
@@ -29,6 +29,10 @@ impl Rejection {
             retryable,
             safe_new_key,
             retry_after: retry_after_secs.map(Duration::from_secs),
+            header_names: match code {
+                Code::MissingKey => policy.header_names.clone(),
+                _ => Vec::new(),
+            },
             invalid_key: None,
             original_status: None,
             location: None,
@@ -36,7 +40,7 @@ impl Rejection {
         }
     }
 
-    /// Tells when a retry makes sense: rounded up to whole seconds, at least one.
+    /// Sets the wait before a retry, rounded up to whole seconds, at least one.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         let rest = u64::from(wait.subsec_nanos() > 0);
@@ -60,36 +64,37 @@ impl Rejection {
 ///
 /// # Security
 ///
-/// Its words are ours: no byte of the request is in it, the key least of all.
-/// Only [`Rejection::location`] comes from outside, from the application's own response.
+/// The document repeats nothing of the request, and never the key.
+/// Only [`Rejection::location`] comes from outside: it is part of the application's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     rejection: Rejection,
 }
 
 impl Problem {
-    /// The address of the page that explains it: the document's `type`.
+    /// Returns the address of the page that explains the problem: the document's `type`.
     #[must_use]
     pub fn type_url(&self) -> String {
         format!("{PROBLEM_BASE}{}.md", self.rejection.code)
     }
 
-    /// What it is, the same for every occurrence.
+    /// Returns the title, the same for every occurrence of the code.
     #[must_use]
     pub const fn title(&self) -> &'static str {
         title(self.rejection.code)
     }
 
-    /// What the client can do about it.
+    /// Returns the advice to the client.
     #[must_use]
     pub fn detail(&self) -> String {
-        match self.rejection.invalid_key {
-            Some(reason) => sentence(&reason.to_string()),
-            None => detail(&self.rejection).to_owned(),
+        match (self.rejection.invalid_key, self.rejection.code) {
+            (Some(reason), _) => sentence(&reason.to_string()),
+            (None, Code::MissingKey) => missing_key_detail(&self.rejection.header_names),
+            (None, _) => detail(&self.rejection).to_owned(),
         }
     }
 
-    /// The document, as `application/problem+json`.
+    /// Encodes the document.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let rejection = &self.rejection;
@@ -113,7 +118,7 @@ impl Problem {
         Bytes::from(json.finish())
     }
 
-    /// The headers that go with the document.
+    /// Returns the headers that go with the document.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -121,7 +126,7 @@ impl Problem {
         headers
     }
 
-    /// Puts the headers that go with the document into a response's.
+    /// Adds the headers that go with the document to those of a response.
     pub fn apply(&self, headers: &mut HeaderMap) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -140,7 +145,7 @@ impl Problem {
         }
     }
 
-    /// The whole response.
+    /// Builds the whole response.
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
         let mut response = Response::new(self.body());
@@ -162,7 +167,7 @@ impl From<&Rejection> for Problem {
     }
 }
 
-/// What a code means to a client.
+/// The status and the advice of a code.
 struct Terms {
     status: StatusCode,
     retryable: bool,
@@ -193,30 +198,28 @@ fn terms(code: Code, policy: &Policy) -> Terms {
 
 const fn title(code: Code) -> &'static str {
     match code {
-        Code::MissingKey => "The request has no idempotency key",
-        Code::InvalidKey => "The idempotency key is not valid",
-        Code::ScopeUnresolved => "Whose idempotency key it is cannot be told",
-        Code::BodyTooLarge => "The request's body is too large",
-        Code::BodyUnreadable => "The request's body did not arrive whole",
+        Code::MissingKey => "Missing idempotency key",
+        Code::InvalidKey => "Invalid idempotency key",
+        Code::ScopeUnresolved => "Cannot identify the caller",
+        Code::BodyTooLarge => "Request body too large",
+        Code::BodyUnreadable => "Incomplete request body",
         Code::InProgress => "A request with this idempotency key is being processed",
-        Code::KeyReused => "The idempotency key belongs to another request",
-        Code::OutcomeUnknown => "Whether the operation happened is not known",
-        Code::ResultUnavailable => "The operation happened, but its response was not kept",
-        Code::KeyExpired => "The operation happened, but its response has expired",
-        Code::StoreUnavailable => "Idempotency keys cannot be checked at the moment",
+        Code::KeyReused => "The idempotency key was used for another request",
+        Code::OutcomeUnknown => "The outcome of the operation is unknown",
+        Code::ResultUnavailable => "The operation completed, but its response was not stored",
+        Code::KeyExpired => "The operation completed, but its response has expired",
+        Code::StoreUnavailable => "The idempotency store is unavailable",
         Code::TooManyKeys => "Too many new idempotency keys",
-        Code::HandlerFailed => "The operation broke down before it could answer",
+        Code::HandlerFailed => "The operation failed before it had a response",
     }
 }
 
 const fn detail(rejection: &Rejection) -> &'static str {
     match rejection.code {
-        Code::MissingKey => {
-            "Send the request with a key of its own, such as a UUID, in the header that this API \
-             documents for it, and with the same key when you retry."
+        Code::MissingKey | Code::InvalidKey => {
+            "Send exactly one key in the form that this API documents."
         }
-        Code::InvalidKey => "Send exactly one key in the form that this API documents.",
-        Code::ScopeUnresolved => "Send the credential or account that this API asks for.",
+        Code::ScopeUnresolved => "Send the credential or account header that this API documents.",
         Code::BodyTooLarge => "Send a smaller body; nothing was executed.",
         Code::BodyUnreadable => "Send the whole request again; nothing was executed.",
         Code::InProgress => {
@@ -228,8 +231,8 @@ const fn detail(rejection: &Rejection) -> &'static str {
              request that its key was first used for."
         }
         Code::OutcomeUnknown => {
-            "Find out whether the operation happened before you repeat it; with a new key it \
-             could be executed twice."
+            "Check if the operation happened before you repeat it; with a new key it could be \
+             executed twice."
         }
         Code::ResultUnavailable => {
             "Look the result up instead of repeating the operation; with a new key it would be \
@@ -246,10 +249,29 @@ const fn detail(rejection: &Rejection) -> &'static str {
             "Send the same request with the same key again."
         }
         Code::HandlerFailed => {
-            "Find out whether the operation happened before you repeat it; with a new key it \
-             could be executed twice."
+            "Check if the operation happened before you repeat it; with a new key it could be \
+             executed twice."
         }
     }
+}
+
+fn missing_key_detail(names: &[HeaderName]) -> String {
+    let names: Vec<_> = names.iter().map(header_case).collect();
+    format!(
+        "Send a unique key for this operation, such as a UUID, in the header {}, and the same key \
+         with every retry.",
+        names.join(" or ")
+    )
+}
+
+/// Writes a header name as documentation does, such as `Idempotency-Key`.
+fn header_case(name: &HeaderName) -> String {
+    let mut starts_word = true;
+    let letters = name.as_str().chars().map(|letter| {
+        let capital = std::mem::replace(&mut starts_word, letter == '-');
+        if capital { letter.to_ascii_uppercase() } else { letter }
+    });
+    letters.collect()
 }
 
 fn sentence(clause: &str) -> String {
@@ -279,7 +301,7 @@ impl Object {
         self.0.push('"');
     }
 
-    /// A number, true or false.
+    /// Adds a number, true or false.
     fn literal(&mut self, name: &str, value: impl Display) {
         self.name(name);
         let _ = write!(self.0, "{value}");
@@ -299,7 +321,7 @@ impl Object {
 
 const PROBLEM_BASE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/problems/";
 const STORED: HeaderName = HeaderName::from_static("idempotency-stored");
-/// How soon to ask again when nothing better is known.
+/// The wait before a retry when nothing better is known.
 const SOON_SECS: u64 = 1;
 /// New keys are counted by the minute.
 const WINDOW_SECS: u64 = 60;

@@ -1,7 +1,6 @@
-//! What is kept of a response, its byte format, and what of it is replayed.
+//! Stored responses: their parts, their byte format, and the headers that are replayed.
 //!
-//! The format is that of a known-length response in Binary HTTP (RFC 9292), so that any language
-//! can read what a store holds.
+//! The format is a known-length response of Binary HTTP (RFC 9292), which any language can read.
 
 mod binary;
 
@@ -13,41 +12,42 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 /// A response as it is stored and replayed.
 ///
-/// It has no `Content-Length`: whoever sends it lets the server compute one from the body.
+/// There is no `Content-Length`; the server computes one from the body.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StoredResponse {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its header lines: order and repeats kept, values as bytes.
+    /// The header lines, with their order and repeats, values as bytes.
     pub headers: HeaderMap,
-    /// Its content.
+    /// The content.
     pub body: Bytes,
-    /// Its trailer lines.
+    /// The trailer lines.
     pub trailers: HeaderMap,
 }
 
-/// Which headers of a response are replayed, beyond those that never are.
+/// The choice of response headers that are stored and replayed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayRules {
-    /// If there is such a list, only headers in it are kept (`Content-Type` too must be named).
+    /// The only headers to store, if given (`Content-Type` must be named too).
     ///
-    /// It brings nothing back that is never kept.
+    /// A header that is never stored stays excluded.
     pub allow: Option<Vec<HeaderName>>,
-    /// Headers that are not kept either.
+    /// More headers that are not stored.
     pub deny: Vec<HeaderName>,
-    /// Whether `Set-Cookie` is kept, and so handed to whoever sends the key again.
+    /// Stores `Set-Cookie` too, so that every client that sends the key again receives it.
     pub set_cookie: bool,
 }
 
 impl StoredResponse {
-    /// Takes of a response what may be stored, headers and trailers by the same rules.
+    /// Copies the parts of a response that may be stored; the same rules hold for headers and
+    /// trailers.
     ///
-    /// Never kept are: headers of the connection and those that `Connection` names,
-    /// `Content-Length`, what tells of the moment or the hop (such as `Date`, `Via`, trace ids and
-    /// rate limits), challenges, CORS answers, which the layer outside gives afresh, and our own
-    /// markers.
+    /// Never stored are: headers of the connection and those that `Connection` names,
+    /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, trace ids and rate
+    /// limits), challenges, CORS headers, which the outer layer adds to every response, and the
+    /// markers of this library.
     #[must_use]
     pub fn capture(
         status: StatusCode,
@@ -73,14 +73,14 @@ impl StoredResponse {
         }
     }
 
-    /// The same response without body and trailers, for one whose body cannot be kept.
+    /// Returns the response without body and trailers, for one whose body cannot be stored.
     #[must_use]
     pub fn head_only(self) -> Self {
         Self { body: Bytes::new(), trailers: HeaderMap::new(), ..self }
     }
 
-    /// Whether it can be read back once encoded: it is a final response, and has no more than
-    /// [`FIELD_LINES_MAX`] lines in either section.
+    /// Returns true if the response can be decoded again: it is final, and neither section has more
+    /// than [`FIELD_LINES_MAX`] lines.
     #[must_use]
     pub fn is_storable(&self) -> bool {
         !self.status.is_informational()
@@ -88,26 +88,26 @@ impl StoredResponse {
             && self.trailers.len() <= FIELD_LINES_MAX
     }
 
-    /// Its bytes: a known-length response of RFC 9292.
+    /// Encodes the response as a known-length response of RFC 9292.
     ///
-    /// What is not [storable](Self::is_storable) gives bytes that are refused when read.
+    /// The bytes of a response that is not [storable](Self::is_storable) cannot be decoded.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         binary::encode(self)
     }
 
-    /// Reads an encoded response; body and header values share `bytes`.
+    /// Decodes a response; body and header values share `bytes`.
     ///
-    /// Takes every known-length response of RFC 9292, truncated (§3.8) or padded; informational
-    /// responses before it are passed over.
+    /// Accepts every known-length response of RFC 9292, truncated (§3.8) or padded, and skips
+    /// informational responses before it.
     ///
     /// # Errors
     ///
-    /// [`MalformedResponse`] tells what is wrong with it.
+    /// Returns [`MalformedResponse`], which names the fault.
     ///
     /// # Security
     ///
-    /// Total over arbitrary bytes, in time and memory proportional to their number.
+    /// Accepts arbitrary bytes, in time and memory proportional to their number.
     pub fn decode(bytes: &Bytes) -> Result<Self, MalformedResponse> {
         binary::decode(bytes)
     }
@@ -122,21 +122,21 @@ impl ReplayRules {
     }
 }
 
-/// Why bytes are no stored response.
+/// The fault in bytes that are not a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MalformedResponse {
-    /// They end within a part.
+    /// The bytes end within a part.
     Truncated,
-    /// They are another kind of message than a known-length response.
+    /// The bytes are not a known-length response.
     Framing,
-    /// The status is none.
+    /// The status is not a valid HTTP status.
     Status,
     /// A field line has a bad name or value.
     FieldLine,
     /// A section has more than [`FIELD_LINES_MAX`] lines.
     TooManyFieldLines,
-    /// What follows the response is not padding.
+    /// The bytes after the response are not padding.
     Padding,
 }
 
@@ -145,7 +145,7 @@ impl fmt::Display for MalformedResponse {
         match self {
             Self::Truncated => f.write_str("the stored response is cut short"),
             Self::Framing => f.write_str(
-                "the stored bytes are no known-length response (RFC 9292 framing indicator 1)",
+                "the stored bytes are not a known-length response (RFC 9292 framing indicator 1)",
             ),
             Self::Status => f.write_str("the stored response has an impossible status"),
             Self::FieldLine => f.write_str("the stored response has a malformed field line"),
@@ -153,14 +153,14 @@ impl fmt::Display for MalformedResponse {
                 f,
                 "the stored response has more than {FIELD_LINES_MAX} field lines in a section"
             ),
-            Self::Padding => f.write_str("something follows the stored response"),
+            Self::Padding => f.write_str("the stored response is followed by other bytes"),
         }
     }
 }
 
 impl std::error::Error for MalformedResponse {}
 
-/// Whether a `Connection` header says that `name` is for this connection only (RFC 9110 §7.6.1).
+/// Returns true if `Connection` limits `name` to this connection (RFC 9110 §7.6.1).
 fn nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(CONNECTION).iter().any(|line| {
         let mut options = line.as_bytes().split(|byte| *byte == b',');
@@ -168,7 +168,8 @@ fn nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
     })
 }
 
-/// Whether a header says nothing about the operation, or must not reach another client.
+/// Returns true for a header that is not part of the operation's result, or must not reach another
+/// client.
 fn is_never_kept(name: &str) -> bool {
     let families = ["access-control-", "proxy-", "ratelimit-", "x-ratelimit-"];
     let singles = matches!(
@@ -188,9 +189,9 @@ fn is_never_kept(name: &str) -> bool {
     singles || families.iter().any(|family| name.starts_with(family))
 }
 
-/// Most lines in the header or the trailer section of a stored response.
+/// The most lines in the header or the trailer section of a stored response.
 ///
-/// Servers and clients refuse far fewer; it keeps the memory for a damaged record within reason.
+/// Servers and clients refuse far fewer; the limit bounds the memory that a damaged record takes.
 pub const FIELD_LINES_MAX: usize = 4_096;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an exchange adds to its response.
+//! Headers that an exchange adds to its response.
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -8,10 +8,10 @@ use crate::fingerprint::Fingerprint;
 use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{Expose, Profile};
 
-/// Adds the fields that tell a client how its request ended.
+/// Adds the header fields that describe the outcome to the client.
 ///
-/// `Idempotent-Replayed: true` on a replay and `Idempotency-Stored: false` on the answer of an
-/// execution that a retry will not get; the rest as the policy's `expose` says.
+/// They are `Idempotent-Replayed: true` on a replay, `Idempotency-Stored: false` on the response of
+/// an execution that will not be replayed, and those that the policy's `expose` names.
 pub fn mark(
     headers: &mut HeaderMap,
     rules: &Rules,
@@ -20,7 +20,7 @@ pub fn mark(
     fingerprint: Option<&Fingerprint>,
 ) {
     let policy = rules.policy();
-    // Between the handler and us alone.
+    // The handler's instruction to this layer; clients never see it.
     headers.remove(IDEMPOTENCY_OUTCOME);
     match outcome {
         Outcome::Replayed => {
@@ -82,13 +82,13 @@ fn word(outcome: &Outcome, profile: Profile) -> Option<HeaderValue> {
     Some(HeaderValue::from_static(word))
 }
 
-/// On a replay: `true`.
+/// The header that marks a replay: `true`.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// On the answer of an execution that a retry will not get: `false`.
+/// The header that marks the response of an execution which will not be replayed: `false`.
 pub const IDEMPOTENCY_STORED: HeaderName = HeaderName::from_static("idempotency-stored");
-/// From a handler: what should become of its response; never sent on.
+/// A handler's instruction to store or release its response; removed before it is sent.
 pub const IDEMPOTENCY_OUTCOME: HeaderName = HeaderName::from_static("idempotency-outcome");
-/// The request's fingerprint, where it is exposed.
+/// The header with the request's fingerprint, where the policy exposes it.
 pub const IDEMPOTENCY_SIGNATURE: HeaderName = HeaderName::from_static("x-idempotency-signature");
-/// For how many seconds a stored response will be replayed, where it is exposed.
+/// The header with the seconds for which the response will be replayed, where it is exposed.
 pub const IDEMPOTENCY_RETAINED: HeaderName = HeaderName::from_static("idempotency-retained");

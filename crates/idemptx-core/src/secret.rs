@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// A secret with its id: whoever does not know it can neither name a record nor test a guess of a
-/// body against a fingerprint.
+/// A secret with an id, which keys record names and fingerprints.
 ///
-/// Its bytes are never shown by `Debug`.
+/// Without the secret nobody can name a record or test a guess of a body against a fingerprint.
+/// `Debug` never shows the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     id: u8,
@@ -13,12 +13,12 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Takes key material of any length (use at least 16 random bytes) under an id that stays with
-    /// it when secrets rotate.
+    /// Creates a secret from key material (32 random bytes are best) and an id that stays the same
+    /// when secrets rotate.
     ///
     /// # Errors
     ///
-    /// [`WeakSecret`] below 16 bytes.
+    /// Returns [`WeakSecret`] for material of less than 16 bytes.
     pub fn new(id: u8, material: &[u8]) -> Result<Self, WeakSecret> {
         if material.len() < MATERIAL_BYTES_MIN {
             return Err(WeakSecret);
@@ -26,7 +26,7 @@ impl Secret {
         Ok(Self { id, key: blake3::derive_key(SECRET_CONTEXT, material) })
     }
 
-    /// Its id, stored beside what it keyed.
+    /// Returns the id, which is stored with everything the secret keyed.
     #[must_use]
     pub const fn id(&self) -> u8 {
         self.id
@@ -43,7 +43,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A secret of less than 16 bytes.
+/// The error for a secret of less than 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeakSecret;
 

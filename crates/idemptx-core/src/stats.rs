@@ -1,5 +1,4 @@
-//! What a process learns from its own exchanges: how many new keys there are, and how long handlers
-//! take.
+//! Statistics of a process over its exchanges: new keys in each scope, and the duration of handlers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +18,10 @@ struct Count {
 }
 
 impl KeyMeter {
-    /// Of so many scopes it keeps count at a time; others are refused until the minute is over.
+    /// The most scopes that are counted at a time; others are refused until the minute is over.
     pub const SCOPES_MAX: usize = 100_000;
 
-    /// Counts a new key, and says whether its scope stays within `limit` with it.
+    /// Counts a new key, and returns true if its scope stays within `limit`.
     pub fn admits(&mut self, id: &RecordId, limit: u32, now: Timestamp) -> bool {
         let minute = millis(now.since(Timestamp::default())) / 60_000;
         let (counts, scope) = (&mut self.0, id.scope_bytes());
@@ -41,12 +40,12 @@ impl KeyMeter {
     }
 }
 
-/// How long handlers take, smoothed: each counts for an eighth.
+/// The smoothed duration of handlers: each new one counts for an eighth.
 #[derive(Debug, Default)]
 pub struct TypicalTime(AtomicU64);
 
 impl TypicalTime {
-    /// What is typical; `None` before the first handler ended.
+    /// Returns the typical duration; `None` before the first handler ended.
     #[must_use]
     pub fn get(&self) -> Option<Duration> {
         match self.0.load(Ordering::Relaxed) {
@@ -55,7 +54,7 @@ impl TypicalTime {
         }
     }
 
-    /// Takes in how long one has taken.
+    /// Records the duration of one handler.
     pub fn took(&self, duration: Duration) {
         let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
         let before = self.0.load(Ordering::Relaxed);

@@ -1,8 +1,7 @@
 //! Time as an argument.
 //!
-//! The core never asks what time it is: a driver tells it, by a [`Timestamp`] of its own
-//! monotonic [`Clock`].
-//! Whether a lease has lapsed is never decided here: that is for the store's clock alone.
+//! The core never reads a clock: a driver passes a [`Timestamp`] of its monotonic [`Clock`].
+//! Only the store's clock decides if a lease has lapsed.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,25 +13,25 @@ use std::time::Duration;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after the clock's origin.
+    /// Returns the moment `millis` milliseconds after the clock's origin.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since the clock's origin.
+    /// Returns the milliseconds since the clock's origin.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this moment is; zero if it is not after it.
+    /// Returns the time passed since `earlier`, or zero if this moment is not after it.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment `wait` after this one, or the end of time.
+    /// Returns the moment `wait` after this one, or the last one that can be expressed.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(millis(wait)))
@@ -41,14 +40,14 @@ impl Timestamp {
 
 /// A driver's monotonic clock.
 ///
-/// It must go on while the process is stopped (`SIGSTOP`) for the start rule to notice the pause:
+/// The clock must advance while the process is stopped (`SIGSTOP`) for the start rule to notice the pause:
 /// `CLOCK_MONOTONIC` does.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// The current moment; never earlier than one returned before.
+    /// Returns the current moment, never earlier than one returned before.
     fn now(&self) -> Timestamp;
 }
 
-/// A duration in whole milliseconds, saturating: the unit of every stored time.
+/// Converts a duration to whole milliseconds, the unit of every stored time; saturates.
 #[must_use]
 pub const fn millis(duration: Duration) -> u64 {
     let millis = duration.as_millis();

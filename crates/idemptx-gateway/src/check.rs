@@ -1,4 +1,4 @@
-//! `idemptx check`: what a configuration comes to, before anybody relies on it.
+//! `idemptx check`: reports the effective configuration before it is deployed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,39 +7,41 @@ use std::sync::Arc;
 use idemptx::{CheckError, Policy};
 use serde_json::Value;
 
-use crate::cli::told;
 use crate::config::{Config, Protection, ScopeSource};
-use crate::observe::{Observed, Observer};
-use crate::proxy::Plan;
+use crate::error::error_text;
+use crate::proxy::RoutingTable;
+use crate::recorder::{RecordedStore, Recorder};
 use crate::serve::StartError;
-use crate::traces::Traces;
+use crate::traces::Tracer;
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug)]
 pub struct Report {
-    /// For people, on stdout.
+    /// The report, as text.
     pub text: String,
-    /// Whether the gateway can be started like this.
+    /// Whether a gateway would start and serve.
     pub is_usable: bool,
 }
 
-/// Reads certificates and keys, asks the store, and says what is in force; nothing is listened on.
+/// Reads certificates and keys, queries the store and reports the effective policies.
+///
+/// Nothing is bound or served.
 ///
 /// # Errors
 ///
-/// [`StartError`] for what would refuse a start.
+/// [`StartError`] for everything that would prevent a start.
 ///
 /// # Cancel safety
 ///
-/// May be dropped.
+/// Can be dropped.
 pub async fn check(config: &Config) -> Result<Report, StartError> {
     let store = crate::store::open(&config.store)?;
-    let store = Arc::new(Observed::new(store, Arc::new(Observer::logging(false))));
-    let plan = Plan::new(config, store, None)?;
-    Traces::check(config.traces.as_ref())?;
+    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(false))));
+    let table = RoutingTable::new(config, store, None)?;
+    Tracer::check(config.traces.as_ref())?;
     let mut report = Report { text: String::new(), is_usable: true };
     report.places(config);
-    for route in &plan.routes {
+    for route in &table.routes {
         let Some((engine, protection)) =
             route.engine.as_ref().zip(route.config.protection.as_ref())
         else {
@@ -59,7 +61,7 @@ pub async fn check(config: &Config) -> Result<Report, StartError> {
             Ok(found) => report.line(format_args!("  store: {}", found.guarantee)),
             Err(error) => {
                 report.is_usable = false;
-                report.line(format_args!("  store: {}", told(&error)));
+                report.line(format_args!("  store: {}", error_text(&error)));
             }
         }
         if let Ok(found) | Err(CheckError::Refused(found)) = engine.check().await {
@@ -92,19 +94,19 @@ impl Report {
         }
         match config.traces.as_ref().map(|traces| &traces.endpoint) {
             Some(Some(endpoint)) => self.line(format_args!("traces: {endpoint}")),
-            Some(None) => self.line(format_args!("traces: as the environment says")),
+            Some(None) => self.line(format_args!("traces: configured by the environment")),
             None => {}
         }
     }
 
-    /// Every field of a policy, marked where it is not as in its profile.
+    /// Lists every policy field, marked where it differs from the profile.
     fn policy(&mut self, protection: &Protection) {
         let own =
             Protection::with(Policy::profile(protection.policy.profile), protection.on_ambiguous);
         let usual = fields(&own.policy);
         for (name, value) in fields(&protection.policy) {
             let text = match (name.as_str(), &protection.scope) {
-                // One name for it: `on_ambiguous`.
+                // Shown as `on_ambiguous`.
                 ("on_panic", _) => continue,
                 ("scope", ScopeSource::Certificate) => "{\"mtls\":\"subject\"}".to_owned(),
                 ("scope", ScopeSource::Token(jwt)) => format!("{{\"jwt\":\"{}\"}}", jwt.claim),

@@ -11,15 +11,16 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection};
-use crate::keys::Keys;
-use crate::openapi::OpenApi;
+use crate::error::error_text;
+use crate::keys::KeysCommand;
+use crate::logging;
+use crate::openapi::OpenApiArgs;
 use crate::serve::Gateway;
-use crate::telemetry;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
 #[command(name = "idemptx", version)]
-struct Line {
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
@@ -27,71 +28,71 @@ struct Line {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the gateway in front of a service.
-    Serve(Serve),
-    /// Checks a configuration and its store, and prints what is in force.
-    Check(Serve),
-    /// Lists and decides about records in a store.
-    Keys(Keys),
-    /// Adds to an OpenAPI document what clients have to know about keys.
-    Openapi(OpenApi),
-    /// Shows the gateway in front of a service that knows nothing of retries.
-    Demo(Demo),
+    ServeArgs(ServeArgs),
+    /// Checks a configuration and its store, and prints the effective settings.
+    Check(ServeArgs),
+    /// Lists and resolves records in a store.
+    KeysCommand(KeysCommand),
+    /// Documents idempotency keys in an OpenAPI document.
+    Openapi(OpenApiArgs),
+    /// Runs the gateway in front of an example service and sends it retries.
+    DemoArgs(DemoArgs),
 }
 
 #[derive(Debug, Args)]
-struct Demo {
-    /// Where to listen; any port if somebody is there already.
+struct DemoArgs {
+    /// The address to listen on; a free port is used if it is taken.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where records are kept.
+    /// The store of the records.
     #[arg(long, value_name = "URL", default_value = "sqlite:idemptx-demo.db")]
     store: String,
-    /// End after the scene, also in a terminal.
+    /// Exits after the scenario, also in a terminal.
     #[arg(long)]
     scene_only: bool,
 }
 
-/// What is served: by flags, or by a file.
+/// The configuration to serve, from flags or a file.
 #[derive(Debug, Args)]
-struct Serve {
-    /// The configuration file; the other flags are for the simple case.
+struct ServeArgs {
+    /// The configuration file; the other flags cover the simple case.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "upstream", "listen", "store", "profile", "policy", "on_ambiguous",
     ])]
     config: Option<PathBuf>,
-    /// The service that requests go to.
+    /// The service to forward requests to.
     #[arg(long, value_name = "URL", value_parser = Origin::parse)]
     #[arg(required_unless_present = "config")]
     upstream: Option<Origin>,
-    /// Where clients come in; port 0 is a free one.
+    /// The address to listen on for clients; port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Where records are kept: memory:, sqlite:PATH, redis://…, postgres://…; `${NAME}` is a
-    /// variable of the environment.
+    /// The store of the records: memory:, sqlite:PATH, redis://…, postgres://…; `${NAME}` is
+    /// replaced by an environment variable.
     #[arg(long, value_name = "URL", default_value = "sqlite:idemptx.db")]
     store: String,
-    /// Where operators come in; other than a loopback address it wants `IDEMPTX_ADMIN_TOKEN`.
+    /// Admin address (inspector, metrics); requires `IDEMPTX_ADMIN_TOKEN` unless it is loopback.
     #[arg(long, value_name = "ADDRESS", value_parser = address, conflicts_with = "config")]
     admin: Option<SocketAddr>,
-    /// The policy to start from: draft, stripe, payments or idemptx.
+    /// The policy profile: draft, stripe, payments or idemptx.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: idemptx::Profile,
-    /// A JSON object laid over the profile.
+    /// Policy fields that override the profile, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     policy: String,
-    /// What becomes of an operation whose answer was lost.
+    /// The state of an operation whose response was lost: unknown, or released for a retry.
     #[arg(long, value_name = "WORD", value_enum, default_value = "unknown")]
     on_ambiguous: OnAmbiguous,
 }
 
-impl Serve {
+impl ServeArgs {
     fn config(self) -> Result<Config, Box<dyn Error>> {
         match (self.config, self.upstream) {
             (Some(file), _) => Ok(Config::load(&file)?),
             (None, Some(upstream)) => {
                 let (profile, policy) = (self.profile, &self.policy);
                 if policy.contains("\"on_panic\"") {
-                    return Err("--policy: `on_panic` is --on-ambiguous here".into());
+                    return Err("--policy: use --on-ambiguous instead of `on_panic`".into());
                 }
                 let protection = Protection::from_json(profile, policy, self.on_ambiguous)?;
                 let variable = |name: &str| std::env::var(name).ok();
@@ -106,42 +107,43 @@ impl Serve {
     }
 }
 
-/// A place for operators, with the token that it needs unless only this host can reach it.
+/// Returns the admin listener's settings, with the token that a non-loopback address requires.
 fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
     let token = std::env::var("IDEMPTX_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
     if token.is_none() && !address.ip().is_loopback() {
-        return Err("whoever reaches --admin could read and free keys: set IDEMPTX_ADMIN_TOKEN");
+        return Err("--admin on a non-loopback address requires a token: set IDEMPTX_ADMIN_TOKEN");
     }
     Ok(Admin { address, token })
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command line's command and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let line = Line::parse();
+    let line = CommandLine::parse();
     let runtime = match tokio::runtime::Runtime::new() {
-        // Not taken apart at the end: a connection to an upstream could go before the request on
-        // it, which would be taken for lost, and its claim given up, where it is to lapse.
+        // Never dropped: shutting the runtime down could close an upstream connection before the
+        // request on it, which would then count as lost and release a claim that must lapse
+        // instead.
         Ok(runtime) => ManuallyDrop::new(runtime),
-        Err(error) => return failed(&error, ExitCode::FAILURE),
+        Err(error) => return print_error(&error, ExitCode::FAILURE),
     };
     let ended = match line.command {
-        Command::Serve(serve) => runtime.block_on(self::serve(serve)),
+        Command::ServeArgs(serve) => runtime.block_on(self::serve(serve)),
         Command::Check(serve) => runtime.block_on(check(serve)),
-        Command::Keys(keys) => {
+        Command::KeysCommand(keys) => {
             let ended = runtime.block_on(keys.run());
-            Ok(ended.unwrap_or_else(|error| failed(&*error, ExitCode::FAILURE)))
+            Ok(ended.unwrap_or_else(|error| print_error(&*error, ExitCode::FAILURE)))
         }
         Command::Openapi(openapi) => openapi.run(),
-        Command::Demo(demo) => runtime.block_on(play(demo)),
+        Command::DemoArgs(demo) => runtime.block_on(run_demo(demo)),
     };
-    ended.unwrap_or_else(|error| failed(&*error, USAGE.into()))
+    ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()))
 }
 
-async fn serve(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
+async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let file = flags.config.clone();
     let config = flags.config()?;
-    telemetry::start(config.log);
+    logging::init(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut hung_up = signal(SignalKind::hangup())?;
@@ -161,7 +163,7 @@ async fn serve(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
             _ = interrupted.recv() => break,
             _ = hung_up.recv() => match &file {
                 Some(file) => reload(&gateway, file).await,
-                None => tracing::warn!("nothing to reload: started without --config"),
+                None => tracing::warn!("nothing to reload: the gateway was started without --config"),
             },
         }
     }
@@ -169,13 +171,13 @@ async fn serve(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check(flags: Serve) -> Result<ExitCode, Box<dyn Error>> {
+async fn check(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let report = crate::check::check(&flags.config()?).await?;
     write!(io::stdout(), "{}", report.text)?;
     Ok(if report.is_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn play(flags: Demo) -> Result<ExitCode, Box<dyn Error>> {
+async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     let held = crate::demo::play(flags.listen, &flags.store, flags.scene_only).await?;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -187,29 +189,24 @@ async fn reload(gateway: &Gateway, file: &Path) {
     }
     .await;
     match reloaded {
-        Ok(()) => tracing::info!("reloaded {}", file.display()),
-        Err(error) => tracing::error!("kept the former configuration: {}", told(&*error)),
+        Ok(()) => tracing::info!("configuration reloaded: {}", file.display()),
+        Err(error) => tracing::error!(
+            "reload failed, the previous configuration stays in force: {}",
+            error_text(&*error)
+        ),
     }
 }
 
-fn failed(error: &dyn Error, code: ExitCode) -> ExitCode {
-    // Nobody is left to hear that stderr is closed.
-    let _ = writeln!(io::stderr(), "error: {}", told(error));
+fn print_error(error: &dyn Error, code: ExitCode) -> ExitCode {
+    // Writing fails only if stderr is closed; then there is no place left to report it.
+    let _ = writeln!(io::stderr(), "error: {}", error_text(error));
     code
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn told(error: &dyn Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", told(cause)),
-        None => error.to_string(),
-    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or_else(|| "it names no address".to_owned())
+    addresses.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
-/// What clap ends with, too.
+/// The exit code that clap uses for usage errors as well.
 const USAGE: u8 = 2;

@@ -1,10 +1,10 @@
-//! `idemptx demo`: a service that knows nothing of keys, behind the gateway.
+//! `idemptx demo`: a service that ignores keys, with the gateway in front of it.
 //!
-//! It is a test as well: whatever the scene claims, it checks.
+//! It doubles as a test: the scenario checks everything that it prints.
 
 mod client;
-mod scene;
-mod shop;
+mod scenario;
+mod service;
 
 use std::error::Error;
 use std::io::{IsTerminal as _, stdin};
@@ -15,18 +15,18 @@ use std::time::Duration;
 use idemptx::Policy;
 use tokio::net::TcpListener;
 
-use self::scene::Scene;
-use self::shop::Shop;
+use self::scenario::Scenario;
+use self::service::DemoService;
 use crate::config::{Config, Origin, Protection};
 use crate::serve::Gateway;
 
-/// Plays the scene; `true` if everything held.
+/// Runs the scenario; `true` if every check passed.
 ///
-/// In a terminal it serves on until it is interrupted, so that one can try it oneself.
+/// In a terminal it serves until it is interrupted, so that users can try their own requests.
 ///
 /// # Errors
 ///
-/// If a port, or the file of the store, cannot be had.
+/// If a port cannot be bound or the store's file cannot be opened.
 pub async fn play(
     listen: SocketAddr,
     store: &str,
@@ -36,26 +36,26 @@ pub async fn play(
     {
         std::fs::create_dir_all(directory)?;
     }
-    let shop = Shop::open().await?;
-    // A duplicate that comes while the first is being handled waits for its answer.
+    let service = DemoService::start().await?;
+    // A duplicate of a running request waits for its response.
     let policy = Policy::draft().into_builder().wait(Duration::from_secs(5)).waiters_max(100);
-    let upstream = Origin::parse(&format!("http://{}", shop.address))?;
+    let upstream = Origin::parse(&format!("http://{}", service.address))?;
     let protection = Some(Protection::of(policy.build()?));
-    let listen = free(listen).await;
+    let listen = available(listen).await;
     let gateway =
         Gateway::start(Config::simple(listen, upstream, store.to_owned(), protection)).await?;
     let address = gateway.addresses().first().copied().unwrap_or(listen);
-    let held = Scene::new(address, &shop)?.play(&gateway.promise().await?).await?;
+    let held = Scenario::new(address, &service)?.play(&gateway.store_guarantee().await?).await?;
     if stdin().is_terminal() && !scene_only {
-        scene::invite(address)?;
+        scenario::print_invitation(address)?;
         tokio::signal::ctrl_c().await?;
     }
     gateway.drain().await;
     Ok(held)
 }
 
-/// The address, or any port of it if somebody is there already.
-async fn free(address: SocketAddr) -> SocketAddr {
+/// Returns the address, or a free port if it is taken.
+async fn available(address: SocketAddr) -> SocketAddr {
     match TcpListener::bind(address).await {
         Ok(_) => address,
         Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

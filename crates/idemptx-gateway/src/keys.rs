@@ -3,7 +3,7 @@
 //! It works on the store itself, with or without a gateway: all that it needs to know is where the
 //! store is and, to compute names or to store answers, under which policy.
 
-mod print;
+mod output;
 
 use std::error::Error;
 use std::io;
@@ -21,26 +21,26 @@ use idemptx::{Key, Policy, Profile, Scope};
 use idemptx_core::key::RecordId;
 use idemptx_core::policy::{KeySyntax, ScopeRule};
 
-use self::print::Printer;
-use crate::admin::actions::Action;
+use self::output::OutputWriter;
+use crate::admin::actions::OperatorAction;
 use crate::config::{Config, Store};
 
 /// Records in a store: list, show, resolve, forget, purge.
 #[derive(Debug, Args)]
-pub(crate) struct Keys {
+pub(crate) struct KeysCommand {
     #[command(flatten)]
-    place: Place,
+    place: StoreLocation,
     /// Prints JSON.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    call: Call,
+    call: KeysSubcommand,
 }
 
 /// Where the records are, and under which policy.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").args(["config", "store"]).required(true))]
-struct Place {
+struct StoreLocation {
     /// The gateway's configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -61,23 +61,23 @@ struct Place {
 }
 
 #[derive(Debug, Subcommand)]
-enum Call {
+enum KeysSubcommand {
     /// Lists records: those in flight, unless asked otherwise.
-    List(List),
+    ListArgs(ListArgs),
     /// Shows one record, without its response's body.
-    Show(Show),
+    ShowArgs(ShowArgs),
     /// Decides about an operation in doubt.
-    Resolve(Resolve),
+    ResolveArgs(ResolveArgs),
     /// Removes a settled record: a retry executes again.
-    Forget(Named),
+    Forget(RecordSelector),
     /// Removes many settled records; says what it would do unless told `--yes`.
-    Purge(Purge),
+    PurgeArgs(PurgeArgs),
 }
 
 #[derive(Debug, Args)]
-struct List {
+struct ListArgs {
     #[command(flatten)]
-    which: Which,
+    filter: RecordFilter,
     /// How many at most.
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: usize,
@@ -87,7 +87,7 @@ struct List {
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct RecordFilter {
     /// Only records in these states, or `in-flight`, `in-doubt`, `all`.
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<String>,
@@ -99,7 +99,7 @@ struct Which {
 /// A record, by its id or by the key that a client sent.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("name").args(["id", "key"]).required(true))]
-struct Named {
+struct RecordSelector {
     /// The record's id: 32 hexadecimal digits, a colon, and 32 more.
     #[arg(value_name = "ID")]
     id: Option<RecordId>,
@@ -118,9 +118,9 @@ struct Named {
 }
 
 #[derive(Debug, Args)]
-struct Show {
+struct ShowArgs {
     #[command(flatten)]
-    named: Named,
+    selector: RecordSelector,
     /// Prints the response's headers and body, too.
     #[arg(long)]
     body: bool,
@@ -128,9 +128,9 @@ struct Show {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("how").args(["release", "answer"]).required(true))]
-struct Resolve {
+struct ResolveArgs {
     #[command(flatten)]
-    named: Named,
+    selector: RecordSelector,
     /// It did not happen: the next request with the key executes.
     #[arg(long)]
     release: bool,
@@ -146,49 +146,50 @@ struct Resolve {
 }
 
 #[derive(Debug, Args)]
-struct Purge {
+struct PurgeArgs {
     #[command(flatten)]
-    which: Which,
+    filter: RecordFilter,
     /// Does it.
     #[arg(long)]
     yes: bool,
 }
 
-impl Keys {
+impl KeysCommand {
     /// Does what was asked for.
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let (store, policy) = self.place.found()?;
+        let (store, policy) = self.place.open()?;
         let scope = policy.scope.clone();
         let operator = Operator::new(crate::store::open(&store)?, policy)?;
-        let mut printer = Printer::new(self.json);
+        let mut printer = OutputWriter::new(self.json);
         match self.call {
-            Call::List(list) => list.run(&operator, &mut printer).await?,
-            Call::Show(show) => {
-                let id = show.named.find(&operator, &scope).await?;
+            KeysSubcommand::ListArgs(list) => list.run(&operator, &mut printer).await?,
+            KeysSubcommand::ShowArgs(show) => {
+                let id = show.selector.resolve_id(&operator, &scope).await?;
                 let (entry, seen) = (operator.entry(&id).await?, operator.lookup(&id).await?);
                 let (Some(entry), Some(seen)) = (entry, seen) else { return Err(ABSENT.into()) };
                 printer.record(&entry, &seen, show.body)?;
             }
-            Call::Resolve(resolve) => {
-                let id = resolve.named.find(&operator, &scope).await?;
-                let action = if resolve.release { Action::Release } else { Action::Answer };
+            KeysSubcommand::ResolveArgs(resolve) => {
+                let id = resolve.selector.resolve_id(&operator, &scope).await?;
+                let action =
+                    if resolve.release { OperatorAction::Release } else { OperatorAction::Answer };
                 operator.resolve(&id, resolve.resolution(&operator)?).await?;
                 printer.done(&id, action)?;
             }
-            Call::Forget(named) => {
-                let id = named.find(&operator, &scope).await?;
+            KeysSubcommand::Forget(selector) => {
+                let id = selector.resolve_id(&operator, &scope).await?;
                 operator.forget(&id).await?;
-                printer.done(&id, Action::Forget)?;
+                printer.done(&id, OperatorAction::Forget)?;
             }
-            Call::Purge(purge) => purge.run(&operator, &mut printer).await?,
+            KeysSubcommand::PurgeArgs(purge) => purge.run(&operator, &mut printer).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-impl Place {
+impl StoreLocation {
     /// The store, and the policy.
-    fn found(&self) -> Result<(Store, Policy), Box<dyn Error>> {
+    fn open(&self) -> Result<(Store, Policy), Box<dyn Error>> {
         let (store, policy) = match (&self.config, &self.store) {
             (Some(file), _) => self.configured(file)?,
             (None, Some(url)) => {
@@ -224,7 +225,7 @@ impl Place {
     }
 }
 
-impl Which {
+impl RecordFilter {
     /// `None` if nothing was said.
     fn query(&self, otherwise: Query) -> Result<Query, Box<dyn Error>> {
         let query = match self.state.as_slice() {
@@ -243,13 +244,13 @@ impl Which {
     }
 }
 
-impl List {
+impl ListArgs {
     async fn run(
         self,
         operator: &Operator<AnyStore>,
-        printer: &mut Printer,
+        printer: &mut OutputWriter,
     ) -> Result<(), Box<dyn Error>> {
-        let query = self.which.query(Query::in_flight())?;
+        let query = self.filter.query(Query::in_flight())?;
         let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
         let mut after = self.after;
         loop {
@@ -266,9 +267,9 @@ impl List {
     }
 }
 
-impl Named {
+impl RecordSelector {
     /// The id of the record that is meant.
-    async fn find(
+    async fn resolve_id(
         &self,
         operator: &Operator<AnyStore>,
         rule: &Option<ScopeRule>,
@@ -295,7 +296,7 @@ impl Named {
     }
 }
 
-impl Resolve {
+impl ResolveArgs {
     fn resolution(&self, operator: &Operator<AnyStore>) -> Result<Resolution, Box<dyn Error>> {
         let Some(file) = &self.answer else { return Ok(Resolution::Release) };
         let body = match file.as_os_str() == "-" {
@@ -307,18 +308,18 @@ impl Resolve {
     }
 }
 
-impl Purge {
+impl PurgeArgs {
     async fn run(
         self,
         operator: &Operator<AnyStore>,
-        printer: &mut Printer,
+        printer: &mut OutputWriter,
     ) -> Result<(), Box<dyn Error>> {
         let settled = Query::of([
             RecordStatus::Completed,
             RecordStatus::NotReplayable,
             RecordStatus::ResponseExpired,
         ]);
-        let mut purge = operator.purge(self.which.query(settled)?);
+        let mut purge = operator.purge(self.filter.query(settled)?);
         let report = match self.yes {
             true => purge.run().await?,
             false => purge.dry_run().run().await?,

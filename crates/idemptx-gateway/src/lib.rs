@@ -1,46 +1,55 @@
 //! The gateway: makes any HTTP service safe to retry, without a line of code.
 //!
-//! The binary `idemptx` is a thin shell around this; [`Config`](config::Config) says what to do and
-//! [`Gateway`](serve::Gateway) does it.
+//! The binary `idemptx` is a thin shell around this crate: [`Config`](config::Config) describes a
+//! gateway and [`Gateway`](serve::Gateway) runs it.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
-//! | [`config`] | one TOML file, or a few flags, parsed into types |
-//! | [`serve`] | listeners and connections, and a plan that a reload replaces |
-//! | `network` | sockets: the system's, or a simulation's in tests |
-//! | `framing` | a client's bytes, which must not be readable in two ways |
-//! | `proxy` | one request: its target, its route, the engine, what is forwarded and answered |
-//! | `upstream` | addresses and connections, and whether a request without an answer was sent |
-//! | `observe` | what happens, told to those who ask: the store's steps, the requests' ends |
-//! | `traces` | the same, for OpenTelemetry: spans, where the feature `otel` is built in |
-//! | `metrics` | what is counted, for Prometheus |
-//! | `admin` | the operators' listener: inspector page, JSON API, metrics, probes |
-//! | `keys` | `idemptx keys`: records, from a shell |
-//! | `openapi` | `idemptx openapi`: what an API's document should say |
-//! | [`telemetry`] | the log |
-//! | [`check`](mod@check) | what a configuration comes to |
-//! | [`demo`] | a shop behind the gateway, and what clients do to it |
-//! | [`cli`] | the words of the command line |
+//! | [`config`] | the configuration: one TOML file, or a few flags |
+//! | [`serve`] | listeners and connections, and the routing table that a reload replaces |
+//! | `network` | sockets: the operating system's, or a simulated network's in tests |
+//! | `strict_http1` | rejects HTTP/1.1 messages that can be parsed in two ways |
+//! | `proxy` | one request: target, route, engine, forwarding, response |
+//! | `upstream` | addresses and connections to the services |
+//! | `recorder` | records store operations and completed requests for metrics, log and inspector |
+//! | `traces` | OpenTelemetry spans, with the feature `otel` |
+//! | `metrics` | counters and histograms for Prometheus |
+//! | `admin` | the admin listener: inspector page, JSON API, metrics, probes |
+//! | `keys` | `idemptx keys`: records from the command line |
+//! | `openapi` | `idemptx openapi`: describes keys in an OpenAPI document |
+//! | [`logging`] | the log |
+//! | [`check`](mod@check) | `idemptx check`: reports the effective configuration |
+//! | [`demo`] | `idemptx demo`: a service in front of which the gateway runs |
+//! | [`cli`] | the command line |
+//!
+//! # Features
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `otel` | traces for OpenTelemetry, exported over OTLP | `opentelemetry`, `opentelemetry-otlp`, `hyper-rustls` |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod demo;
-mod framing;
+mod error;
 mod keys;
+pub mod logging;
 mod metrics;
 mod network;
-mod observe;
 mod openapi;
-mod patient;
 mod proxy;
+mod recorder;
 pub mod serve;
 mod shutdown;
 #[cfg(test)]
 mod simulation;
 mod store;
-pub mod telemetry;
+mod strict_http1;
 mod tls;
 mod traces;
 mod upstream;
+mod write_timeout;

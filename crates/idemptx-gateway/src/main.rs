@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-// A request is many small pieces of memory, and a record in memory some that stay.
-// Not from huge pages (`no_thp`): to be given one takes up to five milliseconds, for which every
-// request of a worker waits.
+// Each request makes many small allocations, and records in memory keep some of them.
+// `no_thp`: allocating a huge page takes up to five milliseconds, which would stall every request
+// of the worker thread.
 #[global_allocator]
 static MEMORY: MiMalloc = MiMalloc;
 

@@ -1,7 +1,7 @@
-//! What is counted, for Prometheus: `/metrics` on the admin listener, as OpenMetrics text.
+//! Metrics for Prometheus: `/metrics` on the admin listener, as OpenMetrics text.
 //!
 //! Labels are bounded: routes, upstreams and their addresses come from the configuration,
-//! everything else from our own words. No key, client, path or header is a label.
+//! everything else from constants. No key, client, path or header is a label.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -20,53 +20,52 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// All counters of a gateway.
+/// The gateway's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Ended, Counter>,
-    request_time: Family<OfRoute, Histogram, fn() -> Histogram>,
-    steps: Family<StepEnded, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Counter>,
+    request_time: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    steps: Family<StepLabels, Histogram, fn() -> Histogram>,
     orphans: Counter,
-    upstream_answers: Family<Answered, Counter>,
-    upstream_time: Family<OfUpstream, Histogram, fn() -> Histogram>,
+    upstream_answers: Family<UpstreamResultLabels, Counter>,
+    upstream_time: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
     connections: Gauge,
     accepted: Counter,
-    reloads: Family<Reloaded, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
     near_hits: Counter,
     spans_dropped: Counter,
-    upstream_up: Family<OfAddress, Gauge>,
+    upstream_up: Family<AddressLabels, Gauge>,
     reading: Mutex<()>,
-    now: [Gauge; 7],
+    current: [Gauge; 7],
 }
 
-/// Numbers that are read when they are asked for, and cost nothing until then.
+/// Values that are read at scrape time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Now {
-    /// Handlers that run under a key, or are about to.
+pub(crate) struct CurrentValues {
+    /// Handlers that run under a key.
     pub(crate) executing: usize,
-    /// Requests that wait for another one's end.
+    /// Requests that wait for another request's result.
     pub(crate) waiting: usize,
-    /// Steps that the store has not confirmed.
+    /// Store operations that the store has not confirmed.
     pub(crate) unconfirmed: usize,
-    /// Bytes of bodies that wait in files.
+    /// Bytes of request bodies in spool files.
     pub(crate) spooled: u64,
-    /// Results that are held at hand, in bytes.
+    /// Bytes of responses in the near cache.
     pub(crate) near_bytes: usize,
-    /// How many claims and lookups were answered from them.
+    /// Claims and lookups that the near cache answered.
     pub(crate) near_hits: u64,
     /// Spans that were not exported.
     pub(crate) spans_dropped: u64,
-    /// Upstreams with their addresses, and whether those are tried in their turn.
+    /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
-    /// Whether the store has answered lately; `None` before it was asked.
+    /// Whether the store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
-    /// Whether the gateway is about to end.
     pub(crate) draining: bool,
 }
 
-impl Now {
-    /// In the order of [`NOW`].
+impl CurrentValues {
+    /// The values in the order of [`CURRENT`].
     fn values(&self) -> [i64; 7] {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         [
@@ -85,7 +84,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("idemptx");
         let build = vec![("version", env!("CARGO_PKG_VERSION"))];
-        registry.register("build", "The version that runs", Info::new(build));
+        registry.register("build", "The running version", Info::new(build));
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -101,7 +100,7 @@ impl Metrics {
             spans_dropped: Counter::default(),
             upstream_up: Family::default(),
             reading: Mutex::default(),
-            now: Default::default(),
+            current: Default::default(),
         };
         metrics.register(&mut registry);
         metrics.registry = registry;
@@ -109,48 +108,48 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let requests = "Requests by what became of them; the reason is a problem's code, or why \
-                        the request passed";
+        let requests = "Requests by outcome; the reason is a problem's code, or why the request \
+                        bypassed the engine";
         registry.register("requests", requests, self.requests.clone());
-        let time = "From a request's head to the head of its answer";
+        let time = "Time from a request's head to its response's head";
         registry.register_with_unit("request", time, Unit::Seconds, self.request_time.clone());
-        let steps = "How long the store took for a step";
+        let steps = "Duration of store operations";
         registry.register_with_unit("store_step", steps, Unit::Seconds, self.steps.clone());
-        let orphans = "Claims that met an operation whose owner had vanished";
+        let orphans = "Claims that found an orphan: a lease that lapsed without a result";
         registry.register("orphans", orphans, self.orphans.clone());
-        let answers = "Answers of upstreams by class of status, and why there was none";
+        let answers = "Upstream responses by status class, and failures";
         registry.register("upstream_answers", answers, self.upstream_answers.clone());
-        let time = "From a request's first byte to the head of the upstream's answer";
+        let time = "Time from sending a request to the upstream's response head";
         registry.register_with_unit("upstream", time, Unit::Seconds, self.upstream_time.clone());
-        registry.register("connections", "Connections of clients", self.connections.clone());
-        let accepted = "Connections of clients that were accepted";
+        registry.register("connections", "Open client connections", self.connections.clone());
+        let accepted = "Accepted client connections";
         registry.register("connections_accepted", accepted, self.accepted.clone());
-        let reloads = "Configurations that were read again, and whether they were taken";
+        let reloads = "Configuration reloads by result";
         registry.register("reloads", reloads, self.reloads.clone());
-        let hits = "Claims and lookups that were answered from results at hand";
+        let hits = "Claims and lookups answered by the near cache";
         registry.register("near_hits", hits, self.near_hits.clone());
-        let spans = "Spans that were not exported, for want of room or of a collector";
+        let spans = "Spans that were not exported";
         registry.register("spans_dropped", spans, self.spans_dropped.clone());
-        let up = "Whether an address is tried in its turn: it is neither sick nor down";
+        let up = "Whether an upstream address is available (1) or used as last resort (0)";
         registry.register("upstream_up", up, self.upstream_up.clone());
-        for ((name, help), gauge) in NOW.into_iter().zip(&self.now) {
+        for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
             registry.register(name, help, gauge.clone());
         }
     }
 
-    /// Everything, as OpenMetrics text.
-    pub(crate) fn text(&self, now: &Now) -> Result<String, fmt::Error> {
-        for (gauge, value) in self.now.iter().zip(now.values()) {
+    /// Encodes all metrics as OpenMetrics text.
+    pub(crate) fn text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
+        for (gauge, value) in self.current.iter().zip(current.values()) {
             gauge.set(value);
         }
-        // Counted elsewhere already.
-        self.near_hits.inner().store(now.near_hits, Ordering::Relaxed);
-        self.spans_dropped.inner().store(now.spans_dropped, Ordering::Relaxed);
-        // Those of a former configuration are gone; nobody else reads meanwhile.
+        // These are counted elsewhere.
+        self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
+        self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
+        // Removes addresses of previous configurations; the lock keeps concurrent scrapes apart.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.upstream_up.clear();
-        for (upstream, address, is_up) in &now.addresses {
-            let address = OfAddress { upstream: upstream.clone(), address: address.clone() };
+        for (upstream, address, is_up) in &current.addresses {
+            let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
             self.upstream_up.get_or_create(&address).set((*is_up).into());
         }
         let mut text = String::new();
@@ -159,62 +158,63 @@ impl Metrics {
     }
 
     pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {
-        let (outcome, reason) = words(outcome);
+        let (outcome, reason) = outcome_labels(outcome);
         let route = Arc::clone(route);
-        let ended = Ended { route: Arc::clone(&route), outcome, reason };
+        let ended = RequestLabels { route: Arc::clone(&route), outcome, reason };
         self.requests.get_or_create(&ended).inc();
-        self.request_time.get_or_create(&OfRoute { route }).observe(took.as_secs_f64());
+        self.request_time.get_or_create(&RouteLabels { route }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn step(&self, operation: Operation, result: StepResult, took: Duration) {
-        let ended = StepEnded { operation: operation.as_str(), result: result.as_str() };
+    pub(crate) fn step(&self, operation: StoreOperation, result: StoreResult, took: Duration) {
+        let ended = StepLabels { operation: operation.as_str(), result: result.as_str() };
         self.steps.get_or_create(&ended).observe(took.as_secs_f64());
-        if result == StepResult::Orphan {
+        if result == StoreResult::Orphan {
             self.orphans.inc();
         }
     }
 
-    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamAnswer, took: Duration) {
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
         let upstream = Arc::clone(upstream);
-        let answered = Answered { upstream: Arc::clone(&upstream), answer: answer.as_str() };
+        let answered =
+            UpstreamResultLabels { upstream: Arc::clone(&upstream), answer: answer.as_str() };
         self.upstream_answers.get_or_create(&answered).inc();
-        self.upstream_time.get_or_create(&OfUpstream { upstream }).observe(took.as_secs_f64());
+        self.upstream_time.get_or_create(&UpstreamLabels { upstream }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn connected(&self) {
+    pub(crate) fn connection_opened(&self) {
         self.accepted.inc();
         self.connections.inc();
     }
 
-    pub(crate) fn disconnected(&self) {
+    pub(crate) fn connection_closed(&self) {
         self.connections.dec();
     }
 
     pub(crate) fn reloaded(&self, taken: bool) {
         let result = if taken { "taken" } else { "refused" };
-        self.reloads.get_or_create(&Reloaded { result }).inc();
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
     }
 
-    /// How many requests of a route ended so.
+    /// The number of a route's requests with this outcome.
     pub(crate) fn count(
         &self,
         route: &Arc<str>,
         outcome: &'static str,
         reason: &'static str,
     ) -> u64 {
-        let ended = Ended { route: Arc::clone(route), outcome, reason };
+        let ended = RequestLabels { route: Arc::clone(route), outcome, reason };
         self.requests.get(&ended).map_or(0, |count| count.get())
     }
 
-    /// How often a claim met an orphan.
+    /// The number of claims that found an orphan.
     pub(crate) fn orphans(&self) -> u64 {
         self.orphans.get()
     }
 }
 
-/// What a store was asked for.
+/// An operation on the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(crate) enum StoreOperation {
     Claim,
     Settle,
     Release,
@@ -222,7 +222,7 @@ pub(crate) enum Operation {
     Lookup,
 }
 
-impl Operation {
+impl StoreOperation {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
@@ -234,21 +234,21 @@ impl Operation {
     }
 }
 
-/// What it answered.
+/// The result of a store operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StepResult {
-    /// Done, or granted.
+pub(crate) enum StoreResult {
+    /// Succeeded, or granted.
     Ok,
-    /// Somebody holds the record.
+    /// Another request holds the claim.
     Held,
-    /// Nobody holds it any more, and nobody has settled it.
+    /// The claim's lease lapsed without a result.
     Orphan,
-    /// There is a result.
+    /// The record has a result.
     Settled,
     Failed(ErrorKind),
 }
 
-impl StepResult {
+impl StoreResult {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -266,19 +266,19 @@ impl StepResult {
     }
 }
 
-/// What came of a request to an upstream.
+/// The result of a request to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamAnswer {
+pub(crate) enum UpstreamResult {
     Status(StatusCode),
-    /// It was not sent.
+    /// Not sent.
     Unsent,
-    /// It was sent, and the connection broke.
+    /// Sent, then the connection broke.
     Broken,
-    /// It was sent, and no answer came in time.
+    /// Sent, and no response arrived in time.
     Late,
 }
 
-impl UpstreamAnswer {
+impl UpstreamResult {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Status(status) => match status.as_u16() {
@@ -295,21 +295,21 @@ impl UpstreamAnswer {
     }
 }
 
-/// What a request came to, in two words: the kind, and the reason where there are several.
-pub(crate) const fn words(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
+/// The labels `outcome` and `reason` of a request.
+pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
     match outcome {
         Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
         Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
         Some(Outcome::Replayed) => ("replayed", ""),
         Some(Outcome::Refused(code)) => ("refused", code.as_str()),
-        Some(Outcome::Bypassed(passed)) => ("passed", passed_as(*passed)),
-        // Where no policy is: unprotected routes, and what finds no route.
+        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
+        // Unprotected routes, and requests that match no route.
         _ => ("passed", "unprotected-route"),
     }
 }
 
-/// Every reason for which a request passes.
-pub(crate) const PASSED: [&str; 9] = [
+/// The values of `reason` for requests that bypass the engine.
+pub(crate) const BYPASS_REASONS: [&str; 9] = [
     "not-http",
     "method",
     "no-key",
@@ -321,8 +321,8 @@ pub(crate) const PASSED: [&str; 9] = [
     "other",
 ];
 
-const fn passed_as(passed: Bypass) -> &'static str {
-    match passed {
+const fn bypass_reason(bypass: Bypass) -> &'static str {
+    match bypass {
         Bypass::NotHttp => "not-http",
         Bypass::Method { .. } => "method",
         Bypass::NoKey => "no-key",
@@ -335,42 +335,42 @@ const fn passed_as(passed: Bypass) -> &'static str {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct RequestLabels {
     route: Arc<str>,
     outcome: &'static str,
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoute {
+struct RouteLabels {
     route: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StepEnded {
+struct StepLabels {
     operation: &'static str,
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct UpstreamResultLabels {
     upstream: Arc<str>,
     answer: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfUpstream {
+struct UpstreamLabels {
     upstream: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfAddress {
+struct AddressLabels {
     upstream: String,
     address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reloaded {
+struct ReloadLabels {
     result: &'static str,
 }
 
@@ -382,18 +382,18 @@ fn step_buckets() -> Histogram {
     Histogram::new(STEP_BUCKETS_SECS)
 }
 
-const NOW: [(&str, &str); 7] = [
-    ("executing", "Executions under a key"),
-    ("waiting", "Requests that wait for another one's end"),
-    ("unconfirmed", "Steps that the store has not confirmed"),
-    ("spool_bytes", "Bodies that wait in files"),
-    ("near_bytes", "Results that are held at hand"),
-    ("store_up", "Whether the store has answered lately"),
-    ("draining", "Whether the gateway is about to end"),
+const CURRENT: [(&str, &str); 7] = [
+    ("executing", "Handlers that run under a key"),
+    ("waiting", "Requests that wait for another request's result"),
+    ("unconfirmed", "Store operations without confirmation"),
+    ("spool_bytes", "Bytes of request bodies in spool files"),
+    ("near_bytes", "Bytes of responses in the near cache"),
+    ("store_up", "Whether the store replied recently"),
+    ("draining", "Whether the gateway is draining"),
 ];
 const REQUEST_BUCKETS_SECS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
-/// Memory answers in less than the first, a store that is away in the last.
+/// The first bucket holds memory's latencies, the last those of an unavailable store.
 const STEP_BUCKETS_SECS: [f64; 12] =
     [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 

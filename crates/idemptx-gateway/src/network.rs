@@ -1,4 +1,6 @@
-//! Sockets: the operating system's, or those of a simulated network in this crate's unit tests.
+//! Sockets: the operating system's, or a simulated network's in this crate's unit tests.
+//!
+//! The alias is the only difference between tests and what is shipped.
 
 #[cfg(not(test))]
 pub(crate) use tokio::net::{TcpListener, TcpStream};

@@ -1,15 +1,15 @@
-//! `idemptx openapi`: an API's document, with what a client has to know about keys.
+//! `idemptx openapi`: documents idempotency keys in an OpenAPI document.
 //!
-//! draft-ietf-httpapi-idempotency-key-header §2.5.2 wants a resource to publish its specification,
-//! the expiry of keys among it.
-//! What is added comes from the policy, so that the document and the behaviour have one source:
-//! the header parameter, a problem response for each refusal that can happen, the header that marks
-//! a replay, and `x-idempotency` with retention and codes.
+//! draft-ietf-httpapi-idempotency-key-header §2.5.2 asks a resource to publish its specification,
+//! including the expiry of keys.
+//! All additions come from the policy, so that the document cannot disagree with the behaviour: the
+//! header parameter, a problem response for each possible refusal, the header that marks a replay,
+//! and `x-idempotency` with retention times and codes.
 //!
-//! All of it carries a mark, so that a second run replaces what the first one has added, and
-//! nothing that somebody wrote is changed.
+//! Additions carry a marker, so that a second run replaces them and leaves everything else
+//! unchanged.
 
-mod add;
+mod annotate;
 mod node;
 
 use std::error::Error;
@@ -24,37 +24,39 @@ use idemptx::{Policy, Profile};
 use self::node::Node;
 use crate::config::Config;
 
-/// Adds to an OpenAPI document what clients have to know about keys.
+/// Documents idempotency keys in an OpenAPI document.
 ///
-/// Comments of a YAML document are not kept.
+/// Comments of a YAML document are not preserved.
 #[derive(Debug, Args)]
-pub(crate) struct OpenApi {
-    /// The document, of OpenAPI 3.0 or later, as JSON or YAML.
+pub(crate) struct OpenApiArgs {
+    /// The OpenAPI document (3.0 or later), as JSON or YAML.
     #[arg(long, value_name = "FILE")]
     merge: PathBuf,
-    /// Where to write it; the standard output without.
+    /// The file to write; by default the standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The gateway's configuration, whose routes and policies count.
+    /// The gateway's configuration, for its routes and policies.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "policy"])]
     config: Option<PathBuf>,
-    /// The profile for all operations.
+    /// The policy profile of all operations.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: Profile,
-    /// A JSON object laid over the profile.
+    /// Policy fields that override the profile, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     policy: String,
 }
 
-impl OpenApi {
-    /// Reads, adds and writes.
+impl OpenApiArgs {
+    /// Reads, annotates and writes the document.
     pub(crate) fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let text = std::fs::read_to_string(&self.merge)
             .map_err(|error| format!("{}: {error}", self.merge.display()))?;
         let (mut document, format) =
             Node::read(&text).map_err(|error| format!("{}: {error}", self.merge.display()))?;
-        let promises = self.promises()?;
-        let added = add::to(&mut document, |method, path| promises.of(method, path))?;
+        let policy_source = self.policy_source()?;
+        let added = annotate::annotate(&mut document, |method, path| {
+            policy_source.policy_for(method, path)
+        })?;
         let text = document.write(format)?;
         match &self.output {
             Some(file) => std::fs::write(file, text)?,
@@ -64,28 +66,28 @@ impl OpenApi {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn promises(&self) -> Result<Promises, Box<dyn Error>> {
+    fn policy_source(&self) -> Result<PolicySource, Box<dyn Error>> {
         match &self.config {
-            Some(file) => Ok(Promises::Routes(Box::new(Config::load(file)?))),
+            Some(file) => Ok(PolicySource::Routes(Box::new(Config::load(file)?))),
             None => {
                 let policy = Policy::from_json(self.profile, &self.policy)?;
-                Ok(Promises::Everywhere(Box::new(policy)))
+                Ok(PolicySource::Everywhere(Box::new(policy)))
             }
         }
     }
 }
 
-/// Which policy an operation has.
-enum Promises {
+/// Maps operations to policies.
+enum PolicySource {
     Everywhere(Box<Policy>),
     Routes(Box<Config>),
 }
 
-impl Promises {
-    /// The policy in force, if keys are for this operation.
+impl PolicySource {
+    /// Returns the policy of an operation, if it uses keys.
     ///
-    /// A parameter of the path is taken as one segment of it; a route's host does not count.
-    fn of(&self, method: &Method, path: &str) -> Option<&Policy> {
+    /// A path parameter matches as one segment; a route's host is ignored.
+    fn policy_for(&self, method: &Method, path: &str) -> Option<&Policy> {
         let policy = match self {
             Self::Everywhere(policy) => policy,
             Self::Routes(config) => {

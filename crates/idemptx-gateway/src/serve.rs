@@ -1,4 +1,4 @@
-//! The gateway as it runs: listeners, connections, a plan that can be replaced.
+//! The running gateway: listeners, connections, and a routing table that can be replaced.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+#[cfg(feature = "seal")]
 use idemptx::store::seal::InvalidKeys;
 use idemptx::store::{AnyStore, UnknownStore};
 use idemptx::{CheckError, EngineError};
@@ -24,61 +25,61 @@ use tokio::time::{sleep, timeout};
 pub use crate::proxy::TokenError;
 pub use crate::tls::TlsError;
 
-use crate::admin::{self, Desk};
+use crate::admin::{self, AdminService};
 use crate::config::{Admin, Config, Listener, Store, Traces};
-use crate::framing::{HandedOver, Strict};
 use crate::network::{TcpListener, TcpStream};
-use crate::observe::{Observed, Observer};
-use crate::patient::Patient;
-use crate::proxy::{Peer, Plan, Told, answer, probe};
-use crate::shutdown::{Closing, Ending};
+use crate::proxy::{LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::recorder::{RecordedStore, Recorder};
+use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
+use crate::strict_http1::{StrictHttp1, UpgradeFlag};
 use crate::tls::{Accepted, Acceptor};
+use crate::write_timeout::WriteTimeout;
 
-/// A gateway that listens.
+/// A running gateway.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes its listeners and connections at once; [`drain`](Self::drain) lets them end.
+/// Dropping it closes its listeners and connections at once; [`drain`](Self::drain) waits for them.
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     admin: Option<Admin>,
     admin_address: Option<SocketAddr>,
-    observer: Arc<Observer>,
-    /// Goes on to the end, so that operators see it.
+    recorder: Arc<Recorder>,
+    /// Runs until the end of the drain, so that operators can watch it.
     _operating: JoinSet<()>,
     listeners: Vec<Listener>,
     store: Store,
     traces: Option<Traces>,
-    plan: watch::Sender<Arc<Plan>>,
-    /// Former plans under which something is still done.
-    former: Mutex<Vec<Arc<Plan>>>,
-    told: Told,
-    ending: Ending,
-    accepting: JoinSet<()>,
+    table: watch::Sender<Arc<RoutingTable>>,
+    /// Replaced routing tables that still have requests in flight.
+    retired: Mutex<Vec<Arc<RoutingTable>>>,
+    logged: LoggedFindings,
+    shutdown: ShutdownTrigger,
+    accept_tasks: JoinSet<()>,
 }
 
 impl Gateway {
-    /// Binds the listeners, looks at the store, and begins to serve; the store may be away.
+    /// Binds the listeners, checks the store and starts to serve; the store may be unavailable.
     ///
     /// # Errors
     ///
-    /// [`StartError`] when an address cannot be listened on, or the store's URL cannot be read.
+    /// [`StartError`] if an address cannot be bound or the store's URL is invalid.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = crate::store::open(&config.store)?;
         Self::start_over(store, config).await
     }
 
-    /// The same over a store that is open.
+    /// Starts over a store that is open already.
     pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
-        let observer = match &config.admin {
-            Some(_) => Observer::counting(config.log.access),
-            None => Observer::logging(config.log.access),
+        let recorder = match &config.admin {
+            Some(_) => Recorder::with_admin(config.log.access),
+            None => Recorder::without_admin(config.log.access),
         };
-        let traces = crate::traces::Traces::start(config.traces.as_ref())?;
-        let observer = Arc::new(observer.tracing(traces));
-        let store = Arc::new(Observed::new(store, Arc::clone(&observer)));
-        let plan = Arc::new(Plan::new(&config, store, None)?);
+        let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
+        let recorder = Arc::new(recorder.with_traces(traces));
+        let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
+        let table = Arc::new(RoutingTable::new(&config, store, None)?);
         let mut sockets = Vec::new();
         for Listener { address, .. } in &config.listeners {
             let socket = TcpListener::bind(address).await;
@@ -91,174 +92,179 @@ impl Gateway {
             }
             None => None,
         };
-        let told = Told::default();
-        plan.look_at_store(&told).await;
-        plan.begin_checks();
-        let (plan, plans) = watch::channel(plan);
-        let (ending, closing) = crate::shutdown::ending();
-        let room = Room::new(&config);
-        let (mut addresses, mut accepting) = (Vec::new(), JoinSet::new());
+        let logged = LoggedFindings::default();
+        table.check_store(&logged).await;
+        table.start_health_checks();
+        let (table, tables) = watch::channel(table);
+        let (shutdown, shutdown_watch) = crate::shutdown::channel();
+        let limit = ConnectionLimit::new(&config);
+        let (mut addresses, mut accept_tasks) = (Vec::new(), JoinSet::new());
         for (number, (listener, socket)) in config.listeners.iter().zip(sockets).enumerate() {
             addresses.push(socket.local_addr().unwrap_or(listener.address));
-            let serving = Serving {
+            let context = ListenerContext {
                 number,
                 listener: listener.clone(),
-                plans: plans.clone(),
-                closing: closing.clone(),
-                room: room.clone(),
+                tables: tables.clone(),
+                shutdown_watch: shutdown_watch.clone(),
+                limit: limit.clone(),
             };
-            accepting.spawn(accept(socket, Arc::new(serving)));
+            accept_tasks.spawn(accept(socket, Arc::new(context)));
         }
-        let mut operating = JoinSet::new();
+        let mut admin_tasks = JoinSet::new();
         let mut admin_address = None;
         if let Some((admin, socket)) = config.admin.as_ref().zip(admin_socket) {
             admin_address = Some(socket.local_addr().unwrap_or(admin.address));
-            let desk = Arc::new(Desk::new(admin, plans.clone(), Arc::clone(&observer)));
-            operating.spawn(admin::listen(socket, desk));
+            let desk = Arc::new(AdminService::new(admin, tables.clone(), Arc::clone(&recorder)));
+            admin_tasks.spawn(admin::listen(socket, desk));
         }
         if config.admin.is_some() || config.listeners.iter().any(|listener| listener.probes) {
-            operating.spawn(admin::look_after_store(plans));
+            admin_tasks.spawn(admin::poll_store(tables));
         }
         Ok(Self {
             addresses,
             admin: config.admin,
             admin_address,
-            observer,
-            _operating: operating,
+            recorder,
+            _operating: admin_tasks,
             listeners: config.listeners,
             store: config.store,
             traces: config.traces,
-            plan,
-            former: Mutex::default(),
-            told,
-            ending,
-            accepting,
+            table,
+            retired: Mutex::default(),
+            logged,
+            shutdown,
+            accept_tasks,
         })
     }
 
-    /// Where it listens, in the order of the configuration.
+    /// The listeners' addresses, in the order of the configuration.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where operators come in, if they may.
+    /// The address of the admin listener, if there is one.
     #[must_use]
     pub const fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Takes another configuration; requests under way end under the one that they began with.
+    /// Applies a new configuration; requests in flight finish under the previous one.
     ///
     /// # Errors
     ///
-    /// [`StartError`] for a configuration that cannot be used; the former one stays in force.
+    /// [`StartError`] if the configuration cannot be applied; the previous one stays in force.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the former configuration stays in force.
+    /// Dropped, the previous configuration stays in force.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let taken = self.take(config).await;
-        self.observer.reloaded(taken.is_ok());
-        taken
+        let applied = self.take(config).await;
+        self.recorder.reloaded(applied.is_ok());
+        applied
     }
 
     async fn take(&self, config: &Config) -> Result<(), StartError> {
         if config.admin != self.admin {
-            return Err(StartError::Fixed("[admin]"));
+            return Err(StartError::RequiresRestart("[admin]"));
         }
         if config.listeners != self.listeners {
-            return Err(StartError::Fixed("[[listener]]"));
+            return Err(StartError::RequiresRestart("[[listener]]"));
         }
         if config.store != self.store {
-            return Err(StartError::Fixed("[store]"));
+            return Err(StartError::RequiresRestart("[store]"));
         }
         if config.traces != self.traces {
-            return Err(StartError::Fixed("[traces]"));
+            return Err(StartError::RequiresRestart("[traces]"));
         }
-        let former = Arc::clone(&self.plan.borrow());
-        let plan = Arc::new(Plan::new(config, Arc::clone(&former.store), Some(&former))?);
-        plan.look_at_store(&self.told).await;
-        plan.begin_checks();
-        former.end_checks(Some(&plan));
-        self.plan.send_replace(plan);
-        let mut leaving = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.push(former);
-        leaving.retain(|plan| Arc::strong_count(plan) > 1 || plan.in_flight() > 0);
+        let retired = Arc::clone(&self.table.borrow());
+        let table =
+            Arc::new(RoutingTable::new(config, Arc::clone(&retired.store), Some(&retired))?);
+        table.check_store(&self.logged).await;
+        table.start_health_checks();
+        retired.stop_health_checks(Some(&table));
+        self.table.send_replace(table);
+        let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.push(retired);
+        leaving.retain(|table| Arc::strong_count(table) > 1 || table.in_flight() > 0);
         Ok(())
     }
 
-    /// What the store promises, in one line.
+    /// The store's guarantee, in one line.
     ///
     /// # Errors
     ///
-    /// As [`Engine::check`](idemptx::Engine::check) of the first route that is protected.
+    /// Those of [`Engine::check`](idemptx::Engine::check) for the first protected route.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped and called again.
-    pub async fn promise(&self) -> Result<String, CheckError> {
-        let plan = Arc::clone(&self.plan.borrow());
-        match plan.routes.iter().find_map(|route| route.engine.as_ref()) {
+    /// Can be dropped and called again.
+    pub async fn store_guarantee(&self) -> Result<String, CheckError> {
+        let table = Arc::clone(&self.table.borrow());
+        match table.routes.iter().find_map(|route| route.engine.as_ref()) {
             Some(engine) => Ok(engine.check().await?.guarantee),
             None => Ok(String::new()),
         }
     }
 
-    /// Stops to accept, and waits until what runs has ended, for as long as policies allow.
+    /// Stops accepting, and waits for requests in flight for as long as the policies allow.
     pub async fn drain(mut self) {
-        self.observer.health().drain();
-        let plan = Arc::clone(&self.plan.borrow());
-        plan.end_checks(None);
-        self.accepting.shutdown().await;
+        self.recorder.readiness().start_draining();
+        let table = Arc::clone(&self.table.borrow());
+        table.stop_health_checks(None);
+        self.accept_tasks.shutdown().await;
         let all = async {
-            self.ending.finish().await;
-            plan.drain().await;
-            let former = std::mem::take(&mut self.former);
-            for plan in former.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                plan.drain().await;
+            self.shutdown.finish().await;
+            table.drain().await;
+            let retired = std::mem::take(&mut self.retired);
+            for table in retired.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                table.drain().await;
             }
         };
-        if timeout(plan.drain_max(), all).await.is_err() {
-            tracing::warn!("some requests have not ended in time; their claims will lapse");
+        if timeout(table.drain_max(), all).await.is_err() {
+            tracing::warn!("drain timed out with requests in flight; their claims will lapse");
         }
-        self.observer.traces().end().await;
+        self.recorder.traces().end().await;
     }
 }
 
-/// Why a gateway does not start, or does not take a configuration.
+/// An error that prevents a start or a reload.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     Listen(SocketAddr, io::Error),
-    /// The store's URL cannot be read, or its file not be opened.
+    /// The store's URL is invalid, or its file cannot be opened.
     Store(UnknownStore),
-    /// The keys that results are sealed with cannot be used.
+    /// The sealing keys are invalid.
+    #[cfg(feature = "seal")]
     Seal(InvalidKeys),
-    /// A policy cannot be carried out.
+    /// A policy is invalid.
     Policy(EngineError),
-    /// A certificate or key cannot be used.
+    /// A certificate or private key is invalid.
     Tls(TlsError),
-    /// The keys of tokens cannot be used.
+    /// The keys that verify tokens are invalid.
     Token(TokenError),
-    /// Where traces go cannot be told.
+    /// The trace exporter cannot be set up.
     Traces(Box<dyn Error + Send + Sync>),
-    /// Something that only a new start can change.
-    Fixed(&'static str),
+    /// A setting changed that takes effect at a restart only.
+    RequiresRestart(&'static str),
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(address, _) => write!(f, "cannot listen on {address}"),
-            Self::Store(_) => f.write_str("the store cannot be used"),
+            Self::Store(_) => f.write_str("cannot open the store"),
+            #[cfg(feature = "seal")]
             Self::Seal(_) => f.write_str("[store.seal]"),
             Self::Tls(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
-            Self::Traces(_) => f.write_str("traces cannot be exported"),
-            Self::Policy(_) => f.write_str("a policy cannot be carried out"),
-            Self::Fixed(what) => write!(f, "{what} has changed, which needs a new start"),
+            Self::Traces(_) => f.write_str("cannot set up the trace exporter"),
+            Self::Policy(_) => f.write_str("invalid policy"),
+            Self::RequiresRestart(what) => {
+                write!(f, "{what} has changed: restart the gateway to apply it")
+            }
         }
     }
 }
@@ -268,36 +274,42 @@ impl Error for StartError {
         match self {
             Self::Listen(_, error) => Some(error),
             Self::Store(error) => Some(error),
+            #[cfg(feature = "seal")]
             Self::Seal(error) => Some(error),
             Self::Policy(error) => Some(error),
             Self::Tls(error) => error.source(),
             Self::Traces(error) => Some(&**error),
-            Self::Token(_) | Self::Fixed(_) => None,
+            Self::Token(_) | Self::RequiresRestart(_) => None,
         }
     }
 }
 
-/// What the connections of a listener share.
-struct Serving {
+/// State shared by the connections of one listener.
+struct ListenerContext {
     number: usize,
     listener: Listener,
-    plans: watch::Receiver<Arc<Plan>>,
-    closing: Closing,
-    room: Room,
+    tables: watch::Receiver<Arc<RoutingTable>>,
+    shutdown_watch: ShutdownWatch,
+    limit: ConnectionLimit,
 }
 
-async fn accept(socket: TcpListener, serving: Arc<Serving>) {
+async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     loop {
-        let Ok(permit) = Arc::clone(&serving.room.connections).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&context.limit.connections).acquire_owned().await else {
             return;
         };
         match socket.accept().await {
             Ok((stream, address)) => {
-                if let Some(seat) = serving.room.seat(address.ip(), permit) {
-                    tokio::spawn(connection(stream, address.ip(), seat, Arc::clone(&serving)));
+                if let Some(try_acquire) = context.limit.try_acquire(address.ip(), permit) {
+                    tokio::spawn(connection(
+                        stream,
+                        address.ip(),
+                        try_acquire,
+                        Arc::clone(&context),
+                    ));
                 }
             }
-            // Out of descriptors, most likely: what is there may end meanwhile.
+            // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -306,75 +318,85 @@ async fn accept(socket: TcpListener, serving: Arc<Serving>) {
     }
 }
 
-async fn connection(stream: TcpStream, address: IpAddr, _seat: Seat, serving: Arc<Serving>) {
-    let _connected = serving.plans.borrow().store.observer().connected();
-    // An answer in two segments need not wait for the first one's acknowledgement.
+async fn connection(
+    stream: TcpStream,
+    address: IpAddr,
+    _seat: ConnectionPermit,
+    context: Arc<ListenerContext>,
+) {
+    let _connected = context.tables.borrow().store.recorder().connection_opened();
+    // A response in two segments must not wait for the acknowledgement of the first.
     let _ = stream.set_nodelay(true);
-    let stream = Patient::new(stream, serving.plans.borrow().limits.pause);
-    let tls = serving.plans.borrow().tls.get(serving.number).cloned().flatten();
+    let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
+    let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
     let Some(tls) = tls else {
-        let peer = Peer::new(address, false, serving.listener.forwarded, None);
-        let (http1, http2) = (serving.listener.http1, serving.listener.http2);
-        return serve(stream, peer, (http1, http2), &serving).await;
+        let peer = Peer::new(address, false, context.listener.forwarded, None);
+        let (http1, http2) = (context.listener.http1, context.listener.http2);
+        return serve_http(stream, peer, (http1, http2), &context).await;
     };
-    // Boxed, so that a connection in clear text does not keep room for what TLS needs.
-    Box::pin(secured(tls, stream, address, &serving)).await;
+    // Boxed, so that a clear-text connection does not reserve memory for TLS.
+    Box::pin(serve_tls(tls, stream, address, &context)).await;
 }
 
-async fn secured(tls: Acceptor, stream: Patient<TcpStream>, address: IpAddr, serving: &Serving) {
+async fn serve_tls(
+    tls: Acceptor,
+    stream: WriteTimeout<TcpStream>,
+    address: IpAddr,
+    context: &ListenerContext,
+) {
     match tls.accept(stream).await {
         Ok(Accepted { stream, is_http2, certificate }) => {
-            let peer = Peer::new(address, true, serving.listener.forwarded, certificate);
-            serve(stream, peer, (!is_http2, is_http2), serving).await;
+            let peer = Peer::new(address, true, context.listener.forwarded, certificate);
+            serve_http(stream, peer, (!is_http2, is_http2), context).await;
         }
-        Err(error) => tracing::debug!("no TLS with a client: {error}"),
+        Err(error) => tracing::debug!("TLS handshake with a client failed: {error}"),
     }
 }
 
-/// Serves a connection; `spoken` says whether HTTP/1.1 may be, and HTTP/2.
-async fn serve<S>(stream: S, peer: Peer, spoken: (bool, bool), serving: &Serving)
+/// Serves a connection; `spoken` enables HTTP/1.1 and HTTP/2.
+async fn serve_http<S>(stream: S, peer: Peer, spoken: (bool, bool), context: &ListenerContext)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (plans, probes) = (serving.plans.clone(), serving.listener.probes);
-    let handed_over = HandedOver::default();
-    let head_bytes_max = plans.borrow().limits.head_bytes_max;
-    let io = TokioIo::new(Strict::new(stream, head_bytes_max, handed_over.clone()));
-    let builder = builder(spoken, serving);
+    let (tables, probes) = (context.tables.clone(), context.listener.probes);
+    let upgraded = UpgradeFlag::default();
+    let head_bytes_max = tables.borrow().limits.head_bytes_max;
+    let io = TokioIo::new(StrictHttp1::new(stream, head_bytes_max, upgraded.clone()));
+    let builder = builder(spoken, context);
     let peer = Arc::new(peer);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (plan, peer) = (Arc::clone(&plans.borrow()), Arc::clone(&peer));
-        let handed_over = handed_over.clone();
+        let (table, peer) = (Arc::clone(&tables.borrow()), Arc::clone(&peer));
+        let upgraded = upgraded.clone();
         async move {
-            let probed = probes.then(|| probe(&plan, &request)).flatten();
+            let probed = probes.then(|| probe(&table, &request)).flatten();
             let response = match probed {
                 Some(response) => response,
-                // Boxed, so that an idle connection does not keep room for a request.
-                None => Box::pin(answer(plan, peer, request)).await,
+                // Boxed, so that an idle connection does not reserve memory for a request.
+                None => Box::pin(answer(table, peer, request)).await,
             };
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                handed_over.tell();
+                upgraded.set();
             }
             Ok::<_, std::convert::Infallible>(response)
         }
     });
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
-    let mut closing = serving.closing.clone();
+    let mut shutdown_watch = context.shutdown_watch.clone();
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing.announced() => {
+        () = shutdown_watch.requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        tracing::debug!("a client's connection ended: {error}");
+        tracing::debug!("client connection ended: {error}");
     }
 }
 
-fn builder(spoken: (bool, bool), serving: &Serving) -> auto::Builder<TokioExecutor> {
-    let limits = serving.plans.borrow().limits.clone();
+fn builder(spoken: (bool, bool), context: &ListenerContext) -> auto::Builder<TokioExecutor> {
+    let limits = context.tables.borrow().limits.clone();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(limits.head);
@@ -391,15 +413,15 @@ fn builder(spoken: (bool, bool), serving: &Serving) -> auto::Builder<TokioExecut
     }
 }
 
-/// How many may come in.
+/// Limits the connections in total and per client address.
 #[derive(Clone, Debug)]
-struct Room {
+struct ConnectionLimit {
     connections: Arc<Semaphore>,
     each: Arc<Mutex<HashMap<IpAddr, usize>>>,
     each_max: usize,
 }
 
-impl Room {
+impl ConnectionLimit {
     fn new(config: &Config) -> Self {
         let all = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
         Self {
@@ -409,26 +431,30 @@ impl Room {
         }
     }
 
-    /// A place, unless this address has too many.
-    fn seat(&self, address: IpAddr, permit: OwnedSemaphorePermit) -> Option<Seat> {
+    /// Returns a permit, unless the address has too many connections.
+    fn try_acquire(
+        &self,
+        address: IpAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<ConnectionPermit> {
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(address).or_default();
         if *count >= self.each_max {
             return None;
         }
         *count += 1;
-        Some(Seat { address, each: Arc::clone(&self.each), _permit: permit })
+        Some(ConnectionPermit { address, each: Arc::clone(&self.each), _permit: permit })
     }
 }
 
-/// A connection's place.
-struct Seat {
+/// Counts a connection until it is dropped.
+struct ConnectionPermit {
     address: IpAddr,
     each: Arc<Mutex<HashMap<IpAddr, usize>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = each.get_mut(&self.address) {

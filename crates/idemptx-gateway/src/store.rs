@@ -1,15 +1,19 @@
-//! The store that a configuration names.
+//! Opens the configured store.
 
 use idemptx::store::AnyStore;
 use idemptx::store::near::NearLimits;
+#[cfg(feature = "seal")]
 use idemptx::store::seal::{Seal, SealKeys};
 
-use crate::config::{SealKeysFrom, Store};
+#[cfg(feature = "seal")]
+use crate::config::SealKeysFrom;
+use crate::config::Store;
 use crate::serve::StartError;
 
-/// Opens it; a server is not connected to yet.
+/// Opens the store; a server is connected to on first use.
 pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
     let mut store = AnyStore::from_url(&config.url).map_err(StartError::Store)?;
+    #[cfg(feature = "seal")]
     if let Some(seal) = &config.seal {
         let keys = match &seal.keys {
             SealKeysFrom::Text(text) => text.parse(),
@@ -22,4 +26,25 @@ pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
         store = store.near(NearLimits::bytes(near.bytes_max).hold(near.hold));
     }
     Ok(store)
+}
+
+#[cfg(all(test, not(any(feature = "postgres", feature = "redis", feature = "sqlite"))))]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_refused_where_it_is_not_built_in() {
+        for (url, feature) in [
+            ("postgres://localhost/shop", "postgres"),
+            ("rediss://localhost", "redis"),
+            ("sqlite:keys.db", "sqlite"),
+        ] {
+            let refused = open(&Store::new(url.to_owned())).unwrap_err();
+            let expected = format!("this program was built without the feature `{feature}`");
+            let said = refused.source().unwrap().to_string();
+            assert!(said.starts_with(&expected), "{said}");
+        }
+    }
 }

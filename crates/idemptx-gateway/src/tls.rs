@@ -1,4 +1,4 @@
-//! TLS on both sides; nothing else in this crate knows rustls.
+//! TLS for listeners and upstreams; the only module that knows rustls.
 
 use std::error::Error;
 use std::fmt;
@@ -20,23 +20,23 @@ use webpki::EndEntityCert;
 
 use crate::config::{Listener, ListenerTls, Origin, Upstream, UpstreamVersion};
 
-/// What clients are shown, and what they must show.
+/// Terminates TLS for a listener.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     acceptor: TlsAcceptor,
     handshake: Duration,
 }
 
-/// A client's connection, once it is secure.
+/// A client's TLS connection.
 pub(crate) struct Accepted<I> {
     pub(crate) stream: tokio_rustls::server::TlsStream<I>,
     pub(crate) is_http2: bool,
-    /// Whoever its certificate names.
+    /// The subject of the client's certificate.
     pub(crate) certificate: Option<Scope>,
 }
 
 impl Acceptor {
-    /// What a listener is to be, or `None` in clear text.
+    /// Returns a listener's acceptor, or `None` for clear text.
     pub(crate) fn new(listener: &Listener, handshake: Duration) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &listener.tls else { return Ok(None) };
         let certificates = certificates(&tls.certificate)?;
@@ -59,7 +59,7 @@ impl Acceptor {
         Ok(Some(Self { acceptor: TlsAcceptor::from(Arc::new(config)), handshake }))
     }
 
-    /// Shakes hands with a client, within the limit.
+    /// Performs the handshake, within the limit.
     pub(crate) async fn accept<I>(&self, stream: I) -> io::Result<Accepted<I>>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -79,12 +79,12 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// How an upstream is spoken to over TLS.
+/// Connects to an upstream over TLS.
 #[derive(Clone)]
 pub(crate) struct Connector(TlsConnector);
 
 impl Connector {
-    /// What an upstream needs, or `None` if none of its addresses does.
+    /// Returns an upstream's connector, or `None` if all its addresses are clear text.
     pub(crate) fn new(upstream: &Upstream) -> Result<Option<Self>, TlsError> {
         if !upstream.origins.iter().any(|origin| origin.tls) {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Connector {
         Ok(Some(Self(TlsConnector::from(Arc::new(config)))))
     }
 
-    /// Shakes hands with an address.
+    /// Performs the handshake with an address.
     pub(crate) async fn connect<I>(
         &self,
         origin: &Origin,
@@ -119,7 +119,7 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// How servers are spoken to that these authorities vouch for, or else the public ones.
+/// Returns a client configuration that trusts these authorities, by default the public ones.
 pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let roots = match ca {
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
@@ -131,7 +131,7 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A certificate or key that cannot be used.
+/// An invalid certificate or private key.
 #[derive(Debug)]
 pub struct TlsError {
     path: PathBuf,
@@ -150,7 +150,7 @@ impl Error for TlsError {
     }
 }
 
-/// Asks clients for a certificate of one of these authorities.
+/// Requests client certificates that one of these authorities signed.
 fn verifier(
     tls: &ListenerTls,
     ca: &Path,
@@ -164,7 +164,7 @@ fn verifier(
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(path, error))?;
     let read = read.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(path, error))?;
-    if read.is_empty() { Err(wrong(path, "there is no certificate in it")) } else { Ok(read) }
+    if read.is_empty() { Err(wrong(path, "the file contains no certificate")) } else { Ok(read) }
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
@@ -175,7 +175,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Whom a certificate names, as it is written in it; nobody without a subject.
+/// The certificate's subject in DER; `None` if it is empty.
 fn subject(certificate: &CertificateDer<'_>) -> Option<Scope> {
     let parsed = EndEntityCert::try_from(certificate).ok()?;
     let subject = parsed.subject();
@@ -186,7 +186,7 @@ fn wrong(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> TlsErr
     TlsError { path: path.to_owned(), source: source.into() }
 }
 
-/// Named, so that another one in the process does not make rustls panic.
+/// Explicit: rustls panics on a process-wide default if two providers are linked.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

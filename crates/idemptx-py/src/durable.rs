@@ -1,23 +1,24 @@
-//! The engine's own stores, SQLite and PostgreSQL, for event loops.
+//! The library's SQLite and PostgreSQL stores, driven by event loops.
 //!
-//! What waits is on threads that never touch Python: the stores' own, and one runtime of the
+//! Waiting happens on threads that never touch Python: those of the stores, and one runtime per
 //! process.
-//! A step is a future that is polled in the event loop's thread, and whose waker rings a
-//! [`Bell`](bell::Bell): the first ring makes a descriptor readable, and the loop then takes all
-//! that have been rung for at once.
-//! So a finished step costs one wake-up of one thread at most, and steps that a group commit or a
-//! batch finishes together share it.
+//! A step is a future that is polled in the event loop's thread, and whose waker notifies a
+//! [`LoopWaker`](loop_waker::LoopWaker): the first notification makes a descriptor readable, and
+//! the loop then polls all woken steps at once.
+//! A finished step costs at most one wake-up of one thread, and steps that a group commit or a
+//! batch finishes together share it. A bridge that resolved futures from other threads would cost
+//! a second hop and one wake-up per step.
 //!
-//! Everything here belongs to the process that made it: see [`Native`](native::Native).
+//! Everything here belongs to the process that created it: see [`ForkGuard`](fork_guard::ForkGuard).
 
-mod bell;
-mod depot;
-mod desk;
-mod native;
-mod recipe;
+mod fork_guard;
+mod loop_handle;
+mod loop_waker;
+mod native_store;
+mod pending_ops;
 mod runtime;
+mod store_config;
 mod task;
-mod under_way;
 
-pub(crate) use self::depot::Depot;
-pub(crate) use self::desk::{Desk, Vigil};
+pub(crate) use self::loop_handle::{LoopHandle, WatchHandle};
+pub(crate) use self::native_store::NativeStore;

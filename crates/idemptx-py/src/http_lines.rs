@@ -25,8 +25,7 @@ pub(crate) fn headers(lines: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
     Ok(headers)
 }
 
-/// The lines themselves, with `marks` in the place of whatever has their names, and without the
-/// word between handler and engine.
+/// Replaces lines that have the names of `marks` and removes the handler's `Idempotency-Outcome`.
 pub(crate) fn marked<'py>(
     lines: &Bound<'py, PyAny>,
     marks: &HeaderMap,
@@ -61,7 +60,7 @@ pub(crate) fn with_length<'py>(
     for line in pairs(py, headers) {
         lines.push(line?);
     }
-    // RFC 9110 §8.6; a 304 would have to tell the length of what it does not repeat.
+    // RFC 9110 §8.6: the length in a 304 would be that of a body which is not sent.
     if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
         let digits = PyBytes::new(py, length.to_string().as_bytes());
         lines.push(PyTuple::new(py, [PyBytes::new(py, b"content-length"), digits])?);
@@ -86,7 +85,7 @@ pub(crate) fn target(path: &[u8], query: &[u8]) -> PyResult<Uri> {
     if !is_asterisk && path.first() != Some(&b'/') {
         text.push(b'/');
     }
-    // The first question mark ends the path, a hash the target: neither may come in uninvited.
+    // The first question mark ends the path, and a hash ends the target: escape both.
     escape(path, |byte| matches!(byte, b'?' | b'#'), &mut text);
     if !query.is_empty() {
         text.push(b'?');

@@ -5,10 +5,10 @@
 //! `python/idemptx/_idemptx.pyi` is the contract; every class and method is documented there.
 
 mod durable;
+mod exchange;
 mod futures;
 mod http_lines;
 mod memory;
-mod passage;
 mod refusal;
 mod rules;
 mod safety;
@@ -19,7 +19,7 @@ mod wire;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
-/// What Python calls; `python/idemptx/_idemptx.pyi` describes it.
+/// The compiled Python module; `python/idemptx/_idemptx.pyi` documents it.
 #[pymodule]
 mod _idemptx {
     use pyo3::prelude::*;
@@ -28,23 +28,25 @@ mod _idemptx {
     #[pymodule_export]
     use super::check_token_source;
     #[pymodule_export]
-    use super::durable::{Depot, Desk, Vigil};
+    use super::durable::{LoopHandle, NativeStore, WatchHandle};
+    #[pymodule_export]
+    use super::exchange::PyExchange;
+    #[pymodule_export]
+    use super::exchange::recovery::Recovery;
     #[pymodule_export]
     use super::memory::{MemoryStore, Watch};
-    #[pymodule_export]
-    use super::passage::Passage;
-    #[pymodule_export]
-    use super::passage::recovery::Recovery;
     #[pymodule_export]
     use super::refusal::Refusal;
     #[pymodule_export]
     use super::rules::Rules;
     #[pymodule_export]
-    use super::step::{News, Step};
+    use super::step::{Step, Update};
     #[pymodule_export]
-    use super::wire::{Channel, Dialogue, Layout, Messages, RedisReplyError, Transaction};
+    use super::wire::{
+        Channel, ClientCommands, Layout, PubSubReader, RedisReplyError, Transaction,
+    };
 
-    use crate::passage::{action, answer};
+    use crate::exchange::{action, answer};
     use crate::step::kind;
     use crate::step::verdict::number as verdict;
 
@@ -60,7 +62,7 @@ mod _idemptx {
         let bytes = py.get_type::<PyBytes>();
         let line = py.get_type::<PyTuple>().get_item((&bytes, &bytes))?;
         module.add("Headers", py.get_type::<PyList>().get_item(line)?)?;
-        // Everything in it is meant to be seen, as everywhere in Python where no list says so.
+        // Without `__all__` every name is public, which is intended here.
         module.delattr("__all__")
     }
 }
@@ -75,7 +77,7 @@ fn no_randomness() -> PyErr {
     PyOSError::new_err("the system has no randomness to make tokens from")
 }
 
-/// A call that does not belong to where things stand.
+/// Creates the error for a call that the current state does not allow.
 fn misuse(text: impl Into<String>) -> PyErr {
     PyRuntimeError::new_err(text.into())
 }

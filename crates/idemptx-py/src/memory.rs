@@ -9,7 +9,7 @@ use idemptx_core::store::{ErrorKind, RecordSnapshot, Store, StoreError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::step::{Job, Step, Verdict, record_id};
+use crate::step::{Step, StoreCall, Verdict, record_id};
 
 /// Records in this process; every step is done at once.
 #[pyclass(frozen, module = "idemptx._idemptx")]
@@ -28,9 +28,9 @@ impl MemoryStore {
     }
 
     fn perform(&self, step: &Bound<'_, Step>) -> PyResult<()> {
-        // Not borrowed meanwhile: to end a claim wakes others, and that may be any code.
-        let job = step.try_borrow_mut()?.begin().clone();
-        let verdict = self.verdict(&job);
+        // Not borrowed during the call: ending a claim wakes waiters, which may run any code.
+        let call = step.try_borrow_mut()?.begin().clone();
+        let verdict = self.verdict(&call);
         step.try_borrow_mut()?.take(verdict);
         Ok(())
     }
@@ -38,16 +38,16 @@ impl MemoryStore {
     #[pyo3(signature = (record, wake, /))]
     fn watch(&self, record: &[u8], wake: Py<PyAny>) -> PyResult<Watch> {
         let id = record_id(record)?;
-        let alarm = Arc::new(Alarm(Mutex::new(Some(wake))));
+        let callback = Arc::new(WakeCallback(Mutex::new(Some(wake))));
         let watching = at_once(self.0.watch(&id)).flatten();
         let watch = watching.map(|mut watching| {
-            let waker = Waker::from(Arc::clone(&alarm));
+            let waker = Waker::from(Arc::clone(&callback));
             if watching.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 waker.wake();
             }
             Mutex::new(watching)
         });
-        Ok(Watch { _watching: watch, alarm })
+        Ok(Watch { _watching: watch, callback })
     }
 
     fn maintain(&self) {
@@ -66,21 +66,23 @@ impl MemoryStore {
 }
 
 impl MemoryStore {
-    fn verdict(&self, job: &Job) -> Result<Verdict, StoreError> {
-        let step = match job {
-            Job::Claim(id, claim_request) => {
+    fn verdict(&self, call: &StoreCall) -> Result<Verdict, StoreError> {
+        let step = match call {
+            StoreCall::Claim(id, claim_request) => {
                 at_once(self.0.claim(id, claim_request)).map(|it| it.map(Verdict::from))
             }
-            Job::Lookup(id, _) => at_once(self.0.lookup(id)).map(|it| it.map(Verdict::from)),
-            Job::Renew(lease) => at_once(self.0.renew(lease)).map(|it| it.map(|_| Verdict::Done)),
-            Job::Release(lease) => {
+            StoreCall::Lookup(id, _) => at_once(self.0.lookup(id)).map(|it| it.map(Verdict::from)),
+            StoreCall::Renew(lease) => {
+                at_once(self.0.renew(lease)).map(|it| it.map(|_| Verdict::Done))
+            }
+            StoreCall::Release(lease) => {
                 at_once(self.0.release(lease)).map(|it| it.map(|()| Verdict::Done))
             }
-            Job::Settle(lease, done) => {
+            StoreCall::Settle(lease, done) => {
                 at_once(self.0.settle(lease, done)).map(|it| it.map(|()| Verdict::Done))
             }
-            // Every claim's end is told to whoever watches; there is nothing to mark.
-            Job::Watch(id) => at_once(self.0.lookup(id)).map(|it| {
+            // Every claim's end wakes its watchers, so there is nothing to mark.
+            StoreCall::Watch(id) => at_once(self.0.lookup(id)).map(|it| {
                 it.map(|seen| match seen {
                     Some(RecordSnapshot::Held(_)) => Verdict::Done,
                     _ => Verdict::Absent,
@@ -94,36 +96,36 @@ impl MemoryStore {
 /// Watches as long as it is referred to.
 #[pyclass(frozen, module = "idemptx._idemptx")]
 pub(crate) struct Watch {
-    /// Under a lock only to be shared; it is not polled again.
+    /// Locked only to be `Sync`; it is never polled again.
     _watching: Option<Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>>,
-    alarm: Arc<Alarm>,
+    callback: Arc<WakeCallback>,
 }
 
 #[pymethods]
 impl Watch {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self.alarm.0.try_lock() {
+        match self.callback.0.try_lock() {
             Ok(wake) => wake.as_ref().map_or(Ok(()), |wake| visit.call(wake)),
-            // Whoever holds it keeps it alive.
+            // The thread that holds the lock keeps the tasks alive.
             Err(_) => Ok(()),
         }
     }
 
     fn __clear__(&self) {
-        drop(self.alarm.take());
+        drop(self.callback.take());
     }
 }
 
-/// Calls Python once, from whatever thread.
-struct Alarm(Mutex<Option<Py<PyAny>>>);
+/// Calls a Python function once, from any thread.
+struct WakeCallback(Mutex<Option<Py<PyAny>>>);
 
-impl Alarm {
+impl WakeCallback {
     fn take(&self) -> Option<Py<PyAny>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl Wake for Alarm {
+impl Wake for WakeCallback {
     fn wake(self: Arc<Self>) {
         let Some(wake) = self.take() else { return };
         Python::attach(|py| {
@@ -134,7 +136,7 @@ impl Wake for Alarm {
     }
 }
 
-/// What a future gives at its first poll, as all of this store's do.
+/// Returns the output of a future that is ready at its first poll, as all of this store's are.
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),

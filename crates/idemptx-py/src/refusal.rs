@@ -1,4 +1,4 @@
-//! What a refused client reads.
+//! The problem document of a refused request.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -33,7 +33,7 @@ impl Refusal {
         }
     }
 
-    /// The same, with our marks.
+    /// Adds the idempotency headers.
     pub(crate) fn marked(self, mark: impl FnOnce(HeaderMap) -> HeaderMap) -> Self {
         Self { headers: mark(self.headers), ..self }
     }

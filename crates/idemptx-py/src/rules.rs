@@ -9,7 +9,7 @@ use idemptx_core::policy::{Mode, OnLargeBody, OnStoreError, OnUnsafeStore, Polic
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::passage::Passage;
+use crate::exchange::PyExchange;
 use crate::shared::Shared;
 use crate::{http_lines, no_randomness};
 
@@ -130,7 +130,7 @@ impl Rules {
         headers: &Bound<'_, PyAny>,
         scope: Option<&str>,
         accepts: Option<Py<PyAny>>,
-    ) -> PyResult<Option<Passage>> {
+    ) -> PyResult<Option<PyExchange>> {
         let uri = http_lines::target(path, query)?;
         let headers = http_lines::headers(headers)?;
         // No key is for a method that is none.
@@ -149,10 +149,10 @@ impl Rules {
         let head = Head::new(&method, &uri, &headers)
             .in_scope(scope.map(Scope::new))
             .accepting(asked.as_ref().map(|asked| asked as &(dyn Fn(&Key) -> bool + Sync)));
-        let (exchange, action) = Exchange::begin(self.0.rules(), &head, || self.0.token());
+        let (machine, action) = Exchange::begin(self.0.rules(), &head, || self.0.token());
         if let Some(error) = raised.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(error);
         }
-        Ok(Passage::begun(&self.0, exchange, action, &head))
+        Ok(PyExchange::begun(&self.0, machine, action, &head))
     }
 }

@@ -1,8 +1,8 @@
-//! What a store promises, as Python reads it.
+//! Converts a store's safety report for Python.
 
 use idemptx::store::{SafetyReport, Severity};
 
-/// A guarantee, and what was found with its severity.
+/// Returns the guarantee, and each finding with its severity.
 pub(crate) fn as_python(report: SafetyReport) -> (String, Vec<(i32, String)>) {
     let found = report.findings.into_iter();
     let findings = found.map(|finding| (grade(finding.severity), finding.text)).collect();

@@ -1,4 +1,4 @@
-//! What all passages under one set of rules share: clock, tokens, and what they have learnt.
+//! State shared by all exchanges under one set of rules: clock, tokens and statistics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use idemptx_core::time::{Timestamp, millis};
 
 pub(crate) struct Shared {
     rules: Arc<Rules>,
-    /// `CLOCK_MONOTONIC` goes on while the process is stopped, as the start rule needs.
+    /// `CLOCK_MONOTONIC` advances while the process is stopped, as the start rule needs.
     made: Instant,
     tokens: Tokens,
     typical: TypicalTime,
@@ -47,12 +47,12 @@ impl Shared {
         self.tokens.draw()
     }
 
-    /// How long handlers take.
+    /// The typical duration of handlers.
     pub(crate) fn typical(&self) -> &TypicalTime {
         &self.typical
     }
 
-    /// Whether the record's scope may have another new key this minute.
+    /// Returns true if the record's scope may add another new key this minute.
     pub(crate) fn meter(&self, id: &RecordId) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);

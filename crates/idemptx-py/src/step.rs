@@ -1,4 +1,4 @@
-//! One step of a store, and what came of it.
+//! A store step and its verdict.
 
 pub(crate) mod verdict;
 
@@ -16,24 +16,24 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use self::verdict::number;
-pub(crate) use self::verdict::{Told, Verdict};
+pub(crate) use self::verdict::{RecordUpdate, Verdict};
 use crate::misuse;
 
-/// One step of a store, and its verdict.
+/// A store step and its verdict.
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Step {
-    job: Job,
+    call: StoreCall,
     verdict: Verdict,
     failure: Option<String>,
-    /// A store was, or may have been, asked.
+    /// True if a store has, or may have, received the step.
     asked: bool,
 }
 
-/// What a store has to do.
+/// An operation on a store.
 #[derive(Clone)]
-pub(crate) enum Job {
+pub(crate) enum StoreCall {
     Claim(RecordId, ClaimRequest),
-    /// With the fingerprint of the request that asks.
+    /// A lookup, with the fingerprint of the request.
     Lookup(RecordId, Fingerprint),
     Renew(Lease),
     Release(Lease),
@@ -41,12 +41,12 @@ pub(crate) enum Job {
     Watch(RecordId),
 }
 
-/// What became of a record: a holder, a result, or a failure to find out.
+/// The state of a record: a holder, a result, or a failure to read it.
 #[pyclass(frozen, module = "idemptx._idemptx")]
-pub(crate) struct News(pub(crate) Told);
+pub(crate) struct Update(pub(crate) RecordUpdate);
 
-impl Job {
-    /// The record it is about.
+impl StoreCall {
+    /// The id of the record.
     pub(crate) const fn record_id(&self) -> &RecordId {
         match self {
             Self::Claim(id, _) | Self::Lookup(id, _) | Self::Watch(id) => id,
@@ -54,43 +54,43 @@ impl Job {
         }
     }
 
-    /// Whether it makes a result final.
+    /// Returns true for a settlement.
     pub(crate) const fn settles(&self) -> bool {
         matches!(self, Self::Settle(..))
     }
 }
 
 impl Step {
-    pub(crate) const fn new(job: Job) -> Self {
-        Self { job, verdict: Verdict::Pending, failure: None, asked: false }
+    pub(crate) const fn new(call: StoreCall) -> Self {
+        Self { call, verdict: Verdict::Pending, failure: None, asked: false }
     }
 
-    /// What a store is about to do: from now on it may have been done.
-    pub(crate) const fn begin(&mut self) -> &Job {
+    /// Returns the operation and notes that a store may have received it.
+    pub(crate) const fn begin(&mut self) -> &StoreCall {
         self.asked = true;
-        &self.job
+        &self.call
     }
 
-    /// Whether a claim is in force, or may yet be.
+    /// Returns true if a claim is, or may become, in force.
     pub(crate) const fn may_be_in_force(&self) -> bool {
         match &self.verdict {
             Verdict::Granted(_) => true,
-            // Of who never asked, or was refused for certain, there is nothing in the store.
+            // Only a step that was sent, and not certainly refused, can have left a claim.
             Verdict::Pending => self.asked,
             Verdict::Failed(failure) => self.asked && failure.kind.is_unknown(),
             _ => false,
         }
     }
 
-    pub(crate) const fn job(&self) -> &Job {
-        &self.job
+    pub(crate) const fn call(&self) -> &StoreCall {
+        &self.call
     }
 
     pub(crate) const fn outcome(&self) -> &Verdict {
         &self.verdict
     }
 
-    /// Takes what a store says.
+    /// Takes a store's result.
     pub(crate) fn take(&mut self, verdict: Result<Verdict, StoreError>) {
         match verdict {
             Ok(verdict) => self.conclude(verdict),
@@ -101,7 +101,7 @@ impl Step {
         }
     }
 
-    /// Takes why no store was asked, or none answered.
+    /// Fails the step without a store's answer.
     pub(crate) fn give_up(&mut self, kind: ErrorKind, failure: String) {
         self.verdict = Verdict::Failed(kind.into());
         self.failure = (!failure.is_empty()).then_some(failure);
@@ -113,14 +113,14 @@ impl Step {
     }
 
     pub(crate) const fn record_id(&self) -> &RecordId {
-        self.job.record_id()
+        self.call.record_id()
     }
 
-    /// Of the request that claims or looks; `None` for other steps.
+    /// The fingerprint of the request; `None` for steps other than a claim or a lookup.
     const fn asked_with(&self) -> Option<Fingerprint> {
-        match &self.job {
-            Job::Claim(_, claim_request) => Some(claim_request.fingerprint),
-            Job::Lookup(_, fingerprint) => Some(*fingerprint),
+        match &self.call {
+            StoreCall::Claim(_, claim_request) => Some(claim_request.fingerprint),
+            StoreCall::Lookup(_, fingerprint) => Some(*fingerprint),
             _ => None,
         }
     }
@@ -131,24 +131,24 @@ impl Step {
     #[staticmethod]
     #[pyo3(signature = (record, /))]
     fn lookup(record: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Lookup(record_id(record)?, Fingerprint::unchecked())))
+        Ok(Self::new(StoreCall::Lookup(record_id(record)?, Fingerprint::unchecked())))
     }
 
     #[staticmethod]
     #[pyo3(signature = (record, /))]
     fn watch(record: &[u8]) -> PyResult<Self> {
-        Ok(Self::new(Job::Watch(record_id(record)?)))
+        Ok(Self::new(StoreCall::Watch(record_id(record)?)))
     }
 
     #[getter]
     const fn kind(&self) -> i32 {
-        match self.job {
-            Job::Claim(..) => kind::CLAIM,
-            Job::Lookup(..) => kind::LOOKUP,
-            Job::Renew(_) => kind::RENEW,
-            Job::Release(_) => kind::RELEASE,
-            Job::Settle(..) => kind::SETTLE,
-            Job::Watch(_) => kind::WATCH,
+        match self.call {
+            StoreCall::Claim(..) => kind::CLAIM,
+            StoreCall::Lookup(..) => kind::LOOKUP,
+            StoreCall::Renew(_) => kind::RENEW,
+            StoreCall::Release(_) => kind::RELEASE,
+            StoreCall::Settle(..) => kind::SETTLE,
+            StoreCall::Watch(_) => kind::WATCH,
         }
     }
 
@@ -183,34 +183,34 @@ impl Step {
         Ok(())
     }
 
-    fn again(&mut self) {
+    fn reset(&mut self) {
         self.conclude(Verdict::Pending);
     }
 
     #[getter]
-    fn is_unheard(&self) -> bool {
-        matches!(&self.job, Job::Release(lease) if lease.fence == 0)
+    fn releases_unconfirmed(&self) -> bool {
+        matches!(&self.call, StoreCall::Release(lease) if lease.fence == 0)
     }
 
-    fn news(&self) -> Option<News> {
-        let told = match (&self.job, &self.verdict) {
+    fn update(&self) -> Option<Update> {
+        let told = match (&self.call, &self.verdict) {
             (_, Verdict::Granted(lease)) => {
-                Told::Held(ClaimInfo::new(&Record::running(lease), lease.term))
+                RecordUpdate::Held(ClaimInfo::new(&Record::running(lease), lease.term))
             }
-            (_, Verdict::Held(holder)) => Told::Held(*holder),
-            (_, Verdict::Settled(record)) => Told::Settled(record.clone()),
-            (Job::Settle(lease, done), Verdict::Done) => {
-                Told::Settled(Record::settled(lease, done))
+            (_, Verdict::Held(holder)) => RecordUpdate::Held(*holder),
+            (_, Verdict::Settled(record)) => RecordUpdate::Settled(record.clone()),
+            (StoreCall::Settle(lease, done), Verdict::Done) => {
+                RecordUpdate::Settled(Record::settled(lease, done))
             }
-            (Job::Claim(..), Verdict::Failed(failure)) => Told::Failed(*failure),
+            (StoreCall::Claim(..), Verdict::Failed(failure)) => RecordUpdate::Failed(*failure),
             _ => return None,
         };
-        Some(News(told))
+        Some(Update(told))
     }
 
-    fn is_held_as(&self, news: &News) -> bool {
-        match (&self.job, &self.verdict, &news.0) {
-            (Job::Lookup(..), Verdict::Held(found), Told::Held(known)) => {
+    fn is_held_as(&self, update: &Update) -> bool {
+        match (&self.call, &self.verdict, &update.0) {
+            (StoreCall::Lookup(..), Verdict::Held(found), RecordUpdate::Held(known)) => {
                 found.token == known.token && !found.is_orphan()
             }
             _ => false,
@@ -226,10 +226,10 @@ impl Step {
     }
 
     fn grant(&mut self) -> PyResult<()> {
-        let Job::Claim(id, claim_request) = &self.job else {
+        let StoreCall::Claim(id, claim_request) = &self.call else {
             return Err(misuse("only a claim can be granted"));
         };
-        // A store of locks does not say who held it before, only that somebody did.
+        // A store of locks cannot name the former holder, only that there was one.
         let attempt = if claim_request.expected.is_some() { 2 } else { 1 };
         let lease = Lease::granted(*id, claim_request, micros_since_epoch(), attempt);
         self.conclude(Verdict::Granted(lease));
@@ -267,16 +267,16 @@ impl Step {
     }
 
     fn succeed(&mut self) -> PyResult<()> {
-        self.conclude(match self.job {
-            Job::Claim(..) => return Err(misuse("a claim is granted, not done")),
-            Job::Lookup(..) => Verdict::Absent,
+        self.conclude(match self.call {
+            StoreCall::Claim(..) => return Err(misuse("a claim is granted, not done")),
+            StoreCall::Lookup(..) => Verdict::Absent,
             _ => Verdict::Done,
         });
         Ok(())
     }
 
     fn record<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let Job::Settle(lease, done) = &self.job else {
+        let StoreCall::Settle(lease, done) = &self.call else {
             return Err(misuse("only a settlement has a record to be kept"));
         };
         Ok(PyBytes::new(py, &Record::settled(lease, done).encode()))
@@ -284,12 +284,12 @@ impl Step {
 
     #[getter]
     fn retain(&mut self) -> PyResult<f64> {
-        // Whoever asks how long is about to take it.
+        // A caller that reads the duration is about to take the lock.
         self.asked = true;
-        let retain = match &self.job {
-            Job::Claim(_, claim_request) => claim_request.retain,
+        let retain = match &self.call {
+            StoreCall::Claim(_, claim_request) => claim_request.retain,
             // One value holds both, and a forgotten key would be executed again.
-            Job::Settle(_, done) => done.key_retain.max(done.retain),
+            StoreCall::Settle(_, done) => done.key_retain.max(done.retain),
             _ => return Err(misuse("only a claim or a settlement is kept")),
         };
         Ok(retain.as_secs_f64())
@@ -297,10 +297,10 @@ impl Step {
 }
 
 #[pymethods]
-impl News {
+impl Update {
     #[getter]
     const fn is_held(&self) -> bool {
-        matches!(self.0, Told::Held(_))
+        matches!(self.0, RecordUpdate::Held(_))
     }
 }
 
@@ -311,14 +311,14 @@ pub(crate) fn record_id(bytes: &[u8]) -> PyResult<RecordId> {
     Ok(RecordId::from_bytes(bytes))
 }
 
-/// The claim request of somebody of whom nothing is known but that it is about the same request.
+/// Returns a claim request of an unknown client with the same fingerprint.
 const fn unknown(fingerprint: Fingerprint) -> ClaimRequest {
     let token = Token::from_bytes([0; Token::BYTES]);
     ClaimRequest::new(token, fingerprint, Duration::ZERO, Duration::ZERO)
 }
 
 fn duration(seconds: f64) -> Duration {
-    // What is no time at all, such as a TTL of -1, is none left.
+    // Negative durations, such as a TTL of -1, count as none left.
     if seconds > 0.0 {
         Duration::try_from_secs_f64(seconds).unwrap_or(FOREVER).min(FOREVER)
     } else {
@@ -361,6 +361,6 @@ pub(crate) mod kind {
     ];
 }
 
-/// A century: what no lease lasts.
+/// One century, longer than any lease.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const SOURCES_MAX: usize = 8;

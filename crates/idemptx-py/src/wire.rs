@@ -1,11 +1,11 @@
 //! Records in Redis: what is said and what an answer means, while Python has the connections.
 
 mod channel;
-mod dialogue;
+mod client_commands;
+mod conversation;
 mod layout;
-mod messages;
-mod replies;
-mod talk;
+mod pubsub_reader;
+mod reply_reader;
 mod transaction;
 
 use pyo3::create_exception;
@@ -13,9 +13,9 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 pub(crate) use self::channel::Channel;
-pub(crate) use self::dialogue::Dialogue;
+pub(crate) use self::client_commands::ClientCommands;
 pub(crate) use self::layout::Layout;
-pub(crate) use self::messages::Messages;
+pub(crate) use self::pubsub_reader::PubSubReader;
 pub(crate) use self::transaction::Transaction;
 
 create_exception!(

@@ -28,7 +28,7 @@ async def send_duplicates(
     answers: dict[str, list[Answer]] = {}
 
     async def work() -> None:
-        lines = [await _Line.open(port) for _ in range(duplicates)]
+        lines = [await _CommandConnection.open(port) for _ in range(duplicates)]
         try:
             for key in waiting:
                 sent = [line.post(path, key) for line in lines]
@@ -41,7 +41,7 @@ async def send_duplicates(
     return answers
 
 
-class _Line:
+class _CommandConnection:
     """A connection that is kept open from one request to the next."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +49,7 @@ class _Line:
         self._writer = writer
 
     @classmethod
-    async def open(cls, port: int) -> _Line:
+    async def open(cls, port: int) -> _CommandConnection:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def post(self, path: str, key: str) -> Answer:

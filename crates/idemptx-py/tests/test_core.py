@@ -1,4 +1,4 @@
-"""The compiled half by itself: passages taken by hand."""
+"""The compiled half by itself: exchanges taken by hand."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 import time
 
 import pytest
+from exchange_helpers import ANSWER, HANG_SECONDS, begin, perform, rules, run
 from idemptx import _idemptx as core
 from idemptx._idemptx import MemoryStore, Step
-from passages import ANSWER, HANG_SECONDS, begin, perform, rules, run
 
 
 def test_the_first_request_executes_and_a_retry_gets_the_same_answer():
     made, store = rules(), MemoryStore()
     first = run(begin(made), store)
     assert (first.answer, first.stored, first.attempt) == (core.OWN, True, 1)
-    assert first.behind() is None
+    assert first.deferred() is None
     assert first.marked(ANSWER) == ANSWER
     retry = begin(made)
     assert perform(retry, store) == core.ANSWER
@@ -55,14 +55,14 @@ def test_the_original_profile_exposes_key_status_and_signature():
 
 
 def test_marks_take_the_place_of_what_has_their_names():
-    passage = run(begin(rules("idemptx")), MemoryStore())
+    exchange = run(begin(rules("idemptx")), MemoryStore())
     lines = [
         (b"X-Idempotency-Status", b"mine"),
         (b"Idempotency-Outcome", b"store"),
         (b"Set-Cookie", b"a=1"),
         (b"Set-Cookie", b"b=2"),
     ]
-    marked = passage.marked(lines)
+    marked = exchange.marked(lines)
     assert marked[:2] == lines[2:]
     names = [name.lower() for name, _ in marked]
     assert names.count(b"x-idempotency-status") == 1
@@ -76,7 +76,7 @@ def test_a_claim_in_force_refuses_at_once_or_lets_wait():
     assert perform(second, store) == core.ANSWER
     assert second.refusal().code == "in-progress"
     assert second.refusal().retry_after >= 1
-    assert second.behind() is None
+    assert second.deferred() is None
     patient = begin(rules(wait_ms=5000))
     assert perform(patient, store) == core.WAIT
     assert 4 < patient.wait <= 5
@@ -95,7 +95,7 @@ def test_whoever_waits_gets_the_result_it_is_told():
     settle = first.step()
     store.perform(settle)
     first.done(settle)
-    assert waiting.woken(settle.news()) == core.ANSWER
+    assert waiting.woken(settle.update()) == core.ANSWER
     assert waiting.replay()[2] == b"x"
     assert asking.woken(None) == core.STORE
     assert perform(asking, store) == core.ANSWER
@@ -117,10 +117,10 @@ def test_a_claim_can_be_told_what_another_request_heard():
     claim = first.step()
     store.perform(claim)
     first.done(claim)
-    assert claim.news().is_held
+    assert claim.update().is_held
     told = begin(made)
-    assert told.told(claim.news()) == core.ANSWER
-    assert (told.refusal().code, told.behind()) == ("in-progress", None)
+    assert told.claim_shared(claim.update()) == core.ANSWER
+    assert (told.refusal().code, told.deferred()) == ("in-progress", None)
 
 
 def test_a_failure_that_was_only_told_leaves_nothing_behind():
@@ -130,24 +130,24 @@ def test_a_failure_that_was_only_told_leaves_nothing_behind():
     claim.retain  # noqa: B018 - as a store does that is about to take it
     claim.fail(core.UNAVAILABLE, "gone")
     assert (claim.verdict, claim.failure) == (core.UNAVAILABLE, "gone")
-    news = claim.news()
+    update = claim.update()
     assert first.done(claim) == core.ANSWER
     assert first.refusal().code == "store-unavailable"
-    assert first.behind().kind == core.RELEASE
+    assert first.deferred().kind == core.RELEASE
     told = begin(made)
-    assert told.told(news) == core.ANSWER
+    assert told.claim_shared(update) == core.ANSWER
     assert told.refusal().code == "store-unavailable"
-    assert told.behind() is None
+    assert told.deferred() is None
 
 
 @pytest.mark.parametrize("verdict", [core.UNAVAILABLE, core.INTERNAL, core.FULL])
 def test_a_claim_that_no_store_was_asked_for_leaves_nothing_behind(verdict):
-    passage = begin(rules())
-    step = passage.step()
+    exchange = begin(rules())
+    step = exchange.step()
     step.fail(verdict)
     assert step.failure is None
-    assert passage.done(step) == core.ANSWER
-    assert passage.behind() is None
+    assert exchange.done(step) == core.ANSWER
+    assert exchange.deferred() is None
 
 
 def test_a_client_that_leaves_takes_its_claim_with_it():
@@ -184,33 +184,33 @@ def test_who_leaves_without_having_asked_the_store_leaves_nothing():
 def test_failures_release_the_key():
     store, made = MemoryStore(), rules()
     for end in (
-        lambda passage: passage.responded(500, [], b"oops"),
-        lambda passage: passage.responded(200, [(b"idempotency-outcome", b"release")], b""),
-        lambda passage: passage.broken(),
+        lambda exchange: exchange.responded(500, [], b"oops"),
+        lambda exchange: exchange.responded(200, [(b"idempotency-outcome", b"release")], b""),
+        lambda exchange: exchange.broken(),
     ):
-        passage = begin(made)
-        assert perform(passage, store) == core.EXECUTE
-        assert end(passage) == core.STORE
-        assert passage.step().kind == core.RELEASE
-        assert perform(passage, store) == core.ANSWER
-        assert not passage.stored
-    assert passage.refusal().code == "handler-failed"
-    assert (b"idempotency-stored", b"false") in passage.refusal().headers
+        exchange = begin(made)
+        assert perform(exchange, store) == core.EXECUTE
+        assert end(exchange) == core.STORE
+        assert exchange.step().kind == core.RELEASE
+        assert perform(exchange, store) == core.ANSWER
+        assert not exchange.stored
+    assert exchange.refusal().code == "handler-failed"
+    assert (b"idempotency-stored", b"false") in exchange.refusal().headers
     assert len(store) == 0
 
 
 def test_an_unstored_answer_says_so():
-    passage = run(begin(rules()), MemoryStore(), status=503)
-    assert passage.marked([]) == [(b"idempotency-stored", b"false")]
+    exchange = run(begin(rules()), MemoryStore(), status=503)
+    assert exchange.marked([]) == [(b"idempotency-stored", b"false")]
 
 
 @pytest.mark.parametrize(
     ("policy", "end"),
     [
-        ({}, lambda passage: passage.streamed(200, [(b"location", b"/orders/17")])),
+        ({}, lambda exchange: exchange.streamed(200, [(b"location", b"/orders/17")])),
         (
             {"response_bytes_max": 3},
-            lambda passage: passage.responded(200, [(b"location", b"/orders/17")], b"four"),
+            lambda exchange: exchange.responded(200, [(b"location", b"/orders/17")], b"four"),
         ),
     ],
 )
@@ -245,10 +245,10 @@ def test_an_unconfirmed_result_goes_on_behind():
     first.responded(200, [], b"x")
     settle = first.step()
     settle.fail(core.UNAVAILABLE, "no answer")
-    assert settle.news() is None
+    assert settle.update() is None
     assert first.done(settle) == core.ANSWER
     assert (first.answer, first.stored) == (core.OWN, False)
-    behind = first.behind()
+    behind = first.deferred()
     assert (behind.kind, behind.verdict) == (core.SETTLE, core.PENDING)
     assert behind.record() == settle.record()
     renewal = first.renewal()
@@ -262,16 +262,16 @@ def test_an_unconfirmed_result_goes_on_behind():
 
 def test_a_lease_can_be_renewed_while_the_answers_lines_are_read():
     store = MemoryStore()
-    passage = begin(rules())
-    perform(passage, store)
+    exchange = begin(rules())
+    perform(exchange, store)
 
     def lines():
-        renewal = passage.renewal()
+        renewal = exchange.renewal()
         store.perform(renewal)
         assert renewal.verdict == core.OK
         yield (b"x-a", b"b")
 
-    assert passage.responded(200, lines(), b"") == core.STORE
+    assert exchange.responded(200, lines(), b"") == core.STORE
 
 
 def test_an_unconfirmed_release_goes_on_behind():
@@ -282,7 +282,7 @@ def test_an_unconfirmed_release_goes_on_behind():
     step = first.step()
     step.fail(core.INTERNAL)
     first.done(step)
-    assert first.behind().kind == core.RELEASE
+    assert first.deferred().kind == core.RELEASE
 
 
 def orphaned(store, **policy):
@@ -298,7 +298,7 @@ def orphaned(store, **policy):
             return made, vanished
         assert time.monotonic() < deadline
         time.sleep(look.remaining)
-        look.again()
+        look.reset()
 
 
 def test_an_orphan_is_taken_over_and_the_late_settle_is_fenced():
@@ -329,7 +329,7 @@ def test_a_probe_decides_about_an_orphan(probed, action):
     made, _ = orphaned(store, on_orphan="probe")
     asking = begin(made)
     assert perform(asking, store) == core.PROBE
-    assert asking.vanished_attempt == 1
+    assert asking.orphan_attempt == 1
     assert asking.probed(*probed) == action
     if action == core.ANSWER:
         assert asking.refusal().code == "outcome-unknown"
@@ -397,12 +397,12 @@ def test_new_keys_are_metered_for_each_scope():
     made, store = rules(scope={"header": "x-tenant"}, new_keys_per_minute_max=2), MemoryStore()
 
     def fresh(key, tenant):
-        passage = begin(made, key=key, headers=[(b"x-tenant", tenant)])
-        return passage, perform(passage, store)
+        exchange = begin(made, key=key, headers=[(b"x-tenant", tenant)])
+        return exchange, perform(exchange, store)
 
     # The minute may turn over once in between.
     ends = [fresh(b"%d" % number, b"a") for number in range(5)]
-    refused = [passage for passage, action in ends if action == core.STORE]
+    refused = [exchange for exchange, action in ends if action == core.STORE]
     assert refused
     assert perform(refused[0], store) == core.ANSWER
     assert refused[0].refusal().code == "too-many-keys"
@@ -411,45 +411,45 @@ def test_new_keys_are_metered_for_each_scope():
 
 def test_what_does_not_belong_to_the_action_is_a_runtime_error():
     store, made = MemoryStore(), rules()
-    passage = begin(made)
+    exchange = begin(made)
     for misplaced in (
-        lambda: passage.feed(b""),
-        passage.end_body,
-        passage.body_too_large,
-        passage.body_failed,
-        lambda: passage.wait,
-        lambda: passage.holder,
-        lambda: passage.woken(None),
-        passage.wait_over,
-        passage.waiters_full,
-        lambda: passage.vanished_attempt,
-        lambda: passage.probed(None),
-        lambda: passage.attempt,
-        lambda: passage.token,
-        lambda: passage.fence,
-        passage.renewal,
-        lambda: passage.responded(200, [], b""),
-        lambda: passage.streamed(200, []),
-        passage.broken,
-        lambda: passage.stored,
-        passage.behind,
-        lambda: passage.marked([]),
-        passage.replay,
-        passage.refusal,
-        lambda: passage.answer,
-        lambda: passage.done(Step.lookup(bytes(32))),
-        lambda: passage.done(passage.step()),
+        lambda: exchange.feed(b""),
+        exchange.end_body,
+        exchange.body_too_large,
+        exchange.body_failed,
+        lambda: exchange.wait,
+        lambda: exchange.holder,
+        lambda: exchange.woken(None),
+        exchange.wait_over,
+        exchange.waiters_full,
+        lambda: exchange.orphan_attempt,
+        lambda: exchange.probed(None),
+        lambda: exchange.attempt,
+        lambda: exchange.token,
+        lambda: exchange.fence,
+        exchange.renewal,
+        lambda: exchange.responded(200, [], b""),
+        lambda: exchange.streamed(200, []),
+        exchange.broken,
+        lambda: exchange.stored,
+        exchange.deferred,
+        lambda: exchange.marked([]),
+        exchange.replay,
+        exchange.refusal,
+        lambda: exchange.answer,
+        lambda: exchange.done(Step.lookup(bytes(32))),
+        lambda: exchange.done(exchange.step()),
     ):
         with pytest.raises(RuntimeError):
             misplaced()
-    assert perform(passage, store) == core.EXECUTE
+    assert perform(exchange, store) == core.EXECUTE
     with pytest.raises(ValueError, match="HTTP status"):
-        passage.responded(99, [], b"")
+        exchange.responded(99, [], b"")
     with pytest.raises(RuntimeError, match="EXECUTE"):
-        passage.step()
-    passage.responded(200, [], b"")
-    assert perform(passage, store) == core.ANSWER
-    for missing in (passage.replay, passage.refusal):
+        exchange.step()
+    exchange.responded(200, [], b"")
+    assert perform(exchange, store) == core.ANSWER
+    for missing in (exchange.replay, exchange.refusal):
         with pytest.raises(RuntimeError, match="answer"):
             missing()
 

@@ -12,16 +12,16 @@ from types import SimpleNamespace
 import fakeredis
 import pytest
 import redis
+from exchange_helpers import HANG_SECONDS, Promise, begin, rules, take
 from idemptx import _idemptx as core
 from idemptx._idemptx import (
     Channel,
-    Dialogue,
+    ClientCommands,
     Layout,
-    Messages,
+    PubSubReader,
     Step,
     Transaction,
 )
-from passages import HANG_SECONDS, Promise, begin, rules, take
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +85,17 @@ class OverDialogue:
         self.layout, self.client = layout, client
 
     def __call__(self, step):
-        dialogue = Dialogue(self.layout, step)
-        while (command := dialogue.command) is not None:
+        commands = ClientCommands(self.layout, step)
+        while (command := commands.command) is not None:
             options = {"get": True} if command[0] == b"SET" else {}
             try:
-                dialogue.reply(self.client.execute_command(*command, **options))
+                commands.reply(self.client.execute_command(*command, **options))
             except redis.exceptions.NoScriptError as error:
-                dialogue.error(f"NOSCRIPT {error}")
+                commands.error(f"NOSCRIPT {error}")
             except redis.ResponseError as error:
-                dialogue.error(str(error))
+                commands.error(str(error))
         with pytest.raises(RuntimeError, match="verdict"):
-            dialogue.reply(None)
+            commands.reply(None)
 
     def close(self):
         self.client.close()
@@ -122,13 +122,13 @@ def performers(layout, path):
     """Every way to perform a step; the last one on a double, which runs no scripts."""
     return {
         "channel": OverChannel(layout, path),
-        "dialogue": OverDialogue(layout, redis.Redis(unix_socket_path=path)),
+        "commands": OverDialogue(layout, redis.Redis(unix_socket_path=path)),
         "transaction": OverTransaction(layout, redis.Redis(unix_socket_path=path)),
         "double": OverTransaction(layout, fakeredis.FakeRedis(server=fakeredis.FakeServer())),
     }
 
 
-WAYS = ["channel", "dialogue", "transaction", "double"]
+WAYS = ["channel", "commands", "transaction", "double"]
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_every_way_to_perform_steps_gives_the_same_verdicts(ways, way, apart):
     first.responded(200, [(b"x-a", b"\xff")], bytes(range(256)))
     settle = first.step()
     assert outcome(settle, perform) == core.OK
-    settle.again()
+    settle.reset()
     assert outcome(settle, perform) == core.OK
     assert first.done(settle) == core.ANSWER
     assert outcome(first.renewal(), perform) == core.FENCED
@@ -181,7 +181,7 @@ def test_every_way_to_perform_steps_gives_the_same_verdicts(ways, way, apart):
     other.broken()
     release = other.step()
     assert outcome(release, perform) == core.OK
-    release.again()
+    release.reset()
     assert outcome(release, perform) == core.OK
     assert outcome(other.renewal(), perform) == core.FENCED
     assert outcome(Step.lookup(other.id), perform) == core.ABSENT
@@ -209,33 +209,33 @@ def test_every_way_takes_an_orphan_over(ways, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_leaves_alone_what_is_no_record(ways, way, redis_server):
-    perform, passage = ways[way], begin(rules())
+    perform, exchange = ways[way], begin(rules())
     path = redis_server.socket_path
     client = perform.client if way == "double" else redis.Redis(unix_socket_path=path)
-    key = Transaction(Layout("test:"), passage.step()).keys[0]
+    key = Transaction(Layout("test:"), exchange.step()).keys[0]
     client.set(key, b"somebody else's")
-    step = passage.step()
+    step = exchange.step()
     perform(step)
     assert step.verdict == core.CORRUPT
     assert step.failure
-    assert passage.done(step) == core.ANSWER
-    assert (passage.refusal().code, passage.behind()) == ("outcome-unknown", None)
+    assert exchange.done(step) == core.ANSWER
+    assert (exchange.refusal().code, exchange.deferred()) == ("outcome-unknown", None)
     assert client.get(key) == b"somebody else's"
     client.close()
 
 
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("writer", ["channel", "dialogue", "transaction"])
+@pytest.mark.parametrize("writer", ["channel", "commands", "transaction"])
 def test_a_record_reads_back_whoever_wrote_it(ways, writer, apart):
     made = rules(retain_ms=60_000, key_retain_ms=120_000 if apart else 60_000)
     first = begin(made)
     assert take(first, ways[writer]) == core.EXECUTE
-    for reader in ("channel", "dialogue", "transaction"):
+    for reader in ("channel", "commands", "transaction"):
         assert outcome(begin(made).step(), ways[reader]) == core.HELD
     first.responded(201, [(b"location", b"/orders/17")], b"made")
     assert take(first, ways[writer]) == core.ANSWER
     answers = set()
-    for reader in ("channel", "dialogue", "transaction"):
+    for reader in ("channel", "commands", "transaction"):
         retry = begin(made)
         assert take(retry, ways[reader]) == core.ANSWER
         status, headers, body = retry.replay()
@@ -246,26 +246,26 @@ def test_a_record_reads_back_whoever_wrote_it(ways, writer, apart):
 
 def test_the_end_of_an_awaited_claim_is_published(ways, redis_server):
     layout, perform, made = Layout("test:"), ways["channel"], rules()
-    passage = begin(made)
-    take(passage, perform)
-    messages = Messages()
-    with closing(socket.socket(socket.AF_UNIX)) as ear:
-        ear.settimeout(HANG_SECONDS)
-        ear.connect(redis_server.socket_path)
-        ear.sendall(
+    exchange = begin(made)
+    take(exchange, perform)
+    messages = PubSubReader()
+    with closing(socket.socket(socket.AF_UNIX)) as subscriber:
+        subscriber.settimeout(HANG_SECONDS)
+        subscriber.connect(redis_server.socket_path)
+        subscriber.sendall(
             b"*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%b\r\n" % (len(layout.channel), layout.channel)
         )
-        assert heard(messages, ear) == [(layout.channel, b"")]
-        assert outcome(Step.watch(passage.id), perform) == core.OK
-        passage.broken()
-        take(passage, perform)
-        [(channel, payload)] = heard(messages, ear)
-    assert (channel, Layout.id_from_text(payload)) == (layout.channel, passage.id)
+        assert heard(messages, subscriber) == [(layout.channel, b"")]
+        assert outcome(Step.watch(exchange.id), perform) == core.OK
+        exchange.broken()
+        take(exchange, perform)
+        [(channel, payload)] = heard(messages, subscriber)
+    assert (channel, Layout.id_from_text(payload)) == (layout.channel, exchange.id)
 
 
-def heard(messages, ear):
+def heard(messages, subscriber):
     while True:
-        received = ear.recv(4096)
+        received = subscriber.recv(4096)
         assert received
         if found := messages.feed(received):
             return found
@@ -285,24 +285,24 @@ def test_the_layout_names_keys_and_channel():
 
 
 def test_fences_follow_the_servers_clock():
-    layout, passage = Layout("test:"), begin(rules())
+    layout, exchange = Layout("test:"), begin(rules())
     layout.learn_time(5_000_000_000, 17, layout.moment())
     channel, promise = Channel(layout), Promise()
-    channel.perform(passage.step(), promise)
+    channel.perform(exchange.step(), promise)
     channel.feed(b"$-1\r\n")
-    assert passage.done(passage.step()) == core.EXECUTE
-    assert 0 <= passage.fence - 5_000_000_000_000_017 < HANG_SECONDS * 1_000_000
+    assert exchange.done(exchange.step()) == core.EXECUTE
+    assert 0 <= exchange.fence - 5_000_000_000_000_017 < HANG_SECONDS * 1_000_000
     layout.learn_time(2**64 - 1, 2**64 - 1, 0)
 
 
 def test_however_late_the_answer_is_heard_fences_are_not_behind_the_servers_clock():
-    layout, passage = Layout("test:"), begin(rules())
+    layout, exchange = Layout("test:"), begin(rules())
     asked = layout.moment()
     while layout.moment() < asked + 20_000:
         pass
     layout.learn_time(5_000_000_000, 0, asked)
     channel, promise = Channel(layout), Promise()
-    channel.perform(passage.step(), promise)
+    channel.perform(exchange.step(), promise)
     channel.feed(b"$-1\r\n")
-    assert passage.done(passage.step()) == core.EXECUTE
-    assert passage.fence >= 5_000_000_000_020_000
+    assert exchange.done(exchange.step()) == core.EXECUTE
+    assert exchange.fence >= 5_000_000_000_020_000

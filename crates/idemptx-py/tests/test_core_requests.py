@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from exchange_helpers import BODY, begin, rules
 from idemptx import _idemptx as core
-from idemptx._idemptx import MemoryStore, Passage, Rules
-from passages import BODY, begin, rules
+from idemptx._idemptx import Exchange, MemoryStore, Rules
 
 
 def test_a_request_without_a_key_passes_untouched():
@@ -17,27 +17,27 @@ def test_a_request_without_a_key_passes_untouched():
 
 
 def test_a_key_that_is_ignored_is_marked_where_the_status_is_exposed():
-    passage = rules(expose=["status"]).begin("GET", b"/", b"", [(b"idempotency-key", b"k")])
-    assert (passage.action, passage.answer) == (core.ANSWER, core.PASS)
-    assert passage.marked([(b"a", b"b")]) == [(b"a", b"b"), (b"idempotency-status", b"ignored")]
+    exchange = rules(expose=["status"]).begin("GET", b"/", b"", [(b"idempotency-key", b"k")])
+    assert (exchange.action, exchange.answer) == (core.ANSWER, core.PASS)
+    assert exchange.marked([(b"a", b"b")]) == [(b"a", b"b"), (b"idempotency-status", b"ignored")]
 
 
 def test_a_missing_key_is_refused_where_it_is_required():
-    passage = rules(required=True).begin("POST", b"/", b"", [])
-    assert (passage.action, passage.answer) == (core.ANSWER, core.REFUSE)
-    assert passage.refusal().code == "missing-key"
+    exchange = rules(required=True).begin("POST", b"/", b"", [])
+    assert (exchange.action, exchange.answer) == (core.ANSWER, core.REFUSE)
+    assert exchange.refusal().code == "missing-key"
     with pytest.raises(RuntimeError, match="no valid key"):
-        _ = passage.key
+        _ = exchange.key
 
 
 def test_a_body_beyond_the_limit_is_refused_or_passed():
     for policy, answer in (({}, core.REFUSE), ({"on_large_body": "skip"}, core.PASS)):
         made = rules(request_bytes_max=4, **policy)
-        passage = made.begin("POST", b"/", b"", [(b"idempotency-key", b"k")])
-        assert passage.feed(b"four")
-        assert not passage.feed(b"!")
-        assert passage.body_too_large() == core.ANSWER
-        assert passage.answer == answer
+        exchange = made.begin("POST", b"/", b"", [(b"idempotency-key", b"k")])
+        assert exchange.feed(b"four")
+        assert not exchange.feed(b"!")
+        assert exchange.body_too_large() == core.ANSWER
+        assert exchange.answer == answer
         unheeded = made.begin("POST", b"/", b"", [(b"idempotency-key", b"k")])
         unheeded.feed(b"five!")
         assert unheeded.end_body() == core.ANSWER
@@ -79,9 +79,9 @@ def test_the_applications_own_check_of_a_key():
         return False
 
     lines = [(b"idempotency-key", b'"a key"')]
-    passage = made.begin("POST", b"/", b"", lines, accepts=accepts)
+    exchange = made.begin("POST", b"/", b"", lines, accepts=accepts)
     assert asked == ["a key"]
-    assert passage.refusal().code == "invalid-key"
+    assert exchange.refusal().code == "invalid-key"
 
     def fails(key):
         raise LookupError(key)
@@ -169,4 +169,4 @@ def test_the_rules_tell_what_a_driver_needs():
 
 def test_a_passage_cannot_be_made_by_hand():
     with pytest.raises(TypeError):
-        Passage()
+        Exchange()

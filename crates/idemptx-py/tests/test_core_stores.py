@@ -9,9 +9,9 @@ import time
 import weakref
 
 import pytest
+from exchange_helpers import HANG_SECONDS, begin, perform, rules, run
 from idemptx import _idemptx as core
 from idemptx._idemptx import MemoryStore, Step
-from passages import HANG_SECONDS, begin, perform, rules, run
 
 # Steps, for stores written in Python
 
@@ -33,7 +33,7 @@ def test_a_store_of_locks_and_values_can_carry_out_every_step():
     settle = first.step()
     record = settle.record()
     settle.succeed()
-    assert settle.news() is not None
+    assert settle.update() is not None
     assert first.done(settle) == core.ANSWER
     held = begin(made)
     held.step().hold(3.5)
@@ -50,10 +50,10 @@ def test_a_found_record_must_be_a_settled_one_of_this_id():
     step = Step.lookup(bytes(32))
     step.find(b"nonsense")
     assert (step.verdict, "short" in step.failure) == (core.CORRUPT, True)
-    passage = begin(rules())
-    perform(passage, MemoryStore())
-    passage.responded(200, [], b"")
-    step.find(passage.step().record())
+    exchange = begin(rules())
+    perform(exchange, MemoryStore())
+    exchange.responded(200, [], b"")
+    step.find(exchange.step().record())
     assert step.verdict == core.CORRUPT
 
 
@@ -88,32 +88,32 @@ def test_a_step_refuses_what_is_not_its_own():
 
 def test_a_lookup_knows_the_claim_it_was_told_of():
     store, made = MemoryStore(), rules()
-    passage = begin(made)
-    claim = passage.step()
+    exchange = begin(made)
+    claim = exchange.step()
     store.perform(claim)
     look = Step.lookup(claim.id)
     store.perform(look)
-    assert look.is_held_as(claim.news())
+    assert look.is_held_as(claim.update())
     other = begin(made, key=b"other")
     store.perform(other.step())
-    assert not look.is_held_as(other.step().news())
+    assert not look.is_held_as(other.step().update())
     assert 0 < look.remaining <= made.lease
 
 
 def test_the_end_of_a_watched_claim_is_told_once():
     store, made = MemoryStore(), rules()
-    passage = begin(made)
-    perform(passage, store)
+    exchange = begin(made)
+    perform(exchange, store)
     rung = []
-    watch = store.watch(passage.id, lambda: rung.append(threading.get_ident()))
-    dropped = store.watch(passage.id, lambda: rung.append("dropped"))
+    watch = store.watch(exchange.id, lambda: rung.append(threading.get_ident()))
+    dropped = store.watch(exchange.id, lambda: rung.append("dropped"))
     del dropped
-    marked = Step.watch(passage.id)
+    marked = Step.watch(exchange.id)
     store.perform(marked)
     assert marked.verdict == core.OK
     assert rung == []
-    passage.broken()
-    settler = threading.Thread(target=perform, args=(passage, store))
+    exchange.broken()
+    settler = threading.Thread(target=perform, args=(exchange, store))
     settler.start()
     settler.join(HANG_SECONDS)
     assert rung == [settler.ident]
@@ -126,28 +126,28 @@ def test_a_wake_up_that_raises_harms_nobody(monkeypatch):
     unraised = []
     monkeypatch.setattr("sys.unraisablehook", unraised.append)
     store, made = MemoryStore(), rules()
-    passage = begin(made)
-    perform(passage, store)
-    watch = store.watch(passage.id, lambda: 1 / 0)
-    passage.broken()
-    assert perform(passage, store) == core.ANSWER
+    exchange = begin(made)
+    perform(exchange, store)
+    watch = store.watch(exchange.id, lambda: 1 / 0)
+    exchange.broken()
+    assert perform(exchange, store) == core.ANSWER
     assert [it.exc_type for it in unraised] == [ZeroDivisionError]
     del watch
 
 
 def test_a_wake_up_may_use_the_store_and_the_step():
     store, made = MemoryStore(), rules()
-    passage = begin(made)
-    perform(passage, store)
-    passage.broken()
-    step, found = passage.step(), []
+    exchange = begin(made)
+    perform(exchange, store)
+    exchange.broken()
+    step, found = exchange.step(), []
 
     def wake():
-        look = Step.lookup(passage.id)
+        look = Step.lookup(exchange.id)
         store.perform(look)
         found.append((look.verdict, step.verdict))
 
-    watch = store.watch(passage.id, wake)
+    watch = store.watch(exchange.id, wake)
     store.perform(step)
     assert found == [(core.ABSENT, core.PENDING)]
     del watch
@@ -167,13 +167,13 @@ def test_a_watch_that_refers_to_itself_is_collected():
 
 def test_a_full_store_refuses_new_keys_for_certain():
     made, store = rules(), MemoryStore(bytes_max=0)
-    passage = begin(made)
-    step = passage.step()
+    exchange = begin(made)
+    step = exchange.step()
     store.perform(step)
     assert step.verdict == core.FULL
-    assert passage.done(step) == core.ANSWER
-    assert passage.refusal().code == "store-unavailable"
-    assert passage.behind() is None
+    assert exchange.done(step) == core.ANSWER
+    assert exchange.refusal().code == "store-unavailable"
+    assert exchange.deferred() is None
 
 
 def test_the_store_counts_its_records_and_gives_back_what_expired():
@@ -195,11 +195,11 @@ def test_threads_share_a_store_and_rules():
 
     def work():
         for number in range(200):
-            passage = begin(made, key=b"%d" % number)
-            if perform(passage, store) == core.EXECUTE:
+            exchange = begin(made, key=b"%d" % number)
+            if perform(exchange, store) == core.EXECUTE:
                 executed.append(number)
-                passage.responded(200, [], b"")
-                perform(passage, store)
+                exchange.responded(200, [], b"")
+                perform(exchange, store)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -213,11 +213,11 @@ def test_threads_share_a_store_and_rules():
 
 
 def tokens(made, count):
-    passages = [begin(made, key=b"%d" % number) for number in range(count)]
+    exchanges = [begin(made, key=b"%d" % number) for number in range(count)]
     store = MemoryStore()
-    for passage in passages:
-        perform(passage, store)
-    return [passage.token for passage in passages]
+    for exchange in exchanges:
+        perform(exchange, store)
+    return [exchange.token for exchange in exchanges]
 
 
 def test_tokens_are_never_drawn_twice():

@@ -6,17 +6,17 @@ import gc
 import weakref
 
 import pytest
+from exchange_helpers import Promise, begin, rules
 from idemptx import _idemptx as core
 from idemptx._idemptx import (
     Channel,
-    Dialogue,
+    ClientCommands,
     Layout,
-    Messages,
+    PubSubReader,
     RedisReplyError,
     Step,
     Transaction,
 )
-from passages import Promise, begin, rules
 
 NOSCRIPT = b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
 
@@ -28,10 +28,10 @@ REPLIES = (
 
 
 def feed_in_pieces(pieces):
-    channel, passage = Channel(Layout("test:")), begin(rules())
+    channel, exchange = Channel(Layout("test:")), begin(rules())
     claim = Promise()
     commands = [Promise() for _ in range(5)]
-    assert channel.perform(passage.step(), claim)
+    assert channel.perform(exchange.step(), claim)
     for promise in commands:
         assert not channel.command([b"PING"], promise)
     assert channel.waiting == 6
@@ -39,7 +39,7 @@ def feed_in_pieces(pieces):
     for piece in pieces:
         assert channel.feed(piece) is False
     assert (channel.waiting, claim.done(), claim.result) == (0, True, None)
-    assert passage.step().verdict == core.GRANTED
+    assert exchange.step().verdict == core.GRANTED
     pong, series, empty, error, nothing = commands
     assert (pong.result, empty.result, nothing.result) == (b"PONG", b"", [])
     *values, inside = series.result
@@ -97,7 +97,7 @@ def test_what_is_not_the_protocol_is_a_value_error(reply):
     channel.lose("it spoke in tongues")
     assert isinstance(promise.error, ConnectionError)
     with pytest.raises(ValueError, match="Redis protocol"):
-        Messages().feed(reply)
+        PubSubReader().feed(reply)
 
 
 def test_replies_before_a_malformed_one_still_count():
@@ -162,15 +162,15 @@ def test_losing_the_connection_ends_everything_that_waits():
 
 
 def test_a_claim_lost_on_the_way_is_released_behind_and_one_refused_is_not():
-    channel, passage = Channel(Layout("test:")), begin(rules())
-    channel.perform(passage.step(), Promise())
+    channel, exchange = Channel(Layout("test:")), begin(rules())
+    channel.perform(exchange.step(), Promise())
     channel.lose("gone")
-    assert passage.done(passage.step()) == core.ANSWER
-    assert passage.behind().kind == core.RELEASE
+    assert exchange.done(exchange.step()) == core.ANSWER
+    assert exchange.deferred().kind == core.RELEASE
     refused = begin(rules())
     channel.perform(refused.step(), Promise())
     assert refused.done(refused.step()) == core.ANSWER
-    assert (refused.refusal().code, refused.behind()) == ("store-unavailable", None)
+    assert (refused.refusal().code, refused.deferred()) == ("store-unavailable", None)
 
 
 def test_a_future_may_use_the_channel_while_it_is_told():
@@ -222,7 +222,7 @@ def test_a_channel_that_its_futures_refer_to_is_collected():
 
 
 def test_messages_are_told_from_confirmations():
-    messages = Messages()
+    messages = PubSubReader()
     received = (
         b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
         b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n"
@@ -241,12 +241,12 @@ def test_messages_are_told_from_confirmations():
 
 
 def settled_record():
-    """What a store keeps of a passage with the key of `begin`."""
-    passage = begin(rules())
-    passage.step().grant()
-    passage.done(passage.step())
-    passage.responded(200, [], b"x")
-    return passage.step().record()
+    """What a store keeps of an exchange with the key of `begin`."""
+    exchange = begin(rules())
+    exchange.step().grant()
+    exchange.done(exchange.step())
+    exchange.responded(200, [], b"x")
+    return exchange.step().record()
 
 
 def test_a_dialogue_takes_replies_as_clients_give_them():
@@ -257,32 +257,32 @@ def test_a_dialogue_takes_replies_as_clients_give_them():
         [b"settled", record, False],
     ):
         step = Step.lookup(record[3:35])
-        dialogue = Dialogue(Layout("test:"), step)
-        assert dialogue.command[0] == b"EVALSHA"
-        dialogue.error("NOSCRIPT none")
-        assert dialogue.command[0] == b"EVAL"
-        dialogue.reply(reply)
-        assert dialogue.command is None
+        commands = ClientCommands(Layout("test:"), step)
+        assert commands.command[0] == b"EVALSHA"
+        commands.error("NOSCRIPT none")
+        assert commands.command[0] == b"EVAL"
+        commands.reply(reply)
+        assert commands.command is None
         assert step.verdict == core.SETTLED
     for wrong in (1.5, object(), {1: 2}, [object()]):
         with pytest.raises(TypeError, match="Redis client"):
-            Dialogue(Layout("test:"), Step.lookup(bytes(32))).reply(wrong)
+            ClientCommands(Layout("test:"), Step.lookup(bytes(32))).reply(wrong)
     nested = []
     for _ in range(50):
         nested = [nested]
     with pytest.raises(ValueError, match="nested"):
-        Dialogue(Layout("test:"), Step.lookup(bytes(32))).reply(nested)
+        ClientCommands(Layout("test:"), Step.lookup(bytes(32))).reply(nested)
     with pytest.raises(OverflowError):
-        Dialogue(Layout("test:"), Step.lookup(bytes(32))).reply(2**70)
+        ClientCommands(Layout("test:"), Step.lookup(bytes(32))).reply(2**70)
 
 
 def test_a_transaction_that_was_refused_starts_over():
-    passage = begin(rules())
-    step = passage.step()
+    exchange = begin(rules())
+    step = exchange.step()
     transaction = Transaction(Layout("test:"), step)
     [[name, *_]] = transaction.decide(None, -2, None, 5)
     assert (name, step.verdict) == (b"SET", core.GRANTED)
-    step.again()
+    step.reset()
     assert step.verdict == core.PENDING
     assert transaction.decide(settled_record(), -1, None, 6) == []
     assert step.verdict == core.SETTLED

@@ -64,7 +64,20 @@ READERS_POSTGRES = "postgres://app:secret@127.0.0.1:5432/shop"
 
 
 def test_the_readme_program_answers_as_it_says(redis_url: str, tmp_path: Path) -> None:
-    follow(sections(README)["In Python"], redis_url, tmp_path)
+    program = [block for block in sections(README)["Try it"] if block.language == "python"]
+    console = """
+$ uvicorn main:app --port 8000
+$ curl -i http://127.0.0.1:8000/orders -H 'Idempotency-Key: 8e03978e' --json '{"item":"tea"}'
+HTTP/1.1 200 OK
+x-idempotency-status: new
+{"order":4711}
+$ curl -i http://127.0.0.1:8000/orders -H 'Idempotency-Key: 8e03978e' --json '{"item":"tea"}'
+HTTP/1.1 200 OK
+x-idempotency-status: hit
+idempotent-replayed: true
+{"order":4711}
+"""
+    follow([*program, Block("console", console)], redis_url, tmp_path)
 
 
 def test_the_quick_start_answers_as_it_says(redis_url: str, tmp_path: Path) -> None:

@@ -350,8 +350,8 @@ impl<S: Store> Driver<S> {
     }
 
     fn meter(&self) -> bool {
-        let scope = self.exchange.operation().and_then(|it| it.ids().first());
-        scope.is_none_or(|id| self.engine.meter(id))
+        let scope = self.exchange.operation().map(|it| it.id());
+        scope.is_none_or(|id| self.engine.meter(&id))
     }
 
     /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].

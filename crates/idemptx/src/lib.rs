@@ -60,7 +60,23 @@
 //! Responses with 5xx and with statuses such as 401, 409 and 429 give the key up: the next request
 //! executes. A handler can say otherwise with `Idempotency-Outcome: store`, `release` or
 //! `unknown`.
+//!
+//! # Features
+//!
+//! The memory store and the tower layer need none. A feature adds API and changes no behaviour.
+//!
+//! | feature | adds | pulls in |
+//! |---|---|---|
+//! | `axum` | `IdempotentTransaction` as an axum extractor (with `postgres`) | `axum-core` |
+//! | `conformance` | the test suite for your own store | |
+//! | `postgres` | the PostgreSQL store, settlement in a `tokio-postgres` transaction | `tokio-postgres`, `rustls` |
+//! | `redis` | the Redis and Valkey store | `redis`, `rustls` |
+//! | `redis-protocol` | the commands and replies of that store, for your own Redis client | |
+//! | `seal` | encrypted responses in the store | `chacha20poly1305`, `zstd` |
+//! | `spool` | request bodies in temporary files above a size limit | `tempfile` |
+//! | `sqlite` | the SQLite store, settlement in a `rusqlite` transaction | `rusqlite`, with SQLite linked statically |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "tower", feature = "json")),
     allow(dead_code, reason = "each front door drives its part of the engine")
@@ -111,10 +127,10 @@ pub use self::transaction::{IdempotentTransaction, TransactionError};
 #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
 pub use self::transaction::{SettleError, SettleIn};
 
-/// The README's example is compiled as a test.
-#[cfg(all(doctest, feature = "tower", feature = "json"))]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+/// The tutorial's examples are compiled as tests.
+#[cfg(all(doctest, feature = "tower", feature = "json", feature = "sqlite"))]
+#[doc = include_str!("../../../docs/get-started/axum.md")]
+struct AxumTutorial;
 
 /// So is the guide for operators.
 #[cfg(doctest)]

@@ -123,8 +123,7 @@ impl<S: Store> Operator<S> {
         &self.store
     }
 
-    /// The names that the record of a client's key may have: the one it is written under, then
-    /// those of older secrets.
+    /// The name of the record of a client's key.
     ///
     /// `route` is the request's method and raw path, which count where the policy's `key_space` is
     /// `route`; operations of [`Engine::run`](crate::Engine::run) have none.
@@ -133,7 +132,7 @@ impl<S: Store> Operator<S> {
     pub fn ids(&self, scope: &Scope, key: &Key, route: Option<(&Method, &str)>) -> Vec<RecordId> {
         let route = route.map(|(method, path)| (method.as_str(), path));
         let operation = Operation::on_route(&self.rules, scope.clone(), key.clone(), route);
-        operation.ids().to_vec()
+        vec![operation.id()]
     }
 
     /// The halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
@@ -268,7 +267,7 @@ impl<S: Store> Operator<S> {
         // Long enough for what follows, short enough not to block the key should this process die.
         let term = policy.claim_timeout + policy.settle_timeout * 2;
         let claim_request =
-            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, policy.key_retain)
+            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, policy.key_retain.max(term * 2))
                 .expecting(*expected);
         let claim = insist(policy.settle_timeout, || self.store.claim(id, &claim_request)).await?;
         match claim {

@@ -139,18 +139,15 @@ impl Execution {
         Settlement::new(State::Completed, payload, retain, retain)
     }
 
-    /// Looks under the ids of all secrets, while they rotate.
     async fn look_for_step(
         &self,
         records: &dyn Records,
         label: &str,
     ) -> Result<Option<Record>, StoreError> {
-        for id in self.operation().ids() {
-            if let Some(RecordSnapshot::Settled(record)) = records.lookup(&id.step(label)).await? {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+        Ok(match records.lookup(&self.operation().id().step(label)).await? {
+            Some(RecordSnapshot::Settled(record)) => Some(record),
+            _ => None,
+        })
     }
 
     /// Keeps a result, or gives back the one that somebody else has kept meanwhile.
@@ -248,7 +245,7 @@ const fn is_passing(kind: ErrorKind) -> bool {
 fn decode<T: DeserializeOwned, E>(record: &Record, lease: &Lease) -> Result<T, StepError<E>> {
     if matches!(
         lease.fingerprint.compare(&record.fingerprint),
-        Match::DifferentRequest | Match::DifferentPrincipal
+        Match::DifferentRequest | Match::DifferentOperation | Match::DifferentPrincipal
     ) {
         return Err(StepError::OtherRequest);
     }

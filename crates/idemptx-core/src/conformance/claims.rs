@@ -172,7 +172,7 @@ pub(super) async fn fingerprints_are_any_bytes<H: Harness>(trial: &Trial<'_, H>)
         for (to, from) in digest.iter_mut().zip(odd.iter().rev().chain(odd)) {
             *to = *from;
         }
-        let fingerprint = Fingerprint { config, digest, binding: *odd };
+        let fingerprint = Fingerprint { config, digest, binding: *odd, operation: *odd };
         let lease: Lease =
             trial.granted(&id, &ClaimRequest { fingerprint, ..trial.claim_request() }).await?;
         held_live_by(&trial.held(&id, &trial.claim_request()).await?, &lease)?;

@@ -53,7 +53,12 @@ impl<'a, H: Harness> Trial<'a, H> {
         for (to, from) in digest.iter_mut().zip(binding.iter().chain(&binding)) {
             *to = !from;
         }
-        ClaimRequest::new(token, Fingerprint { config: 0x0102_0304, digest, binding }, LONG, LONG)
+        ClaimRequest::new(
+            token,
+            Fingerprint { config: 0x0102_0304, digest, binding, operation: binding },
+            LONG,
+            LONG,
+        )
     }
 
     /// A claim request whose lease lapses soon; its claim stays.

@@ -53,7 +53,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BodyEnd {
-    /// It is whole, and these are its fingerprints: one for each id of the operation.
+    /// It is whole, and these are its fingerprints: one for each secret.
     Whole(Vec<Fingerprint>),
     /// It is, or declares to be, larger than the policy allows.
     TooLarge,

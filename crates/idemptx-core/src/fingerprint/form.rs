@@ -2,18 +2,18 @@
 
 use std::borrow::Cow;
 
-/// Whether a media type is this one.
+/// Returns true for this media type.
 pub(super) fn is_type(essence: &[u8]) -> bool {
     essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
-/// A field, decoded.
+/// A decoded field.
 pub(super) struct Field<'a> {
     pub(super) name: Cow<'a, [u8]>,
     pub(super) value: Cow<'a, [u8]>,
 }
 
-/// All fields, in order; every string of bytes is some list of fields.
+/// Decodes all fields, in order; any bytes are a list of fields.
 pub(super) fn fields(encoded: &[u8]) -> impl Iterator<Item = Field<'_>> {
     encoded.split(|byte| *byte == b'&').filter(|field| !field.is_empty()).map(|field| {
         let mut sides = field.splitn(2, |byte| *byte == b'=').map(decode);

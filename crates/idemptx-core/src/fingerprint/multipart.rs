@@ -1,12 +1,12 @@
 //! `multipart/form-data` (RFC 7578) as far as a fingerprint needs it.
 //!
-//! A retry is often encoded anew, with another boundary: all that counts is the parts.
-//! Whatever is unusual counts as malformed, so that no two bodies are taken for one which a
-//! handler's parser tells apart.
+//! Clients often encode a retry with another boundary, so only the parts count.
+//! Unusual bodies count as malformed, so that two bodies which a handler's parser distinguishes are
+//! never taken for one.
 
 use crate::digest::Digest;
 
-/// What counts of a part; quoted parameters without their quotes, otherwise as written.
+/// The parts of a part that count; quoted parameters without their quotes, otherwise as written.
 #[derive(Default)]
 pub(super) struct Part<'a> {
     name: Option<&'a [u8]>,
@@ -26,20 +26,21 @@ impl Part<'_> {
     }
 }
 
-/// Whether a media type is this one.
+/// Returns true for this media type.
 pub(super) fn is_type(essence: &[u8]) -> bool {
     essence.eq_ignore_ascii_case(b"multipart/form-data")
 }
 
-/// The boundary that a `Content-Type` names.
+/// Returns the boundary that a `Content-Type` names.
 pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
     let boundary = Parameters::parse(content_type)?.find("boundary")?;
     (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()).then_some(boundary)
 }
 
-/// The parts of a whole body.
+/// Parses the parts of a whole body.
 ///
-/// `None` if it is malformed, has text around its parts, or more than [`PARTS_MAX`] of them.
+/// Returns `None` if it is malformed, has text around its parts, or more than [`PARTS_MAX`] of
+/// them.
 pub(super) fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Option<Vec<Part<'a>>> {
     let delimiter = [b"\r\n--", boundary].concat();
     let mut parts = Vec::new();
@@ -84,7 +85,7 @@ fn read_part(part: &[u8]) -> Option<Part<'_>> {
     disposed.then_some(read)
 }
 
-/// What stands behind a header's value, each name at most once.
+/// The parameters after a header's value, each name at most once.
 struct Parameters<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Parameters<'a> {
@@ -128,13 +129,13 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// Whether a text can be a name (RFC 9110 §5.6.2).
+/// Returns true for a token (RFC 9110 §5.6.2).
 fn is_token(text: &[u8]) -> bool {
     let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !text.is_empty() && text.iter().all(part)
 }
 
-/// The inside of a quoted string, escapes as written, and what stands behind it.
+/// Splits a quoted string, escapes as written, from the text after it.
 fn split_quoted(quoted: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut escaped = false;
     let end = quoted.iter().position(|byte| {

@@ -1,20 +1,20 @@
-//! What a policy says about the sameness of requests.
+//! The rules by which a policy compares requests.
 
 use http::{HeaderMap, HeaderName};
 
-use super::json::Pointer;
+use super::json_value::Pointer;
 use super::{form, hash_count, hash_fields, hash_headers, sorted};
 use crate::digest::Digest;
 
-/// What makes two requests the same.
+/// The parts of a request that count when two are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FingerprintRule {
-    /// What counts of the body.
+    /// The parts of the body that count.
     pub body: BodyRule,
-    /// What counts of the query.
+    /// The parts of the query that count.
     pub query: QueryRule,
-    /// Which headers count.
+    /// The headers that count.
     pub headers: HeaderRule,
 }
 
@@ -25,35 +25,34 @@ impl Default for FingerprintRule {
     }
 }
 
-/// What counts of a request's body.
+/// The parts of a request's body that count.
 ///
-/// All but [`Raw`](Self::Raw) and [`None`](Self::None) look at bodies of their own `Content-Type`
-/// only; any other body, and one that is malformed, counts by its bytes.
-/// They hold the body in memory until it is complete.
+/// The rules that parse a body apply to bodies of their `Content-Type` only, and hold them in
+/// memory until they are complete; any other body, and one that is malformed, counts by its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyRule {
-    /// Its bytes.
+    /// The bytes of the body.
     Raw,
     /// The JSON value: white space, key order and string escapes do not count, the text of numbers
     /// does.
-    /// What is not JSON, has duplicate names, or nests too deep, counts by its bytes.
+    /// A body that is not JSON, has duplicate names, or nests too deep, counts by its bytes.
     Json,
     /// The decoded fields of an `application/x-www-form-urlencoded` body, in order.
     Form,
-    /// The parts of a `multipart/form-data` body, in order, whatever the boundary: name, file name,
-    /// type and content of each.
+    /// The parts of a `multipart/form-data` body, in order, for any boundary: name, file name,
+    /// type, encoding and content of each.
     Multipart,
     /// The values at these JSON pointers (RFC 6901), absent ones included.
     ///
-    /// A malformed pointer names the whole document: rather too strict than too loose.
+    /// A malformed pointer names the whole document, which is the strict reading.
     Fields(Vec<String>),
-    /// Nothing.
+    /// The body does not count.
     None,
 }
 
 impl BodyRule {
-    /// The first of its JSON pointers that is none, for the check of a policy.
+    /// Returns the first JSON pointer that is malformed, for the check of a policy.
     #[must_use]
     pub fn malformed_pointer(&self) -> Option<&str> {
         let Self::Fields(pointers) = self else { return None };
@@ -61,32 +60,32 @@ impl BodyRule {
     }
 }
 
-/// What counts of a request's query.
+/// The parts of a request's query that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueryRule {
-    /// Its bytes.
+    /// The bytes of the query.
     Raw,
-    /// Its decoded fields in any order; repeats of a name keep theirs.
+    /// The decoded fields in any order; repeats of a name keep theirs.
     Sorted,
-    /// These decoded fields only, in any order; repeats of a name keep theirs.
+    /// Only these decoded fields, in any order; repeats of a name keep theirs.
     Only(Vec<String>),
-    /// Nothing.
+    /// The body does not count.
     None,
 }
 
-/// Which of a request's headers count.
+/// The headers of a request that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeaderRule {
-    /// These.
+    /// Only these headers.
     Only(Vec<HeaderName>),
-    /// All of them, as the original package did.
+    /// Every header, as in the original package.
     All,
 }
 
 impl FingerprintRule {
-    /// The same rule with its sets in one order.
+    /// Returns the rule with its sets in one order.
     pub(super) fn normalised(&self) -> Self {
         Self {
             body: self.body.clone(),
@@ -101,7 +100,7 @@ impl FingerprintRule {
         }
     }
 
-    /// Hashes the rule itself.
+    /// Hashes the rule.
     pub(super) fn describe(&self, hasher: &mut Digest) {
         match &self.body {
             BodyRule::Raw => hash_tagged(hasher, b'r', &[]),

@@ -242,6 +242,12 @@ impl PolicyBuilder {
         self
     }
 
+    /// Sets the secret that names records and derives keys; keep it for good.
+    pub fn naming_secret(mut self, secret: Option<Secret>) -> Self {
+        self.policy.naming_secret = secret;
+        self
+    }
+
     /// How long the store may take to answer a claim.
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
         self.policy.claim_timeout = timeout;

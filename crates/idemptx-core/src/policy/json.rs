@@ -141,7 +141,7 @@ fn distance(from: &str, to: &str) -> usize {
 }
 
 /// Every field there is, in the order of the reference.
-const FIELDS: [Field; 35] = [
+const FIELDS: [Field; 36] = [
     Field {
         name: "header_name",
         read: |policy, given| Ok(policy.header_names(given.header_names()?)),
@@ -291,6 +291,11 @@ const FIELDS: [Field; 35] = [
         name: "secrets",
         read: |policy, given| Ok(policy.secrets(given.list_of(Given::secret)?)),
         show: |policy| shown::secrets(&policy.secrets),
+    },
+    Field {
+        name: "naming_secret",
+        read: |policy, given| Ok(policy.naming_secret(given.optional_secret()?)),
+        show: |policy| policy.naming_secret.as_ref().map_or(Value::Null, shown::secret),
     },
     Field {
         name: "store_timeout_ms",

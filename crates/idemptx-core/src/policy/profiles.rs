@@ -60,6 +60,7 @@ impl Policy {
             expose: Vec::new(),
             status_header: HeaderName::from_static("idempotency-status"),
             secrets: Vec::new(),
+            naming_secret: None,
             claim_timeout: Duration::from_secs(1),
             settle_timeout: Duration::from_secs(5),
             on_unsafe_store: OnUnsafeStore::Warn,

@@ -87,6 +87,15 @@ fn an_answer_that_a_retry_will_not_get_says_so() {
 }
 
 #[test]
+fn a_missing_key_names_the_headers_of_the_policy() {
+    let names = ["idempotency-key", "x-request-key"].map(HeaderName::from_static);
+    let policy = Policy::draft().into_builder().header_names(names).build().unwrap();
+    let json = document(&Rejection::new(Code::MissingKey, &policy));
+    let detail = json["detail"].as_str().unwrap();
+    assert!(detail.contains("in the header Idempotency-Key or X-Request-Key,"), "{detail}");
+}
+
+#[test]
 fn titles_tell_codes_apart() {
     let titles: BTreeSet<_> = Code::ALL.map(title).into_iter().collect();
     assert_eq!(titles.len(), Code::ALL.len());

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{FIELD_LINES_MAX, MalformedResponse, StoredResponse};
 
-/// Writes a response in one allocation of the exact size.
+/// Encodes a response in one allocation of the exact size.
 pub(super) fn encode(response: &StoredResponse) -> Bytes {
     let headers = section_length(&response.headers);
     let trailers = section_length(&response.trailers);
@@ -24,7 +24,7 @@ pub(super) fn encode(response: &StoredResponse) -> Bytes {
     bytes.into()
 }
 
-/// Reads a response; what it keeps of `bytes` it shares.
+/// Decodes a response whose parts share `bytes`.
 pub(super) fn decode(bytes: &Bytes) -> Result<StoredResponse, MalformedResponse> {
     let mut message = Reader { bytes, rest: bytes };
     if message.varint()? != KNOWN_LENGTH_RESPONSE {
@@ -47,7 +47,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<StoredResponse, MalformedResponse>
     Ok(StoredResponse { status, headers, body, trailers })
 }
 
-/// Takes parts off a message.
+/// A cursor over the parts of a message.
 struct Reader<'a> {
     /// The whole message, whose storage the parts share.
     bytes: &'a Bytes,
@@ -55,13 +55,13 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A part behind its length that an encoder may have left out with all that follows, if it is
+    /// Reads a length-prefixed part; an encoder may omit it, with everything that follows, if it is
     /// empty (§3.8).
     fn trailing(&mut self) -> Result<Self, MalformedResponse> {
         if self.rest.is_empty() { Ok(Self { ..*self }) } else { self.prefixed() }
     }
 
-    /// A part behind its length.
+    /// Reads a length-prefixed part.
     fn prefixed(&mut self) -> Result<Self, MalformedResponse> {
         let length = usize::try_from(self.varint()?).map_err(|_| MalformedResponse::Truncated)?;
         let (part, rest) =
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         Ok(Self { bytes: self.bytes, rest: part })
     }
 
-    /// A variable-length integer (RFC 9000 §16).
+    /// Reads a variable-length integer (RFC 9000 §16).
     fn varint(&mut self) -> Result<u64, MalformedResponse> {
         let (first, mut rest) = self.rest.split_first().ok_or(MalformedResponse::Truncated)?;
         let mut value = u64::from(first & 0x3F);

@@ -59,7 +59,7 @@ impl<S: Inventory> Inventory for Arc<S> {
 /// use idemptx_core::store::{Query, RecordStatus};
 ///
 /// let query = Query::of([RecordStatus::Unknown]).idle_for(Duration::from_secs(3600)).limit(20);
-/// # assert!(query.standings.contains(RecordStatus::Unknown));
+/// # assert!(query.statuses.contains(RecordStatus::Unknown));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

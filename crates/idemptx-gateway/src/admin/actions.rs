@@ -3,11 +3,11 @@
 
 use idemptx::operator::RecordStatus;
 
-use super::story::Event;
+use crate::recorder::event_log::Event;
 
 /// Something to be done about one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum OperatorAction {
     /// The operation did not happen: give the key up.
     Release,
     /// The operation happened: store its answer.
@@ -16,7 +16,7 @@ pub(crate) enum Action {
     Forget,
 }
 
-impl Action {
+impl OperatorAction {
     /// What may be done about a record in this state.
     ///
     /// Nothing about one whose owner is alive: it is about to settle.

@@ -1,4 +1,4 @@
-//! Who may come in at the admin listener.
+//! Access control of the admin listener.
 
 use std::net::IpAddr;
 
@@ -6,98 +6,102 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode};
 
-/// What a request must show.
+/// The requirements for a request.
 ///
 /// # Security
 ///
-/// Without a token whoever reaches the listener may come in, so it is bound to the loopback address
-/// then, and requests must be for a loopback name: a page of another site that has itself resolved
-/// to this address (DNS rebinding) sends its own.
-/// With a token such a page has nothing to show.
+/// Without a token everyone who reaches the listener has access. It must then be bound to a
+/// loopback address, and requests must name a loopback host: a page of another site that resolves
+/// its own name to this address (DNS rebinding) sends that name.
+/// With a token such a page has no credential.
 ///
-/// What changes something needs a header that no other site can make a browser send without asking
-/// us first, which we never permit (CORS); cookies are not looked at.
-pub(super) struct Gate {
+/// Changes need a header that browsers send for another site only after a CORS preflight, which is
+/// never granted; cookies are ignored.
+pub(super) struct AccessPolicy {
     token: Option<blake3::Hash>,
 }
 
-/// Why a request is not admitted.
+/// The reason for which a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Not for us, by its `Host`.
-    Misdirected,
-    /// Without the token.
+pub(super) enum AccessDenied {
+    /// The `Host` is not the listener's.
+    WrongHost,
+    /// The token is missing or wrong.
     Unauthorized,
-    /// Perhaps sent by another site.
+    /// Possibly sent by another site.
     Forged,
 }
 
-impl Gate {
+impl AccessPolicy {
     pub(super) fn new(token: Option<&str>) -> Self {
         Self { token: token.map(|token| blake3::hash(token.as_bytes())) }
     }
 
-    /// Whether the request is for this listener; asked of every one.
-    pub(super) fn is_ours(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Checks that the request is for this listener.
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
         if self.token.is_some() || is_loopback(headers) {
             return Ok(());
         }
-        Err(Refusal::Misdirected)
+        Err(AccessDenied::WrongHost)
     }
 
-    /// Whether whoever asks may know, and change something if that is what they ask for.
-    pub(super) fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.is_ours(headers)?;
+    /// Checks the token, and for changes the header that other sites cannot send.
+    pub(super) fn authorize(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(), AccessDenied> {
+        self.check_host(headers)?;
         if let Some(token) = &self.token {
             let shown = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
-            let shown = shown.and_then(bearer).ok_or(Refusal::Unauthorized)?;
-            // Hashes are compared in constant time, and tell nothing of a length.
+            let shown = shown.and_then(bearer).ok_or(AccessDenied::Unauthorized)?;
+            // Hashes compare in constant time, and hide the token's length.
             if blake3::hash(shown) != *token {
-                return Err(Refusal::Unauthorized);
+                return Err(AccessDenied::Unauthorized);
             }
         }
         let reads = *method == Method::GET || *method == Method::HEAD;
         if !reads && !is_deliberate(headers) {
-            return Err(Refusal::Forged);
+            return Err(AccessDenied::Forged);
         }
         Ok(())
     }
 }
 
-impl Refusal {
+impl AccessDenied {
     pub(super) const fn status(self) -> StatusCode {
         match self {
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forged => StatusCode::FORBIDDEN,
         }
     }
 
-    /// For the log.
-    pub(super) const fn told(self) -> &'static str {
+    /// The line in the log.
+    pub(super) const fn log_text(self) -> &'static str {
         match self {
-            Self::Misdirected => "somebody asked the admin listener by another name",
-            Self::Unauthorized => "somebody asked the admin listener without its token",
-            Self::Forged => "something that another site may have sent was refused",
+            Self::WrongHost => "rejected admin request with an unexpected Host",
+            Self::Unauthorized => "rejected admin request without the token",
+            Self::Forged => "rejected admin request without Idempotency-Admin",
         }
     }
 
     pub(super) const fn detail(self) -> &'static str {
         match self {
-            Self::Misdirected => {
-                "Without a token this listener is for loopback names only: ask `localhost` or \
+            Self::WrongHost => {
+                "Without a token this listener accepts loopback names only: use `localhost` or \
                  `127.0.0.1`, or set `token` under `[admin]`."
             }
             Self::Unauthorized => "Send `Authorization: Bearer` with the token of `[admin]`.",
             Self::Forged => {
-                "Send `Idempotency-Admin` with your name, and JSON as `application/json`; \
-                 nothing was changed."
+                "Send `Idempotency-Admin` with your name, and the body as `application/json`. \
+                 Nothing was changed."
             }
         }
     }
 }
 
-/// Who asks, as they call themselves: for the audit, not for authentication.
+/// The name that the caller gives, for the audit log; it is not authenticated.
 pub(super) fn actor(headers: &HeaderMap) -> &str {
     headers.get(ADMIN).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
@@ -140,50 +144,54 @@ mod tests {
 
     #[test]
     fn without_a_token_only_loopback_names_are_answered() {
-        let gate = Gate::new(None);
+        let gate = AccessPolicy::new(None);
         for host in ["localhost", "LOCALHOST:9901", "127.0.0.1:9901", "127.8.8.8", "[::1]:9901"] {
-            assert_eq!(gate.admit(&Method::GET, &headers(&[("host", host)])), Ok(()), "{host}");
+            assert_eq!(gate.authorize(&Method::GET, &headers(&[("host", host)])), Ok(()), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", ""] {
-            let admitted = gate.admit(&Method::GET, &headers(&[("host", host)]));
-            assert_eq!(admitted, Err(Refusal::Misdirected), "{host}");
+            let admitted = gate.authorize(&Method::GET, &headers(&[("host", host)]));
+            assert_eq!(admitted, Err(AccessDenied::WrongHost), "{host}");
         }
-        assert_eq!(gate.is_ours(&HeaderMap::new()), Err(Refusal::Misdirected));
+        assert_eq!(gate.check_host(&HeaderMap::new()), Err(AccessDenied::WrongHost));
     }
 
     #[test]
     fn with_a_token_it_must_be_shown() {
-        let gate = Gate::new(Some("s3cret"));
+        let gate = AccessPolicy::new(Some("s3cret"));
         let admitted = |value| {
-            gate.admit(&Method::GET, &headers(&[("host", "any"), ("authorization", value)]))
+            gate.authorize(&Method::GET, &headers(&[("host", "any"), ("authorization", value)]))
         };
         assert_eq!(admitted("Bearer s3cret"), Ok(()));
         assert_eq!(admitted("bearer s3cret"), Ok(()));
         for value in ["", "s3cret", "Basic s3cret", "Bearer s3cre", "Bearer s3crett", "Bearer"] {
-            assert_eq!(admitted(value), Err(Refusal::Unauthorized), "{value}");
+            assert_eq!(admitted(value), Err(AccessDenied::Unauthorized), "{value}");
         }
         let cookie = headers(&[("host", "any"), ("cookie", "token=s3cret")]);
-        assert_eq!(gate.admit(&Method::GET, &cookie), Err(Refusal::Unauthorized));
+        assert_eq!(gate.authorize(&Method::GET, &cookie), Err(AccessDenied::Unauthorized));
     }
 
     #[test]
     fn what_another_site_can_send_changes_nothing() {
-        let gate = Gate::new(None);
+        let gate = AccessPolicy::new(None);
         let ours = [
             ("host", "localhost"),
             ("content-type", "application/json"),
             ("idempotency-admin", "alice"),
         ];
-        assert_eq!(gate.admit(&Method::POST, &headers(&ours)), Ok(()));
+        assert_eq!(gate.authorize(&Method::POST, &headers(&ours)), Ok(()));
         for left_out in ["content-type", "idempotency-admin"] {
             let lines: Vec<_> = ours.into_iter().filter(|(name, _)| *name != left_out).collect();
-            let admitted = gate.admit(&Method::POST, &headers(&lines));
-            assert_eq!(admitted, Err(Refusal::Forged), "{left_out}");
+            let admitted = gate.authorize(&Method::POST, &headers(&lines));
+            assert_eq!(admitted, Err(AccessDenied::Forged), "{left_out}");
         }
         for site in ["cross-site", "same-site"] {
             let mut lines = ours.to_vec();
             lines.push(("sec-fetch-site", site));
-            assert_eq!(gate.admit(&Method::POST, &headers(&lines)), Err(Refusal::Forged), "{site}");
+            assert_eq!(
+                gate.authorize(&Method::POST, &headers(&lines)),
+                Err(AccessDenied::Forged),
+                "{site}"
+            );
         }
     }
 }

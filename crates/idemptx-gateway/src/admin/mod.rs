@@ -1,27 +1,24 @@
-//! What operators see and do: a listener of its own, with an inspector page, its JSON API, metrics
-//! and probes.
+//! The admin listener: inspector page, JSON API, metrics and probes.
 //!
 //! ```text
-//! GET  /                              the inspector: a static page, which asks the API
+//! GET  /                              the inspector: a static page that uses the API
 //! GET  /healthz, /readyz              probes
 //! GET  /metrics                       OpenMetrics text
 //! GET  /api/overview                  this process
-//! GET  /api/records, /api/records/ID  the store, and what this process saw of a record
-//! POST /api/search                    which records a key has
+//! GET  /api/records, /api/records/ID  records in the store, and their events in this process
+//! POST /api/search                    the records of a key
 //! POST /api/records/ID/release, answer, forget
 //! ```
 //!
-//! The page and the probes tell nothing that needs protection; everything else wants the token, if
-//! there is one.
+//! The page and the probes are public; everything else requires the token, if there is one.
 //! The reference is `docs/reference/admin-api.md`.
 
 pub(crate) mod actions;
 mod api;
 mod auth;
-mod desk;
 mod listener;
-pub(crate) mod shown;
-pub(crate) mod story;
+mod router;
+pub(crate) mod view;
 
-pub(crate) use self::desk::Desk;
-pub(crate) use self::listener::{listen, look_after_store};
+pub(crate) use self::listener::{listen, poll_store};
+pub(crate) use self::router::AdminService;

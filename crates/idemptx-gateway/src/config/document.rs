@@ -11,31 +11,31 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::health::HealthTable;
-use super::mistake::{Mistake, Source};
-use super::policy::PolicyTable;
+use super::error::{InvalidConfig, SourceText};
+use super::health_check::HealthCheckTable;
+use super::protection::PolicyTable;
 use super::traces::TracesTable;
 use super::values::{
     head_bytes, methods, millis, origins, pattern, positive, positive_millis, saturated, yes,
 };
 use super::{
-    Admin, Config, Forwarded, ForwardedRule, Health, HostRule, Limits, Listener, ListenerTls, Log,
-    LogFormat, LogLevel, Near, OnAmbiguous, Origin, Pattern, Protection, Route, Seal, SealKeysFrom,
-    Store, Upstream, UpstreamVersion, environment,
+    Admin, Config, Forwarded, ForwardedRule, HealthCheck, HostRule, Limits, Listener, ListenerTls,
+    Log, LogFormat, LogLevel, NearCache, OnAmbiguous, Origin, Pattern, Protection, Route,
+    SealConfig, SealKeysFrom, Store, Upstream, UpstreamVersion, environment,
 };
 
 pub(super) fn read(
     name: &str,
     text: &str,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Config, Mistake> {
-    let source = Source { name, text };
-    let mut table = DeTable::parse(text).map_err(|error| source.unreadable(&error))?;
+) -> Result<Config, InvalidConfig> {
+    let source = SourceText { name, text };
+    let mut table = DeTable::parse(text).map_err(|error| source.parse_error(&error))?;
     for (_, value) in table.get_mut().iter_mut() {
         environment::expand(value, source, &variable)?;
     }
     let document = Document::deserialize(toml::Deserializer::from(table))
-        .map_err(|error| source.unreadable(&error))?;
+        .map_err(|error| source.parse_error(&error))?;
     document.checked(source)
 }
 
@@ -56,14 +56,14 @@ struct Document {
 }
 
 impl Document {
-    fn checked(self, source: Source<'_>) -> Result<Config, Mistake> {
+    fn checked(self, source: SourceText<'_>) -> Result<Config, InvalidConfig> {
         for (what, span, is_empty) in [
             ("[[listener]]", self.listener.span(), self.listener.get_ref().is_empty()),
             ("[[upstream]]", self.upstream.span(), self.upstream.get_ref().is_empty()),
             ("[[route]]", self.route.span(), self.route.get_ref().is_empty()),
         ] {
             if is_empty {
-                return Err(source.mistake(&span, format!("there must be a {what}")));
+                return Err(source.error_at(&span, format!("there must be a {what}")));
             }
         }
         let mut names = HashSet::new();
@@ -73,7 +73,7 @@ impl Document {
             let name = &upstream.name;
             if !names.insert(name.get_ref().clone()) {
                 let text = format!("there is an upstream `{}` already", name.get_ref());
-                return Err(source.mistake(&name.span(), text));
+                return Err(source.error_at(&name.span(), text));
             }
             upstreams.push(upstream.into());
         }
@@ -109,10 +109,10 @@ struct ListenerTable {
 }
 
 impl ListenerTable {
-    fn checked(self, source: Source<'_>) -> Result<Listener, Mistake> {
+    fn checked(self, source: SourceText<'_>) -> Result<Listener, InvalidConfig> {
         if !self.http1 && !self.http2 {
             let text = "with neither `http1` nor `http2` nobody can come in here";
-            return Err(source.mistake(&self.address.span(), text));
+            return Err(source.error_at(&self.address.span(), text));
         }
         Ok(Listener {
             address: self.address.into_inner(),
@@ -174,7 +174,7 @@ struct UpstreamTable {
     connections_max: Option<u64>,
     #[serde(default, deserialize_with = "millis")]
     down_ms: Option<Duration>,
-    health: Option<HealthTable>,
+    health: Option<HealthCheckTable>,
 }
 
 impl From<UpstreamTable> for Upstream {
@@ -193,7 +193,7 @@ impl From<UpstreamTable> for Upstream {
             idle_timeout: table.idle_timeout_ms.unwrap_or(default.idle_timeout),
             connections_max: table.connections_max.map_or(default.connections_max, saturated),
             down: table.down_ms.unwrap_or(default.down),
-            health: table.health.map(Health::from),
+            health: table.health.map(HealthCheck::from),
             ..default
         }
     }
@@ -228,10 +228,14 @@ struct RouteTable {
 }
 
 impl RouteTable {
-    fn checked(self, upstreams: &HashSet<String>, source: Source<'_>) -> Result<Route, Mistake> {
+    fn checked(
+        self,
+        upstreams: &HashSet<String>,
+        source: SourceText<'_>,
+    ) -> Result<Route, InvalidConfig> {
         if !upstreams.contains(self.upstream.get_ref()) {
             let text = format!("there is no upstream `{}`", self.upstream.get_ref());
-            return Err(source.mistake(&self.upstream.span(), text));
+            return Err(source.error_at(&self.upstream.span(), text));
         }
         let path = self.path.unwrap_or_else(Pattern::any);
         let name = self.name.unwrap_or_else(|| path.to_string());
@@ -246,14 +250,14 @@ impl RouteTable {
             ];
             if let Some(span) = in_vain.into_iter().flatten().next() {
                 let text = "this route is not protected: take `protect = false` or this away";
-                return Err(source.mistake(&span, text));
+                return Err(source.error_at(&span, text));
             }
             None
         } else {
             let profile = match &self.profile {
                 None => Profile::Draft,
                 Some(word) => word.get_ref().parse().map_err(|error: idemptx::ConfigError| {
-                    source.mistake(&word.span(), error.to_string())
+                    source.error_at(&word.span(), error.to_string())
                 })?,
             };
             let place = self.profile.as_ref().map_or(place, Spanned::span);
@@ -295,22 +299,25 @@ struct StoreTable {
 }
 
 impl StoreTable {
-    fn checked(self, source: Source<'_>) -> Result<Store, Mistake> {
+    fn checked(self, source: SourceText<'_>) -> Result<Store, InvalidConfig> {
         let hold = self.near_hold_ms.unwrap_or(NEAR_HOLD);
         let near = self.near_bytes.filter(|bytes| *bytes > 0);
         let seal = self.seal.map(|table| {
             let span = table.span();
+            if !cfg!(feature = "seal") {
+                return Err(source.error_at(&span, SEAL_ABSENT));
+            }
             let table = table.into_inner();
             let keys = match (table.keys, table.file) {
                 (Some(text), None) => SealKeysFrom::Text(text),
                 (None, Some(path)) => SealKeysFrom::File(path),
-                _ => return Err(source.mistake(&span, "give one of `keys` and `file`")),
+                _ => return Err(source.error_at(&span, "give one of `keys` and `file`")),
             };
-            Ok(Seal { keys, accept_unsealed: table.accept_unsealed })
+            Ok(SealConfig { keys, accept_unsealed: table.accept_unsealed })
         });
         Ok(Store {
             url: self.url,
-            near: near.map(|bytes| Near { bytes_max: saturated(bytes), hold }),
+            near: near.map(|bytes| NearCache { bytes_max: saturated(bytes), hold }),
             seal: seal.transpose()?,
         })
     }
@@ -397,11 +404,11 @@ struct AdminTable {
 }
 
 impl AdminTable {
-    fn checked(self, source: Source<'_>) -> Result<Admin, Mistake> {
+    fn checked(self, source: SourceText<'_>) -> Result<Admin, InvalidConfig> {
         let address = *self.address.get_ref();
         if self.token.is_none() && !address.ip().is_loopback() {
-            let text = "whoever reaches this address could read and free keys: set `token`";
-            return Err(source.mistake(&self.address.span(), text));
+            let text = "an address that is not loopback requires a token: set `token`";
+            return Err(source.error_at(&self.address.span(), text));
         }
         Ok(Admin { address, token: self.token })
     }
@@ -424,3 +431,4 @@ impl Default for LogTable {
 
 /// As long as the library holds them unless told otherwise.
 const NEAR_HOLD: Duration = Duration::from_secs(1);
+const SEAL_ABSENT: &str = "this program was built without sealing: build it with `--features seal`";

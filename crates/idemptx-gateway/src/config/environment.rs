@@ -6,18 +6,18 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::mistake::{Mistake, Source};
+use super::error::{InvalidConfig, SourceText};
 
 /// Puts variables into every text of a value, nested ones too.
 pub(super) fn expand(
     value: &mut Spanned<DeValue<'_>>,
-    source: Source<'_>,
+    source: SourceText<'_>,
     variable: &impl Fn(&str) -> Option<String>,
-) -> Result<(), Mistake> {
+) -> Result<(), InvalidConfig> {
     let span = value.span();
     match value.get_mut() {
         DeValue::String(text) if text.contains("${") => {
-            *text = Cow::Owned(expanded(text, variable).map_err(|it| source.mistake(&span, it))?);
+            *text = Cow::Owned(expanded(text, variable).map_err(|it| source.error_at(&span, it))?);
             Ok(())
         }
         DeValue::Array(items) => {

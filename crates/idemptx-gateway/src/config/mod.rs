@@ -1,16 +1,16 @@
 //! What the gateway is to do: one TOML file, or a few flags.
 //!
-//! A file is parsed into types at once; whatever is wrong with it is a [`Mistake`] with its line
-//! and column, and nothing is started.
+//! A file is parsed into types at once; whatever is wrong with it is a [`InvalidConfig`] with its
+//! line and column, and nothing is started.
 //! `${NAME}` in any text stands for an environment variable, so that secrets need not be written
 //! down.
 
 mod document;
 mod environment;
-mod health;
-mod mistake;
+mod error;
+mod health_check;
 mod pattern;
-mod policy;
+mod protection;
 mod traces;
 mod upstream;
 mod values;
@@ -23,10 +23,10 @@ use http::Method;
 use idemptx::Policy;
 
 pub(crate) use self::environment::expanded;
-pub use self::health::Health;
-pub use self::mistake::Mistake;
+pub use self::error::InvalidConfig;
+pub use self::health_check::HealthCheck;
 pub use self::pattern::Pattern;
-pub use self::policy::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
+pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
 pub use self::traces::Traces;
 pub use self::upstream::{HostRule, Origin, Upstream, UpstreamVersion};
 
@@ -57,11 +57,12 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first [`Mistake`] in it, or that it cannot be read.
-    pub fn load(path: &Path) -> Result<Self, Mistake> {
+    /// The first [`InvalidConfig`] in it, or that it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, InvalidConfig> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Mistake::in_file(&name, format!("cannot be read: {error}")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            InvalidConfig::without_position(&name, format!("cannot be read: {error}"))
+        })?;
         Self::parse(&name, &text, |variable| std::env::var(variable).ok())
     }
 
@@ -69,12 +70,12 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first [`Mistake`] in it.
+    /// The first [`InvalidConfig`] in it.
     pub fn parse(
         name: &str,
         text: &str,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Mistake> {
+    ) -> Result<Self, InvalidConfig> {
         document::read(name, text, variable)
     }
 
@@ -199,15 +200,15 @@ pub struct Store {
     /// `memory:`, `sqlite:path`, `redis://…` or `postgres://…`.
     pub url: String,
     /// How much is kept at hand, so that a replay needs no round trip; nothing without.
-    pub near: Option<Near>,
+    pub near: Option<NearCache>,
     /// How results are sealed before they reach it; not at all without.
-    pub seal: Option<Seal>,
+    pub seal: Option<SealConfig>,
 }
 
 /// Results at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Near {
+pub struct NearCache {
     /// So many bytes of them.
     pub bytes_max: usize,
     /// For how long, which is how long another process' change may go unnoticed.
@@ -217,7 +218,7 @@ pub struct Near {
 /// How results are sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Seal {
+pub struct SealConfig {
     /// The first seals, the others open.
     pub keys: SealKeysFrom,
     /// Whether what was never sealed is taken, until it has expired.

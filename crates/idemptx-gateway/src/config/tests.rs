@@ -217,7 +217,7 @@ fn a_mistake_is_told_with_its_place() {
         ("[[route]]\nupstream = \"down\"\n", "gateway.toml:9:12: there is no upstream `down`"),
         (
             "[admin]\naddress = \"0.0.0.0:9901\"\n",
-            "gateway.toml:9:11: whoever reaches this address",
+            "gateway.toml:9:11: an address that is not loopback",
         ),
     ];
     let mut wrong = Vec::new();
@@ -303,6 +303,15 @@ fn traces_are_refused_where_they_are_not_built_in() {
     let said = read(&format!("{SIMPLE}[traces]\n")).unwrap_err();
     let expected = "gateway.toml:8:1: this program was built without traces: build it with \
                     `--features otel`";
+    assert_eq!(said, expected);
+}
+
+#[cfg(not(feature = "seal"))]
+#[test]
+fn sealing_is_refused_where_it_is_not_built_in() {
+    let said = read(&format!("{SIMPLE}[store]\nurl = \"memory:\"\n[store.seal]\n")).unwrap_err();
+    let expected = "gateway.toml:10:1: this program was built without sealing: build it with \
+                    `--features seal`";
     assert_eq!(said, expected);
 }
 

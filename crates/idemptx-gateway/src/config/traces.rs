@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::mistake::{Mistake, Source};
+use super::error::{InvalidConfig, SourceText};
 use super::values::{positive_millis, saturated};
 
 /// Where traces go, and how many of them.
@@ -60,9 +60,12 @@ pub(super) struct TracesTable {
 }
 
 impl TracesTable {
-    pub(super) fn checked(table: Spanned<Self>, source: Source<'_>) -> Result<Traces, Mistake> {
+    pub(super) fn checked(
+        table: Spanned<Self>,
+        source: SourceText<'_>,
+    ) -> Result<Traces, InvalidConfig> {
         if !cfg!(feature = "otel") {
-            return Err(source.mistake(&table.span(), ABSENT));
+            return Err(source.error_at(&table.span(), ABSENT));
         }
         let table = table.into_inner();
         Ok(Traces {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 
-use super::Health;
+use super::HealthCheck;
 
 /// A service that requests go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Upstream {
     /// How long an address that could not be connected to is tried last.
     pub down: Duration,
     /// How its addresses are asked whether they are well; they are not without.
-    pub health: Option<Health>,
+    pub health: Option<HealthCheck>,
 }
 
 impl Upstream {

@@ -1,4 +1,4 @@
-//! A client with one connection for each request, so that it can go away in the middle of one.
+//! A client with one connection per request, so that dropping a request closes its connection.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// What came back, and how long it took.
+/// A response, and the time it took.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct TimedResponse {
     pub(super) response: Response<Bytes>,
     pub(super) took: Duration,
 }
 
-impl Answer {
+impl TimedResponse {
     pub(super) fn is_replay(&self) -> bool {
         self.response.headers().get("idempotent-replayed").is_some_and(|it| it == "true")
     }
@@ -29,12 +29,12 @@ impl Answer {
     }
 }
 
-/// Orders `body` under `key`; dropping the future closes the connection.
-pub(super) async fn order(
+/// Sends an order under a key; dropping the future closes the connection.
+pub(super) async fn send_order(
     address: SocketAddr,
     key: &str,
     body: &str,
-) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+) -> Result<TimedResponse, Box<dyn Error + Send + Sync>> {
     let began = Instant::now();
     let request = Request::post("/orders")
         .header(HOST, address.to_string())
@@ -47,7 +47,7 @@ pub(super) async fn order(
         let (head, body) = requests.send_request(request).await?.into_parts();
         Ok::<_, hyper::Error>(Response::from_parts(head, body.collect().await?.to_bytes()))
     };
-    // The connection ends once the exchange has let go of it.
+    // The connection closes once the exchange has dropped its sender.
     let (answered, _) = tokio::join!(exchange, connection);
-    Ok(Answer { response: answered?, took: began.elapsed() })
+    Ok(TimedResponse { response: answered?, took: began.elapsed() })
 }

@@ -1,11 +1,11 @@
-//! A document as it was written: JSON or YAML, with the order of its members.
+//! JSON and YAML documents that keep the order of their members.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 
-/// A value, whose members stay in their order.
+/// A value; objects keep the order of their members.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
     Null,
@@ -18,7 +18,7 @@ pub(super) enum Node {
     Object(Vec<(String, Node)>),
 }
 
-/// How a document is written.
+/// The syntax of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -90,7 +90,7 @@ impl Node {
         self.members_mut().iter_mut().find(|(of, _)| of == name).map(|(_, value)| value)
     }
 
-    /// Sets a member, in its place if it is there.
+    /// Sets a member, in its place if it exists.
     pub(super) fn set(&mut self, name: &str, value: Self) {
         if let Some(member) = self.get_mut(name) {
             *member = value;
@@ -99,7 +99,7 @@ impl Node {
         }
     }
 
-    /// A member, made if it is not there.
+    /// Returns a member, inserted if it does not exist.
     pub(super) fn entry(&mut self, name: &str, empty: Self) -> Option<&mut Self> {
         if self.get(name).is_none() {
             self.set(name, empty);
@@ -107,7 +107,7 @@ impl Node {
         self.get_mut(name)
     }
 
-    /// Keeps what the condition holds for.
+    /// Retains the items or members that match.
     pub(super) fn retain(&mut self, keep: impl Fn(&Self) -> bool) {
         match self {
             Self::List(items) => items.retain(keep),
@@ -205,7 +205,7 @@ impl<'de> Visitor<'de> for Any {
         let mut members: Vec<(String, Node)> = Vec::new();
         while let Some((Name(name), value)) = map.next_entry()? {
             if members.iter().any(|(of, _)| *of == name) {
-                return Err(A::Error::custom(format!("`{name}` is there twice")));
+                return Err(A::Error::custom(format!("duplicate member `{name}`")));
             }
             members.push((name, value));
         }
@@ -213,7 +213,7 @@ impl<'de> Visitor<'de> for Any {
     }
 }
 
-/// A member's name; in YAML a status is often written as a number.
+/// A member's name; YAML documents often write statuses as numbers.
 struct Name(String);
 
 impl<'de> Deserialize<'de> for Name {
@@ -223,7 +223,7 @@ impl<'de> Deserialize<'de> for Name {
             Node::Integer(number) => Ok(Self(number.to_string())),
             Node::Unsigned(number) => Ok(Self(number.to_string())),
             Node::Bool(truth) => Ok(Self(truth.to_string())),
-            _ => Err(D::Error::custom("a member's name is a text")),
+            _ => Err(D::Error::custom("a member's name must be a string")),
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What the gateway answers itself where there is nothing to forward, or nothing came back.
+//! Responses that the gateway generates itself when it cannot forward or gets no response.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-use super::plan::Route;
+use super::routing_table::ActiveRoute;
 use crate::config::OnAmbiguous;
 use crate::upstream::UpstreamBody;
 
-/// Why there is no other answer than a problem document (RFC 9457).
+/// The cause of a generated problem response (RFC 9457).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The target, or whose it is, cannot be told.
+pub(crate) enum ProxyError {
+    /// The request target or its host is invalid or ambiguous.
     BadTarget,
-    /// Another server could read the path in another way.
+    /// Another server could normalise the path differently.
     AmbiguousPath,
-    /// `Connection` names a field that the key, its scope or the fingerprint depends on.
+    /// `Connection` nominates a field that the key, its scope or the fingerprint depends on.
     NominatedField,
     ConnectRefused,
     NoRoute,
@@ -24,33 +24,33 @@ pub(crate) enum Fault {
     BodyTooSlow,
     BodyBroken,
     Expectation,
-    /// Never sent.
+    /// Not sent.
     Unreachable,
-    /// Never sent, for want of room.
+    /// Not sent: all connections are in use.
     Busy,
-    /// Sent, and lost.
+    /// Sent, then the connection broke.
     Failed {
         released: bool,
     },
-    /// Sent, and no answer in time.
+    /// Sent, but no response arrived in time.
     Late {
         released: bool,
     },
 }
 
-impl Fault {
-    /// Sent, and lost.
-    pub(crate) fn lost(route: &Route) -> Self {
-        Self::Failed { released: is_released(route) }
+impl ProxyError {
+    /// Returns the problem of a broken connection.
+    pub(crate) fn lost(route: &ActiveRoute) -> Self {
+        Self::Failed { released: releases_key(route) }
     }
 
-    /// Sent, and no answer in time.
-    pub(crate) fn late(route: &Route) -> Self {
-        Self::Late { released: is_released(route) }
+    /// Returns the problem of a response timeout.
+    pub(crate) fn late(route: &ActiveRoute) -> Self {
+        Self::Late { released: releases_key(route) }
     }
 
     pub(crate) fn into_response(self) -> Response<UpstreamBody> {
-        let Terms { status, code, title, detail } = self.terms();
+        let ProblemText { status, code, title, detail } = self.problem_text();
         let page = format!("{PAGE}#{code}");
         let body = json!({
             "type": page,
@@ -61,7 +61,7 @@ impl Fault {
             "retryable": self.is_retryable(),
             "safe_new_key": self.is_unsent(),
         });
-        let mut response = Response::new(UpstreamBody::own(Bytes::from(body.to_string())));
+        let mut response = Response::new(UpstreamBody::from_bytes(Bytes::from(body.to_string())));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -75,12 +75,12 @@ impl Fault {
         response
     }
 
-    /// Whether the upstream cannot have seen the request.
+    /// Returns whether the upstream cannot have received the request.
     const fn is_unsent(self) -> bool {
         !matches!(self, Self::Failed { .. } | Self::Late { .. })
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     const fn is_retryable(self) -> bool {
         match self {
             Self::Failed { released } | Self::Late { released } => released,
@@ -89,84 +89,84 @@ impl Fault {
         }
     }
 
-    const fn terms(self) -> Terms {
+    const fn problem_text(self) -> ProblemText {
         match self {
-            Self::BadTarget => Terms {
+            Self::BadTarget => ProblemText {
                 status: StatusCode::BAD_REQUEST,
                 code: "bad-target",
-                title: "The request's target cannot be told",
-                detail: "Send exactly one Host, and the same in an absolute target.",
+                title: "Invalid or ambiguous request target",
+                detail: "Send exactly one Host; an absolute target must name the same one.",
             },
-            Self::AmbiguousPath => Terms {
+            Self::AmbiguousPath => ProblemText {
                 status: StatusCode::BAD_REQUEST,
                 code: "ambiguous-path",
-                title: "The request's path can be read in more than one way",
+                title: "Ambiguous request path",
                 detail: "Send a path without dot segments, empty segments, backslashes, and \
                          encoded dots or slashes.",
             },
-            Self::NominatedField => Terms {
+            Self::NominatedField => ProblemText {
                 status: StatusCode::BAD_REQUEST,
                 code: "nominated-field",
-                title: "Connection names a field that must reach its end",
-                detail: "Name no field in Connection that a key or an account is sent in.",
+                title: "Connection nominates an end-to-end field",
+                detail: "Do not nominate fields in Connection that carry the key or the credentials.",
             },
-            Self::ConnectRefused => Terms {
+            Self::ConnectRefused => ProblemText {
                 status: StatusCode::METHOD_NOT_ALLOWED,
                 code: "connect-refused",
-                title: "This is no tunnel",
-                detail: "Send requests of other methods than CONNECT.",
+                title: "CONNECT is not supported",
+                detail: "Use another method.",
             },
-            Self::NoRoute => Terms {
+            Self::NoRoute => ProblemText {
                 status: StatusCode::NOT_FOUND,
                 code: "no-route",
-                title: "Nothing is served here",
+                title: "No route matches",
                 detail: "Check the host and the path.",
             },
-            Self::BodyTooLarge => Terms {
+            Self::BodyTooLarge => ProblemText {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 code: "body-too-large",
                 title: "The request's body is too large",
                 detail: "Send a smaller body.",
             },
-            Self::BodyTooSlow => Terms {
+            Self::BodyTooSlow => ProblemText {
                 status: StatusCode::REQUEST_TIMEOUT,
                 code: "body-too-slow",
-                title: "The request's body came too slowly",
+                title: "Request body too slow",
                 detail: "Send the request again, without pauses.",
             },
-            Self::BodyBroken => Terms {
+            Self::BodyBroken => ProblemText {
                 status: StatusCode::BAD_REQUEST,
                 code: "body-unreadable",
                 title: "The request's body did not arrive whole",
                 detail: "Send the whole request again.",
             },
-            Self::Expectation => Terms {
+            Self::Expectation => ProblemText {
                 status: StatusCode::EXPECTATION_FAILED,
                 code: "expectation-failed",
-                title: "The request expects what is not known here",
-                detail: "Expect nothing, or 100-continue.",
+                title: "Unsupported expectation",
+                detail: "Send no Expect, or 100-continue.",
             },
-            Self::Unreachable => Terms {
+            Self::Unreachable => ProblemText {
                 status: StatusCode::BAD_GATEWAY,
                 code: "upstream-unreachable",
-                title: "The service cannot be reached",
+                title: "Service unreachable",
                 detail: "Nothing was executed; send the same request again after the time in \
                          Retry-After.",
             },
-            Self::Busy => Terms {
+            Self::Busy => ProblemText {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 code: "upstream-busy",
-                title: "The service takes no more requests at the moment",
+                title: "Service busy",
                 detail: "Nothing was executed; send the same request again after the time in \
                          Retry-After.",
             },
-            Self::Failed { .. } => Terms {
+            Self::Failed { .. } => ProblemText {
                 status: StatusCode::BAD_GATEWAY,
                 code: "upstream-failed",
-                title: "The service broke off before it had answered",
+                title: "The service failed to respond",
                 detail: UNKNOWN,
             },
-            Self::Late { .. } => Terms {
+            Self::Late { .. } => ProblemText {
                 status: StatusCode::GATEWAY_TIMEOUT,
                 code: "upstream-timeout",
                 title: "The service did not answer in time",
@@ -176,17 +176,17 @@ impl Fault {
     }
 }
 
-struct Terms {
+struct ProblemText {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
     detail: &'static str,
 }
 
-fn is_released(route: &Route) -> bool {
+fn releases_key(route: &ActiveRoute) -> bool {
     let protection = route.config.protection.as_ref();
     protection.is_some_and(|it| it.on_ambiguous == OnAmbiguous::Release)
 }
 
-const UNKNOWN: &str = "It may have been executed; find out before you repeat it.";
+const UNKNOWN: &str = "The request may have been executed; find out before you repeat it.";
 const PAGE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/guides/gateway.md";

@@ -1,4 +1,4 @@
-//! Forwarding a request, and what is made of there being no answer.
+//! Forwards requests, and classifies failures.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -17,25 +17,25 @@ use idemptx::{Execution, Scope};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use tower_service::Service;
 
-use super::body::{BodyFault, ClientBody, Outgoing};
-use super::fault::Fault;
+use super::bodies::{BodyLimitError, ClientBody, UpstreamRequestBody};
+use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
-use super::plan::Route;
+use super::routing_table::ActiveRoute;
 use crate::config::{Forwarded, ForwardedRule, HostRule, OnAmbiguous, UpstreamVersion};
-use crate::traces::Trail;
-use crate::upstream::{Lost, UpstreamBody};
+use crate::traces::TraceContext;
+use crate::upstream::{SendError, UpstreamBody};
 
-/// Who is at the other end of a client's connection.
+/// The client's end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    /// The address as a field's value.
+    /// The address, as a field value.
     forwarded_for: HeaderValue,
-    /// What `Forwarded` tells of every request (RFC 7239 §4).
+    /// The element that every request adds to `Forwarded` (RFC 7239 §4).
     forwarded: String,
     tls: bool,
     rule: ForwardedRule,
-    /// Whose certificate the client has shown.
+    /// The subject of the client's certificate.
     pub(crate) certificate: Option<Scope>,
 }
 
@@ -65,14 +65,14 @@ const fn scheme(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-/// The handler behind the layer: the route's upstream.
+/// The inner service of the idempotency layer: forwards to the route's upstream.
 #[derive(Clone, Debug)]
-pub(super) struct Forward {
-    pub(super) route: Arc<Route>,
+pub(super) struct ForwardService {
+    pub(super) route: Arc<ActiveRoute>,
     pub(super) peer: Arc<Peer>,
 }
 
-impl Service<Request<RequestBody<ClientBody>>> for Forward {
+impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
     type Response = Response<UpstreamBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -84,42 +84,42 @@ impl Service<Request<RequestBody<ClientBody>>> for Forward {
     fn call(&mut self, mut request: Request<RequestBody<ClientBody>>) -> Self::Future {
         let Self { route, peer } = self.clone();
         let execution = request.extensions_mut().remove::<Execution>();
-        // What runs under a key has a task of its own.
-        let trail = Trail::of(request.extensions_mut());
-        let request = request.map(Outgoing::keyed);
-        let forwarded = async move { Ok(forwarded(&route, &peer, request, execution).await) };
-        Box::pin(trail.along(forwarded))
+        // Requests under a key may run in a task other than the connection's.
+        let context = TraceContext::of(request.extensions_mut());
+        let request = request.map(UpstreamRequestBody::keyed);
+        let forwarded = async move { Ok(forward_request(&route, &peer, request, execution).await) };
+        Box::pin(context.instrument(forwarded))
     }
 }
 
-/// Sends a request on; without an answer, says what is known of it.
-pub(super) async fn forwarded(
-    route: &Route,
+/// Forwards a request; a failure becomes a problem response.
+pub(super) async fn forward_request(
+    route: &ActiveRoute,
     peer: &Peer,
-    mut request: Request<Outgoing>,
+    mut request: Request<UpstreamRequestBody>,
     execution: Option<Execution>,
 ) -> Response<UpstreamBody> {
-    address(route, peer, &mut request);
+    rewrite_for_upstream(route, peer, &mut request);
     if let Some(execution) = &execution {
-        tell(route, execution, request.headers_mut());
+        add_execution_headers(route, execution, request.headers_mut());
     }
     match route.send(request).await {
-        // Nobody has asked for another protocol.
+        // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            ended(route, Fault::lost(route))
+            fault_response(route, ProxyError::lost(route))
         }
         Ok(answer) => answer,
-        Err(lost) => unanswered(route, &lost, execution.is_some()),
+        Err(lost) => send_error_response(route, &lost, execution.is_some()),
     }
 }
 
-/// Makes a request the upstream's: its target, and who has asked.
-pub(super) fn address<B>(route: &Route, peer: &Peer, request: &mut Request<B>) {
+/// Rewrites the target and adds the proxy fields.
+pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request: &mut Request<B>) {
     let config = &route.upstream.config;
     let host = request.headers().get(HOST).cloned();
     let via = via(request.version());
     let headers = request.headers_mut();
-    introduce(peer, host.as_ref(), headers);
+    add_forwarded_headers(peer, host.as_ref(), headers);
     headers.append(VIA, via);
     if config.host == HostRule::Upstream
         && let Some(origin) = config.origins.first()
@@ -130,14 +130,14 @@ pub(super) fn address<B>(route: &Route, peer: &Peer, request: &mut Request<B>) {
     *request.version_mut() = match config.version {
         UpstreamVersion::Http1 => Version::HTTP_11,
         UpstreamVersion::Http2 => {
-            absolute(config.origins.iter().any(|origin| origin.tls), request);
+            to_absolute_form(config.origins.iter().any(|origin| origin.tls), request);
             Version::HTTP_2
         }
     };
 }
 
-/// HTTP/2 has the host in the target.
-fn absolute<B>(tls: bool, request: &mut Request<B>) {
+/// Moves `Host` into the target, where HTTP/2 has it.
+fn to_absolute_form<B>(tls: bool, request: &mut Request<B>) {
     let host = request.headers_mut().remove(HOST);
     let path = request.uri().path_and_query().cloned();
     if let (Some(host), Some(path)) = (host, path)
@@ -151,8 +151,8 @@ fn absolute<B>(tls: bool, request: &mut Request<B>) {
     }
 }
 
-/// Tells who has asked (RFC 7239, and what was there before it).
-fn introduce(peer: &Peer, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
+/// Adds `Forwarded` (RFC 7239) and the older `X-Forwarded-*`.
+fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
     if peer.rule == ForwardedRule::Replace {
         for name in
             [FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP]
@@ -181,7 +181,7 @@ fn introduce(peer: &Peer, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
     }
 }
 
-/// What a field holds so far, to be added to.
+/// Returns a list field's value, ready to be appended to.
 fn list(headers: &HeaderMap, name: &HeaderName) -> String {
     let mut text = String::with_capacity(96);
     for line in headers.get_all(name).iter().filter_map(|line| line.to_str().ok()) {
@@ -196,7 +196,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, text: String) {
     }
 }
 
-/// RFC 9110 §7.6.3.
+/// The `Via` element (RFC 9110 §7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 idemptx",
@@ -205,9 +205,9 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-/// Tells the upstream of the execution that it is part of.
-fn tell(route: &Route, execution: &Execution, headers: &mut HeaderMap) {
-    // What is stored must suit every retry, whatever codings it accepts.
+/// Adds the fields that describe the execution.
+fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &mut HeaderMap) {
+    // A stored response must suit every retry, whatever codings that one accepts.
     headers.remove(ACCEPT_ENCODING);
     let Some(protection) = &route.config.protection else { return };
     for what in &protection.forward {
@@ -225,65 +225,76 @@ fn tell(route: &Route, execution: &Execution, headers: &mut HeaderMap) {
     }
 }
 
-/// What is known of a request without an answer.
+/// Classifies and logs a failure.
 ///
-/// A request under a key was read to its end before it was sent: what breaks off then is ours.
-pub(super) fn unanswered(route: &Route, lost: &Lost, keyed: bool) -> Response<UpstreamBody> {
+/// The body of a request under a key was read completely before, so a client cannot cause it.
+pub(super) fn send_error_response(
+    route: &ActiveRoute,
+    lost: &SendError,
+    keyed: bool,
+) -> Response<UpstreamBody> {
     let fault = match lost {
-        Lost::Unsent(error) if error.kind() == io::ErrorKind::QuotaExceeded => Fault::Busy,
-        Lost::Unsent(_) => Fault::Unreachable,
-        Lost::Late => Fault::late(route),
-        Lost::Ambiguous => Fault::lost(route),
-        Lost::Broken(error) => match client_fault(error) {
+        SendError::Unsent(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+            ProxyError::Busy
+        }
+        SendError::Unsent(_) => ProxyError::Unreachable,
+        SendError::Late => ProxyError::late(route),
+        SendError::Ambiguous => ProxyError::lost(route),
+        SendError::Broken(error) => match client_fault(error) {
             Some(fault) if !keyed => fault,
-            _ => Fault::lost(route),
+            _ => ProxyError::lost(route),
         },
     };
     tracing::warn!(
         route = route.config.name,
         upstream = route.upstream.config.name,
-        "no answer: {}",
-        told(lost)
+        "no response: {}",
+        describe(lost)
     );
-    ended(route, fault)
+    fault_response(route, fault)
 }
 
-/// The answer to a fault, with what the engine has to know of it.
-fn ended(route: &Route, fault: Fault) -> Response<UpstreamBody> {
+/// Returns the problem response, with the outcome that the engine applies.
+///
+/// The gateway runs no handler whose panic could decide: `on_ambiguous` stands in the place of
+/// `on_panic`, and a generated 502 or 504 states the outcome in `Idempotency-Outcome`.
+fn fault_response(route: &ActiveRoute, fault: ProxyError) -> Response<UpstreamBody> {
     let mut response = fault.into_response();
     let protection = route.config.protection.as_ref();
     let word = match (fault, protection.map(|it| it.on_ambiguous)) {
-        (Fault::Failed { .. } | Fault::Late { .. }, Some(OnAmbiguous::Unknown)) => "unknown",
+        (ProxyError::Failed { .. } | ProxyError::Late { .. }, Some(OnAmbiguous::Unknown)) => {
+            "unknown"
+        }
         _ => "release",
     };
     response.headers_mut().insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static(word));
     response
 }
 
-/// Whether a request could not be sent to its end because of its client.
-fn client_fault(error: &hyper::Error) -> Option<Fault> {
+/// Returns the client's fault, if the client caused the failure.
+fn client_fault(error: &hyper::Error) -> Option<ProxyError> {
     if !error.is_user() {
         return None;
     }
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(fault) = error.downcast_ref::<BodyFault>() {
+        if let Some(fault) = error.downcast_ref::<BodyLimitError>() {
             return Some(match fault {
-                BodyFault::TooLarge => Fault::BodyTooLarge,
-                BodyFault::TooSlow => Fault::BodyTooSlow,
+                BodyLimitError::TooLarge => ProxyError::BodyTooLarge,
+                BodyLimitError::TooSlow => ProxyError::BodyTooSlow,
             });
         }
         cause = error.source();
     }
-    Some(Fault::BodyBroken)
+    Some(ProxyError::BodyBroken)
 }
 
-fn told(lost: &Lost) -> String {
+fn describe(lost: &SendError) -> String {
     match lost {
-        Lost::Unsent(error) => format!("never sent: {error}"),
-        Lost::Late => "sent, and not answered in time".to_owned(),
-        Lost::Ambiguous => "sent, and the end of the answer can be told in two ways".to_owned(),
-        Lost::Broken(error) => match error.source() {
+        SendError::Unsent(error) => format!("not sent: {error}"),
+        SendError::Late => "sent, but no response in time".to_owned(),
+        SendError::Ambiguous => "sent, but the response is framed ambiguously".to_owned(),
+        SendError::Broken(error) => match error.source() {
             Some(cause) => format!("sent, then {error}: {cause}"),
             None => format!("sent, then {error}"),
         },

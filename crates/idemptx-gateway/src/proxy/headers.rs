@@ -1,4 +1,4 @@
-//! Which fields go on, and which concern one connection only.
+//! End-to-end and hop-by-hop fields.
 
 use http::header::{
     CONNECTION, COOKIE, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -9,31 +9,34 @@ use idemptx_core::fingerprint::HeaderRule;
 use idemptx_core::policy::ScopeRule;
 use idemptx_core::response_headers::{IDEMPOTENCY_OUTCOME, IDEMPOTENCY_STORED};
 
-use super::fault::Fault;
-use super::plan::Route;
+use super::fault::ProxyError;
+use super::routing_table::ActiveRoute;
 use crate::config::{Protection, ScopeSource};
 
-/// Takes off a request what is not for the upstream, or could be mistaken there for ours.
+/// Removes hop-by-hop fields and fields that only the gateway may set.
 ///
 /// # Security
 ///
-/// A field that `Connection` names is taken off (RFC 9110 §7.6.1).
-/// Where the key, its scope or the fingerprint depends on it the request is refused instead: it
-/// would mean something else behind us than in front.
-pub(super) fn strip_request<B>(request: &mut Request<B>, route: &Route) -> Result<(), Fault> {
+/// A field that `Connection` nominates is removed (RFC 9110 §7.6.1).
+/// If the key, its scope or the fingerprint depends on it, the request is rejected instead:
+/// upstream it would mean something else.
+pub(super) fn strip_request<B>(
+    request: &mut Request<B>,
+    route: &ActiveRoute,
+) -> Result<(), ProxyError> {
     join_cookies(request.headers_mut());
-    // Most requests have none of it, and to look once costs less than to remove one by one.
+    // Most requests have none; one scan is cheaper than the removals.
     if !request.headers().keys().any(is_for_one_connection) {
         return Ok(());
     }
-    let upgrade = super::upgrade::permitted(request, route);
+    let upgrade = super::upgrade::permitted_protocol(request, route);
     let headers = request.headers_mut();
     if headers.contains_key(CONNECTION) {
-        let nominated = nominated(headers)?;
-        if nominated.iter().any(|name| route.relies_on(name)) {
-            return Err(Fault::NominatedField);
+        let connection_options = connection_options(headers)?;
+        if connection_options.iter().any(|name| route.depends_on(name)) {
+            return Err(ProxyError::NominatedField);
         }
-        for name in nominated.iter().filter(|name| **name != TE && **name != UPGRADE) {
+        for name in connection_options.iter().filter(|name| **name != TE && **name != UPGRADE) {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
@@ -42,7 +45,7 @@ pub(super) fn strip_request<B>(request: &mut Request<B>, route: &Route) -> Resul
     headers.remove(EXPECT);
     keep_trailers(headers);
     match upgrade {
-        // Put back by whoever forwards it.
+        // Whoever forwards the upgrade restores `Connection`.
         Some(protocol) => _ = headers.insert(UPGRADE, protocol),
         None => _ = headers.remove(UPGRADE),
     }
@@ -52,14 +55,14 @@ pub(super) fn strip_request<B>(request: &mut Request<B>, route: &Route) -> Resul
     Ok(())
 }
 
-/// Takes off an answer what concerns the upstream's connection only.
+/// Removes the hop-by-hop fields of the upstream's connection.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
     if !headers.keys().any(is_for_one_connection) {
         return;
     }
     if headers.contains_key(CONNECTION) {
-        let nominated = nominated(headers).unwrap_or_default();
-        for name in nominated {
+        let connection_options = connection_options(headers).unwrap_or_default();
+        for name in connection_options {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
@@ -69,20 +72,20 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
     headers.remove(IDEMPOTENCY_OUTCOME);
 }
 
-/// What stands in `Connection`, but for `close` and `keep-alive`.
-fn nominated(headers: &HeaderMap) -> Result<Vec<HeaderName>, Fault> {
+/// The fields that `Connection` nominates.
+fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ProxyError> {
     let mut names = Vec::new();
     for line in headers.get_all(CONNECTION) {
-        let line = line.to_str().map_err(|_| Fault::NominatedField)?;
+        let line = line.to_str().map_err(|_| ProxyError::NominatedField)?;
         for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let name = name.parse().map_err(|_| Fault::NominatedField)?;
+            let name = name.parse().map_err(|_| ProxyError::NominatedField)?;
             names.push(name);
         }
     }
     Ok(names)
 }
 
-/// Whether a field may have to be taken off: all that [`strip_request`] and [`strip_answer`] name.
+/// Returns whether [`strip_request`] or [`strip_answer`] might remove the field.
 fn is_for_one_connection(name: &HeaderName) -> bool {
     [CONNECTION, EXPECT, TE, UPGRADE].contains(name) || HOPS.contains(name) || OURS.contains(name)
 }
@@ -93,7 +96,7 @@ fn strip_hops(headers: &mut HeaderMap) {
     }
 }
 
-/// `TE` goes on as far as it announces that trailers are understood.
+/// Keeps `TE` only as far as it announces support for trailers.
 fn keep_trailers(headers: &mut HeaderMap) {
     let understood = headers.get_all(TE).iter().any(|line| {
         let mut codings = line.as_bytes().split(|byte| *byte == b',');
@@ -105,7 +108,7 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 may cut a cookie into lines, which nobody else understands (RFC 9113 §8.2.3).
+/// Joins cookie lines, which HTTP/2 may split but HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
@@ -116,8 +119,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Fields that a policy depends on.
-pub(super) fn relied_on(protection: &Protection) -> Vec<HeaderName> {
+/// Returns the fields that a policy depends on.
+pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
     let policy = &protection.policy;
     let mut names = policy.header_names.clone();
     match &policy.scope {
@@ -136,7 +139,7 @@ pub(super) fn relied_on(protection: &Protection) -> Vec<HeaderName> {
     names
 }
 
-/// Whether a key is there that nobody looks at.
+/// Returns whether a request carries a key.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(KEY)
 }
@@ -149,7 +152,7 @@ pub(super) fn mark_unstored(headers: &mut HeaderMap) {
     headers.insert(IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
 }
 
-/// Says that the connection cannot be used again where a body was refused unread.
+/// Closes the connection if the body was rejected unread.
 pub(super) fn close_if_unread<B>(response: &mut Response<B>, version: Version) {
     if super::is_http1(version) && response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -165,7 +168,7 @@ const HOPS: [HeaderName; 6] = [
     TRANSFER_ENCODING,
     HeaderName::from_static("http2-settings"),
 ];
-/// Said by us alone, to the upstream or by it.
+/// Set by the gateway or by the upstream, never by a client.
 const OURS: [HeaderName; 4] = [IDEMPOTENCY_OUTCOME, ATTEMPT, FENCE, DERIVED];
 
 pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");

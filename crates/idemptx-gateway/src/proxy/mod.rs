@@ -1,4 +1,4 @@
-//! From a client's request to its answer.
+//! Handles client requests.
 //!
 //! ```text
 //! request ─▶ target, host ─▶ route ─▶ hop-by-hop fields off ─▶ engine of the route ─▶ forward
@@ -7,14 +7,14 @@
 //!                                                                                  502, 503, 504
 //! ```
 //!
-//! Nothing here decides about keys: that is the engine's, and what it has to know of an answer
-//! that never came it is told with `Idempotency-Outcome`, as by any other handler.
+//! Nothing here makes protocol decisions: those are the engine's. A missing response is reported to
+//! it with `Idempotency-Outcome`, as by any other handler.
 
-mod body;
+mod bodies;
 mod fault;
 mod forward;
 mod headers;
-mod plan;
+mod routing_table;
 mod target;
 mod token;
 mod upgrade;
@@ -30,33 +30,33 @@ use idemptx::tower::Idempotency;
 use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
-pub(crate) use self::body::{AnswerBody, ClientBody, Outgoing, Pace};
-pub(crate) use self::fault::Fault;
+pub(crate) use self::bodies::{BodyLimits, ClientBody, DownstreamBody, UpstreamRequestBody};
+pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
-use self::forward::{Forward, forwarded};
-pub(crate) use self::plan::{Plan, Route, Told};
+use self::forward::{ForwardService, forward_request};
+pub(crate) use self::routing_table::{ActiveRoute, LoggedFindings, RoutingTable};
 pub use self::token::TokenError;
-use crate::observe::Ended;
+use crate::recorder::CompletedRequest;
 use crate::upstream::UpstreamBody;
 
-/// Answers one request of a client.
+/// Handles a request.
 pub(crate) async fn answer(
-    plan: Arc<Plan>,
+    table: Arc<RoutingTable>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Response<DownstreamBody> {
     let version = request.version();
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
-    let passage = plan.store.observer().traces().passage(&mut request, &peer);
-    let (route, mut response) = match admitted(&plan, request) {
+    let span = table.store.recorder().traces().start_request(&mut request, &peer);
+    let (route, mut response) = match admit(&table, request) {
         Ok((route, request)) => {
-            passage.routed(&route);
-            let response = passage.along(routed(&plan, &route, peer, request)).await;
+            span.routed(&route);
+            let response = span.instrument(route_request(&table, &route, peer, request)).await;
             (Some(route), response)
         }
-        Err(fault) => (None, fault.into_response().map(AnswerBody::Plain)),
+        Err(fault) => (None, fault.into_response().map(DownstreamBody::Plain)),
     };
-    let ended = Ended {
+    let ended = CompletedRequest {
         method: &method,
         path: uri.path(),
         route: route.as_ref().map(|route| &route.name),
@@ -65,9 +65,9 @@ pub(crate) async fn answer(
         record: response.extensions().get(),
         began,
     };
-    plan.store.observer().ended(&ended);
-    passage.end(&ended);
-    // Whatever version the upstream spoke, hyper speaks the client's.
+    table.store.recorder().request_completed(&ended);
+    span.end(&ended);
+    // hyper writes the client's version, whatever the upstream spoke.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_answer(response.headers_mut());
@@ -76,88 +76,92 @@ pub(crate) async fn answer(
     response
 }
 
-/// Answers a probe, on listeners that have them.
-pub(crate) fn probe(plan: &Plan, request: &Request<Incoming>) -> Option<Response<AnswerBody>> {
+/// Returns the response to a probe, on listeners that answer probes.
+pub(crate) fn probe(
+    table: &RoutingTable,
+    request: &Request<Incoming>,
+) -> Option<Response<DownstreamBody>> {
     let asks = [Method::GET, Method::HEAD].contains(request.method());
     let path = request.uri().path();
-    let (status, text) = plan.store.observer().health().probe(path).filter(|_| asks)?;
-    let mut response = Response::new(AnswerBody::Plain(UpstreamBody::own(text.into())));
+    let (status, text) = table.store.recorder().readiness().probe(path).filter(|_| asks)?;
+    let mut response = Response::new(DownstreamBody::Plain(UpstreamBody::from_bytes(text.into())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
     Some(response)
 }
 
-/// Finds the request's route, and takes away what concerns this connection only.
-fn admitted(
-    plan: &Plan,
+/// Validates a request, finds its route and removes hop-by-hop fields.
+fn admit(
+    table: &RoutingTable,
     mut request: Request<Incoming>,
-) -> Result<(Arc<Route>, Request<Incoming>), Fault> {
+) -> Result<(Arc<ActiveRoute>, Request<Incoming>), ProxyError> {
     if *request.method() == Method::CONNECT {
-        return Err(Fault::ConnectRefused);
+        return Err(ProxyError::ConnectRefused);
     }
     let host = target::resolve(&mut request)?;
-    if plan.limits.strict_paths && target::is_ambiguous(request.uri().path()) {
-        return Err(Fault::AmbiguousPath);
+    if table.limits.strict_paths && target::is_ambiguous(request.uri().path()) {
+        return Err(ProxyError::AmbiguousPath);
     }
     if let Some(expected) = request.headers().get(EXPECT)
         && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
-        return Err(Fault::Expectation);
+        return Err(ProxyError::Expectation);
     }
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes: u64| bytes > plan.limits.body_bytes_max) {
-        return Err(Fault::BodyTooLarge);
+    if declared.is_some_and(|bytes: u64| bytes > table.limits.body_bytes_max) {
+        return Err(ProxyError::BodyTooLarge);
     }
-    let route = plan.route(&host, request.method(), request.uri().path()).ok_or(Fault::NoRoute)?;
+    let route =
+        table.route(&host, request.method(), request.uri().path()).ok_or(ProxyError::NoRoute)?;
     headers::strip_request(&mut request, route)?;
     Ok((Arc::clone(route), request))
 }
 
-async fn routed(
-    plan: &Plan,
-    route: &Arc<Route>,
+async fn route_request(
+    table: &RoutingTable,
+    route: &Arc<ActiveRoute>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Response<DownstreamBody> {
     if upgrade::is_wanted(&request) {
-        // Boxed, as what follows is far more frequent and needs less room.
+        // Boxed: upgrades are rare, and the common path needs less memory.
         return Box::pin(upgrade::answer(route, &peer, request)).await;
     }
-    let pace = Pace::of(&plan.limits);
+    let pace = BodyLimits::of(&table.limits);
     let Some(engine) = &route.engine else {
         let keyed = route.config.report_ignored && headers::has_key(request.headers());
-        let request = request.map(|body| Outgoing::plain(ClientBody::new(body, pace)));
-        let mut response = forwarded(route, &peer, request, None).await;
+        let request = request.map(|body| UpstreamRequestBody::plain(ClientBody::new(body, pace)));
+        let mut response = forward_request(route, &peer, request, None).await;
         if keyed {
             headers::mark_ignored(response.headers_mut());
         }
-        return response.map(AnswerBody::Plain);
+        return response.map(DownstreamBody::Plain);
     };
     if let Some(scope) = &peer.certificate {
         request.extensions_mut().insert(scope.clone());
     }
-    let forward = Forward { route: Arc::clone(route), peer };
+    let forward = ForwardService { route: Arc::clone(route), peer };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> =
         service.call(request.map(|body| ClientBody::new(body, pace))).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
-        // The answer broke off: to the client that is the upstream's fault, as if it had none.
-        let mut lost = Fault::lost(route).into_response();
+        // The response broke off: the client gets the same as if there had been none.
+        let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
-        return lost.map(AnswerBody::Plain);
+        return lost.map(DownstreamBody::Plain);
     }
     let ignored = outcome == Some(Outcome::Bypassed(Bypass::Method { keyed: true }));
     if ignored && route.config.report_ignored {
         headers::mark_ignored(response.headers_mut());
     }
-    response.map(AnswerBody::Layered)
+    response.map(DownstreamBody::Layered)
 }
 
-/// Whether a version frames messages on one stream of bytes.
+/// Returns whether messages share a stream of bytes in this version.
 fn is_http1(version: Version) -> bool {
     version <= Version::HTTP_11
 }

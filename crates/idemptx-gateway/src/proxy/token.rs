@@ -1,4 +1,4 @@
-//! Whose keys they are, by a signed token (JWT, RFC 7519).
+//! Scopes from signed tokens (JWT, RFC 7519).
 
 use std::error::Error;
 use std::fmt;
@@ -13,23 +13,23 @@ use serde_json::{Map, Value};
 
 use crate::config::{Jwt, JwtKey};
 
-/// Verifies tokens, and takes the scope from one of their claims.
+/// Verifies tokens, and takes the scope from a claim.
 #[derive(Clone)]
-pub(super) struct Tokens(Arc<Rule>);
+pub(super) struct TokenVerifier(Arc<VerifierState>);
 
-struct Rule {
+struct VerifierState {
     config: Jwt,
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
 }
 
-struct Key {
-    /// Its name, where keys have names.
+struct VerificationKey {
+    /// The key's id, where keys have ids.
     id: Option<String>,
     key: DecodingKey,
     validation: Validation,
 }
 
-impl Tokens {
+impl TokenVerifier {
     /// Reads the keys.
     pub(super) fn new(config: &Jwt) -> Result<Self, TokenError> {
         let validation = |algorithms: &[Algorithm]| {
@@ -53,26 +53,26 @@ impl Tokens {
         let named = &config.algorithms;
         let keys = match &config.key {
             JwtKey::Secret(secret) => {
-                let algorithms = chosen(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
+                let algorithms = algorithms_for(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
                 let key = DecodingKey::from_secret(secret.as_bytes());
-                vec![Key { id: None, key, validation: validation(&algorithms) }]
+                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
             }
             JwtKey::Pem(path) => {
                 let text = read(path)?;
-                let (key, default) = public(&text).ok_or_else(|| unusable(path, NO_KEY))?;
-                let algorithms = chosen(named, default, key.family())?;
-                vec![Key { id: None, key, validation: validation(&algorithms) }]
+                let (key, default) = public_key(&text).ok_or_else(|| unusable(path, NO_KEY))?;
+                let algorithms = algorithms_for(named, default, key.family())?;
+                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
             }
             JwtKey::Set(path) => {
                 let set: JwkSet =
                     serde_json::from_slice(&read(path)?).map_err(|it| unusable(path, it))?;
                 let mut keys = Vec::new();
                 for jwk in &set.keys {
-                    let (key, algorithm) = of_set(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
+                    let (key, algorithm) = from_jwk(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
                     if named.is_empty() || named.contains(&algorithm) {
                         let (id, validation) =
                             (jwk.common.key_id.clone(), validation(&[algorithm]));
-                        keys.push(Key { id, key, validation });
+                        keys.push(VerificationKey { id, key, validation });
                     }
                 }
                 keys
@@ -81,17 +81,17 @@ impl Tokens {
         if keys.is_empty() {
             return Err(TokenError(NO_KEY.into()));
         }
-        Ok(Self(Arc::new(Rule { config: config.clone(), keys })))
+        Ok(Self(Arc::new(VerifierState { config: config.clone(), keys })))
     }
 
-    /// Whose key a request carries, if its token is good.
+    /// Returns the scope that a request's token names, if the token is valid.
     ///
     /// # Security
     ///
-    /// Only algorithms of the key's own family are accepted, whatever the token says of itself;
-    /// one without an expiry is refused.
+    /// Only algorithms of the key's family are accepted, whatever the token's header says; a token
+    /// without an expiry is rejected.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
-        let Rule { config, keys } = &*self.0;
+        let VerifierState { config, keys } = &*self.0;
         let mut lines = parts.headers.get_all(&config.header).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return None };
         let token = line.to_str().ok()?.trim();
@@ -111,7 +111,7 @@ impl Tokens {
     }
 }
 
-impl Key {
+impl VerificationKey {
     fn is_for(&self, id: Option<&str>, algorithm: Algorithm) -> bool {
         let named = match (&self.id, id) {
             (Some(own), Some(id)) => own == id,
@@ -121,45 +121,47 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").finish_non_exhaustive()
     }
 }
 
-/// Keys of tokens that cannot be used.
+/// Verification keys that cannot be used.
 #[derive(Debug)]
 pub struct TokenError(Box<dyn Error + Send + Sync>);
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the keys of tokens cannot be used: {}", self.0)
+        write!(f, "cannot use the keys for tokens: {}", self.0)
     }
 }
 
 impl Error for TokenError {}
 
-/// The algorithms that are named, which must be of the key's family, or the default.
-fn chosen(
+/// Returns the configured algorithms, which must fit the key's family, or the default.
+fn algorithms_for(
     named: &[Algorithm],
     default: &[Algorithm],
     family: AlgorithmFamily,
 ) -> Result<Vec<Algorithm>, TokenError> {
     if named.iter().any(|algorithm| algorithm.family() != family) {
-        return Err(TokenError("`algorithms` has one that is not for this kind of key".into()));
+        return Err(TokenError(
+            "`algorithms` contains one that does not fit this kind of key".into(),
+        ));
     }
     Ok(if named.is_empty() { default.to_vec() } else { named.to_vec() })
 }
 
-/// A public key, and what it verifies unless something else is said.
-fn public(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
+/// Parses a public key, and returns its default algorithms.
+fn public_key(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
     let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, RSA));
     let curve = || DecodingKey::from_ec_pem(pem).map(|key| (key, CURVE));
     let edwards = || DecodingKey::from_ed_pem(pem).map(|key| (key, EDWARDS));
     rsa.or_else(|_| curve()).or_else(|_| edwards()).ok()
 }
 
-fn of_set(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
+fn from_jwk(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
     let algorithm = jwk.common.key_algorithm?.to_string().parse().ok()?;
     Some((DecodingKey::from_jwk(jwk).ok()?, algorithm))
 }
@@ -172,7 +174,7 @@ fn unusable(path: &Path, error: impl fmt::Display) -> TokenError {
     TokenError(format!("{}: {error}", path.display()).into())
 }
 
-const NO_KEY: &str = "there is no key in it whose algorithm is known";
+const NO_KEY: &str = "no key with a supported algorithm";
 const RSA: &[Algorithm] = &[Algorithm::RS256];
 const CURVE: &[Algorithm] = &[Algorithm::ES256];
 const EDWARDS: &[Algorithm] = &[Algorithm::EdDSA];

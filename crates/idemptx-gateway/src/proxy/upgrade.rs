@@ -1,7 +1,7 @@
-//! WebSocket, and other protocols that begin with a request.
+//! WebSocket connections.
 //!
-//! Nothing behind the request is sent on before the upstream has agreed with 101: until then both
-//! connections speak HTTP, and hyper reads no further.
+//! The bytes after the request are not forwarded before the upstream has answered 101: until then
+//! both connections speak HTTP, and hyper reads no further.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -9,16 +9,19 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::body::{AnswerBody, Outgoing};
-use super::forward::{Peer, address, unanswered};
+use super::bodies::{DownstreamBody, UpstreamRequestBody};
+use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
-use super::plan::Route;
+use super::routing_table::ActiveRoute;
 use crate::config::UpstreamVersion;
 
-/// The protocol that a request may change to.
+/// Returns the protocol, if the request may switch to it.
 ///
-/// Requests under a key, or with a body, do not change protocols.
-pub(super) fn permitted<B>(request: &Request<B>, route: &Route) -> Option<HeaderValue> {
+/// Only a `GET` with `Upgrade: websocket` may, without a key and without a body.
+pub(super) fn permitted_protocol<B>(
+    request: &Request<B>,
+    route: &ActiveRoute,
+) -> Option<HeaderValue> {
     let mut lines = request.headers().get_all(UPGRADE).iter();
     let (Some(protocol), None) = (lines.next(), lines.next()) else { return None };
     let names_it = request.headers().get_all(CONNECTION).iter().any(|line| {
@@ -39,35 +42,35 @@ pub(super) fn permitted<B>(request: &Request<B>, route: &Route) -> Option<Header
     (names_it && may && !keyed).then(|| protocol.clone())
 }
 
-/// Whether it wants to, and may.
+/// Returns whether the request asks for a permitted upgrade.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     request.headers().contains_key(UPGRADE)
 }
 
-/// Forwards such a request, and joins both connections once the upstream agrees.
+/// Forwards an upgrade request, and joins both connections if the upstream agrees.
 pub(super) async fn answer(
-    route: &Route,
+    route: &ActiveRoute,
     peer: &Peer,
     mut request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Response<DownstreamBody> {
     let client = hyper::upgrade::on(&mut request);
-    address(route, peer, &mut request);
+    rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let request = request.map(|_| Outgoing::empty());
+    let request = request.map(|_| UpstreamRequestBody::empty());
     let mut response = match route.send(request).await {
         Ok(response) => response,
-        Err(lost) => return unanswered(route, &lost, false).map(AnswerBody::Plain),
+        Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::Plain),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(AnswerBody::Plain);
+        return response.map(DownstreamBody::Plain);
     }
     let upstream = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
             let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            // Either side may end it as it likes.
+            // Either side may close at any time.
             let _ = copy_bidirectional(&mut client, &mut upstream).await;
         }
     });
-    response.map(AnswerBody::Plain)
+    response.map(DownstreamBody::Plain)
 }

@@ -1,20 +1,20 @@
-//! The gateway on a simulated network: what becomes of requests whose links are cut, one-way or
-//! both ways, slow, or held and then delivered after all.
+//! The gateway on a simulated network whose links are cut in one or both directions, slow, or held
+//! and delivered later.
 //!
-//! Clients, gateways and the service behind them are hosts in one thread.
-//! [turmoil](https://docs.rs/turmoil) carries what they send, and its clock moves only when nobody
-//! has anything left to do, so that a time-out of seconds costs nothing and nothing depends on how
-//! fast the machine is.
-//! The gateway is the whole of it, with its sockets put in place by [`crate::network`]; gateways
-//! share a memory store, which outlives every cut.
+//! Callers, gateways and the backend are hosts in one thread.
+//! [turmoil](https://docs.rs/turmoil) is the network; its clock moves only when every host is idle,
+//! so that a timeout of seconds takes no time and the speed of the machine does not matter.
+//! The gateway is complete but for its sockets, which [`crate::network`] replaces in unit tests:
+//! that is why the simulation is not an integration test.
+//! The gateways share a memory store, which outlives every partition.
 //!
-//! Leases and heartbeats keep the machine's time, because the thread that renews them is outside
-//! of the simulation: none lapses here.
-//! `examples/target-tests/tests/crashes.rs` has processes that die, over stores that remain.
+//! Leases and their renewals use the machine's clock, because the renewing thread is not part of
+//! the simulation: no lease lapses here.
+//! `tests/suite` kills processes in front of stores that remain.
 
-mod client;
-mod cuts;
+mod backend;
+mod caller;
+mod cluster;
+mod partitions;
 mod random;
-mod seeds;
-mod service;
-mod world;
+mod schedules;

@@ -1,4 +1,4 @@
-//! Numbers that a seed stands for.
+//! Random numbers that a seed determines.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +12,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Another series, which does not depend on how many numbers are drawn of this one later.
+    /// Returns another generator, independent of the numbers drawn from this one later.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.next())
     }

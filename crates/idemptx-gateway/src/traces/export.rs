@@ -1,6 +1,7 @@
-//! Spans on their way to a collector: OTLP over HTTP, in batches, from a thread of their own.
+//! The export of spans: OTLP over HTTP, in batches, from a background thread.
 //!
-//! A collector that is slow or away costs spans, never a request: so many wait, and no more.
+//! A slow or unavailable collector costs spans, never requests: the number of waiting spans is
+//! limited.
 
 use std::fmt;
 use std::future::Future;
@@ -26,32 +27,32 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::runtime::Handle;
 
-use crate::cli::told;
 use crate::config::Traces;
+use crate::error::error_text;
 use crate::serve::StartError;
 
-/// What sees that spans are exported.
+/// Exports spans until it is shut down.
 #[derive(Debug)]
-pub(super) struct Export {
+pub(super) struct ExportPipeline {
     provider: SdkTracerProvider,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl Export {
+impl ExportPipeline {
     pub(super) fn start(config: &Traces) -> Result<Self, StartError> {
-        let queue = Arc::new(Queue { max: config.queue_max, ..Queue::default() });
-        let exporter = Counted { exporter: exporter(config)?, queue: Arc::clone(&queue) };
+        let queue = Arc::new(SpanBudget { max: config.queue_max, ..SpanBudget::default() });
+        let exporter = CountingExporter { exporter: exporter(config)?, queue: Arc::clone(&queue) };
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(config.queue_max)
             .with_max_export_batch_size(config.queue_max.min(BATCH_MAX))
             .build();
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
-        let processor = Bounded { batches, queue: Arc::clone(&queue) };
+        let processor = BoundedProcessor { batches, queue: Arc::clone(&queue) };
         let builder = SdkTracerProvider::builder()
             .with_resource(resource(config))
             .with_span_processor(processor);
         let builder = match config.sample_ratio {
-            // As the environment says, or else every request.
+            // From the environment, or else every request.
             None => builder,
             Some(ratio) => builder
                 .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)))),
@@ -63,39 +64,40 @@ impl Export {
         self.provider.tracer("idemptx")
     }
 
-    /// Spans that were not exported, for want of room or of a collector.
+    /// The number of spans that were not exported.
     pub(super) fn dropped(&self) -> u64 {
         self.queue.dropped.load(Ordering::Relaxed)
     }
 
-    /// Exports what waits, and ends; a collector that takes its time is not waited for.
-    pub(super) async fn end(&self) {
+    /// Exports the remaining spans, within a time limit.
+    pub(super) async fn shutdown(&self) {
         let provider = self.provider.clone();
-        let ending = move || provider.shutdown_with_timeout(END_MAX);
+        let ending = move || provider.shutdown_with_timeout(SHUTDOWN_MAX);
         if !matches!(tokio::task::spawn_blocking(ending).await, Ok(Ok(()))) {
-            tracing::warn!("the last spans were not exported in time");
+            tracing::warn!("the final spans were not exported in time");
         }
     }
 
-    /// Ends at once: what waits is lost.
+    /// Stops at once; remaining spans are lost.
     pub(super) fn abandon(&self) {
         self.queue.abandoned.store(true, Ordering::Relaxed);
     }
 }
 
-/// How spans are sent.
+/// Builds the exporter.
 pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExporter, StartError> {
     let tls = crate::tls::client(config.ca.as_deref()).map_err(StartError::Tls)?;
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let client = HyperClient::new(connector.enable_http1().build(), config.timeout, None);
-    let courier = Courier { client, runtime: Handle::current(), failing: AtomicBool::new(false) };
+    let http_client =
+        OtlpHttpClient { client, runtime: Handle::current(), failing: AtomicBool::new(false) };
     let headers = config.headers.iter();
     let headers = headers.filter_map(|(name, value)| {
         Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
     });
     let mut builder = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
-        .with_http_client(courier)
+        .with_http_client(http_client)
         .with_headers(headers.collect())
         .with_protocol(Protocol::HttpBinary)
         .with_timeout(config.timeout);
@@ -105,7 +107,7 @@ pub(super) fn exporter(config: &Traces) -> Result<opentelemetry_otlp::SpanExport
     builder.build().map_err(|error| StartError::Traces(Box::new(error)))
 }
 
-/// Who we are: as configured, or as the environment says.
+/// The service's name and version, from the configuration or the environment.
 fn resource(config: &Traces) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let builder = Resource::builder().with_attribute(version);
@@ -118,17 +120,17 @@ fn resource(config: &Traces) -> Resource {
     .build()
 }
 
-/// How many spans there are, and how many there may be.
+/// Counts waiting and dropped spans.
 #[derive(Debug, Default)]
-struct Queue {
+struct SpanBudget {
     max: usize,
     waiting: AtomicUsize,
     dropped: AtomicU64,
     abandoned: AtomicBool,
 }
 
-impl Queue {
-    fn has_room(&self) -> bool {
+impl SpanBudget {
+    fn try_reserve(&self) -> bool {
         if self.waiting.fetch_add(1, Ordering::Relaxed) < self.max {
             return true;
         }
@@ -137,7 +139,7 @@ impl Queue {
         false
     }
 
-    fn left(&self, spans: usize, exported: bool) {
+    fn release(&self, spans: usize, exported: bool) {
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
         if !exported {
             self.dropped.fetch_add(spans as u64, Ordering::Relaxed);
@@ -149,19 +151,18 @@ impl Queue {
     }
 }
 
-/// Lets in so many spans at a time, and counts the others; the library's own queue, behind it,
-/// drops them without telling.
+/// Limits the waiting spans and counts the others; the library's own queue drops them silently.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedProcessor {
     batches: BatchSpanProcessor,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl SpanProcessor for Bounded {
+impl SpanProcessor for BoundedProcessor {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.queue.has_room() {
+        if self.queue.try_reserve() {
             self.batches.on_end(span);
         }
     }
@@ -171,7 +172,7 @@ impl SpanProcessor for Bounded {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        // Waiting would block whoever drops the last span.
+        // Waiting would block the thread that drops the last span.
         match self.queue.is_abandoned() {
             true => Ok(()),
             false => self.batches.shutdown_with_timeout(timeout),
@@ -183,21 +184,21 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Counts the spans that the collector has not taken.
+/// Counts the spans that the collector did not accept.
 #[derive(Debug)]
-struct Counted {
+struct CountingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    queue: Arc<Queue>,
+    queue: Arc<SpanBudget>,
 }
 
-impl SpanExporter for Counted {
+impl SpanExporter for CountingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = match self.queue.is_abandoned() {
             true => Err(OTelSdkError::AlreadyShutdown),
             false => self.exporter.export(batch).await,
         };
-        self.queue.left(spans, exported.is_ok());
+        self.queue.release(spans, exported.is_ok());
         exported
     }
 
@@ -210,20 +211,20 @@ impl SpanExporter for Counted {
     }
 }
 
-/// Sends batches from our runtime: the thread that makes them has none.
-struct Courier {
+/// Sends batches on the gateway's runtime, since the exporting thread has none.
+struct OtlpHttpClient {
     client: HyperClient<HttpsConnector<HttpConnector>>,
     runtime: Handle,
     failing: AtomicBool,
 }
 
-impl Courier {
-    /// One line in the log when it begins to fail, and one when it is over.
-    fn tell(&self, answer: &Result<Response<Bytes>, HttpError>) {
+impl OtlpHttpClient {
+    /// Logs when exports begin to fail, and when they succeed again.
+    fn log_transition(&self, answer: &Result<Response<Bytes>, HttpError>) {
         let trouble = match answer {
             Ok(response) if response.status().is_success() => None,
-            Ok(response) => Some(format!("the collector answers {}", response.status())),
-            Err(error) => Some(told(&**error)),
+            Ok(response) => Some(format!("the collector answered {}", response.status())),
+            Err(error) => Some(error_text(&**error)),
         };
         if self.failing.swap(trouble.is_some(), Ordering::Relaxed) == trouble.is_some() {
             return;
@@ -235,7 +236,7 @@ impl Courier {
     }
 }
 
-impl HttpClient for Courier {
+impl HttpClient for OtlpHttpClient {
     fn send_bytes<'a, 'b>(
         &'a self,
         request: Request<Bytes>,
@@ -248,20 +249,20 @@ impl HttpClient for Courier {
         let sending = self.runtime.spawn(async move { client.send_bytes(request).await });
         Box::pin(async move {
             let answer = sending.await.map_err(HttpError::from).flatten();
-            self.tell(&answer);
+            self.log_transition(&answer);
             answer
         })
     }
 }
 
-impl fmt::Debug for Courier {
-    /// Without the headers that it is given.
+impl fmt::Debug for OtlpHttpClient {
+    /// Omits the headers, which may hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Courier").finish_non_exhaustive()
     }
 }
 
-/// Spans in one request to the collector.
+/// The maximum number of spans in a request to the collector.
 const BATCH_MAX: usize = 512;
-/// How long the end waits for the last ones.
-const END_MAX: Duration = Duration::from_secs(5);
+/// The time limit of the final export.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);

@@ -1,37 +1,36 @@
-//! Traces, for OpenTelemetry: where one request's time went, here and behind us.
+//! OpenTelemetry traces: the time that a request spends in the gateway, the store and the upstream.
 //!
 //! ```text
-//! POST /orders/**      the client's request, to the head of its answer; child of the client's span
-//!  ├─ claim            a step of the store
-//!  ├─ POST             a request to one address of the upstream, which is told of this span
+//! POST /orders/**      the client's request, up to the response's head; child of the client's span
+//!  ├─ claim            a store operation
+//!  ├─ POST             a request to one upstream address, which receives this span's context
 //!  └─ settle
 //! ```
 //!
-//! A request's own task carries the span of the request along as OpenTelemetry's current context
-//! ([`Trail`]).
-//! What runs under a key has a task of its own: its trail travels with the request that is handed
-//! to it, and the steps that follow it, on whichever thread, are known by their lease.
+//! The request's span is OpenTelemetry's current context in the request's task ([`TraceContext`]).
+//! Requests under a key may run in another task: the context is attached to the request, and later
+//! store operations, on any thread, find their parent by the lease.
 //!
-//! Without the feature `otel` all of this is [`absent`], and costs nothing.
+//! Without the feature `otel` the module [`disabled`] replaces all of this at no cost.
 //!
 //! # Security
 //!
-//! No key, query, header's value or body is in a span.
+//! Spans contain no key, query, header value or body.
 
+#[cfg(feature = "otel")]
+mod context;
 #[cfg(not(feature = "otel"))]
-mod absent;
+mod disabled;
 #[cfg(feature = "otel")]
 mod export;
 #[cfg(feature = "otel")]
-mod leases;
+mod lease_spans;
 #[cfg(feature = "otel")]
 mod spans;
-#[cfg(feature = "otel")]
-mod trail;
 
+#[cfg(feature = "otel")]
+pub(crate) use self::context::TraceContext;
 #[cfg(not(feature = "otel"))]
-pub(crate) use self::absent::{Sending, Traces, Trail};
+pub(crate) use self::disabled::{TraceContext, Tracer, UpstreamSpan};
 #[cfg(feature = "otel")]
-pub(crate) use self::spans::{Sending, Traces};
-#[cfg(feature = "otel")]
-pub(crate) use self::trail::Trail;
+pub(crate) use self::spans::{Tracer, UpstreamSpan};

@@ -1,4 +1,4 @@
-//! The spans, and what stands in them: HTTP's semantic conventions, and our own words.
+//! The spans and their attributes: HTTP's semantic conventions, and those of the gateway.
 
 use std::sync::Arc;
 
@@ -15,60 +15,60 @@ use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, Span};
 
-use super::export::{self, Export};
-use super::leases::Leases;
-use super::trail::{Along, Trail};
+use super::context::{Instrumented, TraceContext};
+use super::export::{self, ExportPipeline};
+use super::lease_spans::LeaseSpans;
 use crate::config;
 use crate::config::Origin;
-use crate::metrics::{Operation, StepResult, UpstreamAnswer, words};
-use crate::observe::{Ended, hashed};
-use crate::proxy::{Peer, Route};
+use crate::metrics::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
+use crate::proxy::{ActiveRoute, Peer};
+use crate::recorder::{CompletedRequest, short_id};
 use crate::serve::StartError;
 
-/// Begins spans and has them exported, where that is configured.
+/// Starts and exports spans, if traces are configured.
 #[derive(Debug)]
-pub(crate) struct Traces(Option<Arc<Tracing>>);
+pub(crate) struct Tracer(Option<Arc<TracerState>>);
 
-/// What spans are begun with; trails lead to it.
+/// Shared by everything that starts spans; reachable through a trace context.
 #[derive(Debug)]
-struct Tracing {
+struct TracerState {
     tracer: SdkTracer,
-    leases: Leases,
-    export: Export,
+    lease_spans: LeaseSpans,
+    export: ExportPipeline,
 }
 
-impl Traces {
-    /// None at all.
-    pub(crate) const fn none() -> Self {
+impl Tracer {
+    /// Returns a tracer without effect.
+    pub(crate) const fn disabled() -> Self {
         Self(None)
     }
 
-    /// Exports from now on as the configuration says.
+    /// Starts the export.
     pub(crate) fn start(config: Option<&config::Traces>) -> Result<Self, StartError> {
-        let Some(config) = config else { return Ok(Self::none()) };
-        let export = Export::start(config)?;
-        let (tracer, leases) = (export.tracer(), Leases::default());
-        Ok(Self(Some(Arc::new(Tracing { tracer, leases, export }))))
+        let Some(config) = config else { return Ok(Self::disabled()) };
+        let export = ExportPipeline::start(config)?;
+        let (tracer, lease_spans) = (export.tracer(), LeaseSpans::default());
+        Ok(Self(Some(Arc::new(TracerState { tracer, lease_spans, export }))))
     }
 
-    /// Whether a start would succeed.
+    /// Validates the configuration.
     pub(crate) fn check(config: Option<&config::Traces>) -> Result<(), StartError> {
         config.map(export::exporter).transpose().map(drop)
     }
 
-    /// Begins the span of a client's request, below that of the client.
+    /// Starts the span of a client's request, as a child of the client's span.
     ///
     /// # Security
     ///
-    /// A client can say that its request is to be traced, as W3C Trace Context has it.
-    pub(crate) fn passage<B>(&self, request: &mut Request<B>, peer: &Peer) -> Passage {
-        let Some(tracing) = &self.0 else { return Passage::default() };
+    /// A client can request that its request be sampled, as W3C Trace Context specifies.
+    pub(crate) fn start_request<B>(&self, request: &mut Request<B>, peer: &Peer) -> RequestSpan {
+        let Some(tracing) = &self.0 else { return RequestSpan::default() };
         let parent = parent(request.headers_mut());
         let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Server);
         let mut span = tracing.tracer.build_with_context(builder, &parent);
         if span.is_recording() {
             span.set_attributes([
-                KeyValue::new("http.request.method", word(request.method())),
+                KeyValue::new("http.request.method", known_method(request.method())),
                 KeyValue::new("url.scheme", peer.scheme()),
                 KeyValue::new("url.path", request.uri().path().to_owned()),
                 KeyValue::new("network.protocol.version", version(request.version())),
@@ -76,52 +76,52 @@ impl Traces {
             ]);
         }
         let context = Context::new().with_value(Arc::clone(tracing)).with_span(span);
-        let trail = Trail(Some(context));
-        trail.leave(request.extensions_mut());
-        Passage { trail, name: name(request.method()) }
+        let context = TraceContext(Some(context));
+        context.attach_to(request.extensions_mut());
+        RequestSpan { context, name: name(request.method()) }
     }
 
-    /// Begins the span of a step of the store, for whoever asks it.
-    pub(crate) fn step(&self, operation: Operation, lease: Option<&Lease>) -> Step {
-        let Some(tracing) = &self.0 else { return Step(None) };
-        let holder = lease.and_then(|lease| tracing.leases.holder(lease));
-        Step(holder.or_else(current).map(|span| {
+    /// Starts the span of a store operation, as a child of the lease's holder or the current span.
+    pub(crate) fn start_step(&self, operation: StoreOperation, lease: Option<&Lease>) -> StoreSpan {
+        let Some(tracing) = &self.0 else { return StoreSpan(None) };
+        let holder = lease.and_then(|lease| tracing.lease_spans.span_of(lease));
+        StoreSpan(holder.or_else(current).map(|span| {
             let builder = SpanBuilder::from_name(operation.as_str());
             let parent = Context::new().with_remote_span_context(span);
             Box::new(tracing.tracer.build_with_context(builder, &parent))
         }))
     }
 
-    /// The request that claimed was granted a lease.
-    pub(crate) fn granted(&self, lease: &Lease) {
+    /// Notes that the current request acquired a lease.
+    pub(crate) fn lease_granted(&self, lease: &Lease) {
         if let Some(tracing) = &self.0
             && let Some(span) = current()
         {
-            tracing.leases.hold(lease, span);
+            tracing.lease_spans.insert(lease, span);
         }
     }
 
-    /// A lease was settled or released, or lost.
-    pub(crate) fn over(&self, lease: &Lease) {
+    /// Notes that a lease was settled, released or lost.
+    pub(crate) fn lease_ended(&self, lease: &Lease) {
         if let Some(tracing) = &self.0 {
-            tracing.leases.forget(lease);
+            tracing.lease_spans.remove(lease);
         }
     }
 
-    /// Spans that were not exported.
+    /// The number of spans that were not exported.
     pub(crate) fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |tracing| tracing.export.dropped())
     }
 
-    /// Exports what there is, for a while.
+    /// Exports the remaining spans, within a time limit.
     pub(crate) async fn end(&self) {
         if let Some(tracing) = &self.0 {
-            tracing.export.end().await;
+            tracing.export.shutdown().await;
         }
     }
 }
 
-impl Drop for Traces {
+impl Drop for Tracer {
     fn drop(&mut self) {
         if let Some(tracing) = &self.0 {
             tracing.export.abandon();
@@ -131,16 +131,16 @@ impl Drop for Traces {
 
 /// The span of a client's request.
 #[derive(Debug, Default)]
-pub(crate) struct Passage {
-    trail: Trail,
-    /// What it is called until its route is known.
+pub(crate) struct RequestSpan {
+    context: TraceContext,
+    /// The name until the route is known.
     name: &'static str,
 }
 
-impl Passage {
-    /// Its route is known.
-    pub(crate) fn routed(&self, route: &Route) {
-        let Some(context) = &self.trail.0 else { return };
+impl RequestSpan {
+    /// Adds the route.
+    pub(crate) fn routed(&self, route: &ActiveRoute) {
+        let Some(context) = &self.context.0 else { return };
         let span = context.span();
         if span.is_recording() {
             let path = route.config.path.to_string();
@@ -150,30 +150,30 @@ impl Passage {
         }
     }
 
-    /// Makes what a future does part of it.
-    pub(crate) fn along<F>(&self, future: F) -> Along<F> {
-        self.trail.along(future)
+    /// Runs a future within the span.
+    pub(crate) fn instrument<F>(&self, future: F) -> Instrumented<F> {
+        self.context.instrument(future)
     }
 
-    /// The request has its answer.
-    pub(crate) fn end(mut self, ended: &Ended<'_>) {
-        let Some(context) = self.trail.0.take() else { return };
+    /// Ends the span of a completed request.
+    pub(crate) fn end(mut self, completed: &CompletedRequest<'_>) {
+        let Some(context) = self.context.0.take() else { return };
         let span = context.span();
         if span.is_recording() {
-            span.set_attribute(status(ended.status));
-            let (outcome, reason) = words(ended.outcome);
+            span.set_attribute(status(completed.status));
+            let (outcome, reason) = outcome_labels(completed.outcome);
             span.set_attribute(KeyValue::new("idempotency.outcome", outcome));
             if !reason.is_empty() {
                 span.set_attribute(KeyValue::new("idempotency.reason", reason));
             }
-            if let Some(Outcome::Executed { attempt, .. }) = ended.outcome {
+            if let Some(Outcome::Executed { attempt, .. }) = completed.outcome {
                 span.set_attribute(KeyValue::new("idempotency.attempt", i64::from(*attempt)));
             }
-            if let Some(record) = ended.record {
-                span.set_attribute(KeyValue::new("idempotency.key.hash", hashed(record)));
+            if let Some(record) = completed.record {
+                span.set_attribute(KeyValue::new("idempotency.key.hash", short_id(record)));
             }
-            if ended.status >= 500 {
-                span.set_attribute(KeyValue::new(ERROR, ended.status.to_string()));
+            if completed.status >= 500 {
+                span.set_attribute(KeyValue::new(ERROR, completed.status.to_string()));
                 span.set_status(Status::error(""));
             }
         }
@@ -181,21 +181,21 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for RequestSpan {
     fn drop(&mut self) {
-        if let Some(context) = &self.trail.0 {
+        if let Some(context) = &self.context.0 {
             context.span().set_attribute(KeyValue::new(ERROR, "client-gone"));
             context.span().end();
         }
     }
 }
 
-/// The span of a request to one address of an upstream.
+/// The span of a request to an upstream address.
 #[derive(Debug)]
-pub(crate) struct Sending(Option<Box<Span>>);
+pub(crate) struct UpstreamSpan(Option<Box<Span>>);
 
-impl Sending {
-    /// Begins it, and names it to the upstream; `resent` counts the addresses before.
+impl UpstreamSpan {
+    /// Starts the span, and propagates it; `resent` is the number of earlier attempts.
     pub(crate) fn begin<B>(
         upstream: &str,
         origin: &Origin,
@@ -203,11 +203,13 @@ impl Sending {
         request: &mut Request<B>,
     ) -> Self {
         let here = Context::map_current(|it| Some((Arc::clone(it.get()?), it.clone())));
-        let Some((tracing, context)): Option<(Arc<Tracing>, _)> = here else { return Self(None) };
-        let method = word(request.method());
+        let Some((tracing, context)): Option<(Arc<TracerState>, _)> = here else {
+            return Self(None);
+        };
+        let method = known_method(request.method());
         let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Client);
         let mut span = tracing.tracer.build_with_context(builder, &context);
-        introduce(request.headers_mut(), span.span_context());
+        inject(request.headers_mut(), span.span_context());
         if !span.is_recording() {
             return Self(None);
         }
@@ -225,11 +227,11 @@ impl Sending {
         Self(Some(Box::new(span)))
     }
 
-    /// The head of an answer came, or none.
-    pub(crate) fn end(mut self, answer: UpstreamAnswer) {
+    /// Ends the span.
+    pub(crate) fn end(mut self, answer: UpstreamResult) {
         let Some(mut span) = self.0.take() else { return };
         match answer {
-            UpstreamAnswer::Status(code) => {
+            UpstreamResult::Status(code) => {
                 span.set_attribute(status(code.as_u16()));
                 if code.is_client_error() || code.is_server_error() {
                     span.set_attribute(KeyValue::new(ERROR, code.as_u16().to_string()));
@@ -244,7 +246,7 @@ impl Sending {
     }
 }
 
-impl Drop for Sending {
+impl Drop for UpstreamSpan {
     fn drop(&mut self) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(ERROR, "client-gone"));
@@ -252,42 +254,42 @@ impl Drop for Sending {
     }
 }
 
-/// The span of a step of the store.
+/// The span of a store operation.
 #[derive(Debug)]
-pub(crate) struct Step(Option<Box<Span>>);
+pub(crate) struct StoreSpan(Option<Box<Span>>);
 
-impl Step {
+impl StoreSpan {
     pub(crate) fn is_recording(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The store gave an answer, or none.
-    pub(crate) fn end(mut self, result: StepResult) {
+    /// Ends the span.
+    pub(crate) fn end(mut self, result: StoreResult) {
         let Some(mut span) = self.0.take() else { return };
         span.set_attribute(KeyValue::new("idempotency.store.result", result.as_str()));
-        if let StepResult::Failed(_) = result {
+        if let StoreResult::Failed(_) = result {
             span.set_attribute(KeyValue::new(ERROR, result.as_str()));
             span.set_status(Status::error(""));
         }
     }
 }
 
-impl Drop for Step {
+impl Drop for StoreSpan {
     fn drop(&mut self) {
-        // Whoever asked gave up: its time was over, or its client has left.
+        // Dropped before a result: timed out, or its client disconnected.
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(ERROR, "given-up"));
         }
     }
 }
 
-/// The span that happens here, if it is one to be exported.
+/// Returns the current span, if it is sampled.
 fn current() -> Option<SpanContext> {
     let span = Context::map_current(|context| context.span().span_context().clone());
     span.is_sampled().then_some(span)
 }
 
-/// The client's span (W3C Trace Context); without a valid one its state has no meaning, and goes.
+/// Extracts the client's span (W3C Trace Context); an invalid one is removed with its state.
 fn parent(headers: &mut HeaderMap) -> Context {
     let is_single = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
     let extracted = match is_single {
@@ -302,8 +304,8 @@ fn parent(headers: &mut HeaderMap) -> Context {
     extracted
 }
 
-/// Names a span to whoever gets the request; the state that came with it stays as it is.
-fn introduce(headers: &mut HeaderMap, span: &SpanContext) {
+/// Propagates a span; the trace state passes through unchanged.
+fn inject(headers: &mut HeaderMap, span: &SpanContext) {
     let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
     let text = format!("00-{trace}-{id}-{:02x}", flags & TraceFlags::SAMPLED);
     if let Ok(value) = HeaderValue::try_from(text) {
@@ -315,8 +317,8 @@ fn status(code: u16) -> KeyValue {
     KeyValue::new("http.response.status_code", i64::from(code))
 }
 
-/// A method that is known; what else a client may write is nobody's name for a span.
-fn word(method: &Method) -> &'static str {
+/// Returns a known method; span names must not depend on client input.
+fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -331,9 +333,9 @@ fn word(method: &Method) -> &'static str {
     }
 }
 
-/// What a span is called after its method.
+/// The method's part of a span name.
 fn name(method: &Method) -> &'static str {
-    match word(method) {
+    match known_method(method) {
         "_OTHER" => "HTTP",
         known => known,
     }

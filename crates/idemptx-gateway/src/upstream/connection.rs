@@ -1,4 +1,4 @@
-//! New connections.
+//! Opens connections.
 
 use std::io;
 use std::time::Duration;
@@ -9,45 +9,48 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Origin;
 use crate::network::TcpStream;
-use crate::patient::Patient;
-use crate::proxy::Outgoing;
+use crate::proxy::UpstreamRequestBody;
 use crate::tls::Connector;
+use crate::write_timeout::WriteTimeout;
 
-/// A connection that speaks HTTP/1.1; `room` is kept for as long as it lives.
+/// Opens an HTTP/1.1 connection; `guard` is dropped when it closes.
 pub(super) async fn http1<R: Send + 'static>(
     origin: &Origin,
     tls: Option<&Connector>,
-    stall_max: Duration,
-    room: R,
-) -> io::Result<http1::SendRequest<Outgoing>> {
-    let stream = connected(origin, stall_max).await?;
+    write_timeout: Duration,
+    guard: R,
+) -> io::Result<http1::SendRequest<UpstreamRequestBody>> {
+    let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => shake1(TokioIo::new(stream), room).await,
-        Some(tls) => shake1(TokioIo::new(tls.connect(origin, stream).await?), room).await,
+        None => handshake_http1(TokioIo::new(stream), guard).await,
+        Some(tls) => handshake_http1(TokioIo::new(tls.connect(origin, stream).await?), guard).await,
     }
 }
 
-/// A connection that speaks HTTP/2.
+/// Opens an HTTP/2 connection.
 pub(super) async fn http2(
     origin: &Origin,
     tls: Option<&Connector>,
-    stall_max: Duration,
-) -> io::Result<http2::SendRequest<Outgoing>> {
-    let stream = connected(origin, stall_max).await?;
+    write_timeout: Duration,
+) -> io::Result<http2::SendRequest<UpstreamRequestBody>> {
+    let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => shake2(TokioIo::new(stream)).await,
-        Some(tls) => shake2(TokioIo::new(tls.connect(origin, stream).await?)).await,
+        None => handshake_http2(TokioIo::new(stream)).await,
+        Some(tls) => handshake_http2(TokioIo::new(tls.connect(origin, stream).await?)).await,
     }
 }
 
-async fn connected(origin: &Origin, stall_max: Duration) -> io::Result<Patient<TcpStream>> {
+async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTimeout<TcpStream>> {
     let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, origin.port())).await?;
     stream.set_nodelay(true)?;
-    Ok(Patient::new(stream, stall_max))
+    Ok(WriteTimeout::new(stream, write_timeout))
 }
 
-async fn shake1<I, R>(io: I, room: R) -> io::Result<http1::SendRequest<Outgoing>>
+async fn handshake_http1<I, R>(
+    io: I,
+    guard: R,
+) -> io::Result<http1::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
     R: Send + 'static,
@@ -55,14 +58,14 @@ where
     let handshake = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io);
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        // What goes wrong is told to the request that it goes wrong for.
+        // Errors are reported to the request that they affect.
         let _ = connection.with_upgrades().await;
-        drop(room);
+        drop(guard);
     });
     Ok(sender)
 }
 
-async fn shake2<I>(io: I) -> io::Result<http2::SendRequest<Outgoing>>
+async fn handshake_http2<I>(io: I) -> io::Result<http2::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
 {
@@ -76,7 +79,7 @@ where
     Ok(sender)
 }
 
-/// Bytes of the head of an answer.
+/// The maximum size of a response's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// How often an HTTP/2 connection in use is asked whether it still is one.
+/// The interval of HTTP/2 pings on a connection in use.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

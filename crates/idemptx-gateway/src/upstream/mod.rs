@@ -1,14 +1,15 @@
-//! Where requests go: addresses, connections, and what is known of a request that got no answer.
+//! The services that requests are forwarded to: addresses, connections, and retries.
 //!
-//! The pool is our own, on hyper's connections, for one reason: hyper gives a request back that it
-//! has not begun to write, and only with that can be told whether the upstream may have seen it.
-//! A request that was not written may be sent again, over another connection or to another
-//! address; one of which a byte was written is never sent a second time.
+//! The pool is built on hyper's connections directly. Pools above them retry on their own or lose
+//! the request in an error; hyper itself returns a request that it has not begun to write, which is
+//! the only proof that the upstream cannot have seen it.
+//! Such a request may be sent again, over another connection or to another address; a request of
+//! which a byte was written is never sent twice.
 
 mod address;
-mod body;
 mod connection;
-mod health;
+mod health_checks;
+mod response_body;
 
 use std::error::Error as _;
 use std::io;
@@ -21,38 +22,38 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::time::{Instant, timeout};
 
-use self::address::{Address, Sent};
-pub(crate) use self::body::UpstreamBody;
-use self::health::Checks;
+use self::address::{Address, SendOutcome};
+use self::health_checks::HealthChecks;
+pub(crate) use self::response_body::UpstreamBody;
 use crate::config::{self, Origin};
-use crate::metrics::UpstreamAnswer;
-use crate::proxy::Outgoing;
+use crate::metrics::UpstreamResult;
+use crate::proxy::UpstreamRequestBody;
 use crate::tls::{Connector, TlsError};
-use crate::traces::Sending;
+use crate::traces::UpstreamSpan;
 
 /// A service with its addresses and connections.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct UpstreamPool {
     pub(crate) config: config::Upstream,
     addresses: Box<[Arc<Address>]>,
     next: AtomicUsize,
-    checks: OnceLock<Checks>,
+    checks: OnceLock<HealthChecks>,
 }
 
-/// Why there is no answer.
+/// A request that got no response.
 #[derive(Debug)]
-pub(crate) enum Lost {
-    /// The request was not sent, or not looked at.
+pub(crate) enum SendError {
+    /// The request was not sent, or the upstream rejected it unprocessed.
     Unsent(io::Error),
-    /// It may have been seen; then the connection broke.
+    /// The upstream may have seen the request; then the connection broke.
     Broken(hyper::Error),
-    /// It may have been seen; no answer came in time.
+    /// The upstream may have seen the request; no response arrived in time.
     Late,
-    /// It was answered in a way that can be read in more than one.
+    /// The response is framed ambiguously.
     Ambiguous,
 }
 
-impl Upstream {
+impl UpstreamPool {
     pub(crate) fn new(config: config::Upstream) -> Result<Self, TlsError> {
         let tls = Connector::new(&config)?;
         let address = |origin: &Origin| Address::new(origin.clone(), tls.clone(), &config);
@@ -60,61 +61,63 @@ impl Upstream {
         Ok(Self { addresses, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
     }
 
-    /// Begins to ask addresses whether they are well, where that is configured and not done yet.
-    pub(crate) fn begin_checks(&self) {
+    /// Starts the health checks, if they are configured and not running.
+    pub(crate) fn start_health_checks(&self) {
         if let Some(health) = &self.config.health {
-            self.checks.get_or_init(|| Checks::start(&self.config.name, &self.addresses, health));
+            self.checks
+                .get_or_init(|| HealthChecks::start(&self.config.name, &self.addresses, health));
         }
     }
 
-    /// Ends that, for good.
-    pub(crate) fn end_checks(&self) {
+    /// Stops the health checks for good.
+    pub(crate) fn stop_health_checks(&self) {
         if let Some(checks) = self.checks.get() {
             checks.stop();
         }
     }
 
-    /// Each address, and whether it is tried in its turn: neither sick nor down.
-    pub(crate) fn standing(&self) -> impl Iterator<Item = (&Origin, bool)> {
+    /// Returns the addresses, and whether each is available.
+    pub(crate) fn availability(&self) -> impl Iterator<Item = (&Origin, bool)> {
         let now = Instant::now();
-        self.addresses.iter().map(move |it| (&it.origin, !it.is_down(now)))
+        self.addresses.iter().map(move |it| (&it.origin, !it.is_deprioritized(now)))
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the response's head.
     ///
     /// # Cancel safety
     ///
     /// Dropped, the connection in use is closed.
     pub(crate) async fn send(
         &self,
-        mut request: Request<Outgoing>,
-    ) -> Result<Response<UpstreamBody>, Lost> {
-        let mut unsent = io::Error::other("there is no address");
-        for (number, address) in self.in_turn().enumerate() {
-            let span = Sending::begin(&self.config.name, &address.origin, number, &mut request);
+        mut request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        let mut unsent = io::Error::other("the upstream has no address");
+        for (number, address) in self.candidates().enumerate() {
+            let span =
+                UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
             match self.send_to(address, request).await {
                 Ok(answer) => {
-                    span.end(UpstreamAnswer::Status(answer.status()));
+                    span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
-                Err(Attempt::Unsent(error, back)) => {
-                    span.end(UpstreamAnswer::Unsent);
+                Err(AttemptError::Unsent(error, back)) => {
+                    span.end(UpstreamResult::Unsent);
                     if error.kind() != io::ErrorKind::QuotaExceeded {
-                        address.went_down();
+                        address.mark_unreachable();
                     }
                     (unsent, request) = (error, *back);
                 }
-                Err(Attempt::Over(lost)) => {
-                    span.end(UpstreamAnswer::from(&lost));
+                Err(AttemptError::Final(lost)) => {
+                    span.end(UpstreamResult::from(&lost));
                     return Err(lost);
                 }
             }
         }
-        Err(Lost::Unsent(unsent))
+        Err(SendError::Unsent(unsent))
     }
 
-    /// Every address once: those that can be connected to first, each time from another one on.
-    fn in_turn(&self) -> impl Iterator<Item = &Arc<Address>> {
+    /// Returns every address once: available ones first, starting from a different one each time.
+    fn candidates(&self) -> impl Iterator<Item = &Arc<Address>> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let turn = |position: usize| {
             let count = self.addresses.len().max(1);
@@ -122,71 +125,74 @@ impl Upstream {
         };
         let all = (0..self.addresses.len()).filter_map(turn);
         let now = Instant::now();
-        // Told apart at once: one that goes down on its turn has had it.
-        let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_down(now));
+        // Collected now: an address that fails during its turn is not tried again.
+        let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
         up.into_iter().chain(down)
     }
 
     async fn send_to(
         &self,
         address: &Arc<Address>,
-        mut request: Request<Outgoing>,
-    ) -> Result<Response<UpstreamBody>, Attempt> {
+        mut request: Request<UpstreamRequestBody>,
+    ) -> Result<Response<UpstreamBody>, AttemptError> {
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection().await {
                 Ok(connection) => connection,
-                Err(error) => return Err(Attempt::Unsent(error, Box::new(request))),
+                Err(error) => return Err(AttemptError::Unsent(error, Box::new(request))),
             };
             let upload = request.body_mut().upload();
             let answer = std::pin::pin!(connection.send(request));
-            match answered(answer, upload, self.config.response_timeout).await {
+            match await_response(answer, upload, self.config.response_timeout).await {
                 None => {
-                    connection.doubt();
-                    return Err(Attempt::Over(Lost::Late));
+                    connection.mark_suspect();
+                    return Err(AttemptError::Final(SendError::Late));
                 }
-                Some(Sent::Answer(head)) if has_two_readings(head.headers()) => {
-                    return Err(Attempt::Over(Lost::Ambiguous));
+                Some(SendOutcome::Answer(head)) if is_ambiguously_framed(head.headers()) => {
+                    return Err(AttemptError::Final(SendError::Ambiguous));
                 }
-                Some(Sent::Answer(head)) => {
-                    let (parts, body) = head.into_parts();
-                    let body = UpstreamBody::new(body, connection, self.config.pause_timeout);
-                    return Ok(Response::from_parts(parts, body));
+                Some(SendOutcome::Answer(head)) => {
+                    let (parts, response_body) = head.into_parts();
+                    let response_body =
+                        UpstreamBody::new(response_body, connection, self.config.pause_timeout);
+                    return Ok(Response::from_parts(parts, response_body));
                 }
-                // The connection was closed over there while it was idle.
-                Some(Sent::Unsent(back)) => request = *back,
-                Some(Sent::Broken(error)) if was_refused(&error) => {
-                    let unsent = Lost::Unsent(io::Error::other(error));
-                    return Err(Attempt::Over(unsent));
+                // The upstream had closed the idle connection.
+                Some(SendOutcome::Unsent(back)) => request = *back,
+                Some(SendOutcome::Broken(error)) if is_refused_stream(&error) => {
+                    let unsent = SendError::Unsent(io::Error::other(error));
+                    return Err(AttemptError::Final(unsent));
                 }
-                Some(Sent::Broken(error)) => return Err(Attempt::Over(Lost::Broken(error))),
+                Some(SendOutcome::Broken(error)) => {
+                    return Err(AttemptError::Final(SendError::Broken(error)));
+                }
             }
         }
-        let error = io::Error::other("every connection was closed before the request was sent");
-        Err(Attempt::Unsent(error, Box::new(request)))
+        let error = io::Error::other("every connection closed before the request was sent");
+        Err(AttemptError::Unsent(error, Box::new(request)))
     }
 }
 
-impl From<&Lost> for UpstreamAnswer {
-    fn from(lost: &Lost) -> Self {
+impl From<&SendError> for UpstreamResult {
+    fn from(lost: &SendError) -> Self {
         match lost {
-            Lost::Unsent(_) => Self::Unsent,
-            Lost::Broken(_) | Lost::Ambiguous => Self::Broken,
-            Lost::Late => Self::Late,
+            SendError::Unsent(_) => Self::Unsent,
+            SendError::Broken(_) | SendError::Ambiguous => Self::Broken,
+            SendError::Late => Self::Late,
         }
     }
 }
 
-/// Why an address gave no answer.
-enum Attempt {
-    Unsent(io::Error, Box<Request<Outgoing>>),
-    Over(Lost),
+/// The failure of one address.
+enum AttemptError {
+    Unsent(io::Error, Box<Request<UpstreamRequestBody>>),
+    Final(SendError),
 }
 
-/// Whether an answer's end can be told in more than one way (RFC 9112 §6.3).
+/// Returns whether the end of a response is ambiguous (RFC 9112 §6.3).
 ///
-/// hyper takes the coding for true where there is a length as well, another coding for none, and
-/// lengths that agree for one.
-fn has_two_readings(headers: &HeaderMap) -> bool {
+/// hyper prefers the coding to a length, treats an unknown coding as none, and merges equal
+/// lengths.
+fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let (length, coding) = (lengths.next(), codings.next());
@@ -198,14 +204,14 @@ fn has_two_readings(headers: &HeaderMap) -> bool {
         || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Waits for an answer, within the limit from the end of the request on.
-async fn answered(
-    mut answer: Pin<&mut impl Future<Output = Sent>>,
+/// Waits for the response, within the limit, which starts when the request is sent.
+async fn await_response(
+    mut answer: Pin<&mut impl Future<Output = SendOutcome>>,
     upload: Option<tokio::sync::oneshot::Receiver<()>>,
     limit: Duration,
-) -> Option<Sent> {
+) -> Option<SendOutcome> {
     if let Some(sent) = upload {
-        // The receiver hears of the body's end when its sender is dropped with it.
+        // The sender is dropped with the request's body.
         tokio::select! {
             answer = &mut answer => return Some(answer),
             _ = sent => {}
@@ -214,9 +220,9 @@ async fn answered(
     timeout(limit, answer).await.ok()
 }
 
-/// Whether an HTTP/2 server says that it has not looked at a request: it refused the stream, or
-/// went away before it (RFC 9113 §8.7, §6.8).
-fn was_refused(error: &hyper::Error) -> bool {
+/// Returns whether an HTTP/2 server rejected a request unprocessed: it refused the stream or closed
+/// the connection before (RFC 9113 §8.7, §6.8).
+fn is_refused_stream(error: &hyper::Error) -> bool {
     let error = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     error.is_some_and(|error| {
         let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
@@ -225,5 +231,5 @@ fn was_refused(error: &hyper::Error) -> bool {
     })
 }
 
-/// How often a request is tried over connections that were closed before they could take it.
+/// The number of connections tried that were closed before they took the request.
 const SENDS_MAX: usize = 4;

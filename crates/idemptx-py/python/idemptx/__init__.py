@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from ._engine import drain
 from ._execution import Execution, current_execution
+from ._orphan import Orphan
 from ._safety import Finding, SafetyReport, Severity
-from ._work import Orphan
 from .decorator import idempotent
 from .exceptions import (
     ConflictRequestException,

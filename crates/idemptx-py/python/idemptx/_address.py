@@ -1,4 +1,4 @@
-"""Where a Redis server is, read from a URL or from the settings of a redis-py client."""
+"""The address of a Redis server, read from a URL or from the settings of a redis-py client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Address", "address_of_client", "address_of_url"]
 
 @dataclass(frozen=True)
 class Address:
-    """One Redis server, and how to be let in."""
+    """A Redis server and its credentials."""
 
     host: str = "localhost"
     port: int = 6379
@@ -27,7 +27,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """For messages: without credentials."""
+        """The address for messages, without credentials."""
         if self.path is not None:
             return f"unix:{self.path}/{self.database}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -35,7 +35,7 @@ class Address:
 
     @property
     def is_overheard(self) -> bool:
-        """Whether records and passwords cross a network in plain text."""
+        """True if records and passwords cross a network in plain text."""
         return (
             self.path is None
             and self.tls is None
@@ -84,7 +84,7 @@ def address_of_url(url: str) -> Address:
 
 
 def address_of_client(client: Any) -> Address | None:
-    """The server that a redis-py client talks to; `None` if only the client itself knows how to."""
+    """Returns the server of a redis-py client; `None` if its settings do not determine it."""
     if not _is_exactly(client, "Redis") or getattr(client, "connection", None) is not None:
         return None
     pool = client.connection_pool
@@ -119,7 +119,7 @@ def address_of_client(client: Any) -> Address | None:
 
 
 def _tls_of(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """The same as redis-py makes of these settings; `None` for what is not known here."""
+    """Builds the TLS context that redis-py would; `None` for unknown settings."""
     given = {name: value for name, value in settings.items() if name.startswith("ssl_")}
     if any(value for name, value in given.items() if name not in TLS_SETTINGS):
         return None
@@ -144,7 +144,7 @@ def _tls_of(settings: Mapping[str, Any]) -> ssl.SSLContext | None:
 
 
 def _is_exactly(instance: Any, *names: str) -> bool:
-    """Whether it is redis-py's own class, whose ways are known, and no subclass or double."""
+    """True for redis-py's own classes, false for subclasses and test doubles."""
     kind = type(instance)
     return kind.__name__ in names and kind.__module__ in CLIENTS
 

@@ -1,4 +1,4 @@
-"""Takes an ASGI response as the application sends it: whole where it can be kept, else live."""
+"""Captures an ASGI response: whole if it can be stored, otherwise streamed live."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
     from ._driver import Driver
 
-__all__ = ["Capture", "ClientGone", "never_disconnects", "without_shortcuts"]
+__all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
 
 
-class ClientGone(OSError):  # noqa: N818 - an end, not an error
-    """The client of a live response has left; what was made for it alone ends."""
+class ClientDisconnected(OSError):  # noqa: N818 - an end, not an error
+    """Raised into a handler when the client of its live response has left."""
 
 
 class Capture:
-    """One response: the `send` of an application that runs under a key."""
+    """A captured response: the `send` of an application that runs under a key."""
 
     __slots__ = (
         "_chunks",
@@ -38,13 +38,13 @@ class Capture:
         self._hands_over = hands_over
         self._chunks: list[bytes] | None = []
         self._size = 0
-        self._live: _Live | None = None
+        self._live: _LiveBody | None = None
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = b""
 
     async def send(self, message: Message) -> None:
-        """Takes the response's messages; concludes the passage with its last one."""
+        """Takes the response's messages; concludes the exchange with its last one."""
         kind = message["type"]
         if kind == "http.response.body":
             body = message.get("body", b"")
@@ -60,7 +60,7 @@ class Capture:
             self.headers = list(message.get("headers", ()))
             if _is_event_stream(self.headers):
                 await self._go_live(ends_with_client=True)
-        # Whatever else there is (early hints, pushes, trailers) is for this client at this moment.
+        # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
@@ -78,16 +78,16 @@ class Capture:
         elif not more:
             self._chunks = None
             self.body = body if len(chunks) == 1 else b"".join(chunks)
-            passage = self._driver.passage
-            action = passage.responded(self.status, self._directed(), self.body)
+            exchange = self._driver.exchange
+            action = exchange.responded(self.status, self._directed(), self.body)
             if not (self._hands_over and self._driver.hand_over(action)):
                 await self._driver.conclude(action)
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
-        self._live = _Live(self._driver, ends_with_client=ends_with_client)
+        self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
         driver = self._driver
-        await driver.conclude(driver.passage.streamed(self.status, self._directed()))
+        await driver.conclude(driver.exchange.streamed(self.status, self._directed()))
 
     def _directed(self) -> list[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
@@ -106,18 +106,18 @@ class Capture:
             await live.send_to(send)
 
     async def ended(self) -> None:
-        """The application returned, or raised."""
+        """Ends the body when the application has returned or raised."""
         if self._live is not None:
             await self._live.end()
 
     @property
     def is_live(self) -> bool:
-        """Whether the body is still being made."""
+        """True while the body is being produced."""
         return self._live is not None
 
 
-class _Live:
-    """A body on its way from a handler to a client that may be slower, or leave."""
+class _LiveBody:
+    """A body that flows from a handler to a client that may be slower, or leave."""
 
     def __init__(self, driver: Driver, *, ends_with_client: bool) -> None:
         self._driver = driver
@@ -134,11 +134,11 @@ class _Live:
             self._complete = not more
             await self._put((chunk, more))
             return
-        # Any other body than an event stream is part of the handler's work and is read on for a
-        # while, so that the handler ends too.
+        # A body that is no event stream is part of the handler's work: it is read for a limited
+        # time after the client has left, so that the handler can end.
         now = self._driver.engine.loop.time()
         if self._ends_with_client or now > self._alone_until:
-            raise ClientGone
+            raise ClientDisconnected
 
     async def _put(self, item: tuple[bytes, bool] | None) -> None:
         if not self._chunks.full():
@@ -151,7 +151,7 @@ class _Live:
             putting.cancel()
 
     async def end(self) -> None:
-        """No more will come, whether the body is complete or not."""
+        """Ends the body, complete or not."""
         if not self._complete and not self._left.done():
             await self._put(None)
 
@@ -176,7 +176,7 @@ class _Live:
 
 
 async def never_disconnects() -> Message:
-    """A client that neither sends anything more nor leaves: the `receive` of a detached handler."""
+    """A `receive` that never returns: a detached handler does not see its client leave."""
     await asyncio.get_running_loop().create_future()
     return {"type": "http.disconnect"}
 
@@ -201,6 +201,6 @@ CONTENT_TYPE_LENGTH = len(b"content-type")
 OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16
-"""How many chunks of a live body wait for a slow client."""
+"""The number of chunks of a live body that wait for a slow client."""
 LEFT_ALONE_MAX = 30.0
-"""For how many seconds a body whose client has left is read on."""
+"""The seconds for which a body is still read after its client has left."""

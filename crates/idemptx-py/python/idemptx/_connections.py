@@ -1,6 +1,6 @@
-"""Other people's connections to PostgreSQL, as a settlement needs them: one class for each driver.
+"""Adapts the application's PostgreSQL connections for a settlement: one class for each driver.
 
-None of the drivers is imported: whoever hands us a connection has it.
+No driver is imported here: an application that passes a connection has imported its driver.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ class Connection:
 
     is_async = False
     style: Style = "pyformat"
-    """How a statement has its parameters: `%(p1)s` from a mapping, or `$1` from a sequence."""
+    """The parameter style of statements: `%(p1)s` from a mapping, or `$1` from a sequence."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
 
     def begin(self) -> Any:
-        """Begins a transaction, unless the first statement does."""
+        """Begins a transaction, unless the first statement begins it."""
 
     def is_open(self) -> bool:
-        """Whether a statement would be part of a transaction that somebody else commits."""
+        """True if a statement would be part of the application's open transaction."""
         raise NotImplementedError
 
     def first(self, text: str, parameters: Any) -> Any:
-        """The first row of what a statement gives; `None` if it gives none."""
+        """Returns the first row of a statement's result; `None` without one."""
         raise NotImplementedError
 
     def flush(self) -> Any:
-        """Has everything sent that a commit would send."""
+        """Sends everything that a commit would send."""
 
     def commit(self) -> Any:
-        """Makes it count."""
+        """Commits the transaction."""
         return self.connection.commit()
 
     def roll_back(self) -> Any:
-        """Undoes it."""
+        """Rolls the transaction back."""
         return self.connection.rollback()
 
     def close(self) -> Any:
@@ -134,7 +134,7 @@ class _Alchemy(Connection):
         return getattr(self.connection, "sync_connection", None) or self.connection
 
     def is_open(self) -> bool:
-        # The first statement begins one, unless each is to be one of its own.
+        # The first statement begins a transaction, unless the connection commits each one.
         bind = self._bind()
         engines = getattr(bind.dialect, "_on_connect_isolation_level", None)
         level = bind.get_execution_options().get("isolation_level", engines)
@@ -163,12 +163,12 @@ class _AsyncAlchemy(_Alchemy):
 
 
 def _tuple_row() -> Any:
-    """Whatever rows are made into elsewhere, ours are tuples."""
+    """Returns psycopg's tuple row factory, independent of the connection's own."""
     return sys.modules["psycopg.rows"].tuple_row
 
 
 def adapted(connection: Any) -> Connection:
-    """The connection as we use it; `TypeError` says which there are."""
+    """Adapts a connection; `TypeError` lists the supported kinds."""
     for module, name, kind in KINDS:
         known = getattr(sys.modules.get(module), name, None)
         if known is not None and isinstance(connection, known):

@@ -1,8 +1,8 @@
-"""The in-loop driver: one passage on one engine, from the request's body to its answer.
+"""The in-loop driver: runs one exchange on one engine, from the body to the answer.
 
-What comes before the handler runs in the client's own task and ends with it. From the granted
-claim on everything runs in a task of its own, so that a client that leaves, or an application
-time-out, cancels neither the handler nor the record of what it did.
+Steps before the handler run in the client's task and end with it. After the claim is granted,
+everything runs in a separate task, so that a client that leaves, or an application time-out,
+cancels neither the handler nor the record of its result.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import inspect
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ._client_task import ClientTask
 from ._execution import CURRENT, Execution
-from ._flight import Flight, WaitOver, expire
 from ._idemptx import (
     ANSWER,
     CLAIM,
@@ -35,32 +35,45 @@ from ._idemptx import (
     WAIT,
     Step,
 )
-from ._keeper import keeper
+from ._lease_renewer import lease_renewer
+from ._orphan import Orphan
 from ._reports import report
-from ._work import Errand, Orphan, Work
+from ._single_flight import Entry, WaitOver, expire
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Callable
 
     from ._engine import Engine
-    from ._idemptx import News, Passage, Rules
-    from .transaction import OpenTransaction
+    from ._execution import ExecutionTransaction
+    from ._idemptx import Exchange, Rules, Update
+    from ._store import Store
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "Work"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
 
 
+class Work(Protocol):
+    """A handler's call, executed under a key."""
+
+    async def run(self, driver: Driver) -> None:
+        """Runs the handler, and calls `driver.conclude` with what the exchange makes of its answer.
+
+        May continue after that. An exception before it counts as a failed handler and is kept in
+        `driver.error`.
+        """
+
+
 class Driver:
-    """A passage with what it holds in this process."""
+    """Drives an exchange, with the resources that it holds in this process."""
 
     __slots__ = (
-        "_behind",
-        "_flight",
+        "_entry",
         "_granted",
+        "_has_deferred",
         "_holds_permit",
         "_is_concluded",
         "_is_executing",
@@ -71,8 +84,8 @@ class Driver:
         "client_left",
         "engine",
         "error",
+        "exchange",
         "execution",
-        "passage",
         "rules",
     )
 
@@ -82,32 +95,37 @@ class Driver:
         self,
         engine: Engine,
         rules: Rules,
-        passage: Passage,
+        exchange: Exchange,
         probe: Callable[[Orphan], Any] | None = None,
     ) -> None:
         self.engine = engine
         self.rules = rules
-        self.passage = passage
+        self.exchange = exchange
         self.error: BaseException | None = None
-        self.answered: Future[Errand | int | None] | None = None
+        self.answered: Future[ClientTask | int | None] | None = None
         self.client_left = False
         self._probe = probe
-        self._flight: Flight | None = None
+        self._entry: Entry | None = None
         self._granted: Step | None = None
         self._holds_permit = False
         self._is_executing = False
         self._is_handed_over = False
         self._is_concluded = False
-        self._behind = False
+        self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
 
-    async def drive(self, work: Work) -> None:
-        """From the request's body to the answer, which `passage.answer` then tells.
+    @property
+    def store(self) -> Store:
+        """The store of the claim, for the lease renewer."""
+        return self.engine.store
 
-        Cancelled before the claim is granted, the claim is released behind. Cancelled later, only
-        the caller stops waiting: `client_left` tells the work that nobody takes its answer.
+    async def drive(self, work: Work) -> None:
+        """Drives the exchange to its answer, which is then in `exchange.answer`.
+
+        Cancelled before the claim is granted, the claim is released in the background. Cancelled
+        later, only the caller stops waiting, and `client_left` is true.
         """
-        action = self.passage.action
+        action = self.exchange.action
         try:
             while action != ANSWER:
                 action = await self._advance(action)
@@ -140,19 +158,25 @@ class Driver:
             raise
 
     async def in_client(self, job: Callable[[], Awaitable[R]]) -> R | None:
-        """Does something that belongs into the client's own task; `None` once that has left."""
+        """Runs a job in the client's task; `None` if that task has ended.
+
+        Dependencies see a handler's exception in the task that entered them, because cancel scopes
+        and context variables belong to a task.
+        """
         answered = self.answered
         if answered is None or answered.done():
             return None
-        errand = Errand(job, self.engine.loop.create_future())
-        answered.set_result(errand)
-        result: R | None = await errand.done
+        client_task = ClientTask(job, self.engine.loop.create_future())
+        answered.set_result(client_task)
+        result: R | None = await client_task.done
         return result
 
     def hand_over(self, action: int) -> bool:
-        """Leaves the conclusion to the client's task; whether that is still there.
+        """Leaves the conclusion to the client's task; returns false if that has ended.
 
-        The application need not stand by while the store is asked: its calls can return.
+        The inner application can then return while the store is asked, so that the frames of a
+        whole framework need not stay alive. If the client leaves in between, another task
+        concludes: every step may be taken twice.
         """
         answered = self.answered
         if answered is None or answered.done() or self._is_transactional():
@@ -162,27 +186,27 @@ class Driver:
         return True
 
     def _carry_on_alone(self) -> None:
-        """The client left: what its task had been sent for is done without it."""
+        """Takes over the client's task's pending work after the client has left."""
         answered = self.answered
         if answered is not None and answered.done() and not answered.cancelled():
             asked = answered.result()
-            if isinstance(asked, Errand):
+            if isinstance(asked, ClientTask):
                 asked.forget()
         if self._is_handed_over and not self._is_concluded:
             self.engine.spawn(self._conclude_alone())
 
     async def _conclude_alone(self) -> None:
-        action = self.passage.action
+        action = self.exchange.action
         if action == STORE:
-            # It may have been performed or not: every step may be taken twice.
-            self.passage.step().again()
+            # It may have been performed already, which is safe: every step may be taken twice.
+            self.exchange.step().reset()
         try:
             await self.conclude(action)
         finally:
             self._let_go()
 
     async def conclude(self, action: int) -> None:
-        """Goes on with `action` to the answer, and lets the client have it."""
+        """Continues from `action` to the answer, and wakes the client's task."""
         while action != ANSWER:
             action = await self._advance(action)
         self._end()
@@ -194,7 +218,7 @@ class Driver:
             answered.set_result(None)
 
     async def finished(self) -> None:
-        """Waits for what the work still does after its answer; raises what it raises."""
+        """Waits for the work to end after its answer; raises its exception."""
         task = self._task
         if task is None:
             return
@@ -203,64 +227,64 @@ class Driver:
         elif not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    def land(self, news: News | None) -> None:
-        """Tells the others with this record that it is over."""
-        flight = self._flight
-        if flight is not None:
-            self._flight = None
-            flights = self.engine.flights
-            record = self.passage.id
-            if flights.get(record) is flight:
-                del flights[record]
-            flight.land(news)
+    def complete(self, update: Update | None) -> None:
+        """Wakes the other requests for this record with its final state."""
+        entry = self._entry
+        if entry is not None:
+            self._entry = None
+            single_flight = self.engine.single_flight
+            record = self.exchange.id
+            if single_flight.get(record) is entry:
+                del single_flight[record]
+            entry.complete(update)
 
     def lose(self) -> None:
-        """Tells the handler and the others: a lost one that runs on must not hold anybody up."""
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever waits
-            self.engine.loop.call_soon_threadsafe(self.land, None)
+        """Marks the execution as lost and wakes the requests that wait for it."""
+        with suppress(RuntimeError):  # the loop has ended, and with it every waiter
+            self.engine.loop.call_soon_threadsafe(self.complete, None)
         self.execution.lose()
 
     async def _execute(self, work: Work) -> None:
-        passage = self.passage
+        exchange = self.exchange
         granted, self._granted = self._granted, None
         assert granted is not None  # noqa: S101 - `drive` has just seen it
         try:
             # The start rule holds because nothing is awaited between this and the handler's start.
-            action = passage.done(granted)
+            action = exchange.done(granted)
             while action not in (EXECUTE, ANSWER):
                 action = await self._advance(action)
             if action == ANSWER:
                 await self.conclude(action)
                 return
-            self.execution = Execution(passage, self.engine, self.rules)
+            self.execution = Execution(exchange, self.engine, self.rules)
             self._is_executing = True
             CURRENT.set(self.execution)
-            keeper().keep(self, self.rules.lease)
+            lease_renewer().add(self, self.rules.lease)
             await self._run(work)
         finally:
             self._leave()
 
     async def _run(self, work: Work) -> None:
-        passage = self.passage
+        exchange = self.exchange
         try:
             await work.run(self)
         except asyncio.CancelledError:
-            # The loop is ending: what became of the operation is not known, so its claim stays.
+            # The loop is ending and the operation's result is unknown, so its claim stays.
             raise
         except BaseException as error:
-            if passage.action == EXECUTE:
+            if exchange.action == EXECUTE:
                 self.error = error
-                await self.conclude(passage.broken())
+                await self.conclude(exchange.broken())
                 if isinstance(error, Exception):
                     return
             raise
-        if passage.action == EXECUTE:
-            await self.conclude(passage.broken())
+        if exchange.action == EXECUTE:
+            await self.conclude(exchange.broken())
 
     def _advance(self, action: int) -> Awaitable[int]:
-        """Does what an action asks for; gives the next one."""
+        """Performs an action and returns the next one."""
         if action == STORE:
-            step = self.passage.step()
+            step = self.exchange.step()
             kind = step.kind
             if kind == CLAIM:
                 return self._claim(step)
@@ -269,37 +293,37 @@ class Driver:
             return self._wait()
         if action == PROBE:
             return self._ask_probe()
-        message = f"the passage asks for {action}, which is the caller's part"
+        message = f"the exchange asks for {action}, which is the caller's part"
         raise RuntimeError(message)
 
     async def _perform(self, step: Step) -> int:
         if step.kind == RELEASE:
             await self._roll_back()
-            keeper().let_go(self)
+            lease_renewer().remove(self)
             await self.engine.perform(step)
-            self.land(None)
+            self.complete(None)
         else:
             await self.engine.perform(step)
-        return self.passage.done(step)
+        return self.exchange.done(step)
 
     async def _claim(self, step: Step) -> int:
-        """Claims, or takes what another request of this loop was told.
+        """Claims, or shares the claim result of another request in this loop.
 
-        Before there is a task of its own, it stops at a grant, which that task takes.
+        Called from the client's task it stops at a grant, which the handler's task then takes.
         """
         engine = self.engine
-        flights = engine.flights
+        single_flight = engine.single_flight
         record = step.id
-        while self._flight is None:
-            flight = flights.get(record)
-            if flight is None:
-                flights[record] = self._flight = Flight()
-            elif flight.holder is not None:
-                return self.passage.told(flight.holder)
+        while self._entry is None:
+            entry = single_flight.get(record)
+            if entry is None:
+                single_flight[record] = self._entry = Entry()
+            elif entry.holder is not None:
+                return self.exchange.claim_shared(entry.holder)
             else:
-                news = await flight.follow(engine.loop)
-                if news is not None:
-                    return self.passage.told(news)
+                update = await entry.follow(engine.loop)
+                if update is not None:
+                    return self.exchange.claim_shared(update)
         refusal = None
         if not self._holds_permit:
             if self.rules.refuses_unsafe_stores:
@@ -318,7 +342,7 @@ class Driver:
                 await engine.store.retry(step)
         verdict = step.verdict
         if verdict == GRANTED:
-            self._flight.hold(step.news())
+            self._entry.hold(step.update())
             if self.answered is None:
                 self._granted = step
                 return STORE
@@ -326,15 +350,15 @@ class Driver:
             if verdict >= UNAVAILABLE:
                 report(step)
             self._give_permit_back()
-            self.land(step.news())
-        return self.passage.done(step)
+            self.complete(step.update())
+        return self.exchange.done(step)
 
     async def _settle(self, step: Step) -> int:
         if self._is_transactional():
-            if self.passage.keeps and self.execution.is_settled_by_hand:
+            if self.exchange.keeps and self.execution.is_settled_by_hand:
                 await self._roll_back()
                 return await self._confirm(step)
-            if self.passage.commits and self.execution.transaction is not None:
+            if self.exchange.commits and self.execution.transaction is not None:
                 return await self._commit(step, self.execution.transaction)
             await self._roll_back()
         engine = self.engine
@@ -345,15 +369,15 @@ class Driver:
         if verdict in (UNAVAILABLE, INTERNAL):
             verdict = await self._settle_again(step)
         if verdict == OK:
-            keeper().let_go(self)
-            self.land(step.news() if self._is_awaited() else None)
+            lease_renewer().remove(self)
+            self.complete(step.update() if self._is_awaited() else None)
         elif verdict in (FENCED, CORRUPT):
-            keeper().let_go(self)
-            self.land(None)
+            lease_renewer().remove(self)
+            self.complete(None)
         else:
-            # Neither heartbeat nor flight may end before the result is in the store.
+            # Neither renewal nor single-flight entry may end before the result is in the store.
             report(step)
-        return self.passage.done(step)
+        return self.exchange.done(step)
 
     # Settlements in transactions
 
@@ -363,26 +387,26 @@ class Driver:
             execution.is_settled_by_hand or execution.transaction is not None
         )
 
-    async def _commit(self, step: Step, transaction: OpenTransaction) -> int:
-        """Settles in the handler's transaction, and commits that."""
-        keeper().let_go(self)
+    async def _commit(self, step: Step, transaction: ExecutionTransaction) -> int:
+        """Settles in the handler's transaction and commits it."""
+        lease_renewer().remove(self)
         committed = await transaction.commit(step, self.rules.settle_timeout)
         if committed is None:
-            return self.passage.uncommitted()
+            return self.exchange.uncommitted()
         if not committed:
             return await self._confirm(step)
         step.succeed()
-        self.land(step.news() if self._is_awaited() else None)
-        return self.passage.done(step)
+        self.complete(step.update() if self._is_awaited() else None)
+        return self.exchange.done(step)
 
     async def _confirm(self, step: Step) -> int:
-        """Asks the store what became of a settlement in a transaction."""
-        keeper().let_go(self)
+        """Looks up the result of a settlement in a transaction."""
+        lease_renewer().remove(self)
         looked = Step.lookup(step.id)
         await self._until_told(looked)
-        action = self.passage.confirmed(looked)
+        action = self.exchange.confirmed(looked)
         if action == ANSWER:
-            self.land(looked.news() if self._is_awaited() else None)
+            self.complete(looked.update() if self._is_awaited() else None)
         elif looked.verdict == HELD:
             logger.error("the handler's transaction was not committed, or is on another database")
         return action
@@ -396,7 +420,7 @@ class Driver:
         return await self._until_told(step)
 
     async def _until_told(self, step: Step) -> int:
-        """Performs a step again and again, within the time to settle in."""
+        """Repeats a step until it has a verdict, within the time limit of a settlement."""
         loop = self.engine.loop
         until = loop.time() + self.rules.settle_timeout
         pause = SETTLE_PAUSE_MIN
@@ -405,93 +429,93 @@ class Driver:
         while step.verdict in (UNAVAILABLE, INTERNAL) and (left := until - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
             pause = min(pause * 2, SETTLE_PAUSE_MAX)
-            step.again()
+            step.reset()
             await self.engine.perform(step)
         return step.verdict
 
     def _is_awaited(self) -> bool:
-        return self._flight is not None and bool(self._flight.waiters)
+        return self._entry is not None and bool(self._entry.waiters)
 
     async def _wait(self) -> int:
-        """Waits for the end of somebody's claim, together with everybody else in this loop."""
-        engine, passage, rules = self.engine, self.passage, self.rules
-        record = passage.id
-        flight = engine.flights.get(record)
+        """Waits for the end of another claim, sharing one watch with this loop's other waiters."""
+        engine, exchange, rules = self.engine, self.exchange, self.rules
+        record = exchange.id
+        entry = engine.single_flight.get(record)
         if engine.waiting >= rules.waiters_total_max or (
-            flight is not None
-            and flight.waiters is not None
-            and len(flight.waiters) >= rules.waiters_max
+            entry is not None
+            and entry.waiters is not None
+            and len(entry.waiters) >= rules.waiters_max
         ):
-            return passage.waiters_full()
-        if flight is None:
-            engine.flights[record] = flight = Flight(passage.holder)
-            waiter = flight.wait(engine.loop)
-            engine.keep_vigil(record, flight, rules.claim_timeout)
+            return exchange.waiters_full()
+        if entry is None:
+            engine.single_flight[record] = entry = Entry(exchange.holder)
+            waiter = entry.wait(engine.loop)
+            engine.watch_record(record, entry, rules.claim_timeout)
         else:
-            waiter = flight.wait(engine.loop)
+            waiter = entry.wait(engine.loop)
         engine.waiting += 1
-        timer = engine.loop.call_later(passage.wait, expire, waiter)
+        timer = engine.loop.call_later(exchange.wait, expire, waiter)
         try:
-            news = await waiter
+            update = await waiter
         except WaitOver:
-            return passage.wait_over()
+            return exchange.wait_over()
         finally:
             engine.waiting -= 1
             timer.cancel()
-            flight.leave(waiter)
-        return passage.woken(None if news is None or news.is_held else news)
+            entry.leave(waiter)
+        return exchange.woken(None if update is None or update.is_held else update)
 
     async def _ask_probe(self) -> int:
-        passage = self.passage
+        exchange = self.exchange
         if self._probe is None:
-            return passage.probed(None)
+            return exchange.probed(None)
         try:
-            found = self._probe(Orphan(passage))
+            found = self._probe(Orphan(exchange))
             if inspect.isawaitable(found):
                 found = await asyncio.wait_for(found, PROBE_TIMEOUT)
         except Exception:
             logger.exception("the probe failed; nothing is known of the orphan")
-            return passage.probed(None)
+            return exchange.probed(None)
         if found is None:
-            return passage.probed(None)
+            return exchange.probed(None)
         if found is False:
-            return passage.probed(False)
-        return passage.probed(True, found.status_code, found.raw_headers, found.body)
+            return exchange.probed(False)
+        return exchange.probed(True, found.status_code, found.raw_headers, found.body)
 
     def _end(self) -> None:
-        """The passage has its answer: lets go of what it holds, but for what goes on behind."""
-        behind = self.passage.behind()
-        if behind is not None:
-            self._behind = True
-            self.engine.behind(behind, self, settles=behind.kind == SETTLE)
+        """Hands unconfirmed work to the engine once the exchange has its answer."""
+        deferred = self.exchange.deferred()
+        if deferred is not None:
+            self._has_deferred = True
+            self.engine.confirm_later(deferred, self, settles=deferred.kind == SETTLE)
 
     def _leave(self) -> None:
-        """The handler's task is over."""
+        """Releases the resources of the handler's task."""
         if self._task is not None:
             self.engine.tasks.discard(self._task)
         if self._is_transactional() and not self._is_concluded:
-            self.engine.spawn(self._roll_back())  # The loop is ending, and nobody commits any more.
+            self.engine.spawn(self._roll_back())  # The loop is ending, so no commit will follow.
         if self._is_handed_over:
-            return  # Whoever concludes it lets go.
+            return  # The task that concludes it releases the resources.
         self._let_go()
         answered = self.answered
         if answered is not None and not answered.done():
-            # Without an answer, because the loop is ending.
+            # There is no answer, because the loop is ending.
             answered.cancel()
 
     def _let_go(self) -> None:
-        if not self._behind:
-            keeper().let_go(self)
-            self.land(None)
+        if not self._has_deferred:
+            lease_renewer().remove(self)
+            self.complete(None)
         self._give_permit_back()
 
     def _abandon(self) -> None:
-        """The client left before the handler was started."""
-        behind = self.passage.abandon()
-        self.land(None)
+        """Abandons the exchange because the client left before the handler was started."""
+        deferred = self.exchange.abandon()
+        self.complete(None)
         self._give_permit_back()
-        if behind is not None:
-            self.engine.behind(behind, self, settles=False)
+        if deferred is not None:
+            self.engine.confirm_later(deferred, self, settles=False)
 
     def _give_permit_back(self) -> None:
         if self._holds_permit:

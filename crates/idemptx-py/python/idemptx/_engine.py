@@ -1,4 +1,4 @@
-"""What all requests on one backend share within one event loop."""
+"""State that all requests on one backend share within one event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import weakref
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._idemptx import (
     ABSENT,
@@ -21,83 +21,56 @@ from ._idemptx import (
     UNAVAILABLE,
     Step,
 )
-from ._keeper import forget_keeper, keeper
+from ._lease_renewer import lease_renewer, reset_lease_renewer
 from ._safety import Severity
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from ._driver import Driver
-    from ._flight import Flight
-    from ._idemptx import News, Rules
+    from ._idemptx import Rules, Update
+    from ._lease_renewer import LeaseHolder
     from ._safety import SafetyReport
+    from ._single_flight import Entry
+    from ._store import Store
 
-__all__ = ["Engine", "Engines", "Store", "drain"]
+__all__ = ["Engine", "Engines", "drain"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
 
 
-class Store(Protocol):
-    """Where records are, as one event loop gets at them."""
-
-    def perform(self, step: Step) -> Awaitable[None] | None:
-        """Leaves a verdict in the step; what is returned resolves once it is there."""
-
-    async def retry(self, step: Step) -> None:
-        """Performs a step without a verdict once more, if a new connection may be the cure."""
-
-    def renew(self, steps: Sequence[Step]) -> None:
-        """Performs renewals from the keeper's thread, and waits for them."""
-
-    async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
-        """Calls `wake` once the claim has ended, as long as what is returned is kept.
-
-        `None` means that it cannot be told.
-        """
-
-    def expect(self, rules: Rules) -> None:
-        """Learns how long it may take, before the first step under these rules."""
-
-    async def check(self) -> SafetyReport:
-        """What it promises, and what stands against it; `OSError` if it cannot be reached."""
-
-    async def close(self) -> None:
-        """Lets go of connections; a later step opens new ones."""
-
-
 class Engine:
-    """The requests under way on one backend in one event loop."""
+    """The requests in progress on one backend in one event loop."""
 
     def __init__(self, loop: AbstractEventLoop, store: Store) -> None:
         self.loop = loop
         self.store = store
-        self.flights: dict[bytes, Flight] = {}
+        self.single_flight: dict[bytes, Entry] = {}
         self.executions = 0
         self.waiting = 0
         self.unconfirmed = 0
-        self._unheard = 0
+        self._unconfirmed_claims = 0
         self.is_closed = False
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
         self.tasks: set[Task[Any]] = set()
-        """What nobody else keeps alive; who adds a task takes it away again."""
+        """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
         with suppress(StopIteration):
             self._farewell.asend(None).send(None)
 
     def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
-        """Runs something that nobody else keeps alive."""
+        """Starts a background task and keeps it alive until it ends."""
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
 
     def adopt(self, rules: Rules) -> None:
-        """Takes note of rules that requests will come under."""
+        """Registers the rules of coming requests."""
         if rules not in self._adopted:
             self._adopted.add(rules)
             self.store.expect(rules)
@@ -105,12 +78,12 @@ class Engine:
                 self._report = self.spawn(self._check())
 
     async def known(self) -> None:
-        """Waits until it is known what the store promises."""
+        """Waits until the store's guarantees are known."""
         if self._report is not None:
             await asyncio.shield(self._report)
 
     def refuses(self, rules: Rules) -> str | None:
-        """Why nothing new may be claimed now, if that is so."""
+        """Returns the reason a new claim is refused, if it is."""
         if self._report is not None and self._report.done():
             report = self._report.result()
             if report is not None and (
@@ -126,25 +99,25 @@ class Engine:
     # Steps
 
     async def perform(self, step: Step) -> None:
-        """Performs a step, and once more where the connection was lost over it."""
+        """Performs a step, and repeats it once if the connection was lost."""
         waiting = self.store.perform(step)
         if waiting is not None:
             await waiting
         if step.verdict == UNAVAILABLE:
             await self.store.retry(step)
 
-    def behind(self, step: Step, driver: Driver, *, settles: bool) -> None:
-        """Goes on with what the store has not confirmed; keeps lease and flight meanwhile."""
+    def confirm_later(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
+        """Repeats an unconfirmed step in the background, keeping lease and entry."""
         self.unconfirmed += 1
-        self.spawn(self._confirm(step, driver, settles=settles))
+        self.spawn(self._confirm(step, holder, settles=settles))
 
-    async def _confirm(self, step: Step, driver: Driver, *, settles: bool) -> None:
+    async def _confirm(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
         pause = CONFIRM_PAUSE_MIN
-        # A release needs no longer than its claim would live; a result is never given up.
-        until = self.loop.time() + driver.rules.lease
+        # A release is repeated for as long as its claim would live, a settlement without limit.
+        until = self.loop.time() + holder.rules.lease
         try:
             while settles or self.loop.time() < until:
-                step.again()
+                step.reset()
                 await self.perform(step)
                 if step.verdict not in (UNAVAILABLE, INTERNAL):
                     break
@@ -152,66 +125,70 @@ class Engine:
                 pause = min(pause * 2, CONFIRM_PAUSE_MAX)
         finally:
             self.unconfirmed -= 1
-            keeper().let_go(driver)
-            driver.land(step.news() if step.verdict == OK else None)
-        if step.verdict == OK and step.is_unheard and self._unheard < UNHEARD_MAX:
-            self._unheard += 1
+            lease_renewer().remove(holder)
+            holder.complete(step.update() if step.verdict == OK else None)
+        if (
+            step.verdict == OK
+            and step.releases_unconfirmed
+            and self._unconfirmed_claims < UNCONFIRMED_CLAIMS_MAX
+        ):
+            self._unconfirmed_claims += 1
             self._release_later(step, CONFIRM_PAUSE_MIN, until)
 
     def _release_later(self, step: Step, pause: float, until: float) -> None:
         """Releases again, ever more rarely, for as long as the lease would have lasted.
 
-        A claim that nobody heard of may be carried out after a release that found nothing.
-        By a timer, which draining does not wait for.
+        A claim whose verdict was lost may be carried out after a release that found nothing.
+        Uses a timer, which draining does not wait for.
         """
         left = until - self.loop.time()
         if left <= 0:
-            self._unheard -= 1
+            self._unconfirmed_claims -= 1
             return
         again = partial(self._release_again, step, min(pause * 2, CONFIRM_PAUSE_MAX), until)
         self.loop.call_later(min(pause, left), lambda: self.spawn(again()))
 
     async def _release_again(self, step: Step, pause: float, until: float) -> None:
-        step.again()
+        step.reset()
         await self.perform(step)
         self._release_later(step, pause, until)
 
     # Waiting for what other processes hold
 
-    def keep_vigil(self, record: bytes, flight: Flight, timeout: float) -> None:
-        """Watches a record that is held elsewhere until it changes or nobody waits any more."""
-        self.spawn(self._keep_vigil(record, flight, timeout))
+    def watch_record(self, record: bytes, entry: Entry, timeout: float) -> None:
+        """Watches a record held by another process until it changes or no request waits."""
+        self.spawn(self._watch_record(record, entry, timeout))
 
-    async def _keep_vigil(self, record: bytes, flight: Flight, timeout: float) -> None:
-        pause = VIGIL_POLL_MIN
-        news: News | None = None
+    async def _watch_record(self, record: bytes, entry: Entry, timeout: float) -> None:
+        pause = WATCH_POLL_MIN
+        update: Update | None = None
         watch: object = None
         try:
-            while flight.waiters:
+            while entry.waiters:
                 rung = asyncio.Event()
-                # Watch first, look then: what happens in between is not missed.
+                # Watch before the lookup, so that a change in between is not missed.
                 with suppress(asyncio.TimeoutError):
                     watch = await asyncio.wait_for(self.store.watch(record, rung.set), timeout)
                 step = Step.lookup(record)
                 await self.perform(step)
                 left = pause
                 if step.verdict == SETTLED:
-                    news = step.news()
+                    update = step.update()
                     return
                 if step.verdict in (ABSENT, CORRUPT):
                     return
                 if step.verdict == HELD:
-                    if flight.holder is None or not step.is_held_as(flight.holder):
+                    if entry.holder is None or not step.is_held_as(entry.holder):
                         return
                     left = step.remaining
-                pause = VIGIL_POLL_MAX if watch is not None else min(pause * 2, VIGIL_POLL_MAX)
+                pause = WATCH_POLL_MAX if watch is not None else min(pause * 2, WATCH_POLL_MAX)
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(rung.wait(), min(pause, left + VIGIL_POLL_MIN))
+                    await asyncio.wait_for(rung.wait(), min(pause, left + WATCH_POLL_MIN))
         finally:
             del watch
-            if self.flights.get(record) is flight:
-                del self.flights[record]
-            flight.land(news)
+            if self.single_flight.get(record) is entry:
+                del self.single_flight[record]
+            entry.complete(update)
 
     # The store's promises
 
@@ -233,12 +210,12 @@ class Engine:
     # The end
 
     async def drain(self) -> None:
-        """Waits until everything that goes on by itself has ended."""
+        """Waits until all background tasks have ended."""
         while tasks := {task for task in self.tasks if task is not asyncio.current_task()}:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        """Lets go of what the loop would otherwise find open when it ends."""
+        """Closes the store's connections before the loop ends."""
         self.is_closed = True
         await self.store.close()
 
@@ -263,7 +240,7 @@ class Engines:
         for engine in self._engines:
             if engine.loop is loop and not engine.is_closed:
                 return engine
-        # Loops end without telling.
+        # An ended loop does not unregister its engine.
         self._engines = [it for it in self._engines if not (it.is_closed or it.loop.is_closed())]
         engine = Engine(loop, self._open_store())
         self._engines.append(engine)
@@ -281,12 +258,12 @@ class Engines:
         return [engine for engine in self._engines if engine.loop is loop]
 
     def forget(self) -> None:
-        """After a fork: what the parent has open is the parent's."""
+        """Drops the engines after a fork: their connections belong to the parent."""
         self._engines = []
 
 
 async def drain(timeout: float | None = None) -> bool:
-    """Waits until nothing goes on any more in this event loop without a client.
+    """Waits until no work continues in this event loop without a client.
 
     That is: handlers whose clients have left, and results that the store has not confirmed.
     Call it when the server has stopped, before the loop ends; what is not done within `timeout`
@@ -306,7 +283,7 @@ async def drain(timeout: float | None = None) -> bool:
 
 
 def _after_fork() -> None:
-    forget_keeper()
+    reset_lease_renewer()
     for engines in list(_ALL):
         engines.forget()
 
@@ -318,9 +295,9 @@ if hasattr(os, "register_at_fork"):
 
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
-UNHEARD_MAX = 10_000
-"""Claims that nobody heard of and that are released again; others lapse with their lease."""
+UNCONFIRMED_CLAIMS_MAX = 10_000
+"""The largest number of claims with a lost verdict that are released again; others lapse."""
 CONFIRM_PAUSE_MIN = 0.05
 CONFIRM_PAUSE_MAX = 2.0
-VIGIL_POLL_MIN = 0.02
-VIGIL_POLL_MAX = 0.25
+WATCH_POLL_MIN = 0.02
+WATCH_POLL_MAX = 0.25

@@ -1,4 +1,4 @@
-"""What a handler sees of the execution it is part of."""
+"""The execution as its handler sees it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ._connections import adapted
 from ._idemptx import ABSENT, HELD
@@ -20,14 +20,30 @@ if TYPE_CHECKING:
 
     from ._connections import Connection, Style
     from ._engine import Engine
-    from ._idemptx import Passage, Recovery, Rules, Step
-    from .transaction import OpenTransaction
+    from ._idemptx import Exchange, Recovery, Rules, Step
 
-__all__ = ["CURRENT", "Directive", "Execution", "current_execution"]
+__all__ = ["CURRENT", "Directive", "Execution", "ExecutionTransaction", "current_execution"]
 
 R = TypeVar("R")
 T = TypeVar("T")
 Directive = Literal["store", "release", "unknown"]
+
+
+class ExecutionTransaction(Protocol):
+    """A transaction that ends with an execution."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection that the handler uses."""
+
+    async def flush(self) -> None:
+        """Sends what a commit would send, so that its errors are the handler's."""
+
+    async def commit(self, step: Step, limit: float) -> bool | None:
+        """Settles and commits within so many seconds; `None` if the end is unknown."""
+
+    async def roll_back(self, limit: float) -> None:
+        """Rolls back, unless it has ended."""
 
 
 class Execution:
@@ -35,8 +51,8 @@ class Execution:
 
     __slots__ = (
         "_engine",
+        "_exchange",
         "_lost",
-        "_passage",
         "_rules",
         "_steps",
         "directive",
@@ -44,30 +60,30 @@ class Execution:
         "transaction",
     )
 
-    def __init__(self, passage: Passage, engine: Engine, rules: Rules) -> None:
-        self._passage = passage
+    def __init__(self, exchange: Exchange, engine: Engine, rules: Rules) -> None:
+        self._exchange = exchange
         self._engine = engine
         self._rules = rules
         self._steps = 0
         self._lost = False
         self.directive: Directive | None = None
         self.is_settled_by_hand = False
-        self.transaction: OpenTransaction | None = None
+        self.transaction: ExecutionTransaction | None = None
 
     @property
     def key(self) -> str:
         """The client's key, quotes and escapes undone."""
-        return self._passage.key
+        return self._exchange.key
 
     @property
     def attempt(self) -> int:
-        """Which execution of this operation it is: 1, or more after an orphan was taken over."""
-        return self._passage.attempt
+        """The number of this execution: 1, or more after an orphan was taken over."""
+        return self._exchange.attempt
 
     @property
     def token(self) -> str:
         """The random token of this execution's claim."""
-        return self._passage.token
+        return self._exchange.token
 
     @property
     def fence(self) -> int:
@@ -75,11 +91,11 @@ class Execution:
 
         Give it to systems that can refuse a stale writer.
         """
-        return self._passage.fence
+        return self._exchange.fence
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody took the operation over: what this handler still does is in vain."""
+        """True if another execution took the operation over, so that this result is discarded."""
         return self._lost
 
     def derive(self, label: str) -> str:
@@ -88,14 +104,14 @@ class Execution:
         It depends on scope, key and label (and the policy's secret) alone: every attempt derives
         the same, so a downstream system that honours keys executes once, however often we do.
         """
-        return self._passage.derive(label)
+        return self._exchange.derive(label)
 
     def direct(self, outcome: Directive) -> None:
-        """Says what becomes of the answer, whatever its status.
+        """Sets the outcome of the response, independent of its status.
 
         `store` keeps it, `release` lets the next request execute, and `unknown` refuses retries
-        until somebody has found out. An `Idempotency-Outcome` header in the response does the same
-        and wins.
+        until an operator has decided. An `Idempotency-Outcome` header in the response has the same
+        effect and takes precedence.
         """
         if outcome not in ("store", "release", "unknown"):
             message = f"an execution is directed to store, release or unknown, not {outcome!r}"
@@ -103,18 +119,17 @@ class Execution:
         self.directive = outcome
 
     async def step(self, label: str, call: Callable[[], Awaitable[T] | T]) -> T:
-        """Runs a step of the operation, unless an earlier attempt has: then gives its result again.
+        """Runs a step of the operation, or returns the result of an earlier attempt.
 
             charge = await execution.step("charge", lambda: psp.charge(execution.derive("charge")))
 
         The result is kept under the label for as long as the operation's key, and never changes. It
-        is what JSON makes of it, at the first time, too. An exception is not kept, and neither is
-        anything of a step whose process dies in it: that runs again, so that a call to another
-        system should carry a key of its own.
+        is the JSON form of the value, the first time too. An exception is not kept. A step whose
+        process dies runs again, so a call to another system should carry a derived key.
 
-        Raises `LeaseLostException` if somebody took the operation over, and `RecoveryException` if
-        the store gave no answer: nothing has run, or its result is not kept. `ValueError` or
-        `TypeError` say what to change.
+        Raises `LeaseLostException` if another execution took the operation over, and
+        `RecoveryException` if the store gave no answer: nothing has run, or its result is not kept.
+        `ValueError` and `TypeError` say what to change.
         """
         recovery = self._begin_step(label)
         found = await self._recalled(recovery)
@@ -127,7 +142,7 @@ class Execution:
         return value
 
     def blocking_step(self, label: str, call: Callable[[], T]) -> T:
-        """The same for a plain `def` handler, in the thread that it runs in."""
+        """Runs a step of a plain `def` handler, in the handler's thread."""
         loop = self._engine.loop
         recovery = self._begin_step(label)
         found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
@@ -138,7 +153,7 @@ class Execution:
         return value
 
     def _begin_step(self, label: str) -> Recovery:
-        recovery = self._passage.recovery(label)
+        recovery = self._exchange.recovery(label)
         self._steps += 1
         if self._steps > STEPS_MAX:
             message = f"an execution has {STEPS_MAX} steps at most"
@@ -158,7 +173,7 @@ class Execution:
         return None
 
     async def _kept(self, recovery: Recovery, text: bytes) -> bytes:
-        """Keeps a result, or gives the one that somebody else has kept meanwhile."""
+        """Stores a result, or returns the one that another execution has stored first."""
         loop = self._engine.loop
         until = loop.time() + self._rules.settle_timeout
         pause = KEEP_PAUSE_MIN
@@ -192,8 +207,8 @@ class Execution:
         connection or session of SQLAlchemy, to the database that the records are in. With an
         asynchronous one, await this; with another it is done when this returns. Gives the response.
 
-        Raises `LeaseLostException` if somebody took the operation over: let it roll the transaction
-        back and leave the handler, and the client gets what the operation has come to. Raises
+        Raises `LeaseLostException` if another execution took the operation over: let it roll the
+        transaction back and leave the handler, and the client gets the operation's result. Raises
         `TypeError`, `ValueError` or `RuntimeError` with what to change, and what the driver raises.
         """
         self.check_transactional()
@@ -201,7 +216,7 @@ class Execution:
         if not adapter.is_open():
             raise RuntimeError(NO_TRANSACTION)
         status, headers, body = response.status_code, response.raw_headers, bytes(response.body)
-        step = self._passage.settlement(status, headers, body)
+        step = self._exchange.settlement(status, headers, body)
         if step is None:
             raise ValueError(NOT_STORABLE)
         text, parameters = self.statement(step, adapter.style, None)
@@ -232,8 +247,8 @@ class Execution:
         if refusal is not None:
             raise TypeError(refusal)
 
-    def attach(self, transaction: OpenTransaction) -> None:
-        """Leaves a transaction to whoever ends the execution."""
+    def attach(self, transaction: ExecutionTransaction) -> None:
+        """Attaches a transaction, which ends with the execution."""
         if self.transaction is not None:
             raise RuntimeError("this execution has a transaction already")
         self.transaction = transaction
@@ -245,19 +260,19 @@ class Execution:
         return result
 
     def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
-        """Runs something that goes on whoever leaves."""
+        """Starts a task that continues if the client leaves."""
         return self._engine.spawn(coroutine)
 
-    def covers(self, engine: Engine, passage: Passage) -> bool:
-        """Whether this is the execution of the passage's record already, in a layer around it."""
-        return engine is self._engine and passage.id == self._passage.id
+    def covers(self, engine: Engine, exchange: Exchange) -> bool:
+        """True if an outer layer executes the exchange's record already."""
+        return engine is self._engine and exchange.id == self._exchange.id
 
     def lose(self) -> None:
         """Notes that the lease is lost; called by the driver."""
         self._lost = True
 
     def __repr__(self) -> str:
-        """Without the key, which may be a secret between the client and us."""
+        """Omits the key, which may be a secret."""
         return f"<Execution attempt={self.attempt} fence={self.fence}>"
 
 

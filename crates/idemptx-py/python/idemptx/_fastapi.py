@@ -1,4 +1,4 @@
-"""The few places where FastAPI's own ways have to be known.
+"""The places that depend on FastAPI's internals.
 
 A route of FastAPI turns what a handler returns into a response after the handler, and so after
 our decorator, has returned. To keep the very bytes that the first client gets, the decorator does
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Scope
 
-__all__ = ["Stacks", "answer_to", "is_handled", "render"]
+__all__ = ["ExitStacks", "answer_to", "is_handled", "render"]
 
 
 async def render(
@@ -48,13 +48,13 @@ async def render(
 
 
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:
-    """Whether the application has said what becomes of an exception, or its framework has."""
+    """True if the application, or its framework, has a handler for an exception."""
     handler = _handler_of(scope, exception)
     return handler is not None and (by_default or not _is_default(handler))
 
 
 async def answer_to(request: Request, error: Exception) -> Response | None:
-    """What the application's handler of this exception answers; `None` without one."""
+    """Returns the response of the application's exception handler; `None` without one."""
     handler = _handler_of(request.scope, error)
     if handler is None:
         return None
@@ -68,14 +68,14 @@ async def answer_to(request: Request, error: Exception) -> Response | None:
 
 
 def add_headers(error: Exception, lines: list[tuple[bytes, bytes]]) -> None:
-    """Adds lines to the answer that an HTTP exception will become."""
+    """Adds header lines to the response of an HTTP exception."""
     if isinstance(error, HTTPException):
         added = {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
         error.headers = {**(error.headers or {}), **added}
 
 
-class Stacks:
-    """What dependencies and forms want closed when a request is over, taken away from it."""
+class ExitStacks:
+    """The exit stacks of a request's dependencies and forms, taken over from the request."""
 
     __slots__ = ("_stacks",)
 
@@ -84,11 +84,11 @@ class Stacks:
 
     @staticmethod
     def are_shown(scope: Scope) -> bool:
-        """Whether this FastAPI lets others see them: it does since 2025."""
+        """True if this FastAPI exposes them in the scope, as versions since 2025 do."""
         return any(name in scope for name in STACKS)
 
     @classmethod
-    def take(cls, scope: Scope) -> Stacks:
+    def take(cls, scope: Scope) -> ExitStacks:
         """Takes them from a request whose FastAPI shows them, innermost first."""
         stacks = [scope[name] for name in STACKS if isinstance(scope.get(name), AsyncExitStack)]
         return cls([_taken(stack) for stack in stacks])
@@ -107,7 +107,7 @@ class Stacks:
 
 
 def _taken(stack: AsyncExitStack) -> AsyncExitStack:
-    """All that is on a stack, but for cancel scopes: those belong to the task that entered them."""
+    """Moves a stack's callbacks, except cancel scopes, which stay with their task."""
     taken = stack.pop_all()
     theirs = taken._exit_callbacks  # type: ignore[attr-defined] # noqa: SLF001
     for entry in [it for it in theirs if isinstance(getattr(it[1], "__self__", None), CancelScope)]:
@@ -117,8 +117,9 @@ def _taken(stack: AsyncExitStack) -> AsyncExitStack:
 
 
 def _effective(scope: Scope, route: Any) -> Any:
-    """What the routers that include the route have made of its settings: FastAPI of 2026 keeps
-    that beside the route, earlier versions in a route of its own.
+    """Returns the route's settings as merged by the routers that include it.
+
+    FastAPI of 2026 keeps them beside the route, earlier versions in a separate route.
     """
     own = scope.get("fastapi")
     for value in own.values() if isinstance(own, dict) else ():
@@ -128,7 +129,7 @@ def _effective(scope: Scope, route: Any) -> Any:
 
 
 class _Renderer:
-    """What FastAPI does to a result after the handler has returned, and so after our decorator."""
+    """Renders a handler's result as FastAPI would after the decorator has returned."""
 
     def __init__(self, route: Any) -> None:
         from fastapi import routing  # noqa: PLC0415 - only where FastAPI is

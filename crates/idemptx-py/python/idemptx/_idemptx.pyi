@@ -1,15 +1,15 @@
-"""The engine's core, compiled: it decides and never waits.
+"""The compiled core of the engine: it decides and never waits.
 
-A `Passage` is one request's way through the protocol.
-It says in `action` what is to be done next; the driver does it and tells it how that ended.
-Whatever the store has to do is a `Step`; a store performs it and leaves a verdict in it.
+An `Exchange` is the state machine of one request.
+Its `action` names the next thing to do; the driver does it and reports the result.
+An operation on the store is a `Step`; a store performs it and leaves a verdict in it.
 Nothing here opens a socket or knows an event loop.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, final
 
-# Passage.action: what is to be done next.
+# Exchange.action: the next thing to do.
 READ_BODY: Final = 0
 """Feed the request's body, then `end_body`."""
 STORE: Final = 1
@@ -21,9 +21,9 @@ PROBE: Final = 3
 EXECUTE: Final = 4
 """Run the handler at once, then `responded`, `streamed` or `broken`."""
 ANSWER: Final = 5
-"""It is over: `answer` says how."""
+"""The exchange has ended: see `answer`."""
 
-# Passage.answer: how it ended.
+# Exchange.answer: the kind of answer.
 PASS: Final = 0
 """Run the handler as if this engine were not there; add `marks`."""
 REPLAY: Final = 1
@@ -40,7 +40,7 @@ RENEW: Final = 2
 RELEASE: Final = 3
 SETTLE: Final = 4
 WATCH: Final = 5
-"""Mark the claim as awaited, so that its end is published: OK, or ABSENT if nobody claims it."""
+"""Mark the claim as awaited, so that its end is published: OK, or ABSENT without a claim."""
 
 # Step.verdict.
 PENDING: Final = -1
@@ -55,6 +55,7 @@ CORRUPT: Final = 7
 FULL: Final = 8
 INVALID: Final = 9
 INTERNAL: Final = 10
+REFUSED: Final = 11
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -74,10 +75,10 @@ class Rules:
     def required(self) -> bool: ...
     @property
     def asks_for_scope(self) -> bool:
-        """Whether `begin` must be told the scope, because the policy leaves it to a function."""
+        """True if `begin` needs the scope, because the policy leaves it to a function."""
     @property
     def is_shadow(self) -> bool:
-        """Whether duplicates are executed, and only reported."""
+        """True if duplicates are executed, and only reported."""
     @property
     def fails_open(self) -> bool: ...
     @property
@@ -102,7 +103,7 @@ class Rules:
     @property
     def refuses_unsafe_stores(self) -> bool: ...
     def with_custom_scope(self) -> Rules:
-        """The same policy with the scope left to the adapter's function (`ScopeRule::Custom`)."""
+        """Returns the policy with the scope left to a function (`ScopeRule::Custom`)."""
     def to_json(self) -> str:
         """The effective policy, secrets left out."""
     def begin(
@@ -113,7 +114,7 @@ class Rules:
         headers: Iterable[tuple[bytes, bytes]],
         scope: str | None = None,
         accepts: Callable[[str], bool] | None = None,
-    ) -> Passage | None:
+    ) -> Exchange | None:
         """Begins with a request's head; None if it passes untouched and unmarked.
 
         `path` is the raw path as the client sent it, without the query.
@@ -123,8 +124,8 @@ class Rules:
         """
 
 @final
-class Passage:
-    """One request's way through the protocol.
+class Exchange:
+    """The state machine of one request.
 
     A method that belongs to another action than the current one raises RuntimeError.
     """
@@ -133,10 +134,10 @@ class Passage:
     def action(self) -> int: ...
     @property
     def answer(self) -> int:
-        """How it ended; RuntimeError before it has."""
+        """The kind of answer; RuntimeError before the exchange has ended."""
     @property
     def id(self) -> bytes:
-        """The record's name, 32 bytes: the one that is dealt with now.
+        """The id of the current record, 32 bytes.
 
         RuntimeError if the request was refused for want of a valid key; so is `key`.
         """
@@ -157,40 +158,40 @@ class Passage:
 
     # STORE
     def step(self) -> Step:
-        """What the store has to do now; the same object until it is done."""
+        """Returns the current store step; the same object until `done`."""
     def done(self, step: Step) -> int:
         """Takes the verdict of the step just performed."""
     @property
     def commits(self) -> bool:
-        """SETTLE: what the handler did in its transaction is to be committed along with it.
+        """SETTLE: true if the handler's transaction is committed together with the settlement.
 
         Otherwise, and before a RELEASE, such a transaction is rolled back first.
         """
     @property
     def keeps(self) -> bool:
-        """SETTLE: a result, not that nothing is known of it."""
+        """SETTLE: true for a result, false for an unknown outcome."""
     def uncommitted(self) -> int:
-        """SETTLE: the transaction that should have settled was rolled back, or nobody knows."""
+        """SETTLE: the settling transaction was rolled back, or its end is unknown."""
     def confirmed(self, looked: Step) -> int:
-        """SETTLE: takes for a settlement in the application's transaction what a LOOKUP found."""
-    def told(self, news: News) -> int:
-        """Takes for a claim what another request was told."""
+        """SETTLE: concludes a settlement in the application's transaction from a LOOKUP."""
+    def claim_shared(self, update: Update) -> int:
+        """CLAIM: takes the claim result that another request of this process shares."""
 
     # WAIT
     @property
     def wait(self) -> float:
-        """How long, in seconds."""
+        """The time to wait, in seconds."""
     @property
-    def holder(self) -> News:
-        """Whose claim it is."""
-    def woken(self, news: News | None) -> int:
-        """The record may have changed; `news` is what it is now, if that is known."""
+    def holder(self) -> Update:
+        """The holder of the claim."""
+    def woken(self, update: Update | None) -> int:
+        """Continues because the record may have changed; `update` is its state, if known."""
     def wait_over(self) -> int: ...
     def waiters_full(self) -> int: ...
 
     # PROBE
     @property
-    def vanished_attempt(self) -> int: ...
+    def orphan_attempt(self) -> int: ...
     def probed(
         self,
         happened: bool | None,
@@ -198,14 +199,14 @@ class Passage:
         headers: Iterable[tuple[bytes, bytes]] = (),
         body: bytes = b"",
     ) -> int:
-        """What the application knows: it happened, with this answer; it did not; or None."""
+        """Takes the application's knowledge: happened, with this answer; not happened; or None."""
 
     # EXECUTE
     @property
     def attempt(self) -> int: ...
     @property
     def token(self) -> str:
-        """Of the lease, in hex."""
+        """The token of the lease, in hex."""
     @property
     def fence(self) -> int: ...
     def derive(self, label: str) -> str:
@@ -222,56 +223,56 @@ class Passage:
     def renewal(self) -> Step:
         """A step that renews the lease; may be made and performed again and again."""
     def responded(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> int:
-        """The handler answered with a whole body.
+        """Takes the handler's response with a whole body.
 
-        Obeys and takes note of an `Idempotency-Outcome` header.
+        Obeys an `Idempotency-Outcome` header.
         """
     def streamed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> int:
-        """The handler answered with a body that cannot be kept."""
+        """Takes the handler's response with a body that cannot be stored."""
     def broken(self) -> int:
-        """The handler raised, or its body broke off."""
+        """Reports that the handler raised, or that its body broke off."""
 
     # ANSWER
     @property
     def stored(self) -> bool:
-        """Whether a retry will get this answer."""
-    def behind(self) -> Step | None:
-        """What goes on without the client: a RELEASE or a SETTLE, to be retried."""
+        """True if a retry will get this answer."""
+    def deferred(self) -> Step | None:
+        """Returns the step that continues without the client: a RELEASE or SETTLE."""
     def marked(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         """The response's header lines with ours added, and `Idempotency-Outcome` taken away."""
     def replay(self) -> tuple[int, Headers, bytes]:
         """Status, header lines with our marks and Content-Length, and body."""
     def refusal(self) -> Refusal: ...
     def abandon(self) -> Step | None:
-        """The client left before the handler was started: ends the passage.
+        """Ends the exchange because the client left before the handler was started.
 
-        Gives what must go on all the same: a RELEASE of a claim whose verdict nobody heard, or the
-        RELEASE or SETTLE that was under way.
+        Returns the step that must continue: a RELEASE of a claim whose verdict is unknown, or the
+        RELEASE or SETTLE in progress.
         A claim that no store was asked for leaves nothing.
-        Nothing happens afterwards, whatever is called; None when called again.
+        Later calls have no effect and return None.
         """
 
 @final
 class Recovery:
-    """A step of a handler whose result outlives it: looked for, then kept."""
+    """A recoverable step of a handler: its result is looked up, then stored."""
 
     def lookups(self) -> list[Step]:
-        """What to look for: one or more records."""
+        """Returns the LOOKUP steps for the result: one or more records."""
     def looked(self, step: Step) -> bool:
-        """Whether a LOOKUP found the result; ValueError if it belongs to another request."""
+        """Returns true if a LOOKUP found the result; ValueError if it is another request's."""
     @property
     def found(self) -> bytes | None:
         """The result as JSON, once it was found."""
     def keep(self, json: bytes) -> Step | None:
         """Begins to keep a result, with a CLAIM; None if it is too large."""
     def kept(self, step: Step) -> Step | None:
-        """What is to be done after that, and so on; None when a result is kept.
+        """Returns the next step after one is done; None when a result is stored.
 
-        That is somebody else's if `found` says so.
+        The stored result is another execution's if `found` is set.
         """
     @property
     def is_contended(self) -> bool:
-        """Whether to wait a little before the step that `kept` gave: it begins anew."""
+        """True if the step from `kept` starts over and should be delayed."""
 
 @final
 class Refusal:
@@ -279,12 +280,12 @@ class Refusal:
 
     @property
     def code(self) -> str:
-        """Its stable name, such as `key-reused`."""
+        """The stable name, such as `key-reused`."""
     @property
     def status(self) -> int: ...
     @property
     def headers(self) -> Headers:
-        """With our marks and Content-Length."""
+        """The header lines, with idempotency headers and Content-Length."""
     @property
     def body(self) -> bytes: ...
     @property
@@ -293,15 +294,15 @@ class Refusal:
     def retry_after(self) -> int | None: ...
 
 @final
-class News:
-    """What became of a record: a holder, a result, or a failure to find out."""
+class Update:
+    """The state of a record: a holder, a result, or a failure to read it."""
 
     @property
     def is_held(self) -> bool: ...
 
 @final
 class Step:
-    """One step of a store, and its verdict."""
+    """A store step and its verdict."""
 
     @staticmethod
     def lookup(record: bytes, /) -> Step: ...
@@ -315,42 +316,41 @@ class Step:
     def verdict(self) -> int: ...
     @property
     def failure(self) -> str | None:
-        """What went wrong, for the log."""
+        """The error text, for the log."""
     def fail(self, verdict: int, failure: str = "") -> None:
-        """There is no result: UNAVAILABLE, INTERNAL or FULL; replaces whatever there is."""
-    def again(self) -> None:
-        """Back to PENDING, to be performed once more."""
+        """Replaces the verdict by UNAVAILABLE, INTERNAL, REFUSED or FULL."""
+    def reset(self) -> None:
+        """Resets the verdict to PENDING, so that the step can be repeated."""
     @property
-    def is_unheard(self) -> bool:
-        """A RELEASE: whether of a claim of which it is not known that it was granted."""
-    def news(self) -> News | None:
-        """What others with the same record are to be told; None if they have to ask again.
+    def releases_unconfirmed(self) -> bool:
+        """True for a RELEASE of a claim that may never have been granted."""
+    def update(self) -> Update | None:
+        """Returns the state to share with other requests; None if they must ask again.
 
-        After a grant the holder, after a settled step the result.
+        That is the holder after a grant, and the result after a settlement.
         """
-    def is_held_as(self, news: News) -> bool:
-        """Whether a LOOKUP found the very claim that `news` told of, its lease alive."""
+    def is_held_as(self, update: Update) -> bool:
+        """Returns true if a LOOKUP found the same claim as `update`, its lease alive."""
     @property
     def remaining(self) -> float:
-        """What is left of the lease that was found, in seconds."""
+        """The remaining time of the lease that was found, in seconds."""
 
     # For stores written in Python, which know only locks and values.
     def grant(self) -> None:
-        """A CLAIM: nobody else has it."""
+        """CLAIM: grants it."""
     def hold(self, remaining: float) -> None:
-        """A CLAIM or LOOKUP: somebody unknown has it, taken for the same request."""
+        """CLAIM or LOOKUP: an unknown holder has the record, assumed to be the same request."""
     def find(self, record: bytes) -> None:
-        """A CLAIM or LOOKUP: a settled record; CORRUPT if it is none of this id."""
+        """CLAIM or LOOKUP: a settled record; CORRUPT if it is not a record of this id."""
     def succeed(self) -> None:
-        """Any other kind: OK; a LOOKUP: ABSENT."""
+        """LOOKUP: ABSENT; other kinds: OK."""
     def record(self) -> bytes:
-        """A SETTLE: the record to be kept."""
+        """SETTLE: returns the record to be stored."""
     @property
     def retain(self) -> float:
-        """A CLAIM or SETTLE: how long it is to be kept, in seconds.
+        """CLAIM or SETTLE: the retention in seconds.
 
-        Whoever reads it is about to do so: from then on a claim may be in force, as it may once it
-        was given to one of the stores and dialogues below.
+        Reading it counts as sending the step: from then on a claim may be in force.
         """
 
 @final
@@ -360,30 +360,30 @@ class MemoryStore:
     def __new__(cls, bytes_max: int | None = None) -> MemoryStore: ...
     def perform(self, step: Step) -> None: ...
     def watch(self, record: bytes, wake: Callable[[], object], /) -> Watch:
-        """Calls `wake`, from whatever thread, once the claim has ended.
+        """Calls `wake`, from any thread, once the claim has ended.
 
-        Not after the watch was dropped.
+        A dropped watch never calls it.
         """
     def maintain(self) -> None:
-        """Gives back what has expired."""
+        """Removes expired records."""
     def __len__(self) -> int:
-        """How many records there are, expired ones that are not given back yet included."""
+        """Returns the number of records, including expired ones not removed yet."""
     @property
     def bytes(self) -> int: ...
 
 @final
 class Watch:
-    """Watches as long as it is referred to."""
+    """A watch that ends when this object is dropped."""
 
 @final
-class Depot:
-    """A durable store of one process, shared by its event loops; opened when first needed.
+class NativeStore:
+    """A durable store of one process, shared by its event loops; opened when first used.
 
-    Used in a child made by fork, it raises RuntimeError: make another one.
+    Raises RuntimeError in a child made by fork, which needs another store.
     """
 
     @staticmethod
-    def sqlite(path: str, timeout: float | None = None) -> Depot: ...
+    def sqlite(path: str, timeout: float | None = None) -> NativeStore: ...
     @staticmethod
     def postgres(
         url: str,
@@ -396,32 +396,34 @@ class Depot:
         synchronous_commit: str | None = None,
         timeout: float | None = None,
         ca_certificates: bytes | None = None,
-    ) -> Depot:
-        """Without connecting; ValueError says what is wrong with a setting."""
+    ) -> NativeStore:
+        """Creates the store without connecting; ValueError says what is wrong with a setting."""
 
     def schema_sql(self) -> str:
         """PostgreSQL: the SQL that makes the tables."""
     def settle_statement(
         self, step: Step, style: str, transaction: str | None
     ) -> tuple[str, tuple[object, ...]]:
-        """PostgreSQL: a SETTLE as a statement for the application's own transaction.
+        """PostgreSQL: returns a SETTLE as a statement for the application's own transaction.
 
         `style` is `numeric` ($1) or `pyformat` (%(p1)s). A row says that it will be settled when
-        that is committed. `transaction` is its pg_current_xact_id, if somebody could have ended it.
+        that is committed. `transaction` is its pg_current_xact_id, if the handler may have ended
+        it.
         """
 
 @final
-class Desk:
-    """Where one event loop leaves steps for a durable store.
+class LoopHandle:
+    """One event loop's connection to a durable store.
 
-    The store's threads never touch Python: they make a descriptor readable, and the loop collects.
+    The store's threads never touch Python: they make a descriptor readable, and the loop then
+    collects the finished steps.
     """
 
-    def __new__(cls, depot: Depot) -> Desk: ...
+    def __new__(cls, native_store: NativeStore) -> LoopHandle: ...
     def fileno(self) -> int:
-        """What becomes readable when there is something to collect."""
+        """Returns the descriptor that is readable when there is something to collect."""
     def expect(self, claim_timeout: float, settle_timeout: float) -> None:
-        """How long steps may take from now on, in seconds: never longer than before."""
+        """Limits the time of steps, in seconds; a limit only gets shorter."""
     def perform(self, step: Step, future: Any) -> bool:
         """Begins a step; `future.set_result(None)` is called once it has its verdict.
 
@@ -429,56 +431,56 @@ class Desk:
         A done or cancelled future is left alone, and so is its step.
         """
     def watch(self, record: bytes, future: Any, wake: Callable[[], object]) -> None:
-        """Resolves to a Vigil, or to None if the end of the claim cannot be told.
+        """Resolves to a WatchHandle, or to None if the end of the claim cannot be signalled.
 
-        Calls `wake` once it has ended, not after the Vigil was dropped.
+        Calls `wake` once the claim has ended; a dropped WatchHandle never calls it.
         """
     def check(self, future: Any) -> None:
-        """Resolves to a guarantee, and what was found, as `Layout.evaluate` has them.
+        """Resolves to a guarantee and findings, as `Layout.evaluate` returns them.
 
         OSError if the store cannot be opened or reached.
         """
     def collect(self) -> None:
-        """Takes what came of whatever has rung."""
+        """Polls the woken steps and resolves their futures."""
     def renew(self, steps: Sequence[Step]) -> None:
         """Performs renewals from any thread, and waits for them without the interpreter's lock."""
     def close(self) -> None:
-        """Lets go of the store: every step becomes UNAVAILABLE, every check an OSError."""
+        """Releases the store: every step becomes UNAVAILABLE, every check an OSError."""
 
 @final
-class Vigil:
-    """Watches as long as it is referred to."""
+class WatchHandle:
+    """A watch that ends when this object is dropped."""
 
 @final
 class Layout:
-    """How records are laid out in Redis, and the server's clock."""
+    """The layout of records in Redis, and the server's clock."""
 
     def __new__(cls, prefix: str) -> Layout: ...
     @property
     def channel(self) -> bytes:
-        """Where the ends of awaited claims are published, as `id_from_text` reads them."""
+        """The channel for ends of awaited claims; `id_from_text` reads its payloads."""
     def moment(self) -> int:
-        """The moment at which TIME is asked, for `learn_time`."""
+        """Returns the current moment, for `learn_time`."""
     def learn_time(self, seconds: int, micros: int, asked: int) -> None:
-        """Takes the server's answer to TIME, which was asked at that moment."""
+        """Takes the server's answer to TIME and the moment at which TIME was sent."""
     @staticmethod
     def questions() -> list[list[bytes]]:
-        """What to ask a server about itself."""
+        """Returns the commands that query a server's configuration."""
     def evaluate(
         self, answers: Sequence[object], is_overheard: bool
     ) -> tuple[str, list[tuple[int, str]]]:
-        """What the answers amount to: a guarantee, and what was found, gravest first.
+        """Evaluates the answers: a guarantee, and the findings, gravest first.
 
-        An answer that is an error is the exception with the server's text. What was found comes
-        with its severity: 0 a note, 1 a warning, 2 unsafe, 3 fatal. ConnectionError if an answer
-        is an error that says nothing about the server.
+        An error reply is passed as an exception with the server's text. A finding has a severity:
+        0 a note, 1 a warning, 2 unsafe, 3 fatal. ConnectionError if an answer is an error that
+        says nothing about the server.
         """
     @staticmethod
     def id_from_text(text: bytes, /) -> bytes | None: ...
 
 @final
 class Channel:
-    """One connection's commands and replies, in order; whoever has the socket moves the bytes."""
+    """The commands and replies of one connection; the owner of the socket moves the bytes."""
 
     def __new__(cls, layout: Layout) -> Channel: ...
     def perform(self, step: Step, future: Any) -> bool:
@@ -501,11 +503,11 @@ class Channel:
         """
     @property
     def waiting(self) -> int:
-        """How many commands have no reply yet."""
+        """The number of commands without a reply."""
     def waited(self) -> float:
-        """For how long the oldest of them has waited, in seconds; 0 if there is none."""
+        """The waiting time of the oldest command, in seconds; 0 without one."""
     def lose(self, failure: str) -> None:
-        """The connection is gone.
+        """Reports that the connection is lost.
 
         Every step becomes UNAVAILABLE, every command a ConnectionError.
         """
@@ -514,10 +516,10 @@ class RedisReplyError(Exception):
     """A reply that is an error; its text begins with the server's code, such as NOAUTH."""
 
 @final
-class Messages:
-    """What a subscribed connection receives."""
+class PubSubReader:
+    """Reads the messages of a subscribed connection."""
 
-    def __new__(cls) -> Messages: ...
+    def __new__(cls) -> PubSubReader: ...
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """The (channel, payload) of each message; confirmations come as (channel, b"").
 
@@ -525,13 +527,13 @@ class Messages:
         """
 
 @final
-class Dialogue:
-    """A step as commands for somebody else's Redis client, one after the other."""
+class ClientCommands:
+    """A step as a sequence of commands for the application's Redis client."""
 
-    def __new__(cls, layout: Layout, step: Step) -> Dialogue: ...
+    def __new__(cls, layout: Layout, step: Step) -> ClientCommands: ...
     @property
     def command(self) -> list[bytes] | None:
-        """What to send now; None once the step has its verdict."""
+        """The command to send; None once the step has its verdict."""
     def reply(self, reply: object) -> None:
         """Takes the reply as Redis clients give it: None, bool, int, bytes, str, list, tuple."""
     def error(self, text: str) -> None:
@@ -548,8 +550,8 @@ class Transaction:
     def decide(
         self, record: bytes | None, pttl: int, response: bytes | None, micros: int
     ) -> list[list[bytes]]:
-        """What to write; if that is nothing, or was written, the verdict stands.
+        """Returns the commands to write; the verdict stands if there are none, or they succeed.
 
         `pttl` is the record's, `micros` the server's clock since the epoch.
-        If the write is refused because something changed, `Step.again` and start over.
+        If the write is refused because something changed, `Step.reset` and start over.
         """

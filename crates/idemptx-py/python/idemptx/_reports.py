@@ -1,4 +1,4 @@
-"""What the operator is told of a store that gives no verdicts: now and then, not each time."""
+"""Logs steps without a verdict, at a limited rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("idemptx")
 
 
 def report(step: Step) -> None:
-    """Tells the operator about a step without a verdict, now and then."""
+    """Logs a step without a verdict, at a limited rate."""
     _Reports.count += 1
     now = asyncio.get_running_loop().time()
     if now - _Reports.at >= REPORT_EVERY:

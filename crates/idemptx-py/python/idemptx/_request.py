@@ -1,4 +1,4 @@
-"""A request as ASGI has it, made ready for a passage."""
+"""Reads an ASGI request for an exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._idemptx import READ_BODY
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
-    from ._idemptx import Passage
+    from ._idemptx import Exchange
 
 __all__ = ["raw_path", "read_body", "replayed"]
 
@@ -24,21 +24,21 @@ def raw_path(scope: Scope) -> bytes:
     return quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode("ascii")
 
 
-async def read_body(passage: Passage, receive: Receive) -> tuple[list[Message], bool]:
-    """Reads the body into the passage; returns the messages read and whether they are all."""
+async def read_body(exchange: Exchange, receive: Receive) -> tuple[list[Message], bool]:
+    """Reads the body into the exchange; returns the messages read and whether they are all."""
     read: list[Message] = []
-    while passage.action == READ_BODY:
+    while exchange.action == READ_BODY:
         message = await receive()
         if message["type"] == "http.disconnect":
-            passage.body_failed()
+            exchange.body_failed()
             return [*read, message], True
         read.append(message)
         body = message.get("body", b"")
-        if body and not passage.feed(body):
-            passage.body_too_large()
+        if body and not exchange.feed(body):
+            exchange.body_too_large()
             return read, not message.get("more_body", False)
         if not message.get("more_body", False):
-            passage.end_body()
+            exchange.end_body()
             return read, True
     return read, False
 

@@ -1,4 +1,4 @@
-"""From what an application writes to the rules that the engine runs by."""
+"""Builds an engine's rules from an application's parameters."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _as_json(overlay: Mapping[str, Any]) -> str:
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-"""What a route may be registered for: a decorator covers them all."""
+"""The methods of routes; a decorator covers them all."""
 
 LEASE_MS = 15_000
 LEASE_MS_MIN = 100

@@ -1,4 +1,4 @@
-"""What a store promises as it is set up, and what stands against it."""
+"""A store's guarantees in its configuration, and findings against them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Finding", "SafetyReport", "Severity", "check_server", "one_of_severa
 
 
 class Severity(IntEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     NOTE = 0
     """Good to know."""
@@ -31,29 +31,29 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """A finding of a safety check."""
 
     severity: Severity
     text: str
-    """What it is, what follows from it, and what to do."""
+    """The finding, its consequence, and the remedy."""
 
 
 @dataclass(frozen=True)
 class SafetyReport:
-    """What was found, the gravest first."""
+    """The result of a safety check, the gravest finding first."""
 
     guarantee: str
-    """What the store guarantees in this configuration, in one line."""
+    """The store's guarantee in this configuration, in one line."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def is_unsafe(self) -> bool:
-        """Whether the store can lose or delete claims, or cannot work at all."""
+        """True if the store can lose or delete claims, or cannot work at all."""
         return any(finding.severity >= Severity.UNSAFE for finding in self.findings)
 
     @property
     def is_fatal(self) -> bool:
-        """Whether the store cannot work."""
+        """True if the store cannot work."""
         return any(finding.severity == Severity.FATAL for finding in self.findings)
 
 
@@ -70,7 +70,7 @@ async def check_server(
 
 
 def one_of_several() -> bool:
-    """Whether this process looks like one of several workers, as far as one can tell from here."""
+    """True if this process looks like one of several workers."""
     if multiprocessing.parent_process() is not None:
         return True
     workers = os.environ.get("WEB_CONCURRENCY", "1")

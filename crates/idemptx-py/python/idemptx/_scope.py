@@ -1,4 +1,4 @@
-"""Whose keys they are, where the application has a function for it."""
+"""Scopes of keys, as computed by the application's function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scoping:
         return self.of_request(Request(scope))
 
     def of_request(self, request: Request) -> str | Awaitable[str | None] | None:
-        """The same, where the request is at hand."""
+        """Returns the scope of a request object."""
         if self._function is None:
             return None
         found = self._function(request)

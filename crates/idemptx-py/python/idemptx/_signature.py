@@ -1,4 +1,4 @@
-"""What a decorated handler takes, and what its route is shown instead."""
+"""A handler's signature, and the signature that its route sees."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Signature:
         self._request = _named(parameters, Request)
         self._response = _named(parameters, Response)
         added = []
-        # A Starlette endpoint gets its request by position, whatever it is called and annotated.
+        # A Starlette endpoint gets its request by position, under any name and annotation.
         if self._request is None and not _takes_bare_request(parameters):
             added.append(_keyword(REQUEST, Request))
         if self._response is None:
@@ -91,7 +91,7 @@ def _resolved(handler: Callable[..., Any]) -> inspect.Signature:
         try:
             return eval(annotation, names)  # noqa: S307 - the application's own text
         except NameError:
-            # Known only later, or only to type checkers: whoever needs it will say so.
+            # Defined later, or only for type checkers; FastAPI reports it if it needs the type.
             return typing.ForwardRef(annotation)
 
     return signature.replace(

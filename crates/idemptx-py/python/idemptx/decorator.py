@@ -13,13 +13,13 @@ from starlette.responses import Response
 from . import _fastapi
 from ._capture import Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
+from ._engines import engines_of
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import raw_path, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
-from .backend.base import engines_of
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
 from .transaction import PendingTransaction
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from starlette.types import Scope as ASGIScope
 
     from ._engine import Engine
-    from ._idemptx import Passage, Rules
-    from ._work import Orphan
-    from .backend.base import AsyncStorageBackend, StorageBackend
-    from .transaction import OpenTransaction
+    from ._execution import ExecutionTransaction
+    from ._idemptx import Exchange, Rules
+    from ._orphan import Orphan
+    from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 __all__ = ["idempotent"]
 
@@ -66,17 +66,17 @@ def idempotent(
 
     The handler may be `def` or `async def` and return whatever its route may return.
 
-    - `key_ttl`: for how many seconds a response is replayed; 300 in the profile `idemptx`.
+    - `key_ttl`: the seconds for which a response is replayed; 300 in the profile `idemptx`.
     - `required`: whether a request must have a key; it must, unless this or the policy says no.
-    - `wait_timeout`: for how many seconds a duplicate waits for the first to finish; 0 refuses it.
+    - `wait_timeout`: the seconds that a duplicate waits for the first to finish; 0 refuses it.
     - `validate_signature`: whether a key that is used for another request is refused.
     - `signature_headers`: which headers make it another request, besides method, URL and body: a
       list of names, or `"all"`.
     - `profile`, `policy`: a named set of defaults, and what is laid over it.
-    - `scope`: whose keys they are: a function of the request, or as in the policy.
+    - `scope`: the namespace of keys: a function of the request, or as in the policy.
     - `accepts`: the application's own check of a key's form.
-    - `probe`: what the application knows of an execution that vanished, for `on_orphan="probe"`:
-      `None` if nothing, `False` if it did not happen, or its response.
+    - `probe`: the application's knowledge of a lost execution, for `on_orphan="probe"`: `None` if
+      unknown, `False` if it did not happen, or its response.
 
     Raises `TypeError` or `ValueError` with what to change.
     """
@@ -102,7 +102,7 @@ def idempotent(
 
 
 class _Route:
-    """What all requests to a decorated handler share."""
+    """State that all requests to a decorated handler share."""
 
     def __init__(
         self,
@@ -125,24 +125,24 @@ class _Route:
         @functools.wraps(handler)
         async def protected(*args: Any, **kwargs: Any) -> Any:
             request, response = signature.take(args, kwargs)
-            passage = await self._begin(request)
+            exchange = await self._begin(request)
             call = _Call(signature, args, kwargs, request, response)
-            if passage is None:
+            if exchange is None:
                 return await call.plainly()
-            return await self._answer(passage, call)
+            return await self._answer(exchange, call)
 
         # Its own signature, with annotations that need none of the handler's names, counts.
         del protected.__wrapped__
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
         return cast("Callable[P, R]", protected)
 
-    async def _begin(self, request: Request) -> Passage | None:
+    async def _begin(self, request: Request) -> Exchange | None:
         scope = request.scope
         named = None
         if self._scoping.is_function:
             found = self._scoping.of_request(request)
             named = found if found is None or isinstance(found, str) else await found
-        passage = self._rules.begin(
+        exchange = self._rules.begin(
             scope["method"],
             raw_path(scope),
             scope["query_string"],
@@ -150,34 +150,34 @@ class _Route:
             named,
             self._accepts,
         )
-        if passage is not None and passage.action == READ_BODY:
-            await _feed(passage, request)
-        return passage
+        if exchange is not None and exchange.action == READ_BODY:
+            await _feed(exchange, request)
+        return exchange
 
-    async def _answer(self, passage: Passage, call: _Call) -> Any:
+    async def _answer(self, exchange: Exchange, call: _Call) -> Any:
         driver: Driver | None = None
-        if passage.action != ANSWER:
+        if exchange.action != ANSWER:
             engine = self._engine_here()
             outer = current_execution()
-            if outer is not None and outer.covers(engine, passage):
+            if outer is not None and outer.covers(engine, exchange):
                 return await call.plainly()
-            driver = Driver(engine, self._rules, passage, self._probe)
+            driver = Driver(engine, self._rules, exchange, self._probe)
             try:
                 await driver.drive(call)
             except asyncio.CancelledError:
                 if driver.client_left:
                     call.outlive_request()
                 raise
-        answer = passage.answer
+        answer = exchange.answer
         if answer == OWN and driver is not None:
             return call.reply(driver)
         if answer == REPLAY:
-            return _Reply(*passage.replay())
+            return _Reply(*exchange.replay())
         if answer == PASS:
-            return await call.plainly(passage)
+            return await call.plainly(exchange)
         if driver is not None and driver.error is not None:
             raise driver.error
-        refusal = passage.refusal()
+        refusal = exchange.refusal()
         exception = for_refusal(refusal)
         if _fastapi.is_handled(call.request.scope, exception, by_default=False):
             raise exception
@@ -222,22 +222,22 @@ class _Call:
         self._capture: Capture | None = None
         self._background: Any = None
         self._raised: Exception | None = None
-        self._stacks: _fastapi.Stacks | None = None
+        self._stacks: _fastapi.ExitStacks | None = None
 
-    async def plainly(self, passage: Passage | None = None) -> Any:
+    async def plainly(self, exchange: Exchange | None = None) -> Any:
         """Runs the handler unprotected."""
         if current_execution() is None and any(map(_is_pending, self._kwargs.values())):
-            raise _without_execution(passage)
+            raise _without_execution(exchange)
         result = await self._handle()
-        if passage is not None:
-            for name, value in passage.marked(()):
+        if exchange is not None:
+            for name, value in exchange.marked(()):
                 target = result if isinstance(result, Response) else self._response
                 if target is not None:
                     target.raw_headers.append((name, value))
         return result
 
     async def run(self, driver: Driver) -> None:
-        """Runs it under a claim."""
+        """Runs the handler under a claim."""
         error: BaseException | None = None
         try:
             await self._run(driver)
@@ -275,15 +275,15 @@ class _Call:
         await response(without_shortcuts(request.scope), self._receive, capture.send)
 
     async def _answer_to(self, error: Exception, driver: Driver) -> Response:
-        """What the application answers to an exception, once dependencies have seen it."""
+        """Returns the application's response to an exception, once dependencies have seen it."""
         scope = self.request.scope
         if self._stacks is not None:
             stacks, self._stacks = self._stacks, None
             error = _exception(await stacks.unwind(error), error)
         elif _fastapi.is_handled(scope, error, by_default=True):
-            if _fastapi.Stacks.are_shown(scope):
+            if _fastapi.ExitStacks.are_shown(scope):
                 # In the task that entered them, as they would have.
-                left = await driver.in_client(lambda: _fastapi.Stacks.take(scope).unwind(error))
+                left = await driver.in_client(lambda: _fastapi.ExitStacks.take(scope).unwind(error))
                 error = _exception(left, error)
             else:
                 self._raised = error
@@ -303,8 +303,8 @@ class _Call:
             await opened.flush()
         return result
 
-    async def _begun(self) -> OpenTransaction | None:
-        """Puts the execution's transaction where the handler expects it."""
+    async def _begun(self) -> ExecutionTransaction | None:
+        """Replaces a pending transaction in the handler's arguments by an open one."""
         for name, value in self._kwargs.items():
             execution = current_execution() if _is_pending(value) else None
             if execution is not None:
@@ -317,18 +317,18 @@ class _Call:
         return await (self.request.receive if live else never_disconnects)()
 
     def reply(self, driver: Driver) -> Response:
-        """The handler's answer, for whoever sends it."""
+        """Returns the handler's response for the route."""
         assert self._capture is not None  # noqa: S101 - there is an own answer
         if self._raised is not None:
             # Dependencies of a FastAPI that does not show them have to see it on its way out; the
             # application answers it once more.
-            _fastapi.add_headers(self._raised, driver.passage.marked(()))
+            _fastapi.add_headers(self._raised, driver.exchange.marked(()))
             raise self._raised
         return _OwnReply(self._capture, driver, self._background)
 
     def outlive_request(self) -> None:
-        """Takes over what the request would close under the handler: it has been cancelled."""
-        self._stacks = _fastapi.Stacks.take(self.request.scope)
+        """Takes the exit stacks over from a cancelled request, so that the handler keeps them."""
+        self._stacks = _fastapi.ExitStacks.take(self.request.scope)
 
     def _tasks(self) -> BackgroundTasks | None:
         for value in self._kwargs.values():
@@ -341,9 +341,9 @@ def _is_pending(value: object) -> bool:
     return isinstance(value, PendingTransaction)
 
 
-def _without_execution(passage: Passage | None) -> Exception:
-    """Why there is no transaction: nothing that is done in it could be told from a second time."""
-    if passage is None:
+def _without_execution(exchange: Exchange | None) -> Exception:
+    """Returns the error for a transaction dependency that runs unprotected."""
+    if exchange is None:
         return MissingKeyException("Missing Idempotency-Key")
     refused = RequestRefusedException("The operation cannot be protected now. Try again later.")
     refused.status_code, refused.code = 503, "store-unavailable"
@@ -355,7 +355,7 @@ def _exception(left: BaseException | None, error: Exception) -> Exception:
 
 
 class _Reply(Response):
-    """A response whose lines and bytes are known."""
+    """A response with known header lines and body."""
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
@@ -367,7 +367,7 @@ class _Reply(Response):
 
 
 class _OwnReply(Response):
-    """The response of a handler that may still be at it: its body flows, or is being closed."""
+    """The response of a handler that may still be running: its body flows, or is closing."""
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self, capture: Capture, driver: Driver, background: Any
@@ -375,7 +375,7 @@ class _OwnReply(Response):
         self._capture = capture
         self._driver = driver
         self.status_code = capture.status
-        self.raw_headers = driver.passage.marked(capture.headers)
+        self.raw_headers = driver.exchange.marked(capture.headers)
         self.body = capture.body
         self.background = background
 
@@ -387,33 +387,33 @@ class _OwnReply(Response):
             await self.background()
 
 
-async def _feed(passage: Passage, request: Request) -> None:
-    """Feeds the body to the passage, whoever has read it before."""
+async def _feed(exchange: Exchange, request: Request) -> None:
+    """Feeds the body to the exchange, also if it has been read before."""
     known: bytes | None = getattr(request, "_body", None)
     form = getattr(request, "_form", None)
     if known is None and form is not None:
-        await _feed_form(passage, form)
+        await _feed_form(exchange, form)
         return
     if known is not None:
-        if passage.feed(known):
-            passage.end_body()
+        if exchange.feed(known):
+            exchange.end_body()
         else:
-            passage.body_too_large()
+            exchange.body_too_large()
         return
     if getattr(request, "_stream_consumed", False):
-        passage.body_failed()  # Something before us took it, and kept nothing.
+        exchange.body_failed()  # Something before us took it, and kept nothing.
         return
-    read, is_all = await read_body(passage, request.receive)
+    read, is_all = await read_body(exchange, request.receive)
     chunks = [message.get("body", b"") for message in read]
-    while not is_all and passage.action == ANSWER and passage.answer == PASS:
+    while not is_all and exchange.action == ANSWER and exchange.answer == PASS:
         message = await request.receive()
         chunks.append(message.get("body", b""))
         is_all = not message.get("more_body", False)
     request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
 
 
-async def _feed_form(passage: Passage, form: Any) -> None:
-    """Feeds a form that FastAPI has parsed: its fields in order, whatever stood between them."""
+async def _feed_form(exchange: Exchange, form: Any) -> None:
+    """Feeds a form that FastAPI has parsed: its fields in order, without the boundaries."""
     for name, value in form.multi_items():
         parts = [name.encode()]
         if isinstance(value, str):
@@ -421,23 +421,23 @@ async def _feed_form(passage: Passage, form: Any) -> None:
         else:
             parts += [(value.filename or "").encode(), (value.content_type or "").encode()]
         head = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        if not passage.feed(len(parts).to_bytes(1, "big") + head):
-            passage.body_too_large()
+        if not exchange.feed(len(parts).to_bytes(1, "big") + head):
+            exchange.body_too_large()
             return
-        if not isinstance(value, str) and not await _feed_file(passage, value):
-            passage.body_too_large()
+        if not isinstance(value, str) and not await _feed_file(exchange, value):
+            exchange.body_too_large()
             return
-    passage.end_body()
+    exchange.end_body()
 
 
-async def _feed_file(passage: Passage, file: Any) -> bool:
+async def _feed_file(exchange: Exchange, file: Any) -> bool:
     size = 0
     fits = True
     while fits and (chunk := await file.read(FILE_CHUNK)):
         size += len(chunk)
-        fits = passage.feed(chunk)
+        fits = exchange.feed(chunk)
     await file.seek(0)
-    return fits and passage.feed(size.to_bytes(8, "big"))
+    return fits and exchange.feed(size.to_bytes(8, "big"))
 
 
 def _is_plain(response: Response) -> bool:

@@ -1,8 +1,11 @@
-"""What the decorator raises where the application handles it; elsewhere a client gets a problem.
+"""Exceptions that the decorator raises if the application handles them.
 
-They are `HTTPException`s as well, so that an application without a handler of its own answers
-properly, and `IdempotencyException` comes first among their bases, so that one that has a handler
-for it is asked before the handler of all HTTP exceptions.
+Without a handler the client gets a problem document.
+
+
+They are `HTTPException`s as well, so that an application without a specific handler answers
+properly. `IdempotencyException` comes first among their bases, so that a handler for it takes
+precedence over one for all HTTP exceptions.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ __all__ = [
 
 
 class IdempotencyException(Exception):  # noqa: N818 - the original's names
-    """Base class of all that is raised here."""
+    """Base class of all exceptions of this package."""
 
 
 class _Refused(IdempotencyException, HTTPException):
@@ -73,18 +76,18 @@ class ConflictRequestException(IdempotencyConflictException):
 
 
 class RequestInProgressException(IdempotencyConflictException):
-    """Another request with the key is being executed."""
+    """Raised while another request with the key is being executed."""
 
     STATUS = 409
     CODE = "in-progress"
 
 
 class RequestRefusedException(_Refused):
-    """Refused for another reason; `code` says which."""
+    """A refusal for another reason, which is in `code`."""
 
 
 class LeaseLostException(IdempotencyException):
-    """Somebody took the operation over while the handler ran; what it did must not count."""
+    """Raised when another execution took the operation over: roll back and leave."""
 
 
 class RecoveryException(IdempotencyException):

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
+from ._engines import engines_of
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import raw_path, read_body, replayed
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
-from .backend.base import engines_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ._engine import Engine
-    from ._idemptx import Passage, Rules
-    from ._work import Orphan
-    from .backend.base import AsyncStorageBackend, StorageBackend
+    from ._idemptx import Exchange, Rules
+    from ._orphan import Orphan
+    from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 __all__ = ["IdempotencyMiddleware"]
 
@@ -32,14 +32,14 @@ class IdempotencyMiddleware:
     """Makes the requests of an ASGI application that carry a key safe to retry.
 
     A retry is answered before routing, dependencies and validation run. Place it inside
-    authentication, rate limits and CORS, and outside whatever else touches responses: what is
-    replayed is what the application sent through here.
+    authentication, rate limits and CORS, and outside of all that changes responses: a replay is
+    the response as it passed through here.
 
         app.add_middleware(IdempotencyMiddleware, storage_backend=RedisBackend("redis://cache"))
 
-    `routes` chooses what it is for: patterns such as `"POST /orders"`, `"/payments/*"` or
-    `"PATCH /orders/{id}"`, or a mapping from patterns to what is laid over the policy there
-    (`None`: leave these alone). The first that fits counts; where none does, requests pass.
+    `routes` selects the requests: patterns such as `"POST /orders"`, `"/payments/*"` or
+    `"PATCH /orders/{id}"`, or a mapping from patterns to policy values for that route (`None`
+    excludes it). The first match counts; requests without a match pass.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class IdempotencyMiddleware:
         accepts: Callable[[str], bool] | None = None,
         probe: Callable[[Orphan], Any] | None = None,
     ) -> None:
-        """Takes the same names as `idempotent`; see the guide for what they mean.
+        """Takes the parameters of `idempotent`; the guide explains them.
 
         Raises `TypeError` or `ValueError` with what to change.
         """
@@ -98,12 +98,12 @@ class IdempotencyMiddleware:
             await self.app(scope, receive, send)
             return
         rules = self._everywhere or self._rules_for(scope)
-        passage = None
+        exchange = None
         if rules is not None:
             named = self._scoping.of(scope) if self._scoping.is_function else None
             if named is not None and not isinstance(named, str):
                 named = await named
-            passage = rules.begin(
+            exchange = rules.begin(
                 scope["method"],
                 raw_path(scope),
                 scope["query_string"],
@@ -113,38 +113,38 @@ class IdempotencyMiddleware:
             )
         if rules is None:
             await self.app(scope, receive, send)
-        elif passage is None:
+        elif exchange is None:
             await self.app(scope, receive, _undirected(send))
         else:
-            await self._keyed(rules, passage, scope, receive, send)
+            await self._keyed(rules, exchange, scope, receive, send)
 
     async def _keyed(
-        self, rules: Rules, passage: Passage, scope: Scope, receive: Receive, send: Send
+        self, rules: Rules, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         read: list[Message] = []
-        if passage.action == READ_BODY:
-            read, _ = await read_body(passage, receive)
+        if exchange.action == READ_BODY:
+            read, _ = await read_body(exchange, receive)
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
-        if passage.action != ANSWER:
-            driver = Driver(self._engine_here(rules), rules, passage, self._probe)
+        if exchange.action != ANSWER:
+            driver = Driver(self._engine_here(rules), rules, exchange, self._probe)
             await driver.drive(call)
-        answer = passage.answer
+        answer = exchange.answer
         if answer == REPLAY:
-            status, headers, body = passage.replay()
+            status, headers, body = exchange.replay()
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         elif answer == OWN and call.capture is not None:
             capture = call.capture
-            await capture.send_to(send, passage.marked(capture.headers))
+            await capture.send_to(send, exchange.marked(capture.headers))
         elif answer == PASS:
             passing = replayed(read, receive, None)
-            await self.app(scope, passing, _marking(passage, send))
+            await self.app(scope, passing, _marking(exchange, send))
         elif driver is not None and driver.error is not None:
             # An application's own error means more to the layers around us than our problem.
             raise driver.error
         else:
-            await _refuse(passage, scope, send)
+            await _refuse(exchange, scope, send)
         if driver is not None:
             await driver.finished()
 
@@ -163,9 +163,9 @@ class IdempotencyMiddleware:
         return None
 
     def _accompanied(self, receive: Receive) -> Receive:
-        """A lifespan that begins with a look at what the store promises.
+        """Wraps the lifespan: checks the store's guarantees at start-up, drains at shutdown.
 
-        It ends only when nothing goes on without a client any more.
+        Shutdown waits until no work continues without a client.
         """
         every = [self._everywhere, *(route.rules for route in self._routes)]
         all_rules = [rules for rules in every if rules is not None]
@@ -209,7 +209,7 @@ class _Call:
 
 
 class _Pattern(NamedTuple):
-    """Which requests a route is about."""
+    """The methods and paths of a route."""
 
     methods: tuple[str, ...] | None
     path: re.Pattern[str]
@@ -252,17 +252,17 @@ def _pattern(text: str) -> _Pattern:
     return _Pattern(named or None, re.compile(regex + (".*" if rest else "") + r"\Z", re.DOTALL))
 
 
-def _marking(passage: Passage, send: Send) -> Send:
+def _marking(exchange: Exchange, send: Send) -> Send:
     async def send_marked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": passage.marked(message["headers"])}
+            message = {**message, "headers": exchange.marked(message["headers"])}
         await send(message)
 
     return send_marked
 
 
 def _undirected(send: Send) -> Send:
-    """Without what a handler says of the outcome, which is between it and us alone."""
+    """Removes the handler's `Idempotency-Outcome` header from the response."""
 
     async def send_undirected(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -275,8 +275,8 @@ def _undirected(send: Send) -> Send:
     return send_undirected
 
 
-async def _refuse(passage: Passage, scope: Scope, send: Send) -> None:
-    refusal = passage.refusal()
+async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:
+    refusal = exchange.refusal()
     headers = refusal.headers
     # The rest of the body will not be read, so the connection cannot be used again: say so, lest
     # a pooling client sends its next request on it (RFC 9112 §9.6).

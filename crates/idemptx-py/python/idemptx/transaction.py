@@ -1,4 +1,4 @@
-"""Exactly once: what a handler does in PostgreSQL, and the record of it, are committed together."""
+"""Exactly once: a handler's writes to PostgreSQL are committed together with its record."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class IdempotentTransaction:
         async def charge(tx: Annotated[AsyncConnection, Depends(transaction)]) -> Receipt:
             await tx.execute("INSERT INTO charges …")
 
-    When the handler answers with a status below 400, the record is written in the transaction and
-    that is committed; on any other it is rolled back. A client never gets an answer of which it is
-    not known whether it was committed.
+    A response with a status below 400 is recorded in the transaction, which is then committed; any
+    other status rolls it back. A client never gets a response whose commit is unknown.
 
-    `connect` gives a connection to the database that the records are in, and that nobody else uses
-    meanwhile: a pool's `connection` or `acquire`, a session maker, `engine.connect`, or a function
+    `connect` returns a connection to the database of the records, for the exclusive use of this
+    request: a pool's `connection` or `acquire`, a session maker, `engine.connect`, or a function
     that opens one. It is called once the request is to be executed, never for a replay; in a thread
     unless it is a coroutine function or has turned out to give what is entered or awaited.
     The handler neither commits nor rolls back.
@@ -53,7 +52,7 @@ class IdempotentTransaction:
         self._blocks = not inspect.iscoroutinefunction(connect)
 
     async def __call__(self) -> Any:
-        """For `Depends`: the connection, or what the decorator puts it in the place of."""
+        """Returns the connection for `Depends`, or a placeholder that the decorator replaces."""
         execution = current_execution()
         return PendingTransaction(self) if execution is None else await self.begin(execution)
 
@@ -70,7 +69,7 @@ class IdempotentTransaction:
         except (RuntimeError, TypeError):
             raise
         except Exception as error:
-            # Nothing has happened yet, whatever the policy makes of an answer like this.
+            # Nothing has happened yet: release the key, also if the policy stores this status.
             execution.direct("release")
             logger.exception("no transaction could be begun")
             refused = RequestRefusedException("No transaction could be begun. Try again later.")
@@ -93,14 +92,14 @@ class IdempotentTransaction:
 
 
 class PendingTransaction:
-    """What stands for a transaction until the handler's execution begins."""
+    """A placeholder for a transaction until the handler's execution begins."""
 
     def __init__(self, transaction: IdempotentTransaction) -> None:
         """Stands for what this one will begin."""
         self.transaction = transaction
 
     def __getattr__(self, name: str) -> Any:
-        """Raises `RuntimeError`, for whoever takes it for the connection."""
+        """Raises `RuntimeError`: the placeholder is not a connection."""
         raise RuntimeError(NOT_YET)
 
 
@@ -119,7 +118,7 @@ class OpenTransaction:
     async def open(
         cls, transaction: IdempotentTransaction, execution: Execution
     ) -> OpenTransaction:
-        """Connects, begins, and tells the execution."""
+        """Connects, begins, and attaches the transaction to the execution."""
         entered, manager = await transaction.entered()
         opened: OpenTransaction | None = None
         try:
@@ -137,7 +136,7 @@ class OpenTransaction:
 
     @property
     def connection(self) -> Any:
-        """What the handler works with."""
+        """The connection that the handler uses."""
         return self._connection.connection
 
     async def flush(self) -> None:
@@ -151,13 +150,13 @@ class OpenTransaction:
         begun: nothing was committed. None if that is not known.
         """
         self._is_over = True
-        # By itself, whatever becomes of whoever waits: a commit cannot be called back.
+        # A separate task, because a commit cannot be cancelled once it was sent.
         committing = self._execution.spawn(self._commit(step))
         done, _ = await asyncio.wait({committing}, timeout=limit)
         return committing.result() if done else None
 
     async def roll_back(self, limit: float) -> None:
-        """Ends it without effect, if it has not ended; nobody will commit it later."""
+        """Rolls it back, unless it has ended; no commit can follow."""
         if not self._is_over:
             self._is_over = True
             await asyncio.wait({self._execution.spawn(self._roll_back())}, timeout=limit)
@@ -181,7 +180,7 @@ class OpenTransaction:
             logger.exception("a transaction was not committed, or nobody knows whether it was")
             self._execution.spawn(self._roll_back())
             return None
-        # What takes time from here on is nobody's concern who waits for the answer.
+        # The answer does not wait for the connection's return.
         self._execution.spawn(self._leave())
         return settled is not None
 
@@ -202,7 +201,7 @@ class OpenTransaction:
             logger.info("a connection could not be given back: %s", error)
 
     async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        # For longer than anybody waits for its end: cancelling it is for the lost alone.
+        # Longer than any caller waits: only a hanging call is cancelled.
         return await asyncio.wait_for(self._connection.call(function, *arguments), CALL_MAX)
 
 
@@ -219,7 +218,7 @@ NOT_YET = (
     "and under the decorator it is a parameter of the handler, not of another dependency"
 )
 CALL_MAX = 30.0
-"""For how many seconds a call of a driver may take to end a transaction."""
+"""The seconds that a driver's call may take to end a transaction."""
 BY_ITSELF = (
     "this connection commits each statement by itself (autocommit): nothing would be committed "
     "together"

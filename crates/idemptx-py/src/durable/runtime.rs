@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::Python;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::native::Native;
+use super::fork_guard::ForkGuard;
 
-/// The runtime of this process; a child made by `fork` gets one of its own.
+/// Returns the runtime of this process; a child made by `fork` gets a separate one.
 ///
-/// Asked for by attached threads alone, so that no process is forked while it is being started.
+/// Called only by attached threads, so that no process is forked while the runtime starts.
 pub(super) fn handle(_attached: Python<'_>) -> io::Result<Handle> {
     let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(runtime) = current.as_ref().and_then(Native::get) {
+    if let Some(runtime) = current.as_ref().and_then(ForkGuard::get) {
         return Ok(runtime.handle().clone());
     }
     let runtime = Builder::new_multi_thread()
@@ -23,12 +23,12 @@ pub(super) fn handle(_attached: Python<'_>) -> io::Result<Handle> {
         .enable_all()
         .build()?;
     let handle = runtime.handle().clone();
-    *current = Some(Native::new(runtime));
+    *current = Some(ForkGuard::new(runtime));
     Ok(handle)
 }
 
-static CURRENT: Mutex<Option<Native<Runtime>>> = Mutex::new(None);
-/// It moves bytes between sockets and futures; SQLite has threads of its own.
+static CURRENT: Mutex<Option<ForkGuard<Runtime>>> = Mutex::new(None);
+/// One thread suffices to move bytes between sockets and futures; SQLite starts more.
 const THREADS: usize = 1;
-/// How many files may be opened at a time.
+/// The largest number of files opened at the same time.
 const OPENING_MAX: usize = 4;

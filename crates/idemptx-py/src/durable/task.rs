@@ -1,4 +1,4 @@
-//! What an event loop waits for, and what came of it.
+//! The tasks that an event loop polls, and their outputs.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 use tokio::time::timeout;
 
-use super::depot::Source;
-use crate::step::{Job, Step, Verdict, with_sources};
+use super::native_store::Source;
+use crate::step::{Step, StoreCall, Verdict, with_sources};
 
-/// Something that is under way.
+/// A pending operation.
 pub(super) struct Task {
     pub(super) work: Work,
     pub(super) asked: Asked,
@@ -22,7 +22,7 @@ pub(super) struct Task {
 
 pub(super) type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// Who asked, and what is to be told.
+/// The Python objects that receive a task's output.
 pub(super) enum Asked {
     /// A step that waits for the store to be opened.
     Opening {
@@ -40,13 +40,13 @@ pub(super) enum Asked {
         future: Py<PyAny>,
         wake: Py<PyAny>,
     },
-    /// The end of a claim.
+    /// A watched claim, whose end calls `wake`.
     End {
         wake: Py<PyAny>,
     },
 }
 
-/// What came of it.
+/// The output of a task.
 pub(super) enum Outcome {
     Opened(Result<Arc<AnyStore>, String>),
     Verdict(Result<Verdict, StoreError>),
@@ -56,7 +56,7 @@ pub(super) enum Outcome {
 }
 
 impl Asked {
-    /// The future that is resolved at its end.
+    /// Returns the future that the task resolves.
     pub(super) const fn future(&self) -> Option<&Py<PyAny>> {
         match self {
             Self::Opening { future, .. }
@@ -79,7 +79,7 @@ impl Asked {
     }
 }
 
-/// Opens the store, for as long as a claim may wait.
+/// Opens the store, within the time limit of a claim.
 pub(super) fn open(source: Arc<Source>, limit: Duration) -> Work {
     Box::pin(async move {
         let opened = timeout(limit, source.opened()).await;
@@ -88,12 +88,12 @@ pub(super) fn open(source: Arc<Source>, limit: Duration) -> Work {
     })
 }
 
-/// Performs a step, for as long as the rules allow.
-pub(super) fn perform(store: Arc<AnyStore>, job: Job, limit: Duration) -> Work {
-    Box::pin(async move { Outcome::Verdict(verdict(&store, &job, limit).await) })
+/// Performs a step within a time limit.
+pub(super) fn perform(store: Arc<AnyStore>, call: StoreCall, limit: Duration) -> Work {
+    Box::pin(async move { Outcome::Verdict(verdict(&store, &call, limit).await) })
 }
 
-/// Asks the store what it promises.
+/// Queries the store's guarantees.
 pub(super) fn check(source: Arc<Source>) -> Work {
     Box::pin(async move {
         Outcome::Report(match source.opened().await {
@@ -108,7 +108,7 @@ pub(super) fn watch(store: Arc<AnyStore>, id: RecordId) -> Work {
     Box::pin(async move { Outcome::Watching(store.watch(&id).await) })
 }
 
-/// Goes on to watch it.
+/// Completes when a watched claim ends.
 pub(super) fn end(watch: Watch) -> Work {
     Box::pin(async move {
         watch.await;
@@ -118,20 +118,22 @@ pub(super) fn end(watch: Watch) -> Work {
 
 pub(super) async fn verdict(
     store: &AnyStore,
-    job: &Job,
+    call: &StoreCall,
     limit: Duration,
 ) -> Result<Verdict, StoreError> {
     let step = async {
-        match job {
-            Job::Claim(id, claim_request) => {
+        match call {
+            StoreCall::Claim(id, claim_request) => {
                 store.claim(id, claim_request).await.map(Verdict::from)
             }
-            Job::Lookup(id, _) => store.lookup(id).await.map(Verdict::from),
-            Job::Renew(lease) => store.renew(lease).await.map(|_| Verdict::Done),
-            Job::Release(lease) => store.release(lease).await.map(|()| Verdict::Done),
-            Job::Settle(lease, done) => store.settle(lease, done).await.map(|()| Verdict::Done),
-            // Whoever watches marks the record, too.
-            Job::Watch(id) => store.lookup(id).await.map(|seen| match seen {
+            StoreCall::Lookup(id, _) => store.lookup(id).await.map(Verdict::from),
+            StoreCall::Renew(lease) => store.renew(lease).await.map(|_| Verdict::Done),
+            StoreCall::Release(lease) => store.release(lease).await.map(|()| Verdict::Done),
+            StoreCall::Settle(lease, done) => {
+                store.settle(lease, done).await.map(|()| Verdict::Done)
+            }
+            // These stores mark a record when it is watched, so a lookup suffices.
+            StoreCall::Watch(id) => store.lookup(id).await.map(|seen| match seen {
                 Some(RecordSnapshot::Held(_)) => Verdict::Done,
                 _ => Verdict::Absent,
             }),

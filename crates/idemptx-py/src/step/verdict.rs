@@ -1,10 +1,10 @@
-//! What came of a step, and what it tells the protocol.
+//! Verdicts of steps, and their meaning to the state machine.
 
 use idemptx_core::lease::Lease;
 use idemptx_core::record::Record;
 use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot, StoreFailure};
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone)]
 pub(crate) enum Verdict {
     Pending,
@@ -16,16 +16,16 @@ pub(crate) enum Verdict {
     Failed(StoreFailure),
 }
 
-/// What one request of a process tells the others.
+/// The state of a record, shared between requests of one process.
 #[derive(Clone)]
-pub(crate) enum Told {
+pub(crate) enum RecordUpdate {
     Held(ClaimInfo),
     Settled(Record),
     Failed(StoreFailure),
 }
 
-impl Told {
-    /// What a claim is told by another request of this process.
+impl RecordUpdate {
+    /// Returns the claim result that another request of this process shares.
     pub(crate) fn claimed(self) -> Result<Claim, StoreFailure> {
         match self {
             Self::Held(holder) => Ok(Claim::Found(RecordSnapshot::Held(holder))),
@@ -58,7 +58,7 @@ impl From<Option<RecordSnapshot>> for Verdict {
 }
 
 impl Verdict {
-    /// Its number for Python.
+    /// The verdict's number for Python.
     pub(crate) const fn number(&self) -> i32 {
         match self {
             Self::Pending => number::PENDING,
@@ -79,7 +79,7 @@ impl Verdict {
         }
     }
 
-    /// What a claim is told.
+    /// Returns the result of a claim.
     pub(crate) fn claimed(self) -> Result<Claim, StoreFailure> {
         match self {
             Self::Granted(lease) => Ok(Claim::Granted(lease)),
@@ -89,7 +89,7 @@ impl Verdict {
         }
     }
 
-    /// What a lookup is told.
+    /// Returns the result of a lookup.
     pub(crate) fn looked(self) -> Result<Option<RecordSnapshot>, ErrorKind> {
         match self {
             Self::Absent => Ok(None),
@@ -99,7 +99,7 @@ impl Verdict {
         }
     }
 
-    /// What any other step is told.
+    /// Returns the result of any other step.
     pub(crate) fn confirmed(&self) -> Result<(), ErrorKind> {
         match self {
             Self::Done => Ok(()),

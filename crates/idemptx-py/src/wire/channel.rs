@@ -1,4 +1,4 @@
-//! One connection's commands and replies, in order.
+//! The command pipeline of one connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
+use super::conversation::Conversation;
 use super::layout::{Layout, Server};
-use super::replies::Replies;
 use super::reply_error;
-use super::talk::Talk;
+use super::reply_reader::ReplyReader;
 use crate::futures::{is_done, reject, resolve};
 use crate::step::Step;
 
-/// One connection's commands and replies, in order; whoever has the socket moves the bytes.
+/// The commands and replies of one connection, in order; the owner of the socket moves the bytes.
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Channel {
     server: Arc<Server>,
     output: Vec<u8>,
-    replies: Replies,
+    replies: ReplyReader,
     waiting: VecDeque<Waiting>,
-    /// Why there is no connection any more.
+    /// The reason the connection was lost.
     lost: Option<String>,
 }
 
@@ -37,7 +37,7 @@ struct Waiting {
 }
 
 enum Asked {
-    Step(Box<Talk>, Py<Step>),
+    Step(Box<Conversation>, Py<Step>),
     Command,
 }
 
@@ -48,7 +48,7 @@ impl Channel {
         Self {
             server: Arc::clone(&layout.0),
             output: Vec::new(),
-            replies: Replies::default(),
+            replies: ReplyReader::default(),
             waiting: VecDeque::new(),
             lost: None,
         }
@@ -65,12 +65,12 @@ impl Channel {
             resolve(&future, slf.py().None())?;
             return Ok(false);
         }
-        let mut talk = Talk::about(step.try_borrow_mut()?.begin());
+        let mut conversation = Conversation::about(step.try_borrow_mut()?.begin());
         let mut channel = slf.try_borrow_mut()?;
         let was_empty = channel.output.is_empty();
         let server = Arc::clone(&channel.server);
-        talk.begin(&server.layout, server.micros()).encode(&mut channel.output);
-        let asked = Asked::Step(Box::new(talk), step.clone().unbind());
+        conversation.begin(&server.layout, server.micros()).encode(&mut channel.output);
+        let asked = Asked::Step(Box::new(conversation), step.clone().unbind());
         channel.wait(asked, future.unbind());
         Ok(was_empty)
     }
@@ -136,7 +136,7 @@ impl Channel {
         let waiting = {
             let mut channel = slf.try_borrow_mut()?;
             channel.output = Vec::new();
-            channel.replies = Replies::default();
+            channel.replies = ReplyReader::default();
             channel.lost = Some(failure.to_owned());
             std::mem::take(&mut channel.waiting)
         };
@@ -164,7 +164,7 @@ impl Channel {
 }
 
 impl Channel {
-    /// Why nothing can be sent now; in either case nothing has been.
+    /// Returns the reason a command is refused unsent, if it is.
     fn refusal(&self) -> Option<(ErrorKind, String)> {
         match &self.lost {
             Some(failure) => Some((ErrorKind::Unavailable, failure.clone())),
@@ -179,7 +179,7 @@ impl Channel {
         self.waiting.push_back(Waiting { asked, future, since: Instant::now() });
     }
 
-    /// Each reply with who waits for it, and what is wrong with the rest.
+    /// Pairs each reply with its request, and validates the rest of the data.
     fn match_replies(&mut self, data: &[u8]) -> (Vec<(Waiting, Reply)>, Result<(), String>) {
         let mut answered = Vec::new();
         let mut unasked = false;
@@ -195,15 +195,15 @@ impl Channel {
         (answered, intact)
     }
 
-    /// Takes a reply to where it belongs; whether that asks for more.
+    /// Delivers a reply; returns true if that queued another command.
     fn answered(slf: &Bound<'_, Self>, waiting: Waiting, reply: Reply) -> PyResult<bool> {
         let py = slf.py();
         let future = waiting.future.bind(py);
-        // Nobody waits any more, so nothing is to be told, and the step may be in other hands.
+        // The future was cancelled, and the step may be in use elsewhere.
         if is_done(future)? {
             return Ok(false);
         }
-        let Asked::Step(mut talk, step) = waiting.asked else {
+        let Asked::Step(mut conversation, step) = waiting.asked else {
             match reply {
                 Reply::Error(error) => reject(future, reply_error(&error))?,
                 reply => {
@@ -214,11 +214,11 @@ impl Channel {
             return Ok(false);
         };
         let server = Arc::clone(&slf.try_borrow()?.server);
-        match talk.answer(&server.layout, reply) {
+        match conversation.answer(&server.layout, reply) {
             Next::Ask(command) => {
                 let mut channel = slf.try_borrow_mut()?;
                 command.encode(&mut channel.output);
-                channel.wait(Asked::Step(talk, step), waiting.future);
+                channel.wait(Asked::Step(conversation, step), waiting.future);
                 Ok(true)
             }
             Next::Done(verdict) => {
@@ -248,7 +248,7 @@ impl Waiting {
     }
 }
 
-/// As the Redis protocol has a command: an array of bulk strings.
+/// Encodes a command as the Redis protocol does: an array of bulk strings.
 fn encode(arguments: Vec<Bound<'_, PyBytes>>, output: &mut Vec<u8>) {
     output.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
     for argument in arguments {
@@ -259,7 +259,7 @@ fn encode(arguments: Vec<Bound<'_, PyBytes>>, output: &mut Vec<u8>) {
     }
 }
 
-/// A reply as Redis clients give it.
+/// Converts a reply to the Python types that Redis clients return.
 fn to_python(py: Python<'_>, reply: Reply) -> PyResult<Py<PyAny>> {
     Ok(match reply {
         Reply::Integer(number) => number.into_pyobject(py)?.into_any().unbind(),
@@ -273,6 +273,6 @@ fn to_python(py: Python<'_>, reply: Reply) -> PyResult<Py<PyAny>> {
     })
 }
 
-/// Far more than executions may run at a time.
+/// A bound far above the number of concurrent executions.
 const WAITING_MAX: usize = 100_000;
 const OUTPUT_BYTES_KEPT: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! How records are named, and what the server's clock shows.
+//! The layout of records in Redis, and the server's clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,15 +12,15 @@ use pyo3::exceptions::{PyConnectionError, PyException};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::dialogue::{arguments, from_python};
+use super::client_commands::{arguments, from_python};
 use crate::safety::as_python;
 use crate::step::{micros_since_epoch, with_sources};
 
-/// How records are laid out in Redis, and the server's clock.
+/// The layout of records in Redis, and the server's clock.
 #[pyclass(frozen, module = "idemptx._idemptx")]
 pub(crate) struct Layout(pub(super) Arc<Server>);
 
-/// What all connections to a server share.
+/// State shared by all connections to a server.
 pub(super) struct Server {
     pub(super) layout: protocol::Layout,
     origin: Instant,
@@ -35,10 +35,10 @@ impl Server {
         self.micros_at_origin.load(Ordering::Relaxed).saturating_add(self.elapsed())
     }
 
-    /// Takes what the server's clock would have shown at the origin, if it showed its answer when it
-    /// was asked: ahead of it by the question's way, and never behind, nor ever back.
+    /// Sets the server's clock at the origin from its answer to TIME.
     ///
-    /// So whoever comes after a fence of the server's own has a greater one.
+    /// The estimate is late by the command's latency and never runs backwards, so that a fence taken
+    /// from it exceeds every earlier fence of the server's clock.
     fn learn(&self, at_origin: u64) {
         if self.is_learnt.swap(true, Ordering::Relaxed) {
             self.micros_at_origin.fetch_max(at_origin, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Layout {
         PyBytes::new(py, self.0.layout.channel().as_bytes())
     }
 
-    /// A moment, for `learn_time`: microseconds since the origin.
+    /// Returns the microseconds since the origin, for `learn_time`.
     fn moment(&self) -> u64 {
         self.0.elapsed()
     }
@@ -79,13 +79,13 @@ impl Layout {
         self.0.learn(shown.saturating_sub(asked));
     }
 
-    /// What to ask a server about itself.
+    /// The commands that query a server's configuration.
     #[staticmethod]
     fn questions(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyList>>> {
         check::questions().iter().map(|question| arguments(py, question)).collect()
     }
 
-    /// What the answers amount to: what the server guarantees, and what was found, gravest first.
+    /// Evaluates the answers: the guarantee, and the findings, gravest first.
     fn evaluate(
         &self,
         answers: [Bound<'_, PyAny>; 2],
@@ -93,7 +93,7 @@ impl Layout {
     ) -> PyResult<(String, Vec<(i32, String)>)> {
         let [about, configuration] = answers;
         let replies = [answer(&about)?, answer(&configuration)?];
-        let transport = if is_overheard { Transport::Overheard } else { Transport::Private };
+        let transport = if is_overheard { Transport::Plaintext } else { Transport::Private };
         let checked = check::evaluate(&self.0.layout, transport, replies)
             .map_err(|error| PyConnectionError::new_err(with_sources(&error)))?;
         Ok(as_python(checked.report))
@@ -107,7 +107,7 @@ impl Layout {
     }
 }
 
-/// An answer as Python has it; an error reply is an exception with the server's text.
+/// Converts an answer from Python; an exception stands for an error reply with its text.
 fn answer(answer: &Bound<'_, PyAny>) -> PyResult<Reply> {
     if answer.is_instance_of::<PyException>() {
         return Ok(Reply::Error(Bytes::from(answer.str()?.to_string())));

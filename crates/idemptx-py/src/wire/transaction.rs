@@ -7,16 +7,16 @@ use idemptx::store::redis::protocol::Read;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::dialogue::arguments;
+use super::client_commands::arguments;
+use super::conversation::Conversation;
 use super::layout::{Layout, Server};
-use super::talk::Talk;
 use crate::step::Step;
 
-/// A step for a Redis client without scripts: read under WATCH, decide, write in MULTI.
+/// A step for a Redis client without scripts: reads under WATCH, decides, writes in MULTI.
 #[pyclass(frozen, module = "idemptx._idemptx")]
 pub(crate) struct Transaction {
     server: Arc<Server>,
-    talk: Talk,
+    conversation: Conversation,
     keys: [String; 2],
     step: Py<Step>,
 }
@@ -26,11 +26,11 @@ impl Transaction {
     #[new]
     fn new(layout: &Layout, step: Bound<'_, Step>) -> PyResult<Self> {
         let server = Arc::clone(&layout.0);
-        let (talk, keys) = {
+        let (conversation, keys) = {
             let mut step = step.try_borrow_mut()?;
-            (Talk::about(step.begin()), server.layout.keys(step.record_id()))
+            (Conversation::about(step.begin()), server.layout.keys(step.record_id()))
         };
-        Ok(Self { server, talk, keys, step: step.unbind() })
+        Ok(Self { server, conversation, keys, step: step.unbind() })
     }
 
     #[getter]
@@ -54,7 +54,7 @@ impl Transaction {
             response: response.map(Bytes::copy_from_slice),
             micros,
         };
-        let decision = self.talk.decide(&self.server.layout, read);
+        let decision = self.conversation.decide(&self.server.layout, read);
         self.step.bind(py).try_borrow_mut()?.take(decision.verdict);
         let writes = decision.writes.iter().map(|command| arguments(py, command));
         PyList::new(py, writes.collect::<PyResult<Vec<_>>>()?)

@@ -3,27 +3,22 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::State;
 use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot};
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 use super::*;
 use crate::flight::{Flights, Seat, Waiter};
-use crate::store::MemoryStore;
-
-#[path = "../../tests/support/told_store.rs"]
-mod told_store;
-
-use told_store::{Gate, Order, Step, ToldStore};
 
 #[tokio::test]
 async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
     let (store, keeper) = kept();
     let (ended, goes_on) = (claimed(&store, 1).await, claimed(&store, 2).await);
     let heartbeats = (keeper.beat(&ended), keeper.beat(&goes_on));
-    store.done(Step::Renew, 10).await;
+    store.performed(Operation::Renew, 10).await;
     drop(heartbeats.0);
     // What was on its way when the heartbeat ended is over by the time that others have come.
-    store.done(Step::Renew, store.calls(Step::Renew) + 2).await;
+    store.performed(Operation::Renew, store.calls(Operation::Renew) + 2).await;
     store.advance(LEASE * 2);
-    store.done(Step::Renew, store.calls(Step::Renew) + 4).await;
+    store.performed(Operation::Renew, store.calls(Operation::Renew) + 4).await;
     assert!(is_orphan(&store, &ended).await);
     assert!(!is_orphan(&store, &goes_on).await);
     assert!(!heartbeats.1.lost().is_lost());
@@ -44,11 +39,11 @@ async fn who_lost_its_lease_is_told() {
 async fn a_renewal_without_a_verdict_is_repeated_while_the_lease_lives() {
     let (store, keeper) = kept();
     let lease = claimed(&store, 1).await;
-    store.next(Step::Renew, Order::Fail(ErrorKind::Unavailable));
-    store.next(Step::Renew, Order::Slow(Gate::shut()));
-    store.next(Step::Renew, Order::Fail(ErrorKind::Internal));
+    store.next(Operation::Renew, Behavior::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Renew, Behavior::DelayReply(Gate::closed()));
+    store.next(Operation::Renew, Behavior::Fail(ErrorKind::Internal));
     let heartbeat = keeper.beat(&lease);
-    store.called(Step::Renew, 6).await;
+    store.called(Operation::Renew, 6).await;
     assert!(!heartbeat.lost().is_lost());
 }
 
@@ -63,7 +58,7 @@ fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
         tokio::time::advance(Duration::from_secs(3600)).await;
         keeper.beat(&claimed(&store, 1).await)
     });
-    runtime(false).block_on(store.called(Step::Renew, 3));
+    runtime(false).block_on(store.called(Operation::Renew, 3));
     assert!(!heartbeat.lost().is_lost());
 }
 
@@ -71,11 +66,11 @@ fn a_paused_clock_of_the_application_does_not_stop_heartbeats() {
 async fn a_release_is_repeated_until_it_is_confirmed() {
     let (store, keeper) = kept();
     let lease = claimed(&store, 1).await;
-    store.next(Step::Release, Order::Fail(ErrorKind::Unavailable));
-    store.next(Step::Release, Order::Forget(ErrorKind::Unavailable));
+    store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
+    store.next(Operation::Release, Behavior::LoseReply(ErrorKind::Unavailable));
     keeper.deferred(Job::Release(lease.clone()));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
-    assert_eq!(store.calls(Step::Release), 3);
+    assert_eq!(store.calls(Operation::Release), 3);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
 }
 
@@ -85,7 +80,7 @@ async fn a_claim_that_nobody_heard_of_is_released_until_it_cannot_come_any_more(
     let (id, claim_request) = (id(1), claim_request(LEASE));
     let began = Instant::now();
     keeper.deferred(Job::Release(Lease::granted(id, &claim_request, 0, 0)));
-    store.done(Step::Release, 1).await;
+    store.performed(Operation::Release, 1).await;
     assert!(matches!(store.memory().claim(&id, &claim_request).await, Ok(Claim::Granted(_))));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
     assert!(began.elapsed() > LEASE);
@@ -100,7 +95,7 @@ async fn a_release_of_what_somebody_else_holds_is_over() {
         ClaimRequest::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
     keeper.deferred(Job::Release(Lease::granted(id(1), &other, 0, 0)));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
-    assert_eq!(store.calls(Step::Release), 1);
+    assert_eq!(store.calls(Operation::Release), 1);
 }
 
 #[tokio::test]
@@ -108,13 +103,13 @@ async fn a_result_is_settled_on_a_living_lease_and_told_to_those_who_wait() {
     let (store, keeper) = kept();
     let lease = claimed(&store, 1).await;
     let (mut waiter, pilot) = awaited(&lease);
-    store.always(Step::Settle, Order::Fail(ErrorKind::Unavailable));
+    store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let heartbeat = Some(keeper.beat(&lease));
     let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
     keeper.deferred(Job::Settle { lease: lease.clone(), done, heartbeat, pilot: Some(pilot) });
-    store.called(Step::Renew, 4).await;
+    store.called(Operation::Renew, 4).await;
     assert!(waiter.news.try_recv().is_err());
-    store.always(Step::Settle, Order::Obey);
+    store.always(Operation::Settle, Behavior::Succeed);
     let news = timeout(PATIENCE, &mut waiter.news).await.unwrap().unwrap();
     assert!(matches!(news, News::Settled(record) if record.payload == "done"));
     timeout(PATIENCE, keeper.idle()).await.unwrap();
@@ -141,14 +136,14 @@ async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
         keeper.deferred(Job::Release(Lease::granted(id(number), &claim_request, 0, 0)));
     }
     keeper.deferred(settling(claimed(&store, 201).await, None));
-    store.done(Step::Settle, 1).await;
+    store.performed(Operation::Settle, 1).await;
 }
 
 #[tokio::test]
 async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     let (store, keeper) = kept();
-    let gate = Gate::shut();
-    store.always(Step::Release, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    store.always(Operation::Release, Behavior::DelayReply(gate.clone()));
     let lease = Lease::granted(id(1), &claim_request(LEASE), 1, 1);
     for _ in 1..RESULTS_MAX {
         keeper.deferred(Job::Release(lease.clone()));
@@ -176,8 +171,8 @@ async fn clients_that_leave_cannot_stop_everybody() {
 #[tokio::test]
 async fn the_bytes_of_unconfirmed_results_are_limited() {
     let (store, keeper) = kept();
-    let gate = Gate::shut();
-    store.always(Step::Settle, Order::Slow(gate.clone()));
+    let gate = Gate::closed();
+    store.always(Operation::Settle, Behavior::DelayReply(gate.clone()));
     let payload = Bytes::from(vec![0; 64 << 20]);
     let lease = claimed(&store, 1).await;
     for _ in 0..4 {
@@ -194,14 +189,14 @@ async fn the_bytes_of_unconfirmed_results_are_limited() {
 
 #[tokio::test]
 async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
-    let store = Arc::new(ToldStore::new());
-    let told = ToldStore::clone(&store);
+    let store = Arc::new(ScriptedStore::new());
+    let scripted = ScriptedStore::clone(&store);
     let remaining = Arc::downgrade(&store);
     let keeper = Keeper::new(store);
-    drop(keeper.beat(&claimed(&told, 1).await));
-    keeper.deferred(settling(claimed(&told, 2).await, None));
+    drop(keeper.beat(&claimed(&scripted, 1).await));
+    keeper.deferred(settling(claimed(&scripted, 2).await, None));
     drop(keeper);
-    told.done(Step::Settle, 1).await;
+    scripted.performed(Operation::Settle, 1).await;
     let deadline = Instant::now() + PATIENCE;
     while remaining.strong_count() > 0 {
         assert!(Instant::now() < deadline, "the thread goes on");
@@ -209,12 +204,12 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     }
 }
 
-fn kept() -> (ToldStore, Keeper<ToldStore>) {
-    let store = ToldStore::new();
+fn kept() -> (ScriptedStore, Keeper<ScriptedStore>) {
+    let store = ScriptedStore::new();
     (store.clone(), Keeper::new(Arc::new(store)))
 }
 
-async fn claimed(store: &ToldStore, number: u8) -> Lease {
+async fn claimed(store: &ScriptedStore, number: u8) -> Lease {
     let token = Token::from_bytes([number; Token::BYTES]);
     let claim_request = ClaimRequest::new(token, Fingerprint::unchecked(), LEASE, RETAIN);
     match store.memory().claim(&id(number), &claim_request).await {
@@ -223,7 +218,7 @@ async fn claimed(store: &ToldStore, number: u8) -> Lease {
     }
 }
 
-async fn is_orphan(store: &ToldStore, lease: &Lease) -> bool {
+async fn is_orphan(store: &ScriptedStore, lease: &Lease) -> bool {
     let seen = store.memory().lookup(&lease.id).await;
     matches!(seen, Ok(Some(RecordSnapshot::Held(holder))) if holder.is_orphan())
 }

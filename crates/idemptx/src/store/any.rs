@@ -15,7 +15,7 @@ use idemptx_core::store::{
 
 pub use self::boxed::BoxedStore;
 use super::memory::MemoryStore;
-use super::near::{Near, NearLimits};
+use super::near::{NearCache, NearLimits};
 #[cfg(feature = "postgres")]
 use super::postgres::PostgresStore;
 #[cfg(feature = "redis")]
@@ -33,7 +33,7 @@ pub enum AnyStore {
     /// `memory:`
     Memory(MemoryStore),
     /// Any of these with results close at hand: [`near`](Self::near).
-    Near(Box<Near<BoxedStore>>),
+    Near(Box<NearCache<BoxedStore>>),
     /// `postgres://`, `postgresql://`
     #[cfg(feature = "postgres")]
     Postgres(Box<PostgresStore>),
@@ -78,22 +78,25 @@ impl AnyStore {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => PostgresStore::open(url)
                 .map(|store| Self::Postgres(Box::new(store)))
-                .map_err(|error| UnknownStore(Reason::Unreadable(error.into()))),
+                .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
                 RedisStore::open(url)
                     .map(|store| Self::Redis(Box::new(store)))
-                    .map_err(|error| UnknownStore(Reason::Unreadable(error.into())))
+                    .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))
             }
             #[cfg(feature = "sqlite")]
             "sqlite" => {
                 let path = sqlite::path_of(url)
-                    .map_err(|error| UnknownStore(Reason::Unreadable(error.into())))?;
+                    .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))?;
                 SqliteStore::open(path)
                     .map(|store| Self::Sqlite(Box::new(store)))
-                    .map_err(|error| UnknownStore(Reason::Unopened(error.into())))
+                    .map_err(|error| UnknownStore(UnknownStoreReason::Unopened(error.into())))
             }
-            _ => Err(UnknownStore(Reason::Scheme)),
+            _ => Err(UnknownStore(
+                feature_of(scheme)
+                    .map_or(UnknownStoreReason::Scheme, UnknownStoreReason::NotBuiltIn),
+            )),
         }
     }
 
@@ -113,7 +116,7 @@ impl AnyStore {
             Self::Near(near) => near.into_parts().0,
             other => BoxedStore::new(other),
         };
-        Self::Near(Box::new(Near::new(store, limits)))
+        Self::Near(Box::new(NearCache::new(store, limits)))
     }
 
     /// The same store with results that are sealed before they reach it; see [`seal`](super::seal).
@@ -138,15 +141,17 @@ impl AnyStore {
 ///
 /// Its text never repeats the URL, which may hold a password.
 #[derive(Debug)]
-pub struct UnknownStore(Reason);
+pub struct UnknownStore(UnknownStoreReason);
 
 #[derive(Debug)]
 #[cfg_attr(
     not(all(feature = "redis", feature = "sqlite")),
     allow(dead_code, reason = "the memory store has nothing to be read or opened")
 )]
-enum Reason {
+enum UnknownStoreReason {
     Scheme,
+    /// The feature that the store needs.
+    NotBuiltIn(&'static str),
     Unreadable(Box<dyn StdError + Send + Sync>),
     Unopened(Box<dyn StdError + Send + Sync>),
 }
@@ -154,9 +159,12 @@ enum Reason {
 impl fmt::Display for UnknownStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Reason::Unreadable(_) => f.write_str("the store's URL cannot be read"),
-            Reason::Unopened(_) => f.write_str("the store cannot be opened"),
-            Reason::Scheme => {
+            UnknownStoreReason::Unreadable(_) => f.write_str("the store's URL cannot be read"),
+            UnknownStoreReason::Unopened(_) => f.write_str("the store cannot be opened"),
+            UnknownStoreReason::NotBuiltIn(feature) => {
+                write!(f, "this program was built without the feature `{feature}` for that store")
+            }
+            UnknownStoreReason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
                 f.write_str(match cfg!(feature = "redis") {
                     true => ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`",
@@ -178,9 +186,21 @@ impl fmt::Display for UnknownStore {
 impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
-            Reason::Scheme => None,
-            Reason::Unreadable(source) | Reason::Unopened(source) => Some(source.as_ref()),
+            UnknownStoreReason::Scheme | UnknownStoreReason::NotBuiltIn(_) => None,
+            UnknownStoreReason::Unreadable(source) | UnknownStoreReason::Unopened(source) => {
+                Some(source.as_ref())
+            }
         }
+    }
+}
+
+/// Returns the feature that brings the store of a URL's scheme.
+fn feature_of(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        "postgres" | "postgresql" => Some("postgres"),
+        "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => Some("redis"),
+        "sqlite" => Some("sqlite"),
+        _ => None,
     }
 }
 
@@ -220,12 +240,8 @@ macro_rules! chosen {
 }
 
 impl Store for AnyStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        chosen!(self, store => store.claim(id, claim_request), awaited)
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        chosen!(self, store => store.claim(id, request), awaited)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {

@@ -1,9 +1,9 @@
 //! Records in this process' memory.
 
-mod clock;
 mod digest;
-mod listing;
-mod queue;
+mod epoch_clock;
+mod expiry_queue;
+mod list_slots;
 mod shard;
 mod slot;
 mod waiters;
@@ -21,8 +21,8 @@ use idemptx_core::store::{
 };
 use idemptx_core::time::{Clock, Timestamp};
 
-pub(super) use self::clock::SinceEpoch;
 pub(super) use self::digest::Seeded;
+pub(super) use self::epoch_clock::SinceEpoch;
 use self::shard::Shard;
 use self::waiters::Bell;
 
@@ -60,7 +60,7 @@ use self::waiters::Bell;
 ///
 /// Its clones are handles to the same records.
 #[derive(Clone)]
-pub struct MemoryStore(Arc<Records>);
+pub struct MemoryStore(Arc<MemoryRecords>);
 
 impl MemoryStore {
     /// A store of at most 256 MiB.
@@ -146,7 +146,7 @@ impl MemoryStoreBuilder {
     #[must_use]
     pub fn build(self) -> MemoryStore {
         let seeded = Seeded::new();
-        MemoryStore(Arc::new(Records {
+        MemoryStore(Arc::new(MemoryRecords {
             shards: std::array::from_fn(|_| Mutex::new(Shard::new(seeded))),
             seeded,
             bytes: AtomicUsize::new(0),
@@ -158,15 +158,11 @@ impl MemoryStoreBuilder {
 
 /// Nothing here waits: every step is done when its future is polled for the first time.
 impl Store for MemoryStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
         let claim = || {
             self.0.step(self.0.shard(id), |shard, now| {
                 let room = self.0.bytes_max.saturating_sub(self.bytes());
-                shard.claim(id, claim_request, now, room)
+                shard.claim(id, request, now, room)
             })
         };
         match claim() {
@@ -222,7 +218,7 @@ impl Store for MemoryStore {
     }
 }
 
-struct Records {
+struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     seeded: Seeded,
     /// The sum of what the shards take, exact whenever no step is under way.
@@ -231,7 +227,7 @@ struct Records {
     clock: Arc<dyn Clock>,
 }
 
-impl Records {
+impl MemoryRecords {
     /// Where a record is kept; which shard that is cannot be told without the seed.
     #[allow(clippy::indexing_slicing, reason = "the remainder is a valid position")]
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
@@ -260,7 +256,7 @@ impl Records {
 
 /// Somebody who waits for the end of a claim, until dropped.
 struct Watching {
-    records: Arc<Records>,
+    records: Arc<MemoryRecords>,
     id: RecordId,
     bell: Bell,
 }

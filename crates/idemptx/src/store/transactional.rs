@@ -58,9 +58,9 @@ pub trait Transactional: Store {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
-        let _ = (transaction, id, claim_request);
+        let _ = (transaction, id, request);
         std::future::ready(Err(elsewhere("PostgreSQL")))
     }
 
@@ -95,9 +95,9 @@ pub trait Transactional: Store {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        let _ = (transaction, id, claim_request);
+        let _ = (transaction, id, request);
         Err(elsewhere("SQLite"))
     }
 
@@ -152,7 +152,7 @@ pub(crate) trait AnyTransactional: Send + Sync {
         &'a self,
         transaction: PostgresTransaction<'a>,
         id: &'a RecordId,
-        claim_request: &'a ClaimRequest,
+        request: &'a ClaimRequest,
     ) -> Answered<'a, Claim>;
 
     #[cfg(feature = "postgres")]
@@ -168,7 +168,7 @@ pub(crate) trait AnyTransactional: Send + Sync {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError>;
 
     #[cfg(feature = "sqlite")]
@@ -195,9 +195,9 @@ impl<S: Transactional> AnyTransactional for S {
         &'a self,
         transaction: PostgresTransaction<'a>,
         id: &'a RecordId,
-        claim_request: &'a ClaimRequest,
+        request: &'a ClaimRequest,
     ) -> Answered<'a, Claim> {
-        Box::pin(Transactional::claim_in_postgres(self, transaction, id, claim_request))
+        Box::pin(Transactional::claim_in_postgres(self, transaction, id, request))
     }
 
     #[cfg(feature = "postgres")]
@@ -215,9 +215,9 @@ impl<S: Transactional> AnyTransactional for S {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        Transactional::claim_in_sqlite(self, transaction, id, claim_request)
+        Transactional::claim_in_sqlite(self, transaction, id, request)
     }
 
     #[cfg(feature = "sqlite")]

@@ -146,7 +146,7 @@ pub(super) fn key() -> Key {
 }
 
 pub(super) fn id() -> RecordId {
-    RecordId::new(&Scope::shared(), &key(), None, &Names::new(None))
+    RecordId::new(&Scope::shared(), &key(), None, &Names::new("", None))
 }
 
 /// A keyed POST with one of two bodies.

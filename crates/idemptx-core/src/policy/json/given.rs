@@ -156,6 +156,10 @@ impl<'a> Given<'a> {
         Secret::new(id, material.as_bytes()).map_err(|weak| self.wrong(weak.to_string()))
     }
 
+    pub(super) fn optional_secret(&self) -> Result<Option<Secret>, ConfigError> {
+        if self.value.is_null() { Ok(None) } else { self.secret().map(Some) }
+    }
+
     pub(super) fn store_timeout(
         &self,
         mut policy: PolicyBuilder,

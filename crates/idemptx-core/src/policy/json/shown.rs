@@ -68,7 +68,11 @@ pub(super) fn replay(rules: &ReplayRules) -> Value {
 }
 
 pub(super) fn secrets(secrets: &[Secret]) -> Value {
-    secrets.iter().map(|secret| json!({ "id": secret.id() })).collect()
+    secrets.iter().map(secret).collect()
+}
+
+pub(super) fn secret(secret: &Secret) -> Value {
+    json!({ "id": secret.id() })
 }
 
 pub(super) fn store_timeout(policy: &Policy) -> Value {

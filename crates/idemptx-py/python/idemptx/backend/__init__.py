@@ -1,4 +1,4 @@
-"""Where records are kept."""
+"""The backends that keep records."""
 
 from __future__ import annotations
 

@@ -7,27 +7,28 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._connections import SQLITE
-from .._desk import DeskStore
-from .._idemptx import Depot
-from .base import AsyncStorageBackend, engines_of
+from .._engines import engines_of
+from .._idemptx import NativeStore
+from .._native_store import LoopStore
+from .._storage_backend import AsyncStorageBackend
 
 if TYPE_CHECKING:
-    from .._engine import Store
     from .._safety import SafetyReport
+    from .._store import Store
 
 __all__ = ["PostgresBackend", "SqliteBackend"]
 
 
 class _DurableRecords(AsyncStorageBackend):
-    """What both have in common: a store of the engine's own, one for each process."""
+    """Base of both backends: one Rust store for each process."""
 
     _refuses_transactions: str | None = None
 
     def __init__(self) -> None:
-        self._depots: tuple[int, Depot] = (os.getpid(), self._make_depot())
+        self._native_stores: tuple[int, NativeStore] = (os.getpid(), self._make_native_store())
 
     async def check(self) -> SafetyReport:
-        """What the store promises as it is set up, and what stands against it.
+        """Returns the store's guarantees in its configuration, and findings against them.
 
         Raises `OSError` if it cannot be opened or reached.
         """
@@ -38,21 +39,21 @@ class _DurableRecords(AsyncStorageBackend):
         await engines_of(self).close()
 
     @abstractmethod
-    def _make_depot(self) -> Depot: ...
+    def _make_native_store(self) -> NativeStore: ...
 
     @property
-    def _depot(self) -> Depot:
-        """The depot of this process: threads and locks do not survive a fork."""
-        process, depot = self._depots
+    def _native_store(self) -> NativeStore:
+        """The store of this process: threads and locks do not survive a fork."""
+        process, native_store = self._native_stores
         if process != os.getpid():
-            depot = self._make_depot()
-            self._depots = (os.getpid(), depot)
-        return depot
+            native_store = self._make_native_store()
+            self._native_stores = (os.getpid(), native_store)
+        return native_store
 
     def _open_store(self) -> Store:
-        return DeskStore(self._depot, refuses_transactions=self._refuses_transactions)
+        return LoopStore(self._native_store, refuses_transactions=self._refuses_transactions)
 
-    # The engine has its own way, and there are no values beside its records.
+    # The engine uses its own records, and there are no values beside them.
 
     async def get(self, key: str) -> dict[str, Any] | None:
         """Raises `TypeError`: these backends keep the engine's records and nothing else."""
@@ -78,8 +79,8 @@ class SqliteBackend(_DurableRecords):
 
         SqliteBackend("/var/lib/shop/idempotency.db")
 
-    What it has acknowledged is on the disk. The file is opened when it is first used, and made if
-    there is none; its folder is not. `timeout` is for how many seconds a step waits for the disk.
+    Acknowledged records are on the disk. The file is opened when first used, and created if it is
+    missing; its folder is not. `timeout` is the number of seconds that a step waits for the disk.
 
     Neither open the file with Python's `sqlite3` in a process that uses it here, nor fork such a
     process: SQLite's locks survive neither. See the guide.
@@ -100,11 +101,11 @@ class SqliteBackend(_DurableRecords):
 
     @property
     def transport(self) -> str:
-        """How records are reached: `sqlite`."""
+        """The transport to the records: `sqlite`."""
         return "sqlite"
 
-    def _make_depot(self) -> Depot:
-        return Depot.sqlite(self.path, self._timeout)
+    def _make_native_store(self) -> NativeStore:
+        return NativeStore.sqlite(self.path, self._timeout)
 
 
 class PostgresBackend(_DurableRecords):
@@ -112,12 +113,12 @@ class PostgresBackend(_DurableRecords):
 
         PostgresBackend("postgres://app:secret@db/shop", schema="idemptx")
 
-    The tables are made when they are first needed, unless `migrate` is false: then somebody runs
-    `schema_sql()`. Stores with another `schema` or `table` share nothing.
+    The tables are created when first needed, unless `migrate` is false: then run the statements of
+    `schema_sql()` yourself. Stores with another `schema` or `table` share nothing.
 
     - `pooled`: there is a pooler in transaction mode in between, such as pgbouncer's.
     - `sessions`: how many of the server's sessions a process may use, 4 unless set.
-    - `synchronous_commit`: for these sessions, whatever the server's default is.
+    - `synchronous_commit`: the level for these sessions, independent of the server's default.
     - `timeout`: for how many seconds a step waits for its answer.
     - `ca_certificates`: who may vouch for the server, in PEM, instead of the public authorities.
 
@@ -156,15 +157,15 @@ class PostgresBackend(_DurableRecords):
 
     @property
     def transport(self) -> str:
-        """How records are reached: `postgres`."""
+        """The transport to the records: `postgres`."""
         return "postgres"
 
     def schema_sql(self) -> str:
         """The SQL that makes the tables, for those who run it themselves."""
-        return self._depot.schema_sql()
+        return self._native_store.schema_sql()
 
-    def _make_depot(self) -> Depot:
-        return Depot.postgres(self._url, **self._settings)
+    def _make_native_store(self) -> NativeStore:
+        return NativeStore.postgres(self._url, **self._settings)
 
 
 NO_VALUES = "this backend keeps the engine's records and nothing else, so not {!r}"

@@ -7,15 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .._engines import engines_of, overrides
 from .._idemptx import MemoryStore
 from .._safety import Finding, SafetyReport, Severity, one_of_several
-from .base import StorageBackend, engines_of, overrides
+from .._storage_backend import StorageBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .._engine import Store
     from .._idemptx import Rules, Step
+    from .._store import Store
 
 __all__ = ["InMemoryBackend"]
 
@@ -33,11 +34,11 @@ class InMemoryBackend(StorageBackend):
 
     @property
     def transport(self) -> str:
-        """How records are reached: `memory`, or `adapter` for a subclass with its own way."""
+        """The transport to the records: `memory`, or `adapter` for overriding subclasses."""
         return "adapter" if overrides(self) else "memory"
 
     async def check(self) -> SafetyReport:
-        """What this backend promises, and what stands against it."""
+        """Returns the backend's guarantees, and findings against them."""
         return await engines_of(self).here().store.check()
 
     async def aclose(self) -> None:
@@ -83,7 +84,7 @@ class _LoopStore:
             self._records.perform(step)
 
     async def retry(self, step: Step) -> None:
-        """There is no connection to lose."""
+        """Does nothing: there is no connection to lose."""
 
     async def watch(self, record: bytes, wake: Callable[[], None]) -> object:
         def wake_in_loop() -> None:
@@ -93,7 +94,7 @@ class _LoopStore:
         return self._records.watch(record, wake_in_loop)
 
     def expect(self, rules: Rules) -> None:
-        """Nothing here takes time."""
+        """Does nothing: no step takes time."""
 
     async def check(self) -> SafetyReport:
         findings = [Finding(Severity.UNSAFE, SEVERAL)] if one_of_several() else []
@@ -111,7 +112,7 @@ class _LoopStore:
 
 
 class _Values:
-    """Values and locks with an end, for whoever calls the backend's own methods."""
+    """Values and locks with an expiry, for direct calls of the backend's methods."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], tuple[float, Any]] = {}

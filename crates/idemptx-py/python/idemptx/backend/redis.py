@@ -6,20 +6,21 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .._address import Address, address_of_client, address_of_url
-from .._client import ClientStore, is_asynchronous
+from .._engines import engines_of, overrides
 from .._idemptx import Layout
-from .._link import InLoopStore
-from .base import AsyncStorageBackend, StorageBackend, engines_of, overrides
+from .._redis_asyncio import RedisAsyncioStore
+from .._redis_client import RedisClientStore, is_asynchronous
+from .._storage_backend import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
-    from .._engine import Store
     from .._safety import SafetyReport
+    from .._store import Store
 
 __all__ = ["AsyncRedisBackend", "RedisBackend"]
 
 
 class _RedisRecords:
-    """What both backends have in common: where the records are, and how they are reached."""
+    """Base of both backends: the location of the records and the transport to them."""
 
     redis: Any
     prefix: str
@@ -45,18 +46,18 @@ class _RedisRecords:
 
     @property
     def transport(self) -> str:
-        """How records are reached.
+        """The transport to the records.
 
-        `in-loop`: over a connection of our own in the event loop, with the client's settings.
+        `in-loop`: over a separate connection in the event loop, with the client's settings.
         `client`: through the client object, whose settings do not say how to reach the server.
-        `adapter`: through the methods of a subclass with its own way.
+        `adapter`: through the methods of a subclass.
         """
         if overrides(self):
             return "adapter"
         return "in-loop" if self._address is not None else "client"
 
     async def check(self) -> SafetyReport:
-        """What the server promises as it is set up, and what stands against it.
+        """Returns the server's guarantees in its configuration, and findings against them.
 
         Raises `OSError` if it cannot be reached.
         """
@@ -69,10 +70,10 @@ class _RedisRecords:
     def _open_store(self) -> Store:
         layout = Layout(self.prefix)
         if self._address is not None:
-            return InLoopStore(self._address, layout)
-        return ClientStore(self.redis, layout)
+            return RedisAsyncioStore(self._address, layout)
+        return RedisClientStore(self.redis, layout)
 
-    # What the original's methods were; the engine has its own way.
+    # The original package's methods; the engine does not use them.
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}{key}"
@@ -95,10 +96,10 @@ class RedisBackend(_RedisRecords, StorageBackend):
         RedisBackend(redis.Redis(host="cache"))
         RedisBackend("rediss://user:secret@cache:6379/0")
 
-    Takes a client of redis-py, synchronous or not, or a URL. A client's settings are read and the
-    records reached over a connection of our own in the event loop; a client that has no such
-    settings (cluster, sentinel, a double such as fakeredis, a subclass) is used itself, in a thread
-    if it would block. `transport` tells which.
+    Takes a client of redis-py, synchronous or not, or a URL. A client's settings are read, and the
+    records are reached over a separate connection in the event loop. A client without readable
+    settings (cluster, sentinel, a double such as fakeredis, a subclass) is used directly, in a
+    thread if it blocks. `transport` names the way in use.
 
     Backends with different prefixes share nothing. Services in other languages share records under
     the same prefix, scope and route; theirs is `idem:` unless set.
@@ -131,7 +132,7 @@ class RedisBackend(_RedisRecords, StorageBackend):
 
 
 class AsyncRedisBackend(_RedisRecords, AsyncStorageBackend):
-    """The same as `RedisBackend`, with the original's asynchronous methods."""
+    """A `RedisBackend` with asynchronous methods."""
 
     def __init__(self, redis_instance: Any, prefix: str = "idempotency:") -> None:  # noqa: D107
         super().__init__(redis_instance, prefix)

@@ -44,9 +44,9 @@ impl AnyStore {
     fn claim_step<'a>(
         &'a self,
         id: &'a RecordId,
-        claim_request: &'a ClaimRequest,
+        request: &'a ClaimRequest,
     ) -> Step<'a, Result<Claim, StoreError>> {
-        Box::pin(self.claim(id, claim_request))
+        Box::pin(self.claim(id, request))
     }
 
     fn settle_step<'a>(
@@ -86,12 +86,8 @@ impl AnyStore {
 }
 
 impl Store for BoxedStore {
-    async fn claim(
-        &self,
-        id: &RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.0.claim_step(id, claim_request).await
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.0.claim_step(id, request).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {

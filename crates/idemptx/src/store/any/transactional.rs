@@ -57,10 +57,10 @@ impl Transactional for AnyStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         chosen!(self, Postgres, "PostgreSQL", store => {
-            Transactional::claim_in_postgres(&**store, transaction, id, claim_request)
+            Transactional::claim_in_postgres(&**store, transaction, id, request)
         }, await)
     }
 
@@ -81,10 +81,10 @@ impl Transactional for AnyStore {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         chosen!(self, Sqlite, "SQLite", store => {
-            Transactional::claim_in_sqlite(&**store, transaction, id, claim_request)
+            Transactional::claim_in_sqlite(&**store, transaction, id, request)
         })
     }
 
@@ -117,9 +117,9 @@ impl Transactional for BoxedStore {
         &self,
         transaction: PostgresTransaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        AnyTransactional::claim_in_postgres(self.get(), transaction, id, claim_request).await
+        AnyTransactional::claim_in_postgres(self.get(), transaction, id, request).await
     }
 
     #[cfg(feature = "postgres")]
@@ -137,9 +137,9 @@ impl Transactional for BoxedStore {
         &self,
         transaction: &rusqlite::Transaction<'_>,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        Transactional::claim_in_sqlite(self.get(), transaction, id, claim_request)
+        Transactional::claim_in_sqlite(self.get(), transaction, id, request)
     }
 
     #[cfg(feature = "sqlite")]

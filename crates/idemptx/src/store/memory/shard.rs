@@ -12,7 +12,7 @@ use idemptx_core::time::Timestamp;
 use tokio::sync::futures::OwnedNotified;
 
 use super::digest::Seeded;
-use super::queue::Queue;
+use super::expiry_queue::ExpiryQueue;
 use super::slot::{RECORD_BYTES, Slot};
 use super::waiters::{Bell, Ringing, Waiters};
 
@@ -20,7 +20,7 @@ use super::waiters::{Bell, Ringing, Waiters};
 pub(super) struct Shard {
     /// Boxed, because a map that has just grown is half empty.
     slots: HashMap<RecordId, Box<Slot>, Seeded>,
-    queue: Queue,
+    queue: ExpiryQueue,
     waiters: Waiters,
     /// The greatest fence so far, so that none is given twice, whatever the clock says.
     fence_last: u64,
@@ -31,7 +31,7 @@ impl Shard {
     pub(super) fn new(seeded: Seeded) -> Self {
         Self {
             slots: HashMap::with_hasher(seeded),
-            queue: Queue::default(),
+            queue: ExpiryQueue::default(),
             waiters: Waiters::default(),
             fence_last: 0,
             bytes: 0,
@@ -51,7 +51,7 @@ impl Shard {
     pub(super) fn claim(
         &mut self,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
         now: Timestamp,
         room: usize,
     ) -> Result<Claim, ErrorKind> {
@@ -61,16 +61,16 @@ impl Shard {
             None if room < RECORD_BYTES => return Err(ErrorKind::Full),
             None => {
                 self.bytes += RECORD_BYTES;
-                let slot = Box::new(Slot::claimed(claim_request, fence, 1, now));
+                let slot = Box::new(Slot::claimed(request, fence, 1, now));
                 self.slots.entry(*id).insert_entry(slot).into_mut()
             }
-            Some(slot) if slot.is_running() && slot.token() == claim_request.token => {
+            Some(slot) if slot.is_running() && slot.token() == request.token => {
                 slot.renew(now);
                 return Ok(Claim::Granted(slot.lease(id)));
             }
-            Some(slot) if slot.is_over(claim_request.expected, now) => {
+            Some(slot) if slot.is_over(request.expected, now) => {
                 self.bytes -= slot.payload_bytes();
-                slot.replace(claim_request, fence, now);
+                slot.replace(request, fence, now);
                 slot
             }
             Some(slot) => {

@@ -30,30 +30,30 @@ pub(super) struct Slot {
 impl Slot {
     /// A claim in force.
     pub(super) fn claimed(
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
         fence: u64,
         attempt: u32,
         now: Timestamp,
     ) -> Self {
         Self {
             state: State::Running,
-            token: claim_request.token,
+            token: request.token,
             attempt,
             fence,
-            fingerprint: claim_request.fingerprint,
-            term_millis: u32::try_from(millis(claim_request.term)).unwrap_or(u32::MAX),
-            retain_millis: millis(claim_request.retain),
+            fingerprint: request.fingerprint,
+            term_millis: u32::try_from(millis(request.term)).unwrap_or(u32::MAX),
+            retain_millis: millis(request.retain),
             payload: Bytes::new(),
-            turns: now.after(claim_request.term),
-            expires: now.after(claim_request.retain),
+            turns: now.after(request.term),
+            expires: now.after(request.retain),
             queued: Self::NEVER,
         }
     }
 
     /// Puts the next claim in its place, and lets it stand in the queue where it does.
-    pub(super) fn replace(&mut self, claim_request: &ClaimRequest, fence: u64, now: Timestamp) {
+    pub(super) fn replace(&mut self, request: &ClaimRequest, fence: u64, now: Timestamp) {
         let attempt = self.attempt.saturating_add(1);
-        *self = Self { queued: self.queued, ..Self::claimed(claim_request, fence, attempt, now) };
+        *self = Self { queued: self.queued, ..Self::claimed(request, fence, attempt, now) };
     }
 
     /// Starts the term and the claim's retention anew.
@@ -152,9 +152,8 @@ impl Slot {
     }
 
     pub(super) fn lease(&self, id: &RecordId) -> Lease {
-        let claim_request =
-            ClaimRequest::new(self.token, self.fingerprint, self.term(), self.retain());
-        Lease::granted(*id, &claim_request, self.fence, self.attempt)
+        let request = ClaimRequest::new(self.token, self.fingerprint, self.term(), self.retain());
+        Lease::granted(*id, &request, self.fence, self.attempt)
     }
 
     /// Of a moment that does not come.

@@ -14,7 +14,7 @@ use super::*;
 #[tokio::test]
 async fn a_lease_lapses_and_a_record_expires_at_the_moment_the_clock_says() {
     let (store, clock) = simulated(BYTES_MAX);
-    let held = claim_request(1, SECOND, HOUR);
+    let held = request(1, SECOND, HOUR);
     granted(&store, id(1), &held).await;
     clock.pass(SECOND - MILLISECOND);
     assert_eq!(remaining(&store, id(1)).await, Some(MILLISECOND));
@@ -31,7 +31,7 @@ async fn fences_grow_even_when_the_clock_stands_still() {
     let (store, _clock) = simulated(BYTES_MAX);
     let mut last = 0;
     for attempt in 0..100 {
-        let lease = granted(&store, id(1), &claim_request(attempt, SECOND, HOUR)).await;
+        let lease = granted(&store, id(1), &request(attempt, SECOND, HOUR)).await;
         assert!(lease.fence > last, "{} after {last}", lease.fence);
         last = lease.fence;
         store.release(&lease).await.unwrap();
@@ -43,10 +43,10 @@ async fn a_full_store_refuses_new_keys_and_evicts_nothing() {
     let (store, clock) = simulated(10 * RECORD_BYTES);
     let mut leases = Vec::new();
     for n in 0..10 {
-        leases.push(granted(&store, id(n), &claim_request(n, SECOND, HOUR)).await);
+        leases.push(granted(&store, id(n), &request(n, SECOND, HOUR)).await);
     }
     clock.pass(SECOND * 2);
-    let refused = store.claim(&id(10), &claim_request(10, SECOND, HOUR)).await.unwrap_err();
+    let refused = store.claim(&id(10), &request(10, SECOND, HOUR)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Full);
     for lease in &leases {
         store.renew(lease).await.unwrap();
@@ -57,14 +57,11 @@ async fn a_full_store_refuses_new_keys_and_evicts_nothing() {
 #[tokio::test]
 async fn a_full_store_still_settles_and_takes_over() {
     let (store, clock) = simulated(RECORD_BYTES);
-    let orphan = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let orphan = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     clock.pass(SECOND);
-    let owner = granted(
-        &store,
-        id(1),
-        &claim_request(2, SECOND, HOUR).expecting(Expected::Orphan(orphan.token)),
-    )
-    .await;
+    let owner =
+        granted(&store, id(1), &request(2, SECOND, HOUR).expecting(Expected::Orphan(orphan.token)))
+            .await;
     store.settle(&owner, &done(1 << 20, HOUR)).await.unwrap();
     assert_eq!(store.bytes(), RECORD_BYTES + (1 << 20));
 }
@@ -73,10 +70,10 @@ async fn a_full_store_still_settles_and_takes_over() {
 async fn a_full_store_has_room_again_once_something_has_expired() {
     let (store, clock) = simulated(10 * RECORD_BYTES);
     for n in 0..10 {
-        granted(&store, id(n), &claim_request(n, SECOND, HOUR)).await;
+        granted(&store, id(n), &request(n, SECOND, HOUR)).await;
     }
     clock.pass(HOUR);
-    granted(&store, id(10), &claim_request(10, SECOND, HOUR)).await;
+    granted(&store, id(10), &request(10, SECOND, HOUR)).await;
     assert_eq!((store.len(), store.bytes()), (1, RECORD_BYTES));
 }
 
@@ -84,7 +81,7 @@ async fn a_full_store_has_room_again_once_something_has_expired() {
 async fn memory_is_given_back_after_the_records_have_expired() {
     let (store, clock) = simulated(BYTES_MAX);
     for n in 0..100_000 {
-        let lease = granted(&store, id(n), &claim_request(n, SECOND, HOUR)).await;
+        let lease = granted(&store, id(n), &request(n, SECOND, HOUR)).await;
         store.settle(&lease, &done(64, HOUR)).await.unwrap();
     }
     assert_eq!((store.len(), store.bytes()), (100_000, 100_000 * (RECORD_BYTES + 64)));
@@ -98,11 +95,11 @@ async fn memory_is_given_back_after_the_records_have_expired() {
 async fn steps_alone_give_memory_back() {
     let (store, clock) = simulated(BYTES_MAX);
     for n in 0..10_000 {
-        granted(&store, id(n), &claim_request(n, SECOND, SECOND)).await;
+        granted(&store, id(n), &request(n, SECOND, SECOND)).await;
     }
     clock.pass(SECOND);
     for n in 10_000..20_000 {
-        granted(&store, id(n), &claim_request(n, SECOND, SECOND)).await;
+        granted(&store, id(n), &request(n, SECOND, SECOND)).await;
     }
     assert!(store.len() < 11_000, "{} records are left", store.len());
 }
@@ -110,7 +107,7 @@ async fn steps_alone_give_memory_back() {
 #[tokio::test]
 async fn a_response_that_is_forgotten_gives_its_memory_back_before_its_key() {
     let (store, clock) = simulated(BYTES_MAX);
-    let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     let mut kept = done(1 << 20, SECOND);
     kept.key_retain = HOUR;
     store.settle(&lease, &kept).await.unwrap();
@@ -126,7 +123,7 @@ async fn a_response_that_is_forgotten_gives_its_memory_back_before_its_key() {
 async fn claiming_and_releasing_one_key_for_ever_takes_no_memory() {
     let (store, clock) = simulated(BYTES_MAX);
     for n in 0..10_000 {
-        let lease = granted(&store, id(1), &claim_request(n, SECOND, HOUR)).await;
+        let lease = granted(&store, id(1), &request(n, SECOND, HOUR)).await;
         store.renew(&lease).await.unwrap();
         store.release(&lease).await.unwrap();
         clock.pass(MILLISECOND);
@@ -138,7 +135,7 @@ async fn claiming_and_releasing_one_key_for_ever_takes_no_memory() {
 #[tokio::test]
 async fn a_settlement_that_is_no_result_is_refused() {
     let (store, _clock) = simulated(BYTES_MAX);
-    let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     for state in [State::Running, State::ResponseExpired] {
         let none = Settlement::new(state, Bytes::new(), HOUR, HOUR);
         assert_eq!(store.settle(&lease, &none).await.unwrap_err().kind(), ErrorKind::Invalid);
@@ -149,7 +146,7 @@ async fn a_settlement_that_is_no_result_is_refused() {
 #[tokio::test]
 async fn a_result_is_not_settled_as_another_one() {
     let (store, _clock) = simulated(BYTES_MAX);
-    let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     store.settle(&lease, &done(3, HOUR)).await.unwrap();
     let other = Settlement::new(State::Unknown, Bytes::new(), HOUR, HOUR);
     assert_eq!(store.settle(&lease, &other).await.unwrap_err().kind(), ErrorKind::Fenced);
@@ -159,11 +156,11 @@ async fn a_result_is_not_settled_as_another_one() {
 #[tokio::test]
 async fn a_replay_shares_the_settled_payload() {
     let (store, _clock) = simulated(BYTES_MAX);
-    let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     let done = done(1000, HOUR);
     store.settle(&lease, &done).await.unwrap();
     let Claim::Found(RecordSnapshot::Settled(record)) =
-        store.claim(&id(1), &claim_request(2, SECOND, HOUR)).await.unwrap()
+        store.claim(&id(1), &request(2, SECOND, HOUR)).await.unwrap()
     else {
         panic!("a settled record is there");
     };
@@ -173,7 +170,7 @@ async fn a_replay_shares_the_settled_payload() {
 #[tokio::test]
 async fn watchers_leave_nothing_behind() {
     let (store, _clock) = simulated(BYTES_MAX);
-    let lease = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     let dropped = store.watch(&id(1)).await.unwrap();
     let mut polled = store.watch(&id(1)).await.unwrap();
     let kept = store.watch(&id(1)).await.unwrap();
@@ -193,10 +190,10 @@ async fn watchers_leave_nothing_behind() {
 #[tokio::test]
 async fn a_watcher_of_a_former_claim_does_not_take_the_bell_of_the_next() {
     let (store, _clock) = simulated(BYTES_MAX);
-    let former = granted(&store, id(1), &claim_request(1, SECOND, HOUR)).await;
+    let former = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     let early = store.watch(&id(1)).await.unwrap();
     store.release(&former).await.unwrap();
-    let owner = granted(&store, id(1), &claim_request(2, SECOND, HOUR)).await;
+    let owner = granted(&store, id(1), &request(2, SECOND, HOUR)).await;
     let late = store.watch(&id(1)).await.unwrap();
     drop(early);
     assert_eq!(watched(&store), 1);
@@ -212,9 +209,8 @@ async fn threads_that_claim_one_key_agree_on_its_owner() {
             .map(|actor| {
                 let store = store.clone();
                 tokio::spawn(async move {
-                    let claim_request = claim_request(n * 8 + actor, HOUR, HOUR);
-                    let Claim::Granted(lease) = store.claim(&id(n), &claim_request).await.unwrap()
-                    else {
+                    let request = request(n * 8 + actor, HOUR, HOUR);
+                    let Claim::Granted(lease) = store.claim(&id(n), &request).await.unwrap() else {
                         return 0;
                     };
                     store.settle(&lease, &done(64, HOUR)).await.unwrap();
@@ -274,10 +270,10 @@ fn id(n: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-fn claim_request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
+fn request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
     let mut token = [1; Token::BYTES];
     token[8..].copy_from_slice(&n.to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, term, retain)
 }
 
@@ -285,8 +281,8 @@ fn done(bytes: usize, retain: Duration) -> Settlement {
     Settlement::new(State::Completed, Bytes::from(vec![9; bytes]), retain, retain)
 }
 
-async fn granted(store: &MemoryStore, id: RecordId, claim_request: &ClaimRequest) -> Lease {
-    match store.claim(&id, claim_request).await.unwrap() {
+async fn granted(store: &MemoryStore, id: RecordId, request: &ClaimRequest) -> Lease {
+    match store.claim(&id, request).await.unwrap() {
         Claim::Granted(lease) => lease,
         other => panic!("not granted: {other:?}"),
     }

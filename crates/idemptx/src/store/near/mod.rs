@@ -3,10 +3,10 @@
 //! ```
 //! use std::time::Duration;
 //! use idemptx::store::MemoryStore;
-//! use idemptx::store::near::{Near, NearLimits};
+//! use idemptx::store::near::{NearCache, NearLimits};
 //!
 //! # let remote = MemoryStore::new();
-//! let store = Near::new(remote, NearLimits::bytes(64 << 20).hold(Duration::from_secs(1)));
+//! let store = NearCache::new(remote, NearLimits::bytes(64 << 20).hold(Duration::from_secs(1)));
 //! ```
 //!
 //! It holds results, never a claim: whether somebody may execute is the store's to say, every time.
@@ -37,11 +37,11 @@
 //!
 //! # Together with sealing
 //!
-//! `Near` around `Sealed` holds responses in the clear, and a replay costs no decryption;
+//! `NearCache` around `Sealed` holds responses in the clear, and a replay costs no decryption;
 //! `AnyStore` always puts them so.
-//! `Sealed` around `Near` holds them sealed, and opens them with each replay.
+//! `Sealed` around `NearCache` holds them sealed, and opens them with each replay.
 
-mod shelf;
-mod store;
+mod cache;
+mod near_cache;
 
-pub use self::store::{Near, NearLimits};
+pub use self::near_cache::{NearCache, NearLimits};

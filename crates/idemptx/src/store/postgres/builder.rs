@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use idemptx_core::store::{ErrorKind, StoreError};
 
-use super::connection::Dial;
-use super::hub::Sessions;
-use super::layout::Layout;
 use super::migration::Care;
-use super::settings::{Address, InvalidSetting, SynchronousCommit, Timeouts};
+use super::postgres_store::PostgresStore;
+use super::runtime_pool::SessionLimits;
+use super::session::Connector;
+use super::settings::{Address, InvalidSetting, PostgresTimeouts, SynchronousCommit};
 use super::statement::Texts;
-use super::store::PostgresStore;
+use super::table_names::TableNames;
 use super::transaction::begin;
 use crate::store::waiters::Waiters;
 
@@ -24,9 +24,9 @@ pub struct PostgresStoreBuilder {
     table: String,
     care: Care,
     is_pooled: bool,
-    sessions: Sessions,
+    sessions: SessionLimits,
     synchronous_commit: Option<SynchronousCommit>,
-    timeouts: Timeouts,
+    timeouts: PostgresTimeouts,
     ca_certificates: Option<Vec<u8>>,
 }
 
@@ -38,9 +38,9 @@ impl PostgresStoreBuilder {
             table: TABLE.to_owned(),
             care: Care::Migrate,
             is_pooled: false,
-            sessions: Sessions { statements: SESSIONS, transactions: TRANSACTIONS },
+            sessions: SessionLimits { statements: SESSIONS, transactions: TRANSACTIONS },
             synchronous_commit: None,
-            timeouts: Timeouts {
+            timeouts: PostgresTimeouts {
                 command: COMMAND_TIMEOUT,
                 connect: CONNECT_TIMEOUT,
                 lock: LOCK_TIMEOUT,
@@ -166,8 +166,8 @@ impl PostgresStoreBuilder {
             true => begin(""),
             false => begin(&address.transaction_settings(self.synchronous_commit)),
         };
-        let layout = Layout::new(&self.schema, &self.table)?;
-        let dial = Arc::new(Dial {
+        let layout = TableNames::new(&self.schema, &self.table)?;
+        let connector = Arc::new(Connector {
             address,
             timeouts: self.timeouts,
             texts: Texts::new(&layout),
@@ -178,7 +178,7 @@ impl PostgresStoreBuilder {
             waiters: Arc::new(Waiters::default()),
             is_ensured: AtomicBool::new(false),
         });
-        Ok(PostgresStore::with(dial, self.sessions))
+        Ok(PostgresStore::with(connector, self.sessions))
     }
 
     /// The store, with a session that works and tables of this release's version.

@@ -3,8 +3,8 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, IsolationLevel};
 
-use super::layout::Layout;
 use super::statement::Parameter;
+use super::table_names::TableNames;
 
 /// What a session does about the tables before it works with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl From<Error> for Unfit {
 
 impl Unfit {
     /// What to do about it, unless the server's own words say so.
-    pub(super) fn what_to_do(self, layout: &Layout) -> Result<String, Error> {
+    pub(super) fn what_to_do(self, layout: &TableNames) -> Result<String, Error> {
         let records = layout.records();
         match self {
             Self::Postgres(error) => Err(error),
@@ -51,7 +51,11 @@ impl Unfit {
 }
 
 /// Makes sure that the tables are those of this release.
-pub(super) async fn ensure(client: &mut Client, layout: &Layout, care: Care) -> Result<(), Unfit> {
+pub(super) async fn ensure(
+    client: &mut Client,
+    layout: &TableNames,
+    care: Care,
+) -> Result<(), Unfit> {
     match version(client, layout).await? {
         Some(VERSION) => Ok(()),
         Some(newer) if newer > VERSION => Err(Unfit::Newer(newer)),
@@ -61,7 +65,7 @@ pub(super) async fn ensure(client: &mut Client, layout: &Layout, care: Care) -> 
 }
 
 /// Everything that makes the tables where there are none, to be run by hand.
-pub(super) fn script(layout: &Layout) -> String {
+pub(super) fn script(layout: &TableNames) -> String {
     let mut script = format!(
         "-- The tables of idemptx' PostgreSQL store, version {VERSION}.\n\
          BEGIN;\n\
@@ -77,7 +81,7 @@ pub(super) fn script(layout: &Layout) -> String {
 }
 
 /// Brings the tables to this release's version, while everybody else who wants to waits.
-async fn migrate(client: &mut Client, layout: &Layout) -> Result<(), Unfit> {
+async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> {
     let isolation = IsolationLevel::ReadCommitted;
     let transaction = client.build_transaction().isolation_level(isolation).start().await?;
     transaction.batch_execute(PATIENCE).await?;
@@ -105,7 +109,7 @@ async fn migrate(client: &mut Client, layout: &Layout) -> Result<(), Unfit> {
 }
 
 /// The version of the tables, if there are any.
-async fn version(client: &Client, layout: &Layout) -> Result<Option<i32>, Error> {
+async fn version(client: &Client, layout: &TableNames) -> Result<Option<i32>, Error> {
     let [schema, table] = layout.names();
     let names: [(Parameter<'_>, Type); 2] = [(&schema, Type::TEXT), (&table, Type::TEXT)];
     let exists = client.query_typed(HAS_TABLE, &names).await?;
@@ -116,7 +120,7 @@ async fn version(client: &Client, layout: &Layout) -> Result<Option<i32>, Error>
     rows.first().map_or(Ok(None), |row| row.try_get(0))
 }
 
-fn step(layout: &Layout, number: i32, migration: &str) -> String {
+fn step(layout: &TableNames, number: i32, migration: &str) -> String {
     layout.fill(&format!("{migration}INSERT INTO {{versions}} (version) VALUES ({number});\n"))
 }
 
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_printed_schema_is_the_one_in_the_reference() {
-        let layout = Layout::new("idemptx", "records").unwrap();
+        let layout = TableNames::new("idemptx", "records").unwrap();
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/postgres.sql");
         assert_eq!(script(&layout), std::fs::read_to_string(golden).unwrap());
     }

@@ -86,26 +86,26 @@
 //! The end of a claim is told by `NOTIFY` only if somebody watches, which marks the record: commits
 //! that notify stand in one line.
 
-mod batch;
+mod batcher;
 mod builder;
-mod check;
-mod connection;
-mod failure;
-mod foreign;
-mod hub;
-mod layout;
-mod listing;
+mod database_settings;
+mod external_driver;
+mod in_transaction;
+mod list_rows;
 mod migration;
-mod notify;
+mod notification;
+mod postgres_failure;
+mod postgres_store;
 mod row;
+mod runtime_pool;
+mod session;
 mod settings;
 mod statement;
-mod store;
+mod table_names;
 mod transaction;
-mod within;
 
 pub use self::builder::PostgresStoreBuilder;
-pub use self::foreign::{ParameterStyle, SettleParameter, SettleStatement};
+pub use self::external_driver::{ParameterStyle, SettleParameter, SettleStatement};
+pub use self::postgres_store::PostgresStore;
 pub use self::settings::{InvalidSetting, SynchronousCommit};
-pub use self::store::PostgresStore;
 pub use self::transaction::{OpenTransaction, PostgresTransaction};

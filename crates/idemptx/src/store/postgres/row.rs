@@ -12,13 +12,13 @@ use tokio_postgres::Row;
 
 /// What stands under an id.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct RowState {
     record: Bytes,
     remaining: Duration,
     response: Option<Bytes>,
 }
 
-impl Found {
+impl RowState {
     pub(super) fn read(row: &Row) -> Option<Self> {
         let record = row.try_get::<_, &[u8]>("record").ok()?;
         let remaining = row.try_get::<_, i64>("remaining").ok()?;

@@ -16,10 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 ///
 /// Its text says what to change and shows neither user nor password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct InvalidSetting(Reason);
+pub struct InvalidSetting(SettingProblem);
 
 #[derive(Clone, PartialEq, Eq)]
-enum Reason {
+enum SettingProblem {
     Scheme,
     Host,
     Insecure,
@@ -31,37 +31,37 @@ enum Reason {
 
 impl InvalidSetting {
     pub(super) const fn name(what: &'static str, bytes_max: usize) -> Self {
-        Self(Reason::Name(what, bytes_max))
+        Self(SettingProblem::Name(what, bytes_max))
     }
 
     fn certificates(reason: &impl ToString) -> Self {
-        Self(Reason::NoCertificates(reason.to_string()))
+        Self(SettingProblem::NoCertificates(reason.to_string()))
     }
 }
 
 impl fmt::Display for InvalidSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Reason::Scheme => f.write_str(
+            SettingProblem::Scheme => f.write_str(
                 "not a PostgreSQL URL: write postgres://[user[:password]@]host[:port]/database, or \
                  postgres:///database?host=/path/of/the/socket",
             ),
-            Reason::Host => f.write_str(
+            SettingProblem::Host => f.write_str(
                 "the PostgreSQL URL names no host: write postgres://host/database, or \
                  postgres:///database?host=/path/of/the/socket",
             ),
-            Reason::Insecure => f.write_str(
+            SettingProblem::Insecure => f.write_str(
                 "certificates are always verified: name a private authority with \
                  `ca_certificates`, and write sslmode=verify-full or sslmode=disable",
             ),
-            Reason::Malformed(reason) => write!(f, "malformed PostgreSQL URL: {reason}"),
-            Reason::CertificatesWithoutTls => {
+            SettingProblem::Malformed(reason) => write!(f, "malformed PostgreSQL URL: {reason}"),
+            SettingProblem::CertificatesWithoutTls => {
                 f.write_str("`ca_certificates` needs TLS: write sslmode=verify-full into the URL")
             }
-            Reason::NoCertificates(reason) => {
+            SettingProblem::NoCertificates(reason) => {
                 write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
             }
-            Reason::Name(what, bytes_max) => {
+            SettingProblem::Name(what, bytes_max) => {
                 write!(f, "the name of the {what} must have 1 to {bytes_max} bytes, none of them 0")
             }
         }
@@ -103,7 +103,7 @@ impl SynchronousCommit {
 
 /// How long to wait for the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
+pub(super) struct PostgresTimeouts {
     /// For a step, with everything it takes to get it through.
     pub(super) command: Duration,
     /// For a session.
@@ -118,19 +118,19 @@ pub(super) struct Address {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
     pub(super) name: Arc<str>,
-    is_overheard: bool,
+    is_plaintext: bool,
 }
 
 impl Address {
     /// Reads a URL, with the authorities that may vouch for the server.
     pub(super) fn parse(url: &str, ca_certificates: Option<&[u8]>) -> Result<Self, InvalidSetting> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(InvalidSetting(Reason::Scheme));
+            return Err(InvalidSetting(SettingProblem::Scheme));
         }
         let mut config: Config =
             translated(url)?.parse().map_err(|error: tokio_postgres::Error| malformed(&error))?;
         if config.get_hosts().is_empty() {
-            return Err(InvalidSetting(Reason::Host));
+            return Err(InvalidSetting(SettingProblem::Host));
         }
         let is_remote = config.get_hosts().iter().any(is_beyond_this_host);
         // `prefer`, which is also what a URL without a word on it amounts to, would give way to
@@ -140,7 +140,7 @@ impl Address {
         }
         let is_tls = config.get_ssl_mode() == SslMode::Require;
         if ca_certificates.is_some() && !is_tls {
-            return Err(InvalidSetting(Reason::CertificatesWithoutTls));
+            return Err(InvalidSetting(SettingProblem::CertificatesWithoutTls));
         }
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_application_name().is_none() {
@@ -149,7 +149,7 @@ impl Address {
         Ok(Self {
             name: name(&config).into(),
             tls: MakeRustlsConnect::new(trusting(ca_certificates)?),
-            is_overheard: is_remote && !is_tls,
+            is_plaintext: is_remote && !is_tls,
             config,
         })
     }
@@ -159,7 +159,7 @@ impl Address {
     /// Statements, and no options of ours: poolers refuse those.
     pub(super) fn session_settings(
         &self,
-        timeouts: &Timeouts,
+        timeouts: &PostgresTimeouts,
         synchronous_commit: Option<SynchronousCommit>,
     ) -> String {
         let millis = |timeout: Duration| timeout.as_millis().max(1).to_string();
@@ -206,7 +206,7 @@ impl Address {
     }
 
     /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
-    pub(super) fn set_patience(&mut self, timeouts: &Timeouts) {
+    pub(super) fn set_patience(&mut self, timeouts: &PostgresTimeouts) {
         let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
         self.config
             .connect_timeout(timeouts.connect / hosts)
@@ -216,8 +216,8 @@ impl Address {
     }
 
     /// Whether records and passwords cross a network in plain text.
-    pub(super) const fn is_overheard(&self) -> bool {
-        self.is_overheard
+    pub(super) const fn is_plaintext(&self) -> bool {
+        self.is_plaintext
     }
 }
 
@@ -235,7 +235,7 @@ fn translated(url: &str) -> Result<String, InvalidSetting> {
         .split('&')
         .map(|parameter| match parameter {
             "sslmode=verify-full" => Ok("sslmode=require"),
-            "sslmode=allow" | "sslmode=verify-ca" => Err(InvalidSetting(Reason::Insecure)),
+            "sslmode=allow" | "sslmode=verify-ca" => Err(InvalidSetting(SettingProblem::Insecure)),
             other => Ok(other),
         })
         .collect::<Result<_, _>>()?;
@@ -244,7 +244,7 @@ fn translated(url: &str) -> Result<String, InvalidSetting> {
 
 fn malformed(error: &tokio_postgres::Error) -> InvalidSetting {
     let cause = std::error::Error::source(error).map(ToString::to_string);
-    InvalidSetting(Reason::Malformed(cause.unwrap_or_else(|| error.to_string())))
+    InvalidSetting(SettingProblem::Malformed(cause.unwrap_or_else(|| error.to_string())))
 }
 
 fn is_beyond_this_host(host: &Host) -> bool {
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn whatever_leaves_this_host_is_encrypted_unless_it_is_told_not_to() {
-        for (url, mode, overheard) in [
+        for (url, mode, plaintext) in [
             ("postgres://localhost/app", SslMode::Disable, false),
             ("postgres://127.0.0.1/app?sslmode=prefer", SslMode::Disable, false),
             ("postgres:///app?host=/run/postgresql", SslMode::Disable, false),
@@ -347,7 +347,7 @@ mod tests {
         ] {
             let address = address(url);
             assert_eq!(address.config.get_ssl_mode(), mode, "{url}");
-            assert_eq!(address.is_overheard(), overheard, "{url}");
+            assert_eq!(address.is_plaintext(), plaintext, "{url}");
         }
     }
 
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn a_sessions_settings_leave_the_last_word_to_the_url() {
         let [command, connect, lock] = [2000, 3000, 500].map(Duration::from_millis);
-        let timeouts = Timeouts { command, connect, lock };
+        let timeouts = PostgresTimeouts { command, connect, lock };
         let plain = address("postgres://localhost/app").session_settings(&timeouts, None);
         assert!(plain.starts_with("SET lock_timeout = '500';SET statement_timeout = '2000';"));
         assert!(!plain.contains("synchronous_commit"));

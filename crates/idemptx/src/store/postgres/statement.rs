@@ -3,7 +3,7 @@
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::layout::Layout;
+use super::table_names::TableNames;
 
 /// A statement of this store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Sql {
 pub(super) struct Texts([String; Sql::ALL.len()]);
 
 impl Texts {
-    pub(super) fn new(layout: &Layout) -> Self {
+    pub(super) fn new(layout: &TableNames) -> Self {
         let text = |sql: Sql| {
             let within = if sql == Sql::SettleIn { WITHIN } else { "" };
             layout.fill(&sql.template().replace("{within}", within))

@@ -11,9 +11,9 @@ use tokio::sync::{MappedMutexGuard, MutexGuard, OwnedSemaphorePermit, Semaphore}
 use tokio::time::timeout;
 use tokio_postgres::{Client, Error, GenericClient, Row, SimpleQueryMessage};
 
-use super::connection::{Dial, Purpose, Session};
-use super::failure::Failure;
+use super::postgres_failure::PostgresFailure;
 use super::row::Settled;
+use super::session::{Connector, Purpose, Session};
 use super::statement::{Parameter, Sql, Texts};
 use crate::store::transactional::AnyTransactional;
 
@@ -92,7 +92,7 @@ pub struct OpenTransaction {
     /// Given up by whoever was to end it, because a statement ran on.
     is_over: AtomicBool,
     id: String,
-    dial: Arc<Dial>,
+    connector: Arc<Connector>,
 }
 
 impl OpenTransaction {
@@ -120,7 +120,7 @@ impl OpenTransaction {
         done: &Settlement,
     ) -> Result<(), StoreError> {
         let lent = self.take().await?;
-        let lent = lent.ok_or_else(|| Failure::ended_by_hand(self.dial.server()))?;
+        let lent = lent.ok_or_else(|| PostgresFailure::ended_by_hand(self.connector.server()))?;
         let within = PostgresTransaction { client: &lent.session.client, id: Some(&self.id) };
         match store.settle_in_postgres(within, lease, done).await {
             Ok(()) => Ok(lent.end("COMMIT").await?),
@@ -141,13 +141,13 @@ impl OpenTransaction {
     }
 
     /// Takes it from whoever might still use it, once a statement that runs has ended.
-    async fn take(&self) -> Result<Option<Lent>, Failure> {
-        let patience = self.dial.timeouts.command;
+    async fn take(&self) -> Result<Option<Lent>, PostgresFailure> {
+        let patience = self.connector.timeouts.command;
         match timeout(patience, self.session.lock()).await {
             Ok(mut session) => Ok(session.take()),
             Err(_) => {
                 self.is_over.store(true, Ordering::Relaxed);
-                Err(Failure::timed_out(self.dial.server(), patience))
+                Err(PostgresFailure::timed_out(self.connector.server(), patience))
             }
         }
     }
@@ -161,22 +161,22 @@ impl fmt::Debug for OpenTransaction {
 
 /// The sessions of one runtime that handlers work on: a few, each with one transaction at a time.
 pub(super) struct Transactions {
-    dial: Arc<Dial>,
+    connector: Arc<Connector>,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Session>>,
 }
 
 impl Transactions {
-    pub(super) fn new(dial: Arc<Dial>, sessions: usize) -> Arc<Self> {
+    pub(super) fn new(connector: Arc<Connector>, sessions: usize) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new(sessions));
-        Arc::new(Self { dial, turns, idle: Mutex::default() })
+        Arc::new(Self { connector, turns, idle: Mutex::default() })
     }
 
     /// Begins a transaction when it is its turn.
-    pub(super) async fn begin(self: &Arc<Self>) -> Result<OpenTransaction, Failure> {
-        let patience = self.dial.timeouts.command;
+    pub(super) async fn begin(self: &Arc<Self>) -> Result<OpenTransaction, PostgresFailure> {
+        let patience = self.connector.timeouts.command;
         let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Failure::busy(self.dial.server())) };
+        let Ok(Ok(turn)) = turn else { return Err(PostgresFailure::busy(self.connector.server())) };
         // One that was lost while it was idle says so only now.
         while let Some(session) = self.idle() {
             match self.begin_on(&session, CLEAN).await {
@@ -187,32 +187,36 @@ impl Transactions {
                 Err(failure) => return Err(failure),
             }
         }
-        let session = self.dial.open(Purpose::Transactions).await?;
+        let session = self.connector.open(Purpose::Transactions).await?;
         let id = self.begin_on(&session, "").await?;
-        let id = id.ok_or_else(|| Failure::unexpected(self.dial.server()))?;
+        let id = id.ok_or_else(|| PostgresFailure::unexpected(self.connector.server()))?;
         Ok(self.lend(session, id, turn))
     }
 
     /// Begins, and tells the transaction's id, unless something cannot be cleaned away.
-    async fn begin_on(&self, session: &Session, clean: &str) -> Result<Option<String>, Failure> {
-        let clean = if self.dial.is_pooled() { "" } else { clean };
+    async fn begin_on(
+        &self,
+        session: &Session,
+        clean: &str,
+    ) -> Result<Option<String>, PostgresFailure> {
+        let clean = if self.connector.is_pooled() { "" } else { clean };
         let begin = async {
             // On their way together, though not in one transaction.
             let cleaned = session.client.simple_query(clean);
-            let begun = session.client.simple_query(&self.dial.begin);
+            let begun = session.client.simple_query(&self.connector.begin);
             let (left, rows) = tokio::try_join!(cleaned, begun)?;
             Ok::<_, Error>((left, rows))
         };
-        let patience = self.dial.timeouts.command;
+        let patience = self.connector.timeouts.command;
         let (left, rows) = match timeout(patience, begin).await {
-            Ok(begun) => begun.map_err(|error| self.dial.failed(error))?,
-            Err(_) => return Err(Failure::timed_out(self.dial.server(), patience)),
+            Ok(begun) => begun.map_err(|error| self.connector.failed(error))?,
+            Err(_) => return Err(PostgresFailure::timed_out(self.connector.server(), patience)),
         };
         // The unlocking has a row without a text.
         if first(&left).is_some_and(|name| !name.is_empty()) {
             return Ok(None);
         }
-        first(&rows).map(Some).ok_or_else(|| Failure::unexpected(self.dial.server()))
+        first(&rows).map(Some).ok_or_else(|| PostgresFailure::unexpected(self.connector.server()))
     }
 
     fn idle(&self) -> Option<Session> {
@@ -232,7 +236,7 @@ impl Transactions {
             session: tokio::sync::Mutex::new(Some(lent)),
             is_over: AtomicBool::new(false),
             id,
-            dial: self.dial.clone(),
+            connector: self.connector.clone(),
         }
     }
 }
@@ -245,18 +249,18 @@ struct Lent {
 }
 
 impl Lent {
-    async fn end(self, statement: &str) -> Result<(), Failure> {
-        let dial = &self.home.dial;
-        let patience = dial.timeouts.command;
+    async fn end(self, statement: &str) -> Result<(), PostgresFailure> {
+        let connector = &self.home.connector;
+        let patience = connector.timeouts.command;
         let doubts = self.session.doubts();
         match timeout(patience, self.session.client.batch_execute(statement)).await {
-            Ok(ended) => ended.map_err(|error| dial.failed(error))?,
-            Err(_) => return Err(Failure::timed_out(dial.server(), patience)),
+            Ok(ended) => ended.map_err(|error| connector.failed(error))?,
+            Err(_) => return Err(PostgresFailure::timed_out(connector.server(), patience)),
         }
         let is_doubtful = self.session.doubts() != doubts;
-        let server = dial.server().clone();
+        let server = connector.server().clone();
         self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.session);
-        if is_doubtful { Err(Failure::doubtful(&server)) } else { Ok(()) }
+        if is_doubtful { Err(PostgresFailure::doubtful(&server)) } else { Ok(()) }
     }
 }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 
-use super::failure::said;
 use super::protocol::{Command, Reply};
+use super::redis_failure::error_text;
 
 /// A command as the client library has it.
 pub(super) fn packed(command: &Command) -> Cmd {
@@ -34,7 +34,7 @@ pub(super) fn reply(value: Value) -> Option<Reply> {
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Bytes(text.into()),
         Value::Okay => Reply::Bytes(Bytes::from_static(b"OK")),
         Value::Array(values) => Reply::Array(values.into_iter().map(reply).collect::<Option<_>>()?),
-        Value::ServerError(error) => Reply::Error(said(&error.into())?),
+        Value::ServerError(error) => Reply::Error(error_text(&error.into())?),
         _ => return None,
     })
 }

@@ -28,24 +28,24 @@
 #[cfg(feature = "redis")]
 mod client;
 #[cfg(feature = "redis")]
-mod clock;
-#[cfg(feature = "redis")]
-mod connection;
-#[cfg(feature = "redis")]
-mod failure;
-#[cfg(feature = "redis")]
-mod gathering;
-#[cfg(feature = "redis")]
-mod notify;
+mod coalescing_writer;
 pub mod protocol;
 #[cfg(feature = "redis")]
-mod store;
+mod redis_connection;
+#[cfg(feature = "redis")]
+mod redis_failure;
+#[cfg(feature = "redis")]
+mod redis_store;
+#[cfg(feature = "redis")]
+mod server_clock;
+#[cfg(feature = "redis")]
+mod subscription;
 #[cfg(feature = "redis")]
 mod topology;
 #[cfg(feature = "redis")]
 mod url;
 
 #[cfg(feature = "redis")]
-pub use self::store::{RedisStore, RedisStoreBuilder};
+pub use self::redis_store::{RedisStore, RedisStoreBuilder};
 #[cfg(feature = "redis")]
 pub use self::url::InvalidUrl;

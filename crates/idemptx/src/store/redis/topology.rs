@@ -16,7 +16,7 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
-use super::gathering::Gathering;
+use super::coalescing_writer::CoalescingWriter;
 use super::url::{self, InvalidUrl};
 
 /// One Redis server.
@@ -53,10 +53,10 @@ impl Topology {
     pub(super) async fn connect(&self) -> RedisResult<Line> {
         match self.commands.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, port) => {
-                self.driven(Gathering::tcp(host, *port).await?).await
+                self.driven(CoalescingWriter::tcp(host, *port).await?).await
             }
             #[cfg(unix)]
-            ConnectionAddr::Unix(path) => self.driven(Gathering::unix(path).await?).await,
+            ConnectionAddr::Unix(path) => self.driven(CoalescingWriter::unix(path).await?).await,
             _ => {
                 let config = patient();
                 let opening = self.commands.get_multiplexed_async_connection_with_config(&config);
@@ -88,7 +88,7 @@ impl Topology {
     }
 
     /// Whether records and passwords cross a network in plain text.
-    pub(super) fn is_overheard(&self) -> bool {
+    pub(super) fn is_plaintext(&self) -> bool {
         match self.commands.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, _) => {
                 let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());

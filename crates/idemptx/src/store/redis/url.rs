@@ -8,10 +8,10 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 ///
 /// Its text says what to change and shows neither user nor password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct InvalidUrl(Reason);
+pub struct InvalidUrl(UrlProblem);
 
 #[derive(Clone, PartialEq, Eq)]
-enum Reason {
+enum UrlProblem {
     Scheme,
     Database,
     Parameter(String),
@@ -23,34 +23,34 @@ enum Reason {
 
 impl InvalidUrl {
     pub(super) const fn certificates_without_tls() -> Self {
-        Self(Reason::CertificatesWithoutTls)
+        Self(UrlProblem::CertificatesWithoutTls)
     }
 
     pub(super) const fn certificates(reason: String) -> Self {
-        Self(Reason::NoCertificates(reason))
+        Self(UrlProblem::NoCertificates(reason))
     }
 }
 
 impl fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Reason::Scheme => f.write_str(
+            UrlProblem::Scheme => f.write_str(
                 "not a Redis URL: write redis://[user[:password]@]host[:port][/database], the \
                  same with rediss:// for TLS, or redis+unix:///path?db=number",
             ),
-            Reason::Database => f.write_str("the database of the Redis URL must be a number"),
-            Reason::Parameter(name) => {
+            UrlProblem::Database => f.write_str("the database of the Redis URL must be a number"),
+            UrlProblem::Parameter(name) => {
                 write!(f, "the Redis URL has a parameter `{name}`, which means nothing here")
             }
-            Reason::Insecure => f.write_str(
+            UrlProblem::Insecure => f.write_str(
                 "the Redis URL has a fragment; certificates are always verified: name a private \
                  authority with `ca_certificates` instead of `#insecure`",
             ),
-            Reason::Malformed(reason) => write!(f, "malformed Redis URL: {reason}"),
-            Reason::CertificatesWithoutTls => f.write_str(
+            UrlProblem::Malformed(reason) => write!(f, "malformed Redis URL: {reason}"),
+            UrlProblem::CertificatesWithoutTls => f.write_str(
                 "`ca_certificates` needs TLS: write rediss:// instead of the URL's scheme",
             ),
-            Reason::NoCertificates(reason) => {
+            UrlProblem::NoCertificates(reason) => {
                 write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
             }
         }
@@ -67,23 +67,23 @@ impl std::error::Error for InvalidUrl {}
 
 /// Reads a URL.
 pub(super) fn parse(url: &str) -> Result<ConnectionInfo, InvalidUrl> {
-    let url = redis::parse_redis_url(url).ok_or(InvalidUrl(Reason::Scheme))?;
+    let url = redis::parse_redis_url(url).ok_or(InvalidUrl(UrlProblem::Scheme))?;
     let is_socket = matches!(url.scheme(), "unix" | "redis+unix" | "valkey+unix");
     let known: &[&str] = if is_socket { &["db", "user", "pass"] } else { &[] };
     if let Some((name, _)) = url.query_pairs().find(|(name, _)| !known.contains(&name.as_ref())) {
-        return Err(InvalidUrl(Reason::Parameter(name.into_owned())));
+        return Err(InvalidUrl(UrlProblem::Parameter(name.into_owned())));
     }
     if url.fragment().is_some() {
-        return Err(InvalidUrl(Reason::Insecure));
+        return Err(InvalidUrl(UrlProblem::Insecure));
     }
     let database = match is_socket {
         true => url.query_pairs().find(|(name, _)| name == "db").map(|(_, db)| db.into_owned()),
         false => Some(url.path().trim_matches('/').to_owned()).filter(|path| !path.is_empty()),
     };
     if database.is_some_and(|database| database.parse::<u32>().is_err()) {
-        return Err(InvalidUrl(Reason::Database));
+        return Err(InvalidUrl(UrlProblem::Database));
     }
-    url.into_connection_info().map_err(|error| InvalidUrl(Reason::Malformed(error.to_string())))
+    url.into_connection_info().map_err(|error| InvalidUrl(UrlProblem::Malformed(error.to_string())))
 }
 
 /// Where it leads, without credentials: for messages.

@@ -16,14 +16,14 @@ use super::keys::{SealKey, SealKeys};
 
 /// What a sealed payload belongs to, and opens with alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owner<'a> {
+pub(super) struct SealContext<'a> {
     id: &'a RecordId,
     token: &'a Token,
     fingerprint: &'a Fingerprint,
     state: State,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> SealContext<'a> {
     /// The record that a lease is settled as.
     pub(super) const fn settling(lease: &'a Lease, state: State) -> Self {
         let Lease { id, token, fingerprint, .. } = lease;
@@ -38,7 +38,7 @@ impl<'a> Owner<'a> {
 
     /// The associated data; every part has one length, so that no two owners have the same.
     fn associated(&self, head: &[u8]) -> Vec<u8> {
-        let Fingerprint { config, digest, binding, .. } = self.fingerprint;
+        let Fingerprint { config, digest, binding, operation, .. } = self.fingerprint;
         let mut data = Vec::with_capacity(ASSOCIATED_BYTES);
         data.extend_from_slice(head);
         data.push(self.state.letter());
@@ -47,6 +47,7 @@ impl<'a> Owner<'a> {
         data.extend_from_slice(&config.to_be_bytes());
         data.extend_from_slice(digest);
         data.extend_from_slice(binding);
+        data.extend_from_slice(operation);
         debug_assert_eq!(data.len(), ASSOCIATED_BYTES, "every part has one length");
         data
     }
@@ -55,7 +56,7 @@ impl<'a> Owner<'a> {
 /// Seals a payload under a key; `None` if the cipher refuses, which it does to none of this size.
 pub(super) fn seal(
     key: &SealKey,
-    owner: Owner<'_>,
+    owner: SealContext<'_>,
     payload: &[u8],
     compress: bool,
     nonce: &[u8; NONCE_BYTES],
@@ -83,7 +84,11 @@ pub(super) fn seal(
 ///
 /// Total over arbitrary bytes: nothing is inflated, and nothing handed out, before the tag was
 /// found to fit.
-pub(super) fn open(keys: &SealKeys, owner: Owner<'_>, envelope: &[u8]) -> Result<Bytes, Unopened> {
+pub(super) fn open(
+    keys: &SealKeys,
+    owner: SealContext<'_>,
+    envelope: &[u8],
+) -> Result<Bytes, Unopened> {
     match envelope.first() {
         Some(&FORMAT) => {}
         Some(format) if is_sealed(*format) => return Err(Unopened::Format(*format)),
@@ -217,7 +222,7 @@ pub(super) const NONCE_BYTES: usize = 24;
 const PLAIN_AT: usize = HEAD_BYTES + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 4;
-const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16;
+const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16 + 16;
 
 /// Below it, a frame's own head eats up what it saves.
 const COMPRESSED_ABOVE_BYTES: usize = 1024;

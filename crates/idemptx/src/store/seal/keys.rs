@@ -88,9 +88,9 @@ impl FromStr for SealKey {
 ///
 /// Its clones are handles to the same keys.
 #[derive(Clone)]
-pub struct SealKeys(Arc<Ring>);
+pub struct SealKeys(Arc<KeyRing>);
 
-struct Ring {
+struct KeyRing {
     first: SealKey,
     older: Vec<SealKey>,
 }
@@ -99,7 +99,7 @@ impl SealKeys {
     /// A ring of one key; more are [added](Self::and).
     #[must_use]
     pub fn new(first: SealKey) -> Self {
-        Self(Arc::new(Ring { first, older: Vec::new() }))
+        Self(Arc::new(KeyRing { first, older: Vec::new() }))
     }
 
     /// The same ring with another key to open with.
@@ -116,7 +116,7 @@ impl SealKeys {
         }
         let mut all = self.0.older.clone();
         all.push(older);
-        Ok(Self(Arc::new(Ring { first: self.0.first.clone(), older: all })))
+        Ok(Self(Arc::new(KeyRing { first: self.0.first.clone(), older: all })))
     }
 
     /// Reads a key ring from a file.

@@ -80,11 +80,11 @@
 
 mod envelope;
 mod keys;
-mod store;
+mod sealed;
 
 pub use self::envelope::Unopened;
 pub use self::keys::{InvalidKeys, SealKey, SealKeys};
-pub use self::store::{Seal, Sealed};
+pub use self::sealed::{Seal, Sealed};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use idemptx_core::store::{
 };
 use proptest::prelude::*;
 
-use super::envelope::{self, Owner};
+use super::envelope::{self, SealContext};
 use super::{InvalidKeys, Seal, SealKey, SealKeys, Sealed, Unopened};
 use crate::store::{AnyStore, MemoryStore, SafetyCheck, Severity};
 
@@ -26,7 +26,7 @@ use crate::store::{AnyStore, MemoryStore, SafetyCheck, Severity};
 fn the_format_is_what_other_implementations_make_of_it() {
     for golden in Golden::all() {
         let keys = SealKeys::new(golden.key.clone());
-        let owner = Owner::settling(&golden.lease, golden.state);
+        let owner = SealContext::settling(&golden.lease, golden.state);
         let opened = envelope::open(&keys, owner, &golden.sealed).unwrap();
         assert_eq!(opened, golden.payload, "{}", golden.name);
         // How well a library compresses is not part of the format.
@@ -41,7 +41,7 @@ fn the_format_is_what_other_implementations_make_of_it() {
 fn a_change_of_any_bit_keeps_it_shut() {
     for golden in Golden::all() {
         let keys = SealKeys::new(golden.key.clone());
-        let owner = Owner::settling(&golden.lease, golden.state);
+        let owner = SealContext::settling(&golden.lease, golden.state);
         for position in 0..golden.sealed.len() {
             for bit in 0..8 {
                 let mut bent = golden.sealed.clone();
@@ -57,7 +57,7 @@ fn a_change_of_any_bit_keeps_it_shut() {
 fn a_part_of_it_keeps_shut() {
     for golden in Golden::all() {
         let keys = SealKeys::new(golden.key.clone());
-        let owner = Owner::settling(&golden.lease, golden.state);
+        let owner = SealContext::settling(&golden.lease, golden.state);
         for length in 0..golden.sealed.len() {
             assert!(envelope::open(&keys, owner, &golden.sealed[..length]).is_err());
         }
@@ -78,10 +78,10 @@ fn it_opens_for_its_own_record_alone() {
     others[4].fingerprint.binding[0] ^= 1;
     for other in &others {
         let opened =
-            envelope::open(&keys, Owner::settling(other, State::Completed), &golden.sealed);
+            envelope::open(&keys, SealContext::settling(other, State::Completed), &golden.sealed);
         assert_eq!(opened, Err(Unopened::Foreign(7)));
     }
-    let elsewhere = Owner::settling(&golden.lease, State::NotReplayable);
+    let elsewhere = SealContext::settling(&golden.lease, State::NotReplayable);
     assert_eq!(envelope::open(&keys, elsewhere, &golden.sealed), Err(Unopened::Foreign(7)));
 }
 
@@ -92,7 +92,7 @@ fn what_says_it_is_larger_than_anything_that_is_compressed_is_not_inflated() {
     let claims = |length: u32| {
         let frame = zstd::bulk::compress(&[0; 2000], 1).unwrap();
         let inside = [&length.to_be_bytes()[..], &frame].concat();
-        let owner = Owner::settling(&lease, State::Completed);
+        let owner = SealContext::settling(&lease, State::Completed);
         let mut sealed = envelope::seal(&key, owner, &inside, false, &[0; 24]).unwrap().to_vec();
         reseal_as_compressed(&mut sealed, &inside, &key, &lease);
         envelope::open(&SealKeys::new(key.clone()), owner, &sealed)
@@ -116,7 +116,7 @@ fn only_what_gets_smaller_by_a_margin_is_compressed() {
         (b"", false),
     ] {
         let owner_lease = lease();
-        let owner = Owner::settling(&owner_lease, State::Completed);
+        let owner = SealContext::settling(&owner_lease, State::Completed);
         let sealed = envelope::seal(&key(1), owner, payload, true, &[0; 24]).unwrap();
         assert_eq!(sealed[1] == 1, compressed, "{} bytes", payload.len());
         if !compressed {
@@ -139,7 +139,7 @@ proptest! {
         let Ok(key) = SealKey::new(3, &secret) else { return Ok(()) };
         let payload = payload.repeat(repeats);
         let lease = lease();
-        let owner = Owner::settling(&lease, State::Completed);
+        let owner = SealContext::settling(&lease, State::Completed);
         let sealed = envelope::seal(&key, owner, &payload, compress, &nonce).unwrap();
         prop_assert!(sealed.len() <= payload.len() + 46);
         prop_assert_eq!(envelope::open(&SealKeys::new(key), owner, &sealed).unwrap(), payload);
@@ -148,7 +148,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_refused_and_nothing_worse(bytes: Vec<u8>, start: [u8; 6]) {
         let lease = lease();
-        let owner = Owner::settling(&lease, State::Completed);
+        let owner = SealContext::settling(&lease, State::Completed);
         let keys = SealKeys::new(SealKey::new(u32::from_be_bytes([start[2], start[3], start[4], start[5]]), &[7, 8].repeat(16)).unwrap());
         for bytes in [bytes.clone(), [&[0xE1, start[1] & 1][..], &start[2..], &bytes].concat()] {
             prop_assert!(envelope::open(&keys, owner, &bytes).is_err());
@@ -330,7 +330,7 @@ async fn claimed() -> (Sealed<MemoryStore>, Lease) {
 }
 
 async fn claim<S: Store>(store: &S) -> Lease {
-    match store.claim(&id(), &claim_request()).await {
+    match store.claim(&id(), &request()).await {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     }
@@ -338,7 +338,7 @@ async fn claim<S: Store>(store: &S) -> Lease {
 
 /// What a later claim finds; a lookup must find the same.
 async fn settled<S: Store>(store: &S, lease: &Lease) -> Result<Record, StoreError> {
-    let mut other = claim_request();
+    let mut other = request();
     other.token = Token::from_bytes([0xEE; Token::BYTES]);
     let seen = store.lookup(&lease.id).await;
     match store.claim(&lease.id, &other).await {
@@ -373,13 +373,13 @@ fn id() -> RecordId {
     RecordId::from_bytes([0xA7; RecordId::BYTES])
 }
 
-fn claim_request() -> ClaimRequest {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+fn request() -> ClaimRequest {
+    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes([4; Token::BYTES]), fingerprint, LONG, LONG)
 }
 
 fn lease() -> Lease {
-    Lease::granted(id(), &claim_request(), 1, 1)
+    Lease::granted(id(), &request(), 1, 1)
 }
 
 fn done(payload: &[u8]) -> Settlement {
@@ -402,6 +402,7 @@ fn reseal_as_compressed(sealed: &mut Vec<u8>, inside: &[u8], key: &SealKey, leas
         &fingerprint.config.to_be_bytes(),
         &fingerprint.digest,
         &fingerprint.binding,
+        &fingerprint.operation,
     ]
     .concat();
     let cipher = XChaCha20Poly1305::new(key.expose().into());
@@ -445,6 +446,7 @@ impl Golden {
             config: u32::from_be_bytes(bytes("config").try_into().unwrap()),
             digest: bytes("digest").try_into().unwrap(),
             binding: bytes("binding").try_into().unwrap(),
+            operation: bytes("operation").try_into().unwrap(),
         };
         let token = Token::from_bytes(bytes("token").try_into().unwrap());
         let id = RecordId::from_bytes(bytes("id").try_into().unwrap());

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
-use super::clock::{HostClock, StoreClock};
-use super::failure::{Cause, Failure, OLDEST_VERSION_NUMBER};
-use super::schema::{self, Owner};
-use super::turn::Turns;
+use super::boot_clock::{HostClock, StoreClock};
+use super::schema::{self, FileOwner};
+use super::sqlite_failure::{OLDEST_VERSION_NUMBER, SqliteCause, SqliteFailure};
+use super::writer_lock::WriterLock;
 
 /// The file of a store.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct DatabaseFile {
 pub(super) struct Opened {
     pub(super) file: DatabaseFile,
     pub(super) connection: Connection,
-    pub(super) turns: Turns,
+    pub(super) writer_lock: WriterLock,
     pub(super) clock: StoreClock,
 }
 
@@ -38,40 +38,41 @@ impl DatabaseFile {
         path: &Path,
         host: HostClock,
         patience: Duration,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Opened, SqliteFailure> {
         let path = absolute(path)?;
-        let fail = |cause| Failure::new(&path, cause);
-        let sqlite = |error| fail(Cause::Sqlite(error));
+        let fail = |cause| SqliteFailure::new(&path, cause);
+        let sqlite = |error| fail(SqliteCause::Sqlite(error));
         if rusqlite::version_number() < OLDEST_VERSION_NUMBER {
-            return Err(fail(Cause::OldLibrary(rusqlite::version())));
+            return Err(fail(SqliteCause::OldLibrary(rusqlite::version())));
         }
         if path.is_dir() {
-            return Err(fail(Cause::NoFile));
+            return Err(fail(SqliteCause::NoFile));
         }
         if let Some(kind) = path.parent().and_then(network) {
-            return Err(fail(Cause::Network(kind)));
+            return Err(fail(SqliteCause::Network(kind)));
         }
-        let turns = Turns::open(&path)
-            .map_err(|error| fail(Cause::Io("cannot open the `-turn` file beside it", error)))?;
-        let turn = turns.take_within(patience).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => fail(Cause::TimedOut(patience)),
-            _ => fail(Cause::Io("cannot lock the `-turn` file beside it", error)),
+        let writer_lock = WriterLock::open(&path).map_err(|error| {
+            fail(SqliteCause::Io("cannot open the `-turn` file beside it", error))
         })?;
-        create(&path).map_err(|error| fail(Cause::Io("cannot create it", error)))?;
+        let turn = writer_lock.take_within(patience).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => fail(SqliteCause::TimedOut(patience)),
+            _ => fail(SqliteCause::Io("cannot lock the `-turn` file beside it", error)),
+        })?;
+        create(&path).map_err(|error| fail(SqliteCause::Io("cannot create it", error)))?;
         #[cfg(test)]
         super::failpoint::reach("created");
         let mut file = Self { path: path.clone(), patience, identity: None };
         let mut connection = file.connect()?;
         file.claim(&connection)?;
         let clock = set_up(&mut connection, host).map_err(sqlite)?;
-        let clock = clock.ok_or_else(|| fail(Cause::OtherClock))?;
+        let clock = clock.ok_or_else(|| fail(SqliteCause::OtherClock))?;
         file.identity = Identity::of(&path);
         drop(turn);
-        Ok(Opened { file, connection, turns, clock })
+        Ok(Opened { file, connection, writer_lock, clock })
     }
 
     /// Another connection, for reading.
-    pub(super) fn reader(&self) -> Result<Connection, Failure> {
+    pub(super) fn reader(&self) -> Result<Connection, SqliteFailure> {
         let connection = self.connect()?;
         connection.pragma_update(None, "query_only", true).map_err(|error| self.sqlite(error))?;
         Ok(connection)
@@ -87,35 +88,35 @@ impl DatabaseFile {
 
     /// Refuses a connection of the application's that is not on it, or would not flush what it
     /// commits.
-    pub(super) fn verify(&self, connection: &Connection) -> Result<(), Failure> {
+    pub(super) fn verify(&self, connection: &Connection) -> Result<(), SqliteFailure> {
         if !self.is_in_place() {
-            return Err(self.fail(Cause::Replaced));
+            return Err(self.fail(SqliteCause::Replaced));
         }
         let path = connection.path().map(Path::new);
         if !path.is_some_and(|path| is_same(path, &self.path)) {
-            return Err(self.fail(Cause::OtherFile));
+            return Err(self.fail(SqliteCause::OtherFile));
         }
         let synchronous = connection
             .pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))
             .map_err(|error| self.sqlite(error))?;
-        if synchronous < SYNCHRONOUS_FULL { Err(self.fail(Cause::Careless)) } else { Ok(()) }
+        if synchronous < SYNCHRONOUS_FULL { Err(self.fail(SqliteCause::Careless)) } else { Ok(()) }
     }
 
     pub(super) fn path(&self) -> &Arc<Path> {
         &self.path
     }
 
-    pub(super) fn fail(&self, cause: Cause) -> Failure {
-        Failure::new(&self.path, cause)
+    pub(super) fn fail(&self, cause: SqliteCause) -> SqliteFailure {
+        SqliteFailure::new(&self.path, cause)
     }
 
-    pub(super) fn sqlite(&self, error: rusqlite::Error) -> Failure {
-        self.fail(Cause::Sqlite(error))
+    pub(super) fn sqlite(&self, error: rusqlite::Error) -> SqliteFailure {
+        self.fail(SqliteCause::Sqlite(error))
     }
 
     /// The file is never opened by any other means: closing a handle of our own would give up
     /// SQLite's locks on it, as POSIX has it.
-    fn connect(&self) -> Result<Connection, Failure> {
+    fn connect(&self) -> Result<Connection, SqliteFailure> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
@@ -131,17 +132,17 @@ impl DatabaseFile {
     }
 
     /// Refuses what is not ours, before anything is changed.
-    fn claim(&self, connection: &Connection) -> Result<(), Failure> {
+    fn claim(&self, connection: &Connection) -> Result<(), SqliteFailure> {
         let owner = schema::owner(connection).map_err(|error| self.sqlite(error))?;
         match owner {
-            Owner::SomebodyElse => Err(self.fail(Cause::Foreign)),
-            Owner::Us(version) if version > schema::VERSION => {
-                Err(self.fail(Cause::Newer(version)))
+            FileOwner::SomebodyElse => Err(self.fail(SqliteCause::Foreign)),
+            FileOwner::Us(version) if version > schema::VERSION => {
+                Err(self.fail(SqliteCause::Newer(version)))
             }
-            _ if is_read_only(connection) => Err(self.fail(Cause::ReadOnly)),
+            _ if is_read_only(connection) => Err(self.fail(SqliteCause::ReadOnly)),
             owner => {
                 let prepare = || {
-                    if owner == Owner::Nobody {
+                    if owner == FileOwner::Nobody {
                         connection.pragma_update(None, "auto_vacuum", "incremental")?;
                     }
                     connection.pragma_update_and_check(None, "journal_mode", "wal", |row| {
@@ -150,7 +151,7 @@ impl DatabaseFile {
                 };
                 match prepare().map_err(|error| self.sqlite(error))? {
                     mode if mode == "wal" => Ok(()),
-                    mode => Err(self.fail(Cause::NotWal(mode))),
+                    mode => Err(self.fail(SqliteCause::NotWal(mode))),
                 }
             }
         }
@@ -168,9 +169,9 @@ fn set_up(connection: &mut Connection, host: HostClock) -> rusqlite::Result<Opti
     connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_KEPT)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     match schema::owner(&transaction)? {
-        Owner::Us(schema::VERSION) => {}
-        Owner::Us(older) => schema::migrate(&transaction, older)?,
-        Owner::Nobody | Owner::SomebodyElse => schema::migrate(&transaction, 0)?,
+        FileOwner::Us(schema::VERSION) => {}
+        FileOwner::Us(older) => schema::migrate(&transaction, older)?,
+        FileOwner::Nobody | FileOwner::SomebodyElse => schema::migrate(&transaction, 0)?,
     }
     let clock = StoreClock::enter(&transaction, host)?;
     #[cfg(test)]
@@ -184,18 +185,18 @@ fn is_read_only(connection: &Connection) -> bool {
 }
 
 /// Its full name, so that it stays the same when the process changes its folder.
-fn absolute(path: &Path) -> Result<Arc<Path>, Failure> {
+fn absolute(path: &Path) -> Result<Arc<Path>, SqliteFailure> {
     let given: Arc<Path> = path.into();
-    let fail = |cause| Failure::new(&given, cause);
-    let name = path.file_name().ok_or_else(|| fail(Cause::NoFile))?;
+    let fail = |cause| SqliteFailure::new(&given, cause);
+    let name = path.file_name().ok_or_else(|| fail(SqliteCause::NoFile))?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     match folder.canonicalize() {
         Ok(folder) => Ok(folder.join(name).into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(fail(Cause::NoFolder)),
-        Err(error) => Err(fail(Cause::Io("its folder cannot be entered", error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(fail(SqliteCause::NoFolder)),
+        Err(error) => Err(fail(SqliteCause::Io("its folder cannot be entered", error))),
     }
 }
 
@@ -241,8 +242,8 @@ impl Identity {
 
 /// What kind of network file system a folder is on, if it is on one.
 fn network(folder: &Path) -> Option<&'static str> {
-    let kind = super::disk::kind(folder)?;
-    super::disk::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
+    let kind = super::filesystem::kind(folder)?;
+    super::filesystem::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
 }
 
 /// For its owner alone: it holds the responses of everybody's requests.

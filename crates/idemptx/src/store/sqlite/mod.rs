@@ -69,26 +69,26 @@
 //! A program can have it only once: this feature and `sqlx` with its SQLite driver exclude each
 //! other.
 
-mod batch;
-mod check;
-mod clock;
-mod disk;
+mod boot_clock;
 #[cfg(test)]
 mod failpoint;
-mod failure;
 mod file;
-mod listing;
-mod queue;
+mod file_check;
+mod filesystem;
+mod group_commit;
+mod job_queue;
+mod list_blobs;
+mod poller;
 mod reader;
 mod records;
 mod schema;
-mod store;
-mod turn;
-mod watching;
+mod sqlite_failure;
+mod sqlite_store;
 mod writer;
+mod writer_lock;
 
-pub(super) use self::store::path_of;
-pub use self::store::{OpenError, SqliteStore, SqliteStoreBuilder};
+pub(super) use self::sqlite_store::path_of;
+pub use self::sqlite_store::{OpenError, SqliteStore, SqliteStoreBuilder};
 
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,11 @@ use idemptx_core::store::{
 };
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::clock::Moment;
+use super::boot_clock::BootTime;
 
 /// A step that was taken, though not committed yet.
 #[derive(Debug)]
-pub(super) struct Taken<T> {
+pub(super) struct Committed<T> {
     pub(super) verdict: T,
     /// Whether it wrote anything.
     pub(super) wrote: bool,
@@ -37,25 +37,25 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
-pub(super) type Step<T> = Result<Taken<T>, Refused>;
+pub(super) type StepResult<T> = Result<Committed<T>, Refused>;
 
-fn wrote<T>(verdict: T) -> Step<T> {
-    Ok(Taken { verdict, wrote: true })
+fn wrote<T>(verdict: T) -> StepResult<T> {
+    Ok(Committed { verdict, wrote: true })
 }
 
-fn stands<T>(verdict: T) -> Step<T> {
-    Ok(Taken { verdict, wrote: false })
+fn stands<T>(verdict: T) -> StepResult<T> {
+    Ok(Committed { verdict, wrote: false })
 }
 
-fn fenced<T>() -> Step<T> {
+fn fenced<T>() -> StepResult<T> {
     Err(Refused::Kind(ErrorKind::Fenced))
 }
 
 /// Looks for records.
 #[derive(Debug)]
-pub(super) struct Finder<'c>(Statement<'c>);
+pub(super) struct RecordReader<'c>(Statement<'c>);
 
-impl<'c> Finder<'c> {
+impl<'c> RecordReader<'c> {
     pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         connection
             .prepare("SELECT record, era, turns, expires FROM records WHERE id = ?1")
@@ -63,7 +63,11 @@ impl<'c> Finder<'c> {
     }
 
     /// What there is by now.
-    pub(super) fn find(&mut self, id: &RecordId, now: Moment) -> Result<Option<Found>, Refused> {
+    pub(super) fn find(
+        &mut self,
+        id: &RecordId,
+        now: BootTime,
+    ) -> Result<Option<StoredRow>, Refused> {
         let read = |row: &rusqlite::Row<'_>| {
             let record = row.get_ref(0)?.as_blob()?;
             Ok((Bytes::copy_from_slice(record), row.get(1)?, row.get(2)?, row.get(3)?))
@@ -79,24 +83,24 @@ impl<'c> Finder<'c> {
             State::Running => {
                 let lease_end = if era == now.era { turns } else { now.micros };
                 let holder = ClaimInfo::new(&record, now.until(lease_end));
-                Found::Held(record.lease(), holder)
+                StoredRow::Held(record.lease(), holder)
             }
             State::Completed if turns <= now.micros => {
-                Found::Settled(record.with_response_expired())
+                StoredRow::Settled(record.with_response_expired())
             }
-            _ => Found::Settled(record),
+            _ => StoredRow::Settled(record),
         }))
     }
 }
 
 /// A record as it is by now.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum StoredRow {
     Held(Lease, ClaimInfo),
     Settled(Record),
 }
 
-impl Found {
+impl StoredRow {
     fn attempt(&self) -> (u32, u64) {
         match self {
             Self::Held(lease, _) => (lease.attempt, lease.fence),
@@ -115,25 +119,25 @@ impl Found {
     }
 }
 
-impl From<Found> for Claim {
-    fn from(found: Found) -> Self {
+impl From<StoredRow> for Claim {
+    fn from(found: StoredRow) -> Self {
         Self::Found(found.into())
     }
 }
 
-impl From<Found> for RecordSnapshot {
-    fn from(found: Found) -> Self {
+impl From<StoredRow> for RecordSnapshot {
+    fn from(found: StoredRow) -> Self {
         match found {
-            Found::Held(_, holder) => Self::Held(holder),
-            Found::Settled(record) => Self::Settled(record),
+            StoredRow::Held(_, holder) => Self::Held(holder),
+            StoredRow::Settled(record) => Self::Settled(record),
         }
     }
 }
 
 /// The steps that write.
 #[derive(Debug)]
-pub(super) struct Records<'c> {
-    finder: Finder<'c>,
+pub(super) struct RecordWriter<'c> {
+    reader: RecordReader<'c>,
     insert: Statement<'c>,
     replace: Statement<'c>,
     renew: Statement<'c>,
@@ -146,10 +150,10 @@ pub(super) struct Records<'c> {
     next_due: Statement<'c>,
 }
 
-impl<'c> Records<'c> {
+impl<'c> RecordWriter<'c> {
     pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            finder: Finder::new(connection)?,
+            reader: RecordReader::new(connection)?,
             insert: connection.prepare(INSERT)?,
             replace: connection.prepare(REPLACE)?,
             renew: connection.prepare(RENEW)?,
@@ -167,27 +171,27 @@ impl<'c> Records<'c> {
     pub(super) fn claim(
         &mut self,
         id: &RecordId,
-        claim_request: &ClaimRequest,
-        now: Moment,
-    ) -> Step<Claim> {
+        request: &ClaimRequest,
+        now: BootTime,
+    ) -> StepResult<Claim> {
         let fence = u64::try_from(now.micros).unwrap_or_default();
-        let lease = Lease::granted(*id, claim_request, fence, FIRST_ATTEMPT);
+        let lease = Lease::granted(*id, request, fence, FIRST_ATTEMPT);
         if write(&mut self.insert, &lease, now)? == 1 {
             return wrote(Claim::Granted(lease));
         }
-        let Some(found) = self.finder.find(id, now)? else {
+        let Some(found) = self.reader.find(id, now)? else {
             // Nothing else can have come in between, and what has expired was replaced.
             return Err(Refused::Kind(ErrorKind::Internal));
         };
         match found {
-            Found::Held(lease, _) if lease.token == claim_request.token => {
+            StoredRow::Held(lease, _) if lease.token == request.token => {
                 self.start_anew(&lease, now)?;
                 wrote(Claim::Granted(lease))
             }
-            found if found.is_over(claim_request.expected) => {
+            found if found.is_over(request.expected) => {
                 let (attempt, former) = found.attempt();
                 let fence = fence.max(former.saturating_add(1));
-                let lease = Lease::granted(*id, claim_request, fence, attempt.saturating_add(1));
+                let lease = Lease::granted(*id, request, fence, attempt.saturating_add(1));
                 write(&mut self.replace, &lease, now)?;
                 wrote(Claim::Granted(lease))
             }
@@ -196,12 +200,17 @@ impl<'c> Records<'c> {
     }
 
     /// Settles.
-    pub(super) fn settle(&mut self, lease: &Lease, done: &Settlement, now: Moment) -> Step<()> {
+    pub(super) fn settle(
+        &mut self,
+        lease: &Lease,
+        done: &Settlement,
+        now: BootTime,
+    ) -> StepResult<()> {
         if settled(&mut self.settle, lease, done, now)? {
             return wrote(());
         }
-        match self.finder.find(&lease.id, now)? {
-            Some(Found::Settled(record))
+        match self.reader.find(&lease.id, now)? {
+            Some(StoredRow::Settled(record))
                 if record.token == lease.token && was_settled_as(&record, done.state) =>
             {
                 stands(())
@@ -211,21 +220,21 @@ impl<'c> Records<'c> {
     }
 
     /// Releases.
-    pub(super) fn release(&mut self, lease: &Lease, now: Moment) -> Step<()> {
+    pub(super) fn release(&mut self, lease: &Lease, now: BootTime) -> StepResult<()> {
         let mark = claim_mark(lease);
         if self.release.execute(params![lease.id.as_bytes(), mark, now.micros])? == 1 {
             return wrote(());
         }
-        match self.finder.find(&lease.id, now)? {
+        match self.reader.find(&lease.id, now)? {
             None => stands(()),
             Some(_) => fenced(),
         }
     }
 
     /// Renews.
-    pub(super) fn renew(&mut self, lease: &Lease, now: Moment) -> Step<Lease> {
-        match self.finder.find(&lease.id, now)? {
-            Some(Found::Held(held, _)) if held.token == lease.token => {
+    pub(super) fn renew(&mut self, lease: &Lease, now: BootTime) -> StepResult<Lease> {
+        match self.reader.find(&lease.id, now)? {
+            Some(StoredRow::Held(held, _)) if held.token == lease.token => {
                 self.start_anew(&held, now)?;
                 wrote(held)
             }
@@ -235,7 +244,7 @@ impl<'c> Records<'c> {
 
     /// Removes up to `count` of what has expired, and of the responses that have; tells how many
     /// it was.
-    pub(super) fn sweep(&mut self, now: Moment, count: usize) -> rusqlite::Result<usize> {
+    pub(super) fn sweep(&mut self, now: BootTime, count: usize) -> rusqlite::Result<usize> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let read = |row: &rusqlite::Row<'_>| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?))
@@ -262,16 +271,16 @@ impl<'c> Records<'c> {
     }
 
     /// Starts the term and the claim's retention anew.
-    fn start_anew(&mut self, lease: &Lease, now: Moment) -> Result<(), Refused> {
+    fn start_anew(&mut self, lease: &Lease, now: BootTime) -> Result<(), Refused> {
         let (turns, expires) = (now.after(lease.term), now.after(lease.retain));
         self.renew.execute(params![lease.id.as_bytes(), now.era, turns, expires])?;
         Ok(())
     }
 
-    fn spent(&mut self, id: &[u8], now: Moment) -> rusqlite::Result<Option<Vec<u8>>> {
+    fn spent(&mut self, id: &[u8], now: BootTime) -> rusqlite::Result<Option<Vec<u8>>> {
         let Some(id) = id.try_into().ok().map(RecordId::from_bytes) else { return Ok(None) };
-        match self.finder.find(&id, now) {
-            Ok(Some(Found::Settled(record))) => Ok(Some(record.encode())),
+        match self.reader.find(&id, now) {
+            Ok(Some(StoredRow::Settled(record))) => Ok(Some(record.encode())),
             Err(Refused::Sqlite(error)) => Err(error),
             _ => Ok(None),
         }
@@ -286,8 +295,8 @@ pub(super) fn settle_on(
     connection: &Connection,
     lease: &Lease,
     done: &Settlement,
-    now: Moment,
-) -> Step<()> {
+    now: BootTime,
+) -> StepResult<()> {
     let mut statement = connection.prepare(SETTLE)?;
     if settled(&mut statement, lease, done, now)? { wrote(()) } else { fenced() }
 }
@@ -297,7 +306,7 @@ fn settled(
     statement: &mut Statement<'_>,
     lease: &Lease,
     done: &Settlement,
-    now: Moment,
+    now: BootTime,
 ) -> Result<bool, Refused> {
     if matches!(done.state, State::Running | State::ResponseExpired) {
         return Err(Refused::Kind(ErrorKind::Invalid));
@@ -316,7 +325,7 @@ fn settled(
     Ok(written == 1)
 }
 
-fn write(statement: &mut Statement<'_>, lease: &Lease, now: Moment) -> rusqlite::Result<usize> {
+fn write(statement: &mut Statement<'_>, lease: &Lease, now: BootTime) -> rusqlite::Result<usize> {
     statement.execute(params![
         lease.id.as_bytes(),
         Record::running(lease).encode(),

@@ -14,7 +14,7 @@ pub(super) const APPLICATION_ID: i64 = 0x6964_6d78;
 
 /// Whose a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum FileOwner {
     Nobody,
     /// Ours, with tables of that version.
     Us(i64),
@@ -22,15 +22,15 @@ pub(super) enum Owner {
 }
 
 /// Looks at what is in the file.
-pub(super) fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
+pub(super) fn owner(connection: &Connection) -> rusqlite::Result<FileOwner> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     let things: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application, version, things) {
-        (APPLICATION_ID, version, _) => Owner::Us(version),
-        (0, 0, 0) => Owner::Nobody,
-        _ => Owner::SomebodyElse,
+        (APPLICATION_ID, version, _) => FileOwner::Us(version),
+        (0, 0, 0) => FileOwner::Nobody,
+        _ => FileOwner::SomebodyElse,
     })
 }
 
@@ -60,7 +60,7 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         migrate(&connection, 0).unwrap();
         assert_eq!(tables(&connection), GOLDEN);
-        assert_eq!(owner(&connection).unwrap(), Owner::Us(VERSION));
+        assert_eq!(owner(&connection).unwrap(), FileOwner::Us(VERSION));
     }
 
     #[test]
@@ -68,18 +68,18 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         let migrations = ["CREATE TABLE a (x)", "CREATE TABLE b (x)", "DROP TABLE a"];
         apply(&connection, 0, &migrations[..1]).unwrap();
-        assert_eq!(owner(&connection).unwrap(), Owner::Us(1));
+        assert_eq!(owner(&connection).unwrap(), FileOwner::Us(1));
         apply(&connection, 1, &migrations).unwrap();
         assert_eq!(tables(&connection), "CREATE TABLE b (x);\n");
-        assert_eq!(owner(&connection).unwrap(), Owner::Us(3));
+        assert_eq!(owner(&connection).unwrap(), FileOwner::Us(3));
     }
 
     #[test]
     fn a_file_of_somebody_else_is_known_as_such() {
         let connection = Connection::open_in_memory().unwrap();
-        assert_eq!(owner(&connection).unwrap(), Owner::Nobody);
+        assert_eq!(owner(&connection).unwrap(), FileOwner::Nobody);
         connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
-        assert_eq!(owner(&connection).unwrap(), Owner::SomebodyElse);
+        assert_eq!(owner(&connection).unwrap(), FileOwner::SomebodyElse);
     }
 
     fn tables(connection: &Connection) -> String {

@@ -4,8 +4,6 @@ mod crashes;
 mod files;
 mod model;
 mod processes;
-#[path = "../../../tests/support/small_disk.rs"]
-mod small_disk;
 mod time;
 
 use std::future::Future;
@@ -35,10 +33,10 @@ fn id(n: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-fn claim_request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
+fn request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
     let mut token = [1; Token::BYTES];
     token[8..].copy_from_slice(&n.to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, term, retain)
 }
 
@@ -46,8 +44,8 @@ fn done(payload: impl Into<Bytes>, retain: Duration) -> Settlement {
     Settlement::new(State::Completed, payload.into(), retain, retain)
 }
 
-async fn granted(store: &SqliteStore, id: RecordId, claim_request: &ClaimRequest) -> Lease {
-    match store.claim(&id, claim_request).await.unwrap() {
+async fn granted(store: &SqliteStore, id: RecordId, request: &ClaimRequest) -> Lease {
+    match store.claim(&id, request).await.unwrap() {
         Claim::Granted(lease) => lease,
         other => panic!("not granted: {other:?}"),
     }

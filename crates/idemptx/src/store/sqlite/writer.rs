@@ -13,18 +13,18 @@ use idemptx_core::store::{Claim, ClaimRequest, Settlement, StoreError};
 use rusqlite::{Connection, Statement};
 use tokio::sync::oneshot;
 
-use super::batch::{Batch, tell};
-use super::clock::{Moment, StoreClock};
-use super::failure::{Cause, Failure};
+use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
-use super::queue::{Next, Queue, Served};
-use super::records::Records;
-use super::turn::{Turn, Turns};
-use super::watching::Watched;
+use super::group_commit::{Batch, tell};
+use super::job_queue::{Drain, JobQueue, NextJobs};
+use super::poller::Watched;
+use super::records::RecordWriter;
+use super::sqlite_failure::{SqliteCause, SqliteFailure};
+use super::writer_lock::{WriterGuard, WriterLock};
 
 /// Something to be written, and who waits for it.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(super) enum WriteJob {
     Claim(RecordId, ClaimRequest, Answer<Claim>),
     Settle(Lease, Settlement, Answer<()>),
     Release(Lease, Answer<()>),
@@ -36,7 +36,7 @@ pub(super) enum Job {
 pub(super) type Verdict<T> = Result<T, StoreError>;
 pub(super) type Answer<T> = oneshot::Sender<Verdict<T>>;
 
-impl Job {
+impl WriteJob {
     /// Whether anybody still waits for it; otherwise it may as well not happen.
     pub(super) fn is_wanted(&self) -> bool {
         match self {
@@ -47,7 +47,7 @@ impl Job {
         }
     }
 
-    fn fail(self, failure: &Failure) {
+    fn fail(self, failure: &SqliteFailure) {
         let error = failure.clone().into();
         match self {
             Self::Claim(_, _, answer) => tell(answer, Err(error)),
@@ -63,24 +63,24 @@ impl Job {
 pub(super) struct Writer {
     pub(super) file: Arc<DatabaseFile>,
     pub(super) clock: Arc<StoreClock>,
-    pub(super) turns: Turns,
+    pub(super) writer_lock: WriterLock,
     pub(super) watched: Arc<Watched>,
-    pub(super) queue: Arc<Queue<Job>>,
+    pub(super) queue: Arc<JobQueue<WriteJob>>,
 }
 
 impl Writer {
     /// Writes until the queue has come to its end.
     pub(super) fn run(self, connection: &Connection) {
-        let _served = Served(&self.queue);
+        let _served = Drain(&self.queue);
         // Without statements there is nothing to be done but to say so to whoever asks.
         let Ok(tools) = Tools::new(connection) else { return };
         let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_tending: false };
         loop {
             match self.queue.next(BATCH_MAX, work.patience()) {
-                Next::Things(jobs) => work.serve(jobs),
-                Next::Nothing if work.is_tending => work.maintain(),
-                Next::Nothing => work.copy_log_alone(),
-                Next::End => return work.copy_log_alone(),
+                NextJobs::Things(jobs) => work.serve(jobs),
+                NextJobs::Nothing if work.is_tending => work.maintain(),
+                NextJobs::Nothing => work.copy_log_alone(),
+                NextJobs::End => return work.copy_log_alone(),
             }
         }
     }
@@ -89,7 +89,7 @@ impl Writer {
 /// Prepared statements of the writer.
 struct Tools<'c> {
     connection: &'c Connection,
-    records: Records<'c>,
+    records: RecordWriter<'c>,
     begin: Statement<'c>,
     commit: Statement<'c>,
     clock: Statement<'c>,
@@ -100,7 +100,7 @@ impl<'c> Tools<'c> {
     fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
-            records: Records::new(connection)?,
+            records: RecordWriter::new(connection)?,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             clock: connection.prepare("SELECT era, mark FROM clock")?,
@@ -125,9 +125,9 @@ impl<'c> Work<'c> {
         if self.is_tending { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
     }
 
-    fn serve(&mut self, mut jobs: Vec<Job>) {
-        self.is_tending |= jobs.iter().any(|job| matches!(job, Job::Tend));
-        jobs.retain(|job| job.is_wanted() && !matches!(job, Job::Tend));
+    fn serve(&mut self, mut jobs: Vec<WriteJob>) {
+        self.is_tending |= jobs.iter().any(|job| matches!(job, WriteJob::Tend));
+        jobs.retain(|job| job.is_wanted() && !matches!(job, WriteJob::Tend));
         if jobs.is_empty() {
             return;
         }
@@ -164,7 +164,7 @@ impl<'c> Work<'c> {
         }
     }
 
-    fn sweep_and_commit(&mut self, batch: &Batch, now: Moment) -> Result<(), Failure> {
+    fn sweep_and_commit(&mut self, batch: &Batch, now: BootTime) -> Result<(), SqliteFailure> {
         self.pages += batch.pages();
         match self.sweep(now, batch.len() * SWEEP_SHARE) {
             // What could not be swept now stays where it is: the steps count.
@@ -185,7 +185,7 @@ impl<'c> Work<'c> {
         }
     }
 
-    fn tidy(&mut self, now: Moment) -> Result<bool, Failure> {
+    fn tidy(&mut self, now: BootTime) -> Result<bool, SqliteFailure> {
         let removed = self.sweep(now, SWEEP_BATCH)?;
         if removed == SWEEP_BATCH {
             return Ok(true);
@@ -211,11 +211,13 @@ impl<'c> Work<'c> {
     }
 
     /// Begins a transaction, alone with the file that was opened.
-    fn begin(&mut self) -> Result<(Turn<'c>, Moment), Failure> {
-        let Writer { file, turns, .. } = self.writer;
-        let turn = turns.take().map_err(|error| file.fail(Cause::Io("cannot lock it", error)))?;
+    fn begin(&mut self) -> Result<(WriterGuard<'c>, BootTime), SqliteFailure> {
+        let Writer { file, writer_lock, .. } = self.writer;
+        let turn = writer_lock
+            .take()
+            .map_err(|error| file.fail(SqliteCause::Io("cannot lock it", error)))?;
         if !file.is_in_place() {
-            return Err(file.fail(Cause::Replaced));
+            return Err(file.fail(SqliteCause::Replaced));
         }
         self.tools.begin.execute([]).map_err(|error| file.sqlite(error))?;
         let now = self.enter();
@@ -226,7 +228,7 @@ impl<'c> Work<'c> {
     }
 
     /// Reads the clock, and sees to it that it goes on from here after the host has booted.
-    fn enter(&mut self) -> Result<Moment, Failure> {
+    fn enter(&mut self) -> Result<BootTime, SqliteFailure> {
         let Writer { file, clock, .. } = self.writer;
         let Tools { clock: known, mark: write, .. } = &mut self.tools;
         let (era, mark): (i64, i64) = known
@@ -234,7 +236,7 @@ impl<'c> Work<'c> {
             .map_err(|error| file.sqlite(error))?;
         let now = clock.now();
         if era != now.era {
-            return Err(file.fail(Cause::OtherHost));
+            return Err(file.fail(SqliteCause::OtherHost));
         }
         if let Some(mark) = StoreClock::next_mark(now, mark) {
             write.execute([mark]).map_err(|error| file.sqlite(error))?;
@@ -242,7 +244,7 @@ impl<'c> Work<'c> {
         Ok(now)
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn commit(&mut self) -> Result<(), SqliteFailure> {
         #[cfg(test)]
         super::failpoint::reach("performed");
         let committed = self.tools.commit.execute([]);
@@ -264,7 +266,7 @@ impl<'c> Work<'c> {
         self.tools.connection.is_autocommit()
     }
 
-    fn sweep(&mut self, now: Moment, count: usize) -> Result<usize, Failure> {
+    fn sweep(&mut self, now: BootTime, count: usize) -> Result<usize, SqliteFailure> {
         if now.micros < self.next_due {
             return Ok(0);
         }
@@ -287,7 +289,7 @@ impl<'c> Work<'c> {
 
     fn copy_log_alone(&mut self) {
         if self.pages > 0
-            && let Ok(turn) = self.writer.turns.take()
+            && let Ok(turn) = self.writer.writer_lock.take()
         {
             self.copy_log(&turn);
         }
@@ -295,7 +297,7 @@ impl<'c> Work<'c> {
 
     /// Copies the log into the database, so that the next commit begins it anew; in this process's
     /// turn, since a log that others write to meanwhile would go on for ever.
-    fn copy_log(&mut self, _: &Turn<'c>) {
+    fn copy_log(&mut self, _: &WriterGuard<'c>) {
         #[cfg(test)]
         super::failpoint::reach("copying");
         let copy = "PRAGMA wal_checkpoint(PASSIVE)";

@@ -33,16 +33,16 @@ pub fn evaluate(
     replies: [Reply; 2],
 ) -> Result<Checked, StoreError> {
     let [about, configuration] = replies;
-    let facts = Facts {
-        info: told(layout, about)?.map(info),
-        configuration: told(layout, configuration)?.map(pairs),
+    let settings = ServerSettings {
+        info: unless_forbidden(layout, about)?.map(info),
+        configuration: unless_forbidden(layout, configuration)?.map(pairs),
     };
-    let mut report = facts.report(layout.server().as_deref());
-    if transport == Transport::Overheard {
-        let findings = report.findings.into_iter().chain([overheard()]).collect();
+    let mut report = settings.report(layout.server().as_deref());
+    if transport == Transport::Plaintext {
+        let findings = report.findings.into_iter().chain([plaintext()]).collect();
         report = SafetyReport::new(findings, report.guarantee);
     }
-    Ok(Checked { report, durable: facts.persistence().is_durable() })
+    Ok(Checked { report, durable: settings.persistence().is_durable() })
 }
 
 /// What a check came to.
@@ -61,11 +61,11 @@ pub enum Transport {
     /// Encrypted, or never leaving this host.
     Private,
     /// In plain text through a network.
-    Overheard,
+    Plaintext,
 }
 
 /// The answer, or none where the server says that it will not give any.
-fn told(layout: &Layout, reply: Reply) -> Result<Option<Reply>, StoreError> {
+fn unless_forbidden(layout: &Layout, reply: Reply) -> Result<Option<Reply>, StoreError> {
     match reply {
         // Not allowed, or `ERR unknown command`.
         Reply::Error(error) if has_code(&error, "NOPERM") || has_code(&error, "ERR") => Ok(None),
@@ -75,15 +75,15 @@ fn told(layout: &Layout, reply: Reply) -> Result<Option<Reply>, StoreError> {
 }
 
 /// What the server told of itself; `None` where it would not.
-struct Facts {
+struct ServerSettings {
     info: Option<HashMap<String, String>>,
     configuration: Option<HashMap<String, String>>,
 }
 
-impl Facts {
+impl ServerSettings {
     fn report(&self, server: Option<&str>) -> SafetyReport {
         let findings = [
-            self.telling(),
+            self.visibility(),
             self.version(),
             self.role(),
             self.cluster(),
@@ -92,13 +92,13 @@ impl Facts {
             self.replication(),
             self.headroom(),
         ];
-        let place = server.map(|server| format!(" at {server}")).unwrap_or_default();
+        let position = server.map(|server| format!(" at {server}")).unwrap_or_default();
         let guarantee = format!(
-            "{}{place}: {}; {}; {}",
+            "{}{position}: {}; {}; {}",
             self.product(),
-            self.persistence().said(),
-            self.said_of_replicas(),
-            self.said_of_eviction(),
+            self.persistence().describe(),
+            self.describe_replicas(),
+            self.describe_eviction(),
         );
         SafetyReport::new(findings.into_iter().flatten().collect(), guarantee)
     }
@@ -124,7 +124,7 @@ impl Facts {
         }
     }
 
-    fn telling(&self) -> Option<Finding> {
+    fn visibility(&self) -> Option<Finding> {
         self.info.is_none().then(|| {
             warning(
                 "this user may not run INFO, so nothing could be checked; allow it, or make sure \
@@ -204,7 +204,7 @@ impl Facts {
         })
     }
 
-    fn said_of_replicas(&self) -> String {
+    fn describe_replicas(&self) -> String {
         match self.number("connected_slaves") {
             None => "replicas unknown".to_owned(),
             Some(0) => "no replicas".to_owned(),
@@ -214,7 +214,7 @@ impl Facts {
         }
     }
 
-    fn said_of_eviction(&self) -> String {
+    fn describe_eviction(&self) -> String {
         match self.info("maxmemory_policy") {
             None => "eviction unknown".to_owned(),
             Some("noeviction") => "no eviction".to_owned(),
@@ -264,7 +264,7 @@ impl Persistence {
         }
     }
 
-    fn said(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::Unknown => "what survives a crash of Redis is unknown",
             Self::Nothing => "no claim survives a restart of Redis (no persistence)",
@@ -284,7 +284,7 @@ impl Persistence {
     }
 }
 
-fn overheard() -> Finding {
+fn plaintext() -> Finding {
     danger(
         "responses cross the network to this server in plain text, and can be altered there: use \
          rediss://",

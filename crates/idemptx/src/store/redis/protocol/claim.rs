@@ -10,8 +10,8 @@ use super::command::{Command, Key};
 use super::layout::{Layout, kept};
 use super::refusal::has_code;
 use super::reply::Reply;
-use super::scripts::{CLAIM, Form, Heard};
-use super::stored::{Found, Meaning, decode, see};
+use super::scripts::{CLAIM, Form, ScriptReply};
+use super::stored::{RecordState, ScriptVerdict, decode, see};
 use super::{Decision, Next, Read, Step};
 
 /// [`Store::claim`](idemptx_core::store::Store::claim).
@@ -21,7 +21,7 @@ use super::{Decision, Next, Read, Step};
 #[derive(Clone, Debug)]
 pub struct ClaimStep {
     id: RecordId,
-    claim_request: ClaimRequest,
+    request: ClaimRequest,
     asked: Asked,
 }
 
@@ -37,13 +37,13 @@ enum Asked {
 impl ClaimStep {
     /// Claims a record for a claim request.
     #[must_use]
-    pub fn new(id: RecordId, mut claim_request: ClaimRequest) -> Self {
-        claim_request.retain = kept(claim_request.retain);
-        Self { id, claim_request, asked: Asked::Script(Form::Hash) }
+    pub fn new(id: RecordId, mut request: ClaimRequest) -> Self {
+        request.retain = kept(request.retain);
+        Self { id, request, asked: Asked::Script(Form::Hash) }
     }
 
     fn lease(&self, fence: u64, attempt: u32) -> Lease {
-        Lease::granted(self.id, &self.claim_request, fence, attempt)
+        Lease::granted(self.id, &self.request, fence, attempt)
     }
 
     /// The whole of a claim where nobody holds the record: written if there is none, read if there
@@ -55,11 +55,11 @@ impl ClaimStep {
             .text("NX")
             .text("GET")
             .text("PX")
-            .number(millis(self.claim_request.retain))
+            .number(millis(self.request.retain))
     }
 
     fn by_script(&self, layout: &Layout, form: Form) -> Command {
-        let (state, token): (&str, &[u8]) = match &self.claim_request.expected {
+        let (state, token): (&str, &[u8]) = match &self.request.expected {
             None => ("", b""),
             Some(Expected::Orphan(token)) => ("held", token.as_bytes()),
             Some(Expected::Settled(token)) => ("settled", token.as_bytes()),
@@ -69,7 +69,7 @@ impl ClaimStep {
             .key(layout, Key::Record(&self.id))
             .key(layout, Key::Response(&self.id))
             .bytes(&Record::running(&self.lease(0, FIRST_ATTEMPT)).encode())
-            .number(millis(self.claim_request.retain))
+            .number(millis(self.request.retain))
             .text(state)
             .bytes(token)
     }
@@ -99,18 +99,20 @@ impl ClaimStep {
     }
 
     fn read(&self, layout: &Layout, reply: Reply) -> Result<Claim, StoreError> {
-        Ok(match Meaning::read(layout, &self.id, reply)? {
-            Meaning::Granted(lease) => Claim::Granted(lease),
-            Meaning::Found(found) => found.into(),
+        Ok(match ScriptVerdict::read(layout, &self.id, reply)? {
+            ScriptVerdict::Granted(lease) => Claim::Granted(lease),
+            ScriptVerdict::RecordState(found) => found.into(),
         })
     }
 
-    fn may_replace(&self, found: &Found) -> bool {
-        match (found, &self.claim_request.expected) {
-            (Found::Held(holder), Some(Expected::Orphan(token))) => {
+    fn may_replace(&self, found: &RecordState) -> bool {
+        match (found, &self.request.expected) {
+            (RecordState::Held(holder), Some(Expected::Orphan(token))) => {
                 holder.is_orphan() && holder.token == *token
             }
-            (Found::Settled(record), Some(Expected::Settled(token))) => record.token == *token,
+            (RecordState::Settled(record), Some(Expected::Settled(token))) => {
+                record.token == *token
+            }
             _ => false,
         }
     }
@@ -129,7 +131,7 @@ impl Step for ClaimStep {
 
     fn begin(&mut self, layout: &Layout, micros: u64) -> Command {
         // What may be replaced is there, so the plain command would only say so.
-        if self.claim_request.expected.is_some() {
+        if self.request.expected.is_some() {
             self.asked = Asked::Script(Form::Hash);
             return self.by_script(layout, Form::Hash);
         }
@@ -145,13 +147,13 @@ impl Step for ClaimStep {
             }
             Asked::Script(form) => form,
         };
-        match form.hear(reply) {
-            Heard::Again => {
+        match form.read(reply) {
+            ScriptReply::Again => {
                 let form = *form;
                 self.ask_script(layout, form)
             }
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(reply) => Next::Done(self.read(layout, reply)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(reply) => Next::Done(self.read(layout, reply)),
         }
     }
 
@@ -163,7 +165,7 @@ impl Step for ClaimStep {
             Ok(record) => record,
             Err(error) => return Decision::stands(Err(error)),
         };
-        if old.state == State::Running && old.token == self.claim_request.token {
+        if old.state == State::Running && old.token == self.request.token {
             let key = Key::Record(&self.id);
             let write = Command::expire(layout, key, millis(old.retain));
             return Decision { writes: vec![write], verdict: Ok(Claim::Granted(old.lease())) };

@@ -59,8 +59,8 @@ pub(super) fn text(id: &RecordId) -> [u8; ID_TEXT_BYTES] {
     let (scope, name) = text.split_at_mut(ID_TEXT_BYTES / 2);
     let places = scope.iter_mut().chain(name.iter_mut().skip(1));
     let digits = id.as_bytes().iter().flat_map(|byte| [byte >> 4, byte & 0xF]);
-    places.zip(digits).for_each(|(place, digit)| {
-        *place = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
+    places.zip(digits).for_each(|(position, digit)| {
+        *position = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
     });
     text
 }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_record_and_its_response_share_a_hash_slot() {
-        let id = RecordId::from_bytes(std::array::from_fn(|place| place as u8 * 7));
+        let id = RecordId::from_bytes(std::array::from_fn(|position| position as u8 * 7));
         let layout = Layout::new("idem:");
         let [record, response] = layout.keys(&id);
         assert_eq!(record, format!("idem:{{{id}}}"));

@@ -7,7 +7,7 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use super::command::{Command, Key};
 use super::layout::{Layout, text};
 use super::reply::Reply;
-use super::scripts::{Form, Heard, RELEASE, RENEW};
+use super::scripts::{Form, RELEASE, RENEW, ScriptReply};
 use super::stored::{Head, claim_of};
 use super::{Decision, Next, Read, Step};
 
@@ -44,10 +44,10 @@ impl Step for ReleaseStep {
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
-        match self.form.hear(reply) {
-            Heard::Again => Next::Ask(self.command(layout)),
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+        match self.form.read(reply) {
+            ScriptReply::Again => Next::Ask(self.command(layout)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
         }
     }
 
@@ -97,10 +97,10 @@ impl Step for RenewStep {
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
-        match self.form.hear(reply) {
-            Heard::Again => Next::Ask(self.command(layout)),
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+        match self.form.read(reply) {
+            ScriptReply::Again => Next::Ask(self.command(layout)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
         }
     }
 

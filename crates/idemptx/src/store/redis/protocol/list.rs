@@ -20,7 +20,7 @@ use super::command::{Command, Key};
 use super::layout::Layout;
 use super::refusal::has_code;
 use super::reply::Reply;
-use super::scripts::{Form, Heard, LIST};
+use super::scripts::{Form, LIST, ScriptReply};
 use super::stored::remaining;
 
 /// [`Inventory::list`](idemptx_core::store::Inventory::list): a dialogue of several commands at a
@@ -28,7 +28,7 @@ use super::stored::remaining;
 #[derive(Clone, Debug)]
 pub struct ListStep {
     query: Query,
-    place: Place,
+    position: ScanPosition,
     stage: Stage,
     /// What the handful at hand consists of.
     ids: Vec<RecordId>,
@@ -65,12 +65,12 @@ impl ListStep {
     ///
     /// [`ErrorKind::Invalid`] if the query's cursor is of another store.
     pub fn new(query: Query) -> Result<Self, StoreError> {
-        let place = match &query.after {
-            Some(cursor) => Place::read(cursor).ok_or(ErrorKind::Invalid)?,
-            None => Place { at: 0, rest: None },
+        let position = match &query.after {
+            Some(cursor) => ScanPosition::read(cursor).ok_or(ErrorKind::Invalid)?,
+            None => ScanPosition { at: 0, rest: None },
         };
         let (stage, form, scans_left) = (Stage::Scan, Form::Hash, SCANS_MAX);
-        Ok(Self { query, place, stage, ids: Vec::new(), next: 0, form, scans_left })
+        Ok(Self { query, position, stage, ids: Vec::new(), next: 0, form, scans_left })
     }
 
     /// Begins the dialogue.
@@ -100,7 +100,7 @@ impl ListStep {
         let is_plain = self.query.statuses == RecordStatuses::ALL && self.query.idle_min.is_zero();
         let count = if is_plain { self.query.page_max() } else { WALK_MAX };
         Command::of("SCAN", 6, 0)
-            .number(self.place.at)
+            .number(self.position.at)
             .text("MATCH")
             .bytes(&pattern(layout, &self.query))
             .text("COUNT")
@@ -140,7 +140,7 @@ impl ListStep {
         self.ids = keys.iter().filter_map(|key| id_of(layout, key)).collect();
         self.ids.sort_unstable();
         self.ids.dedup();
-        if let Some((next, after)) = self.place.rest
+        if let Some((next, after)) = self.position.rest
             && next == self.next
         {
             self.ids.retain(|id| *id > after);
@@ -177,7 +177,7 @@ impl ListStep {
         if self.next == 0 || self.scans_left == 0 {
             return ListNext::Done(Ok(self.end(Page::default(), None)));
         }
-        self.place = Place { at: self.next, rest: None };
+        self.position = ScanPosition { at: self.next, rest: None };
         ListNext::Ask(vec![self.scan(layout)])
     }
 
@@ -191,13 +191,13 @@ impl ListStep {
         let micros = micros.ok_or_else(|| layout.unexpected("TIME"))?;
         let (mut page, mut last) = (Page::default(), None);
         for (id, reply) in self.ids.iter().zip(replies) {
-            let entry = match self.form.hear(reply) {
-                Heard::Again => return Ok(ListNext::Ask(self.read(layout))),
-                Heard::Refused(error) if has_code(&error, "WRONGTYPE") => None,
-                Heard::Refused(error) => return Err(layout.refused(&error)),
+            let entry = match self.form.read(reply) {
+                ScriptReply::Again => return Ok(ListNext::Ask(self.read(layout))),
+                ScriptReply::Refused(error) if has_code(&error, "WRONGTYPE") => None,
+                ScriptReply::Refused(error) => return Err(layout.refused(&error)),
                 // It is gone since the scan.
-                Heard::Answer(Reply::Nil) => continue,
-                Heard::Answer(reply) => read(layout, id, reply, micros)?,
+                ScriptReply::Answer(Reply::Nil) => continue,
+                ScriptReply::Answer(reply) => read(layout, id, reply, micros)?,
             };
             match entry {
                 None => page.unreadable.push(*id),
@@ -215,9 +215,11 @@ impl ListStep {
     /// The page, which may end within the handful, after an id.
     fn end(&self, mut page: Page, within: Option<RecordId>) -> Page {
         page.next = match within {
-            Some(last) => Place { at: self.place.at, rest: Some((self.next, last)) }.cursor(),
+            Some(last) => {
+                ScanPosition { at: self.position.at, rest: Some((self.next, last)) }.cursor()
+            }
             None if self.next == 0 => None,
-            None => Place { at: self.next, rest: None }.cursor(),
+            None => ScanPosition { at: self.next, rest: None }.cursor(),
         };
         page
     }
@@ -226,12 +228,12 @@ impl ListStep {
 /// Where a page ends: at which cursor of the server a handful begins, and if some of it has been
 /// listed: at which it ended, and after which id to go on.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct ScanPosition {
     at: u64,
     rest: Option<(u64, RecordId)>,
 }
 
-impl Place {
+impl ScanPosition {
     fn read(cursor: &Cursor) -> Option<Self> {
         let mut parts = cursor.as_str().splitn(3, '.');
         let at = parts.next()?.parse().ok()?;
@@ -424,11 +426,11 @@ mod tests {
         use idemptx_core::store::ClaimRequest;
         let part = |digits: &'static str| Reply::Bytes(digits.into());
         let time = Reply::Array(vec![part("1700000000"), part("250000")]);
-        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
         let hour = Duration::from_secs(3600);
-        let claim_request = ClaimRequest::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
+        let request = ClaimRequest::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
         let record = |id: &RecordId| {
-            let record = Record::running(&Lease::granted(*id, &claim_request, 1, 1)).encode();
+            let record = Record::running(&Lease::granted(*id, &request, 1, 1)).encode();
             let size = Reply::Integer(record.len() as i64);
             let (pttl, apart) = (Reply::Integer(1_000), Reply::Integer(-1));
             Reply::Array(vec![Reply::Bytes(record.into()), pttl, size, apart])

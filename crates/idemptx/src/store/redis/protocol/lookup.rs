@@ -6,8 +6,8 @@ use idemptx_core::store::{RecordSnapshot, StoreError};
 use super::command::{Command, Key};
 use super::layout::Layout;
 use super::reply::Reply;
-use super::scripts::{Form, Heard, LOOK};
-use super::stored::{Meaning, decode, see};
+use super::scripts::{Form, LOOK, ScriptReply};
+use super::stored::{ScriptVerdict, decode, see};
 use super::{Decision, Next, Read, Step};
 
 /// [`Store::lookup`](idemptx_core::store::Store::lookup).
@@ -34,9 +34,9 @@ impl LookupStep {
     fn read(&self, layout: &Layout, reply: Reply) -> Result<Option<RecordSnapshot>, StoreError> {
         match reply {
             Reply::Nil => Ok(None),
-            reply => match Meaning::read(layout, &self.id, reply)? {
-                Meaning::Found(found) => Ok(Some(found.into())),
-                Meaning::Granted(_) => Err(layout.unexpected("EVALSHA")),
+            reply => match ScriptVerdict::read(layout, &self.id, reply)? {
+                ScriptVerdict::RecordState(found) => Ok(Some(found.into())),
+                ScriptVerdict::Granted(_) => Err(layout.unexpected("EVALSHA")),
             },
         }
     }
@@ -51,10 +51,10 @@ impl Step for LookupStep {
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Option<RecordSnapshot>> {
-        match self.form.hear(reply) {
-            Heard::Again => Next::Ask(self.command(layout)),
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(reply) => Next::Done(self.read(layout, reply)),
+        match self.form.read(reply) {
+            ScriptReply::Again => Next::Ask(self.command(layout)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(reply) => Next::Done(self.read(layout, reply)),
         }
     }
 

@@ -18,14 +18,14 @@ impl Layout {
 
     /// A reply that no server should ever give.
     pub(super) fn unexpected(&self, step: &'static str) -> StoreError {
-        let refusal = Refusal { server: self.server(), cause: Cause::Unexpected(step) };
+        let refusal = Refusal { server: self.server(), cause: RefusalCause::Unexpected(step) };
         StoreError::with_source(ErrorKind::Internal, refusal)
     }
 }
 
 /// What an error means that a server gave outside of any step.
 pub(in crate::store::redis) fn refused(server: Option<Arc<str>>, error: &[u8]) -> StoreError {
-    let cause = Cause::Refused(String::from_utf8_lossy(error).into_owned());
+    let cause = RefusalCause::Refused(String::from_utf8_lossy(error).into_owned());
     StoreError::with_source(kind(error), Refusal { server, cause })
 }
 
@@ -51,10 +51,10 @@ fn code_of(error: &[u8]) -> &[u8] {
 /// A step without a usable answer; it names the server, never a credential.
 struct Refusal {
     server: Option<Arc<str>>,
-    cause: Cause,
+    cause: RefusalCause,
 }
 
-enum Cause {
+enum RefusalCause {
     Refused(String),
     Unexpected(&'static str),
 }
@@ -66,11 +66,13 @@ impl fmt::Display for Refusal {
             None => f.write_str("redis: ")?,
         }
         match &self.cause {
-            Cause::Refused(error) if kind(error.as_bytes()) == ErrorKind::Internal => {
+            RefusalCause::Refused(error) if kind(error.as_bytes()) == ErrorKind::Internal => {
                 write!(f, "the user, the password or the permissions were refused: {error}")
             }
-            Cause::Refused(error) => f.write_str(error),
-            Cause::Unexpected(step) => write!(f, "answered `{step}` in a way it never should"),
+            RefusalCause::Refused(error) => f.write_str(error),
+            RefusalCause::Unexpected(step) => {
+                write!(f, "answered `{step}` in a way it never should")
+            }
         }
     }
 }

@@ -49,20 +49,20 @@ pub(super) enum Form {
 impl Form {
     /// Takes the reply to a script in this form; where that calls for another form, it is this one
     /// from then on.
-    pub(super) fn hear(&mut self, reply: Reply) -> Heard {
-        let Reply::Error(error) = reply else { return Heard::Answer(reply) };
+    pub(super) fn read(&mut self, reply: Reply) -> ScriptReply {
+        let Reply::Error(error) = reply else { return ScriptReply::Answer(reply) };
         *self = match self {
             Self::Hash if has_code(&error, "NOSCRIPT") => Self::Code,
             Self::Code if is_fault_of_script(&error) => Self::Bare,
-            _ => return Heard::Refused(error),
+            _ => return ScriptReply::Refused(error),
         };
-        Heard::Again
+        ScriptReply::Again
     }
 }
 
 /// What a reply to a script comes to.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum ScriptReply {
     /// It has to be sent again, in another form.
     Again,
     /// The server said no.

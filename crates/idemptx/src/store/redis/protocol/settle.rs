@@ -12,7 +12,7 @@ use super::command::{Command, Key};
 use super::layout::{Layout, kept, text};
 use super::lease::{if_in_force, wake};
 use super::reply::Reply;
-use super::scripts::{Form, Heard, SETTLE};
+use super::scripts::{Form, SETTLE, ScriptReply};
 use super::stored::Head;
 use super::{Decision, Next, Read, Step};
 
@@ -94,10 +94,10 @@ impl Step for SettleStep {
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
-        match self.form.hear(reply) {
-            Heard::Again => Next::Ask(self.command(layout)),
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+        match self.form.read(reply) {
+            ScriptReply::Again => Next::Ask(self.command(layout)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
         }
     }
 

@@ -14,12 +14,12 @@ use super::reply::Reply;
 
 /// What a script says a record means.
 #[derive(Debug)]
-pub(super) enum Meaning {
+pub(super) enum ScriptVerdict {
     Granted(Lease),
-    Found(Found),
+    RecordState(RecordState),
 }
 
-impl Meaning {
+impl ScriptVerdict {
     /// Reads the answer of a script that looked at a record.
     pub(super) fn read(layout: &Layout, id: &RecordId, reply: Reply) -> Result<Self, StoreError> {
         let unexpected = || layout.unexpected("EVALSHA");
@@ -34,10 +34,12 @@ impl Meaning {
             (b"granted", _) => Self::Granted(record.lease()),
             (b"held", Reply::Integer(remaining)) => {
                 let remaining = Duration::from_millis(u64::try_from(remaining).unwrap_or(0));
-                Self::Found(Found::Held(ClaimInfo::new(&record, remaining)))
+                Self::RecordState(RecordState::Held(ClaimInfo::new(&record, remaining)))
             }
-            (b"settled", Reply::Bytes(response)) => Self::Found(settled(record, Some(response))),
-            (b"settled", _) => Self::Found(settled(record, None)),
+            (b"settled", Reply::Bytes(response)) => {
+                Self::RecordState(settled(record, Some(response)))
+            }
+            (b"settled", _) => Self::RecordState(settled(record, None)),
             _ => return Err(unexpected()),
         })
     }
@@ -45,31 +47,31 @@ impl Meaning {
 
 /// What a claim or a lookup finds.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum RecordState {
     Held(ClaimInfo),
     Settled(Record),
 }
 
-impl From<Found> for Claim {
-    fn from(found: Found) -> Self {
+impl From<RecordState> for Claim {
+    fn from(found: RecordState) -> Self {
         Self::Found(found.into())
     }
 }
 
-impl From<Found> for RecordSnapshot {
-    fn from(found: Found) -> Self {
+impl From<RecordState> for RecordSnapshot {
+    fn from(found: RecordState) -> Self {
         match found {
-            Found::Held(holder) => Self::Held(holder),
-            Found::Settled(record) => Self::Settled(record),
+            RecordState::Held(holder) => Self::Held(holder),
+            RecordState::Settled(record) => Self::Settled(record),
         }
     }
 }
 
 /// What a record means, by its time to live and the response that may be kept apart; as `see.lua`
 /// has it.
-pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> Found {
+pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> RecordState {
     if record.state == State::Running {
-        Found::Held(ClaimInfo::new(&record, remaining(&record, pttl)))
+        RecordState::Held(ClaimInfo::new(&record, remaining(&record, pttl)))
     } else {
         settled(record, response)
     }
@@ -79,13 +81,13 @@ pub(super) fn decode(id: &RecordId, record: &Bytes) -> Result<Record, StoreError
     Record::decode(id, record).map_err(|reason| StoreError::with_source(ErrorKind::Corrupt, reason))
 }
 
-fn settled(mut record: Record, response: Option<Bytes>) -> Found {
+fn settled(mut record: Record, response: Option<Bytes>) -> RecordState {
     match response {
-        _ if !record.apart => Found::Settled(record),
-        None => Found::Settled(record.with_response_expired()),
+        _ if !record.apart => RecordState::Settled(record),
+        None => RecordState::Settled(record.with_response_expired()),
         Some(response) => {
             record.payload = response;
-            Found::Settled(record)
+            RecordState::Settled(record)
         }
     }
 }

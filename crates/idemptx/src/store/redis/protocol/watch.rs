@@ -6,7 +6,7 @@ use idemptx_core::record::{Record, State};
 use super::command::{Command, Key};
 use super::layout::Layout;
 use super::reply::Reply;
-use super::scripts::{AWAIT, Form, Heard};
+use super::scripts::{AWAIT, Form, ScriptReply};
 use super::{Decision, Next, Read, Step};
 
 /// Marks a claim as awaited, so that its end is published on the [channel](Layout::channel): the
@@ -50,11 +50,13 @@ impl Step for WatchStep {
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<bool> {
-        match self.form.hear(reply) {
-            Heard::Again => Next::Ask(self.command(layout)),
-            Heard::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            Heard::Answer(Reply::Integer(is_claimed @ (0 | 1))) => Next::Done(Ok(is_claimed == 1)),
-            Heard::Answer(_) => Next::Done(Err(layout.unexpected("EVALSHA"))),
+        match self.form.read(reply) {
+            ScriptReply::Again => Next::Ask(self.command(layout)),
+            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+            ScriptReply::Answer(Reply::Integer(is_claimed @ (0 | 1))) => {
+                Next::Done(Ok(is_claimed == 1))
+            }
+            ScriptReply::Answer(_) => Next::Done(Err(layout.unexpected("EVALSHA"))),
         }
     }
 

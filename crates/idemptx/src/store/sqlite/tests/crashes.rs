@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::super::failpoint;
 use super::processes::{Part, Running, say};
-use super::small_disk::SmallDisk;
 use super::*;
+use idemptx_testkit::SmallDisk;
 
 #[tokio::test]
 async fn no_acknowledged_step_is_lost_when_the_process_is_killed() {
@@ -115,7 +115,7 @@ pub(super) async fn churn(path: &Path, round: u64) {
         async move {
             for n in 0.. {
                 let n = (round << 40) | (task << 32) | n;
-                let lease = granted(&store, id(n), &claim_request(n, HOUR, HOUR)).await;
+                let lease = granted(&store, id(n), &request(n, HOUR, HOUR)).await;
                 say(&format!("claimed {n}"));
                 match n % 4 {
                     0 => {
@@ -129,7 +129,7 @@ pub(super) async fn churn(path: &Path, round: u64) {
                         say(&format!("spent {n}"));
                     }
                     2 => {
-                        let expiring = claim_request(!n, MILLISECOND, MILLISECOND);
+                        let expiring = request(!n, MILLISECOND, MILLISECOND);
                         granted(&store, id(!n), &expiring).await;
                     }
                     _ => store.maintain(),
@@ -151,7 +151,7 @@ pub(super) async fn shrink(path: &Path, round: u64) {
         tokio::spawn(async move {
             for n in 0..200 {
                 let n = (round << 40) | (task << 32) | n;
-                let lease = granted(&store, id(n), &claim_request(n, HOUR, HOUR)).await;
+                let lease = granted(&store, id(n), &request(n, HOUR, HOUR)).await;
                 store.settle(&lease, &done(vec![b'x'; 4000], 2 * SECOND)).await.unwrap();
             }
         })
@@ -161,7 +161,7 @@ pub(super) async fn shrink(path: &Path, round: u64) {
     }
     for n in 0..100 {
         let n = (round << 48) | n;
-        granted(&store, id(n), &claim_request(n, HOUR, HOUR)).await;
+        granted(&store, id(n), &request(n, HOUR, HOUR)).await;
         say(&format!("claimed {n}"));
     }
     loop {
@@ -174,8 +174,7 @@ pub(super) async fn shrink(path: &Path, round: u64) {
 pub(super) async fn fill(path: &Path) {
     let store = store(path);
     let step = async |n| {
-        let Claim::Granted(lease) = store.claim(&id(n), &claim_request(n, HOUR, HOUR)).await?
-        else {
+        let Claim::Granted(lease) = store.claim(&id(n), &request(n, HOUR, HOUR)).await? else {
             panic!("somebody else is here");
         };
         say(&format!("claimed {n}"));
@@ -256,13 +255,13 @@ impl Audit {
         let store = store(path);
         for n in &self.claimed {
             // Somebody else is not granted what may have been executed.
-            let rival = claim_request(!*n, HOUR, HOUR);
+            let rival = request(!*n, HOUR, HOUR);
             let token = match store.claim(&id(*n), &rival).await.unwrap() {
                 Claim::Found(RecordSnapshot::Held(holder)) => holder.token,
                 Claim::Found(RecordSnapshot::Settled(record)) => record.token,
                 other => panic!("the claim {n} is lost: {other:?}"),
             };
-            assert_eq!(token, claim_request(*n, HOUR, HOUR).token);
+            assert_eq!(token, request(*n, HOUR, HOUR).token);
         }
         for n in &self.settled {
             assert_eq!(settled_payload(&store, id(*n)).await.unwrap(), payload(*n), "{n}");
@@ -278,7 +277,7 @@ impl Audit {
         assert!(!report.is_fatal(), "{report:?}");
         // It serves on.
         let n = (0xA0D1 << 48) | self.steps() as u64;
-        granted(&store, id(n), &claim_request(n, HOUR, HOUR)).await;
+        granted(&store, id(n), &request(n, HOUR, HOUR)).await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::store::{AnyStore, Severity};
 async fn a_new_file_and_those_beside_it_are_for_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder.path().join("it.db"));
-    granted(&store, id(1), &claim_request(1, HOUR, HOUR)).await;
+    granted(&store, id(1), &request(1, HOUR, HOUR)).await;
     for ending in ["", "-wal", "-shm", "-turn"] {
         let file = folder.path().join(format!("it.db{ending}"));
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600, "{}", file.display());
@@ -72,7 +72,7 @@ async fn a_damaged_file_gives_no_verdict_that_could_execute_anything() {
     let path = folder.path().join("it.db");
     let writer = store(&path);
     for n in 0..500 {
-        let lease = granted(&writer, id(n), &claim_request(n, HOUR, HOUR)).await;
+        let lease = granted(&writer, id(n), &request(n, HOUR, HOUR)).await;
         if n == 0 {
             writer.settle(&lease, &done(vec![b'x'; 1000], HOUR)).await.unwrap();
         }
@@ -86,7 +86,7 @@ async fn a_damaged_file_gives_no_verdict_that_could_execute_anything() {
     match SqliteStore::open(&path) {
         Err(error) => assert!(error.to_string().contains("damaged"), "{error}"),
         Ok(store) => {
-            let error = store.claim(&id(0), &claim_request(1000, HOUR, HOUR)).await.unwrap_err();
+            let error = store.claim(&id(0), &request(1000, HOUR, HOUR)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", told(&error));
         }
     }
@@ -97,12 +97,12 @@ async fn a_record_that_cannot_be_read_is_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("it.db");
     let store = store(&path);
-    let lease = granted(&store, id(1), &claim_request(1, HOUR, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, HOUR, HOUR)).await;
     let other = Connection::open(&path).unwrap();
     other
         .execute("UPDATE records SET record = CAST(x'63' || substr(record, 2) AS BLOB)", [])
         .unwrap();
-    let claim = store.claim(&id(1), &claim_request(2, HOUR, HOUR)).await.unwrap_err();
+    let claim = store.claim(&id(1), &request(2, HOUR, HOUR)).await.unwrap_err();
     let settle = store.settle(&lease, &done("late", HOUR)).await.unwrap_err();
     let lookup = store.lookup(&id(1)).await.unwrap_err();
     for error in [claim, settle, lookup] {
@@ -122,14 +122,14 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("it.db");
     let before = store(&path);
-    granted(&before, id(1), &claim_request(1, HOUR, HOUR)).await;
+    granted(&before, id(1), &request(1, HOUR, HOUR)).await;
     for ending in ["", "-wal", "-shm"] {
         fs::remove_file(folder.path().join(format!("it.db{ending}"))).unwrap();
     }
-    let removed = before.claim(&id(2), &claim_request(2, HOUR, HOUR)).await.unwrap_err();
+    let removed = before.claim(&id(2), &request(2, HOUR, HOUR)).await.unwrap_err();
     let after = store(&path);
-    granted(&after, id(2), &claim_request(3, HOUR, HOUR)).await;
-    let replaced = before.claim(&id(2), &claim_request(2, HOUR, HOUR)).await.unwrap_err();
+    granted(&after, id(2), &request(3, HOUR, HOUR)).await;
+    let replaced = before.claim(&id(2), &request(2, HOUR, HOUR)).await.unwrap_err();
     let unseen = before.lookup(&id(2)).await.unwrap_err();
     for error in [removed, replaced, unseen] {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -144,12 +144,12 @@ async fn somebody_else_who_keeps_the_file_locked_costs_the_verdict_and_nothing_m
     let store = SqliteStore::builder(&path).timeout(200 * MILLISECOND).open().unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let error = store.claim(&id(1), &claim_request(1, HOUR, HOUR)).await.unwrap_err();
+    let error = store.claim(&id(1), &request(1, HOUR, HOUR)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(told(&error).contains("locked"), "{}", told(&error));
     assert_eq!(store.lookup(&id(1)).await.unwrap(), None);
     other.execute_batch("ROLLBACK").unwrap();
-    until(async || store.claim(&id(1), &claim_request(1, HOUR, HOUR)).await.is_ok()).await;
+    until(async || store.claim(&id(1), &request(1, HOUR, HOUR)).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -157,10 +157,10 @@ async fn tending_removes_what_has_expired_and_gives_the_file_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("it.db");
     let store = store(&path);
-    let claims = (0..2000).map(|n| (id(n), claim_request(n, HOUR, HOUR)));
+    let claims = (0..2000).map(|n| (id(n), request(n, HOUR, HOUR)));
     let brief = MILLISECOND;
-    for (id, claim_request) in claims {
-        let lease = granted(&store, id, &claim_request).await;
+    for (id, request) in claims {
+        let lease = granted(&store, id, &request).await;
         if id != super::id(0) {
             store.settle(&lease, &done(vec![b'x'; 4000], brief)).await.unwrap();
         }
@@ -178,7 +178,7 @@ async fn a_response_is_removed_when_it_is_forgotten_and_its_key_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("it.db");
     let store = store(&path);
-    let lease = granted(&store, id(1), &claim_request(1, HOUR, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, HOUR, HOUR)).await;
     let mut secret = done("a response with a secret in it", MILLISECOND);
     secret.key_retain = HOUR;
     store.settle(&lease, &secret).await.unwrap();
@@ -211,7 +211,7 @@ async fn a_file_of_the_first_version_is_read_with_all_that_is_in_it() {
         Some(RecordSnapshot::Held(holder)) => assert!(holder.is_orphan()),
         other => panic!("not held: {other:?}"),
     }
-    granted(&store, id(3), &claim_request(3, HOUR, HOUR)).await;
+    granted(&store, id(3), &request(3, HOUR, HOUR)).await;
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn urls_name_a_file_or_say_what_to_write_instead() {
 async fn watchers_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder.path().join("it.db"));
-    let lease = granted(&store, id(1), &claim_request(1, HOUR, HOUR)).await;
+    let lease = granted(&store, id(1), &request(1, HOUR, HOUR)).await;
     let dropped = store.watch(&id(1)).await.unwrap();
     let kept = store.watch(&id(1)).await.unwrap();
     drop(dropped);

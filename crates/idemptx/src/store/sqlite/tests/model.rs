@@ -27,7 +27,7 @@ fn bursts_of_steps_come_to_what_they_would_one_by_one() {
 
 /// A step of one of a few actors, about one of a few keys.
 #[derive(Clone, Debug)]
-enum Step {
+enum StepResult {
     /// Over what another actor has settled, if it says so.
     Claim {
         key: u64,
@@ -58,22 +58,22 @@ enum Verdict {
     Fenced,
 }
 
-fn steps() -> impl Strategy<Value = Step> {
+fn steps() -> impl Strategy<Value = StepResult> {
     let (key, actor) = (0..KEYS, 0..ACTORS);
     let expected = prop::option::of(0..ACTORS);
     prop_oneof![
         4 => (key.clone(), actor.clone(), expected)
-            .prop_map(|(key, actor, expected)| Step::Claim { key, actor, expected }),
-        3 => (key.clone(), actor.clone()).prop_map(|(key, actor)| Step::Settle { key, actor }),
-        1 => (key.clone(), actor.clone()).prop_map(|(key, actor)| Step::Release { key, actor }),
-        1 => (key, actor).prop_map(|(key, actor)| Step::Renew { key, actor }),
+            .prop_map(|(key, actor, expected)| StepResult::Claim { key, actor, expected }),
+        3 => (key.clone(), actor.clone()).prop_map(|(key, actor)| StepResult::Settle { key, actor }),
+        1 => (key.clone(), actor.clone()).prop_map(|(key, actor)| StepResult::Release { key, actor }),
+        1 => (key, actor).prop_map(|(key, actor)| StepResult::Renew { key, actor }),
     ]
 }
 
 async fn play(
     store: &Arc<SqliteStore>,
     case: u64,
-    bursts: Vec<Vec<Step>>,
+    bursts: Vec<Vec<StepResult>>,
 ) -> Result<(), TestCaseError> {
     let mut model = Model(BTreeMap::new());
     for burst in bursts {
@@ -102,19 +102,19 @@ async fn play(
     Ok(())
 }
 
-async fn take(store: Arc<SqliteStore>, case: u64, step: Step) -> Verdict {
+async fn take(store: Arc<SqliteStore>, case: u64, step: StepResult) -> Verdict {
     let verdict = |outcome: Result<(), StoreError>| match outcome {
         Ok(()) => Verdict::Fine,
         Err(error) if error.kind() == ErrorKind::Fenced => Verdict::Fenced,
         Err(error) => panic!("{}", told(&error)),
     };
     match step {
-        Step::Claim { key, actor, expected } => {
-            let mut claim_request = claim_request(actor, HOUR, HOUR);
-            claim_request.expected = expected.map(|actor| Expected::Settled(token(actor)));
-            match store.claim(&id_of(case, key), &claim_request).await.unwrap() {
+        StepResult::Claim { key, actor, expected } => {
+            let mut request = request(actor, HOUR, HOUR);
+            request.expected = expected.map(|actor| Expected::Settled(token(actor)));
+            match store.claim(&id_of(case, key), &request).await.unwrap() {
                 Claim::Granted(lease) => {
-                    assert_eq!(lease.token, claim_request.token);
+                    assert_eq!(lease.token, request.token);
                     Verdict::Granted
                 }
                 Claim::Found(RecordSnapshot::Held(holder)) => Verdict::HeldBy(holder.token),
@@ -122,12 +122,14 @@ async fn take(store: Arc<SqliteStore>, case: u64, step: Step) -> Verdict {
                 other => panic!("{other:?}"),
             }
         }
-        Step::Settle { key, actor } => {
+        StepResult::Settle { key, actor } => {
             let payload = Bytes::copy_from_slice(token(actor).as_bytes());
             verdict(store.settle(&lease(case, key, actor), &done(payload, HOUR)).await)
         }
-        Step::Release { key, actor } => verdict(store.release(&lease(case, key, actor)).await),
-        Step::Renew { key, actor } => {
+        StepResult::Release { key, actor } => {
+            verdict(store.release(&lease(case, key, actor)).await)
+        }
+        StepResult::Renew { key, actor } => {
             verdict(store.renew(&lease(case, key, actor)).await.map(drop))
         }
     }
@@ -137,9 +139,9 @@ async fn take(store: Arc<SqliteStore>, case: u64, step: Step) -> Verdict {
 struct Model(BTreeMap<u64, (Token, bool)>);
 
 impl Model {
-    fn take(&mut self, step: &Step) -> Verdict {
+    fn take(&mut self, step: &StepResult) -> Verdict {
         match *step {
-            Step::Claim { key, actor, expected } => match self.0.get(&key) {
+            StepResult::Claim { key, actor, expected } => match self.0.get(&key) {
                 Some((holder, false)) if *holder != token(actor) => Verdict::HeldBy(*holder),
                 Some((owner, true)) if expected.map(token) != Some(*owner) => {
                     Verdict::SettledBy(*owner)
@@ -149,14 +151,14 @@ impl Model {
                     Verdict::Granted
                 }
             },
-            Step::Settle { key, actor } => match self.0.get_mut(&key) {
+            StepResult::Settle { key, actor } => match self.0.get_mut(&key) {
                 Some((owner, is_settled)) if *owner == token(actor) => {
                     *is_settled = true;
                     Verdict::Fine
                 }
                 _ => Verdict::Fenced,
             },
-            Step::Release { key, actor } => match self.0.get(&key) {
+            StepResult::Release { key, actor } => match self.0.get(&key) {
                 None => Verdict::Fine,
                 Some(held) if *held == (token(actor), false) => {
                     self.0.remove(&key);
@@ -164,7 +166,7 @@ impl Model {
                 }
                 Some(_) => Verdict::Fenced,
             },
-            Step::Renew { key, actor } => match self.0.get(&key) {
+            StepResult::Renew { key, actor } => match self.0.get(&key) {
                 Some(held) if *held == (token(actor), false) => Verdict::Fine,
                 _ => Verdict::Fenced,
             },
@@ -177,11 +179,11 @@ fn id_of(case: u64, key: u64) -> RecordId {
 }
 
 fn token(actor: u64) -> Token {
-    claim_request(actor, HOUR, HOUR).token
+    request(actor, HOUR, HOUR).token
 }
 
 fn lease(case: u64, key: u64, actor: u64) -> Lease {
-    Lease::granted(id_of(case, key), &claim_request(actor, HOUR, HOUR), 1, 1)
+    Lease::granted(id_of(case, key), &request(actor, HOUR, HOUR), 1, 1)
 }
 
 const KEYS: u64 = 3;

@@ -122,8 +122,8 @@ async fn a_process_plays_its_part() {
 async fn contend(path: &Path, process: u64) {
     let store = store(path);
     for key in 0..CONTENDED {
-        let claim_request = claim_request((process << 32) | key, HOUR, HOUR);
-        if let Claim::Granted(_) = store.claim(&id(key), &claim_request).await.unwrap() {
+        let request = request((process << 32) | key, HOUR, HOUR);
+        if let Claim::Granted(_) = store.claim(&id(key), &request).await.unwrap() {
             say(&format!("granted {key}"));
         }
     }
@@ -133,8 +133,8 @@ async fn contend(path: &Path, process: u64) {
 async fn hold(path: &Path) {
     let store = store(path);
     let leases = [
-        granted(&store, id(1), &claim_request(1, HOUR, HOUR)).await,
-        granted(&store, id(2), &claim_request(2, HOUR, HOUR)).await,
+        granted(&store, id(1), &request(1, HOUR, HOUR)).await,
+        granted(&store, id(2), &request(2, HOUR, HOUR)).await,
     ];
     say("claimed");
     for line in std::io::stdin().lines() {

@@ -1,8 +1,8 @@
 use super::*;
 
-fn facts(info_lines: &str, configuration: &[(&str, &str)]) -> Facts {
+fn settings(info_lines: &str, configuration: &[(&str, &str)]) -> ServerSettings {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    Facts {
+    ServerSettings {
         info: Some(info(Reply::Bytes(info_lines.replace('\n', "\r\n").into()))),
         configuration: Some(configuration.iter().map(own).collect()),
     }
@@ -11,26 +11,26 @@ fn facts(info_lines: &str, configuration: &[(&str, &str)]) -> Facts {
 const GOOD: &str = "# Server\nredis_version:7.0.15\nrole:master\ncluster_enabled:0\n\
      maxmemory_policy:noeviction\nmaxmemory:0\nused_memory:1000\naof_enabled:1\nconnected_slaves:0";
 
-fn gravest(facts: &Facts) -> Option<Severity> {
-    facts.report(Some("host:6379/0")).findings.first().map(|finding| finding.severity)
+fn gravest(settings: &ServerSettings) -> Option<Severity> {
+    settings.report(Some("host:6379/0")).findings.first().map(|finding| finding.severity)
 }
 
 #[test]
 fn a_lone_server_that_writes_everything_is_found_faultless() {
-    let facts = facts(GOOD, &[("appendfsync", "always"), ("save", "")]);
-    let report = facts.report(Some("host:6379/0"));
+    let settings = settings(GOOD, &[("appendfsync", "always"), ("save", "")]);
+    let report = settings.report(Some("host:6379/0"));
     assert_eq!(report.findings, []);
     assert_eq!(
         report.guarantee,
         "redis 7.0.15 at host:6379/0: claims survive a crash of Redis and of its host \
          (appendonly always); no replicas; no eviction"
     );
-    assert_eq!(facts.persistence().is_durable(), Some(true));
+    assert_eq!(settings.persistence().is_durable(), Some(true));
 }
 
 #[test]
 fn a_second_that_may_be_lost_is_noted_and_not_called_unsafe() {
-    let report = facts(GOOD, &[("appendfsync", "everysec")]).report(Some("host:6379/0"));
+    let report = settings(GOOD, &[("appendfsync", "everysec")]).report(Some("host:6379/0"));
     assert_eq!(report.findings[0].severity, Severity::Note);
     assert!(!report.is_unsafe());
     assert!(report.guarantee.contains("up to the last second (appendonly everysec)"));
@@ -43,17 +43,18 @@ fn what_can_lose_or_delete_claims_is_unsafe() {
         ("connected_slaves:0", "connected_slaves:2"),
         ("aof_enabled:1", "aof_enabled:0"),
     ] {
-        let facts = facts(&GOOD.replace(good, bad), &[("appendfsync", "always"), ("save", "")]);
-        assert_eq!(gravest(&facts), Some(Severity::Unsafe), "{bad}");
-        assert!(!facts.report(Some("host")).is_fatal(), "{bad}");
+        let settings =
+            settings(&GOOD.replace(good, bad), &[("appendfsync", "always"), ("save", "")]);
+        assert_eq!(gravest(&settings), Some(Severity::Unsafe), "{bad}");
+        assert!(!settings.report(Some("host")).is_fatal(), "{bad}");
     }
 }
 
 #[test]
 fn snapshots_alone_are_durable_and_still_unsafe() {
-    let facts = facts(&GOOD.replace("aof_enabled:1", "aof_enabled:0"), &[("save", "3600 1")]);
-    assert_eq!(facts.persistence().is_durable(), Some(true));
-    assert_eq!(gravest(&facts), Some(Severity::Unsafe));
+    let settings = settings(&GOOD.replace("aof_enabled:1", "aof_enabled:0"), &[("save", "3600 1")]);
+    assert_eq!(settings.persistence().is_durable(), Some(true));
+    assert_eq!(gravest(&settings), Some(Severity::Unsafe));
 }
 
 #[test]
@@ -63,8 +64,8 @@ fn what_cannot_work_is_fatal() {
         ("role:master", "role:slave"),
         ("cluster_enabled:0", "cluster_enabled:1"),
     ] {
-        let facts = facts(&GOOD.replace(good, bad), &[("appendfsync", "always")]);
-        assert_eq!(gravest(&facts), Some(Severity::Fatal), "{bad}");
+        let settings = settings(&GOOD.replace(good, bad), &[("appendfsync", "always")]);
+        assert_eq!(gravest(&settings), Some(Severity::Fatal), "{bad}");
     }
 }
 
@@ -72,7 +73,7 @@ fn what_cannot_work_is_fatal() {
 fn valkey_is_called_by_its_own_name_and_version() {
     let lines =
         format!("{GOOD}\nserver_name:valkey\nvalkey_version:8.1.3").replace("7.0.15", "7.2.4");
-    let report = facts(&lines, &[("appendfsync", "always")]).report(Some("host:6379/0"));
+    let report = settings(&lines, &[("appendfsync", "always")]).report(Some("host:6379/0"));
     assert!(report.guarantee.starts_with("valkey 8.1.3 at host"), "{}", report.guarantee);
     assert_eq!(report.findings, []);
 }
@@ -80,12 +81,12 @@ fn valkey_is_called_by_its_own_name_and_version() {
 #[test]
 fn little_headroom_is_a_warning() {
     let lines = GOOD.replace("maxmemory:0", "maxmemory:1100");
-    assert_eq!(gravest(&facts(&lines, &[("appendfsync", "always")])), Some(Severity::Warning));
+    assert_eq!(gravest(&settings(&lines, &[("appendfsync", "always")])), Some(Severity::Warning));
 }
 
 #[test]
 fn what_the_server_will_not_tell_is_a_warning_and_not_a_guess() {
-    let silent = Facts { info: None, configuration: None };
+    let silent = ServerSettings { info: None, configuration: None };
     let report = silent.report(Some("host:6379/0"));
     assert!(!report.is_unsafe());
     assert_eq!(report.findings[0].severity, Severity::Warning);
@@ -118,10 +119,10 @@ fn plain_text_through_a_network_is_unsafe() {
     let good = || [Reply::Bytes(GOOD.into()), Reply::Array(Vec::new())];
     let private = evaluate(&layout, Transport::Private, good()).unwrap();
     assert!(!private.report.is_unsafe());
-    let overheard = evaluate(&layout, Transport::Overheard, good()).unwrap();
-    assert!(overheard.report.findings[0].text.contains("rediss://"));
-    assert!(overheard.report.is_unsafe());
-    assert!(overheard.report.guarantee.starts_with("redis 7.0.15: "));
+    let plaintext = evaluate(&layout, Transport::Plaintext, good()).unwrap();
+    assert!(plaintext.report.findings[0].text.contains("rediss://"));
+    assert!(plaintext.report.is_unsafe());
+    assert!(plaintext.report.guarantee.starts_with("redis 7.0.15: "));
 }
 
 #[test]

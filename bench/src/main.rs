@@ -1,0 +1,150 @@
+//! Measures the engine against the same work without it, in one run, and prints what it costs as
+//! ratios.
+//!
+//! Whatever is compared takes turns within a run, so that a machine that grows slow or busy does
+//! so to all of it; of each series the median counts.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark prints, and ends at the first surprise"
+)]
+
+mod app;
+mod decorated;
+mod durable;
+mod durable_growth;
+mod gateway;
+mod growth;
+mod in_process;
+mod load;
+mod machine;
+mod memory;
+mod over_http;
+mod postgres_rates;
+#[path = "../../crates/idemptx/tests/support/postgres_server.rs"]
+mod postgres_server;
+mod python;
+mod redis_commands;
+mod redis_rates;
+mod redis_server;
+mod report;
+mod series;
+mod server;
+mod waking;
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+
+/// Measures what the engine costs; takes a few minutes.
+#[derive(Debug, Parser)]
+struct Flags {
+    /// A tenth of the time, and more noise.
+    #[arg(long)]
+    quick: bool,
+    /// Only the table of this name; may be given several times.
+    #[arg(long)]
+    only: Vec<String>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What this program does when it starts itself.
+#[derive(Debug, Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    Serve(server::Flags),
+    #[command(hide = true)]
+    Fill(memory::Flags),
+    #[command(hide = true)]
+    Upstream,
+    #[command(hide = true)]
+    Pass(gateway::bare::Flags),
+}
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    rounds: usize,
+    /// Of one measurement that is given a time.
+    window: Duration,
+    /// How many measurements of what is counted one by one.
+    samples: usize,
+    records_max: usize,
+    /// Keys that expire in a Python process.
+    expired_max: usize,
+}
+
+type Measured<T> = Result<T, Box<dyn Error>>;
+type TableMaker = fn(Effort, &mut Report) -> Measured<()>;
+
+fn main() -> Measured<()> {
+    let flags = Flags::parse();
+    match flags.role {
+        Some(Role::Serve(serve)) => return server::run(&serve),
+        Some(Role::Fill(fill)) => return memory::run(&fill),
+        Some(Role::Pass(pass)) => return gateway::bare::run(&pass),
+        Some(Role::Upstream) => return gateway::upstream::run(),
+        None => {}
+    }
+    let effort = if flags.quick { QUICK } else { FULL };
+    let began = Instant::now();
+    let mut report = Report::new(&machine::describe());
+    for (name, table) in TABLES {
+        if flags.only.is_empty() || flags.only.iter().any(|only| only == name) {
+            eprintln!("measuring {name} ...");
+            table(effort, &mut report)?;
+        }
+    }
+    report.close(&format!("Took {} s.", began.elapsed().as_secs()));
+    println!("{report}");
+    let path = report.write()?;
+    eprintln!("written to {}", path.display());
+    Ok(())
+}
+
+const TABLES: [(&str, TableMaker); 20] = [
+    ("http", over_http::measure),
+    ("near", decorated::near),
+    ("calls", in_process::measure),
+    ("sealed", decorated::sealed),
+    ("commands", redis_commands::measure),
+    ("rates", redis_rates::measure),
+    ("postgres", postgres_rates::measure),
+    ("memory", memory::measure),
+    ("durable", durable::measure),
+    ("durable-growth", durable_growth::sqlite),
+    ("postgres-growth", durable_growth::postgres),
+    ("waking", waking::measure),
+    ("growth", growth::measure),
+    ("gateway", gateway::rates::measure),
+    ("gateway-half-load", gateway::half_load::measure),
+    ("gateway-connections", gateway::connections::measure),
+    ("python", python::rates::measure),
+    ("python-waking", python::waking::measure),
+    ("python-duplicates", python::duplicates::measure),
+    ("python-memory", python::memory::measure),
+];
+
+const FULL: Effort = Effort {
+    rounds: 9,
+    window: Duration::from_millis(1000),
+    samples: 200,
+    records_max: 1_000_000,
+    expired_max: 200_000,
+};
+
+const QUICK: Effort = Effort {
+    rounds: 3,
+    window: Duration::from_millis(300),
+    samples: 40,
+    records_max: 100_000,
+    expired_max: 20_000,
+};

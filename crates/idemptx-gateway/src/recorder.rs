@@ -1,0 +1,194 @@
+//! Records store operations and completed requests: for metrics, the inspector and the log.
+//!
+//! The library has no hooks for it: a request's result comes from its
+//! [`Outcome`](idemptx::Outcome), and the store is wrapped in a [`RecordedStore`].
+
+pub(crate) mod event_log;
+mod readiness;
+mod recorded_store;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use idemptx::Outcome;
+use idemptx_core::key::RecordId;
+
+use self::event_log::{Event, EventLog};
+pub(crate) use self::readiness::Readiness;
+pub(crate) use self::recorded_store::RecordedStore;
+use crate::metrics::{Metrics, UpstreamResult, outcome_labels};
+use crate::traces::Tracer;
+
+/// Records everything that happens; shared by all connections.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    /// `None` without an admin listener, since nothing would read it.
+    admin: Option<AdminState>,
+    /// Logs requests at `info` instead of `debug`.
+    log_access: bool,
+    readiness: Readiness,
+    traces: Tracer,
+}
+
+#[derive(Debug)]
+struct AdminState {
+    metrics: Metrics,
+    event_log: EventLog,
+}
+
+/// A request whose response is ready to be sent.
+#[derive(Debug)]
+pub(crate) struct CompletedRequest<'a> {
+    pub(crate) method: &'a Method,
+    /// Excludes the query.
+    pub(crate) path: &'a str,
+    /// `None` if no route matched.
+    pub(crate) route: Option<&'a Arc<str>>,
+    pub(crate) status: u16,
+    pub(crate) outcome: Option<&'a Outcome>,
+    /// The record of its idempotency key.
+    pub(crate) record: Option<&'a RecordId>,
+    /// The time at which the request's head was complete.
+    pub(crate) began: Instant,
+}
+
+impl Recorder {
+    /// Returns a recorder that writes the log only.
+    pub(crate) fn without_admin(log_access: bool) -> Self {
+        Self { admin: None, log_access, readiness: Readiness::new(), traces: Tracer::disabled() }
+    }
+
+    /// Returns a recorder that feeds an admin listener as well.
+    pub(crate) fn with_admin(log_access: bool) -> Self {
+        let admin = AdminState { metrics: Metrics::new(), event_log: EventLog::new() };
+        Self { admin: Some(admin), ..Self::without_admin(log_access) }
+    }
+
+    /// Adds tracing.
+    pub(crate) fn with_traces(self, traces: Tracer) -> Self {
+        Self { traces, ..self }
+    }
+
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.admin.as_ref().map(|admin| &admin.metrics)
+    }
+
+    pub(crate) const fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(crate) const fn traces(&self) -> &Tracer {
+        &self.traces
+    }
+
+    pub(crate) fn event_log(&self) -> Option<&EventLog> {
+        self.admin.as_ref().map(|admin| &admin.event_log)
+    }
+
+    /// Records a completed request.
+    pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
+        let took = request_completed.began.elapsed();
+        self.log(request_completed, took);
+        let Some(AdminState { metrics, event_log }) = &self.admin else { return };
+        if let Some(route) = request_completed.route {
+            metrics.request(route, request_completed.outcome, took);
+        }
+        let Some(id) = request_completed.record else { return };
+        match request_completed.outcome {
+            Some(Outcome::Replayed) => event_log.record_replayed(id, request_completed.began),
+            Some(Outcome::Refused(code)) => event_log.record(id, Event::Refused(*code)),
+            Some(Outcome::Executed { stored, .. }) => {
+                event_log.record(id, Event::Executed { stored: *stored });
+            }
+            _ => {}
+        }
+    }
+
+    /// Logs one line for a request.
+    ///
+    /// # Security
+    ///
+    /// It contains neither the query nor header values nor bodies, at any level.
+    fn log(&self, request_completed: &CompletedRequest<'_>, took: Duration) {
+        let (outcome, reason) = outcome_labels(request_completed.outcome);
+        let attempt = match request_completed.outcome {
+            Some(Outcome::Executed { attempt, .. }) => Some(*attempt),
+            _ => None,
+        };
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "idemptx::access",
+                    method = request_completed.method.as_str(),
+                    path = request_completed.path,
+                    route = request_completed.route.map(|it| &**it),
+                    status = request_completed.status,
+                    outcome,
+                    reason = (!reason.is_empty()).then_some(reason),
+                    attempt,
+                    key = request_completed.record.map(short_id),
+                    took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                )
+            };
+        }
+        if self.log_access {
+            line!(info);
+        } else {
+            line!(debug);
+        }
+    }
+
+    /// Records the result of a request to an upstream.
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
+        if let Some(metrics) = self.metrics() {
+            metrics.upstream(upstream, answer, took);
+        }
+    }
+
+    /// Records a client connection, which ends when the return value is dropped.
+    pub(crate) fn connection_opened(self: &Arc<Self>) -> OpenConnection {
+        if let Some(metrics) = self.metrics() {
+            metrics.connection_opened();
+        }
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// Records a configuration reload.
+    pub(crate) fn reloaded(&self, taken: bool) {
+        if let Some(metrics) = self.metrics() {
+            metrics.reloaded(taken);
+        }
+    }
+}
+
+/// Counts as an open connection until dropped.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<Recorder>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0.metrics() {
+            metrics.connection_closed();
+        }
+    }
+}
+
+/// The first digits of a record's id: enough to correlate log lines, too few to guess a key.
+pub(crate) fn short_id(id: &RecordId) -> String {
+    id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The offset of the half of an id that names the key.
+const KEY_AT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_goes_by_eight_digits_of_the_half_that_names_it() {
+        let id = "00112233445566778899aabbccddeeff:8e03978e0123456789abcdef01234567";
+        assert_eq!(short_id(&id.parse().unwrap()), "8e03978e");
+    }
+}

@@ -1,0 +1,136 @@
+//! Readiness of the gateway, for probes.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+/// The state of the store and of the gateway, as probes see it.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    began: Instant,
+    /// Milliseconds from the start to the store's latest reply, plus one; zero before the first.
+    store_answered: AtomicU64,
+    store_asked: AtomicBool,
+    draining: AtomicBool,
+    guarantee: Mutex<Option<String>>,
+}
+
+impl Readiness {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            store_answered: AtomicU64::new(0),
+            store_asked: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            guarantee: Mutex::default(),
+        }
+    }
+
+    /// The time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Notes that the store replied, successfully or not.
+    pub(crate) fn store_answered(&self) {
+        self.store_asked.store(true, Ordering::Relaxed);
+        self.store_answered.store(self.millis().saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Notes that the store was queried and has not replied yet.
+    pub(crate) fn store_asked(&self) {
+        self.store_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes the store's guarantee.
+    pub(crate) fn set_guarantee(&self, guarantee: &str) {
+        *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = Some(guarantee.to_owned());
+    }
+
+    /// The store's guarantee, once it is known.
+    pub(crate) fn guarantee(&self) -> Option<String> {
+        self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether the store replied recently; `None` before the first query.
+    pub(crate) fn store(&self) -> Option<bool> {
+        self.store_asked.load(Ordering::Relaxed).then(|| self.store_answered_within(UP_FOR))
+    }
+
+    /// Returns whether the store replied within the limit.
+    pub(crate) fn store_answered_within(&self, limit: Duration) -> bool {
+        self.answered_within(self.millis(), limit)
+    }
+
+    /// Marks the gateway as draining.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Returns the status and text of a probe's response; `None` for other paths.
+    pub(crate) fn probe(&self, path: &str) -> Option<(StatusCode, String)> {
+        match (path, self.not_ready_reason()) {
+            ("/healthz", _) => Some((StatusCode::OK, "alive\n".to_owned())),
+            ("/readyz", None) => Some((StatusCode::OK, "ready\n".to_owned())),
+            ("/readyz", Some(not_ready_reason)) => {
+                Some((StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {not_ready_reason}\n")))
+            }
+            _ => None,
+        }
+    }
+
+    /// The reason for which a load balancer should route elsewhere.
+    fn not_ready_reason(&self) -> Option<&'static str> {
+        match self.store() {
+            _ if self.is_draining() => Some("draining"),
+            Some(true) => None,
+            Some(false) => Some("the store is unavailable"),
+            None => Some("the store has not been checked yet"),
+        }
+    }
+
+    fn answered_within(&self, now_millis: u64, limit: Duration) -> bool {
+        let Some(last) = self.store_answered.load(Ordering::Relaxed).checked_sub(1) else {
+            return false;
+        };
+        u128::from(now_millis.saturating_sub(last)) <= limit.as_millis()
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The time for which a reply of the store counts as recent.
+const UP_FOR: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_has_a_store_and_does_not_drain() {
+        let readiness = Readiness::new();
+        assert_eq!((readiness.store(), readiness.not_ready_reason().is_some()), (None, true));
+        readiness.store_asked();
+        assert_eq!(readiness.not_ready_reason(), Some("the store is unavailable"));
+        readiness.store_answered();
+        assert_eq!((readiness.store(), readiness.not_ready_reason()), (Some(true), None));
+        readiness.start_draining();
+        assert_eq!(readiness.not_ready_reason(), Some("draining"));
+    }
+
+    #[test]
+    fn an_answer_counts_for_a_while() {
+        let readiness = Readiness::new();
+        readiness.store_answered();
+        assert!(readiness.answered_within(1_000, UP_FOR));
+        assert!(!readiness.answered_within(60_000, UP_FOR));
+    }
+}

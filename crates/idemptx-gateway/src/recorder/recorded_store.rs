@@ -1,0 +1,161 @@
+//! A store whose operations are timed, counted, traced and logged.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use idemptx::operator::{Inventory, Page, Query};
+use idemptx::store::{SafetyCheck, SafetyReport};
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{
+    Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Watch,
+};
+
+use super::Recorder;
+use crate::metrics::{StoreOperation, StoreResult};
+use crate::recorder::event_log::Event;
+
+/// A store that reports its operations to a [`Recorder`].
+#[derive(Debug)]
+pub(crate) struct RecordedStore<S> {
+    store: S,
+    recorder: Arc<Recorder>,
+}
+
+impl<S> RecordedStore<S> {
+    pub(crate) const fn new(store: S, recorder: Arc<Recorder>) -> Self {
+        Self { store, recorder }
+    }
+
+    /// The inner store, for calls of operators.
+    pub(crate) const fn inner(&self) -> &S {
+        &self.store
+    }
+
+    pub(crate) const fn recorder(&self) -> &Arc<Recorder> {
+        &self.recorder
+    }
+
+    async fn step<T>(
+        &self,
+        operation: StoreOperation,
+        (id, lease): (&RecordId, Option<&Lease>),
+        step: impl Future<Output = Result<T, StoreError>>,
+        describe: impl FnOnce(&T) -> (StoreResult, Option<Event>),
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let span = self.recorder.traces.start_step(operation, lease);
+        let answer = step.await;
+        if !answer.as_ref().is_err_and(|error| error.kind().is_transient()) {
+            self.recorder.readiness.store_answered();
+            if let (StoreOperation::Settle | StoreOperation::Release, Some(lease)) =
+                (operation, lease)
+            {
+                self.recorder.traces.lease_ended(lease);
+            }
+        }
+        if self.recorder.admin.is_none() && !span.is_recording() {
+            return answer;
+        }
+        let took = began.elapsed();
+        let (result, event) = match &answer {
+            Ok(answer) => describe(answer),
+            Err(error) => (StoreResult::Failed(error.kind()), Some(failed(error.kind()))),
+        };
+        span.end(result);
+        let Some(admin) = &self.recorder.admin else { return answer };
+        admin.metrics.step(operation, result, took);
+        if let Some(event) = event {
+            admin.event_log.record(id, event);
+        }
+        answer
+    }
+}
+
+impl<S: Store> Store for RecordedStore<S> {
+    async fn claim(
+        &self,
+        id: &RecordId,
+        claim_request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let claimed = self.store.claim(id, claim_request);
+        self.step(StoreOperation::Claim, (id, None), claimed, |claim| match claim {
+            Claim::Granted(lease) => {
+                (StoreResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
+            }
+            Claim::Found(RecordSnapshot::Held(holder)) if holder.is_orphan() => {
+                (StoreResult::Orphan, Some(Event::MetOrphan))
+            }
+            Claim::Found(RecordSnapshot::Held(_)) => (StoreResult::Held, Some(Event::MetHolder)),
+            // The event follows when the request completes.
+            _ => (StoreResult::Settled, None),
+        })
+        .await
+        .inspect(|claim| {
+            if let Claim::Granted(lease) = claim {
+                self.recorder.traces.lease_granted(lease);
+            }
+        })
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        let settled = self.store.settle(lease, done);
+        let describe = |(): &()| (StoreResult::Ok, Some(Event::Settled(done.state)));
+        self.step(StoreOperation::Settle, (&lease.id, Some(lease)), settled, describe).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let released = self.store.release(lease);
+        let describe = |(): &()| (StoreResult::Ok, Some(Event::Released));
+        self.step(StoreOperation::Release, (&lease.id, Some(lease)), released, describe).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        let renewed = self.store.renew(lease);
+        let describe = |_: &Lease| (StoreResult::Ok, Some(Event::Renewed));
+        self.step(StoreOperation::Renew, (&lease.id, Some(lease)), renewed, describe).await
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        let describe = |seen: &Option<RecordSnapshot>| match seen {
+            Some(RecordSnapshot::Held(holder)) if holder.is_orphan() => (StoreResult::Orphan, None),
+            Some(RecordSnapshot::Held(_)) => (StoreResult::Held, None),
+            Some(_) => (StoreResult::Settled, None),
+            None => (StoreResult::Ok, None),
+        };
+        self.step(StoreOperation::Lookup, (id, None), self.store.lookup(id), describe).await
+    }
+
+    fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {
+        self.store.watch(id)
+    }
+
+    fn maintain(&self) {
+        self.store.maintain();
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+}
+
+impl<S: Inventory> Inventory for RecordedStore<S> {
+    fn list(&self, query: &Query) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        self.store.list(query)
+    }
+}
+
+impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        self.store.check().await
+    }
+}
+
+const fn failed(kind: ErrorKind) -> Event {
+    match kind {
+        ErrorKind::Fenced => Event::Fenced,
+        kind => Event::Failed(kind),
+    }
+}

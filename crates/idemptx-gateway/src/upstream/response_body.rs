@@ -1,0 +1,135 @@
+//! Bodies of responses.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use idemptx::tower::BodyError;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::address::PooledConnection;
+
+/// The body of an upstream's response, or a generated one.
+///
+/// The connection is reused only if the body was read to its end.
+#[derive(Debug)]
+pub(crate) struct UpstreamBody {
+    content: ResponseContent,
+    pause_max: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+enum ResponseContent {
+    Upstream { body: Incoming, connection: Option<PooledConnection> },
+    Local(Option<Bytes>),
+}
+
+impl UpstreamBody {
+    pub(super) fn new(body: Incoming, connection: PooledConnection, pause_max: Duration) -> Self {
+        let content = ResponseContent::Upstream { body, connection: Some(connection) };
+        let mut this = Self { content, pause_max, pause: None };
+        this.give_back_at_end();
+        this
+    }
+
+    /// Returns a generated body.
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        let content = ResponseContent::Local((!bytes.is_empty()).then_some(bytes));
+        Self { content, pause_max: Duration::ZERO, pause: None }
+    }
+
+    fn give_back_at_end(&mut self) {
+        if let ResponseContent::Upstream { body, connection } = &mut self.content
+            && body.is_end_stream()
+            && let Some(connection) = connection.take()
+        {
+            connection.release_connection();
+        }
+    }
+
+    fn mark_suspect(&mut self) {
+        if let ResponseContent::Upstream { connection, .. } = &mut self.content
+            && let Some(connection) = connection.take()
+        {
+            connection.mark_suspect();
+        }
+    }
+
+    /// Resolves when the body has paused for too long.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = Instant::now() + self.pause_max;
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        pause.as_mut().poll(cx)
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let (body, connection) = match &mut this.content {
+            ResponseContent::Local(bytes) => {
+                return Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it))));
+            }
+            ResponseContent::Upstream { body, connection } => (body, connection),
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(this.poll_pause(cx));
+                this.mark_suspect();
+                Poll::Ready(Some(Err(PAUSED_TOO_LONG.into())))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                this.pause = None;
+                this.give_back_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                // Closes the connection.
+                *connection = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(connection) = connection.take() {
+                    connection.release_connection();
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            ResponseContent::Upstream { body, .. } => body.is_end_stream(),
+            ResponseContent::Local(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            ResponseContent::Upstream { body, .. } => body.size_hint(),
+            ResponseContent::Local(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ResponseContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Upstream { .. } => "Upstream",
+            Self::Local(_) => "Own",
+        })
+    }
+}
+
+const PAUSED_TOO_LONG: &str = "the upstream's response paused for too long";

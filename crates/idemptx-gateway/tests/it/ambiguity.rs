@@ -1,0 +1,277 @@
+//! What becomes of a request whose answer does not come.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use idemptx_testkit::ReservedPort;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::support::hyper_service::{HyperService, full};
+use crate::support::in_process::{Running, in_front_of, post, send, simple, started};
+use crate::support::raw_upstream::RawUpstream;
+
+const RELEASE: &str = "on_ambiguous = \"release\"";
+
+/// Sends a POST under a key, and the same again.
+async fn twice(gateway: &Running, key: &str) -> [crate::support::in_process::Reply; 2] {
+    let first = send(gateway.address, post(key, "tea")).await;
+    [first, send(gateway.address, post(key, "tea")).await]
+}
+
+#[tokio::test]
+async fn what_was_never_sent_frees_the_key() {
+    let nobody = ReservedPort::reserve();
+    let gateway = in_front_of(nobody.address(), "").await;
+    for answer in twice(&gateway, "k").await {
+        answer.refused(502, "upstream-unreachable");
+        assert_eq!(answer.header("idempotency-stored"), Some("false"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    let again = send(gateway.address, post("k", "another body, for the key is free")).await;
+    again.refused(502, "upstream-unreachable");
+}
+
+#[tokio::test]
+async fn another_address_is_tried_where_the_first_cannot_be_reached() {
+    let (nobody, there) = (ReservedPort::reserve(), HyperService::mirror().await);
+    let away = nobody.address();
+    let text = simple(away, "");
+    let urls = format!("urls = [\"http://{away}\", \"http://{}\"]", there.address);
+    let gateway = started(&text.replace(&format!("urls = [\"http://{away}\"]"), &urls)).await;
+    for number in 0..6 {
+        let answer = send(gateway.address, post(&format!("k{number}"), "tea")).await;
+        assert_eq!(answer.status, 201);
+    }
+    assert_eq!(there.requests(), 6);
+}
+
+#[tokio::test]
+async fn no_request_under_a_key_is_sent_twice_wherever_the_upstream_resets() {
+    // However much of the request the upstream reads before it resets, it sees one request.
+    let length = {
+        let upstream = RawUpstream::start(|_, mut wire| async move {
+            wire.request().await;
+            wire.reset();
+        })
+        .await;
+        let gateway = in_front_of(upstream.address, "").await;
+        send(gateway.address, post("k", "tea")).await.refused(502, "upstream-failed");
+        upstream.received().len()
+    };
+    assert!(length > 200, "{length}");
+    let mut tried = Vec::new();
+    for bytes in 0..=length {
+        tried.push(tokio::spawn(async move {
+            let upstream = RawUpstream::start(move |_, mut wire| async move {
+                wire.read_until(bytes).await;
+                wire.reset();
+            })
+            .await;
+            let gateway = in_front_of(upstream.address, "").await;
+            let [first, second] = twice(&gateway, "k").await;
+            assert_eq!(first.header("idempotency-stored"), Some("false"), "{bytes}: {first:?}");
+            let code = first.code();
+            if code == "upstream-unreachable" {
+                // It was closed before anything was written.
+                return;
+            }
+            assert_eq!(code, "upstream-failed", "{bytes}");
+            second.refused(409, "outcome-unknown");
+            assert!(upstream.request_lines().len() <= 1, "{bytes}: {:?}", upstream.request_lines());
+        }));
+    }
+    for one in tried {
+        one.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_was_closed_over_there_costs_nobody_an_answer() {
+    // Each connection answers once and is closed, without saying so.
+    let upstream = RawUpstream::start(|_, mut wire| async move {
+        if wire.request().await {
+            wire.write("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let gateway = in_front_of(upstream.address, "").await;
+    for number in 0..20 {
+        let answer = send(gateway.address, post(&format!("k{number}"), "tea")).await;
+        assert_eq!(answer.status, 201, "{number}: {answer:?}");
+    }
+    assert_eq!(upstream.request_lines().len(), 20);
+}
+
+#[tokio::test]
+async fn a_lost_answer_leaves_the_outcome_unknown_or_frees_the_key_as_configured() {
+    let part = |what: &'static str| async move {
+        RawUpstream::start(move |_, mut wire| async move {
+            wire.request().await;
+            wire.write(what).await;
+        })
+        .await
+    };
+    let lost = [
+        "",
+        "HTTP/1.1 2",
+        "HTTP/1.1 201 Created\r\nContent-Le",
+        "HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n12345",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n",
+        "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n12345\r\n0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n123456",
+        "HTTP/1.1 201 Created\r\nContent-Length: -5\r\n\r\n12345",
+        "HTTP/1.1 201 Created\r\nContent Length: 5\r\n\r\n12345",
+        "HTTP/1.1 201 Created\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 20x Created\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "\0\0\0\0",
+        "garbage without an end",
+    ];
+    for what in lost {
+        let upstream = part(what).await;
+        let gateway = in_front_of(upstream.address, "").await;
+        let [first, second] = twice(&gateway, "k").await;
+        first.refused(502, "upstream-failed");
+        assert_eq!(first.header("idempotency-stored"), Some("false"), "{what}");
+        second.refused(409, "outcome-unknown");
+        assert_eq!(upstream.request_lines().len(), 1, "{what}");
+
+        let upstream = part(what).await;
+        let gateway = in_front_of(upstream.address, RELEASE).await;
+        for answer in twice(&gateway, "k").await {
+            answer.refused(502, "upstream-failed");
+        }
+        assert_eq!(upstream.request_lines().len(), 2, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_is_given_up_and_its_outcome_is_unknown() {
+    let begun = "HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n12345";
+    for (what, limit) in [("", "response_timeout_ms = 200"), (begun, "pause_timeout_ms = 200")] {
+        let upstream = RawUpstream::start(move |_, mut wire| async move {
+            wire.request().await;
+            wire.write(what).await;
+            while wire.read().await > 0 {}
+        })
+        .await;
+        let text = simple(upstream.address, "").replace("response_timeout_ms = 15000", limit);
+        let gateway = started(&text).await;
+        let [first, second] = twice(&gateway, "k").await;
+        match what {
+            "" => first.refused(504, "upstream-timeout"),
+            _ => first.refused(502, "upstream-failed"),
+        }
+        assert_eq!(first.header("idempotency-stored"), Some("false"));
+        second.refused(409, "outcome-unknown");
+        assert_eq!(upstream.request_lines().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_upload_does_not_count_as_a_late_answer() {
+    let upstream = HyperService::mirror().await;
+    let text = simple(upstream.address, "").replace("_ms = 15000", "_ms = 1000");
+    let gateway = started(&text).await;
+    let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+    let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::put("/").header("host", "a").body(body).unwrap();
+    let answer = tokio::spawn(async move { sender.send_request(request).await });
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        pieces.send_data(Bytes::from_static(b"x")).await.unwrap();
+    }
+    drop(pieces);
+    assert_eq!(answer.await.unwrap().unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn what_the_upstream_says_of_its_outcome_is_obeyed() {
+    let upstream = HyperService::start(|number, request| async move {
+        let word = request.uri().query().unwrap_or_default().to_owned();
+        let response = http::Response::builder().status(if word == "store" { 503 } else { 200 });
+        response.header("idempotency-outcome", word).body(full(number.to_string())).unwrap()
+    })
+    .await;
+    let gateway = in_front_of(upstream.address, "").await;
+    let ask = async |word: &str| {
+        let request = Request::post(format!("/?{word}")).header("idempotency-key", word);
+        let request = request.header("idempotency-outcome", "store");
+        send(gateway.address, request.body(Full::default()).unwrap()).await
+    };
+    assert_eq!(ask("store").await.text(), "1");
+    assert!(ask("store").await.is_replay());
+    assert_eq!(ask("release").await.text(), "2");
+    assert_eq!(ask("release").await.text(), "3");
+    assert_eq!(ask("unknown").await.header("idempotency-stored"), Some("false"));
+    ask("unknown").await.refused(409, "outcome-unknown");
+}
+
+#[tokio::test]
+async fn an_upstream_without_room_is_busy_and_the_key_is_free() {
+    let (gate, begun) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (opened, begins) = (Arc::clone(&gate), Arc::clone(&begun));
+    let upstream = HyperService::start(move |_, _| {
+        let (opened, begins) = (Arc::clone(&opened), Arc::clone(&begins));
+        async move {
+            if begins.fetch_add(1, Ordering::SeqCst) == 0 {
+                opened.notified().await;
+            }
+            http::Response::new(full("done"))
+        }
+    })
+    .await;
+    let text = simple(upstream.address, "");
+    let text =
+        text.replace("_ms = 15000", "_ms = 15000\nconnections_max = 1\nconnect_timeout_ms = 1000");
+    let gateway = started(&text).await;
+    let first = tokio::spawn(send(gateway.address, post("first", "tea")));
+    while begun.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    send(gateway.address, post("k", "tea")).await.refused(503, "upstream-busy");
+    gate.notify_one();
+    assert_eq!(first.await.unwrap().text(), "done");
+    assert_eq!(send(gateway.address, post("k", "tea")).await.text(), "done");
+}
+
+#[tokio::test]
+async fn a_stream_that_an_http2_upstream_refuses_was_never_looked_at() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            tokio::spawn(async move {
+                let mut count = 0;
+                while let Some(Ok((_, mut answer))) = connection.accept().await {
+                    count += 1;
+                    let reason = match count {
+                        1 => h2::Reason::REFUSED_STREAM,
+                        _ => h2::Reason::INTERNAL_ERROR,
+                    };
+                    answer.send_reset(reason);
+                }
+            });
+        }
+    });
+    let text = simple(address, "").replace("name = \"up\"", "name = \"up\"\nhttp2 = true");
+    let gateway = started(&text).await;
+    let [first, second] = twice(&gateway, "k").await;
+    first.refused(502, "upstream-unreachable");
+    // The key was free, and the next stream is reset for another reason.
+    second.refused(502, "upstream-failed");
+    send(gateway.address, post("k", "tea")).await.refused(409, "outcome-unknown");
+}

@@ -1,0 +1,331 @@
+//! TLS, and whose keys they are by certificate or token.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::hyper_service::HyperService;
+use crate::support::in_process::{Reply, Running, in_front_of, post, send, simple, started};
+use crate::support::raw_upstream::send_raw;
+
+/// An authority, and a folder for what it signs.
+struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { folder, issuer: Issuer::new(params, key) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A certificate and its key, as files.
+    fn signs(&self, name: &str) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let paths = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        std::fs::write(&paths.0, certificate.pem()).unwrap();
+        std::fs::write(&paths.1, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    /// A gateway with a certificate; `more` goes into its listener's `tls`.
+    async fn secures(&self, upstream: SocketAddr, more: &str, route: &str) -> Running {
+        let (certificate, key) = self.signs("gateway");
+        let tls = format!(
+            "tls = {{ certificate = \"{}\", key = \"{}\"{more} }}\n[[upstream]]",
+            certificate.display(),
+            key.display()
+        );
+        started(&simple(upstream, route).replace("[[upstream]]", &tls)).await
+    }
+
+    /// Sends a request over TLS, as whoever `identity` is.
+    async fn send(
+        &self,
+        address: SocketAddr,
+        identity: Option<&(PathBuf, PathBuf)>,
+        alpn: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Reply, Box<dyn std::error::Error + Send + Sync>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("ca.pem"))?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions()?.with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => builder.with_client_auth_cert(
+                vec![CertificateDer::from_pem_file(certificate)?],
+                PrivateKeyDer::from_pem_file(key)?,
+            )?,
+        };
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let stream = TcpStream::connect(address).await?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
+        let io = TokioIo::new(stream);
+        let response = if alpn == "h2" {
+            let uri = format!("https://localhost{}", request.uri());
+            *request.uri_mut() = uri.parse()?;
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        } else {
+            request.headers_mut().insert("host", "localhost".parse()?);
+            let (mut sender, connection) = http1::handshake(io).await?;
+            tokio::spawn(connection);
+            sender.send_request(request).await?
+        };
+        Ok(Reply::of(response).await)
+    }
+}
+
+#[tokio::test]
+async fn clients_speak_either_version_over_tls() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let gateway = authority.secures(upstream.address, "", "").await;
+    let first = authority.send(gateway.address, None, "h2", post("k", "tea")).await.unwrap();
+    assert!(first.text().contains("x-forwarded-proto: https"), "{}", first.text());
+    assert!(first.text().contains("via: 2 idemptx"), "{}", first.text());
+    let again = authority.send(gateway.address, None, "http/1.1", post("k", "tea")).await.unwrap();
+    assert!(again.is_replay());
+}
+
+#[tokio::test]
+async fn a_client_is_whom_its_certificate_names() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let ca = format!(", client_ca = \"{}\"", authority.path("ca.pem").display());
+    let route = "policy = { scope = { mtls = \"subject\" } }";
+    let gateway = authority.secures(upstream.address, &ca, route).await;
+    let (ann, bob) = (authority.signs("ann"), authority.signs("bob"));
+    let ann_again = authority.signs("ann");
+    let ask = async |who| authority.send(gateway.address, who, "http/1.1", post("k", "tea")).await;
+    assert!(!ask(Some(&ann)).await.unwrap().is_replay());
+    assert!(!ask(Some(&bob)).await.unwrap().is_replay());
+    assert!(
+        ask(Some(&ann_again)).await.unwrap().is_replay(),
+        "a renewed certificate is the same client"
+    );
+    assert!(ask(None).await.is_err(), "a certificate is required");
+    let stranger = Authority::new().signs("ann");
+    assert!(ask(Some(&stranger)).await.is_err());
+    assert_eq!(upstream.requests(), 2);
+
+    let optional = format!("{ca}, client_required = false");
+    let gateway = authority.secures(upstream.address, &optional, route).await;
+    let nobody = authority.send(gateway.address, None, "http/1.1", post("k", "tea")).await;
+    nobody.unwrap().refused(401, "scope-unresolved");
+}
+
+#[tokio::test]
+async fn an_upstream_is_spoken_to_over_tls_and_must_be_who_it_is() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let behind = authority.secures(upstream.address, "", "protect = false").await;
+    let front = |ca: PathBuf, more: &str| {
+        let urls = format!("https://localhost:{}", behind.address.port());
+        let text = simple(behind.address, "").replace(&format!("http://{}", behind.address), &urls);
+        let ca = format!("name = \"up\"\nca = \"{}\"{more}", ca.display());
+        text.replace("name = \"up\"", &ca)
+    };
+    for more in ["", "\nhttp2 = true"] {
+        let gateway = started(&front(authority.path("ca.pem"), more)).await;
+        let answer = send(gateway.address, post("k", "tea")).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let stranger = Authority::new();
+    let gateway = started(&front(stranger.path("ca.pem"), "")).await;
+    send(gateway.address, post("k", "tea")).await.refused(502, "upstream-unreachable");
+    assert_eq!(upstream.requests(), 2);
+}
+
+/// A token with these claims.
+fn token(algorithm: Algorithm, key: &EncodingKey, claims: &serde_json::Value) -> String {
+    jsonwebtoken::encode(&Header::new(algorithm), claims, key).unwrap()
+}
+
+fn soon() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() + 600
+}
+
+async fn with_token(gateway: &Running, token: &str) -> Reply {
+    let mut request = post("k", "tea");
+    let value = format!("Bearer {token}");
+    request.headers_mut().insert("authorization", value.parse().unwrap());
+    send(gateway.address, request).await
+}
+
+#[tokio::test]
+async fn a_client_is_whom_a_claim_of_its_token_names() {
+    let upstream = HyperService::mirror().await;
+    let secret = "correct horse battery staple";
+    let route = format!(
+        "policy = {{ scope = {{ jwt = \"sub\", secret = \"{secret}\", issuer = [\"me\"], \
+         audience = [\"shop\"] }} }}"
+    );
+    let gateway = in_front_of(upstream.address, &route).await;
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let claims = |sub: &str| json!({ "sub": sub, "exp": soon(), "iss": "me", "aud": "shop" });
+    let good = |sub: &str| token(Algorithm::HS256, &key, &claims(sub));
+    assert!(!with_token(&gateway, &good("ann")).await.is_replay());
+    assert!(!with_token(&gateway, &good("bob")).await.is_replay());
+    // A fresh token of the same account is the same client.
+    let mut later = claims("ann");
+    later["exp"] = json!(soon() + 60);
+    assert!(with_token(&gateway, &token(Algorithm::HS256, &key, &later)).await.is_replay());
+
+    let other = EncodingKey::from_secret(b"another secret of the same kind");
+    let without = |name: &str| {
+        let mut claims = claims("ann");
+        claims.as_object_mut().unwrap().remove(name);
+        token(Algorithm::HS256, &key, &claims)
+    };
+    let with = |name: &str, value: serde_json::Value| {
+        let mut claims = claims("ann");
+        claims[name] = value;
+        token(Algorithm::HS256, &key, &claims)
+    };
+    let signed = good("ann");
+    let (head, rest) = signed.split_once('.').unwrap();
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", rest.split_once('.').unwrap().0);
+    let tampered = format!("{head}.{}", rest.replacen('e', "f", 1));
+    for bad in [
+        token(Algorithm::HS256, &other, &claims("ann")),
+        token(Algorithm::HS384, &key, &claims("ann")),
+        without("exp"),
+        without("iss"),
+        without("aud"),
+        without("sub"),
+        with("exp", json!(1)),
+        with("nbf", json!(soon())),
+        with("iss", json!("you")),
+        with("aud", json!("bank")),
+        with("sub", json!("")),
+        with("sub", json!(["ann"])),
+        unsigned,
+        tampered,
+        "nonsense".to_owned(),
+        String::new(),
+    ] {
+        with_token(&gateway, &bad).await.refused(401, "scope-unresolved");
+    }
+    assert_eq!(upstream.requests(), 2);
+    // Without a key nobody has to be known.
+    let plain = Request::post("/").body(Full::default()).unwrap();
+    assert_eq!(send(gateway.address, plain).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_token_may_be_verified_with_a_public_key() {
+    let upstream = HyperService::mirror().await;
+    let pair = KeyPair::generate().unwrap();
+    let public = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(public.path(), pair.public_key_pem()).unwrap();
+    let route = format!(
+        "policy = {{ scope = {{ jwt = \"account\", key = \"{}\" }} }}",
+        public.path().display()
+    );
+    let gateway = in_front_of(upstream.address, &route).await;
+    let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    let claims = json!({ "account": 7, "exp": soon() });
+    let good = token(Algorithm::ES256, &key, &claims);
+    assert_eq!(with_token(&gateway, &good).await.status, 201);
+    assert!(with_token(&gateway, &good).await.is_replay());
+    // Who takes the public key for a secret is not believed.
+    let forged = EncodingKey::from_secret(pair.public_key_pem().as_bytes());
+    let forged = token(Algorithm::HS256, &forged, &claims);
+    with_token(&gateway, &forged).await.refused(401, "scope-unresolved");
+}
+
+#[tokio::test]
+async fn a_token_names_its_key_in_a_set() {
+    let upstream = HyperService::mirror().await;
+    let keys: Vec<_> = (0..2)
+        .map(|_| {
+            let pair = KeyPair::generate().unwrap();
+            EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap()
+        })
+        .collect();
+    let set: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .map(|(number, key)| {
+            let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(key, Algorithm::ES256).unwrap();
+            jwk.common.key_id = Some(format!("key {number}"));
+            jwk
+        })
+        .collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json!({ "keys": set }).to_string()).unwrap();
+    let path = file.path().display();
+    let route = format!("policy = {{ scope = {{ jwt = \"sub\", jwks = \"{path}\" }} }}");
+    let gateway = in_front_of(upstream.address, &route).await;
+    let token = |named: usize, signed: usize| {
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(format!("key {named}"));
+        let claims = json!({ "sub": "ann", "exp": soon() });
+        jsonwebtoken::encode(&header, &claims, &keys[signed]).unwrap()
+    };
+    assert!(!with_token(&gateway, &token(0, 0)).await.is_replay());
+    assert!(with_token(&gateway, &token(1, 1)).await.is_replay());
+    with_token(&gateway, &token(0, 1)).await.refused(401, "scope-unresolved");
+    with_token(&gateway, &token(2, 0)).await.refused(401, "scope-unresolved");
+}
+
+#[tokio::test]
+async fn a_reload_shows_a_new_certificate() {
+    let (former, upstream) = (Authority::new(), HyperService::mirror().await);
+    let gateway = former.secures(upstream.address, "", "").await;
+    let later = Authority::new();
+    let (certificate, key) = later.signs("gateway");
+    std::fs::copy(certificate, former.path("gateway.pem")).unwrap();
+    std::fs::copy(key, former.path("gateway.key")).unwrap();
+    let ask = async |authority: &Authority| {
+        authority.send(gateway.address, None, "h2", post("k", "tea")).await
+    };
+    assert!(ask(&former).await.is_ok() && ask(&later).await.is_err());
+    gateway.gateway.reload(&gateway.config).await.unwrap();
+    assert!(ask(&former).await.is_err() && ask(&later).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_shake_hands_is_let_go() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let (certificate, key) = authority.signs("gateway");
+    let (certificate, key) = (certificate.display(), key.display());
+    let tls = format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}\n[[upstream]]");
+    let text = simple(upstream.address, "").replace("[[upstream]]", &tls);
+    let gateway = started(&(text + "[limits]\nhandshake_ms = 100\n")).await;
+    assert!(send_raw(gateway.address, b"").await.closed);
+    let clear = send_raw(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(clear.closed && clear.statuses().is_empty(), "{clear:?}");
+}

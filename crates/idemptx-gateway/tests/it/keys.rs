@@ -1,0 +1,155 @@
+//! `idemptx keys`: what it prints, and what comes of it.
+
+use crate::support::command::idemptx;
+use crate::support::http_client::post;
+use crate::support::operated_gateway::OperatedGateway;
+
+#[test]
+fn records_are_listed_for_people_and_for_machines() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    let store = gateway.store();
+    idemptx(&["keys", "--store", &store, "list"]).good().is("list-empty.txt");
+    post(gateway.public, "/orders", "tea").key("k").reply();
+    post(gateway.public, "/die", "tea").key("stuck").reply();
+    idemptx(&["keys", "--store", &store, "list", "--state", "all"]).good().is("list.txt");
+    let doubt = ["keys", "--store", &store, "--json", "list", "--state", "in-doubt"];
+    let listed: serde_json::Value = serde_json::from_str(&idemptx(&doubt).good().stdout).unwrap();
+    assert_eq!(listed["records"][0]["state"], "unknown", "{listed}");
+    assert_eq!(listed["records"].as_array().unwrap().len(), 1);
+    let one = ["keys", "--store", &store, "list", "--state", "all", "--limit", "1"];
+    let first = idemptx(&one).good();
+    first.is("list-limited.txt");
+    let cursor = first.stdout.trim_end().rsplit(' ').next().unwrap().to_owned();
+    let rest = [&one[..], &["--after", &cursor]].concat();
+    assert_ne!(idemptx(&rest).good().stdout.lines().nth(1), first.stdout.lines().nth(1));
+    idemptx(&["keys", "--store", &store, "list", "--idle", "1d"]).good().is("list-empty.txt");
+}
+
+#[test]
+fn a_record_is_shown_without_its_body_unless_that_is_asked_for() {
+    let gateway = OperatedGateway::start("");
+    let config = gateway.config();
+    let config = config.to_str().unwrap();
+    post(gateway.public, "/orders", "tea").key("\"k 1\"").reply();
+    let show = ["keys", "--config", config, "show", "--key", "\"k 1\""];
+    let shown = idemptx(&show).good();
+    shown.is("show.txt");
+    assert!(!shown.stdout.contains("{\"n\":"));
+    idemptx(&[&show[..], &["--body"]].concat()).good().is("show-body.txt");
+    let json = idemptx(&[&show[..], &["--json", "--body"]].concat()).good().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["answer"]["body"], "{\"n\":1}", "{json}");
+    let id = json["id"].as_str().unwrap();
+    idemptx(&["keys", "--config", config, "show", id]).good().is("show.txt");
+    let absent = idemptx(&["keys", "--config", config, "show", "--key", "other"]);
+    assert_eq!(absent.code, 1);
+    absent.is("show-absent.txt");
+}
+
+#[test]
+fn a_doubt_is_resolved_with_an_answer_or_by_release() {
+    let gateway = OperatedGateway::start("policy = { scope = { header = \"X-Account\" } }");
+    let store = gateway.store();
+    let send = |key| post(gateway.public, "/die", "tea").key(key).header("x-account", "a").reply();
+    let resolve = |key, rest: &[&str]| {
+        let policy = r#"{"scope":{"header":"X-Account"}}"#;
+        let start = ["keys", "--store", &store, "--policy", policy, "resolve"];
+        idemptx(&[&start[..], &["--key", key, "--scope", "a"], rest].concat())
+    };
+    send("happened");
+    send("did-not");
+    let answer = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&answer, "paid").unwrap();
+    let path = answer.path().to_str().unwrap();
+    let told = ["--answer", path, "--status", "202", "--content-type", "text/plain"];
+    resolve("happened", &told).good().is("resolve-answer.txt");
+    let replay = send("happened");
+    assert_eq!((replay.status, &*replay.body), (202, "paid"));
+    resolve("did-not", &["--release"]).good().is("resolve-release.txt");
+    assert_eq!((send("did-not").status, gateway.upstream.executed()), (502, 3));
+    let twice = resolve("happened", &["--release"]);
+    assert_eq!(twice.code, 1);
+    twice.is("resolve-twice.txt");
+    let undecided = resolve("happened", &[]);
+    assert_eq!(undecided.code, 2, "{undecided:?}");
+    let whose = idemptx(&[
+        "keys",
+        "--store",
+        &store,
+        "--policy",
+        r#"{"scope":{"header":"X"}}"#,
+        "resolve",
+        "--key",
+        "happened",
+        "--release",
+    ]);
+    assert_eq!(whose.code, 1);
+    whose.is("resolve-whose.txt");
+}
+
+#[test]
+fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
+    let gateway = OperatedGateway::start("");
+    let store = gateway.store();
+    let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;
+    assert_eq!((send(), send()), ("{\"n\":1}".into(), "{\"n\":1}".into()));
+    idemptx(&["keys", "--store", &store, "forget", "--key", "k"]).good().is("forget.txt");
+    assert_eq!(send(), "{\"n\":2}");
+}
+
+#[test]
+fn a_record_that_does_not_open_is_found_and_forgotten() {
+    let gateway = OperatedGateway::start("");
+    let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;
+    send();
+    // The gateway's records are not sealed, which is as strange to this reader as other keys.
+    let sealed = tempfile::NamedTempFile::new().unwrap();
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let seal = format!("[store.seal]\nkeys = \"1:{}\"\n", "01020304".repeat(8));
+    std::fs::write(&sealed, text + &seal).unwrap();
+    let named = |call: &[&str]| {
+        let config = sealed.path().to_str().unwrap();
+        idemptx(&[&["keys", "--config", config][..], call, &["--key", "k"]].concat())
+    };
+    let refused = named(&["resolve", "--release"]);
+    assert_eq!(refused.code, 1);
+    refused.is("resolve-unreadable.txt");
+    assert_eq!(send(), "{\"n\":1}");
+    named(&["forget"]).good().is("forget.txt");
+    assert_eq!(send(), "{\"n\":2}");
+}
+
+#[test]
+fn purging_says_what_it_would_do_until_it_is_told_to() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    let store = gateway.store();
+    for key in ["a", "b", "c"] {
+        post(gateway.public, "/orders", "tea").key(key).reply();
+    }
+    post(gateway.public, "/die", "tea").key("stuck").reply();
+    idemptx(&["keys", "--store", &store, "purge"]).good().is("purge-dry.txt");
+    idemptx(&["keys", "--store", &store, "purge", "--idle", "1d"]).good().is("purge-none.txt");
+    idemptx(&["keys", "--store", &store, "purge", "--yes"]).good().is("purge.txt");
+    let rest = idemptx(&["keys", "--store", &store, "list", "--state", "all"]).good().stdout;
+    assert!(
+        rest.contains("unknown") && !rest.contains("completed"),
+        "what is in doubt stays: {rest}"
+    );
+}
+
+#[test]
+fn what_cannot_be_meant_is_said_at_once() {
+    let memory = idemptx(&["keys", "--store", "memory:", "list"]);
+    assert_eq!(memory.code, 1);
+    memory.is("memory.txt");
+    let absent = idemptx(&["keys", "--store", "sqlite:/nowhere/keys.db", "list"]);
+    assert_eq!(absent.code, 1);
+    absent.is("no-file.txt");
+    for wrong in [
+        &["list"][..],
+        &["--store", "sqlite:x", "show"],
+        &["--store", "sqlite:x", "purge", "--idle", "soon"],
+    ] {
+        assert_eq!(idemptx(&[&["keys"], wrong].concat()).code, 2, "{wrong:?}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Integration tests of the gateway, over real sockets and in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+mod ambiguity;
+mod clients;
+mod fleet;
+mod guide;
+mod health;
+mod identity;
+mod inspector;
+mod keys;
+mod limits;
+mod malformed;
+mod monitoring;
+mod openapi;
+mod operations;
+mod proxying;
+mod running;
+mod services;
+mod smuggling;
+#[cfg(feature = "otel")]
+mod traces;
+mod upstreams;

@@ -1,0 +1,136 @@
+//! What is under `monitoring` and `packaging`, against the gateway that it is for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use idemptx_testkit::Signal;
+use serde_json::Value;
+
+use crate::support::http_client::{get, post};
+use crate::support::operated_gateway::{OperatedGateway, eventually};
+
+#[test]
+fn dashboard_alerts_and_reference_name_metrics_that_there_are() {
+    let exposed = exposed();
+    for file in ["deploy/monitoring/grafana-dashboard.json", "deploy/monitoring/alerts.yml"] {
+        let named = names(&text(file));
+        assert!(named.len() >= 6, "{file} names metrics: {named:?}");
+        let unknown: Vec<_> = named.difference(&exposed).collect();
+        assert!(unknown.is_empty(), "{file} names what there is not: {unknown:?}");
+    }
+    let described = names(&text("docs/reference/metrics.md"));
+    let families: BTreeSet<_> = exposed.iter().map(|name| family(name)).collect();
+    let described: BTreeSet<_> = described.iter().map(|name| family(name)).collect();
+    assert_eq!(described, families, "the reference has every one");
+}
+
+#[test]
+fn labels_that_are_asked_for_have_values_that_there_are() {
+    let reference = text("docs/reference/metrics.md");
+    for file in ["deploy/monitoring/grafana-dashboard.json", "deploy/monitoring/alerts.yml"] {
+        let text = text(file).replace("\\\"", "\"");
+        for label in ["outcome", "reason", "operation", "result", "answer"] {
+            for rest in text.split(&format!("{label}=")).skip(1) {
+                let values = rest.trim_start_matches('~').split('"').nth(1).unwrap();
+                for value in values.split('|') {
+                    let is_code = idemptx::Code::ALL.iter().any(|code| code.as_str() == value);
+                    let is_known = is_code || reference.contains(&format!("`{value}`"));
+                    assert!(is_known, "{label}={value} in {file}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rules_are_rules_of_prometheus() {
+    let rules: Value = serde_saphyr::from_str(&text("deploy/monitoring/alerts.yml")).unwrap();
+    let rules = rules["groups"][0]["rules"].as_array().unwrap();
+    assert!(rules.len() >= 6);
+    let mut titles = BTreeSet::new();
+    for rule in rules {
+        assert!(titles.insert(rule["alert"].as_str().unwrap()), "{rule}");
+        let expression = rule["expr"].as_str().unwrap();
+        assert_eq!(expression.matches('(').count(), expression.matches(')').count(), "{rule}");
+        assert!(["warning", "critical"].contains(&rule["labels"]["severity"].as_str().unwrap()));
+        assert!(rule["annotations"]["summary"].is_string(), "{rule}");
+        assert!(rule["annotations"]["description"].is_string(), "{rule}");
+        if let Some(runbook) = rule["annotations"]["runbook"].as_str() {
+            let (_, anchor) = runbook.split_once("operations.md#").unwrap();
+            let guide = text("docs/guides/operations.md");
+            let headings = guide.lines().filter_map(|line| line.strip_prefix("## "));
+            let mut anchors = headings.map(|it| it.to_lowercase().replace(' ', "-"));
+            assert!(anchors.any(|it| it == anchor), "{runbook}");
+        }
+    }
+    let scrape: Value = serde_saphyr::from_str(&text("deploy/monitoring/prometheus.yml")).unwrap();
+    assert_eq!(scrape["rule_files"][0], "alerts.yml");
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    let dashboard: Value =
+        serde_json::from_str(&text("deploy/monitoring/grafana-dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut places = BTreeSet::new();
+    for panel in panels {
+        assert!(panel["title"].is_string() && panel["description"].is_string(), "{panel}");
+        assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
+        let place = &panel["gridPos"];
+        let (x, w) = (place["x"].as_u64().unwrap(), place["w"].as_u64().unwrap());
+        assert!(x + w <= 24, "{panel}");
+        assert!(places.insert((place["y"].as_u64().unwrap(), x)), "two panels at one place");
+    }
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    // Not every machine that builds has systemd, nor should it be installed for this.
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // It wants the program to be there.
+    let binary = env!("CARGO_BIN_EXE_idemptx");
+    let unit = text("deploy/systemd/idemptx.service").replace("/usr/bin/idemptx", binary);
+    let path = folder.path().join("idemptx.service");
+    fs::write(&path, unit).unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    let said = String::from_utf8(verified.stderr).unwrap();
+    let ours: Vec<_> = said.lines().filter(|line| line.contains("idemptx.service")).collect();
+    assert!(verified.status.success() && ours.is_empty(), "{said}");
+}
+
+/// The names of all metrics of a gateway on which everything has happened.
+fn exposed() -> BTreeSet<String> {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    post(gateway.public, "/orders", "tea").key("k").reply();
+    post(gateway.public, "/orders", "coffee").key("k").reply();
+    get(gateway.public, "/orders").reply();
+    gateway.signal(Signal::HUP);
+    eventually(|| gateway.metrics().contains("result=\"taken\""));
+    let text = gateway.metrics();
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let name = |line: &str| line.split(['{', ' ']).next().unwrap_or_default().to_owned();
+    samples.map(name).filter(|name| !name.is_empty()).collect()
+}
+
+/// The names of our metrics in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    let is_part = |it: char| it.is_ascii_lowercase() || it == '_';
+    text.match_indices("idemptx_")
+        .map(|(at, _)| text[at..].chars().take_while(|it| is_part(*it)).collect())
+        .collect()
+}
+
+/// A metric without what a sample of it ends with.
+fn family(name: &str) -> String {
+    let ends = ["_bucket", "_count", "_sum"];
+    ends.into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name).to_owned()
+}
+
+fn text(file: &str) -> String {
+    let path = format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}

@@ -1,0 +1,62 @@
+//! The binary as a command, and what it printed against a file of what it should.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// What a command came to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+pub(crate) fn idemptx(arguments: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_idemptx"));
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
+    ended(&command.output().unwrap())
+}
+
+/// Does the same without blocking the runtime, on which an upstream may run.
+pub(crate) async fn run(arguments: &[&str]) -> Ended {
+    let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+    let run = move || idemptx(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+fn ended(output: &Output) -> Ended {
+    Ended {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout.clone()).unwrap(),
+        stderr: String::from_utf8(output.stderr.clone()).unwrap(),
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    pub(crate) fn good(self) -> Self {
+        assert_eq!((self.code, &*self.stderr), (0, ""), "{}", self.stdout);
+        self
+    }
+
+    /// What was printed is what stands in a file under `tests/cli`, where `[..]` is any text
+    /// within a line; `IDEMPTX_ACCEPT` in the environment writes the file anew.
+    #[track_caller]
+    pub(crate) fn is(&self, file: &str) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cli").join(file);
+        let printed = format!("{}{}", self.stdout, self.stderr);
+        if std::env::var_os("IDEMPTX_ACCEPT").is_some() && !path.exists() {
+            std::fs::write(&path, &printed).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        let same = expected.lines().count() == printed.lines().count()
+            && expected.lines().zip(printed.lines()).all(|(it, line)| fits(it, line));
+        assert!(same, "{file} says:\n{expected}\nprinted was:\n{printed}");
+    }
+}
+
+fn fits(expected: &str, line: &str) -> bool {
+    let Some((start, rest)) = expected.split_once("[..]") else { return expected == line };
+    let Some(line) = line.strip_prefix(start) else { return false };
+    line.char_indices().map(|(at, _)| at).chain([line.len()]).any(|at| fits(rest, &line[at..]))
+}

@@ -1,0 +1,170 @@
+//! The program `idemptx serve` in a process, as users run it.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Lines};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use idemptx_testkit::{ChildProcess, Signal};
+use tempfile::TempDir;
+
+/// A gateway in a process, killed when dropped.
+#[derive(Debug)]
+pub(crate) struct GatewayProcess {
+    process: ChildProcess,
+    output: Lines<BufReader<ChildStdout>>,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+impl GatewayProcess {
+    /// Starts it in front of an upstream, with records in memory and these further tables.
+    pub(crate) fn start(upstream: SocketAddr, tables: &str) -> Self {
+        Self::configured(&configuration(upstream, tables))
+    }
+
+    /// Starts it with a configuration file, in which `@dir` stands for its directory.
+    pub(crate) fn configured(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let text = text.replace("@dir", directory.path().to_str().unwrap());
+        fs::write(directory.path().join(CONFIGURATION), text).unwrap();
+        let file = directory.path().join(CONFIGURATION);
+        Self::serve_in(directory, &["--config", file.to_str().unwrap()], &[])
+    }
+
+    /// Starts it with these arguments.
+    pub(crate) fn serve(arguments: &[&str]) -> Self {
+        Self::serve_with(arguments, &[])
+    }
+
+    /// Starts it with these arguments and environment variables.
+    pub(crate) fn serve_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::serve_in(tempfile::tempdir().unwrap(), arguments, variables)
+    }
+
+    /// Does the same, with its log in a directory that exists already.
+    pub(crate) fn serve_in(
+        directory: TempDir,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut process = ChildProcess::spawn(
+            Command::new(env!("CARGO_BIN_EXE_idemptx"))
+                .arg("serve")
+                .args(arguments)
+                .env("NO_COLOR", "1")
+                .envs(variables.iter().copied())
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(File::create(directory.path().join(LOG)).unwrap()),
+            "Cargo builds it",
+        );
+        let mut output = process.output_lines();
+        let line = output.next().map(Result::unwrap).unwrap_or_default();
+        let address = line.strip_prefix("listening on ").and_then(|url| url.split_once("://"));
+        let Some((_, address)) = address else {
+            let log = fs::read_to_string(directory.path().join(LOG)).unwrap();
+            panic!("it does not listen: {line:?} {log}");
+        };
+        Self { process, output, address: address.parse().unwrap(), directory }
+    }
+
+    /// Returns the address of its first listener.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the address of its admin listener, which it prints second.
+    pub(crate) fn admin_address(&mut self) -> SocketAddr {
+        let line = self.output.next().map(Result::unwrap).unwrap_or_default();
+        line.strip_prefix("operators on http://").unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Returns the directory of its log, and of its configuration if it was written here.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns its log up to now.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory().join(LOG)).unwrap()
+    }
+
+    /// Waits until a text was logged this many times.
+    pub(crate) fn logged(&self, text: &str, times: usize) {
+        let started = Instant::now();
+        while self.log().matches(text).count() < times {
+            assert!(started.elapsed() < WAIT_MAX, "{text:?} was not logged: {}", self.log());
+            // A file announces no changes.
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Waits, without blocking the runtime, until a text was logged, and returns the log.
+    pub(crate) async fn logs(&self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(started.elapsed() < WAIT_MAX, "{text:?} was not logged: {log}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Writes another configuration file and makes it reload.
+    pub(crate) fn reload(&self, text: &str) {
+        fs::write(self.directory().join(CONFIGURATION), text).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Waits until it exits.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// Waits, without blocking the runtime, until it exits.
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.exit_status() {
+                return status;
+            }
+            assert!(started.elapsed() < WAIT_MAX, "it does not exit: {}", self.log());
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.exit_status().is_none()
+    }
+}
+
+/// Returns a configuration file with one listener, one upstream and these further tables.
+pub(crate) fn configuration(upstream: SocketAddr, tables: &str) -> String {
+    format!(
+        "[[listener]]\naddress = '127.0.0.1:0'\n\
+         [[upstream]]\nname = 'app'\nurls = ['http://{upstream}']\n{tables}\n"
+    )
+}
+
+const CONFIGURATION: &str = "gateway.toml";
+const LOG: &str = "log";
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);

@@ -1,0 +1,167 @@
+//! Bytes, as they come: an upstream and a client that know nothing of HTTP.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::in_process::PATIENCE;
+
+/// An upstream that keeps every byte it gets.
+#[derive(Clone, Debug)]
+pub(crate) struct RawUpstream {
+    pub(crate) address: SocketAddr,
+    /// One for each connection.
+    received: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl RawUpstream {
+    /// Serves each connection with `serve`, which is told its number from 1.
+    pub(crate) async fn start<F, R>(serve: F) -> Self
+    where
+        F: Fn(usize, RawConnection) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let received: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let kept = Arc::clone(&received);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = {
+                    let mut kept = kept.lock().unwrap();
+                    kept.push(Vec::new());
+                    kept.len()
+                };
+                let _ = stream.set_nodelay(true);
+                let connection = RawConnection { stream, number, received: Arc::clone(&kept) };
+                tokio::spawn(serve(number, connection));
+            }
+        });
+        Self { address, received }
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+
+    /// What came over all of them.
+    pub(crate) fn received(&self) -> Vec<u8> {
+        self.received.lock().unwrap().concat()
+    }
+
+    /// The request lines that came, on all connections.
+    pub(crate) fn request_lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.received()).into_owned();
+        let lines = text.split("\r\n").filter(|line| line.contains(" HTTP/1."));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+/// A connection to a [`RawUpstream`].
+pub(crate) struct RawConnection {
+    pub(crate) stream: TcpStream,
+    number: usize,
+    received: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl RawConnection {
+    /// Reads what has come; nothing at the end.
+    pub(crate) async fn read(&mut self) -> usize {
+        let mut piece = [0; 65536];
+        let bytes = self.stream.read(&mut piece).await.unwrap_or(0);
+        self.received.lock().unwrap()[self.number - 1].extend_from_slice(&piece[..bytes]);
+        bytes
+    }
+
+    /// What came over this connection.
+    pub(crate) fn all(&self) -> Vec<u8> {
+        self.received.lock().unwrap()[self.number - 1].clone()
+    }
+
+    /// Reads until so many bytes have come; `false` at the end.
+    pub(crate) async fn read_until(&mut self, bytes: usize) -> bool {
+        while self.all().len() < bytes {
+            if self.read().await == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads a request's head and the body that its `Content-Length` declares.
+    pub(crate) async fn request(&mut self) -> bool {
+        loop {
+            let all = String::from_utf8_lossy(&self.all()).into_owned();
+            if let Some((head, body)) = all.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| {
+                    let (name, value) = line.split_once(':')?;
+                    name.eq_ignore_ascii_case("content-length")
+                        .then(|| value.trim().parse().ok())?
+                });
+                if body.len() >= length.unwrap_or(0) {
+                    return true;
+                }
+            }
+            if self.read().await == 0 {
+                return false;
+            }
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
+    /// Ends it with RST.
+    pub(crate) fn reset(self) {
+        let _ = self.stream.set_zero_linger();
+    }
+}
+
+/// Sends bytes and reads what comes back, until the connection ends or says nothing for a while.
+pub(crate) async fn send_raw(address: SocketAddr, bytes: &[u8]) -> RawReply {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    rest(&mut stream).await
+}
+
+/// Reads what comes, until the connection ends or says nothing for a while.
+pub(crate) async fn rest(stream: &mut TcpStream) -> RawReply {
+    let (mut all, mut piece) = (Vec::new(), [0; 65536]);
+    loop {
+        // What is expected begins at some time; only silence tells that no more comes.
+        let limit = if all.is_empty() { PATIENCE } else { SILENCE };
+        match timeout(limit, stream.read(&mut piece)).await {
+            Err(_) => return RawReply { text: text(&all), closed: false },
+            Ok(Ok(0) | Err(_)) => return RawReply { text: text(&all), closed: true },
+            Ok(Ok(bytes)) => all.extend_from_slice(&piece[..bytes]),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a raw client has heard.
+#[derive(Debug)]
+pub(crate) struct RawReply {
+    pub(crate) text: String,
+    /// Whether the connection has ended.
+    pub(crate) closed: bool,
+}
+
+impl RawReply {
+    /// The statuses of all answers.
+    pub(crate) fn statuses(&self) -> Vec<u16> {
+        let lines = self.text.split("\r\n").filter_map(|line| line.strip_prefix("HTTP/1.1 "));
+        lines.filter_map(|line| line.get(..3)?.parse().ok()).collect()
+    }
+}
+
+const SILENCE: Duration = Duration::from_secs(1);

@@ -1,0 +1,126 @@
+//! An upstream that does what it is told to with one request, and behaves with all others.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// What is done with a connection once a request has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// Said, part by part.
+    pub(crate) said: &'static [&'static str],
+    /// How often the last part is repeated.
+    pub(crate) repeated: usize,
+    pub(crate) end: End,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// It is closed.
+    Closed,
+    /// It is reset.
+    Reset,
+    /// Nothing more comes.
+    Hung,
+    /// Further requests are answered well.
+    Open,
+}
+
+/// The upstream.
+#[derive(Debug)]
+pub(crate) struct ScriptedUpstream {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    scripts: Mutex<VecDeque<Script>>,
+    reused: AtomicUsize,
+}
+
+impl ScriptedUpstream {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared: Arc<Shared> = Arc::default();
+        let all = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, shared) = (stream.unwrap(), Arc::clone(&all));
+                thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        Self { address, shared }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next request is for this.
+    pub(crate) fn next(&self, script: Script) {
+        self.shared.scripts.lock().unwrap().push_back(script);
+    }
+
+    /// How many requests came over connections that had misbehaved before.
+    pub(crate) fn take_reused(&self) -> usize {
+        self.shared.reused.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) {
+    let mut misbehaved = false;
+    while request(&mut stream) {
+        shared.reused.fetch_add(usize::from(misbehaved), Ordering::SeqCst);
+        let Some(script) = shared.scripts.lock().unwrap().pop_front() else {
+            finish(&mut stream);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine");
+            continue;
+        };
+        misbehaved = true;
+        let (last, first) = script.said.split_last().unwrap_or((&"", &[]));
+        let last = std::iter::repeat_n(last, script.repeated.max(1));
+        for part in first.iter().chain(last) {
+            if stream.write_all(part.as_bytes()).is_err() {
+                return;
+            }
+        }
+        // With a byte unread the system resets the connection.
+        if matches!(script.end, End::Reset) {
+            return;
+        }
+        finish(&mut stream);
+        match script.end {
+            End::Hung => return wait_for_end(&mut stream),
+            End::Open => {}
+            End::Closed | End::Reset => return,
+        }
+    }
+}
+
+/// Reads a request with a body of two bytes but for its last one, which is there; `false` if none
+/// comes.
+fn request(stream: &mut TcpStream) -> bool {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\nh") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => bytes.extend_from_slice(&byte),
+            _ => return false,
+        }
+    }
+    matches!(stream.peek(&mut [0]), Ok(1))
+}
+
+/// Reads the last byte.
+fn finish(stream: &mut TcpStream) {
+    let _ = stream.read(&mut [0]);
+}
+
+fn wait_for_end(stream: &mut TcpStream) {
+    while stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+}

@@ -1,0 +1,244 @@
+//! Transitions of an exchange: an event goes in, the next action comes out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use idemptx_core::exchange::{
+    Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, Operation,
+};
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::lease::Lease;
+use idemptx_core::outcome::Outcome;
+use idemptx_core::record::State;
+use idemptx_core::response::StoredResponse;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
+use idemptx_core::store::{ErrorKind, Settlement};
+use idemptx_core::time::Timestamp;
+use pyo3::prelude::*;
+
+use super::{Phase, PyExchange};
+use crate::misuse;
+use crate::shared::Shared;
+use crate::step::{Step, StoreCall, Verdict};
+
+impl PyExchange {
+    /// Begins with a request's head; `None` if the request passes untouched and unmarked.
+    pub(crate) fn begun(
+        shared: &Arc<Shared>,
+        machine: Exchange,
+        action: Action,
+        head: &Head<'_>,
+    ) -> Option<Self> {
+        let mut exchange = Self {
+            shared: Arc::clone(shared),
+            machine: machine.typical(shared.typical().get()),
+            phase: Phase::Abandoned,
+            id: None,
+            prints: Vec::new(),
+            fed_bytes: 0,
+            at_stake: false,
+            lease: None,
+            began: Timestamp::default(),
+            kept: None,
+            settlement: None,
+            commits: false,
+        };
+        exchange.id = exchange.machine.operation().map(Operation::id);
+        if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
+            && exchange.marks(HeaderMap::new(), &outcome(answer)).is_empty()
+        {
+            return None;
+        }
+        let Action::ReadBody { bytes_max } = action else {
+            exchange.phase = exchange.phase(action);
+            return Some(exchange);
+        };
+        if declared_bytes(head.headers) > bytes_max {
+            exchange.advance(Event::Body(BodyEnd::TooLarge));
+        } else {
+            exchange.prints = Operation::fingerprinters(shared.rules(), head);
+            exchange.phase = Phase::Body { bytes_max };
+        }
+        Some(exchange)
+    }
+
+    /// Feeds an event to the state machine and returns the number of the next action.
+    pub(super) fn advance(&mut self, event: Event) -> i32 {
+        let mut action = self.machine.step(event, self.shared.now());
+        // Runs at most once: keys are metered between a claim and the handler's start.
+        while matches!(action, Action::Meter) {
+            let scope = self.machine.operation().map(Operation::id);
+            let within = scope.is_none_or(|id| self.shared.meter(&id));
+            action = self.machine.step(Event::Metered { within }, self.shared.now());
+        }
+        self.phase = self.phase(action);
+        self.action()
+    }
+
+    /// Records the end of the handler.
+    pub(super) fn handled(&mut self, handled: Handled) -> i32 {
+        self.shared.typical().took(self.shared.now().since(self.began));
+        self.advance(Event::Handled(handled))
+    }
+
+    /// Returns the store call that must continue if the client leaves now.
+    pub(super) fn deferred_on_abandon(&self, py: Python<'_>) -> Option<StoreCall> {
+        match &self.phase {
+            Phase::Store(StoreCall::Claim(..), step) => {
+                // A step that is being performed counts as sent.
+                let may_be_in_force = |step: &Py<Step>| {
+                    step.try_borrow(py).map_or(true, |step| step.may_be_in_force())
+                };
+                let at_stake = step.as_ref().is_some_and(may_be_in_force);
+                at_stake.then(|| self.machine.abandon()).flatten().and_then(|it| self.call(it))
+            }
+            Phase::Store(call @ (StoreCall::Release(_) | StoreCall::Settle(..)), _) => {
+                Some(call.clone())
+            }
+            Phase::Answer(..) | Phase::Abandoned => None,
+            _ => self.machine.abandon().and_then(|deferred| self.call(deferred)),
+        }
+    }
+
+    fn phase(&mut self, action: Action) -> Phase {
+        let call = match action {
+            Action::ReadBody { bytes_max } => return Phase::Body { bytes_max },
+            Action::Wait { id, holder, until } => {
+                self.id = Some(id);
+                return Phase::Wait { holder, until };
+            }
+            Action::Probe { attempt } => return Phase::Probe { attempt },
+            Action::Execute(lease) => {
+                self.began = self.shared.now();
+                self.id = Some(lease.id);
+                self.lease = Some(lease);
+                return Phase::Execute;
+            }
+            Action::Answer { answer, deferred } => {
+                let deferred = deferred
+                    // A request that never reached the store, or shared a peer's result, left nothing.
+                    .filter(|it| self.at_stake || matches!(it, Deferred::Settle(..)))
+                    .and_then(|deferred| self.call(deferred));
+                self.id = deferred.as_ref().map(|call| *call.record_id()).or(self.id);
+                return Phase::Answer(Box::new(answer), deferred);
+            }
+            Action::Claim { id, claim_request } => StoreCall::Claim(id, claim_request),
+            Action::Lookup(id) => {
+                let fingerprint = self.machine.fingerprint().copied();
+                StoreCall::Lookup(id, fingerprint.unwrap_or(Fingerprint::unchecked()))
+            }
+            Action::Renew(lease) => StoreCall::Renew(lease),
+            Action::Release(lease) => StoreCall::Release(lease),
+            Action::Settle { lease, state, response, commits } => {
+                self.commits = commits;
+                self.settle(lease, state, response.as_deref())
+            }
+            // The machine has no other action; a new one must be driven here first.
+            _ => return Phase::Abandoned,
+        };
+        self.id = Some(*call.record_id());
+        Phase::Store(call, None)
+    }
+
+    fn settle(
+        &mut self,
+        lease: Lease,
+        state: State,
+        response: Option<&StoredResponse>,
+    ) -> StoreCall {
+        let policy = self.shared.policy();
+        let kept = self.kept.take();
+        let payload = match response.or(kept.as_ref()) {
+            _ if state == State::Unknown => Bytes::new(),
+            Some(response) => response.encode(),
+            None => Bytes::new(),
+        };
+        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
+        let done = Settlement::new(state, payload, retain, policy.key_retain);
+        self.settlement = Some(done.clone());
+        StoreCall::Settle(lease, done)
+    }
+
+    fn call(&self, deferred: Deferred) -> Option<StoreCall> {
+        match deferred {
+            Deferred::Release(lease) => Some(StoreCall::Release(lease)),
+            Deferred::Settle(lease, _) => Some(StoreCall::Settle(lease, self.settlement.clone()?)),
+            _ => None,
+        }
+    }
+}
+
+/// Converts a step's verdict into an event of the state machine.
+pub(super) fn event(call: &StoreCall, verdict: Verdict) -> PyResult<Event> {
+    if matches!(verdict, Verdict::Pending) {
+        return Err(misuse("the step has no verdict yet: perform it, or let it fail"));
+    }
+    Ok(match call {
+        StoreCall::Claim(..) => Event::Claimed(verdict.claimed()),
+        StoreCall::Lookup(..) => Event::Looked(verdict.looked()),
+        StoreCall::Renew(_) => Event::Renewed(verdict.confirmed()),
+        StoreCall::Release(_) => Event::Released(verdict.confirmed()),
+        StoreCall::Settle(..) => Event::Settled(verdict.confirmed()),
+        StoreCall::Watch(_) => return Err(misuse("an exchange watches nothing")),
+    })
+}
+
+/// Converts a lookup into the outcome of a settlement in the application's transaction.
+pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Event {
+    match looked {
+        Verdict::Settled(record) if record.token == lease.token && record.state == state => {
+            Event::Settled(Ok(()))
+        }
+        Verdict::Held(holder) if holder.token == lease.token => Event::Uncommitted,
+        Verdict::Held(_) | Verdict::Settled(_) | Verdict::Absent => {
+            Event::Settled(Err(ErrorKind::Fenced))
+        }
+        _ => Event::Uncommitted,
+    }
+}
+
+/// Returns the declared length of the body; 0 if it is absent or unreadable.
+fn declared_bytes(headers: &HeaderMap) -> u64 {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
+pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
+    headers.remove(IDEMPOTENCY_OUTCOME)?.to_str().ok()?.parse().ok()
+}
+
+pub(super) fn outcome(answer: &Answer) -> Outcome {
+    match answer {
+        Answer::Pass(passed) => Outcome::Bypassed(*passed),
+        Answer::Own { attempt, stored } => Outcome::Executed { attempt: *attempt, stored: *stored },
+        Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
+        _ => Outcome::Replayed,
+    }
+}
+
+/// The stored form of responses whose body cannot be stored.
+pub(super) mod kept {
+    use bytes::Bytes;
+    use http::header::LOCATION;
+    use http::{HeaderMap, StatusCode};
+    use idemptx_core::policy::Policy;
+    use idemptx_core::response::StoredResponse;
+
+    /// Captures status and headers without the body.
+    pub(in crate::exchange) fn head(
+        status: StatusCode,
+        headers: &HeaderMap,
+        policy: &Policy,
+    ) -> StoredResponse {
+        let mut head = StoredResponse::capture(status, headers, Bytes::new(), None, &policy.replay);
+        if !head.is_storable() {
+            // Too many header lines for a record: keep the one that a retry needs.
+            let location = head.headers.remove(LOCATION);
+            head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+        }
+        head
+    }
+}

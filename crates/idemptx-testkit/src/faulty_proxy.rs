@@ -1,0 +1,217 @@
+//! A TCP proxy that disconnects, or stalls, at a byte of the test's choice.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A proxy in front of a server of this host.
+#[derive(Debug)]
+pub struct FaultyProxy {
+    port: u16,
+    faults: Arc<FaultPlan>,
+    accepting: JoinHandle<()>,
+}
+
+/// The direction of the bytes that a fault stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
+}
+
+/// The effect on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection breaks, for both ends.
+    Disconnect,
+    /// No more bytes pass in that direction until [`FaultyProxy::disconnect`].
+    Stall,
+}
+
+impl FaultyProxy {
+    /// Starts a proxy in front of a port of this host.
+    pub async fn to(server: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = watch::Sender::new(State::Passing);
+        let faults =
+            Arc::new(FaultPlan { next: Mutex::default(), state, connections: AtomicU64::new(0) });
+        let accepting = tokio::spawn(accept(listener, server, faults.clone()));
+        Self { port, faults, accepting }
+    }
+
+    /// Returns the port that its clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Plans one fault after this many more bytes in a direction.
+    pub fn plan(&self, direction: Direction, after: usize, fault: Fault) {
+        self.schedule(Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault });
+    }
+
+    /// Plans a disconnect of the connection on which a client next sends `pattern`: before the
+    /// pattern reaches the server, or, towards the client, before the reply to it arrives.
+    pub fn disconnect_at(&self, pattern: &'static [u8], direction: Direction) {
+        let (trigger, fault) = (Trigger::Pattern(pattern), Fault::Disconnect);
+        self.schedule(Plan { trigger, direction, bytes_left: 0, fault });
+    }
+
+    /// Waits until the planned fault has happened.
+    pub async fn wait_for_fault(&self) {
+        let mut states = self.faults.state.subscribe();
+        states.wait_for(|state| *state != State::Passing).await.unwrap();
+    }
+
+    /// Returns whether the planned fault has happened.
+    pub fn has_faulted(&self) -> bool {
+        *self.faults.state.borrow() != State::Passing
+    }
+
+    /// Returns whether the bytes of the planned fault count already.
+    pub fn has_triggered(&self) -> bool {
+        let trigger = self.faults.next().as_ref().map(|plan| plan.trigger);
+        !matches!(trigger, Some(Trigger::Pattern(_)))
+    }
+
+    /// Breaks the stalled connection; the bytes it held never arrive.
+    pub fn disconnect(&self) {
+        self.faults.state.send_replace(State::Broken);
+    }
+
+    fn schedule(&self, plan: Plan) {
+        self.faults.state.send_replace(State::Passing);
+        *self.faults.next() = Some(plan);
+    }
+}
+
+impl Drop for FaultyProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+#[derive(Debug)]
+struct FaultPlan {
+    next: Mutex<Option<Plan>>,
+    state: watch::Sender<State>,
+    connections: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    trigger: Trigger,
+    direction: Direction,
+    bytes_left: usize,
+    fault: Fault,
+}
+
+/// The start of the byte count.
+#[derive(Clone, Copy, Debug)]
+enum Trigger {
+    /// Bytes count at once, on every connection.
+    Bytes,
+    /// Bytes count once a client has sent this, in one segment.
+    Pattern(&'static [u8]),
+    /// Bytes of this connection count.
+    Connection(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Passing,
+    Broken,
+    Stalled,
+}
+
+impl FaultPlan {
+    fn next(&self) -> MutexGuard<'_, Option<Plan>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how many of these bytes pass, and the fault that follows them.
+    fn allow(&self, connection: u64, direction: Direction, bytes: &[u8]) -> (usize, Option<Fault>) {
+        let mut next = self.next();
+        let Some(plan) = next.as_mut() else { return (bytes.len(), None) };
+        if let Trigger::Pattern(pattern) = plan.trigger
+            && direction == Direction::ToServer
+            && bytes.windows(pattern.len()).any(|part| part == pattern)
+        {
+            plan.trigger = Trigger::Connection(connection);
+        }
+        let is_counted = match plan.trigger {
+            Trigger::Bytes => true,
+            Trigger::Pattern(_) => false,
+            Trigger::Connection(chosen) => chosen == connection,
+        };
+        if !is_counted || plan.direction != direction {
+            return (bytes.len(), None);
+        }
+        if bytes.len() <= plan.bytes_left {
+            plan.bytes_left -= bytes.len();
+            return (bytes.len(), None);
+        }
+        let allowed = (plan.bytes_left, Some(plan.fault));
+        *next = None;
+        allowed
+    }
+
+    async fn wait_for_disconnect(&self) {
+        let mut states = self.state.subscribe();
+        let _ = states.wait_for(|state| *state != State::Stalled).await;
+    }
+}
+
+async fn accept(listener: TcpListener, server: u16, faults: Arc<FaultPlan>) {
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::spawn(connect(client, server, faults.clone()));
+    }
+}
+
+/// Closes both ends when either closes, or when a fault breaks the connection.
+async fn connect(mut client: TcpStream, server: u16, faults: Arc<FaultPlan>) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server));
+    let Ok(mut server) = TcpStream::connect(address).await else { return };
+    let connection = faults.connections.fetch_add(1, Ordering::Relaxed);
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::select! {
+        () = pass((connection, Direction::ToServer), from_client, to_server, &faults) => {}
+        () = pass((connection, Direction::ToClient), from_server, to_client, &faults) => {}
+    }
+}
+
+async fn pass(
+    (connection, direction): (u64, Direction),
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    faults: &FaultPlan,
+) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let (allowed, fault) = faults.allow(connection, direction, &buffer[..count]);
+        if to.write_all(&buffer[..allowed]).await.is_err() {
+            return;
+        }
+        match fault {
+            None => {}
+            Some(Fault::Disconnect) => {
+                faults.state.send_replace(State::Broken);
+                return;
+            }
+            Some(Fault::Stall) => {
+                faults.state.send_replace(State::Stalled);
+                return faults.wait_for_disconnect().await;
+            }
+        }
+    }
+}
+
+const BUFFER_BYTES: usize = 64 << 10;

@@ -1,0 +1,126 @@
+//! The store's steps within a transaction of somebody else's.
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
+use tokio::time::timeout;
+use tokio_postgres::Row;
+
+use super::postgres_failure::PostgresFailure;
+use super::postgres_store::{PostgresStore, decode_row, granted};
+use super::row::{RowState, RowStatus, kept_millis, term_millis};
+use super::runtime_pool::FIRST_ATTEMPT;
+use super::statement::{Parameter, Sql};
+use super::transaction::{OpenTransaction, PostgresTransaction};
+use crate::store::Transactional;
+
+impl Transactional for PostgresStore {
+    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
+        Ok(self.pool()?.begin().await?)
+    }
+
+    async fn claim_in_postgres(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let patience = self.connector.timeouts.command;
+        match timeout(patience, self.claim_within(transaction, id, request)).await {
+            Ok(claimed) => claimed,
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
+        }
+    }
+
+    async fn settle_in_postgres(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        if matches!(done.state, State::Running | State::ResponseExpired) {
+            return Err(ErrorKind::Invalid.into());
+        }
+        let patience = self.connector.timeouts.command;
+        let settling = self.settle_within(transaction, lease, done);
+        match timeout(patience, settling).await {
+            Ok(settled) => settled,
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
+        }
+    }
+}
+
+impl PostgresStore {
+    /// Claims what nobody else has claimed, or takes over what has expired.
+    async fn claim_within(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        let failed = |error| self.connector.failed(error);
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(request.term), kept_millis(request.retain));
+        let (named, token) = (&id.as_bytes()[..], &request.token.as_bytes()[..]);
+        let parameters: [Parameter<'_>; 5] = [&named, &token, &record, &term, &retain];
+        let rows = transaction.ask(&self.connector.texts, Sql::ClaimOne, &parameters).await;
+        let rows = rows.map_err(failed)?;
+        let row = rows.first().ok_or_else(|| self.contended())?;
+        if let Some((fence, attempt)) = granted_first(row) {
+            return Ok(Claim::Granted(Lease::granted(*id, request, fence, attempt)));
+        }
+        if row.try_get("expired").unwrap_or(false) {
+            let former: [Parameter<'_>; 7] =
+                [&named, &&b""[..], &"expired", &token, &record, &term, &retain];
+            let rows = transaction.ask(&self.connector.texts, Sql::TakeOver, &former).await;
+            let rows = rows.map_err(failed)?;
+            let row = rows.first().ok_or_else(|| self.contended())?;
+            let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
+            return Ok(Claim::Granted(Lease::granted(*id, request, fence, attempt)));
+        }
+        Ok(match decode_row(RowState::read(row).ok_or_else(|| self.unexpected())?, id)? {
+            RowStatus::Held { record, .. } if record.token == request.token => {
+                Claim::Granted(record.lease())
+            }
+            RowStatus::Held { record, remaining } => {
+                Claim::Found(RecordSnapshot::Held(RowStatus::holder(&record, remaining)))
+            }
+            RowStatus::Settled(record) => Claim::Found(RecordSnapshot::Settled(record)),
+        })
+    }
+
+    async fn settle_within(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        let (texts, server) = (&self.connector.texts, self.connector.server());
+        let channel = self.connector.layout.channel();
+        let settled = transaction.settle(texts, channel, lease, done).await;
+        if settled.map_err(|error| self.connector.failed(error))? {
+            return Ok(());
+        }
+        let rows = transaction.ask(texts, Sql::Lookup, &[&&lease.id.as_bytes()[..]]).await;
+        let rows = rows.map_err(|error| self.connector.failed(error))?;
+        let Some(row) = rows.first() else { return Err(PostgresFailure::no_record(server).into()) };
+        match decode_row(RowState::read(row).ok_or_else(|| self.unexpected())?, &lease.id)? {
+            RowStatus::Held { record, .. } if record.token == lease.token => {
+                Err(match transaction.is_own() {
+                    true => PostgresFailure::ended_by_hand(server).into(),
+                    // Claimed after the settlement had missed it, by a claim that was sent twice.
+                    false => self.contended(),
+                })
+            }
+            // Also if it was this very execution: what it does in another transaction it would do
+            // again.
+            _ => Err(ErrorKind::Fenced.into()),
+        }
+    }
+}
+
+fn granted_first(row: &Row) -> Option<(u64, u32)> {
+    let fence = row.try_get::<_, Option<i64>>("fence").ok()??;
+    Some((u64::try_from(fence).ok()?, FIRST_ATTEMPT))
+}

@@ -1,0 +1,333 @@
+//! Why PostgreSQL gave no answer, and what that means for the step that asked.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use idemptx_core::store::{ErrorKind, StoreError};
+use tokio_postgres::Error;
+use tokio_postgres::error::{Severity, SqlState};
+
+/// A step without a usable answer; it names the server, never a credential.
+#[derive(Clone)]
+pub(super) struct PostgresFailure {
+    server: Arc<str>,
+    cause: PostgresCause,
+}
+
+#[derive(Clone)]
+enum PostgresCause {
+    Postgres(Arc<Error>),
+    TimedOut(Duration),
+    /// The wait for a synchronous standby was cancelled, after which success is reported.
+    Doubtful,
+    /// Others were quicker, every time.
+    Contended,
+    /// More steps wait than may.
+    Busy,
+    NoRuntime,
+    /// The handler has committed or rolled back what it should have left to us.
+    EndedByHand,
+    /// There is no such record where the transaction is.
+    NoRecord,
+    Schema(String),
+    Unexpected,
+}
+
+impl PostgresFailure {
+    pub(super) fn postgres(server: &Arc<str>, error: Error) -> Self {
+        Self::of(server, PostgresCause::Postgres(Arc::new(error)))
+    }
+
+    pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
+        Self::of(server, PostgresCause::TimedOut(after))
+    }
+
+    pub(super) fn doubtful(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Doubtful)
+    }
+
+    pub(super) fn contended(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Contended)
+    }
+
+    pub(super) fn busy(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Busy)
+    }
+
+    pub(super) fn no_runtime(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::NoRuntime)
+    }
+
+    pub(super) fn ended_by_hand(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::EndedByHand)
+    }
+
+    pub(super) fn no_record(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::NoRecord)
+    }
+
+    pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
+        Self::of(server, PostgresCause::Schema(what_to_do.into()))
+    }
+
+    pub(super) fn unexpected(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Unexpected)
+    }
+
+    fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
+        Self { server: server.clone(), cause }
+    }
+
+    /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
+    /// tried without it.
+    pub(super) fn may_be_about_one_row(&self) -> bool {
+        matches!(
+            self.class(),
+            Some(
+                SqlStateClass::Later
+                    | SqlStateClass::Full
+                    | SqlStateClass::Corrupt
+                    | SqlStateClass::Other
+            )
+        )
+    }
+
+    /// Whether the session turned out to be gone.
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(&self.cause, PostgresCause::Postgres(error) if is_dropped(error))
+    }
+
+    fn class(&self) -> Option<SqlStateClass> {
+        match &self.cause {
+            PostgresCause::Postgres(error) => SqlStateClass::of_error(error),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match &self.cause {
+            PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
+                Some(class) => class.kind(),
+                None if is_of_authentication(error) => ErrorKind::Internal,
+                None => ErrorKind::Unavailable,
+            },
+            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
+                ErrorKind::Unavailable
+            }
+            PostgresCause::Busy => ErrorKind::Full,
+            PostgresCause::NoRecord => ErrorKind::Fenced,
+            PostgresCause::NoRuntime
+            | PostgresCause::EndedByHand
+            | PostgresCause::Schema(_)
+            | PostgresCause::Unexpected => ErrorKind::Internal,
+        }
+    }
+
+    /// What the operator has to do, where the server's words do not say it.
+    fn hint(&self) -> &'static str {
+        match self.class() {
+            Some(SqlStateClass::NoTables) => {
+                "; the tables are missing or of another version: let the store migrate, or run \
+                 what `PostgresStore::schema_sql` prints"
+            }
+            Some(SqlStateClass::NoRights) => "; see the grants in the documentation of this store",
+            Some(SqlStateClass::NotPrepared) => {
+                "; is there a pooler in transaction mode? then call `pooled(true)`"
+            }
+            Some(SqlStateClass::ReadOnly) => {
+                "; this server takes no writes (a standby, after a failover)"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Whether an error says that its session must get no further statement: it is over, or it leads to
+/// a server that has become a standby, or its statements are not those of the tables any more.
+pub(super) fn is_spent(error: &Error) -> bool {
+    match SqlStateClass::of_error(error) {
+        None => true,
+        Some(class) => matches!(
+            class,
+            SqlStateClass::Lost
+                | SqlStateClass::ReadOnly
+                | SqlStateClass::NoTables
+                | SqlStateClass::NotPrepared
+        ),
+    }
+}
+
+/// Whether the connection turned out to be gone, so that the step deserves a second one.
+pub(super) fn is_dropped(error: &Error) -> bool {
+    match SqlStateClass::of_error(error) {
+        None => !is_of_authentication(error),
+        Some(class) => class == SqlStateClass::Lost,
+    }
+}
+
+/// What an error code of the server amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SqlStateClass {
+    /// The session is over or never began; a new one may do better.
+    Lost,
+    /// The server is no primary.
+    ReadOnly,
+    /// A time-out, a conflict with somebody else, or want of something that comes back.
+    Later,
+    /// No room for rows, or for connections.
+    Full,
+    NoRights,
+    NoTables,
+    NotPrepared,
+    Corrupt,
+    Other,
+}
+
+impl SqlStateClass {
+    /// What an error amounts to that the server has sent.
+    fn of_error(error: &Error) -> Option<Self> {
+        let server_error = error.as_db_error()?;
+        // It goes down, and will find out what of the step is on disk: that is no verdict, even if
+        // the reason is want of room.
+        let is_going_down = server_error.parsed_severity() == Some(Severity::Panic);
+        Some(if is_going_down { Self::Lost } else { Self::of(server_error.code()) })
+    }
+
+    fn of(code: &SqlState) -> Self {
+        match code.code() {
+            "25006" => Self::ReadOnly,
+            // Disk full; too many connections.
+            "53100" | "53300" => Self::Full,
+            "42501" => Self::NoRights,
+            // Undefined table, column or schema; the result type of a cached plan changed.
+            "42P01" | "42703" | "3F000" | "0A000" => Self::NoTables,
+            "26000" | "42P05" => Self::NotPrepared,
+            "XX001" | "XX002" => Self::Corrupt,
+            // Shut down, crashed, starting up; ended for idling in or out of a transaction.
+            "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Self::Lost,
+            // Serialization and deadlock; a lock that was not had; statement time-out.
+            "40001" | "40P01" | "55P03" | "57014" => Self::Later,
+            code => match code.get(..2) {
+                Some("08") => Self::Lost,
+                Some("40" | "53" | "57" | "58") => Self::Later,
+                Some("28" | "3D") => Self::NoRights,
+                _ => Self::Other,
+            },
+        }
+    }
+
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::Lost | Self::ReadOnly | Self::Later => ErrorKind::Unavailable,
+            Self::Full => ErrorKind::Full,
+            Self::Corrupt => ErrorKind::Corrupt,
+            Self::NoRights | Self::NoTables | Self::NotPrepared | Self::Other => {
+                ErrorKind::Internal
+            }
+        }
+    }
+}
+
+/// Whether the client library says, in its own words, that there is no agreement about who speaks.
+fn is_of_authentication(error: &Error) -> bool {
+    error.to_string().starts_with("authentication error")
+        || error.to_string().starts_with("invalid configuration")
+}
+
+impl From<PostgresFailure> for StoreError {
+    fn from(failure: PostgresFailure) -> Self {
+        Self::with_source(failure.kind(), failure)
+    }
+}
+
+impl fmt::Display for PostgresFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "postgresql at {}: ", self.server)?;
+        match &self.cause {
+            PostgresCause::Postgres(error) => match error.as_db_error() {
+                Some(server_error) => {
+                    write!(
+                        f,
+                        "{} ({}){}",
+                        server_error.message(),
+                        server_error.code().code(),
+                        self.hint()
+                    )
+                }
+                None => {
+                    error.fmt(f)?;
+                    let mut source = StdError::source(&**error);
+                    while let Some(cause) = source {
+                        write!(f, ": {cause}")?;
+                        source = cause.source();
+                    }
+                    Ok(())
+                }
+            },
+            PostgresCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
+            PostgresCause::Doubtful => f.write_str(
+                "the wait for a synchronous standby was cancelled, so a failover may undo the step",
+            ),
+            PostgresCause::Contended => {
+                f.write_str("others changed the record each time it was tried")
+            }
+            PostgresCause::Busy => f.write_str("too many steps wait for it"),
+            PostgresCause::NoRuntime => {
+                f.write_str("its store must be used within a tokio runtime")
+            }
+            PostgresCause::EndedByHand => f.write_str(
+                "the handler's transaction has ended before it was settled: leave COMMIT and \
+                 ROLLBACK to the engine",
+            ),
+            PostgresCause::NoRecord => f.write_str(
+                "there is no record of the operation where the transaction is: begin it on the \
+                 store's own database",
+            ),
+            PostgresCause::Schema(what_to_do) => f.write_str(what_to_do),
+            PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgresFailure({self})")
+    }
+}
+
+impl StdError for PostgresFailure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_that_matters_has_its_meaning() {
+        for (code, kind) in [
+            ("08006", ErrorKind::Unavailable),
+            ("25006", ErrorKind::Unavailable),
+            ("28P01", ErrorKind::Internal),
+            ("3D000", ErrorKind::Internal),
+            ("3F000", ErrorKind::Internal),
+            ("40001", ErrorKind::Unavailable),
+            ("40P01", ErrorKind::Unavailable),
+            ("42501", ErrorKind::Internal),
+            ("42P01", ErrorKind::Internal),
+            ("53100", ErrorKind::Full),
+            ("53200", ErrorKind::Unavailable),
+            ("53300", ErrorKind::Full),
+            ("55P03", ErrorKind::Unavailable),
+            ("57014", ErrorKind::Unavailable),
+            ("57P01", ErrorKind::Unavailable),
+            ("57P03", ErrorKind::Unavailable),
+            ("58030", ErrorKind::Unavailable),
+            ("XX001", ErrorKind::Corrupt),
+            ("XX000", ErrorKind::Internal),
+            ("22P02", ErrorKind::Internal),
+        ] {
+            assert_eq!(SqlStateClass::of(&SqlState::from_code(code)).kind(), kind, "{code}");
+        }
+    }
+}

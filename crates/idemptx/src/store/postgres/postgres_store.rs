@@ -1,0 +1,438 @@
+//! The store and its settings.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{
+    Capabilities, Claim, ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
+};
+use tokio_postgres::Row;
+
+use super::builder::PostgresStoreBuilder;
+use super::database_settings::DatabaseSettings;
+use super::list_rows;
+use super::migration;
+use super::postgres_failure::PostgresFailure;
+use super::row::{RowState, RowStatus, kept_millis, term_millis};
+use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, RuntimePools, SessionLimits};
+use super::session::Connector;
+use super::settings::InvalidSetting;
+use super::statement::Sql;
+use super::table_names::TableNames;
+use crate::store::SafetyReport;
+
+/// Keeps records in PostgreSQL; see the [module](super).
+///
+/// Up to four sessions, and one for wake-ups, are opened for each tokio runtime that uses it, when
+/// they are first needed and again whenever they are lost.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use idemptx::store::postgres::PostgresStore;
+///
+/// let store = PostgresStore::builder("postgres://app@localhost/app").schema("shop").connect().await?;
+/// let report = store.check().await?;
+/// println!("{}", report.guarantee);
+/// # Ok(())
+/// # }
+/// ```
+pub struct PostgresStore {
+    pub(super) connector: Arc<Connector>,
+    pools: RuntimePools,
+    durable: AtomicBool,
+    is_sweeping: Arc<AtomicBool>,
+}
+
+impl PostgresStore {
+    /// Begins to set a store up.
+    ///
+    /// The URL is `postgres://[user[:password]@]host[:port]/database`, with more hosts separated by
+    /// commas, or `postgres:///database?host=/path` for the socket in a directory.
+    /// Servers beyond this host are spoken to in TLS, and have to prove who they are, unless it
+    /// says `sslmode=disable`; those on this host need `sslmode=verify-full` for it.
+    #[must_use]
+    pub fn builder(url: impl Into<String>) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new(url.into())
+    }
+
+    /// A store at a URL, with the default settings and without connecting: a server that cannot be
+    /// reached now may be reached later.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSetting`] if the URL is none of the forms that [`builder`](Self::builder) names.
+    pub fn open(url: impl Into<String>) -> Result<Self, InvalidSetting> {
+        Self::builder(url).open()
+    }
+
+    /// A store at a URL, with the default settings and a session that works.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStoreBuilder::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The tables may have been made or not.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
+        Self::builder(url).connect().await
+    }
+
+    /// The SQL that makes the tables, for those who want to run it themselves; with the default
+    /// names it is [in the reference](https://github.com/idemptx/idemptx/blob/main/docs/reference/postgres.sql).
+    ///
+    /// ```
+    /// use idemptx::store::postgres::PostgresStore;
+    ///
+    /// let store = PostgresStore::builder("postgres://localhost/app").migrate(false).open()?;
+    /// assert!(store.schema_sql().contains("CREATE TABLE \"idemptx\".\"records\""));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn schema_sql(&self) -> String {
+        migration::script(&self.connector.layout)
+    }
+
+    /// Asks the server for everything that decides which guarantee it can give.
+    ///
+    /// [`capabilities`](Store::capabilities) follow what was found.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Store::lookup).
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let rows = self.pool()?.ask(Sql::Check, &[&self.connector.layout.records()]).await?;
+        let settings =
+            rows.first().and_then(DatabaseSettings::read).ok_or_else(|| self.unexpected())?;
+        self.durable.store(settings.is_durable(), Ordering::Relaxed);
+        Ok(settings.report(self.connector.server(), self.connector.address.is_plaintext()))
+    }
+
+    /// Forgets what has expired, some hundred records at a time, and says how many were looked at.
+    ///
+    /// [`Store::tend`] does so every few seconds, in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Store::lookup).
+    ///
+    /// # Cancel safety
+    ///
+    /// Some of it may have been done.
+    pub async fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(sweep(&*self.pool()?).await?)
+    }
+
+    /// What everything is called.
+    pub(super) fn layout(&self) -> &TableNames {
+        &self.connector.layout
+    }
+
+    /// The store that a builder has put together.
+    pub(super) fn with(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+        Self {
+            pools: RuntimePools::new(connector.clone(), sessions),
+            connector,
+            durable: AtomicBool::new(true),
+            is_sweeping: Arc::default(),
+        }
+    }
+
+    /// Waits for a session that works.
+    pub(super) async fn ready(&self) -> Result<(), StoreError> {
+        Ok(self.pool()?.ready().await?)
+    }
+
+    pub(super) fn pool(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
+        self.pools.here()
+    }
+
+    async fn find(
+        &self,
+        pool: &RuntimePool,
+        id: &RecordId,
+    ) -> Result<Option<RowStatus>, StoreError> {
+        let rows = pool.ask(Sql::Lookup, &[&&id.as_bytes()[..]]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let found = RowState::read(row).ok_or_else(|| self.unexpected())?;
+        decode_row(found, id).map(Some)
+    }
+
+    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    async fn replace(
+        &self,
+        pool: &RuntimePool,
+        id: &RecordId,
+        request: &ClaimRequest,
+        former: Former,
+    ) -> Result<Option<Lease>, StoreError> {
+        let (state, token): (&str, &[u8]) = match &former {
+            Former::Expired => ("expired", b""),
+            Former::Named(Expected::Orphan(token)) => ("orphan", token.as_bytes()),
+            Former::Named(Expected::Settled(token)) => ("settled", token.as_bytes()),
+        };
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let rows = pool
+            .ask(
+                Sql::TakeOver,
+                &[
+                    &&id.as_bytes()[..],
+                    &token,
+                    &state,
+                    &&request.token.as_bytes()[..],
+                    &record,
+                    &term_millis(request.term),
+                    &kept_millis(request.retain),
+                ],
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
+        Ok(Some(Lease::granted(*id, request, fence, attempt)))
+    }
+
+    async fn renewed(&self, pool: &RuntimePool, lease: &Lease) -> Result<bool, StoreError> {
+        let rows = pool
+            .ask(
+                Sql::Renew,
+                &[
+                    &&lease.id.as_bytes()[..],
+                    &&lease.token.as_bytes()[..],
+                    &term_millis(lease.term),
+                    &kept_millis(lease.retain),
+                ],
+            )
+            .await?;
+        Ok(!rows.is_empty())
+    }
+
+    pub(super) fn unexpected(&self) -> PostgresFailure {
+        PostgresFailure::unexpected(self.connector.server())
+    }
+
+    pub(super) fn contended(&self) -> StoreError {
+        PostgresFailure::contended(self.connector.server()).into()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let pool = self.pool()?;
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(expected) = request.expected
+                && let Some(lease) =
+                    self.replace(&pool, id, request, Former::Named(expected)).await?
+            {
+                return Ok(Claim::Granted(lease));
+            }
+            let found = match pool.claim(id, request).await? {
+                ClaimAnswer::Created(fence) => {
+                    return Ok(Claim::Granted(Lease::granted(*id, request, fence, FIRST_ATTEMPT)));
+                }
+                ClaimAnswer::Expired => {
+                    match self.replace(&pool, id, request, Former::Expired).await? {
+                        Some(lease) => return Ok(Claim::Granted(lease)),
+                        None => continue,
+                    }
+                }
+                ClaimAnswer::Unseen => continue,
+                ClaimAnswer::RowState(found) => decode_row(found, id)?,
+            };
+            match found {
+                // Sent before: what is left to do is to start the term anew.
+                RowStatus::Held { record, .. } if record.token == request.token => {
+                    let lease = record.lease();
+                    if self.renewed(&pool, &lease).await? {
+                        return Ok(Claim::Granted(lease));
+                    }
+                }
+                // It came to be so after the takeover had missed it.
+                found if may_be_replaced(&found, request.expected) => {}
+                RowStatus::Held { record, remaining } => {
+                    return Ok(Claim::Found(RecordSnapshot::Held(RowStatus::holder(
+                        &record, remaining,
+                    ))));
+                }
+                RowStatus::Settled(record) => {
+                    return Ok(Claim::Found(RecordSnapshot::Settled(record)));
+                }
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        if matches!(done.state, State::Running | State::ResponseExpired) {
+            return Err(ErrorKind::Invalid.into());
+        }
+        let pool = self.pool()?;
+        for _ in 0..ATTEMPTS_MAX {
+            if pool.settle(lease, done).await? {
+                return Ok(());
+            }
+            match self.find(&pool, &lease.id).await? {
+                // Claimed after the settlement had missed it, by a claim that was sent twice.
+                Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
+                Some(RowStatus::Settled(record))
+                    if record.token == lease.token && was_settled_as(&record, done.state) =>
+                {
+                    return Ok(());
+                }
+                _ => return Err(ErrorKind::Fenced.into()),
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        let pool = self.pool()?;
+        let (id, token) = (&lease.id.as_bytes()[..], &lease.token.as_bytes()[..]);
+        for _ in 0..ATTEMPTS_MAX {
+            let channel = self.connector.layout.channel();
+            if !pool.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
+                return Ok(());
+            }
+            match self.find(&pool, &lease.id).await? {
+                None => return Ok(()),
+                Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
+                Some(_) => return Err(ErrorKind::Fenced.into()),
+            }
+        }
+        Err(self.contended())
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        match self.renewed(&*self.pool()?, lease).await? {
+            true => Ok(lease.clone()),
+            false => Err(ErrorKind::Fenced.into()),
+        }
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        Ok(self.find(&*self.pool()?, id).await?.map(|found| match found {
+            RowStatus::Held { record, remaining } => {
+                RecordSnapshot::Held(RowStatus::holder(&record, remaining))
+            }
+            RowStatus::Settled(record) => RecordSnapshot::Settled(record),
+        }))
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        if self.connector.is_pooled() {
+            return None;
+        }
+        let pool = self.pool().ok()?;
+        let waiting = self.connector.waiters.wait(*id);
+        pool.listen().await.ok()?;
+        if !pool.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
+            return Some(Box::pin(waiting));
+        }
+        // Nobody claims it now, so there is no end to be told of: look again at once.
+        Some(Box::pin(std::future::ready(())))
+    }
+
+    fn maintain(&self) {
+        let Ok(pool) = self.pool() else { return };
+        if self.is_sweeping.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let sweeping = Sweeping(self.is_sweeping.clone());
+        tokio::spawn(async move {
+            let _sweeping = sweeping;
+            // What cannot be swept now is swept later, by whoever can.
+            let _ = sweep(&pool).await;
+        });
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.shared = true;
+        capabilities.durable = self.durable.load(Ordering::Relaxed);
+        capabilities.watch = !self.connector.is_pooled();
+        capabilities
+    }
+}
+
+/// One statement walks up to a thousand records by the index of their ids, and locks none.
+impl Inventory for PostgresStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        list_rows::list(&*self.pool()?, query, || self.unexpected()).await
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("server", self.connector.server())
+            .field("layout", &self.connector.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A record that makes room for a claim.
+enum Former {
+    Named(Expected),
+    Expired,
+}
+
+/// Ends a sweep, also when its runtime does.
+struct Sweeping(Arc<AtomicBool>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+async fn sweep(pool: &RuntimePool) -> Result<u64, PostgresFailure> {
+    let mut swept = 0;
+    for _ in 0..SWEEPS_MAX {
+        let rows = pool.ask(Sql::Sweep, &[&SWEEP_BATCH]).await?;
+        let count = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or(0);
+        swept += u64::try_from(count).unwrap_or(0);
+        if count < SWEEP_BATCH {
+            break;
+        }
+    }
+    Ok(swept)
+}
+
+pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
+    let fence = row.try_get::<_, i64>("fence").ok()?;
+    let attempt = row.try_get::<_, i32>("attempt").ok()?;
+    Some((u64::try_from(fence).ok()?, u32::try_from(attempt).ok()?))
+}
+
+pub(super) fn decode_row(found: RowState, id: &RecordId) -> Result<RowStatus, StoreError> {
+    found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
+}
+
+fn may_be_replaced(found: &RowStatus, expected: Option<Expected>) -> bool {
+    match (found, expected) {
+        (RowStatus::Held { record, remaining }, Some(Expected::Orphan(token))) => {
+            remaining.is_zero() && record.token == token
+        }
+        (RowStatus::Settled(record), Some(Expected::Settled(token))) => record.token == token,
+        _ => false,
+    }
+}
+
+fn was_settled_as(record: &Record, state: State) -> bool {
+    let original =
+        if record.state == State::ResponseExpired { State::Completed } else { record.state };
+    original == state
+}
+
+/// How often a step begins anew because others changed the record between its statements.
+const ATTEMPTS_MAX: u32 = 16;
+const SWEEP_BATCH: i64 = 500;
+const SWEEPS_MAX: u32 = 100;

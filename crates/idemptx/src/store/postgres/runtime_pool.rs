@@ -1,0 +1,365 @@
+//! The sessions and the batches of one runtime.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::Record;
+use idemptx_core::store::{ClaimRequest, Settlement};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+
+use super::batcher::{BatchJob, Batcher};
+use super::postgres_failure::PostgresFailure;
+use super::row::{RowState, Settled, kept_millis, term_millis};
+use super::session::{Connector, HealingSession, Purpose};
+use super::statement::{Parameter, Sql};
+use super::transaction::{OpenTransaction, Transactions};
+
+/// The hubs of all runtimes that use a store.
+pub(super) struct RuntimePools {
+    connector: Arc<Connector>,
+    sessions: SessionLimits,
+    of_runtimes: Mutex<Vec<(Id, Arc<RuntimePool>)>>,
+}
+
+impl RuntimePools {
+    /// None yet: the first step makes one.
+    pub(super) fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+        Self { connector, sessions, of_runtimes: Mutex::default() }
+    }
+
+    /// The hub of the runtime that calls.
+    pub(super) fn here(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
+        let runtime = Handle::try_current()
+            .map_err(|_| PostgresFailure::no_runtime(self.connector.server()))?
+            .id();
+        let mut pools = self.of_runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, pool)) = pools.iter().find(|(id, _)| *id == runtime) {
+            return Ok(pool.clone());
+        }
+        // Runtimes end without telling; the oldest's sessions are dropped, and opened again should
+        // it be alive after all.
+        if pools.len() == RUNTIMES_MAX {
+            pools.remove(0);
+        }
+        let pool = Arc::new(RuntimePool::new(self.connector.clone(), self.sessions));
+        pools.push((runtime, pool.clone()));
+        Ok(pool)
+    }
+}
+
+/// How many a runtime may open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionLimits {
+    /// For the store's own statements.
+    pub(super) statements: usize,
+    /// For handlers' transactions.
+    pub(super) transactions: usize,
+}
+
+/// The sessions of one runtime, and the steps that wait for one.
+pub(super) struct RuntimePool {
+    connector: Arc<Connector>,
+    links: Vec<Arc<HealingSession>>,
+    wake_ups: Arc<HealingSession>,
+    transactions: Arc<Transactions>,
+    claims: Arc<Batcher<ClaimJob>>,
+    settlements: Arc<Batcher<SettleJob>>,
+}
+
+impl RuntimePool {
+    fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+        let SessionLimits { statements, transactions } = sessions;
+        Self {
+            links: (0..statements)
+                .map(|_| HealingSession::new(connector.clone(), Purpose::Statements))
+                .collect(),
+            wake_ups: HealingSession::new(connector.clone(), Purpose::WakeUps),
+            transactions: Transactions::new(connector.clone(), transactions),
+            claims: Arc::new(Batcher::new(statements)),
+            settlements: Arc::new(Batcher::new(statements)),
+            connector,
+        }
+    }
+
+    /// Runs a statement on whichever session is the least busy.
+    pub(super) async fn ask(
+        &self,
+        sql: Sql,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, PostgresFailure> {
+        let least_busy = self.links.iter().min_by_key(|link| link.in_flight());
+        let Some(link) = least_busy else {
+            return Err(PostgresFailure::unexpected(self.connector.server()));
+        };
+        if !link.is_up()
+            && let Err(failure) = link.raise(self.connector.timeouts.command).await
+        {
+            // The server may have no room for one more session, which is no reason to give up.
+            let others = self.links.iter().filter(|link| link.is_up());
+            return match others.min_by_key(|link| link.in_flight()) {
+                Some(link) => link.ask(sql, parameters).await,
+                None => Err(failure),
+            };
+        }
+        link.ask(sql, parameters).await
+    }
+
+    /// Makes sure that there is a session for statements.
+    pub(super) async fn ready(&self) -> Result<(), PostgresFailure> {
+        match self.links.first() {
+            Some(link) => link.raise(self.connector.timeouts.connect).await,
+            None => Err(self.unexpected()),
+        }
+    }
+
+    /// Begins a transaction for a handler.
+    pub(super) async fn begin(&self) -> Result<OpenTransaction, PostgresFailure> {
+        self.transactions.begin().await
+    }
+
+    /// Makes sure that the end of awaited claims is heard.
+    pub(super) async fn listen(&self) -> Result<(), PostgresFailure> {
+        self.wake_ups.raise(self.connector.timeouts.command).await
+    }
+
+    /// Claims, unless something is there.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<ClaimAnswer, PostgresFailure> {
+        let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
+        let (term, retain) = (term_millis(request.term), kept_millis(request.retain));
+        let (id, token) = (*id, request.token);
+        self.submit(&self.claims, claim_batch, |reply| ClaimJob {
+            id,
+            token,
+            record,
+            term,
+            retain,
+            reply,
+        })
+        .await
+    }
+
+    /// Settles, if the lease is in force; says whether it was.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<bool, PostgresFailure> {
+        let (id, token) = (lease.id, lease.token);
+        let settled = Settled::new(lease, done);
+        self.submit(&self.settlements, settle_batch, |reply| SettleJob {
+            id,
+            token,
+            settled,
+            reply,
+        })
+        .await
+    }
+
+    /// Hands a job to its batcher and waits for the answer.
+    async fn submit<J, A, F>(
+        self: &Arc<Self>,
+        batcher: &Arc<Batcher<J>>,
+        run: fn(Arc<Self>, Vec<J>) -> F,
+        job: impl FnOnce(oneshot::Sender<Result<A, PostgresFailure>>) -> J,
+    ) -> Result<A, PostgresFailure>
+    where
+        J: BatchJob,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let pool = self.clone();
+        let submitted = batcher.submit(job(reply), move |jobs| run(pool.clone(), jobs));
+        submitted.map_err(|_| PostgresFailure::busy(self.connector.server()))?;
+        let patience = self.connector.timeouts.command;
+        match timeout(patience, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(PostgresFailure::no_runtime(self.connector.server())),
+            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience)),
+        }
+    }
+
+    fn unexpected(&self) -> PostgresFailure {
+        PostgresFailure::unexpected(self.connector.server())
+    }
+}
+
+/// What a claim without a record to replace came to.
+pub(super) enum ClaimAnswer {
+    /// Granted, with this fence, as the first attempt.
+    Created(u64),
+    /// Something is there.
+    RowState(RowState),
+    /// What is there counts as nothing, and has to make room.
+    Expired,
+    /// What is there came while it was asked for: ask again.
+    Unseen,
+}
+
+struct ClaimJob {
+    id: RecordId,
+    token: Token,
+    record: Vec<u8>,
+    term: i64,
+    retain: i64,
+    reply: oneshot::Sender<Result<ClaimAnswer, PostgresFailure>>,
+}
+
+impl BatchJob for ClaimJob {
+    fn id(&self) -> &RecordId {
+        &self.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.record.len()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+async fn claim_batch(pool: Arc<RuntimePool>, jobs: Vec<ClaimJob>) {
+    match ask_to_claim(&pool, &jobs).await {
+        Ok(mut answers) => {
+            for job in jobs {
+                let answer = answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen);
+                let _ = job.reply.send(Ok(answer));
+            }
+        }
+        Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
+            for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
+                let answer = ask_to_claim(&pool, std::slice::from_ref(&job)).await;
+                let answer = answer
+                    .map(|mut answers| answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen));
+                let _ = job.reply.send(answer);
+            }
+        }
+        Err(failure) => {
+            for job in jobs {
+                let _ = job.reply.send(Err(failure.clone()));
+            }
+        }
+    }
+}
+
+async fn ask_to_claim(
+    pool: &RuntimePool,
+    jobs: &[ClaimJob],
+) -> Result<HashMap<RecordId, ClaimAnswer>, PostgresFailure> {
+    let rows = match jobs {
+        [job] => {
+            let (id, token) = (&job.id.as_bytes()[..], &job.token.as_bytes()[..]);
+            let parameters: [Parameter<'_>; 5] = [&id, &token, &job.record, &job.term, &job.retain];
+            pool.ask(Sql::ClaimOne, &parameters).await?
+        }
+        jobs => {
+            let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
+            let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
+            let records: Vec<&[u8]> = jobs.iter().map(|job| &job.record[..]).collect();
+            let terms: Vec<i64> = jobs.iter().map(|job| job.term).collect();
+            let retains: Vec<i64> = jobs.iter().map(|job| job.retain).collect();
+            pool.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?
+        }
+    };
+    let answer = |row: &Row| {
+        let id = id_of(row)?;
+        let answer = match row.try_get::<_, Option<i64>>("fence").ok()? {
+            Some(fence) => ClaimAnswer::Created(u64::try_from(fence).ok()?),
+            None if row.try_get("expired").ok()? => ClaimAnswer::Expired,
+            None => ClaimAnswer::RowState(RowState::read(row)?),
+        };
+        Some((id, answer))
+    };
+    let mut answers = HashMap::with_capacity(jobs.len());
+    for row in &rows {
+        let (id, answer) = answer(row).ok_or_else(|| pool.unexpected())?;
+        // What was removed after the snapshot was taken is still read, beside what was granted in
+        // its place.
+        if !matches!(answers.get(&id), Some(ClaimAnswer::Created(_))) {
+            answers.insert(id, answer);
+        }
+    }
+    Ok(answers)
+}
+
+struct SettleJob {
+    id: RecordId,
+    token: Token,
+    settled: Settled,
+    reply: oneshot::Sender<Result<bool, PostgresFailure>>,
+}
+
+impl BatchJob for SettleJob {
+    fn id(&self) -> &RecordId {
+        &self.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.settled.record.len() + self.settled.response.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
+async fn settle_batch(pool: Arc<RuntimePool>, jobs: Vec<SettleJob>) {
+    match ask_to_settle(&pool, &jobs).await {
+        Ok(settled) => {
+            for job in jobs {
+                let is_settled = settled.contains_key(&job.id);
+                let _ = job.reply.send(Ok(is_settled));
+            }
+        }
+        Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
+            for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
+                let settled = ask_to_settle(&pool, std::slice::from_ref(&job)).await;
+                let _ = job.reply.send(settled.map(|settled| settled.contains_key(&job.id)));
+            }
+        }
+        Err(failure) => {
+            for job in jobs {
+                let _ = job.reply.send(Err(failure.clone()));
+            }
+        }
+    }
+}
+
+async fn ask_to_settle(
+    pool: &RuntimePool,
+    jobs: &[SettleJob],
+) -> Result<HashMap<RecordId, ()>, PostgresFailure> {
+    let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
+    let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
+    let states: Vec<&str> = jobs.iter().map(|job| job.settled.state).collect();
+    let records: Vec<&[u8]> = jobs.iter().map(|job| &job.settled.record[..]).collect();
+    let retains: Vec<i64> = jobs.iter().map(|job| job.settled.retain).collect();
+    let responses: Vec<Option<&[u8]>> =
+        jobs.iter().map(|job| job.settled.response.as_deref()).collect();
+    let response_retains: Vec<Option<i64>> =
+        jobs.iter().map(|job| job.settled.response_retain).collect();
+    let channel = pool.connector.layout.channel();
+    let parameters: [Parameter<'_>; 8] =
+        [&ids, &tokens, &states, &records, &retains, &responses, &response_retains, &channel];
+    let rows = pool.ask(Sql::Settle, &parameters).await?;
+    rows.iter().map(|row| id_of(row).map(|id| (id, ())).ok_or_else(|| pool.unexpected())).collect()
+}
+
+fn id_of(row: &Row) -> Option<RecordId> {
+    let bytes = row.try_get::<_, &[u8]>("id").ok()?;
+    Some(RecordId::from_bytes(bytes.try_into().ok()?))
+}
+
+pub(super) const FIRST_ATTEMPT: u32 = 1;
+const RUNTIMES_MAX: usize = 16;

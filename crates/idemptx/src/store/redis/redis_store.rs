@@ -1,0 +1,325 @@
+//! The store with connections of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::store::{
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
+};
+use redis::Value;
+
+use super::client::{packed, pipeline, reply};
+use super::protocol::check::{self, Transport};
+use super::protocol::clock;
+use super::protocol::{
+    ClaimStep, Command, Layout, ListNext, ListStep, LookupStep, Next, ReleaseStep, RenewStep,
+    Reply, SettleStep, Step, WatchStep,
+};
+use super::redis_connection::{self, Connections, LinePurpose, RedisTimeouts};
+use super::redis_failure::RedisFailure;
+use super::server_clock::ServerClock;
+use super::topology::Topology;
+use super::url::{self, InvalidUrl};
+use crate::store::SafetyReport;
+use crate::store::waiters::Waiters;
+
+/// Keeps records in Redis or Valkey; see the [module](super).
+///
+/// One connection for commands and one for wake-ups is opened for each tokio runtime that uses it,
+/// when it is first needed and again whenever it is lost.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use idemptx::store::redis::RedisStore;
+///
+/// let store = RedisStore::builder("redis://127.0.0.1:6379/0").prefix("payments:").connect().await?;
+/// let report = store.check().await?;
+/// println!("{}", report.guarantee);
+/// # Ok(())
+/// # }
+/// ```
+pub struct RedisStore {
+    topology: Arc<Topology>,
+    layout: Layout,
+    clock: Arc<ServerClock>,
+    commands: Connections,
+    wake_ups: Connections,
+    waiters: Arc<Waiters>,
+    durable: AtomicBool,
+}
+
+impl RedisStore {
+    /// Begins to set a store up.
+    ///
+    /// The URL is `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://` for
+    /// TLS, or `redis+unix:///path?db=number&user=name&pass=password`.
+    #[must_use]
+    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
+        RedisStoreBuilder {
+            url: url.into(),
+            prefix: PREFIX.to_owned(),
+            timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
+            ca_certificates: None,
+        }
+    }
+
+    /// A store at a URL, with the default settings and without connecting: a server that cannot be
+    /// reached now may be reached later.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if the URL is none of the forms that [`builder`](Self::builder) names.
+    pub fn open(url: impl Into<String>) -> Result<Self, InvalidUrl> {
+        Self::builder(url).open()
+    }
+
+    /// A store at a URL, with the default settings and a connection that works.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisStoreBuilder::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
+        Self::builder(url).connect().await
+    }
+
+    /// Asks the server for everything that decides which guarantee it can give.
+    ///
+    /// What the server will not tell (hosted ones forbid `CONFIG`, some users `INFO`) is reported
+    /// as a warning, not guessed.
+    /// [`capabilities`](Store::capabilities) follow what was found.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if the server does not answer, [`ErrorKind::Internal`] if it
+    /// refuses the user or the password.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
+    pub async fn check(&self) -> Result<SafetyReport, StoreError> {
+        let [about, configuration] = check::questions();
+        let replies = [self.ask(&about).await?, self.ask(&configuration).await?];
+        let transport = match self.topology.is_plaintext() {
+            true => Transport::Plaintext,
+            false => Transport::Private,
+        };
+        let checked = check::evaluate(&self.layout, transport, replies)?;
+        if let Some(durable) = checked.durable {
+            self.durable.store(durable, Ordering::Relaxed);
+        }
+        Ok(checked.report)
+    }
+
+    /// Holds a step's dialogue with the server.
+    async fn take<S: Step>(&self, mut step: S) -> Result<S::Verdict, StoreError> {
+        let answer = self
+            .commands
+            .run(|connection| {
+                let command = packed(&step.begin(&self.layout, self.clock.micros()));
+                async move { redis_connection::send(connection, &command).await }
+            })
+            .await;
+        let mut reply = self.reply(answer)?;
+        loop {
+            match step.answer(&self.layout, reply) {
+                Next::Ask(command) => reply = self.ask(&command).await?,
+                Next::Done(verdict) => return verdict,
+            }
+        }
+    }
+
+    async fn ask(&self, command: &Command) -> Result<Reply, RedisFailure> {
+        self.reply(self.commands.ask(&packed(command)).await)
+    }
+
+    async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisFailure> {
+        let values = self.commands.ask_all(&pipeline(commands)).await?;
+        values.into_iter().map(|value| self.reply(Ok(value))).collect()
+    }
+
+    /// The reply in an answer; an error of the server is one, too.
+    fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
+        match answer {
+            Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.topology.name())),
+            Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
+        }
+    }
+}
+
+impl Store for RedisStore {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.take(ClaimStep::new(*id, request.clone())).await
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        self.take(SettleStep::new(lease.clone(), done.clone())).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.take(ReleaseStep::new(lease.clone())).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        self.take(RenewStep::new(lease.clone())).await?;
+        Ok(lease.clone())
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        self.take(LookupStep::new(*id)).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        let waiting = self.waiters.wait(*id);
+        // Subscribing anew costs as much as asking whether the subscription is still in force.
+        self.wake_ups
+            .run(|mut connection| async move { connection.subscribe(self.layout.channel()).await })
+            .await
+            .ok()?;
+        if self.take(WatchStep::new(*id)).await.ok()? {
+            return Some(Box::pin(waiting));
+        }
+        // Nobody claims it now, so there is no end to be told of: look again at once.
+        Some(Box::pin(std::future::ready(())))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.shared = true;
+        capabilities.durable = self.durable.load(Ordering::Relaxed);
+        capabilities.watch = true;
+        capabilities
+    }
+}
+
+/// A page takes a few `SCAN`s and batches of reads, between which the server does other work.
+impl Inventory for RedisStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let mut step = ListStep::new(query.clone())?;
+        let mut commands = step.begin(&self.layout);
+        loop {
+            match step.answer(&self.layout, self.ask_all(&commands).await?) {
+                ListNext::Ask(next) => commands = next,
+                ListNext::Done(page) => return page,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("server", self.topology.name())
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`RedisStore`], begun by [`RedisStore::builder`].
+pub struct RedisStoreBuilder {
+    url: String,
+    prefix: String,
+    timeouts: RedisTimeouts,
+    ca_certificates: Option<Vec<u8>>,
+}
+
+impl RedisStoreBuilder {
+    /// What the names of all its keys and its channel begin with; `idem:` unless set.
+    ///
+    /// Stores with different prefixes share nothing.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long a step waits for its answer before its outcome counts as unknown; one second
+    /// unless set.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.command = timeout;
+        self
+    }
+
+    /// How long an attempt to connect may take; one second unless set.
+    #[must_use]
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = timeout;
+        self
+    }
+
+    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
+    ///
+    /// # Security
+    ///
+    /// Certificates are always verified: the server's must lead to one of these.
+    #[must_use]
+    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_certificates = Some(pem.into());
+        self
+    }
+
+    /// The store, without connecting.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`] if the URL or the certificates cannot be read.
+    pub fn open(self) -> Result<RedisStore, InvalidUrl> {
+        let topology = Arc::new(Topology::new(url::parse(&self.url)?, self.ca_certificates)?);
+        let clock = Arc::new(ServerClock::new());
+        let waiters = Arc::new(Waiters::default());
+        let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
+        Ok(RedisStore {
+            layout: Layout::new(&self.prefix).at(topology.name().clone()),
+            commands: connections(LinePurpose::Commands(clock.clone())),
+            wake_ups: connections(LinePurpose::WakeUps(waiters.clone())),
+            clock,
+            waiters,
+            topology,
+            durable: AtomicBool::new(true),
+        })
+    }
+
+    /// The store, with a connection that works.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, [`ErrorKind::Internal`] if the
+    /// server refuses the user or the password, and [`ErrorKind::Unavailable`] if it cannot be
+    /// reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is left behind.
+    pub async fn connect(self) -> Result<RedisStore, StoreError> {
+        let store =
+            self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
+        store.commands.ask(&packed(&clock::question())).await?;
+        Ok(store)
+    }
+}
+
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("url", &"[redacted]")
+            .field("prefix", &self.prefix)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
+const PREFIX: &str = "idem:";
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

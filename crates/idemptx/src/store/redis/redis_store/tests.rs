@@ -1,0 +1,105 @@
+use super::*;
+use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::lease::Token;
+use tokio::time::Instant;
+
+fn id() -> RecordId {
+    RecordId::from_bytes([7; RecordId::BYTES])
+}
+
+fn refusal(url: &str) -> String {
+    RedisStore::open(url).unwrap_err().to_string()
+}
+
+#[test]
+fn every_form_of_url_is_read() {
+    for (url, server) in [
+        ("redis://localhost", "localhost:6379/0"),
+        ("redis://127.0.0.1:7000/3", "127.0.0.1:7000/3"),
+        ("redis://:secret@[::1]:7000/", "[::1]:7000/0"),
+        ("rediss://user:secret@cache.example:7000/1", "cache.example:7000/1"),
+        ("valkey://localhost:7000", "localhost:7000/0"),
+        ("redis+unix:///run/redis.sock?db=2&user=app&pass=secret", "/run/redis.sock/2"),
+        ("unix:///run/redis.sock", "/run/redis.sock/0"),
+    ] {
+        let store = RedisStore::open(url).unwrap();
+        assert_eq!(&**store.topology.name(), server, "{url}");
+    }
+}
+
+#[test]
+fn plain_text_beyond_this_host_is_noticed() {
+    for (url, plaintext) in [
+        ("redis://localhost", false),
+        ("redis://127.0.0.1:7000/3", false),
+        ("redis://[::1]:7000/", false),
+        ("redis+unix:///run/redis.sock", false),
+        ("rediss://cache.example", false),
+        ("redis://cache.example", true),
+        ("redis://10.0.0.1", true),
+    ] {
+        let store = RedisStore::open(url).unwrap();
+        assert_eq!(store.topology.is_plaintext(), plaintext, "{url}");
+    }
+}
+
+#[test]
+fn a_wrong_url_is_refused_with_what_to_change() {
+    for (url, hint) in [
+        ("http://localhost", "redis://"),
+        ("localhost:6379", "redis://"),
+        ("redis://localhost/zero", "must be a number"),
+        ("redis://localhost/-1", "must be a number"),
+        ("redis+unix:///run/redis.sock?db=x", "must be a number"),
+        ("redis://localhost?timeout=5", "`timeout`"),
+        ("rediss://localhost/0#insecure", "always verified"),
+        ("redis:///0", "ostname"),
+    ] {
+        assert!(refusal(url).contains(hint), "{url}: {}", refusal(url));
+    }
+}
+
+#[test]
+fn no_text_about_a_store_shows_its_password() {
+    let url = "redis://app:hunter2@localhost/0";
+    assert!(!format!("{:?}", RedisStore::builder(url)).contains("hunter2"));
+    assert!(!format!("{:?}", RedisStore::open(url).unwrap()).contains("hunter2"));
+    for url in
+        ["redis://app:hunter2@localhost/x", "http://app:hunter2@localhost", "redis://a:hunter2@/0"]
+    {
+        assert!(!refusal(url).contains("hunter2"), "{}", refusal(url));
+    }
+}
+
+#[test]
+fn certificates_need_tls_and_must_be_some() {
+    let plain = RedisStore::builder("redis://localhost").ca_certificates("x").open();
+    assert!(plain.unwrap_err().to_string().contains("rediss://"));
+    let empty = RedisStore::builder("rediss://localhost").ca_certificates("x").open();
+    assert!(empty.unwrap_err().to_string().contains("PEM"));
+}
+
+#[test]
+fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
+    let store = RedisStore::open("redis://localhost").unwrap();
+    let token = Token::from_bytes([1; Token::BYTES]);
+    let fingerprint = Fingerprint { config: 0, digest: [0; 32], binding: [0; 16], operation: [4; 16] };
+    let term = Duration::from_secs(1);
+    let request = ClaimRequest::new(token, fingerprint, term, term);
+    let id = id();
+    let mut claim = std::pin::pin!(store.claim(&id, &request));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match claim.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(Err(error)) => assert_eq!(error.kind(), ErrorKind::Internal),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_servers_clock_goes_on_between_questions() {
+    let clock = ServerClock::new();
+    clock.set(1_700_000_000_250_000, Instant::now());
+    let first = clock.micros();
+    assert!((1_700_000_000_250_000..1_700_000_060_000_000).contains(&first), "{first}");
+    assert!(clock.micros() >= first);
+}

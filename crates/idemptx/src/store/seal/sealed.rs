@@ -1,0 +1,280 @@
+//! The store around a store.
+
+use idemptx_core::key::RecordId;
+use idemptx_core::lease::Lease;
+use idemptx_core::record::{Record, State};
+use idemptx_core::store::{
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
+};
+
+use super::envelope::{self, NONCE_BYTES, SealContext, Unopened};
+use super::keys::SealKeys;
+#[cfg(feature = "postgres")]
+use crate::store::postgres::{OpenTransaction, PostgresTransaction};
+use crate::store::safety::{Finding, SafetyCheck, SafetyReport, Severity};
+use crate::store::transactional::Transactional;
+
+/// How results are sealed and opened.
+///
+/// ```
+/// use idemptx::store::AnyStore;
+/// use idemptx::store::seal::{Seal, SealKeys};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let text = "1:4f6c64206b6579732073746179207468657265207768696c65206e6565646564";
+/// let keys: SealKeys = text.parse()?;
+/// let seal = Seal::with(keys).accept_unsealed(true);
+/// let store = AnyStore::from_url("memory:")?.sealed(seal);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Seal {
+    keys: SealKeys,
+    accepts_unsealed: bool,
+    compresses: bool,
+}
+
+impl Seal {
+    /// Seals under the first of these keys, and opens under any of them.
+    pub const fn with(keys: SealKeys) -> Self {
+        Self { keys, accepts_unsealed: false, compresses: true }
+    }
+
+    /// Whether a result that was never sealed is taken for what it is, as it has to be while the
+    /// records from before sealing have not expired; off unless set.
+    ///
+    /// # Security
+    ///
+    /// As long as it is on, whoever can write to the store can forge results.
+    pub const fn accept_unsealed(mut self, accept: bool) -> Self {
+        self.accepts_unsealed = accept;
+        self
+    }
+
+    /// Whether large payloads are compressed before they are sealed; on unless set.
+    ///
+    /// # Security
+    ///
+    /// See the [module](super) for when to turn it off.
+    pub const fn compress(mut self, compress: bool) -> Self {
+        self.compresses = compress;
+        self
+    }
+
+    /// What a store is to keep in place of a settlement.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`] if the system has no randomness: the step can be tried again.
+    pub(crate) fn settlement(
+        &self,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<Settlement, StoreError> {
+        let mut sealed = done.clone();
+        if is_bare(done.state) && done.payload.is_empty() {
+            return Ok(sealed);
+        }
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| StoreError::with_source(ErrorKind::Internal, error))?;
+        let owner = SealContext::settling(lease, done.state);
+        sealed.payload =
+            envelope::seal(self.keys.first(), owner, &done.payload, self.compresses, &nonce)
+                .ok_or(ErrorKind::Internal)?;
+        Ok(sealed)
+    }
+
+    /// A record of the store as it was before it was sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source.
+    pub(crate) fn record(&self, mut record: Record) -> Result<Record, StoreError> {
+        if is_bare(record.state) && record.payload.is_empty() {
+            return Ok(record);
+        }
+        match envelope::open(&self.keys, SealContext::of(&record), &record.payload) {
+            Ok(payload) => record.payload = payload,
+            Err(Unopened::Unsealed) if self.accepts_unsealed => {}
+            Err(why) => return Err(StoreError::with_source(ErrorKind::Corrupt, why)),
+        }
+        Ok(record)
+    }
+
+    /// A verdict with its record opened.
+    fn claim(&self, claim: Claim) -> Result<Claim, StoreError> {
+        match claim {
+            Claim::Found(RecordSnapshot::Settled(record)) => {
+                let record = self.record(record)?;
+                Ok(Claim::Found(RecordSnapshot::Settled(record)))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// What was seen with its record opened.
+    fn seen(&self, seen: RecordSnapshot) -> Result<RecordSnapshot, StoreError> {
+        match seen {
+            RecordSnapshot::Settled(record) => self.record(record).map(RecordSnapshot::Settled),
+            other => Ok(other),
+        }
+    }
+
+    /// What a start-up check says of it.
+    fn report(&self, mut report: SafetyReport) -> SafetyReport {
+        report.guarantee += &format!(
+            "; results are sealed with XChaCha20-Poly1305 under key {}",
+            self.keys.first().id()
+        );
+        if self.accepts_unsealed {
+            let forgeable = "results that are not sealed are accepted, so whoever can write to \
+                             the store can forge them: turn it off when the last record from \
+                             before sealing has expired";
+            report.findings.push(Finding::new(Severity::Warning, forgeable));
+        }
+        SafetyReport::new(report.findings, report.guarantee)
+    }
+}
+
+impl From<SealKeys> for Seal {
+    fn from(keys: SealKeys) -> Self {
+        Self::with(keys)
+    }
+}
+
+/// A store that never sees a result in the clear; see the [module](super).
+#[derive(Debug)]
+pub struct Sealed<S> {
+    store: S,
+    seal: Seal,
+}
+
+impl<S> Sealed<S> {
+    /// Seals what `store` is given to keep.
+    pub fn new(store: S, seal: impl Into<Seal>) -> Self {
+        Self { store, seal: seal.into() }
+    }
+
+    /// The store beneath, which sees what is sealed.
+    #[must_use]
+    pub const fn inner(&self) -> &S {
+        &self.store
+    }
+
+    /// The store beneath.
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.store
+    }
+}
+
+impl<S: Store> Store for Sealed<S> {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.seal.claim(self.store.claim(id, request).await?)
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        let sealed = self.seal.settlement(lease, done)?;
+        self.store.settle(lease, &sealed).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.release(lease).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        self.store.lookup(id).await?.map(|seen| self.seal.seen(seen)).transpose()
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        self.store.watch(id).await
+    }
+
+    fn maintain(&self) {
+        self.store.maintain();
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+}
+
+/// Sizes are those of what is sealed.
+impl<S: Inventory> Inventory for Sealed<S> {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        self.store.list(query).await
+    }
+}
+
+impl<S: Transactional> Transactional for Sealed<S> {
+    fn is_transactional(&self) -> bool {
+        self.store.is_transactional()
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
+        self.store.begin().await
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn claim_in_postgres(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn settle_in_postgres(
+        &self,
+        transaction: PostgresTransaction<'_>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        let sealed = self.seal.settlement(lease, done)?;
+        self.store.settle_in_postgres(transaction, lease, &sealed).await
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn claim_in_sqlite(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<Claim, StoreError> {
+        self.seal.claim(self.store.claim_in_sqlite(transaction, id, request)?)
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn settle_in_sqlite(
+        &self,
+        transaction: &rusqlite::Transaction<'_>,
+        lease: &Lease,
+        done: &Settlement,
+    ) -> Result<(), StoreError> {
+        let sealed = self.seal.settlement(lease, done)?;
+        self.store.settle_in_sqlite(transaction, lease, &sealed)
+    }
+}
+
+impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        self.store.check().await.map(|report| self.seal.report(report))
+    }
+}
+
+/// Whether a record in this state has no payload, and nothing to seal.
+///
+/// One that has a payload all the same is sealed like any other.
+const fn is_bare(state: State) -> bool {
+    matches!(state, State::Unknown | State::ResponseExpired)
+}

@@ -1,0 +1,39 @@
+//! The Redis store keeps the contract of a store.
+
+use std::time::Duration;
+
+use idemptx::store::redis::RedisStore;
+use idemptx_core::conformance::{self, Harness};
+use idemptx_core::lease::Token;
+use idemptx_testkit::RedisServer;
+
+#[tokio::test]
+async fn the_redis_store_keeps_the_contract() {
+    let server = RedisServer::start(&[]);
+    // The contract is about verdicts, not about how soon a busy machine gives them.
+    let patience = Duration::from_secs(20);
+    let store = RedisStore::builder(server.url()).timeout(patience).connect().await.unwrap();
+    let trial = Trial(store);
+    conformance::run(&trial).await.assert_passed();
+    conformance::run_inventory(&trial).await.assert_passed();
+}
+
+struct Trial(RedisStore);
+
+impl Harness for Trial {
+    type Store = RedisStore;
+
+    fn store(&self) -> &RedisStore {
+        &self.0
+    }
+
+    fn token(&self) -> Token {
+        let mut bytes = [0; Token::BYTES];
+        getrandom::fill(&mut bytes).unwrap();
+        Token::from_bytes(bytes)
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+    }
+}

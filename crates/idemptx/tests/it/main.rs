@@ -1,0 +1,48 @@
+//! Integration tests of the engine and its stores, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+#[cfg(feature = "seal")]
+mod conformance_decorated;
+mod conformance_memory;
+#[cfg(feature = "postgres")]
+mod conformance_postgres;
+#[cfg(feature = "redis")]
+mod conformance_redis;
+#[cfg(feature = "sqlite")]
+mod conformance_sqlite;
+#[cfg(feature = "tower")]
+mod driver;
+#[cfg(feature = "json")]
+mod engine_run;
+#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
+mod model;
+#[cfg(feature = "tower")]
+mod near;
+#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite", feature = "tower"))]
+mod operators;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(all(feature = "redis", feature = "tower"))]
+mod redis_engine;
+#[cfg(feature = "redis")]
+mod redis_faults;
+#[cfg(feature = "redis")]
+mod redis_listing;
+#[cfg(feature = "redis")]
+mod redis_protocol;
+#[cfg(all(feature = "seal", feature = "sqlite", feature = "tower"))]
+mod sealed;
+#[cfg(all(feature = "json", feature = "tower"))]
+mod steps;
+#[cfg(feature = "tower")]
+mod tower_layer;
+#[cfg(all(feature = "axum", feature = "postgres", feature = "seal", feature = "sqlite"))]
+mod transactional;

@@ -1,0 +1,94 @@
+//! What a server's configuration promises, and how it proves who it is.
+
+use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
+use idemptx::store::{AnyStore, SafetyCheck, Severity};
+use idemptx_core::store::Store;
+use idemptx_testkit::{CertificateAuthority, PostgresServer, server_directory};
+
+use super::fixture::{done, granted, id, patient, reason, soon, started};
+
+#[tokio::test]
+async fn the_check_says_in_one_line_what_a_server_promises() {
+    let (server, store) = started(&[]).await;
+    let report = store.check().await.unwrap();
+    assert!(report.findings.is_empty(), "{report:?}");
+    let guarantee = format!(
+        " at 127.0.0.1:{}/postgres: claims survive a crash of PostgreSQL and of its host; no \
+         standbys",
+        server.port()
+    );
+    assert!(report.guarantee.starts_with("postgresql "), "{}", report.guarantee);
+    assert!(report.guarantee.ends_with(&guarantee), "{}", report.guarantee);
+    assert!(store.capabilities().durable);
+
+    server.configure("synchronous_commit", "off").await;
+    server.configure("full_page_writes", "off").await;
+    server.configure("fsync", "off").await;
+    let unlogged = "ALTER TABLE idemptx.records SET UNLOGGED";
+    server.session().await.batch_execute(unlogged).await.unwrap();
+    // Of a session that was told of the new settings.
+    let store = patient(server.url()).connect().await.unwrap();
+    let report = store.check().await.unwrap();
+    assert_eq!(report.findings.len(), 4, "{report:?}");
+    assert!(report.findings.iter().all(|finding| finding.severity == Severity::Unsafe));
+    assert!(!store.capabilities().durable);
+
+    let logged = "ALTER TABLE idemptx.records SET LOGGED";
+    server.session().await.batch_execute(logged).await.unwrap();
+    let told = patient(server.url()).synchronous_commit(SynchronousCommit::On).connect().await;
+    let told = told.unwrap();
+    assert_eq!(told.check().await.unwrap().findings.len(), 2);
+    assert!(told.capabilities().durable);
+}
+
+#[tokio::test]
+async fn a_url_leads_to_this_store() {
+    let server = PostgresServer::start(&[]);
+    for scheme in ["postgres", "postgresql"] {
+        let store = AnyStore::from_url(&server.url().replace("postgres:", &format!("{scheme}:")));
+        let store = store.unwrap();
+        let guarantee = SafetyCheck::check(&store).await.unwrap().guarantee;
+        assert!(guarantee.starts_with("postgresql "), "{guarantee}");
+        assert!(store.watch(&id(1)).await.is_some());
+    }
+    let refused = AnyStore::from_url("postgres://app:hunter2@localhost:port/").unwrap_err();
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("port") && !cause.contains("hunter2"), "{cause}");
+}
+
+#[tokio::test]
+async fn tls_is_verified_against_the_authority_that_was_named() {
+    let (authority, stranger) =
+        (CertificateAuthority::generate(), CertificateAuthority::generate());
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let lines = [
+        "ssl = on".to_owned(),
+        format!("ssl_cert_file = '{}'", path("server.pem")),
+        format!("ssl_key_file = '{}'", path("server.key")),
+    ];
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let server = PostgresServer::start_in(directory, &lines);
+    let url = format!("{}?sslmode=verify-full", server.url());
+
+    let trusting = patient(url.clone()).ca_certificates(authority.pem()).connect().await;
+    let store = trusting.unwrap();
+    let lease = granted(&store, id(1)).await;
+    let watch = store.watch(&id(1)).await.unwrap();
+    store.settle(&lease, &done("done")).await.unwrap();
+    soon(watch).await;
+
+    for wary in [patient(url.clone()).ca_certificates(stranger.pem()), patient(url)] {
+        let error = wary.connect().await.unwrap_err();
+        assert!(reason(&error).contains("certificate"), "{}", reason(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_not_spoken_to_in_plain_text_when_tls_was_asked_for() {
+    let server = PostgresServer::start(&["ssl = off"]);
+    let url = format!("{}?sslmode=verify-full", server.url());
+    let error = PostgresStore::connect(url).await.unwrap_err();
+    assert!(reason(&error).contains("TLS"), "{}", reason(&error));
+}

@@ -1,0 +1,166 @@
+//! Responses that cannot be kept, and bodies that do not end well.
+
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use idemptx::{Code, Outcome};
+use idemptx_core::policy::OnPanic;
+use idemptx_core::response::FIELD_LINES_MAX;
+use idemptx_testkit::scripted_store::Gate;
+use tower::ServiceExt;
+
+use super::{app, engine};
+use crate::support::http_client::{post, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
+
+#[tokio::test]
+async fn a_large_response_flows_and_a_retry_is_told_where_the_result_is() {
+    let engine = engine(|policy| policy.response_bytes_max(10));
+    let later = Gate::closed();
+    let wait = later.clone();
+    let (app, count) = app(&engine, move |_| {
+        let pieces = [Piece::data("123456"), Piece::data("789012"), Piece::Wait(wait.clone())];
+        let body = ScriptedBody::new(pieces.into_iter().chain([Piece::data("the end")]));
+        let response = Response::builder().status(201).header("location", "/orders/1");
+        async move { response.body(Body::new(body)).unwrap() }
+    });
+    let response = app.clone().oneshot(post("k")).await.unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["idempotency-stored"], "false");
+    let mut body = response.into_body();
+    let mut next = async || body.frame().await.map(|frame| frame.unwrap().into_data().unwrap());
+    // What was read before it was known to be too large comes in one piece.
+    assert_eq!(next().await.unwrap(), "123456789012");
+
+    let retry = send(&app, post("k")).await;
+    retry.refused(409, "result-unavailable");
+    assert_eq!(retry.problem()["original_status"], 201);
+    assert_eq!(retry.header("location"), Some("/orders/1"));
+    assert!(!retry.is_unstored());
+
+    later.open();
+    assert_eq!(next().await.unwrap(), "the end");
+    assert!(next().await.is_none());
+    assert_eq!(count.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_response_of_exactly_the_limit_is_kept() {
+    let engine = engine(|policy| policy.response_bytes_max(10));
+    let (app, _) = app(&engine, async |_| "1234567890");
+    send(&app, post("k")).await.answered(200, "1234567890");
+    send(&app, post("k")).await.answered(200, "1234567890");
+}
+
+#[tokio::test]
+async fn an_event_stream_flows_from_its_first_event() {
+    let engine = engine(|policy| policy);
+    let later = Gate::closed();
+    let wait = later.clone();
+    let (app, count) = app(&engine, move |_| {
+        let pieces = [Piece::data("data: 1\n\n"), Piece::Wait(wait.clone())];
+        let response = Response::builder().header("content-type", "text/event-stream");
+        async move { response.body(Body::new(ScriptedBody::new(pieces))).unwrap() }
+    });
+    let response = app.clone().oneshot(post("k")).await.unwrap();
+    let mut body = response.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
+    send(&app, post("k")).await.refused(409, "result-unavailable");
+    // A client that leaves ends the stream that was made for it.
+    drop(body);
+    assert!(engine.drain().await);
+    assert_eq!(count.runs(), 1);
+}
+
+#[tokio::test]
+async fn what_flows_is_read_to_its_end_when_the_client_leaves() {
+    let engine = engine(|policy| policy.response_bytes_max(1));
+    let (at_end, later) = (Gate::closed(), Gate::closed());
+    let (wait, end) = (later.clone(), at_end.clone());
+    let (app, _) = app(&engine, move |_| {
+        let pieces = [Piece::data("12"), Piece::Wait(wait.clone()), Piece::data("34")];
+        let body = ScriptedBody::new(pieces);
+        let (taken, end) = (body.taken(), end.clone());
+        let watched = body.map_frame(move |frame| {
+            if taken.load(Ordering::SeqCst) == 2 {
+                end.open();
+            }
+            frame
+        });
+        async move { Body::new(watched) }
+    });
+    let response = app.oneshot(post("k")).await.unwrap();
+    drop(response);
+    later.open();
+    at_end.opened().await;
+    assert!(engine.drain().await);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_response() {
+    for on_panic in [OnPanic::Release, OnPanic::Quarantine] {
+        let engine = engine(|policy| policy.on_panic(on_panic));
+        let (app, count) = app(&engine, async |_| {
+            Body::new(ScriptedBody::new([Piece::data("half"), Piece::Error]))
+        });
+        let reply = send(&app, post("k")).await;
+        reply.refused(500, "handler-failed");
+        assert!(reply.is_unstored());
+        assert_eq!(reply.outcome(), &Outcome::Refused(Code::HandlerFailed));
+        let retry = send(&app, post("k")).await;
+        match on_panic {
+            OnPanic::Release => retry.refused(500, "handler-failed"),
+            _ => retry.refused(409, "outcome-unknown"),
+        }
+        assert_eq!(count.runs(), if on_panic == OnPanic::Release { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn a_flowing_body_that_breaks_off_breaks_off_for_the_client() {
+    for end in [Piece::Error, Piece::Panic] {
+        let engine = engine(|policy| policy.response_bytes_max(1));
+        let (app, _) = app(&engine, move |_| {
+            let body = ScriptedBody::new([Piece::data("12"), end.clone()]);
+            async move { Body::new(body) }
+        });
+        let mut body = app.oneshot(post("k")).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "12");
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(engine.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn a_response_with_more_lines_than_can_be_kept_is_sent_but_not_replayed() {
+    let engine = engine(|policy| policy);
+    let (app, count) = app(&engine, async |_| {
+        let mut response = StatusCode::CREATED.into_response_with("body");
+        response.headers_mut().insert("location", HeaderValue::from_static("/orders/1"));
+        for _ in 0..FIELD_LINES_MAX {
+            response.headers_mut().append("x-line", HeaderValue::from_static("1"));
+        }
+        response
+    });
+    let first = send(&app, post("k")).await;
+    first.answered(201, "body");
+    assert_eq!(first.headers.get_all("x-line").iter().count(), FIELD_LINES_MAX);
+    assert!(first.is_unstored());
+    let retry = send(&app, post("k")).await;
+    retry.refused(409, "result-unavailable");
+    assert_eq!(retry.problem()["original_status"], 201);
+    assert_eq!(retry.header("location"), Some("/orders/1"));
+    assert_eq!(count.runs(), 1);
+}
+
+trait IntoResponseWith {
+    fn into_response_with(self, body: &'static str) -> Response<Body>;
+}
+
+impl IntoResponseWith for StatusCode {
+    fn into_response_with(self, body: &'static str) -> Response<Body> {
+        Response::builder().status(self).body(Body::from(body)).unwrap()
+    }
+}
