@@ -20,7 +20,7 @@ TARGETS_RUST := axum gateway plain
 TARGETS_PYTHON := fastapi-decorator fastapi-middleware
 # Those that the black-box suite is run against; `plain` has nothing to be tested.
 # Each with the stores that it is run over, `redis` with memory where one process will do.
-# Every store and every front door is among the first; `make test-all` runs the others, too.
+# The first have every store and every kind of front door; `make test-all` runs the others, too.
 PAIRS := axum:redis gateway:postgres fastapi-middleware:sqlite
 PAIRS_OTHER := axum:sqlite axum:postgres gateway:redis gateway:sqlite \
 	fastapi-decorator:redis fastapi-decorator:postgres fastapi-middleware:redis

@@ -80,7 +80,7 @@ pub(crate) fn store(url: &str) -> Measured<AnyStore> {
     }
     Ok(match url {
         // What is measured is not the limit.
-        "memory:" => AnyStore::Memory(MemoryStore::builder().bytes_max(16 << 30).build()),
+        "memory:" => AnyStore::from(MemoryStore::builder().bytes_max(16 << 30).build()),
         url => AnyStore::from_url(url)?,
     })
 }

@@ -9,12 +9,12 @@ use idemptx::store::postgres::PostgresStore;
 use idemptx::store::sqlite::SqliteStore;
 use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Settlement, Store};
+use idemptx_testkit::PostgresServer;
 use rusqlite::Connection;
 use tokio_postgres::NoTls;
 
 use crate::durable::{claimed, folder};
 use crate::in_process::on_one_thread;
-use crate::postgres_server::PostgresServer;
 use crate::redis_rates::{PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, small};
 use crate::series::Series;

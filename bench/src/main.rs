@@ -25,8 +25,6 @@ mod machine;
 mod memory;
 mod over_http;
 mod postgres_rates;
-#[path = "../../crates/idemptx/tests/support/postgres_server.rs"]
-mod postgres_server;
 mod python;
 mod redis_commands;
 mod redis_rates;

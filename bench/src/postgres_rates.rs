@@ -8,11 +8,11 @@ use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Settlement, Store};
+use idemptx_testkit::PostgresServer;
 use tokio_postgres::{Client, NoTls, Statement};
 
 use crate::durable::appended;
 use crate::in_process::on_one_thread;
-use crate::postgres_server::PostgresServer;
 use crate::redis_rates::{DAY, PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, ratio};
 use crate::series::{Series, in_turns};

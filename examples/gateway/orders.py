@@ -9,9 +9,12 @@ numbers = itertools.count(1)
 
 
 class Orders(BaseHTTPRequestHandler):
+    """Takes every POST request for an order."""
+
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):
+    def do_POST(self) -> None:
+        """Numbers the order."""
         wish = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         order = json.dumps({"order": next(numbers), "item": wish["item"]}).encode()
         self.send_response(201)

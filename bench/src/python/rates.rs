@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use idemptx_testkit::PostgresServer;
+
 use crate::durable;
 use crate::load::{self, Keys, Wish};
-use crate::postgres_server::PostgresServer;
 use crate::redis_server::{Monitor, RedisServer};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;

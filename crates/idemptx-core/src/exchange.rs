@@ -72,6 +72,8 @@ pub struct Exchange {
     typical: Option<Duration>,
     /// When the claim or renewal in force was sent.
     sent: Timestamp,
+    /// When the first claim or renewal was sent that was granted too late to start on.
+    late_since: Option<Timestamp>,
     /// When waiting ends.
     deadline: Option<Timestamp>,
     /// How often this exchange has claimed, renewed or looked, for the limit.
@@ -239,6 +241,7 @@ impl Exchange {
             token: Token::from_bytes([0; Token::BYTES]),
             typical: None,
             sent: Timestamp::default(),
+            late_since: None,
             deadline: None,
             steps: 0,
         }

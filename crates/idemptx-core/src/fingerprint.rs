@@ -166,6 +166,9 @@ impl FingerprintConfig {
             Some(BodyRule::Fields(texts)) => {
                 texts.iter().map(|text| Pointer::parse(text).unwrap_or_default()).collect()
             }
+            Some(BodyRule::Exclude(texts)) => {
+                texts.iter().filter_map(|text| Pointer::parse(text)).collect()
+            }
             _ => Arc::default(),
         };
         Self {
@@ -224,14 +227,21 @@ impl FingerprintConfig {
             BodyRule::Fields(_) if json_value::is_type(essence) => {
                 Some(Structure::Fields(Arc::clone(&self.pointers)))
             }
+            BodyRule::Exclude(_) if json_value::is_type(essence) => {
+                Some(Structure::Exclude(Arc::clone(&self.pointers)))
+            }
             BodyRule::Form if form::is_type(essence) => Some(Structure::Form),
-            BodyRule::Multipart if multipart::is_type(essence) => content_type
+            BodyRule::Multipart | BodyRule::Auto if multipart::is_type(essence) => content_type
                 .and_then(|line| multipart::boundary(line.as_bytes()))
                 .map(|boundary| Structure::Multipart { boundary: boundary.into() }),
             _ => None,
         };
         if let Some(structure) = structure {
-            return Body::Structured { structure, bytes: Vec::new() };
+            let bytes_max = match rule.body {
+                BodyRule::Auto => AUTO_BYTES_MAX,
+                _ => usize::MAX,
+            };
+            return Body::Structured { structure, bytes: Vec::new(), bytes_max };
         }
         hasher.update(&[BODY_RAW]);
         Body::Raw { length: 0 }
@@ -271,7 +281,17 @@ impl Fingerprinter {
                 *length += chunk.len() as u64;
                 self.hasher.update(chunk);
             }
-            Body::Structured { bytes, .. } => bytes.extend_from_slice(chunk),
+            Body::Structured { bytes, bytes_max, .. }
+                if chunk.len() <= *bytes_max - bytes.len() =>
+            {
+                bytes.extend_from_slice(chunk);
+            }
+            Body::Structured { bytes, .. } => {
+                // A large upload counts by its bytes, so that it can pass through in a stream.
+                let length = (bytes.len() as u64).saturating_add(chunk.len() as u64);
+                self.hasher.update(&[BODY_RAW]).update(bytes).update(chunk);
+                self.body = Body::Raw { length };
+            }
         }
     }
 
@@ -279,7 +299,7 @@ impl Fingerprinter {
     /// parses it.
     #[must_use]
     pub const fn keeps_body(&self) -> bool {
-        matches!(self.body, Body::Structured { .. })
+        matches!(self.body, Body::Structured { bytes_max: usize::MAX, .. })
     }
 
     /// Returns the fingerprint of the request, whose body is complete.
@@ -293,7 +313,7 @@ impl Fingerprinter {
             Body::Raw { length } => {
                 self.hasher.update(&length.to_be_bytes());
             }
-            Body::Structured { structure, bytes } => {
+            Body::Structured { structure, bytes, .. } => {
                 if structure.hash(bytes, &mut self.hasher).is_none() {
                     self.hasher.update(&[BODY_RAW]).update(bytes);
                     hash_count(&mut self.hasher, bytes.len());
@@ -330,13 +350,14 @@ enum Body {
     /// The bytes are hashed as they arrive, followed by their number, which marks their end.
     Raw { length: u64 },
     /// The body is parsed once it is complete.
-    Structured { structure: Structure, bytes: Vec<u8> },
+    Structured { structure: Structure, bytes: Vec<u8>, bytes_max: usize },
 }
 
 /// The format in which the body is parsed.
 enum Structure {
     Json,
     Fields(Arc<[Pointer]>),
+    Exclude(Arc<[Pointer]>),
     Form,
     Multipart { boundary: Box<[u8]> },
 }
@@ -358,6 +379,12 @@ impl Structure {
                     hasher.update(&[u8::from(value.is_some())]);
                     value.inspect(|value| value.hash(hasher));
                 }
+            }
+            Self::Exclude(pointers) => {
+                let mut document = json_value::parse(body)?;
+                hasher.update(&[BODY_EXCLUDE]);
+                pointers.iter().for_each(|pointer| pointer.remove(&mut document));
+                document.hash(hasher);
             }
             Self::Form => {
                 hasher.update(&[BODY_FORM]);
@@ -449,7 +476,9 @@ fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
 }
 
 /// The version of the format; raise it when the same request would get another digest.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The largest multipart body that [`BodyRule::Auto`] parses; a larger one counts by its bytes.
+pub const AUTO_BYTES_MAX: usize = 1 << 20;
 const REQUEST_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: request";
 const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: binding";
 const WORK_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: work";
@@ -460,6 +489,7 @@ const BODY_RAW: u8 = b'r';
 const BODY_IGNORED: u8 = b'n';
 const BODY_JSON: u8 = b'j';
 const BODY_FIELDS: u8 = b'p';
+const BODY_EXCLUDE: u8 = b'x';
 const BODY_FORM: u8 = b'f';
 const BODY_MULTIPART: u8 = b'm';
 const LOWERCASE_BYTES: usize = 32;

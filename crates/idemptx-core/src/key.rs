@@ -126,6 +126,10 @@ pub enum InvalidKey {
     NotQuoted,
     /// The policy's own check refused it.
     Refused,
+    /// The policy refuses values that stand for a missing key, such as `undefined`.
+    Placeholder,
+    /// The key does not match the policy's `key_pattern`.
+    Pattern,
 }
 
 impl fmt::Display for InvalidKey {
@@ -145,7 +149,13 @@ impl fmt::Display for InvalidKey {
                  quotes and backslashes",
             ),
             Self::NotQuoted => f.write_str("put the key in double quotes (RFC 8941 section 3.3.3)"),
-            Self::Refused => f.write_str("the key does not have the form this API asks for"),
+            Self::Refused | Self::Pattern => {
+                f.write_str("the key does not have the form this API asks for")
+            }
+            Self::Placeholder => f.write_str(
+                "the key is the placeholder of a template or script that was not filled in; send a \
+                 unique one, such as a UUID",
+            ),
         }
     }
 }

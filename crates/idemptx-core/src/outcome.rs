@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 
 use crate::key::InvalidKey;
+use crate::problem::ProblemRules;
 
 /// The end of one request's exchange; adapters put it into the response's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,14 @@ pub enum Outcome {
         /// Tells if a retry will get this response.
         stored: bool,
     },
+    /// The handler ran under a claim, but when it ended another execution had taken the record over:
+    /// the client got that one's response, or was refused with `code`.
+    Fenced {
+        /// The number of this execution of the operation, from 1.
+        attempt: u32,
+        /// The refusal; `None` if the client got the stored response.
+        code: Option<Code>,
+    },
     /// The stored response was replayed.
     Replayed,
     /// The request was refused, and nothing ran.
@@ -30,7 +39,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bypass {
-    /// An upgrade, a CONNECT, a CORS preflight, or gRPC.
+    /// A CONNECT: it opens a tunnel, and has no response to store.
     NotHttp,
     /// The policy does not cover the method; `keyed` tells if the request had a key all the same.
     Method {
@@ -148,6 +157,8 @@ pub struct Rejection {
     pub original_status: Option<StatusCode>,
     /// The `Location` of the response that was not kept.
     pub location: Option<http::HeaderValue>,
+    /// The format in which the policy reports refusals.
+    pub problem: ProblemRules,
     /// Marks a refusal that replaces the response of an execution and will not be replayed:
     /// `Idempotency-Stored: false`.
     pub unstored: bool,

@@ -66,7 +66,7 @@ impl State {
 }
 
 /// A record as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
     /// Its name, kept inside so that no other name can pass for it.
@@ -91,6 +91,25 @@ pub struct Record {
     pub apart: bool,
     /// The response; empty while running.
     pub payload: Bytes,
+}
+
+/// Shows the payload's size, and nothing of it.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("id", &self.id)
+            .field("state", &self.state)
+            .field("token", &self.token)
+            .field("fence", &self.fence)
+            .field("attempt", &self.attempt)
+            .field("fingerprint", &self.fingerprint)
+            .field("term", &self.term)
+            .field("retain", &self.retain)
+            .field("awaited", &self.awaited)
+            .field("apart", &self.apart)
+            .field("payload_bytes", &self.payload.len())
+            .finish()
+    }
 }
 
 impl Record {

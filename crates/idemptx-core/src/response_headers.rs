@@ -23,10 +23,11 @@ pub fn mark(
     // The handler's instruction to this layer; clients never see it.
     headers.remove(IDEMPOTENCY_OUTCOME);
     match outcome {
-        Outcome::Replayed => {
+        Outcome::Replayed | Outcome::Fenced { code: None, .. } => {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
-        Outcome::Executed { stored: false, .. } | Outcome::Bypassed(Bypass::Unprotected) => {
+        Outcome::Executed { stored: false, .. }
+        | Outcome::Bypassed(Bypass::Unprotected | Bypass::LargeBody) => {
             headers.insert(IDEMPOTENCY_STORED, HeaderValue::from_static("false"));
         }
         _ => {}
@@ -38,7 +39,11 @@ pub fn mark(
     {
         headers.insert(policy.status_header.clone(), word);
     }
-    if !matches!(outcome, Outcome::Executed { .. } | Outcome::Replayed) {
+    let is_answered = matches!(
+        outcome,
+        Outcome::Executed { .. } | Outcome::Replayed | Outcome::Fenced { code: None, .. }
+    );
+    if !is_answered {
         return;
     }
     if policy.expose.contains(&Expose::Key)
@@ -64,11 +69,14 @@ pub fn mark(
 fn word(outcome: &Outcome, profile: Profile) -> Option<HeaderValue> {
     let original = profile == Profile::Idemptx;
     let word = match outcome {
+        Outcome::Fenced { code: Some(code), .. } => {
+            return word(&Outcome::Refused(*code), profile);
+        }
         Outcome::Executed { .. } if original => "new",
         Outcome::Executed { stored: true, .. } => "created",
         Outcome::Executed { stored: false, .. } => "not-stored",
-        Outcome::Replayed if original => "hit",
-        Outcome::Replayed => "replayed",
+        Outcome::Replayed | Outcome::Fenced { .. } if original => "hit",
+        Outcome::Replayed | Outcome::Fenced { .. } => "replayed",
         Outcome::Refused(Code::InProgress) => "in-progress",
         Outcome::Refused(Code::KeyReused) => "mismatch",
         Outcome::Bypassed(Bypass::Method { keyed: true } | Bypass::LargeBody) => "ignored",

@@ -281,7 +281,7 @@ impl ClaimInfo {
 }
 
 /// A final result, to be kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settlement {
     /// Any state but [`State::Running`] and [`State::ResponseExpired`].
@@ -293,6 +293,18 @@ pub struct Settlement {
     /// How long the record is kept, at least as long: from the payload's end to this one's the
     /// state is [`State::ResponseExpired`].
     pub key_retain: Duration,
+}
+
+/// Shows the payload's size, and nothing of it.
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settlement")
+            .field("state", &self.state)
+            .field("payload_bytes", &self.payload.len())
+            .field("retain", &self.retain)
+            .field("key_retain", &self.key_retain)
+            .finish()
+    }
 }
 
 impl Settlement {

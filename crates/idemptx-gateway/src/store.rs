@@ -8,7 +8,7 @@ use idemptx::store::seal::{Seal, SealKeys};
 #[cfg(feature = "seal")]
 use crate::config::SealKeysFrom;
 use crate::config::Store;
-use crate::serve::StartError;
+use crate::error::StartError;
 
 /// Opens the store; a server is connected to on first use.
 pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {

@@ -1,228 +1,239 @@
 //! The async driver: one [`Exchange`] on one store, from the request's body to its answer.
 //!
-//! What comes before the handler runs in the client's own task and ends with it.
-//! From the granted claim on everything runs in a task of its own, so that a client that leaves
-//! cancels neither the handler nor the record of what it did.
+//! It runs in the client's task, the handler included.
+//! Once a claim was sent, a client that leaves no longer cancels it: the [`Detachable`] around it
+//! moves it to a task of the runtime, where the claim is released, or the handler and the record of
+//! its result are finished.
+//!
+//! [`Detachable`]: crate::detachable::Detachable
 
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
-    Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
-    StoreFailure,
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreFailure,
 };
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::detachable::Attachment;
 use crate::engine::Inner;
 use crate::execution::Execution;
-use crate::flight::{Entrance, News, Pilot, Seat};
-use crate::keeper::{Heartbeat, Job};
+use crate::lease_renewer::{BackgroundTask, Heartbeat};
+use crate::single_flight::{Entry, Leader, Update, WaitSlot};
+use crate::time_limit::limited;
 use crate::transaction::PendingEffects;
 
 mod settling;
+mod watcher;
 
-/// What is executed under a key.
+/// The operation that is executed under a key.
 pub(crate) trait Work: Send + 'static {
-    /// What it makes.
+    /// The value for the caller.
     type Product: Send + 'static;
 
     /// Runs it; a panic counts as [`Handled::Broken`].
-    fn run(self, execution: Execution) -> impl Future<Output = Done<Self::Product>> + Send;
+    fn run(self, execution: Execution) -> impl Future<Output = WorkResult<Self::Product>> + Send;
 }
 
-/// How an execution ended.
-pub(crate) struct Done<P> {
+/// The end of an execution.
+pub(crate) struct WorkResult<P> {
     pub(crate) handled: Handled,
-    /// `None` if it broke down without anything to show.
+    /// `None` if it broke down without a value.
     pub(crate) product: Option<P>,
-    /// What a store keeps of it: a response, or the head of one that cannot be replayed.
-    pub(crate) kept: Bytes,
-    /// What remains to be done once the client has its answer, such as the rest of a stream.
-    pub(crate) rest: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The payload for the store: a response, or the head of one that cannot be replayed.
+    pub(crate) payload: Bytes,
 }
 
-impl<P> Done<P> {
-    /// Without anything to show.
+impl<P> WorkResult<P> {
+    /// An execution that broke down without a value.
     pub(crate) const fn broken() -> Self {
-        Self { handled: Handled::Broken, product: None, kept: Bytes::new(), rest: None }
+        Self { handled: Handled::Broken, product: None, payload: Bytes::new() }
     }
 }
 
-/// How a request under a key ended.
-pub(crate) enum Ended<W: Work> {
-    /// To be run unprotected, by the caller.
+/// The end of a request under a key.
+pub(crate) enum Driven<W: Work> {
+    /// Pass: the caller runs the work without protection.
     Pass(Bypass, W),
-    Answered(Answered<W::Product>),
+    Reply(Reply<W::Product>),
 }
 
-/// What there is to tell the client.
-pub(crate) enum Answered<P> {
+/// The answer to a client.
+pub(crate) enum Reply<P> {
     Own {
         product: P,
         attempt: u32,
         stored: bool,
     },
-    Replay(Box<StoredResponse>),
-    /// Refused; with what the handler that broke down left.
-    Refuse(Rejection, Option<P>),
+    Replay {
+        response: Box<StoredResponse>,
+        /// The attempt of this request's own execution, if that was fenced.
+        fenced: Option<u32>,
+    },
+    Refuse {
+        rejection: Rejection,
+        /// The value of the work, if that broke down.
+        product: Option<P>,
+        /// The attempt of this request's own execution, if that was fenced.
+        fenced: Option<u32>,
+    },
+}
+
+impl<P> Reply<P> {
+    const fn refuse(rejection: Rejection) -> Self {
+        Self::Refuse { rejection, product: None, fenced: None }
+    }
 }
 
 /// Drives an exchange whose request is known to its end.
 ///
 /// # Cancel safety
 ///
-/// Dropped before the claim is granted, the claim is released in the background.
-/// Dropped later, the handler and the record of its result are not affected.
+/// It is to be polled inside of a `Detachable` with the driver's [`Attachment`].
+/// Dropped before a claim was sent, it leaves nothing; dropped later, it goes on: a claim that the
+/// store grants after that is released, and a handler that has started ends, with its result stored.
 #[expect(
     clippy::manual_async_fn,
-    reason = "what an `async fn` is given it keeps twice, and this is part of every request's future"
+    reason = "an `async fn` keeps its arguments twice, and this is part of every request's future"
 )]
 pub(crate) fn drive<S: Store, W: Work>(
     mut driver: Box<Driver<S>>,
     mut action: Action,
     work: W,
-) -> impl Future<Output = Ended<W>> + Send {
+) -> impl Future<Output = Driven<W>> + Send {
     async move {
         loop {
             let event = match action {
-                Action::Claim { id, ref claim_request } => {
-                    Event::Claimed(driver.claim(id, claim_request).await)
+                Action::Claim { id, claim_request: ref request } => {
+                    Event::Claimed(driver.claim(id, request).await)
                 }
                 Action::Answer { answer, deferred } => {
-                    driver.deferred(deferred);
-                    return Ended::Answered(match answer {
-                        Answer::Pass(passed) => return Ended::Pass(passed, work),
-                        Answer::Replay(response) => Answered::Replay(response),
-                        Answer::Refuse(rejection) => Answered::Refuse(rejection, None),
-                        // An own answer needs an execution, which only `detach` has.
+                    driver.defer(deferred);
+                    return Driven::Reply(match answer {
+                        Answer::Pass(bypass) => return driver.pass(bypass, work),
+                        Answer::Replay(response) => Reply::Replay { response, fenced: None },
+                        Answer::Refuse(rejection) => Reply::refuse(rejection),
+                        // An own answer needs an execution, which only `execute` has.
                         _ => driver.impossible(),
                     });
                 }
-                action => driver.rarely(action).await,
+                action => driver.perform_rare(action).await,
             };
-            if let Event::Claimed(Ok(Claim::Granted(lease))) = event {
-                return detach(driver, lease, work).await;
+            if let Event::Claimed(Ok(claim)) = event {
+                if driver.attachment.is_detached() {
+                    return driver.give_up(claim).await;
+                }
+                if let Claim::Granted(lease) = claim {
+                    driver.announce(&lease);
+                    // Boxed, so that the futures of replays have no room for it.
+                    return Box::pin(execute(driver, lease, work)).await;
+                }
+                action = driver.step(Event::Claimed(Ok(claim)));
+            } else {
+                action = driver.step(event);
             }
-            action = driver.step(event);
         }
     }
 }
 
-/// Carries on in a task of its own, and waits for what it has to say.
-fn detach<S: Store, W: Work>(
-    driver: Box<Driver<S>>,
-    granted: Lease,
-    work: W,
-) -> impl Future<Output = Ended<W>> + Send {
-    let rules = Arc::clone(driver.engine.rules());
-    // Boxed, so that the runtime moves a pointer.
-    let executed = tokio::spawn(Box::pin(execute(driver, granted, work)));
-    async move {
-        executed.await.unwrap_or_else(|_| {
-            // The runtime is shutting down and dropped the task: the claim lapses into an orphan.
-            let rejection = Rejection::new(Code::InProgress, rules.policy());
-            let rejection = rejection.retry_after(rules.policy().lease);
-            Ended::Answered(Answered::Refuse(rejection, None))
-        })
-    }
-}
-
+/// Runs the work under a granted claim, and makes its result final.
 async fn execute<S: Store, W: Work>(
     mut driver: Box<Driver<S>>,
     granted: Lease,
     work: W,
-) -> Ended<W> {
+) -> Driven<W> {
     let mut work = Some(work);
-    let mut done = Done::broken();
-    // The start rule holds because nothing is awaited between this step and the handler's start.
+    let mut result = WorkResult::broken();
+    // The start rule holds because nothing is awaited between this step, which compares the age of
+    // the lease, and the first poll of the handler.
     let mut action = driver.step(Event::Claimed(Ok(Claim::Granted(granted))));
-    let ended = loop {
+    loop {
         let event = match action {
             Action::Execute(ref lease) => {
-                done = match work.take() {
+                result = match work.take() {
                     Some(work) => driver.run(lease, work).await,
-                    None => Done::broken(),
+                    None => WorkResult::broken(),
                 };
-                Event::Handled(done.handled)
+                Event::Handled(result.handled)
             }
             Action::Settle { ref lease, state, ref response, commits } => {
                 let payload = match response {
                     _ if state == State::Unknown => Bytes::new(),
                     Some(response) => response.encode(),
-                    None => std::mem::take(&mut done.kept),
+                    None => std::mem::take(&mut result.payload),
                 };
                 driver.settle(lease, state, payload, commits).await
             }
             Action::Answer { answer, deferred } => {
-                driver.deferred(deferred);
-                break Ended::Answered(match (answer, work, done.product) {
-                    (Answer::Pass(passed), Some(work), _) => break Ended::Pass(passed, work),
+                driver.defer(deferred);
+                let fenced = driver.fenced;
+                return Driven::Reply(match (answer, work, result.product) {
+                    (Answer::Pass(bypass), Some(work), _) => return driver.pass(bypass, work),
                     (Answer::Own { attempt, stored }, _, Some(product)) => {
-                        Answered::Own { product, attempt, stored }
+                        Reply::Own { product, attempt, stored }
                     }
-                    (Answer::Replay(response), ..) => Answered::Replay(response),
-                    (Answer::Refuse(rejection), _, product) => Answered::Refuse(rejection, product),
+                    (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
+                    (Answer::Refuse(rejection), _, product) => {
+                        Reply::Refuse { rejection, product, fenced }
+                    }
                     _ => driver.impossible(),
                 });
             }
-            action => driver.rarely(action).await,
+            action => driver.perform_rare(action).await,
         };
         action = driver.step(event);
-    };
-    driver.heartbeat = None;
-    if let Some(rest) = done.rest {
-        // On the same permit, which the driver has.
-        tokio::spawn(async move {
-            let _driver = driver;
-            rest.await;
-        });
     }
-    ended
 }
 
 /// An exchange with what it holds in this process.
 pub(crate) struct Driver<S: Store> {
     engine: Arc<Inner<S>>,
     exchange: Exchange,
-    /// When the exchange was last told something.
+    attachment: Attachment,
+    /// The time of the exchange's last step.
     stepped: Timestamp,
-    pilot: Option<Pilot>,
+    leader: Option<Leader>,
     permit: Option<OwnedSemaphorePermit>,
-    /// A claim request is, or may yet be, in force: there is something to release.
-    at_stake: bool,
+    /// A claim is in force, or may be: there is something to release.
+    may_be_claimed: bool,
     heartbeat: Option<Heartbeat>,
-    /// What the handler left to be committed.
-    left: PendingEffects,
-    /// What could not be settled in time, kept for the work behind.
+    /// The transaction that the handler left open.
+    pending: PendingEffects,
+    /// The result that could not be settled in time, for the background.
     unsettled: Option<Settlement>,
+    /// The attempt of the execution, if another one had taken the record over when it ended.
+    fenced: Option<u32>,
+    /// The end of the handler's transaction is not known.
+    is_uncommitted: bool,
 }
 
 impl<S: Store> Driver<S> {
-    /// Boxed, because it moves from task to task, and an exchange is large.
+    /// Boxed, because it moves from future to future, and an exchange is large.
     pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
             exchange,
+            attachment: Attachment::default(),
             stepped: Timestamp::default(),
-            pilot: None,
+            leader: None,
             permit: None,
-            at_stake: false,
+            may_be_claimed: false,
             heartbeat: None,
-            left: PendingEffects::default(),
+            pending: PendingEffects::default(),
             unsettled: None,
+            fenced: None,
+            is_uncommitted: false,
         })
     }
 
@@ -234,6 +245,11 @@ impl<S: Store> Driver<S> {
         &self.exchange
     }
 
+    /// Returns the switch that says whether a client that leaves cancels the exchange.
+    pub(crate) fn attachment(&self) -> Attachment {
+        self.attachment.clone()
+    }
+
     pub(crate) fn step(&mut self, event: Event) -> Action {
         let now = self.engine.clock().now();
         let last = std::mem::replace(&mut self.stepped, now);
@@ -243,78 +259,77 @@ impl<S: Store> Driver<S> {
         self.exchange.step(event, now)
     }
 
-    /// Does what few exchanges have to do, apart: the others' futures have no room for it.
-    fn rarely(&mut self, action: Action) -> Pin<Box<impl Future<Output = Event> + '_>> {
+    /// Performs an action of few exchanges, in a box: the futures of the others have no room for it.
+    fn perform_rare(&mut self, action: Action) -> Pin<Box<impl Future<Output = Event> + '_>> {
         Box::pin(self.perform(action))
     }
 
     async fn perform(&mut self, action: Action) -> Event {
+        let limit = self.engine.policy().claim_timeout;
         match action {
             Action::Claim { id, claim_request } => {
-                Event::Claimed(self.claim(id, &claim_request).await)
+                let verdict = self.claim(id, &claim_request).await;
+                if let Ok(Claim::Granted(lease)) = &verdict {
+                    self.announce(lease);
+                }
+                Event::Claimed(verdict)
             }
-            Action::Lookup(id) => Event::Looked(self.lookup(&id).await),
+            Action::Lookup(id) => {
+                let found = limited(limit, self.engine.store().lookup(&id)).await;
+                Event::Looked(found.map_err(|error| error.kind()))
+            }
             Action::Meter => Event::Metered { within: self.meter() },
-            Action::Renew(lease) => Event::Renewed(self.renew(&lease).await),
+            Action::Renew(lease) => {
+                let renewed = limited(limit, self.engine.store().renew(&lease)).await;
+                Event::Renewed(renewed.map(drop).map_err(|error| error.kind()))
+            }
             Action::Probe { attempt } => {
                 Event::Probed(self.engine.probe(&self.exchange, attempt).await)
             }
             Action::Wait { id, holder, until } => self.wait(id, holder, until).await,
             Action::Release(lease) => self.release(&lease).await,
-            // The callers do these themselves.
+            // The callers perform these themselves.
             _ => Event::WaitOver,
         }
     }
 
-    /// Claims, or is told what another request of this process was told.
-    async fn claim(
-        &mut self,
-        id: RecordId,
-        claim_request: &ClaimRequest,
-    ) -> Result<Claim, StoreFailure> {
-        while self.pilot.is_none() {
-            match self.engine.flights().enter(id) {
-                Entrance::Lead(pilot) => self.pilot = Some(pilot),
-                Entrance::Held(holder) => return Ok(Claim::Found(RecordSnapshot::Held(holder))),
-                Entrance::Follow(news) => match news.await {
-                    Ok(News::Held(holder)) => {
+    /// Claims, or takes the answer that another request of this process got.
+    async fn claim(&mut self, id: RecordId, request: &ClaimRequest) -> Result<Claim, StoreFailure> {
+        while self.leader.is_none() {
+            match self.engine.single_flight().enter(id) {
+                Entry::Lead(leader) => self.leader = Some(leader),
+                Entry::Held(holder) => return Ok(Claim::Found(RecordSnapshot::Held(holder))),
+                Entry::Follow(update) => match update.await {
+                    Ok(Update::Held(holder)) => {
                         return Ok(Claim::Found(RecordSnapshot::Held(holder)));
                     }
-                    Ok(News::Settled(record)) => {
+                    Ok(Update::Settled(record)) => {
                         return Ok(Claim::Found(RecordSnapshot::Settled(record)));
                     }
-                    Ok(News::Failed(failure)) => return Err(failure),
-                    Ok(News::Changed) | Err(_) => {}
+                    Ok(Update::Failed(failure)) => return Err(failure),
+                    Ok(Update::Changed) | Err(_) => {}
                 },
             }
         }
-        let verdict = self.claim_alone(&id, claim_request).await;
-        match &verdict {
-            Ok(Claim::Granted(lease)) => {
-                if let Some(pilot) = &self.pilot {
-                    pilot.held(ClaimInfo::new(&Record::running(lease), lease.term));
-                }
-            }
-            other => {
-                let news = match other {
-                    Ok(Claim::Found(RecordSnapshot::Held(holder))) => News::Held(holder.clone()),
-                    Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
-                        News::Settled(record.clone())
-                    }
-                    Ok(_) => News::Changed,
-                    Err(failure) => News::Failed(*failure),
-                };
-                self.permit = None;
-                self.land(&news);
-            }
-        }
+        let verdict = self.claim_alone(&id, request).await;
+        let update = match &verdict {
+            Ok(Claim::Granted(_)) => return verdict,
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => Update::Held(*holder),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => Update::Settled(record.clone()),
+            Ok(_) => Update::Changed,
+            // The others have clients that still wait: each may try for itself.
+            Err(_) if self.attachment.is_detached() => Update::Changed,
+            Err(failure) => Update::Failed(*failure),
+        };
+        self.permit = None;
+        self.complete(&update);
         verdict
     }
 
     async fn claim_alone(
         &mut self,
         id: &RecordId,
-        claim_request: &ClaimRequest,
+        request: &ClaimRequest,
     ) -> Result<Claim, StoreFailure> {
         let limit = self.engine.policy().claim_timeout;
         if self.engine.is_closed_to_claims() {
@@ -323,30 +338,65 @@ impl<S: Store> Driver<S> {
         if self.permit.is_none() {
             self.permit = match self.engine.permits().try_acquire_owned() {
                 Ok(permit) => Some(permit),
-                // The claim request has not been sent: refused for want of room, for certain.
+                // Nothing has been sent: a certain refusal.
                 Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
                     Ok(Ok(permit)) => Some(permit),
                     _ => return Err(ErrorKind::Full.into()),
                 },
             };
         }
-        self.at_stake = true;
-        let verdict = within(limit, self.engine.store().claim(id, claim_request)).await;
-        self.at_stake = match &verdict {
+        self.may_be_claimed = true;
+        // From here on the answer is waited for, client or not: only it says whether there is a
+        // claim to release, and a release that is sent on suspicion would have to be sent again.
+        self.attachment.hold();
+        let verdict = limited(limit, self.engine.store().claim(id, request)).await;
+        let verdict = verdict.map_err(|error| error.failure());
+        self.may_be_claimed = match &verdict {
             Ok(claim) => matches!(claim, Claim::Granted(_)),
             Err(failure) => failure.kind.is_unknown(),
         };
+        if !self.may_be_claimed {
+            self.attachment.loosen();
+        }
         verdict
     }
 
-    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, ErrorKind> {
-        let limit = self.engine.policy().claim_timeout;
-        Ok(within(limit, self.engine.store().lookup(id)).await?)
+    /// Announces the claim to the other requests of this process.
+    fn announce(&self, lease: &Lease) {
+        if let Some(leader) = &self.leader {
+            leader.announce(ClaimInfo::new(&Record::running(lease), lease.term));
+        }
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<(), ErrorKind> {
-        let limit = self.engine.policy().claim_timeout;
-        Ok(within(limit, self.engine.store().renew(lease)).await.map(drop)?)
+    /// Ends an exchange whose client has left while its claim was with the store.
+    async fn give_up<W: Work>(mut self: Box<Self>, claim: Claim) -> Driven<W> {
+        if let Claim::Granted(lease) = claim {
+            let limit = self.engine.policy().claim_timeout;
+            let released = limited(limit, self.engine.store().release(&lease)).await;
+            // Not before: dropped in the middle of it, the claim is released in the background.
+            self.may_be_claimed = false;
+            if released.is_err() {
+                let task = BackgroundTask::Release { lease, heartbeat: None };
+                self.engine.lease_renewer().enqueue(task);
+            }
+            self.complete(&Update::Changed);
+        }
+        self.abandoned()
+    }
+
+    /// Lets the caller run the work as if there were no engine, if there is still a client for it.
+    fn pass<W: Work>(&self, bypass: Bypass, work: W) -> Driven<W> {
+        if self.attachment.is_detached() {
+            return self.abandoned();
+        }
+        self.attachment.loosen();
+        Driven::Pass(bypass, work)
+    }
+
+    /// The answer to a client that has left.
+    fn abandoned<W: Work>(&self) -> Driven<W> {
+        let rejection = Rejection::new(Code::InProgress, self.engine.policy());
+        Driven::Reply(Reply::refuse(rejection))
     }
 
     fn meter(&self) -> bool {
@@ -355,138 +405,84 @@ impl<S: Store> Driver<S> {
     }
 
     /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].
-    async fn run<W: Work>(&mut self, lease: &Lease, work: W) -> Done<W::Product> {
-        let Some(operation) = self.exchange.operation() else { return Done::broken() };
-        let heartbeat = self.engine.keeper().beat(lease);
-        let lost = Arc::clone(heartbeat.lost());
-        let execution = Execution::new(operation.clone(), lease, Arc::clone(&lost), &self.engine);
+    async fn run<W: Work>(&mut self, lease: &Lease, work: W) -> WorkResult<W::Product> {
+        let Some(operation) = self.exchange.operation() else { return WorkResult::broken() };
+        let heartbeat = self.engine.lease_renewer().keep_alive(lease);
+        let loss = Arc::clone(heartbeat.loss());
+        let execution = Execution::new(operation.clone(), lease, Arc::clone(&loss), &self.engine);
         self.heartbeat = Some(heartbeat);
         let mut work = CatchPanic(Box::pin(work.run(execution.clone())));
-        let done = tokio::select! {
+        let result = tokio::select! {
             biased;
-            done = &mut work => done,
-            () = lost.wait() => {
-                // The record is somebody else's: whoever asks for it must not be held up by us.
-                self.land(&News::Changed);
+            result = &mut work => result,
+            () = loss.wait() => {
+                // Another process has the record: its duplicates here must not wait for this one.
+                self.complete(&Update::Changed);
                 work.await
             }
         };
-        let done = done.unwrap_or_else(Done::broken);
-        self.left = execution.effects().end();
-        done
+        let result = result.unwrap_or_else(WorkResult::broken);
+        self.pending = execution.pending().end();
+        result
     }
 
-    /// Waits for the end of somebody's claim, together with everybody else in this process.
+    /// Waits for the end of a claim, together with all other requests of this process.
     async fn wait(&mut self, id: RecordId, holder: ClaimInfo, until: Timestamp) -> Event {
         let token = holder.token;
-        let mut waiter = match self.engine.flights().wait(id, holder) {
-            Seat::Full => return Event::WaitersFull,
-            Seat::Taken(waiter) => waiter,
-            Seat::Vigil(waiter, pilot) => {
-                tokio::spawn(keep_vigil(Arc::clone(&self.engine), id, token, pilot));
+        let mut waiter = match self.engine.single_flight().wait(id, holder) {
+            WaitSlot::Full => return Event::WaitersFull,
+            WaitSlot::Joined(waiter) => waiter,
+            WaitSlot::Watcher(waiter, leader) => {
+                let engine = Arc::clone(&self.engine);
+                tokio::spawn(watcher::watch_record(engine, id, token, leader));
                 waiter
             }
         };
         let left = until.since(self.engine.clock().now());
-        match timeout(left, &mut waiter.news).await {
+        match timeout(left, &mut waiter.update).await {
             Err(_) => Event::WaitOver,
-            Ok(Ok(News::Settled(record))) => Event::Woken(Some(RecordSnapshot::Settled(record))),
+            Ok(Ok(Update::Settled(record))) => Event::Woken(Some(RecordSnapshot::Settled(record))),
             Ok(_) => Event::Woken(None),
         }
     }
 
-    fn deferred(&mut self, deferred: Option<Deferred>) {
+    /// Hands over to the background what goes on after the answer.
+    fn defer(&mut self, deferred: Option<Deferred>) {
         match deferred {
-            None => {}
-            // Who never asked the store, or only heard what another was told, left nothing there.
-            Some(Deferred::Release(lease)) if self.at_stake => {
-                self.engine.keeper().deferred(Job::Release(lease));
+            // A request that never sent a claim, or followed another one, left nothing to release.
+            Some(Deferred::Release(lease)) if self.may_be_claimed => {
+                let heartbeat = self.heartbeat.take();
+                self.engine.lease_renewer().enqueue(BackgroundTask::Release { lease, heartbeat });
             }
             Some(Deferred::Settle(lease, _)) => {
                 if let Some(done) = self.unsettled.take() {
-                    let (heartbeat, pilot) = (self.heartbeat.take(), self.pilot.take());
-                    self.engine.keeper().deferred(Job::Settle { lease, done, heartbeat, pilot });
+                    let (heartbeat, leader) = (self.heartbeat.take(), self.leader.take());
+                    let task = BackgroundTask::Settle { lease, done, heartbeat, leader };
+                    self.engine.lease_renewer().enqueue(task);
                 }
             }
-            Some(_) => {}
+            _ => {}
         }
     }
 
-    fn land(&mut self, news: &News) {
-        if let Some(pilot) = self.pilot.take() {
-            pilot.land(news);
+    fn complete(&mut self, update: &Update) {
+        if let Some(leader) = self.leader.take() {
+            leader.complete(update);
         }
     }
 
-    /// An answer that the exchange cannot give at this point.
-    fn impossible<P>(&self) -> Answered<P> {
+    /// Refuses where the exchange gives an answer that is impossible at this point.
+    fn impossible<P>(&self) -> Reply<P> {
         debug_assert!(false, "an own answer without an execution");
-        Answered::Refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()), None)
+        Reply::refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()))
     }
 }
 
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let deferred = self.exchange.abandon();
-        self.deferred(deferred);
+        self.defer(deferred);
     }
-}
-
-/// Watches a record that another process claimed with `token`, until it changes or nobody waits
-/// any more.
-async fn keep_vigil<S: Store>(engine: Arc<Inner<S>>, id: RecordId, token: Token, pilot: Pilot) {
-    let limit = engine.policy().claim_timeout;
-    let mut pause = VIGIL_POLL_MIN;
-    while pilot.is_awaited() {
-        // Watch first, look then: what happens in between is not missed.
-        let watch = timeout(limit, engine.store().watch(&id)).await.ok().flatten();
-        let left = match within(limit, engine.store().lookup(&id)).await {
-            Ok(Some(RecordSnapshot::Held(holder)))
-                if holder.token == token && !holder.is_orphan() =>
-            {
-                holder.remaining
-            }
-            Ok(Some(RecordSnapshot::Settled(record))) => return pilot.land(&News::Settled(record)),
-            Ok(_) | Err(StoreFailure { kind: ErrorKind::Corrupt, .. }) => {
-                return pilot.land(&News::Changed);
-            }
-            Err(_) => pause,
-        };
-        if watch.is_some() {
-            pause = VIGIL_POLL_MAX;
-        }
-        let fallback = sleep(pause.min(left + VIGIL_POLL_MIN));
-        match watch {
-            Some(watch) => {
-                tokio::select! { () = watch => {}, () = fallback => {} }
-            }
-            None => {
-                pause = (pause * 2).min(VIGIL_POLL_MAX);
-                fallback.await;
-            }
-        }
-    }
-}
-
-/// A step of the store within a limit; beyond it, its outcome is unknown.
-async fn within<T>(
-    limit: Duration,
-    step: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreFailure> {
-    let mut step = pin!(step);
-    // Only a step that is not over at once needs a timer, and the readings of the clock for it.
-    let mut late = pin!(None);
-    poll_fn(move |cx| {
-        if let Poll::Ready(verdict) = step.as_mut().poll(cx) {
-            return Poll::Ready(verdict.map_err(|error| error.failure()));
-        }
-        if late.is_none() {
-            late.set(Some(sleep(limit)));
-        }
-        let is_late = late.as_mut().as_pin_mut().is_some_and(|late| late.poll(cx).is_ready());
-        if is_late { Poll::Ready(Err(ErrorKind::Unavailable.into())) } else { Poll::Pending }
-    })
-    .await
 }
 
 /// Resolves to `None` if the future panics.
@@ -504,6 +500,3 @@ impl<F: Future> Future for CatchPanic<F> {
         }
     }
 }
-
-const VIGIL_POLL_MIN: Duration = Duration::from_millis(20);
-const VIGIL_POLL_MAX: Duration = Duration::from_millis(250);

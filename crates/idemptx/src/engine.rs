@@ -1,13 +1,11 @@
 //! The engine: a policy on a store, with what a process needs to drive it.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use idemptx_core::exchange::{Exchange, ProbeResult, Rules};
+use idemptx_core::exchange::Rules;
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Token;
 #[cfg(feature = "spool")]
@@ -16,22 +14,25 @@ use idemptx_core::policy::Policy;
 use idemptx_core::stats::{KeyMeter, TypicalTime};
 use idemptx_core::store::Store;
 use idemptx_core::time::{Clock, Timestamp, millis};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::flight::Flights;
-use crate::keeper::Keeper;
+use crate::lease_renewer::LeaseRenewer;
 use crate::operator::Operator;
+use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::tokens::Tokens;
 
 mod builder;
 mod check;
+mod probe;
 
 pub use self::builder::{EngineBuilder, EngineError};
 pub use self::check::CheckError;
+pub use self::probe::Orphan;
+use self::probe::{ProbeFn, Probes};
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
 ///
@@ -74,19 +75,19 @@ impl<S: Store> Engine<S> {
         &self.inner.store
     }
 
-    /// What it has in hand at the moment, for metrics.
+    /// Returns its present load, for metrics.
     #[must_use]
     pub fn load(&self) -> Load {
         let inner = &self.inner;
         let all = inner.executions_max as usize;
         Load {
             executing: all.saturating_sub(inner.permits.available_permits()),
-            waiting: inner.flights.waiting(),
-            unconfirmed: inner.keeper.unconfirmed(),
+            waiting: inner.single_flight.waiting(),
+            unconfirmed: inner.lease_renewer.unconfirmed(),
         }
     }
 
-    /// What operators do about its records: look, list, resolve, forget.
+    /// Returns the operators' view of its records: look, list, resolve, forget.
     #[must_use]
     pub fn operator(&self) -> Operator<S> {
         let Inner { store, rules, tokens, .. } = &*self.inner;
@@ -107,14 +108,15 @@ impl<S: Store> Engine<S> {
         let all = inner.executions_max;
         let idle = async {
             let executed = inner.permits.acquire_many(all).await;
-            inner.keeper.idle().await;
-            drop(executed);
+            let flowed = inner.open_bodies.acquire_many(OPEN_BODIES_MAX).await;
+            inner.lease_renewer.idle().await;
+            drop((executed, flowed));
         };
         timeout(inner.policy().drain, idle).await.is_ok()
     }
 
-    /// How much would be lost if the process ended now: handlers that run under a key, clients
-    /// present or gone, and steps that the store has not confirmed yet.
+    /// Returns the number of operations that would be lost if the process ended now: handlers that
+    /// run under a key, clients present or gone, and operations that the store has not confirmed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         let load = self.load();
@@ -135,7 +137,7 @@ impl<S: fmt::Debug> fmt::Debug for Engine<S> {
     }
 }
 
-/// What an engine has in hand.
+/// The present load of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Load {
@@ -143,52 +145,20 @@ pub struct Load {
     pub executing: usize,
     /// Requests that wait for the end of another one.
     pub waiting: usize,
-    /// Steps that are repeated behind, until the store confirms them.
+    /// Operations that are repeated in the background until the store confirms them.
     pub unconfirmed: usize,
-}
-
-/// An operation whose executor vanished, for the probe hook.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Orphan {
-    /// The client's key.
-    pub key: Key,
-    /// Whose it is.
-    pub scope: Scope,
-    /// Which execution vanished, from 1.
-    pub attempt: u32,
-    derived: Derive,
-}
-
-#[derive(Clone)]
-struct Derive(Arc<dyn Fn(&str) -> String + Send + Sync>);
-
-impl fmt::Debug for Derive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Derive")
-    }
-}
-
-impl Orphan {
-    /// The key that the vanished execution derived for `label`, to look its effect up by.
-    #[must_use]
-    pub fn derive(&self, label: &str) -> String {
-        (self.derived.0)(label)
-    }
 }
 
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
-type Transactions = Arc<dyn AnyTransactional>;
-type ProbeFn =
-    Arc<dyn Fn(Orphan) -> Pin<Box<dyn Future<Output = ProbeResult> + Send>> + Send + Sync>;
+type Transactions = Arc<dyn Transactional>;
 
-/// What all requests of an engine share.
+/// The state that all requests of an engine share.
 pub(crate) struct Inner<S> {
     store: Arc<S>,
     rules: Arc<Rules>,
-    flights: Arc<Flights>,
-    keeper: Keeper<S>,
+    single_flight: Arc<SingleFlight>,
+    lease_renewer: LeaseRenewer<S>,
     permits: Arc<Semaphore>,
     executions_max: u32,
     clock: MonotonicClock,
@@ -196,6 +166,9 @@ pub(crate) struct Inner<S> {
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
+    probes: Probes,
+    /// Bodies of responses that flow on after their executions have ended.
+    open_bodies: Arc<Semaphore>,
     transactions: Option<Transactions>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
@@ -218,16 +191,21 @@ impl<S: Store> Inner<S> {
         self.rules.policy()
     }
 
-    pub(crate) fn flights(&self) -> &Arc<Flights> {
-        &self.flights
+    pub(crate) fn single_flight(&self) -> &Arc<SingleFlight> {
+        &self.single_flight
     }
 
-    pub(crate) fn keeper(&self) -> &Keeper<S> {
-        &self.keeper
+    pub(crate) fn lease_renewer(&self) -> &LeaseRenewer<S> {
+        &self.lease_renewer
     }
 
     pub(crate) fn permits(&self) -> Arc<Semaphore> {
         Arc::clone(&self.permits)
+    }
+
+    /// Counts a body that flows on, until the permit is dropped; [`Engine::drain`] waits for it.
+    pub(crate) fn open_body(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.open_bodies).try_acquire_owned().ok()
     }
 
     pub(crate) fn clock(&self) -> &impl Clock {
@@ -246,47 +224,32 @@ impl<S: Store> Inner<S> {
         self.transactions.clone()
     }
 
-    /// Where large bodies wait, if that is what the policy wants.
+    /// Returns the spool, if the policy streams large bodies.
     #[cfg(feature = "spool")]
     pub(crate) fn spool(&self) -> Option<&Spool> {
         self.spool.as_ref().filter(|_| self.policy().on_large_body == OnLargeBody::Stream)
     }
 
-    /// Whether nothing new may begin: too much is unconfirmed, or the store is not to be trusted.
+    /// Returns `true` if no new claim may be made: too much is unconfirmed, or the store is unsafe.
     pub(crate) fn is_closed_to_claims(&self) -> bool {
-        self.refuses.load(Ordering::Relaxed) || self.keeper.is_full()
+        self.refuses.load(Ordering::Relaxed) || self.lease_renewer.is_full()
     }
 
-    /// A token that nobody else has, nor can guess.
+    /// Draws a token that is unique and cannot be guessed.
     pub(crate) fn token(&self) -> Token {
         self.tokens.draw()
     }
 
-    /// How long handlers take.
+    /// The typical duration of handlers.
     pub(crate) fn typical(&self) -> &TypicalTime {
         &self.typical
     }
 
-    /// Whether the record's scope may have another new key this minute.
+    /// Counts a new key; returns `false` if the record's scope may have no more this minute.
     pub(crate) fn meter(&self, id: &RecordId) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         meter.admits(id, limit, self.clock.now())
-    }
-
-    /// Asks the application's hook; without one, or without an answer, nothing is known.
-    pub(crate) async fn probe(&self, exchange: &Exchange, attempt: u32) -> ProbeResult {
-        let (Some(probe), Some(operation)) = (&self.probe, exchange.operation()) else {
-            return ProbeResult::Unknown;
-        };
-        let (named, rules) = (operation.clone(), Arc::clone(&self.rules));
-        let orphan = Orphan {
-            key: operation.key().clone(),
-            scope: operation.scope().clone(),
-            attempt,
-            derived: Derive(Arc::new(move |label| named.derive(label, &rules))),
-        };
-        timeout(PROBE_TIMEOUT, probe(orphan)).await.unwrap_or(ProbeResult::Unknown)
     }
 }
 
@@ -300,4 +263,5 @@ impl Clock for MonotonicClock {
     }
 }
 
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// More bodies than these may flow, but a drain does not wait for them.
+pub(super) const OPEN_BODIES_MAX: u32 = 1 << 20;

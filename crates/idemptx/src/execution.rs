@@ -1,19 +1,20 @@
-//! What a handler sees of the execution it is part of.
+//! The execution, as its handler sees it.
 
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "json")]
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use idemptx_core::exchange::{Operation, Rules};
+use idemptx_core::exchange::{Directive, Operation, Rules};
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::Store;
 
 use crate::engine::Inner as Engine;
-use crate::keeper::Lost;
+use crate::lease_renewer::LossSignal;
 #[cfg(feature = "json")]
 use crate::steps::{Labels, Records};
-use crate::store::transactional::AnyTransactional;
+use crate::store::Transactional;
 use crate::transaction::Effects;
 
 /// The execution that a handler runs in; a cheap handle.
@@ -28,29 +29,31 @@ struct Inner {
     rules: Arc<Rules>,
     /// `None` for work that runs without a claim.
     lease: Option<Lease>,
-    lost: Arc<Lost>,
-    /// Of an engine whose store is in the application's database.
+    lost: Arc<LossSignal>,
+    /// The store's transactions, if it is in the application's database.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
         allow(dead_code, reason = "there is no such database")
     )]
-    transactions: Option<Arc<dyn AnyTransactional>>,
-    effects: Effects,
-    /// Where its steps are kept, under a claim.
+    transactions: Option<Arc<dyn Transactional>>,
+    pending: Effects,
+    /// The handler's own [`Directive`], as a number.
+    outcome: AtomicU8,
+    /// The store of its steps, under a claim.
     #[cfg(feature = "json")]
     records: Option<Arc<dyn Records>>,
     #[cfg(feature = "json")]
     steps: AtomicU32,
-    /// The labels of those that are under way.
+    /// The labels of the steps that run.
     #[cfg(feature = "json")]
-    under_way: Labels,
+    active_labels: Labels,
 }
 
 impl Execution {
     pub(crate) fn new<S: Store>(
         operation: Operation,
         lease: &Lease,
-        lost: Arc<Lost>,
+        lost: Arc<LossSignal>,
         engine: &Arc<Engine<S>>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -59,13 +62,14 @@ impl Execution {
             lease: Some(lease.clone()),
             lost,
             transactions: engine.transactions(),
-            effects: Effects::default(),
+            pending: Effects::default(),
+            outcome: AtomicU8::new(UNSET),
             #[cfg(feature = "json")]
             records: Some(Arc::clone(engine) as Arc<dyn Records>),
             #[cfg(feature = "json")]
             steps: AtomicU32::new(0),
             #[cfg(feature = "json")]
-            under_way: Labels::default(),
+            active_labels: Labels::default(),
         }))
     }
 
@@ -79,49 +83,52 @@ impl Execution {
             lease: None,
             lost: Arc::default(),
             transactions: None,
-            effects: Effects::default(),
+            pending: Effects::default(),
+            outcome: AtomicU8::new(UNSET),
             records: None,
             steps: AtomicU32::new(0),
-            under_way: Labels::default(),
+            active_labels: Labels::default(),
         }))
     }
 
-    /// The client's key, quotes and escapes undone.
+    /// Returns the client's key, quotes and escapes undone.
     #[must_use]
     pub fn key(&self) -> &str {
         self.0.operation.key().as_str()
     }
 
-    /// Which execution of this operation it is: 1, or more after an orphan was taken over.
+    /// Returns the number of this execution of the operation: 1, or more after an orphan was taken
+    /// over.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.lease.as_ref().map_or(1, |lease| lease.attempt)
     }
 
-    /// The random token of this execution's claim.
+    /// Returns the random token of this execution's claim.
     #[must_use]
     pub fn token(&self) -> Token {
         let none = Token::from_bytes([0; Token::BYTES]);
         self.0.lease.as_ref().map_or(none, |lease| lease.token)
     }
 
-    /// A number greater than that of any earlier execution of this operation that may still be
+    /// Returns a number greater than that of any earlier execution of this operation that may still be
     /// running: give it to systems that can refuse a stale writer.
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.0.lease.as_ref().map_or(0, |lease| lease.fence)
     }
 
-    /// A key for a call to another system, named by `label`.
+    /// Derives a key for a call to another system, named by `label`.
     ///
     /// It depends on scope, key and label (and the policy's secret) alone: every attempt derives
-    /// the same, so a downstream system that honours keys executes once, however often we do.
+    /// the same, so a downstream system that honours keys executes once, however often this handler runs.
     #[must_use]
     pub fn derive(&self, label: &str) -> String {
         self.0.operation.derive(label, &self.0.rules)
     }
 
-    /// Whether somebody took the operation over: what this handler still does is in vain.
+    /// Returns `true` once another execution has taken the operation over: what this handler still
+    /// does is in vain.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.0.lost.is_lost()
@@ -136,6 +143,59 @@ impl Execution {
         self.0.lost.wait().await;
     }
 
+    /// Says how the operation's result is recorded, instead of the policy.
+    ///
+    /// - [`Directive::Store`]: it is final, with any status. A value or response is replayed; an
+    ///   error of [`Engine::run`](crate::Engine::run) has no form to be replayed in, and a retry is
+    ///   refused with `result-unavailable`.
+    /// - [`Directive::Release`]: nothing has happened, and the next request with the key executes.
+    /// - [`Directive::Unknown`]: it may have happened, and nothing executes until that is resolved.
+    ///
+    /// The last call before the handler returns counts.
+    /// What the response itself says, by extension or header field, goes before it.
+    ///
+    /// ```
+    /// # use idemptx::{Directive, Engine, Policy, RunError, store::MemoryStore};
+    /// # use idemptx_core::policy::ScopeRule;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let policy = Policy::payments().into_builder().scope(ScopeRule::Shared).build()?;
+    /// # let engine = Engine::builder(MemoryStore::new()).policy(policy).build()?;
+    /// let declined = engine.run("payout-17", b"100 EUR", async |execution| {
+    ///     // The bank has refused for certain: without this, `payments` would quarantine the key.
+    ///     execution.set_outcome(Directive::Release);
+    ///     Err::<u32, _>(std::io::Error::other("account closed"))
+    /// });
+    /// assert!(matches!(declined.await, Err(RunError::Failed(_))));
+    /// let paid = engine.run("payout-17", b"100 EUR", async |_| Ok::<_, std::io::Error>(1001));
+    /// assert_eq!(paid.await?, 1001);
+    /// # Ok(()) }
+    /// ```
+    pub fn set_outcome(&self, outcome: Directive) {
+        let number = match outcome {
+            Directive::Store => STORE,
+            Directive::Release => RELEASE,
+            _ => UNKNOWN,
+        };
+        self.0.outcome.store(number, Ordering::Relaxed);
+    }
+
+    /// Returns what [`set_outcome`](Self::set_outcome) was called with.
+    pub(crate) fn outcome(&self) -> Option<Directive> {
+        match self.0.outcome.load(Ordering::Relaxed) {
+            STORE => Some(Directive::Store),
+            RELEASE => Some(Directive::Release),
+            UNKNOWN => Some(Directive::Unknown),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if it is an execution of the engine with these rules.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_under(&self, rules: &Arc<Rules>) -> bool {
+        Arc::ptr_eq(&self.0.rules, rules)
+    }
+
     #[cfg(any(feature = "postgres", feature = "sqlite", feature = "json"))]
     pub(crate) fn rules(&self) -> &Rules {
         &self.0.rules
@@ -146,7 +206,7 @@ impl Execution {
         self.0.lease.as_ref()
     }
 
-    /// What its steps are kept with; `None` without a claim.
+    /// Returns the lease and the store of its steps; `None` without a claim.
     #[cfg(feature = "json")]
     pub(crate) fn recorded(&self) -> Option<(&Lease, &dyn Records)> {
         Some((self.0.lease.as_ref()?, &**self.0.records.as_ref()?))
@@ -159,8 +219,8 @@ impl Execution {
     }
 
     #[cfg(feature = "json")]
-    pub(crate) fn under_way(&self) -> &Labels {
-        &self.0.under_way
+    pub(crate) fn active_labels(&self) -> &Labels {
+        &self.0.active_labels
     }
 
     #[cfg(feature = "json")]
@@ -169,12 +229,12 @@ impl Execution {
     }
 
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(crate) fn transactions(&self) -> Option<&Arc<dyn AnyTransactional>> {
+    pub(crate) fn transactions(&self) -> Option<&Arc<dyn Transactional>> {
         self.0.transactions.as_ref()
     }
 
-    pub(crate) fn effects(&self) -> &Effects {
-        &self.0.effects
+    pub(crate) fn pending(&self) -> &Effects {
+        &self.0.pending
     }
 }
 
@@ -186,3 +246,8 @@ impl fmt::Debug for Execution {
             .finish_non_exhaustive()
     }
 }
+
+const UNSET: u8 = 0;
+const STORE: u8 = 1;
+const RELEASE: u8 = 2;
+const UNKNOWN: u8 = 3;

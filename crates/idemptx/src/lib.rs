@@ -44,7 +44,7 @@
 //! **Exactly once**, where a handler's effect is in the store's own database: what it does and its
 //! record are committed together. See [`EngineBuilder::transactional`].
 //!
-//! What is left in doubt, somebody has to decide: [`operator`].
+//! A person decides about operations that are left in doubt: [`operator`].
 //!
 //! # What happens to a request under a key
 //!
@@ -52,7 +52,7 @@
 //! |---|---|---|
 //! | nothing | is executed | is executed |
 //! | a running execution | waits, or 409 `in-progress` | 422 `key-reused` |
-//! | an execution that vanished | is executed again, or 409 `outcome-unknown` | 422 |
+//! | an execution that ended without a result | is executed again, or 409 `outcome-unknown` | 422 |
 //! | a response | gets it again | 422; may replace a stored 400 or 422 |
 //! | a response that was not kept | 409 `result-unavailable` | 422 |
 //! | no verdict of the store | 503 `store-unavailable` | 503 |
@@ -87,15 +87,18 @@ mod run;
 #[cfg(feature = "json")]
 mod steps;
 
+mod detachable;
 mod drive;
 mod engine;
 mod execution;
-mod flight;
-mod keeper;
+mod lease_renewer;
 pub mod operator;
+mod retry;
+mod single_flight;
 #[cfg(feature = "spool")]
 mod spool;
 pub mod store;
+mod time_limit;
 mod tokens;
 #[cfg(feature = "tower")]
 pub mod tower;

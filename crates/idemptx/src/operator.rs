@@ -1,8 +1,8 @@
-//! What operators do about records: look, list, resolve, forget, purge.
+//! The operators' view of records: look, list, resolve, forget, purge.
 //!
-//! An operation whose executor vanished, or broke down after it may have had an effect, stays in
-//! doubt under the policies that never execute twice, and its key is refused.
-//! Somebody finds out what happened, and says so here:
+//! An operation that ended without a result, though it may have had an effect, stays in doubt under
+//! the policies that never execute twice, and its key is refused.
+//! A person finds out what happened, and resolves it:
 //!
 //! ```
 //! use http::{HeaderMap, StatusCode};
@@ -36,14 +36,14 @@
 //!
 //! # How it is done
 //!
-//! By the steps that requests take, over any [`Store`]: whoever decides claims the record in the
-//! place of what they saw, with its fingerprint, and then settles or releases it.
-//! So a decision is refused if somebody else has changed the record since; the vanished owner,
-//! should it come back, is fenced; and whoever waits is woken.
-//! For the moment in between the record is a claim of the operator's, in a task of its own; if the
-//! process dies just then, the claim lapses, and the policy deals with it as with any orphan.
+//! With the operations that requests use, over any [`Store`]: an operator claims the record in place
+//! of what was found, with its fingerprint, and then settles or releases it.
+//! So a decision is refused if the record has changed since; the former owner, should it come back,
+//! is fenced; and requests that wait are woken.
+//! In between the record is a claim of the operator's, in a spawned task; if the process dies just
+//! then, the claim lapses, and the policy deals with it as with any orphan.
 //!
-//! Nothing is logged here: what every call returns says what was there and what is now.
+//! Nothing is logged here: every call returns the record before and after it.
 
 mod purge;
 mod verdict;
@@ -66,7 +66,7 @@ use idemptx_core::store::{
     StoreError,
 };
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::Instant;
 
 pub use idemptx_core::store::{
     Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
@@ -76,6 +76,8 @@ pub use idemptx_core::store::{
 pub use self::purge::{Purge, PurgeReport};
 pub use self::verdict::{Forgotten, OperatorError, RecordView, Resolution, Resolved};
 use crate::engine::EngineError;
+use crate::retry::{Backoff, retry_until};
+use crate::time_limit::limited;
 use crate::tokens::Tokens;
 
 /// Decides about records; see the [module](self).
@@ -106,8 +108,10 @@ impl<S> Operator<S> {
 }
 
 impl<S: Store> Operator<S> {
-    /// An operator without an engine, such as a command-line tool; the policy has to be that of the
-    /// services: it names the records, and says how long answers are kept.
+    /// Makes an operator without an engine, such as for a command-line tool.
+    ///
+    /// The policy must be that of the services: it names the records, and says how long answers are
+    /// kept.
     ///
     /// # Errors
     ///
@@ -117,13 +121,13 @@ impl<S: Store> Operator<S> {
         Ok(Self::of(Arc::new(store), Arc::new(Rules::new(policy)), tokens))
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// The name of the record of a client's key.
+    /// Returns the name of the record of a client's key.
     ///
     /// `route` is the request's method and raw path, which count where the policy's `key_space` is
     /// `route`; operations of [`Engine::run`](crate::Engine::run) have none.
@@ -135,9 +139,9 @@ impl<S: Store> Operator<S> {
         vec![operation.id()]
     }
 
-    /// The halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
+    /// Returns the halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
     ///
-    /// Where the policy's `key_space` is `route`, each route is a scope of its own.
+    /// Where the policy's `key_space` is `route`, each route counts as another scope.
     #[must_use]
     pub fn scopes(&self, scope: &Scope, route: Option<(&Method, &str)>) -> Vec<[u8; 16]> {
         // The key does not count for this half.
@@ -146,13 +150,13 @@ impl<S: Store> Operator<S> {
         ids.iter().map(RecordId::scope_bytes).collect()
     }
 
-    /// The key that an execution derives for `label`, to look its effect up by.
+    /// Returns the key that an execution derives for `label`, to look its effect up by.
     #[must_use]
     pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
         Operation::new(&self.rules, scope.clone(), key.clone()).derive(label, &self.rules)
     }
 
-    /// A response as the layer would keep it: without the headers that are never replayed.
+    /// Makes a response as the layer would store it: without the headers that are never replayed.
     #[must_use]
     pub fn response(
         &self,
@@ -163,7 +167,7 @@ impl<S: Store> Operator<S> {
         StoredResponse::capture(status, headers, body.into(), None, &self.policy().replay)
     }
 
-    /// What there is under an id, with its response.
+    /// Returns the record under an id, with its response.
     ///
     /// # Errors
     ///
@@ -174,9 +178,7 @@ impl<S: Store> Operator<S> {
     /// It only reads.
     pub async fn lookup(&self, id: &RecordId) -> Result<Option<RecordView>, StoreError> {
         let limit = self.policy().claim_timeout;
-        let seen = timeout(limit, self.store.lookup(id)).await;
-        let seen = seen.unwrap_or(Err(ErrorKind::Unavailable.into()))?;
-        Ok(match seen {
+        Ok(match limited(limit, self.store.lookup(id)).await? {
             None => None,
             Some(RecordSnapshot::Held(holder)) => Some(RecordView::held(*id, &holder)),
             Some(RecordSnapshot::Settled(record)) => Some(RecordView::settled(&record)),
@@ -184,7 +186,7 @@ impl<S: Store> Operator<S> {
         })
     }
 
-    /// The first of these that there is: of the [names](Self::ids) of one key, the record that
+    /// Returns the first of these that there is: of the [names](Self::ids) of one key, the record that
     /// decides.
     ///
     /// # Errors
@@ -203,7 +205,7 @@ impl<S: Store> Operator<S> {
         Ok(None)
     }
 
-    /// Decides what became of an operation that is in doubt: an orphan, or an unknown outcome.
+    /// Resolves an operation that is in doubt: an orphan, or an unknown outcome.
     ///
     /// With an answer every retry gets it, as if the operation had just ended; released, the next
     /// retry executes.
@@ -253,7 +255,7 @@ impl<S: Store> Operator<S> {
 
     /// Begins to put a result in the place of a record, or nothing.
     ///
-    /// In a task, so that whoever leaves does not leave a claim behind.
+    /// In a task, so that a caller that leaves does not leave a claim.
     fn begin(&self, target: Target, done: Option<Settlement>) -> JoinHandle<Replaced> {
         let operator = self.clone();
         tokio::spawn(async move {
@@ -266,10 +268,10 @@ impl<S: Store> Operator<S> {
         let (policy, Target { id, expected, fingerprint }) = (self.policy(), target);
         // Long enough for what follows, short enough not to block the key should this process die.
         let term = policy.claim_timeout + policy.settle_timeout * 2;
-        let claim_request =
-            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, policy.key_retain.max(term * 2))
-                .expecting(*expected);
-        let claim = insist(policy.settle_timeout, || self.store.claim(id, &claim_request)).await?;
+        let retain = policy.key_retain.max(term * 2);
+        let request =
+            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, retain).expecting(*expected);
+        let claim = insist(policy.settle_timeout, || self.store.claim(id, &request)).await?;
         match claim {
             Claim::Granted(lease) if lease.attempt > FIRST_ATTEMPT => Ok(lease),
             Claim::Granted(lease) => {
@@ -298,7 +300,7 @@ impl<S: Store> Operator<S> {
         };
         match concluded {
             Ok(()) => Ok(done.map(|done| RecordView::settled(&Record::settled(lease, &done)))),
-            // Only after our own lease had lapsed, in which time somebody else took it over.
+            // Only after this lease had lapsed, and another claim had taken the record over.
             Err(error) if error.kind() == ErrorKind::Fenced => Err(OperatorError::Changed(None)),
             Err(error) => Err(error.into()),
         }
@@ -306,7 +308,7 @@ impl<S: Store> Operator<S> {
 }
 
 impl<S: Inventory> Operator<S> {
-    /// One page of what the query asks for; see [`Inventory::list`].
+    /// Lists one page of a query; see [`Inventory::list`].
     ///
     /// # Errors
     ///
@@ -317,11 +319,10 @@ impl<S: Inventory> Operator<S> {
     /// It only reads.
     pub async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let limit = self.policy().settle_timeout;
-        let listed = timeout(limit, self.store.list(query)).await;
-        listed.unwrap_or(Err(ErrorKind::Unavailable.into()))
+        limited(limit, self.store.list(query)).await
     }
 
-    /// One record as a listing has it: with its age, and how long it is kept.
+    /// Returns one record as a listing has it: with its age, and how long it is kept.
     ///
     /// # Errors
     ///
@@ -334,7 +335,7 @@ impl<S: Inventory> Operator<S> {
         Ok(self.list(&Query::all().only(*id)).await?.entries.pop())
     }
 
-    /// Forgets a record that nobody is busy with, as if its key had never been used.
+    /// Forgets a record whose execution is not running, as if its key had never been used.
     ///
     /// A retry of that request, should there be one, **executes again**: forget what must not be
     /// kept, or what you know will not be retried; a doubt is [resolved](Self::resolve).
@@ -363,8 +364,7 @@ impl<S: Inventory> Operator<S> {
         Ok(Forgotten { was })
     }
 
-    /// Begins to [forget](Self::forget) everything that the query asks for and that nobody is busy
-    /// with.
+    /// Begins to [forget](Self::forget) all records of a query whose executions are not running.
     ///
     /// ```
     /// use std::time::Duration;
@@ -409,7 +409,7 @@ impl Target {
     }
 }
 
-/// What stands in the place of a record.
+/// The record in place of another one.
 type Replaced = Result<Option<RecordView>, OperatorError>;
 
 async fn ended(replacing: JoinHandle<Replaced>) -> Replaced {
@@ -417,25 +417,14 @@ async fn ended(replacing: JoinHandle<Replaced>) -> Replaced {
     replacing.await.unwrap_or_else(|_| Err(StoreError::new(ErrorKind::Unavailable).into()))
 }
 
-/// Takes a step until there is a verdict, which every step allows, or until the limit.
-async fn insist<T, F>(limit: Duration, mut step: impl FnMut() -> F) -> Result<T, StoreError>
+/// Repeats an operation, which every one allows, until its outcome is known or the limit is over.
+async fn insist<T, F>(limit: Duration, operation: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let deadline = Instant::now() + limit;
-    let mut pause = PAUSE_MIN;
-    loop {
-        let verdict = timeout_at(deadline, step()).await;
-        let verdict = verdict.unwrap_or(Err(ErrorKind::Unavailable.into()));
-        let is_in_doubt = verdict.as_ref().is_err_and(|error| error.kind().is_transient());
-        if !is_in_doubt || Instant::now() + pause >= deadline {
-            return verdict;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
-    }
+    let attempt = |left| limited(left, operation());
+    retry_until(Instant::now() + limit, BACKOFF, ErrorKind::is_transient, attempt).await
 }
 
 const FIRST_ATTEMPT: u32 = 1;
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));

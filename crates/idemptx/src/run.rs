@@ -17,7 +17,8 @@ use idemptx_core::time::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::drive::{Answered, Done, Driver, Ended, Work, drive};
+use crate::detachable::Detachable;
+use crate::drive::{Driven, Driver, Reply, Work, WorkResult, drive};
 use crate::engine::Engine;
 use crate::execution::Execution;
 
@@ -47,12 +48,14 @@ impl<S: Store> Engine<S> {
     ///
     /// [`RunError::Refused`] when nothing was run and there is no value to return.
     /// [`RunError::Failed`] with the work's own error; the key is then free again, or quarantined,
-    /// by the policy's `on_panic`.
+    /// by the policy's `on_panic`, unless the work has said otherwise with
+    /// [`Execution::set_outcome`].
     /// [`RunError::Panicked`] likewise.
     ///
     /// # Cancel safety
     ///
-    /// The work goes on when the returned future is dropped after the claim was granted.
+    /// The work runs in the caller's task, and goes on in a task of the runtime when the returned
+    /// future is dropped.
     pub async fn run<T, E, F, R>(
         &self,
         key: &str,
@@ -68,7 +71,7 @@ impl<S: Store> Engine<S> {
         self.run_in(Scope::shared(), key, request, work).await
     }
 
-    /// As [`run`](Self::run), with the key in a scope.
+    /// Does the same as [`run`](Self::run), with the key in a scope.
     ///
     /// # Errors
     ///
@@ -101,36 +104,37 @@ impl<S: Store> Engine<S> {
             Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
         let driver = Driver::new(inner, exchange.typical(inner.typical().get()));
         let bytes_max = inner.policy().response_bytes_max;
-        let job = Job { work, bytes_max, made: PhantomData };
-        let answered = match drive(driver, action, job).await {
-            Ended::Answered(answered) => answered,
-            Ended::Pass(_, job) => {
+        let job = JobWork { work, bytes_max, made: PhantomData };
+        let attachment = driver.attachment();
+        let exchange = Detachable::new(attachment, Box::pin(drive(driver, action, job)));
+        let reply = match exchange.await {
+            Driven::Reply(reply) => reply,
+            Driven::Pass(_, job) => {
                 let execution = Execution::unprotected(unprotected, Arc::clone(inner.rules()));
                 return (job.work)(execution).await.map_err(RunError::Failed);
             }
         };
-        match answered {
-            Answered::Own { product: Ok(value), .. } => Ok(value),
-            Answered::Own { product: Err(error), .. } | Answered::Refuse(_, Some(Err(error))) => {
-                Err(RunError::Failed(error))
-            }
-            Answered::Replay(stored) => serde_json::from_slice(&stored.body)
+        match reply {
+            Reply::Own { product: Ok(value), .. } => Ok(value),
+            Reply::Own { product: Err(error), .. }
+            | Reply::Refuse { product: Some(Err(error)), .. } => Err(RunError::Failed(error)),
+            Reply::Replay { response, .. } => serde_json::from_slice(&response.body)
                 .map_err(|error| RunError::Undecodable(error.into())),
-            Answered::Refuse(rejection, _) if rejection.code == Code::HandlerFailed => {
+            Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
                 Err(RunError::Panicked(rejection))
             }
-            Answered::Refuse(rejection, _) => Err(RunError::Refused(rejection)),
+            Reply::Refuse { rejection, .. } => Err(RunError::Refused(rejection)),
         }
     }
 }
 
-/// Why [`Engine::run`] has no value to return.
+/// A call of [`Engine::run`] without a value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError<E> {
-    /// The key is none.
+    /// The key is not valid.
     InvalidKey(InvalidKey),
-    /// Nothing was run; the rejection tells why and whether to try again.
+    /// Nothing was run; the rejection says why, and when to try again.
     Refused(Rejection),
     /// The work ran and failed.
     Failed(E),
@@ -163,13 +167,13 @@ impl<E: std::error::Error + 'static> std::error::Error for RunError<E> {
     }
 }
 
-struct Job<F, T> {
+struct JobWork<F, T> {
     work: F,
     bytes_max: usize,
     made: PhantomData<fn() -> T>,
 }
 
-impl<F, R, T, E> Work for Job<F, T>
+impl<F, R, T, E> Work for JobWork<F, T>
 where
     F: FnOnce(Execution) -> R + Send + 'static,
     R: Future<Output = Result<T, E>> + Send + 'static,
@@ -178,24 +182,34 @@ where
 {
     type Product = Result<T, E>;
 
-    async fn run(self, execution: Execution) -> Done<Self::Product> {
-        let value = match (self.work)(execution).await {
-            Ok(value) => value,
-            Err(error) => return Done { product: Some(Err(error)), ..Done::broken() },
+    async fn run(self, execution: Execution) -> WorkResult<Self::Product> {
+        let result = (self.work)(execution.clone()).await;
+        let (status, directive) = (StatusCode::OK, execution.outcome());
+        let value = match (result, directive) {
+            (Ok(value), _) => value,
+            (Err(error), None) => {
+                return WorkResult { product: Some(Err(error)), ..WorkResult::broken() };
+            }
+            // The work knows its error, so it has not broken down. The error itself is in no form
+            // to be stored.
+            (Err(error), Some(_)) => {
+                let handled = Handled::Partial { status, directive };
+                let payload = json_payload(Bytes::new());
+                return WorkResult { handled, product: Some(Err(error)), payload };
+            }
         };
-        let (status, directive) = (StatusCode::OK, None);
         let (handled, json) = match serde_json::to_vec(&value) {
             Ok(json) if json.len() <= self.bytes_max => {
                 (Handled::Whole { status, directive }, json)
             }
-            // It happened; that its value cannot be kept must not make it happen again.
+            // It happened; that its value cannot be stored must not make it happen again.
             _ => (Handled::Partial { status, directive }, Vec::new()),
         };
-        Done { handled, product: Some(Ok(value)), kept: json_payload(json.into()), rest: None }
+        WorkResult { handled, product: Some(Ok(value)), payload: json_payload(json.into()) }
     }
 }
 
-/// What a store keeps of a value.
+/// Encodes a value for the store.
 pub(crate) fn json_payload(json: Bytes) -> Bytes {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

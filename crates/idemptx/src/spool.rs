@@ -1,4 +1,8 @@
-//! Request bodies on disk: where those wait that are too large for memory.
+//! Request bodies on disk, where they are too large for memory.
+//!
+//! Such a body is stored, then claimed, then forwarded.
+//! To claim while it streams would need claims without a fingerprint: a request that must be refused
+//! would already run, and a slow sender would hold the key meanwhile.
 
 use std::fmt;
 use std::fs::File;
@@ -11,13 +15,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-/// Where request bodies wait that are larger than the policy's `request_bytes_max`, under
+/// A directory for request bodies that are larger than the policy's `request_bytes_max`, under
 /// `on_large_body: stream`; given to [`EngineBuilder::spool`](crate::EngineBuilder::spool).
 ///
 /// Such a body is written to a file without a name while it is hashed, and read from there once
 /// the record is claimed: before its end it is not known whether it is the request that its key
 /// was first used for.
-/// Clones share their room, so that one limit holds for several engines.
+/// Clones share the limit, so that it holds for several engines together.
 ///
 /// ```
 /// use idemptx::{Engine, Policy, Spool, store::MemoryStore};
@@ -64,13 +68,13 @@ impl Spool {
         self
     }
 
-    /// How many bytes wait there now.
+    /// Returns the number of bytes in it now.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether a body of so many bytes, as its sender declares, can be taken.
+    /// Returns `true` if a body of so many bytes, as its sender declares, can be taken.
     pub(crate) const fn takes(&self, bytes: u64) -> bool {
         bytes <= self.bytes_max
     }
@@ -92,11 +96,11 @@ impl fmt::Debug for Spool {
     }
 }
 
-/// Why a body is not taken on.
+/// A body that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     TooLarge,
-    /// Neither is there room, nor can the disk be written.
+    /// The limit is reached, or the disk cannot be written.
     NoRoom,
 }
 
@@ -171,7 +175,7 @@ impl From<Room> for Spooled {
 }
 
 impl Spooled {
-    /// How much is still to be read.
+    /// Returns the number of bytes that are still to be read.
     pub(crate) const fn left(&self) -> u64 {
         self.left
     }
@@ -204,7 +208,7 @@ fn read_piece(file: &File, left: u64) -> io::Result<Bytes> {
     Ok(piece.into())
 }
 
-/// What a body takes of the room, given back with it.
+/// The bytes that a body takes of the limit, given back with it.
 struct Room {
     used: Arc<AtomicU64>,
     bytes: u64,
@@ -228,7 +232,7 @@ impl Drop for Room {
     }
 }
 
-/// Does what may wait for a disk where that holds up nobody.
+/// Runs work that may wait for a disk on a thread that may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

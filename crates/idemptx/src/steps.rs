@@ -1,4 +1,8 @@
 //! Recovery points: steps of a handler whose results outlive it.
+//!
+//! A step is a record, under an id derived from the operation's, through the contract that every
+//! store has.
+//! Its claim lapses at once, because the result exists before it.
 
 use std::fmt;
 use std::future::Future;
@@ -17,18 +21,20 @@ use idemptx_core::store::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use crate::engine::Inner;
 use crate::execution::Execution;
+use crate::retry::{Backoff, retry_until};
 use crate::run::json_payload;
+use crate::time_limit::limited;
 
 impl Execution {
     /// Runs a step of the operation, unless an earlier attempt has: then its result is given again.
     ///
     /// The result is kept under the label, for as long as the operation's key, and never changes.
     /// An error is not kept, and neither is anything of a step whose process dies in it: that runs
-    /// again, so that a call to another system should carry a key of its own.
+    /// again, so that a call to another system should carry a [derived](Self::derive) key.
     ///
     /// ```
     /// # use idemptx::{Engine, Execution, store::MemoryStore};
@@ -66,7 +72,7 @@ impl Execution {
         if self.begin_step() > STEPS_MAX {
             return Err(StepError::TooMany);
         }
-        let _under_way = self.under_way().enter(label).ok_or(StepError::UnderWay)?;
+        let _active_labels = self.active_labels().enter(label).ok_or(StepError::InProgress)?;
         if let Some(record) = self.look_for_step(records, label).await? {
             return decode(&record, lease);
         }
@@ -77,7 +83,7 @@ impl Execution {
         let payload = self.payload(&value)?;
         match self.keep_step(records, lease, label, payload).await? {
             None => Ok(value),
-            // Whoever was there first is right: results do not change.
+            // The first one counts: results do not change.
             Some(record) => decode(&record, lease),
         }
     }
@@ -101,7 +107,7 @@ impl Execution {
         found.map(|record| decode(&record, lease)).transpose()
     }
 
-    /// What is to be kept of a step that the application takes in a transaction of its own.
+    /// Prepares the record of a step that the application takes in its own transaction.
     #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
     pub(crate) fn kept_step<T: Serialize>(
         &self,
@@ -116,7 +122,7 @@ impl Execution {
         let payload = self.payload(value)?;
         Ok(KeptStep {
             id: lease.id.step(label),
-            claim_request: self.claim_request(records, lease),
+            request: self.request(records, lease),
             done: self.settlement(payload),
         })
     }
@@ -129,7 +135,7 @@ impl Execution {
         }
     }
 
-    fn claim_request(&self, records: &dyn Records, lease: &Lease) -> ClaimRequest {
+    fn request(&self, records: &dyn Records, lease: &Lease) -> ClaimRequest {
         let retain = self.rules().policy().key_retain;
         ClaimRequest::new(records.token(), lease.fingerprint, TERM, retain)
     }
@@ -150,7 +156,7 @@ impl Execution {
         })
     }
 
-    /// Keeps a result, or gives back the one that somebody else has kept meanwhile.
+    /// Stores a result, or returns the one that another execution has stored meanwhile.
     async fn keep_step(
         &self,
         records: &dyn Records,
@@ -159,35 +165,27 @@ impl Execution {
         payload: Bytes,
     ) -> Result<Option<Record>, StoreError> {
         let id = lease.id.step(label);
-        let (mut claim_request, done) =
-            (self.claim_request(records, lease), self.settlement(payload));
+        let (request, done) = (self.request(records, lease), self.settlement(payload));
         let deadline = Instant::now() + self.rules().policy().settle_timeout;
-        let mut pause = AGAIN_MIN;
-        loop {
-            match keep_once(records, &id, &mut claim_request, &done).await {
-                Err(error) if is_passing(error.kind()) && Instant::now() < deadline => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(AGAIN_MAX);
-                }
-                kept => return kept,
-            }
-        }
+        let attempt = |_| store_step(records, &id, &request, &done);
+        retry_until(deadline, BACKOFF, is_retryable, attempt).await
     }
 }
 
-/// The steps of an execution that are under way, no two of one label: neither would find the
-/// other's result. As many as an execution has steps, at most.
+/// The steps of an execution that run, no two of one label: neither would find the other's result.
+///
+/// As many as an execution has steps, at most.
 #[derive(Debug, Default)]
 pub(crate) struct Labels(Mutex<Vec<String>>);
 
 impl Labels {
-    fn enter(&self, label: &str) -> Option<UnderWay<'_>> {
+    fn enter(&self, label: &str) -> Option<ActiveLabel<'_>> {
         let mut labels = self.labels();
         if labels.iter().any(|it| it == label) {
             return None;
         }
         labels.push(label.to_owned());
-        Some(UnderWay { labels: self, label: label.to_owned() })
+        Some(ActiveLabel { labels: self, label: label.to_owned() })
     }
 
     /// No code of ours panics while it holds the lock.
@@ -196,12 +194,12 @@ impl Labels {
     }
 }
 
-struct UnderWay<'a> {
+struct ActiveLabel<'a> {
     labels: &'a Labels,
     label: String,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for ActiveLabel<'_> {
     fn drop(&mut self) {
         self.labels.labels().retain(|label| *label != self.label);
     }
@@ -212,33 +210,36 @@ impl Drop for UnderWay<'_> {
 #[derive(Debug)]
 pub struct KeptStep {
     pub(crate) id: RecordId,
-    pub(crate) claim_request: ClaimRequest,
+    pub(crate) request: ClaimRequest,
     pub(crate) done: Settlement,
 }
 
-/// A claim and a settlement; who dies in between leaves a claim that lapses at once.
-async fn keep_once(
+/// Claims and settles a step's record; returns the one that another execution has stored.
+///
+/// A process that dies in between leaves a claim that lapses at once.
+async fn store_step(
     records: &dyn Records,
     id: &RecordId,
-    claim_request: &mut ClaimRequest,
+    request: &ClaimRequest,
     done: &Settlement,
 ) -> Result<Option<Record>, StoreError> {
-    match records.claim(id, claim_request).await? {
+    let mut claim = records.claim(id, request).await?;
+    if let Claim::Found(RecordSnapshot::Held(holder)) = &claim {
+        let takeover = request.clone().expecting(Expected::Orphan(holder.token));
+        claim = records.claim(id, &takeover).await?;
+    }
+    match claim {
         Claim::Granted(lease) => records.settle(&lease, done).await.map(|()| None),
-        Claim::Found(RecordSnapshot::Settled(record)) if record.token == claim_request.token => {
-            Ok(None)
-        }
+        Claim::Found(RecordSnapshot::Settled(record)) if record.token == request.token => Ok(None),
         Claim::Found(RecordSnapshot::Settled(record)) => Ok(Some(record)),
-        Claim::Found(RecordSnapshot::Held(holder)) => {
-            claim_request.expected = Some(Expected::Orphan(holder.token));
-            Err(ErrorKind::Unavailable.into())
-        }
+        // Its lease has not lapsed yet.
+        Claim::Found(RecordSnapshot::Held(_)) => Err(ErrorKind::Unavailable.into()),
         _ => Err(ErrorKind::Internal.into()),
     }
 }
 
-/// Whether it is worth while to try again; who was fenced finds out by whom.
-const fn is_passing(kind: ErrorKind) -> bool {
+/// Returns `true` if another attempt makes sense; a fenced one finds out who was quicker.
+const fn is_retryable(kind: ErrorKind) -> bool {
     kind.is_transient() || matches!(kind, ErrorKind::Fenced)
 }
 
@@ -259,57 +260,44 @@ fn check<E>(label: &str) -> Result<(), StepError<E>> {
     if (1..=LABEL_BYTES_MAX).contains(&label.len()) { Ok(()) } else { Err(StepError::Label) }
 }
 
-/// A store of whatever kind, as an execution uses it for its steps; each is limited in time.
+/// A store without its type, as an execution uses it for its steps; each call is limited in time.
 pub(crate) trait Records: Send + Sync {
     fn token(&self) -> Token;
-    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<RecordSnapshot>>;
-    fn claim<'a>(
-        &'a self,
-        id: &'a RecordId,
-        claim_request: &'a ClaimRequest,
-    ) -> Answered<'a, Claim>;
-    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()>;
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<RecordSnapshot>>;
+    fn claim<'a>(&'a self, id: &'a RecordId, request: &'a ClaimRequest) -> StoreFuture<'a, Claim>;
+    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> StoreFuture<'a, ()>;
 }
 
 /// The answer of such a store.
-pub(crate) type Answered<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+pub(crate) type StoreFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 impl<S: Store> Records for Inner<S> {
     fn token(&self) -> Token {
         self.token()
     }
 
-    fn lookup<'a>(&'a self, id: &'a RecordId) -> Answered<'a, Option<RecordSnapshot>> {
-        Box::pin(within(self.policy().claim_timeout, self.store().lookup(id)))
+    fn lookup<'a>(&'a self, id: &'a RecordId) -> StoreFuture<'a, Option<RecordSnapshot>> {
+        Box::pin(limited(self.policy().claim_timeout, self.store().lookup(id)))
     }
 
-    fn claim<'a>(
-        &'a self,
-        id: &'a RecordId,
-        claim_request: &'a ClaimRequest,
-    ) -> Answered<'a, Claim> {
-        Box::pin(within(self.policy().claim_timeout, self.store().claim(id, claim_request)))
+    fn claim<'a>(&'a self, id: &'a RecordId, request: &'a ClaimRequest) -> StoreFuture<'a, Claim> {
+        Box::pin(limited(self.policy().claim_timeout, self.store().claim(id, request)))
     }
 
-    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> Answered<'a, ()> {
-        Box::pin(within(self.policy().claim_timeout, self.store().settle(lease, done)))
+    fn settle<'a>(&'a self, lease: &'a Lease, done: &'a Settlement) -> StoreFuture<'a, ()> {
+        Box::pin(limited(self.policy().claim_timeout, self.store().settle(lease, done)))
     }
 }
 
-async fn within<T>(
-    limit: Duration,
-    step: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    timeout(limit, step).await.unwrap_or_else(|_| Err(ErrorKind::Unavailable.into()))
-}
-
-/// Why a step has no result.
+/// A step without a result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StepError<E> {
-    /// It ran and failed.
+    /// The step ran and failed.
     Failed(E),
-    /// Somebody took the operation over: nothing was run, and what this handler does is in vain.
+    /// The operation was taken over: nothing was run, and what this handler does is in
+    /// vain.
     Lost,
     /// An earlier request under the key, with other content, has run it: nothing was run.
     OtherRequest,
@@ -317,16 +305,17 @@ pub enum StepError<E> {
     Label,
     /// The execution has begun a hundred steps already: nothing was run.
     TooMany,
-    /// It ran, and its result is larger than the policy's `response_bytes_max`: it is not kept.
+    /// The step ran, and its result is larger than the policy's `response_bytes_max`: it is not
+    /// stored.
     TooLarge,
     /// The execution is in a step of this label: nothing was run.
-    UnderWay,
-    /// Its value is no JSON, or not that of the type: the one it made, which is not kept, or the
-    /// one that is kept.
+    InProgress,
+    /// The value is no JSON, or not that of the type: the one that the step made, which is not
+    /// stored, or the one that is.
     Unfit(Box<dyn std::error::Error + Send + Sync>),
-    /// On `step_in`: there is a result already; roll back, and recall it.
+    /// There is a result already, on `step_in`: roll back, and recall it.
     Kept,
-    /// On `step_in`: the engine was not made with
+    /// No transaction is possible, on `step_in`: the engine was not made with
     /// [`EngineBuilder::transactional`](crate::EngineBuilder::transactional), or the execution is
     /// not under a claim.
     NotTransactional,
@@ -344,12 +333,12 @@ impl<E: fmt::Display> fmt::Display for StepError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Failed(_) => "the step failed",
-            Self::Lost => "somebody took the operation over",
+            Self::Lost => "another execution took the operation over",
             Self::OtherRequest => "the step was run for another request under the same key",
             Self::Label => "a step's label has 1 to 255 bytes",
             Self::TooMany => "an execution has a hundred steps at most",
             Self::TooLarge => "the step's result is too large to be kept",
-            Self::UnderWay => "the step is under way in this execution",
+            Self::InProgress => "a step of this label runs in this execution",
             Self::Unfit(_) => "the step's result is not of the type that was asked for",
             Self::Kept => "the step has a result already: roll back, and recall it",
             Self::NotTransactional => {
@@ -374,8 +363,7 @@ impl<E: std::error::Error + 'static> std::error::Error for StepError<E> {
 
 const LABEL_BYTES_MAX: usize = 255;
 const STEPS_MAX: u32 = 100;
-/// Whoever finds a claim on a step's record may take it over at once: the result exists, and only
-/// the first to settle counts.
+/// A claim on a step's record may be taken over at once: the result exists, and only the first to
+/// settle counts.
 const TERM: Duration = Duration::from_millis(1);
-const AGAIN_MIN: Duration = Duration::from_millis(2);
-const AGAIN_MAX: Duration = Duration::from_millis(200);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(200));

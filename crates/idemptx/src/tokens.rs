@@ -1,4 +1,4 @@
-//! Tokens that nobody else has, nor can guess.
+//! Tokens that are unique and cannot be guessed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -20,11 +20,11 @@ impl Tokens {
     pub(crate) fn from_system() -> Result<Self, EngineError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
-            .map_err(|_| EngineError("the system has no randomness to make tokens from"))?;
+            .map_err(|_| EngineError::new("the system has no randomness to make tokens from"))?;
         Ok(Self { seed, drawn: AtomicU64::new(0), began: Instant::now() })
     }
 
-    /// A token that nobody else has, nor can guess.
+    /// Draws a token that is unique and cannot be guessed.
     pub(crate) fn draw(&self) -> Token {
         let number = self.drawn.fetch_add(1, Ordering::Relaxed);
         Token::drawn(&self.seed, number, self.began.elapsed())

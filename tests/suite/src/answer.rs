@@ -55,13 +55,13 @@ impl Answer {
         }
     }
 
-    /// Whether it says that it is a replay.
+    /// Returns whether it is marked as a replay.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.header("idempotent-replayed") == Some("true")
     }
 
-    /// Whether it says that a retry will not get it.
+    /// Returns whether it is marked as not stored.
     #[must_use]
     pub fn is_unstored(&self) -> bool {
         self.header("idempotency-stored") == Some("false")

@@ -1,4 +1,4 @@
-//! What a target's executions left behind.
+//! The journal of a target's executions.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Journal {
 pub struct Entry {
     /// The process.
     pub pid: u32,
-    /// What happened.
+    /// The kind of event.
     pub event: Event,
     /// The request's method.
     pub method: String,
@@ -29,7 +29,7 @@ pub struct Entry {
     pub key: String,
 }
 
-/// What an [`Entry`] tells.
+/// The kind of an [`Entry`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A handler began.
@@ -70,13 +70,13 @@ impl Journal {
         whole.lines().map(entry).collect()
     }
 
-    /// How many executions with `key` began.
+    /// Returns the number of executions with `key` that started.
     #[must_use]
     pub fn starts(&self, key: &str) -> usize {
         self.count(key, Event::Start)
     }
 
-    /// How many executions with `key` had their whole answer.
+    /// Returns the number of executions with `key` that finished.
     #[must_use]
     pub fn ends(&self, key: &str) -> usize {
         self.count(key, Event::End)

@@ -16,11 +16,9 @@
 )]
 
 mod answer;
-mod difference;
+mod default_store;
 mod journal;
-mod lent;
-#[path = "../../../crates/idemptx/tests/support/postgres_server.rs"]
-mod postgres_server;
+mod known_differences;
 mod redis;
 mod request;
 mod store;
@@ -29,8 +27,8 @@ mod target;
 use std::time::Duration;
 
 pub use crate::answer::{Answer, assert_one_success};
-pub use crate::difference::{Difference, front_door};
 pub use crate::journal::{Entry, Event, Journal};
+pub use crate::known_differences::{Difference, front_door};
 pub use crate::redis::{Monitor, RedisServer};
 pub use crate::request::Request;
 pub use crate::store::{SharedStore, store_under_test};

@@ -2,13 +2,13 @@
 
 use std::process::{Child, Command, Stdio};
 
+use idemptx_testkit::ReservedPort;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::postgres_server::ReservedPort;
 use crate::{PATIENCE, until};
 
 /// A Redis server on a port and in a folder of its own; killed when dropped.
@@ -131,7 +131,7 @@ impl RedisServer {
     async fn launch(flags: &[&str]) -> Self {
         let flags: Vec<_> = flags.iter().map(ToString::to_string).collect();
         let directory = TempDir::new().expect("a temporary directory");
-        let port = ReservedPort::new();
+        let port = ReservedPort::reserve();
         let mut server = Self { child: spawn(&port, &flags, &directory), port, flags, directory };
         server.ready().await;
         server

@@ -2,10 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 
+use idemptx_testkit::PostgresServer;
 use tempfile::TempDir;
 
 use crate::RedisServer;
-use crate::postgres_server::PostgresServer;
 
 /// The name of the store that the suite is run over: `redis`, `sqlite` or `postgres`.
 #[must_use]

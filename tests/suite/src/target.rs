@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::lent::Lent;
+use crate::default_store::DefaultStore;
 use crate::request::Connections;
 use crate::{Journal, PATIENCE, Request, front_door, until};
 
@@ -28,7 +28,7 @@ pub struct Target {
     connections: Connections,
     stderr: Arc<Mutex<String>>,
     /// If it has one that no other target uses.
-    _store: Option<Lent>,
+    _store: Option<DefaultStore>,
     /// Where its executions are counted.
     pub journal: Journal,
 }
@@ -44,7 +44,7 @@ impl Target {
         Builder::new().policy(policy).start().await
     }
 
-    /// How a target is to be started.
+    /// Returns a builder for a target.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
@@ -68,7 +68,7 @@ impl Target {
         self.address
     }
 
-    /// How many bytes of memory it occupies.
+    /// Returns its resident memory.
     ///
     /// # Panics
     ///
@@ -113,7 +113,7 @@ impl Target {
         ended.expect("the target ends in time").expect("the target can be waited for")
     }
 
-    /// What it has said on stderr so far.
+    /// Returns its standard error up to now.
     ///
     /// # Panics
     ///
@@ -148,7 +148,7 @@ impl Drop for Target {
     }
 }
 
-/// How a target is to be started.
+/// The settings of a target to start.
 #[derive(Debug)]
 pub struct Builder {
     front_door: String,
@@ -210,7 +210,7 @@ impl Builder {
     ///
     /// If it does not.
     pub async fn start(mut self) -> Target {
-        let store = if self.has_store { None } else { Lent::new().await };
+        let store = if self.has_store { None } else { DefaultStore::new().await };
         if let Some(store) = &store {
             self = self.store(store.url());
         }

@@ -34,6 +34,7 @@ impl Exchange {
             return self.refuse(Code::StoreUnavailable);
         };
         self.sent = now;
+        self.late_since = None;
         self.stage = Stage::Claiming(claim_request.clone());
         Action::Claim { id, claim_request }
     }
@@ -82,8 +83,10 @@ impl Exchange {
             self.stage = Stage::Executing(lease.clone());
             return Action::Execute(lease);
         }
-        self.steps += 1;
-        if self.steps > STEPS_MAX {
+        // A store that answers every renewal too late must not keep the request, and its place among
+        // the executions, for long.
+        let late_since = *self.late_since.get_or_insert(self.sent);
+        if now.since(late_since) > lease.term * START_TERMS_MAX {
             return self.release(lease, Then::Refuse(Code::StoreUnavailable));
         }
         self.sent = now;
@@ -215,3 +218,5 @@ impl Exchange {
 const LEASES_RETAINED_MIN: u32 = 2;
 /// When to ask the application's hook again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
+/// How many terms a granted claim is renewed for before its handler is started.
+const START_TERMS_MAX: u32 = 2;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
@@ -207,7 +206,9 @@ pub(super) enum Admission {
 /// The gate of semantics §3, in its order.
 pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     let policy = &rules.policy;
-    if !is_plain_http(head) {
+    // Nothing but the method: an `Upgrade` offer (h2c, as Java's client sends with every request) or a
+    // content type (gRPC) is the client's to choose, and must not switch the protection off.
+    if *head.method == Method::CONNECT {
         return Admission::Pass(Bypass::NotHttp);
     }
     if !policy.methods.contains(head.method) {
@@ -221,6 +222,9 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
         Ok(None) => return Admission::Pass(Bypass::NoKey),
         Err(invalid) => return Admission::Refuse(invalid_key(policy, invalid)),
     };
+    if let Err(invalid) = policy.check_key(&key) {
+        return Admission::Refuse(invalid_key(policy, invalid));
+    }
     if head.accepts.is_some_and(|accepts| !accepts(&key)) {
         return Admission::Refuse(invalid_key(policy, InvalidKey::Refused));
     }
@@ -245,21 +249,6 @@ fn invalid_key(policy: &Policy, invalid: InvalidKey) -> Rejection {
     let mut rejection = Rejection::new(Code::InvalidKey, policy);
     rejection.invalid_key = Some(invalid);
     rejection
-}
-
-/// Whether this is one request with one response: upgrades, tunnels, preflights and gRPC are not
-/// ours to replay.
-fn is_plain_http(head: &Head<'_>) -> bool {
-    let is_grpc = || {
-        let value = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
-        value.is_some_and(|value| value.starts_with(b"application/grpc"))
-    };
-    let is_preflight =
-        *head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    *head.method != Method::CONNECT
-        && !is_preflight
-        && !head.headers.contains_key(UPGRADE)
-        && !is_grpc()
 }
 
 /// Whose key it is, or the status that says it cannot be told.

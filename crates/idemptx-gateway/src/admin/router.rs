@@ -13,7 +13,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use idemptx::Policy;
-use idemptx::store::AnyStore;
 use idemptx::tower::BodyError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -31,8 +30,6 @@ pub(crate) struct AdminService {
     tables: watch::Receiver<Arc<RoutingTable>>,
     pub(super) recorder: Arc<Recorder>,
 }
-
-pub(super) type Answer = Result<Value, ApiProblem>;
 
 /// A failed call, as an RFC 9457 document.
 #[derive(Debug)]
@@ -174,7 +171,7 @@ impl AdminService {
             })
             .collect();
         current_values.spans_dropped = self.recorder.traces().dropped();
-        if let AnyStore::Near(near) = table.store.inner() {
+        if let Some(near) = table.store.inner().near_cache() {
             (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());
         }
         let mut counted: Vec<&Policy> = Vec::new();
@@ -223,7 +220,7 @@ fn only(methods: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-async fn read<B>(body: B) -> Answer
+async fn read<B>(body: B) -> Result<Value, ApiProblem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use idemptx::operator::{Inventory, Page, Query};
 use idemptx::store::{SafetyCheck, SafetyReport};
@@ -12,9 +12,10 @@ use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
     Watch,
 };
+use tokio::time::{sleep, timeout};
 
 use super::Recorder;
-use crate::metrics::{StoreOperation, StoreResult};
+use crate::observation::{StoreOperation, StoreResult};
 use crate::recorder::event_log::Event;
 
 /// A store that reports its operations to a [`Recorder`].
@@ -153,9 +154,25 @@ impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
     }
 }
 
+/// Queries the store now and then when requests do not, so that its state is known.
+pub(crate) async fn poll<S: Store>(store: Arc<RecordedStore<S>>) {
+    let absent_id = RecordId::from_bytes([0; RecordId::BYTES]);
+    loop {
+        let readiness = store.recorder().readiness();
+        if !readiness.store_answered_within(POLL_INTERVAL) {
+            readiness.store_asked();
+            // Any reply is noted on its way through the recorded store.
+            let _ = timeout(POLL_INTERVAL, store.lookup(&absent_id)).await;
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
 const fn failed(kind: ErrorKind) -> Event {
     match kind {
         ErrorKind::Fenced => Event::Fenced,
         kind => Event::Failed(kind),
     }
 }
+
+const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -59,7 +59,7 @@ impl Cluster {
             let (store, config, closing) = (store.clone(), config.clone(), Arc::clone(&closing));
             let listening = Rc::clone(&listening);
             network.host(name, move || {
-                let (store, config) = (AnyStore::Memory(store.clone()), config.clone());
+                let (store, config) = (AnyStore::from(store.clone()), config.clone());
                 let (closing, listening) = (Arc::clone(&closing), Rc::clone(&listening));
                 async move {
                     let gateway = Gateway::start_over(store, config).await?;

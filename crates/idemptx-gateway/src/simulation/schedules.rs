@@ -48,7 +48,7 @@ fn whatever_is_cut_no_two_successes_differ_and_every_client_gets_an_answer() {
 /// The setup of one run, the observations of its callers, and the executions.
 struct History {
     seed: u64,
-    /// Whether a lost response releases the key.
+    /// A lost response releases the key.
     releases: bool,
     observed: Vec<Observed>,
     /// The final response of each gateway for each key, on a reliable network.

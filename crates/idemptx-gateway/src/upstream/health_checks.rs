@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::address::Address;
 use super::connection;
 use crate::config::{HealthCheck, UpstreamVersion};
-use crate::proxy::UpstreamRequestBody;
+use crate::request_body::UpstreamRequestBody;
 
 /// Running checks; dropping them stops them.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What becomes of a request whose answer does not come.
+//! Requests without a response from the upstream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -56,7 +56,7 @@ fn what_a_killed_gateway_had_begun_is_taken_over_once_its_lease_has_lapsed() {
     killed.kill();
     let retries: Vec<_> = (0..FEW).map(|key| sent(&other, key)).collect();
     service.begun(2 * FEW);
-    service.let_go();
+    service.release();
     for (key, mut retry) in retries.into_iter().enumerate() {
         let answer = retry.answer().unwrap();
         assert_eq!((answer.status, answer.text()), (201, format!("a key-{key} 2")));
@@ -95,7 +95,7 @@ fn a_gateway_that_was_frozen_does_not_answer_with_what_was_taken_over() {
     frozen.signal(Signal::STOP);
     let retries: Vec<_> = (0..FEW).map(|key| sent(&other, key)).collect();
     service.begun(2 * FEW);
-    service.let_go();
+    service.release();
     for (key, mut retry) in retries.into_iter().enumerate() {
         assert_eq!(retry.answer().unwrap().text(), format!("a key-{key} 2"));
     }
@@ -219,7 +219,7 @@ const SHORT_LEASE: &str = "lease_ms = 1000";
 const KEYS: usize = 1500;
 const EACH: usize = 9;
 const GROUPS: usize = 4;
-/// How many requests are under way when something happens to a gateway.
+/// The number of requests in flight when a gateway fails.
 const FEW: usize = 16;
 const RELOADS: usize = 30;
 /// Less than a request to the upstream has.

@@ -69,7 +69,7 @@ fn the_quick_start_does_what_it_says() {
         let output = Command::new("sh").arg("-c").arg(here(command)).output().unwrap();
         String::from_utf8(output.stdout).unwrap().to_lowercase()
     });
-    for (answer, told) in answers.iter().zip(told(&blocks("console")[1])) {
+    for (answer, told) in answers.iter().zip(outputs_of(&blocks("console")[1])) {
         assert!(told.len() >= 3, "{told:?}");
         for line in told {
             assert!(answer.contains(&line.to_lowercase()), "{line:?} is not in {answer}");
@@ -112,8 +112,8 @@ fn commands(block: &str) -> Vec<String> {
     block.lines().filter_map(|line| Some(line.strip_prefix("$ ")?.to_owned())).collect()
 }
 
-/// What a block says that each of its commands answers.
-fn told(block: &str) -> Vec<Vec<&str>> {
+/// Returns the output that a block shows for each of its commands.
+fn outputs_of(block: &str) -> Vec<Vec<&str>> {
     let answers = block.split("$ ").skip(1);
     answers.map(|it| it.lines().skip(1).filter(|line| !line.is_empty()).collect()).collect()
 }

@@ -164,7 +164,7 @@ fn at(urls: &[String], more: &str, path: &str) -> String {
     )
 }
 
-/// Who answers requests.
+/// Returns the names of the upstreams that respond.
 async fn reached(running: &Running) -> HashSet<String> {
     let mut names = HashSet::new();
     for _ in 0..6 {
@@ -254,7 +254,7 @@ impl Moody {
         let _ = self.serving.await;
     }
 
-    /// How often a path was asked for.
+    /// Returns the number of requests for a path.
     fn count(&self, path: &str) -> usize {
         self.shared.lock().unwrap().1.get(path).copied().unwrap_or_default()
     }

@@ -68,7 +68,7 @@ impl Authority {
         started(&simple(upstream, route).replace("[[upstream]]", &tls)).await
     }
 
-    /// Sends a request over TLS, as whoever `identity` is.
+    /// Sends a request over TLS with this client certificate.
     async fn send(
         &self,
         address: SocketAddr,

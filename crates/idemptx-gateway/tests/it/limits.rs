@@ -1,4 +1,4 @@
-//! What nobody may exceed, and how long anything may take.
+//! Limits on size and time.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Requests that are meant to be read in two ways, byte by byte.
 
-/// What must become of a request.
+/// The required reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Refused with 4xx or 5xx, or without a word; the connection ends.
@@ -19,7 +19,7 @@ use crate::support::raw_upstream::{RawUpstream, send_raw};
 /// Past the request's end, for a reader that takes another end.
 const EVIL: &str = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Answers every head that it finds with 200, whatever stands between.
+/// Responds to every head with 200 and ignores the bytes between them.
 async fn upstream() -> RawUpstream {
     RawUpstream::start(|_, mut wire| async move {
         let mut answered = 0;

@@ -80,7 +80,7 @@ fn what_is_no_such_document_is_refused() {
     }
 }
 
-/// What was added, taken away by its mark.
+/// Removes the marked additions.
 fn take_away(node: &mut Value) {
     let is_added = |it: &Value| it.get("x-idempotency-generated").is_some();
     match node {

@@ -1,4 +1,4 @@
-//! What operators see of a running gateway, and do to it, over its admin listener.
+//! The admin listener of a running gateway.
 
 mod access;
 mod log;

@@ -1,4 +1,4 @@
-//! What goes through, and how.
+//! Forwarding of requests and responses.
 
 use std::sync::Arc;
 

@@ -200,7 +200,7 @@ head_ms = 3000
 pause_ms = 3000
 ";
 
-/// Which some server or other takes for the same.
+/// Pairs of paths that some servers treat as the same.
 const PAIRS: &[[&str; 2]] = &[
     ["/a/b", "/a//b"],
     ["/a/b", "//a/b"],

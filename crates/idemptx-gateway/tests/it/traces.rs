@@ -18,7 +18,7 @@ async fn traced(upstream: SocketAddr, collector: &Collector, more: &str) -> Runn
     started(&format!("{}{}", simple(upstream, more), collector.table())).await
 }
 
-/// What the gateway tells operators in numbers.
+/// Returns the metrics page.
 async fn metrics(admin: SocketAddr) -> String {
     let request = Request::get("/metrics").body(Full::default()).unwrap();
     send(admin, request).await.text().to_owned()

@@ -44,9 +44,9 @@ impl StoreConfig {
                     Some(timeout) => builder.timeout(*timeout),
                     None => builder,
                 };
-                AnyStore::Sqlite(Box::new(builder.open()?))
+                AnyStore::from(builder.open()?)
             }
-            Self::Postgres(settings) => AnyStore::Postgres(Box::new(settings.open()?)),
+            Self::Postgres(settings) => AnyStore::from(settings.open()?),
         })
     }
 

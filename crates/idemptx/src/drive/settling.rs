@@ -1,4 +1,4 @@
-//! How an execution ends in the store.
+//! The end of an execution in the store.
 
 use std::time::Duration;
 
@@ -7,19 +7,28 @@ use idemptx_core::exchange::Event;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{ErrorKind, RecordSnapshot, Settlement, Store, StoreError};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{Driver, within};
-use crate::flight::News;
+use super::Driver;
+use crate::retry::{Backoff, retry_until};
+use crate::single_flight::Update;
+use crate::time_limit::limited;
 
 impl<S: Store> Driver<S> {
     pub(super) async fn release(&mut self, lease: &Lease) -> Event {
-        self.left.roll_back().await;
-        self.heartbeat = None;
+        self.pending.roll_back().await;
         let limit = self.engine.policy().claim_timeout;
-        let released = within(limit, self.engine.store().release(lease)).await;
-        self.land(&News::Changed);
-        Event::Released(released.map_err(ErrorKind::from))
+        let released = limited(limit, self.engine.store().release(lease)).await;
+        let released = released.map_err(|error| error.kind());
+        if matches!(released, Ok(()) | Err(ErrorKind::Fenced | ErrorKind::Corrupt)) {
+            self.heartbeat = None;
+        }
+        // After a transaction whose end is not known, the record may be settled by that very one.
+        if matches!(released, Err(ErrorKind::Fenced)) && !self.is_uncommitted {
+            self.fenced = Some(lease.attempt);
+        }
+        self.complete(&Update::Changed);
+        Event::Released(released)
     }
 
     pub(super) async fn settle(
@@ -32,27 +41,29 @@ impl<S: Store> Driver<S> {
         let policy = self.engine.policy();
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
         let done = Settlement::new(state, payload, retain, policy.key_retain);
-        let Some(settled) = self.settle_by(lease, &done, commits).await else {
+        let Some(settled) = self.settle_with_effects(lease, &done, commits).await else {
+            self.is_uncommitted = true;
             return Event::Uncommitted;
         };
         match settled {
             Ok(()) => {
                 self.heartbeat = None;
-                self.land(&News::Settled(Record::settled(lease, &done)));
+                self.complete(&Update::Settled(Record::settled(lease, &done)));
             }
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => {
+            Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
+                self.fenced = (kind == ErrorKind::Fenced).then_some(lease.attempt);
                 self.heartbeat = None;
-                self.land(&News::Changed);
+                self.complete(&Update::Changed);
             }
-            // Neither the heartbeat nor the flight may end before the result is in the store.
+            // Heartbeat and leadership last until the result is in the store.
             Err(_) => self.unsettled = Some(done),
         }
         Event::Settled(settled)
     }
 
-    /// Settles along with what the handler did in a transaction, or alone; `None` if it is not
-    /// known what became of the transaction.
-    async fn settle_by(
+    /// Settles in the handler's transaction, or alone; `None` if it is not known how the transaction
+    /// ended.
+    async fn settle_with_effects(
         &mut self,
         lease: &Lease,
         done: &Settlement,
@@ -62,25 +73,28 @@ impl<S: Store> Driver<S> {
         let certain = |settled: Result<(), ErrorKind>| {
             matches!(settled, Ok(()) | Err(ErrorKind::Fenced)).then_some(settled)
         };
-        if self.left.is_settled_by_hand() && is_kept {
-            self.left.roll_back().await;
+        if self.pending.is_settled_manually() && is_kept {
+            self.pending.roll_back().await;
             // Rare, and large: apart from the future of those that settle here.
             return certain(Box::pin(self.confirm(lease, done)).await);
         }
-        if commits && let Some(committed) = self.left.commit(lease, done).await {
+        if commits && let Some(committed) = self.pending.commit(lease, done).await {
             return certain(committed);
         }
-        self.left.roll_back().await;
+        self.pending.roll_back().await;
         let store = self.engine.store();
-        Some(self.in_time(|| store.settle(lease, done)).await)
+        Some(self.repeat(|| store.settle(lease, done)).await)
     }
 
-    /// Whether the handler's own transaction was committed: its settlement is there, or it is not.
+    /// Looks whether the handler's own transaction was committed, with its settlement.
     ///
-    /// With another response than the handler's, which it gave after all, that one counts.
+    /// It only looks: to settle again would turn a commit that the handler forgot into a success
+    /// without effect.
+    /// A handler that settled with one response and returned another counts as fenced, so that its
+    /// client gets the one in the record.
     async fn confirm(&self, lease: &Lease, done: &Settlement) -> Result<(), ErrorKind> {
         let store = self.engine.store();
-        match self.in_time(|| store.lookup(&lease.id)).await? {
+        match self.repeat(|| store.lookup(&lease.id)).await? {
             Some(RecordSnapshot::Settled(record))
                 if record.token == lease.token
                     && record.state == done.state
@@ -95,26 +109,17 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    /// Takes a step that may be taken twice, again and again within the time to settle in.
-    async fn in_time<T, F>(&self, step: impl Fn() -> F) -> Result<T, ErrorKind>
+    /// Repeats an operation that may be sent twice, within the policy's `settle_timeout`.
+    async fn repeat<T, F>(&self, operation: impl Fn() -> F) -> Result<T, ErrorKind>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut left = self.engine.policy().settle_timeout;
-        let deadline = Instant::now() + left;
-        let mut pause = SETTLE_AGAIN_MIN;
-        loop {
-            match within(left.min(SETTLE_STEP_MAX), step()).await.map_err(ErrorKind::from) {
-                Err(kind) if kind.is_transient() && !left.is_zero() => {}
-                taken => return taken,
-            }
-            sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
-            pause = (pause * 2).min(SETTLE_AGAIN_MAX);
-            left = deadline.saturating_duration_since(Instant::now());
-        }
+        let deadline = Instant::now() + self.engine.policy().settle_timeout;
+        let attempt = |left: Duration| limited(left.min(ATTEMPT_TIMEOUT), operation());
+        let outcome = retry_until(deadline, BACKOFF, ErrorKind::is_transient, attempt).await;
+        outcome.map_err(|error| error.kind())
     }
 }
 
-const SETTLE_STEP_MAX: Duration = Duration::from_secs(1);
-const SETTLE_AGAIN_MIN: Duration = Duration::from_millis(20);
-const SETTLE_AGAIN_MAX: Duration = Duration::from_millis(500);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));

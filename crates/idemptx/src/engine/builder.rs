@@ -1,4 +1,4 @@
-//! How an engine is made.
+//! The builder of an engine.
 
 use std::fmt;
 use std::future::Future;
@@ -8,18 +8,18 @@ use std::time::Instant;
 
 use idemptx_core::exchange::{ProbeResult, Rules};
 use idemptx_core::key::{Key, Scope};
-use idemptx_core::policy::{Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
+use idemptx_core::policy::{ConfigError, Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
 use idemptx_core::stats::TypicalTime;
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
 
-use super::{AcceptsFn, Engine, Inner, MonotonicClock, Orphan, ProbeFn, ScopeFn, Transactions};
-use crate::flight::Flights;
-use crate::keeper::Keeper;
+use super::probe::{Orphan, ProbeFn, Probes};
+use super::{AcceptsFn, Engine, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopeFn, Transactions};
+use crate::lease_renewer::LeaseRenewer;
+use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
 use crate::spool::Spool;
 use crate::store::Transactional;
-use crate::store::transactional::AnyTransactional;
 use crate::tokens::Tokens;
 
 /// Configures an [`Engine`].
@@ -70,7 +70,10 @@ impl<S: Store> EngineBuilder<S> {
         self
     }
 
-    /// Tells whose key a request carries; `None` refuses it with `scope-unresolved`.
+    /// Sets the function that names the scope of a request's key; `None` refuses the request with
+    /// `scope-unresolved`.
+    ///
+    /// It is called for requests that carry a key.
     ///
     /// Takes the place of the policy's `scope`.
     ///
@@ -92,10 +95,12 @@ impl<S: Store> EngineBuilder<S> {
         self
     }
 
-    /// Finds out what became of an operation whose executor vanished.
+    /// Sets the hook that finds out whether an operation without a result has happened.
     ///
     /// Sets the policy's `on_orphan` to `probe`.
     /// The hook has ten seconds; without an answer the outcome stays unknown.
+    /// It is asked about a record once at a time, and counts for
+    /// [`executions_max`](Self::executions_max).
     pub fn probe<F, R>(mut self, probe: F) -> Self
     where
         F: Fn(Orphan) -> R + Send + Sync + 'static,
@@ -136,13 +141,13 @@ impl<S: Store> EngineBuilder<S> {
         S: Transactional,
     {
         self.transactions = Some(|store| {
-            let any = || Arc::clone(store) as Arc<dyn AnyTransactional>;
+            let any = || Arc::clone(store) as Arc<dyn Transactional>;
             store.is_transactional().then(any)
         });
         self
     }
 
-    /// Tells where bodies wait that are too large for memory; for `on_large_body: stream`.
+    /// Sets the directory for bodies that are too large for memory, for `on_large_body: stream`.
     #[cfg(feature = "spool")]
     pub fn spool(mut self, spool: Spool) -> Self {
         self.spool = Some(spool);
@@ -157,7 +162,7 @@ impl<S: Store> EngineBuilder<S> {
     /// randomness.
     pub fn build(self) -> Result<Engine<S>, EngineError> {
         let mut policy = self.policy;
-        // Whatever order they were set in: a function that was given is meant to be asked.
+        // In any order of calls: a function that was given is meant to be asked.
         if self.scope.is_some() {
             policy.scope = Some(ScopeRule::Custom);
         }
@@ -165,23 +170,28 @@ impl<S: Store> EngineBuilder<S> {
             policy.on_orphan = OnOrphan::Probe;
         }
         if policy.scope.is_none() {
-            return Err(EngineError("set the policy's scope: whose keys are they?"));
+            return Err(EngineError::new("set the policy's scope: whose keys are they?"));
         }
         if policy.scope == Some(ScopeRule::Custom) && self.scope.is_none() {
-            return Err(EngineError("scope is a function here: set it with EngineBuilder::scope"));
+            return Err(EngineError::new(
+                "scope is a function here: set it with EngineBuilder::scope",
+            ));
         }
+        policy.validate()?;
         #[cfg(feature = "spool")]
         let has_spool = self.spool.is_some();
         #[cfg(not(feature = "spool"))]
         let has_spool = false;
         if policy.on_large_body == OnLargeBody::Stream && !has_spool {
-            return Err(EngineError("on_large_body = stream needs room: EngineBuilder::spool"));
+            return Err(EngineError::new(
+                "on_large_body = stream needs room: EngineBuilder::spool",
+            ));
         }
         if policy.on_orphan == OnOrphan::Probe && self.probe.is_none() {
-            return Err(EngineError("on_orphan = probe needs a hook: EngineBuilder::probe"));
+            return Err(EngineError::new("on_orphan = probe needs a hook: EngineBuilder::probe"));
         }
         if self.transactions.is_some() && policy.mode == Mode::Shadow {
-            return Err(EngineError(
+            return Err(EngineError::new(
                 "in shadow mode duplicates are executed, too, and none of them settles in a \
                  transaction: enforce, or leave `transactional` out",
             ));
@@ -189,14 +199,16 @@ impl<S: Store> EngineBuilder<S> {
         let store = Arc::new(self.store);
         let transactions = match self.transactions {
             None => None,
-            Some(of) => Some(of(&store).ok_or(EngineError(
-                "`transactional` needs a store in a database that the application has \
+            Some(of) => Some(of(&store).ok_or_else(|| {
+                EngineError::new(
+                    "`transactional` needs a store in a database that the application has \
                  transactions on: PostgreSQL or SQLite",
-            ))?),
+                )
+            })?),
         };
         let inner = Inner {
-            flights: Flights::new(policy.waiters_max, policy.waiters_total_max),
-            keeper: Keeper::new(Arc::clone(&store)),
+            single_flight: SingleFlight::new(policy.waiters_max, policy.waiters_total_max),
+            lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
             rules: Arc::new(Rules::in_namespace(policy, &self.namespace)),
             store,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
@@ -206,6 +218,8 @@ impl<S: Store> EngineBuilder<S> {
             scope: self.scope,
             accepts: self.accepts,
             probe: self.probe,
+            probes: Probes::default(),
+            open_bodies: Arc::new(Semaphore::new(OPEN_BODIES_MAX as usize)),
             transactions,
             #[cfg(feature = "spool")]
             spool: self.spool,
@@ -227,18 +241,41 @@ impl<S: fmt::Debug> fmt::Debug for EngineBuilder<S> {
 }
 
 /// A policy that an engine cannot carry out; the text says what to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineError(pub(crate) &'static str);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineError(Reason);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reason {
+    /// The policy itself is not valid.
+    Policy(ConfigError),
+    /// The engine lacks what the policy needs.
+    Missing(&'static str),
+}
+
+impl EngineError {
+    pub(crate) const fn new(text: &'static str) -> Self {
+        Self(Reason::Missing(text))
+    }
+}
+
+impl From<ConfigError> for EngineError {
+    fn from(error: ConfigError) -> Self {
+        Self(Reason::Policy(error))
+    }
+}
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        match &self.0 {
+            Reason::Policy(error) => write!(f, "invalid policy: {error}"),
+            Reason::Missing(text) => f.write_str(text),
+        }
     }
 }
 
 impl std::error::Error for EngineError {}
 
-/// What is forgotten of a store's type is remembered here.
+/// Remembers that a store is transactional where its type is forgotten.
 type TransactionsOf<S> = fn(&Arc<S>) -> Option<Transactions>;
 
 const EXECUTIONS_MAX: u32 = 10_000;

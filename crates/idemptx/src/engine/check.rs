@@ -1,4 +1,4 @@
-//! What a store promises, and whether the policy puts up with it.
+//! The check of a store's configuration against the policy.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -38,13 +38,13 @@ impl<S: SafetyCheck> Engine<S> {
     }
 }
 
-/// Why a store may not be used, or why that cannot be told.
+/// An unusable store, or one that could not be checked.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// It gave no answer.
+    /// The store gave no answer.
     Unreachable(StoreError),
-    /// It can lose records, or lacks something that is needed.
+    /// The store can lose records, or lacks something that is needed.
     Refused(SafetyReport),
 }
 

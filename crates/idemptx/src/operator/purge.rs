@@ -9,7 +9,7 @@ use super::{Operator, OperatorError, Target, ended};
 
 /// Forgets what a query asks for, page by page; begun by [`Operator::purge`].
 ///
-/// A record that somebody is busy with is left alone, and so is one that changes hands meanwhile.
+/// A record whose execution is running is left alone, and so is one that changes hands meanwhile.
 /// A retry of a request whose record is forgotten **executes again**; if it ends while the walk
 /// still goes on, its new record is one like any other, and may be met and forgotten as well.
 /// Ask for what has been [idle](Query::idle_for) for longer than the walk takes, and it is not.
@@ -75,7 +75,7 @@ impl<S: Inventory> Purge<S> {
         Ok(!self.is_over)
     }
 
-    /// What was forgotten so far, or would be.
+    /// Returns the numbers so far.
     #[must_use]
     pub const fn report(&self) -> PurgeReport {
         self.report
@@ -118,25 +118,25 @@ impl<S: fmt::Debug> fmt::Debug for Purge<S> {
     }
 }
 
-/// What a [`Purge`] has come to.
+/// The numbers of a [`Purge`].
 ///
 /// A record is forgotten once, however often it is listed, and is counted once for it; only one
 /// that was being forgotten when a step failed or was dropped may be missing.
-/// Whatever else is counted, a dry run's numbers included, counts as often as it is
+/// All other counts, a dry run's included, grow as often as a record is
 /// [listed](Inventory::list), so that these numbers may be too large: by a few, on Redis, while the
 /// server rearranges its keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PurgeReport {
-    /// How many records were forgotten or, in a dry run, would be.
+    /// Records that were forgotten or, in a dry run, would be.
     pub forgotten: u64,
-    /// How large their responses were, as they were stored.
+    /// The size of their responses, as they were stored.
     pub payload_bytes: u64,
-    /// How many were left alone because somebody is busy with them.
+    /// Records left alone because their executions are running.
     pub in_flight: u64,
-    /// How many were left alone because they changed, or went, since they were listed.
+    /// Records left alone because they changed, or went, since they were listed.
     pub changed: u64,
-    /// How many things were met that cannot be read, and are left alone.
+    /// Records left alone because they cannot be read.
     pub unreadable: u64,
 }
 
@@ -157,5 +157,5 @@ impl AddAssign for PurgeReport {
     }
 }
 
-/// How many records are forgotten at once.
+/// The number of records that are forgotten at once.
 const AT_ONCE_MAX: usize = 32;

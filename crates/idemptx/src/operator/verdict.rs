@@ -1,4 +1,4 @@
-//! What operators are told.
+//! The results of operators' calls.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{ClaimInfo, ErrorKind, RecordStatus, RecordSummary, StoreError};
 
-/// What a lookup finds.
+/// A record, as a lookup finds it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RecordView {
-    /// Its name.
+    /// The record's id.
     pub id: RecordId,
-    /// What it has come to.
+    /// The record's status.
     pub status: RecordStatus,
     /// The claim that runs or has settled.
     pub claim: ClaimInfo,
-    /// How large the response is.
+    /// The size of the response.
     pub payload_bytes: usize,
     /// The response, or the head of one that cannot be replayed; `None` if there is none, or none
     /// that can be read.
@@ -26,7 +26,7 @@ pub struct RecordView {
 }
 
 impl RecordView {
-    /// Of a claim.
+    /// Describes a claim.
     pub(super) fn held(id: RecordId, holder: &ClaimInfo) -> Self {
         Self {
             id,
@@ -37,7 +37,7 @@ impl RecordView {
         }
     }
 
-    /// As a listing has it, without its response.
+    /// Describes a record as a listing has it, without its response.
     pub(super) fn listed(entry: &RecordSummary) -> Self {
         Self {
             id: entry.id,
@@ -48,7 +48,7 @@ impl RecordView {
         }
     }
 
-    /// Of a final record.
+    /// Describes a final record.
     pub(super) fn settled(record: &Record) -> Self {
         Self {
             id: record.id,
@@ -60,13 +60,13 @@ impl RecordView {
     }
 }
 
-/// What became of an operation in doubt.
+/// The decision about an operation in doubt.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Resolution {
-    /// It happened, and this is its answer.
+    /// The operation happened, and this is its answer.
     Answer(Box<StoredResponse>),
-    /// It did not happen: the next request with the key executes it.
+    /// The operation did not happen: the next request with the key executes it.
     Release,
 }
 
@@ -80,9 +80,9 @@ impl From<StoredResponse> for Resolution {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Resolved {
-    /// What was there.
+    /// The record as it was.
     pub was: RecordView,
-    /// What is there now; nothing after a release.
+    /// The record as it is now; nothing after a release.
     pub now: Option<RecordView>,
 }
 
@@ -90,28 +90,28 @@ pub struct Resolved {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Forgotten {
-    /// What was there.
+    /// The record as it was.
     pub was: RecordView,
 }
 
-/// Why a record was left as it is.
+/// A call that left its record as it was.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OperatorError {
     /// There is nothing under this id: it was never there, was released, or has expired.
     Absent,
-    /// Its owner is alive, and its lease lasts so much longer unless renewed.
+    /// The owner is alive, and its lease lasts so much longer unless renewed.
     InFlight(Duration),
-    /// It has a final result, which no resolution replaces; it can be
+    /// The record has a final result, which no resolution replaces; it can be
     /// [forgotten](super::Operator::forget).
     AlreadySettled(Box<RecordView>),
-    /// Somebody else changed it meanwhile, to this if it is known: look again.
+    /// The record was changed meanwhile, to this if it is known: look again.
     Changed(Option<Box<RecordView>>),
     /// The answer could not be read back: an informational response, one with too many header
     /// lines, or one larger than the policy's `response_bytes_max`.
     Unstorable,
-    /// What is there cannot be read, as the source says: it is damaged, or was sealed under keys
-    /// that are not at hand. A sealed one can be [forgotten](super::Operator::forget).
+    /// The record cannot be read, as the source says: it is damaged, or was sealed under keys that
+    /// were not given. A sealed one can be [forgotten](super::Operator::forget).
     Unreadable(StoreError),
     /// The store failed; unless it says otherwise, whether anything was changed is not known.
     Store(StoreError),
@@ -148,7 +148,7 @@ impl fmt::Display for OperatorError {
                     was.status
                 )
             }
-            Self::Changed(_) => f.write_str("somebody else changed it meanwhile; look again"),
+            Self::Changed(_) => f.write_str("it was changed meanwhile; look again"),
             Self::Unstorable => f.write_str(
                 "the answer cannot be stored: it is informational, too large, or has too many \
                  header lines",

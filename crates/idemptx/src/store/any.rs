@@ -1,10 +1,8 @@
-//! A store chosen by URL.
-
-mod boxed;
-mod transactional;
+//! A store chosen at run time.
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -13,7 +11,7 @@ use idemptx_core::store::{
     StoreError, Watch,
 };
 
-pub use self::boxed::BoxedStore;
+use super::dyn_store::DynStore;
 use super::memory::MemoryStore;
 use super::near::{NearCache, NearLimits};
 #[cfg(feature = "postgres")]
@@ -25,39 +23,62 @@ use super::safety::{SafetyCheck, SafetyReport};
 use super::seal::{Seal, Sealed};
 #[cfg(feature = "sqlite")]
 use super::sqlite::{self, SqliteStore};
+use super::transactional::Transactional;
 
-/// One of the stores of this crate, chosen at run time.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum AnyStore {
-    /// `memory:`
-    Memory(MemoryStore),
-    /// Any of these with results close at hand: [`near`](Self::near).
-    Near(Box<NearCache<BoxedStore>>),
-    /// `postgres://`, `postgresql://`
-    #[cfg(feature = "postgres")]
-    Postgres(Box<PostgresStore>),
-    /// `redis://`, `rediss://`, `redis+unix://`
-    #[cfg(feature = "redis")]
-    Redis(Box<RedisStore>),
-    /// Any of these with sealed results: [`sealed`](Self::sealed).
+/// A store chosen at run time, with its decorators; clones share it.
+///
+/// Its steps are boxed futures.
+/// An engine on a concrete store, such as [`MemoryStore`], needs no allocation for a step.
+#[derive(Clone)]
+pub struct AnyStore {
+    store: Arc<dyn DynStore>,
+    layer: Layer,
+}
+
+/// Outermost layer of a store.
+#[derive(Clone)]
+enum Layer {
+    Base(StoreKind),
+    Near(Arc<NearCache<AnyStore>>),
     #[cfg(feature = "seal")]
-    Sealed(Box<Sealed<BoxedStore>>),
-    /// `sqlite:path`
-    #[cfg(feature = "sqlite")]
-    Sqlite(Box<SqliteStore>),
+    Sealed(Arc<Sealed<AnyStore>>),
+}
+
+/// Kind of database that holds the records of an [`AnyStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreKind {
+    /// The memory of this process.
+    Memory,
+    /// PostgreSQL.
+    Postgres,
+    /// Redis or Valkey.
+    Redis,
+    /// A SQLite file.
+    Sqlite,
+    /// A store of another crate.
+    Other,
 }
 
 impl AnyStore {
-    /// The store that a URL names; a server is not connected to yet, a file is opened.
+    /// Wraps a store of another crate.
+    pub fn new(store: impl Store + Inventory + SafetyCheck + Transactional) -> Self {
+        Self::base(store, StoreKind::Other)
+    }
+
+    fn base(store: impl DynStore, kind: StoreKind) -> Self {
+        Self { store: Arc::new(store), layer: Layer::Base(kind) }
+    }
+
+    /// Opens the store of a URL: a file at once, a server with the first step.
     ///
     /// | URL | store |
     /// |---|---|
     /// | `memory:` | [`MemoryStore`] |
     /// | `postgres://[user[:password]@]host[:port]/database`, or `postgresql://…` | PostgreSQL |
     /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
-    /// | `redis+unix:///path?db=number` | the same through a socket file |
-    /// | `sqlite:path`, `sqlite:///path` | SQLite in a file, which is made if there is none |
+    /// | `redis+unix:///path?db=number` | Redis through a socket file |
+    /// | `sqlite:path`, `sqlite:///path` | SQLite in a file, created if it does not exist |
     ///
     /// ```
     /// use idemptx::store::AnyStore;
@@ -68,21 +89,19 @@ impl AnyStore {
     ///
     /// # Errors
     ///
-    /// [`UnknownStore`] if no store answers to the URL's scheme, or the store cannot read the rest.
+    /// [`UnknownStore`] if no store has the URL's scheme, or the rest of the URL is invalid.
     pub fn from_url(url: &str) -> Result<Self, UnknownStore> {
         let (scheme, _) = url.split_once(':').unwrap_or((url, ""));
         match scheme {
-            "memory" if matches!(url, "memory:" | "memory://") => {
-                Ok(Self::Memory(MemoryStore::new()))
-            }
+            "memory" if matches!(url, "memory:" | "memory://") => Ok(MemoryStore::new().into()),
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => PostgresStore::open(url)
-                .map(|store| Self::Postgres(Box::new(store)))
+                .map(Self::from)
                 .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
                 RedisStore::open(url)
-                    .map(|store| Self::Redis(Box::new(store)))
+                    .map(Self::from)
                     .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))
             }
             #[cfg(feature = "sqlite")]
@@ -90,7 +109,7 @@ impl AnyStore {
                 let path = sqlite::path_of(url)
                     .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))?;
                 SqliteStore::open(path)
-                    .map(|store| Self::Sqlite(Box::new(store)))
+                    .map(Self::from)
                     .map_err(|error| UnknownStore(UnknownStoreReason::Unopened(error.into())))
             }
             _ => Err(UnknownStore(
@@ -100,10 +119,10 @@ impl AnyStore {
         }
     }
 
-    /// The same store with results close at hand, so that a replay needs no round trip; see
+    /// Adds a cache of results in this process, so that a replay needs no round trip; see
     /// [`near`](super::near).
     ///
-    /// Said again, the limits are replaced.
+    /// A second call replaces the limits.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -112,28 +131,135 @@ impl AnyStore {
     /// ```
     #[must_use]
     pub fn near(self, limits: impl Into<NearLimits>) -> Self {
-        let store = match self {
-            Self::Near(near) => near.into_parts().0,
-            other => BoxedStore::new(other),
+        let store = match self.layer {
+            Layer::Near(near) => near.inner().clone(),
+            _ => self,
         };
-        Self::Near(Box::new(NearCache::new(store, limits)))
+        let near = Arc::new(NearCache::new(store, limits));
+        Self { store: near.clone(), layer: Layer::Near(near) }
     }
 
-    /// The same store with results that are sealed before they reach it; see [`seal`](super::seal).
+    /// Seals results before they reach the store; see [`seal`](super::seal).
     ///
-    /// Whichever is said first, what is [near](Self::near) is not sealed.
-    /// Said again, the keys are replaced.
+    /// The results in the [near](Self::near) cache are not sealed, in either order of the calls.
+    /// A second call replaces the keys.
     #[cfg(feature = "seal")]
     #[must_use]
     pub fn sealed(self, seal: impl Into<Seal>) -> Self {
-        match self {
-            Self::Near(near) => {
-                let (store, limits) = near.into_parts();
-                store.into_inner().sealed(seal).near(limits)
+        let store = match self.layer {
+            Layer::Near(near) => {
+                return near.inner().clone().sealed(seal).near(near.limits().clone());
             }
-            Self::Sealed(sealed) => Self::Sealed(Box::new(Sealed::new(sealed.into_inner(), seal))),
-            other => Self::Sealed(Box::new(Sealed::new(BoxedStore::new(other), seal))),
+            Layer::Sealed(sealed) => sealed.inner().clone(),
+            Layer::Base(_) => self,
+        };
+        let sealed = Arc::new(Sealed::new(store, seal));
+        Self { store: sealed.clone(), layer: Layer::Sealed(sealed) }
+    }
+
+    /// Returns the [near](Self::near) cache, if there is one.
+    #[must_use]
+    pub fn near_cache(&self) -> Option<&NearCache<Self>> {
+        match &self.layer {
+            Layer::Near(near) => Some(near),
+            _ => None,
         }
+    }
+
+    /// Returns the kind of database beneath all decorators.
+    #[must_use]
+    pub fn kind(&self) -> StoreKind {
+        match &self.layer {
+            Layer::Base(kind) => *kind,
+            Layer::Near(near) => near.inner().kind(),
+            #[cfg(feature = "seal")]
+            Layer::Sealed(sealed) => sealed.inner().kind(),
+        }
+    }
+}
+
+impl From<MemoryStore> for AnyStore {
+    fn from(store: MemoryStore) -> Self {
+        Self::base(store, StoreKind::Memory)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<PostgresStore> for AnyStore {
+    fn from(store: PostgresStore) -> Self {
+        Self::base(store, StoreKind::Postgres)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl From<RedisStore> for AnyStore {
+    fn from(store: RedisStore) -> Self {
+        Self::base(store, StoreKind::Redis)
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl From<SqliteStore> for AnyStore {
+    fn from(store: SqliteStore) -> Self {
+        Self::base(store, StoreKind::Sqlite)
+    }
+}
+
+impl fmt::Debug for AnyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+impl Store for AnyStore {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        self.store.claim(id, request).await
+    }
+
+    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
+        self.store.settle(lease, done).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.release(lease).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
+        self.store.lookup(id).await
+    }
+
+    async fn watch(&self, id: &RecordId) -> Option<Watch> {
+        self.store.watch(id).await
+    }
+
+    fn maintain(&self) {
+        self.store.maintain();
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+}
+
+impl Inventory for AnyStore {
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        self.store.list(query).await
+    }
+}
+
+impl SafetyCheck for AnyStore {
+    async fn check(&self) -> Result<SafetyReport, StoreError> {
+        self.store.check().await
+    }
+}
+
+impl Transactional for AnyStore {
+    fn decorated(&self) -> Option<&dyn Transactional> {
+        Some(&*self.store)
     }
 }
 
@@ -201,97 +327,5 @@ fn feature_of(scheme: &str) -> Option<&'static str> {
         "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => Some("redis"),
         "sqlite" => Some("sqlite"),
         _ => None,
-    }
-}
-
-/// Calls the chosen store.
-///
-/// The futures of a remote store are boxed: they are large, and memory's would be no smaller.
-/// Those of a near one are small, and box what is not.
-macro_rules! chosen {
-    ($any:expr, $store:ident => $call:expr, awaited) => {
-        match $any {
-            AnyStore::Memory($store) => $call.await,
-            AnyStore::Near($store) => $call.await,
-            #[cfg(feature = "postgres")]
-            AnyStore::Postgres($store) => Box::pin($call).await,
-            #[cfg(feature = "redis")]
-            AnyStore::Redis($store) => Box::pin($call).await,
-            #[cfg(feature = "seal")]
-            AnyStore::Sealed($store) => Box::pin($call).await,
-            #[cfg(feature = "sqlite")]
-            AnyStore::Sqlite($store) => Box::pin($call).await,
-        }
-    };
-    ($any:expr, $store:ident => $call:expr) => {
-        match $any {
-            AnyStore::Memory($store) => $call,
-            AnyStore::Near($store) => $call,
-            #[cfg(feature = "postgres")]
-            AnyStore::Postgres($store) => $call,
-            #[cfg(feature = "redis")]
-            AnyStore::Redis($store) => $call,
-            #[cfg(feature = "seal")]
-            AnyStore::Sealed($store) => $call,
-            #[cfg(feature = "sqlite")]
-            AnyStore::Sqlite($store) => $call,
-        }
-    };
-}
-
-impl Store for AnyStore {
-    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        chosen!(self, store => store.claim(id, request), awaited)
-    }
-
-    async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        chosen!(self, store => store.settle(lease, done), awaited)
-    }
-
-    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        chosen!(self, store => store.release(lease), awaited)
-    }
-
-    async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        chosen!(self, store => store.renew(lease), awaited)
-    }
-
-    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        chosen!(self, store => store.lookup(id), awaited)
-    }
-
-    async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        chosen!(self, store => store.watch(id), awaited)
-    }
-
-    fn maintain(&self) {
-        chosen!(self, store => store.maintain());
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        chosen!(self, store => store.capabilities())
-    }
-}
-
-impl Inventory for AnyStore {
-    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
-        chosen!(self, store => store.list(query), awaited)
-    }
-}
-
-impl SafetyCheck for AnyStore {
-    async fn check(&self) -> Result<SafetyReport, StoreError> {
-        match self {
-            Self::Memory(store) => SafetyCheck::check(store).await,
-            Self::Near(store) => SafetyCheck::check(&**store).await,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(store) => SafetyCheck::check(&**store).await,
-            #[cfg(feature = "redis")]
-            Self::Redis(store) => SafetyCheck::check(&**store).await,
-            #[cfg(feature = "seal")]
-            Self::Sealed(store) => SafetyCheck::check(&**store).await,
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(store) => SafetyCheck::check(&**store).await,
-        }
     }
 }

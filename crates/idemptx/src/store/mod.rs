@@ -13,10 +13,16 @@
 //! (feature `seal`), which lets no store see a response.
 
 mod any;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod connection;
+mod dyn_store;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod listing;
 mod memory;
 pub mod near;
+mod notifier;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod per_runtime;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis-protocol")]
@@ -26,11 +32,10 @@ mod safety;
 pub mod seal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-pub(crate) mod transactional;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-mod waiters;
+mod transactional;
 
-pub use self::any::{AnyStore, BoxedStore, UnknownStore};
+pub use self::any::{AnyStore, StoreKind, UnknownStore};
+pub use self::dyn_store::BoxFuture;
 pub use self::memory::{MemoryStore, MemoryStoreBuilder};
 pub use self::safety::{Finding, SafetyCheck, SafetyReport, Severity};
 pub use self::transactional::Transactional;

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::sync::mpsc;
 
+use super::live::LiveBody;
 #[cfg(feature = "spool")]
 use crate::spool::Spooled;
 
-/// Why a body broke off: the wrapped body's own error.
+/// The error of a body that broke off: the wrapped body's own.
 pub type BodyError = Box<dyn StdError + Send + Sync>;
 
 pin_project! {
@@ -156,12 +156,9 @@ pin_project! {
     enum Kind<B> {
         Inner { #[pin] body: B },
         Whole { whole: Whole },
-        Live { frames: Option<mpsc::Receiver<LiveFrame>> },
+        Live { body: LiveBody },
     }
 }
-
-/// A piece of a body that flows; `None` is its end, which a sender that vanished has not sent.
-pub(super) type LiveFrame = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl<B> ResponseBody<B> {
     pub(super) const fn inner(body: B) -> Self {
@@ -172,8 +169,8 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Whole { whole } }
     }
 
-    pub(super) const fn live(frames: mpsc::Receiver<LiveFrame>) -> Self {
-        Self { kind: Kind::Live { frames: Some(frames) } }
+    pub(super) const fn live(body: LiveBody) -> Self {
+        Self { kind: Kind::Live { body } }
     }
 }
 
@@ -192,16 +189,7 @@ where
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
             KindProjection::Whole { whole } => Poll::Ready(whole.pop().map(Ok)),
-            KindProjection::Live { frames } => {
-                let Some(sent) = frames else { return Poll::Ready(None) };
-                // Whoever vanished without sending an end has not sent all.
-                let frame =
-                    ready!(sent.poll_recv(cx)).unwrap_or_else(|| Some(Err(BROKE_OFF.into())));
-                if !matches!(frame, Some(Ok(_))) {
-                    *frames = None;
-                }
-                Poll::Ready(frame)
-            }
+            KindProjection::Live { body } => body.poll_frame(cx),
         }
     }
 
@@ -209,7 +197,7 @@ where
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
             Kind::Whole { whole } => whole.is_empty(),
-            Kind::Live { frames } => frames.is_none(),
+            Kind::Live { body } => body.is_over(),
         }
     }
 
@@ -234,8 +222,8 @@ impl<B: Default> Default for ResponseBody<B> {
     }
 }
 
-/// What was read of a body: its data and its trailers.
-#[derive(Clone, Debug, Default)]
+/// The part of a body that was read: its data and its trailers.
+#[derive(Clone, Default)]
 pub(crate) struct Whole {
     /// No piece is empty.
     data: VecDeque<Bytes>,
@@ -269,7 +257,7 @@ impl Whole {
         self.trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
     }
 
-    /// All data in one piece.
+    /// Returns all data in one piece.
     pub(crate) fn joined(&self) -> Bytes {
         match self.data.as_slices() {
             ([], _) => Bytes::new(),
@@ -299,12 +287,12 @@ impl Whole {
     }
 }
 
-/// How reading a body within a limit ended.
+/// The end of reading a body within a limit.
 pub(crate) enum Read<B> {
     Whole(Whole),
     /// There is more than the limit; what was read, and what is left.
     TooLarge(Whole, B),
-    /// It broke off after what was read.
+    /// The body broke off after what was read.
     Broken(Whole, BodyError),
 }
 
@@ -358,8 +346,6 @@ fn plus(hint: SizeHint, buffered: &Whole, spooled: u64) -> SizeHint {
     }
     sum
 }
-
-const BROKE_OFF: &str = "the response broke off: its handler is gone";
 
 /// A piece below this is joined to another such piece; at most so many bytes are copied for one.
 const PIECE_BYTES_MIN: usize = 512;

@@ -11,6 +11,7 @@ use idemptx_core::response_headers::mark;
 use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;
+use crate::detachable::{Attachment, Detachable};
 
 pin_project! {
     /// The future of a response; dropping it does not cancel a handler that runs under a key.
@@ -23,14 +24,15 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<F, B, E> {
-        // Not under a key: the inner service's own future, and what its response is told.
+        // Not under a key: the inner service's own future, and the outcome to mark its response
+        // with.
         Pass {
             #[pin]
             inner: F,
-            told: Option<(Arc<Rules>, Outcome)>,
+            outcome: Option<(Arc<Rules>, Outcome)>,
         },
         Keyed {
-            exchange: Keyed<B, E>,
+            exchange: Detachable<Result<Response<ResponseBody<B>>, E>>,
         },
         Refused {
             response: Option<Box<Response<ResponseBody<B>>>>,
@@ -38,16 +40,25 @@ pin_project! {
     }
 }
 
-pub(super) type Keyed<B, E> =
+pub(super) type BoxExchange<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
 
 impl<F, B, E> ResponseFuture<F, B, E> {
     pub(super) const fn pass(inner: F, rules: Arc<Rules>, outcome: Outcome) -> Self {
-        Self { state: State::Pass { inner, told: Some((rules, outcome)) } }
+        Self { state: State::Pass { inner, outcome: Some((rules, outcome)) } }
     }
 
-    pub(super) const fn keyed(exchange: Keyed<B, E>) -> Self {
-        Self { state: State::Keyed { exchange } }
+    /// The future of a request whose outcome another layer of the same engine will know.
+    pub(super) const fn nested(inner: F) -> Self {
+        Self { state: State::Pass { inner, outcome: None } }
+    }
+
+    pub(super) fn keyed(attachment: Attachment, exchange: BoxExchange<B, E>) -> Self
+    where
+        B: 'static,
+        E: 'static,
+    {
+        Self { state: State::Keyed { exchange: Detachable::new(attachment, exchange) } }
     }
 
     pub(super) fn refused(response: Response<ResponseBody<B>>) -> Self {
@@ -63,17 +74,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProjection::Keyed { exchange } => exchange.as_mut().poll(cx),
+            StateProjection::Keyed { exchange } => Pin::new(exchange).poll(cx),
             StateProjection::Refused { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(*response)),
-                // Polled after its end, which no future promises anything for.
+                // Polled after its end, for which no future promises anything.
                 None => Poll::Pending,
             },
-            StateProjection::Pass { inner, told } => {
+            StateProjection::Pass { inner, outcome } => {
                 let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
                 Poll::Ready(response.map(|response| {
                     let mut response = response.map(ResponseBody::inner);
-                    if let Some((rules, outcome)) = told.take() {
+                    if let Some((rules, outcome)) = outcome.take() {
                         mark(response.headers_mut(), &rules, &outcome, None, None);
                         response.extensions_mut().insert(outcome);
                     }

@@ -5,7 +5,7 @@
 //! use idemptx::{Engine, Execution, Policy, store::MemoryStore};
 //!
 //! async fn create_order(execution: Option<Extension<Execution>>) -> Json<&'static str> {
-//!     // Pass a key of your own on to the systems you call:
+//!     // The key for a call to another system:
 //!     let _charge_key = execution.map(|Extension(it)| it.derive("charge"));
 //!     Json("created")
 //! }
@@ -20,26 +20,72 @@
 //!
 //! # Where to put it
 //!
-//! Inside authentication and rate limits, which must run on every request, replays included.
-//! Inside CORS, which answers preflights itself.
-//! Inside compression, so that stored bytes are not encoded for one client.
-//! Outside everything whose effects must happen once.
+//! - Inside authentication and rate limits, which must run on every request, replays included.
+//! - Inside CORS, which answers preflights itself.
+//! - Inside compression, so that stored bytes are not encoded for one client.
+//! - Outside all effects that must happen once.
+//!
+//! Apply it once.
+//! Where a request meets a second layer of the same engine, the inner one passes it.
 //!
 //! # What it does to a request under a key
 //!
-//! The body is read to its end, within the policy's limit, and hashed on the way; the record is
-//! claimed; the handler runs in a task of its own, which a client that leaves does not cancel; its
-//! response is stored and only then sent.
-//! A response that is larger than the policy's limit, or an event stream, is passed through live,
-//! and a retry is told that the operation happened.
+//! It reads the body to its end, within the policy's limit, and hashes it on the way; claims the
+//! record; runs the handler; stores the response; and only then sends it.
+//! A response that is larger than the policy's limit, or an event stream, is passed on live, and a
+//! retry learns that the operation has happened.
 //!
-//! How the exchange ended stands in the response's extensions, as an
-//! [`Outcome`](crate::Outcome): metrics and logs need no hook.
+//! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions: metrics and logs
+//! need no hook.
 //! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
+//!
+//! A handler decides about its response itself with a [`Directive`](crate::Directive) in the
+//! response's extensions, or with the field `Idempotency-Outcome: store`, `release` or `unknown`,
+//! which the layer removes.
+//!
+//! # Which task the handler runs in
+//!
+//! In the task of the request, as without the layer: tracing spans and task-locals of the layers
+//! outside are there.
+//!
+//! When the client leaves, a server drops the request's future.
+//! A handler that runs under a key then goes on in a task of the runtime, and its response is
+//! stored, so that a retry gets it.
+//! Spans and task-locals of the layers *outside* do not move along: after the client has left, the
+//! handler runs without them.
+//! Code that depends on them to its end, such as a task-local with the user, belongs *inside*:
+//!
+//! ```
+//! # use axum::{Router, extract::Request, middleware::{Next, from_fn}, response::Response};
+//! # use idemptx::{Engine, store::MemoryStore};
+//! tokio::task_local! { static USER: String; }
+//!
+//! async fn with_user(request: Request, next: Next) -> Response {
+//!     USER.scope("alice".to_owned(), next.run(request)).await
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let engine = Engine::builder(MemoryStore::new()).build()?;
+//! // The last layer is the outermost: `with_user` is inside of the engine.
+//! let app: Router = Router::new().layer(from_fn(with_user)).layer(engine.layer());
+//! # Ok(()) }
+//! ```
+//!
+//! A runtime that shuts down drops the handler, too: the claim lapses into an orphan, which the
+//! policy's `on_orphan` deals with.
+//! Call [`Engine::drain`](crate::Engine::drain) before.
+//!
+//! # Nested routers
+//!
+//! The path counts as the client sent it.
+//! Inside axum's `Router::nest` the layer takes it from axum's `OriginalUri`, for which it has the
+//! feature `axum`, on by default: without that feature, put the layer around the outermost router.
 
 mod body;
+mod capture;
 mod future;
 mod layer;
+mod live;
 mod service;
 #[cfg(feature = "spool")]
 mod spooling;
@@ -47,8 +93,8 @@ mod spooling;
 pub use self::body::{BodyError, RequestBody, ResponseBody};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::body::{Read, read};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::capture::is_live;
 pub use self::future::ResponseFuture;
 pub use self::layer::IdempotencyLayer;
 pub use self::service::Idempotency;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use self::service::is_live;

@@ -49,7 +49,7 @@ where
     }
 }
 
-/// Why a body did not come to its end.
+/// A body that did not come to its end.
 enum Broken {
     Refused(Refusal),
     Off(BodyError),

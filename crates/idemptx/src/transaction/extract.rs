@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum_core::response::{IntoResponse, Response};
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 use idemptx_core::exchange::Rules;
@@ -43,55 +43,57 @@ async fn begin(execution: &Execution) -> Result<IdempotentTransaction, NoTransac
         NoTransaction(match error {
             TransactionError::Store(_) => {
                 let policy = execution.rules().policy();
-                Refusal::Problem(Rejection::new(Code::StoreUnavailable, policy))
+                Reason::Problem(Rejection::new(Code::StoreUnavailable, policy))
             }
-            error => Refusal::Mistake(error.to_string()),
+            error => Reason::Misconfigured(error.to_string()),
         })
     })
 }
 
-/// Why a handler gets no [`IdempotentTransaction`]; answers with a problem document.
+/// The refusal of an [`IdempotentTransaction`]; answers with a problem document.
 #[derive(Debug)]
-pub struct NoTransaction(Refusal);
+pub struct NoTransaction(Reason);
 
 #[derive(Debug)]
-enum Refusal {
+enum Reason {
     /// The client's, or the store's.
     Problem(Rejection),
     /// The developer's.
-    Mistake(String),
+    Misconfigured(String),
 }
 
-/// What the layer tells a service of a request that it passed without a claim.
+/// The layer's note on a request that it passed without a claim.
 #[derive(Clone)]
-pub(crate) struct Unclaimed {
+pub(crate) struct BypassNote {
     pub(crate) rules: Arc<Rules>,
-    pub(crate) passed: Bypass,
+    pub(crate) bypass: Bypass,
 }
 
-fn refusal(unclaimed: Option<&Unclaimed>) -> Refusal {
-    let Some(Unclaimed { rules, passed }) = unclaimed else {
-        return Refusal::Mistake(format!("{NONE} without `Engine::layer` around the handler"));
+fn refusal(note: Option<&BypassNote>) -> Reason {
+    let Some(BypassNote { rules, bypass }) = note else {
+        return Reason::Misconfigured(format!("{NONE} without `Engine::layer` around the handler"));
     };
-    let code = match passed {
+    let code = match bypass {
         Bypass::NoKey => Code::MissingKey,
         Bypass::LargeBody => Code::BodyTooLarge,
         Bypass::Unprotected => Code::StoreUnavailable,
         _ => {
             let why = "for a request that keys are not for";
-            return Refusal::Mistake(format!("{NONE} {why} ({passed:?})"));
+            return Reason::Misconfigured(format!("{NONE} {why} ({bypass:?})"));
         }
     };
-    Refusal::Problem(Rejection::new(code, rules.policy()))
+    Reason::Problem(Rejection::new(code, rules.policy()))
 }
 
 impl IntoResponse for NoTransaction {
     fn into_response(self) -> Response {
         match self.0 {
-            Refusal::Problem(rejection) => {
-                Problem::from(&rejection).into_response().map(axum_core::body::Body::from)
+            Reason::Problem(rejection) => {
+                Problem::from(&rejection).into_response().map(axum::body::Body::from)
             }
-            Refusal::Mistake(text) => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
+            Reason::Misconfigured(text) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+            }
         }
     }
 }
@@ -99,8 +101,8 @@ impl IntoResponse for NoTransaction {
 impl fmt::Display for NoTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Refusal::Problem(rejection) => write!(f, "no transaction: {}", rejection.code),
-            Refusal::Mistake(text) => f.write_str(text),
+            Reason::Problem(rejection) => write!(f, "no transaction: {}", rejection.code),
+            Reason::Misconfigured(text) => f.write_str(text),
         }
     }
 }

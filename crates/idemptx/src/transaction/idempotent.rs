@@ -39,13 +39,13 @@ use crate::store::postgres::OpenTransaction;
 /// Elsewhere [`Execution::begin`] gives it.
 ///
 /// It is committed after a response with a status below 400 that the policy stores, even when the
-/// client has gone; whatever else happens, nothing of it remains.
+/// client has gone; in all other cases nothing of it remains.
 /// A commit whose answer is lost is found out about: the client gets the stored response if there
 /// is one, and may try again if there is none.
 ///
 /// It begins at READ COMMITTED, under the settings of the server and of the role, and nothing that
 /// it changes of its session remains for the next.
-/// A statement of its own that commits or rolls back makes the execution fail.
+/// A statement that commits it or rolls it back makes the execution fail.
 pub struct IdempotentTransaction {
     open: Arc<OpenTransaction>,
     execution: Execution,
@@ -62,7 +62,7 @@ impl IdempotentTransaction {
         &self.execution
     }
 
-    /// Runs a statement, and tells how many rows it changed.
+    /// Runs a statement, and returns the number of rows that it changed.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl IdempotentTransaction {
     ///
     /// It is rolled back all the same.
     pub async fn rollback(self) {
-        self.execution.effects().rolled_back();
+        self.execution.pending().rolled_back();
         self.open.roll_back().await;
     }
 
@@ -180,7 +180,7 @@ impl Execution {
     /// Dropped, it leaves none.
     pub async fn begin(&self) -> Result<IdempotentTransaction, TransactionError> {
         let store = self.transactions().ok_or(TransactionError::NotTransactional)?;
-        let open = self.effects().begin(store).await?;
+        let open = self.pending().begin(store).await?;
         Ok(IdempotentTransaction::new(open, self.clone()))
     }
 }
@@ -193,7 +193,7 @@ impl fmt::Debug for IdempotentTransaction {
     }
 }
 
-/// Why a transaction cannot go on, or cannot be begun.
+/// A transaction that cannot go on, or cannot be begun.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TransactionError {
@@ -203,9 +203,9 @@ pub enum TransactionError {
     NotTransactional,
     /// The execution has a transaction already.
     Begun,
-    /// It, or the handler, has ended.
+    /// The transaction, or the handler, has ended.
     Finished,
-    /// It could not be begun.
+    /// The transaction could not be begun.
     Store(StoreError),
     /// The database refused a statement.
     Database(tokio_postgres::Error),

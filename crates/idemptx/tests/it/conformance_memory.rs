@@ -130,7 +130,7 @@ impl Clock for Simulated {
 struct Faulty {
     store: MemoryStore,
     fault: Fault,
-    /// What was listed last.
+    /// The last page listed.
     last: Mutex<Vec<RecordSummary>>,
 }
 
@@ -250,5 +250,6 @@ fn unique_token() -> Token {
     Token::from_bytes(bytes)
 }
 
-const FINGERPRINT: Fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+const FINGERPRINT: Fingerprint =
+    Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
 const HOUR: Duration = Duration::from_secs(3600);

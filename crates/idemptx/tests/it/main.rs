@@ -42,6 +42,8 @@ mod redis_protocol;
 mod sealed;
 #[cfg(all(feature = "json", feature = "tower"))]
 mod steps;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod store_connections;
 #[cfg(feature = "tower")]
 mod tower_layer;
 #[cfg(all(feature = "axum", feature = "postgres", feature = "seal", feature = "sqlite"))]

@@ -391,7 +391,8 @@ impl Process {
     }
 
     async fn claim(&self, id: RecordId, expected: Option<Expected>) -> Result<Claim, StoreError> {
-        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+        let fingerprint =
+            Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
         let claim_request = ClaimRequest::new(token(), fingerprint, LONG, LONG);
         self.near
             .claim(

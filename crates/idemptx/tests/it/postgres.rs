@@ -1,4 +1,4 @@
-//! What a real PostgreSQL can do to the store, and what the store makes of it.
+//! The PostgreSQL store against failures and settings of a real server.
 
 mod contention;
 mod crashes;

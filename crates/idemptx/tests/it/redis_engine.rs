@@ -184,7 +184,7 @@ async fn a_lease_lives_in_redis_while_its_handler_blocks_the_runtime() {
     assert_eq!(runs, 0);
 }
 
-/// What a client gets that retries as `Retry-After` asks it to.
+/// Retries as `Retry-After` says, and returns the last reply.
 async fn retried(app: &App<RedisStore>) -> Reply {
     loop {
         let reply = app.post("k").await;

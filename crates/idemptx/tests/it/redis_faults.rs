@@ -1,4 +1,4 @@
-//! What a real Redis can do to the store, and what the store makes of it.
+//! The Redis store against failures and settings of a real server.
 
 mod tls;
 
@@ -412,11 +412,12 @@ fn key(id: RecordId) -> String {
     format!("idem:{{{id}}}")
 }
 
-/// A claim request of somebody new.
+/// Returns a claim request with a fresh token.
 fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU8 = AtomicU8::new(0);
     let token = Token::from_bytes([COUNT.fetch_add(1, Ordering::Relaxed); Token::BYTES]);
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(token, fingerprint, Duration::from_secs(60), Duration::from_secs(600))
 }
 

@@ -1,4 +1,4 @@
-//! What a real Redis has beside records, and what a listing makes of it.
+//! Listings of a Redis server that holds other keys as well.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn what_is_no_record_is_told_of_and_left_alone() {
     assert_eq!(types, ["string", "string", "hash", "string"]);
 }
 
-/// Somebody sent `PERSIST`: its age is unknown, and nobody may call it lapsed.
+/// After `PERSIST` the age is unknown, and the record must not count as expired.
 #[tokio::test]
 async fn a_claim_without_an_expiry_is_no_orphan() {
     let server = RedisServer::start(&[]);
@@ -126,7 +126,8 @@ fn key(id: RecordId) -> String {
 }
 
 async fn granted(store: &RedisStore, id: RecordId) -> Lease {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     let token = Token::from_bytes([id.as_bytes()[0]; Token::BYTES]);
     match store.claim(&id, &ClaimRequest::new(token, fingerprint, HOUR, HOUR)).await {
         Ok(Claim::Granted(lease)) => lease,

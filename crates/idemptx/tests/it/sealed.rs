@@ -142,7 +142,7 @@ async fn no_byte_of_a_response_is_in_the_file() {
     assert!(has(b"run 1"), "an unsealed one is, so it was looked for in the right place");
 }
 
-/// A store in a file that somebody else can write to.
+/// A store in a file that an attacker can write to.
 struct Store {
     folder: TempDir,
 }

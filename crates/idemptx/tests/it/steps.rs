@@ -203,7 +203,7 @@ async fn a_step_that_is_under_way_is_not_begun_again_beside_itself() {
     let outer = execution.step("a", async || {
         let again = async || Ok::<_, String>(ran.fetch_add(1, Ordering::SeqCst));
         let inner = beside.step("a", again).await.map_err(|error| error.to_string());
-        assert_eq!(inner, Err("the step is under way in this execution".to_owned()));
+        assert_eq!(inner, Err("a step of this label runs in this execution".to_owned()));
         beside.step("b", async || Ok::<_, String>(1)).await.map_err(|error| error.to_string())
     });
     assert_eq!((outer.await.unwrap(), ran.load(Ordering::SeqCst)), (1, 0));

@@ -1,7 +1,8 @@
-//! What the layer makes of requests and responses.
+//! The tower layer: requests and responses through an engine.
 
 mod admission;
 mod bodies;
+mod front_door;
 mod handlers;
 mod modes;
 mod replay;
@@ -43,7 +44,7 @@ where
     (Router::new().fallback(handler).layer(engine.layer()), count)
 }
 
-/// How often a handler ran.
+/// The number of runs of a handler.
 #[derive(Clone, Debug, Default)]
 struct Count(Arc<AtomicU32>);
 

@@ -32,6 +32,8 @@ pub(super) struct Passage<'a> {
     pub(super) probed: Option<ProbeResult>,
     /// How long the claim's answer is on its way, in milliseconds.
     pub(super) claim_takes: u64,
+    /// And a renewal.
+    pub(super) renew_takes: u64,
     /// What the record becomes under somebody else before we settle.
     pub(super) lost_to: Option<Stored>,
     pub(super) settle_fails: bool,
@@ -59,6 +61,7 @@ impl<'a> Passage<'a> {
             down: matches!(stored, Stored::Down),
             probed: None,
             claim_takes: 0,
+            renew_takes: 0,
             lost_to: None,
             settle_fails: false,
             within: true,
@@ -104,6 +107,7 @@ impl<'a> Passage<'a> {
                 }
                 Action::Renew(lease) => {
                     trace.push_str("renew, ");
+                    now += self.renew_takes;
                     Event::Renewed(self.cell.renew(&lease, now))
                 }
                 Action::Lookup(_) => {

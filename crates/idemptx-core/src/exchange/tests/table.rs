@@ -117,7 +117,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
         (Handled::Broken, draft, "release, refuse 500 handler-failed unstored"),
         (Handled::Broken, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
     ];
-    for status in [200, 201, 204, 302, 304, 400, 402, 404, 405, 410, 418, 422, 451] {
+    for status in [200, 201, 204, 302, 304, 400, 402, 410, 418, 422, 451] {
         rows.push((whole(status, None), draft, stored));
     }
     for status in [401, 403, 407, 408, 409, 421, 423, 425, 429, 500, 501, 502, 503, 504, 599] {
@@ -173,14 +173,23 @@ fn the_gate_admits_in_order() {
         policy.mode = Mode::Shadow;
         policy.required = true;
     };
+    const METHOD: &str = "pass Method { keyed: false }";
     type Gate<'a> = (&'a str, &'a [(&'static str, &'static str)], Change, &'a str);
     let rows: &[Gate<'_>] = &[
         ("CONNECT", &[key], draft, "pass NotHttp"),
-        ("POST", &[key, ("upgrade", "websocket")], draft, "pass NotHttp"),
-        ("POST", &[key, ("content-type", "application/grpc+proto")], draft, "pass NotHttp"),
-        ("OPTIONS", &[("access-control-request-method", "POST")], draft, "pass NotHttp"),
+        ("POST", &[key, ("upgrade", "websocket")], draft, "read"),
+        (
+            "POST",
+            &[key, ("upgrade", "h2c"), ("connection", "Upgrade, HTTP2-Settings")],
+            draft,
+            "read",
+        ),
+        ("POST", &[("upgrade", "h2c")], required, "refuse 400 missing-key"),
+        ("POST", &[key, ("content-type", "application/grpc+proto")], draft, "read"),
+        ("POST", &[("content-type", "application/grpc")], required, "refuse 400 missing-key"),
+        ("OPTIONS", &[("access-control-request-method", "POST")], draft, METHOD),
         ("GET", &[key], draft, "pass Method { keyed: true }"),
-        ("GET", &[], required, "pass Method { keyed: false }"),
+        ("GET", &[], required, METHOD),
         ("POST", &[], draft, "pass NoKey"),
         ("POST", &[], required, "refuse 400 missing-key"),
         ("POST", &[], shadow, "pass WouldRefuse(MissingKey)"),
@@ -304,6 +313,15 @@ fn a_claim_answered_late_is_renewed_before_the_handler_starts() {
         passage.claim_takes = late;
         assert_eq!(passage.play("a", CREATED), expected);
     }
+}
+
+#[test]
+fn a_lease_that_is_always_renewed_too_late_is_given_up() {
+    let rules = rules(|_| {});
+    let mut passage = Passage::new(&rules, Stored::Nothing);
+    (passage.claim_takes, passage.renew_takes) = (8_000, 8_000);
+    let trace = "claim, renew, renew, renew, release, refuse 503 store-unavailable";
+    assert_eq!(passage.play("a", CREATED), trace);
 }
 
 #[test]

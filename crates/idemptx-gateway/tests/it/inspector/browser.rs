@@ -1,4 +1,4 @@
-//! Chromium without a window, spoken to through a pipe (the DevTools protocol).
+//! Headless Chromium, driven over a pipe with the DevTools protocol.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -15,13 +15,13 @@ pub(crate) struct Browser {
     sent: u64,
     session: Option<String>,
     is_loaded: bool,
-    /// What the page complained of: exceptions, refused by policy, failed to load.
+    /// The errors of the page: exceptions, policy violations, failed loads.
     pub(crate) complaints: Vec<String>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// Starts one; `None` where there is none, which continuous integration does not forgive.
+    /// Starts one; returns `None` where Chromium is not installed, which fails in CI.
     pub(crate) fn start() -> Option<Self> {
         let there = Command::new("chromium").arg("--version").output().is_ok();
         if !there {
@@ -72,7 +72,7 @@ impl Browser {
         }
         write!(self.commands, "{command}\0").unwrap();
         loop {
-            let message = self.hear();
+            let message = self.receive();
             if message["id"] == self.sent {
                 assert!(message["error"].is_null(), "{method}: {message}");
                 return message["result"].clone();
@@ -80,7 +80,7 @@ impl Browser {
         }
     }
 
-    fn hear(&mut self) -> Value {
+    fn receive(&mut self) -> Value {
         let mut message = Vec::new();
         self.answers.read_until(0, &mut message).unwrap();
         message.pop();
@@ -98,7 +98,7 @@ impl Browser {
         message
     }
 
-    /// Shows a page in a window of this size.
+    /// Opens a page in a window of this size.
     pub(crate) fn open(&mut self, url: &str, width: u32, height: u32) {
         let is_phone = width < 600;
         let scale = if is_phone { 2 } else { 1 };
@@ -109,11 +109,11 @@ impl Browser {
         self.is_loaded = false;
         self.call("Page.navigate", &json!({ "url": url }));
         while !self.is_loaded {
-            self.hear();
+            self.receive();
         }
     }
 
-    /// What an expression in the page comes to.
+    /// Evaluates an expression in the page.
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
@@ -132,11 +132,11 @@ impl Browser {
         ));
         if came != true {
             let page = self.value("document.body.innerText");
-            panic!("it never came to be so: {expression}\n{page}\n{:?}", self.complaints);
+            panic!("never true: {expression}\n{page}\n{:?}", self.complaints);
         }
     }
 
-    /// Presses a key with nothing but a keyboard.
+    /// Presses a key of the keyboard.
     pub(crate) fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, "\r"),
@@ -153,7 +153,7 @@ impl Browser {
         }
     }
 
-    /// The page as a picture, in PNG and base64.
+    /// Returns a screenshot of the page, in PNG and base64.
     pub(crate) fn picture(&mut self, is_whole: bool) -> String {
         let params = json!({ "format": "png", "captureBeyondViewport": is_whole });
         let picture = self.call("Page.captureScreenshot", &params);

@@ -1,4 +1,4 @@
-//! Who may come in, and what every answer has.
+//! Access to the admin listener, and the headers of its responses.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! What is logged, and what never is.
+//! The access log, and the secrets it must not contain.
 
 use crate::support::http_client::post;
 use crate::support::operated_gateway::OperatedGateway;

@@ -164,12 +164,12 @@ fn a_store_with_many_records_is_paged() {
     for number in 0..5 {
         post(gateway.public, "/orders", "tea").key(&format!("k{number}")).reply();
     }
-    let (mut seen, mut path) = (Vec::new(), "/api/records?view=done&limit=2".to_owned());
+    let (mut seen, mut path) = (Vec::new(), "/api/records?view=completed&limit=2".to_owned());
     loop {
         let page = gateway.ask(&path).json();
         seen.extend(page["records"].as_array().unwrap().iter().map(|it| it["id"].to_string()));
         let Some(next) = page["next"].as_str() else { break };
-        path = format!("/api/records?view=done&limit=2&after={next}");
+        path = format!("/api/records?view=completed&limit=2&after={next}");
     }
     seen.sort();
     seen.dedup();

@@ -1,11 +1,11 @@
-//! What a client may send, and what comes of it: the specification of the gateway's front.
+//! Payloads of hostile clients, and the required reaction to each.
 //!
 //! Read a line as: *this*, sent as it stands, is *answered so*, and the upstream sees *that*.
 //! `⏎` stands for CRLF at the end of a line.
 
 use super::expect::{Expect, answered, closed, forwarded, refused};
 
-/// What is sent, under a name.
+/// A named payload.
 pub(super) type Case = (&'static str, &'static str, Expect);
 
 /// T28: a body's length can be told in one way only.

@@ -1,4 +1,4 @@
-//! What comes of a payload, and whether it did.
+//! Expectations of a payload, and their check.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use super::attacks::Case;
 use super::recorder::{Received, Recorder};
 use crate::support::raw_client::{RawClient, answers};
 
-/// What is answered, what becomes of the connection, and what the upstream sees.
+/// The expected response, connection state and upstream requests.
 #[derive(Clone, Debug)]
 pub(super) struct Expect {
     statuses: Vec<u16>,
@@ -48,7 +48,7 @@ pub(super) fn forwarded(seen: &[&'static str]) -> Expect {
 }
 
 impl Expect {
-    /// What follows is answered with this status, and the connection closed.
+    /// Later bytes get this status, and the connection is closed.
     pub(super) fn then_refused(mut self, status: u16) -> Self {
         self.statuses.push(status);
         self.then_closed()

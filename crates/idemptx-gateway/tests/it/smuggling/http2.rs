@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::recorder::Recorder;
 use super::{GatewayProcess, ROUTE};
 
-/// What is sent as a stream: fields in order, and DATA.
+/// The fields and DATA of a stream.
 type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, Expect);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ fn check(gateway: SocketAddr, upstream: &Recorder, case: &Case) -> Result<(), St
     }
 }
 
-/// How stream 1 ends: with an answer's status, or without one.
+/// Returns the status of stream 1, if it gets a response.
 fn end_of_stream(stream: &mut TcpStream) -> Result<Option<u16>, String> {
     let mut status = None;
     loop {

@@ -1,4 +1,4 @@
-//! An upstream that keeps what it is sent, and reads it as strictly as can be.
+//! An upstream that records its requests, and parses them as strictly as possible.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,24 +6,24 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// One that answers every request with 200 and a body of its own.
+/// An upstream that responds to every request with 200.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     address: SocketAddr,
     seen: Arc<(Mutex<Vec<Received>>, Condvar)>,
 }
 
-/// What a connection brought.
+/// A request, or the reason why bytes are none.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
-    /// `METHOD target body`, or what was wrong with it.
+    /// `METHOD target body`, or the error.
     pub(crate) what: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Received {
-    /// Whether it is a request without its end.
+    /// Returns whether it is an incomplete request.
     pub(crate) fn breaks_off(&self) -> bool {
         self.what.starts_with("nonsense: ") && self.what.contains("break")
     }
@@ -53,18 +53,18 @@ impl Recorder {
         self.address
     }
 
-    /// Everything since the last call.
+    /// Takes everything since the last call.
     pub(crate) fn take(&self) -> Vec<Received> {
         std::mem::take(&mut *self.seen.0.lock().unwrap())
     }
 
-    /// The same, once there is something.
+    /// Does the same, once there is something.
     pub(crate) fn wait(&self) -> Vec<Received> {
         let (seen, changed) = &*self.seen;
         let (mut seen, waited) = changed
             .wait_timeout_while(seen.lock().unwrap(), PATIENCE, |seen| seen.is_empty())
             .unwrap();
-        assert!(!waited.timed_out(), "the upstream sees nothing");
+        assert!(!waited.timed_out(), "the upstream received nothing");
         std::mem::take(&mut *seen)
     }
 }

@@ -1,9 +1,9 @@
-//! The binary as a command, and what it printed against a file of what it should.
+//! The program as a command, and its output compared with golden files.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// What a command came to.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -11,6 +11,7 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
+/// Runs the program to its end.
 pub(crate) fn idemptx(arguments: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_idemptx"));
     command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
@@ -33,14 +34,15 @@ fn ended(output: &Output) -> Ended {
 }
 
 impl Ended {
+    /// Asserts that it succeeded and printed no error.
     #[track_caller]
     pub(crate) fn good(self) -> Self {
         assert_eq!((self.code, &*self.stderr), (0, ""), "{}", self.stdout);
         self
     }
 
-    /// What was printed is what stands in a file under `tests/cli`, where `[..]` is any text
-    /// within a line; `IDEMPTX_ACCEPT` in the environment writes the file anew.
+    /// Asserts that the output matches a file under `tests/cli`, in which `[..]` stands for any
+    /// text within a line; `IDEMPTX_ACCEPT` in the environment writes a missing file.
     #[track_caller]
     pub(crate) fn is(&self, file: &str) {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cli").join(file);
@@ -51,7 +53,7 @@ impl Ended {
         let expected = std::fs::read_to_string(&path).unwrap_or_default();
         let same = expected.lines().count() == printed.lines().count()
             && expected.lines().zip(printed.lines()).all(|(it, line)| fits(it, line));
-        assert!(same, "{file} says:\n{expected}\nprinted was:\n{printed}");
+        assert!(same, "expected by {file}:\n{expected}\nprinted:\n{printed}");
     }
 }
 

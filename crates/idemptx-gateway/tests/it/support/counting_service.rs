@@ -1,4 +1,4 @@
-//! A well-behaved service that counts what it does, and can be held up.
+//! A service that counts executions by key, and can be held up.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// Answers each POST with `201 <name> <key> <how often this key was executed>`.
+/// Responds to each POST with `201 <name> <key> <executions of this key>`.
 #[derive(Clone, Debug)]
 pub(crate) struct CountingService {
     address: SocketAddr,
@@ -32,7 +32,7 @@ impl CountingService {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), name)
     }
 
-    /// One on an address that was reserved before.
+    /// Starts one on a listener that exists already.
     pub(crate) fn on(listener: TcpListener, name: &str) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { name: name.to_owned(), ..Shared::default() });
@@ -50,28 +50,32 @@ impl CountingService {
         self.address
     }
 
-    /// How often each key was executed.
+    /// Returns the number of executions of each key.
     pub(crate) fn executions(&self) -> HashMap<String, usize> {
         self.state().executions.clone()
     }
 
-    /// From now on executions begin and do not end.
+    /// Holds all executions from now on.
     pub(crate) fn hold(&self) {
         self.state().held = true;
     }
 
-    /// All that are held end.
-    pub(crate) fn let_go(&self) {
+    /// Finishes the held executions.
+    pub(crate) fn release(&self) {
         self.state().held = false;
         self.shared.changed.notify_all();
     }
 
-    /// Waits until so many executions have begun, since it was started.
+    /// Waits until this many executions have started in total.
     pub(crate) fn begun(&self, count: usize) {
         let too_few = |state: &mut State| state.executions.values().sum::<usize>() < count;
         let waited = self.shared.changed.wait_timeout_while(self.state(), PATIENCE, too_few);
         let (state, waited) = waited.unwrap();
-        assert!(!waited.timed_out(), "{count} executions have not begun: {:?}", state.executions);
+        assert!(
+            !waited.timed_out(),
+            "fewer than {count} executions have started: {:?}",
+            state.executions
+        );
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,7 +108,7 @@ fn executed(shared: &Shared, key: &str) -> usize {
     count
 }
 
-/// Reads a request; its key, or `-`.
+/// Reads a request and returns its key, or `-`.
 fn request(requests: &mut impl BufRead) -> Option<String> {
     let (mut key, mut length) = ("-".to_owned(), 0);
     loop {

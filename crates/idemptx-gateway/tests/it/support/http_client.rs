@@ -1,10 +1,10 @@
-//! Requests over a connection of their own, and replies read to their end.
+//! Blocking requests, each on a new connection, and their complete replies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A request, as it will be written.
+/// A request to send.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     address: SocketAddr,
@@ -13,7 +13,7 @@ pub(crate) struct Request {
     body: String,
 }
 
-/// A reply, whole.
+/// A complete reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -36,7 +36,7 @@ pub(crate) fn ask(address: SocketAddr, method: &str, path: &str) -> Request {
 }
 
 impl Request {
-    /// With another line in its head, in the place of one of the same name.
+    /// Sets a header line, replacing one of the same name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         let start = format!("{name}:");
         let kept = self.headers.split_inclusive("\r\n").filter(|line| !line.starts_with(&start));
@@ -49,7 +49,7 @@ impl Request {
         self.header("idempotency-key", key)
     }
 
-    /// As operators send what changes something.
+    /// Adds the headers that the admin API demands of changes.
     pub(crate) fn deliberate(self, name: &str) -> Self {
         self.header("content-type", "application/json").header("idempotency-admin", name)
     }
@@ -69,7 +69,7 @@ impl Request {
         Reply { status, head: head.to_ascii_lowercase(), body: dechunked(head, body) }
     }
 
-    /// The reply, which must be good JSON.
+    /// Returns the body of the reply, which must be 200 with JSON.
     pub(crate) fn json(self) -> serde_json::Value {
         let reply = self.reply();
         assert_eq!(reply.status, 200, "{reply:?}");

@@ -1,4 +1,4 @@
-//! An upstream that speaks HTTP as it should.
+//! An upstream on hyper, in the runtime of the test.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-/// The body of an answer.
+/// The body of a response.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
-/// An upstream, and how many requests it has got.
+/// An upstream that counts its requests.
 #[derive(Clone, Debug)]
 pub(crate) struct HyperService {
     pub(crate) address: SocketAddr,
@@ -25,7 +25,7 @@ pub(crate) struct HyperService {
 }
 
 impl HyperService {
-    /// Answers every request as `answer` says; it is told the request's number, from 1.
+    /// Starts one that responds with `answer`, which gets the request's number, from 1.
     pub(crate) async fn start<F, R>(answer: F) -> Self
     where
         F: Fn(usize, Request<Incoming>) -> R + Send + Sync + 'static,
@@ -54,7 +54,7 @@ impl HyperService {
         Self { address, requests }
     }
 
-    /// Answers with what it got: each line of the head, and the body.
+    /// Starts one that echoes each request: the lines of its head, and its body.
     pub(crate) async fn mirror() -> Self {
         Self::start(|number, request| async move {
             let (parts, body) = request.into_parts();
@@ -72,13 +72,13 @@ impl HyperService {
         .await
     }
 
-    /// How many requests it has got.
+    /// Returns the number of requests it has received.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 }
 
-/// A body that is at hand.
+/// Returns a body of this text.
 pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
 }

@@ -1,4 +1,4 @@
-//! A gateway with an upstream of one's own, and clients that say exactly what they mean.
+//! A gateway in the process of the test, and asynchronous clients.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long anything that must happen may take.
+/// The time after which a wait fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A gateway in this process.
@@ -26,7 +26,7 @@ pub(crate) struct Running {
     pub(crate) config: Config,
 }
 
-/// Reads a configuration.
+/// Parses a configuration.
 pub(crate) fn config(text: &str) -> Config {
     Config::parse("test.toml", text, |_| None).unwrap_or_else(|mistake| panic!("{mistake}"))
 }
@@ -39,12 +39,12 @@ pub(crate) async fn started(text: &str) -> Running {
     Running { gateway, address, config }
 }
 
-/// Starts a gateway in front of one upstream, on memory; `more` goes into its route's table.
+/// Starts a gateway in front of one upstream, on memory, with these lines in its route.
 pub(crate) async fn in_front_of(upstream: SocketAddr, more: &str) -> Running {
     started(&simple(upstream, more)).await
 }
 
-/// The configuration of such a gateway.
+/// Returns the configuration of such a gateway.
 pub(crate) fn simple(upstream: SocketAddr, more: &str) -> String {
     format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n\
@@ -55,7 +55,7 @@ pub(crate) fn simple(upstream: SocketAddr, more: &str) -> String {
     )
 }
 
-/// A gateway that speaks TLS, as `localhost`, and passes everything on.
+/// A gateway with TLS, as `localhost`, that protects nothing.
 pub(crate) struct Secured {
     running: Running,
     folder: TempDir,
@@ -78,13 +78,13 @@ impl Secured {
         format!("https://localhost:{}", self.running.address.port())
     }
 
-    /// The file of the authority that vouches for it.
+    /// Returns the file with the certificate to trust.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("cert")
     }
 }
 
-/// An answer, whole.
+/// A complete reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -112,7 +112,7 @@ impl Reply {
         self.header("idempotent-replayed") == Some("true")
     }
 
-    /// The code of the problem document that it must be.
+    /// Returns the code of the problem document that the reply must be.
     pub(crate) fn code(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
@@ -127,18 +127,18 @@ impl Reply {
     }
 }
 
-/// A POST under a key.
+/// Returns a POST with this key and body.
 pub(crate) fn post(key: &str, body: &str) -> Request<Full<Bytes>> {
     let request = Request::post("/orders").header("idempotency-key", key);
     request.body(Full::from(body.to_owned())).unwrap()
 }
 
-/// Sends a request over a connection of its own, in HTTP/1.1.
+/// Sends a request over HTTP/1.1, on a new connection.
 pub(crate) async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     try_send(address, request).await.unwrap()
 }
 
-/// The same; an error if there is no answer.
+/// Does the same, and returns an error without a reply.
 pub(crate) async fn try_send(
     address: SocketAddr,
     mut request: Request<Full<Bytes>>,
@@ -157,7 +157,7 @@ pub(crate) async fn try_send(
     Ok(Reply { status, headers, body: body.to_bytes() })
 }
 
-/// Sends a request in HTTP/2, without asking first.
+/// Sends a request over HTTP/2 with prior knowledge.
 pub(crate) async fn send_http2(address: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
     let stream = TcpStream::connect(address).await.unwrap();
     let (parts, body) = request.into_parts();

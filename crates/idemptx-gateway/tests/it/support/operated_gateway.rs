@@ -1,4 +1,4 @@
-//! A gateway with an admin listener, in front of a service of its own.
+//! A gateway with an admin listener, in front of an [`OrderService`].
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) struct OperatedGateway {
 }
 
 impl OperatedGateway {
-    /// On a file of SQLite, with one route, `orders`, under the given lines of a policy.
+    /// Starts one on SQLite, with these policy lines in its only route, `orders`.
     pub(crate) fn start(policy: &str) -> Self {
         Self::configured(policy, "", "[log]\nlevel = \"info\"\naccess = true\n")
     }
@@ -33,12 +33,12 @@ impl OperatedGateway {
         Self::on(folder, &store, "", policy, admin, log)
     }
 
-    /// With another line for its public listener.
+    /// Starts one with another line for its public listener.
     pub(crate) fn listening(line: &str) -> Self {
         Self::on(tempfile::tempdir().unwrap(), "url = \"memory:\"", line, "", "", "")
     }
 
-    /// On a file, with results at hand.
+    /// Starts one on SQLite with a near cache.
     pub(crate) fn near() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
@@ -46,13 +46,13 @@ impl OperatedGateway {
         Self::on(folder, &store, "", "", "", "")
     }
 
-    /// On a store that others use, too.
+    /// Starts one on a shared store.
     pub(crate) fn sharing(store: &str) -> Self {
         let store = format!("url = \"{store}\"");
         Self::on(tempfile::tempdir().unwrap(), &store, "", "", "", "")
     }
 
-    /// On a store that cannot be reached.
+    /// Starts one on a store that cannot be reached.
     pub(crate) fn without_store() -> Self {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self::on(
@@ -87,7 +87,7 @@ impl OperatedGateway {
         Self::run(folder, upstream, &["--config", file.to_str().unwrap()])
     }
 
-    /// Without a file.
+    /// Starts one from flags alone.
     pub(crate) fn by_flags(flags: &[&str]) -> Self {
         let (folder, upstream) = (tempfile::tempdir().unwrap(), OrderService::start());
         let url = format!("http://{}", upstream.address);
@@ -109,7 +109,7 @@ impl OperatedGateway {
         format!("sqlite:{}", self.process.directory().join("keys.db").display())
     }
 
-    /// What it has logged so far.
+    /// Returns its log up to now.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
@@ -122,7 +122,7 @@ impl OperatedGateway {
         self.ask("/metrics").reply().body
     }
 
-    /// The id of the only record in the store.
+    /// Returns the id of the only record in the store.
     pub(crate) fn only_record(&self) -> String {
         let page = self.ask("/api/records?view=all").json();
         let records = page["records"].as_array().unwrap();
@@ -140,12 +140,12 @@ impl OperatedGateway {
     }
 }
 
-/// Asks again until it is so, for what nobody announces.
+/// Polls until a condition holds.
 pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     let (_sender, pause) = mpsc::channel::<()>();
     while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it never came to be so");
+        assert!(began.elapsed() < Duration::from_secs(20), "the condition never held");
         let _ = pause.recv_timeout(Duration::from_millis(20));
     }
 }

@@ -1,11 +1,11 @@
-//! A service without any protection, in the test's own process.
+//! A service without protection, whose responses count.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// Counts what it executes; `/slow` ends when it is let go, `/die` never answers.
+/// Counts its executions; `/slow` waits until opened, `/die` closes the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct OrderService {
     pub(crate) address: SocketAddr,
@@ -37,16 +37,16 @@ impl OrderService {
         self.shared.0.lock().unwrap().executed
     }
 
-    /// Waits until so many requests have begun.
+    /// Waits until this many requests have arrived.
     pub(crate) fn reach(&self, executed: usize) {
         let (counted, told) = &*self.shared;
         let counted = counted.lock().unwrap();
         let limit = Duration::from_secs(20);
         let waited = told.wait_timeout_while(counted, limit, |it| it.executed < executed).unwrap();
-        assert!(!waited.1.timed_out(), "fewer than {executed} requests have come");
+        assert!(!waited.1.timed_out(), "fewer than {executed} requests have arrived");
     }
 
-    /// Lets `/slow` end, now and from now on.
+    /// Lets `/slow` respond from now on.
     pub(crate) fn open(&self) {
         self.shared.0.lock().unwrap().is_open = true;
         self.shared.1.notify_all();

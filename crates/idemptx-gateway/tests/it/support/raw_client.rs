@@ -1,31 +1,31 @@
-//! A client that sends what it is told to, byte by byte.
+//! A blocking client that sends given bytes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A connection of a client; whoever waits for it too long fails.
+/// A client's connection, with a time limit on every read and write.
 #[derive(Debug)]
 pub(crate) struct RawClient {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
-/// One answer, whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// In lower case.
+    /// The head in lower case.
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// The reason for a missing response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoAnswer {
-    /// The connection was closed, with nothing or in the middle of an answer.
+    /// The connection was closed before a complete response.
     Closed,
-    /// It is open, and nothing comes.
+    /// The connection is open, and no more bytes arrive.
     Silence,
 }
 
@@ -38,18 +38,18 @@ impl RawClient {
         Self { stream, unread: Vec::new() }
     }
 
-    /// Whether it could be written is for the reader to say.
+    /// Sends bytes; a failed write shows in the next read.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Sends a request and takes its answer, which there must be.
+    /// Sends a request and returns its response.
     pub(crate) fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
         self.send(bytes);
-        self.answer().expect("there is no answer")
+        self.answer().expect("no response")
     }
 
-    /// The next answer.
+    /// Reads the next response.
     pub(crate) fn answer(&mut self) -> Result<Answer, NoAnswer> {
         loop {
             if let Some((answer, taken)) = whole(&self.unread) {
@@ -60,7 +60,7 @@ impl RawClient {
         }
     }
 
-    /// Everything up to the end of the connection.
+    /// Reads everything up to the end of the connection.
     pub(crate) fn rest(&mut self) -> Result<Vec<u8>, NoAnswer> {
         loop {
             match self.read() {
@@ -86,7 +86,7 @@ impl RawClient {
 }
 
 impl Answer {
-    /// The first line of this name.
+    /// Returns the value of the first line of this name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let line = self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(str::trim)
@@ -101,7 +101,7 @@ impl Answer {
     }
 }
 
-/// A request with a body under a key.
+/// Returns a request with this key and body.
 pub(crate) fn post(path: &str, key: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: shop\r\nIdempotency-Key: {key}\r\n\
@@ -110,7 +110,7 @@ pub(crate) fn post(path: &str, key: &str, body: &str) -> String {
     )
 }
 
-/// The answers that a connection brought, and what is left.
+/// Splits bytes into complete responses and a rest.
 pub(crate) fn answers(mut bytes: &[u8]) -> (Vec<Answer>, &[u8]) {
     let mut answers = Vec::new();
     while let Some((answer, taken)) = whole(bytes) {

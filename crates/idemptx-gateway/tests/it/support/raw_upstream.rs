@@ -1,4 +1,4 @@
-//! Bytes, as they come: an upstream and a client that know nothing of HTTP.
+//! An upstream and a client on plain TCP, without an HTTP library.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,16 +10,16 @@ use tokio::time::timeout;
 
 use super::in_process::PATIENCE;
 
-/// An upstream that keeps every byte it gets.
+/// An upstream that records every byte it receives.
 #[derive(Clone, Debug)]
 pub(crate) struct RawUpstream {
     pub(crate) address: SocketAddr,
-    /// One for each connection.
+    /// The bytes of each connection.
     received: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl RawUpstream {
-    /// Serves each connection with `serve`, which is told its number from 1.
+    /// Serves each connection with `serve`, which gets its number, from 1.
     pub(crate) async fn start<F, R>(serve: F) -> Self
     where
         F: Fn(usize, RawConnection) -> R + Send + Sync + 'static,
@@ -44,17 +44,17 @@ impl RawUpstream {
         Self { address, received }
     }
 
-    /// How many connections were made.
+    /// Returns the number of connections accepted.
     pub(crate) fn connections(&self) -> usize {
         self.received.lock().unwrap().len()
     }
 
-    /// What came over all of them.
+    /// Returns the bytes of all connections.
     pub(crate) fn received(&self) -> Vec<u8> {
         self.received.lock().unwrap().concat()
     }
 
-    /// The request lines that came, on all connections.
+    /// Returns the request lines of all connections.
     pub(crate) fn request_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.received()).into_owned();
         let lines = text.split("\r\n").filter(|line| line.contains(" HTTP/1."));
@@ -70,7 +70,7 @@ pub(crate) struct RawConnection {
 }
 
 impl RawConnection {
-    /// Reads what has come; nothing at the end.
+    /// Reads once; returns 0 at the end.
     pub(crate) async fn read(&mut self) -> usize {
         let mut piece = [0; 65536];
         let bytes = self.stream.read(&mut piece).await.unwrap_or(0);
@@ -78,12 +78,12 @@ impl RawConnection {
         bytes
     }
 
-    /// What came over this connection.
+    /// Returns the bytes of this connection.
     pub(crate) fn all(&self) -> Vec<u8> {
         self.received.lock().unwrap()[self.number - 1].clone()
     }
 
-    /// Reads until so many bytes have come; `false` at the end.
+    /// Reads until this many bytes have arrived; returns `false` at the end.
     pub(crate) async fn read_until(&mut self, bytes: usize) -> bool {
         while self.all().len() < bytes {
             if self.read().await == 0 {
@@ -117,24 +117,24 @@ impl RawConnection {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    /// Ends it with RST.
+    /// Closes the connection with RST.
     pub(crate) fn reset(self) {
         let _ = self.stream.set_zero_linger();
     }
 }
 
-/// Sends bytes and reads what comes back, until the connection ends or says nothing for a while.
+/// Sends bytes, and reads until the connection ends or is silent for a while.
 pub(crate) async fn send_raw(address: SocketAddr, bytes: &[u8]) -> RawReply {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
     rest(&mut stream).await
 }
 
-/// Reads what comes, until the connection ends or says nothing for a while.
+/// Reads until the connection ends or is silent for a while.
 pub(crate) async fn rest(stream: &mut TcpStream) -> RawReply {
     let (mut all, mut piece) = (Vec::new(), [0; 65536]);
     loop {
-        // What is expected begins at some time; only silence tells that no more comes.
+        // The first byte may take long; afterwards only silence shows that no more bytes arrive.
         let limit = if all.is_empty() { PATIENCE } else { SILENCE };
         match timeout(limit, stream.read(&mut piece)).await {
             Err(_) => return RawReply { text: text(&all), closed: false },
@@ -148,16 +148,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a raw client has heard.
+/// The bytes that a raw client received.
 #[derive(Debug)]
 pub(crate) struct RawReply {
     pub(crate) text: String,
-    /// Whether the connection has ended.
+    /// The connection has ended.
     pub(crate) closed: bool,
 }
 
 impl RawReply {
-    /// The statuses of all answers.
+    /// Returns the statuses of all responses.
     pub(crate) fn statuses(&self) -> Vec<u16> {
         let lines = self.text.split("\r\n").filter_map(|line| line.strip_prefix("HTTP/1.1 "));
         lines.filter_map(|line| line.get(..3)?.parse().ok()).collect()

@@ -67,13 +67,13 @@ impl Collector {
         self.sent.lock().unwrap().headers.clone()
     }
 
-    /// An attribute of whoever has sent something.
+    /// Returns an attribute of the sender.
     pub(crate) fn resource(&self, name: &str) -> Option<String> {
         found(self.sent.lock().unwrap().resources.first()?, name)
     }
 }
 
-/// What tests ask of a span.
+/// Accessors of a span.
 pub(crate) trait Shown {
     fn attribute(&self, name: &str) -> Option<String>;
     fn trace(&self) -> String;

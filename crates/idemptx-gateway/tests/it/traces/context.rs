@@ -114,7 +114,7 @@ fn from(lines: &[(&str, &str)]) -> Request<Full<Bytes>> {
     lines.iter().fold(request, add).body(Full::from("tea")).unwrap()
 }
 
-/// What the mirror was sent in lines of this name.
+/// Returns the header lines of this name that the mirror received.
 fn told(reply: &Reply, name: &str) -> Vec<String> {
     let lines = reply.text().lines().filter_map(|line| line.split_once(": "));
     lines.filter(|(it, _)| *it == name).map(|(_, value)| value.to_owned()).collect()

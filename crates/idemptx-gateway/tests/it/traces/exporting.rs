@@ -1,4 +1,4 @@
-//! How spans reach their collector, and what happens where they do not.
+//! Export of spans, and collectors that fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,7 +163,7 @@ async fn another_collector_needs_a_new_start() {
     assert_eq!(refused.to_string(), "[traces] has changed: restart the gateway to apply it");
 }
 
-/// What the metrics say of spans.
+/// The metrics about spans.
 async fn dropped(admin: std::net::SocketAddr) -> u64 {
     let text = metrics(admin).await;
     let mut counts = text.lines().filter_map(|it| it.strip_prefix("idemptx_spans_dropped_total "));

@@ -1,4 +1,4 @@
-//! What stands in the spans of a request.
+//! The spans of a request.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What an upstream may do, and what comes of it: the specification of the gateway's back.
+//! Misbehaviors of upstreams, and the required reaction to each.
 
 use super::scripted_upstream::{End, Script};
 

@@ -1,4 +1,4 @@
-//! An upstream that does what it is told to with one request, and behaves with all others.
+//! An upstream that follows a script for one request, and behaves for all others.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What is done with a connection once a request has come.
+/// The reaction to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// Said, part by part.
+    /// The bytes to send, part by part.
     pub(crate) said: &'static [&'static str],
-    /// How often the last part is repeated.
+    /// The number of times the last part is sent.
     pub(crate) repeated: usize,
     pub(crate) end: End,
 }
@@ -23,13 +23,13 @@ pub(crate) enum End {
     Closed,
     /// It is reset.
     Reset,
-    /// Nothing more comes.
+    /// No more bytes are sent.
     Hung,
-    /// Further requests are answered well.
+    /// Further requests get proper responses.
     Open,
 }
 
-/// The upstream.
+/// An upstream with a queue of scripts.
 #[derive(Debug)]
 pub(crate) struct ScriptedUpstream {
     address: SocketAddr,
@@ -61,12 +61,12 @@ impl ScriptedUpstream {
         self.address
     }
 
-    /// The next request is for this.
+    /// Adds the script of the next request.
     pub(crate) fn next(&self, script: Script) {
         self.shared.scripts.lock().unwrap().push_back(script);
     }
 
-    /// How many requests came over connections that had misbehaved before.
+    /// Takes the number of requests on connections that had misbehaved before.
     pub(crate) fn take_reused(&self) -> usize {
         self.shared.reused.swap(0, Ordering::SeqCst)
     }

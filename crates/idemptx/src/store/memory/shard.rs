@@ -9,20 +9,17 @@ use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, Query, RecordSnapshot, RecordSummary, Settlement,
 };
 use idemptx_core::time::Timestamp;
-use tokio::sync::futures::OwnedNotified;
 
 use super::digest::Seeded;
 use super::expiry_queue::ExpiryQueue;
 use super::slot::{RECORD_BYTES, Slot};
-use super::waiters::{Bell, Ringing, Waiters};
 
-/// Records, when to look at them again, and who waits for them.
+/// Records of one shard, with the times at which they change.
 pub(super) struct Shard {
     /// Boxed, because a map that has just grown is half empty.
     slots: HashMap<RecordId, Box<Slot>, Seeded>,
     queue: ExpiryQueue,
-    waiters: Waiters,
-    /// The greatest fence so far, so that none is given twice, whatever the clock says.
+    /// The greatest fence so far, so that none is given twice even if the clock goes back.
     fence_last: u64,
     bytes: usize,
 }
@@ -32,7 +29,6 @@ impl Shard {
         Self {
             slots: HashMap::with_hasher(seeded),
             queue: ExpiryQueue::default(),
-            waiters: Waiters::default(),
             fence_last: 0,
             bytes: 0,
         }
@@ -42,7 +38,7 @@ impl Shard {
         self.slots.len()
     }
 
-    /// What the records take.
+    /// Returns the size of the records in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -85,39 +81,35 @@ impl Shard {
         Ok(Claim::Granted(slot.lease(id)))
     }
 
-    /// Settles; what has the bell now has to ring it.
+    /// Settles; the caller notifies the waiting tasks afterwards.
     pub(super) fn settle(
         &mut self,
         lease: &Lease,
         done: &Settlement,
         now: Timestamp,
-    ) -> Result<Ringing, ErrorKind> {
+    ) -> Result<(), ErrorKind> {
         if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid);
         }
         let slot = self.owned(lease, now)?;
         if !slot.is_running() {
-            return if slot.was_settled_as(done.state) {
-                Ok(Ringing::default())
-            } else {
-                Err(ErrorKind::Fenced)
-            };
+            return if slot.was_settled_as(done.state) { Ok(()) } else { Err(ErrorKind::Fenced) };
         }
         slot.settle(done, now);
         self.enqueue(&lease.id);
         self.bytes += done.payload.len();
-        Ok(self.waiters.call(&lease.id))
+        Ok(())
     }
 
-    /// Releases; what has the bell now has to ring it.
-    pub(super) fn release(&mut self, lease: &Lease, now: Timestamp) -> Result<Ringing, ErrorKind> {
+    /// Releases; the caller notifies the waiting tasks afterwards.
+    pub(super) fn release(&mut self, lease: &Lease, now: Timestamp) -> Result<(), ErrorKind> {
         let is_running = self.owned(lease, now).map(|slot| slot.is_running());
         match is_running {
             Ok(true) => {
                 self.remove(&lease.id);
-                Ok(self.waiters.call(&lease.id))
+                Ok(())
             }
-            Err(_) if !self.slots.contains_key(&lease.id) => Ok(Ringing::default()),
+            Err(_) if !self.slots.contains_key(&lease.id) => Ok(()),
             _ => Err(ErrorKind::Fenced),
         }
     }
@@ -170,16 +162,6 @@ impl Shard {
         found.into_iter().filter_map(|(id, slot)| slot.entry(id, now)).collect()
     }
 
-    /// Adds a watcher.
-    pub(super) fn watch(&mut self, id: &RecordId) -> (Bell, OwnedNotified) {
-        self.waiters.watch(id)
-    }
-
-    /// Forgets a watcher.
-    pub(super) fn unwatch(&mut self, id: &RecordId, bell: &Bell) {
-        self.waiters.unwatch(id, bell);
-    }
-
     /// Looks at up to `count` records that are due, and says whether there may be more.
     pub(super) fn sweep(&mut self, now: Timestamp, count: usize) -> bool {
         for _ in 0..count {
@@ -206,16 +188,10 @@ impl Shard {
         self.queue.trim(slots.len(), counts);
     }
 
-    /// How many entries map and queue have places for.
+    /// Returns the capacity of the map and of the queue.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.slots.capacity() + self.queue.capacity()
-    }
-
-    /// How many records are watched.
-    #[cfg(test)]
-    pub(super) fn watched(&self) -> usize {
-        self.waiters.len()
     }
 
     /// Lets the record be what it is by now: without its response, or gone.

@@ -16,12 +16,10 @@ use idemptx_core::time::Clock;
 
 use super::cache::Cache;
 use crate::store::memory::SinceEpoch;
-#[cfg(feature = "postgres")]
-use crate::store::postgres::{OpenTransaction, PostgresTransaction};
 use crate::store::safety::{SafetyCheck, SafetyReport};
 use crate::store::transactional::Transactional;
 
-/// How much is held, and for how long.
+/// Limits of the cache: its size, and its hold time.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct NearLimits {
@@ -36,7 +34,7 @@ impl NearLimits {
         Self { bytes_max, hold: HOLD, clock: Arc::new(SinceEpoch::new()) }
     }
 
-    /// How long a result is held, which is also how long a change by another process may go
+    /// Sets the hold time of a result, which is also how long a change by another process may go
     /// unnoticed.
     pub const fn hold(mut self, hold: Duration) -> Self {
         self.hold = hold;
@@ -64,7 +62,7 @@ impl From<usize> for NearLimits {
     }
 }
 
-/// A store with results close at hand; see the [module](super).
+/// A store with a cache of results in this process; see the [module](super).
 pub struct NearCache<S> {
     store: S,
     cache: Cache,
@@ -73,7 +71,7 @@ pub struct NearCache<S> {
 }
 
 impl<S> NearCache<S> {
-    /// Holds results of `store` close at hand.
+    /// Adds a cache to `store`.
     pub fn new(store: S, limits: impl Into<NearLimits>) -> Self {
         let limits = limits.into();
         let cache = Cache::new(limits.bytes_max, limits.hold, limits.clock.clone());
@@ -86,12 +84,12 @@ impl<S> NearCache<S> {
         &self.store
     }
 
-    /// The store beneath, and the limits; what was held is forgotten.
-    pub fn into_parts(self) -> (S, NearLimits) {
-        (self.store, self.limits)
+    /// Returns the limits.
+    pub const fn limits(&self) -> &NearLimits {
+        &self.limits
     }
 
-    /// Forgets a record, for whoever has changed it past this store.
+    /// Forgets a record that was changed without this store.
     ///
     /// An answer that is still on its way from the store is not held either.
     pub fn forget(&self, id: &RecordId) {
@@ -103,7 +101,7 @@ impl<S> NearCache<S> {
         self.cache.clear();
     }
 
-    /// How many claims and lookups were answered without the store, for metrics.
+    /// Returns the number of claims and lookups answered by the cache, for metrics.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
@@ -115,7 +113,7 @@ impl<S> NearCache<S> {
         Some(record)
     }
 
-    /// How much is held, in bytes, what is over but not swept included; an estimate.
+    /// Returns the approximate size in bytes, including expired results that are not swept yet.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.cache.bytes()
@@ -129,8 +127,8 @@ impl<S: Store> NearCache<S> {
         id: &RecordId,
         request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        // Dropped before the claim request is sent, and again when it is answered or given up: nothing that
-        // was read before the record was replaced stays.
+        // Dropped before the request is sent, and again when it is answered or given up:
+        // nothing that was read before the record was replaced stays.
         let _replacing = request.expected.map(|_| Replacing::new(&self.cache, id));
         let ticket = self.cache.ticket(id);
         let claim = self.store.claim(id, request).await;
@@ -157,7 +155,7 @@ impl<S: Store> NearCache<S> {
 }
 
 impl<S: Store> Store for NearCache<S> {
-    /// What is held is answered without allocating; the way to the store is boxed.
+    /// Answers from the cache without an allocation; the future of the store is boxed.
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
         if request.expected.is_none()
             && let Some(record) = self.recall(id)
@@ -217,55 +215,10 @@ impl<S: Inventory> Inventory for NearCache<S> {
     }
 }
 
-/// What happens in a transaction is not held: whether it will be committed is not known here.
-impl<S: Transactional> Transactional for NearCache<S> {
-    fn is_transactional(&self) -> bool {
-        self.store.is_transactional()
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        self.store.begin().await
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn claim_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.store.claim_in_postgres(transaction, id, request).await
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn settle_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        self.store.settle_in_postgres(transaction, lease, done).await
-    }
-
-    #[cfg(feature = "sqlite")]
-    fn claim_in_sqlite(
-        &self,
-        transaction: &rusqlite::Transaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.store.claim_in_sqlite(transaction, id, request)
-    }
-
-    #[cfg(feature = "sqlite")]
-    fn settle_in_sqlite(
-        &self,
-        transaction: &rusqlite::Transaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        self.store.settle_in_sqlite(transaction, lease, done)
+// Steps in a transaction pass by the cache: whether the transaction commits is not known here.
+impl<S: Transactional + 'static> Transactional for NearCache<S> {
+    fn decorated(&self) -> Option<&dyn Transactional> {
+        Some(&self.store)
     }
 }
 
@@ -311,5 +264,5 @@ impl Drop for Replacing<'_> {
 }
 
 const BYTES_MAX: usize = 64 << 20;
-/// Short enough that nobody minds to see what another process has replaced meanwhile.
+/// Short enough for what another process replaces meanwhile.
 const HOLD: Duration = Duration::from_secs(1);

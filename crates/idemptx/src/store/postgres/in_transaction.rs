@@ -1,4 +1,4 @@
-//! The store's steps within a transaction of somebody else's.
+//! Steps of the store within a transaction of the application.
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -13,46 +13,53 @@ use super::row::{RowState, RowStatus, kept_millis, term_millis};
 use super::runtime_pool::FIRST_ATTEMPT;
 use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, PostgresTransaction};
-use crate::store::Transactional;
+use crate::store::{BoxFuture, Transactional};
 
 impl Transactional for PostgresStore {
-    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        Ok(self.pool()?.begin().await?)
+    fn is_transactional(&self) -> bool {
+        true
     }
 
-    async fn claim_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        let patience = self.connector.timeouts.command;
-        match timeout(patience, self.claim_within(transaction, id, request)).await {
-            Ok(claimed) => claimed,
-            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
-        }
+    fn begin(&self) -> BoxFuture<'_, Result<OpenTransaction, StoreError>> {
+        Box::pin(async { Ok(self.pool()?.begin().await?) })
     }
 
-    async fn settle_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        if matches!(done.state, State::Running | State::ResponseExpired) {
-            return Err(ErrorKind::Invalid.into());
-        }
-        let patience = self.connector.timeouts.command;
-        let settling = self.settle_within(transaction, lease, done);
-        match timeout(patience, settling).await {
-            Ok(settled) => settled,
-            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience).into()),
-        }
+    fn claim_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        id: &'a RecordId,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(self.limited(self.claim_within(transaction, id, request)))
+    }
+
+    fn settle_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        lease: &'a Lease,
+        done: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if matches!(done.state, State::Running | State::ResponseExpired) {
+                return Err(ErrorKind::Invalid.into());
+            }
+            self.limited(self.settle_within(transaction, lease, done)).await
+        })
     }
 }
 
 impl PostgresStore {
-    /// Claims what nobody else has claimed, or takes over what has expired.
+    /// Limits a step to the time of a command.
+    async fn limited<T>(
+        &self,
+        step: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.connector.timeouts.command;
+        let timed_out = |_| PostgresFailure::timed_out(self.connector.server(), limit);
+        timeout(limit, step).await.map_err(timed_out)?
+    }
+
+    /// Claims a free record, or takes over an expired one.
     async fn claim_within(
         &self,
         transaction: PostgresTransaction<'_>,

@@ -1,4 +1,4 @@
-//! Why PostgreSQL gave no answer, and what that means for the step that asked.
+//! Failures of PostgreSQL, and their meaning for the step.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,11 +9,14 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{Severity, SqlState};
 
+use crate::store::connection::{Fate, StepFailure};
+
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
 pub(super) struct PostgresFailure {
     server: Arc<str>,
     cause: PostgresCause,
+    fate: Fate,
 }
 
 #[derive(Clone)]
@@ -77,11 +80,11 @@ impl PostgresFailure {
     }
 
     fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
-        Self { server: server.clone(), cause }
+        Self { server: server.clone(), cause, fate: Fate::Unknown }
     }
 
-    /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
-    /// tried without it.
+    /// Returns true if a single row may have failed the batch, so that its steps are retried one
+    /// by one.
     pub(super) fn may_be_about_one_row(&self) -> bool {
         matches!(
             self.class(),
@@ -94,11 +97,6 @@ impl PostgresFailure {
         )
     }
 
-    /// Whether the session turned out to be gone.
-    pub(super) fn is_dropped(&self) -> bool {
-        matches!(&self.cause, PostgresCause::Postgres(error) if is_dropped(error))
-    }
-
     fn class(&self) -> Option<SqlStateClass> {
         match &self.cause {
             PostgresCause::Postgres(error) => SqlStateClass::of_error(error),
@@ -109,13 +107,13 @@ impl PostgresFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
+                Some(class) if class.kind() == ErrorKind::Unavailable => self.fate.kind(),
                 Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
-                None => ErrorKind::Unavailable,
+                None => self.fate.kind(),
             },
-            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
-                ErrorKind::Unavailable
-            }
+            PostgresCause::TimedOut(_) => self.fate.kind(),
+            PostgresCause::Doubtful | PostgresCause::Contended => ErrorKind::Unavailable,
             PostgresCause::Busy => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
             PostgresCause::NoRuntime
@@ -125,7 +123,7 @@ impl PostgresFailure {
         }
     }
 
-    /// What the operator has to do, where the server's words do not say it.
+    /// Returns the remedy, if the server's message does not name it.
     fn hint(&self) -> &'static str {
         match self.class() {
             Some(SqlStateClass::NoTables) => {
@@ -144,37 +142,46 @@ impl PostgresFailure {
     }
 }
 
-/// Whether an error says that its session must get no further statement: it is over, or it leads to
-/// a server that has become a standby, or its statements are not those of the tables any more.
-pub(super) fn is_spent(error: &Error) -> bool {
-    match SqlStateClass::of_error(error) {
-        None => true,
-        Some(class) => matches!(
-            class,
-            SqlStateClass::Lost
-                | SqlStateClass::ReadOnly
-                | SqlStateClass::NoTables
-                | SqlStateClass::NotPrepared
-        ),
+impl StepFailure for PostgresFailure {
+    fn is_spent(&self) -> bool {
+        let PostgresCause::Postgres(error) = &self.cause else { return false };
+        // Closed, or on a server that has become a standby, or with statements of other tables.
+        SqlStateClass::of_error(error).is_none_or(|class| {
+            matches!(
+                class,
+                SqlStateClass::Lost
+                    | SqlStateClass::ReadOnly
+                    | SqlStateClass::NoTables
+                    | SqlStateClass::NotPrepared
+            )
+        })
+    }
+
+    fn is_dropped(&self) -> bool {
+        let PostgresCause::Postgres(error) = &self.cause else { return false };
+        match SqlStateClass::of_error(error) {
+            None => !is_of_authentication(error),
+            Some(class) => class == SqlStateClass::Lost,
+        }
+    }
+
+    fn unsent(self) -> Self {
+        Self { fate: Fate::Unsent, ..self }
+    }
+
+    fn in_doubt(self) -> Self {
+        Self { fate: Fate::Unknown, ..self }
     }
 }
 
-/// Whether the connection turned out to be gone, so that the step deserves a second one.
-pub(super) fn is_dropped(error: &Error) -> bool {
-    match SqlStateClass::of_error(error) {
-        None => !is_of_authentication(error),
-        Some(class) => class == SqlStateClass::Lost,
-    }
-}
-
-/// What an error code of the server amounts to.
+/// Meaning of an error code of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SqlStateClass {
     /// The session is over or never began; a new one may do better.
     Lost,
     /// The server is no primary.
     ReadOnly,
-    /// A time-out, a conflict with somebody else, or want of something that comes back.
+    /// A time-out, a conflict, or a temporary shortage.
     Later,
     /// No room for rows, or for connections.
     Full,
@@ -186,7 +193,7 @@ enum SqlStateClass {
 }
 
 impl SqlStateClass {
-    /// What an error amounts to that the server has sent.
+    /// Classifies an error of the server; `None` for one of the client library.
     fn of_error(error: &Error) -> Option<Self> {
         let server_error = error.as_db_error()?;
         // It goes down, and will find out what of the step is on disk: that is no verdict, even if
@@ -230,7 +237,7 @@ impl SqlStateClass {
     }
 }
 
-/// Whether the client library says, in its own words, that there is no agreement about who speaks.
+/// Returns true if the client library, not the server, reports failed authentication.
 fn is_of_authentication(error: &Error) -> bool {
     error.to_string().starts_with("authentication error")
         || error.to_string().starts_with("invalid configuration")

@@ -19,12 +19,13 @@ use super::list_rows;
 use super::migration;
 use super::postgres_failure::PostgresFailure;
 use super::row::{RowState, RowStatus, kept_millis, term_millis};
-use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, RuntimePools, SessionLimits};
+use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, SessionLimits};
 use super::session::Connector;
 use super::settings::InvalidSetting;
 use super::statement::Sql;
 use super::table_names::TableNames;
 use crate::store::SafetyReport;
+use crate::store::per_runtime::PerRuntime;
 
 /// Keeps records in PostgreSQL; see the [module](super).
 ///
@@ -43,7 +44,8 @@ use crate::store::SafetyReport;
 /// ```
 pub struct PostgresStore {
     pub(super) connector: Arc<Connector>,
-    pools: RuntimePools,
+    pools: PerRuntime<RuntimePool>,
+    limits: SessionLimits,
     durable: AtomicBool,
     is_sweeping: Arc<AtomicBool>,
 }
@@ -132,15 +134,16 @@ impl PostgresStore {
         Ok(sweep(&*self.pool()?).await?)
     }
 
-    /// What everything is called.
+    /// Returns the names of the tables.
     pub(super) fn layout(&self) -> &TableNames {
         &self.connector.layout
     }
 
     /// The store that a builder has put together.
-    pub(super) fn with(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
+    pub(super) fn with(connector: Arc<Connector>, limits: SessionLimits) -> Self {
         Self {
-            pools: RuntimePools::new(connector.clone(), sessions),
+            pools: PerRuntime::new(),
+            limits,
             connector,
             durable: AtomicBool::new(true),
             is_sweeping: Arc::default(),
@@ -153,7 +156,9 @@ impl PostgresStore {
     }
 
     pub(super) fn pool(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
-        self.pools.here()
+        let create = || Arc::new(RuntimePool::new(self.connector.clone(), self.limits));
+        let pool = self.pools.current(create);
+        pool.ok_or_else(|| PostgresFailure::no_runtime(self.connector.server()))
     }
 
     async fn find(
@@ -167,7 +172,7 @@ impl PostgresStore {
         decode_row(found, id).map(Some)
     }
 
-    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    /// Replaces a record by a claim, if the record is in the expected state.
     async fn replace(
         &self,
         pool: &RuntimePool,
@@ -331,10 +336,10 @@ impl Store for PostgresStore {
             return None;
         }
         let pool = self.pool().ok()?;
-        let waiting = self.connector.waiters.wait(*id);
+        let handle = self.connector.notifier.watch(*id);
         pool.listen().await.ok()?;
         if !pool.ask(Sql::Await, &[&&id.as_bytes()[..]]).await.ok()?.is_empty() {
-            return Some(Box::pin(waiting));
+            return Some(handle.into_watch());
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.
         Some(Box::pin(std::future::ready(())))
@@ -362,7 +367,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// One statement walks up to a thousand records by the index of their ids, and locks none.
+/// Reads up to a thousand records in one statement, by the index of their ids and without locks.
 impl Inventory for PostgresStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         list_rows::list(&*self.pool()?, query, || self.unexpected()).await
@@ -432,7 +437,7 @@ fn was_settled_as(record: &Record, state: State) -> bool {
     original == state
 }
 
-/// How often a step begins anew because others changed the record between its statements.
+/// Attempts of a step whose record others change between its statements.
 const ATTEMPTS_MAX: u32 = 16;
 const SWEEP_BATCH: i64 = 500;
 const SWEEPS_MAX: u32 = 100;

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
 use idemptx_core::store::{ClaimRequest, Settlement};
-use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::Row;
@@ -17,70 +16,38 @@ use tokio_postgres::Row;
 use super::batcher::{BatchJob, Batcher};
 use super::postgres_failure::PostgresFailure;
 use super::row::{RowState, Settled, kept_millis, term_millis};
-use super::session::{Connector, HealingSession, Purpose};
+use super::session::{Connector, Purpose, Session, SessionConnect};
 use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, Transactions};
+use crate::store::connection::{Connection, Doubt};
 
-/// The hubs of all runtimes that use a store.
-pub(super) struct RuntimePools {
-    connector: Arc<Connector>,
-    sessions: SessionLimits,
-    of_runtimes: Mutex<Vec<(Id, Arc<RuntimePool>)>>,
-}
-
-impl RuntimePools {
-    /// None yet: the first step makes one.
-    pub(super) fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
-        Self { connector, sessions, of_runtimes: Mutex::default() }
-    }
-
-    /// The hub of the runtime that calls.
-    pub(super) fn here(&self) -> Result<Arc<RuntimePool>, PostgresFailure> {
-        let runtime = Handle::try_current()
-            .map_err(|_| PostgresFailure::no_runtime(self.connector.server()))?
-            .id();
-        let mut pools = self.of_runtimes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, pool)) = pools.iter().find(|(id, _)| *id == runtime) {
-            return Ok(pool.clone());
-        }
-        // Runtimes end without telling; the oldest's sessions are dropped, and opened again should
-        // it be alive after all.
-        if pools.len() == RUNTIMES_MAX {
-            pools.remove(0);
-        }
-        let pool = Arc::new(RuntimePool::new(self.connector.clone(), self.sessions));
-        pools.push((runtime, pool.clone()));
-        Ok(pool)
-    }
-}
-
-/// How many a runtime may open.
+/// Maximum numbers of sessions of a runtime.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionLimits {
-    /// For the store's own statements.
+    /// Sessions for the store's statements.
     pub(super) statements: usize,
-    /// For handlers' transactions.
+    /// Sessions for handlers' transactions.
     pub(super) transactions: usize,
 }
 
 /// The sessions of one runtime, and the steps that wait for one.
 pub(super) struct RuntimePool {
     connector: Arc<Connector>,
-    links: Vec<Arc<HealingSession>>,
-    wake_ups: Arc<HealingSession>,
+    sessions: Vec<Arc<Connection<SessionConnect>>>,
+    wake_ups: Arc<Connection<SessionConnect>>,
     transactions: Arc<Transactions>,
     claims: Arc<Batcher<ClaimJob>>,
     settlements: Arc<Batcher<SettleJob>>,
 }
 
 impl RuntimePool {
-    fn new(connector: Arc<Connector>, sessions: SessionLimits) -> Self {
-        let SessionLimits { statements, transactions } = sessions;
+    pub(super) fn new(connector: Arc<Connector>, limits: SessionLimits) -> Self {
+        let SessionLimits { statements, transactions } = limits;
+        let session =
+            |purpose| Connection::new(SessionConnect { connector: connector.clone(), purpose });
         Self {
-            links: (0..statements)
-                .map(|_| HealingSession::new(connector.clone(), Purpose::Statements))
-                .collect(),
-            wake_ups: HealingSession::new(connector.clone(), Purpose::WakeUps),
+            sessions: (0..statements).map(|_| session(Purpose::Statements)).collect(),
+            wake_ups: session(Purpose::WakeUps),
             transactions: Transactions::new(connector.clone(), transactions),
             claims: Arc::new(Batcher::new(statements)),
             settlements: Arc::new(Batcher::new(statements)),
@@ -88,33 +55,30 @@ impl RuntimePool {
         }
     }
 
-    /// Runs a statement on whichever session is the least busy.
+    /// Runs a statement on the least busy session.
     pub(super) async fn ask(
         &self,
         sql: Sql,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, PostgresFailure> {
-        let least_busy = self.links.iter().min_by_key(|link| link.in_flight());
-        let Some(link) = least_busy else {
-            return Err(PostgresFailure::unexpected(self.connector.server()));
-        };
-        if !link.is_up()
-            && let Err(failure) = link.raise(self.connector.timeouts.command).await
+        let least_busy = self.sessions.iter().min_by_key(|session| session.in_use());
+        let Some(mut session) = least_busy else { return Err(self.unexpected()) };
+        if !session.is_live()
+            && let Err(failure) = session.open(self.connector.timeouts.command).await
         {
-            // The server may have no room for one more session, which is no reason to give up.
-            let others = self.links.iter().filter(|link| link.is_up());
-            return match others.min_by_key(|link| link.in_flight()) {
-                Some(link) => link.ask(sql, parameters).await,
-                None => Err(failure),
-            };
+            // A server without room for one more session may still serve the others.
+            let live = self.sessions.iter().filter(|session| session.is_live());
+            session = live.min_by_key(|session| session.in_use()).ok_or(failure)?;
         }
-        link.ask(sql, parameters).await
+        let query =
+            |live: Arc<Session>| async move { live.query(&self.connector, sql, parameters).await };
+        session.run(&mut Doubt::default(), query).await
     }
 
-    /// Makes sure that there is a session for statements.
+    /// Opens a session for statements.
     pub(super) async fn ready(&self) -> Result<(), PostgresFailure> {
-        match self.links.first() {
-            Some(link) => link.raise(self.connector.timeouts.connect).await,
+        match self.sessions.first() {
+            Some(session) => session.open(self.connector.timeouts.connect).await,
             None => Err(self.unexpected()),
         }
     }
@@ -124,9 +88,9 @@ impl RuntimePool {
         self.transactions.begin().await
     }
 
-    /// Makes sure that the end of awaited claims is heard.
+    /// Opens the session that receives notifications.
     pub(super) async fn listen(&self) -> Result<(), PostgresFailure> {
-        self.wake_ups.raise(self.connector.timeouts.command).await
+        self.wake_ups.open(self.connector.timeouts.command).await
     }
 
     /// Claims, unless something is there.
@@ -194,15 +158,15 @@ impl RuntimePool {
     }
 }
 
-/// What a claim without a record to replace came to.
+/// Result of a claim without a record to replace.
 pub(super) enum ClaimAnswer {
     /// Granted, with this fence, as the first attempt.
     Created(u64),
     /// Something is there.
     RowState(RowState),
-    /// What is there counts as nothing, and has to make room.
+    /// An expired record, which is replaced.
     Expired,
-    /// What is there came while it was asked for: ask again.
+    /// A record that was written during the statement: ask again.
     Unseen,
 }
 
@@ -362,4 +326,3 @@ fn id_of(row: &Row) -> Option<RecordId> {
 }
 
 pub(super) const FIRST_ATTEMPT: u32 = 1;
-const RUNTIMES_MAX: usize = 16;

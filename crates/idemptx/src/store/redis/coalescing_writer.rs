@@ -1,10 +1,10 @@
-//! One write for the commands of many tasks.
+//! Combines the commands of many tasks into one write.
 //!
-//! Whoever sends a command wakes the task of the connection, and the runtime runs a task that was
-//! just woken before all others: the commands of tasks that are ready together would be a write
+//! A task that sends a command wakes the task of the connection, and the runtime runs a task that
+//! was just woken before all others: the commands of tasks that are ready together would be a write
 //! and a packet each, which cost both sides more than what is in them.
 //! So a connection lets those go first who are ready, and writes when its turn comes again.
-//! Whoever is alone waits for nothing but that.
+//! A single command waits for nothing but that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -30,6 +32,10 @@ impl CoalescingWriter<TcpStream> {
     pub(super) async fn tcp(host: &str, port: u16) -> io::Result<Self> {
         let stream = first(lookup_host((host, port)).await?).await?;
         stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive())?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(SILENCE_MAX))?;
         Ok(Self { stream, has_waited: false })
     }
 }
@@ -76,7 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingWriter<S> {
 }
 
 /// Connects to all addresses of a host at once, and keeps the first that answers: one at which
-/// nobody does holds nothing up.
+/// there is no answer delays nothing.
 async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     for address in addresses {
@@ -93,17 +99,25 @@ async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStr
     Err(failure)
 }
 
+/// Keepalive probes, which find a peer that is gone while nothing is sent.
+pub(super) const fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(SILENCE_MAX).with_interval(PROBE_INTERVAL)
+}
+
+/// Time after which a peer that acknowledges nothing is gone.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::timeout;
 
     use super::*;
 
-    /// An address that leaves whoever connects without an answer: its queue is full.
+    /// Binds an address that does not answer, because its queue is full.
     async fn silent() -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();

@@ -1,4 +1,4 @@
-//! Why Redis gave no answer, and what that means for the step that asked.
+//! Failures of Redis, and their meaning for the step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use idemptx_core::store::{ErrorKind, StoreError};
-use redis::RedisError;
+use redis::{RedisError, ServerErrorKind};
 
 use super::protocol;
+use crate::store::connection::{Fate, StepFailure};
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
 pub(super) struct RedisFailure {
     server: Arc<str>,
     cause: RedisCause,
+    fate: Fate,
 }
 
 #[derive(Clone, Debug)]
@@ -26,23 +28,27 @@ enum RedisCause {
 }
 
 impl RedisFailure {
+    fn new(server: &Arc<str>, cause: RedisCause) -> Self {
+        Self { server: server.clone(), cause, fate: Fate::Unknown }
+    }
+
     pub(super) fn redis(server: &Arc<str>, error: RedisError) -> Self {
-        Self { server: server.clone(), cause: RedisCause::Redis(error) }
+        Self::new(server, RedisCause::Redis(error))
     }
 
     pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
-        Self { server: server.clone(), cause: RedisCause::TimedOut(after) }
+        Self::new(server, RedisCause::TimedOut(after))
     }
 
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
-        Self { server: server.clone(), cause: RedisCause::NoRuntime }
+        Self::new(server, RedisCause::NoRuntime)
     }
 
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
-        Self { server: server.clone(), cause: RedisCause::Unexpected }
+        Self::new(server, RedisCause::Unexpected)
     }
 
-    /// What the server said, code first, if it was the server that said no.
+    /// Returns the server's error, if the server refused the step.
     pub(super) fn refusal(&self) -> Option<Bytes> {
         let RedisCause::Redis(error) = &self.cause else { return None };
         error_text(error)
@@ -51,9 +57,31 @@ impl RedisFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
-            RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
+            RedisCause::Redis(_) | RedisCause::TimedOut(_) => self.fate.kind(),
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
+    }
+}
+
+impl StepFailure for RedisFailure {
+    fn is_spent(&self) -> bool {
+        let RedisCause::Redis(error) = &self.cause else { return false };
+        // A server that has become a replica keeps its connections, and refuses every write.
+        error.is_io_error()
+            || error.is_unrecoverable_error()
+            || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+    }
+
+    fn is_dropped(&self) -> bool {
+        matches!(&self.cause, RedisCause::Redis(error) if error.is_connection_dropped())
+    }
+
+    fn unsent(self) -> Self {
+        Self { fate: Fate::Unsent, ..self }
+    }
+
+    fn in_doubt(self) -> Self {
+        Self { fate: Fate::Unknown, ..self }
     }
 }
 
@@ -66,7 +94,7 @@ impl From<RedisFailure> for StoreError {
     }
 }
 
-/// What the server said in an error, code first, if it was the server that made it.
+/// Returns the text of an error of the server, code first.
 pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     let code = error.code()?;
     Some(match error.detail() {
@@ -75,7 +103,7 @@ pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     })
 }
 
-/// Whether the client library says, in its own words, that the server refused the user.
+/// Returns true if the client library reports that the server refused the user.
 fn is_about_rights(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
 }

@@ -1,4 +1,4 @@
-//! The store with connections of its own.
+//! The store on top of the connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
 use super::topology::Topology;
 use super::url::{self, InvalidUrl};
-use crate::store::SafetyReport;
-use crate::store::waiters::Waiters;
+use crate::store::connection::Doubt;
+use crate::store::notifier::Notifier;
+use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in Redis or Valkey; see the [module](super).
 ///
@@ -49,7 +50,7 @@ pub struct RedisStore {
     clock: Arc<ServerClock>,
     commands: Connections,
     wake_ups: Connections,
-    waiters: Arc<Waiters>,
+    notifier: Arc<Notifier>,
     durable: AtomicBool,
 }
 
@@ -86,7 +87,7 @@ impl RedisStore {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
         Self::builder(url).connect().await
     }
@@ -107,7 +108,10 @@ impl RedisStore {
     /// It only reads.
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
         let [about, configuration] = check::questions();
-        let replies = [self.ask(&about).await?, self.ask(&configuration).await?];
+        let replies = [
+            self.ask(&mut Doubt::default(), &about).await?,
+            self.ask(&mut Doubt::default(), &configuration).await?,
+        ];
         let transport = match self.topology.is_plaintext() {
             true => Transport::Plaintext,
             false => Transport::Private,
@@ -121,9 +125,10 @@ impl RedisStore {
 
     /// Holds a step's dialogue with the server.
     async fn take<S: Step>(&self, mut step: S) -> Result<S::Verdict, StoreError> {
+        let mut doubt = Doubt::default();
         let answer = self
             .commands
-            .run(|connection| {
+            .run(&mut doubt, |connection| {
                 let command = packed(&step.begin(&self.layout, self.clock.micros()));
                 async move { redis_connection::send(connection, &command).await }
             })
@@ -131,14 +136,14 @@ impl RedisStore {
         let mut reply = self.reply(answer)?;
         loop {
             match step.answer(&self.layout, reply) {
-                Next::Ask(command) => reply = self.ask(&command).await?,
+                Next::Ask(command) => reply = self.ask(&mut doubt, &command).await?,
                 Next::Done(verdict) => return verdict,
             }
         }
     }
 
-    async fn ask(&self, command: &Command) -> Result<Reply, RedisFailure> {
-        self.reply(self.commands.ask(&packed(command)).await)
+    async fn ask(&self, doubt: &mut Doubt, command: &Command) -> Result<Reply, RedisFailure> {
+        self.reply(self.commands.ask(doubt, &packed(command)).await)
     }
 
     async fn ask_all(&self, commands: &[Command]) -> Result<Vec<Reply>, RedisFailure> {
@@ -178,14 +183,16 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let waiting = self.waiters.wait(*id);
+        let handle = self.notifier.watch(*id);
         // Subscribing anew costs as much as asking whether the subscription is still in force.
         self.wake_ups
-            .run(|mut connection| async move { connection.subscribe(self.layout.channel()).await })
+            .run(&mut Doubt::default(), |mut connection| async move {
+                connection.subscribe(self.layout.channel()).await
+            })
             .await
             .ok()?;
         if self.take(WatchStep::new(*id)).await.ok()? {
-            return Some(Box::pin(waiting));
+            return Some(handle.into_watch());
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.
         Some(Box::pin(std::future::ready(())))
@@ -199,6 +206,8 @@ impl Store for RedisStore {
         capabilities
     }
 }
+
+impl Transactional for RedisStore {}
 
 /// A page takes a few `SCAN`s and batches of reads, between which the server does other work.
 impl Inventory for RedisStore {
@@ -232,7 +241,7 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What the names of all its keys and its channel begin with; `idem:` unless set.
+    /// Sets the prefix of all keys and of the channel; `idem:` by default.
     ///
     /// Stores with different prefixes share nothing.
     #[must_use]
@@ -241,15 +250,16 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a step waits for its answer before its outcome counts as unknown; one second
-    /// unless set.
+    /// Sets how long a step waits for its answer before its outcome counts as unknown; one second
+    /// by
+    /// default.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.command = timeout;
         self
     }
 
-    /// How long an attempt to connect may take; one second unless set.
+    /// Sets how long an attempt to connect may take; one second by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -275,14 +285,14 @@ impl RedisStoreBuilder {
     pub fn open(self) -> Result<RedisStore, InvalidUrl> {
         let topology = Arc::new(Topology::new(url::parse(&self.url)?, self.ca_certificates)?);
         let clock = Arc::new(ServerClock::new());
-        let waiters = Arc::new(Waiters::default());
+        let notifier = Arc::new(Notifier::default());
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
         Ok(RedisStore {
             layout: Layout::new(&self.prefix).at(topology.name().clone()),
             commands: connections(LinePurpose::Commands(clock.clone())),
-            wake_ups: connections(LinePurpose::WakeUps(waiters.clone())),
+            wake_ups: connections(LinePurpose::WakeUps(notifier.clone())),
             clock,
-            waiters,
+            notifier,
             topology,
             durable: AtomicBool::new(true),
         })
@@ -298,11 +308,11 @@ impl RedisStoreBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
-        store.commands.ask(&packed(&clock::question())).await?;
+        store.commands.ask(&mut Doubt::default(), &packed(&clock::question())).await?;
         Ok(store)
     }
 }

@@ -1,4 +1,4 @@
-//! What a subscription brings.
+//! Messages of a subscription.
 //!
 //! Subscriptions have a connection of their own.
 //! Redis bounds what may queue up for a subscriber far more narrowly than for a client that asks,
@@ -10,16 +10,16 @@ use std::sync::Arc;
 use idemptx_core::key::RecordId;
 use redis::{PushInfo, PushKind, Value};
 
-use crate::store::waiters::Waiters;
+use crate::store::notifier::Notifier;
 
-/// What a connection with a subscription calls for everything that comes in.
+/// Returns the callback of a subscribed connection for its messages.
 pub(super) fn listener(
-    waiters: &Arc<Waiters>,
+    notifier: &Arc<Notifier>,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
-    let ear = waiters.ear();
+    let source = notifier.source();
     move |push| {
         if let Some(id) = id_in(&push) {
-            ear.hear(&id);
+            source.notify(&id);
         }
         Ok(())
     }

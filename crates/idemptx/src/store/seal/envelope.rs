@@ -14,7 +14,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use super::keys::{SealKey, SealKeys};
 
-/// What a sealed payload belongs to, and opens with alone.
+/// Associated data of a sealed payload, without which it does not open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SealContext<'a> {
     id: &'a RecordId,
@@ -115,7 +115,7 @@ pub(super) fn open(
     if flags & COMPRESSED == 0 { Ok(plain.into()) } else { inflated(&plain) }
 }
 
-/// Whether bytes that begin so claim to be sealed, in this format or in one to come.
+/// Returns true if this first byte marks a sealed payload, in this format or in a later one.
 pub(super) const fn is_sealed(first: u8) -> bool {
     first & 0xF0 == FORMAT & 0xF0
 }
@@ -155,24 +155,24 @@ thread_local! {
         RefCell::new(Decompressor::new().ok());
 }
 
-/// Why a payload does not open; the source of a
+/// Reason for which a payload does not open; the source of a
 /// [`Corrupt`](idemptx_core::store::ErrorKind::Corrupt) error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unopened {
-    /// It was never sealed.
+    /// Not sealed.
     Unsealed,
-    /// It is sealed in another format.
+    /// Sealed in another format.
     Format(u8),
-    /// It is cut short.
+    /// Truncated.
     Short,
-    /// Nobody here has the key of this id.
+    /// Sealed under a key that the ring does not have.
     UnknownKey(u32),
-    /// It does not open under the key of this id, for the record it was found in.
+    /// Sealed for another record, or altered, under the key of this id.
     Foreign(u32),
-    /// It would take this many bytes.
+    /// Larger than allowed when inflated: this many bytes.
     TooLarge(u32),
-    /// It opens, and is not what it says.
+    /// Opened, with invalid contents.
     Malformed,
 }
 
@@ -226,7 +226,7 @@ const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES 
 
 /// Below it, a frame's own head eats up what it saves.
 const COMPRESSED_ABOVE_BYTES: usize = 1024;
-/// What is larger is sealed as it is.
+/// Maximum size of a payload to compress.
 const INFLATED_BYTES_MAX: u32 = 64 << 20;
 /// The quickest of the ordinary levels: a response is compressed while its client waits.
 const LEVEL: i32 = 1;

@@ -10,12 +10,12 @@ use idemptx_core::store::{
 
 use super::envelope::{self, NONCE_BYTES, SealContext, Unopened};
 use super::keys::SealKeys;
-#[cfg(feature = "postgres")]
-use crate::store::postgres::{OpenTransaction, PostgresTransaction};
 use crate::store::safety::{Finding, SafetyCheck, SafetyReport, Severity};
 use crate::store::transactional::Transactional;
+#[cfg(feature = "postgres")]
+use crate::store::{BoxFuture, postgres::PostgresTransaction};
 
-/// How results are sealed and opened.
+/// Settings for sealing and opening results.
 ///
 /// ```
 /// use idemptx::store::AnyStore;
@@ -42,18 +42,19 @@ impl Seal {
         Self { keys, accepts_unsealed: false, compresses: true }
     }
 
-    /// Whether a result that was never sealed is taken for what it is, as it has to be while the
-    /// records from before sealing have not expired; off unless set.
+    /// Accepts results that were never sealed, which is needed until the records from before
+    /// sealing have
+    /// expired; off by default.
     ///
     /// # Security
     ///
-    /// As long as it is on, whoever can write to the store can forge results.
+    /// As long as it is on, a writer to the store can forge results.
     pub const fn accept_unsealed(mut self, accept: bool) -> Self {
         self.accepts_unsealed = accept;
         self
     }
 
-    /// Whether large payloads are compressed before they are sealed; on unless set.
+    /// Compresses large payloads before they are sealed; on by default.
     ///
     /// # Security
     ///
@@ -63,7 +64,7 @@ impl Seal {
         self
     }
 
-    /// What a store is to keep in place of a settlement.
+    /// Seals a settlement for the store.
     ///
     /// # Errors
     ///
@@ -115,7 +116,7 @@ impl Seal {
         }
     }
 
-    /// What was seen with its record opened.
+    /// Opens the record of a snapshot.
     fn seen(&self, seen: RecordSnapshot) -> Result<RecordSnapshot, StoreError> {
         match seen {
             RecordSnapshot::Settled(record) => self.record(record).map(RecordSnapshot::Settled),
@@ -123,7 +124,7 @@ impl Seal {
         }
     }
 
-    /// What a start-up check says of it.
+    /// Adds the sealing to a report.
     fn report(&self, mut report: SafetyReport) -> SafetyReport {
         report.guarantee += &format!(
             "; results are sealed with XChaCha20-Poly1305 under key {}",
@@ -213,35 +214,34 @@ impl<S: Inventory> Inventory for Sealed<S> {
     }
 }
 
-impl<S: Transactional> Transactional for Sealed<S> {
-    fn is_transactional(&self) -> bool {
-        self.store.is_transactional()
+impl<S: Transactional + 'static> Transactional for Sealed<S> {
+    fn decorated(&self) -> Option<&dyn Transactional> {
+        Some(&self.store)
     }
 
     #[cfg(feature = "postgres")]
-    async fn begin(&self) -> Result<OpenTransaction, StoreError> {
-        self.store.begin().await
+    fn claim_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        id: &'a RecordId,
+        request: &'a ClaimRequest,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(async move {
+            self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
+        })
     }
 
     #[cfg(feature = "postgres")]
-    async fn claim_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        id: &RecordId,
-        request: &ClaimRequest,
-    ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
-    }
-
-    #[cfg(feature = "postgres")]
-    async fn settle_in_postgres(
-        &self,
-        transaction: PostgresTransaction<'_>,
-        lease: &Lease,
-        done: &Settlement,
-    ) -> Result<(), StoreError> {
-        let sealed = self.seal.settlement(lease, done)?;
-        self.store.settle_in_postgres(transaction, lease, &sealed).await
+    fn settle_in_postgres<'a>(
+        &'a self,
+        transaction: PostgresTransaction<'a>,
+        lease: &'a Lease,
+        done: &'a Settlement,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let sealed = self.seal.settlement(lease, done)?;
+            self.store.settle_in_postgres(transaction, lease, &sealed).await
+        })
     }
 
     #[cfg(feature = "sqlite")]
@@ -272,7 +272,7 @@ impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
     }
 }
 
-/// Whether a record in this state has no payload, and nothing to seal.
+/// Returns true if a record in this state has no payload, and nothing to seal.
 ///
 /// One that has a payload all the same is sealed like any other.
 const fn is_bare(state: State) -> bool {

@@ -117,7 +117,7 @@ fn warning(text: impl Into<String>) -> Finding {
     Finding::new(Severity::Warning, text)
 }
 
-/// Of group and others.
+/// Permission bits of group and others.
 #[cfg(unix)]
 const OTHERS: u32 = 0o077;
 const CHECKED_BYTES_MAX: i64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! What an operator sees of the records, for the threads that read.
+//! Listing of the records by the reading threads, for operators.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::file::DatabaseFile;
 use super::sqlite_failure::SqliteCause;
 use crate::store::listing::{Listing, Walked};
 
-/// One page.
+/// Lists one page.
 pub(super) fn list(
     connection: &Connection,
     query: &Query,
@@ -56,7 +56,7 @@ fn walk(
     Ok(walked < walk_max)
 }
 
-/// Reads the head of a record, but not the pages with the response behind it, as a query would.
+/// Reads the head of a record, without the pages of its response that a query would load.
 fn head<'c>(
     connection: &'c Connection,
     blob: &mut Option<Blob<'c>>,

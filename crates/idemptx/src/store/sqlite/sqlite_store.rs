@@ -20,11 +20,12 @@ use tokio::time::timeout;
 use super::boot_clock::{BootTime, HostClock, StoreClock};
 use super::file::{DatabaseFile, Opened};
 use super::job_queue::{JobQueue, NotTaken};
-use super::poller::{Poller, Watched};
+use super::poller::Poller;
 use super::reader::{ReadJob, Reader};
 use super::records::{self, RecordWriter, Refused, StepResult};
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
 use super::writer::{WriteJob, Writer};
+use crate::store::notifier::Notifier;
 use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in a file; see the [module](super).
@@ -49,7 +50,7 @@ pub struct SqliteStore {
     file: Arc<DatabaseFile>,
     jobs: Arc<JobQueue<WriteJob>>,
     read_jobs: Arc<JobQueue<ReadJob>>,
-    watched: Arc<Watched>,
+    notifier: Arc<Notifier>,
     clock: Arc<StoreClock>,
     patience: Duration,
 }
@@ -90,10 +91,10 @@ impl SqliteStore {
         self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
     }
 
-    /// How many records are watched.
+    /// Returns the number of watched records.
     #[cfg(test)]
     pub(super) fn watched(&self) -> usize {
-        self.watched.len()
+        self.notifier.len()
     }
 
     /// Has a step written, and waits until it is.
@@ -178,13 +179,13 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
-        let (watching, rung) = self.watched.watch(*id);
-        let seen = self.lookup(id).await.ok()?;
-        watching.begin(seen.as_ref());
-        Some(Box::pin(async move {
-            let _watching = watching;
-            rung.await;
-        }))
+        let handle = self.notifier.watch(*id);
+        let found = self.lookup(id).await.ok()?;
+        handle.expect(match found {
+            Some(RecordSnapshot::Held(claim)) => Some(claim.token),
+            _ => None,
+        });
+        Some(handle.into_watch())
     }
 
     fn maintain(&self) {
@@ -202,6 +203,10 @@ impl Store for SqliteStore {
 }
 
 impl Transactional for SqliteStore {
+    fn is_transactional(&self) -> bool {
+        true
+    }
+
     fn claim_in_sqlite(
         &self,
         transaction: &Transaction<'_>,
@@ -230,12 +235,12 @@ impl Inventory for SqliteStore {
     }
 }
 
-/// What waits is still written, by threads that then end by themselves.
+/// Closes the queues: the threads serve what waits, and end.
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.jobs.close();
         self.read_jobs.close();
-        self.watched.close();
+        self.notifier.close();
     }
 }
 
@@ -257,8 +262,8 @@ pub struct SqliteStoreBuilder {
 }
 
 impl SqliteStoreBuilder {
-    /// How long a step waits for the disk, and for its turn among the processes that share the
-    /// file, before its outcome counts as unknown; five seconds unless set.
+    /// Sets how long a step waits for the disk, and for its turn among the processes that share the
+    /// file, before its outcome counts as unknown; five seconds by default.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -282,7 +287,7 @@ impl SqliteStoreBuilder {
             file: file.clone(),
             jobs: Arc::new(JobQueue::new(WAITING_MAX)),
             read_jobs: Arc::new(JobQueue::new(WAITING_MAX)),
-            watched: Arc::new(Watched::default()),
+            notifier: Arc::new(Notifier::default()),
             clock: clock.clone(),
             patience: self.timeout,
         };
@@ -290,7 +295,7 @@ impl SqliteStoreBuilder {
             file: file.clone(),
             clock: clock.clone(),
             writer_lock,
-            watched: store.watched.clone(),
+            notifier: store.notifier.clone(),
             queue: store.jobs.clone(),
         };
         parts.start("idemptx-write", connection, |connection| writer.run(connection))?;
@@ -300,14 +305,14 @@ impl SqliteStoreBuilder {
             let connection = file.reader()?;
             parts.start("idemptx-read", connection, |connection| reader.run(connection))?;
         }
-        let lookout =
-            Poller { file: file.clone(), clock: clock.clone(), watched: store.watched.clone() };
-        parts.start("idemptx-watch", file.reader()?, |connection| lookout.run(connection))?;
+        let poller =
+            Poller { file: file.clone(), clock: clock.clone(), notifier: store.notifier.clone() };
+        parts.start("idemptx-watch", file.reader()?, |connection| poller.run(connection))?;
         Ok(store)
     }
 }
 
-/// What all threads share.
+/// State that all threads share.
 struct Parts {
     file: Arc<DatabaseFile>,
     clock: Arc<StoreClock>,
@@ -371,5 +376,5 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_PATIENCE_MIN: Duration = Duration::from_secs(30);
 /// Lookups and checks share them.
 const READERS: usize = 2;
-/// How many steps may wait, for the writer and for the readers.
+/// Maximum number of steps that wait for the writer, and for the readers.
 const WAITING_MAX: usize = 65_536;

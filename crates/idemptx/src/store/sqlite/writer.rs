@@ -1,8 +1,7 @@
 //! The one thread that writes, and its group commits.
 //!
-//! It takes whatever waits, performs it in one transaction, and answers once that is on disk.
-//! Meanwhile the next ones gather: that is the whole of the grouping, so that a lonely step never
-//! waits for company.
+//! It takes all waiting steps, performs them in one transaction, and answers once that is on disk.
+//! The steps that arrive meanwhile form the next group, so a single step is never delayed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +16,10 @@ use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
 use super::group_commit::{Batch, tell};
 use super::job_queue::{Drain, JobQueue, NextJobs};
-use super::poller::Watched;
 use super::records::RecordWriter;
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
 use super::writer_lock::{WriterGuard, WriterLock};
+use crate::store::notifier::Notifier;
 
 /// Something to be written, and who waits for it.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub(super) enum WriteJob {
     Settle(Lease, Settlement, Answer<()>),
     Release(Lease, Answer<()>),
     Renew(Lease, Answer<Lease>),
-    /// Nobody waits for what has expired to be removed.
+    /// Removes expired records, without an answer.
     Tend,
 }
 
@@ -37,7 +36,7 @@ pub(super) type Verdict<T> = Result<T, StoreError>;
 pub(super) type Answer<T> = oneshot::Sender<Verdict<T>>;
 
 impl WriteJob {
-    /// Whether anybody still waits for it; otherwise it may as well not happen.
+    /// Returns true if a task still waits for it; otherwise it is skipped.
     pub(super) fn is_wanted(&self) -> bool {
         match self {
             Self::Claim(_, _, answer) => !answer.is_closed(),
@@ -58,13 +57,13 @@ impl WriteJob {
     }
 }
 
-/// What the thread works with.
+/// State of the writing thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) file: Arc<DatabaseFile>,
     pub(super) clock: Arc<StoreClock>,
     pub(super) writer_lock: WriterLock,
-    pub(super) watched: Arc<Watched>,
+    pub(super) notifier: Arc<Notifier>,
     pub(super) queue: Arc<JobQueue<WriteJob>>,
 }
 
@@ -155,7 +154,7 @@ impl<'c> Work<'c> {
             Ok(()) => {
                 #[cfg(test)]
                 super::failpoint::reach("committed");
-                batch.succeed(&self.writer.watched);
+                batch.succeed(&self.writer.notifier);
             }
             Err(failure) => batch.fail(&failure),
         }
@@ -193,7 +192,8 @@ impl<'c> Work<'c> {
         self.give_back().map_err(|error| self.writer.file.sqlite(error))
     }
 
-    /// Gives some of the file's free pages back, if they are many, and tells whether they still are.
+    /// Gives some of the file's free pages back if there are many, and returns true if there still
+    /// are.
     fn give_back(&mut self) -> rusqlite::Result<bool> {
         let count = |pragma| {
             self.tools.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
@@ -261,7 +261,7 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// Whether SQLite itself has undone the transaction.
+    /// Returns true if SQLite has undone the transaction.
     fn is_undone(&self) -> bool {
         self.tools.connection.is_autocommit()
     }
@@ -295,8 +295,9 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// Copies the log into the database, so that the next commit begins it anew; in this process's
-    /// turn, since a log that others write to meanwhile would go on for ever.
+    /// Copies the log into the database, so that the next commit starts it again; under the writer
+    /// lock,
+    /// because a log that others write to meanwhile would never start again.
     fn copy_log(&mut self, _: &WriterGuard<'c>) {
         #[cfg(test)]
         super::failpoint::reach("copying");
@@ -311,11 +312,11 @@ impl<'c> Work<'c> {
 
 /// More steps than that are not put into one transaction.
 const BATCH_MAX: usize = 1024;
-/// How many expired records a step removes: more than the one it may add, so they never pile up.
+/// Expired records that a step removes: more than the one it may add, so they never pile up.
 const SWEEP_SHARE: usize = 2;
-/// How many are removed at a time when there are no steps, or many.
+/// Expired records that are removed at a time when there are no steps, or many.
 const SWEEP_BATCH: usize = 128;
-/// How long after having swept everything it looks again, without being asked to tend.
+/// Time after a complete sweep until the next one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// 16 MiB.
 const LOG_PAGES_MAX: usize = 4096;

@@ -22,7 +22,7 @@ async fn a_client_that_leaves_before_the_claim_is_answered_leaves_the_key_free()
 #[tokio::test]
 async fn a_claim_that_is_executed_after_its_client_left_is_released_as_well() {
     let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let app = App::quick(engine(store.clone(), |policy| policy.lease(LATE)));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let client = app.client("k");
@@ -87,8 +87,9 @@ async fn when_the_one_who_asks_leaves_another_asks() {
 #[tokio::test]
 async fn a_claim_without_a_verdict_runs_nothing_and_does_not_stay() {
     let store = ScriptedStore::new();
-    let app =
-        App::quick(engine(store.clone(), |policy| policy.claim_timeout(Duration::from_millis(20))));
+    let app = App::quick(engine(store.clone(), |policy| {
+        policy.lease(LATE).claim_timeout(Duration::from_millis(20))
+    }));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let reply = app.post("k").await;
@@ -185,3 +186,5 @@ async fn a_record_that_cannot_be_read_is_neither_run_nor_deleted() {
 
 /// The shortest that a policy may have.
 const LEASE: Duration = Duration::from_millis(100);
+/// After a term, a claim that was not answered is released once more.
+const LATE: Duration = Duration::from_secs(1);

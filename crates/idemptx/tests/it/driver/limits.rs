@@ -1,4 +1,4 @@
-//! How much runs at a time, and how it ends.
+//! Limits on concurrent handlers, and draining.
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ pub(crate) struct Environment {
 impl Environment {
     pub(crate) fn memory() -> Self {
         let store = MemoryStore::new();
-        Self { open: Box::new(move || AnyStore::Memory(store.clone())), _kept: Box::new(()) }
+        Self { open: Box::new(move || AnyStore::from(store.clone())), _kept: Box::new(()) }
     }
 
     pub(crate) fn sqlite() -> Self {
@@ -32,7 +32,7 @@ impl Environment {
         let path = folder.path().join("records.db");
         let open = move || {
             let store = SqliteStore::builder(&path).timeout(PATIENCE).open();
-            AnyStore::Sqlite(Box::new(store.unwrap()))
+            AnyStore::from(store.unwrap())
         };
         Self { open: Box::new(open), _kept: Box::new(folder) }
     }
@@ -42,7 +42,7 @@ impl Environment {
         let url = server.url();
         let open = move || {
             let store = PostgresStore::builder(&url).timeout(PATIENCE).connect_timeout(PATIENCE);
-            AnyStore::Postgres(Box::new(store.lock_timeout(PATIENCE).open().unwrap()))
+            AnyStore::from(store.lock_timeout(PATIENCE).open().unwrap())
         };
         Self { open: Box::new(open), _kept: Box::new(server) }
     }
@@ -52,7 +52,7 @@ impl Environment {
         let url = server.url();
         let open = move || {
             let store = RedisStore::builder(&url).timeout(PATIENCE).connect_timeout(PATIENCE);
-            AnyStore::Redis(Box::new(store.open().unwrap()))
+            AnyStore::from(store.open().unwrap())
         };
         Self { open: Box::new(open), _kept: Box::new(server) }
     }
@@ -111,7 +111,7 @@ pub(crate) fn id(operator: &Operator<AnyStore>, key: &str) -> RecordId {
     operator.ids(&Scope::shared(), &Key::new(key, 255).unwrap(), None)[0]
 }
 
-/// What is slow here is the machine, not the store.
+/// Long, because the machine may be slow.
 fn patient(policy: PolicyBuilder) -> PolicyBuilder {
     policy.claim_timeout(PATIENCE).settle_timeout(PATIENCE)
 }

@@ -137,7 +137,7 @@ async fn what_was_taken_over_since_the_look_is_left_alone() {
     assert_eq!(Some(*now), trial.look().await);
 }
 
-/// A process that is heard of no more, and somebody who decides about its operation.
+/// A dead process, and an operator who resolves its operation.
 struct Trial {
     store: ScriptedStore,
     app: App<ScriptedStore>,

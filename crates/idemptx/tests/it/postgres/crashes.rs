@@ -146,7 +146,7 @@ fn through(proxy: &FaultyProxy) -> idemptx::store::postgres::PostgresStoreBuilde
     patient(url).sessions(1)
 }
 
-/// Claims with the same claim request until it is granted, as whoever knows of no verdict does.
+/// Repeats the same claim until it is granted, as a driver does without a verdict.
 async fn granted_in_the_end(
     store: &PostgresStore,
     key: u64,

@@ -43,7 +43,7 @@ async fn nothing_that_was_acknowledged_is_lost_in_a_crash_or_a_restart() {
     assert!(settled >= ENDS * 200, "{claimed} claims and {settled} results were acknowledged");
 }
 
-/// What the store acknowledged.
+/// The settlements that the store acknowledged.
 #[derive(Default)]
 struct Audit {
     next: AtomicU64,

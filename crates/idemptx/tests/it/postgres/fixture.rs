@@ -1,4 +1,4 @@
-//! What the tests are written in.
+//! Claims, settlements and servers that the tests share.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,14 +34,15 @@ pub(crate) fn id(number: u64) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-/// A claim request of somebody new.
+/// Returns a claim request with a fresh token.
 pub(crate) fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut token = [0; Token::BYTES];
     let process = u64::from(std::process::id());
     token[..8].copy_from_slice(&process.to_be_bytes());
     token[8..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, MINUTE, 10 * MINUTE)
 }
 

@@ -74,7 +74,7 @@ async fn want_of_room_is_told_as_such_and_what_is_there_can_be_read() {
     granted(&store, id(2)).await;
 }
 
-/// What was acknowledged until there was no room.
+/// The settlements acknowledged before the disk was full.
 #[derive(Default)]
 struct Filled {
     settled: u64,

@@ -1,4 +1,4 @@
-//! What a server's configuration promises, and how it proves who it is.
+//! Settings of a server that weaken durability, and its certificate.
 
 use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
 use idemptx::store::{AnyStore, SafetyCheck, Severity};

@@ -1,9 +1,9 @@
-//! Who is told of the end of a claim, and who is not bothered.
+//! Notifications at the end of a claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use idemptx_core::store::{Claim, ErrorKind, Expected, Store};
+use idemptx_core::store::{Claim, ErrorKind, Expected, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 

@@ -1,4 +1,4 @@
-//! Who a Redis server is, where it has to prove it.
+//! Certificates of a Redis server.
 
 use idemptx_testkit::{CertificateAuthority, RedisServer, ReservedPort, server_directory};
 

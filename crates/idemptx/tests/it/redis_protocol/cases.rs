@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::redis_probe::World;
 
-/// What somebody wants of the record.
+/// An operation on the record.
 #[derive(Clone, Debug)]
 pub(crate) enum Wish {
     Claim(ClaimRequest),
@@ -37,7 +37,8 @@ pub(crate) fn token(number: u8) -> Token {
 }
 
 pub(crate) fn claim_request(number: u8) -> ClaimRequest {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(token(number), fingerprint, Duration::from_secs(30), Duration::from_secs(600))
 }
 
@@ -69,7 +70,11 @@ fn worlds() -> impl Strategy<Value = World> {
 fn records() -> impl Strategy<Value = (Vec<u8>, i64)> {
     let claims = (0..=1_u8, 0..FENCE_MAX, 1..1000_u32, 0..100_000_u64, 100_000..1_000_000_u64);
     let flags = (any::<bool>(), any::<bool>());
-    let states = prop_oneof![4 => Just(State::Running), 3 => settled_states(), 1 => Just(State::ResponseExpired)];
+    let states = prop_oneof![
+        4 => Just(State::Running),
+        3 => settled_states(),
+        1 => Just(State::ResponseExpired),
+    ];
     (claims, flags, states, vec(any::<u8>(), 0..50), ages()).prop_map(
         |((number, fence, attempt, term, retain), (awaited, apart), state, payload, age)| {
             let mut record = Record::running(&lease(number));
@@ -83,7 +88,7 @@ fn records() -> impl Strategy<Value = (Vec<u8>, i64)> {
     )
 }
 
-/// How old a claim is.
+/// The age of a claim.
 #[derive(Clone, Copy, Debug)]
 enum Age {
     /// Just written.
@@ -128,7 +133,7 @@ fn ttls() -> impl Strategy<Value = i64> {
     prop_oneof![Just(PERSISTENT), 100_000..1_000_000_i64]
 }
 
-/// What can have happened to a record.
+/// Damage to a record.
 #[derive(Clone, Debug)]
 enum Damage {
     Cut(usize),

@@ -13,7 +13,7 @@ pub(crate) struct RedisProbe {
     server: RedisServer,
 }
 
-/// What stands under the two keys of a record, with what is left of each as `PTTL` gives it.
+/// The values of a record's two keys, and the `PTTL` of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct World {
     pub(crate) record: Option<Vec<u8>>,
@@ -29,14 +29,14 @@ impl RedisProbe {
         Self { layout: Layout::new("idem:"), connection: server.connection(), server }
     }
 
-    /// Somebody who hears everything that is published for waiters.
+    /// Subscribes to the wake-ups of waiters.
     pub(crate) fn listener(&self) -> Connection {
         let mut listener = self.server.connection();
         redis::cmd("SUBSCRIBE").arg(self.layout.channel()).exec(&mut listener).unwrap();
         listener
     }
 
-    /// What a listener has heard since the last time.
+    /// Returns the messages that a listener has received since the last call.
     pub(crate) fn heard(&mut self, listener: &mut Connection) -> Vec<Vec<u8>> {
         let (channel, end) = (self.layout.channel().to_owned(), b"that was all".to_vec());
         redis::cmd("PUBLISH").arg(channel).arg(&end).exec(&mut self.connection).unwrap();
@@ -137,7 +137,7 @@ impl RedisProbe {
     }
 }
 
-/// What the client library read, as the protocol has it.
+/// Converts a reply of the client library to one of the protocol.
 fn reply(value: Value) -> Reply {
     match value {
         Value::Nil => Reply::Nil,

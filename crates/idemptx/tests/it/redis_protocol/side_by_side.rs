@@ -88,7 +88,7 @@ impl Trial<'_> {
     }
 }
 
-/// What a step came to, and what it left behind.
+/// The verdict of a step, and the state after it.
 #[derive(Debug)]
 struct Outcome<T> {
     verdict: Result<T, ErrorKind>,
@@ -124,7 +124,7 @@ fn a_claim_begun_again_after_a_lost_connection_finds_itself() {
     assert!(renewed.is_ok());
 }
 
-/// Whether two claims are the same but for the moment that a new fence was taken from.
+/// Returns whether two claims are equal but for the time in a new fence.
 fn is_same_claim(one: &Claim, other: &Claim, now: u64) -> bool {
     match (one, other) {
         (Claim::Granted(one), Claim::Granted(other)) => {
@@ -167,7 +167,7 @@ fn is_same_ttl(one: i64, other: i64) -> bool {
         && (one >= 0 || one == other)
 }
 
-/// When a command was sent whose answer was lost.
+/// The time of a command whose reply was lost.
 const LOST_MICROS: u64 = 1;
 const CASES: u32 = 1500;
 const TICKS_MAX: u32 = 8;

@@ -1,4 +1,4 @@
-//! A server with an engine, whose handler waits until it is let go.
+//! A server with an engine, whose handler waits for a gate.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,27 +16,27 @@ use tokio::task::JoinHandle;
 
 use crate::support::http_client::{Reply, post, send};
 
-/// An engine in front of one handler, as a process has it.
+/// An engine in front of one handler, as in one process.
 ///
-/// The handler answers with its number, once the gate is open.
+/// The handler responds with the number of its run once the gate is open.
 #[derive(Clone, Debug)]
 pub(crate) struct App<S> {
     pub(crate) engine: Engine<S>,
     pub(crate) router: Router,
-    /// What the handler waits for.
+    /// The gate that the handler waits for.
     pub(crate) gate: Gate,
     pub(crate) runs: Runs,
 }
 
 impl<S: Store> App<S> {
-    /// Its handlers answer at once.
+    /// Creates one whose handler responds at once.
     pub(crate) fn quick(engine: Engine<S>) -> Self {
         let app = Self::slow(engine);
         app.gate.open();
         app
     }
 
-    /// Its handlers answer when the gate opens.
+    /// Creates one whose handler responds when the gate opens.
     pub(crate) fn slow(engine: Engine<S>) -> Self {
         let (gate, runs) = (Gate::closed(), Runs::new());
         let (opens, run) = (gate.clone(), runs.clone());
@@ -58,14 +58,14 @@ impl<S: Store> App<S> {
         send(&self.router, post(key)).await
     }
 
-    /// A client that waits for its reply, or leaves when it is aborted.
+    /// Starts a client that waits for its reply; aborting it disconnects.
     pub(crate) fn client(&self, key: &str) -> JoinHandle<Reply> {
         let (router, request) = (self.router.clone(), post(key));
         tokio::spawn(async move { send(&router, request).await })
     }
 }
 
-/// An engine on a store with some of the default policy changed.
+/// Builds an engine on a store, with changes to the draft policy.
 pub(crate) fn engine<S: Store>(
     store: S,
     change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
@@ -74,14 +74,14 @@ pub(crate) fn engine<S: Store>(
     Engine::builder(store).policy(policy).build().unwrap()
 }
 
-/// What has become of a handler so far.
+/// The runs of a handler.
 #[derive(Clone, Debug)]
 pub(crate) struct Runs(Arc<Counted>);
 
 #[derive(Debug)]
 struct Counted {
     status: AtomicU16,
-    /// How many began, how many run, and how many ran at most.
+    /// The number of runs started, running now, and running at once at most.
     counts: watch::Sender<[usize; 3]>,
     executions: Mutex<Vec<Execution>>,
 }
@@ -109,7 +109,7 @@ impl Runs {
         self.0.status.store(status, Ordering::SeqCst);
     }
 
-    /// From now on handlers panic: zero is no status.
+    /// Makes handlers panic from now on, because zero is no status.
     pub(crate) fn break_down(&self) {
         self.answer_with(0);
     }
@@ -126,7 +126,7 @@ impl Runs {
         self.0.executions.lock().unwrap().last().unwrap().clone()
     }
 
-    /// Resolves when so many have begun.
+    /// Waits until this many runs have started.
     pub(crate) async fn reach(&self, runs: usize) {
         let mut counts = self.0.counts.subscribe();
         let reached = counts.wait_for(|[began, ..]| *began >= runs);

@@ -1,4 +1,4 @@
-//! Requests, and replies read to their end.
+//! Requests to a service in the same process, and their complete replies.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use idemptx::Outcome;
 use tower::{Service, ServiceExt};
 
-/// A reply, whole.
+/// A complete reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -41,7 +41,7 @@ impl Reply {
         self.header("idempotency-stored") == Some("false")
     }
 
-    /// The problem document, which it must be.
+    /// Returns the problem document that the reply must be.
     pub(crate) fn problem(&self) -> serde_json::Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         assert_eq!(self.header("cache-control"), Some("no-store"));
@@ -50,32 +50,32 @@ impl Reply {
         problem
     }
 
-    /// Asserts that it is this problem.
+    /// Asserts that the reply is this problem.
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, code: &str) {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.problem()["code"], code);
     }
 
-    /// Asserts that it is this response.
+    /// Asserts that the reply is this response.
     #[track_caller]
     pub(crate) fn answered(&self, status: u16, text: &str) {
         assert_eq!((self.status.as_u16(), self.text()), (status, text), "{self:?}");
     }
 }
 
-/// A request under a key.
+/// Returns a request with this key.
 pub(crate) fn post(key: &str) -> Request<Body> {
     posted(key, "order 4711")
 }
 
-/// A request under a key, with this body.
+/// Returns a request with this key and body.
 pub(crate) fn posted(key: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::post("/orders").header("idempotency-key", key);
     request.body(body.into()).unwrap()
 }
 
-/// Sends a request and reads the reply to its end.
+/// Sends a request and reads the complete reply.
 pub(crate) async fn send<T, B>(service: &T, request: Request<Body>) -> Reply
 where
     T: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
@@ -86,7 +86,7 @@ where
     read(response).await
 }
 
-/// Reads a response to its end.
+/// Reads a complete response.
 pub(crate) async fn read<B>(response: Response<B>) -> Reply
 where
     B: http_body::Body<Data = Bytes>,

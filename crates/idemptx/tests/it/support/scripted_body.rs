@@ -1,4 +1,4 @@
-//! A body that comes piece by piece, as a test wrote it.
+//! A body that yields the pieces of a script.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,12 +13,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use idemptx_testkit::scripted_store::Gate;
 
-/// What comes next.
+/// A piece of the script.
 #[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// Nothing until the gate opens.
+    /// A pause until the gate opens.
     Wait(Gate),
     Error,
     Panic,
@@ -30,7 +30,7 @@ impl Piece {
     }
 }
 
-/// A body of given pieces.
+/// A body that yields these pieces in order.
 pub(crate) struct ScriptedBody {
     pieces: VecDeque<Piece>,
     declared: Option<u64>,
@@ -48,13 +48,13 @@ impl ScriptedBody {
         }
     }
 
-    /// Declares its length.
+    /// Declares its length in the size hint.
     pub(crate) fn declaring(mut self, bytes: u64) -> Self {
         self.declared = Some(bytes);
         self
     }
 
-    /// How many pieces of data were taken, for ever after.
+    /// Returns the counter of data pieces taken, which outlives the body.
     pub(crate) fn taken(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.taken)
     }
@@ -80,8 +80,8 @@ impl Body for ScriptedBody {
                     Ok(Frame::data(bytes))
                 }
                 Some(Piece::Trailers(trailers)) => Ok(Frame::trailers(trailers)),
-                Some(Piece::Error) => Err(io::Error::other("the body broke off")),
-                Some(Piece::Panic) => panic!("a body may panic"),
+                Some(Piece::Error) => Err(io::Error::other("the body failed as scripted")),
+                Some(Piece::Panic) => panic!("the body panicked as scripted"),
                 Some(Piece::Wait(gate)) => {
                     self.waiting = Some(Box::pin(async move { gate.opened().await }));
                     continue;

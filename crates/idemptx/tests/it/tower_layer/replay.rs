@@ -1,4 +1,4 @@
-//! What a retry gets, and what it does not.
+//! Replays: the stored response, and the parts that are not stored.
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};

@@ -128,7 +128,7 @@ async fn only_an_engine_on_the_database_has_transactions() {
     assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(reply.text().contains("EngineBuilder::transactional"), "{reply:?}");
 
-    let memory = AnyStore::Memory(MemoryStore::new());
+    let memory = AnyStore::from(MemoryStore::new());
     assert!(Engine::builder(memory).transactional().build().is_err());
     let shadow = Policy::draft().into_builder().mode(idemptx_core::policy::Mode::Shadow);
     let engine = Engine::builder(shop.store()).policy(shadow.build().unwrap());
@@ -210,7 +210,7 @@ async fn what_is_rolled_back_by_the_handler_is_not_there_and_its_answer_is() {
     assert_eq!(shop.orders("k").await, [1]);
 }
 
-/// A handler that gives its transaction to somebody who outlives it.
+/// A handler whose transaction outlives it in another task.
 #[tokio::test]
 async fn a_transaction_that_is_leaked_has_ended_with_its_handler() {
     let shop = Shop::open().await;

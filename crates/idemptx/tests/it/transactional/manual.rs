@@ -46,7 +46,7 @@ async fn an_order_is_committed_with_its_record_by_the_application() {
     assert!(app.post("l", "503").await.is_replay());
 }
 
-/// What is sealed, or held near, is settled in transactions as by itself.
+/// Sealed and near-cached stores settle in transactions like the plain one.
 #[tokio::test]
 async fn a_decorated_store_settles_in_transactions_too() {
     let shop = Shop::open().await;

@@ -15,7 +15,7 @@ use super::shop::App;
 pub(crate) struct Orders {
     open: Mutex<VecDeque<String>>,
     answers: Mutex<BTreeMap<String, String>>,
-    /// How often processes may yet be killed, and have been.
+    /// The numbers of kills left, and done.
     kills: Mutex<(u32, u32)>,
 }
 
@@ -121,7 +121,7 @@ impl Chance {
     }
 }
 
-/// What a process is to do, and where.
+/// The role of a child process, and its target.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part<'a> {
     pub(crate) role: &'a str,
@@ -195,7 +195,7 @@ impl Process {
     }
 }
 
-/// What follows the mark of what is said, if it is whole.
+/// Returns the text after the mark, if the line is complete.
 fn said(line: &str) -> Option<String> {
     let said = line.split_once(MARK)?.1.strip_suffix(END)?;
     Some(said.to_owned())
@@ -238,9 +238,9 @@ const TARGET: &str = "IDEMPTX_TRANSACTIONAL_TARGET";
 const MARK: &str = "> ";
 const END: &str = ".";
 pub(crate) const WORKERS: u64 = 8;
-/// How many keys a process has at a time.
+/// The number of keys in progress in a process.
 const AT_ONCE: usize = 3;
-/// How long after its last answer a process is killed, at most: about as long as an order takes.
+/// The longest time from a reply to the kill: about the duration of an order.
 const MICROS_MAX: u64 = 8_000;
 const FREEZES_ONE_IN: u64 = 16;
 /// What was killed is taken over after that.

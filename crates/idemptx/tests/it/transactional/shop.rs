@@ -13,6 +13,7 @@ use idemptx::store::Transactional;
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx::{Engine, IdempotentTransaction, Policy, SettleError, StepError, TransactionError};
 use idemptx_core::policy::PolicyBuilder;
+use idemptx_core::store::Store;
 use idemptx_testkit::PostgresServer;
 
 use crate::support::http_client::{Reply, posted, send};
@@ -53,14 +54,14 @@ impl Shop {
         self.server.session().await.query_one(query, &[]).await.unwrap().get(0)
     }
 
-    /// How many records there are in a state.
+    /// Counts the records in a state.
     pub(crate) async fn records(&self, state: char) -> i64 {
         let count = "SELECT count(*) FROM idemptx.records WHERE state::text = $1";
         let state = state.to_string();
         self.server.session().await.query_one(count, &[&state]).await.unwrap().get(0)
     }
 
-    /// Lets the lease of every claim lapse, whatever its owner does.
+    /// Expires the lease of every claim.
     pub(crate) async fn lapse(&self) {
         let lapse = "UPDATE idemptx.records SET lease_until = clock_timestamp() WHERE state = 'R'";
         assert_eq!(self.server.session().await.execute(lapse, &[]).await.unwrap(), 1);
@@ -121,7 +122,7 @@ pub(crate) fn end(body: &str, answer: String) -> Result<Response, AppError> {
     }
 }
 
-/// What a handler fails with.
+/// The error of a handler.
 #[derive(Debug)]
 pub(crate) struct AppError(pub(crate) String);
 
@@ -155,7 +156,7 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-pub(crate) fn engine<S: Transactional>(
+pub(crate) fn engine<S: Store + Transactional>(
     store: S,
     change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
 ) -> Engine<S> {

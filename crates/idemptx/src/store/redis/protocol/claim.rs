@@ -46,8 +46,7 @@ impl ClaimStep {
         Lease::granted(self.id, &self.request, fence, attempt)
     }
 
-    /// The whole of a claim where nobody holds the record: written if there is none, read if there
-    /// is.
+    /// Returns the command that claims a free record, and reads an existing one.
     fn set_new(&self, layout: &Layout, fence: u64) -> Command {
         Command::of("SET", 7, Record::HEAD_BYTES)
             .key(layout, Key::Record(&self.id))
@@ -89,7 +88,9 @@ impl ClaimStep {
                 }
                 record => record.map(|it| Claim::Found(RecordSnapshot::Settled(it))),
             },
-            Reply::Error(error) if is_unknown_syntax(&error) => {
+            // A server without memory refuses `SET` even where it would write nothing; the script
+            // still reads, so that a replay is answered and only a new claim is refused.
+            Reply::Error(error) if is_unknown_syntax(&error) || has_code(&error, "OOM") => {
                 return self.ask_script(layout, Form::Hash);
             }
             Reply::Error(error) => Err(layout.refused(&error)),

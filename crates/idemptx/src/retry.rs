@@ -1,0 +1,107 @@
+//! Repetition of store operations that may be sent twice.
+
+use std::future::Future;
+use std::time::Duration;
+
+use idemptx_core::store::{ErrorKind, StoreError};
+use tokio::time::{Instant, sleep};
+
+/// The pauses between repetitions, each twice as long as the one before, up to a maximum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    pause: Duration,
+    pause_max: Duration,
+}
+
+impl Backoff {
+    /// Starts with `pause` and doubles it up to `pause_max`.
+    pub(crate) const fn new(pause: Duration, pause_max: Duration) -> Self {
+        Self { pause, pause_max }
+    }
+
+    /// Returns the next pause.
+    pub(crate) fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = pause.saturating_mul(2).min(self.pause_max);
+        pause
+    }
+}
+
+/// Repeats an operation until it has a final outcome, or until the next attempt would begin after
+/// `deadline`; returns the last outcome.
+///
+/// `attempt` gets the time that is left.
+///
+/// # Cancel safety
+///
+/// As that of the operation.
+pub(crate) async fn retry_until<T, F>(
+    deadline: Instant,
+    mut backoff: Backoff,
+    is_retryable: impl Fn(ErrorKind) -> bool,
+    mut attempt: impl FnMut(Duration) -> F,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let time_left = || deadline.saturating_duration_since(Instant::now());
+    loop {
+        let outcome = attempt(time_left()).await;
+        let pause = backoff.next_pause();
+        match &outcome {
+            Err(error) if is_retryable(error.kind()) && pause < time_left() => sleep(pause).await,
+            _ => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_outcome_is_repeated_with_growing_pauses_until_it_is_known() {
+        let (began, attempts) = (Instant::now(), Cell::new(0));
+        let outcome = retry_until(began + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
+            attempts.set(attempts.get() + 1);
+            ready(if attempts.get() < 5 { Err(ErrorKind::Unavailable.into()) } else { Ok(7) })
+        });
+        assert_eq!(outcome.await.unwrap(), 7);
+        assert_eq!((attempts.get(), began.elapsed().as_millis()), (5, 10 + 20 + 40 + 40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_final_error_is_not_repeated() {
+        let attempts = Cell::new(0);
+        let outcome =
+            retry_until(Instant::now() + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
+                attempts.set(attempts.get() + 1);
+                ready(Err::<(), _>(ErrorKind::Fenced.into()))
+            });
+        assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Fenced);
+        assert_eq!(attempts.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_attempt_begins_after_the_deadline() {
+        let began = Instant::now();
+        let last = Cell::new(MINUTE);
+        let outcome = retry_until(
+            began + Duration::from_millis(100),
+            BACKOFF,
+            ErrorKind::is_transient,
+            |left| {
+                last.set(left);
+                ready(Err::<(), _>(ErrorKind::Unavailable.into()))
+            },
+        );
+        assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!((began.elapsed().as_millis(), last.get().as_millis()), (70, 30));
+    }
+
+    const BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(40));
+    const MINUTE: Duration = Duration::from_secs(60);
+}

@@ -1,0 +1,156 @@
+//! The inner service's call under a claim, and what a store keeps of its response.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::response::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use idemptx_core::exchange::{Directive, Handled, Rules};
+use idemptx_core::response::StoredResponse;
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
+use idemptx_core::store::Store;
+use tower_service::Service;
+
+use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
+use super::live::LiveBody;
+use crate::drive::{Work, WorkResult};
+use crate::engine::Inner;
+use crate::execution::Execution;
+
+/// A request, and the service that is ready for it.
+///
+/// Boxed wherever it is kept: what moves from future to future is a pointer.
+pub(super) struct Call<T, B> {
+    pub(super) inner: T,
+    pub(super) request: Request<RequestBody<B>>,
+}
+
+/// The inner service's call, as the driver runs it.
+pub(super) struct Handler<S, T, B> {
+    pub(super) call: Box<Call<T, B>>,
+    pub(super) engine: Arc<Inner<S>>,
+}
+
+/// The result of the inner service's call.
+pub(super) enum HandlerOutput<C, E> {
+    /// A response whose body is whole, or flowing.
+    Response(Response<ResponseBody<C>>),
+    /// The service's error.
+    Error(E),
+}
+
+impl<S, T, B, C> Work for Handler<S, T, B>
+where
+    S: Store,
+    T: Service<Request<RequestBody<B>>, Response = Response<C>> + Send + 'static,
+    T::Future: Send + 'static,
+    T::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    C: Body<Data = Bytes> + Send + 'static,
+    C::Error: Into<BodyError>,
+{
+    type Product = HandlerOutput<C, T::Error>;
+
+    async fn run(self, execution: Execution) -> WorkResult<Self::Product> {
+        let Self { call, engine } = self;
+        let running = {
+            let Call { mut inner, mut request } = *call;
+            request.extensions_mut().insert(execution.clone());
+            inner.call(request)
+        };
+        match running.await {
+            Err(error) => {
+                WorkResult { product: Some(HandlerOutput::Error(error)), ..WorkResult::broken() }
+            }
+            Ok(response) => capture(response, &execution, &engine).await,
+        }
+    }
+}
+
+/// Reads a response's body as far as it may be stored; a larger or live one flows on.
+async fn capture<S, C, E>(
+    response: Response<C>,
+    execution: &Execution,
+    engine: &Inner<S>,
+) -> WorkResult<HandlerOutput<C, E>>
+where
+    S: Store,
+    C: Body<Data = Bytes> + Send + 'static,
+    C::Error: Into<BodyError>,
+{
+    let rules = engine.rules();
+    let (mut parts, body) = response.into_parts();
+    let status = parts.status;
+    let directive = directive(&mut parts, execution);
+    let body = Box::pin(body);
+    let is_event_stream = is_live(&parts.headers);
+    let limit = if is_event_stream { 0 } else { rules.policy().response_bytes_max as u64 };
+    let read = if is_event_stream && !body.is_end_stream() {
+        Read::TooLarge(Whole::default(), body)
+    } else {
+        read(body, limit, |_| {}).await
+    };
+    match read {
+        Read::Broken(..) => WorkResult::broken(),
+        Read::Whole(whole) => {
+            let (body, trailers) = (whole.joined(), whole.trailers());
+            let replay = &rules.policy().replay;
+            let stored = StoredResponse::capture(status, &parts.headers, body, trailers, replay);
+            let (stored, handled) = if stored.is_storable() {
+                (stored, Handled::Whole { status, directive })
+            } else {
+                (head(&parts, rules), Handled::Partial { status, directive })
+            };
+            let response = Response::from_parts(parts, ResponseBody::whole(whole));
+            let product = Some(HandlerOutput::Response(response));
+            WorkResult { handled, product, payload: stored.encode() }
+        }
+        Read::TooLarge(prefix, rest) => {
+            let payload = head(&parts, rules).encode();
+            let mut body = RequestBody::inner(rest);
+            body.put_back(prefix);
+            let body = LiveBody::new(body, is_event_stream, engine.open_body());
+            let response = Response::from_parts(parts, ResponseBody::live(body));
+            let product = Some(HandlerOutput::Response(response));
+            WorkResult { handled: Handled::Partial { status, directive }, product, payload }
+        }
+    }
+}
+
+/// Takes from a response what the handler says about it: an extension, or a header field, or else
+/// [`Execution::set_outcome`].
+fn directive(parts: &mut Parts, execution: &Execution) -> Option<Directive> {
+    let field = parts.headers.remove(IDEMPOTENCY_OUTCOME);
+    let extension = parts.extensions.remove::<Directive>();
+    // A handler that says something unreadable did not mean to say nothing: to store or release its
+    // response all the same would be a guess.
+    let field = field.map(|value| {
+        let parsed = value.to_str().ok().and_then(|text| text.parse().ok());
+        parsed.unwrap_or(Directive::Unknown)
+    });
+    extension.or(field).or_else(|| execution.outcome())
+}
+
+/// Returns what is stored of a response whose body cannot be.
+fn head(parts: &Parts, rules: &Rules) -> StoredResponse {
+    let (headers, replay) = (&parts.headers, &rules.policy().replay);
+    let mut head = StoredResponse::capture(parts.status, headers, Bytes::new(), None, replay);
+    if !head.is_storable() {
+        // It has more field lines than a record may have: keep the one that a retry gets.
+        let location = head.headers.remove(LOCATION);
+        head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+    }
+    head
+}
+
+/// Returns `true` for a response that is meant to be read while it is being made.
+pub(crate) fn is_live(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    value.is_some_and(|value| {
+        value.get(..EVENT_STREAM.len()).is_some_and(|it| it.eq_ignore_ascii_case(EVENT_STREAM))
+    })
+}
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";

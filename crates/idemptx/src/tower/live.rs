@@ -1,0 +1,99 @@
+//! Bodies that are passed on while they are being made.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::body::BodyError;
+
+/// A body that flows to the client.
+///
+/// When the client leaves, an event stream ends, for it was made for that client alone.
+/// Any other body is part of the handler's work: it is read on for a while, so that the handler
+/// ends, too.
+pub(super) struct LiveBody {
+    /// `None` once it has ended.
+    ///
+    /// The mutex makes the body `Sync`, which some servers ask for, and is never contended.
+    body: Mutex<Option<BoxBody>>,
+    is_event_stream: bool,
+    runtime: Option<Handle>,
+    /// Held until it has ended.
+    open: Option<OwnedSemaphorePermit>,
+}
+
+type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
+
+impl LiveBody {
+    pub(super) fn new(
+        body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static,
+        is_event_stream: bool,
+        open: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            body: Mutex::new(Some(Box::pin(body))),
+            is_event_stream,
+            runtime: Handle::try_current().ok(),
+            open,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let slot = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(body) = slot else { return Poll::Ready(None) };
+        // A panic ends this body, not the connection with all its other requests. The body is never
+        // polled again after it, so no broken state can be seen.
+        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(cx)))
+            .unwrap_or_else(|_| Poll::Ready(Some(Err(BROKE_OFF.into()))));
+        if matches!(poll, Poll::Ready(None | Some(Err(_)))) {
+            *slot = None;
+            self.open = None;
+        }
+        poll
+    }
+}
+
+impl Drop for LiveBody {
+    fn drop(&mut self) {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(mut body), Some(runtime)) = (body, self.runtime.take()) else { return };
+        if self.is_event_stream {
+            return;
+        }
+        let open = self.open.take();
+        runtime.spawn(async move {
+            let rest = async {
+                while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+            };
+            drop(timeout(READ_ON_MAX, rest).await);
+            drop(open);
+        });
+    }
+}
+
+impl fmt::Debug for LiveBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveBody").field("is_over", &self.is_over()).finish_non_exhaustive()
+    }
+}
+
+const BROKE_OFF: &str = "the response broke off: its handler panicked";
+/// The time for which a body whose client has left is read on.
+const READ_ON_MAX: Duration = Duration::from_secs(30);

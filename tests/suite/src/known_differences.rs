@@ -1,0 +1,77 @@
+//! Where a front door or a store may differ from the others, and why.
+
+use crate::store_under_test;
+
+/// The name of the executable under test.
+#[must_use]
+pub fn front_door() -> String {
+    std::env::var("IDEMPTX_TARGET").unwrap_or_else(|_| "axum".into())
+}
+
+/// Something that is not the same behind every front door, or over every store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// A handler that breaks down is answered for by the framework, not with a problem document.
+    FrameworkAnswersForFailures,
+    /// A handler that breaks down is an upstream whose answer is lost: 502.
+    BrokenAnswersAreLost,
+    /// What concerns the application's connection does not reach the client.
+    IsAHopItself,
+    /// Only handlers are protected: other methods and routes do not even look at a key.
+    OnlyHandlersAreProtected,
+    /// What a store promises is found out, and told, with the first request that needs it.
+    StoreIsLookedAtWhenItIsUsed,
+    /// There is no server that could be away at start, be set up badly, or cut a connection.
+    StoreHasNoServer,
+}
+
+impl Difference {
+    /// Returns whether it applies to the front door or the store under test.
+    #[must_use]
+    pub fn applies(self) -> bool {
+        let under_test = [front_door(), store_under_test()];
+        DIFFERENCES.iter().any(|(name, difference, _)| {
+            *difference == self && under_test.iter().any(|tested| tested == name)
+        })
+    }
+}
+
+/// Each difference that there is, with its reason; whatever is not in here is the same everywhere.
+const DIFFERENCES: [(&str, Difference, &str); 7] = [
+    (
+        "gateway",
+        Difference::IsAHopItself,
+        "an intermediary takes off what Connection names (RFC 9110 §7.6.1)",
+    ),
+    (
+        "gateway",
+        Difference::BrokenAnswersAreLost,
+        "from outside it cannot be told whether the handler or its process broke down",
+    ),
+    (
+        "fastapi-decorator",
+        Difference::FrameworkAnswersForFailures,
+        "an exception belongs to the application's exception handlers and error middleware, \
+         which log and count it",
+    ),
+    (
+        "fastapi-middleware",
+        Difference::FrameworkAnswersForFailures,
+        "as with the decorator: what was raised within is raised on",
+    ),
+    (
+        "fastapi-decorator",
+        Difference::OnlyHandlersAreProtected,
+        "it is run for the handlers that it stands on, and for nothing else",
+    ),
+    (
+        "fastapi-decorator",
+        Difference::StoreIsLookedAtWhenItIsUsed,
+        "nobody tells a decorator that the server starts",
+    ),
+    (
+        "sqlite",
+        Difference::StoreHasNoServer,
+        "its file is opened by the target itself, which does not start without it",
+    ),
+];
