@@ -41,13 +41,18 @@ pub struct Fingerprint {
     pub digest: [u8; 32],
     /// The digest of the headers to which a key is bound; all zero when there are none.
     pub binding: [u8; 16],
+    /// The digest of the kind of work, the method, and the path as the client sent it.
+    ///
+    /// It is always compared, also where the policy compares nothing else, and its secret never
+    /// rotates.
+    pub operation: [u8; 16],
 }
 
 impl Fingerprint {
     /// Returns the fingerprint of work whose requests are never compared.
     #[must_use]
     pub const fn unchecked() -> Self {
-        Self { config: 0, digest: [0; 32], binding: [0; 16] }
+        Self { config: 0, digest: [0; 32], binding: [0; 16], operation: [0; 16] }
     }
 
     /// Computes the fingerprint of work that is not an HTTP request, from these parts in order.
@@ -62,6 +67,7 @@ impl Fingerprint {
             config: config_id(&config_hasher(KIND_WORK, secret)),
             digest: hasher.finalize(),
             binding: [0; 16],
+            operation: [0; 16],
         }
     }
 
@@ -78,6 +84,8 @@ impl Fingerprint {
     pub fn compare(&self, recorded: &Self) -> Match {
         if !constant_time_eq(&self.binding, &recorded.binding) {
             Match::DifferentPrincipal
+        } else if !constant_time_eq(&self.operation, &recorded.operation) {
+            Match::DifferentOperation
         } else if self.config != recorded.config {
             Match::Incomparable
         } else if self.same_request(recorded) {
@@ -95,7 +103,9 @@ impl Fingerprint {
     /// Takes the same time wherever bytes differ.
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
-        self.config == other.config && constant_time_eq(&self.digest, &other.digest)
+        self.config == other.config
+            && constant_time_eq(&self.operation, &other.operation)
+            && constant_time_eq(&self.digest, &other.digest)
     }
 
     /// Returns the digest in hexadecimal, for the header that exposes it.
@@ -115,12 +125,14 @@ impl Fingerprint {
 pub enum Match {
     /// Both are of one request, or the policy compares none.
     Same,
-    /// The principal is the same, the request is another.
+    /// The principal and the operation are the same, the request is another.
     DifferentRequest,
+    /// The principal is the same, the operation is another: another method, path or kind of work.
+    DifferentOperation,
     /// The headers to which the key is bound differ, or were hashed with another secret; nothing
     /// else was compared.
     DifferentPrincipal,
-    /// The principal is the same, but the fingerprints have different rules or secrets and cannot
+    /// Principal and operation are the same, but the fingerprints have different rules or secrets and cannot
     /// be compared.
     Incomparable,
 }
@@ -153,6 +165,9 @@ impl FingerprintConfig {
         let pointers = match rule.as_ref().map(|rule| &rule.body) {
             Some(BodyRule::Fields(texts)) => {
                 texts.iter().map(|text| Pointer::parse(text).unwrap_or_default()).collect()
+            }
+            Some(BodyRule::Exclude(texts)) => {
+                texts.iter().filter_map(|text| Pointer::parse(text)).collect()
             }
             _ => Arc::default(),
         };
@@ -195,7 +210,8 @@ impl FingerprintConfig {
                 self.body(rule, headers, &mut hasher)
             }
         };
-        Fingerprinter { config: self.id, binding: self.binding(headers), hasher, body }
+        let (binding, operation) = (self.binding(headers), [0; 16]);
+        Fingerprinter { config: self.id, binding, operation, hasher, body }
     }
 
     fn body(&self, rule: &FingerprintRule, headers: &HeaderMap, hasher: &mut Digest) -> Body {
@@ -211,14 +227,21 @@ impl FingerprintConfig {
             BodyRule::Fields(_) if json_value::is_type(essence) => {
                 Some(Structure::Fields(Arc::clone(&self.pointers)))
             }
+            BodyRule::Exclude(_) if json_value::is_type(essence) => {
+                Some(Structure::Exclude(Arc::clone(&self.pointers)))
+            }
             BodyRule::Form if form::is_type(essence) => Some(Structure::Form),
-            BodyRule::Multipart if multipart::is_type(essence) => content_type
+            BodyRule::Multipart | BodyRule::Auto if multipart::is_type(essence) => content_type
                 .and_then(|line| multipart::boundary(line.as_bytes()))
                 .map(|boundary| Structure::Multipart { boundary: boundary.into() }),
             _ => None,
         };
         if let Some(structure) = structure {
-            return Body::Structured { structure, bytes: Vec::new() };
+            let bytes_max = match rule.body {
+                BodyRule::Auto => AUTO_BYTES_MAX,
+                _ => usize::MAX,
+            };
+            return Body::Structured { structure, bytes: Vec::new(), bytes_max };
         }
         hasher.update(&[BODY_RAW]);
         Body::Raw { length: 0 }
@@ -239,6 +262,7 @@ impl FingerprintConfig {
 pub struct Fingerprinter {
     config: u32,
     binding: [u8; 16],
+    operation: [u8; 16],
     hasher: Digest,
     body: Body,
 }
@@ -257,7 +281,17 @@ impl Fingerprinter {
                 *length += chunk.len() as u64;
                 self.hasher.update(chunk);
             }
-            Body::Structured { bytes, .. } => bytes.extend_from_slice(chunk),
+            Body::Structured { bytes, bytes_max, .. }
+                if chunk.len() <= *bytes_max - bytes.len() =>
+            {
+                bytes.extend_from_slice(chunk);
+            }
+            Body::Structured { bytes, .. } => {
+                // A large upload counts by its bytes, so that it can pass through in a stream.
+                let length = (bytes.len() as u64).saturating_add(chunk.len() as u64);
+                self.hasher.update(&[BODY_RAW]).update(bytes).update(chunk);
+                self.body = Body::Raw { length };
+            }
         }
     }
 
@@ -265,7 +299,7 @@ impl Fingerprinter {
     /// parses it.
     #[must_use]
     pub const fn keeps_body(&self) -> bool {
-        matches!(self.body, Body::Structured { .. })
+        matches!(self.body, Body::Structured { bytes_max: usize::MAX, .. })
     }
 
     /// Returns the fingerprint of the request, whose body is complete.
@@ -273,20 +307,31 @@ impl Fingerprinter {
     pub fn finish(mut self) -> Fingerprint {
         match &self.body {
             Body::Unchecked => {
-                return Fingerprint { config: self.config, digest: [0; 32], binding: self.binding };
+                return self.fingerprint([0; 32]);
             }
             Body::Ignored => {}
             Body::Raw { length } => {
                 self.hasher.update(&length.to_be_bytes());
             }
-            Body::Structured { structure, bytes } => {
+            Body::Structured { structure, bytes, .. } => {
                 if structure.hash(bytes, &mut self.hasher).is_none() {
                     self.hasher.update(&[BODY_RAW]).update(bytes);
                     hash_count(&mut self.hasher, bytes.len());
                 }
             }
         }
-        Fingerprint { config: self.config, digest: self.hasher.finalize(), binding: self.binding }
+        self.fingerprint(self.hasher.finalize())
+    }
+
+    /// Adds the digest of the operation that the request is for.
+    pub(crate) fn of_operation(mut self, operation: [u8; 16]) -> Self {
+        self.operation = operation;
+        self
+    }
+
+    const fn fingerprint(&self, digest: [u8; 32]) -> Fingerprint {
+        let Self { config, binding, operation, .. } = *self;
+        Fingerprint { config, digest, binding, operation }
     }
 }
 
@@ -305,13 +350,14 @@ enum Body {
     /// The bytes are hashed as they arrive, followed by their number, which marks their end.
     Raw { length: u64 },
     /// The body is parsed once it is complete.
-    Structured { structure: Structure, bytes: Vec<u8> },
+    Structured { structure: Structure, bytes: Vec<u8>, bytes_max: usize },
 }
 
 /// The format in which the body is parsed.
 enum Structure {
     Json,
     Fields(Arc<[Pointer]>),
+    Exclude(Arc<[Pointer]>),
     Form,
     Multipart { boundary: Box<[u8]> },
 }
@@ -333,6 +379,12 @@ impl Structure {
                     hasher.update(&[u8::from(value.is_some())]);
                     value.inspect(|value| value.hash(hasher));
                 }
+            }
+            Self::Exclude(pointers) => {
+                let mut document = json_value::parse(body)?;
+                hasher.update(&[BODY_EXCLUDE]);
+                pointers.iter().for_each(|pointer| pointer.remove(&mut document));
+                document.hash(hasher);
             }
             Self::Form => {
                 hasher.update(&[BODY_FORM]);
@@ -424,7 +476,9 @@ fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
 }
 
 /// The version of the format; raise it when the same request would get another digest.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The largest multipart body that [`BodyRule::Auto`] parses; a larger one counts by its bytes.
+pub const AUTO_BYTES_MAX: usize = 1 << 20;
 const REQUEST_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: request";
 const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: binding";
 const WORK_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: work";
@@ -435,6 +489,7 @@ const BODY_RAW: u8 = b'r';
 const BODY_IGNORED: u8 = b'n';
 const BODY_JSON: u8 = b'j';
 const BODY_FIELDS: u8 = b'p';
+const BODY_EXCLUDE: u8 = b'x';
 const BODY_FORM: u8 = b'f';
 const BODY_MULTIPART: u8 = b'm';
 const LOWERCASE_BYTES: usize = 32;

@@ -2,6 +2,7 @@
 //!
 //! Every [`Code`] has one page under `docs/problems/`, to which the document's `type` links.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use crate::outcome::{Code, Rejection};
-use crate::policy::{OnPanic, Policy};
+use crate::policy::{OnPanic, Policy, ProblemFormat};
 
 impl Rejection {
     /// Creates the refusal for `code` under `policy`, with its status and advice.
@@ -36,6 +37,7 @@ impl Rejection {
             invalid_key: None,
             original_status: None,
             location: None,
+            problem: policy.problem.clone(),
             unstored: false,
         }
     }
@@ -46,6 +48,38 @@ impl Rejection {
         let rest = u64::from(wait.subsec_nanos() > 0);
         self.retry_after = Some(Duration::from_secs(wait.as_secs().saturating_add(rest).max(1)));
         self
+    }
+}
+
+/// The format of refusals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProblemRules {
+    /// The format of the document.
+    pub format: ProblemFormat,
+    /// The address to which a code is appended: the page that explains it.
+    pub base: Cow<'static, str>,
+    /// Adds `x-should-retry`, which the HTTP clients of many SDKs obey where they would otherwise
+    /// retry every 409.
+    pub should_retry: bool,
+}
+
+impl ProblemRules {
+    /// Returns true if the address fits into a `Link` header.
+    pub(crate) fn is_valid(&self) -> bool {
+        (1..=BASE_BYTES_MAX).contains(&self.base.len())
+            && self.base.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
+    }
+}
+
+impl Default for ProblemRules {
+    /// Problem documents that link to the pages of this project, with `x-should-retry`.
+    fn default() -> Self {
+        Self {
+            format: ProblemFormat::Rfc9457,
+            base: Cow::Borrowed(PROBLEM_BASE),
+            should_retry: true,
+        }
     }
 }
 
@@ -75,7 +109,9 @@ impl Problem {
     /// Returns the address of the page that explains the problem: the document's `type`.
     #[must_use]
     pub fn type_url(&self) -> String {
-        format!("{PROBLEM_BASE}{}.md", self.rejection.code)
+        let base = &self.rejection.problem.base;
+        let suffix = if base == PROBLEM_BASE { ".md" } else { "" };
+        format!("{base}{}{suffix}", self.rejection.code)
     }
 
     /// Returns the title, the same for every occurrence of the code.
@@ -94,11 +130,17 @@ impl Problem {
         }
     }
 
-    /// Encodes the document.
+    /// Encodes the document in the policy's format.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let rejection = &self.rejection;
         let mut json = Object::default();
+        if rejection.problem.format == ProblemFormat::Flat {
+            json.text("type", flat_type(rejection.code));
+            json.text("code", rejection.code.as_str());
+            json.text("message", &self.detail());
+            return Bytes::from(json.finish());
+        }
         json.text("type", &self.type_url());
         json.text("title", self.title());
         json.literal("status", rejection.status.as_u16());
@@ -128,7 +170,11 @@ impl Problem {
 
     /// Adds the headers that go with the document to those of a response.
     pub fn apply(&self, headers: &mut HeaderMap) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let content_type = match self.rejection.problem.format {
+            ProblemFormat::Flat => "application/json",
+            ProblemFormat::Rfc9457 => "application/problem+json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let link = format!("<{}>; rel=\"describedby\"", self.type_url());
         if let Ok(link) = HeaderValue::try_from(link) {
@@ -139,6 +185,10 @@ impl Problem {
         }
         if let Some(location) = &self.rejection.location {
             headers.insert(LOCATION, location.clone());
+        }
+        if self.rejection.problem.should_retry {
+            let retry = if self.rejection.retryable { "true" } else { "false" };
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(retry));
         }
         if self.rejection.unstored {
             headers.insert(STORED, HeaderValue::from_static("false"));
@@ -194,6 +244,16 @@ fn terms(code: Code, policy: &Policy) -> Terms {
         }
     };
     Terms { status, retryable, safe_new_key, retry_after_secs }
+}
+
+/// The kind of error in the flat format.
+const fn flat_type(code: Code) -> &'static str {
+    match code {
+        Code::StoreUnavailable => "service_unavailable",
+        Code::TooManyKeys => "rate_limit_exceeded",
+        Code::HandlerFailed => "processing_error",
+        _ => "invalid_request",
+    }
 }
 
 const fn title(code: Code) -> &'static str {
@@ -320,7 +380,9 @@ impl Object {
 }
 
 const PROBLEM_BASE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/problems/";
+const BASE_BYTES_MAX: usize = 2_048;
 const STORED: HeaderName = HeaderName::from_static("idempotency-stored");
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The wait before a retry when nothing better is known.
 const SOON_SECS: u64 = 1;
 /// New keys are counted by the minute.

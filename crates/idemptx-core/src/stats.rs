@@ -1,4 +1,4 @@
-//! Statistics of a process over its exchanges: new keys in each scope, and the duration of handlers.
+//! Statistics of a process over its exchanges: new keys in a scope, and the duration of handlers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

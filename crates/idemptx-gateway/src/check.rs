@@ -8,10 +8,10 @@ use idemptx::{CheckError, Policy};
 use serde_json::Value;
 
 use crate::config::{Config, Protection, ScopeSource};
+use crate::error::StartError;
 use crate::error::error_text;
 use crate::proxy::RoutingTable;
 use crate::recorder::{RecordedStore, Recorder};
-use crate::serve::StartError;
 use crate::traces::Tracer;
 
 /// The result of a check.
@@ -19,7 +19,7 @@ use crate::traces::Tracer;
 pub struct Report {
     /// The report, as text.
     pub text: String,
-    /// Whether a gateway would start and serve.
+    /// The gateway would start and serve.
     pub is_usable: bool,
 }
 

@@ -28,15 +28,15 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the gateway in front of a service.
-    ServeArgs(ServeArgs),
+    Serve(ServeArgs),
     /// Checks a configuration and its store, and prints the effective settings.
     Check(ServeArgs),
     /// Lists and resolves records in a store.
-    KeysCommand(KeysCommand),
+    Keys(KeysCommand),
     /// Documents idempotency keys in an OpenAPI document.
     Openapi(OpenApiArgs),
     /// Runs the gateway in front of an example service and sends it retries.
-    DemoArgs(DemoArgs),
+    Demo(DemoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -128,14 +128,14 @@ pub fn main() -> ExitCode {
         Err(error) => return print_error(&error, ExitCode::FAILURE),
     };
     let ended = match line.command {
-        Command::ServeArgs(serve) => runtime.block_on(self::serve(serve)),
+        Command::Serve(serve) => runtime.block_on(self::serve(serve)),
         Command::Check(serve) => runtime.block_on(check(serve)),
-        Command::KeysCommand(keys) => {
+        Command::Keys(keys) => {
             let ended = runtime.block_on(keys.run());
             Ok(ended.unwrap_or_else(|error| print_error(&*error, ExitCode::FAILURE)))
         }
         Command::Openapi(openapi) => openapi.run(),
-        Command::DemoArgs(demo) => runtime.block_on(run_demo(demo)),
+        Command::Demo(demo) => runtime.block_on(run_demo(demo)),
     };
     ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()))
 }

@@ -1,7 +1,7 @@
-//! `idemptx keys`: what operators do about records, from a shell.
+//! `idemptx keys`: the calls of operators from the command line.
 //!
-//! It works on the store itself, with or without a gateway: all that it needs to know is where the
-//! store is and, to compute names or to store answers, under which policy.
+//! They work on the store directly, with or without a gateway, and need its URL and, to compute
+//! record ids or to store responses, the policy.
 
 mod output;
 
@@ -15,73 +15,72 @@ use bytes::Bytes;
 use clap::{ArgGroup, Args, Subcommand};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use idemptx::operator::{Cursor, Operator, Query, RecordStatus, Resolution};
+use idemptx::operator::{Cursor, Operator, Query};
 use idemptx::store::AnyStore;
-use idemptx::{Key, Policy, Profile, Scope};
+use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
-use idemptx_core::policy::{KeySyntax, ScopeRule};
 
 use self::output::OutputWriter;
-use crate::admin::actions::OperatorAction;
 use crate::config::{Config, Store};
+use crate::operators::{self, Decision, Operators};
 
 /// Records in a store: list, show, resolve, forget, purge.
 #[derive(Debug, Args)]
 pub(crate) struct KeysCommand {
     #[command(flatten)]
-    place: StoreLocation,
-    /// Prints JSON.
+    location: StoreLocation,
+    /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    call: KeysSubcommand,
+    command: KeysSubcommand,
 }
 
-/// Where the records are, and under which policy.
+/// The store of the records, and the policy.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").args(["config", "store"]).required(true))]
 struct StoreLocation {
     /// The gateway's configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The route whose policy counts; without it, the one that keeps answers for the longest.
+    /// The route whose policy applies; by default the one that keeps responses for the longest.
     #[arg(long, value_name = "NAME", requires = "config")]
     route: Option<String>,
-    /// The store: sqlite:PATH, redis://…, postgres://…; `${NAME}` is a variable of the
-    /// environment.
+    /// The store: sqlite:PATH, redis://…, postgres://…; `${NAME}` is replaced by an environment
+    /// variable.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// The profile of the services on it.
+    /// The policy profile of the services that use the store.
     #[arg(long, value_name = "NAME", requires = "store", default_value = "draft")]
     profile: Profile,
-    /// A JSON object laid over the profile; where there are secrets, which count for names, use
-    /// --config.
+    /// Policy fields that override the profile, as a JSON object; if the policy has secrets, from
+    /// which record ids are computed, use --config.
     #[arg(long, value_name = "JSON", requires = "store", default_value = "{}")]
     policy: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum KeysSubcommand {
-    /// Lists records: those in flight, unless asked otherwise.
-    ListArgs(ListArgs),
-    /// Shows one record, without its response's body.
-    ShowArgs(ShowArgs),
-    /// Decides about an operation in doubt.
-    ResolveArgs(ResolveArgs),
-    /// Removes a settled record: a retry executes again.
+    /// Lists records, by default those in flight.
+    List(ListArgs),
+    /// Shows a record, without its response's body.
+    Show(ShowArgs),
+    /// Resolves an operation in doubt.
+    Resolve(ResolveArgs),
+    /// Removes a settled record: a retry executes the operation again.
     Forget(RecordSelector),
-    /// Removes many settled records; says what it would do unless told `--yes`.
-    PurgeArgs(PurgeArgs),
+    /// Removes many settled records; without `--yes` it only reports them.
+    Purge(PurgeArgs),
 }
 
 #[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
     filter: RecordFilter,
-    /// How many at most.
+    /// The maximum number of records.
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: usize,
-    /// Goes on where an earlier list ended.
+    /// Continue where an earlier list ended.
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
 }
@@ -91,12 +90,12 @@ struct RecordFilter {
     /// Only records in these states, or `in-flight`, `in-doubt`, `all`.
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<String>,
-    /// Only what nobody has written for so long, as `90s`, `15m`, `2h` or `30d`.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Only records that were last written longer ago, as `90s`, `15m`, `2h` or `30d`.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     idle: Option<Duration>,
 }
 
-/// A record, by its id or by the key that a client sent.
+/// A record, selected by its id or by the key that a client sent.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("name").args(["id", "key"]).required(true))]
 struct RecordSelector {
@@ -106,13 +105,13 @@ struct RecordSelector {
     /// The key, as the client sent it.
     #[arg(long)]
     key: Option<String>,
-    /// Whose key: what the policy's `scope` takes it from.
+    /// The scope of the key: the value that the policy takes it from.
     #[arg(long, requires = "key", default_value = "")]
     scope: String,
-    /// The request's method, where the policy's `key_space` is `route`.
+    /// The request's method, if the policy's `key_space` is `route`.
     #[arg(long, requires = "key", default_value = "POST")]
     method: Method,
-    /// The request's path, where the policy's `key_space` is `route`.
+    /// The request's path, if the policy's `key_space` is `route`.
     #[arg(long, requires = "key", default_value = "/")]
     path: String,
 }
@@ -121,7 +120,7 @@ struct RecordSelector {
 struct ShowArgs {
     #[command(flatten)]
     selector: RecordSelector,
-    /// Prints the response's headers and body, too.
+    /// Print the response's headers and body, too.
     #[arg(long)]
     body: bool,
 }
@@ -131,16 +130,16 @@ struct ShowArgs {
 struct ResolveArgs {
     #[command(flatten)]
     selector: RecordSelector,
-    /// It did not happen: the next request with the key executes.
+    /// Release the key of an operation that did not happen: the next request executes.
     #[arg(long)]
     release: bool,
-    /// It happened: retries get the body in this file; `-` is the standard input.
+    /// Store the body in this file for retries of an operation that happened; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     answer: Option<PathBuf>,
-    /// The answer's status.
+    /// The status of the stored response.
     #[arg(long, requires = "answer", default_value = "200")]
     status: StatusCode,
-    /// The answer's content type.
+    /// The content type of the stored response.
     #[arg(long, requires = "answer", default_value = "application/json")]
     content_type: HeaderValue,
 }
@@ -149,46 +148,44 @@ struct ResolveArgs {
 struct PurgeArgs {
     #[command(flatten)]
     filter: RecordFilter,
-    /// Does it.
+    /// Remove the records.
     #[arg(long)]
     yes: bool,
 }
 
 impl KeysCommand {
-    /// Does what was asked for.
+    /// Runs the command.
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let (store, policy) = self.place.open()?;
-        let scope = policy.scope.clone();
-        let operator = Operator::new(crate::store::open(&store)?, policy)?;
-        let mut printer = OutputWriter::new(self.json);
-        match self.call {
-            KeysSubcommand::ListArgs(list) => list.run(&operator, &mut printer).await?,
-            KeysSubcommand::ShowArgs(show) => {
-                let id = show.selector.resolve_id(&operator, &scope).await?;
-                let (entry, seen) = (operator.entry(&id).await?, operator.lookup(&id).await?);
-                let (Some(entry), Some(seen)) = (entry, seen) else { return Err(ABSENT.into()) };
-                printer.record(&entry, &seen, show.body)?;
+        let (store, policy) = self.location.open()?;
+        let operator = Operator::new(crate::store::open(&store)?, policy.clone())?;
+        let operators = Operators::new(operator);
+        let mut output = OutputWriter::new(self.json);
+        match self.command {
+            KeysSubcommand::List(list) => list.run(&operators, &mut output).await?,
+            KeysSubcommand::Show(show) => {
+                let id = show.selector.resolve_id(&operators, &policy).await?;
+                let record = operators.show(&id).await?.ok_or(ABSENT)?;
+                output.record(&record, show.body)?;
             }
-            KeysSubcommand::ResolveArgs(resolve) => {
-                let id = resolve.selector.resolve_id(&operator, &scope).await?;
-                let action =
-                    if resolve.release { OperatorAction::Release } else { OperatorAction::Answer };
-                operator.resolve(&id, resolve.resolution(&operator)?).await?;
-                printer.done(&id, action)?;
+            KeysSubcommand::Resolve(resolve) => {
+                let id = resolve.selector.resolve_id(&operators, &policy).await?;
+                decide(&operators, &id, resolve.decision()?, &mut output).await?;
             }
             KeysSubcommand::Forget(selector) => {
-                let id = selector.resolve_id(&operator, &scope).await?;
-                operator.forget(&id).await?;
-                printer.done(&id, OperatorAction::Forget)?;
+                let id = selector.resolve_id(&operators, &policy).await?;
+                decide(&operators, &id, Decision::Forget, &mut output).await?;
             }
-            KeysSubcommand::PurgeArgs(purge) => purge.run(&operator, &mut printer).await?,
+            KeysSubcommand::Purge(purge) => {
+                let query = purge.filter.query(operators::settled())?;
+                output.purged(&operators.purge(query, !purge.yes).await?, purge.yes)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl StoreLocation {
-    /// The store, and the policy.
+    /// Returns the store's configuration and the policy.
     fn open(&self) -> Result<(Store, Policy), Box<dyn Error>> {
         let (store, policy) = match (&self.config, &self.store) {
             (Some(file), _) => self.configured(file)?,
@@ -204,7 +201,7 @@ impl StoreLocation {
                         admin listener"
                 .into());
         }
-        // Whoever mistypes a path wants to hear of it, not to have an empty store.
+        // SQLite would create an empty store at a mistyped path.
         let path = store.url.strip_prefix("sqlite:").map(|path| path.trim_start_matches("//"));
         if let Some(path) = path.and_then(|path| path.split('?').next())
             && !Path::new(path).exists()
@@ -220,25 +217,17 @@ impl StoreLocation {
         let routes = config.routes.iter().filter(|route| wanted(&route.name));
         let policy = routes.filter_map(|route| route.policy()).max_by_key(|policy| policy.retain);
         let policy = policy.ok_or("there is no protected route of that name")?;
-        // A command asks once: nothing is worth to be held at hand.
-        Ok((Store { near: None, ..config.store.clone() }, policy.clone()))
+        // A command reads once: a cache would not help.
+        Ok((Store { near_bytes: 0, ..config.store.clone() }, policy.clone()))
     }
 }
 
 impl RecordFilter {
-    /// `None` if nothing was said.
-    fn query(&self, otherwise: Query) -> Result<Query, Box<dyn Error>> {
+    /// The query for the states, or else the default.
+    fn query(&self, default: Query) -> Result<Query, Box<dyn Error>> {
         let query = match self.state.as_slice() {
-            [] => otherwise,
-            [one] if one == "all" => Query::all(),
-            [one] if one == "in-flight" => Query::in_flight(),
-            [one] if one == "in-doubt" => Query::in_doubt(),
-            states => Query::of(
-                states
-                    .iter()
-                    .map(|state| state.parse())
-                    .collect::<Result<Vec<RecordStatus>, _>>()?,
-            ),
+            [] => default,
+            states => operators::query_of(states.iter().map(String::as_str))?,
         };
         Ok(query.idle_for(self.idle.unwrap_or_default()))
     }
@@ -247,48 +236,30 @@ impl RecordFilter {
 impl ListArgs {
     async fn run(
         self,
-        operator: &Operator<AnyStore>,
-        printer: &mut OutputWriter,
+        operators: &Operators<AnyStore>,
+        output: &mut OutputWriter,
     ) -> Result<(), Box<dyn Error>> {
-        let query = self.filter.query(Query::in_flight())?;
-        let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
-        let mut after = self.after;
-        loop {
-            let rest = self.limit.saturating_sub(entries.len());
-            let page = operator.list(&query.clone().limit(rest).after(after)).await?;
-            entries.extend(page.entries);
-            unreadable.extend(page.unreadable);
-            after = page.next;
-            if after.is_none() || entries.len() >= self.limit {
-                break;
-            }
-        }
-        Ok(printer.list(&entries, &unreadable, after.as_ref())?)
+        let query = self.filter.query(Query::in_flight())?.limit(self.limit).after(self.after);
+        Ok(output.list(&operators.list(query, self.limit, usize::MAX).await?)?)
     }
 }
 
 impl RecordSelector {
-    /// The id of the record that is meant.
+    /// Returns the id of the selected record.
     async fn resolve_id(
         &self,
-        operator: &Operator<AnyStore>,
-        rule: &Option<ScopeRule>,
+        operators: &Operators<AnyStore>,
+        policy: &Policy,
     ) -> Result<RecordId, Box<dyn Error>> {
         if let Some(id) = self.id {
             return Ok(id);
         }
-        let line = HeaderValue::from_str(self.key.as_deref().unwrap_or_default())?;
-        let key = Key::from_lines([&line], KeySyntax::Lenient, KEY_BYTES_MAX)?;
-        let key = key.ok_or("give an id or --key")?;
-        let scope = match rule {
-            Some(ScopeRule::Bind(_) | ScopeRule::Shared) => Scope::shared(),
-            _ if self.scope.is_empty() => return Err(WHOSE.into()),
-            _ => Scope::new(&self.scope),
-        };
-        let ids = operator.ids(&scope, &key, Some((&self.method, &self.path)));
-        // Not by a lookup: what does not open has to be found as well, to be forgotten.
-        for id in ids {
-            if operator.entry(&id).await?.is_some() {
+        let key = operators::parse_key(self.key.as_deref().unwrap_or_default())
+            .map_err(|error| format!("--key: {error}"))?;
+        let scope = operators::scope_of(policy, &self.scope).ok_or(NO_SCOPE)?;
+        for id in operators.ids(&scope, &key, (&self.method, &self.path)) {
+            // Not by a lookup: a record that cannot be read is found as well, to be forgotten.
+            if operators.summary(&id).await?.is_some() {
                 return Ok(id);
             }
         }
@@ -297,39 +268,30 @@ impl RecordSelector {
 }
 
 impl ResolveArgs {
-    fn resolution(&self, operator: &Operator<AnyStore>) -> Result<Resolution, Box<dyn Error>> {
-        let Some(file) = &self.answer else { return Ok(Resolution::Release) };
+    fn decision(&self) -> Result<Decision, Box<dyn Error>> {
+        let Some(file) = &self.answer else { return Ok(Decision::Release) };
         let body = match file.as_os_str() == "-" {
             true => io::read_to_string(io::stdin())?.into(),
             false => Bytes::from(std::fs::read(file)?),
         };
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, self.content_type.clone())]);
-        Ok(operator.response(self.status, &headers, body).into())
+        Ok(Decision::Answer { status: self.status, headers, body })
     }
 }
 
-impl PurgeArgs {
-    async fn run(
-        self,
-        operator: &Operator<AnyStore>,
-        printer: &mut OutputWriter,
-    ) -> Result<(), Box<dyn Error>> {
-        let settled = Query::of([
-            RecordStatus::Completed,
-            RecordStatus::NotReplayable,
-            RecordStatus::ResponseExpired,
-        ]);
-        let mut purge = operator.purge(self.filter.query(settled)?);
-        let report = match self.yes {
-            true => purge.run().await?,
-            false => purge.dry_run().run().await?,
-        };
-        Ok(printer.purged(&report, self.yes)?)
-    }
+async fn decide(
+    operators: &Operators<AnyStore>,
+    id: &RecordId,
+    decision: Decision,
+    output: &mut OutputWriter,
+) -> Result<(), Box<dyn Error>> {
+    let action = decision.action();
+    operators.decide(id, decision).await?;
+    Ok(output.done(id, action)?)
 }
 
-/// `90s`, `15m`, `2h`, `30d`.
-fn time(text: &str) -> Result<Duration, &'static str> {
+/// Parses `90s`, `15m`, `2h` or `30d`.
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let advice = "write a number with s, m, h or d, as `15m`";
     let unit = text.chars().next_back().ok_or(advice)?;
     let seconds = match unit {
@@ -344,6 +306,4 @@ fn time(text: &str) -> Result<Duration, &'static str> {
 }
 
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
-const WHOSE: &str = "whose key is it? give --scope, as the policy takes it from the request";
-/// As a policy allows at most.
-const KEY_BYTES_MAX: usize = 1024;
+const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

@@ -8,9 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
-use idemptx::{Bypass, Outcome};
-use idemptx_core::store::ErrorKind;
+use idemptx::Outcome;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::observation::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
 
 /// The gateway's metrics.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(crate) struct CurrentValues {
     pub(crate) spans_dropped: u64,
     /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
-    /// Whether the store replied recently; `None` before the first query.
+    /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
     pub(crate) draining: bool,
 }
@@ -209,129 +209,6 @@ impl Metrics {
     /// The number of claims that found an orphan.
     pub(crate) fn orphans(&self) -> u64 {
         self.orphans.get()
-    }
-}
-
-/// An operation on the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StoreOperation {
-    Claim,
-    Settle,
-    Release,
-    Renew,
-    Lookup,
-}
-
-impl StoreOperation {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Claim => "claim",
-            Self::Settle => "settle",
-            Self::Release => "release",
-            Self::Renew => "renew",
-            Self::Lookup => "lookup",
-        }
-    }
-}
-
-/// The result of a store operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StoreResult {
-    /// Succeeded, or granted.
-    Ok,
-    /// Another request holds the claim.
-    Held,
-    /// The claim's lease lapsed without a result.
-    Orphan,
-    /// The record has a result.
-    Settled,
-    Failed(ErrorKind),
-}
-
-impl StoreResult {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Held => "held",
-            Self::Orphan => "orphan",
-            Self::Settled => "settled",
-            Self::Failed(ErrorKind::Unavailable) => "unavailable",
-            Self::Failed(ErrorKind::Fenced) => "fenced",
-            Self::Failed(ErrorKind::Corrupt) => "corrupt",
-            Self::Failed(ErrorKind::Full) => "full",
-            Self::Failed(ErrorKind::Invalid) => "invalid",
-            Self::Failed(_) => "internal",
-        }
-    }
-}
-
-/// The result of a request to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamResult {
-    Status(StatusCode),
-    /// Not sent.
-    Unsent,
-    /// Sent, then the connection broke.
-    Broken,
-    /// Sent, and no response arrived in time.
-    Late,
-}
-
-impl UpstreamResult {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Status(status) => match status.as_u16() {
-                100..200 => "1xx",
-                200..300 => "2xx",
-                300..400 => "3xx",
-                400..500 => "4xx",
-                _ => "5xx",
-            },
-            Self::Unsent => "unsent",
-            Self::Broken => "broken",
-            Self::Late => "late",
-        }
-    }
-}
-
-/// The labels `outcome` and `reason` of a request.
-pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
-    match outcome {
-        Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
-        Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
-        Some(Outcome::Fenced { code: None, .. }) => ("fenced", "replayed"),
-        Some(Outcome::Fenced { code: Some(code), .. }) => ("fenced", code.as_str()),
-        Some(Outcome::Replayed) => ("replayed", ""),
-        Some(Outcome::Refused(code)) => ("refused", code.as_str()),
-        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
-        // Unprotected routes, and requests that match no route.
-        _ => ("passed", "unprotected-route"),
-    }
-}
-
-/// The values of `reason` for requests that bypass the engine.
-pub(crate) const BYPASS_REASONS: [&str; 9] = [
-    "not-http",
-    "method",
-    "no-key",
-    "large-body",
-    "store-unavailable",
-    "would-refuse",
-    "would-replay",
-    "unprotected-route",
-    "other",
-];
-
-const fn bypass_reason(bypass: Bypass) -> &'static str {
-    match bypass {
-        Bypass::NotHttp => "not-http",
-        Bypass::Method { .. } => "method",
-        Bypass::NoKey => "no-key",
-        Bypass::LargeBody => "large-body",
-        Bypass::Unprotected => "store-unavailable",
-        Bypass::WouldRefuse(_) => "would-refuse",
-        Bypass::WouldReplay => "would-replay",
-        _ => "other",
     }
 }
 

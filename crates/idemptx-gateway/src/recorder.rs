@@ -8,16 +8,15 @@ mod readiness;
 mod recorded_store;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::Method;
 use idemptx::Outcome;
-use idemptx_core::key::RecordId;
 
 use self::event_log::{Event, EventLog};
 pub(crate) use self::readiness::Readiness;
-pub(crate) use self::recorded_store::RecordedStore;
-use crate::metrics::{Metrics, UpstreamResult, outcome_labels};
+pub(crate) use self::recorded_store::{RecordedStore, poll};
+use crate::metrics::Metrics;
+use crate::observation::{CompletedRequest, UpstreamResult, outcome_labels, short_id};
 use crate::traces::Tracer;
 
 /// Records everything that happens; shared by all connections.
@@ -35,22 +34,6 @@ pub(crate) struct Recorder {
 struct AdminState {
     metrics: Metrics,
     event_log: EventLog,
-}
-
-/// A request whose response is ready to be sent.
-#[derive(Debug)]
-pub(crate) struct CompletedRequest<'a> {
-    pub(crate) method: &'a Method,
-    /// Excludes the query.
-    pub(crate) path: &'a str,
-    /// `None` if no route matched.
-    pub(crate) route: Option<&'a Arc<str>>,
-    pub(crate) status: u16,
-    pub(crate) outcome: Option<&'a Outcome>,
-    /// The record of its idempotency key.
-    pub(crate) record: Option<&'a RecordId>,
-    /// The time at which the request's head was complete.
-    pub(crate) began: Instant,
 }
 
 impl Recorder {
@@ -177,24 +160,5 @@ impl Drop for OpenConnection {
         if let Some(metrics) = self.0.metrics() {
             metrics.connection_closed();
         }
-    }
-}
-
-/// The first digits of a record's id: enough to correlate log lines, too few to guess a key.
-pub(crate) fn short_id(id: &RecordId) -> String {
-    id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The offset of the half of an id that names the key.
-const KEY_AT: usize = 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_goes_by_eight_digits_of_the_half_that_names_it() {
-        let id = "00112233445566778899aabbccddeeff:8e03978e0123456789abcdef01234567";
-        assert_eq!(short_id(&id.parse().unwrap()), "8e03978e");
     }
 }

@@ -1,9 +1,5 @@
 //! The running gateway: listeners, connections, and a routing table that can be replaced.
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,20 +9,20 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-#[cfg(feature = "seal")]
-use idemptx::store::seal::InvalidKeys;
-use idemptx::store::{AnyStore, UnknownStore};
-use idemptx::{CheckError, EngineError};
+use idemptx::CheckError;
+use idemptx::store::AnyStore;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub use crate::proxy::TokenError;
+pub use crate::error::StartError;
 pub use crate::tls::TlsError;
+pub use crate::token::TokenError;
 
 use crate::admin::{self, AdminService};
-use crate::config::{Admin, Config, Listener, Store, Traces};
+use crate::config::{Config, Listener};
+use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::network::{TcpListener, TcpStream};
 use crate::proxy::{LoggedFindings, Peer, RoutingTable, answer, probe};
 use crate::recorder::{RecordedStore, Recorder};
@@ -43,14 +39,12 @@ use crate::write_timeout::WriteTimeout;
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
-    admin: Option<Admin>,
+    /// The configuration at the start; some sections cannot be reloaded.
+    config: Config,
     admin_address: Option<SocketAddr>,
     recorder: Arc<Recorder>,
     /// Runs until the end of the drain, so that operators can watch it.
     _operating: JoinSet<()>,
-    listeners: Vec<Listener>,
-    store: Store,
-    traces: Option<Traces>,
     table: watch::Sender<Arc<RoutingTable>>,
     /// Replaced routing tables that still have requests in flight.
     retired: Mutex<Vec<Arc<RoutingTable>>>,
@@ -79,7 +73,7 @@ impl Gateway {
         let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
         let recorder = Arc::new(recorder.with_traces(traces));
         let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
-        let table = Arc::new(RoutingTable::new(&config, store, None)?);
+        let table = Arc::new(RoutingTable::new(&config, Arc::clone(&store), None)?);
         let mut sockets = Vec::new();
         for Listener { address, .. } in &config.listeners {
             let socket = TcpListener::bind(address).await;
@@ -97,7 +91,7 @@ impl Gateway {
         table.start_health_checks();
         let (table, tables) = watch::channel(table);
         let (shutdown, shutdown_watch) = crate::shutdown::channel();
-        let limit = ConnectionLimit::new(&config);
+        let limit = ConnectionLimit::new(&config.limits);
         let (mut addresses, mut accept_tasks) = (Vec::new(), JoinSet::new());
         for (number, (listener, socket)) in config.listeners.iter().zip(sockets).enumerate() {
             addresses.push(socket.local_addr().unwrap_or(listener.address));
@@ -118,17 +112,14 @@ impl Gateway {
             admin_tasks.spawn(admin::listen(socket, desk));
         }
         if config.admin.is_some() || config.listeners.iter().any(|listener| listener.probes) {
-            admin_tasks.spawn(admin::poll_store(tables));
+            admin_tasks.spawn(crate::recorder::poll(store));
         }
         Ok(Self {
             addresses,
-            admin: config.admin,
+            config,
             admin_address,
             recorder,
             _operating: admin_tasks,
-            listeners: config.listeners,
-            store: config.store,
-            traces: config.traces,
             table,
             retired: Mutex::default(),
             logged,
@@ -165,17 +156,8 @@ impl Gateway {
     }
 
     async fn take(&self, config: &Config) -> Result<(), StartError> {
-        if config.admin != self.admin {
-            return Err(StartError::RequiresRestart("[admin]"));
-        }
-        if config.listeners != self.listeners {
-            return Err(StartError::RequiresRestart("[[listener]]"));
-        }
-        if config.store != self.store {
-            return Err(StartError::RequiresRestart("[store]"));
-        }
-        if config.traces != self.traces {
-            return Err(StartError::RequiresRestart("[traces]"));
+        if let Some(section) = self.config.restart_section(config) {
+            return Err(StartError::RequiresRestart(section));
         }
         let retired = Arc::clone(&self.table.borrow());
         let table =
@@ -228,62 +210,6 @@ impl Gateway {
     }
 }
 
-/// An error that prevents a start or a reload.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StartError {
-    /// An address cannot be bound.
-    Listen(SocketAddr, io::Error),
-    /// The store's URL is invalid, or its file cannot be opened.
-    Store(UnknownStore),
-    /// The sealing keys are invalid.
-    #[cfg(feature = "seal")]
-    Seal(InvalidKeys),
-    /// A policy is invalid.
-    Policy(EngineError),
-    /// A certificate or private key is invalid.
-    Tls(TlsError),
-    /// The keys that verify tokens are invalid.
-    Token(TokenError),
-    /// The trace exporter cannot be set up.
-    Traces(Box<dyn Error + Send + Sync>),
-    /// A setting changed that takes effect at a restart only.
-    RequiresRestart(&'static str),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen(address, _) => write!(f, "cannot listen on {address}"),
-            Self::Store(_) => f.write_str("cannot open the store"),
-            #[cfg(feature = "seal")]
-            Self::Seal(_) => f.write_str("[store.seal]"),
-            Self::Tls(error) => error.fmt(f),
-            Self::Token(error) => error.fmt(f),
-            Self::Traces(_) => f.write_str("cannot set up the trace exporter"),
-            Self::Policy(_) => f.write_str("invalid policy"),
-            Self::RequiresRestart(what) => {
-                write!(f, "{what} has changed: restart the gateway to apply it")
-            }
-        }
-    }
-}
-
-impl Error for StartError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Listen(_, error) => Some(error),
-            Self::Store(error) => Some(error),
-            #[cfg(feature = "seal")]
-            Self::Seal(error) => Some(error),
-            Self::Policy(error) => Some(error),
-            Self::Tls(error) => error.source(),
-            Self::Traces(error) => Some(&**error),
-            Self::Token(_) | Self::RequiresRestart(_) => None,
-        }
-    }
-}
-
 /// State shared by the connections of one listener.
 struct ListenerContext {
     number: usize,
@@ -295,18 +221,11 @@ struct ListenerContext {
 
 async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     loop {
-        let Ok(permit) = Arc::clone(&context.limit.connections).acquire_owned().await else {
-            return;
-        };
+        let Some(reserved) = context.limit.reserve().await else { return };
         match socket.accept().await {
             Ok((stream, address)) => {
-                if let Some(try_acquire) = context.limit.try_acquire(address.ip(), permit) {
-                    tokio::spawn(connection(
-                        stream,
-                        address.ip(),
-                        try_acquire,
-                        Arc::clone(&context),
-                    ));
+                if let Some(permit) = context.limit.try_acquire(address.ip(), reserved) {
+                    tokio::spawn(connection(stream, address.ip(), permit, Arc::clone(&context)));
                 }
             }
             // Most likely out of file descriptors: connections may close in the meantime.
@@ -321,7 +240,7 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
 async fn connection(
     stream: TcpStream,
     address: IpAddr,
-    _seat: ConnectionPermit,
+    _permit: ConnectionPermit,
     context: Arc<ListenerContext>,
 ) {
     let _connected = context.tables.borrow().store.recorder().connection_opened();
@@ -410,59 +329,6 @@ fn builder(spoken: (bool, bool), context: &ListenerContext) -> auto::Builder<Tok
         (true, false) => builder.http1_only(),
         (false, true) => builder.http2_only(),
         _ => builder,
-    }
-}
-
-/// Limits the connections in total and per client address.
-#[derive(Clone, Debug)]
-struct ConnectionLimit {
-    connections: Arc<Semaphore>,
-    each: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    each_max: usize,
-}
-
-impl ConnectionLimit {
-    fn new(config: &Config) -> Self {
-        let all = config.limits.connections_max.min(Semaphore::MAX_PERMITS);
-        Self {
-            connections: Arc::new(Semaphore::new(all)),
-            each: Arc::default(),
-            each_max: config.limits.connections_per_ip_max,
-        }
-    }
-
-    /// Returns a permit, unless the address has too many connections.
-    fn try_acquire(
-        &self,
-        address: IpAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<ConnectionPermit> {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = each.entry(address).or_default();
-        if *count >= self.each_max {
-            return None;
-        }
-        *count += 1;
-        Some(ConnectionPermit { address, each: Arc::clone(&self.each), _permit: permit })
-    }
-}
-
-/// Counts a connection until it is dropped.
-struct ConnectionPermit {
-    address: IpAddr,
-    each: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = each.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                each.remove(&self.address);
-            }
-        }
     }
 }
 

@@ -213,9 +213,10 @@ def test_a_handler_derives_keys_and_directs_its_outcome(redis_url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "retried", "corrected"),
     [
-        *[(status, "hit", "mismatch") for status in (200, 303, 402, 404, 410, 418)],
+        *[(status, "hit", "mismatch") for status in (200, 303, 402, 410, 418)],
         *[(status, "hit", "new") for status in (400, 422)],
-        *[(status, "new", "new") for status in (401, 403, 407, 408, 409, 421, 423, 425, 429)],
+        *[(status, "new", "new") for status in (307, 401, 403, 404, 405, 408, 409, 412, 413)],
+        *[(status, "new", "new") for status in (415, 421, 423, 425, 428, 429, 431)],
         *[(status, "new", "new") for status in (500, 502, 503)],
     ],
 )

@@ -1,7 +1,8 @@
-//! JSON (RFC 8259) as far as a fingerprint needs it: strings are decoded, numbers stay as written.
+//! JSON (RFC 8259) as far as a fingerprint needs it: strings are decoded, numbers count by their
+//! exact decimal value.
 //!
-//! Numbers are never computed: as floating point, 9007199254740992 and 9007199254740993 are one,
-//! and so would be two different payments.
+//! Numbers never become floating point, where 9007199254740992 and 9007199254740993 are one, and so
+//! would be two different payments.
 
 use std::borrow::Cow;
 
@@ -9,8 +10,9 @@ use crate::digest::Digest;
 
 /// A JSON value; members are sorted by name.
 pub(super) enum Value<'a> {
-    /// A number, `true`, `false` or `null`, as written.
-    Atom(&'a [u8]),
+    /// One of `true`, `false` and `null`.
+    Word(&'a [u8]),
+    Number(Decimal),
     Text(Cow<'a, [u8]>),
     Array(Vec<Value<'a>>),
     Object(Vec<(Cow<'a, [u8]>, Value<'a>)>),
@@ -20,9 +22,14 @@ impl Value<'_> {
     /// Hashes the value so that no other one gives the same bytes.
     pub(super) fn hash(&self, hasher: &mut Digest) {
         match self {
-            Self::Atom(text) => {
+            Self::Word(text) => {
                 hasher.update(b"a");
                 hasher.part(text);
+            }
+            Self::Number(number) => {
+                hasher.update(if number.negative { b"-" } else { b"+" });
+                hasher.update(&number.exponent.to_be_bytes());
+                hasher.part(&number.digits);
             }
             Self::Text(text) => {
                 hasher.update(b"\"");
@@ -42,6 +49,32 @@ impl Value<'_> {
                 }
             }
         }
+    }
+}
+
+/// An exact decimal number, `digits × 10^exponent`, in the one form that every value has.
+pub(super) struct Decimal {
+    negative: bool,
+    /// Without zeros at either end; empty for zero, which has no sign.
+    digits: Vec<u8>,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn new(negative: bool, whole: &[u8], fraction: &[u8], exponent: i64) -> Option<Self> {
+        let mut digits = [whole, fraction].concat();
+        let significant =
+            digits.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
+        let zeros = i64::try_from(digits.len() - significant).ok()?;
+        digits.truncate(significant);
+        let leading = digits.iter().take_while(|digit| **digit == b'0').count();
+        digits.drain(..leading);
+        if digits.is_empty() {
+            return Some(Self { negative: false, digits, exponent: 0 });
+        }
+        let fraction = i64::try_from(fraction.len()).ok()?;
+        let exponent = exponent.checked_add(zeros)?.checked_sub(fraction)?;
+        Some(Self { negative, digits, exponent })
     }
 }
 
@@ -83,15 +116,49 @@ impl Pointer {
 
     pub(super) fn find<'v, 'a>(&self, document: &'v Value<'a>) -> Option<&'v Value<'a>> {
         self.0.iter().try_fold(document, |value, token| match value {
-            Value::Object(members) => members
-                .binary_search_by(|(name, _)| (**name).cmp(token.as_bytes()))
-                .ok()
-                .and_then(|position| members.get(position))
-                .map(|(_, value)| value),
+            Value::Object(members) => {
+                members.get(position(members, token)?).map(|(_, value)| value)
+            }
             Value::Array(values) => values.get(array_index(token)?),
-            Value::Atom(_) | Value::Text(_) => None,
+            Value::Word(_) | Value::Number(_) | Value::Text(_) => None,
         })
     }
+}
+
+impl Pointer {
+    /// Removes the value at the pointer, if there is one.
+    pub(super) fn remove(&self, document: &mut Value<'_>) {
+        let Some((last, parents)) = self.0.split_last() else {
+            // The pointer names the whole document.
+            *document = Value::Word(b"");
+            return;
+        };
+        let parent = parents.iter().try_fold(document, |value, token| match value {
+            Value::Object(members) => {
+                let position = position(members, token)?;
+                members.get_mut(position).map(|(_, value)| value)
+            }
+            Value::Array(values) => values.get_mut(array_index(token)?),
+            Value::Word(_) | Value::Number(_) | Value::Text(_) => None,
+        });
+        match parent {
+            Some(Value::Object(members)) => {
+                if let Some(position) = position(members, last) {
+                    members.remove(position);
+                }
+            }
+            // The place stays, so that other pointers still name the same elements.
+            Some(Value::Array(values)) => {
+                let element = array_index(last).and_then(|index| values.get_mut(index));
+                element.into_iter().for_each(|element| *element = Value::Word(b""));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn position(members: &[(Cow<'_, [u8]>, Value<'_>)], name: &str) -> Option<usize> {
+    members.binary_search_by(|(member, _)| (**member).cmp(name.as_bytes())).ok()
 }
 
 /// Decodes a token of a pointer: `~1` is a slash, `~0` a tilde, and a tilde alone is malformed.
@@ -130,7 +197,7 @@ impl<'a> Parser<'a> {
             _ => [&b"true"[..], b"false", b"null"]
                 .into_iter()
                 .find(|word| self.skip(word))
-                .map(Value::Atom),
+                .map(Value::Word),
         }
     }
 
@@ -171,25 +238,24 @@ impl<'a> Parser<'a> {
     }
 
     fn number(&mut self) -> Option<Value<'a>> {
-        let start = self.rest;
-        self.skip(b"-");
-        if !self.skip(b"0") {
-            self.digits()?;
-        }
-        if self.skip(b".") {
-            self.digits()?;
-        }
+        let negative = self.skip(b"-");
+        let whole = if self.skip(b"0") { &b""[..] } else { self.digits()? };
+        let fraction = if self.skip(b".") { self.digits()? } else { b"" };
+        let mut exponent = 0;
         if self.skip(b"e") || self.skip(b"E") {
-            let _ = self.skip(b"+") || self.skip(b"-");
-            self.digits()?;
+            let sign = if self.skip(b"-") { -1 } else { 1 };
+            let _ = sign == 1 && self.skip(b"+");
+            // An exponent beyond this range makes the whole body count by its bytes.
+            exponent = sign * std::str::from_utf8(self.digits()?).ok()?.parse::<i64>().ok()?;
         }
-        start.get(..start.len() - self.rest.len()).map(Value::Atom)
+        Decimal::new(negative, whole, fraction, exponent).map(Value::Number)
     }
 
-    fn digits(&mut self) -> Option<()> {
+    fn digits(&mut self) -> Option<&'a [u8]> {
         let count = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        self.rest = self.rest.get(count..)?;
-        (count > 0).then_some(())
+        let (digits, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        (count > 0).then_some(digits)
     }
 
     fn string(&mut self) -> Option<Cow<'a, [u8]>> {

@@ -13,12 +13,31 @@ pub(super) struct Part<'a> {
     file_name: Option<&'a [u8]>,
     extended_file_name: Option<&'a [u8]>,
     content_type: Option<&'a [u8]>,
+    transfer_encoding: Option<&'a [u8]>,
+    content_encoding: Option<&'a [u8]>,
     content: &'a [u8],
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// Returns the place of a header that changes the meaning of the content.
+    fn header(&mut self, name: &[u8]) -> Option<&mut Option<&'a [u8]>> {
+        Some(match name.to_ascii_lowercase().as_slice() {
+            b"content-type" => &mut self.content_type,
+            b"content-transfer-encoding" => &mut self.transfer_encoding,
+            b"content-encoding" => &mut self.content_encoding,
+            _ => return None,
+        })
+    }
+
     pub(super) fn hash(&self, hasher: &mut Digest) {
-        for text in [self.name, self.file_name, self.extended_file_name, self.content_type] {
+        for text in [
+            self.name,
+            self.file_name,
+            self.extended_file_name,
+            self.content_type,
+            self.transfer_encoding,
+            self.content_encoding,
+        ] {
             hasher.update(&[u8::from(text.is_some())]);
             hasher.part(text.unwrap_or_default());
         }
@@ -73,8 +92,8 @@ fn read_part(part: &[u8]) -> Option<Part<'_>> {
             if std::mem::replace(&mut disposed, true) {
                 return None;
             }
-        } else if name.eq_ignore_ascii_case(b"content-type") {
-            if read.content_type.replace(value.trim_ascii()).is_some() {
+        } else if let Some(header) = read.header(name) {
+            if header.replace(value.trim_ascii()).is_some() {
                 return None;
             }
         } else if !is_token(name) {

@@ -19,9 +19,9 @@ pub struct FingerprintRule {
 }
 
 impl Default for FingerprintRule {
-    /// The bytes of body and query, and no header.
+    /// Body by its content, query by its bytes, and no header.
     fn default() -> Self {
-        Self { body: BodyRule::Raw, query: QueryRule::Raw, headers: HeaderRule::Only(Vec::new()) }
+        Self { body: BodyRule::Auto, query: QueryRule::Raw, headers: HeaderRule::Only(Vec::new()) }
     }
 }
 
@@ -32,10 +32,14 @@ impl Default for FingerprintRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BodyRule {
+    /// [`Multipart`](Self::Multipart) for a `multipart/form-data` body of at most
+    /// [`AUTO_BYTES_MAX`](crate::fingerprint::AUTO_BYTES_MAX), because clients draw a new boundary
+    /// for each try, and [`Raw`](Self::Raw) for any other.
+    Auto,
     /// The bytes of the body.
     Raw,
-    /// The JSON value: white space, key order and string escapes do not count, the text of numbers
-    /// does.
+    /// The JSON value: white space, key order, string escapes and the notation of numbers do not
+    /// count, so `1.0` is `1`; numbers are exact at any length.
     /// A body that is not JSON, has duplicate names, or nests too deep, counts by its bytes.
     Json,
     /// The decoded fields of an `application/x-www-form-urlencoded` body, in order.
@@ -47,6 +51,10 @@ pub enum BodyRule {
     ///
     /// A malformed pointer names the whole document, which is the strict reading.
     Fields(Vec<String>),
+    /// The JSON value without the values at these JSON pointers (RFC 6901).
+    ///
+    /// A malformed pointer excludes nothing.
+    Exclude(Vec<String>),
     /// The body does not count.
     None,
 }
@@ -55,7 +63,7 @@ impl BodyRule {
     /// Returns the first JSON pointer that is malformed, for the check of a policy.
     #[must_use]
     pub fn malformed_pointer(&self) -> Option<&str> {
-        let Self::Fields(pointers) = self else { return None };
+        let (Self::Fields(pointers) | Self::Exclude(pointers)) = self else { return None };
         pointers.iter().map(String::as_str).find(|text| Pointer::parse(text).is_none())
     }
 }
@@ -103,11 +111,13 @@ impl FingerprintRule {
     /// Hashes the rule.
     pub(super) fn describe(&self, hasher: &mut Digest) {
         match &self.body {
+            BodyRule::Auto => hash_tagged(hasher, b'a', &[]),
             BodyRule::Raw => hash_tagged(hasher, b'r', &[]),
             BodyRule::Json => hash_tagged(hasher, b'j', &[]),
             BodyRule::Form => hash_tagged(hasher, b'f', &[]),
             BodyRule::Multipart => hash_tagged(hasher, b'm', &[]),
             BodyRule::Fields(pointers) => hash_tagged(hasher, b'p', pointers),
+            BodyRule::Exclude(pointers) => hash_tagged(hasher, b'x', pointers),
             BodyRule::None => hash_tagged(hasher, b'n', &[]),
         }
         match &self.query {

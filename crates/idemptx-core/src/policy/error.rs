@@ -1,11 +1,12 @@
-//! What is wrong with a policy, for the developer who wrote it.
+//! The error for a policy that cannot work.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A policy that cannot be used; its text names the field and tells what to write instead.
+/// The error for a policy that cannot work; its text names the field and the value to write
+/// instead.
 ///
-/// Nothing of a secret is ever in it.
+/// It never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     field: Cow<'static, str>,
@@ -20,9 +21,10 @@ impl ConfigError {
         Self { field: field.into(), advice: advice.into() }
     }
 
-    /// The policy's field by its name in JSON, such as `retain_ms` or `fingerprint.body`.
+    /// Returns the field by its name in JSON, such as `retain_ms` or `fingerprint.body`.
     ///
-    /// It is `profile` for the name of a profile, and `policy` for a text that is no JSON object.
+    /// The name is `profile` for an unknown profile, and `policy` for a text that is not a JSON
+    /// object.
     #[must_use]
     pub fn field(&self) -> &str {
         &self.field

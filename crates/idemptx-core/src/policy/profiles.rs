@@ -6,14 +6,15 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, Method, StatusCode};
 
 use super::{
-    Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, OnUnsafeStore,
-    Policy, Profile, ScopeRule, Statuses,
+    Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnPlaceholderKey,
+    OnStoreError, OnUnsafeStore, Policy, Profile, ScopeRule, Statuses,
 };
 use crate::fingerprint::FingerprintRule;
+use crate::problem::ProblemRules;
 use crate::response::ReplayRules;
 
 impl Policy {
-    /// The defaults of a profile.
+    /// Returns the defaults of a profile.
     #[must_use]
     pub fn profile(profile: Profile) -> Self {
         match profile {
@@ -24,8 +25,8 @@ impl Policy {
         }
     }
 
-    /// What draft-ietf-httpapi-idempotency-key-header asks for, and safe choices where it leaves
-    /// them open.
+    /// Follows draft-ietf-httpapi-idempotency-key-header, with safe choices where it leaves them
+    /// open.
     #[must_use]
     pub fn draft() -> Self {
         Self {
@@ -33,9 +34,11 @@ impl Policy {
             header_names: vec![HeaderName::from_static("idempotency-key")],
             key_syntax: KeySyntax::Lenient,
             key_bytes_max: 255,
+            key_pattern: None,
+            on_placeholder_key: OnPlaceholderKey::Warn,
             methods: vec![Method::POST, Method::PATCH],
             required: false,
-            scope: Some(ScopeRule::Bind(vec![AUTHORIZATION])),
+            scope: Some(ScopeRule::Bind(vec![AUTHORIZATION, HeaderName::from_static("x-api-key")])),
             key_space: KeySpace::Scope,
             retain: DAY,
             key_retain: DAY,
@@ -50,7 +53,9 @@ impl Policy {
             on_panic: OnPanic::Release,
             on_store_error: OnStoreError::FailClosed,
             store_statuses: Statuses::classes(&[2, 3, 4]),
-            release_statuses: Statuses::of(&TRANSIENT).and(Statuses::classes(&[5])),
+            release_statuses: Statuses::of(&NOT_APPLIED)
+                .and(Statuses::of(&[408]))
+                .and(Statuses::classes(&[5])),
             rebind_statuses: Statuses::of(&[400, 422]),
             request_bytes_max: MIB,
             response_bytes_max: MIB as usize,
@@ -59,7 +64,9 @@ impl Policy {
             replay: ReplayRules::default(),
             expose: Vec::new(),
             status_header: HeaderName::from_static("idempotency-status"),
+            problem: ProblemRules::default(),
             secrets: Vec::new(),
+            naming_secret: None,
             claim_timeout: Duration::from_secs(1),
             settle_timeout: Duration::from_secs(5),
             on_unsafe_store: OnUnsafeStore::Warn,
@@ -69,41 +76,42 @@ impl Policy {
         }
     }
 
-    /// As Stripe's v1 API: 400 for a key used for another request, and a 5xx is the result like
-    /// any other.
+    /// Follows Stripe's v1 API: 400 for a key used for another request, and a 5xx is stored as any
+    /// other result.
     #[must_use]
     pub fn stripe() -> Self {
         Self {
             profile: Profile::Stripe,
             mismatch_status: StatusCode::BAD_REQUEST,
             store_statuses: Statuses::classes(&[2, 3, 4, 5]),
-            release_statuses: Statuses::of(&TRANSIENT),
+            release_statuses: Statuses::of(&NOT_APPLIED),
             ..Self::draft()
         }
     }
 
-    /// Never a second execution: what is in doubt stays refused until somebody has looked.
+    /// Never executes twice: an operation in doubt is refused until an operator resolves it.
     ///
-    /// Whose keys they are must be chosen: without a [`scope`](Policy::scope) it is refused.
+    /// A [`scope`](Policy::scope) must be chosen: the profile has none, and is refused without one.
     #[must_use]
     pub fn payments() -> Self {
         Self {
             profile: Profile::Payments,
             scope: None,
+            on_placeholder_key: OnPlaceholderKey::Refuse,
             key_retain: 90 * DAY,
             lease: Duration::from_secs(30),
             on_orphan: OnOrphan::Quarantine,
             on_panic: OnPanic::Quarantine,
             store_statuses: Statuses::classes(&[2, 3, 4, 5]),
-            release_statuses: Statuses::of(&TRANSIENT),
+            release_statuses: Statuses::of(&NOT_APPLIED),
             rebind_statuses: Statuses::default(),
             on_unsafe_store: OnUnsafeStore::Refuse,
             ..Self::draft()
         }
     }
 
-    /// As the original Python package: a key counts on one method and path, for five minutes, and
-    /// responses carry its three headers.
+    /// Follows the original Python package: a key is unique for one method and path, for five
+    /// minutes, and responses carry its three headers.
     #[must_use]
     pub fn idemptx() -> Self {
         Self {
@@ -118,8 +126,14 @@ impl Policy {
     }
 }
 
-/// Answers that say "not this time": keeping them would pin a passing state for as long as a
-/// response is kept.
-const TRANSIENT: [u16; 9] = [401, 403, 407, 408, 409, 421, 423, 425, 429];
+/// The statuses which say by definition that the method was not applied: storing them would pin a
+/// passing state, or a fault that the client can correct.
+///
+/// 408 is missing: a time-out layer sends it while the handler may be half-way, so `stripe` and
+/// `payments` store it as they store a 5xx.
+const NOT_APPLIED: [u16; 23] = [
+    307, 308, 401, 403, 404, 405, 406, 407, 409, 411, 412, 413, 414, 415, 416, 417, 421, 423, 425,
+    426, 428, 429, 431,
+];
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIB: u64 = 1 << 20;

@@ -19,38 +19,38 @@ use http::StatusCode;
 pub struct Statuses(BTreeSet<u16>);
 
 impl Statuses {
-    /// These; a policy refuses what is not between 100 and 599.
+    /// Creates a set of these statuses; a policy accepts 100 to 599.
     #[must_use]
     pub fn of(statuses: &[u16]) -> Self {
         Self(statuses.iter().copied().collect())
     }
 
-    /// All statuses of these classes: 5 stands for 500 to 599.
+    /// Creates a set of all statuses in these classes: 5 stands for 500 to 599.
     #[must_use]
     pub fn classes(classes: &[u16]) -> Self {
         Self(classes.iter().copied().flat_map(class).collect())
     }
 
-    /// Every status there is, 100 to 599.
+    /// Creates the set of all statuses, 100 to 599.
     #[must_use]
     pub fn everything() -> Self {
         Self(STATUSES.collect())
     }
 
-    /// These and the `others`.
+    /// Returns the union with `others`.
     #[must_use]
     pub fn and(mut self, mut others: Self) -> Self {
         self.0.append(&mut others.0);
         self
     }
 
-    /// These but for the `others`.
+    /// Returns the set without `others`.
     #[must_use]
     pub fn without(&self, others: &Self) -> Self {
         Self(self.0.difference(&others.0).copied().collect())
     }
 
-    /// Whether `status` is one of them.
+    /// Returns true if `status` is in the set.
     #[must_use]
     pub fn contains(&self, status: StatusCode) -> bool {
         self.0.contains(&status.as_u16())
@@ -60,7 +60,7 @@ impl Statuses {
         self.0.iter().all(|status| range.contains(status))
     }
 
-    /// The shortest way to name them: whole classes, and single statuses.
+    /// Returns the shortest description: whole classes, and single statuses.
     pub(super) fn terms(&self) -> impl Iterator<Item = Term> {
         self.0.iter().filter_map(|&status| {
             let hundreds = status / 100;
@@ -89,7 +89,7 @@ impl fmt::Display for Statuses {
     }
 }
 
-/// One part of a set's name.
+/// A part of the description of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Term {
     Status(u16),

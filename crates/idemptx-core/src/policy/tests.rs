@@ -1,5 +1,11 @@
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+
 use super::*;
-use crate::fingerprint::{BodyRule, HeaderRule, QueryRule};
+use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::key::{InvalidKey, Key};
+use crate::secret::Secret;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PROFILES: [Profile; 4] =
@@ -39,7 +45,6 @@ fn profiles_differ_in_what_they_promise() {
     assert_eq!(idemptx.status_header, "x-idempotency-status");
 }
 
-/// Which statuses are stored, and which give the key up, in `draft` and where 5xx are results.
 #[test]
 fn each_status_is_stored_or_releases_the_key() {
     let [draft, stripe, payments, idemptx] = PROFILES.map(Policy::profile);
@@ -47,22 +52,27 @@ fn each_status_is_stored_or_releases_the_key() {
         let status = StatusCode::from_u16(status).unwrap();
         policy.store_statuses.contains(status) && !policy.release_statuses.contains(status)
     };
-    for status in [200, 201, 204, 301, 304, 400, 402, 404, 410, 422, 451] {
+    for status in [200, 201, 204, 301, 304, 400, 402, 410, 422, 451] {
         assert!(stored(&draft, status) && stored(&payments, status), "{status}");
     }
-    for status in [401, 403, 407, 408, 409, 421, 423, 425, 429] {
+    let not_applied = [
+        307, 308, 401, 403, 404, 405, 406, 407, 409, 411, 412, 413, 414, 415, 416, 417, 421, 423,
+        425, 426, 428, 429, 431,
+    ];
+    for status in not_applied {
         for policy in [&draft, &stripe, &payments, &idemptx] {
             assert!(!stored(policy, status), "{status} in {}", policy.profile);
         }
     }
-    for status in [500, 502, 503, 504, 599] {
+    // A time-out layer sends 408 while the handler may be half-way.
+    for status in [408, 500, 502, 503, 504, 599] {
         assert!(!stored(&draft, status) && !stored(&idemptx, status), "{status}");
         assert!(stored(&stripe, status) && stored(&payments, status), "{status}");
     }
 }
 
 #[test]
-fn keys_are_remembered_as_long_as_responses_unless_somebody_said_otherwise() {
+fn keys_are_remembered_as_long_as_responses_unless_set_otherwise() {
     let shared = || ScopeRule::Shared;
     let hour = Duration::from_secs(3600);
     for (what, builder, key_retain) in [
@@ -191,9 +201,86 @@ fn a_set_of_statuses_is_named_as_shortly_as_possible() {
 }
 
 #[test]
-fn a_status_that_is_newly_stored_is_no_longer_released() {
-    let stored = Statuses::classes(&[2, 3, 4, 5]);
+fn statuses_that_are_stored_explicitly_are_no_longer_released() {
+    let stored = Statuses::classes(&[2, 5]).and(Statuses::of(&[404]));
     let policy = Policy::draft().into_builder().store_statuses(stored).build().unwrap();
-    assert!(!policy.release_statuses.contains(StatusCode::SERVICE_UNAVAILABLE));
+    for status in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::NOT_FOUND] {
+        assert!(!policy.release_statuses.contains(status), "{status}");
+    }
     assert!(policy.release_statuses.contains(StatusCode::CONFLICT));
+}
+
+#[test]
+fn the_order_of_setters_does_not_change_the_policy() {
+    let draft = || Policy::draft().into_builder();
+    let (stored, released) = (Statuses::classes(&[2, 5]), Statuses::of(&[503]));
+    let one = draft().store_statuses(stored.clone()).release_statuses(released.clone()).build();
+    let other = draft().release_statuses(released.clone()).store_statuses(stored).build();
+    assert_eq!(one, other);
+    assert_eq!(one.unwrap().release_statuses, released);
+}
+
+#[test]
+fn the_default_scope_binds_keys_to_the_usual_credentials() {
+    let names = ["authorization", "x-api-key"].map(HeaderName::from_static).to_vec();
+    for policy in [Policy::draft(), Policy::stripe(), Policy::idemptx()] {
+        assert_eq!(policy.scope, Some(ScopeRule::Bind(names.clone())));
+    }
+}
+
+#[test]
+fn keys_match_the_whole_pattern() {
+    for (pattern, good, bad) in [
+        (
+            "uuid",
+            &["8E03978E-40d5-43e8-bc93-6894a57f9324", "0196a3c2-5d5c-7cc0-8f2e-3b1f6a0d9e11"][..],
+            &["8e03978e40d543e8bc936894a57f9324", "8e03978e-40d5-43e8-bc93-6894a57f932g"][..],
+        ),
+        (
+            "uuid_v4",
+            &["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+            &["0196a3c2-5d5c-7cc0-8f2e-3b1f6a0d9e11", "8e03978e-40d5-43e8-7c93-6894a57f9324"],
+        ),
+        (
+            "uuid_v7",
+            &["0196a3c2-5d5c-7cc0-8f2e-3b1f6a0d9e11"],
+            &["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+        ),
+        ("[a-z]{2}|[0-9]{3}", &["ab", "123"], &["ab1", "1234", "x123", "AB"]),
+    ] {
+        let policy = Policy::draft().into_builder().key_pattern(KeyPattern::new(pattern).unwrap());
+        let policy = policy.build().unwrap();
+        let check = |text: &str| policy.check_key(&Key::new(text, 255).unwrap());
+        good.iter().for_each(|text| assert_eq!(check(text), Ok(()), "{text}"));
+        bad.iter().for_each(|text| assert_eq!(check(text), Err(InvalidKey::Pattern), "{text}"));
+    }
+    for malformed in ["", "(", ")|(", "[a", &"a".repeat(1025)] {
+        assert_eq!(KeyPattern::new(malformed).unwrap_err().field(), "key_pattern");
+    }
+}
+
+#[test]
+fn placeholders_are_refused_or_reported() {
+    let draft = Policy::draft();
+    let patterned = Policy::draft().into_builder().key_pattern(KeyPattern::new(".*").unwrap());
+    let patterned = patterned.build().unwrap();
+    for text in [
+        "undefined",
+        "null",
+        "None",
+        "[object Object]",
+        "{{$guid}}",
+        "${KEY}",
+        "00000000-0000-0000-0000-000000000000",
+    ] {
+        let key = Key::new(text, 255).unwrap();
+        assert_eq!(draft.check_key(&key), Ok(()));
+        assert!(draft.warns_of_key(&key), "{text}");
+        for policy in [&Policy::payments(), &patterned] {
+            assert_eq!(policy.check_key(&key), Err(InvalidKey::Placeholder), "{text}");
+            assert!(!policy.warns_of_key(&key));
+        }
+    }
+    let key = Key::new("undefined-1", 255).unwrap();
+    assert!(!draft.warns_of_key(&key) && Policy::payments().check_key(&key).is_ok());
 }

@@ -1,4 +1,4 @@
-//! What a policy must be to be used.
+//! Validation of policies.
 
 use std::collections::BTreeSet;
 
@@ -10,18 +10,22 @@ use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
 use crate::time::millis;
 
 impl Policy {
-    /// Whether it can be used as it is; [`PolicyBuilder::build`](super::PolicyBuilder::build) has
-    /// asked already.
+    /// Validates every field, as [`PolicyBuilder::build`](super::PolicyBuilder::build) does.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first field that is wrong and what to write instead.
+    /// Returns [`ConfigError`], which names the first field that is wrong and the value to write
+    /// instead.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_numbers()?;
         self.validate_keys()?;
         self.validate_scope()?;
         self.validate_statuses()?;
         self.fingerprint.as_ref().map_or(Ok(()), validate_fingerprint)?;
+        check(self.problem.is_valid(), "problem.base", || {
+            "write the address that a code is appended to, as `https://example.com/errors/`"
+                .to_owned()
+        })?;
         listed("replay_headers.allow", self.replay.allow.as_deref().unwrap_or_default())?;
         listed("replay_headers.deny", &self.replay.deny)
     }
@@ -66,7 +70,7 @@ impl Policy {
         listed("expose", &self.expose)?;
         let ids: BTreeSet<_> = self.secrets.iter().map(|secret| secret.id()).collect();
         check(ids.len() == self.secrets.len(), "secrets", || {
-            "two secrets have one id; give each an id of its own, for good".to_owned()
+            "two secrets have one id; give each another id, for good".to_owned()
         })
     }
 
@@ -98,9 +102,9 @@ impl Policy {
 }
 
 fn validate_fingerprint(rule: &FingerprintRule) -> Result<(), ConfigError> {
-    if let BodyRule::Fields(pointers) = &rule.body {
+    if let BodyRule::Fields(pointers) | BodyRule::Exclude(pointers) = &rule.body {
         named("fingerprint.body", pointers)?;
-        check(pointers.iter().all(|pointer| is_json_pointer(pointer)), "fingerprint.body", || {
+        check(rule.body.malformed_pointer().is_none(), "fingerprint.body", || {
             "write each field as a JSON pointer (RFC 6901), such as `/amount`".to_owned()
         })?;
     }
@@ -111,12 +115,6 @@ fn validate_fingerprint(rule: &FingerprintRule) -> Result<(), ConfigError> {
         HeaderRule::Only(names) => listed("fingerprint.headers", names),
         HeaderRule::All => Ok(()),
     }
-}
-
-/// RFC 6901 §3.
-fn is_json_pointer(text: &str) -> bool {
-    (text.is_empty() || text.starts_with('/'))
-        && text.split('~').skip(1).all(|escape| escape.starts_with(['0', '1']))
 }
 
 fn named<T>(field: &'static str, list: &[T]) -> Result<(), ConfigError> {
@@ -143,14 +141,14 @@ fn check(
     if holds { Ok(()) } else { Err(ConfigError::new(field, advice())) }
 }
 
-const SCOPE_CHOICE: &str = "has no default for whose keys they are; choose a header that names \
-     the account, `bind` to the credential, a function, or `shared`";
+const SCOPE_CHOICE: &str = "has no default; choose a header that names the account, `bind` to the \
+     credential, a function, or `shared`";
 const IN_FLIGHT_STATUSES: [u16; 4] = [409, 423, 425, 503];
 const MISMATCH_STATUSES: [u16; 3] = [400, 409, 422];
 const KEY_BYTES_MAX: u64 = 1024;
 const LEASE_MS_MIN: u64 = 100;
 const HOUR_MS: u64 = 60 * 60 * 1000;
-/// A hundred years: for good, without an overflow in any store.
+/// The longest retention, a hundred years: no store overflows.
 const RETAIN_MS_MAX: u64 = 100 * 365 * 24 * HOUR_MS;
 const WAITERS_MAX: u64 = 1_000_000;
 const REQUEST_BYTES_MAX: u64 = 1 << 30;

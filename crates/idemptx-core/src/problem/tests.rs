@@ -96,6 +96,41 @@ fn a_missing_key_names_the_headers_of_the_policy() {
 }
 
 #[test]
+fn clients_that_retry_every_409_are_told_not_to() {
+    for code in Code::ALL {
+        let rejection = Rejection::new(code, &Policy::draft());
+        let headers = Problem::from(&rejection).headers();
+        assert_eq!(headers["x-should-retry"], rejection.retryable.to_string(), "{code}");
+    }
+    let rules = ProblemRules { should_retry: false, ..ProblemRules::default() };
+    let policy = Policy::draft().into_builder().problem(rules).build().unwrap();
+    let headers = Problem::from(Rejection::new(Code::KeyReused, &policy)).headers();
+    assert!(!headers.contains_key("x-should-retry"));
+}
+
+#[test]
+fn the_policy_chooses_the_format_and_the_pages_of_problems() {
+    let base = "https://api.example.com/errors#".into();
+    let rules = ProblemRules { format: ProblemFormat::Flat, base, ..ProblemRules::default() };
+    let policy = Policy::draft().into_builder().problem(rules).build().unwrap();
+    let rejection = Rejection::new(Code::KeyReused, &policy);
+    let json = document(&rejection);
+    assert_eq!(json["type"], "invalid_request");
+    assert_eq!(json["code"], "key-reused");
+    assert_eq!(json["message"], Problem::from(&rejection).detail());
+    assert_eq!(json.as_object().unwrap().len(), 3);
+    let headers = Problem::from(&rejection).headers();
+    assert_eq!(headers[CONTENT_TYPE], "application/json");
+    let link = "<https://api.example.com/errors#key-reused>; rel=\"describedby\"";
+    assert_eq!(headers[LINK], link);
+    for base in ["", "https://example.com/>", "two words", "\u{e9}"] {
+        let rules = ProblemRules { base: base.into(), ..ProblemRules::default() };
+        let error = Policy::draft().into_builder().problem(rules).build().unwrap_err();
+        assert_eq!(error.field(), "problem.base", "{base}");
+    }
+}
+
+#[test]
 fn titles_tell_codes_apart() {
     let titles: BTreeSet<_> = Code::ALL.map(title).into_iter().collect();
     assert_eq!(titles.len(), Code::ALL.len());

@@ -3,28 +3,28 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderValue, Method, StatusCode};
-use idemptx::operator::{Operator, OperatorError, Page, Query, RecordStatus, Resolution};
-use idemptx::store::AnyStore;
-use idemptx::{Code, Key, Scope};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use idemptx::Code;
+use idemptx::operator::{OperatorError, Query};
+use idemptx::store::{AnyStore, StoreKind};
 use idemptx_core::key::RecordId;
-use idemptx_core::policy::{KeySyntax, ScopeRule};
-use idemptx_core::store::{ErrorKind, StoreError};
+use idemptx_core::store::StoreError;
 use serde_json::{Value, json};
 
-use super::actions::OperatorAction;
-use super::router::{AdminService, Answer, ApiProblem, Caller};
-use super::view;
-use crate::metrics::BYPASS_REASONS;
+use super::event_view;
+use super::router::{AdminService, ApiProblem, Caller};
+use crate::error::error_text;
+use crate::observation::{BYPASS_REASONS, short_id};
+use crate::operators::{self, Decision, OperatorAction, Operators, view};
 use crate::proxy::ActiveRoute;
-use crate::recorder::{RecordedStore, short_id};
-
-type Calls = Operator<Arc<RecordedStore<AnyStore>>>;
+use crate::recorder::RecordedStore;
 
 impl AdminService {
-    /// What this process has done, and has in hand.
+    /// The state and the counters of this process.
     pub(super) fn overview(&self) -> Value {
-        let (table, current_values, health) =
+        let (table, now, readiness) =
             (self.table(), self.current_values(), self.recorder.readiness());
         let routes: Vec<_> = table.routes.iter().map(|route| self.counts(route)).collect();
         let sum = |name: &str| routes.iter().filter_map(|it| it[name].as_u64()).sum::<u64>();
@@ -38,18 +38,18 @@ impl AdminService {
             "gateway": {
                 "version": env!("CARGO_PKG_VERSION"),
                 "pid": std::process::id(),
-                "uptime_ms": view::millis(health.uptime()),
-                "draining": current_values.draining,
+                "uptime_ms": view::millis(readiness.uptime()),
+                "draining": now.draining,
             },
             "store": {
-                "kind": view::store_kind(table.store.inner()),
-                "guarantee": health.guarantee(),
-                "reachable": current_values.store,
+                "kind": store_kind(table.store.inner()),
+                "guarantee": readiness.guarantee(),
+                "reachable": now.store,
             },
             "now": {
-                "executing": current_values.executing,
-                "waiting": current_values.waiting,
-                "unconfirmed": current_values.unconfirmed,
+                "executing": now.executing,
+                "waiting": now.waiting,
+                "unconfirmed": now.unconfirmed,
             },
             "requests": {
                 "executed": sum("executed"),
@@ -82,131 +82,100 @@ impl AdminService {
         self.recorder.metrics().map_or(0, |it| it.count(&route.name, outcome, reason))
     }
 
-    /// A page of the store's records.
-    pub(super) async fn records(&self, query: &str) -> Answer {
-        let mut wanted = asked(query)?;
-        let operator = self.operator()?;
-        let mut page = Page::default();
-        // A page may be empty although there is more: a few of them are looked through at once.
-        for _ in 0..PAGES_MAX {
-            let next = operator.list(&wanted).await.map_err(|error| store_problem(&error))?;
-            page.entries.extend(next.entries);
-            page.unreadable.extend(next.unreadable);
-            page.next = next.next;
-            if page.next.is_none() || !page.entries.is_empty() {
-                break;
-            }
-            wanted = wanted.after(page.next.clone());
-        }
-        Ok(json!({
-            "records": page.entries.iter().map(view::summary).collect::<Vec<_>>(),
-            "unreadable": page.unreadable.iter().map(RecordId::to_string).collect::<Vec<_>>(),
-            "next": page.next.as_ref().map(|cursor| cursor.as_str()),
-        }))
+    /// Lists records of the store.
+    pub(super) async fn records(&self, query: &str) -> Result<Value, ApiProblem> {
+        let query = parse_query(query)?;
+        // One record is enough: a page of the inspector refreshes often and must not scan.
+        let page = self.operators()?.list(query, 1, PAGES_MAX).await;
+        Ok(view::page(&page.map_err(|error| store_problem(&error))?))
     }
 
-    /// One record, its story, and what can be done about it.
-    pub(super) async fn record(&self, id: &str) -> Answer {
-        let id = read_id(id)?;
-        let operator = self.operator()?;
-        let entry = operator.entry(&id).await.map_err(|error| store_problem(&error))?;
-        let sighting = match operator.lookup(&id).await {
-            // It does not open; that it can be forgotten is offered all the same.
-            Err(error) if error.kind() == ErrorKind::Corrupt => None,
-            seen => seen.map_err(|error| store_problem(&error))?,
-        };
-        let current_values = Instant::now();
-        let event_log =
-            self.recorder.event_log().map(|event_log| event_log.events_of(&id)).unwrap_or_default();
-        let told: Vec<_> = event_log.iter().map(|told| view::event(told, current_values)).collect();
-        let actions = entry.as_ref().map(|entry| {
+    /// Returns a record with its events and the possible actions.
+    pub(super) async fn record(&self, id: &str) -> Result<Value, ApiProblem> {
+        let id = parse_id(id)?;
+        let record = self.operators()?.show(&id).await.map_err(|error| store_problem(&error))?;
+        let now = Instant::now();
+        let events = self.recorder.event_log().map(|log| log.events_of(&id)).unwrap_or_default();
+        let events: Vec<_> = events.iter().map(|logged| event_view::event(logged, now)).collect();
+        let actions = record.as_ref().map(|record| {
             let offer = |action: &OperatorAction| {
                 json!({
                     "name": action.as_str(),
                     "title": action.title(),
                     "consequence": action.consequence(),
-                    "seen": view::seen(entry),
+                    "seen": view::version(&record.summary),
                 })
             };
-            OperatorAction::for_state(entry.status).iter().map(offer).collect::<Vec<_>>()
+            OperatorAction::for_status(record.summary.status).iter().map(offer).collect::<Vec<_>>()
         });
         Ok(json!({
             "id": id.to_string(),
-            "record": entry.as_ref().map(view::summary),
-            "answer": sighting.as_ref().and_then(view::answer),
-            "story": told,
-            "story_note": match told.is_empty() {
-                true => NOTHING_SEEN,
-                false => SEEN_HERE,
-            },
+            "record": record.as_ref().map(|record| view::summary(&record.summary)),
+            "answer": record.as_ref().and_then(|it| view::response(it.view.as_ref()?)),
+            "story_note": if events.is_empty() { NO_EVENTS } else { LOCAL_EVENTS },
+            "story": events,
             "actions": actions.unwrap_or_default(),
         }))
     }
 
-    /// Which records a key has.
+    /// Returns the records of a key.
     ///
     /// # Security
     ///
-    /// The key comes in a body, so that no log of ours or of a proxy between us has it, and is
-    /// dropped with it.
-    pub(super) async fn search(&self, asked: &Value) -> Answer {
-        let text = |name: &str| asked[name].as_str().unwrap_or_default();
-        let bad = |text: String| ApiProblem::new(StatusCode::BAD_REQUEST, text);
-        let line = HeaderValue::from_str(text("key"))
-            .map_err(|_| bad("`key` is no header's value.".to_owned()))?;
-        let key = Key::from_lines([&line], KeySyntax::Lenient, KEY_BYTES_MAX)
-            .map_err(|invalid| bad(format!("`key`: {invalid}.")))?
-            .ok_or_else(|| bad("Give a `key`.".to_owned()))?;
+    /// The key is in the body, which no log records, and is dropped with it.
+    pub(super) async fn search(&self, body: &Value) -> Result<Value, ApiProblem> {
+        let text = |name: &str| body[name].as_str().unwrap_or_default();
+        let key = operators::parse_key(text("key"))
+            .map_err(|error| bad_request(format!("`key`: {error}.")))?;
         let method = Method::from_bytes(text("method").trim().to_ascii_uppercase().as_bytes())
             .unwrap_or(Method::POST);
         let mut found: Vec<(RecordId, Vec<&str>)> = Vec::new();
         let table = self.table();
         for route in &table.routes {
-            let Some(scope) = scope_for(route, text("scope")) else { continue };
             let Some(engine) = &route.engine else { continue };
-            for id in engine.operator().ids(&scope, &key, Some((&method, text("path")))) {
+            let scope = operators::scope_of(engine.policy(), text("scope"));
+            let Some(scope) = scope else { continue };
+            let operators = Operators::new(engine.operator());
+            for id in operators.ids(&scope, &key, (&method, text("path"))) {
                 match found.iter_mut().find(|(known, _)| *known == id) {
                     Some((_, routes)) => routes.push(&route.config.name),
                     None => found.push((id, vec![&route.config.name])),
                 }
             }
         }
-        let operator = self.operator()?;
+        let operators = self.operators()?;
         let mut matches = Vec::new();
         for (id, routes) in found {
-            let entry = operator.entry(&id).await.map_err(|error| store_problem(&error))?;
-            let record = entry.as_ref().map(view::summary);
+            let summary = operators.summary(&id).await.map_err(|error| store_problem(&error))?;
+            let record = summary.as_ref().map(view::summary);
             matches.push(json!({ "id": id.to_string(), "routes": routes, "record": record }));
         }
         Ok(json!({ "matches": matches }))
     }
 
-    /// Does something about a record, and says so in the log.
+    /// Carries out a decision, and writes it to the audit log.
     pub(super) async fn act(
         &self,
         id: &str,
         action: &str,
-        asked: &Value,
+        body: &Value,
         caller: &Caller,
-    ) -> Answer {
-        let id = read_id(id)?;
-        let action = OperatorAction::named(action)
+    ) -> Result<Value, ApiProblem> {
+        let id = parse_id(id)?;
+        let action = OperatorAction::from_name(action)
             .ok_or_else(|| ApiProblem::new(StatusCode::NOT_FOUND, "There is no such action."))?;
-        let operator = self.operator()?;
-        let before = operator.entry(&id).await.map_err(|error| store_problem(&error))?;
+        let operators = self.operators()?;
+        let before = operators.summary(&id).await.map_err(|error| store_problem(&error))?;
         let before = before.ok_or_else(|| operator_problem(&OperatorError::Absent))?;
-        if asked["seen"].as_str() != Some(&view::seen(&before)) {
+        if body["seen"].as_str() != Some(&view::version(&before)) {
             return Err(ApiProblem::new(StatusCode::CONFLICT, CHANGED));
         }
-        let result = match action {
-            OperatorAction::Forget => operator.forget(&id).await.map(drop),
-            OperatorAction::Release => operator.resolve(&id, Resolution::Release).await.map(drop),
-            OperatorAction::Answer => {
-                let (status, headers, body) = view::read_answer(&asked["answer"])?;
-                let answer = operator.response(status, &headers, body);
-                operator.resolve(&id, answer.into()).await.map(drop)
-            }
+        let decision = match action {
+            OperatorAction::Release => Decision::Release,
+            OperatorAction::Answer => parse_answer(&body["answer"])?,
+            OperatorAction::Forget => Decision::Forget,
         };
+        let result = operators.decide(&id, decision).await;
         tracing::info!(
             target: "idemptx::audit",
             action = action.as_str(),
@@ -219,68 +188,87 @@ impl AdminService {
         );
         result.map_err(|error| operator_problem(&error))?;
         if let Some(event_log) = self.recorder.event_log() {
-            event_log.record(&id, action.event());
+            event_log.record(&id, event_view::decided(action));
         }
         Ok(json!({ "done": action.done() }))
     }
 
-    /// The calls of an operator, under the policy that keeps answers for the longest.
-    fn operator(&self) -> Result<Calls, ApiProblem> {
+    /// Returns the calls under the policy that keeps responses for the longest.
+    ///
+    /// A record does not name its route, whose policy would say how long a decision is kept.
+    fn operators(&self) -> Result<Operators<Arc<RecordedStore<AnyStore>>>, ApiProblem> {
         let table = self.table();
         let longest = table.engines().max_by_key(|engine| engine.policy().retain);
-        longest.map(|engine| engine.operator()).ok_or_else(|| {
+        longest.map(|engine| Operators::new(engine.operator())).ok_or_else(|| {
             ApiProblem::new(StatusCode::NOT_FOUND, "No route is protected: there are no records.")
         })
     }
 }
 
-/// Reads `view`, `limit` and `after`.
-fn asked(query: &str) -> Result<Query, ApiProblem> {
-    let bad = |text: String| ApiProblem::new(StatusCode::BAD_REQUEST, text);
-    let mut wanted = Query::in_flight().limit(LIMIT);
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        let cursor = wanted.after.clone();
-        let limit = wanted.limit;
-        wanted = match name {
-            "view" => match value {
-                "in-flight" => Query::in_flight(),
-                "in-doubt" => Query::in_doubt(),
-                "all" => Query::all(),
-                state => Query::of([state.parse::<RecordStatus>().map_err(|error| {
-                    bad(format!("`view`: {error}, in-flight, in-doubt or all."))
-                })?]),
+/// Parses `view`, `limit` and `after`.
+fn parse_query(text: &str) -> Result<Query, ApiProblem> {
+    let mut query = Query::in_flight().limit(LIMIT);
+    for (name, value) in text.split('&').filter_map(|pair| pair.split_once('=')) {
+        query = match name {
+            "view" => {
+                let view = operators::query_of([value]).map_err(|error| {
+                    bad_request(format!("`view`: {error}, in-flight, in-doubt or all."))
+                })?;
+                view.limit(query.limit).after(query.after)
             }
-            .limit(limit)
-            .after(cursor),
             "limit" => {
-                wanted.limit(value.parse().map_err(|_| bad("`limit` is no number.".to_owned()))?)
+                query.limit(value.parse().map_err(|_| bad_request("`limit` is not a number."))?)
             }
             "after" => {
-                let cursor = value.parse().map_err(|error| bad(format!("`after`: {error}.")))?;
-                wanted.after(Some(cursor))
+                let cursor =
+                    value.parse().map_err(|error| bad_request(format!("`after`: {error}.")))?;
+                query.after(Some(cursor))
             }
-            _ => return Err(bad("Ask with `view`, `limit` and `after` only.".to_owned())),
+            _ => return Err(bad_request("Only `view`, `limit` and `after` are known.")),
         };
     }
-    Ok(wanted)
+    Ok(query)
 }
 
-/// The scope that a route's policy would have found; `None` if it needs one that was not given.
-fn scope_for(route: &ActiveRoute, given: &str) -> Option<Scope> {
-    match route.config.policy()?.scope {
-        Some(ScopeRule::Bind(_) | ScopeRule::Shared) => Some(Scope::shared()),
-        _ => (!given.is_empty()).then(|| Scope::new(given)),
+fn parse_id(text: &str) -> Result<RecordId, ApiProblem> {
+    // A colon needs no escape in a path, but some clients escape it.
+    let text = text.replace("%3A", ":").replace("%3a", ":");
+    text.parse().map_err(|error| bad_request(format!("{error}.")))
+}
+
+/// Parses the response to be stored.
+fn parse_answer(given: &Value) -> Result<Decision, ApiProblem> {
+    let status = given["status"].as_u64().and_then(|it| u16::try_from(it).ok());
+    let status = status
+        .and_then(|it| StatusCode::from_u16(it).ok())
+        .filter(|status| (200..600).contains(&status.as_u16()))
+        .ok_or_else(|| bad_request("`answer.status` is not a status from 200 to 599."))?;
+    let mut headers = HeaderMap::new();
+    if let Some(kind) = given["content_type"].as_str().filter(|it| !it.is_empty()) {
+        let kind = HeaderValue::from_str(kind);
+        let kind = kind.map_err(|_| bad_request("`answer.content_type` is not a header value."))?;
+        headers.insert(CONTENT_TYPE, kind);
+    }
+    let body = Bytes::from(given["body"].as_str().unwrap_or_default().to_owned());
+    Ok(Decision::Answer { status, headers, body })
+}
+
+fn store_kind(store: &AnyStore) -> &'static str {
+    match store.kind() {
+        StoreKind::Memory => "memory",
+        StoreKind::Postgres => "PostgreSQL",
+        StoreKind::Redis => "Redis",
+        StoreKind::Sqlite => "SQLite",
+        _ => "other",
     }
 }
 
-fn read_id(text: &str) -> Result<RecordId, ApiProblem> {
-    // A colon needs no escape in a path, but some clients escape it.
-    let text = text.replace("%3A", ":").replace("%3a", ":");
-    text.parse().map_err(|error| ApiProblem::new(StatusCode::BAD_REQUEST, format!("{error}.")))
+fn bad_request(detail: impl Into<String>) -> ApiProblem {
+    ApiProblem::new(StatusCode::BAD_REQUEST, detail)
 }
 
 fn store_problem(error: &StoreError) -> ApiProblem {
-    tracing::warn!("an operator's call failed: {}", crate::error::error_text(error));
+    tracing::warn!("a call of an operator failed: {}", error_text(error));
     ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, format!("The store: {error}."))
 }
 
@@ -294,12 +282,11 @@ fn operator_problem(error: &OperatorError) -> ApiProblem {
     ApiProblem::new(status, format!("{error}."))
 }
 
-const CHANGED: &str = "The record is not what you saw any more; look again.";
-const NOTHING_SEEN: &str = "This gateway has seen nothing of it since it started, or has \
-     forgotten it: another one may have.";
-const SEEN_HERE: &str = "This is what this gateway saw; others may have done more.";
-/// Records on a page, unless asked otherwise.
+const CHANGED: &str = "The record has changed since you opened it; look again.";
+const NO_EVENTS: &str = "This gateway has seen no events of this record since it started, or has \
+     dropped them. Other gateways may have seen some.";
+const LOCAL_EVENTS: &str = "Events on this gateway; others may have seen more.";
+/// The default number of records on a page.
 const LIMIT: usize = 50;
+/// The number of pages that one call reads at most.
 const PAGES_MAX: usize = 8;
-/// As a policy allows at most.
-const KEY_BYTES_MAX: usize = 1024;

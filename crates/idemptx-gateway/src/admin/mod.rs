@@ -13,12 +13,11 @@
 //! The page and the probes are public; everything else requires the token, if there is one.
 //! The reference is `docs/reference/admin-api.md`.
 
-pub(crate) mod actions;
 mod api;
 mod auth;
+mod event_view;
 mod listener;
 mod router;
-pub(crate) mod view;
 
-pub(crate) use self::listener::{listen, poll_store};
+pub(crate) use self::listener::listen;
 pub(crate) use self::router::AdminService;

@@ -31,8 +31,6 @@ pub(crate) struct AdminService {
     pub(super) recorder: Arc<Recorder>,
 }
 
-pub(super) type Answer = Result<Value, ApiProblem>;
-
 /// A failed call, as an RFC 9457 document.
 #[derive(Debug)]
 pub(super) struct ApiProblem {
@@ -222,7 +220,7 @@ fn only(methods: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-async fn read<B>(body: B) -> Answer
+async fn read<B>(body: B) -> Result<Value, ApiProblem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,

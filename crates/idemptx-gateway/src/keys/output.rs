@@ -1,14 +1,13 @@
-//! What `idemptx keys` prints: for people, or as JSON.
+//! The output of `idemptx keys`, as text or JSON.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use idemptx::operator::{Cursor, PurgeReport, RecordSummary, RecordView};
+use idemptx::operator::{Page, PurgeReport};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
-use crate::admin::actions::OperatorAction;
-use crate::admin::view;
+use crate::operators::{OperatorAction, ShownRecord, view};
 
 /// Writes to the standard output.
 pub(super) struct OutputWriter {
@@ -21,80 +20,71 @@ impl OutputWriter {
         Self { json, out: io::stdout() }
     }
 
-    pub(super) fn list(
-        &mut self,
-        entries: &[RecordSummary],
-        unreadable: &[RecordId],
-        next: Option<&Cursor>,
-    ) -> io::Result<()> {
+    pub(super) fn list(&mut self, page: &Page) -> io::Result<()> {
         if self.json {
-            return self.document(&json!({
-                "records": entries.iter().map(view::summary).collect::<Vec<_>>(),
-                "unreadable": unreadable.iter().map(RecordId::to_string).collect::<Vec<_>>(),
-                "next": next.map(Cursor::as_str),
-            }));
+            return self.document(&view::page(page));
         }
-        if entries.is_empty() {
+        if page.entries.is_empty() {
             writeln!(self.out, "no records")?;
         } else {
-            let line = "RECORD".to_owned();
             writeln!(
                 self.out,
-                "{line:65}  {:11}  {:>7}  {:>9}  {:>9}  {:>12}",
-                "STATE", "ATTEMPT", "AGE", "LEASE", "FORGOTTEN IN"
+                "{:65}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}",
+                "RECORD", "STATE", "ATTEMPT", "AGE", "LEASE", "EXPIRES IN"
             )?;
         }
-        for entry in entries {
-            let lease = match entry.remaining {
+        for summary in &page.entries {
+            let lease = match summary.claim.remaining {
                 Duration::ZERO => "-".to_owned(),
                 remaining => span(remaining),
             };
             writeln!(
                 self.out,
-                "{}  {:11}  {:>7}  {:>9}  {:>9}  {:>12}",
-                entry.id,
-                entry.status,
-                entry.attempt,
-                span(entry.age),
+                "{}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}",
+                summary.id,
+                summary.status,
+                summary.claim.attempt,
+                span(summary.age),
                 lease,
-                span(entry.expires_in)
+                span(summary.expires_in)
             )?;
         }
-        for id in unreadable {
+        for id in &page.unreadable {
             writeln!(self.out, "{id}  cannot be read by this version")?;
         }
-        match next {
+        match &page.next {
             Some(next) => writeln!(self.out, "there is more: --after {next}"),
             None => Ok(()),
         }
     }
 
-    /// One record; of its response the headers' values and the body only if they are asked for.
-    pub(super) fn record(
-        &mut self,
-        entry: &RecordSummary,
-        record_view: &RecordView,
-        with_body: bool,
-    ) -> io::Result<()> {
+    /// Prints a record; its response's headers and body only on request.
+    pub(super) fn record(&mut self, record: &ShownRecord, with_body: bool) -> io::Result<()> {
+        let ShownRecord { summary, view } = record;
         if self.json {
-            let mut record = view::summary(entry);
-            if let Value::Object(members) = &mut record {
-                members.insert("answer".to_owned(), answer(record_view, with_body));
-            }
-            return self.document(&record);
+            let response = match (view, with_body) {
+                (Some(view), true) => view::full_response(view),
+                (Some(view), false) => view::response(view),
+                (None, _) => None,
+            };
+            let mut document = view::summary(summary);
+            document["answer"] = response.unwrap_or_default();
+            return self.document(&document);
         }
-        writeln!(self.out, "record        {}", entry.id)?;
-        writeln!(self.out, "state         {}", entry.status)?;
-        writeln!(self.out, "attempt       {}", entry.attempt)?;
-        writeln!(self.out, "claimed       {} ago", span(entry.age))?;
-        writeln!(self.out, "last written  {} ago", span(entry.idle))?;
-        if !entry.remaining.is_zero() {
-            writeln!(self.out, "lease left    {}", span(entry.remaining))?;
+        writeln!(self.out, "record        {}", summary.id)?;
+        writeln!(self.out, "state         {}", summary.status)?;
+        writeln!(self.out, "attempt       {}", summary.claim.attempt)?;
+        writeln!(self.out, "claimed       {} ago", span(summary.age))?;
+        writeln!(self.out, "last written  {} ago", span(summary.idle))?;
+        if !summary.claim.remaining.is_zero() {
+            writeln!(self.out, "lease left    {}", span(summary.claim.remaining))?;
         }
-        writeln!(self.out, "forgotten in  {}", span(entry.expires_in))?;
-        let Some(response) = &record_view.response else { return Ok(()) };
+        writeln!(self.out, "expires in    {}", span(summary.expires_in))?;
+        let Some(response) = view.as_ref().and_then(|view| view.response.as_ref()) else {
+            return Ok(());
+        };
         let (status, size) = (response.status.as_u16(), size(response.body.len() as u64));
-        writeln!(self.out, "answer        {status}, {size} of body")?;
+        writeln!(self.out, "response      {status}, {size} of body")?;
         if with_body {
             writeln!(self.out)?;
             for (name, value) in &response.headers {
@@ -156,27 +146,7 @@ impl OutputWriter {
     }
 }
 
-/// What is kept of an answer: its status and size, and the rest if it is asked for.
-fn answer(record_view: &RecordView, with_body: bool) -> Value {
-    let mut answer = view::answer(record_view).unwrap_or_default();
-    if let (Value::Object(members), Some(response), true) =
-        (&mut answer, &record_view.response, with_body)
-    {
-        let lines = response
-            .headers
-            .iter()
-            .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]));
-        members.insert("headers".to_owned(), lines.collect());
-        let body = match std::str::from_utf8(&response.body) {
-            Ok(text) => text.into(),
-            Err(_) => json!({ "hex": view::hex(&response.body) }),
-        };
-        members.insert("body".to_owned(), body);
-    }
-    answer
-}
-
-/// A time as people say it.
+/// Formats a duration in its largest unit.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -201,11 +171,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_said_in_its_largest_unit() {
-        for (seconds, said) in
+    fn a_duration_is_formatted_in_its_largest_unit() {
+        for (seconds, text) in
             [(0, "0 ms"), (59, "59 s"), (60, "1 min"), (7_200, "2 h"), (864_000, "10 d")]
         {
-            assert_eq!(span(Duration::from_secs(seconds)), said);
+            assert_eq!(span(Duration::from_secs(seconds)), text);
         }
         assert_eq!(
             (size(999), size(2_048), size(5 << 20)),

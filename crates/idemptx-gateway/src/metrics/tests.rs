@@ -1,3 +1,5 @@
+use idemptx_core::store::ErrorKind;
+
 use super::*;
 
 #[test]
@@ -12,7 +14,7 @@ fn a_request_is_counted_by_route_outcome_and_reason() {
     for line in [
         r#"idemptx_requests_total{route="orders",outcome="replayed",reason=""} 1"#,
         r#"idemptx_requests_total{route="orders",outcome="refused",reason="key-reused"} 1"#,
-        r#"idemptx_requests_total{route="orders",outcome="bypass",reason="unprotected-route"} 1"#,
+        r#"idemptx_requests_total{route="orders",outcome="passed",reason="unprotected-route"} 1"#,
         r#"idemptx_request_seconds_count{route="orders"} 3"#,
     ] {
         assert!(text.contains(line), "{line} in\n{text}");

@@ -17,11 +17,11 @@ use idemptx::{Execution, Scope};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use tower_service::Service;
 
-use super::bodies::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
 use super::routing_table::ActiveRoute;
 use crate::config::{Forwarded, ForwardedRule, HostRule, OnAmbiguous, UpstreamVersion};
+use crate::request_body::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use crate::traces::TraceContext;
 use crate::upstream::{SendError, UpstreamBody};
 

@@ -10,13 +10,12 @@
 //! Nothing here makes protocol decisions: those are the engine's. A missing response is reported to
 //! it with `Idempotency-Outcome`, as by any other handler.
 
-mod bodies;
+mod downstream_body;
 mod fault;
 mod forward;
 mod headers;
 mod routing_table;
 mod target;
-mod token;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -30,13 +29,13 @@ use idemptx::tower::Idempotency;
 use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
-pub(crate) use self::bodies::{BodyLimits, ClientBody, DownstreamBody, UpstreamRequestBody};
+pub(crate) use self::downstream_body::DownstreamBody;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
 pub(crate) use self::routing_table::{ActiveRoute, LoggedFindings, RoutingTable};
-pub use self::token::TokenError;
-use crate::recorder::CompletedRequest;
+use crate::observation::CompletedRequest;
+use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
 use crate::upstream::UpstreamBody;
 
 /// Handles a request.
@@ -47,10 +46,11 @@ pub(crate) async fn answer(
 ) -> Response<DownstreamBody> {
     let version = request.version();
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
-    let span = table.store.recorder().traces().start_request(&mut request, &peer);
+    let span =
+        table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
     let (route, mut response) = match admit(&table, request) {
         Ok((route, request)) => {
-            span.routed(&route);
+            span.routed(&route.config.path, &route.name);
             let response = span.instrument(route_request(&table, &route, peer, request)).await;
             (Some(route), response)
         }

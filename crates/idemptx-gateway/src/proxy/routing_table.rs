@@ -10,14 +10,14 @@ use idemptx::store::AnyStore;
 use idemptx::{Engine, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
-use super::bodies::UpstreamRequestBody;
 use super::headers;
-use super::token::TokenVerifier;
 use crate::config::{self, Config, Limits, Protection, ScopeSource};
-use crate::metrics::UpstreamResult;
+use crate::error::StartError;
+use crate::observation::UpstreamResult;
 use crate::recorder::{RecordedStore, Recorder};
-use crate::serve::StartError;
+use crate::request_body::UpstreamRequestBody;
 use crate::tls::Acceptor;
+use crate::token::TokenVerifier;
 use crate::upstream::{SendError, UpstreamBody, UpstreamPool};
 
 /// Everything that serves requests; a reload replaces it as a whole.

@@ -9,11 +9,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::bodies::{DownstreamBody, UpstreamRequestBody};
+use super::downstream_body::DownstreamBody;
 use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
 use super::routing_table::ActiveRoute;
 use crate::config::UpstreamVersion;
+use crate::request_body::UpstreamRequestBody;
 
 /// Returns the protocol, if the request may switch to it.
 ///

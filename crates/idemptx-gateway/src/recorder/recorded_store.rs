@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use idemptx::operator::{Inventory, Page, Query};
 use idemptx::store::{SafetyCheck, SafetyReport};
@@ -12,9 +12,10 @@ use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
     Watch,
 };
+use tokio::time::{sleep, timeout};
 
 use super::Recorder;
-use crate::metrics::{StoreOperation, StoreResult};
+use crate::observation::{StoreOperation, StoreResult};
 use crate::recorder::event_log::Event;
 
 /// A store that reports its operations to a [`Recorder`].
@@ -48,10 +49,7 @@ impl<S> RecordedStore<S> {
         let began = Instant::now();
         let span = self.recorder.traces.start_step(operation, lease);
         let answer = step.await;
-        if !matches!(
-            answer.as_ref().map_err(StoreError::kind),
-            Err(ErrorKind::Unavailable | ErrorKind::Internal)
-        ) {
+        if !answer.as_ref().is_err_and(|error| error.kind().is_transient()) {
             self.recorder.readiness.store_answered();
             if let (StoreOperation::Settle | StoreOperation::Release, Some(lease)) =
                 (operation, lease)
@@ -88,10 +86,10 @@ impl<S: Store> Store for RecordedStore<S> {
             Claim::Granted(lease) => {
                 (StoreResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
             }
-            Claim::Held(holder) if holder.is_orphan() => {
+            Claim::Found(RecordSnapshot::Held(holder)) if holder.is_orphan() => {
                 (StoreResult::Orphan, Some(Event::MetOrphan))
             }
-            Claim::Held(_) => (StoreResult::Held, Some(Event::MetHolder)),
+            Claim::Found(RecordSnapshot::Held(_)) => (StoreResult::Held, Some(Event::MetHolder)),
             // The event follows when the request completes.
             _ => (StoreResult::Settled, None),
         })
@@ -156,9 +154,25 @@ impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
     }
 }
 
+/// Queries the store now and then when requests do not, so that its state is known.
+pub(crate) async fn poll<S: Store>(store: Arc<RecordedStore<S>>) {
+    let absent_id = RecordId::from_bytes([0; RecordId::BYTES]);
+    loop {
+        let readiness = store.recorder().readiness();
+        if !readiness.store_answered_within(POLL_INTERVAL) {
+            readiness.store_asked();
+            // Any reply is noted on its way through the recorded store.
+            let _ = timeout(POLL_INTERVAL, store.lookup(&absent_id)).await;
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
 const fn failed(kind: ErrorKind) -> Event {
     match kind {
         ErrorKind::Fenced => Event::Fenced,
         kind => Event::Failed(kind),
     }
 }
+
+const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,14 +1,16 @@
 //! No-op tracing, for builds without the feature `otel`.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use http::{Extensions, Request};
 use idemptx_core::lease::Lease;
 
 use crate::config;
-use crate::config::Origin;
-use crate::metrics::{StoreOperation, StoreResult, UpstreamResult};
-use crate::proxy::{ActiveRoute, Peer};
-use crate::recorder::CompletedRequest;
-use crate::serve::StartError;
+use crate::config::{Origin, Pattern};
+use crate::error::StartError;
+use crate::observation::CompletedRequest;
+use crate::observation::{StoreOperation, StoreResult, UpstreamResult};
 
 #[derive(Debug)]
 pub(crate) struct Tracer;
@@ -26,7 +28,12 @@ impl Tracer {
         Ok(())
     }
 
-    pub(crate) const fn start_request<B>(&self, _: &mut Request<B>, _: &Peer) -> RequestSpan {
+    pub(crate) const fn start_request<B>(
+        &self,
+        _: &mut Request<B>,
+        _: &str,
+        _: IpAddr,
+    ) -> RequestSpan {
         RequestSpan
     }
 
@@ -48,7 +55,7 @@ impl Tracer {
 pub(crate) struct RequestSpan;
 
 impl RequestSpan {
-    pub(crate) const fn routed(&self, _: &ActiveRoute) {}
+    pub(crate) const fn routed(&self, _: &Pattern, _: &Arc<str>) {}
 
     pub(crate) fn instrument<F>(&self, future: F) -> F {
         future

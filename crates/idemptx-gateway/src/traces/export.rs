@@ -28,8 +28,8 @@ use opentelemetry_sdk::trace::{
 use tokio::runtime::Handle;
 
 use crate::config::Traces;
+use crate::error::StartError;
 use crate::error::error_text;
-use crate::serve::StartError;
 
 /// Exports spans until it is shut down.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The spans and their attributes: HTTP's semantic conventions, and those of the gateway.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
@@ -19,11 +20,10 @@ use super::context::{Instrumented, TraceContext};
 use super::export::{self, ExportPipeline};
 use super::lease_spans::LeaseSpans;
 use crate::config;
-use crate::config::Origin;
-use crate::metrics::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
-use crate::proxy::{ActiveRoute, Peer};
-use crate::recorder::{CompletedRequest, short_id};
-use crate::serve::StartError;
+use crate::config::{Origin, Pattern};
+use crate::error::StartError;
+use crate::observation::{CompletedRequest, short_id};
+use crate::observation::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
 
 /// Starts and exports spans, if traces are configured.
 #[derive(Debug)]
@@ -61,7 +61,12 @@ impl Tracer {
     /// # Security
     ///
     /// A client can request that its request be sampled, as W3C Trace Context specifies.
-    pub(crate) fn start_request<B>(&self, request: &mut Request<B>, peer: &Peer) -> RequestSpan {
+    pub(crate) fn start_request<B>(
+        &self,
+        request: &mut Request<B>,
+        scheme: &'static str,
+        client: IpAddr,
+    ) -> RequestSpan {
         let Some(tracing) = &self.0 else { return RequestSpan::default() };
         let parent = parent(request.headers_mut());
         let builder = SpanBuilder::from_name(name(request.method())).with_kind(SpanKind::Server);
@@ -69,10 +74,10 @@ impl Tracer {
         if span.is_recording() {
             span.set_attributes([
                 KeyValue::new("http.request.method", known_method(request.method())),
-                KeyValue::new("url.scheme", peer.scheme()),
+                KeyValue::new("url.scheme", scheme),
                 KeyValue::new("url.path", request.uri().path().to_owned()),
                 KeyValue::new("network.protocol.version", version(request.version())),
-                KeyValue::new("client.address", peer.address.to_string()),
+                KeyValue::new("client.address", client.to_string()),
             ]);
         }
         let context = Context::new().with_value(Arc::clone(tracing)).with_span(span);
@@ -139,14 +144,14 @@ pub(crate) struct RequestSpan {
 
 impl RequestSpan {
     /// Adds the route.
-    pub(crate) fn routed(&self, route: &ActiveRoute) {
+    pub(crate) fn routed(&self, path: &Pattern, route: &Arc<str>) {
         let Some(context) = &self.context.0 else { return };
         let span = context.span();
         if span.is_recording() {
-            let path = route.config.path.to_string();
+            let path = path.to_string();
             span.update_name(format!("{} {path}", self.name));
             span.set_attribute(KeyValue::new("http.route", path));
-            span.set_attribute(KeyValue::new("idemptx.route", Arc::clone(&route.name)));
+            span.set_attribute(KeyValue::new("idemptx.route", Arc::clone(route)));
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection;
 use crate::config::{self, Origin, UpstreamVersion};
-use crate::proxy::UpstreamRequestBody;
+use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 
 /// An address with its idle connections and its health.

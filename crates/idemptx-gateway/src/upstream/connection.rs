@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Origin;
 use crate::network::TcpStream;
-use crate::proxy::UpstreamRequestBody;
+use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 use crate::write_timeout::WriteTimeout;
 

@@ -1,4 +1,4 @@
-//! Active health checks, each over a connection of its own.
+//! Active health checks, each over a new connection.
 //!
 //! An unhealthy address is used as a last resort, like one that refuses connections; it is never
 //! excluded.
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::address::Address;
 use super::connection;
 use crate::config::{HealthCheck, UpstreamVersion};
-use crate::proxy::UpstreamRequestBody;
+use crate::request_body::UpstreamRequestBody;
 
 /// Running checks; dropping them stops them.
 #[derive(Debug)]

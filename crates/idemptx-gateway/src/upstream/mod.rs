@@ -26,8 +26,8 @@ use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::response_body::UpstreamBody;
 use crate::config::{self, Origin};
-use crate::metrics::UpstreamResult;
-use crate::proxy::UpstreamRequestBody;
+use crate::observation::UpstreamResult;
+use crate::request_body::UpstreamRequestBody;
 use crate::tls::{Connector, TlsError};
 use crate::traces::UpstreamSpan;
 

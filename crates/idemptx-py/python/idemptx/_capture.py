@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Message, Scope, Send
 
-    from ._driver import Driver
+    from ._driver import Conclusion, Driver
 
 __all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
 
@@ -25,17 +27,20 @@ class Capture:
     __slots__ = (
         "_chunks",
         "_driver",
-        "_hands_over",
         "_live",
+        "_respond",
         "_size",
         "body",
         "headers",
         "status",
     )
 
-    def __init__(self, driver: Driver, *, hands_over: bool = False) -> None:
+    def __init__(
+        self, driver: Driver, respond: Callable[[Conclusion], Awaitable[None]] | None = None
+    ) -> None:
+        """Concludes with `respond`, or in the client's task where that is left."""
         self._driver = driver
-        self._hands_over = hands_over
+        self._respond = respond or self._hand_over
         self._chunks: list[bytes] | None = []
         self._size = 0
         self._live: _LiveBody | None = None
@@ -79,15 +84,19 @@ class Capture:
             self._chunks = None
             self.body = body if len(chunks) == 1 else b"".join(chunks)
             exchange = self._driver.exchange
-            action = exchange.responded(self.status, self._directed(), self.body)
-            if not (self._hands_over and self._driver.hand_over(action)):
-                await self._driver.conclude(action)
+            await self._respond(
+                partial(exchange.responded, self.status, self._directed(), self.body)
+            )
+
+    async def _hand_over(self, conclusion: Conclusion) -> None:
+        if not await self._driver.hand_over(conclusion):
+            await self._driver.conclude(conclusion())
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
-        driver = self._driver
-        await driver.conclude(driver.exchange.streamed(self.status, self._directed()))
+        exchange = self._driver.exchange
+        await self._respond(partial(exchange.streamed, self.status, self._directed()))
 
     def _directed(self) -> list[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
@@ -99,11 +108,19 @@ class Capture:
     async def send_to(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         """Sends the client what was captured, under the header lines as marked."""
         live = self._live
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        if live is None:
-            await send({"type": "http.response.body", "body": self.body})
-        else:
-            await live.send_to(send)
+        try:
+            await send({"type": "http.response.start", "status": self.status, "headers": headers})
+            if live is None:
+                await send({"type": "http.response.body", "body": self.body})
+            else:
+                await live.send_to(send)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Lets a live body end without a reader."""
+        if self._live is not None:
+            self._live.leave()
 
     async def ended(self) -> None:
         """Ends the body when the application has returned or raised."""
@@ -191,13 +208,20 @@ def without_shortcuts(scope: Scope) -> Scope:
 
 
 def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+    """True for a body whose parts are for the client as soon as they are made."""
     for name, value in headers:
-        if len(name) == CONTENT_TYPE_LENGTH and name.lower() == b"content-type":
-            return value[:17].lower() == b"text/event-stream"
+        if len(name) not in LIVE_LENGTHS:
+            continue
+        lower = name.lower()
+        if lower == b"content-type" and value.lower().startswith(LIVE_TYPES):
+            return True
+        if lower == b"x-accel-buffering" and value.lower() == b"no":
+            return True
     return False
 
 
-CONTENT_TYPE_LENGTH = len(b"content-type")
+LIVE_TYPES = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
+LIVE_LENGTHS = frozenset({len(b"content-type"), len(b"x-accel-buffering")})
 OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16

@@ -11,9 +11,10 @@ import asyncio
 import inspect
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._client_task import ClientTask
+from ._engine import start_task
 from ._execution import CURRENT, Execution
 from ._idemptx import (
     ANSWER,
@@ -38,20 +39,24 @@ from ._idemptx import (
 from ._lease_renewer import lease_renewer
 from ._orphan import Orphan
 from ._reports import report
-from ._single_flight import Entry, WaitOver, expire
+from ._single_flight import Entry, WaitOver, expire, leave_with_client
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Callable
+
+    from starlette.types import Receive
 
     from ._engine import Engine
     from ._execution import ExecutionTransaction
     from ._idemptx import Exchange, Rules, Update
     from ._store import Store
 
-__all__ = ["Driver", "Work"]
+__all__ = ["Conclusion", "Driver", "Work"]
 
 R = TypeVar("R")
+Conclusion: TypeAlias = "Callable[[], int]"
+"""Feeds the handler's response to the exchange; returns the next action."""
 
 logger = logging.getLogger("idemptx")
 
@@ -71,14 +76,20 @@ class Driver:
     """Drives an exchange, with the resources that it holds in this process."""
 
     __slots__ = (
+        "_conclusion",
         "_entry",
         "_granted",
         "_has_deferred",
+        "_has_left",
         "_holds_permit",
         "_is_concluded",
+        "_is_detached",
         "_is_executing",
         "_is_handed_over",
+        "_operation",
         "_probe",
+        "_receive",
+        "_settled",
         "_task",
         "answered",
         "client_left",
@@ -96,21 +107,30 @@ class Driver:
         engine: Engine,
         rules: Rules,
         exchange: Exchange,
-        probe: Callable[[Orphan], Any] | None = None,
+        operation: tuple[str, bytes],
+        *,
+        probe: Callable[[Orphan], Any] | None,
+        receive: Receive,
     ) -> None:
         self.engine = engine
         self.rules = rules
         self.exchange = exchange
         self.error: BaseException | None = None
-        self.answered: Future[ClientTask | int | None] | None = None
+        self.answered: Future[ClientTask | Conclusion | None] | None = None
         self.client_left = False
+        self._operation = operation
         self._probe = probe
+        self._receive = receive
         self._entry: Entry | None = None
         self._granted: Step | None = None
         self._holds_permit = False
         self._is_executing = False
         self._is_handed_over = False
         self._is_concluded = False
+        self._is_detached = True
+        self._has_left = False
+        self._conclusion: Conclusion | None = None
+        self._settled: Future[None] | None = None
         self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
 
@@ -119,11 +139,14 @@ class Driver:
         """The store of the claim, for the lease renewer."""
         return self.engine.store
 
-    async def drive(self, work: Work) -> None:
+    async def drive(self, work: Work, *, detached: bool = True, defers: bool = False) -> None:
         """Drives the exchange to its answer, which is then in `exchange.answer`.
 
         Cancelled before the claim is granted, the claim is released in the background. Cancelled
         later, only the caller stops waiting, and `client_left` is true.
+
+        Without `detached` the work runs in the client's task, and ends with it. With `defers` the
+        caller calls `settle` once everything has ended that can fail before the response.
         """
         action = self.exchange.action
         try:
@@ -139,18 +162,28 @@ class Driver:
             return
         loop = self.engine.loop
         self.answered = loop.create_future()
-        self._task = task = loop.create_task(self._execute(work))
-        self.engine.tasks.add(task)
+        self._is_detached = detached
+        if not detached:
+            await self._execute(work)
+            if self.is_pending and not defers:
+                await self.settle()
+            return
+        self._task = task = start_task(loop, self._execute(work))
+        if not task.done():
+            self.engine.tasks.add(task)
         try:
             while (asked := await self.answered) is not None:
-                if isinstance(asked, int):
-                    await self.conclude(asked)
+                if not isinstance(asked, ClientTask):
+                    if not defers:
+                        await self.settle()
                     break
                 self.answered = loop.create_future()
                 await asked.run()
         except asyncio.CancelledError:
             self.client_left = True
-            self._carry_on_alone()
+            self._forget_client_task()
+            if not (defers and self.is_pending):
+                self._carry_on_alone()
             raise
         except BaseException:
             if self._is_handed_over:
@@ -163,6 +196,8 @@ class Driver:
         Dependencies see a handler's exception in the task that entered them, because cancel scopes
         and context variables belong to a task.
         """
+        if not self._is_detached:
+            return await job()
         answered = self.answered
         if answered is None or answered.done():
             return None
@@ -171,7 +206,7 @@ class Driver:
         result: R | None = await client_task.done
         return result
 
-    def hand_over(self, action: int) -> bool:
+    async def hand_over(self, conclusion: Conclusion) -> bool:
         """Leaves the conclusion to the client's task; returns false if that has ended.
 
         The inner application can then return while the store is asked, so that the frames of a
@@ -179,23 +214,56 @@ class Driver:
         concludes: every step may be taken twice.
         """
         answered = self.answered
-        if answered is None or answered.done() or self._is_transactional():
+        assert answered is not None  # noqa: S101 - the handler runs
+        if self._is_transactional():
+            return False
+        if answered.cancelled():
+            # The client's task was cancelled and has not run since: it takes note first.
+            await asyncio.sleep(0)
+        if answered.done():
             return False
         self._is_handed_over = True
-        answered.set_result(action)
+        self._conclusion = conclusion
+        # Draining waits for it as for a task.
+        self._settled = self.engine.loop.create_future()
+        self.engine.tasks.add(self._settled)
+        if self._is_detached:
+            answered.set_result(conclusion)
         return True
 
-    def _carry_on_alone(self) -> None:
-        """Takes over the client's task's pending work after the client has left."""
+    @property
+    def is_pending(self) -> bool:
+        """True while a conclusion was handed over and has not begun."""
+        return self._conclusion is not None
+
+    async def settle(self, *, failed: bool = False) -> None:
+        """Concludes with the response that was handed over, or as a failed handler."""
+        conclusion, self._conclusion = self._conclusion, None
+        if conclusion is not None:
+            await self.conclude(self.exchange.broken() if failed else conclusion())
+
+    def settle_alone(self, *, failed: bool = False) -> None:
+        """Concludes in a separate task, because the client's task is ending."""
+        if failed and self.is_pending:
+            self._conclusion = self.exchange.broken
+        self._carry_on_alone()
+
+    def _forget_client_task(self) -> None:
         answered = self.answered
         if answered is not None and answered.done() and not answered.cancelled():
             asked = answered.result()
             if isinstance(asked, ClientTask):
                 asked.forget()
+
+    def _carry_on_alone(self) -> None:
+        """Takes over the client's task's pending work after the client has left."""
         if self._is_handed_over and not self._is_concluded:
             self.engine.spawn(self._conclude_alone())
 
     async def _conclude_alone(self) -> None:
+        if self.is_pending:
+            await self.settle()
+            return
         action = self.exchange.action
         if action == STORE:
             # It may have been performed already, which is safe: every step may be taken twice.
@@ -211,7 +279,8 @@ class Driver:
             action = await self._advance(action)
         self._end()
         self._is_concluded = True
-        if self._is_handed_over:
+        self._note_settled()
+        if self._is_handed_over and self._has_left:
             self._let_go()
         answered = self.answered
         if answered is not None and not answered.done():
@@ -256,11 +325,14 @@ class Driver:
             if action == ANSWER:
                 await self.conclude(action)
                 return
-            self.execution = Execution(exchange, self.engine, self.rules)
+            self.execution = Execution(exchange, self.engine, self.rules, self._operation)
             self._is_executing = True
-            CURRENT.set(self.execution)
+            token = CURRENT.set(self.execution)
             lease_renewer().add(self, self.rules.lease)
-            await self._run(work)
+            try:
+                await self._run(work)
+            finally:
+                CURRENT.reset(token)
         finally:
             self._leave()
 
@@ -268,17 +340,29 @@ class Driver:
         exchange = self.exchange
         try:
             await work.run(self)
-        except asyncio.CancelledError:
-            # The loop is ending and the operation's result is unknown, so its claim stays.
+        except asyncio.CancelledError as error:
+            if exchange.action == EXECUTE and not self.is_pending:
+                if not _is_being_cancelled():
+                    # The handler awaited a task that was cancelled elsewhere: its own exception.
+                    self.error = RuntimeError("the handler awaited something that was cancelled")
+                    self.error.__cause__ = error
+                    await self.conclude(exchange.broken())
+                    return
+                if not self._is_detached:
+                    self._is_handed_over = True
+                    self._conclusion = exchange.broken
+                    self._carry_on_alone()
+            # A detached task is cancelled when the loop ends: the operation's result is unknown,
+            # so its claim stays.
             raise
         except BaseException as error:
-            if exchange.action == EXECUTE:
+            if exchange.action == EXECUTE and not self.is_pending:
                 self.error = error
                 await self.conclude(exchange.broken())
                 if isinstance(error, Exception):
                     return
             raise
-        if exchange.action == EXECUTE:
+        if exchange.action == EXECUTE and not self.is_pending:
             await self.conclude(exchange.broken())
 
     def _advance(self, action: int) -> Awaitable[int]:
@@ -455,6 +539,7 @@ class Driver:
             waiter = entry.wait(engine.loop)
         engine.waiting += 1
         timer = engine.loop.call_later(exchange.wait, expire, waiter)
+        leaving = engine.spawn(leave_with_client(waiter, self._receive))
         try:
             update = await waiter
         except WaitOver:
@@ -462,6 +547,7 @@ class Driver:
         finally:
             engine.waiting -= 1
             timer.cancel()
+            leaving.cancel()
             entry.leave(waiter)
         return exchange.woken(None if update is None or update.is_held else update)
 
@@ -495,7 +581,8 @@ class Driver:
             self.engine.tasks.discard(self._task)
         if self._is_transactional() and not self._is_concluded:
             self.engine.spawn(self._roll_back())  # The loop is ending, so no commit will follow.
-        if self._is_handed_over:
+        self._has_left = True
+        if self._is_handed_over and not self._is_concluded:
             return  # The task that concludes it releases the resources.
         self._let_go()
         answered = self.answered
@@ -503,7 +590,14 @@ class Driver:
             # There is no answer, because the loop is ending.
             answered.cancel()
 
+    def _note_settled(self) -> None:
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            self.engine.tasks.discard(settled)
+            settled.set_result(None)
+
     def _let_go(self) -> None:
+        self._note_settled()
         if not self._has_deferred:
             lease_renewer().remove(self)
             self.complete(None)
@@ -521,6 +615,12 @@ class Driver:
         if self._holds_permit:
             self._holds_permit = False
             self.engine.executions -= 1
+
+
+def _is_being_cancelled() -> bool:
+    """True if the current task was cancelled, or if this Python (3.10) does not say."""
+    cancelling = getattr(asyncio.current_task(), "cancelling", None)
+    return cancelling is None or cancelling() > 0
 
 
 SETTLE_PAUSE_MIN = 0.02

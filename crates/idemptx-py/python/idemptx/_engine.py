@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 import weakref
 from contextlib import suppress
@@ -25,7 +26,7 @@ from ._lease_renewer import lease_renewer, reset_lease_renewer
 from ._safety import Severity
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop, Future, Task
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from ._idemptx import Rules, Update
@@ -34,11 +35,18 @@ if TYPE_CHECKING:
     from ._single_flight import Entry
     from ._store import Store
 
-__all__ = ["Engine", "Engines", "drain"]
+__all__ = ["Engine", "Engines", "drain", "start_task"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
+
+
+def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
+    """Starts a task, at once where Python has eager tasks (3.12)."""
+    if EAGER:
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
+    return loop.create_task(coroutine)
 
 
 class Engine:
@@ -53,9 +61,10 @@ class Engine:
         self.unconfirmed = 0
         self._unconfirmed_claims = 0
         self.is_closed = False
+        self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
-        self.tasks: set[Task[Any]] = set()
+        self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
@@ -65,14 +74,17 @@ class Engine:
     def spawn(self, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
         """Starts a background task and keeps it alive until it ends."""
         task = self.loop.create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        # A loop with eager tasks may have run it to its end already.
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
         return task
 
     def adopt(self, rules: Rules) -> None:
         """Registers the rules of coming requests."""
         if rules not in self._adopted:
             self._adopted.add(rules)
+            self.drain_seconds = max(self.drain_seconds, rules.drain)
             self.store.expect(rules)
             if self._report is None:
                 self._report = self.spawn(self._check())
@@ -236,7 +248,10 @@ class Engines:
 
     def here(self) -> Engine:
         """The running loop's engine."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(NO_ASYNCIO) from None
         for engine in self._engines:
             if engine.loop is loop and not engine.is_closed:
                 return engine
@@ -250,7 +265,10 @@ class Engines:
         """Closes the running loop's connections."""
         loop = asyncio.get_running_loop()
         for engine in [engine for engine in self._engines if engine.loop is loop]:
+            # Results of running handlers are stored first; later requests have a new engine.
             self._engines.remove(engine)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(engine.drain(), engine.drain_seconds)
             await engine.close()
 
     def of_loop(self, loop: AbstractEventLoop) -> list[Engine]:
@@ -293,6 +311,8 @@ _ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+EAGER = sys.version_info >= (3, 12)
+NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker of your server"
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
 UNCONFIRMED_CLAIMS_MAX = 10_000

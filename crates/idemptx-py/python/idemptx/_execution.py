@@ -13,7 +13,7 @@ from ._idemptx import ABSENT, HELD
 from .exceptions import LeaseLostException, RecoveryException
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Awaitable, Callable, Coroutine
 
     from starlette.responses import Response
@@ -53,6 +53,7 @@ class Execution:
         "_engine",
         "_exchange",
         "_lost",
+        "_operation",
         "_rules",
         "_steps",
         "directive",
@@ -60,10 +61,13 @@ class Execution:
         "transaction",
     )
 
-    def __init__(self, exchange: Exchange, engine: Engine, rules: Rules) -> None:
+    def __init__(
+        self, exchange: Exchange, engine: Engine, rules: Rules, operation: tuple[str, bytes]
+    ) -> None:
         self._exchange = exchange
         self._engine = engine
         self._rules = rules
+        self._operation = operation
         self._steps = 0
         self._lost = False
         self.directive: Directive | None = None
@@ -144,6 +148,8 @@ class Execution:
     def blocking_step(self, label: str, call: Callable[[], T]) -> T:
         """Runs a step of a plain `def` handler, in the handler's thread."""
         loop = self._engine.loop
+        if _runs_in(loop):
+            raise RuntimeError(BLOCKING)
         recovery = self._begin_step(label)
         found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
         if found is None:
@@ -263,9 +269,13 @@ class Execution:
         """Starts a task that continues if the client leaves."""
         return self._engine.spawn(coroutine)
 
-    def covers(self, engine: Engine, exchange: Exchange) -> bool:
-        """True if an outer layer executes the exchange's record already."""
-        return engine is self._engine and exchange.id == self._exchange.id
+    def covers(self, engine: Engine, exchange: Exchange, operation: tuple[str, bytes]) -> bool:
+        """True if an outer layer executes this operation already."""
+        return (
+            engine is self._engine
+            and exchange.id == self._exchange.id
+            and operation == self._operation
+        )
 
     def lose(self) -> None:
         """Notes that the lease is lost; called by the driver."""
@@ -276,8 +286,26 @@ class Execution:
         return f"<Execution attempt={self.attempt} fence={self.fence}>"
 
 
+def _runs_in(loop: AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _jsonable(value: object) -> Any:
+    from fastapi.encoders import jsonable_encoder  # noqa: PLC0415 - only where it is needed
+
+    try:
+        return jsonable_encoder(value)
+    except (TypeError, ValueError):
+        message = f"a step's result is made of what JSON has, not of {type(value).__name__}"
+        raise TypeError(message) from None
+
+
 def _as_json(result: object) -> bytes:
-    return json.dumps(result, separators=(",", ":"), allow_nan=False).encode()
+    # Models, dates and the like as FastAPI would: the effect has happened, so few types may fail.
+    return json.dumps(result, separators=(",", ":"), allow_nan=False, default=_jsonable).encode()
 
 
 def current_execution() -> Execution | None:
@@ -289,6 +317,7 @@ CURRENT: ContextVar[Execution | None] = ContextVar("idemptx.execution", default=
 STEPS_MAX = 100
 KEEP_PAUSE_MIN = 0.002
 KEEP_PAUSE_MAX = 0.2
+BLOCKING = "blocking_step would block its own event loop: in an async def handler await step"
 UNKNOWN = "the store gave no answer about the step"
 LOST = "the operation is no longer this execution's: its transaction must be rolled back"
 ELSEWHERE = (

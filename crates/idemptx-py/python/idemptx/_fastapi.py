@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
     from starlette.types import Scope
 
-__all__ = ["ExitStacks", "answer_to", "is_handled", "render"]
+__all__ = ["ExitStacks", "answer_to", "is_handled", "render", "when_dependencies_have_ended"]
 
 
 async def render(
@@ -50,7 +50,7 @@ async def render(
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:
     """True if the application, or its framework, has a handler for an exception."""
     handler = _handler_of(scope, exception)
-    return handler is not None and (by_default or not _is_default(handler))
+    return handler is not None and (by_default or not _is_default(handler, exception))
 
 
 async def answer_to(request: Request, error: Exception) -> Response | None:
@@ -77,9 +77,10 @@ def add_headers(error: Exception, lines: list[tuple[bytes, bytes]]) -> None:
 class ExitStacks:
     """The exit stacks of a request's dependencies and forms, taken over from the request."""
 
-    __slots__ = ("_stacks",)
+    __slots__ = ("_function", "_stacks")
 
-    def __init__(self, stacks: list[AsyncExitStack]) -> None:
+    def __init__(self, function: AsyncExitStack | None, stacks: list[AsyncExitStack]) -> None:
+        self._function = function
         self._stacks = stacks
 
     @staticmethod
@@ -90,12 +91,20 @@ class ExitStacks:
     @classmethod
     def take(cls, scope: Scope) -> ExitStacks:
         """Takes them from a request whose FastAPI shows them, innermost first."""
-        stacks = [scope[name] for name in STACKS if isinstance(scope.get(name), AsyncExitStack)]
-        return cls([_taken(stack) for stack in stacks])
+        function, *others = (scope.get(name) for name in STACKS)
+        taken = _taken(function) if isinstance(function, AsyncExitStack) else None
+        return cls(taken, [_taken(it) for it in others if isinstance(it, AsyncExitStack)])
+
+    async def close_function_scope(self) -> None:
+        """Closes dependencies of the function's scope; raises what they raise."""
+        stack, self._function = self._function, None
+        if stack is not None:
+            await stack.aclose()
 
     async def unwind(self, error: BaseException | None) -> BaseException | None:
         """Closes them; returns the exception that is left, if one is."""
-        for stack in self._stacks:
+        function, self._function = self._function, None
+        for stack in [*([function] if function is not None else []), *self._stacks]:
             kind = type(error) if error is not None else None
             trace = error.__traceback__ if error is not None else None
             try:
@@ -104,6 +113,20 @@ class ExitStacks:
             except Exception as raised:  # noqa: BLE001 - dependencies may raise another
                 error = raised
         return error
+
+
+def when_dependencies_have_ended(scope: Scope, call: Callable[..., Awaitable[bool]]) -> bool:
+    """Has `call` run like `__aexit__` after the last dependency of the function's scope.
+
+    Returns false if this request has no such scope: then nothing of it fails between the handler
+    and the response, or this FastAPI (before 0.118) hides the stack.
+    """
+    stack = scope.get(STACKS[0])
+    if not isinstance(stack, AsyncExitStack):
+        return False
+    # At the bottom, where nothing can be pushed by other means: it is closed last.
+    stack._exit_callbacks.appendleft((False, call))  # type: ignore[attr-defined] # noqa: SLF001
+    return True
 
 
 def _taken(stack: AsyncExitStack) -> AsyncExitStack:
@@ -194,9 +217,21 @@ def _handler_of(scope: Scope, error: Exception) -> Callable[..., Any] | None:
     return None
 
 
-def _is_default(handler: Callable[..., Any]) -> bool:
-    return getattr(handler, "__module__", "").split(".")[0] in {"fastapi", "starlette"}
+def _is_default(handler: Callable[..., Any], error: Exception) -> bool:
+    origin = _origin(handler)
+    if origin == "sentry_sdk":
+        # Its integration replaces every handler by one function, which closes over the originals.
+        found = inspect.getclosurevars(handler).nonlocals.get("old_handlers")
+        originals = found if isinstance(found, dict) else {}
+        original = next((originals[it] for it in type(error).__mro__ if it in originals), None)
+        return original is None or _origin(original) in DEFAULTS
+    return origin in DEFAULTS
 
 
+def _origin(handler: Callable[..., Any]) -> str:
+    return getattr(handler, "__module__", "").split(".")[0]
+
+
+DEFAULTS = frozenset({"fastapi", "starlette"})
 RENDERER = "_idemptx_renderer"
 STACKS = ("fastapi_function_astack", "fastapi_inner_astack", "fastapi_middleware_astack")

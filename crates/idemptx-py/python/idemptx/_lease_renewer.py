@@ -59,6 +59,7 @@ class LeaseRenewer:
         self._sooner = threading.Event()
         self._starting = threading.Lock()
         self._is_running = False
+        self._renewing: set[Store] = set()
 
     def add(self, holder: LeaseHolder, lease: float) -> None:
         """Renews a lease of `lease` seconds until `let_go`."""
@@ -88,8 +89,13 @@ class LeaseRenewer:
             if self._due:
                 idle_since = now
                 due = [holder for holder, when in list(self._due.items()) if when <= now]
-                for store in {holder.store for holder in due}:
-                    self._renew(store, [it for it in due if it.store is store])
+                for store in {holder.store for holder in due} - self._renewing:
+                    self._renewing.add(store)
+                    some = [it for it in due if it.store is store]
+                    # A thread for each store, so that one that is silent holds up no other.
+                    threading.Thread(
+                        target=self._renew, args=(store, some), name="idemptx-renewal", daemon=True
+                    ).start()
             elif now - idle_since > IDLE_MAX:
                 with self._starting:
                     if not self._due:
@@ -99,13 +105,21 @@ class LeaseRenewer:
 
     def _renew(self, store: Store, holders: list[LeaseHolder]) -> None:
         began = time.monotonic()
-        steps = [holder.exchange.renewal() for holder in holders]
+        renewals: list[tuple[LeaseHolder, Step]] = []
+        for holder in holders:
+            try:
+                renewals.append((holder, holder.exchange.renewal()))
+            except Exception:
+                self.remove(holder)
+                logger.exception("a lease could not be renewed")
         failure: str | None = None
         try:
-            store.renew(steps)
-        except Exception as error:  # noqa: BLE001 - one store's trouble is not another's
+            store.renew([step for _, step in renewals])
+        except Exception as error:  # noqa: BLE001 - logged, and tried again
             failure = str(error)
-        for holder, step in zip(holders, steps, strict=True):
+        finally:
+            self._renewing.discard(store)
+        for holder, step in renewals:
             self._note(holder, step, began, failure)
 
     def _note(self, holder: LeaseHolder, step: Step, began: float, failure: str | None) -> None:

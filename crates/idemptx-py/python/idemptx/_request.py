@@ -8,20 +8,57 @@ from urllib.parse import quote
 from ._idemptx import READ_BODY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Message, Receive, Scope
 
-    from ._idemptx import Exchange
+    from ._idemptx import Exchange, Rules
 
-__all__ = ["raw_path", "read_body", "replayed"]
+__all__ = ["begin", "operation_of", "raw_path", "read_body", "replayed", "route_path"]
 
 
 def raw_path(scope: Scope) -> bytes:
-    """The path as the client sent it."""
+    """Returns the path as the client sent it, with the prefix of mounts and of a proxy."""
     raw: bytes | None = scope.get("raw_path")
-    if raw:
-        # Some servers leave the query where it does not belong.
-        return raw if b"?" not in raw else raw.partition(b"?")[0]
-    return quote(scope["path"], safe="/%:@!$&'()*+,;=~").encode("ascii")
+    # Some servers leave the query where it does not belong.
+    raw = raw.partition(b"?")[0] if raw else _quoted(scope["path"])
+    # In a mount `root_path` has the mount's path as well, which is part of the path already.
+    root = _quoted(scope.get("app_root_path", scope.get("root_path", "")).rstrip("/"))
+    # A proxy that removes the prefix, and a server that does not add it again.
+    return raw if raw == root or raw.startswith(root + b"/") else root + raw
+
+
+def begin(
+    rules: Rules,
+    scope: Scope,
+    accepts: Callable[[str], bool] | None,
+    principal: str | None = None,
+) -> Exchange | None:
+    """Begins an exchange with a request's head, in the scope of a principal."""
+    return rules.begin(
+        scope["method"],
+        raw_path(scope),
+        scope["query_string"],
+        scope["headers"],
+        principal,
+        accepts,
+    )
+
+
+def operation_of(scope: Scope) -> tuple[str, bytes]:
+    """Returns method and path, which tell operations apart that share a key."""
+    return scope["method"], raw_path(scope)
+
+
+def route_path(scope: Scope) -> str:
+    """Returns the path that an application's routes are compared with, as Starlette does."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _quoted(path: str) -> bytes:
+    return quote(path, safe="/%:@!$&'()*+,;=~").encode("ascii")
 
 
 async def read_body(exchange: Exchange, receive: Receive) -> tuple[list[Message], bool]:

@@ -34,7 +34,11 @@ def make_rules(
         raise TypeError(message)
     overlay: dict[str, Any] = dict(policy or {})
     if methods is not None:
-        overlay.setdefault("methods", list(methods))
+        allowed = overlay.get("methods", methods)
+        overlay["methods"] = [it for it in methods if it in allowed]
+        if not overlay["methods"]:
+            message = f"{', '.join(methods)} is not among the policy's methods: nothing would match"
+            raise ValueError(message)
     if required is not None:
         overlay["required"] = bool(required)
     if wait_timeout is not None:

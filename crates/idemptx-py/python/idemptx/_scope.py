@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from starlette.requests import Request
+from ._idemptx import ANSWER, REFUSE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from starlette.types import Scope
+    from starlette.requests import Request
+
+    from ._idemptx import Exchange, Rules
 
 __all__ = ["Scoping"]
 
@@ -18,31 +21,36 @@ __all__ = ["Scoping"]
 class Scoping:
     """The application's function, if its choice is one."""
 
-    __slots__ = ("_function", "is_function")
+    __slots__ = ("_function",)
 
     def __init__(self, choice: Any) -> None:
-        self.is_function = callable(choice)
-        self._function: Callable[[Request], Any] | None = choice if self.is_function else None
+        self._function: Callable[[Request], Any] | None = choice if callable(choice) else None
 
-    def of(self, scope: Scope) -> str | Awaitable[str | None] | None:
-        """The scope of a request; an awaitable if the function is asynchronous."""
-        return self.of_request(Request(scope))
+    def asks_for(self, rules: Rules, exchange: Exchange | None) -> bool:
+        """True if a request has a valid key for a covered method, and lacks only its scope."""
+        if self._function is None or exchange is None or exchange.action != ANSWER:
+            return False
+        if exchange.answer == REFUSE:
+            return exchange.refusal().code == "scope-unresolved"
+        return rules.is_shadow
 
-    def of_request(self, request: Request) -> str | Awaitable[str | None] | None:
-        """Returns the scope of a request object."""
-        if self._function is None:
-            return None
+    async def of(self, request: Request) -> str | None:
+        """Returns the scope of a request; `None` if it is unresolved."""
+        assert self._function is not None  # noqa: S101 - the caller asked `asks_for`
         found = self._function(request)
-        if inspect.isawaitable(found):
-            return _later(found)
-        return _text(found)
-
-
-async def _later(found: Awaitable[Any]) -> str | None:
-    return _text(await found)
+        return _text(await found if inspect.isawaitable(found) else found)
 
 
 def _text(found: Any) -> str | None:
-    if found is None or isinstance(found, str):
+    """The scope's text; `None` for what identifies no principal.
+
+    The text of other objects may be an address, or the same for everyone.
+    """
+    if isinstance(found, str):
         return found or None
-    return str(found)
+    if isinstance(found, UUID) or (isinstance(found, int) and not isinstance(found, bool)):
+        return str(found)
+    if not found:
+        return None
+    message = f"a scope is a str, an int or a UUID, not {type(found).__name__}"
+    raise TypeError(message)

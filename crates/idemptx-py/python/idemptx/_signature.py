@@ -7,6 +7,7 @@ import inspect
 import typing
 from typing import Any
 
+from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,13 +18,13 @@ __all__ = ["Signature"]
 
 
 class Signature:
-    """A handler's parameters, with request and response added where it has none.
+    """A handler's parameters, with request, response and background tasks where it has none.
 
-    FastAPI gives one request and one response to a route, under one name each, so a parameter that
+    FastAPI gives one of each to a route, under one name each, so a parameter that
     the handler has is used, and one that it has not is taken away again before the call.
     """
 
-    __slots__ = ("_request", "_response", "handler", "is_async", "shown")
+    __slots__ = ("_background", "_request", "_response", "handler", "is_async", "shown")
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         if _is_any(handler, inspect.isasyncgenfunction) or _is_any(
@@ -40,12 +41,15 @@ class Signature:
         parameters = dict(signature.parameters)
         self._request = _named(parameters, Request)
         self._response = _named(parameters, Response)
+        self._background = _named(parameters, BackgroundTasks)
         added = []
         # A Starlette endpoint gets its request by position, under any name and annotation.
         if self._request is None and not _takes_bare_request(parameters):
             added.append(_keyword(REQUEST, Request))
         if self._response is None:
             added.append(_keyword(RESPONSE, Response))
+        if self._background is None:
+            added.append(_keyword(BACKGROUND, BackgroundTasks))
         shown = list(parameters.values())
         variadic = [it for it in shown if it.kind is inspect.Parameter.VAR_KEYWORD]
         shown = [it for it in shown if it.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -53,10 +57,13 @@ class Signature:
 
     def take(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Request, Response | None]:
-        """The request and the response of a call, whose arguments are then the handler's own."""
+    ) -> tuple[Request, Response | None, BackgroundTasks | None]:
+        """Takes what was added out of a call, whose arguments are then the handler's own."""
         added = kwargs.pop(REQUEST, None)
         response = kwargs.pop(RESPONSE, None)
+        background = kwargs.pop(BACKGROUND, None)
+        if background is None and self._background is not None:
+            background = kwargs.get(self._background)
         if response is None and self._response is not None:
             response = kwargs.get(self._response)
         request = added
@@ -72,7 +79,7 @@ class Signature:
                 "by its route, below whose decorator `@idempotent` stands"
             )
             raise TypeError(message)
-        return request, response
+        return request, response, background
 
 
 def _resolved(handler: Callable[..., Any]) -> inspect.Signature:
@@ -133,3 +140,4 @@ def _is_any(handler: Callable[..., Any], test: Callable[[Any], bool]) -> bool:
 
 REQUEST = "idemptx_request"
 RESPONSE = "idemptx_response"
+BACKGROUND = "idemptx_background"

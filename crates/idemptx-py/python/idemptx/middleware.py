@@ -7,17 +7,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.requests import Request
+
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
 from ._engines import engines_of
+from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
-from ._request import raw_path, read_body, replayed
+from ._request import begin, operation_of, read_body, replayed, route_path
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
+from ._single_flight import ClientLeft
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ._engine import Engine
@@ -72,15 +75,16 @@ class IdempotencyMiddleware:
         overlays = _overlays(routes)
 
         def rules(overlay: Mapping[str, Any], methods: Sequence[str] | None) -> Rules:
+            # What a route sets is narrower than a parameter of the whole middleware.
             return make_rules(
                 profile=profile,
                 policy={**(policy or {}), **overlay},
-                key_ttl=key_ttl,
+                key_ttl=key_ttl if "retain_ms" not in overlay else None,
                 required=required if "required" not in overlay else None,
-                wait_timeout=wait_timeout,
-                validate_signature=validate_signature,
-                signature_headers=signature_headers,
-                scope=scope,
+                wait_timeout=wait_timeout if "wait_ms" not in overlay else None,
+                validate_signature=validate_signature if "fingerprint" not in overlay else None,
+                signature_headers=signature_headers if "fingerprint" not in overlay else None,
+                scope=scope if "scope" not in overlay else None,
                 methods=methods,
             )
 
@@ -100,17 +104,11 @@ class IdempotencyMiddleware:
         rules = self._everywhere or self._rules_for(scope)
         exchange = None
         if rules is not None:
-            named = self._scoping.of(scope) if self._scoping.is_function else None
-            if named is not None and not isinstance(named, str):
-                named = await named
-            exchange = rules.begin(
-                scope["method"],
-                raw_path(scope),
-                scope["query_string"],
-                scope["headers"],
-                named,
-                self._accepts,
-            )
+            exchange = begin(rules, scope, self._accepts)
+            if self._scoping.asks_for(rules, exchange):
+                principal = await self._scoping.of(Request(scope))
+                if principal is not None:
+                    exchange = begin(rules, scope, self._accepts, principal)
         if rules is None:
             await self.app(scope, receive, send)
         elif exchange is None:
@@ -127,8 +125,16 @@ class IdempotencyMiddleware:
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
         if exchange.action != ANSWER:
-            driver = Driver(self._engine_here(rules), rules, exchange, self._probe)
-            await driver.drive(call)
+            engine, operation = self._engine_here(rules), operation_of(scope)
+            outer = current_execution()
+            if outer is not None and outer.covers(engine, exchange, operation):
+                await self.app(scope, replayed(read, receive, None), send)
+                return
+            driver = Driver(engine, rules, exchange, operation, probe=self._probe, receive=receive)
+            try:
+                await driver.drive(call)
+            except ClientLeft:
+                return
         answer = exchange.answer
         if answer == REPLAY:
             status, headers, body = exchange.replay()
@@ -141,9 +147,11 @@ class IdempotencyMiddleware:
             passing = replayed(read, receive, None)
             await self.app(scope, passing, _marking(exchange, send))
         elif driver is not None and driver.error is not None:
+            call.abandon()
             # An application's own error means more to the layers around us than our problem.
             raise driver.error
         else:
+            call.abandon()
             await _refuse(exchange, scope, send)
         if driver is not None:
             await driver.finished()
@@ -156,7 +164,7 @@ class IdempotencyMiddleware:
         return engine
 
     def _rules_for(self, scope: Scope) -> Rules | None:
-        path, method = scope["path"], scope["method"]
+        path, method = route_path(scope), scope["method"]
         for route in self._routes:
             if route.pattern.fits(method, path):
                 return route.rules
@@ -195,7 +203,7 @@ class _Call:
         self.capture: Capture | None = None
 
     async def run(self, driver: Driver) -> None:
-        self.capture = capture = Capture(driver, hands_over=True)
+        self.capture = capture = Capture(driver)
 
         async def disconnect() -> Message:
             # Only what is made for one client alone ends with it.
@@ -206,6 +214,11 @@ class _Call:
             await self._app(without_shortcuts(self._scope), receive, capture.send)
         finally:
             await capture.ended()
+
+    def abandon(self) -> None:
+        """Lets a live body end whose response is not sent."""
+        if self.capture is not None:
+            self.capture.abandon()
 
 
 class _Pattern(NamedTuple):
@@ -255,7 +268,7 @@ def _pattern(text: str) -> _Pattern:
 def _marking(exchange: Exchange, send: Send) -> Send:
     async def send_marked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": exchange.marked(message["headers"])}
+            message = {**message, "headers": exchange.marked(message.get("headers", ()))}
         await send(message)
 
     return send_marked

@@ -75,14 +75,21 @@ pub(super) trait StepFailure: Clone + Send + Sync + 'static {
 pub(super) enum Fate {
     /// Nothing of it was sent: certainly not executed.
     Unsent,
-    Unknown,
+    /// It was sent: a refusal by the server is certain, a missing answer is not.
+    Sent,
+    /// A request was lost before: not even a refusal is certain.
+    InDoubt,
 }
 
 impl Fate {
-    /// Returns the kind of error of a step without an answer.
-    pub(super) const fn kind(self) -> ErrorKind {
+    /// Returns the kind of error of a step that the server has refused.
+    ///
+    /// A request that is sent again never makes an earlier one's loss a certain refusal.
+    #[cfg(feature = "postgres")]
+    pub(super) const fn refused_as(self, certain: ErrorKind) -> ErrorKind {
         match self {
-            Self::Unsent | Self::Unknown => ErrorKind::Unavailable,
+            Self::Unsent | Self::Sent => certain,
+            Self::InDoubt => ErrorKind::Unavailable,
         }
     }
 }
@@ -98,7 +105,7 @@ impl Doubt {
     }
 }
 
-/// One connection at a time, opened when it is needed and again when it was lost.
+/// A connection that is opened when it is needed, and again after it was lost.
 pub(super) struct Connection<C: Connect> {
     connect: C,
     state: watch::Sender<State<C>>,
@@ -352,7 +359,7 @@ impl<C: Connect> Drop for Pending<'_, C> {
     }
 }
 
-/// One of a number, until dropped.
+/// Guard that counts one until it is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

@@ -29,7 +29,7 @@ impl<'q> Listing<'q> {
         Ok(successor(&after).map(|next| (next.max(first), last)).filter(|(from, to)| from <= to))
     }
 
-    /// How many records are walked at most for this page.
+    /// Returns the maximum number of records to read for this page.
     pub(super) fn walk_max(&self) -> usize {
         let is_plain = self.query.statuses == RecordStatuses::ALL && self.query.idle_min.is_zero();
         if is_plain { self.query.page_max() } else { WALK_MAX }
@@ -54,7 +54,7 @@ impl<'q> Listing<'q> {
     }
 }
 
-/// What stands under an id.
+/// State of an id in the store.
 #[derive(Debug)]
 pub(super) enum Walked {
     Record(RecordSummary),
@@ -79,7 +79,7 @@ fn successor(id: &RecordId) -> Option<RecordId> {
     None
 }
 
-/// How many records are walked for a page that leaves some out.
+/// Maximum number of records that are read for a filtered page.
 const WALK_MAX: usize = 1_000;
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use self::shard::Shard;
 
 /// Keeps records in this process' memory, for as long as the process lives.
 ///
-/// Other processes do not see them: behind a load balancer, or with several workers, every process
+/// Other processes do not see them: with several workers, or several hosts, every process
 /// would execute a key once.
 ///
 /// # Limits
@@ -46,7 +46,7 @@ use self::shard::Shard;
 ///
 /// A payload is kept as the [`Bytes`](bytes::Bytes) it came in, and a replay clones that handle
 /// only.
-/// Give it a buffer of its own size, as
+/// Give it a buffer of exactly its size, as
 /// [`StoredResponse::encode`](idemptx_core::response::StoredResponse) does: a slice of a larger
 /// buffer keeps all of that in memory, which no limit here can see.
 ///
@@ -75,19 +75,19 @@ impl MemoryStore {
         MemoryStoreBuilder { bytes_max: BYTES_MAX, clock: None }
     }
 
-    /// How much the records take, their payloads included; an estimate to within a few percent.
+    /// Returns the size of the records with their payloads, to within a few percent.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// How many records there are, expired ones included that have not been swept yet.
+    /// Returns the number of records, including expired ones that are not swept yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether there are no records.
+    /// Returns true if there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -127,7 +127,7 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// Refuses new keys once the records take so much; 256 MiB unless told.
+    /// Refuses new keys once the records take this much; 256 MiB by default.
     pub fn bytes_max(mut self, bytes_max: usize) -> Self {
         self.bytes_max = bytes_max;
         self
@@ -220,7 +220,7 @@ impl Transactional for MemoryStore {}
 struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     seeded: Seeded,
-    /// The sum of what the shards take, exact whenever no step is under way.
+    /// Total size of the shards, exact while no step runs.
     bytes: AtomicUsize,
     bytes_max: usize,
     clock: Arc<dyn Clock>,
@@ -228,7 +228,7 @@ struct MemoryRecords {
 }
 
 impl MemoryRecords {
-    /// Where a record is kept; which shard that is cannot be told without the seed.
+    /// Returns the shard of a record, which cannot be predicted without the seed.
     #[allow(clippy::indexing_slicing, reason = "the remainder is a valid position")]
     fn shard(&self, id: &RecordId) -> &Mutex<Shard> {
         // A map takes the lowest bits for itself, and the highest.
@@ -236,7 +236,7 @@ impl MemoryRecords {
         &self.shards[middle % SHARDS]
     }
 
-    /// One step of a shard, atomic: nothing of it waits, and time stands still in it.
+    /// Takes one atomic step on a shard, at one point in time.
     fn step<T>(&self, shard: &Mutex<Shard>, step: impl FnOnce(&mut Shard, Timestamp) -> T) -> T {
         let mut shard = lock(shard);
         let before = shard.bytes();
@@ -263,9 +263,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 const BYTES_MAX: usize = 256 << 20;
 /// Enough that steps of different records rarely meet, few enough to be swept at once.
 const SHARDS: usize = 64;
-/// How many expired records a step removes: more than the one it may add, so they never pile up.
+/// Expired records that a step removes: more than the one it may add, so they never pile up.
 const SWEEP_SHARE: usize = 4;
-/// How many expired records a sweep removes before it lets others in.
+/// Expired records that a sweep removes before it gives the lock back.
 const SWEEP_BATCH: usize = 256;
 
 #[cfg(test)]

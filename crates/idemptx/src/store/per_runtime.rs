@@ -1,4 +1,4 @@
-//! One value for each runtime.
+//! Values of which each runtime has one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 

@@ -1,4 +1,4 @@
-//! What a store's configuration promises, and what about it is dangerous.
+//! Guarantees and dangers of a store's configuration.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub trait SafetyCheck: Store {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SafetyReport {
-    /// What was found, the gravest first.
+    /// The findings, the gravest first.
     pub findings: Vec<Finding>,
-    /// One line that says which guarantee this store gives in this configuration.
+    /// The guarantee of this store in this configuration, in one line.
     pub guarantee: String,
 }
 
@@ -33,26 +33,26 @@ impl SafetyReport {
         Self { findings, guarantee }
     }
 
-    /// Whether the store can lose or delete claims, or cannot work at all.
+    /// Returns true if the store can lose or delete claims, or cannot work at all.
     #[must_use]
     pub fn is_unsafe(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity >= Severity::Unsafe)
     }
 
-    /// Whether the store cannot work.
+    /// Returns true if the store cannot work.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Fatal)
     }
 }
 
-/// One thing that a start-up check found.
+/// A finding of a start-up check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What it is, what follows from it, and what to do, in one sentence or two.
+    /// The problem, its consequence and the remedy, in one sentence or two.
     pub text: String,
 }
 
@@ -64,7 +64,7 @@ impl Finding {
     }
 }
 
-/// How bad a [`Finding`] is.
+/// Severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Severity {

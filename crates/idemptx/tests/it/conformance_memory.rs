@@ -62,10 +62,10 @@ async fn the_suite_notices_every_kind_of_faulty_store() {
 #[tokio::test]
 async fn the_suite_notices_every_kind_of_faulty_listing() {
     for (fault, noticed_by) in [
-        (Fault::HidesTheLastOfAPage, "inventory::pages_of_any_size_come_to_everything"),
-        (Fault::ListsWhateverThereIs, "inventory::only_states_that_are_asked_for_are_listed"),
-        (Fault::ListsTheDead, "inventory::only_the_record_that_is_asked_for_is_listed"),
-        (Fault::NeverLapses, "inventory::an_orphan_is_listed_as_orphaned"),
+        (Fault::HidesTheLastOfAPage, "listing::pages_of_any_size_come_to_everything"),
+        (Fault::ListsWhateverThereIs, "listing::only_states_that_are_asked_for_are_listed"),
+        (Fault::ListsTheDead, "listing::only_the_record_that_is_asked_for_is_listed"),
+        (Fault::NeverLapses, "listing::an_orphan_is_listed_as_orphaned"),
         (Fault::HidesTheLastOfAPage, "histories::a_few_records_are_listed_as_in_a_map"),
     ] {
         let clock = Arc::new(Simulated::default());
@@ -154,7 +154,7 @@ impl Store for Faulty {
         claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         match self.store.claim(id, claim_request).await? {
-            Claim::Held(holder) if self.fault == Fault::GrantsTwice => {
+            Claim::Found(RecordSnapshot::Held(holder)) if self.fault == Fault::GrantsTwice => {
                 Ok(Claim::Granted(Lease::granted(*id, claim_request, holder.fence, holder.attempt)))
             }
             verdict => Ok(verdict),
@@ -224,7 +224,7 @@ impl Inventory for Faulty {
             Fault::ListsTheDead => page.entries.append(&mut self.last.lock().unwrap()),
             Fault::NeverLapses => {
                 for entry in &mut page.entries {
-                    entry.remaining += HOUR;
+                    entry.claim.remaining += HOUR;
                     entry.status = RecordStatus::Running;
                 }
             }
@@ -250,5 +250,6 @@ fn unique_token() -> Token {
     Token::from_bytes(bytes)
 }
 
-const FINGERPRINT: Fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+const FINGERPRINT: Fingerprint =
+    Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
 const HOUR: Duration = Duration::from_secs(3600);

@@ -27,6 +27,8 @@ mod near;
 mod operators;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_locks;
 #[cfg(feature = "redis")]
 mod redis_engine;
 #[cfg(feature = "redis")]

@@ -79,7 +79,8 @@ enum Json {
 fn values() -> impl Strategy<Value = Json> {
     let text = prop_oneof!["[ab\"\\\\/\u{1}\n]{0,3}", any::<String>()];
     let leaf = prop_oneof![
-        "true|false|null|-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,3})?([eE][+-]?[0-9]{1,2})?"
+        // Every number in the one form that has no needless zeros.
+        "true|false|null|0|-?(0\\.[0-9]{0,2}[1-9]|[1-9][0-9]{0,17}(\\.[0-9]{0,2}[1-9])?)"
             .prop_map(Json::Atom),
         text.clone().prop_map(Json::Text),
     ];
@@ -96,7 +97,17 @@ fn write(value: &Json, choices: &mut impl Iterator<Item = u8>, out: &mut String)
     let mut choice = || choices.next().unwrap_or_default();
     out.push_str(["", " ", "\t\r\n"][usize::from(choice() % 3)]);
     match value {
-        Json::Atom(text) => out.push_str(text),
+        Json::Atom(text) => {
+            out.push_str(text);
+            let is_number = text.ends_with(|last: char| last.is_ascii_digit());
+            out.push_str(match (is_number, text.contains('.'), choice() % 4) {
+                (true, _, 0) => "e0",
+                (true, false, 1) => ".00",
+                (true, false, 2) if text != "0" => "0E-1",
+                (true, true, 1) => "0",
+                _ => "",
+            });
+        }
         Json::Text(text) => write_text(text, choices, out),
         Json::Array(values) => {
             out.push('[');

@@ -19,14 +19,24 @@ fn json_counts_by_its_value() {
         (r#"{"a":{"c":1,"d":2}}"#, r#"{"a":{"d":2,"c":1}}"#),
         (r#""\u0041\/\n\ud83d\ude00""#, "\"A/\\u000A\u{1F600}\""),
         (r#"{"\u0061":1}"#, r#"{"a":1}"#),
+        (r#"{"a":1.0}"#, r#"{"a":1}"#),
+        ("10e-1", "1.00"),
+        ("1E+2", "100"),
+        ("-0.0e7", "0"),
+        ("12000", "1.2e4"),
+        ("0.00120", "12e-4"),
         (r#""\"\\\b\f\r\t""#, r#""\u0022\u005c\u0008\u000C\u000d\u0009""#),
     ];
     let different = [
         ("9007199254740992", "9007199254740993"),
-        ("1.0", "1.00"),
-        ("1", "1.0"),
-        ("1e2", "100"),
-        ("0", "-0"),
+        ("1.0", "1.01"),
+        ("1", "10"),
+        ("1", "-1"),
+        ("1e2", "1e3"),
+        ("0.1", "0.01"),
+        ("0", "1"),
+        // Out of range, so by their bytes.
+        ("1e99999999999999999999", "10e99999999999999999998"),
         ("1", r#""1""#),
         ("null", r#""null""#),
         ("[1,2]", "[2,1]"),
@@ -76,7 +86,7 @@ fn fields_count_where_the_pointers_point() {
     ];
     let different = [
         (r#"{"amount":1}"#, r#"{"amount":2}"#),
-        (r#"{"amount":1}"#, r#"{"amount":1.0}"#),
+        (r#"{"amount":1}"#, r#"{"amount":1.5}"#),
         (r#"{"amount":null}"#, r#"{}"#),
         (r#"{"items":[0,{"id":1}]}"#, r#"{"items":[{"id":1},0]}"#),
         (r#"{"a/b":1}"#, r#"{"a/b":2}"#),
@@ -98,6 +108,31 @@ fn a_malformed_pointer_is_reported_and_never_ignores_the_body() {
     }
     assert_eq!(fields(&["", "/", "/a//b", "/~01~10"]).malformed_pointer(), None);
     assert_eq!(BodyRule::Raw.malformed_pointer(), None);
+}
+
+#[test]
+fn excluded_values_do_not_count() {
+    let exclude =
+        |pointers: &[&str]| BodyRule::Exclude(pointers.iter().map(|&text| text.into()).collect());
+    let same = [
+        (r#"{"amount":1,"sent_at":"9:00"}"#, r#"{"sent_at":"9:01","amount":1.0}"#),
+        (r#"{"amount":1,"sent_at":"9:00"}"#, r#"{"amount":1}"#),
+        (r#"{"items":[{"id":1,"n":2},3]}"#, r#"{"items":[{"id":9,"n":2},3]}"#),
+        (r#"[1,2,3]"#, r#"[1,9,3]"#),
+    ];
+    let different = [
+        (r#"{"amount":1}"#, r#"{"amount":2}"#),
+        (r#"{"items":[{"id":1,"n":2}]}"#, r#"{"items":[{"id":1,"n":3}]}"#),
+        (r#"[1,2,3]"#, r#"[1,2,4]"#),
+        (r#"[1,2,3]"#, r#"[1,3]"#),
+        (r#"{"amount":1,"sent_at":}"#, r#"{"amount":1,"sent_at":0,}"#),
+    ];
+    let rule = exclude(&["/sent_at", "/items/0/id", "/1"]);
+    check(rule.clone(), "application/json", &same, &different);
+    check(rule, "text/plain", &[], &same);
+    check(exclude(&["sent_at"]), "application/json", &[], &same[..1]);
+    check(exclude(&[""]), "application/json", &[("1", "2")], &[]);
+    assert_eq!(exclude(&["/a", "b"]).malformed_pointer(), Some("b"));
 }
 
 #[test]
@@ -135,6 +170,8 @@ fn multipart_bodies_count_by_their_parts() {
         one.replace("\"a\"", "\"a\"; filename=x"),
         one.replace("\"a\"", "\"a\"; filename*=x"),
         one.replace("\"a\"", "\"a\"|Content-Type: text/plain"),
+        one.replace("\"a\"", "\"a\"|Content-Transfer-Encoding: base64"),
+        one.replace("\"a\"", "\"a\"|Content-Encoding: gzip"),
         one.replace("||1|", "||1||"),
         format!("--X|{disposition}=b||2|--X|{disposition}=a||1|--X--|"),
         format!("--X|{disposition}=a||1|--X--|"),
@@ -143,6 +180,27 @@ fn multipart_bodies_count_by_their_parts() {
         different.iter().map(|body| print("X", body)).collect();
     prints.insert(base);
     assert_eq!(prints.len(), different.len() + 1);
+}
+
+#[test]
+fn by_default_only_multipart_bodies_count_by_their_content() {
+    let config = config(&FingerprintRule::default());
+    let upload = |boundary: &str, content: &str| {
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        let disposition = "Content-Disposition: form-data; name=\"f\"; filename=\"a\"";
+        let body = format!("--{boundary}\r\n{disposition}\r\n\r\n{content}\r\n--{boundary}--\r\n");
+        let request = Request::post(&content_type, body);
+        assert!(!request.start(&config).keeps_body());
+        request.fingerprint(&config)
+    };
+    assert_eq!(upload("X", "tea"), upload("YZ", "tea"));
+    assert_ne!(upload("X", "tea"), upload("X", "ten"));
+    let large = "x".repeat(AUTO_BYTES_MAX);
+    assert_eq!(upload("X", &large), upload("X", &large));
+    assert_ne!(upload("X", &large), upload("Y", &large));
+    assert_ne!(upload("X", &large), upload("X", &format!("{large}x")));
+    let json = |body: &str| Request::post("application/json", body).fingerprint(&config);
+    assert_ne!(json("[1,2]"), json("[1, 2]"));
 }
 
 #[test]

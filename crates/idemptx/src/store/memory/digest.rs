@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 ///
 /// Ids are uniform, but without a [`Secret`](idemptx_core::secret::Secret) anybody can search for
 /// keys whose ids agree in the few bits that choose a bucket.
-/// Multiplying by a seed nobody knows, and folding the product, makes every bit of the id count for
+/// Multiplying by a secret seed, and folding the product, makes every bit of the id count for
 /// every bit of the hash, at a quarter of SipHash's cost.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Seeded {
@@ -54,7 +54,7 @@ impl Hasher for Folded {
         self.hash = fold(self.hash ^ word, self.factor);
     }
 
-    /// The length that goes before a slice tells nothing: all ids have one length.
+    /// Ignored, because all ids have the same length.
     fn write_usize(&mut self, _length: usize) {}
 
     /// Folds once more, so that the last word counts as much as the first.

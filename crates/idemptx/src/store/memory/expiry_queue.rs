@@ -1,4 +1,4 @@
-//! When records are due to be looked at again.
+//! Queue of the times at which records change without a step.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

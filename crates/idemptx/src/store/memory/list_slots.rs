@@ -1,11 +1,11 @@
-//! What an operator sees of the records in memory.
+//! Listing of the records in memory, for operators.
 
 use idemptx_core::key::RecordId;
 use idemptx_core::store::{Cursor, ErrorKind, Inventory, ListFilter, Page, Query, StoreError};
 
 use super::{MemoryStore, SHARDS};
 
-/// One shard after the other, in the order of the ids within each.
+/// Lists one shard after the other, in the order of the ids within each.
 ///
 /// A page is made of as many shards as it takes to fill it, or to look at some thousand records;
 /// each is held up for as long as it takes to go over its records once.
@@ -46,7 +46,7 @@ impl Inventory for MemoryStore {
     }
 }
 
-/// Where a page ends: in which shard, and after which of its records.
+/// Position of a page's end: the shard, and its last listed record.
 #[derive(Clone, Copy)]
 struct ShardPosition {
     shard: usize,
@@ -67,5 +67,5 @@ impl ShardPosition {
     }
 }
 
-/// How many records are looked at for a page, to the end of the shard at hand.
+/// Number of records after which a page ends with the current shard.
 const WALK_MAX: usize = 4_096;

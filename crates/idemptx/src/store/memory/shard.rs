@@ -19,7 +19,7 @@ pub(super) struct Shard {
     /// Boxed, because a map that has just grown is half empty.
     slots: HashMap<RecordId, Box<Slot>, Seeded>,
     queue: ExpiryQueue,
-    /// The greatest fence so far, so that none is given twice, whatever the clock says.
+    /// The greatest fence so far, so that none is given twice even if the clock goes back.
     fence_last: u64,
     bytes: usize,
 }
@@ -38,7 +38,7 @@ impl Shard {
         self.slots.len()
     }
 
-    /// What the records take.
+    /// Returns the size of the records in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -71,8 +71,8 @@ impl Shard {
             }
             Some(slot) => {
                 return Ok(match slot.holder(id, now) {
-                    Some(holder) => Claim::Held(holder),
-                    None => Claim::Settled(slot.record(id)),
+                    Some(holder) => Claim::Found(RecordSnapshot::Held(holder)),
+                    None => Claim::Found(RecordSnapshot::Settled(slot.record(id))),
                 });
             }
         };
@@ -188,7 +188,7 @@ impl Shard {
         self.queue.trim(slots.len(), counts);
     }
 
-    /// How many entries map and queue have places for.
+    /// Returns the capacity of the map and of the queue.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.slots.capacity() + self.queue.capacity()

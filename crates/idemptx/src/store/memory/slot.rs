@@ -1,4 +1,4 @@
-//! One record in memory, as small as it gets.
+//! A record in memory, in a compact form.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ pub(super) struct Slot {
     term_millis: u32,
     retain_millis: u64,
     payload: Bytes,
-    /// When the lease lapses or, once settled, when the response is forgotten.
+    /// End of the lease or, once settled, of the response's retention.
     turns: Timestamp,
     expires: Timestamp,
-    /// When the queue comes by to look at it; never after [`Self::due`].
+    /// Time of its entry in the queue; never after [`Self::due`].
     pub(super) queued: Timestamp,
 }
 
@@ -56,7 +56,7 @@ impl Slot {
         *self = Self { queued: self.queued, ..Self::claimed(request, fence, attempt, now) };
     }
 
-    /// Starts the term and the claim's retention anew.
+    /// Restarts the term and the claim's retention.
     pub(super) fn renew(&mut self, now: Timestamp) {
         self.turns = now.after(self.term());
         self.expires = now.after(self.retain());
@@ -90,7 +90,7 @@ impl Slot {
         self.state == State::Running
     }
 
-    /// Whether a settlement as `state` is the one that made it what it is.
+    /// Returns true if the record was settled in this state.
     pub(super) fn was_settled_as(&self, state: State) -> bool {
         let original =
             if self.state == State::ResponseExpired { State::Completed } else { self.state };
@@ -101,12 +101,12 @@ impl Slot {
         self.expires <= now
     }
 
-    /// Whether it is a claim whose lease has not lapsed.
+    /// Returns true for a claim whose lease has not lapsed.
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         self.is_running() && now < self.turns
     }
 
-    /// Whether a claim request may replace it.
+    /// Returns true if a claim request that expects this may replace the record.
     pub(super) fn is_over(&self, expected: Option<Expected>, now: Timestamp) -> bool {
         match expected {
             None => false,
@@ -117,7 +117,7 @@ impl Slot {
         }
     }
 
-    /// When it next takes less memory.
+    /// Returns the time at which the record next takes less memory.
     pub(super) fn due(&self) -> Timestamp {
         if self.state == State::Completed { self.turns.min(self.expires) } else { self.expires }
     }
@@ -126,7 +126,7 @@ impl Slot {
         self.payload.len()
     }
 
-    /// Who holds it, unless it is settled.
+    /// Returns the claim in force, unless the record is settled.
     pub(super) fn holder(&self, id: &RecordId, now: Timestamp) -> Option<ClaimInfo> {
         let remaining = self.turns.since(now);
         self.is_running().then(|| ClaimInfo::new(&Record::running(&self.lease(id)), remaining))
@@ -139,7 +139,7 @@ impl Slot {
         record
     }
 
-    /// It as an operator sees it, unless it is gone by now.
+    /// Returns the summary for operators, unless the record has expired.
     pub(super) fn entry(&self, id: &RecordId, now: Timestamp) -> Option<RecordSummary> {
         if self.has_expired(now) {
             return None;
@@ -156,7 +156,7 @@ impl Slot {
         Lease::granted(*id, &request, self.fence, self.attempt)
     }
 
-    /// Of a moment that does not come.
+    /// A time that never comes.
     pub(super) const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 
     fn term(&self) -> Duration {

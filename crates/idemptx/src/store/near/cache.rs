@@ -1,4 +1,4 @@
-//! What is held, in parts with a lock each.
+//! The cached records, in shards with a lock each.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -112,7 +112,7 @@ impl Cache {
         self.shards.iter().for_each(|shard| lock(shard).trim(now, 0));
     }
 
-    /// How much is held, in bytes.
+    /// Returns the size of the cached records in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).bytes).sum()
     }
@@ -180,7 +180,7 @@ impl CacheShard {
     }
 }
 
-/// What a record takes here, about.
+/// Returns the approximate size of a cached record.
 fn weight(record: &Record) -> usize {
     record.payload.len() + OVERHEAD_BYTES
 }
@@ -192,7 +192,7 @@ fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
 
 /// Enough that requests of different records rarely meet, few enough that a part holds a large one.
 const SHARDS: usize = 16;
-/// How many records share a counter by chance costs a few of them their place, and nothing else.
+/// Records that share a counter by chance lose their place with each other, and nothing else.
 const PLACES: usize = 256;
 /// An entry in a map that is two thirds full, its place in the order, and the payload's own head.
 const OVERHEAD_BYTES: usize =

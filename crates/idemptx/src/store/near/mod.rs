@@ -1,4 +1,4 @@
-//! Results kept close at hand, so that a replay needs no round trip.
+//! A cache of results in this process, so that a replay needs no round trip.
 //!
 //! ```
 //! use std::time::Duration;
@@ -9,7 +9,7 @@
 //! let store = NearCache::new(remote, NearLimits::bytes(64 << 20).hold(Duration::from_secs(1)));
 //! ```
 //!
-//! It holds results, never a claim: whether somebody may execute is the store's to say, every time.
+//! The cache holds results, never a claim: the store decides each time if a request may execute.
 //! A claim that names no record to replace, and a lookup, are answered from it; everything else
 //! goes to the store, and drops what is held of the record.
 //! So it can make a retry quicker, and answer one while the store cannot be reached, but never
@@ -21,7 +21,7 @@
 //! was asked for it; one that this process settled, no longer than its response is retained.
 //! How much is left of another's retention a store does not say: such a one may outlive it by the
 //! hold time.
-//! An outcome that is unknown is not held: somebody is about to find out.
+//! An unknown outcome is not held, because it is going to be resolved.
 //!
 //! A settled record never changes by itself, but it can be replaced or removed: by a request that
 //! may replace a stored 400 or 422 (the policy's `rebind`), by a probe, by an operator.

@@ -19,7 +19,7 @@ use crate::store::memory::SinceEpoch;
 use crate::store::safety::{SafetyCheck, SafetyReport};
 use crate::store::transactional::Transactional;
 
-/// How much is held, and for how long.
+/// Limits of the cache: its size, and its hold time.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct NearLimits {
@@ -34,7 +34,7 @@ impl NearLimits {
         Self { bytes_max, hold: HOLD, clock: Arc::new(SinceEpoch::new()) }
     }
 
-    /// How long a result is held, which is also how long a change by another process may go
+    /// Sets the hold time of a result, which is also how long a change by another process may go
     /// unnoticed.
     pub const fn hold(mut self, hold: Duration) -> Self {
         self.hold = hold;
@@ -62,7 +62,7 @@ impl From<usize> for NearLimits {
     }
 }
 
-/// A store with results close at hand; see the [module](super).
+/// A store with a cache of results in this process; see the [module](super).
 pub struct NearCache<S> {
     store: S,
     cache: Cache,
@@ -71,7 +71,7 @@ pub struct NearCache<S> {
 }
 
 impl<S> NearCache<S> {
-    /// Holds results of `store` close at hand.
+    /// Adds a cache to `store`.
     pub fn new(store: S, limits: impl Into<NearLimits>) -> Self {
         let limits = limits.into();
         let cache = Cache::new(limits.bytes_max, limits.hold, limits.clock.clone());
@@ -89,7 +89,7 @@ impl<S> NearCache<S> {
         &self.limits
     }
 
-    /// Forgets a record, for whoever has changed it past this store.
+    /// Forgets a record that was changed without this store.
     ///
     /// An answer that is still on its way from the store is not held either.
     pub fn forget(&self, id: &RecordId) {
@@ -101,7 +101,7 @@ impl<S> NearCache<S> {
         self.cache.clear();
     }
 
-    /// How many claims and lookups were answered without the store, for metrics.
+    /// Returns the number of claims and lookups answered by the cache, for metrics.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
@@ -113,7 +113,7 @@ impl<S> NearCache<S> {
         Some(record)
     }
 
-    /// How much is held, in bytes, what is over but not swept included; an estimate.
+    /// Returns the approximate size in bytes, including expired results that are not swept yet.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.cache.bytes()
@@ -127,13 +127,15 @@ impl<S: Store> NearCache<S> {
         id: &RecordId,
         request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        // Dropped before the claim request is sent, and again when it is answered or given up: nothing that
-        // was read before the record was replaced stays.
+        // Dropped before the request is sent, and again when it is answered or given up:
+        // nothing that was read before the record was replaced stays.
         let _replacing = request.expected.map(|_| Replacing::new(&self.cache, id));
         let ticket = self.cache.ticket(id);
         let claim = self.store.claim(id, request).await;
         match &claim {
-            Ok(Claim::Settled(record)) => self.cache.insert(ticket, record.clone(), None),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                self.cache.insert(ticket, record.clone(), None)
+            }
             _ => self.cache.forget(id),
         }
         claim
@@ -153,12 +155,12 @@ impl<S: Store> NearCache<S> {
 }
 
 impl<S: Store> Store for NearCache<S> {
-    /// What is held is answered without allocating; the way to the store is boxed.
+    /// Answers from the cache without an allocation; the future of the store is boxed.
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
         if request.expected.is_none()
             && let Some(record) = self.recall(id)
         {
-            return Ok(Claim::Settled(record));
+            return Ok(Claim::Found(RecordSnapshot::Settled(record)));
         }
         Box::pin(self.ask_to_claim(id, request)).await
     }
@@ -262,5 +264,5 @@ impl Drop for Replacing<'_> {
 }
 
 const BYTES_MAX: usize = 64 << 20;
-/// Short enough that nobody minds to see what another process has replaced meanwhile.
+/// Short enough for what another process replaces meanwhile.
 const HOLD: Duration = Duration::from_secs(1);

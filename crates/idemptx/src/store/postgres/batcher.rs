@@ -8,20 +8,20 @@ use idemptx_core::key::RecordId;
 
 /// A step that can go in a batch.
 pub(super) trait BatchJob: Send + 'static {
-    /// The record it is about; a statement takes no two jobs about one.
+    /// Returns the record of the job; a statement takes at most one job for each.
     fn id(&self) -> &RecordId;
 
-    /// How much has to be sent for it.
+    /// Returns the number of bytes to send.
     fn bytes(&self) -> usize;
 
-    /// Whether nobody waits for it any more.
+    /// Returns true if no task waits for the answer any more.
     fn is_abandoned(&self) -> bool;
 }
 
 /// Jobs of one kind that wait for a statement.
 ///
-/// A job that finds less than so many statements under way starts one at once, alone; otherwise it
-/// goes with the next one, together with everything that has come meanwhile.
+/// A job starts a statement at once if fewer than the maximum are running; otherwise it goes with
+/// the next one, together with the jobs that arrived meanwhile.
 pub(super) struct Batcher<J>(Mutex<WaitingJobs<J>>);
 
 struct WaitingJobs<J> {

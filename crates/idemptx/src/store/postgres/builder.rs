@@ -66,10 +66,10 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Whether the first session makes what is missing of schema and tables; it does unless told.
+    /// Lets the first session create the missing schema and tables, which is the default.
     ///
-    /// Without, it only verifies that their version is the one of this release: whoever may create
-    /// tables runs what [`PostgresStore::schema_sql`] prints, and the application needs no such
+    /// Otherwise it only verifies their version: a role that may create tables runs the output of
+    /// [`PostgresStore::schema_sql`], and the application needs no such
     /// right.
     #[must_use]
     pub const fn migrate(mut self, migrate: bool) -> Self {
@@ -77,25 +77,24 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Whether there is a pooler in transaction mode in between, such as pgbouncer; there is none
-    /// unless told.
+    /// Declares a pooler in transaction mode, such as pgbouncer; there is none by default.
     ///
-    /// See [the module](super) for what has to be done without.
+    /// See [the module](super) for its restrictions.
     #[must_use]
     pub const fn pooled(mut self, pooled: bool) -> Self {
         self.is_pooled = pooled;
         self
     }
 
-    /// How many sessions each runtime may open for statements; four unless set, at least one.
+    /// Sets how many sessions each runtime may open for statements; four by default, at least one.
     #[must_use]
     pub fn sessions(mut self, count: usize) -> Self {
         self.sessions.statements = count.clamp(1, SESSIONS_MAX);
         self
     }
 
-    /// How many transactions for handlers each runtime may have open at a time, each on a session
-    /// of its own; 16 unless set, at least one.
+    /// Sets how many transactions for handlers each runtime may have open at a time, each on a
+    /// separate session; 16 by default, at least one.
     ///
     /// A handler waits for one as long as a step may [take](Self::timeout).
     /// No session is opened before one is begun.
@@ -105,8 +104,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Sets `synchronous_commit` for the store's sessions, whatever the server's default is, which
-    /// counts unless told.
+    /// Sets `synchronous_commit` for the store's sessions; the server's default by default.
     ///
     /// Without effect on [pooled](Self::pooled) sessions.
     #[must_use]
@@ -115,8 +113,9 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long a step waits for its answer before its outcome counts as unknown; two seconds
-    /// unless set.
+    /// Sets how long a step waits for its answer before its outcome counts as unknown; two seconds
+    /// by
+    /// default.
     ///
     /// It is the sessions' `statement_timeout`, too.
     #[must_use]
@@ -125,15 +124,16 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long an attempt to connect may take; three seconds unless set.
+    /// Sets how long an attempt to connect may take; three seconds by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
         self
     }
 
-    /// How long a statement waits for a record that another transaction has locked; half a second
-    /// unless set.
+    /// Sets how long a statement waits for a record that another transaction has locked; half a
+    /// second
+    /// by default.
     #[must_use]
     pub const fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.lock = timeout;
@@ -159,7 +159,7 @@ impl PostgresStoreBuilder {
     pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
         let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
         address.set_patience(&self.timeouts);
-        // Through a pooler they would become somebody else's.
+        // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
             .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
         let begin = match self.is_pooled {

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use crate::store::{Finding, SafetyReport, Severity};
 
-/// What the server tells of itself.
+/// Settings of the server that decide which guarantee it gives.
 #[derive(Clone, Debug)]
 pub(super) struct DatabaseSettings {
     version: String,
@@ -36,12 +36,12 @@ impl DatabaseSettings {
         })
     }
 
-    /// Whether what was acknowledged survives a crash of the server.
+    /// Returns true if acknowledged steps survive a crash of the server.
     pub(super) fn is_durable(&self) -> bool {
         self.is_logged() && self.commits_wait()
     }
 
-    /// What it amounts to.
+    /// Returns the report on these settings.
     pub(super) fn report(&self, server: &str, is_plaintext: bool) -> SafetyReport {
         let findings = [
             self.version(),

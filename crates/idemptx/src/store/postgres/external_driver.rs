@@ -14,12 +14,13 @@ impl PostgresStore {
     /// The statement that settles within a transaction that some other driver has begun, for it to
     /// execute: one row says that the operation is settled once that is committed.
     ///
-    /// No row means that it is not, because the record is somebody else's, or because the
+    /// No row means that it is not, because another claim holds the record, or because the
     /// transaction is not the one named by `transaction`: then it must be rolled back.
-    /// That is what `pg_current_xact_id()::text` gave in it; `None` where nobody but its owner can
-    /// have ended it.
+    /// Pass the result of `pg_current_xact_id()::text` in it, or `None` if only its owner can have
+    /// ended
+    /// it.
     ///
-    /// The state of `done` has to be one that [`Store::settle`](idemptx_core::store::Store::settle)
+    /// The state of `done` must be one that [`Store::settle`](idemptx_core::store::Store::settle)
     /// takes.
     #[must_use]
     pub fn settle_statement(
@@ -71,7 +72,7 @@ pub enum SettleParameter {
     Integer(i64),
 }
 
-/// How a driver has the parameters of a statement.
+/// Syntax of a driver's statement parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParameterStyle {
@@ -83,7 +84,7 @@ pub enum ParameterStyle {
 
 impl fmt::Debug for SettleStatement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The parameters are somebody's response.
+        // The parameters hold a response.
         f.debug_struct("SettleStatement").field("text", &self.text).finish_non_exhaustive()
     }
 }
@@ -123,9 +124,9 @@ fn render(layout: &TableNames, style: ParameterStyle) -> String {
     text + &escape(rest)
 }
 
-/// What the arrays of the statement are made of.
+/// Types of the elements of the statement's arrays.
 const KINDS: [&str; 7] = ["bytea", "bytea", "text", "bytea", "int8", "bytea", "int8"];
-/// In a transaction that could have been ended by somebody else: its id, or none.
+/// Condition for a transaction that a handler could have ended: its id, or none.
 const WITHIN: &str =
     "AND ({9}::text IS NULL OR pg_current_xact_id_if_assigned()::text = {9}::text)";
 const PARAMETERS: usize = 9;

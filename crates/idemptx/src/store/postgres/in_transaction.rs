@@ -1,9 +1,9 @@
-//! The store's steps within a transaction of somebody else's.
+//! Steps of the store within a transaction of the application.
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
@@ -59,7 +59,7 @@ impl PostgresStore {
         timeout(limit, step).await.map_err(timed_out)?
     }
 
-    /// Claims what nobody else has claimed, or takes over what has expired.
+    /// Claims a free record, or takes over an expired one.
     async fn claim_within(
         &self,
         transaction: PostgresTransaction<'_>,
@@ -91,9 +91,9 @@ impl PostgresStore {
                 Claim::Granted(record.lease())
             }
             RowStatus::Held { record, remaining } => {
-                Claim::Held(RowStatus::holder(&record, remaining))
+                Claim::Found(RecordSnapshot::Held(RowStatus::holder(&record, remaining)))
             }
-            RowStatus::Settled(record) => Claim::Settled(record),
+            RowStatus::Settled(record) => Claim::Found(RecordSnapshot::Settled(record)),
         })
     }
 

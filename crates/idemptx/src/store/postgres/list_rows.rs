@@ -1,4 +1,4 @@
-//! What an operator sees of the records.
+//! Listing of the records, for operators.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::runtime_pool::RuntimePool;
 use super::statement::Sql;
 use crate::store::listing::{Listing, Walked};
 
-/// One page.
+/// Lists one page.
 pub(super) async fn list(
     pool: &RuntimePool,
     query: &Query,
@@ -37,7 +37,7 @@ pub(super) async fn list(
     Ok(listing.end(walked < walk_max))
 }
 
-/// What the table has for these states; which of them it is by now, the times tell.
+/// Returns the letters of these states in the table; the row's times narrow them down.
 fn letters(statuses: RecordStatuses) -> Vec<&'static str> {
     statuses
         .iter()

@@ -1,4 +1,4 @@
-//! The tables: made by the store, or by somebody who is handed the SQL.
+//! Creates and verifies the tables.
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, IsolationLevel};
@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error, IsolationLevel};
 use super::statement::Parameter;
 use super::table_names::TableNames;
 
-/// What a session does about the tables before it works with them.
+/// Treatment of the tables by the first session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Care {
     /// Makes what is missing.
@@ -15,11 +15,11 @@ pub(super) enum Care {
     Verify,
 }
 
-/// Why the tables are not as they have to be.
+/// Reason for which the tables cannot be used.
 #[derive(Debug)]
 pub(super) enum Unfit {
     Postgres(Error),
-    /// They are older, or missing, and nobody asked to change that.
+    /// Tables that are older or missing, without permission to migrate.
     Outdated(Option<i32>),
     /// A later release made them.
     Newer(i32),
@@ -32,8 +32,8 @@ impl From<Error> for Unfit {
 }
 
 impl Unfit {
-    /// What to do about it, unless the server's own words say so.
-    pub(super) fn what_to_do(self, layout: &TableNames) -> Result<String, Error> {
+    /// Returns the remedy, or the server's error.
+    pub(super) fn remedy(self, layout: &TableNames) -> Result<String, Error> {
         let records = layout.records();
         match self {
             Self::Postgres(error) => Err(error),
@@ -80,7 +80,7 @@ pub(super) fn script(layout: &TableNames) -> String {
     script
 }
 
-/// Brings the tables to this release's version, while everybody else who wants to waits.
+/// Migrates the tables to this release's version, under a lock that other sessions wait for.
 async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> {
     let isolation = IsolationLevel::ReadCommitted;
     let transaction = client.build_transaction().isolation_level(isolation).start().await?;
@@ -124,7 +124,7 @@ fn step(layout: &TableNames, number: i32, migration: &str) -> String {
     layout.fill(&format!("{migration}INSERT INTO {{versions}} (version) VALUES ({number});\n"))
 }
 
-/// One for each version, in their order; one that was released never changes.
+/// Migrations to each version, in order; a released one never changes.
 const MIGRATIONS: [&str; VERSION as usize] = [include_str!("sql/1_records.sql")];
 const VERSION: i32 = 1;
 
@@ -140,7 +140,7 @@ const HAS_TABLE: &str = "SELECT 1 FROM pg_catalog.pg_class AS c \
     WHERE n.nspname = $1::text AND c.relname = $2::text";
 const HAS_SCHEMA: &str = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text";
 const LOCK: &str = "SELECT 1 FROM pg_advisory_xact_lock(hashtextextended('idemptx ' || $1, 0))";
-/// For somebody else's migration.
+/// Time limits while another session migrates.
 const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'; \
     SET LOCAL idle_in_transaction_session_timeout = '60s'";
 

@@ -14,7 +14,7 @@
 //! The first session makes what is missing, under an advisory lock, and notes the version; that
 //! takes `CREATE` on the database, or on the schema if there is one already.
 //! With [`migrate(false)`](PostgresStoreBuilder::migrate) the store only verifies the version, and
-//! somebody else runs [what it prints](PostgresStore::schema_sql).
+//! an administrator runs [the SQL](PostgresStore::schema_sql).
 //! At run time a role needs no more than this:
 //!
 //! ```sql
@@ -29,6 +29,9 @@
 //! one that listens; an engine has two runtimes, the application's and the one that renews leases,
 //! so a process takes ten connections at most and three in quiet times, and one more for each
 //! [transaction](PostgresStoreBuilder::transactions) that handlers have open at a time.
+//! A session on which an answer is late gets no further statement and is replaced, but it counts:
+//! as long as the server has not answered, for example because commits wait for a standby that is
+//! away, a runtime has at most twice as many sessions.
 //! A URL with several hosts leads to the one that takes writes.
 //! A session begins with `lock_timeout`, `statement_timeout`,
 //! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
@@ -40,14 +43,14 @@
 //! Through one in transaction mode, such as pgbouncer's, call
 //! [`pooled(true)`](PostgresStoreBuilder::pooled), and do without:
 //!
-//! - prepared statements: each is sent, parsed and planned anew;
+//! - prepared statements: each is parsed and planned every time;
 //! - `LISTEN`: waiters look again from time to time, as they do with stores that cannot
-//!   [watch](idemptx_core::store::Store::watch); whoever listens elsewhere is still told;
+//!   [watch](idemptx_core::store::Store::watch); listeners elsewhere are still notified;
 //! - settings of a session: give them to the role, such as
 //!   `ALTER ROLE app SET lock_timeout = '500ms'` and
 //!   `ALTER ROLE app SET statement_timeout = '2s'`; its isolation level must be READ COMMITTED;
-//! - undoing what handlers change of a session (`SET`, advisory locks): it meets whoever the pooler
-//!   gives that session next; `SET LOCAL` and `pg_advisory_xact_lock` end with the transaction;
+//! - undoing what handlers change of a session (`SET`, advisory locks): the next user of that
+//!   session inherits it; `SET LOCAL` and `pg_advisory_xact_lock` end with the transaction;
 //! - types that are not built in, in handlers' transactions: the client library prepares what it
 //!   asks about them once for a session;
 //! - plans that are settled on: two batches may lock their rows in different orders, whereupon
@@ -55,17 +58,17 @@
 //!
 //! # Why the statements are right
 //!
-//! Each is one transaction of its own at READ COMMITTED, and one of two kinds.
+//! Each is a separate transaction at READ COMMITTED, of one of two kinds.
 //!
 //! *Those that change a record* name the token and the state that they expect, in the `WHERE` of an
 //! `UPDATE` or a `DELETE`.
 //! PostgreSQL locks the row and evaluates the condition on its latest version, so of any number of
-//! them one at a time sees the state that it changes, whatever their snapshots show.
+//! them one at a time sees the state that it changes, independent of their snapshots.
 //! No row is the verdict that the record is another one; which one is asked for by a second
 //! statement, after it: a token is never used twice, so what that finds is true of a moment within
 //! the step.
 //! If it finds that the record could be changed after all, others came in between, and the step
-//! begins anew.
+//! starts again.
 //!
 //! *The claim of a new key* inserts, and reads what is there if it cannot.
 //! The primary key admits one row: a claim that meets another's waits until that has committed, and
@@ -83,7 +86,7 @@
 //! A batch locks its rows in the order of their ids, so two batches never wait for each other; if
 //! it fails for a reason that may lie in one row, its steps are taken one by one.
 //!
-//! The end of a claim is told by `NOTIFY` only if somebody watches, which marks the record: commits
+//! The end of a claim is sent by `NOTIFY` only if a waiter has marked the record: commits
 //! that notify stand in one line.
 
 mod batcher;

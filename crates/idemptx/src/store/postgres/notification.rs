@@ -1,4 +1,4 @@
-//! What a notification says.
+//! Payload of a notification.
 
 use idemptx_core::key::RecordId;
 

@@ -1,4 +1,4 @@
-//! Why PostgreSQL gave no answer, and what that means for the step that asked.
+//! Failures of PostgreSQL, and their meaning for the step.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -29,6 +29,8 @@ enum PostgresCause {
     Contended,
     /// More steps wait than may.
     Busy,
+    /// All sessions wait for late answers.
+    Crowded,
     NoRuntime,
     /// The handler has committed or rolled back what it should have left to us.
     EndedByHand,
@@ -59,6 +61,10 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::Busy)
     }
 
+    pub(super) fn crowded(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Crowded)
+    }
+
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
         Self::of(server, PostgresCause::NoRuntime)
     }
@@ -71,8 +77,8 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::NoRecord)
     }
 
-    pub(super) fn schema(server: &Arc<str>, what_to_do: impl Into<String>) -> Self {
-        Self::of(server, PostgresCause::Schema(what_to_do.into()))
+    pub(super) fn schema(server: &Arc<str>, remedy: impl Into<String>) -> Self {
+        Self::of(server, PostgresCause::Schema(remedy.into()))
     }
 
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
@@ -80,11 +86,11 @@ impl PostgresFailure {
     }
 
     fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
-        Self { server: server.clone(), cause, fate: Fate::Unknown }
+        Self { server: server.clone(), cause, fate: Fate::Sent }
     }
 
-    /// Whether a batch may have failed because of one of its rows, so that the others deserve to be
-    /// tried without it.
+    /// Returns true if a single row may have failed the batch, so that its steps are retried one
+    /// by one.
     pub(super) fn may_be_about_one_row(&self) -> bool {
         matches!(
             self.class(),
@@ -107,14 +113,15 @@ impl PostgresFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
-                Some(class) if class.kind() == ErrorKind::Unavailable => self.fate.kind(),
+                Some(SqlStateClass::Full) => self.fate.refused_as(ErrorKind::Full),
                 Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
-                None => self.fate.kind(),
+                None => ErrorKind::Unavailable,
             },
-            PostgresCause::TimedOut(_) => self.fate.kind(),
-            PostgresCause::Doubtful | PostgresCause::Contended => ErrorKind::Unavailable,
-            PostgresCause::Busy => ErrorKind::Full,
+            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
+                ErrorKind::Unavailable
+            }
+            PostgresCause::Busy | PostgresCause::Crowded => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
             PostgresCause::NoRuntime
             | PostgresCause::EndedByHand
@@ -123,7 +130,7 @@ impl PostgresFailure {
         }
     }
 
-    /// What the operator has to do, where the server's words do not say it.
+    /// Returns the remedy, if the server's message does not name it.
     fn hint(&self) -> &'static str {
         match self.class() {
             Some(SqlStateClass::NoTables) => {
@@ -170,18 +177,18 @@ impl StepFailure for PostgresFailure {
     }
 
     fn in_doubt(self) -> Self {
-        Self { fate: Fate::Unknown, ..self }
+        Self { fate: Fate::InDoubt, ..self }
     }
 }
 
-/// What an error code of the server amounts to.
+/// Meaning of an error code of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SqlStateClass {
     /// The session is over or never began; a new one may do better.
     Lost,
     /// The server is no primary.
     ReadOnly,
-    /// A time-out, a conflict with somebody else, or want of something that comes back.
+    /// A time-out, a conflict, or a temporary shortage.
     Later,
     /// No room for rows, or for connections.
     Full,
@@ -193,7 +200,7 @@ enum SqlStateClass {
 }
 
 impl SqlStateClass {
-    /// What an error amounts to that the server has sent.
+    /// Classifies an error of the server; `None` for one of the client library.
     fn of_error(error: &Error) -> Option<Self> {
         let server_error = error.as_db_error()?;
         // It goes down, and will find out what of the step is on disk: that is no verdict, even if
@@ -237,7 +244,7 @@ impl SqlStateClass {
     }
 }
 
-/// Whether the client library says, in its own words, that there is no agreement about who speaks.
+/// Returns true if the client library, not the server, reports failed authentication.
 fn is_of_authentication(error: &Error) -> bool {
     error.to_string().starts_with("authentication error")
         || error.to_string().starts_with("invalid configuration")
@@ -281,6 +288,9 @@ impl fmt::Display for PostgresFailure {
                 f.write_str("others changed the record each time it was tried")
             }
             PostgresCause::Busy => f.write_str("too many steps wait for it"),
+            PostgresCause::Crowded => {
+                f.write_str("its sessions wait for answers that are late; no more are opened")
+            }
             PostgresCause::NoRuntime => {
                 f.write_str("its store must be used within a tokio runtime")
             }
@@ -292,7 +302,7 @@ impl fmt::Display for PostgresFailure {
                 "there is no record of the operation where the transaction is: begin it on the \
                  store's own database",
             ),
-            PostgresCause::Schema(what_to_do) => f.write_str(what_to_do),
+            PostgresCause::Schema(remedy) => f.write_str(remedy),
             PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }
@@ -309,6 +319,14 @@ impl StdError for PostgresFailure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_certain_only_if_no_request_was_lost_before() {
+        let crowded = Fate::Sent.refused_as(ErrorKind::Full);
+        assert_eq!(crowded, ErrorKind::Full);
+        assert_eq!(Fate::Unsent.refused_as(ErrorKind::Full), ErrorKind::Full);
+        assert_eq!(Fate::InDoubt.refused_as(ErrorKind::Full), ErrorKind::Unavailable);
+    }
 
     #[test]
     fn every_code_that_matters_has_its_meaning() {

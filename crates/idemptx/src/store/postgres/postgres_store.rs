@@ -134,7 +134,7 @@ impl PostgresStore {
         Ok(sweep(&*self.pool()?).await?)
     }
 
-    /// What everything is called.
+    /// Returns the names of the tables.
     pub(super) fn layout(&self) -> &TableNames {
         &self.connector.layout
     }
@@ -172,7 +172,7 @@ impl PostgresStore {
         decode_row(found, id).map(Some)
     }
 
-    /// Puts a claim in the place of a record, if that is there in the state it has to be in.
+    /// Replaces a record by a claim, if the record is in the expected state.
     async fn replace(
         &self,
         pool: &RuntimePool,
@@ -253,7 +253,7 @@ impl Store for PostgresStore {
                 ClaimAnswer::RowState(found) => decode_row(found, id)?,
             };
             match found {
-                // Sent before: what is left to do is to start the term anew.
+                // Sent before: only the term is restarted.
                 RowStatus::Held { record, .. } if record.token == request.token => {
                     let lease = record.lease();
                     if self.renewed(&pool, &lease).await? {
@@ -263,9 +263,13 @@ impl Store for PostgresStore {
                 // It came to be so after the takeover had missed it.
                 found if may_be_replaced(&found, request.expected) => {}
                 RowStatus::Held { record, remaining } => {
-                    return Ok(Claim::Held(RowStatus::holder(&record, remaining)));
+                    return Ok(Claim::Found(RecordSnapshot::Held(RowStatus::holder(
+                        &record, remaining,
+                    ))));
                 }
-                RowStatus::Settled(record) => return Ok(Claim::Settled(record)),
+                RowStatus::Settled(record) => {
+                    return Ok(Claim::Found(RecordSnapshot::Settled(record)));
+                }
             }
         }
         Err(self.contended())
@@ -349,7 +353,7 @@ impl Store for PostgresStore {
         let sweeping = Sweeping(self.is_sweeping.clone());
         tokio::spawn(async move {
             let _sweeping = sweeping;
-            // What cannot be swept now is swept later, by whoever can.
+            // What cannot be swept now is swept later.
             let _ = sweep(&pool).await;
         });
     }
@@ -363,7 +367,7 @@ impl Store for PostgresStore {
     }
 }
 
-/// One statement walks up to a thousand records by the index of their ids, and locks none.
+/// Reads up to a thousand records in one statement, by the index of their ids and without locks.
 impl Inventory for PostgresStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         list_rows::list(&*self.pool()?, query, || self.unexpected()).await
@@ -433,7 +437,7 @@ fn was_settled_as(record: &Record, state: State) -> bool {
     original == state
 }
 
-/// How often a step begins anew because others changed the record between its statements.
+/// Attempts of a step whose record others change between its statements.
 const ATTEMPTS_MAX: u32 = 16;
 const SWEEP_BATCH: i64 = 500;
 const SWEEPS_MAX: u32 = 100;

@@ -10,7 +10,7 @@ use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::millis;
 use tokio_postgres::Row;
 
-/// What stands under an id.
+/// State of an id in the store.
 #[derive(Debug)]
 pub(super) struct RowState {
     record: Bytes,
@@ -30,7 +30,7 @@ impl RowState {
         })
     }
 
-    /// What it means right now.
+    /// Decodes the row as of now.
     pub(super) fn decode(self, id: &RecordId) -> Result<RowStatus, Undecodable> {
         let mut record = Record::decode(id, &self.record)?;
         if record.state == State::Running {
@@ -55,13 +55,13 @@ pub(super) enum RowStatus {
 }
 
 impl RowStatus {
-    /// Who holds an unsettled record.
+    /// Returns the claim of an unsettled record.
     pub(super) fn holder(record: &Record, remaining: Duration) -> ClaimInfo {
         ClaimInfo::new(record, remaining.min(record.term))
     }
 }
 
-/// What a settlement writes.
+/// Columns that a settlement writes.
 pub(super) struct Settled {
     pub(super) state: &'static str,
     pub(super) record: Vec<u8>,

@@ -21,12 +21,12 @@ use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, Transactions};
 use crate::store::connection::{Connection, Doubt};
 
-/// How many a runtime may open.
+/// Maximum numbers of sessions of a runtime.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionLimits {
-    /// For the store's own statements.
+    /// Sessions for the store's statements.
     pub(super) statements: usize,
-    /// For handlers' transactions.
+    /// Sessions for handlers' transactions.
     pub(super) transactions: usize,
 }
 
@@ -88,7 +88,7 @@ impl RuntimePool {
         self.transactions.begin().await
     }
 
-    /// Makes sure that the end of awaited claims is heard.
+    /// Opens the session that receives notifications.
     pub(super) async fn listen(&self) -> Result<(), PostgresFailure> {
         self.wake_ups.open(self.connector.timeouts.command).await
     }
@@ -158,15 +158,15 @@ impl RuntimePool {
     }
 }
 
-/// What a claim without a record to replace came to.
+/// Result of a claim without a record to replace.
 pub(super) enum ClaimAnswer {
     /// Granted, with this fence, as the first attempt.
     Created(u64),
     /// Something is there.
     RowState(RowState),
-    /// What is there counts as nothing, and has to make room.
+    /// An expired record, which is replaced.
     Expired,
-    /// What is there came while it was asked for: ask again.
+    /// A record that was written during the statement: ask again.
     Unseen,
 }
 

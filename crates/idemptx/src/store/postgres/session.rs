@@ -1,11 +1,11 @@
-//! Sessions that heal themselves: a few for each runtime, shared by everybody on it.
+//! Sessions of the server, a few for each runtime.
 //!
 //! A session is driven by a task of the runtime that opened it.
 //! A runtime whose threads are all busy therefore stalls its own sessions, but not those of the
 //! runtime which renews the leases.
 //!
-//! Statements are pipelined, each a transaction of its own; the client library keeps a place for
-//! every one it has sent, even when whoever asked is gone, and throws that answer away.
+//! Statements are pipelined, each as a separate transaction; the client library keeps a place for
+//! every one it has sent, even when its step is dropped, and discards that answer.
 //! A session whose answer was late, or that failed on the wire, gets no further statement, and no
 //! statement is ever cancelled at the server: a cancelled wait for a synchronous standby would
 //! report success.
@@ -29,35 +29,35 @@ use super::table_names::TableNames;
 use crate::store::connection::Connect;
 use crate::store::notifier::{NotificationSource, Notifier};
 
-/// How sessions are opened, and what is known of the server.
+/// Opens sessions, with all that they share.
 pub(super) struct Connector {
     pub(super) address: Address,
     pub(super) timeouts: PostgresTimeouts,
     pub(super) layout: TableNames,
     pub(super) texts: Texts,
     pub(super) care: Care,
-    /// What a session begins with; none where statements may meet another one each time, behind a
-    /// pooler.
+    /// First statement of a session; `None` with a pooler, where each statement may get another
+    /// session.
     pub(super) session_settings: Option<String>,
-    /// What begins a transaction for a handler, and tells its id.
+    /// Statement that begins a handler's transaction and returns its id.
     pub(super) begin: String,
     pub(super) notifier: Arc<Notifier>,
-    /// Whether the tables have been looked at.
+    /// True once the tables were verified.
     pub(super) is_ensured: AtomicBool,
 }
 
-/// What a session is for.
+/// Use of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Statements,
-    /// It listens to the end of awaited claims, and does nothing else.
+    /// Receives notifications, and nothing else.
     WakeUps,
     /// Handlers work on it, under settings of their own.
     Transactions,
 }
 
 impl Connector {
-    /// Whether statements may meet another session of the server each time.
+    /// Returns true if each statement may get another session of the server.
     pub(super) const fn is_pooled(&self) -> bool {
         self.session_settings.is_none()
     }
@@ -107,8 +107,8 @@ impl Connector {
             return Ok(());
         }
         let ensured = migration::ensure(client, &self.layout, self.care).await;
-        ensured.map_err(|unfit| match unfit.what_to_do(&self.layout) {
-            Ok(what_to_do) => PostgresFailure::schema(self.server(), what_to_do),
+        ensured.map_err(|unfit| match unfit.remedy(&self.layout) {
+            Ok(remedy) => PostgresFailure::schema(self.server(), remedy),
             Err(error) => self.failed(error),
         })?;
         self.is_ensured.store(true, Ordering::Relaxed);
@@ -128,13 +128,13 @@ impl Connector {
 pub(super) struct Session {
     pub(super) client: Client,
     prepared: Option<Prepared>,
-    /// How often the server took back the promise that a success makes.
+    /// Number of warnings that revoke the durability of a success.
     doubts: Arc<AtomicU64>,
     _driver: Driver,
 }
 
 impl Session {
-    /// How often the server took back the promise that a success makes.
+    /// Number of warnings that revoke the durability of a success.
     pub(super) fn doubts(&self) -> u64 {
         self.doubts.load(Ordering::Acquire)
     }
@@ -191,8 +191,8 @@ async fn drive<S>(
     }
 }
 
-/// Whether a warning may be the one of a cancelled wait for a synchronous standby; its text
-/// depends on the server's language, its code does not.
+/// Returns true for the code of the warning about a cancelled wait for a synchronous standby; its
+/// text depends on the server's language.
 fn takes_back(code: &SqlState) -> bool {
     *code == SqlState::WARNING || *code == SqlState::ADMIN_SHUTDOWN
 }
@@ -232,7 +232,7 @@ impl Connect for SessionConnect {
     }
 
     fn crowded(&self) -> PostgresFailure {
-        PostgresFailure::busy(self.connector.server())
+        PostgresFailure::crowded(self.connector.server())
     }
 
     fn no_runtime(&self) -> PostgresFailure {

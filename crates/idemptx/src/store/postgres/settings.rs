@@ -1,4 +1,4 @@
-//! What a PostgreSQL URL says, and what of it may be shown.
+//! Settings in a PostgreSQL URL, and the part that may be shown.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -76,7 +76,7 @@ impl fmt::Debug for InvalidSetting {
 
 impl std::error::Error for InvalidSetting {}
 
-/// Whose commit a step waits for; what a session sets `synchronous_commit` to.
+/// Value of `synchronous_commit`: the commits that a step waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SynchronousCommit {
@@ -101,18 +101,18 @@ impl SynchronousCommit {
     }
 }
 
-/// How long to wait for the server.
+/// Time limits of a store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PostgresTimeouts {
-    /// For a step, with everything it takes to get it through.
+    /// Limit of a step, with all it takes to send it.
     pub(super) command: Duration,
-    /// For a session.
+    /// Limit of opening a session.
     pub(super) connect: Duration,
-    /// For a row or a table that somebody else has locked.
+    /// Limit of waiting for a row or a table that another session has locked.
     pub(super) lock: Duration,
 }
 
-/// Where the server is and how it is spoken to.
+/// Address of the server, with its TLS settings.
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) config: Config,
@@ -133,8 +133,8 @@ impl Address {
             return Err(InvalidSetting(SettingProblem::Host));
         }
         let is_remote = config.get_hosts().iter().any(is_beyond_this_host);
-        // `prefer`, which is also what a URL without a word on it amounts to, would give way to
-        // whoever sits in between and says that the server has no TLS.
+        // `prefer`, the default of a URL, would give in to an attacker in between who pretends
+        // that the server has no TLS.
         if config.get_ssl_mode() == SslMode::Prefer {
             config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
         }
@@ -154,7 +154,7 @@ impl Address {
         })
     }
 
-    /// What every session begins with, unless the URL's own `options` say otherwise.
+    /// Returns the first statement of a session, without the settings in the URL's `options`.
     ///
     /// Statements, and no options of ours: poolers refuse those.
     pub(super) fn session_settings(
@@ -181,8 +181,9 @@ impl Address {
         self.set("SET", settings)
     }
 
-    /// What every transaction of a handler begins with, unless the URL's own `options` say
-    /// otherwise: all else is as the server, or the role, has it.
+    /// Returns the settings of a handler's transaction, without those in the URL's `options`; the
+    /// server
+    /// or the role decides about the others.
     pub(super) fn transaction_settings(
         &self,
         synchronous_commit: Option<SynchronousCommit>,
@@ -216,7 +217,7 @@ impl Address {
             .keepalives_retries(KEEPALIVES);
     }
 
-    /// Whether records and passwords cross a network in plain text.
+    /// Returns true if records and passwords cross a network in plain text.
     pub(super) const fn is_plaintext(&self) -> bool {
         self.is_plaintext
     }
@@ -259,7 +260,7 @@ fn is_beyond_this_host(host: &Host) -> bool {
     }
 }
 
-/// Where it leads, without credentials: for messages.
+/// Returns the address without credentials, for messages.
 fn name(config: &Config) -> String {
     let ports = config.get_ports();
     let mut name = String::new();
@@ -299,12 +300,13 @@ fn trusting(ca_certificates: Option<&[u8]>) -> Result<ClientConfig, InvalidSetti
 }
 
 const PORT: u16 = 5432;
-/// Of a session without anything to do, before it is asked whether it is still there.
+/// Time without traffic before keepalive probes, and without acknowledgement before a session is
+/// closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVES: u32 = 3;
 /// No transaction of this store waits for anything but the server.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(5);
-/// How long a handler may leave its transaction alone, and a host that has vanished its locks.
+/// Idle time after which a handler's transaction is ended, with the locks of a host that is gone.
 const HANDLER_IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(super) enum Sql {
     Sweep,
     Check,
     List,
-    /// In a transaction of somebody else's.
+    /// Settles in a transaction of the application.
     SettleIn,
 }
 
@@ -157,5 +157,5 @@ impl Prepared {
     }
 }
 
-/// In a transaction that could have been ended by somebody else: $9 its id, or none.
+/// Condition for a transaction that a handler could have ended: $9 is its id, or NULL.
 const WITHIN: &str = "AND ($9 IS NULL OR pg_current_xact_id_if_assigned()::text = $9)";

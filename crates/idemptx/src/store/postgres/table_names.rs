@@ -1,4 +1,4 @@
-//! What the tables are called, and the statements that name them.
+//! Names of the tables, and the statements that contain them.
 
 use std::fmt;
 
@@ -73,12 +73,12 @@ impl TableNames {
         &self.records
     }
 
-    /// The channel on which the end of awaited claims is told, as it is.
+    /// Returns the channel of the notifications, unquoted.
     pub(super) fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// What subscribes to that channel.
+    /// Returns the statement that subscribes to that channel.
     pub(super) fn listen(&self) -> String {
         format!("LISTEN {}", quoted(&self.channel))
     }
@@ -90,7 +90,7 @@ impl fmt::Debug for TableNames {
     }
 }
 
-/// A name as SQL has it, whatever characters it consists of.
+/// Quotes a name of any characters for SQL.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,5 +1,5 @@
 //! Transactions in which a record is settled: the application's, and those that the store begins
-//! for it on sessions of its own.
+//! for it on separate sessions.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use crate::store::connection::StepFailure;
 #[derive(Clone, Copy)]
 pub struct PostgresTransaction<'t> {
     client: &'t Client,
-    /// Which one it has to be; none if nobody but the owner can have ended it.
+    /// Expected transaction id; `None` if only the owner can have ended it.
     id: Option<&'t str>,
 }
 
@@ -71,7 +71,7 @@ impl PostgresTransaction<'_> {
         texts.query(self.client, sql, parameters).await
     }
 
-    /// Whether somebody could have ended it who should not.
+    /// Returns true if a handler could have ended it.
     pub(super) const fn is_own(self) -> bool {
         self.id.is_some()
     }
@@ -88,9 +88,9 @@ impl fmt::Debug for PostgresTransaction<'_> {
 ///
 /// Dropped before it has ended, it is rolled back with its session.
 pub struct OpenTransaction {
-    /// Taken by whoever ends it.
+    /// Taken to end the transaction.
     session: tokio::sync::Mutex<Option<Lent>>,
-    /// Given up by whoever was to end it, because a statement ran on.
+    /// Set if the transaction could not be ended because a statement ran on.
     is_over: AtomicBool,
     id: String,
     connector: Arc<Connector>,
@@ -113,7 +113,7 @@ impl OpenTransaction {
     ///
     /// Those of the settlement.
     /// After [`ErrorKind::Fenced`](idemptx_core::store::ErrorKind::Fenced) nothing of it was
-    /// committed; after any other, nobody knows.
+    /// committed; after any other, that is unknown.
     pub(crate) async fn commit(
         &self,
         store: &dyn Transactional,
@@ -141,7 +141,7 @@ impl OpenTransaction {
         }
     }
 
-    /// Takes it from whoever might still use it, once a statement that runs has ended.
+    /// Takes the session once a running statement has ended.
     async fn take(&self) -> Result<Option<Lent>, PostgresFailure> {
         let patience = self.connector.timeouts.command;
         match timeout(patience, self.session.lock()).await {
@@ -194,7 +194,7 @@ impl Transactions {
         Ok(self.lend(session, id, turn))
     }
 
-    /// Begins, and tells the transaction's id, unless something cannot be cleaned away.
+    /// Begins and returns the transaction's id; `None` if the session cannot be cleaned.
     async fn begin_on(
         &self,
         session: &Session,
@@ -265,7 +265,7 @@ impl Lent {
     }
 }
 
-/// What begins a transaction under settings that end with it, and tells its id.
+/// Returns the statement that begins a transaction under local settings and returns its id.
 pub(super) fn begin(settings: &str) -> String {
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings} \
@@ -282,7 +282,7 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
 }
 
 /// Leaves nothing of one request's session to the next; but for statements that it has prepared
-/// under names of its own, one of which is told: the client library's must stay.
+/// under names that it chose, one of which is returned: the client library's must stay.
 const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
      SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
      SELECT name FROM pg_prepared_statements WHERE from_sql LIMIT 1";

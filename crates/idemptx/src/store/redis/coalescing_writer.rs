@@ -1,10 +1,10 @@
-//! One write for the commands of many tasks.
+//! Combines the commands of many tasks into one write.
 //!
-//! Whoever sends a command wakes the task of the connection, and the runtime runs a task that was
-//! just woken before all others: the commands of tasks that are ready together would be a write
+//! A task that sends a command wakes the task of the connection, and the runtime runs a task that
+//! was just woken before all others: the commands of tasks that are ready together would be a write
 //! and a packet each, which cost both sides more than what is in them.
 //! So a connection lets those go first who are ready, and writes when its turn comes again.
-//! Whoever is alone waits for nothing but that.
+//! A single command waits for nothing but that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -82,7 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingWriter<S> {
 }
 
 /// Connects to all addresses of a host at once, and keeps the first that answers: one at which
-/// nobody does holds nothing up.
+/// there is no answer delays nothing.
 async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     for address in addresses {
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// An address that leaves whoever connects without an answer: its queue is full.
+    /// Binds an address that does not answer, because its queue is full.
     async fn silent() -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();

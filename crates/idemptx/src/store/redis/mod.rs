@@ -4,7 +4,7 @@
 //! record, is one native command: `SET … NX GET PX`, hence Redis 7.0.
 //! Everything else is a script that compares before it writes.
 //! A claim is written and renewed with its retention as its time to live, so that
-//! *retention − time to live* is the age of its lease by the server's own clock, and nobody else's.
+//! *retention − time to live* is the age of its lease by the server's clock alone.
 //!
 //! What is said and what an answer means is in [`protocol`], without a connection; `RedisStore`
 //! (the feature `redis`) brings connections for tokio.

@@ -28,9 +28,9 @@ use crate::store::per_runtime::PerRuntime;
 /// Time limits of a store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RedisTimeouts {
-    /// For a command, with all it takes to send it.
+    /// Limit of a command, with all it takes to send it.
     pub(super) command: Duration,
-    /// For opening a connection.
+    /// Limit of opening a connection.
     pub(super) connect: Duration,
 }
 

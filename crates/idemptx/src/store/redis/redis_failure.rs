@@ -1,4 +1,4 @@
-//! Why Redis gave no answer, and what that means for the step that asked.
+//! Failures of Redis, and their meaning for the step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ enum RedisCause {
 
 impl RedisFailure {
     fn new(server: &Arc<str>, cause: RedisCause) -> Self {
-        Self { server: server.clone(), cause, fate: Fate::Unknown }
+        Self { server: server.clone(), cause, fate: Fate::Sent }
     }
 
     pub(super) fn redis(server: &Arc<str>, error: RedisError) -> Self {
@@ -48,7 +48,12 @@ impl RedisFailure {
         Self::new(server, RedisCause::Unexpected)
     }
 
-    /// What the server said, code first, if it was the server that said no.
+    /// Returns true if nothing of the step was sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.fate == Fate::Unsent
+    }
+
+    /// Returns the server's error, if the server refused the step.
     pub(super) fn refusal(&self) -> Option<Bytes> {
         let RedisCause::Redis(error) = &self.cause else { return None };
         error_text(error)
@@ -57,7 +62,7 @@ impl RedisFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
-            RedisCause::Redis(_) | RedisCause::TimedOut(_) => self.fate.kind(),
+            RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
     }
@@ -81,7 +86,7 @@ impl StepFailure for RedisFailure {
     }
 
     fn in_doubt(self) -> Self {
-        Self { fate: Fate::Unknown, ..self }
+        Self { fate: Fate::InDoubt, ..self }
     }
 }
 
@@ -94,7 +99,7 @@ impl From<RedisFailure> for StoreError {
     }
 }
 
-/// What the server said in an error, code first, if it was the server that made it.
+/// Returns the text of an error of the server, code first.
 pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     let code = error.code()?;
     Some(match error.detail() {
@@ -103,7 +108,7 @@ pub(super) fn error_text(error: &RedisError) -> Option<Bytes> {
     })
 }
 
-/// Whether the client library says, in its own words, that the server refused the user.
+/// Returns true if the client library reports that the server refused the user.
 fn is_about_rights(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
 }

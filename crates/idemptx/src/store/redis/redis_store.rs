@@ -1,4 +1,4 @@
-//! The store with connections of its own.
+//! The store on top of the connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl RedisStore {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(url: impl Into<String>) -> Result<Self, StoreError> {
         Self::builder(url).connect().await
     }
@@ -155,6 +155,8 @@ impl RedisStore {
     fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
         match answer {
             Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.topology.name())),
+            // A refusal of the connection is no reply to the command.
+            Err(failure) if failure.is_unsent() => Err(failure),
             Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
         }
     }
@@ -184,7 +186,7 @@ impl Store for RedisStore {
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
         let handle = self.notifier.watch(*id);
-        // Subscribing anew costs as much as asking whether the subscription is still in force.
+        // Subscribing again costs as much as asking whether the subscription is still in force.
         self.wake_ups
             .run(&mut Doubt::default(), |mut connection| async move {
                 connection.subscribe(self.layout.channel()).await
@@ -241,7 +243,7 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What the names of all its keys and its channel begin with; `idem:` unless set.
+    /// Sets the prefix of all keys and of the channel; `idem:` by default.
     ///
     /// Stores with different prefixes share nothing.
     #[must_use]
@@ -250,15 +252,16 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a step waits for its answer before its outcome counts as unknown; one second
-    /// unless set.
+    /// Sets how long a step waits for its answer before its outcome counts as unknown; one second
+    /// by
+    /// default.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.command = timeout;
         self
     }
 
-    /// How long an attempt to connect may take; one second unless set.
+    /// Sets how long an attempt to connect may take; one second by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;
@@ -307,7 +310,7 @@ impl RedisStoreBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is left behind.
+    /// No state remains.
     pub async fn connect(self) -> Result<RedisStore, StoreError> {
         let store =
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;

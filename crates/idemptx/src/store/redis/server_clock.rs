@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-/// What the server's clock shows, by its answer at the last connect and the time since.
+/// The server's clock, extrapolated from its answer at the last connect.
 ///
-/// It dates the fences of claims that the plain `SET` grants, where nobody else is in sight.
+/// It dates the fences of claims that the plain `SET` grants, without a competing claim.
 /// Those need no exact clock: a fence must exceed that of any earlier owner who may still be
-/// alive, and whoever takes a record over from one is granted it by a script, which reads both the
+/// alive, and a claim that takes a record over is granted by a script, which reads both the
 /// predecessor's fence and the server's own clock.
 /// A plain grant finds nothing: its predecessor gave the record up, or let it stand for a whole
 /// retention, which is far more than the clocks can be apart.
@@ -26,7 +26,7 @@ impl ServerClock {
     /// Takes what it showed, in microseconds since the Unix epoch, when it was asked at `asked`.
     ///
     /// It may be ahead of the server by the time that the question took to get there, and is never
-    /// behind: whoever comes after a fence of the server's own has a greater one.
+    /// late: a claim after a fence of the server has a greater one.
     pub(super) fn set(&self, micros: u64, asked: Instant) {
         let at_origin = micros.saturating_sub(micros_since(self.origin, asked));
         self.micros_at_origin.fetch_max(at_origin, Ordering::Relaxed);

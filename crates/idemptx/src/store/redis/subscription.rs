@@ -1,4 +1,4 @@
-//! What a subscription brings.
+//! Messages of a subscription.
 //!
 //! Subscriptions have a connection of their own.
 //! Redis bounds what may queue up for a subscriber far more narrowly than for a client that asks,
@@ -12,7 +12,7 @@ use redis::{PushInfo, PushKind, Value};
 
 use crate::store::notifier::Notifier;
 
-/// What a connection with a subscription calls for everything that comes in.
+/// Returns the callback of a subscribed connection for its messages.
 pub(super) fn listener(
     notifier: &Arc<Notifier>,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {

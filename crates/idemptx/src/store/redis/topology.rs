@@ -1,7 +1,7 @@
-//! Which server has the records, and how a connection to it is opened.
+//! The server of the records, and how to connect to it.
 //!
 //! Today that is one server under one address.
-//! A topology that asks sentinels or follows slots belongs here, behind the same two methods.
+//! A topology that asks sentinels or follows slots belongs here, with the same two methods.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::url::{self, InvalidUrl};
 
-/// One Redis server.
+/// A single Redis server.
 pub(super) struct Topology {
     commands: Client,
     pushes: Client,
@@ -90,7 +90,7 @@ impl Topology {
         Ok(Line::driven_elsewhere(opening.await?))
     }
 
-    /// Whether records and passwords cross a network in plain text.
+    /// Returns true if records and passwords cross a network in plain text.
     pub(super) fn is_plaintext(&self) -> bool {
         match self.commands.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, _) => {
@@ -101,7 +101,7 @@ impl Topology {
         }
     }
 
-    /// Its address and database, for messages.
+    /// Returns the address and the database, for messages.
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -114,7 +114,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// One whose task is the client library's own, and ends with the last clone.
+    /// Creates a line whose task belongs to the client library and ends with the last clone.
     fn driven_elsewhere(connection: MultiplexedConnection) -> Self {
         Self { connection, _task: JoinSet::new() }
     }

@@ -1,4 +1,4 @@
-//! What a Redis URL says, and what of it may be shown.
+//! Settings in a Redis URL, and the part that may be shown.
 
 use std::fmt;
 
@@ -86,7 +86,7 @@ pub(super) fn parse(url: &str) -> Result<ConnectionInfo, InvalidUrl> {
     url.into_connection_info().map_err(|error| InvalidUrl(UrlProblem::Malformed(error.to_string())))
 }
 
-/// Where it leads, without credentials: for messages.
+/// Returns the address without credentials, for messages.
 pub(super) fn name(info: &ConnectionInfo) -> String {
     let database = info.redis_settings().db();
     match info.addr() {

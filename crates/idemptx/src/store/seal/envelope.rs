@@ -14,7 +14,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use super::keys::{SealKey, SealKeys};
 
-/// What a sealed payload belongs to, and opens with alone.
+/// Associated data of a sealed payload, without which it does not open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SealContext<'a> {
     id: &'a RecordId,
@@ -38,7 +38,7 @@ impl<'a> SealContext<'a> {
 
     /// The associated data; every part has one length, so that no two owners have the same.
     fn associated(&self, head: &[u8]) -> Vec<u8> {
-        let Fingerprint { config, digest, binding, .. } = self.fingerprint;
+        let Fingerprint { config, digest, binding, operation, .. } = self.fingerprint;
         let mut data = Vec::with_capacity(ASSOCIATED_BYTES);
         data.extend_from_slice(head);
         data.push(self.state.letter());
@@ -47,6 +47,7 @@ impl<'a> SealContext<'a> {
         data.extend_from_slice(&config.to_be_bytes());
         data.extend_from_slice(digest);
         data.extend_from_slice(binding);
+        data.extend_from_slice(operation);
         debug_assert_eq!(data.len(), ASSOCIATED_BYTES, "every part has one length");
         data
     }
@@ -114,7 +115,7 @@ pub(super) fn open(
     if flags & COMPRESSED == 0 { Ok(plain.into()) } else { inflated(&plain) }
 }
 
-/// Whether bytes that begin so claim to be sealed, in this format or in one to come.
+/// Returns true if this first byte marks a sealed payload, in this format or in a later one.
 pub(super) const fn is_sealed(first: u8) -> bool {
     first & 0xF0 == FORMAT & 0xF0
 }
@@ -154,24 +155,24 @@ thread_local! {
         RefCell::new(Decompressor::new().ok());
 }
 
-/// Why a payload does not open; the source of a
+/// Reason for which a payload does not open; the source of a
 /// [`Corrupt`](idemptx_core::store::ErrorKind::Corrupt) error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unopened {
-    /// It was never sealed.
+    /// Not sealed.
     Unsealed,
-    /// It is sealed in another format.
+    /// Sealed in another format.
     Format(u8),
-    /// It is cut short.
+    /// Truncated.
     Short,
-    /// Nobody here has the key of this id.
+    /// Sealed under a key that the ring does not have.
     UnknownKey(u32),
-    /// It does not open under the key of this id, for the record it was found in.
+    /// Sealed for another record, or altered, under the key of this id.
     Foreign(u32),
-    /// It would take this many bytes.
+    /// Larger than allowed when inflated: this many bytes.
     TooLarge(u32),
-    /// It opens, and is not what it says.
+    /// Opened, with invalid contents.
     Malformed,
 }
 
@@ -194,7 +195,7 @@ impl fmt::Display for Unopened {
             Self::UnknownKey(id) => write!(
                 f,
                 "a result sealed under key {id}, which is not in the key ring: put it back, \
-                 deferred the first, until the last record under it has expired"
+                 after the first, until the last record under it has expired"
             ),
             Self::Foreign(id) => write!(
                 f,
@@ -221,11 +222,11 @@ pub(super) const NONCE_BYTES: usize = 24;
 const PLAIN_AT: usize = HEAD_BYTES + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 4;
-const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16;
+const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16 + 16;
 
 /// Below it, a frame's own head eats up what it saves.
 const COMPRESSED_ABOVE_BYTES: usize = 1024;
-/// What is larger is sealed as it is.
+/// Maximum size of a payload to compress.
 const INFLATED_BYTES_MAX: u32 = 64 << 20;
 /// The quickest of the ordinary levels: a response is compressed while its client waits.
 const LEVEL: i32 = 1;

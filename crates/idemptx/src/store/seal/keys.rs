@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
 use zeroize::Zeroizing;
 
-/// One key with its id.
+/// A key with its id.
 ///
 /// Its bytes are never shown by `Debug`, and are overwritten when it is dropped.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct SealKey {
 }
 
 impl SealKey {
-    /// How long a key is.
+    /// Length of a key.
     pub const BYTES: usize = 32;
 
     /// Takes 32 random bytes as the key, or derives one from a longer secret, under an id that
@@ -47,7 +47,7 @@ impl SealKey {
         Ok(Self { id, bytes })
     }
 
-    /// Its id, which stands beside everything it sealed.
+    /// Returns the id, which is stored beside all that the key sealed.
     #[must_use]
     pub const fn id(&self) -> u32 {
         self.id
@@ -102,7 +102,7 @@ impl SealKeys {
         Self(Arc::new(KeyRing { first, older: Vec::new() }))
     }
 
-    /// The same ring with another key to open with.
+    /// Adds another key to open with.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ fn hexadecimal(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-/// Of either alphabet, padded or not.
+/// Decodes base64 of either alphabet, padded or not.
 fn base64(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let text = text.trim_end_matches('=');
     let bytes = Base64Unpadded::decode_vec(text).or_else(|_| Base64UrlUnpadded::decode_vec(text));

@@ -18,8 +18,9 @@
 //! # What is sealed
 //!
 //! The payload of every result: status, headers, body and trailers of the response.
-//! Whoever reads the store, its backups or its replication sees its length, and nothing else of it.
-//! Whoever can write to the store can neither change a response nor move it to another key, another
+//! A reader of the store, its backups or its replication sees the length of a result, and nothing
+//! else.
+//! A writer to the store can neither change a response nor move it to another key, another
 //! request or another state: what does not open is refused as
 //! [`Corrupt`](idemptx_core::store::ErrorKind::Corrupt), which is neither executed nor deleted.
 //!
@@ -34,7 +35,7 @@
 //! # Keys
 //!
 //! A key has an id, which is stored beside what it seals, and 32 bytes; see [`SealKeys`].
-//! To rotate, put a new key first and leave the old one behind it until the last record that it
+//! To rotate, put a new key first and leave the old one after it until the last record that it
 //! sealed has expired, which takes as long as the policy's `retain`.
 //! Where several processes share a store, give all of them the new key in second place before any
 //! gets it in the first.
@@ -42,8 +43,9 @@
 //! # Adopting
 //!
 //! Records from before sealing do not open.
-//! [`Seal::accept_unsealed`] lets them pass until they have expired; as long as it is on, whoever
-//! can write to the store can forge results.
+//! [`Seal::accept_unsealed`] lets them pass until they have expired; as long as it is on, a writer
+//! to
+//! the store can forge results.
 //!
 //! # The format
 //!

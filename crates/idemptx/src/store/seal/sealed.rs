@@ -15,7 +15,7 @@ use crate::store::transactional::Transactional;
 #[cfg(feature = "postgres")]
 use crate::store::{BoxFuture, postgres::PostgresTransaction};
 
-/// How results are sealed and opened.
+/// Settings for sealing and opening results.
 ///
 /// ```
 /// use idemptx::store::AnyStore;
@@ -42,18 +42,19 @@ impl Seal {
         Self { keys, accepts_unsealed: false, compresses: true }
     }
 
-    /// Whether a result that was never sealed is taken for what it is, as it has to be while the
-    /// records from before sealing have not expired; off unless set.
+    /// Accepts results that were never sealed, which is needed until the records from before
+    /// sealing have
+    /// expired; off by default.
     ///
     /// # Security
     ///
-    /// As long as it is on, whoever can write to the store can forge results.
+    /// As long as it is on, a writer to the store can forge results.
     pub const fn accept_unsealed(mut self, accept: bool) -> Self {
         self.accepts_unsealed = accept;
         self
     }
 
-    /// Whether large payloads are compressed before they are sealed; on unless set.
+    /// Compresses large payloads before they are sealed; on by default.
     ///
     /// # Security
     ///
@@ -63,7 +64,7 @@ impl Seal {
         self
     }
 
-    /// What a store is to keep in place of a settlement.
+    /// Seals a settlement for the store.
     ///
     /// # Errors
     ///
@@ -107,12 +108,15 @@ impl Seal {
     /// A verdict with its record opened.
     fn claim(&self, claim: Claim) -> Result<Claim, StoreError> {
         match claim {
-            Claim::Settled(record) => self.record(record).map(Claim::Settled),
+            Claim::Found(RecordSnapshot::Settled(record)) => {
+                let record = self.record(record)?;
+                Ok(Claim::Found(RecordSnapshot::Settled(record)))
+            }
             other => Ok(other),
         }
     }
 
-    /// What was seen with its record opened.
+    /// Opens the record of a snapshot.
     fn seen(&self, seen: RecordSnapshot) -> Result<RecordSnapshot, StoreError> {
         match seen {
             RecordSnapshot::Settled(record) => self.record(record).map(RecordSnapshot::Settled),
@@ -120,15 +124,15 @@ impl Seal {
         }
     }
 
-    /// What a start-up check says of it.
+    /// Adds the sealing to a report.
     fn report(&self, mut report: SafetyReport) -> SafetyReport {
         report.guarantee += &format!(
             "; results are sealed with XChaCha20-Poly1305 under key {}",
             self.keys.first().id()
         );
         if self.accepts_unsealed {
-            let forgeable = "results that are not sealed are accepted, so whoever can write to \
-                             the store can forge them: turn it off when the last record from \
+            let forgeable = "results that are not sealed are accepted, so a writer \
+                             to the store can forge them: turn it off when the last record from \
                              before sealing has expired";
             report.findings.push(Finding::new(Severity::Warning, forgeable));
         }
@@ -268,7 +272,7 @@ impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
     }
 }
 
-/// Whether a record in this state has no payload, and nothing to seal.
+/// Returns true if a record in this state has no payload, and nothing to seal.
 ///
 /// One that has a payload all the same is sealed like any other.
 const fn is_bare(state: State) -> bool {

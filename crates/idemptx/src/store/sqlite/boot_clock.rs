@@ -1,13 +1,13 @@
-//! The clock that judges leases: one for all processes of the host, which nobody can set.
+//! The clock that judges leases: one for all processes of the host, which cannot be set.
 //!
 //! On Linux that is the time since the host has booted, suspension included, and the file says how
 //! far ahead of it the store's time is, so that the latter began with the Unix epoch.
-//! When somebody sets the wall clock, nothing happens.
+//! Setting the wall clock has no effect.
 //!
 //! The file also says by which boot it goes.
 //! The first process after another boot begins an *era*: it takes the wall clock as the time,
 //! unless that would turn the store's back, and every lease of an earlier era counts as lapsed,
-//! because whoever held it has ended with its boot.
+//! because its owner has ended with its boot.
 //!
 //! Elsewhere the wall clock has to do: a step of it shortens or lengthens leases.
 
@@ -31,7 +31,7 @@ impl BootTime {
         self.micros.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// How long it is until then, at least nothing.
+    /// Returns the time until then, zero if that is over.
     pub(super) fn until(self, then: i64) -> Duration {
         Duration::from_micros(u64::try_from(then.saturating_sub(self.micros)).unwrap_or(0))
     }
@@ -47,7 +47,7 @@ pub(super) struct StoreClock {
 }
 
 impl StoreClock {
-    /// Begins an era, or goes on in the one at hand; to be called in a transaction.
+    /// Begins an era or continues the current one, within a transaction.
     ///
     /// `None` if the others go by a clock that is ahead of this process's.
     pub(super) fn enter(
@@ -87,12 +87,12 @@ impl StoreClock {
         BootTime { micros: micros.max(latest), era: self.era }
     }
 
-    /// The mark to be written now, if the one in the file is about to be reached.
+    /// Returns the mark to write, if the time approaches the one in the file.
     pub(super) fn next_mark(now: BootTime, mark: i64) -> Option<i64> {
         (now.micros > mark - MARK_AHEAD / 2).then_some(now.micros + MARK_AHEAD)
     }
 
-    /// Whether somebody who sets the wall clock changes it.
+    /// Returns true if setting the wall clock changes it.
     pub(super) fn can_be_set(&self) -> bool {
         self.host.boot == WALL
     }
@@ -146,7 +146,7 @@ fn wall_micros() -> i64 {
     i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Stands for a boot where none can be told.
+/// Name of the boot on systems that have no boot id.
 const WALL: &str = "wall clock";
 /// A minute, in microseconds.
 const MARK_AHEAD: i64 = 60_000_000;

@@ -20,14 +20,14 @@ pub(super) fn reach(point: &str) {
     });
 }
 
-/// As nobody can prepare for.
+/// Ends the process without any preparation.
 fn kill() -> ! {
     let own = std::process::id().to_string();
     let _ = Command::new("kill").args(["-s", "KILL", &own]).status();
     std::process::abort();
 }
 
-/// Where a process is to end.
+/// Point at which a process ends.
 struct Crash {
     point: String,
     times: u32,

@@ -21,7 +21,7 @@ pub(super) struct DatabaseFile {
     identity: Option<Identity>,
 }
 
-/// What a writer works with.
+/// State of an opened file.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: DatabaseFile,
@@ -71,17 +71,17 @@ impl DatabaseFile {
         Ok(Opened { file, connection, writer_lock, clock })
     }
 
-    /// Another connection, for reading.
+    /// Opens another connection, for reading.
     pub(super) fn reader(&self) -> Result<Connection, SqliteFailure> {
         let connection = self.connect()?;
         connection.pragma_update(None, "query_only", true).map_err(|error| self.sqlite(error))?;
         Ok(connection)
     }
 
-    /// Whether its name still leads to it.
+    /// Returns true if its name still leads to it.
     ///
-    /// Whoever has the file open goes on writing into it when it is removed, and whoever comes next
-    /// makes another: each would grant the same claim.
+    /// Processes that have a removed file open go on writing into it, and the next process creates
+    /// another: both would grant the same claim.
     pub(super) fn is_in_place(&self) -> bool {
         Identity::of(&self.path) == self.identity
     }
@@ -184,7 +184,7 @@ fn is_read_only(connection: &Connection) -> bool {
     connection.is_readonly(MAIN_DB).unwrap_or(true)
 }
 
-/// Its full name, so that it stays the same when the process changes its folder.
+/// Returns the absolute path, which stays valid when the process changes its folder.
 fn absolute(path: &Path) -> Result<Arc<Path>, SqliteFailure> {
     let given: Arc<Path> = path.into();
     let fail = |cause| SqliteFailure::new(&given, cause);
@@ -200,7 +200,8 @@ fn absolute(path: &Path) -> Result<Arc<Path>, SqliteFailure> {
     }
 }
 
-/// Makes an empty file that nobody else may read; SQLite gives the files beside it the same mode.
+/// Creates an empty file that only its owner may read; SQLite gives the files beside it the same
+/// mode.
 fn create(path: &Path) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -219,7 +220,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Which file it is, whatever its name.
+/// Identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -240,16 +241,16 @@ impl Identity {
     }
 }
 
-/// What kind of network file system a folder is on, if it is on one.
+/// Returns the kind of network file system of a folder, if it is on one.
 fn network(folder: &Path) -> Option<&'static str> {
     let kind = super::filesystem::kind(folder)?;
     super::filesystem::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
 }
 
-/// For its owner alone: it holds the responses of everybody's requests.
+/// Mode for the owner alone, because the file holds responses.
 pub(super) const MODE: u32 = 0o600;
-/// As `PRAGMA synchronous` counts.
+/// Number of `FULL` in `PRAGMA synchronous`.
 const SYNCHRONOUS_FULL: i64 = 2;
 const CACHE_KIBIBYTES: i64 = 16 << 10;
-/// How long the write-ahead log stays on disk once it has been copied into the database.
+/// Size of the write-ahead log that stays on disk once it is copied into the database.
 const JOURNAL_BYTES_KEPT: i64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! What a file is on.
+//! File system of a file.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) fn kind(_: &Path) -> Option<u64> {
     None
 }
 
-/// How many bytes this process may still write there.
+/// Returns the number of bytes that this process may still write there.
 #[cfg(target_os = "linux")]
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     let about = rustix::fs::statvfs(path).ok()?;
@@ -38,7 +38,7 @@ pub(super) const NETWORKS: &[(u64, &str)] = &[
     (0x0bd0_0bd0, "Lustre"),
     (0x4750_4653, "GPFS"),
 ];
-/// In memory: gone with the power.
+/// File systems in memory, which end with the power.
 pub(super) const MEMORY: &[u64] = &[0x0102_1994, 0x8584_58f6];
 /// The writable layer of a container: gone with it.
 pub(super) const OVERLAY: u64 = 0x794c_7630;

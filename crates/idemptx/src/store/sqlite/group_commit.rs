@@ -1,4 +1,4 @@
-//! The steps of one transaction, and who is to be told how it ended.
+//! The steps of one transaction, with the tasks that wait for their verdicts.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::store::notifier::Notifier;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     steps: Vec<Pending>,
-    /// What the transaction has changed: verdicts on it depend on the commit, others do not.
+    /// Records that the transaction has changed: only verdicts on these depend on the commit.
     changed: HashSet<RecordId>,
     payload_bytes: usize,
 }
@@ -26,15 +26,15 @@ pub(super) struct Batch {
 enum Pending {
     Claim(Answer<Claim>, Verdict<Claim>),
     Renew(Answer<Lease>, Verdict<Lease>),
-    /// With the record that whoever waits for it is to look at.
+    /// A settlement or release, with the record whose waiters are notified.
     End(Answer<()>, Verdict<()>, RecordId),
 }
 
 impl Batch {
     /// Takes a step.
     ///
-    /// A verdict that depends on nothing uncommitted is told at once.
-    /// A failure is told, too, and returned: it may have undone the others.
+    /// A verdict that depends on nothing uncommitted is sent at once.
+    /// A failure is sent, too, and returned: it may have undone the others.
     pub(super) fn take(
         &mut self,
         records: &mut RecordWriter<'_>,
@@ -60,11 +60,11 @@ impl Batch {
                 let step = records.renew(&lease, now);
                 self.add(lease.id, step, answer, file, ErrorKind::Unavailable, Pending::Renew)
             }
-            WriteJob::Tend => Ok(()),
+            WriteJob::Maintain => Ok(()),
         }
     }
 
-    /// Whether nothing was written.
+    /// Returns true if nothing was written.
     pub(super) fn is_empty(&self) -> bool {
         self.changed.is_empty()
     }
@@ -78,28 +78,28 @@ impl Batch {
         PAGES_PER_STEP * self.steps.len() + self.payload_bytes / PAGE_BYTES
     }
 
-    /// Tells the verdicts.
+    /// Sends the verdicts.
     pub(super) fn succeed(self, notifier: &Notifier) {
         for step in self.steps {
             match step {
-                Pending::Claim(answer, verdict) => tell(answer, verdict),
-                Pending::Renew(answer, verdict) => tell(answer, verdict),
+                Pending::Claim(answer, verdict) => send_verdict(answer, verdict),
+                Pending::Renew(answer, verdict) => send_verdict(answer, verdict),
                 Pending::End(answer, verdict, id) => {
-                    tell(answer, verdict);
+                    send_verdict(answer, verdict);
                     notifier.notify(&id);
                 }
             }
         }
     }
 
-    /// Tells that there are none: whether the transaction will be found on disk is not known.
+    /// Sends the failure: the transaction may be on disk or not.
     pub(super) fn fail(self, failure: &SqliteFailure) {
         for step in self.steps {
             let error = failure.as_kind(ErrorKind::Unavailable);
             match step {
-                Pending::Claim(answer, _) => tell(answer, Err(error)),
-                Pending::Renew(answer, _) => tell(answer, Err(error)),
-                Pending::End(answer, _, _) => tell(answer, Err(error)),
+                Pending::Claim(answer, _) => send_verdict(answer, Err(error)),
+                Pending::Renew(answer, _) => send_verdict(answer, Err(error)),
+                Pending::End(answer, _, _) => send_verdict(answer, Err(error)),
             }
         }
     }
@@ -133,7 +133,7 @@ impl Batch {
             Err(Refused::Sqlite(error)) => {
                 let failure = file.sqlite(error);
                 let kind = if failure.is_full() { without_room } else { failure.kind() };
-                tell(answer, Err(failure.as_kind(kind)));
+                send_verdict(answer, Err(failure.as_kind(kind)));
                 return Err(failure);
             }
         };
@@ -143,17 +143,17 @@ impl Batch {
         if wrote || self.changed.contains(&id) {
             self.steps.push(pending(answer, verdict));
         } else {
-            tell(answer, verdict);
+            send_verdict(answer, verdict);
         }
         Ok(())
     }
 }
 
-/// Tells whoever waits, if anybody still does.
-pub(super) fn tell<T>(answer: Answer<T>, verdict: Verdict<T>) {
+/// Sends a verdict to the task that waits for it, if it still does.
+pub(super) fn send_verdict<T>(answer: Answer<T>, verdict: Verdict<T>) {
     let _ = answer.send(verdict);
 }
 
-/// Of the table, of the index by id, and of the index by time.
+/// Pages of the table, of the index by id, and of the index by time.
 const PAGES_PER_STEP: usize = 3;
 const PAGE_BYTES: usize = 4096;

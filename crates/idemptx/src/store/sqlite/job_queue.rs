@@ -1,4 +1,4 @@
-//! What waits for a thread of the store, and how it is handed over.
+//! Queue of the jobs for a thread of the store.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,14 @@ struct Waiting<T> {
     is_closed: bool,
 }
 
-/// Why a thing was not taken.
+/// Reason for which a job was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotTaken {
     Crowded,
     Closed,
 }
 
-/// What comes next.
+/// Next jobs of a queue.
 #[derive(Debug)]
 pub(super) enum NextJobs<T> {
     Things(Vec<T>),
@@ -41,7 +41,7 @@ impl<T> JobQueue<T> {
         Self { waiting: Mutex::new(waiting), arrived: Condvar::new(), count_max }
     }
 
-    /// Adds a thing, unless there are too many that somebody still wants.
+    /// Adds a job, unless there are too many that are still wanted.
     pub(super) fn push(&self, thing: T, is_wanted: impl Fn(&T) -> bool) -> Result<(), NotTaken> {
         let mut waiting = self.lock();
         if waiting.is_closed {
@@ -102,7 +102,7 @@ impl<T> JobQueue<T> {
     }
 }
 
-/// Abandons a queue when its thread ends, however it does: nobody is to wait for that thread.
+/// Abandons a queue when its thread ends in any way, so that no task waits for that thread.
 #[derive(Debug)]
 pub(super) struct Drain<'a, T>(pub(super) &'a JobQueue<T>);
 

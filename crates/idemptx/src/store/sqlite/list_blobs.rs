@@ -1,4 +1,4 @@
-//! What an operator sees of the records, for the threads that read.
+//! Listing of the records by the reading threads, for operators.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::file::DatabaseFile;
 use super::sqlite_failure::SqliteCause;
 use crate::store::listing::{Listing, Walked};
 
-/// One page.
+/// Lists one page.
 pub(super) fn list(
     connection: &Connection,
     query: &Query,
@@ -56,7 +56,7 @@ fn walk(
     Ok(walked < walk_max)
 }
 
-/// Reads the head of a record, but not the pages with the response behind it, as a query would.
+/// Reads the head of a record, without the pages of its response that a query would load.
 fn head<'c>(
     connection: &'c Connection,
     blob: &mut Option<Blob<'c>>,
@@ -94,8 +94,8 @@ impl Stored {
         let age = BootTime { micros: fence, ..now }.until(now.micros);
         let mut entry = RecordSummary::new(&record, remaining, now.until(expires), age);
         if !is_spent {
-            let deferred = self.length - Record::HEAD_BYTES as i64;
-            entry.payload_bytes = u64::try_from(deferred).unwrap_or(0);
+            let payload = self.length - Record::HEAD_BYTES as i64;
+            entry.payload_bytes = u64::try_from(payload).unwrap_or(0);
         }
         Walked::Record(entry)
     }

@@ -6,7 +6,8 @@
 //! # What it promises
 //!
 //! A step is acknowledged when it is in SQLite's write-ahead log on the disk (`synchronous=FULL`),
-//! so that **no acknowledged claim or result is lost** to a crash of the process, of the others that
+//! so that **no acknowledged claim or result is lost** to a crash of the process, of the others
+//! that
 //! share the file, or of the machine, as far as the disk keeps what it says it has.
 //! Among all processes of the host, a claim is granted once.
 //! A commit that fails, on a full disk for instance, leaves every step in it without a verdict
@@ -17,7 +18,7 @@
 //! SQLite has one writer at a time, and a commit costs a flush of the disk.
 //! So one thread of a store writes: it takes all steps that wait, performs them in one transaction,
 //! and answers them once that is on disk, while the next ones gather.
-//! A lonely step is committed at once.
+//! A single step is committed at once.
 //! What needs nothing written, such as a replay, is answered before the commit; lookups have
 //! threads and connections of their own.
 //!
@@ -34,7 +35,7 @@
 //! # The clock
 //!
 //! Leases are judged by the time since the host has booted, which all its processes share, which
-//! goes on while it is suspended, and which nobody can set.
+//! goes on while it is suspended, and which cannot be set.
 //! A reboot lets every lease lapse: their owners have ended.
 //! Retention goes on through it by the wall clock, but never back.
 //! On other systems than Linux the wall clock has to do for everything, as the
@@ -49,11 +50,12 @@
 //!
 //! # The files
 //!
-//! `PATH`, `PATH-wal` and `PATH-shm` are the database, and must be kept, moved and removed together,
+//! `PATH`, `PATH-wal` and `PATH-shm` are the database, and must be kept, moved and removed
+//! together,
 //! and only while no process uses them; what is on them when the machine stops is all that is
 //! needed.
 //! `PATH-turn` is an empty file for a lock, and may stay.
-//! They are made for their owner alone (mode 0600): they hold the responses of everybody's requests.
+//! They are created for their owner alone (mode 0600), because they hold responses.
 //! Back them up with `sqlite3 PATH ".backup COPY"`; but a copy that is put back does not know what
 //! has been executed since.
 //!

@@ -25,7 +25,7 @@ pub(super) enum ReadJob {
 }
 
 impl ReadJob {
-    /// Whether anybody still waits for it.
+    /// Returns true if a task still waits for it.
     pub(super) fn is_wanted(&self) -> bool {
         match self {
             Self::Look(_, answer) => !answer.is_closed(),
@@ -35,7 +35,7 @@ impl ReadJob {
     }
 }
 
-/// What such a thread works with.
+/// State of a reading thread.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) file: Arc<DatabaseFile>,
@@ -74,7 +74,7 @@ impl Reader {
     }
 }
 
-/// What there is under an id.
+/// Reads the record of an id.
 pub(super) fn look(
     reader: &mut RecordReader<'_>,
     id: &RecordId,

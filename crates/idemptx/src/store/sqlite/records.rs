@@ -1,7 +1,8 @@
-//! The steps of the contract, in SQL, inside the transaction of whoever calls.
+//! The steps of the contract, in SQL, inside the transaction of the caller.
 //!
-//! Each has one statement that writes, so that a step happens or does not, whatever becomes of the
-//! others in its transaction.
+//! Each has one statement that writes, so that a step happens or does not, independent of the
+//! others
+//! in its transaction.
 
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
@@ -18,14 +19,14 @@ use super::boot_clock::BootTime;
 #[derive(Debug)]
 pub(super) struct Committed<T> {
     pub(super) verdict: T,
-    /// Whether it wrote anything.
+    /// True if the step wrote anything.
     pub(super) wrote: bool,
 }
 
-/// Why a step has no other verdict.
+/// Reason for a step without a result.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// By the contract.
+    /// A refusal by the contract.
     Kind(ErrorKind),
     Undecodable(Undecodable),
     Sqlite(rusqlite::Error),
@@ -62,7 +63,7 @@ impl<'c> RecordReader<'c> {
             .map(Self)
     }
 
-    /// What there is by now.
+    /// Returns the record as of now.
     pub(super) fn find(
         &mut self,
         id: &RecordId,
@@ -121,10 +122,7 @@ impl StoredRow {
 
 impl From<StoredRow> for Claim {
     fn from(found: StoredRow) -> Self {
-        match found {
-            StoredRow::Held(_, holder) => Self::Held(holder),
-            StoredRow::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 
@@ -188,7 +186,7 @@ impl<'c> RecordWriter<'c> {
         };
         match found {
             StoredRow::Held(lease, _) if lease.token == request.token => {
-                self.start_anew(&lease, now)?;
+                self.restart_term(&lease, now)?;
                 wrote(Claim::Granted(lease))
             }
             found if found.is_over(request.expected) => {
@@ -238,15 +236,14 @@ impl<'c> RecordWriter<'c> {
     pub(super) fn renew(&mut self, lease: &Lease, now: BootTime) -> StepResult<Lease> {
         match self.reader.find(&lease.id, now)? {
             Some(StoredRow::Held(held, _)) if held.token == lease.token => {
-                self.start_anew(&held, now)?;
+                self.restart_term(&held, now)?;
                 wrote(held)
             }
             _ => fenced(),
         }
     }
 
-    /// Removes up to `count` of what has expired, and of the responses that have; tells how many
-    /// it was.
+    /// Removes up to `count` expired records and responses; returns their number.
     pub(super) fn sweep(&mut self, now: BootTime, count: usize) -> rusqlite::Result<usize> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let read = |row: &rusqlite::Row<'_>| {
@@ -267,14 +264,14 @@ impl<'c> RecordWriter<'c> {
         Ok(due.len())
     }
 
-    /// When there is next something to sweep.
+    /// Returns the time of the next expiry.
     pub(super) fn next_due(&mut self) -> rusqlite::Result<i64> {
         let due: Option<i64> = self.next_due.query_row([], |row| row.get(0))?;
         Ok(due.unwrap_or(i64::MAX))
     }
 
-    /// Starts the term and the claim's retention anew.
-    fn start_anew(&mut self, lease: &Lease, now: BootTime) -> Result<(), Refused> {
+    /// Restarts the term and the claim's retention.
+    fn restart_term(&mut self, lease: &Lease, now: BootTime) -> Result<(), Refused> {
         let (turns, expires) = (now.after(lease.term), now.after(lease.retain));
         self.renew.execute(params![lease.id.as_bytes(), now.era, turns, expires])?;
         Ok(())
@@ -339,7 +336,7 @@ fn write(statement: &mut Statement<'_>, lease: &Lease, now: BootTime) -> rusqlit
     ])
 }
 
-/// What the record of a claim begins with, token included: so that a statement can compare it.
+/// Returns the first bytes of a claim's record up to the token, for a statement to compare.
 fn claim_mark(lease: &Lease) -> Vec<u8> {
     let mut mark = Record::running(lease).encode();
     mark.truncate(MARK_BYTES);

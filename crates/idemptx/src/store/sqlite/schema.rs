@@ -12,7 +12,7 @@ pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 /// `idmx`, in ASCII.
 pub(super) const APPLICATION_ID: i64 = 0x6964_6d78;
 
-/// Whose a file is.
+/// Owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileOwner {
     Nobody,
@@ -48,7 +48,7 @@ fn apply(connection: &Connection, from: i64, migrations: &[&str]) -> rusqlite::R
     connection.pragma_update(None, "user_version", migrations.len() as i64)
 }
 
-/// What brings the tables from each version to the next; released ones never change.
+/// Migrations from each version to the next; released ones never change.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
 #[cfg(test)]

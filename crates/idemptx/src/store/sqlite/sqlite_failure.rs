@@ -1,4 +1,4 @@
-//! Why the file gave no answer, and what that means for the step that asked.
+//! Failures of the file, and their meaning for the step.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,7 +11,7 @@ use idemptx_core::record::Undecodable;
 use idemptx_core::store::{ErrorKind, StoreError};
 use rusqlite::ErrorCode;
 
-/// What went wrong with a file, whose name its text begins with.
+/// A failure of a file, whose name its text begins with.
 #[derive(Clone)]
 pub(super) struct SqliteFailure(Arc<Inner>);
 
@@ -20,7 +20,7 @@ struct Inner {
     cause: SqliteCause,
 }
 
-/// What went wrong.
+/// Cause of a failure.
 #[derive(Debug)]
 pub(super) enum SqliteCause {
     Sqlite(rusqlite::Error),
@@ -30,7 +30,7 @@ pub(super) enum SqliteCause {
     TimedOut(Duration),
     /// Too many steps wait already.
     Crowded(usize),
-    /// What writes or reads has ended.
+    /// The writing or reading thread has ended.
     Ended,
     /// The bundled SQLite is none that keeps what it acknowledges.
     OldLibrary(&'static str),
@@ -38,17 +38,17 @@ pub(super) enum SqliteCause {
     NoFile,
     ReadOnly,
     NotWal(String),
-    /// A database of somebody else.
+    /// A database of another application.
     Foreign,
     /// Written by a newer release.
     Newer(i64),
-    /// On a network file system of that name.
+    /// The file is on a network file system of that name.
     Network(&'static str),
-    /// Another host, or a container with a kernel of its own, has taken the file over.
+    /// The file was taken over by another host, or by a container with a separate kernel.
     OtherHost,
     /// The clock of this process is not the one the others go by.
     OtherClock,
-    /// Another file, or none, has the name now.
+    /// The name leads to another file now, or to none.
     Replaced,
     /// The application's transaction is on another file.
     OtherFile,
@@ -86,7 +86,7 @@ impl SqliteFailure {
         }
     }
 
-    /// Whether there was no room for what was to be written.
+    /// Returns true if there was no room on the disk.
     pub(super) fn is_full(&self) -> bool {
         let SqliteCause::Sqlite(error) = &self.0.cause else { return false };
         error.sqlite_error_code() == Some(ErrorCode::DiskFull)
@@ -167,8 +167,8 @@ impl fmt::Display for SqliteCause {
                  processes of one host may share it: restart the rightful ones",
             ),
             Self::OtherClock => f.write_str(
-                "this process has a boot clock deferred that of the others, as in a time namespace; \
-                 run all of them in the same one",
+                "this process has a boot clock earlier than that of the others, as in a time \
+                 namespace; run all of them in the same one",
             ),
             Self::Replaced => f.write_str(
                 "the file was removed, or replaced by another one, while it was in use; restart \

@@ -91,7 +91,7 @@ impl SqliteStore {
         self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
     }
 
-    /// How many records are watched.
+    /// Returns the number of watched records.
     #[cfg(test)]
     pub(super) fn watched(&self) -> usize {
         self.notifier.len()
@@ -190,7 +190,7 @@ impl Store for SqliteStore {
 
     fn maintain(&self) {
         // It comes again.
-        let _ = self.jobs.push(WriteJob::Tend, WriteJob::is_wanted);
+        let _ = self.jobs.push(WriteJob::Maintain, WriteJob::is_wanted);
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -235,7 +235,7 @@ impl Inventory for SqliteStore {
     }
 }
 
-/// What waits is still written, by threads that then end by themselves.
+/// Closes the queues: the threads serve what waits, and end.
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.jobs.close();
@@ -262,8 +262,8 @@ pub struct SqliteStoreBuilder {
 }
 
 impl SqliteStoreBuilder {
-    /// How long a step waits for the disk, and for its turn among the processes that share the
-    /// file, before its outcome counts as unknown; five seconds unless set.
+    /// Sets how long a step waits for the disk, and for its turn among the processes that share the
+    /// file, before its outcome counts as unknown; five seconds by default.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -312,7 +312,7 @@ impl SqliteStoreBuilder {
     }
 }
 
-/// What all threads share.
+/// State that all threads share.
 struct Parts {
     file: Arc<DatabaseFile>,
     clock: Arc<StoreClock>,
@@ -376,5 +376,5 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_PATIENCE_MIN: Duration = Duration::from_secs(30);
 /// Lookups and checks share them.
 const READERS: usize = 2;
-/// How many steps may wait, for the writer and for the readers.
+/// Maximum number of steps that wait for the writer, and for the readers.
 const WAITING_MAX: usize = 65_536;

@@ -1,8 +1,7 @@
 //! The one thread that writes, and its group commits.
 //!
-//! It takes whatever waits, performs it in one transaction, and answers once that is on disk.
-//! Meanwhile the next ones gather: that is the whole of the grouping, so that a lonely step never
-//! waits for company.
+//! It takes all waiting steps, performs them in one transaction, and answers once that is on disk.
+//! The steps that arrive meanwhile form the next group, so a single step is never delayed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
-use super::group_commit::{Batch, tell};
+use super::group_commit::{Batch, send_verdict};
 use super::job_queue::{Drain, JobQueue, NextJobs};
 use super::records::RecordWriter;
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
@@ -29,36 +28,38 @@ pub(super) enum WriteJob {
     Settle(Lease, Settlement, Answer<()>),
     Release(Lease, Answer<()>),
     Renew(Lease, Answer<Lease>),
-    /// Nobody waits for what has expired to be removed.
-    Tend,
+    /// Removes expired records, without an answer.
+    Maintain,
 }
 
 pub(super) type Verdict<T> = Result<T, StoreError>;
 pub(super) type Answer<T> = oneshot::Sender<Verdict<T>>;
 
 impl WriteJob {
-    /// Whether anybody still waits for it; otherwise it may as well not happen.
+    /// Returns true if a task still waits for it; otherwise it is skipped.
     pub(super) fn is_wanted(&self) -> bool {
         match self {
             Self::Claim(_, _, answer) => !answer.is_closed(),
             Self::Settle(_, _, answer) | Self::Release(_, answer) => !answer.is_closed(),
             Self::Renew(_, answer) => !answer.is_closed(),
-            Self::Tend => true,
+            Self::Maintain => true,
         }
     }
 
     fn fail(self, failure: &SqliteFailure) {
         let error = failure.clone().into();
         match self {
-            Self::Claim(_, _, answer) => tell(answer, Err(error)),
-            Self::Settle(_, _, answer) | Self::Release(_, answer) => tell(answer, Err(error)),
-            Self::Renew(_, answer) => tell(answer, Err(error)),
-            Self::Tend => {}
+            Self::Claim(_, _, answer) => send_verdict(answer, Err(error)),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => {
+                send_verdict(answer, Err(error))
+            }
+            Self::Renew(_, answer) => send_verdict(answer, Err(error)),
+            Self::Maintain => {}
         }
     }
 }
 
-/// What the thread works with.
+/// State of the writing thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) file: Arc<DatabaseFile>,
@@ -72,13 +73,13 @@ impl Writer {
     /// Writes until the queue has come to its end.
     pub(super) fn run(self, connection: &Connection) {
         let _served = Drain(&self.queue);
-        // Without statements there is nothing to be done but to say so to whoever asks.
+        // Without statements every step fails: the queue is abandoned.
         let Ok(tools) = Tools::new(connection) else { return };
-        let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_tending: false };
+        let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_maintaining: false };
         loop {
             match self.queue.next(BATCH_MAX, work.patience()) {
                 NextJobs::Things(jobs) => work.serve(jobs),
-                NextJobs::Nothing if work.is_tending => work.maintain(),
+                NextJobs::Nothing if work.is_maintaining => work.maintain(),
                 NextJobs::Nothing => work.copy_log_alone(),
                 NextJobs::End => return work.copy_log_alone(),
             }
@@ -117,17 +118,17 @@ struct Work<'c> {
     next_due: i64,
     /// About how many pages were written since the log was copied.
     pages: usize,
-    is_tending: bool,
+    is_maintaining: bool,
 }
 
 impl<'c> Work<'c> {
     fn patience(&self) -> Option<Duration> {
-        if self.is_tending { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
+        if self.is_maintaining { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
     }
 
     fn serve(&mut self, mut jobs: Vec<WriteJob>) {
-        self.is_tending |= jobs.iter().any(|job| matches!(job, WriteJob::Tend));
-        jobs.retain(|job| job.is_wanted() && !matches!(job, WriteJob::Tend));
+        self.is_maintaining |= jobs.iter().any(|job| matches!(job, WriteJob::Maintain));
+        jobs.retain(|job| job.is_wanted() && !matches!(job, WriteJob::Maintain));
         if jobs.is_empty() {
             return;
         }
@@ -177,11 +178,11 @@ impl<'c> Work<'c> {
     fn maintain(&mut self) {
         self.next_due = 0;
         // After a failure the next call tries again.
-        self.is_tending = false;
+        self.is_maintaining = false;
         let Ok((_turn, now)) = self.begin() else { return };
         let Ok(is_unfinished) = self.tidy(now) else { return self.undo() };
         if self.commit().is_ok() {
-            self.is_tending = is_unfinished;
+            self.is_maintaining = is_unfinished;
         }
     }
 
@@ -193,7 +194,8 @@ impl<'c> Work<'c> {
         self.give_back().map_err(|error| self.writer.file.sqlite(error))
     }
 
-    /// Gives some of the file's free pages back, if they are many, and tells whether they still are.
+    /// Gives some of the file's free pages back if there are many, and returns true if there still
+    /// are.
     fn give_back(&mut self) -> rusqlite::Result<bool> {
         let count = |pragma| {
             self.tools.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
@@ -261,7 +263,7 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// Whether SQLite itself has undone the transaction.
+    /// Returns true if SQLite has undone the transaction.
     fn is_undone(&self) -> bool {
         self.tools.connection.is_autocommit()
     }
@@ -295,8 +297,9 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// Copies the log into the database, so that the next commit begins it anew; in this process's
-    /// turn, since a log that others write to meanwhile would go on for ever.
+    /// Copies the log into the database, so that the next commit starts it again; under the writer
+    /// lock,
+    /// because a log that others write to meanwhile would never start again.
     fn copy_log(&mut self, _: &WriterGuard<'c>) {
         #[cfg(test)]
         super::failpoint::reach("copying");
@@ -311,11 +314,11 @@ impl<'c> Work<'c> {
 
 /// More steps than that are not put into one transaction.
 const BATCH_MAX: usize = 1024;
-/// How many expired records a step removes: more than the one it may add, so they never pile up.
+/// Expired records that a step removes: more than the one it may add, so they never pile up.
 const SWEEP_SHARE: usize = 2;
-/// How many are removed at a time when there are no steps, or many.
+/// Expired records that are removed at a time when there are no steps, or many.
 const SWEEP_BATCH: usize = 128;
-/// How long after having swept everything it looks again, without being asked to tend.
+/// Time after a complete sweep until the next one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// 16 MiB.
 const LOG_PAGES_MAX: usize = 4096;

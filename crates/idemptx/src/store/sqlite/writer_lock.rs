@@ -1,9 +1,9 @@
-//! Whose turn it is to write, among the processes that share a file.
+//! The lock that gives the processes of a file turns in writing.
 //!
-//! SQLite lets whoever asks at the right moment have the lock, and the others ask again later: with
+//! SQLite gives its lock to the process that asks at the right moment, and the others poll: with
 //! several busy processes some would wait for ever.
 //! So each first takes the turn, a lock of the operating system on a file beside the database,
-//! which wakes whoever waits for it.
+//! which wakes the process that waits for it.
 //! It is for fairness alone: that only one writes is SQLite's doing.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -36,7 +36,7 @@ impl WriterLock {
         Err(io::Error::from(io::ErrorKind::Interrupted))
     }
 
-    /// The same, but not for long.
+    /// Waits for this process's turn for a limited time.
     pub(super) fn take_within(&self, patience: Duration) -> io::Result<WriterGuard<'_>> {
         let deadline = Instant::now() + patience;
         loop {

@@ -13,6 +13,7 @@ use idemptx::store::Transactional;
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx::{Engine, IdempotentTransaction, Policy, SettleError, StepError, TransactionError};
 use idemptx_core::policy::PolicyBuilder;
+use idemptx_core::store::Store;
 use idemptx_testkit::PostgresServer;
 
 use crate::support::http_client::{Reply, posted, send};
@@ -74,7 +75,7 @@ pub(crate) struct App(pub(crate) Router);
 impl App {
     pub(crate) fn of<H, T, S>(engine: &Engine<S>, handler: H) -> Self
     where
-        S: idemptx_core::store::Store,
+        S: Store,
         H: Handler<T, ()>,
         T: 'static,
     {
@@ -155,7 +156,7 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-pub(crate) fn engine<S: Transactional>(
+pub(crate) fn engine<S: Store + Transactional>(
     store: S,
     change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
 ) -> Engine<S> {

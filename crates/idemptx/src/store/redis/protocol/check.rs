@@ -10,7 +10,7 @@ use super::refusal::has_code;
 use super::reply::Reply;
 use crate::store::{Finding, SafetyReport, Severity};
 
-/// What to ask the server: everything that decides which guarantee it can give.
+/// Returns the commands that read the settings which decide about the server's guarantee.
 #[must_use]
 pub fn questions() -> [Command; 2] {
     [
@@ -19,7 +19,7 @@ pub fn questions() -> [Command; 2] {
     ]
 }
 
-/// What the replies to the [questions](questions()) amount to.
+/// Evaluates the replies to the [questions](questions()).
 ///
 /// What the server will not tell (hosted ones forbid `CONFIG`, some users `INFO`) is reported as a
 /// warning, not guessed.
@@ -45,22 +45,22 @@ pub fn evaluate(
     Ok(Checked { report, durable: settings.persistence().is_durable() })
 }
 
-/// What a check came to.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Checked {
-    /// What was found.
+    /// The report.
     pub report: SafetyReport,
-    /// Whether records survive the end of the server's process, if that is known.
+    /// True if records survive the end of the server's process; `None` if that is unknown.
     pub durable: Option<bool>,
 }
 
-/// How what is said reaches the server.
+/// Transport between the store and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Encrypted, or never leaving this host.
     Private,
-    /// In plain text through a network.
+    /// Plain text through a network.
     Plaintext,
 }
 
@@ -74,7 +74,7 @@ fn unless_forbidden(layout: &Layout, reply: Reply) -> Result<Option<Reply>, Stor
     }
 }
 
-/// What the server told of itself; `None` where it would not.
+/// Settings of the server; `None` where it refused to show them.
 struct ServerSettings {
     info: Option<HashMap<String, String>>,
     configuration: Option<HashMap<String, String>>,
@@ -223,7 +223,7 @@ impl ServerSettings {
     }
 }
 
-/// What is written to disk, and when.
+/// Policy of the server for writing to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Persistence {
     Unknown,
@@ -235,7 +235,7 @@ enum Persistence {
 }
 
 impl Persistence {
-    /// Whether records survive the end of the server's process, if that is known.
+    /// True if records survive the end of the server's process; `None` if that is unknown.
     fn is_durable(self) -> Option<bool> {
         (self != Self::Unknown).then_some(self != Self::Nothing)
     }

@@ -9,7 +9,7 @@ pub fn question() -> Command {
     Command::of("TIME", 1, 0)
 }
 
-/// What the reply to the [question](question()) says, in microseconds since the Unix epoch.
+/// Reads the reply to the [question](question()), in microseconds since the Unix epoch.
 #[must_use]
 pub fn micros(reply: &Reply) -> Option<u64> {
     let Reply::Array(parts) = reply else { return None };

@@ -18,7 +18,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// Its name and its arguments, in their order.
+    /// Returns the name and the arguments, in order.
     #[must_use]
     pub fn arguments(&self) -> Arguments<'_> {
         let mut rest = self.packed.as_slice();
@@ -31,13 +31,13 @@ impl Command {
         out.extend_from_slice(&self.packed);
     }
 
-    /// It as the Redis protocol has it.
+    /// Returns the command in the Redis protocol.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.packed
     }
 
-    /// The same, given away.
+    /// Returns the command in the Redis protocol, without a copy.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.packed
@@ -49,7 +49,7 @@ impl Command {
         Self::of("SET", 5, size).key(layout, key).joined(value).text("PX").number(millis(retain))
     }
 
-    /// Starts a key's time to live anew, in milliseconds.
+    /// Creates the command that restarts a key's time to live, in milliseconds.
     pub(super) fn expire(layout: &Layout, key: Key<'_>, retain_millis: u64) -> Self {
         Self::of("PEXPIRE", 3, 0).key(layout, key).number(retain_millis)
     }
@@ -95,7 +95,7 @@ impl fmt::Debug for Command {
     }
 }
 
-/// One of the two keys of a record; the braces put both into one slot.
+/// Key of a record or of its response; the braces put both into one slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Key<'a> {
     Record(&'a RecordId),
@@ -171,9 +171,9 @@ fn decimal(digits: &mut [u8; DIGITS_MAX], mut number: u64) -> &[u8] {
 }
 
 const LINE_END: &[u8] = b"\r\n";
-/// Of the largest `u64`.
+/// Number of digits of the largest `u64`.
 const DIGITS_MAX: usize = 20;
-/// What a command takes beside its large arguments: a hash, two keys and the lines between.
+/// Size of a command without its large arguments: a hash, two keys and the lines between.
 const ROOM_BYTES: usize = 256 + 2 * ID_TEXT_BYTES;
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! How records are named.
+//! Names of records.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 
-/// How records are named and laid out; shared by all steps of a store.
+/// Names of a store's records, shared by all of its steps.
 #[derive(Clone, Debug)]
 pub struct Layout {
     prefix: Box<str>,
@@ -23,14 +23,14 @@ impl Layout {
         Self { prefix: prefix.into(), channel, server: None }
     }
 
-    /// The same, with the server's name for the texts of errors: an address, never a credential.
+    /// Sets the server's name for the texts of errors: an address, never a credential.
     #[must_use]
     pub fn at(mut self, server: impl Into<Arc<str>>) -> Self {
         self.server = Some(server.into());
         self
     }
 
-    /// Where the ends of awaited claims are published, each as its record's id in text.
+    /// Returns the channel of the notifications; each is a record's id in text.
     #[must_use]
     pub fn channel(&self) -> &str {
         &self.channel
@@ -70,7 +70,7 @@ pub(super) fn kept(retain: Duration) -> Duration {
     retain.clamp(RETAIN_MIN, RETAIN_MAX)
 }
 
-/// How long an id is in text.
+/// Length of an id in text.
 pub(super) const ID_TEXT_BYTES: usize = 2 * RecordId::BYTES + 1;
 
 const RETAIN_MIN: Duration = Duration::from_millis(1);

@@ -74,7 +74,7 @@ pub struct RenewStep {
 }
 
 impl RenewStep {
-    /// Starts a lease's term anew.
+    /// Creates a step that restarts a lease's term.
     #[must_use]
     pub const fn new(lease: Lease) -> Self {
         Self { lease, form: Form::Hash }
@@ -125,7 +125,7 @@ pub(super) fn if_in_force(layout: &Layout, reply: &Reply) -> Result<(), StoreErr
     }
 }
 
-/// Tells whoever waits for the end of this claim.
+/// Creates the command that notifies about the end of this claim.
 pub(super) fn wake(layout: &Layout, id: &RecordId) -> Command {
     Command::of("PUBLISH", 3, 0).text(layout.channel()).bytes(&text(id))
 }

@@ -30,26 +30,26 @@ pub struct ListStep {
     query: Query,
     position: ScanPosition,
     stage: Stage,
-    /// What the handful at hand consists of.
+    /// Ids of the current batch.
     ids: Vec<RecordId>,
-    /// Where the server's walk goes on after it.
+    /// Cursor of the server after this batch.
     next: u64,
     form: Form,
     scans_left: u32,
 }
 
-/// What the last commands asked for.
+/// Purpose of the last commands.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     /// A handful of keys.
     Scan,
     /// The letters of their states: most records are in none that operators ask for.
     Sift,
-    /// What is shown of them.
+    /// Reads the summaries of the records.
     Read,
 }
 
-/// What follows the replies to a batch of commands.
+/// Continuation after the replies to a batch of commands.
 #[derive(Debug)]
 pub enum ListNext {
     /// Other commands, all at once; their replies are to come in the same order.
@@ -225,8 +225,8 @@ impl ListStep {
     }
 }
 
-/// Where a page ends: at which cursor of the server a handful begins, and if some of it has been
-/// listed: at which it ended, and after which id to go on.
+/// Position of a page's end: the server's cursor where a batch begins and, if a part of it was
+/// listed, the cursor where it ends with the last listed id.
 #[derive(Clone, Copy, Debug)]
 struct ScanPosition {
     at: u64,
@@ -253,7 +253,7 @@ impl ScanPosition {
     }
 }
 
-/// What the keys of records look like, as `MATCH` takes it; not those of responses kept apart.
+/// Returns the `MATCH` pattern of the records' keys, without those of separate responses.
 fn pattern(layout: &Layout, query: &Query) -> Vec<u8> {
     let mut pattern = Vec::new();
     for byte in layout.prefix() {
@@ -278,7 +278,7 @@ fn id_of(layout: &Layout, key: &Reply) -> Option<RecordId> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
-/// Whether a record with this letter may have come to one of these, or is none.
+/// Returns true if a record with this letter may have one of these statuses, or is invalid.
 fn may_be(letter: &[u8], statuses: RecordStatuses) -> bool {
     let any = |of: [RecordStatus; 2]| of.iter().any(|status| statuses.contains(*status));
     match letter {
@@ -308,7 +308,7 @@ fn read(
     let payload_bytes = if record.apart { apart } else { size - Record::HEAD_BYTES as i64 };
     let left = remaining(&record, pttl);
     let record = if record.apart && apart < 0 { record.with_response_expired() } else { record };
-    // Without an expiry (somebody sent PERSIST) it stays for ever.
+    // Without an expiry (after a PERSIST) it stays for ever.
     let expires_in = u64::try_from(pttl).map_or(Duration::MAX, Duration::from_millis);
     let age = Duration::from_micros(micros.saturating_sub(record.fence));
     let mut entry = RecordSummary::new(&record, left, expires_in, age);
@@ -320,11 +320,11 @@ fn number(digits: &Bytes) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Where the letter of the state stands in a record.
+/// Offset of the state's letter in a record.
 const STATE_AT: u64 = 1;
-/// How many keys a scan looks at for a page that leaves some out.
+/// Number of keys that a scan for a filtered page reads.
 const WALK_MAX: usize = 500;
-/// How many scans may come to nothing before a page ends empty.
+/// Number of scans without a result after which a page ends empty.
 const SCANS_MAX: u32 = 8;
 
 #[cfg(test)]
@@ -426,7 +426,8 @@ mod tests {
         use idemptx_core::store::ClaimRequest;
         let part = |digits: &'static str| Reply::Bytes(digits.into());
         let time = Reply::Array(vec![part("1700000000"), part("250000")]);
-        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+        let fingerprint =
+            Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
         let hour = Duration::from_secs(3600);
         let request = ClaimRequest::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
         let record = |id: &RecordId| {

@@ -1,4 +1,4 @@
-//! What the Redis store says and hears, without a connection: for drivers that have their own.
+//! The Redis store's conversation with the server, for drivers with connections of their own kind.
 //!
 //! A [step](Step) of the [store contract](idemptx_core::store) is a short dialogue: a [`Command`]
 //! goes out, a [`Reply`] comes in, and the step either asks something else or has its verdict.
@@ -72,13 +72,13 @@ pub use self::watch::WatchStep;
 
 /// A step as a dialogue, or as a transaction.
 pub trait Step: Sized {
-    /// What the step is taken for.
+    /// Result of the step.
     type Verdict;
 
-    /// Begins the dialogue, also anew after a lost connection.
+    /// Begins the conversation, also again after a lost connection.
     ///
     /// `micros` is the server's clock, as well as the caller knows it, in microseconds since the
-    /// Unix epoch; asked anew when the command is sent again after a lost connection.
+    /// Unix epoch; read again when the command is sent again after a lost connection.
     /// It dates nothing but a claim that finds no record, where an error of seconds does no harm.
     fn begin(&mut self, layout: &Layout, micros: u64) -> Command;
 
@@ -89,16 +89,16 @@ pub trait Step: Sized {
     fn decide(&self, layout: &Layout, read: Read) -> Decision<Self::Verdict>;
 }
 
-/// What follows a reply.
+/// Continuation after a reply.
 #[derive(Debug)]
 pub enum Next<T> {
-    /// Another command, on the same connection or another.
+    /// Send this command next, on the same connection or another.
     Ask(Command),
     /// The end of the dialogue.
     Done(Result<T, StoreError>),
 }
 
-/// What a transaction does.
+/// Writes and verdict of a transaction.
 #[derive(Debug)]
 pub struct Decision<T> {
     /// To be sent in one `MULTI`; nothing if the verdict stands as it is.

@@ -1,4 +1,4 @@
-//! What a transaction reads before it is decided.
+//! Values that a transaction reads first.
 
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
@@ -9,22 +9,21 @@ use super::command::{Command, Key};
 use super::layout::Layout;
 use super::reply::Reply;
 
-/// What was read of a record, all under one `WATCH` of its two [keys](Layout::keys).
+/// Values of a record, read under one `WATCH` of its two [keys](Layout::keys).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// What stands under the first key.
+    /// Value of the first key.
     pub record: Option<Bytes>,
-    /// What is left of it as `PTTL` gives it: milliseconds, negative if there is no expiry or no
-    /// record.
+    /// Result of `PTTL` for it: milliseconds, negative if there is no expiry or no record.
     pub pttl: i64,
-    /// What stands under the second key.
+    /// Value of the second key.
     pub response: Option<Bytes>,
     /// The server's clock, in microseconds since the Unix epoch.
     pub micros: u64,
 }
 
 impl Read {
-    /// What to ask for it, after the `WATCH`.
+    /// Returns the commands to send after the `WATCH`.
     #[must_use]
     pub fn questions(layout: &Layout, id: &RecordId) -> [Command; 4] {
         let (record, response) = (Key::Record(id), Key::Response(id));
@@ -36,7 +35,7 @@ impl Read {
         ]
     }
 
-    /// What the replies to the [questions](Self::questions) say.
+    /// Reads the replies to the [questions](Self::questions).
     ///
     /// # Errors
     ///

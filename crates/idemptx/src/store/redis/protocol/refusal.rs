@@ -1,4 +1,4 @@
-//! Why a step has no verdict, and what that means.
+//! Errors of the server, and their meaning for the step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use super::layout::Layout;
 
 impl Layout {
-    /// What an error of the server means for the step that asked.
+    /// Converts an error of the server to the step's error.
     ///
     /// Its text is kept as the source.
     #[must_use]
@@ -23,13 +23,13 @@ impl Layout {
     }
 }
 
-/// What an error means that a server gave outside of any step.
+/// Converts an error of the server outside of a step.
 pub(in crate::store::redis) fn refused(server: Option<Arc<str>>, error: &[u8]) -> StoreError {
     let cause = RefusalCause::Refused(String::from_utf8_lossy(error).into_owned());
     StoreError::with_source(kind(error), Refusal { server, cause })
 }
 
-/// Whether an error begins with this code.
+/// Returns true if an error begins with this code.
 pub(super) fn has_code(error: &[u8], code: &str) -> bool {
     code_of(error) == code.as_bytes()
 }

@@ -8,7 +8,7 @@ use super::command::Command;
 use super::refusal::has_code;
 use super::reply::Reply;
 
-/// One script and its hash.
+/// A script and its hash.
 #[derive(Debug)]
 pub(super) struct Script {
     /// A first line for servers since 7.0, which others take for a fault.
@@ -34,15 +34,15 @@ impl Script {
     }
 }
 
-/// How a script is named to the server.
+/// Form in which a script is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Form {
-    /// By its hash, for a server that has seen it.
+    /// The hash, for a server that has seen the script.
     #[default]
     Hash,
-    /// In full, for any server, which knows it from then on.
+    /// The code, which the server knows from then on.
     Code,
-    /// In full without the first line, for servers before 7.0.
+    /// The code without its first line, for servers before 7.0.
     Bare,
 }
 
@@ -60,14 +60,14 @@ impl Form {
     }
 }
 
-/// What a reply to a script comes to.
+/// Meaning of a reply to a script.
 #[derive(Debug)]
 pub(super) enum ScriptReply {
-    /// It has to be sent again, in another form.
+    /// The script must be sent again, in another form.
     Again,
     /// The server said no.
     Refused(Bytes),
-    /// What the script returned.
+    /// Return value of the script.
     Answer(Reply),
 }
 

@@ -20,7 +20,7 @@ use super::{Decision, Next, Read, Step};
 #[derive(Clone, Debug)]
 pub struct SettleStep {
     lease: Lease,
-    /// The head of the record; with the payload behind it unless that is kept apart.
+    /// Head of the record, followed by the payload unless that is stored separately.
     head: Vec<u8>,
     payload: Bytes,
     retain: Duration,

@@ -1,4 +1,4 @@
-//! What stands under a record's name, and what it means right now.
+//! Stored values, and their meaning as of now.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use idemptx_core::time::millis;
 use super::layout::Layout;
 use super::reply::Reply;
 
-/// What a script says a record means.
+/// Meaning of a record as a script returns it.
 #[derive(Debug)]
 pub(super) enum ScriptVerdict {
     Granted(Lease),
@@ -45,7 +45,7 @@ impl ScriptVerdict {
     }
 }
 
-/// What a claim or a lookup finds.
+/// Record that a claim or a lookup finds.
 #[derive(Debug)]
 pub(super) enum RecordState {
     Held(ClaimInfo),
@@ -54,10 +54,7 @@ pub(super) enum RecordState {
 
 impl From<RecordState> for Claim {
     fn from(found: RecordState) -> Self {
-        match found {
-            RecordState::Held(holder) => Self::Held(holder),
-            RecordState::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 
@@ -70,8 +67,7 @@ impl From<RecordState> for RecordSnapshot {
     }
 }
 
-/// What a record means, by its time to live and the response that may be kept apart; as `see.lua`
-/// has it.
+/// Interprets a record by its time to live and its separate response, as `see.lua` does.
 pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> RecordState {
     if record.state == State::Running {
         RecordState::Held(ClaimInfo::new(&record, remaining(&record, pttl)))
@@ -95,17 +91,16 @@ fn settled(mut record: Record, response: Option<Bytes>) -> RecordState {
     }
 }
 
-/// What is left of a lease: what is missing from its retention is its age.
+/// Returns the rest of a lease, whose age is what is missing from its retention.
 pub(super) fn remaining(record: &Record, pttl: i64) -> Duration {
     let retain = i128::from(millis(record.retain));
-    // Without an expiry its age is unknown, and nobody may call it lapsed.
+    // Without an expiry its age is unknown, so it must not count as lapsed.
     let age = if pttl < 0 { 0 } else { retain - i128::from(pttl) };
     let left = i128::from(millis(record.term)) - age;
     Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
 }
 
-/// The head of whatever stands under a record's name, looked at in place as the scripts do that
-/// only compare: see `record.lua`.
+/// Head of a stored value, compared in place as the scripts do: see `record.lua`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head<'a>(&'a [u8]);
 
@@ -118,7 +113,7 @@ impl<'a> Head<'a> {
         Self(record)
     }
 
-    /// Whether there is nothing.
+    /// Returns true if there is no value.
     pub(super) fn is_absent(self) -> bool {
         self.0.is_empty()
     }
@@ -127,7 +122,7 @@ impl<'a> Head<'a> {
         self.state() == Some(b'R')
     }
 
-    /// Whether it is as settled as this other one.
+    /// Returns true if both have the same state.
     pub(super) fn is_in_the_state_of(self, other: Self) -> bool {
         self.state() == other.state()
     }
@@ -142,7 +137,7 @@ impl<'a> Head<'a> {
         self.0.get(Record::FLAGS_AT).is_some_and(|flags| flags % 2 == 1)
     }
 
-    /// In milliseconds, of a whole head.
+    /// Returns the retention in milliseconds, if the head is complete.
     pub(super) fn retention(self) -> Option<u64> {
         let head = self.0.get(..Record::HEAD_BYTES)?;
         head.last_chunk().map(|retention| u64::from_be_bytes(*retention))
@@ -153,7 +148,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// What the scripts compare: the record's id and the token, as they follow each other in a record.
+/// Returns the record's id and the token in the order of a record, as the scripts compare them.
 pub(super) fn claim_of(lease: &Lease) -> [&[u8]; 2] {
     [lease.id.as_bytes(), lease.token.as_bytes()]
 }

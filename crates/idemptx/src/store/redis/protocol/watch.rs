@@ -1,4 +1,4 @@
-//! Asking to be told of a claim's end.
+//! Step that subscribes to the end of a claim.
 
 use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
@@ -12,7 +12,7 @@ use super::{Decision, Next, Read, Step};
 /// Marks a claim as awaited, so that its end is published on the [channel](Layout::channel): the
 /// part of [`Store::watch`](idemptx_core::store::Store::watch) that comes after subscribing.
 ///
-/// The verdict says whether somebody claims the record; if nobody does, there is no end to wait for.
+/// The verdict is true if the record is claimed; otherwise there is no end to wait for.
 #[derive(Clone, Debug)]
 pub struct WatchStep {
     id: RecordId,
@@ -20,7 +20,7 @@ pub struct WatchStep {
 }
 
 impl WatchStep {
-    /// Marks whoever claims a record.
+    /// Creates a step that marks the claim of a record.
     #[must_use]
     pub const fn new(id: RecordId) -> Self {
         Self { id, form: Form::Hash }

@@ -1,4 +1,4 @@
-//! Request bodies from clients, and the bodies that both sides are sent.
+//! Request bodies, from the client to the upstream.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,12 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use idemptx::tower::{BodyError, RequestBody, ResponseBody};
+use idemptx::tower::{BodyError, RequestBody};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::Limits;
-use crate::upstream::UpstreamBody;
 
 /// The limits of a client's request body.
 #[derive(Clone, Copy, Debug)]
@@ -204,42 +203,6 @@ impl Body for UpstreamRequestBody {
             RequestContent::Empty => SizeHint::with_exact(0),
             RequestContent::Plain(body) => body.size_hint(),
             RequestContent::Keyed(body) => body.size_hint(),
-        }
-    }
-}
-
-/// The body of a response to a client.
-#[derive(Debug)]
-pub(crate) enum DownstreamBody {
-    Plain(UpstreamBody),
-    Layered(ResponseBody<UpstreamBody>),
-}
-
-impl Body for DownstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Plain(body) => Pin::new(body).poll_frame(cx),
-            Self::Layered(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Plain(body) => body.is_end_stream(),
-            Self::Layered(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Plain(body) => body.size_hint(),
-            Self::Layered(body) => body.size_hint(),
         }
     }
 }

@@ -1,26 +1,23 @@
-//! What an operator may do about a record, and what will come of it: the same words on the page,
-//! in the API and on the command line.
+//! The decisions of operators, with the texts that the page, the API and the command line share.
 
 use idemptx::operator::RecordStatus;
 
-use crate::recorder::event_log::Event;
-
-/// Something to be done about one record.
+/// A decision about one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OperatorAction {
-    /// The operation did not happen: give the key up.
+    /// The operation did not happen: release the key.
     Release,
-    /// The operation happened: store its answer.
+    /// The operation happened: store its response.
     Answer,
     /// Remove a result.
     Forget,
 }
 
 impl OperatorAction {
-    /// What may be done about a record in this state.
+    /// The decisions that a record's status allows.
     ///
-    /// Nothing about one whose owner is alive: it is about to settle.
-    pub(crate) const fn for_state(status: RecordStatus) -> &'static [Self] {
+    /// None while the owner's lease is in force: it is going to settle.
+    pub(crate) const fn for_status(status: RecordStatus) -> &'static [Self] {
         match status {
             RecordStatus::Orphaned | RecordStatus::Unknown => &[Self::Answer, Self::Release],
             RecordStatus::Completed
@@ -38,11 +35,11 @@ impl OperatorAction {
         }
     }
 
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         [Self::Release, Self::Answer, Self::Forget].into_iter().find(|it| it.as_str() == name)
     }
 
-    /// As a button has it.
+    /// The caption of a button.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Release => "Release the key",
@@ -51,7 +48,7 @@ impl OperatorAction {
         }
     }
 
-    /// What will happen.
+    /// The consequence, to be confirmed.
     pub(crate) const fn consequence(self) -> &'static str {
         match self {
             Self::Release => {
@@ -59,25 +56,17 @@ impl OperatorAction {
                  that it did not happen: otherwise it happens twice."
             }
             Self::Answer => {
-                "Every retry gets the answer that you give, and nothing is executed. Do it if you \
+                "Every retry gets the answer that you enter, and nothing is executed. Do it if you \
                  know that the operation happened."
             }
             Self::Forget => {
-                "The answer is lost, and a retry of the request executes the operation again, as \
-                 if its key had never been used."
+                "The response is lost, and a retry of the request executes the operation again, \
+                 as if its key had never been used."
             }
         }
     }
 
-    pub(super) const fn event(self) -> Event {
-        match self {
-            Self::Release => Event::OperatorReleased,
-            Self::Answer => Event::OperatorAnswered,
-            Self::Forget => Event::OperatorForgot,
-        }
-    }
-
-    /// What has happened.
+    /// The confirmation.
     pub(crate) const fn done(self) -> &'static str {
         match self {
             Self::Release => "Released: the next request with this key executes.",

@@ -1,0 +1,168 @@
+//! Observations that metrics, traces, the log and the event log share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use idemptx::{Bypass, Outcome};
+use idemptx_core::key::RecordId;
+use idemptx_core::store::ErrorKind;
+
+/// A request whose response is ready to be sent.
+#[derive(Debug)]
+pub(crate) struct CompletedRequest<'a> {
+    pub(crate) method: &'a Method,
+    /// Excludes the query.
+    pub(crate) path: &'a str,
+    /// `None` if no route matched.
+    pub(crate) route: Option<&'a Arc<str>>,
+    pub(crate) status: u16,
+    pub(crate) outcome: Option<&'a Outcome>,
+    /// The record of its idempotency key.
+    pub(crate) record: Option<&'a RecordId>,
+    /// The time at which the request's head was complete.
+    pub(crate) began: Instant,
+}
+
+/// An operation on the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreOperation {
+    Claim,
+    Settle,
+    Release,
+    Renew,
+    Lookup,
+}
+
+impl StoreOperation {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Settle => "settle",
+            Self::Release => "release",
+            Self::Renew => "renew",
+            Self::Lookup => "lookup",
+        }
+    }
+}
+
+/// The result of a store operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreResult {
+    /// Succeeded, or granted.
+    Ok,
+    /// The claim is held by another request.
+    Held,
+    /// The claim's lease lapsed without a result.
+    Orphan,
+    /// The record has a result.
+    Settled,
+    Failed(ErrorKind),
+}
+
+impl StoreResult {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Held => "held",
+            Self::Orphan => "orphan",
+            Self::Settled => "settled",
+            Self::Failed(ErrorKind::Unavailable) => "unavailable",
+            Self::Failed(ErrorKind::Refused) => "refused",
+            Self::Failed(ErrorKind::Fenced) => "fenced",
+            Self::Failed(ErrorKind::Corrupt) => "corrupt",
+            Self::Failed(ErrorKind::Full) => "full",
+            Self::Failed(ErrorKind::Invalid) => "invalid",
+            Self::Failed(_) => "internal",
+        }
+    }
+}
+
+/// The result of a request to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamResult {
+    Status(StatusCode),
+    /// Not sent.
+    Unsent,
+    /// Sent, then the connection broke.
+    Broken,
+    /// Sent, and no response arrived in time.
+    Late,
+}
+
+impl UpstreamResult {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Status(status) => match status.as_u16() {
+                100..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                _ => "5xx",
+            },
+            Self::Unsent => "unsent",
+            Self::Broken => "broken",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// The labels `outcome` and `reason` of a request.
+pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
+    match outcome {
+        Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
+        Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
+        Some(Outcome::Fenced { code: None, .. }) => ("fenced", "replayed"),
+        Some(Outcome::Fenced { code: Some(code), .. }) => ("fenced", code.as_str()),
+        Some(Outcome::Replayed) => ("replayed", ""),
+        Some(Outcome::Refused(code)) => ("refused", code.as_str()),
+        Some(Outcome::Bypassed(bypass)) => ("passed", bypass_reason(*bypass)),
+        // Unprotected routes, and requests that match no route.
+        _ => ("passed", "unprotected-route"),
+    }
+}
+
+/// The values of `reason` for requests that bypass the engine.
+pub(crate) const BYPASS_REASONS: [&str; 9] = [
+    "not-http",
+    "method",
+    "no-key",
+    "large-body",
+    "store-unavailable",
+    "would-refuse",
+    "would-replay",
+    "unprotected-route",
+    "other",
+];
+
+const fn bypass_reason(bypass: Bypass) -> &'static str {
+    match bypass {
+        Bypass::NotHttp => "not-http",
+        Bypass::Method { .. } => "method",
+        Bypass::NoKey => "no-key",
+        Bypass::LargeBody => "large-body",
+        Bypass::Unprotected => "store-unavailable",
+        Bypass::WouldRefuse(_) => "would-refuse",
+        Bypass::WouldReplay => "would-replay",
+        _ => "other",
+    }
+}
+
+/// The first digits of a record's id: enough to correlate log lines, too few to guess a key.
+pub(crate) fn short_id(id: &RecordId) -> String {
+    id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The offset of the half of an id that names the key.
+const KEY_AT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_goes_by_eight_digits_of_the_half_that_names_it() {
+        let id = "00112233445566778899aabbccddeeff:8e03978e0123456789abcdef01234567";
+        assert_eq!(short_id(&id.parse().unwrap()), "8e03978e");
+    }
+}

@@ -1,0 +1,171 @@
+//! The calls of operators: list, show, resolve, forget and purge records.
+//!
+//! The admin API and `idemptx keys` share them, with their results as JSON.
+
+mod action;
+pub(crate) mod view;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use idemptx::operator::{
+    Inventory, Operator, OperatorError, Page, PurgeReport, Query, RecordStatus, RecordSummary,
+    RecordView, Resolution, UnknownRecordStatus,
+};
+use idemptx::{Key, Policy, Scope};
+use idemptx_core::key::RecordId;
+use idemptx_core::policy::{KeySyntax, ScopeRule};
+use idemptx_core::store::{ErrorKind, StoreError};
+
+pub(crate) use self::action::OperatorAction;
+
+/// The calls of operators on a store.
+#[derive(Debug)]
+pub(crate) struct Operators<S>(Operator<S>);
+
+/// A decision about a record, with what it needs.
+#[derive(Clone, Debug)]
+pub(crate) enum Decision {
+    Release,
+    /// The response that retries get.
+    Answer {
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+    },
+    Forget,
+}
+
+/// A record, and its response if it can be read.
+#[derive(Debug)]
+pub(crate) struct ShownRecord {
+    pub(crate) summary: RecordSummary,
+    pub(crate) view: Option<RecordView>,
+}
+
+impl<S: Inventory> Operators<S> {
+    pub(crate) const fn new(operator: Operator<S>) -> Self {
+        Self(operator)
+    }
+
+    /// Lists records until `enough` are found, or `pages_max` pages were read.
+    ///
+    /// A page of a store may be empty although more follow.
+    pub(crate) async fn list(
+        &self,
+        mut query: Query,
+        enough: usize,
+        pages_max: usize,
+    ) -> Result<Page, StoreError> {
+        let limit = query.limit;
+        let mut page = Page::default();
+        for _ in 0..pages_max {
+            query = query.limit(limit.saturating_sub(page.entries.len()));
+            let next = self.0.list(&query).await?;
+            page.entries.extend(next.entries);
+            page.unreadable.extend(next.unreadable);
+            page.next = next.next;
+            if page.next.is_none() || page.entries.len() >= enough {
+                break;
+            }
+            query = query.after(page.next.clone());
+        }
+        Ok(page)
+    }
+
+    /// Returns a record's head, also of one that cannot be read: it can still be forgotten.
+    pub(crate) async fn summary(&self, id: &RecordId) -> Result<Option<RecordSummary>, StoreError> {
+        self.0.entry(id).await
+    }
+
+    /// Returns a record with its response.
+    pub(crate) async fn show(&self, id: &RecordId) -> Result<Option<ShownRecord>, StoreError> {
+        let Some(summary) = self.summary(id).await? else { return Ok(None) };
+        let view = match self.0.lookup(id).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            view => view?,
+        };
+        Ok(Some(ShownRecord { summary, view }))
+    }
+
+    /// Returns the records that a key may have.
+    pub(crate) fn ids(&self, scope: &Scope, key: &Key, route: (&Method, &str)) -> Vec<RecordId> {
+        self.0.ids(scope, key, Some(route))
+    }
+
+    /// Carries out a decision.
+    pub(crate) async fn decide(
+        &self,
+        id: &RecordId,
+        decision: Decision,
+    ) -> Result<(), OperatorError> {
+        match decision {
+            Decision::Release => self.0.resolve(id, Resolution::Release).await.map(drop),
+            Decision::Answer { status, headers, body } => {
+                let response = self.0.response(status, &headers, body);
+                self.0.resolve(id, response.into()).await.map(drop)
+            }
+            Decision::Forget => self.0.forget(id).await.map(drop),
+        }
+    }
+
+    /// Forgets all records that match, or only counts them.
+    pub(crate) async fn purge(
+        &self,
+        query: Query,
+        dry_run: bool,
+    ) -> Result<PurgeReport, StoreError> {
+        let purge = self.0.purge(query);
+        if dry_run { purge.dry_run().run().await } else { { purge }.run().await }
+    }
+}
+
+impl Decision {
+    pub(crate) const fn action(&self) -> OperatorAction {
+        match self {
+            Self::Release => OperatorAction::Release,
+            Self::Answer { .. } => OperatorAction::Answer,
+            Self::Forget => OperatorAction::Forget,
+        }
+    }
+}
+
+/// Returns the query for statuses, or for one of `in-flight`, `in-doubt` and `all`.
+pub(crate) fn query_of<'a>(
+    states: impl IntoIterator<Item = &'a str>,
+) -> Result<Query, UnknownRecordStatus> {
+    let states: Vec<_> = states.into_iter().collect();
+    Ok(match states.as_slice() {
+        ["all"] => Query::all(),
+        ["in-flight"] => Query::in_flight(),
+        ["in-doubt"] => Query::in_doubt(),
+        states => {
+            let statuses = states.iter().map(|state| state.parse());
+            Query::of(statuses.collect::<Result<Vec<RecordStatus>, _>>()?)
+        }
+    })
+}
+
+/// Returns the query for records that may be forgotten.
+pub(crate) fn settled() -> Query {
+    Query::of([RecordStatus::Completed, RecordStatus::NotReplayable, RecordStatus::ResponseExpired])
+}
+
+/// Parses a key as a client sends it.
+pub(crate) fn parse_key(text: &str) -> Result<Key, String> {
+    let line = HeaderValue::from_str(text)
+        .map_err(|_| "it contains characters that a header cannot have".to_owned())?;
+    let key = Key::from_lines([&line], KeySyntax::Lenient, KEY_BYTES_MAX);
+    key.map_err(|error| error.to_string())?.ok_or_else(|| "it is empty".to_owned())
+}
+
+/// Returns the scope under a policy; `None` if the policy takes it from a request and `given` is
+/// empty.
+pub(crate) fn scope_of(policy: &Policy, given: &str) -> Option<Scope> {
+    match policy.scope {
+        Some(ScopeRule::Bind(_) | ScopeRule::Shared) => Some(Scope::shared()),
+        _ => (!given.is_empty()).then(|| Scope::new(given)),
+    }
+}
+
+/// The greatest limit that a policy can set.
+const KEY_BYTES_MAX: usize = 1024;

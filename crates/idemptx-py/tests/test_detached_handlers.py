@@ -1,0 +1,387 @@
+"""A handler in a task of its own: what settles when, and what survives a client that leaves."""
+# Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
+# ruff: noqa: TC003, FAST002
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+import fastapi.routing
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi.responses import StreamingResponse
+from idemptx import IdempotencyMiddleware, drain, idempotent
+from idemptx.backend import InMemoryBackend
+
+pytestmark = pytest.mark.anyio
+
+KEY = {"Idempotency-Key": "k"}
+# FastAPI ends some dependencies before the response: those of this scope, or (before 0.118) all.
+SHOWS_STACKS = "fastapi_inner_astack" in inspect.getsource(fastapi.routing)
+HAS_SCOPES = "scope" in inspect.signature(Depends).parameters
+ends_before_response = pytest.mark.skipif(
+    SHOWS_STACKS and not HAS_SCOPES, reason="this FastAPI ends dependencies after the response"
+)
+
+
+def before_response(dependency: Any) -> Any:
+    return Depends(dependency, scope="function") if HAS_SCOPES else Depends(dependency)
+
+
+def a_session_that_fails_once(log: list[str]) -> Any:
+    async def session() -> AsyncIterator[None]:
+        yield
+        if "failed" not in log:
+            log.append("failed")
+            raise RuntimeError("the commit failed")
+        log.append("committed")
+
+    return session
+
+
+@ends_before_response
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_dependency_that_fails_before_the_response_leaves_nothing_to_replay(
+    connect: Any, streams: bool
+) -> None:
+    log: list[str] = []
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), wait_timeout=5)
+    async def create_order(
+        session: None = before_response(a_session_that_fails_once(log)),
+    ) -> Any:
+        log.append("handler")
+        return StreamingResponse(iter([b"a", b"b"])) if streams else {"ok": True}
+
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(3)]
+    assert [answer.status_code for answer in tries] == [500, 200, 200]
+    assert [it.headers.get("x-idempotency-status") for it in tries[1:]] == ["new", "hit"]
+    assert log[:4] == ["handler", "failed", "handler", "committed"]
+    assert log.count("handler") == 2
+
+
+@ends_before_response
+async def test_a_live_body_ends_where_a_dependency_fails_before_it(connect: Any) -> None:
+    log: list[str] = []
+    app = FastAPI()
+
+    async def events() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"data: x\n\n"
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order(
+        session: None = before_response(a_session_that_fails_once(log)),
+    ) -> Any:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async with connect(app) as client:
+        assert (await client.post("/orders", headers=KEY)).status_code == 500
+    assert await drain(20)
+
+
+@ends_before_response
+async def test_a_request_cancelled_in_a_commit_leaves_nothing_to_replay(connect: Any) -> None:
+    committing, handled = asyncio.Event(), 0
+    app = FastAPI()
+
+    async def session() -> AsyncIterator[None]:
+        yield
+        if handled == 1:
+            committing.set()
+            await asyncio.Event().wait()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), wait_timeout=5)
+    async def create_order(session: None = before_response(session)) -> Any:
+        nonlocal handled
+        handled += 1
+        return {"ok": True}
+
+    async with connect(app) as client:
+        await leave(client, committing)
+        again = await client.post("/orders", headers=KEY)
+    assert (again.status_code, again.headers["x-idempotency-status"]) == (200, "new")
+    assert handled == 2
+
+
+@pytest.mark.skipif(not SHOWS_STACKS, reason="this FastAPI closes dependencies with the request")
+async def test_a_dependency_that_fails_after_its_client_left_is_logged(
+    connect: Any, caplog: Any
+) -> None:
+    began, go = asyncio.Event(), asyncio.Event()
+    app = FastAPI()
+
+    async def session() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("the connection could not be given back")
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order(session: None = Depends(session)) -> Any:
+        began.set()
+        await go.wait()
+        return {"ok": True}
+
+    async with connect(app) as client:
+        with caplog.at_level(logging.ERROR, "idemptx"):
+            await leave(client, began)
+            go.set()
+            assert await drain(20)
+    assert "could not be given back" in caplog.text
+
+
+async def test_context_variables_of_the_handler_reach_its_caller(connect: Any) -> None:
+    user: ContextVar[str] = ContextVar("user", default="none")
+    seen: list[str] = []
+    app = FastAPI()
+
+    async def session() -> AsyncIterator[None]:
+        user.set("dependency")
+        yield
+        seen.append(user.get())
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order(session: None = Depends(session)) -> Any:
+        seen.append(user.get())
+        user.set("handler")
+        return {"ok": True}
+
+    async with connect(app) as client:
+        await client.post("/orders", headers=KEY)
+    assert seen == ["dependency", "handler"]
+
+
+async def test_without_detaching_dependencies_and_handler_share_a_task(connect: Any) -> None:
+    tasks: list[Any] = []
+    app = FastAPI()
+
+    async def session() -> None:
+        tasks.append(asyncio.current_task())
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), detach=False)
+    async def create_order(session: None = Depends(session)) -> Any:
+        tasks.append(asyncio.current_task())
+        return {"ok": True}
+
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert tasks[0] is tasks[1]
+    assert [it.headers["x-idempotency-status"] for it in tries] == ["new", "hit"]
+
+
+async def test_without_detaching_a_cancelled_handler_frees_its_key(connect: Any) -> None:
+    began, handled = asyncio.Event(), 0
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), detach=False, wait_timeout=5)
+    async def create_order() -> Any:
+        nonlocal handled
+        handled += 1
+        began.set()
+        if handled == 1:
+            await asyncio.Event().wait()
+        return {"ok": True}
+
+    async with connect(app) as client:
+        await leave(client, began)
+        again = await client.post("/orders", headers=KEY)
+    assert (again.status_code, again.headers["x-idempotency-status"]) == (200, "new")
+    assert await drain(20)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not say that they are cancelled")
+@pytest.mark.parametrize("detach", [True, False])
+async def test_a_task_cancelled_elsewhere_is_an_exception_of_the_handler(
+    connect: Any, detach: bool
+) -> None:
+    handled = 0
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), detach=detach)
+    async def create_order() -> Any:
+        nonlocal handled
+        handled += 1
+        if handled == 1:
+            other = asyncio.ensure_future(asyncio.Event().wait())
+            asyncio.get_running_loop().call_soon(other.cancel)
+            await other
+        return {"ok": True}
+
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [it.status_code for it in tries] == [500, 200]
+    assert await drain(20)
+
+
+@pytest.mark.parametrize("fails_at", ["http.response.start", "http.response.body"])
+async def test_a_body_whose_client_cannot_be_reached_ends(fails_at: str) -> None:
+    app = FastAPI()
+
+    async def events() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"data: x\n\n"
+
+    @app.post("/orders")
+    async def create_order() -> Any:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    protected = IdempotencyMiddleware(app, InMemoryBackend())
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == fails_at:
+            raise OSError("the connection was reset")
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k"), (b"host", b"test")],
+    }
+    with contextlib.suppress(OSError):
+        await protected(scope, receive, send)
+    assert await drain(20)
+
+
+async def test_background_tasks_of_a_dependency_run_once(connect: Any) -> None:
+    mails: list[str] = []
+    app = FastAPI()
+
+    async def mailing(tasks: BackgroundTasks) -> None:
+        tasks.add_task(mails.append, "mail")
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order(mailing: None = Depends(mailing)) -> Any:
+        return {"ok": True}
+
+    async with connect(app) as client:
+        for _ in range(3):
+            assert (await client.post("/orders", headers=KEY)).status_code == 200
+    assert mails == ["mail"]
+
+
+async def test_background_tasks_of_a_dependency_run_though_the_client_left(connect: Any) -> None:
+    began, go, mailed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    app = FastAPI()
+
+    async def mail() -> None:
+        mailed.set()
+
+    async def mailing(tasks: BackgroundTasks) -> None:
+        tasks.add_task(mail)
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order(mailing: None = Depends(mailing)) -> Any:
+        began.set()
+        await go.wait()
+        return {"ok": True}
+
+    async with connect(app) as client:
+        await leave(client, began)
+        go.set()
+        await asyncio.wait_for(mailed.wait(), 20)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python has no eager tasks")
+async def test_eager_tasks_leave_nothing_to_drain(connect: Any) -> None:
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        return {"ok": True}
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        async with connect(app) as client:
+            tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+        assert await asyncio.wait_for(drain(5), 10)
+    finally:
+        loop.set_task_factory(None)
+    assert [it.headers["x-idempotency-status"] for it in tries] == ["new", "hit"]
+
+
+async def leave(client: Any, began: asyncio.Event) -> None:
+    """Sends a request, and gives it up once its handler has come to a point."""
+    leaving = asyncio.create_task(client.post("/orders", headers=KEY))
+    await asyncio.wait_for(began.wait(), 60)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+@pytest.mark.parametrize("layer", ["decorator", "middleware"])
+async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, layer: str) -> None:
+    began, go = asyncio.Event(), asyncio.Event()
+    policy = {"waiters_max": 1, "wait_ms": 30_000}
+    app: Any = FastAPI()
+
+    async def create_order() -> Any:
+        began.set()
+        await go.wait()
+        return {"ok": True}
+
+    if layer == "decorator":
+        app.post("/orders")(idempotent(InMemoryBackend(), policy=policy)(create_order))
+    else:
+        app.post("/orders")(create_order)
+        app = IdempotencyMiddleware(app, InMemoryBackend(), policy=policy)
+    left = asyncio.Event()
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    async with connect(app) as client:
+        first = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.wait_for(began.wait(), 30)
+        leaving = asyncio.create_task(app(scope, receive, send))
+        await asyncio.sleep(0.05)
+        assert (await client.post("/orders", headers=KEY)).status_code == 409
+        left.set()
+        await asyncio.wait_for(leaving, 10)
+        waiting = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.sleep(0.05)
+        go.set()
+        assert ((await first).status_code, (await waiting).status_code) == (200, 200)

@@ -1,0 +1,224 @@
+"""Whose keys they are, and which operation a request is: scopes, paths, mounts and layers."""
+# Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from idemptx import IdempotencyMiddleware, idempotent
+from idemptx.backend import InMemoryBackend
+
+pytestmark = pytest.mark.anyio
+
+KEY = {"Idempotency-Key": "k"}
+
+
+def counting(backend: Any, **options: Any) -> tuple[FastAPI, list[str]]:
+    """An application with one decorated route, and the paths that were executed."""
+    app, executed = FastAPI(), []
+
+    @app.api_route("/orders", methods=["GET", "POST"])
+    @idempotent(backend, **options)
+    async def orders(request: Request) -> Any:
+        executed.append(request.scope["root_path"] + request.scope["path"])
+        return {"n": len(executed)}
+
+    return app, executed
+
+
+@pytest.mark.parametrize("found", [b"", (), {}, False, ""])
+async def test_what_identifies_nobody_is_no_scope(connect: Any, found: Any) -> None:
+    app, executed = counting(InMemoryBackend(), scope=lambda _: found)
+    async with connect(app) as client:
+        answer = await client.post("/orders", headers=KEY)
+    assert answer.json()["code"] == "scope-unresolved"
+    assert executed == []
+
+
+@pytest.mark.parametrize("found", [object(), True, b"alice", ["alice"]])
+async def test_an_object_is_no_scope(connect: Any, found: Any) -> None:
+    app, executed = counting(InMemoryBackend(), scope=lambda _: found)
+    async with connect(app) as client:
+        assert (await client.post("/orders", headers=KEY)).status_code == 500
+    assert executed == []
+
+
+@pytest.mark.parametrize("found", ["alice", 0, 17, uuid.uuid4()])
+async def test_text_numbers_and_uuids_are_scopes(connect: Any, found: Any) -> None:
+    app, executed = counting(InMemoryBackend(), scope=lambda _: found)
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [it.headers["x-idempotency-status"] for it in tries] == ["new", "hit"]
+    assert len(executed) == 1
+
+
+@pytest.mark.parametrize("layer", ["decorator", "middleware"])
+async def test_the_scope_is_asked_for_only_with_a_valid_key(connect: Any, layer: str) -> None:
+    def scope(request: Request) -> str:
+        return request.headers["x-user"]
+
+    backend = InMemoryBackend()
+    app: Any
+    if layer == "decorator":
+        app, _ = counting(backend, scope=scope, required=False)
+    else:
+        inner = FastAPI()
+
+        @inner.api_route("/orders", methods=["GET", "POST"])
+        async def orders() -> Any:
+            return {}
+
+        app = IdempotencyMiddleware(inner, backend, scope=scope)
+    async with connect(app) as client:
+        assert (await client.get("/orders")).status_code == 200
+        assert (await client.post("/orders")).status_code == 200
+        assert (await client.post("/orders", headers={**KEY, "x-user": "a"})).status_code == 200
+        assert (await client.post("/orders", headers=KEY)).status_code == 500
+
+
+async def test_applications_below_different_prefixes_of_a_proxy_are_different_operations(
+    connect: Any,
+) -> None:
+    backend = InMemoryBackend()
+    answers, all_executed = [], []
+    for root in ("/a", "/b"):
+        app, executed = counting(backend)
+        # The proxy removes the prefix, and the server says which it was.
+        async with connect(app, transport={"root_path": root}) as client:
+            answers.append(await client.post("/orders", headers=KEY))
+        all_executed += executed
+    assert [it.headers["x-idempotency-status"] for it in answers] == ["new", "new"]
+    assert len(all_executed) == 2
+
+
+@pytest.mark.parametrize("sent", ["/orders", "/api/orders"])
+async def test_a_prefix_counts_once_whether_the_server_adds_it_or_not(
+    connect: Any, sent: str
+) -> None:
+    backend = InMemoryBackend()
+    app, executed = counting(backend)
+    async with connect(app, transport={"root_path": "/api"}) as client:
+        first = await client.post("/api/orders", headers=KEY)
+        again = await client.post(sent, headers=KEY)
+    assert (first.status_code, again.headers["x-idempotency-status"]) == (200, "hit")
+    assert len(executed) == 1
+
+
+@pytest.mark.parametrize("root", ["", "/api"])
+async def test_routes_of_a_mounted_application_are_its_own(connect: Any, root: str) -> None:
+    executed = []
+    inner = FastAPI()
+
+    @inner.post("/orders")
+    async def orders() -> Any:
+        executed.append(1)
+        return {}
+
+    inner.add_middleware(
+        IdempotencyMiddleware,
+        storage_backend=InMemoryBackend(),
+        routes={"POST /orders": {"required": True}},
+    )
+    app = FastAPI()
+    app.mount("/shop", inner)
+    async with connect(app, transport={"root_path": root}) as client:
+        assert (await client.post(f"{root}/shop/orders")).status_code == 400
+        for _ in range(2):
+            answer = await client.post(f"{root}/shop/orders", headers=KEY)
+            assert answer.status_code == 200
+    assert executed == [1]
+
+
+async def test_the_inner_one_of_two_layers_passes(connect: Any) -> None:
+    executed = []
+    backend = InMemoryBackend()
+    inner = FastAPI()
+
+    @inner.post("/orders")
+    async def orders() -> Any:
+        executed.append(1)
+        return {}
+
+    inner.add_middleware(IdempotencyMiddleware, storage_backend=backend)
+    app = FastAPI()
+    app.add_middleware(IdempotencyMiddleware, storage_backend=backend)
+    app.mount("/shop", inner)
+    async with connect(app) as client:
+        tries = [await client.post("/shop/orders", headers=KEY) for _ in range(2)]
+    assert [answer.status_code for answer in tries] == [200, 200]
+    assert executed == [1]
+
+
+@pytest.mark.parametrize("space", ["route", "scope"])
+async def test_an_execution_covers_no_other_operation_with_its_key(
+    connect: Any, space: str
+) -> None:
+    policy = {"key_space": space}
+    backend = InMemoryBackend()
+    app, charged = FastAPI(), []
+
+    @app.post("/charges")
+    @idempotent(backend, policy=policy)
+    async def charge() -> Any:
+        charged.append(1)
+        return {}
+
+    @app.post("/orders")
+    @idempotent(backend, policy=policy)
+    async def order() -> Any:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return [(await client.post("/charges", headers=KEY)).status_code for _ in range(3)]
+
+    async with connect(app) as client:
+        answer = await client.post("/orders", headers=KEY)
+    assert set(answer.json()) <= ({200} if space == "route" else {409, 422})
+    assert charged == ([1] if space == "route" else [])
+
+
+def test_the_narrower_setting_of_a_route_counts() -> None:
+    made = IdempotencyMiddleware(
+        FastAPI(), InMemoryBackend(), key_ttl=300, routes={"POST /orders": {"retain_ms": 60_000}}
+    )
+    [route] = made._routes
+    assert route.rules is not None
+    assert route.rules.retain == 60
+
+
+def test_a_route_that_can_match_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing would match"):
+        IdempotencyMiddleware(
+            FastAPI(), InMemoryBackend(), policy={"methods": ["POST"]}, routes=["PUT /orders"]
+        )
+
+
+async def test_a_response_without_header_lines_passes_in_shadow_mode(connect: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"made"})
+
+    shadow = IdempotencyMiddleware(app, InMemoryBackend(), policy={"mode": "shadow"})
+    async with connect(shadow) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [answer.content for answer in tries] == [b"made", b"made"]
+
+
+@pytest.mark.parametrize("profile", ["draft", "idemptx", "stripe"])
+async def test_a_client_may_follow_the_redirect_for_a_slash_with_its_key(
+    connect: Any, profile: str
+) -> None:
+    app = FastAPI()
+
+    @app.post("/orders/")
+    async def orders() -> Any:
+        return {}
+
+    layer = IdempotencyMiddleware(app, InMemoryBackend(), profile=profile)
+    async with connect(layer, follow_redirects=True) as client:
+        answer = await client.post("/orders", headers={**KEY, "authorization": "Bearer a"})
+    assert answer.status_code == 200
