@@ -8,7 +8,7 @@ from pathlib import Path
 
 # A name of so many words in backticks is that of a test, or else of a policy's field.
 NAMED = re.compile(r"`((?:[a-z0-9]+_){4,}[a-z0-9]+)`")
-DEFINED = re.compile(r"\b(?:fn|def) (\w+)\(|\bpub (\w+): ")
+DEFINED = re.compile(r'\b(?:fn|def) (\w+)\(|"(\w+)";')
 
 
 def main():
