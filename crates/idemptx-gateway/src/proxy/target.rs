@@ -8,7 +8,7 @@ use super::fault::ProxyError;
 
 /// Returns the request's host, and brings the target into origin form.
 ///
-/// Afterwards `Host` is set, for every HTTP version of the request.
+/// Afterwards `Host` is set for every version of HTTP.
 ///
 /// # Security
 ///
