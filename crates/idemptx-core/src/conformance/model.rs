@@ -303,9 +303,6 @@ impl<'a, H: Harness> ModelStore<'a, H> {
             (Some(held), Some(RecordSnapshot::Settled(record))) => {
                 held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
             }
-            (Some(held), Some(RecordSnapshot::Settled(record))) => {
-                held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
-            }
             (_, answer) => Err(Violation(format!("a lookup came to: {}", answer.describe()))),
         }
     }

@@ -248,7 +248,7 @@ impl Moody {
         self.shared.lock().unwrap().0 = mood;
     }
 
-    /// Nobody listens there any more.
+    /// Stops the service, so that nothing listens at its address.
     async fn leaves(self) {
         self.serving.abort();
         let _ = self.serving.await;

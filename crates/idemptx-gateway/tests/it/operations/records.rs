@@ -1,4 +1,4 @@
-//! Records: listed, searched, told of, decided about.
+//! Records: listed, searched, inspected, and resolved by an operator.
 
 use idemptx_testkit::RedisServer;
 use serde_json::json;
