@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let page = operator.list(&query).await?;
         for entry in &page.entries {
-            println!("in doubt: {}", entry.standing);
+            println!("in doubt: {}", entry.status);
             // The bank says that nothing was paid. Had it been, `Resolution::Answer` would give
             // every retry the response.
             operator.resolve(&entry.id, Resolution::Release).await?;

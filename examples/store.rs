@@ -1,21 +1,21 @@
-//! A store of your own, and the conformance suite that proves it.
-//!
-//! `cargo run -p examples --bin store`: it logs each claim, and leaves the rest to another store.
+//! A store of your own, and the conformance suite that proves it:
+//! `cargo run -p examples --bin store`. It logs each claim of another store.
 
 use std::time::Duration;
 
-use idemptx::store::MemoryStore;
-use idemptx::{RecordId, Token};
+use idemptx::{RecordId, Token, store::MemoryStore};
 use idemptx_core::conformance::{self, Harness};
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Bid, Capabilities, Claim, Seen, Settlement, Store, StoreError, Watch};
+use idemptx_core::store::{
+    Capabilities, Claim, ClaimRequest, RecordSnapshot, Settlement, Store, StoreError, Watch,
+};
 
 #[derive(Debug)]
 struct Logged<S>(S);
 
 impl<S: Store> Store for Logged<S> {
-    async fn claim(&self, id: &RecordId, bid: &Bid) -> Result<Claim, StoreError> {
-        let claim = self.0.claim(id, bid).await;
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let claim = self.0.claim(id, request).await;
         println!("{id}: {claim:?}");
         claim
     }
@@ -28,7 +28,7 @@ impl<S: Store> Store for Logged<S> {
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
         self.0.renew(lease).await
     }
-    async fn lookup(&self, id: &RecordId) -> Result<Option<Seen>, StoreError> {
+    async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         self.0.lookup(id).await
     }
     async fn watch(&self, id: &RecordId) -> Option<Watch> {

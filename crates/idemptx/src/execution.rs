@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-#[cfg(feature = "json")]
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -12,7 +11,6 @@ use idemptx_core::store::Store;
 
 use crate::engine::Inner as Engine;
 use crate::lease_renewer::LossSignal;
-#[cfg(feature = "json")]
 use crate::steps::{Labels, Records};
 use crate::store::Transactional;
 use crate::transaction::Effects;
@@ -40,12 +38,9 @@ struct Inner {
     /// The handler's own [`Directive`], as a number.
     outcome: AtomicU8,
     /// The store of its steps, under a claim.
-    #[cfg(feature = "json")]
     records: Option<Arc<dyn Records>>,
-    #[cfg(feature = "json")]
     steps: AtomicU32,
     /// The labels of the steps that run.
-    #[cfg(feature = "json")]
     active_labels: Labels,
 }
 
@@ -64,18 +59,14 @@ impl Execution {
             transactions: engine.transactions(),
             pending: Effects::default(),
             outcome: AtomicU8::new(UNSET),
-            #[cfg(feature = "json")]
             records: Some(Arc::clone(engine) as Arc<dyn Records>),
-            #[cfg(feature = "json")]
             steps: AtomicU32::new(0),
-            #[cfg(feature = "json")]
             active_labels: Labels::default(),
         }))
     }
 
     /// The execution of work that runs without a claim, because the policy says so: attempt 1, a
     /// token and a fence of zero.
-    #[cfg(feature = "json")]
     pub(crate) fn unprotected(operation: Operation, rules: Arc<Rules>) -> Self {
         Self(Arc::new(Inner {
             operation,
@@ -191,12 +182,10 @@ impl Execution {
     }
 
     /// Returns `true` if it is an execution of the engine with these rules.
-    #[cfg(feature = "tower")]
     pub(crate) fn is_under(&self, rules: &Arc<Rules>) -> bool {
         Arc::ptr_eq(&self.0.rules, rules)
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite", feature = "json"))]
     pub(crate) fn rules(&self) -> &Rules {
         &self.0.rules
     }
@@ -207,23 +196,19 @@ impl Execution {
     }
 
     /// Returns the lease and the store of its steps; `None` without a claim.
-    #[cfg(feature = "json")]
     pub(crate) fn recorded(&self) -> Option<(&Lease, &dyn Records)> {
         Some((self.0.lease.as_ref()?, &**self.0.records.as_ref()?))
     }
 
     /// Counts a step.
-    #[cfg(feature = "json")]
     pub(crate) fn begin_step(&self) -> u32 {
         self.0.steps.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
-    #[cfg(feature = "json")]
     pub(crate) fn active_labels(&self) -> &Labels {
         &self.0.active_labels
     }
 
-    #[cfg(feature = "json")]
     pub(crate) fn operation(&self) -> &Operation {
         &self.0.operation
     }

@@ -77,14 +77,8 @@
 //! | `sqlite` | the SQLite store, settlement in a `rusqlite` transaction | `rusqlite`, with SQLite linked statically |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(
-    not(all(feature = "tower", feature = "json")),
-    allow(dead_code, reason = "each front door drives its part of the engine")
-)]
 
-#[cfg(feature = "json")]
 mod run;
-#[cfg(feature = "json")]
 mod steps;
 
 mod detachable;
@@ -100,7 +94,6 @@ mod spool;
 pub mod store;
 mod time_limit;
 mod tokens;
-#[cfg(feature = "tower")]
 pub mod tower;
 mod transaction;
 
@@ -115,23 +108,20 @@ pub use idemptx_core::response::StoredResponse;
 pub use self::engine::{CheckError, Engine, EngineBuilder, EngineError, Load, Orphan};
 pub use self::execution::Execution;
 pub use self::operator::Operator;
-#[cfg(feature = "json")]
 pub use self::run::RunError;
 #[cfg(feature = "spool")]
 pub use self::spool::Spool;
-#[cfg(feature = "json")]
 pub use self::steps::StepError;
-#[cfg(feature = "tower")]
 pub use self::tower::IdempotencyLayer;
 #[cfg(all(feature = "axum", feature = "postgres"))]
 pub use self::transaction::NoTransaction;
 #[cfg(feature = "postgres")]
 pub use self::transaction::{IdempotentTransaction, TransactionError};
-#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::transaction::{SettleError, SettleIn};
 
 /// The tutorial's examples are compiled as tests.
-#[cfg(all(doctest, feature = "tower", feature = "json", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../../docs/get-started/axum.md")]
 struct AxumTutorial;
 
@@ -141,7 +131,7 @@ struct AxumTutorial;
 struct OperatorsGuide;
 
 /// So are the guide's.
-#[cfg(all(doctest, feature = "axum", feature = "json", feature = "postgres", feature = "sqlite"))]
+#[cfg(all(doctest, feature = "axum", feature = "postgres", feature = "sqlite"))]
 #[doc = include_str!("../../../docs/guides/exactly-once.md")]
 struct ExactlyOnce;
 

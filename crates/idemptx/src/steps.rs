@@ -108,7 +108,7 @@ impl Execution {
     }
 
     /// Prepares the record of a step that the application takes in its own transaction.
-    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn kept_step<T: Serialize>(
         &self,
         label: &str,
@@ -206,7 +206,7 @@ impl Drop for ActiveLabel<'_> {
 }
 
 /// A step's record, to be written in the application's transaction.
-#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 #[derive(Debug)]
 pub struct KeptStep {
     pub(crate) id: RecordId,

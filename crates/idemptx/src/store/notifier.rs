@@ -81,6 +81,7 @@ impl Notifier {
     }
 
     /// Wakes all waiting tasks.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn notify_all(&self) {
         let mut entries = self.lock();
         let removed = std::mem::take(&mut entries.by_id);

@@ -1,6 +1,5 @@
 //! Settling in a transaction that the application has begun, and commits itself.
 
-#[cfg(feature = "json")]
 use std::convert::Infallible;
 use std::fmt;
 #[cfg(feature = "postgres")]
@@ -13,14 +12,11 @@ use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
-#[cfg(feature = "json")]
 use idemptx_core::store::Claim;
 use idemptx_core::store::{ErrorKind, Settlement, StoreError};
-#[cfg(feature = "json")]
 use serde::Serialize;
 
 use crate::execution::Execution;
-#[cfg(feature = "json")]
 use crate::steps::{KeptStep, StepError};
 use crate::store::Transactional;
 use crate::tower::{BodyError, Read, ResponseBody, is_live, read};
@@ -114,7 +110,6 @@ impl Execution {
     /// # Cancel safety
     ///
     /// Dropped, it may have been kept or not: roll the transaction back.
-    #[cfg(feature = "json")]
     pub fn step_in<'a, T: SettleIn, V: Serialize>(
         &'a self,
         transaction: &'a T,
@@ -141,12 +136,10 @@ pub trait SettleIn: sealed::PrivateSettle {
         Self: 'a;
 
     /// The result of keeping a step: nothing or a [`StepError`], at once or as a future.
-    #[cfg(feature = "json")]
     type Kept<'a>
     where
         Self: 'a;
 
-    #[cfg(feature = "json")]
     #[doc(hidden)]
     fn keep<'a>(
         &'a self,
@@ -182,13 +175,11 @@ impl SettleIn for tokio_postgres::Transaction<'_> {
     where
         Self: 'a;
 
-    #[cfg(feature = "json")]
     type Kept<'a>
         = Pin<Box<dyn Future<Output = Result<(), StepError<Infallible>>> + Send + 'a>>
     where
         Self: 'a;
 
-    #[cfg(feature = "json")]
     fn keep<'a>(
         &'a self,
         execution: &'a Execution,
@@ -237,13 +228,11 @@ impl SettleIn for rusqlite::Transaction<'_> {
     where
         Self: 'a;
 
-    #[cfg(feature = "json")]
     type Kept<'a>
         = Result<(), StepError<Infallible>>
     where
         Self: 'a;
 
-    #[cfg(feature = "json")]
     fn keep<'a>(
         &'a self,
         execution: &'a Execution,

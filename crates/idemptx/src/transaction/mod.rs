@@ -8,7 +8,7 @@
 mod extract;
 #[cfg(feature = "postgres")]
 mod idempotent;
-#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod manual;
 mod pending;
 
@@ -18,6 +18,6 @@ pub(crate) use self::extract::BypassNote;
 pub use self::extract::NoTransaction;
 #[cfg(feature = "postgres")]
 pub use self::idempotent::{IdempotentTransaction, TransactionError};
-#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use self::manual::{SettleError, SettleIn};
 pub(crate) use self::pending::{Effects, PendingEffects};

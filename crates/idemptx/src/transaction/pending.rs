@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{ErrorKind, Settlement};
 
-#[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 use super::SettleError;
 #[cfg(feature = "postgres")]
 use super::TransactionError;
@@ -66,7 +66,7 @@ impl Effects {
     /// It counts even if the settlement's future is dropped.
     ///
     /// Not once the handler has ended: from then on the operation is settled with its answer.
-    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn begin_manual_settlement(&self) -> Result<bool, SettleError> {
         let mut state = self.state();
         if state.is_over {
@@ -76,7 +76,7 @@ impl Effects {
     }
 
     /// Records that the settlement failed: the state is what it was before.
-    #[cfg(all(feature = "tower", any(feature = "postgres", feature = "sqlite")))]
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn restore_manual_settlement(&self, was: bool) {
         self.state().left.is_settled_manually = was;
     }

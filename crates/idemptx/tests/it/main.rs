@@ -18,21 +18,18 @@ mod conformance_postgres;
 mod conformance_redis;
 #[cfg(feature = "sqlite")]
 mod conformance_sqlite;
-#[cfg(feature = "tower")]
 mod driver;
-#[cfg(feature = "json")]
 mod engine_run;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod model;
-#[cfg(feature = "tower")]
 mod near;
-#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite", feature = "tower"))]
+#[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod operators;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_locks;
-#[cfg(all(feature = "redis", feature = "tower"))]
+#[cfg(feature = "redis")]
 mod redis_engine;
 #[cfg(feature = "redis")]
 mod redis_faults;
@@ -40,13 +37,11 @@ mod redis_faults;
 mod redis_listing;
 #[cfg(feature = "redis")]
 mod redis_protocol;
-#[cfg(all(feature = "seal", feature = "sqlite", feature = "tower"))]
+#[cfg(all(feature = "seal", feature = "sqlite"))]
 mod sealed;
-#[cfg(all(feature = "json", feature = "tower"))]
 mod steps;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod store_connections;
-#[cfg(feature = "tower")]
 mod tower_layer;
 #[cfg(all(feature = "axum", feature = "postgres", feature = "seal", feature = "sqlite"))]
 mod transactional;
