@@ -130,10 +130,10 @@ struct ShowArgs {
 struct ResolveArgs {
     #[command(flatten)]
     selector: RecordSelector,
-    /// It did not happen: release the key, so that the next request executes.
+    /// Release the key of an operation that did not happen: the next request executes.
     #[arg(long)]
     release: bool,
-    /// It happened: store the body in this file for retries; `-` is the standard input.
+    /// Store the body in this file for retries of an operation that happened; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     answer: Option<PathBuf>,
     /// The status of the stored response.
