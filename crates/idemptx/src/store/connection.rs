@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "postgres")]
 use idemptx_core::store::ErrorKind;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
