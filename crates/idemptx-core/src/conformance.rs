@@ -2,7 +2,7 @@
 //!
 //! The suite owns the list of cases: a store adds a [`Harness`] of ten lines and one call of
 //! [`run`], and every later case comes to it with the next release.
-//! It starts nothing and depends on no runtime; all it awaits are the store's own futures and
+//! It starts nothing and depends on no runtime; it awaits only the store's futures and
 //! [`Harness::sleep`].
 //!
 //! ```no_run
@@ -14,9 +14,9 @@
 //! # fn random() -> [u8; 16] { [7; 16] }
 //! # async fn sleep(_: Duration) {}
 //!
-//! struct Trial<S>(S);
+//! struct MyHarness<S>(S);
 //!
-//! impl<S: Store> Harness for Trial<S> {
+//! impl<S: Store> Harness for MyHarness<S> {
 //!     type Store = S;
 //!
 //!     fn store(&self) -> &S {
@@ -33,17 +33,18 @@
 //! }
 //!
 //! # async fn check(my_store: impl Store) {
-//! conformance::run(&Trial(my_store)).await.assert_passed();
+//! conformance::run(&MyHarness(my_store)).await.assert_passed();
 //! # }
 //! ```
 //!
 //! A store that can list what it holds adds a call of [`run_inventory`].
 
+mod case;
 mod claims;
 mod concurrency;
 mod histories;
-mod inventory;
 mod join;
+mod listing;
 mod lookups;
 mod model;
 mod releases;
@@ -52,7 +53,6 @@ mod report;
 mod retention;
 mod settlements;
 mod takeovers;
-mod trial;
 mod watching;
 
 use std::future::Future;
@@ -61,19 +61,19 @@ use std::time::Duration;
 use crate::lease::Token;
 use crate::store::{Inventory, Store};
 
+use self::case::Case;
 pub use self::model::{Life, Replaceable, Step};
 pub use self::report::{Finding, Report, Verdict};
-use self::trial::Trial;
 
-/// What a store's author supplies: the store, randomness, and time.
+/// The parts that a store's author supplies: the store, randomness, and time.
 pub trait Harness: Sync {
-    /// The store on trial.
+    /// The type of the store under test.
     type Store: Store;
 
-    /// The store on trial; every case works on records of its own, so it need not be empty.
+    /// Returns the store under test; every case uses new records, so it need not be empty.
     fn store(&self) -> &Self::Store;
 
-    /// A token that was never returned before, not even by an earlier run on the same store.
+    /// Returns a token that was never returned before, not even by an earlier run on the store.
     fn token(&self) -> Token;
 
     /// Lets `wait` pass by the store's clock.
@@ -81,7 +81,7 @@ pub trait Harness: Sync {
     /// A store under simulated time turns its clock on by this much and returns at once.
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()> + Send;
 
-    /// The unit of the short terms and retentions in the suite.
+    /// Returns the unit of the short terms and retentions in the suite.
     ///
     /// No case depends on the machine being faster than it; a store with a coarse clock takes a
     /// longer one.
@@ -93,29 +93,29 @@ pub trait Harness: Sync {
 /// Takes the steps of a history, and compares every answer of the store, and a listing after every
 /// step, with what a map of records says.
 ///
-/// The suite does so with histories of its own; this is for generators that find others, and make
-/// those that fail shorter.
+/// The suite plays random histories; this is for generators that find others, and shorten those
+/// that fail.
 ///
 /// # Errors
 ///
-/// A text that says which step went wrong, and how.
+/// Returns a text that names the step and the violation.
 ///
 /// # Cancel safety
 ///
-/// As [`run`].
+/// The same as for [`run`].
 pub async fn play<H: Harness<Store: Inventory>>(harness: &H, steps: &[Step]) -> Result<(), String> {
-    let trial = Trial::new(harness);
-    histories::play(&trial, steps).await.map_err(|broken| broken.0)
+    let case = Case::new(harness);
+    histories::play(&case, steps).await.map_err(|violation| violation.0)
 }
 
-/// Says which cases there are, once: their names, and how each is run.
+/// Declares each case once: its name, and the function that runs it.
 macro_rules! suite {
     (
         $(#[$what:meta])*
         $run:ident, $cases:ident, $store:path:
         $($group:ident { $($case:ident,)+ })+
     ) => {
-        /// The name of every case.
+        /// The names of all cases.
         pub const $cases: &[&str] =
             &[$($(concat!(stringify!($group), "::", stringify!($case)),)+)+];
 
@@ -126,13 +126,13 @@ macro_rules! suite {
         ///
         /// # Cancel safety
         ///
-        /// May be dropped at any point; records of the case at hand stay in the store until their
+        /// May be dropped at any point; records of the current case stay in the store until their
         /// retention ends, at most an hour.
         pub async fn $run<H: Harness<Store: $store>>(harness: &H) -> Report {
             let mut report = Report::default();
             $($(
-                let trial = Trial::new(harness);
-                let verdict = Box::pin($group::$case(&trial)).await;
+                let case = Case::new(harness);
+                let verdict = Box::pin($group::$case(&case)).await;
                 report.add(concat!(stringify!($group), "::", stringify!($case)), verdict);
             )+)+
             report
@@ -146,7 +146,7 @@ suite! {
     claims {
         a_claim_of_nothing_is_granted_as_the_first_attempt,
         a_claim_sent_again_is_granted_unchanged,
-        a_claim_sent_again_starts_the_term_anew,
+        a_claim_sent_again_starts_the_term_again,
         a_claim_sent_again_after_the_lapse_is_granted_unchanged,
         a_claim_sent_again_after_settling_finds_the_result,
         a_live_claim_is_held_against_another_token,
@@ -165,7 +165,7 @@ suite! {
         a_late_result_is_not_taken_over,
         an_orphan_is_not_replaced_as_a_result,
         a_takeover_of_nothing_is_a_first_attempt,
-        a_takeover_of_what_somebody_else_took_over_is_refused,
+        a_takeover_of_what_another_took_over_is_refused,
         a_takeover_sent_again_is_granted_unchanged,
         attempts_and_fences_go_up_with_every_takeover,
         a_former_owner_finds_the_record_held,
@@ -205,7 +205,7 @@ suite! {
     }
     renewals {
         a_renewal_returns_the_lease,
-        a_renewal_starts_the_term_anew,
+        a_renewal_starts_the_term_again,
         a_lapsed_lease_is_renewed_and_live_again,
         a_renewal_with_another_token_is_fenced,
         a_renewal_after_a_takeover_is_fenced,
@@ -260,7 +260,7 @@ suite! {
 suite! {
     /// Puts a store that can list what it holds through every case about that.
     run_inventory, INVENTORY_CASES, Inventory:
-    inventory {
+    listing {
         a_scope_without_records_lists_nothing,
         a_claim_is_listed_as_running,
         an_orphan_is_listed_as_orphaned,

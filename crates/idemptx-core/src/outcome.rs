@@ -18,7 +18,7 @@ pub enum Outcome {
     Executed {
         /// The number of this execution of the operation, from 1.
         attempt: u32,
-        /// Tells if a retry will get this response.
+        /// True if a retry will get this response.
         stored: bool,
     },
     /// The handler ran under a claim, but when it ended another execution had taken the record over:
@@ -41,9 +41,9 @@ pub enum Outcome {
 pub enum Bypass {
     /// A CONNECT: it opens a tunnel, and has no response to store.
     NotHttp,
-    /// The policy does not cover the method; `keyed` tells if the request had a key all the same.
+    /// The policy does not cover the method; `keyed` is true if the request had a key.
     Method {
-        /// Tells if the request carried a key.
+        /// True if the request carried a key.
         keyed: bool,
     },
     /// The request has no key, and the policy requires none.
@@ -143,9 +143,9 @@ pub struct Rejection {
     pub code: Code,
     /// The response's status, by policy.
     pub status: StatusCode,
-    /// Tells if the same request with the same key may succeed later.
+    /// True if the same request with the same key may succeed later.
     pub retryable: bool,
-    /// Tells if the same request with a new key cannot execute the operation a second time.
+    /// True if the same request with a new key cannot execute the operation a second time.
     pub safe_new_key: bool,
     /// The wait before a retry makes sense; always whole seconds, at least one.
     pub retry_after: Option<Duration>,

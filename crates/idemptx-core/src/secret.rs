@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A secret with an id, which keys record names and fingerprints.
 ///
-/// Without the secret nobody can name a record or test a guess of a body against a fingerprint.
+/// Only its holder can name a record, or test a guess of a body against a fingerprint.
 /// `Debug` never shows the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {

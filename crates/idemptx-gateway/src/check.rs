@@ -19,7 +19,7 @@ use crate::traces::Tracer;
 pub struct Report {
     /// The report, as text.
     pub text: String,
-    /// Whether a gateway would start and serve.
+    /// The gateway would start and serve.
     pub is_usable: bool,
 }
 

@@ -130,10 +130,10 @@ struct ShowArgs {
 struct ResolveArgs {
     #[command(flatten)]
     selector: RecordSelector,
-    /// It did not happen: release the key, so that the next request executes.
+    /// Release the key of an operation that did not happen: the next request executes.
     #[arg(long)]
     release: bool,
-    /// It happened: store the body in this file for retries; `-` is the standard input.
+    /// Store the body in this file for retries of an operation that happened; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     answer: Option<PathBuf>,
     /// The status of the stored response.
@@ -218,7 +218,7 @@ impl StoreLocation {
         let policy = routes.filter_map(|route| route.policy()).max_by_key(|policy| policy.retain);
         let policy = policy.ok_or("there is no protected route of that name")?;
         // A command reads once: a cache would not help.
-        Ok((Store { near: None, ..config.store.clone() }, policy.clone()))
+        Ok((Store { near_bytes: 0, ..config.store.clone() }, policy.clone()))
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct CurrentValues {
     pub(crate) spans_dropped: u64,
     /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
-    /// Whether the store replied recently; `None` before the first query.
+    /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
     pub(crate) draining: bool,
 }

@@ -51,7 +51,7 @@ impl StoreOperation {
 pub(crate) enum StoreResult {
     /// Succeeded, or granted.
     Ok,
-    /// Another request holds the claim.
+    /// The claim is held by another request.
     Held,
     /// The claim's lease lapsed without a result.
     Orphan,

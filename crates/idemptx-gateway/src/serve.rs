@@ -21,7 +21,7 @@ pub use crate::tls::TlsError;
 pub use crate::token::TokenError;
 
 use crate::admin::{self, AdminService};
-use crate::config::{Admin, Config, Listener, Store, Traces};
+use crate::config::{Config, Listener};
 use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
 use crate::network::{TcpListener, TcpStream};
 use crate::proxy::{LoggedFindings, Peer, RoutingTable, answer, probe};
@@ -39,14 +39,12 @@ use crate::write_timeout::WriteTimeout;
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
-    admin: Option<Admin>,
+    /// The configuration at the start; some sections cannot be reloaded.
+    config: Config,
     admin_address: Option<SocketAddr>,
     recorder: Arc<Recorder>,
     /// Runs until the end of the drain, so that operators can watch it.
     _operating: JoinSet<()>,
-    listeners: Vec<Listener>,
-    store: Store,
-    traces: Option<Traces>,
     table: watch::Sender<Arc<RoutingTable>>,
     /// Replaced routing tables that still have requests in flight.
     retired: Mutex<Vec<Arc<RoutingTable>>>,
@@ -118,13 +116,10 @@ impl Gateway {
         }
         Ok(Self {
             addresses,
-            admin: config.admin,
+            config,
             admin_address,
             recorder,
             _operating: admin_tasks,
-            listeners: config.listeners,
-            store: config.store,
-            traces: config.traces,
             table,
             retired: Mutex::default(),
             logged,
@@ -161,17 +156,8 @@ impl Gateway {
     }
 
     async fn take(&self, config: &Config) -> Result<(), StartError> {
-        if config.admin != self.admin {
-            return Err(StartError::RequiresRestart("[admin]"));
-        }
-        if config.listeners != self.listeners {
-            return Err(StartError::RequiresRestart("[[listener]]"));
-        }
-        if config.store != self.store {
-            return Err(StartError::RequiresRestart("[store]"));
-        }
-        if config.traces != self.traces {
-            return Err(StartError::RequiresRestart("[traces]"));
+        if let Some(section) = self.config.restart_section(config) {
+            return Err(StartError::RequiresRestart(section));
         }
         let retired = Arc::clone(&self.table.borrow());
         let table =

@@ -5,8 +5,6 @@ use idemptx::store::near::NearLimits;
 #[cfg(feature = "seal")]
 use idemptx::store::seal::{Seal, SealKeys};
 
-#[cfg(feature = "seal")]
-use crate::config::SealKeysFrom;
 use crate::config::Store;
 use crate::error::StartError;
 
@@ -15,15 +13,15 @@ pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
     let mut store = AnyStore::from_url(&config.url).map_err(StartError::Store)?;
     #[cfg(feature = "seal")]
     if let Some(seal) = &config.seal {
-        let keys = match &seal.keys {
-            SealKeysFrom::Text(text) => text.parse(),
-            SealKeysFrom::File(path) => SealKeys::from_file(path),
+        let keys = match &seal.file {
+            Some(path) => SealKeys::from_file(path),
+            None => seal.keys.as_deref().unwrap_or_default().parse(),
         };
         let keys = keys.map_err(StartError::Seal)?;
         store = store.sealed(Seal::with(keys).accept_unsealed(seal.accept_unsealed));
     }
-    if let Some(near) = &config.near {
-        store = store.near(NearLimits::bytes(near.bytes_max).hold(near.hold));
+    if config.near_bytes > 0 {
+        store = store.near(NearLimits::bytes(config.near_bytes).hold(config.near_hold));
     }
     Ok(store)
 }

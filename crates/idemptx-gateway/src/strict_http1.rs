@@ -151,7 +151,7 @@ enum Position {
     Chunk(u64),
     ChunkEnd,
     Trailer,
-    /// Another protocol: no parsing.
+    /// The bytes of another protocol, which are not parsed.
     Elsewhere,
 }
 

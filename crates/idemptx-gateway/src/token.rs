@@ -88,7 +88,7 @@ impl TokenVerifier {
     ///
     /// # Security
     ///
-    /// Only algorithms of the key's family are accepted, whatever the token's header says; a token
+    /// Only algorithms of the key's family are accepted, despite the token's header; a token
     /// without an expiry is rejected.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         let VerifierState { config, keys } = &*self.0;

@@ -333,3 +333,55 @@ async def leave(client: Any, began: asyncio.Event) -> None:
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
+
+
+@pytest.mark.parametrize("layer", ["decorator", "middleware"])
+async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, layer: str) -> None:
+    began, go = asyncio.Event(), asyncio.Event()
+    policy = {"waiters_max": 1, "wait_ms": 30_000}
+    app: Any = FastAPI()
+
+    async def create_order() -> Any:
+        began.set()
+        await go.wait()
+        return {"ok": True}
+
+    if layer == "decorator":
+        app.post("/orders")(idempotent(InMemoryBackend(), policy=policy)(create_order))
+    else:
+        app.post("/orders")(create_order)
+        app = IdempotencyMiddleware(app, InMemoryBackend(), policy=policy)
+    left = asyncio.Event()
+    messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    async with connect(app) as client:
+        first = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.wait_for(began.wait(), 30)
+        leaving = asyncio.create_task(app(scope, receive, send))
+        await asyncio.sleep(0.05)
+        assert (await client.post("/orders", headers=KEY)).status_code == 409
+        left.set()
+        await asyncio.wait_for(leaving, 10)
+        waiting = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.sleep(0.05)
+        go.set()
+        assert ((await first).status_code, (await waiting).status_code) == (200, 200)

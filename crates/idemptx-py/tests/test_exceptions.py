@@ -145,3 +145,40 @@ async def _refusals(
         "ConflictRequestException": conflict,
         "RequestInProgressException": progress,
     }
+
+
+@pytest.mark.parametrize("is_handled", [False, True])
+async def test_handlers_that_sentry_has_wrapped_count_as_what_they_were(
+    connect: Any, is_handled: bool
+) -> None:
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        return {}
+
+    if is_handled:
+
+        @app.exception_handler(idemptx.MissingKeyException)
+        async def missing(_request: Any, _error: Any) -> Any:
+            return JSONResponse({"mine": True}, 400)
+
+    middleware = app.build_middleware_stack()
+    layer: Any = middleware
+    while not hasattr(layer, "_exception_handlers"):
+        layer = layer.app
+    old_handlers = dict(layer._exception_handlers)
+
+    async def patched(request: Any, error: Any) -> Any:
+        kinds = [kind for kind in type(error).__mro__ if kind in old_handlers]
+        return await old_handlers[kinds[0]](request, error)
+
+    patched.__module__ = "sentry_sdk.integrations.starlette"
+    for kind in old_handlers:
+        layer._exception_handlers[kind] = patched
+    app.middleware_stack = middleware
+    async with connect(app) as client:
+        answer = await client.post("/orders")
+    assert answer.status_code == 400
+    assert answer.json().get("mine" if is_handled else "code")

@@ -1,184 +1,178 @@
-//! Who is granted a record that nobody has settled.
+//! Claims: the requests that are granted a record without a result.
 
 use super::Harness;
+use super::case::{Case, done, held_by, held_live_by, settled_as};
 use super::report::Verdict::Passed;
-use super::report::{Broken, Outcome, ensure};
-use super::trial::{Trial, done, held_by, held_live_by, settled_as};
+use super::report::{Outcome, Violation, ensure};
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::store::{ClaimRequest, Expected};
 
 pub(super) async fn a_claim_of_nothing_is_granted_as_the_first_attempt<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let lease = trial.granted(&trial.id(), &trial.claim_request()).await?;
+    let lease = case.granted(&case.id(), &case.request()).await?;
     ensure!(lease.attempt == 1, "the first attempt is {}", lease.attempt);
     Ok(Passed)
 }
 
 pub(super) async fn a_claim_sent_again_is_granted_unchanged<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let (id, claim_request) = (trial.id(), trial.claim_request());
-    let lease = trial.granted(&id, &claim_request).await?;
+    let (id, request) = (case.id(), case.request());
+    let lease = case.granted(&id, &request).await?;
     for _ in 0..3 {
-        let again = trial.granted(&id, &claim_request).await?;
+        let again = case.granted(&id, &request).await?;
         ensure!(again == lease, "{again:?} instead of {lease:?}");
     }
     Ok(Passed)
 }
 
-pub(super) async fn a_claim_sent_again_starts_the_term_anew<H: Harness>(
-    trial: &Trial<'_, H>,
+pub(super) async fn a_claim_sent_again_starts_the_term_again<H: Harness>(
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let (id, claim_request) = (trial.id(), trial.brief_claim_request());
-    trial.granted(&id, &claim_request).await?;
+    let (id, request) = (case.id(), case.brief_request());
+    case.granted(&id, &request).await?;
     for _ in 0..TRIES_MAX {
-        trial.lapsed(&id).await?;
-        trial.granted(&id, &claim_request).await?;
-        if !trial.seen_held(&id).await?.is_orphan() {
+        case.lapsed(&id).await?;
+        case.granted(&id, &request).await?;
+        if !case.seen_held(&id).await?.is_orphan() {
             return Ok(Passed);
         }
     }
-    Err(Broken("a repeated claim is still an orphan".to_owned()))
+    Err(Violation("a repeated claim is still an orphan".to_owned()))
 }
 
 pub(super) async fn a_claim_sent_again_after_the_lapse_is_granted_unchanged<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let (id, claim_request) = (trial.id(), trial.brief_claim_request());
-    let lease = trial.granted(&id, &claim_request).await?;
-    trial.lapsed(&id).await?;
-    let again = trial.granted(&id, &claim_request).await?;
+    let (id, request) = (case.id(), case.brief_request());
+    let lease = case.granted(&id, &request).await?;
+    case.lapsed(&id).await?;
+    let again = case.granted(&id, &request).await?;
     ensure!(again == lease, "{again:?} instead of {lease:?}");
     Ok(Passed)
 }
 
 pub(super) async fn a_claim_sent_again_after_settling_finds_the_result<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let (id, claim_request) = (trial.id(), trial.claim_request());
-    let lease = trial.granted(&id, &claim_request).await?;
+    let (id, request) = (case.id(), case.request());
+    let lease = case.granted(&id, &request).await?;
     let result = done("result");
-    trial.settle(&lease, &result).await?;
-    settled_as(&trial.settled(&id, &claim_request).await?, &lease, &result)?;
+    case.settle(&lease, &result).await?;
+    settled_as(&case.settled(&id, &request).await?, &lease, &result)?;
     Ok(Passed)
 }
 
 pub(super) async fn a_live_claim_is_held_against_another_token<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let id = trial.id();
-    let lease = trial.granted(&id, &trial.claim_request()).await?;
-    held_live_by(&trial.held(&id, &trial.claim_request()).await?, &lease)?;
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
+    held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
     // The same request is refused as well: only the token counts.
-    let same = ClaimRequest { fingerprint: lease.fingerprint, ..trial.claim_request() };
-    held_live_by(&trial.held(&id, &same).await?, &lease)?;
+    let same = ClaimRequest { fingerprint: lease.fingerprint, ..case.request() };
+    held_live_by(&case.held(&id, &same).await?, &lease)?;
     Ok(Passed)
 }
 
-pub(super) async fn a_refused_claim_changes_nothing<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
-    let id = trial.id();
-    let lease = trial.granted(&id, &trial.claim_request()).await?;
-    let other = ClaimRequest { term: trial.tick(), retain: trial.tick(), ..trial.claim_request() };
-    trial.held(&id, &other).await?;
-    trial.sleep(3).await;
-    held_live_by(&trial.seen_held(&id).await?, &lease)?;
-    trial.settle(&lease, &done("result")).await?;
+pub(super) async fn a_refused_claim_changes_nothing<H: Harness>(case: &Case<'_, H>) -> Outcome {
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
+    let other = ClaimRequest { term: case.tick(), retain: case.tick(), ..case.request() };
+    case.held(&id, &other).await?;
+    case.sleep(3).await;
+    held_live_by(&case.seen_held(&id).await?, &lease)?;
+    case.settle(&lease, &done("result")).await?;
     Ok(Passed)
 }
 
 pub(super) async fn a_lapsed_claim_is_an_orphan_and_not_given_away_unasked<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let id = trial.id();
-    let lease = trial.orphan(&id).await?;
-    let holder = trial.held(&id, &trial.claim_request()).await?;
+    let id = case.id();
+    let lease = case.orphan(&id).await?;
+    let holder = case.held(&id, &case.request()).await?;
     held_by(&holder, &lease)?;
     ensure!(holder.is_orphan(), "{:?} are left of a lapsed lease", holder.remaining);
     Ok(Passed)
 }
 
-pub(super) async fn claims_of_other_ids_are_independent<H: Harness>(
-    trial: &Trial<'_, H>,
-) -> Outcome {
-    let (one, two, three) = (trial.id(), trial.id(), trial.id());
-    let first = trial.granted(&one, &trial.claim_request()).await?;
-    let second = trial.granted(&two, &trial.claim_request()).await?;
-    let third = trial.granted(&three, &trial.claim_request()).await?;
+pub(super) async fn claims_of_other_ids_are_independent<H: Harness>(case: &Case<'_, H>) -> Outcome {
+    let (one, two, three) = (case.id(), case.id(), case.id());
+    let first = case.granted(&one, &case.request()).await?;
+    let second = case.granted(&two, &case.request()).await?;
+    let third = case.granted(&three, &case.request()).await?;
     let result = done("second");
-    trial.settle(&second, &result).await?;
-    trial.release(&third).await?;
-    held_live_by(&trial.seen_held(&one).await?, &first)?;
-    settled_as(&trial.seen_settled(&two).await?, &second, &result)?;
-    trial.absent(&three).await?;
+    case.settle(&second, &result).await?;
+    case.release(&third).await?;
+    held_live_by(&case.seen_held(&one).await?, &first)?;
+    settled_as(&case.seen_settled(&two).await?, &second, &result)?;
+    case.absent(&three).await?;
     Ok(Passed)
 }
 
-pub(super) async fn ids_that_differ_in_one_bit_are_two<H: Harness>(
-    trial: &Trial<'_, H>,
-) -> Outcome {
-    let id = trial.id();
-    let lease = trial.granted(&id, &trial.claim_request()).await?;
+pub(super) async fn ids_that_differ_in_one_bit_are_two<H: Harness>(case: &Case<'_, H>) -> Outcome {
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
     for position in 0..RecordId::BYTES {
         let mut bytes = *id.as_bytes();
         flip(&mut bytes, position);
         let near = RecordId::from_bytes(bytes);
-        trial.absent(&near).await?;
-        trial.granted(&near, &trial.claim_request()).await?;
+        case.absent(&near).await?;
+        case.granted(&near, &case.request()).await?;
     }
-    held_live_by(&trial.seen_held(&id).await?, &lease)?;
+    held_live_by(&case.seen_held(&id).await?, &lease)?;
     Ok(Passed)
 }
 
 pub(super) async fn tokens_that_differ_in_one_bit_are_two<H: Harness>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
-    let (id, claim_request) = (trial.id(), trial.claim_request());
-    let lease = trial.granted(&id, &claim_request).await?;
+    let (id, request) = (case.id(), case.request());
+    let lease = case.granted(&id, &request).await?;
     for position in 0..Token::BYTES {
-        let mut bytes = *claim_request.token.as_bytes();
+        let mut bytes = *request.token.as_bytes();
         flip(&mut bytes, position);
-        let near = ClaimRequest { token: Token::from_bytes(bytes), ..claim_request.clone() };
-        held_live_by(&trial.held(&id, &near).await?, &lease)?;
+        let near = ClaimRequest { token: Token::from_bytes(bytes), ..request.clone() };
+        held_live_by(&case.held(&id, &near).await?, &lease)?;
     }
     Ok(Passed)
 }
 
-pub(super) async fn ids_and_tokens_are_any_bytes<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+pub(super) async fn ids_and_tokens_are_any_bytes<H: Harness>(case: &Case<'_, H>) -> Outcome {
     for (odd, token) in ODD.iter().zip(ODD.iter().rev()) {
-        let id = marked(trial.id(), odd);
-        let claim_request =
-            ClaimRequest { token: Token::from_bytes(*token), ..trial.claim_request() };
-        let lease = trial.granted(&id, &claim_request).await?;
-        held_live_by(&trial.held(&id, &trial.claim_request()).await?, &lease)?;
-        trial.renew(&lease).await?;
+        let id = marked(case.id(), odd);
+        let request = ClaimRequest { token: Token::from_bytes(*token), ..case.request() };
+        let lease = case.granted(&id, &request).await?;
+        held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
+        case.renew(&lease).await?;
         let result = done(odd);
-        trial.settle(&lease, &result).await?;
-        settled_as(&trial.seen_settled(&id).await?, &lease, &result)?;
-        let expected = trial
-            .granted(&id, &trial.claim_request().expecting(Expected::Settled(claim_request.token)))
-            .await?;
-        trial.release(&expected).await?;
+        case.settle(&lease, &result).await?;
+        settled_as(&case.seen_settled(&id).await?, &lease, &result)?;
+        let expected =
+            case.granted(&id, &case.request().expecting(Expected::Settled(request.token))).await?;
+        case.release(&expected).await?;
     }
     Ok(Passed)
 }
 
-pub(super) async fn fingerprints_are_any_bytes<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+pub(super) async fn fingerprints_are_any_bytes<H: Harness>(case: &Case<'_, H>) -> Outcome {
     for (config, odd) in [0, 1, u32::MAX, 0x8000_0000].into_iter().zip(ODD) {
-        let id = trial.id();
+        let id = case.id();
         let mut digest = [0; 32];
         for (to, from) in digest.iter_mut().zip(odd.iter().rev().chain(odd)) {
             *to = *from;
         }
         let fingerprint = Fingerprint { config, digest, binding: *odd, operation: *odd };
         let lease: Lease =
-            trial.granted(&id, &ClaimRequest { fingerprint, ..trial.claim_request() }).await?;
-        held_live_by(&trial.held(&id, &trial.claim_request()).await?, &lease)?;
+            case.granted(&id, &ClaimRequest { fingerprint, ..case.request() }).await?;
+        held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
         let result = done("result");
-        trial.settle(&lease, &result).await?;
-        settled_as(&trial.settled(&id, &trial.claim_request()).await?, &lease, &result)?;
+        case.settle(&lease, &result).await?;
+        settled_as(&case.settled(&id, &case.request()).await?, &lease, &result)?;
     }
     Ok(Passed)
 }
@@ -198,7 +192,7 @@ fn marked(id: RecordId, odd: &[u8; 16]) -> RecordId {
     RecordId::from_bytes(bytes)
 }
 
-/// For what a stall of the machine can spoil.
+/// The tries for cases that a stall of the machine can spoil.
 const TRIES_MAX: u32 = 20;
-/// What a text protocol, a C string or a script might trip over.
+/// Bytes on which a text protocol, a C string or a script might fail.
 const ODD: &[[u8; 16]] = &[[0; 16], [0xFF; 16], *b"\r\n\r\n\0\"'\\{}%s:*$-", *b"nil false -1 1e9"];

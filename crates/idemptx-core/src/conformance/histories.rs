@@ -2,76 +2,75 @@
 //!
 //! The histories are the same in every run; only ids and tokens differ.
 
-use super::inventory::{is_of, walk};
-use super::model::World;
+use super::case::{Case, Describe, LONG, fenced, held_by, result, settled_as};
+use super::listing::{is_of, walk};
+use super::model::ModelStore;
 use super::report::Verdict::Passed;
-use super::report::{Broken, Outcome, ensure};
-use super::trial::{LONG, Told, Trial, fenced, held_by, result, settled_as};
+use super::report::{Outcome, Violation, ensure};
 use super::{Harness, Life, Replaceable, Step};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::State;
 use crate::store::{Claim, ClaimRequest, Expected, Inventory, RecordSnapshot, Settlement, Store};
 
-pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(
-    trial: &Trial<'_, H>,
-) -> Outcome {
+pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(case: &Case<'_, H>) -> Outcome {
     for seed in 0..LIVE_HISTORIES {
-        History::new(trial, seed, false).play(LIVE_STEPS).await?;
+        History::new(case, seed, false).play(LIVE_STEPS).await?;
     }
     Ok(Passed)
 }
 
 /// Every claim and every renewal is left to lapse before the next step.
-pub(super) async fn orphans_behave_as_in_the_model<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+pub(super) async fn orphans_behave_as_in_the_model<H: Harness>(case: &Case<'_, H>) -> Outcome {
     for seed in 0..ORPHAN_HISTORIES {
-        History::new(trial, seed, true).play(ORPHAN_STEPS).await?;
+        History::new(case, seed, true).play(ORPHAN_STEPS).await?;
     }
     Ok(Passed)
 }
 
 /// Some stay, some lapse, some end.
-pub(super) async fn a_few_records_behave_as_in_a_map<H: Harness>(trial: &Trial<'_, H>) -> Outcome {
+pub(super) async fn a_few_records_behave_as_in_a_map<H: Harness>(case: &Case<'_, H>) -> Outcome {
     for seed in 0..HISTORIES {
         let steps = random_steps(seed);
-        let mut world = World::new(trial);
+        let mut model = ModelStore::new(case);
         for (place, step) in steps.iter().enumerate() {
-            world.take(*step).await.map_err(|Broken(why)| {
-                Broken(format!("{why}, at step {place}, {step:?}, of {steps:?}"))
+            model.take(*step).await.map_err(|Violation(why)| {
+                Violation(format!("{why}, at step {place}, {step:?}, of {steps:?}"))
             })?;
         }
-        world.compare().await?;
+        model.compare().await?;
     }
     Ok(Passed)
 }
 
-/// The same histories, with a listing after every step.
+/// Plays the same histories, with a listing after every step.
 pub(super) async fn a_few_records_are_listed_as_in_a_map<H: Harness<Store: Inventory>>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
 ) -> Outcome {
     for seed in 0..HISTORIES {
-        play(trial, &random_steps(seed)).await?;
+        play(case, &random_steps(seed)).await?;
     }
     Ok(Passed)
 }
 
 /// Takes steps, and compares what is listed after each of them with what the map holds.
 pub(super) async fn play<H: Harness<Store: Inventory>>(
-    trial: &Trial<'_, H>,
+    case: &Case<'_, H>,
     steps: &[Step],
-) -> Result<(), Broken> {
-    let mut world = World::new(trial);
+) -> Result<(), Violation> {
+    let mut model = ModelStore::new(case);
     for (place, step) in steps.iter().enumerate() {
-        let at = |Broken(why)| Broken(format!("{why}, at step {place}, {step:?}, of {steps:?}"));
-        world.take(*step).await.map_err(at)?;
-        let found = walk(trial, &world.query().limit(2)).await.map_err(at)?;
-        let expected = world.standings();
+        let at =
+            |Violation(why)| Violation(format!("{why}, at step {place}, {step:?}, of {steps:?}"));
+        model.take(*step).await.map_err(at)?;
+        let found = walk(case, &model.query().limit(2)).await.map_err(at)?;
+        let expected = model.listed_claims();
         ensure!(found.keys().eq(expected.keys()), "{found:?} listed after {place} of {steps:?}");
         for (entry, (status, lease)) in found.values().zip(expected.values()) {
             is_of(entry, lease, *status).map_err(at)?;
         }
     }
-    world.compare().await
+    model.compare().await
 }
 
 /// A history of a few records, the same in every run.
@@ -107,100 +106,104 @@ fn random_steps(seed: u64) -> Vec<Step> {
     (0..STEPS).map(step).collect()
 }
 
-/// What the model says of a record: whose it is, and what was settled.
+/// A record in the model: its owner, and the result that was settled.
 #[derive(Clone, Debug)]
-struct Modelled {
+struct ModelRecord {
     lease: Lease,
     result: Option<Settlement>,
 }
 
-/// One record, the claim requests of a few actors for it, and the model.
+/// A record, the claim requests of a few actors for it, and the model.
 struct History<'a, H> {
-    trial: &'a Trial<'a, H>,
+    case: &'a Case<'a, H>,
     id: RecordId,
-    claim_requests: Vec<ClaimRequest>,
+    requests: Vec<ClaimRequest>,
     orphans: bool,
     random: Random,
-    model: Option<Modelled>,
+    model: Option<ModelRecord>,
     fence_last: u64,
     steps: String,
 }
 
 impl<'a, H: Harness> History<'a, H> {
-    fn new(trial: &'a Trial<'a, H>, seed: u64, orphans: bool) -> Self {
-        let term = if orphans { trial.tick() / 10 } else { LONG };
-        let claim_requests =
-            (0..ACTORS).map(|_| ClaimRequest { term, ..trial.claim_request() }).collect();
+    fn new(case: &'a Case<'a, H>, seed: u64, orphans: bool) -> Self {
+        let term = if orphans { case.tick() / 10 } else { LONG };
+        let requests = (0..ACTORS).map(|_| ClaimRequest { term, ..case.request() }).collect();
         let random = Random(SEED ^ seed);
-        let id = trial.id();
+        let id = case.id();
         let (model, steps) = (None, String::new());
-        Self { trial, id, claim_requests, orphans, random, model, fence_last: 0, steps }
+        Self { case, id, requests, orphans, random, model, fence_last: 0, steps }
     }
 
-    async fn play(mut self, steps: usize) -> Result<(), Broken> {
+    async fn play(mut self, steps: usize) -> Result<(), Violation> {
         for _ in 0..steps {
-            self.step().await.map_err(|Broken(why)| {
-                Broken(format!("{why}, at the end of this history: {}", self.steps))
+            self.step().await.map_err(|Violation(why)| {
+                Violation(format!("{why}, at the end of this history: {}", self.steps))
             })?;
         }
         Ok(())
     }
 
-    async fn step(&mut self) -> Result<(), Broken> {
-        let claim_request = self.random.one_of(&self.claim_requests)?;
-        let token = self.random.one_of(&self.claim_requests)?.token;
+    async fn step(&mut self) -> Result<(), Violation> {
+        let request = self.random.one_of(&self.requests)?;
+        let token = self.random.one_of(&self.requests)?.token;
         let expected = if self.random.below(2) == 0 {
             Expected::Orphan(token)
         } else {
             Expected::Settled(token)
         };
         match self.random.below(8) {
-            0..=3 if token == claim_request.token => self.claim(&claim_request).await,
-            0..=3 => self.claim(&claim_request.expecting(expected)).await,
-            4 => self.settle(&claim_request).await,
-            5 => self.release(&claim_request).await,
-            6 => self.renew(&claim_request).await,
+            0..=3 if token == request.token => self.claim(&request).await,
+            0..=3 => self.claim(&request.expecting(expected)).await,
+            4 => self.settle(&request).await,
+            5 => self.release(&request).await,
+            6 => self.renew(&request).await,
             _ => self.lookup().await,
         }
     }
 
-    async fn claim(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
-        self.note("claim", claim_request);
-        let told = self.trial.store().claim(&self.id, claim_request).await;
-        let told = told.map_err(|error| Broken(format!("a claim failed: {error:?}")))?;
+    async fn claim(&mut self, request: &ClaimRequest) -> Result<(), Violation> {
+        self.note("claim", request);
+        let answer = self.case.store().claim(&self.id, request).await;
+        let answer = answer.map_err(|error| Violation(format!("a claim failed: {error:?}")))?;
         let attempt = match &self.model {
             None => 1,
-            Some(Modelled { lease, result: None }) if lease.token == claim_request.token => {
-                let again = told == Claim::Granted(lease.clone());
-                ensure!(again, "a claim sent again came to: {}", told.told());
+            Some(ModelRecord { lease, result: None }) if lease.token == request.token => {
+                let again = answer == Claim::Granted(lease.clone());
+                ensure!(again, "a claim sent again came to: {}", answer.describe());
                 return self.lapse().await;
             }
-            Some(Modelled { lease, result })
-                if claim_request.expected == Some(Expected::Settled(lease.token))
-                    && result.is_some()
-                    || claim_request.expected == Some(Expected::Orphan(lease.token))
+            Some(ModelRecord { lease, result })
+                if request.expected == Some(Expected::Settled(lease.token)) && result.is_some()
+                    || request.expected == Some(Expected::Orphan(lease.token))
                         && self.orphans
                         && result.is_none() =>
             {
                 lease.attempt + 1
             }
-            Some(Modelled { lease, result }) => {
-                return match (told, result) {
+            Some(ModelRecord { lease, result }) => {
+                return match (answer, result) {
                     (Claim::Found(RecordSnapshot::Held(holder)), None) => {
-                        ensure!(holder.is_orphan() == self.orphans, "{} is left", holder.told());
+                        ensure!(
+                            holder.is_orphan() == self.orphans,
+                            "{} is left",
+                            holder.describe()
+                        );
                         held_by(&holder, lease)
                     }
                     (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
                         settled_as(&record, lease, result)
                     }
-                    (told, _) => Err(Broken(format!("a refused claim came to: {}", told.told()))),
+                    (answer, _) => {
+                        Err(Violation(format!("a refused claim came to: {}", answer.describe())))
+                    }
                 };
             }
         };
-        let Claim::Granted(lease) = told else {
-            return Err(Broken(format!("a good claim came to: {}", told.told())));
+        let Claim::Granted(lease) = answer else {
+            return Err(Violation(format!("a good claim came to: {}", answer.describe())));
         };
-        let expected = Lease::granted(self.id, claim_request, lease.fence, attempt);
+        let expected = Lease::granted(self.id, request, lease.fence, attempt);
         ensure!(lease == expected, "granted {lease:?} instead of {expected:?}");
         ensure!(
             lease.fence > self.fence_last || (attempt == 1 && lease.fence == self.fence_last),
@@ -209,92 +212,90 @@ impl<'a, H: Harness> History<'a, H> {
             self.fence_last
         );
         self.fence_last = lease.fence;
-        self.model = Some(Modelled { lease, result: None });
+        self.model = Some(ModelRecord { lease, result: None });
         self.lapse().await
     }
 
-    async fn settle(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
-        self.note("settle", claim_request);
-        let done = result(State::Completed, *claim_request.token.as_bytes());
-        let lease = self.lease_of(claim_request);
-        let told = self.trial.store().settle(&lease, &done).await;
+    async fn settle(&mut self, request: &ClaimRequest) -> Result<(), Violation> {
+        self.note("settle", request);
+        let done = result(State::Completed, *request.token.as_bytes());
+        let lease = self.lease_of(request);
+        let answer = self.case.store().settle(&lease, &done).await;
         match &mut self.model {
-            Some(model) if model.lease.token == claim_request.token => {
+            Some(model) if model.lease.token == request.token => {
                 model.result = Some(done);
-                told.map_err(|error| Broken(format!("the owner cannot settle: {error:?}")))
+                answer.map_err(|error| Violation(format!("the owner cannot settle: {error:?}")))
             }
-            _ => fenced("settle", told),
+            _ => fenced("settle", answer),
         }
     }
 
-    async fn release(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
-        self.note("release", claim_request);
-        let told = self.trial.store().release(&self.lease_of(claim_request)).await;
+    async fn release(&mut self, request: &ClaimRequest) -> Result<(), Violation> {
+        self.note("release", request);
+        let answer = self.case.store().release(&self.lease_of(request)).await;
         match &self.model {
-            Some(model) if model.lease.token != claim_request.token || model.result.is_some() => {
-                fenced("release", told)
+            Some(model) if model.lease.token != request.token || model.result.is_some() => {
+                fenced("release", answer)
             }
             _ => {
                 self.model = None;
-                told.map_err(|error| Broken(format!("the owner cannot release: {error:?}")))
+                answer.map_err(|error| Violation(format!("the owner cannot release: {error:?}")))
             }
         }
     }
 
-    async fn renew(&mut self, claim_request: &ClaimRequest) -> Result<(), Broken> {
-        self.note("renew", claim_request);
-        let lease = self.lease_of(claim_request);
-        let told = self.trial.store().renew(&lease).await;
+    async fn renew(&mut self, request: &ClaimRequest) -> Result<(), Violation> {
+        self.note("renew", request);
+        let lease = self.lease_of(request);
+        let answer = self.case.store().renew(&lease).await;
         match &self.model {
-            Some(model) if model.lease.token == claim_request.token && model.result.is_none() => {
-                let told =
-                    told.map_err(|error| Broken(format!("the owner cannot renew: {error:?}")))?;
-                ensure!(told == lease, "renewed to {told:?} instead of {lease:?}");
+            Some(model) if model.lease.token == request.token && model.result.is_none() => {
+                let answer = answer
+                    .map_err(|error| Violation(format!("the owner cannot renew: {error:?}")))?;
+                ensure!(answer == lease, "renewed to {answer:?} instead of {lease:?}");
                 self.lapse().await
             }
-            _ => fenced("renew", told),
+            _ => fenced("renew", answer),
         }
     }
 
-    async fn lookup(&mut self) -> Result<(), Broken> {
+    async fn lookup(&mut self) -> Result<(), Violation> {
         self.steps.push_str("lookup; ");
-        let told = self.trial.store().lookup(&self.id).await;
-        let told = told.map_err(|error| Broken(format!("a lookup failed: {error:?}")))?;
-        match (&self.model, told) {
+        let answer = self.case.store().lookup(&self.id).await;
+        let answer = answer.map_err(|error| Violation(format!("a lookup failed: {error:?}")))?;
+        match (&self.model, answer) {
             (None, None) => Ok(()),
-            (Some(Modelled { lease, result: None }), Some(RecordSnapshot::Held(holder))) => {
+            (Some(ModelRecord { lease, result: None }), Some(RecordSnapshot::Held(holder))) => {
                 held_by(&holder, lease)
             }
             (
-                Some(Modelled { lease, result: Some(result) }),
+                Some(ModelRecord { lease, result: Some(result) }),
                 Some(RecordSnapshot::Settled(record)),
             ) => settled_as(&record, lease, result),
-            (_, told) => Err(Broken(format!("a lookup came to: {}", told.told()))),
+            (_, answer) => Err(Violation(format!("a lookup came to: {}", answer.describe()))),
         }
     }
 
     /// The lease in force if it is the requester's, else one that never was.
-    fn lease_of(&self, claim_request: &ClaimRequest) -> Lease {
+    fn lease_of(&self, request: &ClaimRequest) -> Lease {
         match &self.model {
-            Some(model) if model.lease.token == claim_request.token => model.lease.clone(),
-            _ => Lease::granted(self.id, claim_request, self.fence_last, 1),
+            Some(model) if model.lease.token == request.token => model.lease.clone(),
+            _ => Lease::granted(self.id, request, self.fence_last, 1),
         }
     }
 
     /// Lets what was claimed become an orphan, in a history of orphans.
-    async fn lapse(&self) -> Result<(), Broken> {
-        if self.orphans { self.trial.lapsed(&self.id).await } else { Ok(()) }
+    async fn lapse(&self) -> Result<(), Violation> {
+        if self.orphans { self.case.lapsed(&self.id).await } else { Ok(()) }
     }
 
-    fn note(&mut self, step: &str, claim_request: &ClaimRequest) {
-        let actor = |token| {
-            self.claim_requests.iter().position(|claim_request| claim_request.token == token)
-        };
-        let expected = claim_request.expected.map(|expected| match expected {
+    fn note(&mut self, step: &str, request: &ClaimRequest) {
+        let actor = |token| self.requests.iter().position(|request| request.token == token);
+        let expected = request.expected.map(|expected| match expected {
             Expected::Orphan(token) => format!(" over the orphan of {:?}", actor(token)),
             Expected::Settled(token) => format!(" over the result of {:?}", actor(token)),
         });
-        let actor = actor(claim_request.token).unwrap_or_default();
+        let actor = actor(request.token).unwrap_or_default();
         let line = format!("{step} by {actor}{}; ", expected.unwrap_or_default());
         self.steps.push_str(&line);
     }
@@ -311,12 +312,12 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    fn one_of(&mut self, claim_requests: &[ClaimRequest]) -> Result<ClaimRequest, Broken> {
-        let position = usize::try_from(self.below(claim_requests.len() as u64)).unwrap_or_default();
-        claim_requests
+    fn one_of(&mut self, requests: &[ClaimRequest]) -> Result<ClaimRequest, Violation> {
+        let position = usize::try_from(self.below(requests.len() as u64)).unwrap_or_default();
+        requests
             .get(position)
             .cloned()
-            .ok_or_else(|| Broken("a history without actors".to_owned()))
+            .ok_or_else(|| Violation("a history without actors".to_owned()))
     }
 }
 

@@ -1,8 +1,8 @@
-//! What came of a run.
+//! The report of a run.
 
 use std::fmt;
 
-/// What came of every case of a run.
+/// The results of every case of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     findings: Vec<Finding>,
@@ -30,14 +30,14 @@ impl Report {
         assert!(self.failures().next().is_none(), "the store breaks its contract\n{self}");
     }
 
-    pub(super) fn add(&mut self, case: &'static str, verdict: Result<Verdict, Broken>) {
-        let verdict = verdict.unwrap_or_else(|broken| Verdict::Failed(broken.0));
+    pub(super) fn add(&mut self, case: &'static str, verdict: Result<Verdict, Violation>) {
+        let verdict = verdict.unwrap_or_else(|violation| Verdict::Failed(violation.0));
         self.findings.push(Finding { case, verdict });
     }
 }
 
 impl fmt::Display for Report {
-    /// One line a failed or skipped case, and a last one with the count.
+    /// Writes a line for each failed or skipped case, and a last one with the count.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Finding { case, verdict } in &self.findings {
             match verdict {
@@ -50,40 +50,40 @@ impl fmt::Display for Report {
     }
 }
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Its name, one of [`CASES`](super::CASES).
+    /// The name of the case, one of [`CASES`](super::CASES).
     pub case: &'static str,
-    /// How it ended.
+    /// The verdict on the store.
     pub verdict: Verdict,
 }
 
-/// How a case ended.
+/// The verdict of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
     /// The store kept its contract.
     Passed,
-    /// The store does not claim the capability that the case is about.
+    /// The store does not claim the capability that the case tests.
     Skipped(&'static str),
     /// The store broke its contract, in this way.
     Failed(String),
 }
 
-/// How a store broke its contract; ends a case.
+/// A violation of the contract by the store; it ends a case.
 #[derive(Debug)]
-pub(super) struct Broken(pub(super) String);
+pub(super) struct Violation(pub(super) String);
 
 /// The end of a case.
-pub(super) type Outcome = Result<Verdict, Broken>;
+pub(super) type Outcome = Result<Verdict, Violation>;
 
 /// Ends a case unless what it says is so.
 macro_rules! ensure {
-    ($held:expr, $($told:tt)+) => {
+    ($held:expr, $($answer:tt)+) => {
         if !$held {
-            return Err($crate::conformance::report::Broken(format!($($told)+)));
+            return Err($crate::conformance::report::Violation(format!($($answer)+)));
         }
     };
 }

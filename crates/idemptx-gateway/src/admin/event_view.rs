@@ -39,7 +39,7 @@ fn describe(event: Event) -> (&'static str, String) {
         Event::Renewed => ("renewed", "Lease renewed"),
         Event::MetHolder => ("held", "A request found it claimed"),
         Event::MetOrphan => ("orphan", "A request found it orphaned: its lease had lapsed"),
-        Event::Settled(State::Completed) => ("settled", "Response stored"),
+        Event::Settled(State::Completed) => ("settled", "Answer stored"),
         Event::Settled(State::Unknown) => ("no-verdict", "Recorded: outcome unknown"),
         Event::Settled(_) => ("settled", "Recorded: completed, response not kept"),
         Event::Released => ("released", "Claim released: the next request executes"),
@@ -48,12 +48,12 @@ fn describe(event: Event) -> (&'static str, String) {
         Event::Failed(ErrorKind::Full) => ("no-verdict", "Store full"),
         Event::Failed(ErrorKind::Corrupt) => ("no-verdict", "The stored record cannot be read"),
         Event::Failed(_) => ("no-verdict", "Store unavailable"),
-        Event::Executed { stored: true } => ("executed", "Response sent"),
+        Event::Executed { stored: true } => ("executed", "Answer sent"),
         Event::Executed { stored: false } => ("no-verdict", "Answer sent but not stored"),
         Event::Replayed { waited: false } => ("replayed", "Replayed"),
         Event::Replayed { waited: true } => ("replayed", "Replayed to a request that waited"),
         Event::OperatorReleased => ("operator", "An operator released the key"),
-        Event::OperatorAnswered => ("operator", "An operator stored a response"),
+        Event::OperatorAnswered => ("operator", "An operator stored an answer"),
         Event::OperatorForgot => ("operator", "An operator forgot the record"),
     };
     (kind, text.to_owned())

@@ -1,4 +1,4 @@
-//! `${NAME}`: what the environment says, in place of what must not be written down.
+//! Environment variables in a configuration: `${NAME}`.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::error::{InvalidConfig, SourceText};
 
-/// Puts variables into every text of a value, nested ones too.
+/// Expands the variables in every string of a value.
 pub(super) fn expand(
     value: &mut Spanned<DeValue<'_>>,
     source: SourceText<'_>,
@@ -30,11 +30,11 @@ pub(super) fn expand(
     }
 }
 
-/// A text with its variables put in; `$$` is a dollar.
+/// Expands the variables in a text; `$$` is a dollar sign.
 ///
 /// # Errors
 ///
-/// What is wrong with it; a variable is named, its value never told.
+/// The reason, which names the variable but never contains its value.
 pub(crate) fn expanded(
     text: &str,
     variable: &impl Fn(&str) -> Option<String>,
@@ -52,7 +52,7 @@ pub(crate) fn expanded(
     Ok(whole)
 }
 
-/// What the dollar at the beginning of `from` stands for, and which bytes of `from` that takes.
+/// Expands the dollar sign at the beginning, and returns the range that it occupied.
 fn piece(
     from: &str,
     variable: &impl Fn(&str) -> Option<String>,

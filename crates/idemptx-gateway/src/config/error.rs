@@ -1,11 +1,14 @@
-//! What is wrong with a configuration, and where.
+//! Errors in a configuration, with their position.
 
 use std::fmt;
 use std::ops::Range;
 
-/// A mistake in a configuration: `file:line:column: what to change`.
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// An error in a configuration: `file:line:column: what to change`.
 ///
-/// Nothing of a variable's value is ever in it.
+/// It never contains the value of a variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidConfig {
     name: String,
@@ -14,12 +17,12 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    /// One about the whole file.
+    /// Returns an error without a position.
     pub(crate) fn without_position(name: &str, text: impl Into<String>) -> Self {
         Self { name: name.to_owned(), place: None, text: text.into() }
     }
 
-    /// Where it is, counted from 1, unless it is about the whole file.
+    /// The line and the column, counted from 1, if the error has a position.
     #[must_use]
     pub const fn place(&self) -> Option<(usize, usize)> {
         self.place
@@ -37,7 +40,27 @@ impl fmt::Display for InvalidConfig {
 
 impl std::error::Error for InvalidConfig {}
 
-/// A text, to find places in.
+/// A setting that contradicts another one, named by its path in the file.
+#[derive(Debug)]
+pub(super) struct InvalidSetting {
+    path: Vec<String>,
+    is_key: bool,
+    text: String,
+}
+
+impl InvalidSetting {
+    /// The error is in the value at this path.
+    pub(super) fn at<const N: usize>(path: [&str; N], text: impl Into<String>) -> Self {
+        Self { path: path.map(str::to_owned).into(), is_key: false, text: text.into() }
+    }
+
+    /// The error is in the key at the end of this path.
+    pub(super) fn at_key<const N: usize>(path: [&str; N], text: impl Into<String>) -> Self {
+        Self { is_key: true, ..Self::at(path, text) }
+    }
+}
+
+/// The text of a configuration, to find positions in.
 #[derive(Clone, Copy)]
 pub(super) struct SourceText<'a> {
     pub(super) name: &'a str,
@@ -45,19 +68,57 @@ pub(super) struct SourceText<'a> {
 }
 
 impl SourceText<'_> {
-    /// A mistake at the beginning of a span.
+    /// Returns an error at the beginning of a span.
     pub(super) fn error_at(&self, span: &Range<usize>, text: impl Into<String>) -> InvalidConfig {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        InvalidConfig { name: self.name.to_owned(), place: Some((line, column)), text: text.into() }
+        let place = Some((line, column));
+        InvalidConfig { name: self.name.to_owned(), place, text: text.into() }
     }
 
-    /// What the parser found.
+    /// Returns the parser's error.
     pub(super) fn parse_error(&self, error: &toml::de::Error) -> InvalidConfig {
         match error.span() {
             Some(span) => self.error_at(&span, error.message()),
             None => InvalidConfig::without_position(self.name, error.message()),
         }
     }
+
+    /// Returns the error of a setting, whose position the table knows.
+    pub(super) fn setting_error(
+        &self,
+        table: &Spanned<DeTable<'_>>,
+        error: InvalidSetting,
+    ) -> InvalidConfig {
+        self.error_at(&span_of(table, &error.path, error.is_key), error.text)
+    }
+}
+
+/// Finds a setting, or else the innermost table around it.
+fn span_of(table: &Spanned<DeTable<'_>>, path: &[String], is_key: bool) -> Range<usize> {
+    let (mut span, mut key_span) = (table.span(), None);
+    let (mut table, mut array) = (Some(table.get_ref()), None);
+    for step in path {
+        let found = match (table, array) {
+            (Some(table), _) => {
+                let named = table.iter().find(|(key, _)| key.get_ref() == step);
+                named.map(|(key, value)| (Some(key.span()), value))
+            }
+            (None, Some(items)) => {
+                let items: &toml::de::DeArray<'_> = items;
+                let item = step.parse().ok().and_then(|position: usize| items.get(position));
+                item.map(|value| (None, value))
+            }
+            (None, None) => None,
+        };
+        let Some((key, value)) = found else { return span };
+        (span, key_span) = (value.span(), key);
+        (table, array) = match value.get_ref() {
+            DeValue::Table(table) => (Some(table), None),
+            DeValue::Array(items) => (None, Some(items)),
+            _ => (None, None),
+        };
+    }
+    key_span.filter(|_| is_key).unwrap_or(span)
 }

@@ -1,4 +1,4 @@
-//! How an upstream's addresses are asked whether they are well.
+//! Health checks of an upstream's addresses.
 
 use std::time::Duration;
 
@@ -6,54 +6,37 @@ use http::uri::PathAndQuery;
 use idemptx_core::policy::Statuses;
 use serde::{Deserialize, Deserializer};
 
-use super::values::{positive, positive_millis, saturated};
+use super::values::{count, positive, positive_millis, seconds};
 
-/// How each address of an upstream is asked whether it is well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The health checks of an upstream's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HealthCheck {
-    /// What is asked for, with GET.
+    /// The target of the `GET` request.
+    #[serde(deserialize_with = "path")]
     pub path: PathAndQuery,
-    /// How often, a tenth more or less.
+    /// The interval, which varies by a tenth.
+    #[serde(rename = "interval_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<5>")]
     pub interval: Duration,
-    /// How long it may take, connecting included.
+    /// The time limit, connecting included.
+    #[serde(rename = "timeout_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<2>")]
     pub timeout: Duration,
-    /// How many good answers in a row make it well.
+    /// The number of consecutive successes that make an address healthy.
+    #[serde(deserialize_with = "positive", default = "count::<2>")]
     pub healthy_after: u32,
-    /// How many bad ones in a row, or none, make it sick.
+    /// The number of consecutive failures that make an address unhealthy.
+    #[serde(deserialize_with = "positive", default = "count::<3>")]
     pub unhealthy_after: u32,
-    /// The statuses of good answers.
+    /// The statuses of a success.
+    #[serde(deserialize_with = "statuses", default = "successful")]
     pub statuses: Statuses,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HealthCheckTable {
-    #[serde(deserialize_with = "path")]
-    path: PathAndQuery,
-    #[serde(default, deserialize_with = "positive_millis")]
-    interval_ms: Option<Duration>,
-    #[serde(default, deserialize_with = "positive_millis")]
-    timeout_ms: Option<Duration>,
-    #[serde(default, deserialize_with = "positive")]
-    healthy_after: Option<u64>,
-    #[serde(default, deserialize_with = "positive")]
-    unhealthy_after: Option<u64>,
-    #[serde(default, deserialize_with = "statuses")]
-    statuses: Option<Statuses>,
-}
-
-impl From<HealthCheckTable> for HealthCheck {
-    fn from(table: HealthCheckTable) -> Self {
-        Self {
-            path: table.path,
-            interval: table.interval_ms.unwrap_or(INTERVAL),
-            timeout: table.timeout_ms.unwrap_or(TIMEOUT),
-            healthy_after: table.healthy_after.map_or(HEALTHY_AFTER, saturated),
-            unhealthy_after: table.unhealthy_after.map_or(UNHEALTHY_AFTER, saturated),
-            statuses: table.statuses.unwrap_or_else(|| Statuses::classes(&[2])),
-        }
-    }
+fn successful() -> Statuses {
+    Statuses::classes(&[2])
 }
 
 fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathAndQuery, D::Error> {
@@ -62,34 +45,32 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathAndQuery, D::E
     path.ok_or_else(|| serde::de::Error::custom("a path begins with `/`"))
 }
 
-fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Statuses>, D::Error> {
+fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
     let mut all = Statuses::default();
-    for status in Vec::<Status>::deserialize(deserializer)? {
+    for status in Vec::<StatusOrClass>::deserialize(deserializer)? {
         all = all.and(match status {
-            Status::Class(class) => match CLASSES.iter().zip(1..).find(|it| *it.0 == class) {
-                Some((_, class)) => Statuses::classes(&[class]),
-                None => return Err(serde::de::Error::custom(ADVICE)),
-            },
-            Status::One(status @ 100..=599) => Statuses::of(&[status]),
-            Status::One(_) => return Err(serde::de::Error::custom(ADVICE)),
+            StatusOrClass::Class(class) => {
+                match CLASSES.iter().zip(1..).find(|it| *it.0 == class) {
+                    Some((_, class)) => Statuses::classes(&[class]),
+                    None => return Err(serde::de::Error::custom(ADVICE)),
+                }
+            }
+            StatusOrClass::One(status @ 100..=599) => Statuses::of(&[status]),
+            StatusOrClass::One(_) => return Err(serde::de::Error::custom(ADVICE)),
         });
     }
     match all == Statuses::default() {
         true => Err(serde::de::Error::custom(ADVICE)),
-        false => Ok(Some(all)),
+        false => Ok(all),
     }
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Status {
+enum StatusOrClass {
     Class(String),
     One(u16),
 }
 
 const ADVICE: &str = "write a list of statuses and classes, as `[204, \"3xx\"]`";
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const INTERVAL: Duration = Duration::from_secs(5);
-const TIMEOUT: Duration = Duration::from_secs(2);
-const HEALTHY_AFTER: u32 = 2;
-const UNHEALTHY_AFTER: u32 = 3;

@@ -1,54 +1,63 @@
-//! What the gateway is to do: one TOML file, or a few flags.
+//! The gateway's configuration: one TOML file, or a few flags.
 //!
-//! A file is parsed into types at once; whatever is wrong with it is a [`InvalidConfig`] with its
-//! line and column, and nothing is started.
-//! `${NAME}` in any text stands for an environment variable, so that secrets need not be written
-//! down.
+//! A file is deserialised into the types that the gateway runs with, once; its first error is an
+//! [`InvalidConfig`] with line and column, and nothing is started.
+//! `${NAME}` in any string is replaced by an environment variable, so that a file need not contain
+//! secrets.
 
-mod document;
 mod environment;
 mod error;
 mod health_check;
+mod listeners;
 mod pattern;
 mod protection;
+mod route;
+mod storage;
 mod traces;
 mod upstream;
 mod values;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::Method;
-use idemptx::Policy;
+use serde::Deserialize;
+use toml::de::DeTable;
 
 pub(crate) use self::environment::expanded;
 pub use self::error::InvalidConfig;
+use self::error::{InvalidSetting, SourceText};
 pub use self::health_check::HealthCheck;
+pub use self::listeners::{Admin, ForwardedRule, Listener, ListenerTls};
 pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
+pub use self::route::Route;
+use self::route::RouteTable;
+pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
 pub use self::upstream::{HostRule, Origin, Upstream, UpstreamVersion};
+use self::values::{head_bytes, positive, positive_millis};
 
-/// Everything that the gateway is told.
+/// The gateway's configuration.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where clients come in.
+    /// The addresses for clients.
     pub listeners: Vec<Listener>,
-    /// Where their requests go.
+    /// The services that requests are forwarded to.
     pub upstreams: Vec<Upstream>,
-    /// Which go where, and under which policy; the first that matches counts.
+    /// The routes; the first one that matches a request applies.
     pub routes: Vec<Route>,
-    /// Where records are kept.
+    /// The store of the records.
     pub store: Store,
-    /// What no client may exceed.
+    /// The limits of clients.
     pub limits: Limits,
-    /// Where operators come in.
+    /// The admin listener, if any.
     pub admin: Option<Admin>,
-    /// What is logged.
+    /// The log.
     pub log: Log,
-    /// Where traces go; nobody is told of any without.
+    /// The export of traces, if any.
     pub traces: Option<Traces>,
 }
 
@@ -57,7 +66,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first [`InvalidConfig`] in it, or that it cannot be read.
+    /// The first [`InvalidConfig`] in the file, or that it cannot be read.
     pub fn load(path: &Path) -> Result<Self, InvalidConfig> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -66,20 +75,27 @@ impl Config {
         Self::parse(&name, &text, |variable| std::env::var(variable).ok())
     }
 
-    /// Reads a text, with `name` for its messages and `variable` for what `${…}` stands for.
+    /// Parses a text; `name` is used in errors, and `variable` looks up `${…}`.
     ///
     /// # Errors
     ///
-    /// The first [`InvalidConfig`] in it.
+    /// The first [`InvalidConfig`] in the text.
     pub fn parse(
         name: &str,
         text: &str,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, InvalidConfig> {
-        document::read(name, text, variable)
+        let source = SourceText { name, text };
+        let mut table = DeTable::parse(text).map_err(|error| source.parse_error(&error))?;
+        for (_, value) in table.get_mut().iter_mut() {
+            environment::expand(value, source, &variable)?;
+        }
+        let document = Document::deserialize(toml::Deserializer::from(table.clone()))
+            .map_err(|error| source.parse_error(&error))?;
+        document.into_config().map_err(|error| source.setting_error(&table, error))
     }
 
-    /// One upstream behind one listener, every request under one policy.
+    /// Returns a configuration with one listener, one upstream and one protection for all requests.
     #[must_use]
     pub fn simple(
         listen: SocketAddr,
@@ -98,207 +114,138 @@ impl Config {
             traces: None,
         }
     }
-}
 
-/// A place where clients come in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Listener {
-    /// Where; port 0 is a free one.
-    pub address: SocketAddr,
-    /// Whether clients may speak HTTP/1.1.
-    pub http1: bool,
-    /// Whether clients may speak HTTP/2: chosen by ALPN over TLS, else by its preface.
-    pub http2: bool,
-    /// What becomes of `X-Forwarded-*` and `Forwarded` that a client sends.
-    pub forwarded: ForwardedRule,
-    /// Whether `/healthz` and `/readyz` are the gateway's own here.
-    pub probes: bool,
-    /// Our certificate; clear text without one.
-    pub tls: Option<ListenerTls>,
-}
-
-impl Listener {
-    /// One that speaks both versions in clear text.
-    #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
-        let forwarded = ForwardedRule::Replace;
-        Self { address, http1: true, http2: true, forwarded, probes: false, tls: None }
+    /// Returns the first section that differs and takes effect at a restart only.
+    pub(crate) fn restart_section(&self, other: &Self) -> Option<&'static str> {
+        let differs = [
+            ("[admin]", self.admin != other.admin),
+            ("[[listener]]", self.listeners != other.listeners),
+            ("[store]", self.store != other.store),
+            ("[traces]", self.traces != other.traces),
+        ];
+        differs.into_iter().find_map(|(section, differs)| differs.then_some(section))
     }
-}
 
-/// What becomes of `X-Forwarded-*` and `Forwarded` that a client sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ForwardedRule {
-    /// They are replaced: anybody can write them.
-    Replace,
-    /// They are added to: something trusted in front of us has written them.
-    Append,
-}
-
-/// The TLS of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ListenerTls {
-    /// The certificate and its chain, as PEM.
-    pub certificate: PathBuf,
-    /// Its key, as PEM.
-    pub key: PathBuf,
-    /// The authorities of clients' certificates, as PEM; without them none is asked for.
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is refused.
-    pub client_required: bool,
-}
-
-/// Which requests go where, and under which policy.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Route {
-    /// What logs and metrics call it.
-    pub name: String,
-    /// The host that it is for; every one without.
-    pub host: Option<String>,
-    /// The methods that it is for; every one if empty.
-    pub methods: Vec<Method>,
-    /// The paths that it is for.
-    pub path: Pattern,
-    /// The name of the upstream.
-    pub upstream: String,
-    /// How its requests are made safe to retry; without it they pass.
-    pub protection: Option<Protection>,
-    /// Whether a key that is not looked at is answered with `Idempotency-Status: ignored`.
-    pub report_ignored: bool,
-}
-
-impl Route {
-    /// Every request, to this upstream.
-    #[must_use]
-    pub fn new(upstream: impl Into<String>, protection: Option<Protection>) -> Self {
-        Self {
-            name: "all".into(),
-            host: None,
-            methods: Vec::new(),
-            path: Pattern::any(),
-            upstream: upstream.into(),
-            protection,
-            report_ignored: false,
+    /// Checks the settings that depend on each other.
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        let empty = [
+            ("listener", self.listeners.is_empty()),
+            ("upstream", self.upstreams.is_empty()),
+            ("route", self.routes.is_empty()),
+        ];
+        if let Some((name, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
+            return Err(InvalidSetting::at([name], format!("at least one [[{name}]] is required")));
         }
-    }
-
-    /// The policy in force, if there is one.
-    #[must_use]
-    pub fn policy(&self) -> Option<&Policy> {
-        self.protection.as_ref().map(|protection| &protection.policy)
-    }
-}
-
-/// Where records are kept.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Store {
-    /// `memory:`, `sqlite:path`, `redis://…` or `postgres://…`.
-    pub url: String,
-    /// How much is kept at hand, so that a replay needs no round trip; nothing without.
-    pub near: Option<NearCache>,
-    /// How results are sealed before they reach it; not at all without.
-    pub seal: Option<SealConfig>,
-}
-
-/// Results at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NearCache {
-    /// So many bytes of them.
-    pub bytes_max: usize,
-    /// For how long, which is how long another process' change may go unnoticed.
-    pub hold: Duration,
-}
-
-/// How results are sealed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SealConfig {
-    /// The first seals, the others open.
-    pub keys: SealKeysFrom,
-    /// Whether what was never sealed is taken, until it has expired.
-    pub accept_unsealed: bool,
-}
-
-/// Where the keys that seal come from.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SealKeysFrom {
-    /// They stand here, or rather in a variable.
-    Text(String),
-    /// A file.
-    File(PathBuf),
-}
-
-impl std::fmt::Debug for SealKeysFrom {
-    /// Without the keys.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Text(_) => f.write_str("Text"),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        for (number, listener) in self.listeners.iter().enumerate() {
+            listener.validate(&number.to_string())?;
         }
+        let mut names = HashSet::new();
+        for (number, upstream) in self.upstreams.iter().enumerate() {
+            if !names.insert(&upstream.name) {
+                let text = format!("duplicate upstream `{}`", upstream.name);
+                return Err(InvalidSetting::at(["upstream", &number.to_string(), "name"], text));
+            }
+        }
+        for (number, route) in self.routes.iter().enumerate() {
+            if !names.contains(&route.upstream) {
+                let text = format!("there is no upstream `{}`", route.upstream);
+                return Err(InvalidSetting::at(["route", &number.to_string(), "upstream"], text));
+            }
+        }
+        self.store.validate()?;
+        self.admin.as_ref().map_or(Ok(()), Admin::validate)?;
+        if self.traces.is_some() && !cfg!(feature = "otel") {
+            return Err(InvalidSetting::at(["traces"], NO_TRACES));
+        }
+        Ok(())
     }
 }
 
-impl Store {
-    /// One without more than its URL.
-    #[must_use]
-    pub const fn new(url: String) -> Self {
-        Self { url, near: None, seal: None }
+/// The file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    listener: Vec<Listener>,
+    upstream: Vec<Upstream>,
+    route: Vec<RouteTable>,
+    #[serde(default)]
+    store: Store,
+    #[serde(default)]
+    limits: Limits,
+    admin: Option<Admin>,
+    #[serde(default)]
+    log: Log,
+    traces: Option<Traces>,
+}
+
+impl Document {
+    fn into_config(self) -> Result<Config, InvalidSetting> {
+        let routes = self.route.into_iter().enumerate();
+        let config = Config {
+            listeners: self.listener,
+            upstreams: self.upstream,
+            routes: routes
+                .map(|(number, table)| table.into_route(&number.to_string()))
+                .collect::<Result<_, _>>()?,
+            store: self.store,
+            limits: self.limits,
+            admin: self.admin,
+            log: self.log,
+            traces: self.traces,
+        };
+        config.validate()?;
+        Ok(config)
     }
 }
 
-impl std::fmt::Debug for Store {
-    /// Without what may be a password.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = self.url.split(':').next().unwrap_or_default();
-        f.debug_struct("Store").field("scheme", &scheme).finish_non_exhaustive()
-    }
-}
-
-/// What no client may exceed; times are milliseconds in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The limits of clients; times are milliseconds in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections of clients.
+    /// The maximum number of client connections.
+    #[serde(deserialize_with = "positive")]
     pub connections_max: usize,
-    /// Connections from one address.
+    /// The maximum number of connections from one address.
+    #[serde(deserialize_with = "positive")]
     pub connections_per_ip_max: usize,
-    /// Requests at a time on one HTTP/2 connection.
+    /// The maximum number of concurrent requests on an HTTP/2 connection.
+    #[serde(deserialize_with = "positive")]
     pub streams_max: u32,
-    /// Bytes of a request's head.
+    /// The maximum size of a request's head.
+    #[serde(deserialize_with = "head_bytes")]
     pub head_bytes_max: usize,
-    /// Lines of a request's head.
+    /// The maximum number of lines in a request's head.
+    #[serde(deserialize_with = "positive")]
     pub head_lines_max: usize,
-    /// How long a TLS handshake may take.
+    /// The time limit of a TLS handshake.
+    #[serde(rename = "handshake_ms", deserialize_with = "positive_millis")]
     pub handshake: Duration,
-    /// How long a connection may take to send a head, from the last answer on.
+    /// The time limit of receiving a head, from the previous response on.
+    #[serde(rename = "head_ms", deserialize_with = "positive_millis")]
     pub head: Duration,
-    /// How long a request's body may pause, or an answer not be taken.
+    /// The time limit of a pause within a request's body, or in accepting a response.
+    #[serde(rename = "pause_ms", deserialize_with = "positive_millis")]
     pub pause: Duration,
-    /// Bytes a second that a body must come with on average, once it has been waited for a while.
+    /// The minimum average rate of a body in bytes per second, after a grace period.
     pub body_rate_min: u64,
-    /// Bytes of any request's body.
+    /// The maximum size of a request's body.
     pub body_bytes_max: u64,
-    /// Executions under a key at a time, clients present or gone.
+    /// The maximum number of concurrent executions under a key, clients connected or not.
+    #[serde(deserialize_with = "positive")]
     pub executions_max: u32,
-    /// Whether paths that another server could read in another way are refused.
+    /// Rejects paths that another server could normalise differently.
     pub strict_paths: bool,
-    /// Where large bodies under a key wait; the system's directory for temporary files without.
+    /// The directory of large request bodies; by default the system's temporary directory.
     pub spool_directory: Option<PathBuf>,
-    /// Bytes of one body there.
+    /// The maximum size of one body there.
     pub spool_bytes_max: u64,
-    /// Bytes of all of them.
+    /// The maximum size of all bodies there.
     pub spool_total_bytes_max: u64,
 }
 
 impl Limits {
-    /// Whether large bodies wait in the same place.
+    /// Returns whether large bodies are spooled in the same way.
     pub(crate) fn has_same_spool(&self, other: &Self) -> bool {
         self.spool_directory == other.spool_directory
             && self.spool_bytes_max == other.spool_bytes_max
@@ -328,66 +275,48 @@ impl Default for Limits {
     }
 }
 
-/// Where operators come in.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Admin {
-    /// Where; the loopback address needs no token.
-    pub address: SocketAddr,
-    /// What operators show.
-    pub token: Option<String>,
-}
-
-impl std::fmt::Debug for Admin {
-    /// Without the token.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-/// What is logged, to stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The log, on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Log {
-    /// From this level on.
+    /// The minimum level.
     pub level: LogLevel,
-    /// In this form.
+    /// The format.
     pub format: LogFormat,
-    /// Whether every request gets a line at the level `info`; else it does at `debug`.
+    /// Logs every request at the level `info` instead of `debug`.
     pub access: bool,
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text, access: false }
-    }
-}
-
-/// How grave a line must be to be logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+/// The minimum level of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LogLevel {
-    /// What needs somebody.
+    /// Failures that need attention.
     Error,
-    /// What may need somebody.
+    /// Conditions that may need attention.
     Warn,
-    /// What an operator wants to know.
+    /// Changes of state.
+    #[default]
     Info,
-    /// What a developer wants to know: every request.
+    /// Details, with a line for every request.
     Debug,
 }
 
-/// The form of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
+    #[default]
     Text,
-    /// For machines.
+    /// JSON for machines.
     Json,
 }
+
+const NO_TRACES: &str = "this program was built without traces: build it with `--features otel`";
 
 #[cfg(test)]
 mod tests;

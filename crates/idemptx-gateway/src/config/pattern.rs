@@ -1,16 +1,18 @@
-//! Which paths a route is for.
+//! Path patterns of routes.
 
 use std::fmt;
 
-/// A pattern of paths, compared byte by byte with the path as it was sent.
+use serde::{Deserialize, Deserializer};
+
+/// A path pattern, compared byte by byte with the path as it was sent.
 ///
-/// `*` is one segment, `**` at the end whatever follows: `/orders`, `/orders/*/refund`,
+/// `*` matches one segment, `**` at the end any number of them: `/orders`, `/orders/*/refund`,
 /// `/api/**`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
     segments: Vec<Segment>,
-    /// Whether more segments may follow.
+    /// More segments may follow.
     open: bool,
 }
 
@@ -21,17 +23,17 @@ enum Segment {
 }
 
 impl Pattern {
-    /// Every path.
+    /// Matches every path.
     #[must_use]
     pub fn any() -> Self {
         Self { text: "/**".to_owned(), segments: Vec::new(), open: true }
     }
 
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let path = text.strip_prefix('/').ok_or("a path begins with `/`")?;
         if path.contains(['?', '#']) || !path.is_ascii() || path.contains(char::is_whitespace) {
@@ -51,7 +53,7 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), segments, open })
     }
 
-    /// Whether a path is meant.
+    /// Returns whether a path matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         if self.open && self.segments.is_empty() {
@@ -65,6 +67,12 @@ impl Pattern {
             (_, None) => false,
         });
         all && (self.open || sent.next().is_none())
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

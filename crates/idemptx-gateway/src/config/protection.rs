@@ -1,7 +1,6 @@
-//! The policy of a route, as the gateway carries it out.
+//! The protection of a route: its policy, and the settings that only a gateway has.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 
 use http::HeaderName;
@@ -13,38 +12,33 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::{Spanned, Value};
 
-use super::error::{InvalidConfig, SourceText};
-
-/// How the requests of a route are made safe to retry.
+/// The settings that make a route's requests safe to retry.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Protection {
     /// The policy.
     pub policy: Policy,
-    /// Whose keys they are.
+    /// The source of the scope.
     pub scope: ScopeSource,
-    /// What becomes of an operation whose answer was lost on its way.
+    /// The state of an operation whose response was lost.
     pub on_ambiguous: OnAmbiguous,
-    /// What the upstream is told of the execution.
+    /// The fields that describe the execution to the upstream.
     pub forward: Vec<Forwarded>,
-    /// The label that `Idempotency-Derived` is derived for.
+    /// The label from which `Idempotency-Derived` is derived.
     pub derive: String,
 }
 
 impl Protection {
-    /// The defaults of a profile, as a gateway has them.
-    ///
-    /// Large bodies are fingerprinted on their way through a file, and an operation whose answer
-    /// was lost counts as unknown.
+    /// Returns the protection of a policy, under which a lost response makes the outcome unknown.
     #[must_use]
     pub fn of(policy: Policy) -> Self {
         Self::with(policy, OnAmbiguous::Unknown)
     }
 
-    /// A policy, and what becomes of an operation whose answer was lost.
+    /// Returns the protection of a policy.
     ///
-    /// In the place of a handler that breaks down the gateway has an upstream that does not answer,
-    /// or not to the end: the policy's `on_panic` follows `on_ambiguous`.
+    /// The gateway has no handler that could panic, but an upstream whose response may be lost:
+    /// `on_ambiguous` determines the policy's `on_panic`.
     #[must_use]
     pub fn with(mut policy: Policy, on_ambiguous: OnAmbiguous) -> Self {
         policy.on_panic = match on_ambiguous {
@@ -55,56 +49,56 @@ impl Protection {
         Self { policy, scope, on_ambiguous, forward: Vec::new(), derive }
     }
 
-    /// The policy that a JSON object makes of a profile.
+    /// Returns the protection of a profile with overridden fields.
     ///
     /// # Errors
     ///
-    /// As [`Policy::from_json`].
+    /// Those of [`Policy::from_json`].
     pub fn from_json(
         profile: Profile,
         json: &str,
         on_ambiguous: OnAmbiguous,
     ) -> Result<Self, ConfigError> {
-        let policy = start(profile).overlay_json(json)?.build()?;
+        let policy = gateway_profile(profile).overlay_json(json)?.build()?;
         Ok(Self::with(policy, on_ambiguous))
     }
 }
 
-/// Whose keys they are.
+/// The source of a key's scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScopeSource {
-    /// As the policy's `scope` says.
+    /// The policy's `scope`.
     Policy,
-    /// Whoever the client's certificate names.
+    /// The subject of the client's certificate.
     Certificate,
-    /// Whoever a claim of a signed token names.
+    /// A claim of a signed token.
     Token(Jwt),
 }
 
-/// Which tokens are good, and whom they name.
+/// The verification of tokens, and the claim that is the scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Jwt {
     /// The claim that names the account.
     pub claim: String,
-    /// The field that the token comes in, behind `Bearer` or alone.
+    /// The header that holds the token, with or without `Bearer`.
     pub header: HeaderName,
-    /// What verifies it.
+    /// The verification key.
     pub key: JwtKey,
-    /// The algorithms that are accepted; the usual one for the key if empty.
+    /// The accepted algorithms; if empty, the default of the key.
     pub algorithms: Vec<Algorithm>,
-    /// Who may have issued it; anybody with the key if empty.
+    /// The accepted issuers; if empty, all.
     pub issuer: Vec<String>,
-    /// Whom it must be for; not looked at if empty.
+    /// The accepted audiences; if empty, all.
     pub audience: Vec<String>,
 }
 
-/// What verifies a token.
+/// The verification key of tokens.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JwtKey {
-    /// A secret that its issuer shares with us.
+    /// A secret shared with the issuer.
     Secret(String),
     /// A public key, as PEM.
     Pem(PathBuf),
@@ -113,7 +107,7 @@ pub enum JwtKey {
 }
 
 impl fmt::Debug for JwtKey {
-    /// Without the secret.
+    /// Omits the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Secret(_) => f.write_str("Secret"),
@@ -123,90 +117,92 @@ impl fmt::Debug for JwtKey {
     }
 }
 
-/// What becomes of an operation that was sent and whose answer was lost.
+/// The state of an operation that was sent and whose response was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum OnAmbiguous {
-    /// Its outcome is unknown: retries are refused until somebody resolves it.
+    /// The outcome is unknown: retries are refused until an operator resolves it.
     Unknown,
-    /// The key is free again: a retry executes.
+    /// The key is released: a retry executes.
     Release,
 }
 
-/// What the upstream is told of an execution.
+/// A field that describes the execution to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Forwarded {
-    /// `Idempotency-Attempt`: which execution it is, from 1.
+    /// `Idempotency-Attempt`: the number of the execution, from 1.
     Attempt,
-    /// `Idempotency-Fence`: a number greater than that of any earlier execution.
+    /// `Idempotency-Fence`: the fencing token, greater than that of any earlier execution.
     Fence,
-    /// `Idempotency-Derived`: a key for the systems that the upstream calls.
+    /// `Idempotency-Derived`: a key for services that the upstream calls.
     Derived,
 }
 
-/// The `[route.policy]` table: its entries as they are written, with their places.
+/// The `[route.policy]` table, in the order of the file.
 #[derive(Debug, Default)]
-pub(super) struct PolicyTable(Vec<(Spanned<String>, Spanned<Value>)>);
+pub(super) struct PolicyOverlay(Vec<(Spanned<String>, Value)>);
 
-impl PolicyTable {
-    /// Lays the entries over a profile.
-    pub(super) fn over(
-        mut self,
-        profile: Profile,
-        place: &Range<usize>,
-        source: SourceText<'_>,
-    ) -> Result<(Policy, ScopeSource), InvalidConfig> {
-        // As they were written: one may change what an earlier one has set.
+/// An error in a policy, with the field of the overlay that it concerns, if it is one of them.
+#[derive(Debug)]
+pub(super) struct InvalidPolicy {
+    pub(super) field: Option<String>,
+    pub(super) text: String,
+}
+
+impl PolicyOverlay {
+    /// Overrides fields of a profile.
+    pub(super) fn over(mut self, profile: Profile) -> Result<(Policy, ScopeSource), InvalidPolicy> {
+        // In the order of the file: a field may change what an earlier one has set.
         self.0.sort_by_key(|(name, _)| name.span().start);
-        let mut builder = start(profile);
+        let mut builder = gateway_profile(profile);
         let mut scope = ScopeSource::Policy;
         for (name, value) in &self.0 {
-            let wrong = |text: String| source.error_at(&name.span(), text);
-            match name.as_ref().as_str() {
-                "on_panic" => return Err(wrong(NO_PANIC.to_owned())),
-                "scope" if has(value.as_ref(), "mtls") || has(value.as_ref(), "jwt") => {
+            let invalid = |text| InvalidPolicy { field: Some(name.get_ref().clone()), text };
+            match name.get_ref().as_str() {
+                "on_panic" => return Err(invalid(NO_PANIC.to_owned())),
+                "scope" if has(value, "mtls") || has(value, "jwt") => {
                     scope =
-                        source_of(value.as_ref()).map_err(|it| wrong(format!("`scope`: {it}")))?;
+                        scope_source(value).map_err(|text| invalid(format!("`scope`: {text}")))?;
                     builder = builder.scope(ScopeRule::Custom);
                 }
                 field => {
-                    let json = json(value.as_ref()).map_err(wrong)?;
+                    let json = json(value).map_err(invalid)?;
                     let entry = serde_json::json!({ field: json }).to_string();
                     let overlaid = builder.overlay_json(&entry);
-                    builder = overlaid.map_err(|error| wrong(error.to_string()))?;
+                    builder = overlaid.map_err(|error| invalid(error.to_string()))?;
                 }
             }
         }
         let policy = builder.build().map_err(|error| {
             let root = error.field().split(['.', '[']).next().unwrap_or_default();
-            let named = self.0.iter().find(|(name, _)| name.as_ref() == root);
-            let span = named.map_or_else(|| place.clone(), |(name, _)| name.span());
-            source.error_at(&span, error.to_string())
+            let named = self.0.iter().find(|(name, _)| name.get_ref() == root);
+            let field = named.map(|(name, _)| name.get_ref().clone());
+            InvalidPolicy { field, text: error.to_string() }
         })?;
         Ok((policy, scope))
     }
 }
 
-impl<'de> Deserialize<'de> for PolicyTable {
+impl<'de> Deserialize<'de> for PolicyOverlay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
 
         impl<'de> Visitor<'de> for Collect {
-            type Value = PolicyTable;
+            type Value = PolicyOverlay;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a table of policy fields")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PolicyTable, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PolicyOverlay, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(PolicyTable(entries))
+                Ok(PolicyOverlay(entries))
             }
         }
 
@@ -214,8 +210,8 @@ impl<'de> Deserialize<'de> for PolicyTable {
     }
 }
 
-/// A profile with what a gateway does otherwise than a library.
-fn start(profile: Profile) -> PolicyBuilder {
+/// Returns a profile with the gateway's default for large bodies: they pass through a file.
+fn gateway_profile(profile: Profile) -> PolicyBuilder {
     Policy::profile(profile).into_builder().on_large_body(OnLargeBody::Stream)
 }
 
@@ -223,8 +219,8 @@ fn has(value: &Value, name: &str) -> bool {
     value.as_table().is_some_and(|table| table.contains_key(name))
 }
 
-/// `{ mtls = "subject" }` or `{ jwt = claim, … }`.
-fn source_of(value: &Value) -> Result<ScopeSource, String> {
+/// Parses `{ mtls = "subject" }` or `{ jwt = claim, … }`.
+fn scope_source(value: &Value) -> Result<ScopeSource, String> {
     if has(value, "mtls") {
         let subject = value.get("mtls").and_then(Value::as_str) == Some("subject");
         let alone = value.as_table().is_some_and(|table| table.len() == 1);
@@ -243,7 +239,9 @@ fn source_of(value: &Value) -> Result<ScopeSource, String> {
     };
     let header = match table.header {
         None => AUTHORIZATION,
-        Some(name) => name.parse().map_err(|_| "`header` is the name of a header".to_owned())?,
+        Some(name) => {
+            name.parse().map_err(|_| "`header` must be the name of a header".to_owned())?
+        }
     };
     let (claim, algorithms) = (table.jwt, table.algorithms);
     let jwt =
@@ -267,14 +265,14 @@ struct JwtTable {
     audience: Vec<String>,
 }
 
-/// The JSON that says the same.
+/// Converts a TOML value to JSON.
 fn json(value: &Value) -> Result<serde_json::Value, String> {
     Ok(match value {
         Value::String(text) => text.as_str().into(),
         Value::Integer(number) => (*number).into(),
         Value::Boolean(truth) => (*truth).into(),
         Value::Float(_) => return Err("write a whole number".to_owned()),
-        Value::Datetime(_) => return Err("a date has no meaning here".to_owned()),
+        Value::Datetime(_) => return Err("a date is not a policy value".to_owned()),
         Value::Array(items) => items.iter().map(json).collect::<Result<_, _>>()?,
         Value::Table(table) => {
             let entry = |(name, value): (&String, &Value)| Ok((name.clone(), json(value)?));
@@ -285,5 +283,5 @@ fn json(value: &Value) -> Result<serde_json::Value, String> {
 }
 
 const DERIVE: &str = "upstream";
-const NO_PANIC: &str = "`on_panic`: a gateway runs no handler; the route's `on_ambiguous` says \
-     what becomes of an operation whose answer was lost";
+const NO_PANIC: &str = "`on_panic`: a gateway runs no handler; use the route's `on_ambiguous`, \
+     the state of an operation whose response was lost";

@@ -1,4 +1,4 @@
-//! What a file may say, and what is said about its mistakes.
+//! Configurations, and the errors in them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
@@ -91,7 +91,7 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn read(text: &str) -> Result<Config, String> {
-    Config::parse("gateway.toml", text, environment).map_err(|mistake| mistake.to_string())
+    Config::parse("gateway.toml", text, environment).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn a_whole_file_says_everything() {
     assert_eq!(protection.forward, [Forwarded::Attempt, Forwarded::Fence, Forwarded::Derived]);
     assert!(config.routes[1].protection.is_none() && config.routes[1].report_ignored);
     assert_eq!(config.store.url, "redis://:p$w@redis/0");
-    let near = config.store.near.unwrap();
-    assert_eq!((near.bytes_max, near.hold), (1000, Duration::from_secs(1)));
+    let store = &config.store;
+    assert_eq!((store.near_bytes, store.near_hold), (1000, Duration::from_secs(1)));
     assert!(config.store.seal.as_ref().is_some_and(|seal| seal.accept_unsealed));
     assert_eq!((config.limits.connections_max, config.limits.body_rate_min), (1, 0));
     assert_eq!(config.log.format, LogFormat::Json);
@@ -172,7 +172,7 @@ fn scopes_come_from_certificates_and_tokens() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_place() {
+fn an_error_has_its_position() {
     let cases = [
         ("[[listener]\n", "gateway.toml:8:12: unclosed array table, expected `]`"),
         ("[limits]\nconnections_mx = 1\n", "gateway.toml:9:1: unknown field `connections_mx`"),
@@ -232,7 +232,7 @@ fn a_mistake_is_told_with_its_place() {
         ("", "gateway.toml:1:1: missing field `listener`"),
         (
             "listener = []\nupstream = []\nroute = []\n",
-            "gateway.toml:1:12: there must be a [[listener]]",
+            "gateway.toml:1:12: at least one [[listener]] is required",
         ),
     ] {
         let said = read(text).unwrap_err();
@@ -240,7 +240,7 @@ fn a_mistake_is_told_with_its_place() {
     }
     let twice = SIMPLE
         .replace("[[route]]", "[[upstream]]\nname = \"up\"\nurls = [\"http://a\"]\n[[route]]");
-    assert_eq!(read(&twice).unwrap_err(), "gateway.toml:7:8: there is an upstream `up` already");
+    assert_eq!(read(&twice).unwrap_err(), "gateway.toml:7:8: duplicate upstream `up`");
     for url in ["ftp://a", "http://a/b", "http://u@a", "a:80"] {
         let text = SIMPLE.replace("http://127.0.0.1:9000", url);
         let said = read(&text).unwrap_err();
@@ -249,7 +249,7 @@ fn a_mistake_is_told_with_its_place() {
 }
 
 #[test]
-fn what_is_wrong_with_a_health_check_is_told() {
+fn an_error_in_a_health_check_is_reported() {
     for (wrong, expected) in [
         ("interval_ms = 1", "missing field `path`"),
         ("path = \"up\"", "a path begins with `/`"),

@@ -1,44 +1,61 @@
-//! The services that requests go to.
+//! The services that requests are forwarded to.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::Authority;
+use serde::{Deserialize, Deserializer};
 
 use super::HealthCheck;
+use super::values::{millis, origins, positive, positive_millis, seconds};
 
-/// A service that requests go to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A service that requests are forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Upstream {
-    /// What routes call it.
+    /// The name that routes refer to.
     pub name: String,
-    /// Its addresses; requests are spread over them.
+    /// The service's addresses; requests are spread over them.
+    #[serde(rename = "urls", deserialize_with = "origins")]
     pub origins: Vec<Origin>,
-    /// Which version is spoken with it.
+    /// The version of HTTP.
+    #[serde(rename = "http2", default, deserialize_with = "version")]
     pub version: UpstreamVersion,
-    /// The `Host` that it is sent.
+    /// The `Host` that is sent.
+    #[serde(default)]
     pub host: HostRule,
-    /// Authorities of its certificate in place of the public ones, as PEM.
+    /// A PEM file of certificate authorities, instead of the public ones.
     pub ca: Option<PathBuf>,
-    /// How long connecting may take, a TLS handshake included.
+    /// The time limit of connecting, a TLS handshake included.
+    #[serde(rename = "connect_timeout_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<2>")]
     pub connect_timeout: Duration,
-    /// How long it may take from the request's end to the head of its answer.
+    /// The time limit from the end of the request to the head of the response.
+    #[serde(rename = "response_timeout_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<60>")]
     pub response_timeout: Duration,
-    /// How long its answer may pause.
+    /// The time limit of a pause within the response.
+    #[serde(rename = "pause_timeout_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<60>")]
     pub pause_timeout: Duration,
-    /// How long a connection waits for its next request; shorter than it is kept open over there.
+    /// The time after which an idle connection is closed.
+    // Shorter than usual services keep theirs open: a request that meets the closing was written,
+    // and its outcome would be unknown.
+    #[serde(rename = "idle_timeout_ms", deserialize_with = "millis", default = "seconds::<4>")]
     pub idle_timeout: Duration,
-    /// Connections to each address.
+    /// The maximum number of connections to each address.
+    #[serde(deserialize_with = "positive", default = "connections_max")]
     pub connections_max: usize,
-    /// How long an address that could not be connected to is tried last.
+    /// The time for which an address is a last resort after a failed connect.
+    #[serde(rename = "down_ms", deserialize_with = "millis", default = "seconds::<5>")]
     pub down: Duration,
-    /// How its addresses are asked whether they are well; they are not without.
+    /// The active health checks, if any.
     pub health: Option<HealthCheck>,
 }
 
 impl Upstream {
-    /// One with the default limits.
+    /// Returns an upstream with the default limits.
     #[must_use]
     pub fn new(name: impl Into<String>, origins: Vec<Origin>) -> Self {
         Self {
@@ -47,33 +64,44 @@ impl Upstream {
             version: UpstreamVersion::Http1,
             host: HostRule::Preserve,
             ca: None,
-            connect_timeout: Duration::from_secs(2),
-            response_timeout: Duration::from_secs(60),
-            pause_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(4),
-            connections_max: 1024,
-            down: Duration::from_secs(5),
+            connect_timeout: seconds::<2>(),
+            response_timeout: seconds::<60>(),
+            pause_timeout: seconds::<60>(),
+            idle_timeout: seconds::<4>(),
+            connections_max: connections_max(),
+            down: seconds::<5>(),
             health: None,
         }
     }
+}
+
+const fn connections_max() -> usize {
+    1024
+}
+
+fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UpstreamVersion, D::Error> {
+    Ok(match bool::deserialize(deserializer)? {
+        true => UpstreamVersion::Http2,
+        false => UpstreamVersion::Http1,
+    })
 }
 
 /// A scheme, a host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Origin {
-    /// Whether it is spoken to over TLS.
+    /// Use TLS.
     pub tls: bool,
-    /// Host and port, as the URL has them.
+    /// The host and the port, as in the URL.
     pub authority: Authority,
 }
 
 impl Origin {
-    /// Reads `http://host[:port]` or `https://host[:port]`.
+    /// Parses `http://host[:port]` or `https://host[:port]`.
     ///
     /// # Errors
     ///
-    /// What to write instead.
+    /// Advice on what to write instead.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         let advice = "write `http://host:port` or `https://host:port`, without a path";
         let uri: http::Uri = url.parse().map_err(|_| advice)?;
@@ -89,7 +117,7 @@ impl Origin {
         }
     }
 
-    /// The port, by default that of the scheme.
+    /// Returns the port, by default that of the scheme.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(if self.tls { 443 } else { 80 })
@@ -102,22 +130,25 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Which version of HTTP an upstream is spoken to in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The version of HTTP that an upstream speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UpstreamVersion {
     /// HTTP/1.1.
+    #[default]
     Http1,
-    /// HTTP/2, by ALPN over TLS, else without asking.
+    /// HTTP/2, by ALPN over TLS, else with prior knowledge.
     Http2,
 }
 
-/// Which `Host` an upstream is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The `Host` that an upstream receives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum HostRule {
     /// The client's.
+    #[default]
     Preserve,
-    /// The upstream's own, from its URL.
+    /// The upstream's, from its URL.
     Upstream,
 }

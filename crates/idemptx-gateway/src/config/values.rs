@@ -1,14 +1,22 @@
-//! Values of the file that are read in more than one place, or in a way of their own.
+//! Deserialisers and defaults of single values.
 
 use std::time::Duration;
 
 use http::Method;
 use serde::{Deserialize, Deserializer};
 
-use super::{Origin, Pattern};
+use super::Origin;
 
-pub(super) fn yes() -> bool {
+pub(super) const fn yes() -> bool {
     true
+}
+
+pub(super) const fn seconds<const N: u64>() -> Duration {
+    Duration::from_secs(N)
+}
+
+pub(super) const fn count<const N: u32>() -> u32 {
+    N
 }
 
 pub(super) fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Origin>, D::Error> {
@@ -28,67 +36,50 @@ pub(super) fn methods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     names.iter().map(method).collect()
 }
 
-pub(super) fn pattern<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Pattern>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Pattern::parse(&text).map(Some).map_err(serde::de::Error::custom)
-}
-
-pub(super) fn millis<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
+pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     match u64::deserialize(deserializer)? {
-        millis @ 0..=HOUR_MS => Ok(Some(Duration::from_millis(millis))),
+        millis @ 0..=HOUR_MS => Ok(Duration::from_millis(millis)),
         _ => Err(serde::de::Error::custom(format!("give {HOUR_MS} milliseconds at most"))),
     }
 }
 
 pub(super) fn positive_millis<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
+) -> Result<Duration, D::Error> {
     match millis(deserializer)? {
-        Some(Duration::ZERO) => Err(serde::de::Error::custom("give at least 1 millisecond")),
+        Duration::ZERO => Err(serde::de::Error::custom("give at least 1 millisecond")),
         other => Ok(other),
     }
 }
 
-pub(super) fn positive<'de, D: Deserializer<'de>>(
+/// A count of at least 1; one that exceeds the type is its greatest value.
+pub(super) fn positive<'de, D: Deserializer<'de>, T: Count>(
     deserializer: D,
-) -> Result<Option<u64>, D::Error> {
+) -> Result<T, D::Error> {
     match u64::deserialize(deserializer)? {
         0 => Err(serde::de::Error::custom("give at least 1")),
-        number => Ok(Some(number)),
+        number => Ok(T::try_from(number).unwrap_or(T::GREATEST)),
     }
 }
 
-/// What hyper's buffer must hold at least.
-pub(super) fn head_bytes<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<u64>, D::Error> {
-    match u64::deserialize(deserializer)? {
-        bytes @ HEAD_BYTES_MIN..=HEAD_BYTES_MAX => Ok(Some(bytes)),
-        _ => {
-            let advice = format!("give {HEAD_BYTES_MIN} to {HEAD_BYTES_MAX} bytes");
-            Err(serde::de::Error::custom(advice))
-        }
-    }
+/// hyper refuses smaller buffers.
+pub(super) fn head_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let bytes = u64::deserialize(deserializer)?;
+    let fitting = (HEAD_BYTES_MIN..=HEAD_BYTES_MAX).contains(&bytes).then_some(bytes);
+    fitting.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| {
+        serde::de::Error::custom(format!("give {HEAD_BYTES_MIN} to {HEAD_BYTES_MAX} bytes"))
+    })
 }
 
-/// A number, or the greatest there is.
-pub(super) fn saturated<T: TryFrom<u64> + Bounded>(number: u64) -> T {
-    T::try_from(number).unwrap_or(T::GREATEST)
-}
-
-pub(super) trait Bounded {
+pub(super) trait Count: TryFrom<u64> {
     const GREATEST: Self;
 }
 
-impl Bounded for u32 {
+impl Count for u32 {
     const GREATEST: Self = Self::MAX;
 }
 
-impl Bounded for usize {
+impl Count for usize {
     const GREATEST: Self = Self::MAX;
 }
 

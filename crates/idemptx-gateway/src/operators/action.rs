@@ -43,7 +43,7 @@ impl OperatorAction {
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Release => "Release the key",
-            Self::Answer => "Store a response",
+            Self::Answer => "Store an answer",
             Self::Forget => "Forget the record",
         }
     }
@@ -56,8 +56,8 @@ impl OperatorAction {
                  that it did not happen: otherwise it happens twice."
             }
             Self::Answer => {
-                "Every retry gets the response that you enter, and nothing is executed. Do it if \
-                 you know that the operation happened."
+                "Every retry gets the answer that you enter, and nothing is executed. Do it if you \
+                 know that the operation happened."
             }
             Self::Forget => {
                 "The response is lost, and a retry of the request executes the operation again, \
@@ -70,7 +70,7 @@ impl OperatorAction {
     pub(crate) const fn done(self) -> &'static str {
         match self {
             Self::Release => "Released: the next request with this key executes.",
-            Self::Answer => "Stored: every retry with this key gets that response.",
+            Self::Answer => "Stored: every retry with this key gets that answer.",
             Self::Forget => "Forgotten: the next request with this key executes.",
         }
     }

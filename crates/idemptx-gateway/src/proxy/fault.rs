@@ -14,7 +14,7 @@ use crate::upstream::UpstreamBody;
 pub(crate) enum ProxyError {
     /// The request target or its host is invalid or ambiguous.
     BadTarget,
-    /// Another server could normalise the path differently.
+    /// The path could be normalised differently by another server.
     AmbiguousPath,
     /// `Connection` nominates a field that the key, its scope or the fingerprint depends on.
     NominatedField,

@@ -8,7 +8,7 @@ use super::fault::ProxyError;
 
 /// Returns the request's host, and brings the target into origin form.
 ///
-/// Afterwards `Host` is set, whatever version the request came in.
+/// Afterwards `Host` is set for every version of HTTP.
 ///
 /// # Security
 ///

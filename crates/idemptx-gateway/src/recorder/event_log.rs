@@ -1,6 +1,7 @@
 //! The events that this process saw, by record: a bounded ring buffer for the inspector.
 //!
-//! It covers this process since its start, and drops the oldest events first.
+//! It covers this process since its start, and drops the oldest events first: the store keeps states,
+//! not histories, since a log in it would cost every request a write.
 //! Events are filed by record id; keys are never stored in it.
 
 use std::collections::{HashMap, VecDeque};
@@ -34,7 +35,7 @@ pub(crate) enum Event {
     Settled(State),
     /// The claim was released.
     Released,
-    /// Another owner has taken the record over, or the record is gone.
+    /// The record was taken over by another owner, or is gone.
     Fenced,
     /// The store failed or returned an error.
     Failed(ErrorKind),

@@ -1,4 +1,4 @@
-//! Active health checks, each over a connection of its own.
+//! Active health checks, each over a new connection.
 //!
 //! An unhealthy address is used as a last resort, like one that refuses connections; it is never
 //! excluded.

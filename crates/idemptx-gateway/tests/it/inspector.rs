@@ -169,7 +169,7 @@ fn a_token_is_asked_for_and_stays_in_its_tab() {
     };
     enter(&mut browser, "wrong");
     let text = "document.querySelector('#login-text').textContent";
-    browser.until(&format!("{text} === 'That was not the token.'"));
+    browser.until(&format!("{text} === 'Wrong token.'"));
     enter(&mut browser, "s3cret");
     browser.until("!document.querySelector('#main').hidden");
     browser.until("document.querySelector('#live').textContent === 'live'");
@@ -183,8 +183,8 @@ fn when_the_gateway_is_gone_the_page_says_so() {
     browser.open(&page(gateway.admin), 1280, 900);
     browser.until("document.querySelector('#live').textContent === 'live'");
     drop(gateway);
-    browser.until("document.querySelector('#live').textContent === 'no answer'");
-    browser.until("document.querySelector('#notice').textContent.includes('does not answer')");
+    browser.until("document.querySelector('#live').textContent === 'no response'");
+    browser.until("document.querySelector('#notice').textContent.includes('does not respond')");
 }
 
 /// One key in flight, one settled and replayed three times, one whose outcome is unknown.

@@ -39,11 +39,13 @@ from ._idemptx import (
 from ._lease_renewer import lease_renewer
 from ._orphan import Orphan
 from ._reports import report
-from ._single_flight import Entry, WaitOver, expire
+from ._single_flight import Entry, WaitOver, expire, leave_with_client
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Callable
+
+    from starlette.types import Receive
 
     from ._engine import Engine
     from ._execution import ExecutionTransaction
@@ -86,6 +88,8 @@ class Driver:
         "_is_handed_over",
         "_operation",
         "_probe",
+        "_receive",
+        "_settled",
         "_task",
         "answered",
         "client_left",
@@ -104,7 +108,9 @@ class Driver:
         rules: Rules,
         exchange: Exchange,
         operation: tuple[str, bytes],
-        probe: Callable[[Orphan], Any] | None = None,
+        *,
+        probe: Callable[[Orphan], Any] | None,
+        receive: Receive,
     ) -> None:
         self.engine = engine
         self.rules = rules
@@ -114,6 +120,7 @@ class Driver:
         self.client_left = False
         self._operation = operation
         self._probe = probe
+        self._receive = receive
         self._entry: Entry | None = None
         self._granted: Step | None = None
         self._holds_permit = False
@@ -123,6 +130,7 @@ class Driver:
         self._is_detached = True
         self._has_left = False
         self._conclusion: Conclusion | None = None
+        self._settled: Future[None] | None = None
         self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
 
@@ -216,6 +224,9 @@ class Driver:
             return False
         self._is_handed_over = True
         self._conclusion = conclusion
+        # Draining waits for it as for a task.
+        self._settled = self.engine.loop.create_future()
+        self.engine.tasks.add(self._settled)
         if self._is_detached:
             answered.set_result(conclusion)
         return True
@@ -268,6 +279,7 @@ class Driver:
             action = await self._advance(action)
         self._end()
         self._is_concluded = True
+        self._note_settled()
         if self._is_handed_over and self._has_left:
             self._let_go()
         answered = self.answered
@@ -527,6 +539,7 @@ class Driver:
             waiter = entry.wait(engine.loop)
         engine.waiting += 1
         timer = engine.loop.call_later(exchange.wait, expire, waiter)
+        leaving = engine.spawn(leave_with_client(waiter, self._receive))
         try:
             update = await waiter
         except WaitOver:
@@ -534,6 +547,7 @@ class Driver:
         finally:
             engine.waiting -= 1
             timer.cancel()
+            leaving.cancel()
             entry.leave(waiter)
         return exchange.woken(None if update is None or update.is_held else update)
 
@@ -576,7 +590,14 @@ class Driver:
             # There is no answer, because the loop is ending.
             answered.cancel()
 
+    def _note_settled(self) -> None:
+        settled, self._settled = self._settled, None
+        if settled is not None:
+            self.engine.tasks.discard(settled)
+            settled.set_result(None)
+
     def _let_go(self) -> None:
+        self._note_settled()
         if not self._has_deferred:
             lease_renewer().remove(self)
             self.complete(None)

@@ -26,7 +26,7 @@ from ._lease_renewer import lease_renewer, reset_lease_renewer
 from ._safety import Severity
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop, Future, Task
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from ._idemptx import Rules, Update
@@ -64,7 +64,7 @@ class Engine:
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
-        self.tasks: set[Task[Any]] = set()
+        self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.

@@ -50,7 +50,7 @@ async def render(
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:
     """True if the application, or its framework, has a handler for an exception."""
     handler = _handler_of(scope, exception)
-    return handler is not None and (by_default or not _is_default(handler))
+    return handler is not None and (by_default or not _is_default(handler, exception))
 
 
 async def answer_to(request: Request, error: Exception) -> Response | None:
@@ -217,9 +217,21 @@ def _handler_of(scope: Scope, error: Exception) -> Callable[..., Any] | None:
     return None
 
 
-def _is_default(handler: Callable[..., Any]) -> bool:
-    return getattr(handler, "__module__", "").split(".")[0] in {"fastapi", "starlette"}
+def _is_default(handler: Callable[..., Any], error: Exception) -> bool:
+    origin = _origin(handler)
+    if origin == "sentry_sdk":
+        # Its integration replaces every handler by one function, which closes over the originals.
+        found = inspect.getclosurevars(handler).nonlocals.get("old_handlers")
+        originals = found if isinstance(found, dict) else {}
+        original = next((originals[it] for it in type(error).__mro__ if it in originals), None)
+        return original is None or _origin(original) in DEFAULTS
+    return origin in DEFAULTS
 
 
+def _origin(handler: Callable[..., Any]) -> str:
+    return getattr(handler, "__module__", "").split(".")[0]
+
+
+DEFAULTS = frozenset({"fastapi", "starlette"})
 RENDERER = "_idemptx_renderer"
 STACKS = ("fastapi_function_astack", "fastapi_inner_astack", "fastapi_middleware_astack")

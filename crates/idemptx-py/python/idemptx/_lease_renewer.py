@@ -105,7 +105,13 @@ class LeaseRenewer:
 
     def _renew(self, store: Store, holders: list[LeaseHolder]) -> None:
         began = time.monotonic()
-        renewals = [(holder, holder.exchange.renewal()) for holder in holders]
+        renewals: list[tuple[LeaseHolder, Step]] = []
+        for holder in holders:
+            try:
+                renewals.append((holder, holder.exchange.renewal()))
+            except Exception:
+                self.remove(holder)
+                logger.exception("a lease could not be renewed")
         failure: str | None = None
         try:
             store.renew([step for _, step in renewals])

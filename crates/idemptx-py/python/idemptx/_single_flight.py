@@ -9,15 +9,18 @@ Nothing here decides: an update is fed to each request's exchange as if it came 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Iterable
 
+    from starlette.types import Receive
+
     from ._idemptx import Update
 
-__all__ = ["Entry", "WaitOver", "expire"]
+__all__ = ["ClientLeft", "Entry", "WaitOver", "expire", "leave_with_client"]
 
 
 class Entry:
@@ -70,6 +73,19 @@ class Entry:
 
 class WaitOver(Exception):  # noqa: N818 - an end, not an error
     """Raised into a waiter when its time is over."""
+
+
+class ClientLeft(Exception):  # noqa: N818 - an end, not an error
+    """Raised into a waiter whose client has left."""
+
+
+async def leave_with_client(waiter: Future[Update | None], receive: Receive) -> None:
+    """Ends a wait when its client leaves; servers report that, but cancel nothing."""
+    with suppress(Exception):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not waiter.done():
+            waiter.set_exception(ClientLeft())
 
 
 def expire(waiter: Future[Update | None]) -> None:

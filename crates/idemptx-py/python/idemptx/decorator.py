@@ -25,6 +25,7 @@ from ._request import begin, operation_of, read_body
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature
+from ._single_flight import ClientLeft
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
 from .transaction import PendingTransaction
 
@@ -170,13 +171,18 @@ class _Route:
             operation = operation_of(call.request.scope)
             if outer is not None and outer.covers(engine, exchange, operation):
                 return await call.plainly()
-            driver = Driver(engine, self._rules, exchange, operation, self._probe)
+            receive = call.request.receive
+            driver = Driver(
+                engine, self._rules, exchange, operation, probe=self._probe, receive=receive
+            )
             try:
                 await driver.drive(call, detached=self._detach, defers=True)
             except asyncio.CancelledError:
                 if driver.client_left:
                     call.outlive_request(driver)
                 raise
+            except ClientLeft:
+                return _Reply(CLIENT_CLOSED_REQUEST, [], b"")  # It will not be sent.
             finally:
                 call.copy_context_back()
             if driver.is_pending:
@@ -600,5 +606,6 @@ def _is_plain(response: Response) -> bool:
     )
 
 
+CLIENT_CLOSED_REQUEST = 499
 MISSING: Any = object()
 FILE_CHUNK = 64 * 1024

@@ -18,6 +18,7 @@ from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._request import begin, operation_of, read_body, replayed, route_path
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
+from ._single_flight import ClientLeft
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -129,8 +130,11 @@ class IdempotencyMiddleware:
             if outer is not None and outer.covers(engine, exchange, operation):
                 await self.app(scope, replayed(read, receive, None), send)
                 return
-            driver = Driver(engine, rules, exchange, operation, self._probe)
-            await driver.drive(call)
+            driver = Driver(engine, rules, exchange, operation, probe=self._probe, receive=receive)
+            try:
+                await driver.drive(call)
+            except ClientLeft:
+                return
         answer = exchange.answer
         if answer == REPLAY:
             status, headers, body = exchange.replay()

@@ -62,10 +62,10 @@ async fn the_suite_notices_every_kind_of_faulty_store() {
 #[tokio::test]
 async fn the_suite_notices_every_kind_of_faulty_listing() {
     for (fault, noticed_by) in [
-        (Fault::HidesTheLastOfAPage, "inventory::pages_of_any_size_come_to_everything"),
-        (Fault::ListsWhateverThereIs, "inventory::only_states_that_are_asked_for_are_listed"),
-        (Fault::ListsTheDead, "inventory::only_the_record_that_is_asked_for_is_listed"),
-        (Fault::NeverLapses, "inventory::an_orphan_is_listed_as_orphaned"),
+        (Fault::HidesTheLastOfAPage, "listing::pages_of_any_size_come_to_everything"),
+        (Fault::ListsWhateverThereIs, "listing::only_states_that_are_asked_for_are_listed"),
+        (Fault::ListsTheDead, "listing::only_the_record_that_is_asked_for_is_listed"),
+        (Fault::NeverLapses, "listing::an_orphan_is_listed_as_orphaned"),
         (Fault::HidesTheLastOfAPage, "histories::a_few_records_are_listed_as_in_a_map"),
     ] {
         let clock = Arc::new(Simulated::default());

@@ -30,6 +30,8 @@ mod near;
 mod operators;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_locks;
 #[cfg(all(feature = "redis", feature = "tower"))]
 mod redis_engine;
 #[cfg(feature = "redis")]

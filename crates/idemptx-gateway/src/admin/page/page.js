@@ -1,17 +1,17 @@
-// The inspector: asks the JSON API beside it, and shows what it answers.
-// Whatever came from outside is set as text, never as HTML.
+// The inspector: a client of the JSON API.
+// Data is set as text, never as HTML.
 "use strict";
 
 const OVERVIEW_MS = 2000;
 const RECORDS_MS = 5000;
 const PAGE_RECORDS = 50;
-/** Stands in the place of cookies: no other site can make a browser send it. */
+/** Instead of a cookie: other sites cannot make a browser send this header. */
 const OURS = { "Idempotency-Admin": "inspector" };
 
 const $ = (id) => document.getElementById(id);
 const state = { paused: false, open: null, next: null, pages: 0, listed: null };
 
-// --- Asking ---------------------------------------------------------------------------------
+// --- Requests -------------------------------------------------------------------------------
 
 class Refused extends Error {
   constructor(status, text) {
@@ -38,7 +38,7 @@ async function ask(path, body) {
   return answer;
 }
 
-/** Runs what asks, and says it if that failed. */
+/** Runs a request, and shows its error. */
 async function attempt(work) {
   try {
     await work();
@@ -46,8 +46,8 @@ async function attempt(work) {
   } catch (error) {
     if (error instanceof Refused && error.status === 401) return signIn();
     const away = !(error instanceof Refused);
-    if (away) live("no answer", "bad");
-    say(away ? "The gateway does not answer; this page asks again." : error.message, "bad");
+    if (away) live("no response", "bad");
+    say(away ? "The gateway does not respond; retrying." : error.message, "bad");
     return false;
   }
 }
@@ -55,7 +55,7 @@ async function attempt(work) {
 function signIn() {
   const wrong = sessionStorage.getItem("token") !== null;
   sessionStorage.removeItem("token");
-  if (wrong) $("login-text").textContent = "That was not the token.";
+  if (wrong) $("login-text").textContent = "Wrong token.";
   if ($("login").hidden) {
     $("login").hidden = false;
     $("main").hidden = true;
@@ -65,7 +65,7 @@ function signIn() {
   return false;
 }
 
-// --- Showing --------------------------------------------------------------------------------
+// --- Rendering ------------------------------------------------------------------------------
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -92,7 +92,7 @@ function pairs(list, entries) {
 }
 
 function say(text, kind = "") {
-  // Only what changed, so that a screen reader does not repeat itself.
+  // Only changes, so that a screen reader does not repeat them.
   if ($("notice").textContent === text) return;
   $("notice").className = `notice ${kind}`;
   $("notice").textContent = text;
@@ -126,11 +126,11 @@ function bytes(number) {
 
 const STATES = {
   running: ["running", "busy"],
-  orphaned: ["orphan", "warn"],
+  orphaned: ["orphaned", "warn"],
   completed: ["completed", "good"],
   "not-replayable": ["completed, response not kept", "good"],
   unknown: ["outcome unknown", "bad"],
-  "response-expired": ["answer expired", ""],
+  "response-expired": ["response expired", ""],
 };
 
 function standing(name) {
@@ -138,7 +138,7 @@ function standing(name) {
   return pill(text, kind);
 }
 
-/** An id's end is what differs between the keys of one scope. */
+/** The part of an id that differs between the keys of a scope. */
 const short = (id) => `…${id.slice(33, 41)}`;
 
 // --- This gateway ---------------------------------------------------------------------------
@@ -158,11 +158,11 @@ async function overview() {
     ["Refused", count(requests.refused)],
     ["Not stored", count(requests.unstored), requests.unstored ? "warn" : ""],
     ["Unconfirmed", count(now.unconfirmed), now.unconfirmed ? "warn" : ""],
-    ["Orphans met", count(requests.orphans), requests.orphans ? "warn" : ""],
+    ["Orphans found", count(requests.orphans), requests.orphans ? "warn" : ""],
   ]);
   const reach = store.reachable
     ? pill("reachable", "good")
-    : pill(store.reachable === null ? "not asked yet" : "no answer", store.reachable === null ? "" : "bad");
+    : pill(store.reachable === null ? "not checked yet" : "unavailable", store.reachable === null ? "" : "bad");
   $("store").replaceChildren(reach, `Store: ${store.kind}. ${store.guarantee ?? ""}`);
   $("routes").tBodies[0].replaceChildren(
     ...routes.map((route) =>
@@ -170,8 +170,9 @@ async function overview() {
         cell("Route", route.name),
         cell("Executed", count(route.executed), true),
         cell("Replayed", count(route.replayed), true),
+        cell("Not stored", count(route.unstored), true),
         cell("Refused", count(route.refused), true),
-        cell("Passed", count(route.passed), true)),
+        cell("Bypassed", count(route.passed), true)),
     ),
   );
   $("refusals").textContent = refusals.length
@@ -198,13 +199,13 @@ async function list(more = false) {
   body.querySelectorAll(".empty").forEach((it) => body.rows.length > 1 && it.closest("tr").remove());
   if (!body.rows.length) {
     const nothing = { "in-flight": "Nothing is in flight.", "in-doubt": "Nothing is in doubt.", all: "The store is empty." };
-    const text = page.next ? "Nothing so far; there is more to look through." : nothing[wanted];
+    const text = page.next ? "No match so far; there are more records." : nothing[wanted];
     body.append(element("tr", {}, element("td", { className: "empty", colSpan: 6, textContent: text })));
   }
   $("more").hidden = !page.next;
   const broken = page.unreadable.length;
   $("records-note").textContent = broken
-    ? `${broken} of what the store holds cannot be read by this version: ${page.unreadable.map(short).join(", ")}.`
+    ? `${broken} records cannot be read by this version: ${page.unreadable.map(short).join(", ")}.`
     : "";
 }
 
@@ -218,7 +219,7 @@ function row(record) {
     cell("Attempt", count(record.attempt), true),
     cell("Age", span(record.age_ms), true),
     cell("Lease left", record.state === "running" ? span(record.lease_ms) : "–", true),
-    cell("Forgotten in", span(record.expires_in_ms), true));
+    cell("Expires in", span(record.expires_in_ms), true));
 }
 
 async function find() {
@@ -238,11 +239,11 @@ async function find() {
     ...found.map((it) => {
       const open = element("button", { type: "button", className: "mono", textContent: short(it.id) });
       open.addEventListener("click", () => go(it.id));
-      return element("li", {}, open, standing(it.record.state), `by the policy of ${it.routes.join(", ")}`);
+      return element("li", {}, open, standing(it.record.state), `route ${it.routes.join(", ")}`);
     }),
   );
   if (found.length === 1) return go(found[0].id);
-  say(found.length ? "" : "No record under that key: it was never used in that scope, or has been forgotten.");
+  say(found.length ? "" : "No record for this key: it was never used in this scope, or has expired.");
 }
 
 function go(id) {
@@ -266,21 +267,21 @@ async function show(id, focus) {
       ["Claimed", `${span(record.age_ms)} ago`],
       ["Last written", `${span(record.idle_ms)} ago`],
       ...(record.state === "running" ? [["Lease left", span(record.lease_ms)]] : []),
-      ["Forgotten in", span(record.expires_in_ms)],
-      ...(answer ? [["Answer kept", `${answer.status}, ${bytes(answer.body_bytes)} of body`]] : []),
-      ["Request's print", element("span", { className: "mono", textContent: record.fingerprint })],
+      ["Expires in", span(record.expires_in_ms)],
+      ...(answer ? [["Response", `${answer.status}, ${bytes(answer.body_bytes)} of body`]] : []),
+      ["Request fingerprint", element("span", { className: "mono", textContent: record.fingerprint })],
     ]);
   } else {
     pairs($("record-facts"), [["State", pill("no record", "")]]);
   }
   $("story").replaceChildren(...story.map(moment));
   $("story-note").textContent = note;
-  // A button that is being used must not be replaced under the user's finger.
+  // Unchanged buttons stay, so that a click does not miss.
   const offered = JSON.stringify([id, actions]);
   if (state.offered !== offered) {
     state.offered = offered;
     $("actions").replaceChildren(...actions.map((it) => action(id, it)));
-    if (!actions.length) $("actions").append(element("p", { textContent: "Nothing: there is no record." }));
+    if (!actions.length) $("actions").append(element("p", { textContent: record ? "None while its owner holds the lease." : "None: there is no record." }));
   }
   if (focus) {
     $("record-title").focus();
@@ -312,7 +313,7 @@ function confirm(id, offered) {
   $("confirm-yes").textContent = offered.title;
   const answers = offered.name === "answer";
   $("answer").hidden = !answers;
-  // Not when the dialog has closed: browsers tell of that later, and of every time.
+  // Not on `close`: it fires later, and for every way of closing.
   dialog.querySelector("form").onsubmit = ({ submitter }) => {
     if (submitter !== $("confirm-yes")) return;
     const body = { seen: offered.seen };
@@ -376,7 +377,7 @@ function opened() {
   else close();
 }
 
-/** Asks again and again while somebody looks, each time after the last answer has come. */
+/** Repeats a request while the page is visible, each time after the previous one. */
 async function every(ms, work) {
   if (!state.paused && !document.hidden && $("login").hidden) await attempt(work);
   setTimeout(() => every(ms, work), ms);
@@ -387,7 +388,7 @@ every(OVERVIEW_MS, async () => {
   if (state.open && !$("confirm").open) await show(state.open, false);
 });
 every(RECORDS_MS, async () => {
-  // What somebody has paged through stays as it is.
+  // Pages that were loaded with "More" stay.
   if (state.pages <= 1 && !$("records").contains(document.activeElement)) await list();
 });
 opened();

@@ -46,10 +46,10 @@ fn a_record_tells_its_story() {
     let (beginning, rest) = story.split_at(2);
     assert_eq!(beginning, ["Claimed, attempt 1", "Answer stored"]);
     for text in [
-        "The client got the answer",
-        "A request waited, and got the answer",
+        "Answer sent",
+        "Replayed to a request that waited",
         "Replayed",
-        "A request was refused: key-reused",
+        "Request refused: key-reused",
     ] {
         assert!(rest.iter().any(|it| *it == text), "{text}: {story:?}");
     }
@@ -143,7 +143,7 @@ fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
     let redis = RedisServer::start(&[]);
     let (here, there) =
         (OperatedGateway::sharing(&redis.url()), OperatedGateway::sharing(&redis.url()));
-    let (public, upstream) = (there.public, there.upstream.clone());
+    let (public, upstream) = (there.public, there.upstream);
     let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
     upstream.reach(1);
     let record = here.ask("/api/records?view=in-flight").json()["records"][0].clone();

@@ -159,7 +159,7 @@ impl PostgresStoreBuilder {
     pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
         let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
         address.set_patience(&self.timeouts);
-        // Through a pooler they would become somebody else's.
+        // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
             .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
         let begin = match self.is_pooled {

@@ -84,7 +84,7 @@ pub enum ParameterStyle {
 
 impl fmt::Debug for SettleStatement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The parameters are somebody's response.
+        // The parameters hold a response.
         f.debug_struct("SettleStatement").field("text", &self.text).finish_non_exhaustive()
     }
 }

@@ -33,7 +33,7 @@ impl From<Error> for Unfit {
 
 impl Unfit {
     /// Returns the remedy, or the server's error.
-    pub(super) fn what_to_do(self, layout: &TableNames) -> Result<String, Error> {
+    pub(super) fn remedy(self, layout: &TableNames) -> Result<String, Error> {
         let records = layout.records();
         match self {
             Self::Postgres(error) => Err(error),

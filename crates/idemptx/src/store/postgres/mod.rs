@@ -29,6 +29,9 @@
 //! one that listens; an engine has two runtimes, the application's and the one that renews leases,
 //! so a process takes ten connections at most and three in quiet times, and one more for each
 //! [transaction](PostgresStoreBuilder::transactions) that handlers have open at a time.
+//! A session on which an answer is late gets no further statement and is replaced, but it counts:
+//! as long as the server has not answered, for example because commits wait for a standby that is
+//! away, a runtime has at most twice as many sessions.
 //! A URL with several hosts leads to the one that takes writes.
 //! A session begins with `lock_timeout`, `statement_timeout`,
 //! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
@@ -47,8 +50,7 @@
 //!   `ALTER ROLE app SET lock_timeout = '500ms'` and
 //!   `ALTER ROLE app SET statement_timeout = '2s'`; its isolation level must be READ COMMITTED;
 //! - undoing what handlers change of a session (`SET`, advisory locks): the next user of that
-//! session
-//!   inherits it; `SET LOCAL` and `pg_advisory_xact_lock` end with the transaction;
+//!   session inherits it; `SET LOCAL` and `pg_advisory_xact_lock` end with the transaction;
 //! - types that are not built in, in handlers' transactions: the client library prepares what it
 //!   asks about them once for a session;
 //! - plans that are settled on: two batches may lock their rows in different orders, whereupon

@@ -253,7 +253,7 @@ impl Store for PostgresStore {
                 ClaimAnswer::RowState(found) => decode_row(found, id)?,
             };
             match found {
-                // Sent before: what is left to do is to start the term anew.
+                // Sent before: only the term is restarted.
                 RowStatus::Held { record, .. } if record.token == request.token => {
                     let lease = record.lease();
                     if self.renewed(&pool, &lease).await? {
@@ -353,7 +353,7 @@ impl Store for PostgresStore {
         let sweeping = Sweeping(self.is_sweeping.clone());
         tokio::spawn(async move {
             let _sweeping = sweeping;
-            // What cannot be swept now is swept later, by whoever can.
+            // What cannot be swept now is swept later.
             let _ = sweep(&pool).await;
         });
     }

@@ -107,8 +107,8 @@ impl Connector {
             return Ok(());
         }
         let ensured = migration::ensure(client, &self.layout, self.care).await;
-        ensured.map_err(|unfit| match unfit.what_to_do(&self.layout) {
-            Ok(what_to_do) => PostgresFailure::schema(self.server(), what_to_do),
+        ensured.map_err(|unfit| match unfit.remedy(&self.layout) {
+            Ok(remedy) => PostgresFailure::schema(self.server(), remedy),
             Err(error) => self.failed(error),
         })?;
         self.is_ensured.store(true, Ordering::Relaxed);
@@ -232,7 +232,7 @@ impl Connect for SessionConnect {
     }
 
     fn crowded(&self) -> PostgresFailure {
-        PostgresFailure::busy(self.connector.server())
+        PostgresFailure::crowded(self.connector.server())
     }
 
     fn no_runtime(&self) -> PostgresFailure {

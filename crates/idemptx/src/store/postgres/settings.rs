@@ -133,8 +133,8 @@ impl Address {
             return Err(InvalidSetting(SettingProblem::Host));
         }
         let is_remote = config.get_hosts().iter().any(is_beyond_this_host);
-        // `prefer`, which is also what a URL without a word on it amounts to, would give way to
-        // whoever sits in between and says that the server has no TLS.
+        // `prefer`, the default of a URL, would give in to an attacker in between who pretends
+        // that the server has no TLS.
         if config.get_ssl_mode() == SslMode::Prefer {
             config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
         }

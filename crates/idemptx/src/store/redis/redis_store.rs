@@ -155,6 +155,8 @@ impl RedisStore {
     fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
         match answer {
             Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.topology.name())),
+            // A refusal of the connection is no reply to the command.
+            Err(failure) if failure.is_unsent() => Err(failure),
             Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
         }
     }
@@ -184,7 +186,7 @@ impl Store for RedisStore {
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
         let handle = self.notifier.watch(*id);
-        // Subscribing anew costs as much as asking whether the subscription is still in force.
+        // Subscribing again costs as much as asking whether the subscription is still in force.
         self.wake_ups
             .run(&mut Doubt::default(), |mut connection| async move {
                 connection.subscribe(self.layout.channel()).await

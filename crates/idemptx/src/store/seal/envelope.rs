@@ -195,7 +195,7 @@ impl fmt::Display for Unopened {
             Self::UnknownKey(id) => write!(
                 f,
                 "a result sealed under key {id}, which is not in the key ring: put it back, \
-                 deferred the first, until the last record under it has expired"
+                 after the first, until the last record under it has expired"
             ),
             Self::Foreign(id) => write!(
                 f,

@@ -131,8 +131,8 @@ impl Seal {
             self.keys.first().id()
         );
         if self.accepts_unsealed {
-            let forgeable = "results that are not sealed are accepted, so whoever can write to \
-                             the store can forge them: turn it off when the last record from \
+            let forgeable = "results that are not sealed are accepted, so a writer \
+                             to the store can forge them: turn it off when the last record from \
                              before sealing has expired";
             report.findings.push(Finding::new(Severity::Warning, forgeable));
         }

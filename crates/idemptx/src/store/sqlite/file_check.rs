@@ -24,7 +24,7 @@ pub(super) fn look(
         readers(path),
         clock.can_be_set().then(|| {
             warning(
-                "this system has no clock that nobody can set, so leases are judged by the wall \
+                "this system has no clock that cannot be set, so leases are judged by the wall \
                  clock: a step of it forward lets live claims lapse early",
             )
         }),

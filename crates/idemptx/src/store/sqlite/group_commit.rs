@@ -60,7 +60,7 @@ impl Batch {
                 let step = records.renew(&lease, now);
                 self.add(lease.id, step, answer, file, ErrorKind::Unavailable, Pending::Renew)
             }
-            WriteJob::Tend => Ok(()),
+            WriteJob::Maintain => Ok(()),
         }
     }
 
@@ -82,10 +82,10 @@ impl Batch {
     pub(super) fn succeed(self, notifier: &Notifier) {
         for step in self.steps {
             match step {
-                Pending::Claim(answer, verdict) => tell(answer, verdict),
-                Pending::Renew(answer, verdict) => tell(answer, verdict),
+                Pending::Claim(answer, verdict) => send_verdict(answer, verdict),
+                Pending::Renew(answer, verdict) => send_verdict(answer, verdict),
                 Pending::End(answer, verdict, id) => {
-                    tell(answer, verdict);
+                    send_verdict(answer, verdict);
                     notifier.notify(&id);
                 }
             }
@@ -97,9 +97,9 @@ impl Batch {
         for step in self.steps {
             let error = failure.as_kind(ErrorKind::Unavailable);
             match step {
-                Pending::Claim(answer, _) => tell(answer, Err(error)),
-                Pending::Renew(answer, _) => tell(answer, Err(error)),
-                Pending::End(answer, _, _) => tell(answer, Err(error)),
+                Pending::Claim(answer, _) => send_verdict(answer, Err(error)),
+                Pending::Renew(answer, _) => send_verdict(answer, Err(error)),
+                Pending::End(answer, _, _) => send_verdict(answer, Err(error)),
             }
         }
     }
@@ -133,7 +133,7 @@ impl Batch {
             Err(Refused::Sqlite(error)) => {
                 let failure = file.sqlite(error);
                 let kind = if failure.is_full() { without_room } else { failure.kind() };
-                tell(answer, Err(failure.as_kind(kind)));
+                send_verdict(answer, Err(failure.as_kind(kind)));
                 return Err(failure);
             }
         };
@@ -143,14 +143,14 @@ impl Batch {
         if wrote || self.changed.contains(&id) {
             self.steps.push(pending(answer, verdict));
         } else {
-            tell(answer, verdict);
+            send_verdict(answer, verdict);
         }
         Ok(())
     }
 }
 
 /// Sends a verdict to the task that waits for it, if it still does.
-pub(super) fn tell<T>(answer: Answer<T>, verdict: Verdict<T>) {
+pub(super) fn send_verdict<T>(answer: Answer<T>, verdict: Verdict<T>) {
     let _ = answer.send(verdict);
 }
 

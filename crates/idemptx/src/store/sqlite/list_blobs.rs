@@ -94,8 +94,8 @@ impl Stored {
         let age = BootTime { micros: fence, ..now }.until(now.micros);
         let mut entry = RecordSummary::new(&record, remaining, now.until(expires), age);
         if !is_spent {
-            let deferred = self.length - Record::HEAD_BYTES as i64;
-            entry.payload_bytes = u64::try_from(deferred).unwrap_or(0);
+            let payload = self.length - Record::HEAD_BYTES as i64;
+            entry.payload_bytes = u64::try_from(payload).unwrap_or(0);
         }
         Walked::Record(entry)
     }

@@ -186,7 +186,7 @@ impl<'c> RecordWriter<'c> {
         };
         match found {
             StoredRow::Held(lease, _) if lease.token == request.token => {
-                self.start_anew(&lease, now)?;
+                self.restart_term(&lease, now)?;
                 wrote(Claim::Granted(lease))
             }
             found if found.is_over(request.expected) => {
@@ -236,7 +236,7 @@ impl<'c> RecordWriter<'c> {
     pub(super) fn renew(&mut self, lease: &Lease, now: BootTime) -> StepResult<Lease> {
         match self.reader.find(&lease.id, now)? {
             Some(StoredRow::Held(held, _)) if held.token == lease.token => {
-                self.start_anew(&held, now)?;
+                self.restart_term(&held, now)?;
                 wrote(held)
             }
             _ => fenced(),
@@ -271,7 +271,7 @@ impl<'c> RecordWriter<'c> {
     }
 
     /// Restarts the term and the claim's retention.
-    fn start_anew(&mut self, lease: &Lease, now: BootTime) -> Result<(), Refused> {
+    fn restart_term(&mut self, lease: &Lease, now: BootTime) -> Result<(), Refused> {
         let (turns, expires) = (now.after(lease.term), now.after(lease.retain));
         self.renew.execute(params![lease.id.as_bytes(), now.era, turns, expires])?;
         Ok(())

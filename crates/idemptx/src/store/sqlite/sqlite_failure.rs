@@ -167,8 +167,8 @@ impl fmt::Display for SqliteCause {
                  processes of one host may share it: restart the rightful ones",
             ),
             Self::OtherClock => f.write_str(
-                "this process has a boot clock deferred that of the others, as in a time namespace; \
-                 run all of them in the same one",
+                "this process has a boot clock earlier than that of the others, as in a time \
+                 namespace; run all of them in the same one",
             ),
             Self::Replaced => f.write_str(
                 "the file was removed, or replaced by another one, while it was in use; restart \

@@ -190,7 +190,7 @@ impl Store for SqliteStore {
 
     fn maintain(&self) {
         // It comes again.
-        let _ = self.jobs.push(WriteJob::Tend, WriteJob::is_wanted);
+        let _ = self.jobs.push(WriteJob::Maintain, WriteJob::is_wanted);
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
-use super::group_commit::{Batch, tell};
+use super::group_commit::{Batch, send_verdict};
 use super::job_queue::{Drain, JobQueue, NextJobs};
 use super::records::RecordWriter;
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
@@ -29,7 +29,7 @@ pub(super) enum WriteJob {
     Release(Lease, Answer<()>),
     Renew(Lease, Answer<Lease>),
     /// Removes expired records, without an answer.
-    Tend,
+    Maintain,
 }
 
 pub(super) type Verdict<T> = Result<T, StoreError>;
@@ -42,17 +42,19 @@ impl WriteJob {
             Self::Claim(_, _, answer) => !answer.is_closed(),
             Self::Settle(_, _, answer) | Self::Release(_, answer) => !answer.is_closed(),
             Self::Renew(_, answer) => !answer.is_closed(),
-            Self::Tend => true,
+            Self::Maintain => true,
         }
     }
 
     fn fail(self, failure: &SqliteFailure) {
         let error = failure.clone().into();
         match self {
-            Self::Claim(_, _, answer) => tell(answer, Err(error)),
-            Self::Settle(_, _, answer) | Self::Release(_, answer) => tell(answer, Err(error)),
-            Self::Renew(_, answer) => tell(answer, Err(error)),
-            Self::Tend => {}
+            Self::Claim(_, _, answer) => send_verdict(answer, Err(error)),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => {
+                send_verdict(answer, Err(error))
+            }
+            Self::Renew(_, answer) => send_verdict(answer, Err(error)),
+            Self::Maintain => {}
         }
     }
 }
@@ -71,13 +73,13 @@ impl Writer {
     /// Writes until the queue has come to its end.
     pub(super) fn run(self, connection: &Connection) {
         let _served = Drain(&self.queue);
-        // Without statements there is nothing to be done but to say so to whoever asks.
+        // Without statements every step fails: the queue is abandoned.
         let Ok(tools) = Tools::new(connection) else { return };
-        let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_tending: false };
+        let mut work = Work { writer: &self, tools, next_due: 0, pages: 0, is_maintaining: false };
         loop {
             match self.queue.next(BATCH_MAX, work.patience()) {
                 NextJobs::Things(jobs) => work.serve(jobs),
-                NextJobs::Nothing if work.is_tending => work.maintain(),
+                NextJobs::Nothing if work.is_maintaining => work.maintain(),
                 NextJobs::Nothing => work.copy_log_alone(),
                 NextJobs::End => return work.copy_log_alone(),
             }
@@ -116,17 +118,17 @@ struct Work<'c> {
     next_due: i64,
     /// About how many pages were written since the log was copied.
     pages: usize,
-    is_tending: bool,
+    is_maintaining: bool,
 }
 
 impl<'c> Work<'c> {
     fn patience(&self) -> Option<Duration> {
-        if self.is_tending { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
+        if self.is_maintaining { Some(Duration::ZERO) } else { (self.pages > 0).then_some(IDLE) }
     }
 
     fn serve(&mut self, mut jobs: Vec<WriteJob>) {
-        self.is_tending |= jobs.iter().any(|job| matches!(job, WriteJob::Tend));
-        jobs.retain(|job| job.is_wanted() && !matches!(job, WriteJob::Tend));
+        self.is_maintaining |= jobs.iter().any(|job| matches!(job, WriteJob::Maintain));
+        jobs.retain(|job| job.is_wanted() && !matches!(job, WriteJob::Maintain));
         if jobs.is_empty() {
             return;
         }
@@ -176,11 +178,11 @@ impl<'c> Work<'c> {
     fn maintain(&mut self) {
         self.next_due = 0;
         // After a failure the next call tries again.
-        self.is_tending = false;
+        self.is_maintaining = false;
         let Ok((_turn, now)) = self.begin() else { return };
         let Ok(is_unfinished) = self.tidy(now) else { return self.undo() };
         if self.commit().is_ok() {
-            self.is_tending = is_unfinished;
+            self.is_maintaining = is_unfinished;
         }
     }
 

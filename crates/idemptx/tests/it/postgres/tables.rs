@@ -204,7 +204,7 @@ async fn what_has_expired_is_swept_and_what_somebody_is_busy_with_is_not_waited_
     comes_to(&server, "SELECT count(*) FROM idemptx.records", 2).await;
     match store.lookup(&id(5000)).await {
         Ok(Some(RecordSnapshot::Settled(record))) => {
-            assert_eq!(record.state, State::ResponseExpired)
+            assert_eq!(record.state, State::ResponseExpired);
         }
         other => panic!("{other:?}"),
     }

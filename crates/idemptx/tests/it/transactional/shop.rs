@@ -75,7 +75,7 @@ pub(crate) struct App(pub(crate) Router);
 impl App {
     pub(crate) fn of<H, T, S>(engine: &Engine<S>, handler: H) -> Self
     where
-        S: idemptx_core::store::Store,
+        S: Store,
         H: Handler<T, ()>,
         T: 'static,
     {

@@ -1,5 +1,6 @@
--- Claims for a batch of bids: inserts those whose key is new, and reads what is there for the
--- others. $1 ids in ascending order, in which they are locked, $2 tokens, $3 records of the claims,
+-- Claims for a batch of requests: inserts those whose key is new, and reads the records of the
+-- others. A row that exists is not inserted even in vain: `ON CONFLICT` alone waits for the
+-- transaction of a handler that has settled the row and is still open. $1 ids in ascending order, in which they are locked, $2 tokens, $3 records of the claims,
 -- $4 terms and $5 retentions in milliseconds.
 WITH granted AS (
     INSERT INTO {records}
@@ -16,6 +17,7 @@ WITH granted AS (
     ) AS moment
     CROSS JOIN unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::int8[], $5::int8[])
         AS b (id, token, record, term, retain)
+    WHERE NOT EXISTS (SELECT FROM {records} AS r WHERE r.id = b.id)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, fence
 )

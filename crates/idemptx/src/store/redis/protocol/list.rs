@@ -308,7 +308,7 @@ fn read(
     let payload_bytes = if record.apart { apart } else { size - Record::HEAD_BYTES as i64 };
     let left = remaining(&record, pttl);
     let record = if record.apart && apart < 0 { record.with_response_expired() } else { record };
-    // Without an expiry (somebody sent PERSIST) it stays for ever.
+    // Without an expiry (after a PERSIST) it stays for ever.
     let expires_in = u64::try_from(pttl).map_or(Duration::MAX, Duration::from_millis);
     let age = Duration::from_micros(micros.saturating_sub(record.fence));
     let mut entry = RecordSummary::new(&record, left, expires_in, age);

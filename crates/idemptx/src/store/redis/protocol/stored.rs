@@ -94,7 +94,7 @@ fn settled(mut record: Record, response: Option<Bytes>) -> RecordState {
 /// Returns the rest of a lease, whose age is what is missing from its retention.
 pub(super) fn remaining(record: &Record, pttl: i64) -> Duration {
     let retain = i128::from(millis(record.retain));
-    // Without an expiry its age is unknown, and nobody may call it lapsed.
+    // Without an expiry its age is unknown, so it must not count as lapsed.
     let age = if pttl < 0 { 0 } else { retain - i128::from(pttl) };
     let left = i128::from(millis(record.term)) - age;
     Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX))

@@ -1,0 +1,106 @@
+//! The addresses that the gateway listens on: for clients and for operators.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::error::InvalidSetting;
+use super::values::yes;
+
+/// An address for clients.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Listener {
+    /// The address; port 0 picks a free port.
+    pub address: SocketAddr,
+    /// Accepts HTTP/1.1.
+    #[serde(default = "yes")]
+    pub http1: bool,
+    /// Accepts HTTP/2: by ALPN over TLS, else by its preface.
+    #[serde(default = "yes")]
+    pub http2: bool,
+    /// The treatment of a client's `X-Forwarded-*` and `Forwarded`.
+    #[serde(default)]
+    pub forwarded: ForwardedRule,
+    /// Answers `/healthz` and `/readyz` here.
+    #[serde(default)]
+    pub probes: bool,
+    /// The certificate; clear text without one.
+    pub tls: Option<ListenerTls>,
+}
+
+impl Listener {
+    /// Returns a clear-text listener for both versions of HTTP.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        let forwarded = ForwardedRule::Replace;
+        Self { address, http1: true, http2: true, forwarded, probes: false, tls: None }
+    }
+
+    pub(super) fn validate(&self, position: &str) -> Result<(), InvalidSetting> {
+        if self.http1 || self.http2 {
+            return Ok(());
+        }
+        let text = "enable `http1` or `http2`: without both no client can connect";
+        Err(InvalidSetting::at(["listener", position, "address"], text))
+    }
+}
+
+/// The treatment of a client's `X-Forwarded-*` and `Forwarded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ForwardedRule {
+    /// Replaces them: any client can send them.
+    #[default]
+    Replace,
+    /// Appends to them: a trusted proxy in front of the gateway has set them.
+    Append,
+}
+
+/// The TLS settings of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ListenerTls {
+    /// A PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// A PEM file with the private key.
+    pub key: PathBuf,
+    /// A PEM file with the authorities of client certificates; without it none is requested.
+    pub client_ca: Option<PathBuf>,
+    /// Rejects clients without a certificate.
+    #[serde(default = "yes")]
+    pub client_required: bool,
+}
+
+/// The admin listener.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Admin {
+    /// The address; one that is not loopback requires a token.
+    pub address: SocketAddr,
+    /// The token of operators.
+    pub token: Option<String>,
+}
+
+impl Admin {
+    pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        if self.token.is_some() || self.address.ip().is_loopback() {
+            return Ok(());
+        }
+        let text = "an address that is not loopback requires a token: set `token`";
+        Err(InvalidSetting::at(["admin", "address"], text))
+    }
+}
+
+impl fmt::Debug for Admin {
+    /// Omits the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+"""Leases, loops and ends: what goes on beside requests, and what a handler may call."""
+# Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
+# ruff: noqa: TC003
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from idemptx import current_execution, drain, idempotent
+from idemptx._engines import engines_of
+from idemptx._lease_renewer import LeaseRenewer
+from idemptx.backend import InMemoryBackend, SqliteBackend
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+pytestmark = pytest.mark.anyio
+
+KEY = {"Idempotency-Key": "k"}
+
+
+class Holder:
+    """A running handler, as far as its lease is concerned."""
+
+    lost = False
+
+    def __init__(self, store: Any, *, renews: bool = True) -> None:
+        self.store = self.exchange = self.rules = self
+        self.store = store
+        self.lease = 0.3
+        self._renews = renews
+
+    def renewal(self) -> Any:
+        if not self._renews:
+            raise RuntimeError("there is no lease")
+        return type("Step", (), {"verdict": 0, "failure": None})()
+
+
+class Renewing:
+    """A store that renews at once, or not before it is let go on."""
+
+    def __init__(self, *, is_silent: bool = False) -> None:
+        self.renewed = threading.Event()
+        self.go = threading.Event()
+        self._is_silent = is_silent
+
+    def renew(self, steps: Any) -> None:
+        if self._is_silent:
+            self.go.wait(30)
+        self.renewed.set()
+
+
+async def test_a_silent_store_holds_up_no_lease_of_another() -> None:
+    renewer, silent, well = LeaseRenewer(), Renewing(is_silent=True), Renewing()
+    first, second = Holder(silent), Holder(well)
+    renewer.add(first, 0.3)
+    try:
+        await asyncio.sleep(0.3)
+        renewer.add(second, 0.3)
+        assert await asyncio.to_thread(well.renewed.wait, 10)
+    finally:
+        silent.go.set()
+        renewer.remove(first)
+        renewer.remove(second)
+
+
+async def test_an_exception_in_one_renewal_ends_no_other() -> None:
+    renewer, store = LeaseRenewer(), Renewing()
+    broken, well = Holder(store, renews=False), Holder(store)
+    renewer.add(broken, 0.3)
+    renewer.add(well, 0.3)
+    try:
+        assert await asyncio.to_thread(store.renewed.wait, 10)
+    finally:
+        renewer.remove(broken)
+        renewer.remove(well)
+
+
+async def test_closing_a_backend_waits_for_the_results_of_running_handlers(
+    connect: Any, tmp_path: Any
+) -> None:
+    backend = SqliteBackend(tmp_path / "records.db")
+    began, go, handled = asyncio.Event(), asyncio.Event(), 0
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(backend)
+    async def create_order() -> Any:
+        nonlocal handled
+        handled += 1
+        began.set()
+        await go.wait()
+        return {"ok": True}
+
+    async with connect(app) as client:
+        running = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.wait_for(began.wait(), 30)
+        closing = asyncio.create_task(backend.aclose())
+        await asyncio.sleep(0.05)
+        go.set()
+        await asyncio.wait_for(closing, 30)
+        assert (await running).status_code == 200
+        again = await client.post("/orders", headers=KEY)
+    assert (again.headers["x-idempotency-status"], handled) == ("hit", 1)
+    await backend.aclose()
+
+
+def test_a_loop_that_is_not_asyncios_is_named() -> None:
+    with pytest.raises(RuntimeError, match="asyncio event loop"):
+        engines_of(InMemoryBackend()).here()
+
+
+async def test_a_blocking_step_in_an_event_loop_is_refused(connect: Any) -> None:
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        execution = current_execution()
+        assert execution is not None
+        with pytest.raises(RuntimeError, match="await step"):
+            execution.blocking_step("charge", lambda: 1)
+        return {"ok": True}
+
+    async with connect(app) as client:
+        assert (await client.post("/orders", headers=KEY)).status_code == 200
+
+
+class Charge(BaseModel):
+    id: str
+    at: dt.date
+
+
+async def test_a_step_may_give_what_fastapi_can_serialise(connect: Any) -> None:
+    app = FastAPI()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        execution = current_execution()
+        assert execution is not None
+        charge = Charge(id="c_1", at=dt.date(2030, 1, 2))
+        return await execution.step("charge", lambda: charge)
+
+    async with connect(app) as client:
+        answer = await client.post("/orders", headers=KEY)
+    assert answer.json() == {"id": "c_1", "at": "2030-01-02"}
+
+
+async def test_a_unit_test_reaches_the_handler_itself() -> None:
+    @idempotent(InMemoryBackend())
+    async def create_order(item: str) -> str:
+        return f"ordered {item}"
+
+    assert await create_order.__wrapped__("tea") == "ordered tea"  # type: ignore[attr-defined]
+
+
+async def test_a_client_that_leaves_in_a_skipped_body_ends_the_request() -> None:
+    app, handled = FastAPI(debug=True), []
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), policy={"on_large_body": "skip", "request_bytes_max": 4})
+    async def create_order() -> Any:
+        handled.append(1)
+        return {}
+
+    messages = iter(
+        [
+            {"type": "http.request", "body": b"12345", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    with pytest.raises(ClientDisconnect):
+        await app(scope, receive, send)
+    assert handled == []
+
+
+@pytest.mark.parametrize(
+    "lines", [{"content-type": "application/x-ndjson"}, {"x-accel-buffering": "no"}]
+)
+async def test_a_body_that_is_not_to_be_buffered_arrives_live(lines: dict[str, str]) -> None:
+    arrived, app = asyncio.Event(), FastAPI()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"{}\n"
+        await arrived.wait()
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        return StreamingResponse(parts(), headers=lines)
+
+    async def receive() -> Any:
+        if arrived.is_set():
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            arrived.set()
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    await asyncio.wait_for(app(scope, receive, send), 20)
+    assert arrived.is_set()
+    assert await drain(20)
