@@ -579,8 +579,10 @@ async def test_json_bodies_may_be_compared_by_meaning(connect: Any) -> None:
         headers = {**KEY, "Content-Type": "application/json"}
         first = await client.post("/a", headers=headers, content=b'{"a": 1, "b": 2}')
         same = await client.post("/a", headers=headers, content=b'{"b":2,"a":1}')
-        other = await client.post("/a", headers=headers, content=b'{"b":2,"a":1.0}')
+        equal = await client.post("/a", headers=headers, content=b'{"b":2,"a":1.0}')
+        other = await client.post("/a", headers=headers, content=b'{"b":2,"a":1.5}')
     assert (first.status_code, same.status_code, other.status_code) == (201, 201, 422)
+    assert equal.headers["idempotent-replayed"] == "true"
     assert same.headers["idempotent-replayed"] == "true"
 
 

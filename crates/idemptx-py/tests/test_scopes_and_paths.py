@@ -206,3 +206,19 @@ async def test_a_response_without_header_lines_passes_in_shadow_mode(connect: An
     async with connect(shadow) as client:
         tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
     assert [answer.content for answer in tries] == [b"made", b"made"]
+
+
+@pytest.mark.parametrize("profile", ["draft", "idemptx", "stripe"])
+async def test_a_client_may_follow_the_redirect_for_a_slash_with_its_key(
+    connect: Any, profile: str
+) -> None:
+    app = FastAPI()
+
+    @app.post("/orders/")
+    async def orders() -> Any:
+        return {}
+
+    layer = IdempotencyMiddleware(app, InMemoryBackend(), profile=profile)
+    async with connect(layer, follow_redirects=True) as client:
+        answer = await client.post("/orders", headers={**KEY, "authorization": "Bearer a"})
+    assert answer.status_code == 200

@@ -296,7 +296,11 @@ def _runs_in(loop: AbstractEventLoop) -> bool:
 def _jsonable(value: object) -> Any:
     from fastapi.encoders import jsonable_encoder  # noqa: PLC0415 - only where it is needed
 
-    return jsonable_encoder(value)
+    try:
+        return jsonable_encoder(value)
+    except (TypeError, ValueError):
+        message = f"a step's result is made of what JSON has, not of {type(value).__name__}"
+        raise TypeError(message) from None
 
 
 def _as_json(result: object) -> bytes:

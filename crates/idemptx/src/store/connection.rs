@@ -75,14 +75,21 @@ pub(super) trait StepFailure: Clone + Send + Sync + 'static {
 pub(super) enum Fate {
     /// Nothing of it was sent: certainly not executed.
     Unsent,
-    Unknown,
+    /// It was sent: a refusal by the server is certain, a missing answer is not.
+    Sent,
+    /// A request was lost before: not even a refusal is certain.
+    InDoubt,
 }
 
 impl Fate {
-    /// Returns the kind of error of a step without an answer.
-    pub(super) const fn kind(self) -> ErrorKind {
+    /// Returns the kind of error of a step that the server has refused.
+    ///
+    /// A request that is sent again never makes an earlier one's loss a certain refusal.
+    #[cfg(feature = "postgres")]
+    pub(super) const fn refused_as(self, certain: ErrorKind) -> ErrorKind {
         match self {
-            Self::Unsent | Self::Unknown => ErrorKind::Unavailable,
+            Self::Unsent | Self::Sent => certain,
+            Self::InDoubt => ErrorKind::Unavailable,
         }
     }
 }

@@ -46,7 +46,7 @@ impl StepFailure for Trouble {
     }
 
     fn in_doubt(self) -> Self {
-        self.with(Fate::Unknown)
+        self.with(Fate::InDoubt)
     }
 }
 
@@ -77,15 +77,15 @@ impl Connect for Arc<Script> {
     }
 
     fn timed_out(&self, _: Duration) -> Trouble {
-        Trouble::TimedOut(Fate::Unknown)
+        Trouble::TimedOut(Fate::Sent)
     }
 
     fn crowded(&self) -> Trouble {
-        Trouble::Crowded(Fate::Unknown)
+        Trouble::Crowded(Fate::Sent)
     }
 
     fn no_runtime(&self) -> Trouble {
-        Trouble::Refused(Fate::Unknown)
+        Trouble::Refused(Fate::Sent)
     }
 }
 
@@ -105,19 +105,18 @@ async fn unanswered(connection: &Arc<Connection<Arc<Script>>>) -> Result<usize, 
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_before_anything_was_sent_is_certain() {
-    let (_, connection) = connection(&[Err(Trouble::Refused(Fate::Unknown))]);
+    let (_, connection) = connection(&[Err(Trouble::Refused(Fate::Sent))]);
     assert_eq!(answered(&connection).await, Err(Trouble::Refused(Fate::Unsent)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_after_a_lost_answer_leaves_the_step_in_doubt() {
-    let refusal = Trouble::Refused(Fate::Unknown);
+    let refusal = Trouble::Refused(Fate::Sent);
     let (_, connection) = connection(&[Ok(()), Err(refusal)]);
     let mut doubt = Doubt::default();
-    let lost = connection
-        .run(&mut doubt, |_| async { Err::<(), _>(Trouble::Dropped(Fate::Unknown)) })
-        .await;
-    assert_eq!(lost, Err(Trouble::Refused(Fate::Unknown)));
+    let lost =
+        connection.run(&mut doubt, |_| async { Err::<(), _>(Trouble::Dropped(Fate::Sent)) }).await;
+    assert_eq!(lost, Err(Trouble::Refused(Fate::InDoubt)));
     assert!(doubt.exists());
 }
 
@@ -146,7 +145,7 @@ async fn a_dropped_step_costs_no_connection_that_still_answers() {
 async fn suspect_connections_count_until_they_have_answered() {
     let (script, connection) = connection(&[]);
     for _ in 0..2 {
-        assert_eq!(unanswered(&connection).await, Err(Trouble::TimedOut(Fate::Unknown)));
+        assert_eq!(unanswered(&connection).await, Err(Trouble::TimedOut(Fate::InDoubt)));
         tokio::time::sleep(RECONNECT_PAUSE_MAX).await;
     }
     assert_eq!(answered(&connection).await, Err(Trouble::Crowded(Fate::Unsent)));

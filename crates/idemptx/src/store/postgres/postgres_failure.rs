@@ -29,6 +29,8 @@ enum PostgresCause {
     Contended,
     /// More steps wait than may.
     Busy,
+    /// All sessions wait for late answers.
+    Crowded,
     NoRuntime,
     /// The handler has committed or rolled back what it should have left to us.
     EndedByHand,
@@ -59,6 +61,10 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::Busy)
     }
 
+    pub(super) fn crowded(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Crowded)
+    }
+
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
         Self::of(server, PostgresCause::NoRuntime)
     }
@@ -80,7 +86,7 @@ impl PostgresFailure {
     }
 
     fn of(server: &Arc<str>, cause: PostgresCause) -> Self {
-        Self { server: server.clone(), cause, fate: Fate::Unknown }
+        Self { server: server.clone(), cause, fate: Fate::Sent }
     }
 
     /// Returns true if a single row may have failed the batch, so that its steps are retried one
@@ -107,14 +113,15 @@ impl PostgresFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
-                Some(class) if class.kind() == ErrorKind::Unavailable => self.fate.kind(),
+                Some(SqlStateClass::Full) => self.fate.refused_as(ErrorKind::Full),
                 Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
-                None => self.fate.kind(),
+                None => ErrorKind::Unavailable,
             },
-            PostgresCause::TimedOut(_) => self.fate.kind(),
-            PostgresCause::Doubtful | PostgresCause::Contended => ErrorKind::Unavailable,
-            PostgresCause::Busy => ErrorKind::Full,
+            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
+                ErrorKind::Unavailable
+            }
+            PostgresCause::Busy | PostgresCause::Crowded => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
             PostgresCause::NoRuntime
             | PostgresCause::EndedByHand
@@ -170,7 +177,7 @@ impl StepFailure for PostgresFailure {
     }
 
     fn in_doubt(self) -> Self {
-        Self { fate: Fate::Unknown, ..self }
+        Self { fate: Fate::InDoubt, ..self }
     }
 }
 
@@ -281,6 +288,9 @@ impl fmt::Display for PostgresFailure {
                 f.write_str("others changed the record each time it was tried")
             }
             PostgresCause::Busy => f.write_str("too many steps wait for it"),
+            PostgresCause::Crowded => {
+                f.write_str("its sessions wait for answers that are late; no more are opened")
+            }
             PostgresCause::NoRuntime => {
                 f.write_str("its store must be used within a tokio runtime")
             }
@@ -309,6 +319,14 @@ impl StdError for PostgresFailure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_certain_only_if_no_request_was_lost_before() {
+        let crowded = Fate::Sent.refused_as(ErrorKind::Full);
+        assert_eq!(crowded, ErrorKind::Full);
+        assert_eq!(Fate::Unsent.refused_as(ErrorKind::Full), ErrorKind::Full);
+        assert_eq!(Fate::InDoubt.refused_as(ErrorKind::Full), ErrorKind::Unavailable);
+    }
 
     #[test]
     fn every_code_that_matters_has_its_meaning() {

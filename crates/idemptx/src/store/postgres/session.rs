@@ -232,7 +232,7 @@ impl Connect for SessionConnect {
     }
 
     fn crowded(&self) -> PostgresFailure {
-        PostgresFailure::busy(self.connector.server())
+        PostgresFailure::crowded(self.connector.server())
     }
 
     fn no_runtime(&self) -> PostgresFailure {

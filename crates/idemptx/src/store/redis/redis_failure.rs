@@ -29,7 +29,7 @@ enum RedisCause {
 
 impl RedisFailure {
     fn new(server: &Arc<str>, cause: RedisCause) -> Self {
-        Self { server: server.clone(), cause, fate: Fate::Unknown }
+        Self { server: server.clone(), cause, fate: Fate::Sent }
     }
 
     pub(super) fn redis(server: &Arc<str>, error: RedisError) -> Self {
@@ -48,6 +48,11 @@ impl RedisFailure {
         Self::new(server, RedisCause::Unexpected)
     }
 
+    /// Returns true if nothing of the step was sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.fate == Fate::Unsent
+    }
+
     /// Returns the server's error, if the server refused the step.
     pub(super) fn refusal(&self) -> Option<Bytes> {
         let RedisCause::Redis(error) = &self.cause else { return None };
@@ -57,7 +62,7 @@ impl RedisFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
-            RedisCause::Redis(_) | RedisCause::TimedOut(_) => self.fate.kind(),
+            RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
     }
@@ -81,7 +86,7 @@ impl StepFailure for RedisFailure {
     }
 
     fn in_doubt(self) -> Self {
-        Self { fate: Fate::Unknown, ..self }
+        Self { fate: Fate::InDoubt, ..self }
     }
 }
 

@@ -155,6 +155,8 @@ impl RedisStore {
     fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
         match answer {
             Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.topology.name())),
+            // A refusal of the connection is no reply to the command.
+            Err(failure) if failure.is_unsent() => Err(failure),
             Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
         }
     }
