@@ -108,7 +108,7 @@ async fn a_hang_up_reloads_and_a_mistake_keeps_the_former_configuration() {
 
     std::fs::write(&path, simple(upstream.address, "colour = \"red\"")).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.logs("kept the former configuration").await;
+    gateway.logs("the previous configuration stays in force").await;
     gateway.logs("unknown field `colour`").await;
     send(gateway.address(), unkeyed()).await.refused(400, "missing-key");
 }
