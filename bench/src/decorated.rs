@@ -8,7 +8,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement, Store};
 
 use crate::app::{self, Gate};
 use crate::in_process::{call, created, on_one_thread, request};
@@ -69,7 +69,8 @@ fn claims(stores: &[(&str, &str)], effort: Effort, report: &mut Report) -> Measu
 async fn nanos_per_claim(url: String) -> Measured<f64> {
     let store: AnyStore = app::store(&url)?;
     let id = RecordId::from_bytes([7; RecordId::BYTES]);
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     let claim_request = |number: u128| {
         ClaimRequest::new(Token::from_bytes(number.to_be_bytes()), fingerprint, HOUR, HOUR)
     };
@@ -81,7 +82,8 @@ async fn nanos_per_claim(url: String) -> Measured<f64> {
     let claim_request = claim_request(2);
     let began = thread_time();
     for _ in 0..CLAIMS {
-        let Claim::Settled(_) = store.claim(&id, &claim_request).await? else {
+        let Claim::Found(RecordSnapshot::Settled(_)) = store.claim(&id, &claim_request).await?
+        else {
             return Err("a settled record was not found".into());
         };
     }

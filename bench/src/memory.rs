@@ -11,7 +11,7 @@ use clap::Args;
 use idemptx::store::MemoryStore;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, Settlement, Store};
+use idemptx_core::store::{Claim, RecordSnapshot, Settlement, Store};
 
 use crate::redis_rates::{DAY, PAYLOAD_BYTES, claim_request, id};
 use crate::report::{Report, Table, count, ratio};
@@ -106,7 +106,7 @@ async fn step(store: &MemoryStore, number: u64) -> Measured<()> {
     };
     store.settle(&lease, &Settlement::new(State::Completed, payload(), DAY, DAY)).await?;
     match store.claim(&id, &claim_request).await? {
-        Claim::Settled(record) => {
+        Claim::Found(RecordSnapshot::Settled(record)) => {
             black_box(record);
             Ok(())
         }

@@ -168,7 +168,7 @@ const MICROS: f64 = 1e6;
 /// Counts on from one measurement to the next: no key is claimed twice.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 /// Of a record without its payload.
-const CLAIM_BYTES: usize = 127;
+const CLAIM_BYTES: usize = 143;
 const BARE_TABLE: &str = "CREATE TABLE IF NOT EXISTS bare (LIKE idemptx.records INCLUDING ALL)";
 const BARE: &str = "INSERT INTO bare (id, token, record, state, fence, attempt, lease_until, \
     expires_at, due_at) VALUES ($1, $2, $3, 'R', 1, 1, clock_timestamp() + interval '15 s', \

@@ -177,6 +177,6 @@ pub(crate) fn id(number: u64) -> RecordId {
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const PAYLOAD_BYTES: usize = 300;
 /// Of a record without its payload.
-const CLAIM_BYTES: usize = 127;
+const CLAIM_BYTES: usize = 143;
 const TRIVIAL: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1";

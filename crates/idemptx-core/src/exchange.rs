@@ -45,7 +45,7 @@ use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{Mode, OnStoreError, Policy, Profile};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{ClaimRequest, ErrorKind, Expected, RecordSnapshot};
+use crate::store::{ClaimRequest, ErrorKind, Expected, RecordSnapshot, StoreFailure};
 use crate::time::Timestamp;
 
 mod acquire;
@@ -65,8 +65,7 @@ pub struct Exchange {
     stage: Stage,
     /// What the request is about; `None` when it is not under a key.
     operation: Option<Operation>,
-    /// Which of the operation's ids is being dealt with: 0, unless secrets rotate.
-    current: usize,
+    /// One for each secret; the first is kept in the record.
     fingerprints: Vec<Fingerprint>,
     token: Token,
     /// How long handlers usually take, for `Retry-After`.
@@ -85,8 +84,6 @@ pub struct Exchange {
 enum Stage {
     Body,
     Claiming(ClaimRequest),
-    /// Granted; one older id after the other is looked at, while secrets rotate.
-    Older(Lease),
     Metering(Lease),
     Renewing(Lease),
     Probing(Expected),
@@ -112,10 +109,6 @@ enum Then {
     Refuse(Code),
     /// What became of the handler's transaction is not known.
     Uncommitted,
-    /// All over again, under the first id.
-    BeginAgain,
-    /// A record under an older secret's id decides.
-    Decide(usize, Box<RecordSnapshot>),
 }
 
 impl Exchange {
@@ -158,7 +151,6 @@ impl Exchange {
     ) -> (Self, Action) {
         let mut exchange = Self::blank(rules);
         exchange.token = token;
-        debug_assert_eq!(fingerprints.len(), operation.ids().len(), "one for each id");
         exchange.fingerprints = fingerprints;
         exchange.operation = Some(operation);
         let action = exchange.claim(None, now);
@@ -181,7 +173,7 @@ impl Exchange {
     /// The request's fingerprint, once the body is known.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.fingerprints.get(self.current)
+        self.fingerprints.first()
     }
 
     /// What must go on when the client leaves before the handler was started.
@@ -193,7 +185,7 @@ impl Exchange {
             Stage::Claiming(claim_request) | Stage::Recovering(claim_request, _) => {
                 Some(self.unheard(claim_request))
             }
-            Stage::Older(lease) | Stage::Metering(lease) | Stage::Renewing(lease) => {
+            Stage::Metering(lease) | Stage::Renewing(lease) => {
                 Some(Deferred::Release(lease.clone()))
             }
             _ => None,
@@ -211,7 +203,6 @@ impl Exchange {
             (Stage::Claiming(claim_request), Event::Claimed(verdict)) => {
                 self.claimed(&claim_request, verdict, now)
             }
-            (Stage::Older(lease), Event::Looked(seen)) => self.older(lease, seen, now),
             (Stage::Metering(lease), Event::Metered { within: true }) => self.start(lease, now),
             (Stage::Metering(lease), Event::Metered { within: false }) => {
                 self.release(lease, Then::Refuse(Code::TooManyKeys))
@@ -224,7 +215,7 @@ impl Exchange {
             (Stage::Waiting, Event::Woken(Some(RecordSnapshot::Settled(record)))) => {
                 self.settled(&record, now)
             }
-            (Stage::Waiting, Event::Woken(_)) => self.begin_again(now),
+            (Stage::Waiting, Event::Woken(_)) => self.claim(None, now),
             (Stage::Waiting, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
             (Stage::Executing(lease), Event::Handled(handled)) => self.handled(lease, &handled),
             (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
@@ -246,7 +237,6 @@ impl Exchange {
             rules: Arc::clone(rules),
             stage: Stage::Finished,
             operation: None,
-            current: 0,
             fingerprints: Vec::new(),
             token: Token::from_bytes([0; Token::BYTES]),
             typical: None,
@@ -280,18 +270,22 @@ impl Exchange {
         self.refuse_with(rejection)
     }
 
-    /// The store said nothing usable: refuse, or run unprotected where the policy says so.
-    fn no_verdict(&mut self, kind: ErrorKind, deferred: Option<Deferred>) -> Action {
-        if kind == ErrorKind::Corrupt {
-            return self.refuse_deferred(Code::OutcomeUnknown, deferred);
-        }
-        match self.policy().on_store_error {
-            // Want of room is a verdict: who is refused for it must not run past the limit.
-            _ if kind == ErrorKind::Full => self.refuse_deferred(Code::StoreUnavailable, deferred),
-            OnStoreError::FailClosed => self.refuse_deferred(Code::StoreUnavailable, deferred),
-            OnStoreError::FailOpen => {
-                self.stage = Stage::Finished;
-                Action::Answer { answer: Answer::Pass(Bypass::Unprotected), deferred }
+    /// Ends without a claim, because the store did not answer or refused: refuses, or runs
+    /// unprotected where the policy says so.
+    fn no_verdict(&mut self, failure: StoreFailure, deferred: Option<Deferred>) -> Action {
+        match (failure.kind, self.policy().on_store_error) {
+            (ErrorKind::Corrupt, _) => self.refuse_deferred(Code::OutcomeUnknown, deferred),
+            // A limit is no outage: a request beyond it must not run unprotected.
+            (ErrorKind::Full, _) | (_, OnStoreError::FailClosed) => {
+                let rejection = self.rejection(Code::StoreUnavailable);
+                let rejection = match failure.retry_after {
+                    Some(wait) => rejection.retry_after(wait),
+                    None => rejection,
+                };
+                deferring(self.refuse_with(rejection), deferred)
+            }
+            (_, OnStoreError::FailOpen) => {
+                deferring(self.end(Answer::Pass(Bypass::Unprotected)), deferred)
             }
         }
     }
@@ -302,10 +296,7 @@ impl Exchange {
 
     fn refuse_deferred(&mut self, code: Code, deferred: Option<Deferred>) -> Action {
         let rejection = self.rejection(code);
-        match self.refuse_with(rejection) {
-            Action::Answer { answer, .. } => Action::Answer { answer, deferred },
-            action => action,
-        }
+        deferring(self.refuse_with(rejection), deferred)
     }
 
     fn refuse_with(&mut self, rejection: Rejection) -> Action {
@@ -332,7 +323,7 @@ impl Exchange {
     }
 
     fn id(&self) -> Option<RecordId> {
-        self.operation.as_ref()?.ids().get(self.current).copied()
+        self.operation.as_ref().map(Operation::id)
     }
 
     fn rejection(&self, code: Code) -> Rejection {
@@ -345,24 +336,37 @@ impl Exchange {
         Deferred::Release(Lease::granted(id, claim_request, 0, 0))
     }
 
-    /// Whether the record was made by this request, as far as that can be told.
-    ///
-    /// A record made under another rule cannot be compared; to refuse it would turn every change of
-    /// configuration into a storm of refused retries, so it is accepted, save in `payments`.
+    /// Returns true if the record was made by this request, as far as that can be known.
     fn is_same(&self, recorded: &Fingerprint) -> bool {
-        self.fingerprint().is_some_and(|mine| match mine.compare(recorded) {
-            Match::Same => true,
-            Match::Incomparable => self.policy().profile != Profile::Payments,
-            Match::DifferentRequest | Match::DifferentPrincipal => false,
-        })
+        match self.compare(recorded) {
+            Some(Match::Same) => true,
+            // A refusal would turn every change of the fingerprint's configuration into a storm of
+            // refused retries; that the operation is the same is known all the same.
+            Some(Match::Incomparable) => self.policy().profile != Profile::Payments,
+            _ => false,
+        }
     }
 
-    /// Whether another request of the same principal may replace a stored validation failure.
+    /// Compares this request with a recorded one, by the fingerprint of the same secret if there is
+    /// one: records outlive a rotation.
+    fn compare(&self, recorded: &Fingerprint) -> Option<Match> {
+        let alike = self.fingerprints.iter().find(|mine| mine.config == recorded.config);
+        alike.or(self.fingerprints.first()).map(|mine| mine.compare(recorded))
+    }
+
+    /// Returns true if another request for the same operation, by the same principal, may replace a
+    /// stored validation failure.
     fn may_rebind(&self, record: &Record, status: StatusCode) -> bool {
         self.policy().rebind_statuses.contains(status)
-            && self
-                .fingerprint()
-                .is_some_and(|mine| mine.compare(&record.fingerprint) == Match::DifferentRequest)
+            && self.compare(&record.fingerprint) == Some(Match::DifferentRequest)
+    }
+}
+
+/// Adds background work to an exchange's end.
+fn deferring(action: Action, deferred: Option<Deferred>) -> Action {
+    match action {
+        Action::Answer { answer, .. } => Action::Answer { answer, deferred },
+        action => action,
     }
 }
 

@@ -41,13 +41,18 @@ pub struct Fingerprint {
     pub digest: [u8; 32],
     /// The digest of the headers to which a key is bound; all zero when there are none.
     pub binding: [u8; 16],
+    /// The digest of the kind of work, the method, and the path as the client sent it.
+    ///
+    /// It is always compared, also where the policy compares nothing else, and its secret never
+    /// rotates.
+    pub operation: [u8; 16],
 }
 
 impl Fingerprint {
     /// Returns the fingerprint of work whose requests are never compared.
     #[must_use]
     pub const fn unchecked() -> Self {
-        Self { config: 0, digest: [0; 32], binding: [0; 16] }
+        Self { config: 0, digest: [0; 32], binding: [0; 16], operation: [0; 16] }
     }
 
     /// Computes the fingerprint of work that is not an HTTP request, from these parts in order.
@@ -62,6 +67,7 @@ impl Fingerprint {
             config: config_id(&config_hasher(KIND_WORK, secret)),
             digest: hasher.finalize(),
             binding: [0; 16],
+            operation: [0; 16],
         }
     }
 
@@ -78,6 +84,8 @@ impl Fingerprint {
     pub fn compare(&self, recorded: &Self) -> Match {
         if !constant_time_eq(&self.binding, &recorded.binding) {
             Match::DifferentPrincipal
+        } else if !constant_time_eq(&self.operation, &recorded.operation) {
+            Match::DifferentOperation
         } else if self.config != recorded.config {
             Match::Incomparable
         } else if self.same_request(recorded) {
@@ -95,7 +103,9 @@ impl Fingerprint {
     /// Takes the same time wherever bytes differ.
     #[must_use]
     pub fn same_request(&self, other: &Self) -> bool {
-        self.config == other.config && constant_time_eq(&self.digest, &other.digest)
+        self.config == other.config
+            && constant_time_eq(&self.operation, &other.operation)
+            && constant_time_eq(&self.digest, &other.digest)
     }
 
     /// Returns the digest in hexadecimal, for the header that exposes it.
@@ -115,12 +125,14 @@ impl Fingerprint {
 pub enum Match {
     /// Both are of one request, or the policy compares none.
     Same,
-    /// The principal is the same, the request is another.
+    /// The principal and the operation are the same, the request is another.
     DifferentRequest,
+    /// The principal is the same, the operation is another: another method, path or kind of work.
+    DifferentOperation,
     /// The headers to which the key is bound differ, or were hashed with another secret; nothing
     /// else was compared.
     DifferentPrincipal,
-    /// The principal is the same, but the fingerprints have different rules or secrets and cannot
+    /// Principal and operation are the same, but the fingerprints have different rules or secrets and cannot
     /// be compared.
     Incomparable,
 }
@@ -198,7 +210,8 @@ impl FingerprintConfig {
                 self.body(rule, headers, &mut hasher)
             }
         };
-        Fingerprinter { config: self.id, binding: self.binding(headers), hasher, body }
+        let (binding, operation) = (self.binding(headers), [0; 16]);
+        Fingerprinter { config: self.id, binding, operation, hasher, body }
     }
 
     fn body(&self, rule: &FingerprintRule, headers: &HeaderMap, hasher: &mut Digest) -> Body {
@@ -249,6 +262,7 @@ impl FingerprintConfig {
 pub struct Fingerprinter {
     config: u32,
     binding: [u8; 16],
+    operation: [u8; 16],
     hasher: Digest,
     body: Body,
 }
@@ -293,7 +307,7 @@ impl Fingerprinter {
     pub fn finish(mut self) -> Fingerprint {
         match &self.body {
             Body::Unchecked => {
-                return Fingerprint { config: self.config, digest: [0; 32], binding: self.binding };
+                return self.fingerprint([0; 32]);
             }
             Body::Ignored => {}
             Body::Raw { length } => {
@@ -306,7 +320,18 @@ impl Fingerprinter {
                 }
             }
         }
-        Fingerprint { config: self.config, digest: self.hasher.finalize(), binding: self.binding }
+        self.fingerprint(self.hasher.finalize())
+    }
+
+    /// Adds the digest of the operation that the request is for.
+    pub(crate) fn of_operation(mut self, operation: [u8; 16]) -> Self {
+        self.operation = operation;
+        self
+    }
+
+    const fn fingerprint(&self, digest: [u8; 32]) -> Fingerprint {
+        let Self { config, binding, operation, .. } = *self;
+        Fingerprint { config, digest, binding, operation }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::digest::{Purpose, first};
 use crate::policy::KeySyntax;
@@ -217,7 +217,7 @@ impl RecordId {
     #[must_use]
     pub fn new(scope: &Scope, key: &Key, route: Option<(&str, &str)>, names: &Names) -> Self {
         let space = match route {
-            None if scope.as_bytes().is_empty() => names.shared,
+            None if scope.as_bytes().is_empty() => names.shared_space,
             _ => names.space(scope, route),
         };
         let mut name = names.key.begin();
@@ -325,48 +325,99 @@ impl fmt::Display for InvalidRecordId {
 
 impl std::error::Error for InvalidRecordId {}
 
-/// How records are named and keys derived, under one secret or none; build it once.
+/// Names records and operations, and derives keys, in one namespace; build it once.
+///
+/// The secret of a namer never rotates: an operation has one record id, one operation digest and
+/// one derived key per label for as long as its record lives.
 #[derive(Clone)]
 pub struct Names {
+    namespace: Box<str>,
     scope: Purpose,
     key: Purpose,
     derive: Purpose,
-    /// The digest of the shared scope, which most records are in.
-    shared: [u8; 32],
+    operation: Purpose,
+    binding: Purpose,
+    /// The digest of the shared scope, where most records are.
+    shared_space: [u8; 32],
 }
 
 impl Names {
-    /// The names under a secret.
+    /// Creates the names of a namespace under the naming secret.
     ///
-    /// Without one, whoever reads a store can test guesses of keys.
+    /// # Security
+    ///
+    /// Without a secret, a reader of the store can test guesses of keys.
     #[must_use]
-    pub fn new(secret: Option<&Secret>) -> Self {
+    pub fn new(namespace: &str, secret: Option<&Secret>) -> Self {
         let mut names = Self {
+            namespace: namespace.into(),
             scope: Purpose::new(SCOPE_CONTEXT, secret),
             key: Purpose::new(KEY_CONTEXT, secret),
             derive: Purpose::new(DERIVE_CONTEXT, secret),
-            shared: [0; 32],
+            operation: Purpose::new(OPERATION_CONTEXT, secret),
+            binding: Purpose::new(BINDING_CONTEXT, secret),
+            shared_space: [0; 32],
         };
-        names.shared = names.space(&Scope::shared(), None);
+        names.shared_space = names.space(&Scope::shared(), None);
         names
     }
 
     /// Derives a key for a call to another system, named by `label`.
     ///
-    /// It depends on the secret, scope, key and label alone, so every attempt of an operation
-    /// derives the same.
+    /// The key depends on the namespace, naming secret, scope, binding, key and label alone, so
+    /// that every attempt of an operation derives the same one.
+    /// The binding is the [digest](Self::binding) of the headers to which the client's key is
+    /// bound, empty if there are none: two principals who chose one key derive two.
     #[must_use]
-    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
+    pub fn derive(&self, scope: &Scope, binding: &[u8], key: &Key, label: &str) -> String {
         let mut digest = self.derive.begin();
+        digest.part(self.namespace.as_bytes());
         digest.part(scope.as_bytes());
+        digest.part(binding);
         digest.part(key.as_str().as_bytes());
         digest.part(label.as_bytes());
         let derived: [u8; DERIVED_BYTES] = first(&digest.finalize());
         derived.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Returns the digest of the headers to which a key is bound: empty when there are none.
+    pub(crate) fn binding(&self, bind: &[HeaderName], headers: &HeaderMap) -> Vec<u8> {
+        if bind.is_empty() {
+            return Vec::new();
+        }
+        let mut names: Vec<_> = bind.iter().collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        names.dedup();
+        let mut digest = self.binding.begin();
+        for name in names {
+            let lines = headers.get_all(name);
+            digest.part(name.as_str().as_bytes());
+            digest.update(&(lines.iter().count() as u64).to_be_bytes());
+            lines.iter().for_each(|line| digest.part(line.as_bytes()));
+        }
+        digest.finalize().to_vec()
+    }
+
+    /// Returns the digest of an HTTP operation: its method and its path as the client sent it.
+    pub(crate) fn http_operation(&self, method: &str, path: &str) -> [u8; 16] {
+        self.operation_digest(KIND_HTTP, &[method, path])
+    }
+
+    /// Returns the digest of all work that is not an HTTP request.
+    pub(crate) fn work_operation(&self) -> [u8; 16] {
+        self.operation_digest(KIND_WORK, &[])
+    }
+
+    fn operation_digest(&self, kind: u8, parts: &[&str]) -> [u8; 16] {
+        let mut digest = self.operation.begin();
+        digest.update(&[kind]);
+        parts.iter().for_each(|part| digest.part(part.as_bytes()));
+        first(&digest.finalize())
+    }
+
     fn space(&self, scope: &Scope, route: Option<(&str, &str)>) -> [u8; 32] {
         let mut space = self.scope.begin();
+        space.part(self.namespace.as_bytes());
         space.part(scope.as_bytes());
         if let Some((method, path)) = route {
             space.part(method.as_bytes());
@@ -444,6 +495,10 @@ const SCOPE_CONTEXT: &str = "idemptx 2026-11 v1 record: scope";
 const KEY_CONTEXT: &str = "idemptx 2026-11 v1 record: key in scope";
 const STEP_CONTEXT: &str = "idemptx 2026-11 v1 record: step";
 const DERIVE_CONTEXT: &str = "idemptx 2026-11 v1 derived key";
+const OPERATION_CONTEXT: &str = "idemptx 2026-11 v1 operation";
+const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 derived key: binding";
+const KIND_HTTP: u8 = b'h';
+const KIND_WORK: u8 = b'w';
 /// 160 bits: unguessable, and within the 45 bytes that the strictest peers accept.
 const DERIVED_BYTES: usize = 20;
 const LINE_SLACK_BYTES: usize = 64;

@@ -4,7 +4,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0 | format version, 1 |
+//! | 0 | format version, 2 |
 //! | 1 | state: `R`unning, `D`one, `N`o body, `U`nknown, `S`pent |
 //! | 2 | flags: bit 0, somebody waits; bit 1, the payload is kept apart |
 //! | 3..35 | the record's own id: a record under another name is refused |
@@ -16,7 +16,8 @@
 //! | 99..115 | fingerprint: binding |
 //! | 115..119 | lease term, milliseconds |
 //! | 119..127 | retention of the claim or the key, milliseconds |
-//! | 127.. | payload: a [`StoredResponse`](crate::response::StoredResponse) |
+//! | 127..143 | fingerprint: operation |
+//! | 143.. | payload: a [`StoredResponse`](crate::response::StoredResponse) |
 //!
 //! Integers are big-endian.
 
@@ -178,6 +179,7 @@ impl Record {
         let term = u32::try_from(millis(self.term)).unwrap_or(u32::MAX);
         bytes.extend_from_slice(&term.to_be_bytes());
         bytes.extend_from_slice(&millis(self.retain).to_be_bytes());
+        bytes.extend_from_slice(&self.fingerprint.operation);
         debug_assert_eq!(bytes.len(), Self::HEAD_BYTES, "the head has one length");
         bytes.extend_from_slice(&self.payload);
         bytes
@@ -215,7 +217,7 @@ impl Record {
         if head.take::<{ RecordId::BYTES }>() != *id.as_bytes() {
             return Err(Undecodable::Foreign);
         }
-        Ok(Self {
+        let mut record = Self {
             id: *id,
             state,
             token: Token::from_bytes(head.take()),
@@ -225,17 +227,20 @@ impl Record {
                 config: u32::from_be_bytes(head.take()),
                 digest: head.take(),
                 binding: head.take(),
+                operation: [0; 16],
             },
             term: Duration::from_millis(u32::from_be_bytes(head.take()).into()),
             retain: Duration::from_millis(u64::from_be_bytes(head.take())),
             awaited: flags & AWAITED != 0,
             apart: flags & APART != 0,
             payload: bytes.slice(Self::HEAD_BYTES..),
-        })
+        };
+        record.fingerprint.operation = head.take();
+        Ok(record)
     }
 
     /// How long everything before the payload is.
-    pub const HEAD_BYTES: usize = 127;
+    pub const HEAD_BYTES: usize = 143;
     /// Where the flags stand, for stores that set [`awaited`](Self::awaited) in place.
     pub const FLAGS_AT: usize = 2;
     /// Where the token stands, for stores that compare it in place.
@@ -282,7 +287,7 @@ impl Head<'_> {
     }
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const AWAITED: u8 = 1;
 const APART: u8 = 2;
 

@@ -39,17 +39,20 @@ pub use self::inventory::{
 /// [`ErrorKind::Unavailable`]; the store itself must not be harmed by it, and in particular must
 /// never hand the lost answer to another caller.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Claims the record for `bid`, or says who holds it or what it holds.
+    /// Claims the record, or returns what is stored under the id.
     ///
-    /// - Nothing there: [`Claim::Granted`] with attempt 1.
-    /// - A claim with the claim request's own token: granted again, unchanged but for a renewed term.
-    /// - The very record that [`ClaimRequest::over`] names, in the state it names: replaced and granted, with
-    ///   the attempt one higher and a greater fence.
-    /// - Otherwise [`Claim::Held`] or [`Claim::Settled`].
+    /// - No record: [`Claim::Granted`] with attempt 1.
+    /// - A claim with the request's token: granted again, unchanged but for a renewed term.
+    /// - The record that [`ClaimRequest::expected`] names, in the state it names: replaced and
+    ///   granted, with the attempt one higher and a greater fence.
+    /// - Otherwise [`Claim::Found`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] when no verdict came: the claim may or may not be in force.
+    /// [`ErrorKind::Refused`] when the claim is certainly not in force: nothing was sent, or the
+    /// store answered that it did not do the step.
+    /// Once a byte of the request was sent, sending it again must not turn doubt into certainty.
     /// [`ErrorKind::Corrupt`] when what is there is no record of this id in a known version; it is
     /// left as it is.
     fn claim(
@@ -221,48 +224,46 @@ impl ClaimRequest {
     }
 }
 
-/// A store's verdict on a [`ClaimRequest`].
+/// A store's answer to a [`ClaimRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// The record is the requester's.
+    /// The claim is in force.
     Granted(Lease),
-    /// Somebody claimed it and has not settled it.
-    Held(ClaimInfo),
-    /// It has a final result.
-    Settled(Record),
+    /// The claim was not made, because of this record.
+    Found(RecordSnapshot),
 }
 
-/// What a lookup finds: a [`Claim`] that was never asked for.
+/// A record at the moment of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecordSnapshot {
-    /// Somebody claimed it and has not settled it.
+    /// A claim without a result.
     Held(ClaimInfo),
-    /// It has a final result.
+    /// A final result.
     Settled(Record),
 }
 
-/// Who holds a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A claim as others see it: the current one, or the one that settled the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClaimInfo {
-    /// Names the claim.
+    /// The token of the claim.
     pub token: Token,
-    /// Of the claim.
+    /// The fencing token of the claim.
     pub fence: u64,
-    /// Of the claim.
+    /// The number of the execution, from 1.
     pub attempt: u32,
-    /// Of the request that claimed.
+    /// The fingerprint of the request that claimed.
     pub fingerprint: Fingerprint,
-    /// What is left of the lease by the store's clock; zero when it has lapsed: an orphan.
+    /// The rest of the lease by the store's clock: zero for an orphan and for a settled record.
     pub remaining: Duration,
 }
 
 impl ClaimInfo {
-    /// The holder of an unsettled record.
+    /// The claim of a record, with the rest of its lease.
     #[must_use]
-    pub fn new(record: &Record, remaining: Duration) -> Self {
+    pub const fn new(record: &Record, remaining: Duration) -> Self {
         Self {
             token: record.token,
             fence: record.fence,
@@ -272,7 +273,7 @@ impl ClaimInfo {
         }
     }
 
-    /// Whether the lease lapsed without a result.
+    /// Returns true if the lease lapsed without a result.
     #[must_use]
     pub fn is_orphan(&self) -> bool {
         self.remaining.is_zero()
@@ -326,32 +327,75 @@ pub struct Capabilities {
     pub watch: bool,
 }
 
-/// Why a step of a store has no result.
+/// The error of a step that a store did not do, or may not have done.
+///
+/// [`kind`](Self::kind) says which of the two, and so what the caller must do.
 pub struct StoreError {
-    kind: ErrorKind,
+    failure: StoreFailure,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl StoreError {
-    /// An error without a cause of its own.
+    /// Creates an error without a source.
     #[must_use]
     pub const fn new(kind: ErrorKind) -> Self {
-        Self { kind, source: None }
+        Self { failure: StoreFailure { kind, retry_after: None }, source: None }
     }
 
-    /// An error with its cause.
+    /// Creates an error with its source.
     #[must_use]
     pub fn with_source(
         kind: ErrorKind,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self { kind, source: Some(source.into()) }
+        Self { source: Some(source.into()), ..Self::new(kind) }
     }
 
-    /// What the caller must do.
+    /// Adds a hint when another try makes sense.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.failure.retry_after = Some(wait);
+        self
+    }
+
+    /// Returns the kind, which decides what the caller must do.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
-        self.kind
+        self.failure.kind
+    }
+
+    /// Returns when another try makes sense, if the store knows.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.failure.retry_after
+    }
+
+    /// Returns the part of the error that the protocol decides on.
+    #[must_use]
+    pub const fn failure(&self) -> StoreFailure {
+        self.failure
+    }
+}
+
+/// The part of a [`StoreError`] that the protocol decides on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreFailure {
+    /// The kind of the error.
+    pub kind: ErrorKind,
+    /// When another try makes sense, if the store knows.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<StoreFailure> for ErrorKind {
+    fn from(failure: StoreFailure) -> Self {
+        failure.kind
+    }
+}
+
+impl From<ErrorKind> for StoreFailure {
+    fn from(kind: ErrorKind) -> Self {
+        Self { kind, retry_after: None }
     }
 }
 
@@ -364,7 +408,8 @@ impl From<ErrorKind> for StoreError {
 impl fmt::Debug for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreError")
-            .field("kind", &self.kind)
+            .field("kind", &self.failure.kind)
+            .field("retry_after", &self.failure.retry_after)
             .field("source", &self.source)
             .finish()
     }
@@ -372,13 +417,14 @@ impl fmt::Debug for StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            ErrorKind::Unavailable => "the store gave no verdict: the step may have happened",
-            ErrorKind::Fenced => "somebody else holds the record, or it is gone",
+        f.write_str(match self.failure.kind {
+            ErrorKind::Unavailable => "the store did not answer: the step may have happened",
+            ErrorKind::Refused => "the store refused the step: nothing was changed",
+            ErrorKind::Fenced => "another claim holds the record, or the record is gone",
             ErrorKind::Corrupt => "the store holds something that is no record of this key",
-            ErrorKind::Full => "the store has no room for another key",
-            ErrorKind::Invalid => "the store refused the request as malformed",
-            ErrorKind::Internal => "the store failed in a way it should not",
+            ErrorKind::Full => "a limit was reached: nothing was changed",
+            ErrorKind::Invalid => "the request was malformed: nothing was changed",
+            ErrorKind::Internal => "the store failed: the step may have happened",
         })
     }
 }
@@ -389,20 +435,38 @@ impl StdError for StoreError {
     }
 }
 
-/// What a [`StoreError`] asks of its receiver.
+/// The kind of a [`StoreError`]: certainty about the step, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Outcome unknown: try again with the same token, or act as if it might have happened.
+    /// Unknown: no answer came. Try again with the same token, or release by it.
     Unavailable,
-    /// Certain: the caller is no longer the owner. Change nothing.
+    /// Certainly not done: the store or the connection to it refused the step, for now.
+    Refused,
+    /// Certainly not done: the caller is not the owner any more. Change nothing.
     Fenced,
-    /// Certain: what is stored cannot be read. Neither execute nor delete.
+    /// Certainly not done: the stored bytes cannot be read. Neither execute nor delete.
     Corrupt,
-    /// Certain: refused for want of room; nothing was changed.
+    /// Certainly not done: a configured limit of this process or its store was reached.
+    ///
+    /// Never answered by running unprotected, because that would lift the limit.
     Full,
-    /// Certain: a fault of the caller; trying again will not help.
+    /// Certainly not done: the request was malformed, and another try will not help.
     Invalid,
-    /// A fault of the store; whether the step happened is unknown.
+    /// Unknown: the store failed in a way that it should not.
     Internal,
+}
+
+impl ErrorKind {
+    /// Returns true if the step may have happened: only then is there something to undo.
+    #[must_use]
+    pub const fn is_unknown(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Internal)
+    }
+
+    /// Returns true if another try may succeed: nothing is decided yet, or refused for good.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        self.is_unknown() || matches!(self, Self::Refused)
+    }
 }

@@ -68,6 +68,7 @@ impl StoreResult {
             Self::Orphan => "orphan",
             Self::Settled => "settled",
             Self::Failed(ErrorKind::Unavailable) => "unavailable",
+            Self::Failed(ErrorKind::Refused) => "refused",
             Self::Failed(ErrorKind::Fenced) => "fenced",
             Self::Failed(ErrorKind::Corrupt) => "corrupt",
             Self::Failed(ErrorKind::Full) => "full",

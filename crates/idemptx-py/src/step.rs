@@ -76,9 +76,8 @@ impl Step {
         match &self.verdict {
             Verdict::Granted(_) => true,
             // Only a step that was sent, and not certainly refused, can have left a claim.
-            Verdict::Pending | Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal) => {
-                self.asked
-            }
+            Verdict::Pending => self.asked,
+            Verdict::Failed(failure) => self.asked && failure.kind.is_unknown(),
             _ => false,
         }
     }
@@ -96,7 +95,7 @@ impl Step {
         match verdict {
             Ok(verdict) => self.conclude(verdict),
             Err(error) => {
-                self.verdict = Verdict::Failed(error.kind());
+                self.verdict = Verdict::Failed(error.failure());
                 self.failure = Some(with_sources(&error));
             }
         }
@@ -104,7 +103,7 @@ impl Step {
 
     /// Fails the step without a store's answer.
     pub(crate) fn give_up(&mut self, kind: ErrorKind, failure: String) {
-        self.verdict = Verdict::Failed(kind);
+        self.verdict = Verdict::Failed(kind.into());
         self.failure = (!failure.is_empty()).then_some(failure);
     }
 
@@ -174,8 +173,9 @@ impl Step {
             number::UNAVAILABLE => ErrorKind::Unavailable,
             number::INTERNAL => ErrorKind::Internal,
             number::FULL => ErrorKind::Full,
+            number::REFUSED => ErrorKind::Refused,
             _ => {
-                let advice = "a step fails as UNAVAILABLE, INTERNAL or FULL";
+                let advice = "a step fails as UNAVAILABLE, INTERNAL, REFUSED or FULL";
                 return Err(PyValueError::new_err(advice));
             }
         };
@@ -197,12 +197,12 @@ impl Step {
             (_, Verdict::Granted(lease)) => {
                 RecordUpdate::Held(ClaimInfo::new(&Record::running(lease), lease.term))
             }
-            (_, Verdict::Held(holder)) => RecordUpdate::Held(holder.clone()),
+            (_, Verdict::Held(holder)) => RecordUpdate::Held(*holder),
             (_, Verdict::Settled(record)) => RecordUpdate::Settled(record.clone()),
             (StoreCall::Settle(lease, done), Verdict::Done) => {
                 RecordUpdate::Settled(Record::settled(lease, done))
             }
-            (StoreCall::Claim(..), Verdict::Failed(kind)) => RecordUpdate::Failed(*kind),
+            (StoreCall::Claim(..), Verdict::Failed(failure)) => RecordUpdate::Failed(*failure),
             _ => return None,
         };
         Some(Update(told))

@@ -20,7 +20,7 @@ use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
-    Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store,
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreFailure,
 };
 use idemptx_core::time::{Clock, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
@@ -294,15 +294,19 @@ impl<S: Store> Driver<S> {
     }
 
     /// Claims, or takes the answer that another request of this process got.
-    async fn claim(&mut self, id: RecordId, request: &ClaimRequest) -> Result<Claim, ErrorKind> {
+    async fn claim(&mut self, id: RecordId, request: &ClaimRequest) -> Result<Claim, StoreFailure> {
         while self.leader.is_none() {
             match self.engine.single_flight().enter(id) {
                 Entry::Lead(leader) => self.leader = Some(leader),
-                Entry::Held(holder) => return Ok(Claim::Held(holder)),
+                Entry::Held(holder) => return Ok(Claim::Found(RecordSnapshot::Held(holder))),
                 Entry::Follow(update) => match update.await {
-                    Ok(Update::Held(holder)) => return Ok(Claim::Held(holder)),
-                    Ok(Update::Settled(record)) => return Ok(Claim::Settled(record)),
-                    Ok(Update::Failed(kind)) => return Err(kind),
+                    Ok(Update::Held(holder)) => {
+                        return Ok(Claim::Found(RecordSnapshot::Held(holder)));
+                    }
+                    Ok(Update::Settled(record)) => {
+                        return Ok(Claim::Found(RecordSnapshot::Settled(record)));
+                    }
+                    Ok(Update::Failed(failure)) => return Err(failure),
                     Ok(Update::Changed) | Err(_) => {}
                 },
             }
@@ -310,12 +314,12 @@ impl<S: Store> Driver<S> {
         let verdict = self.claim_alone(&id, request).await;
         let update = match &verdict {
             Ok(Claim::Granted(_)) => return verdict,
-            Ok(Claim::Held(holder)) => Update::Held(holder.clone()),
-            Ok(Claim::Settled(record)) => Update::Settled(record.clone()),
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => Update::Held(*holder),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => Update::Settled(record.clone()),
             Ok(_) => Update::Changed,
             // The others have clients that still wait: each may try for itself.
             Err(_) if self.attachment.is_detached() => Update::Changed,
-            Err(kind) => Update::Failed(*kind),
+            Err(failure) => Update::Failed(*failure),
         };
         self.permit = None;
         self.complete(&update);
@@ -326,10 +330,10 @@ impl<S: Store> Driver<S> {
         &mut self,
         id: &RecordId,
         request: &ClaimRequest,
-    ) -> Result<Claim, ErrorKind> {
+    ) -> Result<Claim, StoreFailure> {
         let limit = self.engine.policy().claim_timeout;
         if self.engine.is_closed_to_claims() {
-            return Err(ErrorKind::Full);
+            return Err(ErrorKind::Full.into());
         }
         if self.permit.is_none() {
             self.permit = match self.engine.permits().try_acquire_owned() {
@@ -337,7 +341,7 @@ impl<S: Store> Driver<S> {
                 // Nothing has been sent: a certain refusal.
                 Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
                     Ok(Ok(permit)) => Some(permit),
-                    _ => return Err(ErrorKind::Full),
+                    _ => return Err(ErrorKind::Full.into()),
                 },
             };
         }
@@ -346,11 +350,11 @@ impl<S: Store> Driver<S> {
         // claim to release, and a release that is sent on suspicion would have to be sent again.
         self.attachment.hold();
         let verdict = limited(limit, self.engine.store().claim(id, request)).await;
-        let verdict = verdict.map_err(|error| error.kind());
-        self.may_be_claimed = matches!(
-            verdict,
-            Ok(Claim::Granted(_)) | Err(ErrorKind::Unavailable | ErrorKind::Internal)
-        );
+        let verdict = verdict.map_err(|error| error.failure());
+        self.may_be_claimed = match &verdict {
+            Ok(claim) => matches!(claim, Claim::Granted(_)),
+            Err(failure) => failure.kind.is_unknown(),
+        };
         if !self.may_be_claimed {
             self.attachment.loosen();
         }
@@ -396,8 +400,8 @@ impl<S: Store> Driver<S> {
     }
 
     fn meter(&self) -> bool {
-        let scope = self.exchange.operation().and_then(|it| it.ids().first());
-        scope.is_none_or(|id| self.engine.meter(id))
+        let scope = self.exchange.operation().map(|it| it.id());
+        scope.is_none_or(|id| self.engine.meter(&id))
     }
 
     /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].

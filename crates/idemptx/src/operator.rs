@@ -57,12 +57,13 @@ use http::{HeaderMap, Method, StatusCode};
 use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::{Key, RecordId, Scope};
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::policy::Policy;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
+    StoreError,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -75,7 +76,7 @@ pub use idemptx_core::store::{
 pub use self::purge::{Purge, PurgeReport};
 pub use self::verdict::{Forgotten, OperatorError, RecordView, Resolution, Resolved};
 use crate::engine::EngineError;
-use crate::retry::{Backoff, is_unknown, retry_until};
+use crate::retry::{Backoff, retry_until};
 use crate::time_limit::limited;
 use crate::tokens::Tokens;
 
@@ -126,8 +127,7 @@ impl<S: Store> Operator<S> {
         &self.store
     }
 
-    /// Returns the names that the record of a client's key may have: the one it is written under, then
-    /// those of older secrets.
+    /// Returns the name of the record of a client's key.
     ///
     /// `route` is the request's method and raw path, which count where the policy's `key_space` is
     /// `route`; operations of [`Engine::run`](crate::Engine::run) have none.
@@ -136,7 +136,7 @@ impl<S: Store> Operator<S> {
     pub fn ids(&self, scope: &Scope, key: &Key, route: Option<(&Method, &str)>) -> Vec<RecordId> {
         let route = route.map(|(method, path)| (method.as_str(), path));
         let operation = Operation::on_route(&self.rules, scope.clone(), key.clone(), route);
-        operation.ids().to_vec()
+        vec![operation.id()]
     }
 
     /// Returns the halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
@@ -231,7 +231,7 @@ impl<S: Store> Operator<S> {
         };
         let was = self.lookup(id).await?.ok_or(OperatorError::Absent)?;
         match was.status {
-            RecordStatus::Running => Err(OperatorError::InFlight(was.remaining)),
+            RecordStatus::Running => Err(OperatorError::InFlight(was.claim.remaining)),
             RecordStatus::Orphaned | RecordStatus::Unknown => {
                 let now = ended(self.begin(Target::seen(&was), done)).await?;
                 Ok(Resolved { was, now })
@@ -268,8 +268,9 @@ impl<S: Store> Operator<S> {
         let (policy, Target { id, expected, fingerprint }) = (self.policy(), target);
         // Long enough for what follows, short enough not to block the key should this process die.
         let term = policy.claim_timeout + policy.settle_timeout * 2;
-        let request = ClaimRequest::new(self.tokens.draw(), *fingerprint, term, policy.key_retain)
-            .expecting(*expected);
+        let retain = policy.key_retain.max(term * 2);
+        let request =
+            ClaimRequest::new(self.tokens.draw(), *fingerprint, term, retain).expecting(*expected);
         let claim = insist(policy.settle_timeout, || self.store.claim(id, &request)).await?;
         match claim {
             Claim::Granted(lease) if lease.attempt > FIRST_ATTEMPT => Ok(lease),
@@ -278,11 +279,15 @@ impl<S: Store> Operator<S> {
                 insist(policy.settle_timeout, || self.store.release(&lease)).await?;
                 Err(OperatorError::Absent)
             }
-            Claim::Held(holder) if !holder.is_orphan() => {
+            Claim::Found(RecordSnapshot::Held(holder)) if !holder.is_orphan() => {
                 Err(OperatorError::InFlight(holder.remaining))
             }
-            Claim::Held(holder) => Err(OperatorError::changed(RecordView::held(*id, &holder))),
-            Claim::Settled(record) => Err(OperatorError::changed(RecordView::settled(&record))),
+            Claim::Found(RecordSnapshot::Held(holder)) => {
+                Err(OperatorError::changed(RecordView::held(*id, &holder)))
+            }
+            Claim::Found(RecordSnapshot::Settled(record)) => {
+                Err(OperatorError::changed(RecordView::settled(&record)))
+            }
             _ => Err(StoreError::new(ErrorKind::Internal).into()),
         }
     }
@@ -353,7 +358,7 @@ impl<S: Inventory> Operator<S> {
             seen => seen?.ok_or(OperatorError::Absent)?,
         };
         if was.status == RecordStatus::Running {
-            return Err(OperatorError::InFlight(was.remaining));
+            return Err(OperatorError::InFlight(was.claim.remaining));
         }
         ended(self.begin(Target::seen(&was), None)).await?;
         Ok(Forgotten { was })
@@ -387,20 +392,20 @@ struct Target {
 }
 
 impl Target {
-    fn new(id: RecordId, status: RecordStatus, token: Token, fingerprint: Fingerprint) -> Self {
+    fn new(id: RecordId, status: RecordStatus, claim: ClaimInfo) -> Self {
         let expected = match status {
-            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(token),
-            _ => Expected::Settled(token),
+            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(claim.token),
+            _ => Expected::Settled(claim.token),
         };
-        Self { id, expected, fingerprint }
+        Self { id, expected, fingerprint: claim.fingerprint }
     }
 
     fn seen(was: &RecordView) -> Self {
-        Self::new(was.id, was.status, was.token, was.fingerprint)
+        Self::new(was.id, was.status, was.claim)
     }
 
     fn listed(entry: &RecordSummary) -> Self {
-        Self::new(entry.id, entry.status, entry.token, entry.fingerprint)
+        Self::new(entry.id, entry.status, entry.claim)
     }
 }
 
@@ -418,7 +423,7 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     let attempt = |left| limited(left, operation());
-    retry_until(Instant::now() + limit, BACKOFF, is_unknown, attempt).await
+    retry_until(Instant::now() + limit, BACKOFF, ErrorKind::is_transient, attempt).await
 }
 
 const FIRST_ATTEMPT: u32 = 1;

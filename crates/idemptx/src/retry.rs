@@ -55,11 +55,6 @@ where
     }
 }
 
-/// Returns `true` for an outcome that is unknown: the operation may be repeated.
-pub(crate) const fn is_unknown(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -70,7 +65,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unknown_outcome_is_repeated_with_growing_pauses_until_it_is_known() {
         let (began, attempts) = (Instant::now(), Cell::new(0));
-        let outcome = retry_until(began + MINUTE, BACKOFF, is_unknown, |_| {
+        let outcome = retry_until(began + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
             attempts.set(attempts.get() + 1);
             ready(if attempts.get() < 5 { Err(ErrorKind::Unavailable.into()) } else { Ok(7) })
         });
@@ -81,10 +76,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_final_error_is_not_repeated() {
         let attempts = Cell::new(0);
-        let outcome = retry_until(Instant::now() + MINUTE, BACKOFF, is_unknown, |_| {
-            attempts.set(attempts.get() + 1);
-            ready(Err::<(), _>(ErrorKind::Fenced.into()))
-        });
+        let outcome =
+            retry_until(Instant::now() + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
+                attempts.set(attempts.get() + 1);
+                ready(Err::<(), _>(ErrorKind::Fenced.into()))
+            });
         assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(attempts.get(), 1);
     }
@@ -93,11 +89,15 @@ mod tests {
     async fn no_attempt_begins_after_the_deadline() {
         let began = Instant::now();
         let last = Cell::new(MINUTE);
-        let outcome =
-            retry_until(began + Duration::from_millis(100), BACKOFF, is_unknown, |left| {
+        let outcome = retry_until(
+            began + Duration::from_millis(100),
+            BACKOFF,
+            ErrorKind::is_transient,
+            |left| {
                 last.set(left);
                 ready(Err::<(), _>(ErrorKind::Unavailable.into()))
-            });
+            },
+        );
         assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!((began.elapsed().as_millis(), last.get().as_millis()), (70, 30));
     }

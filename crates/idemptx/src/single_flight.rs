@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
 use idemptx_core::record::Record;
-use idemptx_core::store::{ClaimInfo, ErrorKind};
+use idemptx_core::store::{ClaimInfo, StoreFailure};
 use tokio::sync::oneshot;
 
 /// The records that this process claims, executes or watches.
@@ -48,7 +48,7 @@ enum Phase {
 pub(crate) enum Update {
     Held(ClaimInfo),
     Settled(Record),
-    Failed(ErrorKind),
+    Failed(StoreFailure),
     /// The record may be free: ask the store again.
     Changed,
 }

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::engine::Inner;
 use crate::execution::Execution;
-use crate::retry::{Backoff, is_unknown, retry_until};
+use crate::retry::{Backoff, retry_until};
 use crate::run::json_payload;
 use crate::time_limit::limited;
 
@@ -145,18 +145,15 @@ impl Execution {
         Settlement::new(State::Completed, payload, retain, retain)
     }
 
-    /// Looks under the ids of all secrets, while they rotate.
     async fn look_for_step(
         &self,
         records: &dyn Records,
         label: &str,
     ) -> Result<Option<Record>, StoreError> {
-        for id in self.operation().ids() {
-            if let Some(RecordSnapshot::Settled(record)) = records.lookup(&id.step(label)).await? {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+        Ok(match records.lookup(&self.operation().id().step(label)).await? {
+            Some(RecordSnapshot::Settled(record)) => Some(record),
+            _ => None,
+        })
     }
 
     /// Stores a result, or returns the one that another execution has stored meanwhile.
@@ -227,29 +224,29 @@ async fn store_step(
     done: &Settlement,
 ) -> Result<Option<Record>, StoreError> {
     let mut claim = records.claim(id, request).await?;
-    if let Claim::Held(holder) = &claim {
+    if let Claim::Found(RecordSnapshot::Held(holder)) = &claim {
         let takeover = request.clone().expecting(Expected::Orphan(holder.token));
         claim = records.claim(id, &takeover).await?;
     }
     match claim {
         Claim::Granted(lease) => records.settle(&lease, done).await.map(|()| None),
-        Claim::Settled(record) if record.token == request.token => Ok(None),
-        Claim::Settled(record) => Ok(Some(record)),
+        Claim::Found(RecordSnapshot::Settled(record)) if record.token == request.token => Ok(None),
+        Claim::Found(RecordSnapshot::Settled(record)) => Ok(Some(record)),
         // Its lease has not lapsed yet.
-        Claim::Held(_) => Err(ErrorKind::Unavailable.into()),
+        Claim::Found(RecordSnapshot::Held(_)) => Err(ErrorKind::Unavailable.into()),
         _ => Err(ErrorKind::Internal.into()),
     }
 }
 
 /// Returns `true` if another attempt makes sense; a fenced one finds out who was quicker.
 const fn is_retryable(kind: ErrorKind) -> bool {
-    is_unknown(kind) || matches!(kind, ErrorKind::Fenced)
+    kind.is_transient() || matches!(kind, ErrorKind::Fenced)
 }
 
 fn decode<T: DeserializeOwned, E>(record: &Record, lease: &Lease) -> Result<T, StepError<E>> {
     if matches!(
         lease.fingerprint.compare(&record.fingerprint),
-        Match::DifferentRequest | Match::DifferentPrincipal
+        Match::DifferentRequest | Match::DifferentOperation | Match::DifferentPrincipal
     ) {
         return Err(StepError::OtherRequest);
     }

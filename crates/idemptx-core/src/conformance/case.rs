@@ -53,7 +53,12 @@ impl<'a, H: Harness> Case<'a, H> {
         for (to, from) in digest.iter_mut().zip(binding.iter().chain(&binding)) {
             *to = !from;
         }
-        ClaimRequest::new(token, Fingerprint { config: 0x0102_0304, digest, binding }, LONG, LONG)
+        ClaimRequest::new(
+            token,
+            Fingerprint { config: 0x0102_0304, digest, binding, operation: binding },
+            LONG,
+            LONG,
+        )
     }
 
     /// Creates a request whose lease lapses soon, and whose claim is kept.
@@ -92,7 +97,7 @@ impl<'a, H: Harness> Case<'a, H> {
         request: &ClaimRequest,
     ) -> Result<ClaimInfo, Violation> {
         match self.store().claim(id, request).await {
-            Ok(Claim::Held(holder)) => Ok(holder),
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => Ok(holder),
             other => Err(unexpected("a claim refused because the record is held", &other)),
         }
     }
@@ -104,7 +109,7 @@ impl<'a, H: Harness> Case<'a, H> {
         request: &ClaimRequest,
     ) -> Result<Record, Violation> {
         match self.store().claim(id, request).await {
-            Ok(Claim::Settled(record)) => Ok(record),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => Ok(record),
             other => Err(unexpected("a claim refused because the record is settled", &other)),
         }
     }
@@ -301,6 +306,14 @@ impl Describe for Claim {
     fn describe(&self) -> String {
         match self {
             Self::Granted(lease) => format!("granted as attempt {}", lease.attempt),
+            Self::Found(found) => found.describe(),
+        }
+    }
+}
+
+impl Describe for RecordSnapshot {
+    fn describe(&self) -> String {
+        match self {
             Self::Held(holder) => holder.describe(),
             Self::Settled(record) => record.describe(),
         }
@@ -311,8 +324,7 @@ impl Describe for Option<RecordSnapshot> {
     fn describe(&self) -> String {
         match self {
             None => "nothing".to_owned(),
-            Some(RecordSnapshot::Held(holder)) => holder.describe(),
-            Some(RecordSnapshot::Settled(record)) => record.describe(),
+            Some(found) => found.describe(),
         }
     }
 }

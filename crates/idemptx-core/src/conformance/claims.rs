@@ -166,7 +166,7 @@ pub(super) async fn fingerprints_are_any_bytes<H: Harness>(case: &Case<'_, H>) -
         for (to, from) in digest.iter_mut().zip(odd.iter().rev().chain(odd)) {
             *to = *from;
         }
-        let fingerprint = Fingerprint { config, digest, binding: *odd };
+        let fingerprint = Fingerprint { config, digest, binding: *odd, operation: *odd };
         let lease: Lease =
             case.granted(&id, &ClaimRequest { fingerprint, ..case.request() }).await?;
         held_live_by(&case.held(&id, &case.request()).await?, &lease)?;

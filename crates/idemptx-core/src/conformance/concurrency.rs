@@ -6,7 +6,7 @@ use super::join::{join, join_all, poll_once};
 use super::report::Verdict::Passed;
 use super::report::{Outcome, Violation, ensure};
 use crate::lease::Lease;
-use crate::store::{Claim, ClaimRequest, Expected, Store, StoreError};
+use crate::store::{Claim, ClaimRequest, Expected, RecordSnapshot, Store, StoreError};
 
 pub(super) async fn one_of_many_claims_is_granted<H: Harness>(case: &Case<'_, H>) -> Outcome {
     let id = case.id();
@@ -14,7 +14,7 @@ pub(super) async fn one_of_many_claims_is_granted<H: Harness>(case: &Case<'_, H>
     let claims = join_all(requests.iter().map(|request| case.store().claim(&id, request))).await;
     let owner = the_one_granted(&claims)?;
     for claim in &claims {
-        if let Ok(Claim::Held(holder)) = claim {
+        if let Ok(Claim::Found(RecordSnapshot::Held(holder))) = claim {
             held_live_by(holder, owner)?;
         }
     }
@@ -67,7 +67,7 @@ pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<
             (settled, claimed)
         };
         match claimed {
-            Ok(Claim::Settled(record)) => {
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
                 ensure!(settled.is_ok(), "neither the settlement nor the takeover won");
                 settled_as(&record, &former, &late)?;
             }
@@ -162,7 +162,7 @@ fn the_one_granted(claims: &[Result<Claim, StoreError>]) -> Result<&Lease, Viola
                 ensure!(owner.is_none(), "two claims at once were granted");
                 owner = Some(lease);
             }
-            Ok(Claim::Held(_)) => {}
+            Ok(Claim::Found(RecordSnapshot::Held(_))) => {}
             other => return Err(Violation(format!("a claim among many came to {other:?}"))),
         }
     }

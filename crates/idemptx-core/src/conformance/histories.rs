@@ -183,18 +183,14 @@ impl<'a, H: Harness> History<'a, H> {
             }
             Some(ModelRecord { lease, result }) => {
                 return match (answer, result) {
-                    (Claim::Held(holder), None) => {
-                        ensure!(
-                            holder.is_orphan() == self.orphans,
-                            "{} is left",
-                            holder.describe()
-                        );
+                    (Claim::Found(RecordSnapshot::Held(holder)), None) => {
+                        ensure!(holder.is_orphan() == self.orphans, "{} is left", holder.describe());
                         held_by(&holder, lease)
                     }
-                    (Claim::Settled(record), Some(result)) => settled_as(&record, lease, result),
-                    (answer, _) => {
-                        Err(Violation(format!("a refused claim came to: {}", answer.describe())))
+                    (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
+                        settled_as(&record, lease, result)
                     }
+                    (answer, _) => Err(Violation(format!("a refused claim came to: {}", answer.describe()))),
                 };
             }
         };

@@ -11,10 +11,10 @@ use super::report::{Outcome, Violation, ensure};
 
 use crate::key::RecordId;
 use crate::lease::Lease;
-use crate::record::State;
+use crate::record::{Record, State};
 use crate::store::{
-    ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordStatus, RecordSummary,
-    Settlement,
+    ClaimInfo, ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordStatus,
+    RecordSummary, Settlement,
 };
 
 pub(super) async fn a_scope_without_records_lists_nothing<H: Harness<Store: Inventory>>(
@@ -33,7 +33,8 @@ pub(super) async fn a_claim_is_listed_as_running<H: Harness<Store: Inventory>>(
     let lease = case.granted(&id, &case.request()).await?;
     let entry = listed(case, &id).await?;
     is_of(&entry, &lease, RecordStatus::Running)?;
-    let RecordSummary { remaining, expires_in, payload_bytes, .. } = entry;
+    let RecordSummary { claim, expires_in, payload_bytes, .. } = entry;
+    let remaining = claim.remaining;
     ensure!(!remaining.is_zero() && remaining <= lease.term, "{remaining:?} of a lease are left");
     ensure!(expires_in <= lease.retain, "a claim is kept for {expires_in:?}");
     ensure!(payload_bytes == 0, "a claim has a response of {payload_bytes} bytes");
@@ -47,7 +48,8 @@ pub(super) async fn an_orphan_is_listed_as_orphaned<H: Harness<Store: Inventory>
     let lease = case.orphan(&id).await?;
     let entry = listed(case, &id).await?;
     is_of(&entry, &lease, RecordStatus::Orphaned)?;
-    ensure!(entry.remaining.is_zero(), "{:?} are left of a lapsed lease", entry.remaining);
+    let remaining = entry.claim.remaining;
+    ensure!(remaining.is_zero(), "{remaining:?} are left of a lapsed lease");
     ensure!(entry.idle >= lease.term, "the owner was heard of {:?} ago", entry.idle);
     Ok(Passed)
 }
@@ -80,7 +82,7 @@ pub(super) async fn results_are_listed_in_their_state_and_with_their_size<
             is_of(&entry, &lease, status)?;
             let size = payload.len() as u64;
             ensure!(entry.payload_bytes == size, "{size} bytes are {}", entry.payload_bytes);
-            ensure!(entry.remaining.is_zero(), "a result has a lease");
+            ensure!(entry.claim.remaining.is_zero(), "a result has a lease");
             ensure!(entry.expires_in <= LONG, "it is kept for {:?}", entry.expires_in);
         }
     }
@@ -287,7 +289,7 @@ pub(super) async fn a_record_that_changes_hands_is_listed_all_the_while<
         let (answer, owner) = join(lists, case.granted(&id, &request)).await;
         let owner = owner?;
         for entry in answer? {
-            if entry.token == orphan.token {
+            if entry.claim.token == orphan.token {
                 is_of(&entry, &orphan, RecordStatus::Orphaned)?;
             } else {
                 is_of(&entry, &owner, RecordStatus::Running)?;
@@ -471,9 +473,8 @@ pub(super) fn is_of(
     lease: &Lease,
     status: RecordStatus,
 ) -> Result<(), Violation> {
-    let answer = (entry.id, entry.token, entry.fence, entry.attempt, entry.fingerprint);
-    let expected = (lease.id, lease.token, lease.fence, lease.attempt, lease.fingerprint);
-    ensure!(answer == expected, "{entry:?} is listed of {lease:?}");
+    let claim = ClaimInfo::new(&Record::running(lease), entry.claim.remaining);
+    ensure!((entry.id, entry.claim) == (lease.id, claim), "{entry:?} is listed of {lease:?}");
     ensure!(entry.status == status, "listed as {}, not as {status}", entry.status);
     ensure!(entry.age <= YEAR, "a claim just made is {:?} old", entry.age);
     Ok(())

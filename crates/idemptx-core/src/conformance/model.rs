@@ -298,10 +298,13 @@ impl<'a, H: Harness> ModelStore<'a, H> {
         match (self.records.get(&id), answer) {
             (None, None) => Ok(()),
             (Some(held), Some(RecordSnapshot::Held(holder))) => {
-                held.check_answer(Claim::Held(holder))
+                held.check_answer(Claim::Found(RecordSnapshot::Held(holder)))
             }
             (Some(held), Some(RecordSnapshot::Settled(record))) => {
-                held.check_answer(Claim::Settled(record))
+                held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
+            }
+            (Some(held), Some(RecordSnapshot::Settled(record))) => {
+                held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
             }
             (_, answer) => Err(Violation(format!("a lookup came to: {}", answer.describe()))),
         }
@@ -363,14 +366,14 @@ impl ModelRecord {
     /// Compares the record with the answer to a request that is not its owner's.
     fn check_answer(&self, answer: Claim) -> Result<(), Violation> {
         match (answer, &self.result) {
-            (Claim::Held(holder), None) => {
+            (Claim::Found(RecordSnapshot::Held(holder)), None) => {
                 ensure!(holder.is_orphan() == self.lapses, "{} is left", holder.describe());
                 held_by(&holder, &self.lease)
             }
-            (Claim::Settled(record), Some(result)) => settled_as(&record, &self.lease, result),
-            (answer, _) => {
-                Err(Violation(format!("a record is reported to be: {}", answer.describe())))
+            (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
+                settled_as(&record, &self.lease, result)
             }
+            (answer, _) => Err(Violation(format!("a record is reported to be: {}", answer.describe()))),
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::outcome::{Bypass, Code};
 use crate::policy::{Mode, OnLargeBody, OnOrphan};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
-use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot};
+use crate::store::{
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, StoreFailure,
+};
 use crate::time::Timestamp;
 
 impl Exchange {
@@ -37,50 +39,32 @@ impl Exchange {
         Action::Claim { id, claim_request }
     }
 
-    /// Claims anew, as if nothing had been seen yet.
-    pub(super) fn begin_again(&mut self, now: Timestamp) -> Action {
-        self.current = 0;
-        self.claim(None, now)
-    }
-
     fn claim_request(&mut self, expected: Option<Expected>) -> Option<(RecordId, ClaimRequest)> {
         self.steps += 1;
         if self.steps > STEPS_MAX {
             return None;
         }
-        let id = *self.operation.as_ref()?.ids().get(self.current)?;
-        let fingerprint = *self.fingerprints.get(self.current)?;
+        let (id, fingerprint) = (self.id()?, *self.fingerprint()?);
         let policy = self.policy();
-        let claim_request =
-            ClaimRequest::new(self.token, fingerprint, policy.lease, policy.key_retain);
+        // A record that expired before its lease would let a second execution start.
+        let retain = policy.key_retain.max(policy.lease * LEASES_RETAINED_MIN);
+        let claim_request = ClaimRequest::new(self.token, fingerprint, policy.lease, retain);
         Some((id, ClaimRequest { expected, ..claim_request }))
     }
 
     pub(super) fn claimed(
         &mut self,
         claim_request: &ClaimRequest,
-        verdict: Result<Claim, ErrorKind>,
+        verdict: Result<Claim, StoreFailure>,
         now: Timestamp,
     ) -> Action {
         match verdict {
-            // While secrets rotate: what stood under the older id is gone, and another process may
-            // execute under the first by now.
-            Ok(Claim::Granted(lease)) if self.current != 0 && lease.attempt == 1 => {
-                self.release(lease, Then::BeginAgain)
-            }
-            Ok(Claim::Granted(lease)) => {
-                if self.operation.as_ref().is_some_and(|it| it.ids().len() > 1) && self.current == 0
-                {
-                    return self.look_older(lease, 1, now);
-                }
-                self.granted(lease, now)
-            }
-            Ok(Claim::Held(holder)) => self.held(holder, now),
-            Ok(Claim::Settled(record)) => self.settled(&record, now),
-            Err(kind) => {
-                let deferred = matches!(kind, ErrorKind::Unavailable | ErrorKind::Internal)
-                    .then(|| self.unheard(claim_request));
-                self.no_verdict(kind, deferred)
+            Ok(Claim::Granted(lease)) => self.granted(lease, now),
+            Ok(Claim::Found(RecordSnapshot::Held(holder))) => self.held(holder, now),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => self.settled(&record, now),
+            Err(failure) => {
+                let deferred = failure.kind.is_unknown().then(|| self.unheard(claim_request));
+                self.no_verdict(failure, deferred)
             }
         }
     }
@@ -123,7 +107,7 @@ impl Exchange {
                 self.token = self.token.next();
                 self.claim(None, now)
             }
-            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
+            Err(kind) => self.no_verdict(kind.into(), Some(Deferred::Release(lease))),
         }
     }
 
@@ -211,7 +195,7 @@ impl Exchange {
         &mut self,
         claim_request: &ClaimRequest,
         response: Box<StoredResponse>,
-        verdict: Result<Claim, ErrorKind>,
+        verdict: Result<Claim, StoreFailure>,
         now: Timestamp,
     ) -> Action {
         match verdict {
@@ -228,41 +212,10 @@ impl Exchange {
             verdict => self.claimed(claim_request, verdict, now),
         }
     }
-
-    /// Claimed under the first secret's id; a record under an older one would still be in force.
-    ///
-    /// Claim first, look then: of two processes that sign with different secrets of the same list,
-    /// at least one sees the other.
-    fn look_older(&mut self, lease: Lease, position: usize, now: Timestamp) -> Action {
-        let id = self.operation.as_ref().and_then(|it| it.ids().get(position)).copied();
-        match id {
-            None => {
-                self.current = 0;
-                self.granted(lease, now)
-            }
-            Some(id) => {
-                self.current = position;
-                self.stage = Stage::Older(lease);
-                Action::Lookup(id)
-            }
-        }
-    }
-
-    pub(super) fn older(
-        &mut self,
-        lease: Lease,
-        seen: Result<Option<RecordSnapshot>, ErrorKind>,
-        now: Timestamp,
-    ) -> Action {
-        let position = self.current;
-        match seen {
-            Ok(None) => self.look_older(lease, position + 1, now),
-            Ok(Some(seen)) => self.release(lease, Then::Decide(position, Box::new(seen))),
-            Err(kind) => self.no_verdict(kind, Some(Deferred::Release(lease))),
-        }
-    }
 }
 
+/// How many leases a claim is kept at least: the lease itself, and one to find an orphan in.
+const LEASES_RETAINED_MIN: u32 = 2;
 /// When to ask the application's hook again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 /// How many terms a granted claim is renewed for before its handler is started.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
 use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
@@ -11,26 +11,30 @@ use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
 
-/// A policy made ready: what can be computed once is.
+/// A policy with all that is computed from it once: fingerprint configurations and names.
 pub struct Rules {
     policy: Policy,
-    /// One for each secret, or one without; so are the names.
+    /// One for each secret, or one without.
     fingerprints: Vec<FingerprintConfig>,
-    names: Vec<Names>,
+    /// One, because the naming secret never rotates: an operation has one record.
+    names: Names,
 }
 
 impl Rules {
-    /// Makes a policy ready.
+    /// Prepares a policy, in the empty namespace.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
+        Self::in_namespace(policy, "")
+    }
+
+    /// Prepares a policy in a namespace, which tells services on one store apart.
+    #[must_use]
+    pub fn in_namespace(policy: Policy, namespace: &str) -> Self {
         let rule = policy.fingerprint.as_ref();
-        let bind = match &policy.scope {
-            Some(ScopeRule::Bind(headers)) => headers.as_slice(),
-            _ => &[],
-        };
+        let bind = bound(&policy);
         let fingerprints =
             secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
-        let names = secrets(&policy).map(Names::new).collect();
+        let names = Names::new(namespace, policy.naming_secret.as_ref());
         Self { policy, fingerprints, names }
     }
 
@@ -40,11 +44,13 @@ impl Rules {
         &self.policy
     }
 
-    /// The fingerprints of work that is not an HTTP request, from its parts: one for each id of
-    /// an operation.
+    /// Returns the fingerprints of work that is not an HTTP request, from its parts: one for each
+    /// secret.
     #[must_use]
     pub fn fingerprints(&self, parts: &[&[u8]]) -> Vec<Fingerprint> {
-        secrets(&self.policy).map(|secret| Fingerprint::of(parts, secret)).collect()
+        let operation = self.names.work_operation();
+        let print = |secret| Fingerprint { operation, ..Fingerprint::of(parts, secret) };
+        secrets(&self.policy).map(print).collect()
     }
 }
 
@@ -64,6 +70,8 @@ pub struct Head<'a> {
     pub uri: &'a Uri,
     /// All field lines.
     pub headers: &'a HeaderMap,
+    /// The path as the client sent it, where a router has cut a prefix off [`uri`](Self::uri).
+    pub client_path: Option<&'a str>,
     /// What the adapter's own function made of [`ScopeRule::Custom`].
     pub scope: Option<Scope>,
     /// The application's own check of a key's form.
@@ -80,7 +88,17 @@ impl<'a> Head<'a> {
     /// A request's head.
     #[must_use]
     pub const fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
-        Self { method, uri, headers, scope: None, accepts: None }
+        Self { method, uri, headers, client_path: None, scope: None, accepts: None }
+    }
+
+    /// Sets the path as the client sent it, where a router has cut a prefix off the target.
+    ///
+    /// The path is part of what an operation is: a path parameter in the prefix, such as a tenant,
+    /// must not be lost.
+    #[must_use]
+    pub const fn sent_to(mut self, client_path: Option<&'a str>) -> Self {
+        self.client_path = client_path;
+        self
     }
 
     /// The same, with the scope that the adapter resolved.
@@ -96,9 +114,13 @@ impl<'a> Head<'a> {
         self.accepts = accepts;
         self
     }
+
+    fn path(&self) -> &'a str {
+        self.client_path.unwrap_or(self.uri.path())
+    }
 }
 
-/// What a request under a key is about; cheap to clone.
+/// The operation that a request's key names; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Operation(Arc<Named>);
 
@@ -106,8 +128,9 @@ pub struct Operation(Arc<Named>);
 struct Named {
     key: Key,
     scope: Scope,
-    /// The first signs; the others are of older secrets.
-    ids: Vec<RecordId>,
+    /// The digest of the headers to which the key is bound; empty if there are none.
+    binding: Vec<u8>,
+    id: RecordId,
 }
 
 impl Operation {
@@ -121,10 +144,19 @@ impl Operation {
     /// policy's [`key_space`](Policy::key_space) is [`KeySpace::Route`].
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
+        Self::bound(rules, scope, key, route, Vec::new())
+    }
+
+    fn bound(
+        rules: &Rules,
+        scope: Scope,
+        key: Key,
+        route: Option<(&str, &str)>,
+        binding: Vec<u8>,
+    ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
-        let named = |names| RecordId::new(&scope, &key, route, names);
-        let ids = rules.names.iter().map(named).collect();
-        Self(Arc::new(Named { key, scope, ids }))
+        let id = RecordId::new(&scope, &key, route, &rules.names);
+        Self(Arc::new(Named { key, scope, binding, id }))
     }
 
     /// The client's key.
@@ -139,23 +171,28 @@ impl Operation {
         &self.0.scope
     }
 
-    /// The names of its record: the one it is written under, then those of older secrets.
+    /// Returns the name of its record.
     #[must_use]
-    pub fn ids(&self) -> &[RecordId] {
-        &self.0.ids
+    pub fn id(&self) -> RecordId {
+        self.0.id
     }
 
-    /// Derives a key for a call to another system; the same in every attempt.
+    /// Derives a key for a call to another system.
+    ///
+    /// Every attempt derives the same, whatever secrets rotate in between, and two principals who
+    /// happen to choose one key derive two.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
-        let derive = |names: &Names| names.derive(self.scope(), self.key(), label);
-        rules.names.first().map(derive).unwrap_or_default()
+        rules.names.derive(self.scope(), &self.0.binding, self.key(), label)
     }
 
-    /// One fingerprinter for each id, to be fed the request's body.
+    /// Returns one fingerprinter for each secret, to be fed the request's body.
     #[must_use]
     pub fn fingerprinters(rules: &Rules, head: &Head<'_>) -> Vec<Fingerprinter> {
-        let start = |config: &FingerprintConfig| config.start(head.method, head.uri, head.headers);
+        let operation = rules.names.http_operation(head.method.as_str(), head.path());
+        let start = |config: &FingerprintConfig| {
+            config.start(head.method, head.uri, head.headers).of_operation(operation)
+        };
         rules.fingerprints.iter().map(start).collect()
     }
 }
@@ -199,8 +236,9 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
             return Admission::Refuse(rejection);
         }
     };
-    let route = (head.method.as_str(), head.uri.path());
-    Admission::Open(Operation::on_route(rules, scope, key, Some(route)))
+    let route = (head.method.as_str(), head.path());
+    let binding = rules.names.binding(bound(policy), head.headers);
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), binding))
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {
@@ -227,6 +265,14 @@ fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
             }
         }
         None => Err(StatusCode::BAD_REQUEST),
+    }
+}
+
+/// The headers to which a key is bound.
+fn bound(policy: &Policy) -> &[HeaderName] {
+    match &policy.scope {
+        Some(ScopeRule::Bind(headers)) => headers,
+        _ => &[],
     }
 }
 

@@ -48,12 +48,12 @@ impl Exchange {
         match settled {
             Ok(()) => {
                 let stored = state == State::Completed;
-                self.conclude(lease, then, stored, None, now)
+                self.conclude(lease, then, stored, None)
             }
             Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
             Err(_) => {
                 let deferred = Deferred::Settle(lease.clone(), state);
-                self.conclude(lease, then, false, Some(deferred), now)
+                self.conclude(lease, then, false, Some(deferred))
             }
         }
     }
@@ -66,11 +66,11 @@ impl Exchange {
         now: Timestamp,
     ) -> Action {
         match released {
-            Ok(()) => self.conclude(lease, then, false, None, now),
+            Ok(()) => self.conclude(lease, then, false, None),
             Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
             Err(_) => {
                 let deferred = Deferred::Release(lease.clone());
-                self.conclude(lease, then, false, Some(deferred), now)
+                self.conclude(lease, then, false, Some(deferred))
             }
         }
     }
@@ -81,7 +81,6 @@ impl Exchange {
         then: Then,
         stored: bool,
         deferred: Option<Deferred>,
-        now: Timestamp,
     ) -> Action {
         let answer = match then {
             Then::Own => Answer::Own { attempt: lease.attempt, stored },
@@ -94,25 +93,6 @@ impl Exchange {
             Then::Refuse(code) => return self.refuse_deferred(code, deferred),
             // Whatever the mode: the handler's answer tells of an effect that is not there.
             Then::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
-            Then::BeginAgain => {
-                // A release that is sent again must not meet a later claim with its token.
-                self.token = self.token.next();
-                return match deferred {
-                    None => self.begin_again(now),
-                    Some(deferred) => self.refuse_deferred(Code::StoreUnavailable, Some(deferred)),
-                };
-            }
-            Then::Decide(position, seen) => {
-                self.token = self.token.next();
-                self.current = position;
-                return match (*seen, deferred) {
-                    (_, Some(deferred)) => {
-                        self.refuse_deferred(Code::StoreUnavailable, Some(deferred))
-                    }
-                    (RecordSnapshot::Held(holder), None) => self.held(holder, now),
-                    (RecordSnapshot::Settled(record), None) => self.settled(&record, now),
-                };
-            }
         };
         self.stage = Stage::Finished;
         Action::Answer { answer, deferred }
@@ -122,14 +102,12 @@ impl Exchange {
     fn fenced(&mut self, lease: &Lease, then: Then, now: Timestamp) -> Action {
         match then {
             Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
-                self.conclude(lease, then, false, None, now)
+                self.conclude(lease, then, false, None)
             }
             Then::Own | Then::HandlerFailed | Then::Replay(_) | Then::Uncommitted => {
                 self.look(now.after(lease.term))
             }
-            Then::Refuse(_) | Then::Decide(..) | Then::BeginAgain => {
-                self.conclude(lease, then, false, None, now)
-            }
+            Then::Refuse(_) => self.conclude(lease, then, false, None),
         }
     }
 

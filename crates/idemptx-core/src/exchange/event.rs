@@ -7,7 +7,7 @@ use crate::lease::Lease;
 use crate::outcome::{Bypass, Rejection};
 use crate::record::State;
 use crate::response::StoredResponse;
-use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot};
+use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, StoreFailure};
 use crate::time::Timestamp;
 
 /// What happened.
@@ -17,7 +17,7 @@ pub enum Event {
     /// The body's end, on [`Action::ReadBody`].
     Body(BodyEnd),
     /// The store's verdict, on [`Action::Claim`].
-    Claimed(Result<Claim, ErrorKind>),
+    Claimed(Result<Claim, StoreFailure>),
     /// What the store holds, on [`Action::Lookup`].
     Looked(Result<Option<RecordSnapshot>, ErrorKind>),
     /// Whether the scope may have another new key now, on [`Action::Meter`].
@@ -53,7 +53,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BodyEnd {
-    /// It is whole, and these are its fingerprints: one for each id of the operation.
+    /// It is whole, and these are its fingerprints: one for each secret.
     Whole(Vec<Fingerprint>),
     /// It is, or declares to be, larger than the policy allows.
     TooLarge,

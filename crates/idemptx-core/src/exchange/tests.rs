@@ -1,5 +1,6 @@
 //! The machine, row by row and interleaving by interleaving.
 
+mod identity;
 mod interleavings;
 mod passage;
 mod table;

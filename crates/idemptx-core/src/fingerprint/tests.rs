@@ -105,6 +105,7 @@ fn a_stranger_is_told_nothing_else() {
         config,
         digest: [digest; 32],
         binding: [binding; 16],
+        operation: [0; 16],
     };
     let recorded = print(1, 2, 3);
     assert_eq!(print(1, 2, 3).compare(&recorded), Match::Same);

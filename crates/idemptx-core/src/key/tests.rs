@@ -110,16 +110,16 @@ fn the_name_of_a_record_is_settled() {
     let (scope, key) = (Scope::new("acme"), Key::new("8e03978e", MAX).unwrap());
     let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
     let names = [
-        RecordId::new(&scope, &key, None, &Names::new(None)),
-        RecordId::new(&scope, &key, Some(("POST", "/charges")), &Names::new(None)),
-        RecordId::new(&scope, &key, None, &Names::new(Some(&secret))),
+        RecordId::new(&scope, &key, None, &Names::new("", None)),
+        RecordId::new(&scope, &key, Some(("POST", "/charges")), &Names::new("", None)),
+        RecordId::new(&scope, &key, None, &Names::new("", Some(&secret))),
     ];
     assert_eq!(
         names.map(|name| name.to_string()),
         [
-            "c0b360709bead5de7d2ed0aa613e295a:b40fee968cdc861dc4249dd5a6576305",
-            "fb4f10982d75aeecea3212f6f251bfda:488068e5fc6d5e64915262bf75c9dc09",
-            "9dc2900e1a7a331323f10c77e50bf478:a77a25f690573949efe987f9224cd3cd",
+            "df521abcc6ea72750f1bbd73b9461c28:f9533427ba1c2fe4b21bbc2adca1ae07",
+            "5bcc1fe8297b89fc2c6e5826a7c46f5f:06c7f287f4898997af3eba8af512f3c3",
+            "f4ebf2e9388f6c29748ec0d547eb6d84:eb76324796bb1078f3f80a20b614a628",
         ]
     );
 }
@@ -128,7 +128,7 @@ fn the_name_of_a_record_is_settled() {
 fn records_of_a_scope_share_their_first_half() {
     let [a, b] = ["a", "b"].map(|key| Key::new(key, MAX).unwrap());
     let scope = Scope::new("acme");
-    let [a, b] = [a, b].map(|key| RecordId::new(&scope, &key, None, &Names::new(None)));
+    let [a, b] = [a, b].map(|key| RecordId::new(&scope, &key, None, &Names::new("", None)));
     assert_eq!(a.scope_bytes(), b.scope_bytes());
     assert_ne!(a, b);
     assert_eq!(a.to_string().split_once(':').map(|(scope, _)| scope.len()), Some(32));
@@ -157,7 +157,7 @@ fn a_malformed_record_name_is_refused() {
 fn a_derived_key_depends_on_scope_key_label_and_secret() {
     let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
     let derived = |scope: &str, key: &str, label: &str, secret: Option<&Secret>| {
-        Names::new(secret).derive(&Scope::new(scope), &Key::new(key, MAX).unwrap(), label)
+        Names::new("", secret).derive(&Scope::new(scope), b"", &Key::new(key, MAX).unwrap(), label)
     };
     let all = [
         derived("a", "bc", "d", None),
@@ -175,7 +175,7 @@ fn a_derived_key_depends_on_scope_key_label_and_secret() {
 #[test]
 fn a_step_has_a_record_of_its_own_in_the_scope_of_its_operation() {
     let id = |key: &str| {
-        RecordId::new(&Scope::new("a"), &Key::new(key, MAX).unwrap(), None, &Names::new(None))
+        RecordId::new(&Scope::new("a"), &Key::new(key, MAX).unwrap(), None, &Names::new("", None))
     };
     let steps = [id("k").step("a"), id("k").step("b"), id("l").step("a"), id("k"), id("a")];
     let distinct: std::collections::BTreeSet<_> = steps.iter().collect();
@@ -257,7 +257,7 @@ proptest! {
     fn only_one_scope_route_and_key_have_a_record_name(one in names(), other in names()) {
         let id = |(scope, route, key): &(String, Option<(String, String)>, String)| {
             let route = route.as_ref().map(|(method, path)| (&**method, &**path));
-            RecordId::new(&Scope::new(scope), &Key::new(key, MAX).unwrap(), route, &Names::new(None))
+            RecordId::new(&Scope::new(scope), &Key::new(key, MAX).unwrap(), route, &Names::new("", None))
         };
         prop_assert_eq!(id(&one) == id(&other), one == other);
     }

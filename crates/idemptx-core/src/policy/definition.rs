@@ -195,8 +195,14 @@ policy! {
     status_header: HeaderName, value, "status_header";
     /// The format of refusals, and the address of the pages that explain them.
     problem: ProblemRules, value, "problem";
-    /// The secrets, each with another id: the first signs, all verify.
+    /// The secrets of fingerprints, each with another id, which rotate: the first signs, all
+    /// verify.
     secrets: Vec<Secret>, list(Secret), "secrets";
+    /// The secret that names records and derives keys; it never rotates.
+    ///
+    /// Without one, a reader of the store can test guesses of keys, and anyone who knows a client's
+    /// key can compute the keys derived from it.
+    naming_secret: Option<Secret>, option(Secret), "naming_secret";
     /// The time in which the store must answer a claim.
     claim_timeout: Duration, value, "store_timeout_ms" ("claim");
     /// The time for settling, with retries, before the client gets its response.

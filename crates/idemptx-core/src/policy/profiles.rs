@@ -66,6 +66,7 @@ impl Policy {
             status_header: HeaderName::from_static("idempotency-status"),
             problem: ProblemRules::default(),
             secrets: Vec::new(),
+            naming_secret: None,
             claim_timeout: Duration::from_secs(1),
             settle_timeout: Duration::from_secs(5),
             on_unsafe_store: OnUnsafeStore::Warn,

@@ -368,25 +368,37 @@ impl JsonValue for ProblemRules {
 
 impl JsonValue for Vec<Secret> {
     fn read(given: &Given<'_>, _: &Self) -> Result<Self, ConfigError> {
-        given.list(|item| {
-            let (mut id, mut material) = (None, None);
-            for (name, entry) in item.entries(&["id", "secret"])? {
-                if name == "id" {
-                    id = Some(entry.number::<u8>().map_err(|_| entry.wrong("give 0 to 255"))?);
-                } else {
-                    material = Some(entry.text()?);
-                }
-            }
-            let (Some(id), Some(material)) = (id, material) else {
-                return Err(item.wrong("write each as {\"id\": 0 to 255, \"secret\": \"…\"}"));
-            };
-            Secret::new(id, material.as_bytes()).map_err(|weak| item.wrong(weak.to_string()))
-        })
+        given.list(read_secret)
     }
 
     fn write(&self) -> Value {
         self.iter().map(|secret| json!({ "id": secret.id() })).collect()
     }
+}
+
+impl JsonValue for Option<Secret> {
+    fn read(given: &Given<'_>, _: &Self) -> Result<Self, ConfigError> {
+        if matches!(given.node, Node::Null) { Ok(None) } else { read_secret(given).map(Some) }
+    }
+
+    fn write(&self) -> Value {
+        self.as_ref().map_or(Value::Null, |secret| json!({ "id": secret.id() }))
+    }
+}
+
+fn read_secret(given: &Given<'_>) -> Result<Secret, ConfigError> {
+    let (mut id, mut material) = (None, None);
+    for (name, entry) in given.entries(&["id", "secret"])? {
+        if name == "id" {
+            id = Some(entry.number::<u8>().map_err(|_| entry.wrong("give 0 to 255"))?);
+        } else {
+            material = Some(entry.text()?);
+        }
+    }
+    let (Some(id), Some(material)) = (id, material) else {
+        return Err(given.wrong("write each as {\"id\": 0 to 255, \"secret\": \"…\"}"));
+    };
+    Secret::new(id, material.as_bytes()).map_err(|weak| given.wrong(weak.to_string()))
 }
 
 fn texts<T: ToString>(list: &[T]) -> Value {

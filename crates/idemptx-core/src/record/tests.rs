@@ -11,17 +11,23 @@ fn records() -> impl Strategy<Value = Record> {
         State::ResponseExpired,
     ];
     let claim = (any::<[u8; 32]>(), any::<[u8; 16]>(), any::<u64>(), any::<u32>());
-    let fingerprint = (any::<u32>(), any::<[u8; 32]>(), any::<[u8; 16]>());
+    let fingerprint = (any::<u32>(), any::<[u8; 32]>(), any::<[u8; 16]>(), any::<[u8; 16]>());
     let times = (any::<u32>(), any::<u64>());
     let rest = (any::<bool>(), any::<bool>(), prop::collection::vec(any::<u8>(), 0..64));
     (prop::sample::select(states.to_vec()), claim, fingerprint, times, rest).prop_map(
-        |(state, (id, token, fence, attempt), (config, digest, binding), times, rest)| Record {
+        |(
+            state,
+            (id, token, fence, attempt),
+            (config, digest, binding, operation),
+            times,
+            rest,
+        )| Record {
             id: RecordId::from_bytes(id),
             state,
             token: Token::from_bytes(token),
             fence,
             attempt,
-            fingerprint: Fingerprint { config, digest, binding },
+            fingerprint: Fingerprint { config, digest, binding, operation },
             term: Duration::from_millis(times.0.into()),
             retain: Duration::from_millis(times.1),
             awaited: rest.0,
@@ -38,7 +44,12 @@ fn sample() -> Record {
         token: Token::from_bytes([0x22; 16]),
         fence: 3,
         attempt: 4,
-        fingerprint: Fingerprint { config: 5, digest: [0x66; 32], binding: [0x77; 16] },
+        fingerprint: Fingerprint {
+            config: 5,
+            digest: [0x66; 32],
+            binding: [0x77; 16],
+            operation: [0x88; 16],
+        },
         term: Duration::from_secs(15),
         retain: Duration::from_secs(86_400),
         awaited: true,
@@ -50,7 +61,7 @@ fn sample() -> Record {
 #[test]
 fn the_layout_is_settled() {
     let expected = [
-        &b"\x01D\x01"[..],
+        &b"\x02D\x01"[..],
         &[0x11; 32],
         &[0x22; 16],
         &3_u64.to_be_bytes(),
@@ -60,6 +71,7 @@ fn the_layout_is_settled() {
         &[0x77; 16],
         &15_000_u32.to_be_bytes(),
         &86_400_000_u64.to_be_bytes(),
+        &[0x88; 16],
         b"payload",
     ]
     .concat();
@@ -78,7 +90,7 @@ fn what_is_no_record_of_the_id_is_refused() {
         Record::decode(&sample.id, &bytes.into())
     };
     assert_eq!(damaged(0, 0), Err(Undecodable::Version(0)));
-    assert_eq!(damaged(0, 2), Err(Undecodable::Version(2)));
+    assert_eq!(damaged(0, 1), Err(Undecodable::Version(1)));
     assert_eq!(damaged(1, b'd'), Err(Undecodable::Malformed));
     assert_eq!(damaged(2, 0b100), Err(Undecodable::Malformed));
     assert_eq!(damaged(3, 0), Err(Undecodable::Foreign));
@@ -136,7 +148,7 @@ proptest! {
     fn any_bytes_are_a_record_or_an_error(id: [u8; 32], mut bytes: Vec<u8>, well_begun: bool) {
         let id = RecordId::from_bytes(id);
         if well_begun {
-            bytes = [b"\x01R\x00", &id.as_bytes()[..], &[0; 90], &bytes].concat();
+            bytes = [b"\x02R\x00", &id.as_bytes()[..], &[0; 108], &bytes].concat();
         }
         let bytes = Bytes::from(bytes);
         if let Ok(record) = Record::decode(&id, &bytes) {

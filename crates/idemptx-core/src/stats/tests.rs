@@ -5,7 +5,7 @@ use crate::key::{Key, Names, RecordId, Scope};
 use crate::time::Timestamp;
 
 fn id(scope: &str) -> RecordId {
-    RecordId::new(&Scope::new(scope), &Key::new("k", 255).unwrap(), None, &Names::new(None))
+    RecordId::new(&Scope::new(scope), &Key::new("k", 255).unwrap(), None, &Names::new("", None))
 }
 
 #[test]

@@ -8,10 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Store, StoreError};
-use crate::fingerprint::Fingerprint;
+use super::{ClaimInfo, Store, StoreError};
 use crate::key::RecordId;
-use crate::lease::Token;
 use crate::record::{Record, State};
 
 /// A store that can list what it holds.
@@ -61,7 +59,7 @@ impl<S: Inventory> Inventory for Arc<S> {
 /// use idemptx_core::store::{Query, RecordStatus};
 ///
 /// let query = Query::of([RecordStatus::Unknown]).idle_for(Duration::from_secs(3600)).limit(20);
-/// # assert!(query.standings.contains(RecordStatus::Unknown));
+/// # assert!(query.statuses.contains(RecordStatus::Unknown));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -208,21 +206,13 @@ pub struct RecordSummary {
     pub id: RecordId,
     /// What it has come to.
     pub status: RecordStatus,
-    /// Of the claim that runs or has settled.
-    pub token: Token,
-    /// Of that claim.
-    pub fence: u64,
-    /// Of that claim.
-    pub attempt: u32,
-    /// Of the request.
-    pub fingerprint: Fingerprint,
+    /// The claim that runs or has settled.
+    pub claim: ClaimInfo,
     /// How long ago that claim was made, as far as its fence tells: to within a second or so where
     /// clients extrapolate the store's clock, as with Redis.
     pub age: Duration,
     /// How long ago it was last written: claimed, renewed, or settled.
     pub idle: Duration,
-    /// What is left of the lease; zero unless it is running.
-    pub remaining: Duration,
     /// How long it is kept, if nothing happens to it.
     pub expires_in: Duration,
     /// How large the response is, as it is stored.
@@ -233,17 +223,16 @@ impl RecordSummary {
     /// The entry of a record, of which the head is enough.
     #[must_use]
     pub fn new(record: &Record, remaining: Duration, expires_in: Duration, age: Duration) -> Self {
-        let is_running = record.state == State::Running;
+        let remaining = match record.state {
+            State::Running => remaining,
+            _ => Duration::ZERO,
+        };
         Self {
             id: record.id,
             status: RecordStatus::of(record.state, remaining),
-            token: record.token,
-            fence: record.fence,
-            attempt: record.attempt,
-            fingerprint: record.fingerprint,
+            claim: ClaimInfo::new(record, remaining),
             age,
             idle: record.retain.saturating_sub(expires_in),
-            remaining: if is_running { remaining } else { Duration::ZERO },
             expires_in,
             payload_bytes: record.payload.len() as u64,
         }

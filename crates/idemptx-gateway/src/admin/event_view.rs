@@ -44,6 +44,7 @@ fn describe(event: Event) -> (&'static str, String) {
         Event::Settled(_) => ("settled", "Recorded: completed, response not kept"),
         Event::Released => ("released", "Claim released: the next request executes"),
         Event::Fenced => ("fenced", "The owner had lost the claim, and changed nothing"),
+        Event::Failed(ErrorKind::Refused) => ("no-verdict", "Store refused"),
         Event::Failed(ErrorKind::Full) => ("no-verdict", "Store full"),
         Event::Failed(ErrorKind::Corrupt) => ("no-verdict", "The stored record cannot be read"),
         Event::Failed(_) => ("no-verdict", "Store unavailable"),

@@ -34,7 +34,7 @@ impl OutputWriter {
             )?;
         }
         for summary in &page.entries {
-            let lease = match summary.remaining {
+            let lease = match summary.claim.remaining {
                 Duration::ZERO => "-".to_owned(),
                 remaining => span(remaining),
             };
@@ -43,7 +43,7 @@ impl OutputWriter {
                 "{}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}",
                 summary.id,
                 summary.status,
-                summary.attempt,
+                summary.claim.attempt,
                 span(summary.age),
                 lease,
                 span(summary.expires_in)
@@ -73,11 +73,11 @@ impl OutputWriter {
         }
         writeln!(self.out, "record        {}", summary.id)?;
         writeln!(self.out, "state         {}", summary.status)?;
-        writeln!(self.out, "attempt       {}", summary.attempt)?;
+        writeln!(self.out, "attempt       {}", summary.claim.attempt)?;
         writeln!(self.out, "claimed       {} ago", span(summary.age))?;
         writeln!(self.out, "last written  {} ago", span(summary.idle))?;
-        if !summary.remaining.is_zero() {
-            writeln!(self.out, "lease left    {}", span(summary.remaining))?;
+        if !summary.claim.remaining.is_zero() {
+            writeln!(self.out, "lease left    {}", span(summary.claim.remaining))?;
         }
         writeln!(self.out, "expires in    {}", span(summary.expires_in))?;
         let Some(response) = view.as_ref().and_then(|view| view.response.as_ref()) else {

@@ -20,12 +20,12 @@ pub(crate) fn summary(summary: &RecordSummary) -> Value {
     json!({
         "id": summary.id.to_string(),
         "state": summary.status.as_str(),
-        "attempt": summary.attempt,
-        "fence": summary.fence,
-        "fingerprint": hex(summary.fingerprint.digest.get(..4).unwrap_or_default()),
+        "attempt": summary.claim.attempt,
+        "fence": summary.claim.fence,
+        "fingerprint": hex(summary.claim.fingerprint.digest.get(..4).unwrap_or_default()),
         "age_ms": millis(summary.age),
         "idle_ms": millis(summary.idle),
-        "lease_ms": millis(summary.remaining),
+        "lease_ms": millis(summary.claim.remaining),
         "expires_in_ms": millis(summary.expires_in),
         "payload_bytes": summary.payload_bytes,
     })
@@ -61,7 +61,7 @@ pub(crate) fn full_response(view: &RecordView) -> Option<Value> {
 
 /// The version of a record that an operator decides about; a later change makes the decision void.
 pub(crate) fn version(summary: &RecordSummary) -> String {
-    format!("{}.{}", summary.status, summary.fence)
+    format!("{}.{}", summary.status, summary.claim.fence)
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -49,10 +49,7 @@ impl<S> RecordedStore<S> {
         let began = Instant::now();
         let span = self.recorder.traces.start_step(operation, lease);
         let answer = step.await;
-        if !matches!(
-            answer.as_ref().map_err(StoreError::kind),
-            Err(ErrorKind::Unavailable | ErrorKind::Internal)
-        ) {
+        if !answer.as_ref().is_err_and(|error| error.kind().is_transient()) {
             self.recorder.readiness.store_answered();
             if let (StoreOperation::Settle | StoreOperation::Release, Some(lease)) =
                 (operation, lease)
@@ -89,10 +86,10 @@ impl<S: Store> Store for RecordedStore<S> {
             Claim::Granted(lease) => {
                 (StoreResult::Ok, Some(Event::Claimed { attempt: lease.attempt }))
             }
-            Claim::Held(holder) if holder.is_orphan() => {
+            Claim::Found(RecordSnapshot::Held(holder)) if holder.is_orphan() => {
                 (StoreResult::Orphan, Some(Event::MetOrphan))
             }
-            Claim::Held(_) => (StoreResult::Held, Some(Event::MetHolder)),
+            Claim::Found(RecordSnapshot::Held(_)) => (StoreResult::Held, Some(Event::MetHolder)),
             // The event follows when the request completes.
             _ => (StoreResult::Settled, None),
         })

@@ -55,6 +55,7 @@ CORRUPT: Final = 7
 FULL: Final = 8
 INVALID: Final = 9
 INTERNAL: Final = 10
+REFUSED: Final = 11
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -317,7 +318,7 @@ class Step:
     def failure(self) -> str | None:
         """The error text, for the log."""
     def fail(self, verdict: int, failure: str = "") -> None:
-        """Replaces the verdict by UNAVAILABLE, INTERNAL or FULL."""
+        """Replaces the verdict by UNAVAILABLE, INTERNAL, REFUSED or FULL."""
     def reset(self) -> None:
         """Resets the verdict to PENDING, so that the step can be repeated."""
     @property

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use idemptx_core::fingerprint::Match;
-use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 
 use idemptx_core::record::{Record, State};
@@ -28,8 +27,6 @@ pub(crate) struct Recovery {
     shared: Arc<Shared>,
     lease: Lease,
     label: String,
-    /// The record ids under all secrets of a rotation.
-    ids: Vec<RecordId>,
     keeping: Option<(ClaimRequest, Settlement)>,
     found: Option<Bytes>,
     is_contended: bool,
@@ -42,10 +39,8 @@ impl Recovery {
             return Err(PyValueError::new_err("a step's label has 1 to 255 bytes"));
         }
         let lease = exchange.leased()?.clone();
-        let ids = exchange.machine.operation().map_or(&[][..], |operation| operation.ids());
-        let ids = ids.iter().map(|id| id.step(label)).collect();
         let (shared, label) = (Arc::clone(&exchange.shared), label.to_owned());
-        Ok(Self { shared, lease, label, ids, keeping: None, found: None, is_contended: false })
+        Ok(Self { shared, lease, label, keeping: None, found: None, is_contended: false })
     }
 
     fn claim_request(&self) -> ClaimRequest {
@@ -60,7 +55,7 @@ impl Recovery {
     /// Takes a stored result.
     fn find(&mut self, record: &Record) -> PyResult<()> {
         let matches = self.lease.fingerprint.compare(&record.fingerprint);
-        if matches!(matches, Match::DifferentRequest | Match::DifferentPrincipal) {
+        if !matches!(matches, Match::Same | Match::Incomparable) {
             let text = "an earlier request under the same key, with other content, ran this step";
             return Err(PyValueError::new_err(text));
         }
@@ -75,7 +70,7 @@ impl Recovery {
 impl Recovery {
     fn lookups(&self) -> Vec<Step> {
         let fingerprint = self.lease.fingerprint;
-        self.ids.iter().map(|id| Step::new(StoreCall::Lookup(*id, fingerprint))).collect()
+        vec![Step::new(StoreCall::Lookup(self.lease.id.step(&self.label), fingerprint))]
     }
 
     fn looked(&mut self, step: &Bound<'_, Step>) -> PyResult<bool> {
@@ -128,10 +123,8 @@ impl Recovery {
                 claim_request.expected = Some(Expected::Orphan(holder.token))
             }
             // A fenced attempt claims again to read the result that fenced it.
-            (
-                _,
-                Verdict::Failed(ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Fenced),
-            ) => {}
+            (_, Verdict::Failed(failure))
+                if failure.kind.is_transient() || failure.kind == ErrorKind::Fenced => {}
             _ => return Err(misuse("the store has no room for the step's result, or refused it")),
         }
         self.is_contended = true;

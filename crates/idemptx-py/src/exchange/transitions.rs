@@ -45,7 +45,7 @@ impl PyExchange {
             settlement: None,
             commits: false,
         };
-        exchange.id = exchange.machine.operation().and_then(|it| it.ids().first()).copied();
+        exchange.id = exchange.machine.operation().map(Operation::id);
         if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
             && exchange.marks(HeaderMap::new(), &outcome(answer)).is_empty()
         {
@@ -69,8 +69,8 @@ impl PyExchange {
         let mut action = self.machine.step(event, self.shared.now());
         // Runs at most once: keys are metered between a claim and the handler's start.
         while matches!(action, Action::Meter) {
-            let scope = self.machine.operation().and_then(|it| it.ids().first());
-            let within = scope.is_none_or(|id| self.shared.meter(id));
+            let scope = self.machine.operation().map(Operation::id);
+            let within = scope.is_none_or(|id| self.shared.meter(&id));
             action = self.machine.step(Event::Metered { within }, self.shared.now());
         }
         self.phase = self.phase(action);

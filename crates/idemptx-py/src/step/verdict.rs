@@ -2,7 +2,7 @@
 
 use idemptx_core::lease::Lease;
 use idemptx_core::record::Record;
-use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot};
+use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot, StoreFailure};
 
 /// The result of a step.
 #[derive(Clone)]
@@ -13,7 +13,7 @@ pub(crate) enum Verdict {
     Held(ClaimInfo),
     Settled(Record),
     Absent,
-    Failed(ErrorKind),
+    Failed(StoreFailure),
 }
 
 /// The state of a record, shared between requests of one process.
@@ -21,16 +21,16 @@ pub(crate) enum Verdict {
 pub(crate) enum RecordUpdate {
     Held(ClaimInfo),
     Settled(Record),
-    Failed(ErrorKind),
+    Failed(StoreFailure),
 }
 
 impl RecordUpdate {
     /// Returns the claim result that another request of this process shares.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+    pub(crate) fn claimed(self) -> Result<Claim, StoreFailure> {
         match self {
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            Self::Failed(kind) => Err(kind),
+            Self::Held(holder) => Ok(Claim::Found(RecordSnapshot::Held(holder))),
+            Self::Settled(record) => Ok(Claim::Found(RecordSnapshot::Settled(record))),
+            Self::Failed(failure) => Err(failure),
         }
     }
 }
@@ -39,9 +39,9 @@ impl From<Claim> for Verdict {
     fn from(claim: Claim) -> Self {
         match claim {
             Claim::Granted(lease) => Self::Granted(lease),
-            Claim::Held(holder) => Self::Held(holder),
-            Claim::Settled(record) => Self::Settled(record),
-            _ => Self::Failed(ErrorKind::Internal),
+            Claim::Found(RecordSnapshot::Held(holder)) => Self::Held(holder),
+            Claim::Found(RecordSnapshot::Settled(record)) => Self::Settled(record),
+            _ => Self::Failed(ErrorKind::Internal.into()),
         }
     }
 }
@@ -52,7 +52,7 @@ impl From<Option<RecordSnapshot>> for Verdict {
             None => Self::Absent,
             Some(RecordSnapshot::Held(holder)) => Self::Held(holder),
             Some(RecordSnapshot::Settled(record)) => Self::Settled(record),
-            Some(_) => Self::Failed(ErrorKind::Internal),
+            Some(_) => Self::Failed(ErrorKind::Internal.into()),
         }
     }
 }
@@ -67,24 +67,25 @@ impl Verdict {
             Self::Held(_) => number::HELD,
             Self::Settled(_) => number::SETTLED,
             Self::Absent => number::ABSENT,
-            Self::Failed(kind) => match kind {
+            Self::Failed(failure) => match failure.kind {
                 ErrorKind::Unavailable => number::UNAVAILABLE,
                 ErrorKind::Fenced => number::FENCED,
                 ErrorKind::Corrupt => number::CORRUPT,
                 ErrorKind::Full => number::FULL,
                 ErrorKind::Invalid => number::INVALID,
+                ErrorKind::Refused => number::REFUSED,
                 _ => number::INTERNAL,
             },
         }
     }
 
     /// Returns the result of a claim.
-    pub(crate) fn claimed(self) -> Result<Claim, ErrorKind> {
+    pub(crate) fn claimed(self) -> Result<Claim, StoreFailure> {
         match self {
             Self::Granted(lease) => Ok(Claim::Granted(lease)),
-            Self::Held(holder) => Ok(Claim::Held(holder)),
-            Self::Settled(record) => Ok(Claim::Settled(record)),
-            other => Err(other.error()),
+            Self::Held(holder) => Ok(Claim::Found(RecordSnapshot::Held(holder))),
+            Self::Settled(record) => Ok(Claim::Found(RecordSnapshot::Settled(record))),
+            other => Err(other.failure()),
         }
     }
 
@@ -94,23 +95,23 @@ impl Verdict {
             Self::Absent => Ok(None),
             Self::Held(holder) => Ok(Some(RecordSnapshot::Held(holder))),
             Self::Settled(record) => Ok(Some(RecordSnapshot::Settled(record))),
-            other => Err(other.error()),
+            other => Err(other.failure().kind),
         }
     }
 
     /// Returns the result of any other step.
-    pub(crate) const fn confirmed(&self) -> Result<(), ErrorKind> {
+    pub(crate) fn confirmed(&self) -> Result<(), ErrorKind> {
         match self {
             Self::Done => Ok(()),
-            other => Err(other.error()),
+            other => Err(other.failure().kind),
         }
     }
 
     /// A verdict that does not belong to its step counts as a fault of the store.
-    const fn error(&self) -> ErrorKind {
+    fn failure(&self) -> StoreFailure {
         match self {
-            Self::Failed(kind) => *kind,
-            _ => ErrorKind::Internal,
+            Self::Failed(failure) => *failure,
+            _ => ErrorKind::Internal.into(),
         }
     }
 }
@@ -129,7 +130,8 @@ pub(crate) mod number {
     pub(crate) const FULL: i32 = 8;
     pub(crate) const INVALID: i32 = 9;
     pub(crate) const INTERNAL: i32 = 10;
-    pub(crate) const ALL: [(&str, i32); 12] = [
+    pub(crate) const REFUSED: i32 = 11;
+    pub(crate) const ALL: [(&str, i32); 13] = [
         ("PENDING", PENDING),
         ("OK", OK),
         ("GRANTED", GRANTED),
@@ -142,5 +144,6 @@ pub(crate) mod number {
         ("FULL", FULL),
         ("INVALID", INVALID),
         ("INTERNAL", INTERNAL),
+        ("REFUSED", REFUSED),
     ];
 }

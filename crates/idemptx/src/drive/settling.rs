@@ -10,7 +10,7 @@ use idemptx_core::store::{ErrorKind, RecordSnapshot, Settlement, Store, StoreErr
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::retry::{Backoff, is_unknown, retry_until};
+use crate::retry::{Backoff, retry_until};
 use crate::single_flight::Update;
 use crate::time_limit::limited;
 
@@ -116,7 +116,7 @@ impl<S: Store> Driver<S> {
     {
         let deadline = Instant::now() + self.engine.policy().settle_timeout;
         let attempt = |left: Duration| limited(left.min(ATTEMPT_TIMEOUT), operation());
-        let outcome = retry_until(deadline, BACKOFF, is_unknown, attempt).await;
+        let outcome = retry_until(deadline, BACKOFF, ErrorKind::is_transient, attempt).await;
         outcome.map_err(|error| error.kind())
     }
 }

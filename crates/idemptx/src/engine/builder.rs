@@ -27,6 +27,7 @@ use crate::tokens::Tokens;
 pub struct EngineBuilder<S> {
     store: S,
     policy: Policy,
+    namespace: Box<str>,
     executions_max: u32,
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
@@ -41,6 +42,7 @@ impl<S: Store> EngineBuilder<S> {
         Self {
             store,
             policy: Policy::draft(),
+            namespace: Box::default(),
             executions_max: EXECUTIONS_MAX,
             scope: None,
             accepts: None,
@@ -57,6 +59,14 @@ impl<S: Store> EngineBuilder<S> {
     /// later.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets the namespace, which tells services on one store apart; empty by default.
+    ///
+    /// Every process of a service must have the same one: it is part of the names of records.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.into();
         self
     }
 
@@ -199,7 +209,7 @@ impl<S: Store> EngineBuilder<S> {
         let inner = Inner {
             single_flight: SingleFlight::new(policy.waiters_max, policy.waiters_total_max),
             lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
-            rules: Arc::new(Rules::new(policy)),
+            rules: Arc::new(Rules::in_namespace(policy, &self.namespace)),
             store,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,

@@ -98,7 +98,7 @@ impl<S: Store> Inner<S> {
         let (Some(probe), Some(operation)) = (&self.probe, exchange.operation()) else {
             return ProbeResult::Unknown;
         };
-        let Some(id) = operation.ids().first().copied() else { return ProbeResult::Unknown };
+        let id = operation.id();
         loop {
             let asking = match self.probes.enter(id) {
                 Turn::Lead(asking) => asking,

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::Token;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{ClaimInfo, ErrorKind, RecordStatus, RecordSummary, StoreError};
@@ -18,16 +16,8 @@ pub struct RecordView {
     pub id: RecordId,
     /// The record's status.
     pub status: RecordStatus,
-    /// The token of the claim that runs or has settled.
-    pub token: Token,
-    /// The fencing token of that claim.
-    pub fence: u64,
-    /// The number of that execution, from 1.
-    pub attempt: u32,
-    /// The fingerprint of the request.
-    pub fingerprint: Fingerprint,
-    /// The time left of the lease, by the store's clock; zero unless it is running.
-    pub remaining: Duration,
+    /// The claim that runs or has settled.
+    pub claim: ClaimInfo,
     /// The size of the response.
     pub payload_bytes: usize,
     /// The response, or the head of one that cannot be replayed; `None` if there is none, or none
@@ -41,11 +31,7 @@ impl RecordView {
         Self {
             id,
             status: RecordStatus::of(State::Running, holder.remaining),
-            token: holder.token,
-            fence: holder.fence,
-            attempt: holder.attempt,
-            fingerprint: holder.fingerprint,
-            remaining: holder.remaining,
+            claim: *holder,
             payload_bytes: 0,
             response: None,
         }
@@ -56,11 +42,7 @@ impl RecordView {
         Self {
             id: entry.id,
             status: entry.status,
-            token: entry.token,
-            fence: entry.fence,
-            attempt: entry.attempt,
-            fingerprint: entry.fingerprint,
-            remaining: entry.remaining,
+            claim: entry.claim,
             payload_bytes: usize::try_from(entry.payload_bytes).unwrap_or(usize::MAX),
             response: None,
         }
@@ -71,11 +53,7 @@ impl RecordView {
         Self {
             id: record.id,
             status: RecordStatus::of(record.state, Duration::ZERO),
-            token: record.token,
-            fence: record.fence,
-            attempt: record.attempt,
-            fingerprint: record.fingerprint,
-            remaining: Duration::ZERO,
+            claim: ClaimInfo::new(record, Duration::ZERO),
             payload_bytes: record.payload.len(),
             response: StoredResponse::decode(&record.payload).ok(),
         }

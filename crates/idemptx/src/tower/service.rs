@@ -288,8 +288,8 @@ impl Marker {
         let (operation, print) = (self.operation.as_ref(), self.print.as_ref());
         mark(response.headers_mut(), &self.rules, &outcome, operation, print);
         response.extensions_mut().insert(outcome);
-        if let Some(id) = operation.and_then(|it| it.ids().first()) {
-            response.extensions_mut().insert(*id);
+        if let Some(operation) = operation {
+            response.extensions_mut().insert(operation.id());
         }
         response
     }

@@ -154,7 +154,7 @@ impl Store for Faulty {
         claim_request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
         match self.store.claim(id, claim_request).await? {
-            Claim::Held(holder) if self.fault == Fault::GrantsTwice => {
+            Claim::Found(RecordSnapshot::Held(holder)) if self.fault == Fault::GrantsTwice => {
                 Ok(Claim::Granted(Lease::granted(*id, claim_request, holder.fence, holder.attempt)))
             }
             verdict => Ok(verdict),
@@ -224,7 +224,7 @@ impl Inventory for Faulty {
             Fault::ListsTheDead => page.entries.append(&mut self.last.lock().unwrap()),
             Fault::NeverLapses => {
                 for entry in &mut page.entries {
-                    entry.remaining += HOUR;
+                    entry.claim.remaining += HOUR;
                     entry.status = RecordStatus::Running;
                 }
             }
@@ -250,5 +250,6 @@ fn unique_token() -> Token {
     Token::from_bytes(bytes)
 }
 
-const FINGERPRINT: Fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+const FINGERPRINT: Fingerprint =
+    Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
 const HOUR: Duration = Duration::from_secs(3600);

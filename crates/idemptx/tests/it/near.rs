@@ -50,7 +50,7 @@ async fn a_claim_is_never_held() {
     let process = Process::of(&ScriptedStore::new());
     process.granted(ID, None).await;
     for calls in 2..5 {
-        assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+        assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
         assert_eq!(process.scripted.calls(Operation::Claim), calls);
     }
 }
@@ -117,7 +117,7 @@ async fn a_bid_that_replaces_a_result_goes_to_the_store_and_drops_what_is_held()
     let process = Process::of(&ScriptedStore::new());
     let former = process.settled(ID, b"first").await;
     let lease = process.granted(ID, Some(Expected::Settled(former.token))).await;
-    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
     assert!(process.seen(ID).await.is_none());
     process.near.settle(&lease, &done(b"second")).await.unwrap();
     assert_eq!(&process.replayed(ID).await.payload[..], b"second");
@@ -128,7 +128,10 @@ async fn a_bid_that_replaces_another_result_finds_the_one_that_is_there() {
     let process = Process::of(&ScriptedStore::new());
     process.settled(ID, b"first").await;
     let other = Expected::Settled(token());
-    let Ok(Claim::Settled(record)) = process.claim(ID, Some(other)).await else { panic!() };
+    let Ok(Claim::Found(RecordSnapshot::Settled(record))) = process.claim(ID, Some(other)).await
+    else {
+        panic!()
+    };
     assert_eq!(&record.payload[..], b"first");
 }
 
@@ -152,7 +155,10 @@ async fn an_answer_on_its_way_while_the_record_is_replaced_is_not_held() {
         gate.open();
         // It was true when the store said so.
         assert_eq!(&asking.await.unwrap().unwrap().payload[..], b"first");
-        assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))), "{step:?}");
+        assert!(
+            matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))),
+            "{step:?}"
+        );
     }
 }
 
@@ -168,7 +174,7 @@ async fn a_confirmation_on_its_way_while_the_record_is_replaced_is_not_held() {
     process.granted(ID, Some(Expected::Settled(former.token))).await;
     gate.open();
     settling.await.unwrap().unwrap();
-    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
 }
 
 #[tokio::test]
@@ -187,7 +193,7 @@ async fn an_answer_on_its_way_while_a_replacing_bid_is_under_way_is_not_held() {
     assert_eq!(&process.replayed(ID).await.payload[..], b"first");
     gate.open();
     bidding.await.unwrap();
-    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
 }
 
 #[tokio::test]
@@ -237,7 +243,7 @@ async fn a_replacing_bid_that_is_given_up_drops_what_was_read_meanwhile() {
     // It takes place all the same.
     gate.open();
     process.scripted.performed(Operation::Claim, before + 2).await;
-    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
 }
 
 #[tokio::test]
@@ -260,7 +266,7 @@ async fn a_fenced_settlement_drops_what_is_held() {
     other.granted(ID, Some(Expected::Settled(lease.token))).await;
     let error = process.near.settle(&lease, &done(b"again")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced);
-    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Held(_))));
+    assert!(matches!(process.claim(ID, None).await, Ok(Claim::Found(RecordSnapshot::Held(_)))));
 }
 
 #[tokio::test]
@@ -385,7 +391,8 @@ impl Process {
     }
 
     async fn claim(&self, id: RecordId, expected: Option<Expected>) -> Result<Claim, StoreError> {
-        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+        let fingerprint =
+            Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
         let claim_request = ClaimRequest::new(token(), fingerprint, LONG, LONG);
         self.near
             .claim(
@@ -411,7 +418,7 @@ impl Process {
 
     async fn replayed(&self, id: RecordId) -> Record {
         match self.claim(id, None).await {
-            Ok(Claim::Settled(record)) => record,
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => record,
             other => panic!("{other:?}"),
         }
     }

@@ -190,7 +190,10 @@ async fn a_user_with_the_least_rights_can_do_everything() {
     let store = RedisStore::connect(url).await.unwrap();
     let lease = granted(&store, id(1)).await;
     let watch = store.watch(&id(1)).await.unwrap();
-    assert!(matches!(store.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
+    assert!(matches!(
+        store.claim(&id(1), &claim_request()).await,
+        Ok(Claim::Found(RecordSnapshot::Held(_)))
+    ));
     store.renew(&lease).await.unwrap();
     store.settle(&lease, &done("done")).await.unwrap();
     soon(watch).await;
@@ -236,7 +239,10 @@ async fn a_socket_and_a_database_are_reached_by_their_url() {
     let by_socket = RedisStore::connect(url).await.unwrap();
     granted(&by_socket, id(1)).await;
     let by_port = RedisStore::connect(format!("{}/3", server.url())).await.unwrap();
-    assert!(matches!(by_port.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
+    assert!(matches!(
+        by_port.claim(&id(1), &claim_request()).await,
+        Ok(Claim::Found(RecordSnapshot::Held(_)))
+    ));
     let elsewhere = RedisStore::connect(server.url()).await.unwrap();
     granted(&elsewhere, id(1)).await;
     let prefixed = RedisStore::builder(server.url()).prefix("other:").open().unwrap();
@@ -290,7 +296,7 @@ async fn a_response_that_expires_before_its_key_leaves_a_spent_record() {
     assert!((101..=1000).contains(&left(&key(id(1)), &mut connection)));
     redis::cmd("DEL").arg(&response).exec(&mut connection).unwrap();
     match store.claim(&id(1), &claim_request()).await {
-        Ok(Claim::Settled(record)) => {
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
             assert_eq!(record.state, State::ResponseExpired);
             assert_eq!(record.token, lease.token);
         }
@@ -303,7 +309,10 @@ async fn two_stores_see_each_others_claims_and_wake_each_other() {
     let (server, here) = started(&[]);
     let there = RedisStore::connect(server.url()).await.unwrap();
     let lease = granted(&here, id(1)).await;
-    assert!(matches!(there.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
+    assert!(matches!(
+        there.claim(&id(1), &claim_request()).await,
+        Ok(Claim::Found(RecordSnapshot::Held(_)))
+    ));
     let woken_by_settling = there.watch(&id(1)).await.unwrap();
     here.settle(&lease, &done("for both")).await.unwrap();
     soon(woken_by_settling).await;
@@ -407,7 +416,8 @@ fn key(id: RecordId) -> String {
 fn claim_request() -> ClaimRequest {
     static COUNT: AtomicU8 = AtomicU8::new(0);
     let token = Token::from_bytes([COUNT.fetch_add(1, Ordering::Relaxed); Token::BYTES]);
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(token, fingerprint, Duration::from_secs(60), Duration::from_secs(600))
 }
 
@@ -425,7 +435,9 @@ async fn granted(store: &RedisStore, id: RecordId) -> Lease {
 
 fn settled(claim: Result<Claim, StoreError>) -> String {
     match claim {
-        Ok(Claim::Settled(record)) => String::from_utf8(record.payload.to_vec()).unwrap(),
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+            String::from_utf8(record.payload.to_vec()).unwrap()
+        }
         other => panic!("not settled: {other:?}"),
     }
 }

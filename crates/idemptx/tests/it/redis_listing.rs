@@ -126,7 +126,8 @@ fn key(id: RecordId) -> String {
 }
 
 async fn granted(store: &RedisStore, id: RecordId) -> Lease {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     let token = Token::from_bytes([id.as_bytes()[0]; Token::BYTES]);
     match store.claim(&id, &ClaimRequest::new(token, fingerprint, HOUR, HOUR)).await {
         Ok(Claim::Granted(lease)) => lease,

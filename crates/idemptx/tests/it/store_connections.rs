@@ -11,7 +11,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement, Store};
 use idemptx_testkit::faulty_proxy::{Direction, Fault};
 use idemptx_testkit::{FaultyProxy, PostgresServer, RedisServer};
 use tokio::time::{sleep, timeout};
@@ -105,7 +105,7 @@ async fn a_full_redis_still_answers_replays_and_refuses_new_keys_for_certain() {
     store.settle(&lease, &done).await.unwrap();
     server.configure("maxmemory", "1");
     match store.claim(&id(1), &request()).await {
-        Ok(Claim::Settled(record)) => assert_eq!(record.payload, "kept"),
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => assert_eq!(record.payload, "kept"),
         other => panic!("not replayed: {other:?}"),
     }
     store.claim(&id(2), &request()).await.unwrap_err();
@@ -126,7 +126,8 @@ fn fresh_id() -> RecordId {
 fn request() -> ClaimRequest {
     let mut bytes = [0; Token::BYTES];
     bytes.copy_from_slice(&fresh_id().as_bytes()[..Token::BYTES]);
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     let (term, retain) = (Duration::from_secs(60), Duration::from_secs(600));
     ClaimRequest::new(Token::from_bytes(bytes), fingerprint, term, retain)
 }

@@ -152,7 +152,9 @@ async fn an_answer_that_settles_the_operation_is_stored() {
 #[tokio::test]
 async fn an_answer_that_may_change_gives_the_key_up() {
     let target = Target::start().await;
-    for status in [307, 401, 403, 404, 405, 408, 409, 412, 413, 415, 423, 425, 429, 500, 502, 503, 504] {
+    for status in
+        [307, 401, 403, 404, 405, 408, 409, 412, 413, 415, 423, 425, 429, 500, 502, 503, 504]
+    {
         let key = status.to_string();
         let request = target.post(&format!("/status/{status}")).key(&key);
         let first = request.send().await;

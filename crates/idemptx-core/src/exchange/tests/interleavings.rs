@@ -752,7 +752,7 @@ impl Step {
     /// What a driver says of a step whose verdict never came.
     fn unknown(&self, mutant: Mutant) -> Event {
         match self {
-            Self::Claim(_) => Event::Claimed(Err(ErrorKind::Unavailable)),
+            Self::Claim(_) => Event::Claimed(Err(ErrorKind::Unavailable.into())),
             Self::Renew(_) => Event::Renewed(Err(ErrorKind::Unavailable)),
             Self::Lookup => Event::Looked(Err(ErrorKind::Unavailable)),
             Self::Commit(..) if mutant != Mutant::UnheardCommitCountsAsUnsettled => {
@@ -782,9 +782,13 @@ impl Step {
 fn brief(event: &Event) -> String {
     match event {
         Event::Claimed(Ok(Claim::Granted(lease))) => format!("granted, attempt {}", lease.attempt),
-        Event::Claimed(Ok(Claim::Held(holder))) if holder.is_orphan() => "an orphan".into(),
-        Event::Claimed(Ok(Claim::Held(_))) => "held".into(),
-        Event::Claimed(Ok(Claim::Settled(record))) => format!("{:?}", record.state),
+        Event::Claimed(Ok(Claim::Found(RecordSnapshot::Held(holder)))) if holder.is_orphan() => {
+            "an orphan".into()
+        }
+        Event::Claimed(Ok(Claim::Found(RecordSnapshot::Held(_)))) => "held".into(),
+        Event::Claimed(Ok(Claim::Found(RecordSnapshot::Settled(record)))) => {
+            format!("{:?}", record.state)
+        }
         Event::Looked(Ok(Some(RecordSnapshot::Settled(record)))) => format!("{:?}", record.state),
         Event::Looked(Ok(Some(RecordSnapshot::Held(_)))) => "held".into(),
         other => format!("{other:?}"),

@@ -100,7 +100,7 @@ impl<'a> Passage<'a> {
                     }
                     now += self.claim_takes;
                     if self.down {
-                        Event::Claimed(Err(ErrorKind::Unavailable))
+                        Event::Claimed(Err(ErrorKind::Unavailable.into()))
                     } else {
                         Event::Claimed(self.cell.claim(&id, &claim_request, now))
                     }

@@ -7,18 +7,17 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::passage::{Passage, Stored, told};
-use super::world::{Cell, begin, fingerprint, head_parts, response, rules, token};
+use super::world::{begin, fingerprint, head_parts, response, rules, token};
 use crate::exchange::{
-    Action, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult, Rules,
+    Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult,
+    Rules,
 };
 use crate::key::{Key, Scope};
-use crate::lease::Lease;
-use crate::outcome::{Bypass, Outcome};
+use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{
     KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule, Statuses,
 };
-use crate::record::{Record, State};
-use crate::store::{Claim, ClaimRequest, ErrorKind, Settlement};
+use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
 
 /// How a row's policy differs from the draft's.
@@ -366,102 +365,35 @@ fn a_scope_that_has_too_many_new_keys_is_slowed_down() {
 }
 
 #[test]
-fn while_secrets_rotate_a_record_under_the_old_one_still_counts() {
-    let secret = |id| crate::secret::Secret::new(id, &[id; 16]).unwrap();
-    let rules = rules(|policy| policy.secrets = vec![secret(2), secret(1)]);
-    let (mut exchange, _) = begin(&rules, 1);
-    let [new, old] = exchange.operation().unwrap().ids() else { panic!("two secrets, two ids") };
-    let (new, old) = (*new, *old);
-    assert_ne!(new, old);
-    let prints = {
-        let (method, uri, headers) = head_parts();
-        let head = Head::new(&method, &uri, &headers);
-        crate::exchange::Operation::fingerprinters(&rules, &head)
-    };
-    let prints: Vec<_> = prints.into_iter().map(|it| it.finish()).collect();
-    let mut under_old = Cell::default();
-    let claim_request =
-        ClaimRequest::new(token(9), prints[1], Duration::from_secs(15), Duration::from_secs(60));
-    let Ok(Claim::Granted(lease)) = under_old.claim(&old, &claim_request, 0) else { panic!() };
-    let payload = response(201, "first").encode();
-    let day = Duration::from_secs(86_400);
-    under_old.settle(&lease, &Settlement::new(State::Completed, payload, day, day)).unwrap();
-    let now = Timestamp::default();
-    let Action::Claim { id, claim_request } =
-        exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
-    else {
-        panic!("a claim comes first")
-    };
-    assert_eq!(id, new);
-    let claimed = Cell::default().claim(&id, &claim_request, 0);
-    let Action::Lookup(id) = exchange.step(Event::Claimed(claimed), now) else {
-        panic!("then the older record is looked for")
-    };
-    assert_eq!(id, old);
-    let action = exchange.step(Event::Looked(under_old.lookup(0)), now);
-    assert!(matches!(action, Action::Release(lease) if lease.id == new));
-    let action = exchange.step(Event::Released(Ok(())), now);
-    assert_eq!(told(action), "replay 201 first");
-}
-
-/// While one process waits for a record under the old secret, another may execute under the new one
-/// as soon as the old record is gone.
-#[test]
-fn while_secrets_rotate_nobody_claims_under_the_old_one_again() {
-    let secret = |id| crate::secret::Secret::new(id, &[id; 16]).unwrap();
-    for orphan in [false, true] {
-        let rules = rules(|policy| {
-            policy.secrets = vec![secret(2), secret(1)];
-            policy.wait = Duration::from_secs(60);
-        });
-        let (mut exchange, _) = begin(&rules, 1);
-        let (new, old) = match exchange.operation().unwrap().ids() {
-            [new, old] => (*new, *old),
-            other => panic!("{other:?}"),
-        };
-        let now = Timestamp::default();
-        let print = fingerprint(&rules, "a");
-        let prints = vec![print, print];
-        let Action::Claim { claim_request, .. } =
-            exchange.step(Event::Body(BodyEnd::Whole(prints)), now)
-        else {
-            panic!("a claim comes first")
-        };
-        let claimed = Event::Claimed(Cell::default().claim(&new, &claim_request, 0));
-        assert!(matches!(exchange.step(claimed, now), Action::Lookup(id) if id == old));
-        let term = if orphan { Duration::ZERO } else { claim_request.term };
-        let theirs = ClaimRequest { token: token(9), term, ..claim_request.clone() };
-        let holder = Record::running(&Lease::granted(old, &theirs, 1, 1));
-        let holder = crate::store::ClaimInfo::new(&holder, term);
-        let looked = Event::Looked(Ok(Some(crate::store::RecordSnapshot::Held(holder))));
-        assert!(matches!(exchange.step(looked, now), Action::Release(_)));
-        let mut action = exchange.step(Event::Released(Ok(())), now);
-        if orphan {
-            // The orphan is gone when we come to take it over, so that the claim is a first one.
-            let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
-            assert_eq!(id, old);
-            let fresh =
-                Event::Claimed(Ok(Claim::Granted(Lease::granted(old, &claim_request, 1, 1))));
-            assert!(matches!(exchange.step(fresh, now), Action::Release(it) if it.id == old));
-            action = exchange.step(Event::Released(Ok(())), now);
-        } else {
-            assert!(matches!(action, Action::Wait { id, .. } if id == old));
-            action = exchange.step(Event::Woken(None), now);
-        }
-        let Action::Claim { id, claim_request: again } = action else { panic!("{action:?}") };
-        assert_eq!(id, new);
-        assert_ne!(again.token, claim_request.token, "a release may be sent again");
-    }
-}
-
-#[test]
 fn want_of_room_is_refused_even_where_a_store_that_is_away_is_not() {
     let rules = rules(|policy| policy.on_store_error = OnStoreError::FailOpen);
     let (mut exchange, _) = begin(&rules, 1);
     let prints = vec![fingerprint(&rules, "a")];
     exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
-    let full = Event::Claimed(Err(ErrorKind::Full));
+    let full = Event::Claimed(Err(ErrorKind::Full.into()));
     assert_eq!(told(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
+}
+
+#[test]
+fn a_certain_refusal_leaves_nothing_to_release_and_passes_its_hint_on() {
+    let refused = StoreError::new(ErrorKind::Refused).with_retry_after(Duration::from_secs(7));
+    for choice in [OnStoreError::FailClosed, OnStoreError::FailOpen] {
+        let rules = rules(|policy| policy.on_store_error = choice);
+        let (mut exchange, _) = begin(&rules, 1);
+        let prints = vec![fingerprint(&rules, "a")];
+        exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
+        let event = Event::Claimed(Err(refused.failure()));
+        let action = exchange.step(event, Timestamp::default());
+        let Action::Answer { answer, deferred: None } = action else { panic!("{action:?}") };
+        match (choice, answer) {
+            (OnStoreError::FailClosed, Answer::Refuse(rejection)) => {
+                assert_eq!(rejection.code, Code::StoreUnavailable);
+                assert_eq!(rejection.retry_after, Some(Duration::from_secs(7)));
+            }
+            (OnStoreError::FailOpen, Answer::Pass(Bypass::Unprotected)) => {}
+            (_, answer) => panic!("{choice:?}: {answer:?}"),
+        }
+    }
 }
 
 #[test]

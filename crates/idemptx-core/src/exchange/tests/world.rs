@@ -15,7 +15,7 @@ use crate::policy::{Policy, ScopeRule};
 use crate::record::{Record, State};
 use crate::response::{ReplayRules, StoredResponse};
 use crate::store::{
-    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement,
+    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreFailure,
 };
 
 /// One record, by the store's clock.
@@ -34,9 +34,9 @@ impl Cell {
         id: &RecordId,
         claim_request: &ClaimRequest,
         now: u64,
-    ) -> Result<Claim, ErrorKind> {
+    ) -> Result<Claim, StoreFailure> {
         if self.corrupt {
-            return Err(ErrorKind::Corrupt);
+            return Err(ErrorKind::Corrupt.into());
         }
         let (fence, attempt) = match &self.record {
             None => (1, 1),
@@ -50,11 +50,7 @@ impl Cell {
                 (record.fence + 1, record.attempt + 1)
             }
             Some(_) => {
-                return Ok(match self.seen(now) {
-                    Some(RecordSnapshot::Held(holder)) => Claim::Held(holder),
-                    Some(RecordSnapshot::Settled(record)) => Claim::Settled(record),
-                    None => unreachable!("there is a record"),
-                });
+                return Ok(Claim::Found(self.seen(now).unwrap()));
             }
         };
         let lease = Lease::granted(*id, claim_request, fence, attempt);
@@ -150,7 +146,7 @@ pub(super) fn key() -> Key {
 }
 
 pub(super) fn id() -> RecordId {
-    RecordId::new(&Scope::shared(), &key(), None, &Names::new(None))
+    RecordId::new(&Scope::shared(), &key(), None, &Names::new("", None))
 }
 
 /// A keyed POST with one of two bodies.

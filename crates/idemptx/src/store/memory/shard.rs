@@ -71,8 +71,8 @@ impl Shard {
             }
             Some(slot) => {
                 return Ok(match slot.holder(id, now) {
-                    Some(holder) => Claim::Held(holder),
-                    None => Claim::Settled(slot.record(id)),
+                    Some(holder) => Claim::Found(RecordSnapshot::Held(holder)),
+                    None => Claim::Found(RecordSnapshot::Settled(slot.record(id))),
                 });
             }
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::Expected;
+use idemptx_core::store::{Expected, RecordSnapshot};
 
 use super::slot::RECORD_BYTES;
 use super::*;
@@ -159,7 +159,8 @@ async fn a_replay_shares_the_settled_payload() {
     let lease = granted(&store, id(1), &request(1, SECOND, HOUR)).await;
     let done = done(1000, HOUR);
     store.settle(&lease, &done).await.unwrap();
-    let Claim::Settled(record) = store.claim(&id(1), &request(2, SECOND, HOUR)).await.unwrap()
+    let Claim::Found(RecordSnapshot::Settled(record)) =
+        store.claim(&id(1), &request(2, SECOND, HOUR)).await.unwrap()
     else {
         panic!("a settled record is there");
     };
@@ -272,7 +273,8 @@ fn id(n: u64) -> RecordId {
 fn request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
     let mut token = [1; Token::BYTES];
     token[8..].copy_from_slice(&n.to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, term, retain)
 }
 

@@ -133,7 +133,9 @@ impl<S: Store> NearCache<S> {
         let ticket = self.cache.ticket(id);
         let claim = self.store.claim(id, request).await;
         match &claim {
-            Ok(Claim::Settled(record)) => self.cache.insert(ticket, record.clone(), None),
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                self.cache.insert(ticket, record.clone(), None)
+            }
             _ => self.cache.forget(id),
         }
         claim
@@ -158,7 +160,7 @@ impl<S: Store> Store for NearCache<S> {
         if request.expected.is_none()
             && let Some(record) = self.recall(id)
         {
-            return Ok(Claim::Settled(record));
+            return Ok(Claim::Found(RecordSnapshot::Settled(record)));
         }
         Box::pin(self.ask_to_claim(id, request)).await
     }

@@ -3,7 +3,7 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
@@ -91,9 +91,9 @@ impl PostgresStore {
                 Claim::Granted(record.lease())
             }
             RowStatus::Held { record, remaining } => {
-                Claim::Held(RowStatus::holder(&record, remaining))
+                Claim::Found(RecordSnapshot::Held(RowStatus::holder(&record, remaining)))
             }
-            RowStatus::Settled(record) => Claim::Settled(record),
+            RowStatus::Settled(record) => Claim::Found(RecordSnapshot::Settled(record)),
         })
     }
 

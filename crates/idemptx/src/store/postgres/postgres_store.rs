@@ -263,9 +263,13 @@ impl Store for PostgresStore {
                 // It came to be so after the takeover had missed it.
                 found if may_be_replaced(&found, request.expected) => {}
                 RowStatus::Held { record, remaining } => {
-                    return Ok(Claim::Held(RowStatus::holder(&record, remaining)));
+                    return Ok(Claim::Found(RecordSnapshot::Held(RowStatus::holder(
+                        &record, remaining,
+                    ))));
                 }
-                RowStatus::Settled(record) => return Ok(Claim::Settled(record)),
+                RowStatus::Settled(record) => {
+                    return Ok(Claim::Found(RecordSnapshot::Settled(record)));
+                }
             }
         }
         Err(self.contended())

@@ -38,7 +38,7 @@ impl<'a> SealContext<'a> {
 
     /// The associated data; every part has one length, so that no two owners have the same.
     fn associated(&self, head: &[u8]) -> Vec<u8> {
-        let Fingerprint { config, digest, binding, .. } = self.fingerprint;
+        let Fingerprint { config, digest, binding, operation, .. } = self.fingerprint;
         let mut data = Vec::with_capacity(ASSOCIATED_BYTES);
         data.extend_from_slice(head);
         data.push(self.state.letter());
@@ -47,6 +47,7 @@ impl<'a> SealContext<'a> {
         data.extend_from_slice(&config.to_be_bytes());
         data.extend_from_slice(digest);
         data.extend_from_slice(binding);
+        data.extend_from_slice(operation);
         debug_assert_eq!(data.len(), ASSOCIATED_BYTES, "every part has one length");
         data
     }
@@ -221,7 +222,7 @@ pub(super) const NONCE_BYTES: usize = 24;
 const PLAIN_AT: usize = HEAD_BYTES + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 4;
-const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16;
+const ASSOCIATED_BYTES: usize = HEAD_BYTES + 1 + RecordId::BYTES + Token::BYTES + 4 + 32 + 16 + 16;
 
 /// Below it, a frame's own head eats up what it saves.
 const COMPRESSED_ABOVE_BYTES: usize = 1024;

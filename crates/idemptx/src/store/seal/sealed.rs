@@ -108,7 +108,10 @@ impl Seal {
     /// A verdict with its record opened.
     fn claim(&self, claim: Claim) -> Result<Claim, StoreError> {
         match claim {
-            Claim::Settled(record) => self.record(record).map(Claim::Settled),
+            Claim::Found(RecordSnapshot::Settled(record)) => {
+                let record = self.record(record)?;
+                Ok(Claim::Found(RecordSnapshot::Settled(record)))
+            }
             other => Ok(other),
         }
     }

@@ -341,7 +341,7 @@ async fn settled<S: Store>(store: &S, lease: &Lease) -> Result<Record, StoreErro
     other.token = Token::from_bytes([0xEE; Token::BYTES]);
     let seen = store.lookup(&lease.id).await;
     match store.claim(&lease.id, &other).await {
-        Ok(Claim::Settled(record)) => {
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
             assert_eq!(seen.unwrap(), Some(RecordSnapshot::Settled(record.clone())));
             Ok(record)
         }
@@ -373,7 +373,8 @@ fn id() -> RecordId {
 }
 
 fn request() -> ClaimRequest {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes([4; Token::BYTES]), fingerprint, LONG, LONG)
 }
 
@@ -401,6 +402,7 @@ fn reseal_as_compressed(sealed: &mut Vec<u8>, inside: &[u8], key: &SealKey, leas
         &fingerprint.config.to_be_bytes(),
         &fingerprint.digest,
         &fingerprint.binding,
+        &fingerprint.operation,
     ]
     .concat();
     let cipher = XChaCha20Poly1305::new(key.expose().into());
@@ -444,6 +446,7 @@ impl Golden {
             config: u32::from_be_bytes(bytes("config").try_into().unwrap()),
             digest: bytes("digest").try_into().unwrap(),
             binding: bytes("binding").try_into().unwrap(),
+            operation: bytes("operation").try_into().unwrap(),
         };
         let token = Token::from_bytes(bytes("token").try_into().unwrap());
         let id = RecordId::from_bytes(bytes("id").try_into().unwrap());

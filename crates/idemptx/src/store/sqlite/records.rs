@@ -122,10 +122,7 @@ impl StoredRow {
 
 impl From<StoredRow> for Claim {
     fn from(found: StoredRow) -> Self {
-        match found {
-            StoredRow::Held(_, holder) => Self::Held(holder),
-            StoredRow::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 

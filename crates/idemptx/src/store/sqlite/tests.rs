@@ -36,7 +36,8 @@ fn id(n: u64) -> RecordId {
 fn request(n: u64, term: Duration, retain: Duration) -> ClaimRequest {
     let mut token = [1; Token::BYTES];
     token[8..].copy_from_slice(&n.to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, term, retain)
 }
 

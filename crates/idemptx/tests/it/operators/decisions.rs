@@ -37,10 +37,10 @@ async fn an_orphan_gets_an_answer(place: &Environment) {
     assert_eq!(resolved.was, orphan);
     let now = resolved.now.unwrap();
     assert_eq!(
-        (now.status, now.attempt, now.response.as_ref()),
+        (now.status, now.claim.attempt, now.response.as_ref()),
         (RecordStatus::Completed, 2, Some(&answer))
     );
-    assert!(now.fence > orphan.fence);
+    assert!(now.claim.fence > orphan.claim.fence);
     assert_eq!(operator.lookup(&orphan.id).await.unwrap(), Some(now));
 
     let reply = app.post("answered").await;

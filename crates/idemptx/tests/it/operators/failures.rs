@@ -83,7 +83,7 @@ async fn a_decision_that_cannot_be_stored_leaves_an_orphan_and_never_a_free_key(
     trial.store.always(Operation::Settle, Behavior::Succeed);
     trial.store.advance(left);
     assert_eq!(trial.look().await.unwrap().status, RecordStatus::Orphaned);
-    assert_eq!(trial.resolve().await.unwrap().was.attempt, 2);
+    assert_eq!(trial.resolve().await.unwrap().was.claim.attempt, 2);
     let other = App::quick(engine(trial.store.clone(), |policy| policy));
     other.post("k").await.answered(200, "found");
 }

@@ -13,11 +13,11 @@ use crate::support::app::App;
 
 pub(crate) async fn an_orphan_is_dealt_with_as_the_policy_says(place: &Environment) {
     let orphan = place.orphan("again").await;
-    assert_eq!((orphan.status, orphan.attempt), (RecordStatus::Orphaned, 1));
+    assert_eq!((orphan.status, orphan.claim.attempt), (RecordStatus::Orphaned, 1));
     let app = place.process(|policy| policy.on_orphan(OnOrphan::Reexecute));
     app.post("again").await.answered(200, "run 1");
     assert_eq!(app.runs.last().attempt(), 2);
-    assert!(app.runs.last().fence() > orphan.fence);
+    assert!(app.runs.last().fence() > orphan.claim.fence);
     assert!(app.post("again").await.is_replay());
 
     place.orphan("doubt").await;
@@ -28,7 +28,7 @@ pub(crate) async fn an_orphan_is_dealt_with_as_the_policy_says(place: &Environme
         assert_eq!(reply.problem()["safe_new_key"], false);
     }
     assert_eq!(app.runs.began(), 0);
-    assert_eq!(place.comes_to("doubt", RecordStatus::Orphaned).await.attempt, 1);
+    assert_eq!(place.comes_to("doubt", RecordStatus::Orphaned).await.claim.attempt, 1);
 
     place.orphan("happened").await;
     let (headers, rules) = (HeaderMap::new(), ReplayRules::default());

@@ -26,7 +26,7 @@ pub(crate) async fn what_is_listed_is_purged_and_nothing_else(place: &Environmen
     let results: BTreeSet<_> = keys.iter().map(|key| id(&operator, key)).collect();
     assert_eq!(listed(place, Query::of([RecordStatus::Completed]).limit(3)).await, results);
     let entry = operator.entry(&orphan.id).await.unwrap().unwrap();
-    assert_eq!((entry.token, entry.status), (orphan.token, RecordStatus::Orphaned));
+    assert_eq!((entry.claim.token, entry.status), (orphan.claim.token, RecordStatus::Orphaned));
 
     let elsewhere = operator.scopes(&Scope::new("another"), None)[0];
     let nothing = operator.purge(Query::all().in_scope(elsewhere)).run().await.unwrap();

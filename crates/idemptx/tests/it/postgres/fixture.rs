@@ -10,7 +10,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, Store, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+};
 use idemptx_testkit::PostgresServer;
 
 pub(crate) async fn started(configuration: &[&str]) -> (PostgresServer, PostgresStore) {
@@ -39,7 +41,8 @@ pub(crate) fn claim_request() -> ClaimRequest {
     let process = u64::from(std::process::id());
     token[..8].copy_from_slice(&process.to_be_bytes());
     token[8..].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(Token::from_bytes(token), fingerprint, MINUTE, 10 * MINUTE)
 }
 
@@ -71,7 +74,7 @@ pub(crate) async fn granted_to(
 
 pub(crate) async fn settled(store: &PostgresStore, id: RecordId) -> Record {
     match store.claim(&id, &claim_request()).await {
-        Ok(Claim::Settled(record)) => record,
+        Ok(Claim::Found(RecordSnapshot::Settled(record))) => record,
         other => panic!("not settled: {other:?}"),
     }
 }

@@ -39,7 +39,10 @@ async fn a_failover_to_a_synchronous_standby_loses_nothing_and_is_followed() {
         );
     }
     for lease in &leases[20..] {
-        assert!(matches!(store.claim(&lease.id, &claim_request()).await, Ok(Claim::Held(_))));
+        assert!(matches!(
+            store.claim(&lease.id, &claim_request()).await,
+            Ok(Claim::Found(RecordSnapshot::Held(_)))
+        ));
         store.settle(lease, &done("kept, too")).await.unwrap();
     }
     assert_eq!(settled(&store, id(39)).await.payload, "kept, too");

@@ -107,7 +107,11 @@ async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
     let store = patient(server.url()).migrate(false).connect().await.unwrap();
 
     assert_eq!(settled(&store, id(1)).await.payload, "the first response");
-    let Ok(Claim::Held(holder)) = store.claim(&id(2), &claim_request()).await else { panic!() };
+    let Ok(Claim::Found(RecordSnapshot::Held(holder))) =
+        store.claim(&id(2), &claim_request()).await
+    else {
+        panic!()
+    };
     assert!(holder.is_orphan() && holder.attempt == 2, "{holder:?}");
     assert_eq!(settled(&store, id(3)).await.payload, "a response apart");
     assert_eq!(settled(&store, id(4)).await.state, State::ResponseExpired);
@@ -252,7 +256,10 @@ async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
     let before = number(&server, transactions).await;
     for _ in 0..20 {
         settled(&store, id(1)).await;
-        assert!(matches!(store.claim(&id(2), &claim_request()).await, Ok(Claim::Held(_))));
+        assert!(matches!(
+            store.claim(&id(2), &claim_request()).await,
+            Ok(Claim::Found(RecordSnapshot::Held(_)))
+        ));
         assert!(store.lookup(&id(1)).await.unwrap().is_some());
         assert_eq!(store.list(&Query::all()).await.unwrap().entries.len(), 2);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use idemptx_core::store::{Claim, ErrorKind, Expected, Store};
+use idemptx_core::store::{Claim, ErrorKind, Expected, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
@@ -17,7 +17,10 @@ async fn whoever_waits_in_another_process_is_woken() {
     let (server, here) = started(&[]).await;
     let there = patient(server.url()).connect().await.unwrap();
     let lease = granted(&here, id(1)).await;
-    assert!(matches!(there.claim(&id(1), &claim_request()).await, Ok(Claim::Held(_))));
+    assert!(matches!(
+        there.claim(&id(1), &claim_request()).await,
+        Ok(Claim::Found(RecordSnapshot::Held(_)))
+    ));
     let woken_by_settling = there.watch(&id(1)).await.unwrap();
     here.settle(&lease, &done("for both")).await.unwrap();
     soon(woken_by_settling).await;

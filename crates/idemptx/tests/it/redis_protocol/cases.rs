@@ -37,7 +37,8 @@ pub(crate) fn token(number: u8) -> Token {
 }
 
 pub(crate) fn claim_request(number: u8) -> ClaimRequest {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     ClaimRequest::new(token(number), fingerprint, Duration::from_secs(30), Duration::from_secs(600))
 }
 

@@ -19,7 +19,10 @@ fn a_server_before_7_0_is_asked_in_words_it_knows() {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     };
-    assert!(matches!(old.take(ClaimStep::new(id(), claim_request(2))), Ok(Claim::Held(_))));
+    assert!(matches!(
+        old.take(ClaimStep::new(id(), claim_request(2))),
+        Ok(Claim::Found(RecordSnapshot::Held(_)))
+    ));
     assert!(old.take(WatchStep::new(id())).unwrap());
     old.take(RenewStep::new(lease.clone())).unwrap();
     let retain = Duration::from_secs(600);

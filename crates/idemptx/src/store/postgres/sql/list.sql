@@ -6,7 +6,7 @@ WITH moment AS MATERIALIZED (
 ),
 walked AS MATERIALIZED (
     SELECT r.id, r.state, r.expires_at, r.lease_until, r.response_until, r.fence,
-        substring(r.record FROM 1 FOR 127) AS head,
+        substring(r.record FROM 1 FOR 143) AS head,
         octet_length(r.record) AS record_bytes,
         octet_length(r.response) AS response_bytes
     FROM {records} AS r
@@ -18,7 +18,7 @@ counted AS (
     SELECT *, count(*) OVER () AS walked, row_number() OVER (ORDER BY id) AS place FROM walked
 )
 SELECT c.id, c.head, c.walked,
-    (CASE WHEN c.response_until IS NULL THEN c.record_bytes - 127
+    (CASE WHEN c.response_until IS NULL THEN c.record_bytes - 143
         WHEN c.response_until > moment.now THEN c.response_bytes END)::int8 AS payload,
     (extract(epoch FROM c.lease_until - moment.now) * 1000000)::int8 AS remaining,
     (extract(epoch FROM c.expires_at - moment.now) * 1000000)::int8 AS expires_in,

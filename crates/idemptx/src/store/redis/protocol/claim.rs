@@ -3,7 +3,7 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, Expected, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, Expected, RecordSnapshot, StoreError};
 use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
@@ -86,7 +86,7 @@ impl ClaimStep {
                 Ok(record) if record.state == State::Running || record.apart => {
                     return self.ask_script(layout, Form::Hash);
                 }
-                record => record.map(Claim::Settled),
+                record => record.map(|it| Claim::Found(RecordSnapshot::Settled(it))),
             },
             // A server without memory refuses `SET` even where it would write nothing; the script
             // still reads, so that a replay is answered and only a new claim is refused.

@@ -426,7 +426,8 @@ mod tests {
         use idemptx_core::store::ClaimRequest;
         let part = |digits: &'static str| Reply::Bytes(digits.into());
         let time = Reply::Array(vec![part("1700000000"), part("250000")]);
-        let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+        let fingerprint =
+            Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
         let hour = Duration::from_secs(3600);
         let request = ClaimRequest::new(Token::from_bytes([1; 16]), fingerprint, hour, hour);
         let record = |id: &RecordId| {

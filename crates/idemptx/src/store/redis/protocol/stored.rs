@@ -54,10 +54,7 @@ pub(super) enum RecordState {
 
 impl From<RecordState> for Claim {
     fn from(found: RecordState) -> Self {
-        match found {
-            RecordState::Held(holder) => Self::Held(holder),
-            RecordState::Settled(record) => Self::Settled(record),
-        }
+        Self::Found(found.into())
     }
 }
 

@@ -83,7 +83,8 @@ fn certificates_need_tls_and_must_be_some() {
 fn a_step_outside_a_runtime_is_an_error_and_no_panic() {
     let store = RedisStore::open("redis://localhost").unwrap();
     let token = Token::from_bytes([1; Token::BYTES]);
-    let fingerprint = Fingerprint { config: 0, digest: [0; 32], binding: [0; 16] };
+    let fingerprint =
+        Fingerprint { config: 0, digest: [0; 32], binding: [0; 16], operation: [4; 16] };
     let term = Duration::from_secs(1);
     let request = ClaimRequest::new(token, fingerprint, term, term);
     let id = id();

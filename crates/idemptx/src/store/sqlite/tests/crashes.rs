@@ -257,8 +257,8 @@ impl Audit {
             // Somebody else is not granted what may have been executed.
             let rival = request(!*n, HOUR, HOUR);
             let token = match store.claim(&id(*n), &rival).await.unwrap() {
-                Claim::Held(holder) => holder.token,
-                Claim::Settled(record) => record.token,
+                Claim::Found(RecordSnapshot::Held(holder)) => holder.token,
+                Claim::Found(RecordSnapshot::Settled(record)) => record.token,
                 other => panic!("the claim {n} is lost: {other:?}"),
             };
             assert_eq!(token, request(*n, HOUR, HOUR).token);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use idemptx_core::store::Expected;
+use idemptx_core::store::{Expected, RecordSnapshot};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -117,8 +117,8 @@ async fn take(store: Arc<SqliteStore>, case: u64, step: StepResult) -> Verdict {
                     assert_eq!(lease.token, request.token);
                     Verdict::Granted
                 }
-                Claim::Held(holder) => Verdict::HeldBy(holder.token),
-                Claim::Settled(record) => Verdict::SettledBy(record.token),
+                Claim::Found(RecordSnapshot::Held(holder)) => Verdict::HeldBy(holder.token),
+                Claim::Found(RecordSnapshot::Settled(record)) => Verdict::SettledBy(record.token),
                 other => panic!("{other:?}"),
             }
         }

@@ -5,4 +5,4 @@ if left == -2 then
     return false
 end
 local response = redis.call('EXISTS', KEYS[2]) == 1 and redis.call('STRLEN', KEYS[2]) or -1
-return { redis.call('GETRANGE', KEYS[1], 0, 126), left, redis.call('STRLEN', KEYS[1]), response }
+return { redis.call('GETRANGE', KEYS[1], 0, 142), left, redis.call('STRLEN', KEYS[1]), response }

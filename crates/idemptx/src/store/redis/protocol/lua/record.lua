@@ -20,8 +20,8 @@ end
 
 -- Whether it is a record of this format and of this id: nothing else is ever written over.
 local function is_own(record, id)
-    return #record >= 127
-        and string.byte(record, 1) == 1
+    return #record >= 143
+        and string.byte(record, 1) == 2
         and string.find('RDNUS', state(record), 1, true) ~= nil
         and string.byte(record, 3) < 4
         and string.sub(record, 4, 35) == id

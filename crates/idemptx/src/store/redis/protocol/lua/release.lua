@@ -1,6 +1,6 @@
 -- Gives a claim up. KEYS: the record.
 -- ARGV: the claim's id and token, the channel of wake-ups, the id in text.
-local old = redis.call('GETRANGE', KEYS[1], 0, 126)
+local old = redis.call('GETRANGE', KEYS[1], 0, 142)
 if old == '' then
     return 1
 end

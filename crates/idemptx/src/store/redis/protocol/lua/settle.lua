@@ -2,7 +2,7 @@
 -- ARGV: the settled record, its retention, the channel of wake-ups, the id in text, and if the
 -- response is kept apart: the response, its retention.
 local new = ARGV[1]
-local old = redis.call('GETRANGE', KEYS[1], 0, 126)
+local old = redis.call('GETRANGE', KEYS[1], 0, 142)
 if claim_of(old) ~= claim_of(new) then
     return 0
 end
