@@ -1,4 +1,4 @@
-"""The application that the benchmark measures, behind one of several front doors.
+"""The application that the benchmark measures, served through one of several front doors.
 
 One handler does next to nothing, so that everything else shows; one does what handlers usually do.
 """
@@ -106,7 +106,7 @@ def application(protect: Protect) -> FastAPI:
 
 
 class Ceiling:
-    """What no middleware that answers by itself can beat."""
+    """Answers every request with a fixed response: the upper bound for any middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""How much memory keys cost that have expired, without a server in between."""
+"""Measures the memory that expired keys cost, without a server in between."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ pub(crate) fn routes(gate: Gate) -> Router {
         .layer(DefaultBodyLimit::max(2 << 20))
 }
 
-/// The routes behind the layer.
+/// The routes, protected by the layer.
 pub(crate) fn protected(engine: &Engine<AnyStore>, gate: Gate) -> Router {
     routes(gate).layer(engine.layer())
 }

@@ -1,4 +1,4 @@
-//! What is gained by holding results near, and what sealing them costs.
+//! The gain of a near cache in front of a store, and the cost of sealed results.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How fast the SQLite store claims, against what the disk and SQLite by itself can do.
+//! The claim rate of the SQLite store, compared with the disk and with plain SQLite.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -83,7 +83,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     Ok(())
 }
 
-/// Where the files are made: on the disk that has this repository, since `/tmp` may be none.
+/// Creates a temporary directory on the repository's disk, since `/tmp` may be in memory.
 pub(crate) fn folder() -> Measured<TempDir> {
     std::fs::create_dir_all("target/bench")?;
     Ok(tempfile::tempdir_in("target/bench")?)
@@ -120,7 +120,7 @@ impl Step {
     }
 }
 
-/// How often a second the disk keeps a record that is appended to a file.
+/// Returns how many records per second the disk stores, each appended to a file and synced.
 pub(crate) fn appended(path: &Path, window: Duration) -> Measured<f64> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     per_second(window, |_| {
@@ -188,7 +188,7 @@ async fn warm_up(store: &SqliteStore) -> Measured<()> {
     Ok(())
 }
 
-/// Claims a record of a number of its own, and settles it if asked to.
+/// Claims the record of this number, and settles it if `settle` is set.
 pub(crate) async fn claimed(store: &impl Store, number: u64, settle: bool) -> Measured<()> {
     let Claim::Granted(lease) = store.claim(&id(number), &claim_request(number)).await? else {
         return Err("a claim was not granted".into());
@@ -209,5 +209,5 @@ async fn replayed(store: &SqliteStore, number: u64) -> Measured<()> {
 
 const CLAIMS_OF_WARM_UP: u64 = 1500;
 const BY_TIME: &str = "CREATE INDEX bare_due ON bare (due)";
-/// Of a record without its payload.
+/// The size of a record without its payload.
 const RECORD_BYTES: usize = 143;

@@ -1,4 +1,4 @@
-//! What the durable stores take as their records grow in number: disk, and time for each step.
+//! Growth of the durable stores with their number of records: disk space, and time per step.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ async fn in_a_table(url: String, records: usize) -> Measured<Grown> {
     Ok(grown)
 }
 
-/// Fills a store, and tells how many records it took a second.
+/// Fills a store, and returns the number of records per second.
 async fn fill(store: &Arc<impl Store>, records: usize) -> Measured<f64> {
     let began = Instant::now();
     let tasks: Vec<_> = (0..TASKS)

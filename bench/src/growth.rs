@@ -1,4 +1,4 @@
-//! How the cost grows: with bodies, and with those who wait.
+//! Growth of the cost with the size of bodies, and with the number of waiters.
 
 use std::time::{Duration, Instant};
 

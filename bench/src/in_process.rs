@@ -1,4 +1,4 @@
-//! What the layer costs a call, without sockets.
+//! The cost of the layer per call, without sockets.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::series::Series;
 use crate::{Measured, app, machine};
 
-/// What is asked of a server.
+/// The requests to send to a server: their path, body and used keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) path: &'static str,
@@ -24,22 +24,22 @@ pub(crate) struct Wish {
 
 pub(crate) const ORDER: Wish = Wish { path: "/orders", body: app::WISH, used_from: 0 };
 
-/// Which keys requests carry.
+/// The keys that requests carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keys {
     None,
-    /// Each its own.
+    /// A new key for each request.
     Fresh,
-    /// One of a few, all used before.
+    /// A key out of a few that were all used before.
     Used,
 }
 
-/// What a client got done.
+/// The number of requests that a client sent, their duration and latencies.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) requests: f64,
     pub(crate) seconds: f64,
-    /// Of each request, in microseconds.
+    /// The latency of each request, in microseconds.
     pub(crate) latencies: Series,
 }
 
@@ -162,7 +162,8 @@ pub(crate) fn held<T: Send>(
     })
 }
 
-/// Sends every key on so many connections at once, to both servers, whatever they answer.
+/// Sends every key on `each` connections at once, which alternate between both servers; any
+/// response counts.
 pub(crate) fn at_once(addresses: [SocketAddr; 2], keys: u64, each: usize) -> Measured<()> {
     on_its_core(async move {
         let mut tasks = Vec::new();
@@ -281,7 +282,7 @@ impl Connection {
     }
 }
 
-/// Whether a message with a length has come to its end.
+/// Returns whether a message with a length is complete.
 pub(crate) fn is_whole(answer: &[u8]) -> bool {
     let Some(head) = answer.windows(4).position(|it| it == b"\r\n\r\n") else { return false };
     let length = answer

@@ -9,12 +9,12 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The core of whatever is measured.
+/// The core of the code under measurement.
 pub(crate) const MEASURED: usize = 0;
-/// The core of whatever it is measured with: clients and Redis.
+/// The core of the measuring side: clients and Redis.
 pub(crate) const MEASURING: usize = 1;
 
-/// One paragraph about it.
+/// Describes the machine in one paragraph.
 pub(crate) fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let model = line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());

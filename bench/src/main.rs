@@ -1,8 +1,8 @@
 //! Measures the engine against the same work without it, in one run, and prints what it costs as
 //! ratios.
 //!
-//! Whatever is compared takes turns within a run, so that a machine that grows slow or busy does
-//! so to all of it; of each series the median counts.
+//! Variants that are compared take turns within a run, so that a machine that grows slow or busy
+//! does so to all of them; of each series the median counts.
 #![allow(
     clippy::indexing_slicing,
     clippy::print_stdout,
@@ -54,7 +54,7 @@ struct Flags {
     role: Option<Role>,
 }
 
-/// What this program does when it starts itself.
+/// A role in which this program starts itself as another process.
 #[derive(Debug, Subcommand)]
 enum Role {
     #[command(hide = true)]
@@ -67,13 +67,13 @@ enum Role {
     Pass(gateway::bare::Flags),
 }
 
-/// How long to measure.
+/// The amount of work for each measurement.
 #[derive(Clone, Copy, Debug)]
 struct Effort {
     rounds: usize,
-    /// Of one measurement that is given a time.
+    /// The duration of one measurement that runs for a fixed time.
     window: Duration,
-    /// How many measurements of what is counted one by one.
+    /// The number of repetitions where each is measured by itself.
     samples: usize,
     records_max: usize,
     /// Keys that expire in a Python process.

@@ -1,4 +1,4 @@
-//! What the memory store takes: time for each step, and bytes for each record.
+//! The cost of the memory store: time per step, and bytes per record.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -18,7 +18,7 @@ use crate::report::{Report, Table, count, ratio};
 use crate::series::in_turns;
 use crate::{Effort, Measured, machine};
 
-/// What a process of its own fills, so that its memory holds nothing else.
+/// The flags of a child process, which fills one store so that its memory holds nothing else.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
     #[arg(long)]
@@ -114,7 +114,7 @@ async fn step(store: &MemoryStore, number: u64) -> Measured<()> {
     }
 }
 
-/// The same for a map that knows nothing: entered, replaced, read.
+/// Takes the equivalent steps on a plain map: insert, replace, read.
 fn bare_step(map: &Mutex<HashMap<RecordId, Bytes>>, number: u64) {
     let locked = || map.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let id = id(number);
@@ -133,5 +133,5 @@ fn payload() -> Bytes {
     Bytes::from(vec![b'x'; PAYLOAD_BYTES])
 }
 
-/// How many steps are timed.
+/// The number of timed steps.
 const STEPS: u64 = 20_000;

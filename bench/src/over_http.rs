@@ -1,4 +1,4 @@
-//! What the layer costs a server, over sockets.
+//! The cost of the layer to a server, over sockets.
 
 use crate::load::{self, Keys};
 use crate::redis_server::RedisServer;

@@ -1,4 +1,4 @@
-//! How fast the PostgreSQL store claims, every claim on disk, against the bare statement.
+//! The claim rate of the PostgreSQL store, every claim on disk, against the bare statement.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,7 +61,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     Ok(())
 }
 
-/// How long each step takes alone, in microseconds; the steps take turns one by one.
+/// Measures each step alone, in microseconds; the steps take turns one by one.
 async fn one_by_one(url: String, samples: usize) -> Measured<[Series; STEPS.len()]> {
     let subject = Subject::new(&url).await?;
     let mut series: [Series; STEPS.len()] = Default::default();
@@ -124,7 +124,7 @@ async fn run(subject: &Arc<Subject>, step: Step, tasks: u32, window: Duration) -
     Ok(done)
 }
 
-/// What is measured, and what it is measured with.
+/// The store under measurement, and a client for the bare statement.
 struct Subject {
     store: PostgresStore,
     client: Client,
@@ -167,7 +167,7 @@ const STEPS: [Step; 3] = [Step::Bare, Step::Claim, Step::ClaimSettle];
 const MICROS: f64 = 1e6;
 /// Counts on from one measurement to the next: no key is claimed twice.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
-/// Of a record without its payload.
+/// The size of a record without its payload.
 const CLAIM_BYTES: usize = 143;
 const BARE_TABLE: &str = "CREATE TABLE IF NOT EXISTS bare (LIKE idemptx.records INCLUDING ALL)";
 const BARE: &str = "INSERT INTO bare (id, token, record, state, fence, attempt, lease_until, \

@@ -1,4 +1,4 @@
-//! How many commands a request costs Redis.
+//! The number of Redis commands per request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -76,7 +76,8 @@ fn counted(names: &[String], requests: f64) -> String {
     texts.join(", ")
 }
 
-/// What duplicates add while the first request is being handled, here or in another process.
+/// Counts the commands that duplicates add while the first request is handled, here or in another
+/// process.
 async fn crowd(
     redis: &RedisServer,
     count: usize,
@@ -159,7 +160,7 @@ fn expect(status: StatusCode, expected: StatusCode) -> Measured<()> {
     if status == expected { Ok(()) } else { Err(format!("{status} and not {expected}").into()) }
 }
 
-/// Resolves once everybody has come to where they wait; nothing tells of that but time.
+/// Waits until every task has reached its wait, which only time can show.
 async fn settled() {
     for _ in 0..10 {
         yield_now().await;

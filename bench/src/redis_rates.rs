@@ -1,4 +1,4 @@
-//! How fast the Redis store claims and settles, against the bare commands.
+//! The rates at which the Redis store claims and settles, against the bare commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -176,7 +176,7 @@ pub(crate) fn id(number: u64) -> RecordId {
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const PAYLOAD_BYTES: usize = 300;
-/// Of a record without its payload.
+/// The size of a record without its payload.
 const CLAIM_BYTES: usize = 143;
 const TRIVIAL: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1";

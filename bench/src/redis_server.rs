@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::{Measured, machine};
 
-/// Redis without persistence, on the core of whatever measures; killed when dropped.
+/// Redis without persistence, on the core of the measuring side; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     child: Child,
@@ -93,7 +93,7 @@ pub(crate) struct Monitor<'a> {
     lines: BufReader<TcpStream>,
 }
 
-/// What was sent by clients, and what scripts called on the server's side.
+/// The commands that clients sent, and the number of those that scripts called.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     pub(crate) sent: Vec<String>,

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write};
 use std::path::PathBuf;
 
-/// What was measured so far.
+/// The text of all tables so far.
 #[derive(Debug)]
 pub(crate) struct Report(String);
 
@@ -36,7 +36,7 @@ impl Display for Report {
     }
 }
 
-/// A table, and what has to be known to read it.
+/// A table with the text that introduces it.
 #[derive(Debug)]
 pub(crate) struct Table {
     title: &'static str,

@@ -2,7 +2,7 @@
 
 use crate::Measured;
 
-/// What one variant measured, round by round.
+/// The measurements of one variant, one value a round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series(Vec<f64>);
 

@@ -1,4 +1,4 @@
-//! A server process, on a core of its own.
+//! A server process, on a dedicated core.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,13 +11,13 @@ use tokio::net::TcpListener;
 
 use crate::{Measured, app, machine};
 
-/// How a server is started.
+/// The flags of a server process.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Flags {
-    /// Where its layer keeps records; without one it has no layer.
+    /// The URL of the layer's store; without one there is no layer.
     #[arg(long)]
     store: Option<String>,
-    /// How long duplicates wait.
+    /// The longest wait of a duplicate, in milliseconds.
     #[arg(long, default_value_t = 0)]
     wait_ms: u64,
     /// Stay on this core.

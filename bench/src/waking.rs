@@ -1,4 +1,4 @@
-//! How soon a waiting duplicate is answered.
+//! The delay until a waiting duplicate is answered.
 
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,7 @@ async fn pair([first, second]: &mut [TcpStream; 2], key: &str) -> Measured<Optio
     Ok(Some((late - early) * 1e6))
 }
 
-/// When the answer came, and whether it is a replay.
+/// Returns when the answer came, and whether it is a replay.
 async fn answered(stream: &mut TcpStream) -> Measured<(Instant, bool)> {
     let mut answer = Vec::new();
     while !answer.ends_with(b"}}") {

@@ -1,4 +1,4 @@
-//! What hyper alone makes of a proxy: no limits, no routes, no records, one header added.
+//! A plain proxy on hyper alone: no limits, no routes, no records, one header added.
 //!
 //! The gateway is built on hyper, so this is what its own work comes on top of.
 

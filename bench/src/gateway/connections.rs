@@ -1,4 +1,4 @@
-//! What a connection takes that is open and has nothing to say.
+//! The memory that a proxy takes for an idle open connection.
 
 use super::{Deferred, Kind};
 use crate::load;
@@ -40,6 +40,6 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     Ok(())
 }
 
-/// As many as HAProxy takes where a process may have 20,000 descriptors.
+/// The most connections that HAProxy accepts where a process may have 20,000 descriptors.
 const CONNECTIONS: u64 = 9000;
 const ROUNDS_MAX: usize = 3;

@@ -1,4 +1,4 @@
-//! How long a request takes where there is room for twice as many.
+//! The latency of requests at half of the rate that the gateway on Redis can take.
 
 use super::{Deferred, Kind};
 use crate::load::{self, Keys};

@@ -1,4 +1,4 @@
-//! What the gateway costs, against plain proxies in front of the same upstream.
+//! The cost of the gateway, compared with plain proxies in front of the same upstream.
 
 pub(crate) mod bare;
 pub(crate) mod connections;
@@ -13,7 +13,7 @@ use crate::redis_server::RedisServer;
 use self::proxy::{Kind, Proxy};
 use self::upstream::Upstream;
 
-/// What stands behind every proxy.
+/// The upstream and the Redis server that all proxies share.
 struct Deferred {
     upstream: Upstream,
     redis: RedisServer,

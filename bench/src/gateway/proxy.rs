@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{Measured, machine};
 
-/// Which proxy.
+/// The kind of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Nginx,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     Memory,
     /// With records in Redis.
     Redis,
-    /// The same, with results kept at hand.
+    /// With records in Redis, and a near cache of results.
     Near,
 }
 
@@ -170,7 +170,7 @@ fn gateway(listen: SocketAddr, upstream: SocketAddr, route: &str) -> String {
     )
 }
 
-/// Results stay at hand for a second, as by default.
+/// Returns the store's section; by default, results stay in the near cache for a second.
 fn store(redis: &str) -> String {
     format!("[store]\nurl = '{redis}'\n")
 }

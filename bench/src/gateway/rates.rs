@@ -1,4 +1,4 @@
-//! How many requests a proxy passes on, and how long they take.
+//! The rate at which proxies pass requests on, and their latency.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     Ok(())
 }
 
-/// What was measured of one case, round by round.
+/// The measurements of one case, one value a round.
 #[derive(Clone, Debug, Default)]
 struct Row {
     rate: Series,

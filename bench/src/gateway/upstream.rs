@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::server::Server;
 use crate::{Measured, app, load, machine};
 
-/// The service in a process of its own, on the core of what measures.
+/// The service in a separate process, on the core of the clients.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,

@@ -1,4 +1,4 @@
-//! How often an operation is executed whose duplicates come all at once.
+//! The number of executions of operations whose duplicates arrive all at once.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -46,7 +46,7 @@ pub(crate) fn measure(_: Effort, report: &mut Report) -> Measured<()> {
     Ok(())
 }
 
-/// How often this process has executed.
+/// Asks a server for the number of executions in its process.
 fn executions(server: &Server) -> Measured<f64> {
     let mut stream = TcpStream::connect(server.address)?;
     stream.write_all(b"GET /executions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;

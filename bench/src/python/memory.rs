@@ -1,4 +1,4 @@
-//! What keys leave behind that have expired.
+//! The memory that expired keys leave in use.
 
 use std::process::Command;
 

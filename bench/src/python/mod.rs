@@ -1,4 +1,4 @@
-//! The Python package and the original one, each in a server process of its own.
+//! The Python package and the original one, each in a separate server process.
 
 pub(crate) mod duplicates;
 pub(crate) mod memory;
@@ -12,7 +12,7 @@ use std::process::Command;
 use crate::Measured;
 use crate::server::Server;
 
-/// What stands before the handlers.
+/// The kind of layer in front of the handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Front {
     Plain,
@@ -20,7 +20,7 @@ enum Front {
     Middleware,
     /// A middleware that answers everything itself, and does nothing for it.
     Ceiling,
-    /// The package of the same name that was there before.
+    /// The original package of the same name.
     Original,
 }
 
@@ -36,7 +36,7 @@ impl Front {
     }
 }
 
-/// Where Python and the packages are; `make bench` puts them there.
+/// The paths of Python and of the original package; `make bench` installs both.
 #[derive(Debug)]
 struct Python {
     interpreter: PathBuf,

@@ -1,4 +1,4 @@
-//! What the package costs a server, over sockets.
+//! The cost of the package to a server, over sockets.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ fn commands(server: &Server, case: &Case, mut monitor: Monitor<'_>) -> Measured<
     Ok(monitor.commands()?.sent.len() as f64 / COUNTED as f64)
 }
 
-/// What was measured of one case, round by round.
+/// The measurements of one case over all rounds.
 #[derive(Clone, Debug, Default)]
 struct Row {
     rate: Series,

@@ -1,4 +1,4 @@
-//! How soon a waiting duplicate is answered.
+//! The delay until a waiting duplicate is answered.
 
 use crate::redis_server::RedisServer;
 use crate::report::{Report, Table};

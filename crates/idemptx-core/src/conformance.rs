@@ -42,6 +42,7 @@
 mod case;
 mod claims;
 mod concurrency;
+mod handles;
 mod histories;
 mod join;
 mod listing;
@@ -72,6 +73,12 @@ pub trait Harness: Sync {
 
     /// Returns the store under test; every case uses new records, so it need not be empty.
     fn store(&self) -> &Self::Store;
+
+    /// Returns another handle of the same store, as another process has one; without it, the cases
+    /// of two handles are skipped.
+    fn other_handle(&self) -> Option<&Self::Store> {
+        None
+    }
 
     /// Returns a token that was never returned before, not even by an earlier run on the store.
     fn token(&self) -> Token;
@@ -249,6 +256,13 @@ suite! {
         a_watch_that_was_never_polled_misses_nothing,
         every_watch_on_a_record_ends,
         a_dropped_watch_harms_nothing,
+    }
+    handles {
+        a_claim_holds_against_the_other_handle,
+        a_result_is_found_through_the_other_handle,
+        a_release_frees_the_key_for_the_other_handle,
+        claims_through_both_handles_at_once_are_granted_once,
+        a_watch_ends_after_a_settlement_through_the_other_handle,
     }
     histories {
         live_claims_behave_as_in_the_model,

@@ -132,8 +132,8 @@ pub enum Match {
     /// The headers to which the key is bound differ, or were hashed with another secret; nothing
     /// else was compared.
     DifferentPrincipal,
-    /// Principal and operation are the same, but the fingerprints have different rules or secrets and cannot
-    /// be compared.
+    /// Principal and operation are the same, but the fingerprints have different rules or secrets
+    /// and cannot be compared.
     Incomparable,
 }
 

@@ -83,7 +83,7 @@ impl Recorder {
                 event_log.record_replayed(id, request_completed.began);
             }
             Some(Outcome::Refused(code) | Outcome::Fenced { code: Some(code), .. }) => {
-                event_log.record(id, Event::Refused(*code))
+                event_log.record(id, Event::Refused(*code));
             }
             Some(Outcome::Executed { stored, .. }) => {
                 event_log.record(id, Event::Executed { stored: *stored });

@@ -108,8 +108,8 @@ impl Gateway {
         let mut admin_address = None;
         if let Some((admin, socket)) = config.admin.as_ref().zip(admin_socket) {
             admin_address = Some(socket.local_addr().unwrap_or(admin.address));
-            let desk = Arc::new(AdminService::new(admin, tables.clone(), Arc::clone(&recorder)));
-            admin_tasks.spawn(admin::listen(socket, desk));
+            let service = Arc::new(AdminService::new(admin, tables, Arc::clone(&recorder)));
+            admin_tasks.spawn(admin::listen(socket, service));
         }
         if config.admin.is_some() || config.listeners.iter().any(|listener| listener.probes) {
             admin_tasks.spawn(crate::recorder::poll(store));

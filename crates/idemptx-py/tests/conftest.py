@@ -1,4 +1,4 @@
-"""What the tests share: real servers, clients in this process, and the original package."""
+"""Shared fixtures: real servers, clients in this process, and the original package."""
 
 from __future__ import annotations
 

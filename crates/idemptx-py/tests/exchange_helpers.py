@@ -17,7 +17,7 @@ def rules(profile="draft", **policy):
 
 
 def begin(made, key=b"k-1", body=BODY, headers=(), path=b"/orders", **more):
-    """An exchange that is about to claim."""
+    """Returns an exchange whose next step is the claim."""
     lines = [(b"Idempotency-Key", key), (b"content-type", b"application/json"), *headers]
     exchange = made.begin("POST", path, b"", lines, **more)
     assert exchange.action == core.READ_BODY
@@ -46,7 +46,7 @@ def run(exchange, store, status=201, headers=ANSWER, body=b"made"):
 
 
 class Promise:
-    """As much of a future as a channel needs."""
+    """The part of a future's interface that a channel needs."""
 
     def __init__(self):
         self.is_done = False

@@ -10,7 +10,7 @@ ANSWER_SECONDS_MAX = 60
 
 
 class Answer(NamedTuple):
-    """What came back for one request."""
+    """The response to one request."""
 
     status: int
     headers: dict[str, str]

@@ -1,4 +1,4 @@
-"""The original package in a process of its own, so that it and ours never mix."""
+"""The original package in a separate process, so that it and ours never mix."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class PostgresServer:
         )
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """At once, as a crash does, unless told otherwise."""
+        """Stops the server; by default at once, as a crash does."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(how)
@@ -122,7 +122,7 @@ def is_installed() -> bool:
 
 
 def _path_of(program: str) -> str:
-    """Debian keeps the programs of each version in a folder of its own."""
+    """Finds a program, also where Debian keeps those of each version in a separate folder."""
     versions = Path("/usr/lib/postgresql").glob(f"*/bin/{program}")
     newest = sorted(versions, key=lambda path: int(path.parts[4]))
     return str(newest[-1]) if newest else shutil.which(program) or program

@@ -1,4 +1,4 @@
-"""What every backend has to do, whatever it is."""
+"""The requirements that every backend must meet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the original package got wrong, as scenarios that either package is put through.
+"""Defects of the original package, as scenarios that either package is put through.
 
 A scenario makes an application, sends requests and returns what it observed, as JSON has it.
 Only what both packages offer is used, but for `Bench.policy`, which the original has nothing of.
@@ -33,7 +33,7 @@ KEY = {"Idempotency-Key": "1f0c-81"}
 
 
 class Bench:
-    """Where a scenario takes place."""
+    """The environment that a scenario runs in."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -168,7 +168,7 @@ async def plain_text_and_no_content(bench: Bench) -> Any:
 
 @scenario
 async def retry_with_other_headers(bench: Bench) -> Any:
-    """What a proxy, a browser, a tracer or a new SDK release changes between two tries."""
+    """Changes the headers that proxies, browsers, tracers or SDK releases change on a retry."""
     app = FastAPI()
 
     @app.post("/orders")
@@ -475,7 +475,7 @@ async def store_stalls_async(bench: Bench) -> Any:
 
 
 async def _stall(bench: Bench, server: RedisServer, backend: Any) -> Any:
-    """What came first: the order's answer, the health check's, or Redis going on."""
+    """Returns what came first: the order's answer, the health check's, or Redis going on."""
     seen: list[str] = []
     app = FastAPI()
 
@@ -731,7 +731,7 @@ def _run(answer: httpx.Response) -> Any:
 
 
 def observe(name: str, port: int) -> Any:
-    """Plays a scenario in a loop of its own."""
+    """Plays a scenario in a new event loop."""
 
     async def play() -> Any:
         bench = Bench(port)

@@ -28,7 +28,7 @@ APPS = Path(__file__).parent / "apps"
 
 
 class RedisServer:
-    """A redis-server with a folder of its own; may be stalled, killed and started again."""
+    """A redis-server with a temporary folder; may be stalled, killed and started again."""
 
     def __init__(self, *arguments: str, password: str | None = None) -> None:
         self.port = free_port()
@@ -63,7 +63,7 @@ class RedisServer:
         )
 
     def commands(self, *names: str) -> int:
-        """How many commands were served since `CONFIG RESETSTAT`; of these names, if any."""
+        """Returns the number of commands since `CONFIG RESETSTAT`; of these names, if any."""
         with contextlib.closing(self.connect()) as client:
             stats = client.info("commandstats")
         counted = {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in stats.items()}
@@ -196,12 +196,12 @@ class AppServer:
         return httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits, **options)
 
     def memory_peak(self) -> int:
-        """Of its one worker, in bytes."""
+        """Returns the peak memory of the only worker, in bytes."""
         (pid,) = self.pids
         return memory_peak(pid)
 
     def kill(self) -> None:
-        """As the kernel's out-of-memory killer does it."""
+        """Kills all processes at once, as the kernel's out-of-memory killer does."""
         for pid in {*self.pids, self._process.pid}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -241,7 +241,7 @@ class AppServer:
 
 
 class Effects:
-    """What handlers did, counted in Redis: across processes, and whatever becomes of them."""
+    """The effects of handlers, counted in Redis: across processes, which may be killed."""
 
     def __init__(self, server: RedisServer) -> None:
         self._client = server.connect()
@@ -284,7 +284,7 @@ def memory_peak(pid: int) -> int:
 
 
 def eventually(condition: Any, complaint: str) -> None:
-    """For what nobody announces: the state of another process."""
+    """Waits for a condition that is not announced: the state of another process."""
     _await(condition, complaint)
 
 

@@ -1,4 +1,4 @@
-"""Where records are kept, and how they are reached."""
+"""The places where records are kept, and the ways to reach them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class OwnBackend(StorageBackend):
-    """As an application may have written it for the original: a value is a dict, kept as it is."""
+    """A backend that an application may have written for the original: values are dicts."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class SpecialRedis(redis.Redis):
 
 
 class SpecialAsyncRedis(redis.asyncio.Redis):
-    """The same, asynchronous."""
+    """May do anything in `execute_command`, asynchronously."""
 
 
 Make = Callable[[RedisServer], Any]
@@ -236,7 +236,7 @@ async def test_clusters_and_sentinels_are_served_through_their_clients(
 
 
 def _found_cluster(server: RedisServer) -> None:
-    """Of one node, which has all slots."""
+    """Makes the server a cluster of one node, which has all slots."""
     with server.connect() as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         eventually(
@@ -445,7 +445,7 @@ def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kin
 def test_a_process_of_its_own(
     redis_server: Any, postgres_server: Any, tmp_path: Path, *, script: str, store: str, loop: str
 ) -> None:
-    """Forks after a backend was used; ends loops with requests, waiters and handlers under way."""
+    """Forks after a backend was used; ends loops with requests, waiters and handlers running."""
     url = redis_server.url if store == "redis" else postgres_server.url
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(APPS / f"{script}.py")],
@@ -659,7 +659,7 @@ async def test_an_own_backend_that_raises_is_an_unavailable_store(connect: Any) 
 async def test_an_own_backend_with_the_originals_values_is_never_executed_over(
     connect: Any,
 ) -> None:
-    """What the original stored says nothing that could be replayed byte for byte."""
+    """The original's records lack what a byte for byte replay needs."""
 
     class Migrated(OwnBackend):
         def get(self, key: str) -> dict[str, Any] | None:

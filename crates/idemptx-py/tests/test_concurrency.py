@@ -71,7 +71,7 @@ def test_the_original_executes_keys_twice_with_two_workers(
 
 
 def test_the_memory_backend_executes_once_in_each_worker(serve: Any, effects: Any) -> None:
-    """It cannot know of other processes; within one, the original ran some keys twice."""
+    """The backend cannot know of other processes; within one, the original ran some keys twice."""
     server = serve(workers=2, backend="memory", options=WAITING)
     answers = _load(server)
     for key, seen in answers.items():
@@ -285,7 +285,7 @@ async def _until_begun(client: Any, effects: Any, headers: dict[str, str]) -> An
 def test_a_redis_that_restarts_under_load_leads_to_no_second_execution(
     serve: Any, own_redis: Any
 ) -> None:
-    """Claims survive in the append-only file; whoever gets no verdict is refused, not run."""
+    """Claims survive in the append-only file; a request without a verdict is refused, not run."""
     notes, records = own_redis(), own_redis("--appendonly", "yes", "--appendfsync", "always")
     server = serve(on=notes, workers=2, options=WAITING, records_port=records.port)
     counter = Effects(notes)

@@ -286,7 +286,7 @@ def test_an_unconfirmed_release_goes_on_behind():
 
 
 def orphaned(store, **policy):
-    """A record whose executor vanished, and the rules it was claimed under."""
+    """Returns rules, and an exchange whose claim under them lapsed without a result."""
     made = rules(lease_ms=100, **policy)
     vanished = begin(made)
     assert perform(vanished, store) == core.EXECUTE

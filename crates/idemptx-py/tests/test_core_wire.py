@@ -241,7 +241,7 @@ def test_messages_are_told_from_confirmations():
 
 
 def settled_record():
-    """What a store keeps of an exchange with the key of `begin`."""
+    """Returns the stored record of an exchange with the key of `begin`."""
     exchange = begin(rules())
     exchange.step().grant()
     exchange.done(exchange.step())

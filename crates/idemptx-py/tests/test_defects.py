@@ -1,4 +1,4 @@
-"""What the original package got wrong, each shown there and gone here.
+"""Defects of the original package, each shown there and gone here.
 
 `both` puts one scenario to either package; what only shows between processes runs under uvicorn.
 """
@@ -198,7 +198,7 @@ def test_expired_keys_are_given_back(original_path: Any) -> None:
 
 
 def _grow_by_200_000_keys(package: str, python_path: Any = None) -> int:
-    """By how many bytes a process has grown."""
+    """Returns the number of bytes that a process has grown by."""
     environment = {**os.environ, **({"PYTHONPATH": str(python_path)} if python_path else {})}
     done = subprocess.run(
         [sys.executable, str(APPS / "many_keys.py"), package],

@@ -1,4 +1,4 @@
-"""A handler in a task of its own: what settles when, and what survives a client that leaves."""
+"""Handlers in a separate task: what settles when, and what survives a client that leaves."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
 # ruff: noqa: TC003, FAST002
 

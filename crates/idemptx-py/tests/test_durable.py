@@ -201,7 +201,7 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_durable_lease(
 
 @pytest.mark.anyio
 async def test_a_hundred_leases_are_renewed_at_once(connect: Any, durable_url: str) -> None:
-    """One after the other they would wait for a hundred commits, and some for too long."""
+    """Renewed one by one, leases would wait for a hundred commits, and some for too long."""
     go = asyncio.Event()
     running: list[str] = []
     backends = [from_url(durable_url) for _ in range(2)]
@@ -549,7 +549,7 @@ async def _until_answered(connect: Any, app: FastAPI) -> int:
 
 
 async def _until(condition: Any, complaint: str) -> None:
-    """For what another task does, and nobody announces."""
+    """Waits for a condition that another task brings to hold without announcing it."""
     until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, complaint
@@ -557,6 +557,6 @@ async def _until(condition: Any, complaint: str) -> None:
 
 
 def _make_foreign(path: Path) -> None:
-    """In a process of its own: no process may have the file open with two copies of SQLite."""
+    """Uses another process, since none may have the file open with two copies of SQLite."""
     code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('CREATE TABLE a (b)')"
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)

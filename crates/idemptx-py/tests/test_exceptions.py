@@ -1,4 +1,4 @@
-"""Who answers a refusal: the application's own handlers, or a problem document."""
+"""Refusals, answered by the application's own handlers or with a problem document."""
 
 from __future__ import annotations
 

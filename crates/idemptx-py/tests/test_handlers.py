@@ -1,4 +1,4 @@
-"""What a decorated handler may take and return: whatever it might without the decorator."""
+"""Decorated handlers may take and return everything that they might without the decorator."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
 # ruff: noqa: TC003, FAST002
 
@@ -285,7 +285,7 @@ async def test_lines_with_the_same_name_keep_their_order(connect: Any) -> None:
 async def test_an_answer_is_over_only_when_its_body_has_been_cleaned_up(
     connect: Any, make: Callable[[], Any]
 ) -> None:
-    """As without the decorator: a server may end the loop after its last answer."""
+    """A server may end the loop after its last answer, as it may without the decorator."""
     ended: list[str] = []
     app = FastAPI()
 

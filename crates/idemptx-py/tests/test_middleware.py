@@ -39,7 +39,7 @@ def _app(**options: Any) -> FastAPI:
 
 
 async def _marks(client: Any, request: str, **headers: str) -> list[Any]:
-    """Whether each of two tries was a replay."""
+    """Returns the replay marks of two tries."""
     method, path = request.split()
     tries = [await client.request(method, path, headers={**KEY, **headers}) for _ in range(2)]
     return [answer.headers.get("idempotent-replayed") for answer in tries]
@@ -346,7 +346,7 @@ async def test_a_client_that_leaves_while_it_sends_its_body_claims_nothing(conne
         return next(messages)
 
     async def send(message: Any) -> None:
-        """Nobody is there."""
+        """Discards the message, since the client is gone."""
 
     async with connect(app) as client:
         request = client.build_request("POST", "/a", headers=KEY)

@@ -1,4 +1,4 @@
-"""What keeps an execution single where the surroundings are against it."""
+"""Single execution under adverse conditions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_lease(
 async def test_an_execution_that_lost_its_lease_is_told_and_answers_with_the_other(
     connect: Any, redis_server: Any
 ) -> None:
-    """Whoever deletes records by hand takes leases away; the first answer kept is the only one."""
+    """Deleting records by hand takes leases away; the first answer kept is the only one."""
     app = FastAPI()
     lost: list[bool] = []
     executions = []
@@ -169,7 +169,7 @@ async def test_payments_refuse_memory_in_one_of_several_workers(
 
 async def test_every_transport_finds_the_same_of_a_server(redis_server: Any) -> None:
     class OwnClient(redis.Redis):
-        """What it does differently cannot be told from its settings."""
+        """A client whose behaviour cannot be read from its settings."""
 
     decoding = OwnClient.from_url(redis_server.url, decode_responses=True)
     backends = [

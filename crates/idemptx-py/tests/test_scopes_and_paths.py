@@ -1,4 +1,4 @@
-"""Whose keys they are, and which operation a request is: scopes, paths, mounts and layers."""
+"""The owner of a key and the identity of an operation: scopes, paths, mounts and layers."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
 
 from __future__ import annotations

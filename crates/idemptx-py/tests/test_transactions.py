@@ -1,4 +1,4 @@
-"""What handlers do in PostgreSQL, and the record of it, are committed together or not at all."""
+"""Handlers' effects in PostgreSQL and their records are committed together or not at all."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,7 @@ def test_a_transaction_of_the_applications_own_settles_too(
 def test_an_owner_that_was_stopped_commits_nothing(
     start: Any, charged: Any, effects: Any, way: str
 ) -> None:
-    """Its lease lapsed and another has charged: it rolls back, and answers what the other did."""
+    """After its lease has lapsed it rolls back, and answers what the other has charged."""
     options = {"policy": {"lease_ms": 400}}
     stopped, other = start(way=way, options=options), start(way=way, options=options)
 
@@ -158,7 +158,7 @@ def test_killed_workers_leave_as_many_charges_as_keys(start: Any, charged: Any, 
             assert again.status_code == 503 or again.content == body
 
     async def kill() -> None:
-        """One of two workers or more, so that there is always one in the middle of something."""
+        """Kills a worker at a time, never the only one, so that there is always one at work."""
         alive = set(server.pids)
         killed = 0
         while killed < KILLS:
@@ -198,7 +198,7 @@ async def road(postgres_server: Any) -> Any:
 
 
 class _Road:
-    """Between a client and the server, until told to cut what brings a commit."""
+    """A proxy to the server that can cut a connection at the commit of a settled record."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -526,7 +526,7 @@ async def test_connections_that_cannot_settle_say_why(
 
 
 async def _end(backend: Any) -> None:
-    """With the loop, connections that are given back behind an answer would be cut."""
+    """Drains first: connections returned after an answer would be cut with the loop."""
     assert await drain(10)
     await backend.aclose()
 

@@ -1,4 +1,4 @@
-"""What type checkers see: a decorated handler keeps its signature."""
+"""Type checkers see that a decorated handler keeps its signature."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ use crate::store::Transactional;
 use crate::tokens::Tokens;
 
 mod builder;
-mod check;
 mod probe;
+mod store_check;
 
 pub use self::builder::{EngineBuilder, EngineError};
-pub use self::check::CheckError;
 pub use self::probe::Orphan;
 use self::probe::{ProbeFn, Probes};
+pub use self::store_check::CheckError;
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
 ///

@@ -10,11 +10,11 @@ use crate::Difference;
 /// A whole response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Its status.
+    /// The response's status.
     pub status: StatusCode,
-    /// Its fields, as bytes, in order, with their repeats.
+    /// The response's fields, as bytes, in order, with their repeats.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The response's body.
     pub body: Bytes,
 }
 
@@ -25,7 +25,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// All values of a field, in order.
+    /// Returns the values of a field, in order.
     #[must_use]
     pub fn header_lines(&self, name: &str) -> Vec<&[u8]> {
         self.headers.get_all(name).iter().map(|value| value.as_bytes()).collect()

@@ -14,7 +14,7 @@ pub struct Journal {
     _directory: Arc<TempDir>,
 }
 
-/// One line of it.
+/// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The process.
@@ -50,13 +50,13 @@ impl Journal {
         Self { path: directory.path().join("journal"), _directory: directory }
     }
 
-    /// Its file.
+    /// Returns the path of the journal's file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All its lines.
+    /// Returns the lines of the journal.
     ///
     /// # Panics
     ///

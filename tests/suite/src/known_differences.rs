@@ -1,4 +1,4 @@
-//! Where a front door or a store may differ from the others, and why.
+//! Differences between front doors or stores, and their reasons.
 
 use crate::store_under_test;
 
@@ -8,18 +8,18 @@ pub fn front_door() -> String {
     std::env::var("IDEMPTX_TARGET").unwrap_or_else(|_| "axum".into())
 }
 
-/// Something that is not the same behind every front door, or over every store.
+/// A property that not every front door or store shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// A handler that breaks down is answered for by the framework, not with a problem document.
     FrameworkAnswersForFailures,
     /// A handler that breaks down is an upstream whose answer is lost: 502.
     BrokenAnswersAreLost,
-    /// What concerns the application's connection does not reach the client.
+    /// Fields that concern the application's connection do not reach the client.
     IsAHopItself,
     /// Only handlers are protected: other methods and routes do not even look at a key.
     OnlyHandlersAreProtected,
-    /// What a store promises is found out, and told, with the first request that needs it.
+    /// The store's guarantees are checked and reported with the first request that needs them.
     StoreIsLookedAtWhenItIsUsed,
     /// There is no server that could be away at start, be set up badly, or cut a connection.
     StoreHasNoServer,
@@ -36,7 +36,7 @@ impl Difference {
     }
 }
 
-/// Each difference that there is, with its reason; whatever is not in here is the same everywhere.
+/// The known differences with their reasons; everything else is the same everywhere.
 const DIFFERENCES: [(&str, Difference, &str); 7] = [
     (
         "gateway",

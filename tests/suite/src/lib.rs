@@ -1,11 +1,10 @@
-//! What the black-box suite is written with: a [`Target`] under test, a [`Journal`] that counts
-//! its executions, a [`SharedStore`] that can be killed, and [`Answer`]s that can be judged.
+//! The tools of the black-box suite: a [`Target`] under test, a [`Journal`] that counts its
+//! executions, a [`SharedStore`] that can be killed, and [`Answer`]s that can be judged.
 //!
 //! The suite knows nothing of the target but its flags, its endpoints and its journal.
 //! `IDEMPTX_TARGET` names the executable under `target/targets/`; the default is `axum`.
 //! `IDEMPTX_STORE` names the store; the default is `redis`, with memory where one process will do.
-//! A few things are not the same behind every front door, or over every store: [`Difference`]
-//! lists them.
+//! A few things differ between front doors, or between stores: [`Difference`] lists them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,7 +33,7 @@ pub use crate::request::Request;
 pub use crate::store::{SharedStore, store_under_test};
 pub use crate::target::{Builder, Target, refused_start};
 
-/// How long anything that must happen may take: a bound for hopeless cases, not a measurement.
+/// The longest time that anything may take: a bound for hopeless cases, not a measurement.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again and again until the answer is yes.
@@ -76,5 +75,5 @@ pub async fn retry_until(request: &Request, mut wanted: impl FnMut(&Answer) -> b
     }
 }
 
-/// Between two looks at something that tells nobody when it changes.
+/// The pause between two looks at something that does not announce its changes.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{PATIENCE, until};
 
-/// A Redis server on a port and in a folder of its own; killed when dropped.
+/// A Redis server on a reserved port and in a temporary folder; killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
@@ -38,7 +38,7 @@ impl RedisServer {
         server
     }
 
-    /// Its URL for targets.
+    /// Returns the URL for targets.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.port.address())

@@ -64,14 +64,14 @@ impl Request {
         self.header(CONTENT_TYPE.as_str(), "application/json").body(text.to_owned())
     }
 
-    /// On a connection that is used for nothing else: whoever refuses a body unread, or breaks
-    /// down, may close it.
+    /// Uses a separate connection, which a server may close when it refuses a body unread or breaks
+    /// down.
     #[must_use]
     pub fn alone(self) -> Self {
         self.header(CONNECTION.as_str(), "close")
     }
 
-    /// The same request to another process.
+    /// Addresses the same request to another process.
     #[must_use]
     pub fn to(mut self, target: &Target) -> Self {
         self.origin = target.origin();

@@ -25,7 +25,7 @@ pub enum SharedStore {
 }
 
 impl SharedStore {
-    /// One that need not keep anything when it is killed.
+    /// Starts a store that need not keep anything when it is killed.
     pub async fn start() -> Self {
         match store_under_test().as_str() {
             "redis" => Self::Redis(RedisServer::start().await),
@@ -33,12 +33,12 @@ impl SharedStore {
         }
     }
 
-    /// One that has everything again after a kill that it has acknowledged.
+    /// Starts a store that keeps everything it has acknowledged when it is killed.
     pub async fn durable() -> Self {
         Self::named(&store_under_test()).await
     }
 
-    /// The same of a kind that is named.
+    /// Starts a durable store of the named kind.
     ///
     /// # Panics
     ///
@@ -59,7 +59,7 @@ impl SharedStore {
         store
     }
 
-    /// Its URL for targets.
+    /// Returns the URL for targets.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -69,7 +69,7 @@ impl SharedStore {
         }
     }
 
-    /// Kills it where it stands; a file, which nobody can kill, is kept from being written.
+    /// Kills the store at once; a file, which cannot be killed, is kept from being written.
     pub fn kill(&mut self) {
         match self {
             Self::Redis(redis) => redis.kill(),
@@ -118,8 +118,8 @@ impl SharedStore {
         }
     }
 
-    /// Sets it up so that it may lose what it has acknowledged, and tells which words a complaint
-    /// about that has to have.
+    /// Sets it up so that it may lose what it has acknowledged, and returns the words that a
+    /// complaint about that must contain.
     ///
     /// # Panics
     ///
@@ -158,7 +158,7 @@ impl SharedStore {
     }
 }
 
-/// A file of SQLite in a folder of its own.
+/// An SQLite file in a temporary folder.
 #[derive(Debug)]
 pub struct SqliteFile {
     directory: TempDir,

@@ -29,17 +29,17 @@ pub struct Target {
     stderr: Arc<Mutex<String>>,
     /// If it has one that no other target uses.
     _store: Option<DefaultStore>,
-    /// Where its executions are counted.
+    /// The journal of its executions.
     pub journal: Journal,
 }
 
 impl Target {
-    /// Starts one with a store of its own and the draft's profile.
+    /// Starts a target with a private store and the draft's profile.
     pub async fn start() -> Self {
         Self::with_policy(serde_json::json!({})).await
     }
 
-    /// Starts one with a store of its own and with a policy.
+    /// Starts a target with a private store and with a policy.
     pub async fn with_policy(policy: Value) -> Self {
         Builder::new().policy(policy).start().await
     }
@@ -50,19 +50,19 @@ impl Target {
         Builder::new()
     }
 
-    /// A POST to it.
+    /// Builds a POST to the target.
     #[must_use]
     pub fn post(&self, path: &str) -> Request {
         self.request(Method::POST, path)
     }
 
-    /// Any request to it.
+    /// Builds a request to the target.
     #[must_use]
     pub fn request(&self, method: Method, path: &str) -> Request {
         Request::new(self.connections.clone(), &self.origin(), method, path)
     }
 
-    /// Where it listens.
+    /// Returns the address that the target listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -117,13 +117,13 @@ impl Target {
     ///
     /// # Panics
     ///
-    /// Never: nobody panics while reading.
+    /// Never: no reader panics while it holds the lock.
     #[must_use]
     pub fn said(&self) -> String {
         self.stderr.lock().expect("no reader panics").clone()
     }
 
-    /// Waits until it has said something on stderr that holds all of `words`, whatever their case.
+    /// Waits until its stderr contains all of `words`, in upper or lower case.
     pub async fn says(&self, words: &[&str]) {
         until(&format!("the target says {words:?}"), || async {
             let said = self.said().to_lowercase();

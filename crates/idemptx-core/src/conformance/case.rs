@@ -31,6 +31,10 @@ impl<'a, H: Harness> Case<'a, H> {
         self.harness.store()
     }
 
+    pub(super) fn other_handle(&self) -> Option<&'a H::Store> {
+        self.harness.other_handle()
+    }
+
     pub(super) fn token(&self) -> Token {
         self.harness.token()
     }

@@ -184,13 +184,19 @@ impl<'a, H: Harness> History<'a, H> {
             Some(ModelRecord { lease, result }) => {
                 return match (answer, result) {
                     (Claim::Found(RecordSnapshot::Held(holder)), None) => {
-                        ensure!(holder.is_orphan() == self.orphans, "{} is left", holder.describe());
+                        ensure!(
+                            holder.is_orphan() == self.orphans,
+                            "{} is left",
+                            holder.describe()
+                        );
                         held_by(&holder, lease)
                     }
                     (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
                         settled_as(&record, lease, result)
                     }
-                    (answer, _) => Err(Violation(format!("a refused claim came to: {}", answer.describe()))),
+                    (answer, _) => {
+                        Err(Violation(format!("a refused claim came to: {}", answer.describe())))
+                    }
                 };
             }
         };

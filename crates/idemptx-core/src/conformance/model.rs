@@ -297,15 +297,7 @@ impl<'a, H: Harness> ModelStore<'a, H> {
         let answer = answer.map_err(|error| Violation(format!("a lookup failed: {error:?}")))?;
         match (self.records.get(&id), answer) {
             (None, None) => Ok(()),
-            (Some(held), Some(RecordSnapshot::Held(holder))) => {
-                held.check_answer(Claim::Found(RecordSnapshot::Held(holder)))
-            }
-            (Some(held), Some(RecordSnapshot::Settled(record))) => {
-                held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
-            }
-            (Some(held), Some(RecordSnapshot::Settled(record))) => {
-                held.check_answer(Claim::Found(RecordSnapshot::Settled(record)))
-            }
+            (Some(held), Some(found)) => held.check_answer(Claim::Found(found)),
             (_, answer) => Err(Violation(format!("a lookup came to: {}", answer.describe()))),
         }
     }
@@ -373,7 +365,9 @@ impl ModelRecord {
             (Claim::Found(RecordSnapshot::Settled(record)), Some(result)) => {
                 settled_as(&record, &self.lease, result)
             }
-            (answer, _) => Err(Violation(format!("a record is reported to be: {}", answer.describe()))),
+            (answer, _) => {
+                Err(Violation(format!("a record is reported to be: {}", answer.describe())))
+            }
         }
     }
 }

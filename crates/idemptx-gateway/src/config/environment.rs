@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::error::{InvalidConfig, SourceText};
+use super::invalid_config::{InvalidConfig, SourceText};
 
 /// Expands the variables in every string of a value.
 pub(super) fn expand(

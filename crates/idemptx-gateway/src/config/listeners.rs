@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::error::InvalidSetting;
+use super::invalid_config::InvalidSetting;
 use super::values::yes;
 
 /// An address for clients.

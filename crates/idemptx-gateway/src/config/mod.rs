@@ -6,8 +6,8 @@
 //! secrets.
 
 mod environment;
-mod error;
 mod health_check;
+mod invalid_config;
 mod listeners;
 mod pattern;
 mod protection;
@@ -26,9 +26,9 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 pub(crate) use self::environment::expanded;
-pub use self::error::InvalidConfig;
-use self::error::{InvalidSetting, SourceText};
 pub use self::health_check::HealthCheck;
+pub use self::invalid_config::InvalidConfig;
+use self::invalid_config::{InvalidSetting, SourceText};
 pub use self::listeners::{Admin, ForwardedRule, Listener, ListenerTls};
 pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};

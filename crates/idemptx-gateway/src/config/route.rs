@@ -4,7 +4,7 @@ use http::Method;
 use idemptx::{Policy, Profile};
 use serde::{Deserialize, Deserializer};
 
-use super::error::InvalidSetting;
+use super::invalid_config::InvalidSetting;
 use super::protection::{InvalidPolicy, PolicyOverlay};
 use super::values::methods;
 use super::{Forwarded, OnAmbiguous, Pattern, Protection};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::error::InvalidSetting;
+use super::invalid_config::InvalidSetting;
 use super::values::{positive_millis, seconds};
 
 /// The store of the records.

@@ -68,7 +68,9 @@ impl OutputWriter {
                 (None, _) => None,
             };
             let mut document = view::summary(summary);
-            document["answer"] = response.unwrap_or_default();
+            if let Value::Object(members) = &mut document {
+                members.insert("answer".to_owned(), response.unwrap_or_default());
+            }
             return self.document(&document);
         }
         writeln!(self.out, "record        {}", summary.id)?;

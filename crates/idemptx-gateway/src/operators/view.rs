@@ -53,10 +53,12 @@ pub(crate) fn full_response(view: &RecordView) -> Option<Value> {
         Ok(text) => text.into(),
         Err(_) => json!({ "hex": hex(&stored.body) }),
     };
-    let mut whole = response(view)?;
-    whole["headers"] = headers.collect();
-    whole["body"] = body;
-    Some(whole)
+    Some(json!({
+        "status": stored.status.as_u16(),
+        "headers": headers.collect::<Vec<_>>(),
+        "body_bytes": stored.body.len(),
+        "body": body,
+    }))
 }
 
 /// The version of a record that an operator decides about; a later change makes the decision void.

@@ -122,7 +122,7 @@ fn a_service_that_is_away_has_not_seen_the_request() {
     assert_eq!(service.executions()["key-1"], 1);
 }
 
-/// T40: whatever part of it has arrived, it may have been understood.
+/// A request may have been understood as soon as any part of it has arrived.
 #[test]
 fn a_request_of_which_a_byte_was_sent_is_not_sent_again() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -198,7 +198,7 @@ fn start(service: &CountingService, redis: &RedisServer, policy: &str) -> Gatewa
     GatewayProcess::start(service.address(), &route.replace(SCOPE, ""))
 }
 
-/// A request on a connection of its own, sent and not waited for.
+/// Sends a request on a new connection, without waiting for the response.
 fn sent(gateway: &GatewayProcess, key: usize) -> RawClient {
     let mut client = RawClient::connect(gateway.address());
     client.send(post("/", &format!("key-{key}"), "hi"));

@@ -1,4 +1,4 @@
-//! The guide tells the truth: its commands run, its files can be read, its problems are all there.
+//! Tests of the guide: its commands run, its files can be read, its problems are all there.
 
 use std::fs;
 use std::net::TcpStream;

@@ -83,7 +83,7 @@ async fn a_change_is_one_line_of_the_log() {
     let mut process = GatewayProcess::serve(&["--config", file.to_str().unwrap()]);
     one.becomes(Mood::Sick);
     let place = format!("upstream=up address=http://{}", one.address);
-    process.logs(&format!("unhealthy; used as last resort: it answered 503 {place}")).await;
+    process.logs(&format!("unhealthy; used as last resort: status 503 {place}")).await;
     one.becomes(Mood::Well);
     process.logs(&format!("healthy again {place}")).await;
     process.signal(Signal::TERM);
@@ -248,7 +248,7 @@ impl Moody {
         self.shared.lock().unwrap().0 = mood;
     }
 
-    /// Nobody listens there any more.
+    /// Stops the service, so that nothing listens at its address.
     async fn leaves(self) {
         self.serving.abort();
         let _ = self.serving.await;

@@ -187,7 +187,8 @@ fn when_the_gateway_is_gone_the_page_says_so() {
     browser.until("document.querySelector('#notice').textContent.includes('does not respond')");
 }
 
-/// One key in flight, one settled and replayed three times, one whose outcome is unknown.
+/// Starts a gateway with one key in flight, one settled and replayed three times, and one whose
+/// outcome is unknown.
 fn scene() -> OperatedGateway {
     let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
     let (public, upstream) = (gateway.public, gateway.upstream.clone());

@@ -165,7 +165,7 @@ async fn a_client_that_takes_nothing_does_not_keep_its_answer_for_ever() {
     timeout(PATIENCE, sent.notified()).await.unwrap();
 }
 
-/// Tells when it is dropped.
+/// Notifies when it is dropped.
 struct Ends(Arc<Notify>);
 
 impl Drop for Ends {

@@ -38,7 +38,7 @@ async fn gateway(upstream: &RawUpstream) -> Running {
     started(&simple(upstream.address, "[route.policy.scope]\nheader = \"X-Tenant\"")).await
 }
 
-/// Sends one request to a gateway of its own and looks what the upstream gets.
+/// Sends one request to a new gateway, and checks what the upstream receives.
 async fn judge(name: &str, bytes: Vec<u8>, fate: Fate) {
     let upstream = upstream().await;
     let gateway = gateway(&upstream).await;

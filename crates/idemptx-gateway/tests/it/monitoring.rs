@@ -1,4 +1,4 @@
-//! What is under `monitoring` and `packaging`, against the gateway that it is for.
+//! The files under `deploy`, checked against the gateway that they are for.
 
 use std::collections::BTreeSet;
 use std::fs;

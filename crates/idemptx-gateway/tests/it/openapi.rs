@@ -14,7 +14,7 @@ fn merged(input: &str, rest: &[&str]) -> String {
     ended.stdout
 }
 
-/// The same document, as JSON.
+/// Converts a document from YAML to JSON.
 fn json(yaml: &str) -> Value {
     serde_saphyr::from_str(yaml).unwrap()
 }

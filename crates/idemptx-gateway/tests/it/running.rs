@@ -19,7 +19,7 @@ use crate::support::in_process::{
 };
 use crate::support::raw_upstream::rest;
 
-/// Writes a configuration to a file of its own.
+/// Writes a configuration to a temporary file.
 fn file(text: &str) -> tempfile::TempPath {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
@@ -108,7 +108,7 @@ async fn a_hang_up_reloads_and_a_mistake_keeps_the_former_configuration() {
 
     std::fs::write(&path, simple(upstream.address, "colour = \"red\"")).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.logs("kept the former configuration").await;
+    gateway.logs("the previous configuration stays in force").await;
     gateway.logs("unknown field `colour`").await;
     send(gateway.address(), unkeyed()).await.refused(400, "missing-key");
 }
@@ -176,7 +176,7 @@ async fn what_only_a_new_start_can_change_is_refused_by_a_reload() {
     }
 }
 
-/// An upstream that answers when it is let to, and tells when it begins.
+/// Starts an upstream that notifies when a request begins, and answers once it is allowed to.
 async fn slow() -> (HyperService, Arc<Notify>, Arc<Notify>) {
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (begins, goes_on) = (Arc::clone(&begun), Arc::clone(&go_on));

@@ -1,5 +1,5 @@
-//! Services in three languages, none of which knows of retries, behind `idemptx serve` as it is
-//! started from a shell.
+//! Services in three languages, none of which knows of retries, downstream of `idemptx serve` as
+//! it is started from a shell.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What a hostile client can send, over real sockets, in front of an upstream that notes every
-//! byte: nothing is smuggled, and nothing hangs.
+//! Attacks of a hostile client over real sockets, on a gateway whose upstream records every byte:
+//! nothing is smuggled, and nothing hangs.
 
 mod attacks;
 mod expect;
@@ -61,7 +61,7 @@ fn a_path_is_read_in_one_way() {
     check_all(&attacks::paths());
 }
 
-/// Whatever a client sends, what goes on is whole requests that can be read in one way.
+/// The gateway forwards only whole requests that can be read in one way, for any client input.
 #[test]
 fn nothing_goes_on_that_is_not_well_formed() {
     let upstream = Recorder::start();
@@ -107,7 +107,7 @@ fn two_targets_never_share_a_record() {
     }
 }
 
-/// T30: what comes behind the upstream's agreement is nobody's HTTP.
+/// Bytes that follow the upstream's agreement to an upgrade are not HTTP.
 #[test]
 fn behind_a_101_bytes_are_free() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -171,7 +171,7 @@ impl Changes {
     }
 }
 
-/// Every case must hold; all that do not are told at once.
+/// Checks every case, and reports all failures at once.
 fn check_all(cases: &[Case]) {
     let upstream = Recorder::start();
     let mut gateway = GatewayProcess::start(upstream.address(), ROUTE);
@@ -225,7 +225,7 @@ const PAIRS: &[[&str; 2]] = &[
     ["/caf%C3%A9", "/caf%c3%a9"],
 ];
 
-/// Of each client.
+/// The number of changed requests from each client.
 const CHANGED: usize = 500;
 const CLIENTS: u64 = 8;
 const SPECIAL: &[u8] = b"\r\n\0\t :;,+-0123fF\x0b\x7f\x80";

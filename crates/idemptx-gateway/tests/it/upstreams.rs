@@ -1,5 +1,5 @@
-//! What an upstream can do to the gateway: nothing of it is taken for an answer, stored as one, or
-//! left in a connection for the next request.
+//! Misbehaving upstreams: nothing of their output is taken for an answer, stored as one, or left in
+//! a connection for the next request.
 
 mod misbehaviors;
 mod scripted_upstream;
@@ -112,7 +112,7 @@ fn truncated(
     is_itself(gateway, upstream, number)
 }
 
-/// The next request gets its own answer, over a connection of its own.
+/// Checks that the next request gets the answer meant for it, over a new connection.
 fn is_itself(
     gateway: SocketAddr,
     upstream: &ScriptedUpstream,

@@ -130,7 +130,7 @@ def charge_blocking(
 async def charge_by_hand(
     request: Request, status: int = 201, forget: bool = False, fail: bool = False
 ) -> JSONResponse:
-    """Without the dependency, in a transaction of its own."""
+    """Charges without the dependency, in a separate transaction."""
     key, execution = key_of(request), current_execution()
     assert execution is not None
     response = answer(key, status)

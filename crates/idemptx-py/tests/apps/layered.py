@@ -1,4 +1,4 @@
-"""The same handler behind the middleware; `options` in `TEST_SETTINGS` are its parameters."""
+"""The same handler under the middleware; `options` in `TEST_SETTINGS` are its parameters."""
 
 import asyncio
 import contextlib

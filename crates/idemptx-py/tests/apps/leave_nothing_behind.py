@@ -1,6 +1,6 @@
 """Ends event loops in every state of a request, and looks for what is left open.
 
-Under `-X dev -W error` a socket, a task or a coroutine that nobody ended is an error on stderr.
+Under `-X dev -W error` a socket, task or coroutine that is never ended is an error on stderr.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stream of events, the second of which is made when somebody says so."""
+"""A stream of two events, the second of which is sent after a request to `/go`."""
 
 import asyncio
 import contextlib

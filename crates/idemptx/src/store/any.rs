@@ -62,7 +62,7 @@ pub enum StoreKind {
 
 impl AnyStore {
     /// Wraps a store of another crate.
-    pub fn new(store: impl Store + Inventory + SafetyCheck + Transactional) -> Self {
+    pub fn new(store: impl Inventory + SafetyCheck + Transactional) -> Self {
         Self::base(store, StoreKind::Other)
     }
 

@@ -14,10 +14,10 @@ use idemptx_core::store::{
 use super::safety::{SafetyCheck, SafetyReport};
 use super::transactional::Transactional;
 
-/// Future of a step behind a pointer.
+/// The boxed future of a store's step.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A store behind a pointer.
+/// An object-safe store.
 ///
 /// Implemented for every complete store, so that the choice of a store at run time costs one
 /// allocation a step and no forwarding code.

@@ -129,7 +129,7 @@ impl Execution {
 
 /// A transaction of the application's that an operation can be settled in; see
 /// [`Execution::settle_in`].
-pub trait SettleIn: sealed::Sealed {
+pub trait SettleIn: sealed::PrivateSettle {
     /// The result of settling: a response or a [`SettleError`], at once or as a future.
     type Settled<'a, B: 'static>
     where
@@ -159,13 +159,13 @@ pub trait SettleIn: sealed::Sealed {
 }
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait PrivateSettle {}
 
     #[cfg(feature = "postgres")]
-    impl Sealed for tokio_postgres::Transaction<'_> {}
+    impl PrivateSettle for tokio_postgres::Transaction<'_> {}
 
     #[cfg(feature = "sqlite")]
-    impl Sealed for rusqlite::Transaction<'_> {}
+    impl PrivateSettle for rusqlite::Transaction<'_> {}
 }
 
 #[cfg(feature = "postgres")]

@@ -98,5 +98,5 @@ fn keys() -> SealKeys {
 }
 
 const BYTES_MAX: usize = 64 << 20;
-/// The contract is about verdicts, not about how soon a busy machine gives them.
+/// A long time, since the contract covers verdicts, not how soon a busy machine gives them.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -19,7 +19,8 @@ use idemptx_core::time::{Clock, Timestamp, millis};
 
 #[tokio::test]
 async fn the_memory_store_passes_the_suite_by_its_own_clock() {
-    let trial = RealTime(MemoryStore::new());
+    let store = MemoryStore::new();
+    let trial = RealTime(store.clone(), store);
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
@@ -77,13 +78,17 @@ async fn the_suite_notices_every_kind_of_faulty_listing() {
     }
 }
 
-struct RealTime(MemoryStore);
+struct RealTime(MemoryStore, MemoryStore);
 
 impl Harness for RealTime {
     type Store = MemoryStore;
 
     fn store(&self) -> &MemoryStore {
         &self.0
+    }
+
+    fn other_handle(&self) -> Option<&MemoryStore> {
+        Some(&self.1)
     }
 
     fn token(&self) -> Token {

@@ -11,39 +11,43 @@ use idemptx_testkit::PostgresServer;
 #[tokio::test]
 async fn the_postgres_store_keeps_the_contract() {
     let server = PostgresServer::start(&[]);
-    keeps_the_contract(PostgresStore::builder(server.url())).await;
+    keeps_the_contract(|| PostgresStore::builder(server.url())).await;
 }
 
 #[tokio::test]
 async fn it_keeps_the_contract_with_everything_that_comes_at_once_in_one_batch() {
     let server = PostgresServer::start(&[]);
-    keeps_the_contract(PostgresStore::builder(server.socket_url()).sessions(1)).await;
+    keeps_the_contract(|| PostgresStore::builder(server.socket_url()).sessions(1)).await;
 }
 
 #[tokio::test]
 async fn it_keeps_the_contract_behind_a_pooler_in_transaction_mode() {
     let server = PostgresServer::start(&[]);
     let pooler = PgBouncer::start(&server);
-    keeps_the_contract(PostgresStore::builder(pooler.url()).pooled(true)).await;
+    keeps_the_contract(|| PostgresStore::builder(pooler.url()).pooled(true)).await;
 }
 
-async fn keeps_the_contract(builder: PostgresStoreBuilder) {
+async fn keeps_the_contract(builder: impl Fn() -> PostgresStoreBuilder) {
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(20);
-    let builder = builder.timeout(patience).connect_timeout(patience).lock_timeout(patience);
-    let store = builder.connect().await.unwrap();
-    let trial = Trial(store);
+    let connect =
+        || builder().timeout(patience).connect_timeout(patience).lock_timeout(patience).connect();
+    let trial = Trial(connect().await.unwrap(), connect().await.unwrap());
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-struct Trial(PostgresStore);
+struct Trial(PostgresStore, PostgresStore);
 
 impl Harness for Trial {
     type Store = PostgresStore;
 
     fn store(&self) -> &PostgresStore {
         &self.0
+    }
+
+    fn other_handle(&self) -> Option<&PostgresStore> {
+        Some(&self.1)
     }
 
     fn token(&self) -> Token {

@@ -12,19 +12,23 @@ async fn the_redis_store_keeps_the_contract() {
     let server = RedisServer::start(&[]);
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(20);
-    let store = RedisStore::builder(server.url()).timeout(patience).connect().await.unwrap();
-    let trial = Trial(store);
+    let connect = || RedisStore::builder(server.url()).timeout(patience).connect();
+    let trial = Trial(connect().await.unwrap(), connect().await.unwrap());
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-struct Trial(RedisStore);
+struct Trial(RedisStore, RedisStore);
 
 impl Harness for Trial {
     type Store = RedisStore;
 
     fn store(&self) -> &RedisStore {
         &self.0
+    }
+
+    fn other_handle(&self) -> Option<&RedisStore> {
+        Some(&self.1)
     }
 
     fn token(&self) -> Token {

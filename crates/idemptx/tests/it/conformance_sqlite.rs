@@ -11,19 +11,24 @@ async fn the_sqlite_store_keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(30);
-    let store = SqliteStore::builder(folder.path().join("records.db")).timeout(patience);
-    let trial = Trial(store.open().unwrap());
+    let file = folder.path().join("records.db");
+    let open = || SqliteStore::builder(file.clone()).timeout(patience).open().unwrap();
+    let trial = Trial(open(), open());
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-struct Trial(SqliteStore);
+struct Trial(SqliteStore, SqliteStore);
 
 impl Harness for Trial {
     type Store = SqliteStore;
 
     fn store(&self) -> &SqliteStore {
         &self.0
+    }
+
+    fn other_handle(&self) -> Option<&SqliteStore> {
+        Some(&self.1)
     }
 
     fn token(&self) -> Token {

@@ -1,4 +1,4 @@
-//! Results held close at hand: what is answered without the store, and what never is.
+//! The near cache: what is answered without the store, and what never is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -367,7 +367,7 @@ async fn an_engine_replays_without_its_store_and_replaces_through_it() {
     assert_eq!(app.runs.began(), 2);
 }
 
-/// One process' view of a store.
+/// A process' view of a store.
 #[derive(Clone, Debug)]
 struct Process {
     near: Arc<NearCache<ScriptedStore>>,

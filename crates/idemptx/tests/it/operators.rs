@@ -8,7 +8,7 @@ mod orphans;
 mod purges;
 mod retention;
 
-/// Each runs against every store, in a place of its own.
+/// Runs each test against every store, in a separate environment.
 macro_rules! on_every_store {
     ($($group:ident::$test:ident,)+) => {
         on_every_store! { in memory: $($group::$test,)+ }

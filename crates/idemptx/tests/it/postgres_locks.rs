@@ -26,7 +26,8 @@ async fn a_claim_does_not_wait_for_a_settlement_that_is_not_committed() {
 }
 
 fn request(number: u8) -> ClaimRequest {
-    let fingerprint = Fingerprint { config: 1, digest: [2; 32], binding: [3; 16] };
+    let fingerprint =
+        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
     let (term, retain) = (Duration::from_secs(60), Duration::from_secs(600));
     ClaimRequest::new(Token::from_bytes([number; Token::BYTES]), fingerprint, term, retain)
 }

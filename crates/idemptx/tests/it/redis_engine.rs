@@ -221,7 +221,7 @@ fn commands(server: &RedisServer) -> [u64; 3] {
     [server.calls("set"), server.calls("evalsha"), others.iter().sum()]
 }
 
-/// Resolves when the server says so, which nothing but asking tells.
+/// Polls the server until a condition holds.
 async fn until(mut holds: impl FnMut() -> bool) {
     let reached = async {
         while !holds() {

@@ -38,7 +38,7 @@ async fn a_hit_is_one_command_and_a_new_key_is_two() {
     assert_eq!(after_new, [after_hits[0] + 2, after_hits[1], after_hits[2] + 1, after_hits[3]]);
 }
 
-/// On one thread, where each who sends a command could have it written before the next one sends.
+/// Uses one thread, on which each command could be written before the next task sends one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn commands_of_tasks_that_are_ready_together_are_few_writes() {
     let (server, store) = started(&[]);

@@ -1,4 +1,4 @@
-//! Somebody who can write to the store, against results that are sealed.
+//! Sealed results against an attacker who can write to the store.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -164,7 +164,7 @@ impl Store {
         App::quick(engine(Sealed::new(self.open(), keys()), change))
     }
 
-    /// All records, in the order in which they were claimed.
+    /// Returns the records, in the order in which they were claimed.
     fn records<const N: usize>(&self) -> [Vec<u8>; N] {
         let connection = Connection::open(self.path()).unwrap();
         let mut statement =

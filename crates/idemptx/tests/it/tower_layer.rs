@@ -20,13 +20,13 @@ use idemptx::store::MemoryStore;
 use idemptx::{Engine, Policy};
 use idemptx_core::policy::PolicyBuilder;
 
-/// An engine on memory of its own.
+/// An engine on a new memory store.
 fn engine(change: impl FnOnce(PolicyBuilder) -> PolicyBuilder) -> Engine<MemoryStore> {
     let policy = change(Policy::draft().into_builder()).build().unwrap();
     Engine::builder(MemoryStore::new()).policy(policy).build().unwrap()
 }
 
-/// A server whose only handler, behind the engine, is counted.
+/// A server with one handler under the engine, whose runs are counted.
 fn app<S, F, R, A>(engine: &Engine<S>, handler: F) -> (Router, Count)
 where
     S: idemptx_core::store::Store,

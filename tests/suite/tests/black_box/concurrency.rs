@@ -1,4 +1,4 @@
-//! Many at once: one executes, the others wait or are refused, and whoever leaves harms nobody.
+//! Many at once: one executes, the others wait or are refused, and clients that leave do no harm.
 
 use serde_json::json;
 use target_tests::{Answer, Request, Target, retry_until};

@@ -1,4 +1,4 @@
-//! What the target application does on its own, before any protection.
+//! The target application by itself, before any protection.
 
 use hyper::Method;
 use target_tests::{Difference, Event, Target, refused_start};

@@ -1,4 +1,4 @@
-//! Whatever the front door: over one store they are one engine, and keep the same records.
+//! Front doors over one store: they are one engine, and keep the same records.
 
 use hyper::HeaderMap;
 use hyper::header::{CONNECTION, DATE, SERVER, SET_COOKIE};
@@ -104,7 +104,7 @@ async fn pair(store: &SharedStore, policy: Value) -> (Target, Target) {
     tokio::join!(start(&target_tests::front_door()), start(REFERENCE))
 }
 
-/// The fields that a server does not add anew to each answer.
+/// Returns the fields that belong to a stored answer, and are not added to each answer by a server.
 fn lasting(answer: &Answer) -> HeaderMap {
     let mut headers = answer.headers.clone();
     for name in [CONNECTION, DATE, SERVER, SET_COOKIE] {
@@ -122,5 +122,5 @@ fn send(request: &Request) -> JoinHandle<Result<Answer, String>> {
     tokio::spawn(async move { request.try_send().await })
 }
 
-/// What all front doors are measured by.
+/// The front door that all others are compared with.
 const REFERENCE: &str = "axum";

@@ -1,4 +1,4 @@
-//! What only Redis can be brought to do, or be watched doing; skipped over other stores.
+//! Behaviour that only Redis can be brought to show; skipped over other stores.
 //!
 //! The suite skips this module by its name.
 
@@ -148,7 +148,7 @@ async fn work(monitor: &mut Monitor) -> Vec<String> {
     commands.into_iter().filter(|command| !upkeep.contains(&command.as_str())).collect()
 }
 
-/// Tells the client soon that its answer is not stored.
+/// Returns a policy with a short settle timeout.
 fn impatient() -> Value {
     json!({ "store_timeout_ms": { "settle": 500 } })
 }

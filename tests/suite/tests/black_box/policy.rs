@@ -1,4 +1,4 @@
-//! What a policy changes.
+//! The effects of a policy.
 
 use hyper::Method;
 use serde_json::{Value, json};

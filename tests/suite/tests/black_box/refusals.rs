@@ -1,4 +1,4 @@
-//! What is refused, and how: nothing runs, and the client is told what to do.
+//! Refusals: nothing runs, and the client learns what to do.
 
 use serde_json::json;
 use target_tests::{Answer, Request, Target};

@@ -1,4 +1,4 @@
-//! How a target starts and how it ends.
+//! The start and the end of a target.
 
 use serde_json::json;
 use target_tests::{Difference, Journal, SharedStore, Target, refused_start, retry_until};

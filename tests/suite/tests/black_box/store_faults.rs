@@ -158,7 +158,7 @@ async fn pair(store: &SharedStore) -> (Target, Target) {
     tokio::join!(start(), start())
 }
 
-/// Tells the client soon that its answer is not stored, and keeps its claim until it is.
+/// Returns a policy that soon reports a response as not stored, and keeps its claim until it is.
 fn impatient() -> Value {
     json!({ "lease_ms": 120_000, "store_timeout_ms": { "settle": 500 } })
 }

@@ -24,7 +24,7 @@ pub(crate) use self::run::RecordSnapshot;
 use self::run::Run;
 use crate::journal::Journal;
 
-/// What the executions of one process share.
+/// The state that the executions of one process share.
 #[derive(Debug)]
 pub struct App {
     journal: Option<Journal>,
@@ -48,7 +48,7 @@ impl App {
         format!("{}-{count}", std::process::id())
     }
 
-    /// How often `/flaky` was executed with this key, this time included.
+    /// Counts an execution of `/flaky` with this key, and returns the count.
     fn flaky(&self, key: &str) -> u64 {
         let mut counts = self.flaky.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.to_owned()).or_default();
@@ -180,7 +180,7 @@ async fn execution(run: Run) -> Response {
     run.end(Json(run.seen.clone()))
 }
 
-/// No request is echoed beyond this, whoever forwards it.
+/// The longest request that is echoed, through any front door.
 const ECHO_BYTES_MAX: usize = 64 << 20;
 
 const EXECUTED: HeaderName = HeaderName::from_static("x-executed");

@@ -8,7 +8,7 @@ use clap::Parser;
 /// The target application of the black-box suite.
 #[derive(Debug, Parser)]
 pub struct Flags {
-    /// Where to accept connections; port 0 is a free one.
+    /// The address to accept connections on; port 0 is a free one.
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
     /// The store's URL.

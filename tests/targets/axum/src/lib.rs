@@ -1,6 +1,6 @@
 //! The target application of the black-box suite, on axum.
 //!
-//! `axum` stands behind the idempotency layer, `plain` does not; everything else is the same.
+//! `axum` is protected by the idempotency layer, `plain` is not; everything else is the same.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -34,7 +34,7 @@ use crate::flags::Flags;
 use crate::journal::Journal;
 use crate::protect::Protection;
 
-/// Runs the application as its flags say until SIGTERM, behind the layer.
+/// Runs the application as its flags say until SIGTERM, protected by the layer.
 pub async fn protected() -> ExitCode {
     let flags = Flags::parse();
     if flags.unprotected {
@@ -105,5 +105,5 @@ fn finish(served: io::Result<()>) -> ExitCode {
 }
 
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// What clap ends with, too.
+/// The status that clap ends with, too.
 const USAGE: u8 = 2;

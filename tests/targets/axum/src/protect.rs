@@ -17,7 +17,7 @@ use crate::flags::Flags;
 pub(crate) struct Protection(Engine<AnyStore>);
 
 impl Protection {
-    /// As the flags say; nothing is connected yet.
+    /// Builds the engine that the flags describe; nothing is connected yet.
     pub(crate) fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
         let profile: Profile = flags.profile.parse()?;
         let policy = Policy::from_json(profile, &flags.policy)?;
@@ -30,7 +30,7 @@ impl Protection {
         router.layer(self.0.layer())
     }
 
-    /// Tells on stderr what the store promises; one that cannot be used yet is asked again later.
+    /// Reports on stderr what the store promises; one that cannot be used yet is asked again later.
     pub(crate) async fn check(&self) {
         let protection = self.clone();
         let mut checks = tokio::spawn(async move {
@@ -54,7 +54,7 @@ impl Protection {
         }
     }
 
-    /// How long draining may take.
+    /// Returns the longest time that draining may take.
     pub(crate) fn drain_max(&self) -> Duration {
         self.0.policy().drain
     }
@@ -69,7 +69,7 @@ impl Protection {
     }
 }
 
-/// What a handler sees of the execution that it is part of.
+/// Returns a handler's view of the execution that it is part of.
 pub(crate) fn execution(extensions: &Extensions) -> Option<RecordSnapshot> {
     let execution = extensions.get::<Execution>()?;
     Some(RecordSnapshot {

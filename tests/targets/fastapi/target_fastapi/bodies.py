@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def noise(seed: str, length: int) -> bytes:
-    """As many bytes as asked for, which differ with `seed`."""
+    """Returns `length` bytes, which differ with `seed`."""
     return random.Random(seed).randbytes(length)  # noqa: S311 - no two alike is all that is asked
 
 
@@ -27,7 +27,7 @@ async def chunks(run: Run, line: str, count: int, gap_ms: int) -> AsyncIterator[
 
 
 async def half() -> AsyncIterator[bytes]:
-    """As much as `HALF_BYTES`, and then a failure."""
+    """Sends `HALF_BYTES` bytes, and then fails."""
     yield b"x" * HALF_BYTES
     # So that the half is on its way when the rest fails.
     await asyncio.sleep(0)
@@ -36,4 +36,4 @@ async def half() -> AsyncIterator[bytes]:
 
 
 HALF_BYTES = 512
-"""What `/abort` sends before it fails: half of what it declares."""
+"""The bytes that `/abort` sends before it fails: half of what it declares."""

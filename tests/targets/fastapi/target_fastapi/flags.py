@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was asked for."""
+    """The flags of the command line."""
 
     listen: tuple[str, int]
     store: str

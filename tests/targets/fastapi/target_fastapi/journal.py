@@ -1,4 +1,4 @@
-"""What executions leave behind, so that they can be counted across processes and kills."""
+"""The journal of executions, which can be counted in it across processes and kills."""
 
 from __future__ import annotations
 

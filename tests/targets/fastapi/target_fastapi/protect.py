@@ -34,7 +34,7 @@ def decorator(flags: Flags, journal: Journal | None) -> FastAPI:
 
 
 def middleware(flags: Flags, journal: Journal | None) -> FastAPI:
-    """The application behind the middleware, which drains by itself."""
+    """Returns the application under the middleware, which drains by itself."""
     app = unprotected(flags, journal)
     app.add_middleware(
         IdempotencyMiddleware,

@@ -22,22 +22,22 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Executions:
-    """What the executions of one process share."""
+    """The state that the executions of one process share."""
 
     journal: Journal | None
     last: str = f"{os.getpid()}-0"
     flaky: Counter[str] = field(default_factory=Counter)
-    """How often `/flaky` was executed with each key."""
+    """The number of executions of `/flaky` with each key."""
     _count: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def next(self) -> str:
-        """What tells a new execution from every other one."""
+        """Returns an identifier that no other execution has."""
         self.last = f"{os.getpid()}-{next(self._count)}"
         return self.last
 
     @staticmethod
     def of(request: Request) -> Executions:
-        """Those of the application that the request came to."""
+        """Returns the executions of the application that the request came to."""
         executions = request.app.state.executions
         assert isinstance(executions, Executions)  # noqa: S101 - put there by `application`
         return executions
@@ -45,10 +45,10 @@ class Executions:
 
 @dataclass(frozen=True)
 class Run:
-    """An execution under way."""
+    """A running execution."""
 
     n: str
-    """What tells this execution from every other one."""
+    """The identifier that no other execution has."""
     key: str
     """The request's key, `-` without one."""
     _journal: Journal | None
@@ -87,7 +87,7 @@ class Run:
 
 
 def _key(request: Request) -> str:
-    """What the front door says, or else what the request itself does."""
+    """Returns the key from the front door, or else from the request."""
     execution = current_execution()
     if execution is not None:
         return execution.key

@@ -47,12 +47,12 @@ class Server(uvicorn.Server):
     """A server that says where it listens, and that ends in time."""
 
     def __init__(self, config: uvicorn.Config, drain_max: float) -> None:
-        """`drain_max` seconds after it was asked to end it ends, whatever is still running."""
+        """Ends at most `drain_max` seconds after it was asked to, even while requests run."""
         super().__init__(config)
         self._drain_max = drain_max
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells on stdout where it listens, once it does."""
+        """Prints on stdout where it listens, once it does."""
         await super().startup(sockets)
         for listener in sockets or []:
             host, port, *_ = listener.getsockname()

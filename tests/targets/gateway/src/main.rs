@@ -1,6 +1,6 @@
-//! The target application of the black-box suite behind the gateway.
+//! The target application with the gateway in front of it.
 //!
-//! It starts the gateway in front of a `plain` of its own, which knows nothing of keys.
+//! It starts the gateway in front of a private `plain`, which knows nothing of keys.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the flags say, as a gateway has it.
+/// Translates the flags into a gateway's protection.
 fn protection(flags: &Flags) -> Result<Option<Protection>, Box<dyn Error>> {
     // Refused before anything is started, as a policy is.
     idemptx::store::AnyStore::from_url(&flags.store)?;

@@ -17,15 +17,18 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
-use super::world::{Cell, begin, fingerprint, id, response, rules};
+use super::world::{Cell, begin, fingerprints, id, response, rules};
 use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Exchange, Handled, Rules};
+use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::outcome::Code;
 use crate::policy::{OnOrphan, OnPanic, Policy};
 use crate::record::{Record, State};
+use crate::secret::Secret;
 use crate::store::{Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement};
 use crate::time::Timestamp;
 
@@ -75,6 +78,34 @@ fn of_three_transactions_one_has_an_effect() {
     explore(&waiting, Mutant::None).unwrap();
 }
 
+#[test]
+fn a_record_outlives_the_lease_of_its_claim() {
+    let brief = |policy: &mut Policy| {
+        policy.retain = Duration::from_millis(1);
+        policy.key_retain = policy.retain;
+    };
+    let scenario = || Scenario { pauses: 2, crashes: 0, ..Scenario::new(rules(brief), 2) };
+    explore(&scenario(), Mutant::None).unwrap();
+    assert!(explore(&scenario(), Mutant::ClaimsExpireEarly).is_err());
+}
+
+#[test]
+fn processes_that_rotate_secrets_share_one_record() {
+    let secret = |id| Secret::new(id, &[id; 16]).unwrap();
+    let under = |naming: u8, secrets: &[u8]| {
+        rules(|policy| {
+            policy.naming_secret = Some(secret(naming));
+            policy.secrets = secrets.iter().map(|id| secret(*id)).collect();
+        })
+    };
+    let mut scenario = Scenario::new(under(9, &[1]), 2);
+    scenario.others = Some(under(9, &[2, 1]));
+    explore(&scenario, Mutant::None).unwrap();
+    // A naming secret that rotates too.
+    scenario.others = Some(under(8, &[2, 1]));
+    assert!(explore(&scenario, Mutant::None).is_err());
+}
+
 /// A suite that lets a broken store or driver pass proves nothing.
 #[test]
 fn every_mutant_is_caught() {
@@ -87,6 +118,7 @@ fn every_mutant_is_caught() {
         Mutant::LateClaimStartsAtOnce,
         Mutant::LostAnswerCountsAsSuccess,
         Mutant::FencedOwnerAnswersAllTheSame,
+        Mutant::DoubtCountsAsRefusal,
     ] {
         let caught = explore(&Scenario::new(rules(|_| {}), 2), mutant);
         assert!(caught.is_err(), "{mutant:?} was not caught");
@@ -112,6 +144,10 @@ enum Mutant {
     LateClaimStartsAtOnce,
     LostAnswerCountsAsSuccess,
     FencedOwnerAnswersAllTheSame,
+    /// A claim that may have been made is reported as certainly refused.
+    DoubtCountsAsRefusal,
+    /// A claim is kept for as long as its key, and no longer.
+    ClaimsExpireEarly,
     CommitWithoutRecord,
     UnheardCommitCountsAsUnsettled,
     ReleaseOvertakesCommit,
@@ -119,12 +155,16 @@ enum Mutant {
 
 struct Scenario {
     rules: Arc<Rules>,
+    /// The rules of every second client, where they differ.
+    others: Option<Arc<Rules>>,
     clients: usize,
     /// Lost, late or repeated steps in one history.
     faults: u8,
     crashes: u8,
     /// How often time passes beyond a lease.
     lapses: u8,
+    /// How often half a lease passes.
+    pauses: u8,
     /// How many handlers break down.
     breaks: u8,
     /// Whether the handler must not even begin a second time.
@@ -140,10 +180,12 @@ impl Scenario {
         let (faults, lapses) = if clients < 3 { (2, 2) } else { (1, 1) };
         Self {
             rules,
+            others: None,
             clients,
             faults,
             crashes: 1,
             lapses,
+            pauses: 0,
             breaks: 0,
             once: false,
             transactional: false,
@@ -152,6 +194,10 @@ impl Scenario {
 
     fn transactional(self) -> Self {
         Self { transactional: true, ..self }
+    }
+
+    fn rules_of(&self, n: usize) -> &Arc<Rules> {
+        self.others.as_ref().filter(|_| n % 2 == 1).unwrap_or(&self.rules)
     }
 }
 
@@ -177,7 +223,10 @@ struct World {
     faults: u8,
     crashes: u8,
     lapses: u8,
+    pauses: u8,
     breaks: u8,
+    /// What the operation is called: its record's id, and a key derived from its name.
+    name: Option<(RecordId, String)>,
     executions: u8,
     takeovers: u8,
     releases: u8,
@@ -253,7 +302,9 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
         faults: scenario.faults,
         crashes: scenario.crashes,
         lapses: scenario.lapses,
+        pauses: scenario.pauses,
         breaks: scenario.breaks,
+        name: None,
         executions: 0,
         takeovers: 0,
         releases: 0,
@@ -265,6 +316,7 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
         let next = world.successors(scenario, mutant)?;
         if next.is_empty() {
             world.assert_everybody_ended()?;
+            world.assert_no_claim_is_left(scenario)?;
         }
         for world in next {
             world.assert_effect_is_recorded(scenario)?;
@@ -304,9 +356,19 @@ impl World {
             if self.is_blocked(&self.deferred[position], mutant) {
                 continue;
             }
+            if self.is_repeated_later(&self.deferred[position]) {
+                continue;
+            }
             let mut world = self.then(format!("behind {:?}", self.deferred[position].name()));
             let step = world.deferred.remove(position);
             world.apply(&step, mutant)?;
+            next.push(world);
+        }
+        if self.pauses > 0 && self.cell.is_live(self.now) {
+            let mut world = self.then("half a lease passes".into());
+            world.pauses -= 1;
+            world.now += scenario.rules.policy().lease.as_millis() as u64 / 2;
+            world.cell.expire(world.now, mutant == Mutant::ClaimsExpireEarly);
             next.push(world);
         }
         if self.lapses > 0 && self.cell.is_live(self.now) {
@@ -343,11 +405,12 @@ impl World {
             // Clients differ in nothing but their number: let them arrive in its order.
             Client::Unborn if n > 0 && matches!(self.clients[n - 1], Client::Unborn) => {}
             Client::Unborn => {
-                let (mut exchange, _) = begin(&scenario.rules, n as u8 + 1);
-                let prints = vec![fingerprint(&scenario.rules, "a")];
+                let (mut exchange, _) = begin(scenario.rules_of(n), n as u8 + 1);
+                let prints = fingerprints(scenario.rules_of(n), "a");
                 let event = Event::Body(BodyEnd::Whole(prints));
                 let action = exchange.step(event, Timestamp::from_millis(self.now));
                 let mut world = self.then(format!("{n} arrives"));
+                world.assert_one_name(n, &exchange, scenario)?;
                 world.act(n, exchange, action, scenario)?;
                 next.push(world);
             }
@@ -426,6 +489,13 @@ impl World {
             next.push(world);
             return Ok(());
         }
+        let mut world = self.then(format!("{n} {}, and is refused", step.name()));
+        world.faults -= 1;
+        if mutant == Mutant::DoubtCountsAsRefusal {
+            world.late.push(step.clone());
+        }
+        world.clients[n] = Client::Told(exchange.clone(), step.clone(), step.refused());
+        next.push(world);
         if !is_blocked {
             let mut world = self.then(format!("{n} {} twice", step.name()));
             world.faults -= 1;
@@ -719,6 +789,36 @@ impl World {
         Ok(())
     }
 
+    /// Unless its client has crashed, a claim does not outlive the interest in it.
+    fn assert_no_claim_is_left(&self, scenario: &Scenario) -> Result<(), String> {
+        let is_claimed = self.cell.record.as_ref().is_some_and(|it| it.state == State::Running);
+        if is_claimed && self.crashes == scenario.crashes {
+            return Err(self.report("a claim is left to lapse"));
+        }
+        Ok(())
+    }
+
+    /// Every process gives the operation one record and one derived key.
+    fn assert_one_name(
+        &mut self,
+        n: usize,
+        exchange: &Exchange,
+        scenario: &Scenario,
+    ) -> Result<(), String> {
+        let Some(operation) = exchange.operation() else { return Ok(()) };
+        let name = (operation.id(), operation.derive("charge", scenario.rules_of(n)));
+        if *self.name.get_or_insert_with(|| name.clone()) != name {
+            return Err(self.report("one operation has two names"));
+        }
+        Ok(())
+    }
+
+    /// A release of a claim whose answer was lost is repeated until that claim cannot come any more.
+    fn is_repeated_later(&self, step: &Step) -> bool {
+        let Step::Release(lease) = step else { return false };
+        self.late.iter().any(|it| matches!(it, Step::Claim(claim) if claim.token == lease.token))
+    }
+
     fn assert_everybody_ended(&self) -> Result<(), String> {
         let ended = |client: &Client| matches!(client, Client::Ended(_) | Client::Crashed);
         if self.clients.iter().all(ended) { Ok(()) } else { Err(self.report("somebody is stuck")) }
@@ -760,6 +860,17 @@ impl Step {
             }
             Self::Settle(..) | Self::Commit(..) => Event::Settled(Err(ErrorKind::Unavailable)),
             Self::Release(_) => Event::Released(Err(ErrorKind::Unavailable)),
+        }
+    }
+
+    /// The answer of a store that has certainly not done it.
+    fn refused(&self) -> Event {
+        match self {
+            Self::Claim(_) => Event::Claimed(Err(ErrorKind::Refused.into())),
+            Self::Renew(_) => Event::Renewed(Err(ErrorKind::Refused)),
+            Self::Lookup => Event::Looked(Err(ErrorKind::Refused)),
+            Self::Settle(..) | Self::Commit(..) => Event::Settled(Err(ErrorKind::Refused)),
+            Self::Release(_) => Event::Released(Err(ErrorKind::Refused)),
         }
     }
 

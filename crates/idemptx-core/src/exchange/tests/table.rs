@@ -15,7 +15,8 @@ use crate::exchange::{
 use crate::key::{Key, Scope};
 use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{
-    KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule, Statuses,
+    KeyPattern, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule,
+    Statuses,
 };
 use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
@@ -164,6 +165,7 @@ fn the_gate_admits_in_order() {
     let draft: Change = |_| {};
     let required: Change = |policy| policy.required = true;
     let strict: Change = |policy| policy.key_syntax = KeySyntax::StrictSf;
+    let uuid: Change = |policy| policy.key_pattern = KeyPattern::new("uuid").ok();
     let tenant: Change =
         |policy| policy.scope = Some(ScopeRule::Header(HeaderName::from_static("x-tenant")));
     let credential: Change =
@@ -190,6 +192,9 @@ fn the_gate_admits_in_order() {
         ("OPTIONS", &[("access-control-request-method", "POST")], draft, METHOD),
         ("GET", &[key], draft, "pass Method { keyed: true }"),
         ("GET", &[], required, METHOD),
+        ("POST", &[("idempotency-key", "undefined")], draft, "read"),
+        ("POST", &[("idempotency-key", "undefined")], uuid, "refuse 400 invalid-key"),
+        ("POST", &[key], uuid, "refuse 400 invalid-key"),
         ("POST", &[], draft, "pass NoKey"),
         ("POST", &[], required, "refuse 400 missing-key"),
         ("POST", &[], shadow, "pass WouldRefuse(MissingKey)"),

@@ -97,6 +97,18 @@ impl Cell {
         if self.corrupt { Err(ErrorKind::Corrupt) } else { Ok(self.seen(now)) }
     }
 
+    /// Drops a claim whose retention is over.
+    pub(super) fn expire(&mut self, now: u64, early: bool) {
+        let age = Duration::from_millis(now.saturating_sub(self.since));
+        let is_over = |record: &Record| {
+            let retain = if early { Duration::from_millis(1) } else { record.retain };
+            record.state == State::Running && age >= retain
+        };
+        if self.record.as_ref().is_some_and(is_over) {
+            self.record = None;
+        }
+    }
+
     pub(super) fn is_live(&self, now: u64) -> bool {
         self.record.as_ref().is_some_and(|record| {
             record.state == State::Running && !self.remaining(record, now).is_zero()
@@ -156,6 +168,18 @@ pub(super) fn fingerprint(rules: &Rules, body: &str) -> Fingerprint {
     let mut print = crate::exchange::Operation::fingerprinters(rules, &head).remove(0);
     print.update(body.as_bytes());
     print.finish()
+}
+
+/// The fingerprints of a keyed POST under every secret.
+pub(super) fn fingerprints(rules: &Rules, body: &str) -> Vec<Fingerprint> {
+    let (method, uri, headers) = head_parts();
+    let head = Head::new(&method, &uri, &headers);
+    let prints = crate::exchange::Operation::fingerprinters(rules, &head);
+    let finish = |mut print: crate::fingerprint::Fingerprinter| {
+        print.update(body.as_bytes());
+        print.finish()
+    };
+    prints.into_iter().map(finish).collect()
 }
 
 pub(super) fn begin(rules: &Arc<Rules>, n: u8) -> (Exchange, crate::exchange::Action) {

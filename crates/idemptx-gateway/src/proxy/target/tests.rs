@@ -1,4 +1,4 @@
-//! Which paths can be read in two ways.
+//! Paths that can be read in two ways.
 
 use super::is_ambiguous;
 

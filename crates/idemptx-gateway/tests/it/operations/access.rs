@@ -117,7 +117,7 @@ fn the_simple_case_has_an_admin_listener_where_it_is_asked_for() {
 #[test]
 fn a_body_that_is_too_large_or_no_json_is_refused() {
     let gateway = OperatedGateway::start("");
-    for (body, why) in [("x".repeat(3 << 20), "larger"), ("{".to_owned(), "no JSON")] {
+    for (body, why) in [("x".repeat(3 << 20), "exceeds"), ("{".to_owned(), "not valid JSON")] {
         let reply = post(gateway.admin, "/api/search", &body).deliberate("alice").reply();
         assert!(reply.status == 400 && reply.body.contains(why), "{reply:?}");
     }

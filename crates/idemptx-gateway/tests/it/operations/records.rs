@@ -1,4 +1,4 @@
-//! Records: listed, searched, told of, decided about.
+//! Records: listed, searched, inspected, and resolved by an operator.
 
 use idemptx_testkit::RedisServer;
 use serde_json::json;
@@ -150,7 +150,7 @@ fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
     assert_eq!(record["state"], "running", "{record}");
     let told = here.ask(&format!("/api/records/{}", record["id"].as_str().unwrap())).json();
     assert_eq!(told["story"], json!([]));
-    assert!(told["story_note"].as_str().unwrap().contains("another one may have"), "{told}");
+    assert!(told["story_note"].as_str().unwrap().contains("Other gateways may have"), "{told}");
     assert_eq!(told["actions"], json!([]), "its owner is alive");
     assert_eq!(here.ask("/api/overview").json()["now"]["executing"], 0);
     upstream.open();

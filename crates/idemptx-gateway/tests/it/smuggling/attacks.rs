@@ -8,7 +8,7 @@ use super::expect::{Expect, answered, closed, forwarded, refused};
 /// A named payload.
 pub(super) type Case = (&'static str, &'static str, Expect);
 
-/// T28: a body's length can be told in one way only.
+/// A body's length can be read in one way only.
 pub(super) fn lengths() -> Vec<Case> {
     vec![
         (
@@ -93,7 +93,7 @@ pub(super) fn lengths() -> Vec<Case> {
     ]
 }
 
-/// T28: of codings there is one, and it is written in one way.
+/// There is one coding, and it is written in one way.
 pub(super) fn codings() -> Vec<Case> {
     vec![
         (
@@ -232,7 +232,7 @@ pub(super) fn codings() -> Vec<Case> {
     ]
 }
 
-/// T28: lines end with CRLF and with nothing else, and are not continued.
+/// Lines end with CRLF and with nothing else, and are not continued.
 pub(super) fn lines() -> Vec<Case> {
     vec![
         (
@@ -339,7 +339,7 @@ pub(super) fn old_version() -> Vec<Case> {
     ]
 }
 
-/// T30: a connection changes its protocol for a WebSocket, once the upstream agrees.
+/// A connection changes its protocol for a WebSocket, once the upstream agrees.
 pub(super) fn upgrades() -> Vec<Case> {
     vec![
         (
@@ -668,7 +668,7 @@ pub(super) fn paths() -> Vec<Case> {
     cases
 }
 
-/// All of them.
+/// Returns the cases of every group.
 pub(super) fn all() -> Vec<Case> {
     let groups = [
         lengths(),

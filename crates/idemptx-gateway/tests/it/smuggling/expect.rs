@@ -84,7 +84,7 @@ impl Expect {
     }
 }
 
-/// Sends a payload on a connection of its own; what is wrong, if anything is.
+/// Sends a payload on a new connection, and describes a deviation from the expectation, if any.
 pub(super) fn check(gateway: SocketAddr, upstream: &Recorder, case: &Case) -> Result<(), String> {
     let (_, request, expect) = case;
     // Those of a case that has failed are not this one's.

@@ -1,4 +1,4 @@
-//! Whose trace a request belongs to, and whether it is exported (W3C Trace Context).
+//! The trace that a request belongs to, and the decision to export it (W3C Trace Context).
 
 use bytes::Bytes;
 use http::Request;

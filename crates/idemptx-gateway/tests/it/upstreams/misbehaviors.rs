@@ -17,7 +17,7 @@ pub(super) enum Expect {
     Lost(u16),
     /// The client sees an answer that breaks off; nothing is stored.
     Truncated,
-    /// It is an answer after all: this one, which is stored.
+    /// The client gets this answer, which is stored.
     Answered(u16, &'static str),
 }
 
@@ -29,7 +29,7 @@ const fn case(name: &'static str, said: &'static [&'static str], end: End, expec
 }
 
 impl Case {
-    /// Its last part is said so often.
+    /// Makes the upstream repeat the last part of its script.
     const fn repeated(self, repeated: usize) -> Self {
         Self { script: Script { repeated, ..self.script }, ..self }
     }

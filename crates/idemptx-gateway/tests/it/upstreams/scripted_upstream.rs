@@ -19,9 +19,9 @@ pub(crate) struct Script {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
-    /// It is closed.
+    /// The connection is closed.
     Closed,
-    /// It is reset.
+    /// The connection is reset.
     Reset,
     /// No more bytes are sent.
     Hung,

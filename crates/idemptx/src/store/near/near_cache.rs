@@ -146,7 +146,7 @@ impl<S: Store> NearCache<S> {
         let seen = self.store.lookup(id).await;
         match &seen {
             Ok(Some(RecordSnapshot::Settled(record))) => {
-                self.cache.insert(ticket, record.clone(), None)
+                self.cache.insert(ticket, record.clone(), None);
             }
             _ => self.cache.forget(id),
         }

@@ -90,7 +90,6 @@
 //! that notify stand in one line.
 
 mod batcher;
-mod builder;
 mod database_settings;
 mod external_driver;
 mod in_transaction;
@@ -104,11 +103,12 @@ mod runtime_pool;
 mod session;
 mod settings;
 mod statement;
+mod store_builder;
 mod table_names;
 mod transaction;
 
-pub use self::builder::PostgresStoreBuilder;
 pub use self::external_driver::{ParameterStyle, SettleParameter, SettleStatement};
 pub use self::postgres_store::PostgresStore;
 pub use self::settings::{InvalidSetting, SynchronousCommit};
+pub use self::store_builder::PostgresStoreBuilder;
 pub use self::transaction::{OpenTransaction, PostgresTransaction};

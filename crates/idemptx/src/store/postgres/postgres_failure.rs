@@ -118,10 +118,11 @@ impl PostgresFailure {
                 None if is_of_authentication(error) => ErrorKind::Internal,
                 None => ErrorKind::Unavailable,
             },
-            PostgresCause::TimedOut(_) | PostgresCause::Doubtful | PostgresCause::Contended => {
-                ErrorKind::Unavailable
-            }
-            PostgresCause::Busy | PostgresCause::Crowded => ErrorKind::Full,
+            PostgresCause::TimedOut(_)
+            | PostgresCause::Crowded
+            | PostgresCause::Doubtful
+            | PostgresCause::Contended => ErrorKind::Unavailable,
+            PostgresCause::Busy => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
             PostgresCause::NoRuntime
             | PostgresCause::EndedByHand

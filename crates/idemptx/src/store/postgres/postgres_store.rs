@@ -13,7 +13,6 @@ use idemptx_core::store::{
 };
 use tokio_postgres::Row;
 
-use super::builder::PostgresStoreBuilder;
 use super::database_settings::DatabaseSettings;
 use super::list_rows;
 use super::migration;
@@ -23,6 +22,7 @@ use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, SessionLimits
 use super::session::Connector;
 use super::settings::InvalidSetting;
 use super::statement::Sql;
+use super::store_builder::PostgresStoreBuilder;
 use super::table_names::TableNames;
 use crate::store::SafetyReport;
 use crate::store::per_runtime::PerRuntime;

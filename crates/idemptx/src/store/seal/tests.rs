@@ -335,7 +335,7 @@ async fn claim<S: Store>(store: &S) -> Lease {
     }
 }
 
-/// What a later claim finds; a lookup must find the same.
+/// Returns the record that a later claim finds; a lookup must find the same.
 async fn settled<S: Store>(store: &S, lease: &Lease) -> Result<Record, StoreError> {
     let mut other = request();
     other.token = Token::from_bytes([0xEE; Token::BYTES]);
@@ -412,7 +412,7 @@ fn reseal_as_compressed(sealed: &mut Vec<u8>, inside: &[u8], key: &SealKey, leas
     sealed.extend(encrypted);
 }
 
-/// One payload of the golden file.
+/// A payload of the golden file.
 struct Golden {
     name: String,
     key: SealKey,

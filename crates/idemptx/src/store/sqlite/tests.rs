@@ -1,4 +1,4 @@
-//! What the store does with its file; the contract itself has the conformance suite.
+//! The store's use of its file; the conformance suite tests the contract itself.
 
 mod crashes;
 mod files;
@@ -59,7 +59,7 @@ async fn settled_payload(store: &SqliteStore, id: RecordId) -> Option<Bytes> {
     }
 }
 
-/// Waits for what nothing tells of.
+/// Waits for a condition that is not announced.
 async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {

@@ -51,7 +51,7 @@ impl WriteJob {
         match self {
             Self::Claim(_, _, answer) => send_verdict(answer, Err(error)),
             Self::Settle(_, _, answer) | Self::Release(_, answer) => {
-                send_verdict(answer, Err(error))
+                send_verdict(answer, Err(error));
             }
             Self::Renew(_, answer) => send_verdict(answer, Err(error)),
             Self::Maintain => {}

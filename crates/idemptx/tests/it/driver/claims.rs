@@ -1,4 +1,4 @@
-//! Claims whose verdict comes late, or is never heard.
+//! Claims whose verdict comes late or never.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What clients that leave, or read slowly, cost the others.
+//! The cost to others of clients that leave, or read slowly.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Operations whose executor vanished.
+//! Operations whose executor is gone.
 
 use std::sync::{Arc, Mutex};
 
@@ -111,7 +111,7 @@ async fn two_who_find_an_orphan_execute_it_once() {
     vanished.gate.open();
 }
 
-/// Its own claim is all that a process knows without asking, until it learns that it has lost it.
+/// A process answers from a claim it holds without asking the store, until it learns of its loss.
 #[tokio::test]
 async fn a_process_that_lost_a_claim_asks_the_store_though_its_handler_runs_on() {
     let store = ScriptedStore::new();
@@ -145,7 +145,7 @@ async fn a_process_that_lost_a_claim_asks_the_store_though_its_handler_runs_on()
     assert_eq!((frozen.runs.began(), other.runs.began()), (1, 1));
 }
 
-/// A process that claimed the key and is heard of no more.
+/// Returns a process that claimed the key and let its lease lapse.
 async fn orphaned(store: &ScriptedStore) -> App<ScriptedStore> {
     let app = App::slow(engine(store.clone(), |policy| policy));
     app.client("k");

@@ -1,4 +1,4 @@
-//! How executions end, and what the application learns of it.
+//! The ends of executions, and what the application learns of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Where processes keep their records.
+//! The stores in which processes keep their records.
 
 use std::any::Any;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use idemptx_testkit::RedisServer;
 use super::MemoryStore;
 use crate::support::app::{App, engine};
 
-/// A store's records, and what it takes to have them; every process opens a store of its own.
+/// The records of a store, which every process opens for itself.
 pub(crate) struct Environment {
     open: Box<dyn Fn() -> AnyStore + Send + Sync>,
     _kept: Box<dyn Any + Send + Sync>,
@@ -74,7 +74,7 @@ impl Environment {
         Operator::new(self.open(), policy).unwrap()
     }
 
-    /// The orphan of a process that began to execute under the key, and is heard of no more.
+    /// Leaves the orphan of a process that began to execute under the key and ended.
     pub(crate) async fn orphan(&self, key: &'static str) -> RecordView {
         let store = self.open();
         let vanishes = move || {
@@ -91,7 +91,7 @@ impl Environment {
         self.comes_to(key, RecordStatus::Orphaned).await
     }
 
-    /// What is found under a key once it has come to this, which nothing but looking tells.
+    /// Looks up a key until its record has this status, since nothing announces it.
     pub(crate) async fn comes_to(&self, key: &str, status: RecordStatus) -> RecordView {
         let operator = self.operator();
         let comes = async {

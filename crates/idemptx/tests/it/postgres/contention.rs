@@ -13,8 +13,8 @@ use super::fixture::{
     number, patient, settled, started,
 };
 
-/// Each of the processes claim requests for every key, many at once and in an order of its own; half of the
-/// keys are new and half are orphans.
+/// Two processes claim every key, many at once and each in a different order; half of the keys
+/// are new and half are orphans.
 #[tokio::test]
 async fn of_two_processes_that_bid_for_the_same_keys_exactly_one_is_granted_each() {
     if let Ok(url) = std::env::var(CONTENDER_URL) {
@@ -84,7 +84,7 @@ async fn contend(url: String) {
     }
 }
 
-/// The same in every process.
+/// The claim request that is the same in every process.
 fn orphaned() -> ClaimRequest {
     let mut claim_request = claim_request();
     claim_request.token = idemptx_core::lease::Token::from_bytes([0xAA; 16]);

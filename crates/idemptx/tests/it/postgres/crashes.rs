@@ -13,8 +13,8 @@ use idemptx_testkit::faulty_proxy::{Direction, Fault, FaultyProxy};
 
 use super::fixture::{claim_request, done, eventually, granted, id, number, patient, started};
 
-/// Where a step is interrupted: towards whom, after how many bytes, and whether the server has
-/// carried it out by then.
+/// The points at which a step is interrupted: the direction, the number of bytes, and whether the
+/// server has carried it out by then.
 const POINTS: [(Direction, usize, bool); 4] = [
     (Direction::ToServer, 0, false),
     (Direction::ToServer, 40, false),
@@ -168,7 +168,7 @@ async fn payload(store: &PostgresStore, key: u64, token: Token) -> bytes::Bytes 
     }
 }
 
-/// A process that takes steps when it is told to.
+/// A process that takes steps on command.
 struct Client {
     child: Child,
     orders: ChildStdin,

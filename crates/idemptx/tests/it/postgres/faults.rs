@@ -143,7 +143,7 @@ async fn sessions_that_are_cut_again_and_again_lose_no_step() {
     clients.await;
 }
 
-/// Twenty operations, one after the other, each of which has to be stored in the end.
+/// Runs twenty operations, one after the other, each of which must be stored in the end.
 async fn passages(store: Rc<PostgresStore>, first: u64) {
     for number in first..first + 20 {
         // The same claim request each time: what is sent again is granted again.

@@ -107,7 +107,7 @@ pub(crate) async fn soon<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event).await.expect("it did not happen")
 }
 
-/// One number that a query comes to.
+/// Returns the number that a query yields.
 pub(crate) async fn number(server: &PostgresServer, query: &str) -> i64 {
     server.session().await.query_one(query, &[]).await.unwrap().get(0)
 }

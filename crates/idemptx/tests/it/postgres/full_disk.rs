@@ -34,7 +34,7 @@ async fn a_full_disk_takes_nothing_new_keeps_what_there_is_and_serves_again_once
     filled.assert_kept(&store).await;
 }
 
-/// Everything is on it: a server that cannot write its log ends, and has to be started again.
+/// The whole server is on the disk: it ends when it cannot write its log, and is started again.
 #[tokio::test]
 async fn a_full_disk_under_the_whole_server_loses_nothing() {
     let Some(disk) = SmallDisk::mount(64) else { return };
@@ -53,7 +53,7 @@ async fn a_full_disk_under_the_whole_server_loses_nothing() {
     filled.assert_kept(&store).await;
 }
 
-/// What the server would say is said by a trigger, where no disk can be mounted to be filled.
+/// A trigger raises the server's error, for machines on which no small disk can be mounted.
 #[tokio::test]
 async fn want_of_room_is_told_as_such_and_what_is_there_can_be_read() {
     let (server, store) = started(&[]).await;

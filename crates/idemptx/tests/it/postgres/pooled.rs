@@ -1,5 +1,5 @@
-//! A pgbouncer in transaction mode between store and server; that the contract is kept behind it
-//! has the conformance suite.
+//! PgBouncer in transaction mode between store and server; the conformance suite tests that the
+//! contract holds through it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The tables: who makes them, who may use them, what becomes of what is in them.
+//! The tables: their creation, their permissions, and their rows across versions.
 
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
     assert!(lease.fence > holder.fence && lease.attempt == 3, "{lease:?}");
 }
 
-/// What they would have to read if this fails is in the fixture: make another, and a migration.
+/// If this fails, keep the fixture of the rows as they were, and add another and a migration.
 #[tokio::test]
 async fn this_version_writes_what_the_golden_rows_have() {
     let (server, store) = started(&[]).await;
@@ -268,7 +268,7 @@ async fn a_replay_a_refusal_and_a_lookup_write_nothing() {
     assert_eq!(number(&server, transactions).await, before + 1);
 }
 
-/// As the documentation of the store has them.
+/// The grants, as the documentation of the store lists them.
 const GRANTS: &str = "GRANT USAGE ON SCHEMA idemptx TO app;
     GRANT SELECT, INSERT, UPDATE, DELETE ON idemptx.records TO app;
     GRANT SELECT ON idemptx.records_version TO app";

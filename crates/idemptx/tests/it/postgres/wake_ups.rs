@@ -103,7 +103,7 @@ async fn without_sessions_of_its_own_a_store_watches_nothing_and_wakes_those_tha
     soon(watch).await;
 }
 
-/// Counts what is told, until its session is dropped.
+/// Counts notifications until the client is dropped.
 async fn listening(server: &PostgresServer) -> (Client, Arc<AtomicUsize>) {
     let (client, mut connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
     let told = Arc::new(AtomicUsize::new(0));

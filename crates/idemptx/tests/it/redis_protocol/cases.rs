@@ -97,9 +97,9 @@ enum Age {
     Short(u64),
     /// So many milliseconds after.
     Lapsed(u64),
-    /// Somebody took its expiry away.
+    /// The expiry was removed.
     Unknown,
-    /// Somebody lengthened its life by so many milliseconds.
+    /// The expiry was put off by so many milliseconds.
     Negative(u64),
 }
 
@@ -203,7 +203,7 @@ fn settled_states() -> impl Strategy<Value = State> {
     prop_oneof![Just(State::Completed), Just(State::NotReplayable), Just(State::Unknown)]
 }
 
-/// As `PTTL` says it.
+/// The reply of `PTTL` for a missing key.
 const ABSENT: i64 = -2;
 const PERSISTENT: i64 = -1;
 const TTL_MIN: u64 = 60_000;

@@ -1,4 +1,4 @@
-//! The same state and the same step, once by the scripts and once as a transaction.
+//! Equivalence of the two ways to take a step: by the scripts, and as a transaction.
 
 use std::fmt::Debug;
 

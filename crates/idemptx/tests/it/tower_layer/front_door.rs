@@ -1,4 +1,4 @@
-//! Which requests the layer takes for its own, and for the same.
+//! The requests that the layer handles, and those that it takes for the same operation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

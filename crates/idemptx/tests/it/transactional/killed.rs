@@ -71,7 +71,7 @@ fn on_sqlite_every_key_has_one_effect_and_one_record_whoever_is_killed() {
     assert_eq!(sound, "ok");
 }
 
-/// Each key has one effect, and it is the one that every client was told of.
+/// Checks that each key has one effect, the one that every client got as its answer.
 fn audit(orders: &Orders, effects: &[(String, String)]) {
     let answers: Vec<_> = orders.answers().into_iter().collect();
     assert_eq!(effects.len(), answers.len());
@@ -97,7 +97,7 @@ async fn a_step_that_was_taken_before_the_kill_is_not_taken_again() {
     assert_eq!(shop.orders("key-1").await, [2]);
 }
 
-/// What the executable does when a test has started it; nothing else when it is run as a test.
+/// Runs as a child of a test that started this executable; does nothing when run as a test.
 #[tokio::test]
 async fn a_process_plays_its_part() {
     let Some((role, target)) = Part::of_this_process() else { return };

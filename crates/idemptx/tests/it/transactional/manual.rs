@@ -290,7 +290,7 @@ async fn on_sqlite_a_task_that_outlives_its_handler_cannot_settle() {
     assert!(matches!(late, Err(SettleError::Finished)), "{late:?}");
 }
 
-/// An application that does everything itself, on a connection of its own.
+/// An application that does everything itself, on a separate connection.
 async fn own<H, T>(shop: &Shop, handler: H) -> App
 where
     H: axum::handler::Handler<T, Arc<tokio::sync::Mutex<Client>>>,
@@ -371,7 +371,7 @@ async fn on_sqlite_another_file_or_a_careless_connection_is_refused() {
     till(&engine, &path).post("k", "201").await.answered(201, "order 1");
 }
 
-/// An application with connections of its own to a file.
+/// An application that opens its own connections to a file.
 pub(crate) fn till(engine: &Engine<SqliteStore>, path: &Path) -> App {
     let path = path.to_owned();
     let handler = async move |Extension(execution): Extension<Execution>, body: String| {

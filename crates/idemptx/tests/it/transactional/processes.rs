@@ -207,7 +207,7 @@ pub(crate) fn say(text: &str) {
     let _ = out.write_all(format!("{MARK}{text}{END}\n").as_bytes()).and_then(|()| out.flush());
 }
 
-/// Answers every key that it is told, as clients do: again and again, until there is an answer.
+/// Answers every key that it reads, as clients do: again and again, until there is an answer.
 pub(crate) async fn answer_all(app: App) {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -243,5 +243,5 @@ const AT_ONCE: usize = 3;
 /// The longest time from a reply to the kill: about the duration of an order.
 const MICROS_MAX: u64 = 8_000;
 const FREEZES_ONE_IN: u64 = 16;
-/// What was killed is taken over after that.
+/// The lease, after which a killed process' operations are taken over.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);

@@ -100,7 +100,7 @@ pub(crate) async fn order(tx: IdempotentTransaction, body: String) -> Result<Res
     end(&body, format!("order {number}"))
 }
 
-/// Writes an order down, and tells its number.
+/// Writes an order down, and returns its number.
 pub(crate) async fn place(tx: &IdempotentTransaction) -> Result<i64, TransactionError> {
     let (key, attempt) = (tx.execution().key(), tx.execution().attempt() as i32);
     let row = tx.query_one(INSERT, &[&key, &attempt]).await?;

@@ -10,10 +10,10 @@ use futures_util::{StreamExt, stream};
 
 use super::run::Run;
 
-/// What `/abort` sends before it fails: half of what it declares.
+/// The bytes that `/abort` sends before it fails: half of what it declares.
 pub(super) const HALF_BYTES: usize = 512;
 
-/// As many bytes as asked for, which differ with `seed`.
+/// Returns `length` bytes, which differ with `seed`.
 pub(super) fn random(seed: &str, length: usize) -> Bytes {
     let mut hasher = DefaultHasher::new();
     seed.hash(&mut hasher);

@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 use super::App;
 use crate::protect;
 
-/// An execution under way.
+/// A running execution.
 ///
 /// Taking it from the request journals the start and sleeps as long as the request asks; it must
 /// be a handler's last part, so that nothing refuses the request after the start.
 #[derive(Debug)]
 pub(super) struct Run {
-    /// What tells this execution from every other one.
+    /// The identifier that no other execution has.
     pub(super) n: String,
     /// The request's key, `-` without one.
     pub(super) key: String,
-    /// What the handler sees of its execution.
+    /// The handler's view of its execution.
     pub(super) seen: RecordSnapshot,
     app: Arc<App>,
     method: Method,
@@ -78,7 +78,7 @@ impl FromRequestParts<Arc<App>> for Run {
     }
 }
 
-/// What a handler sees of its execution; nothing without a key.
+/// A handler's view of its execution; empty without a key.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct RecordSnapshot {
     pub(crate) key: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct RecordSnapshot {
 }
 
 impl RecordSnapshot {
-    /// What the layer says, or else what the request itself does.
+    /// Reads it from the layer, or else from the request.
     fn of(parts: &Parts) -> Self {
         protect::execution(&parts.extensions).unwrap_or_else(|| {
             let lines = parts.headers.get_all(KEY);

@@ -1,4 +1,4 @@
-//! The target application behind the idempotency layer.
+//! The target application, protected by the idempotency layer.
 
 use std::process::ExitCode;
 

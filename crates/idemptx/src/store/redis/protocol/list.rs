@@ -419,7 +419,7 @@ mod tests {
         Reply::Array(vec![Reply::Bytes(next.to_string().into()), Reply::Array(keys.collect())])
     }
 
-    /// What there is under the last of these ids, as many as were asked for beside the time.
+    /// Returns the server's time, and a record for each of the last `asked - 1` ids.
     fn records(ids: &[RecordId], asked: usize) -> Vec<Reply> {
         use idemptx_core::fingerprint::Fingerprint;
         use idemptx_core::lease::{Lease, Token};

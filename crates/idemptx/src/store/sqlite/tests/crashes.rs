@@ -200,7 +200,7 @@ impl Part {
     }
 }
 
-/// What a process was acknowledged, to be compared with what is there.
+/// The steps that were acknowledged to a process, to be compared with the file.
 #[derive(Default)]
 struct Audit {
     claimed: Vec<u64>,
@@ -220,14 +220,14 @@ impl Audit {
         }
     }
 
-    /// What a process said before it ended.
+    /// Records the steps that a process printed before it was killed.
     fn hear_the_rest(&mut self, part: Running) {
         let (lines, status) = part.finish();
         assert!(!status, "it was not killed");
         lines.iter().for_each(|line| self.hear(line));
     }
 
-    /// What it said before it had no room, and why it has none.
+    /// Records the steps until there is no room for another, and returns the refusal.
     fn hear_until_refused(&mut self, part: &mut Running) -> String {
         loop {
             let line = part.next_line();
@@ -238,7 +238,7 @@ impl Audit {
         }
     }
 
-    /// Tells it that there is room, and hears what it makes of that.
+    /// Reports that there is room, and records the steps that follow.
     fn hear_that_it_goes_on(&mut self, mut part: Running) {
         part.tell("there is room");
         let (lines, status) = part.finish();

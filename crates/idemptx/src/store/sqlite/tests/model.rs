@@ -48,7 +48,7 @@ enum StepResult {
     },
 }
 
-/// What a step comes to.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
     Granted,
@@ -135,7 +135,7 @@ async fn take(store: Arc<SqliteStore>, case: u64, step: StepResult) -> Verdict {
     }
 }
 
-/// Whose each key is, and whether it is settled.
+/// The owner of each key, and whether it is settled.
 struct Model(BTreeMap<u64, (Token, bool)>);
 
 impl Model {

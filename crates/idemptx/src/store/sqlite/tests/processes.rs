@@ -98,7 +98,7 @@ fn a_file_that_may_not_be_written_is_refused() {
     assert!(refusal.contains("ermission denied") && refusal.contains("it.db"), "{refusal}");
 }
 
-/// What the executable does when a test has started it; nothing else when it is run as a test.
+/// Runs as a child of a test that started this executable; does nothing when run as a test.
 #[tokio::test]
 async fn a_process_plays_its_part() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -129,7 +129,7 @@ async fn contend(path: &Path, process: u64) {
     }
 }
 
-/// Claims, and ends the claims when it is told to.
+/// Claims, and ends the claims on command.
 async fn hold(path: &Path) {
     let store = store(path);
     let leases = [

@@ -1,4 +1,4 @@
-//! Leases and retention when the host boots anew.
+//! Leases and retention after the host has rebooted.
 
 use super::super::boot_clock::HostClock;
 use super::*;

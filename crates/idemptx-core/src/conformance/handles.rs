@@ -1,0 +1,86 @@
+//! Two handles of one store, as two processes hold them: each sees what the other did.
+
+use super::Harness;
+use super::case::{Case, done, held_live_by, settled_as};
+use super::join::join;
+use super::report::Verdict::{Passed, Skipped};
+use super::report::{Outcome, Verdict, Violation, ensure};
+use crate::key::RecordId;
+use crate::store::{Claim, RecordSnapshot, Store};
+
+pub(super) async fn a_claim_holds_against_the_other_handle<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
+    let claim = other.claim(&id, &case.request()).await;
+    ensure!(!matches!(claim, Ok(Claim::Granted(_))), "the other handle was granted the record");
+    match other.lookup(&id).await {
+        Ok(Some(RecordSnapshot::Held(holder))) => held_live_by(&holder, &lease)?,
+        found => return Err(Violation(format!("the other handle finds {found:?}"))),
+    }
+    Ok(Passed)
+}
+
+pub(super) async fn a_result_is_found_through_the_other_handle<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    let id = case.id();
+    // The other handle must not answer from what it saw before the settlement.
+    ensure!(matches!(other.lookup(&id).await, Ok(None)), "a new record is found");
+    let (lease, result) = case.done(&id).await?;
+    match other.lookup(&id).await {
+        Ok(Some(RecordSnapshot::Settled(record))) => settled_as(&record, &lease, &result)?,
+        found => return Err(Violation(format!("the other handle finds {found:?}"))),
+    }
+    Ok(Passed)
+}
+
+pub(super) async fn a_release_frees_the_key_for_the_other_handle<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
+    ensure!(matches!(other.lookup(&id).await, Ok(Some(_))), "the other handle finds no claim");
+    case.release(&lease).await?;
+    let claim = other.claim(&id, &case.request()).await;
+    ensure!(matches!(claim, Ok(Claim::Granted(_))), "a released key is not granted: {claim:?}");
+    Ok(Passed)
+}
+
+pub(super) async fn claims_through_both_handles_at_once_are_granted_once<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    for _ in 0..ROUNDS {
+        let id: RecordId = case.id();
+        let (here, there) = (case.request(), case.request());
+        let claims = join(case.store().claim(&id, &here), other.claim(&id, &there)).await;
+        let granted = |claim: &Result<Claim, _>| matches!(claim, Ok(Claim::Granted(_)));
+        let count = usize::from(granted(&claims.0)) + usize::from(granted(&claims.1));
+        ensure!(count == 1, "{count} of two claims at once were granted: {claims:?}");
+    }
+    Ok(Passed)
+}
+
+pub(super) async fn a_watch_ends_after_a_settlement_through_the_other_handle<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    let id = case.id();
+    let lease = case.granted(&id, &case.request()).await?;
+    let Some(watch) = case.store().watch(&id).await else {
+        return Ok(Skipped("the store cannot watch"));
+    };
+    let settled = other.settle(&lease, &done("result")).await;
+    ensure!(settled.is_ok(), "the owner cannot settle through the other handle: {settled:?}");
+    case.watch_ends(watch).await?;
+    Ok(Passed)
+}
+
+const ONE_HANDLE: Verdict = Skipped("the harness has one handle of the store");
+/// The tries for cases that depend on how the store interleaves two steps.
+const ROUNDS: usize = 20;
