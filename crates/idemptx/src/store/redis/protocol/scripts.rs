@@ -85,7 +85,7 @@ pub(super) const CLAIM: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/claim.lua")
     ),
-    hash: "b867b2fac13a640d786461be8619d1d7b727f354",
+    hash: "3f9ee2ae1f6182ea37c321720c6cc24af29d9176",
 };
 pub(super) const LOOK: Script = Script {
     shebang: "",
