@@ -76,10 +76,13 @@ impl RoutingTable {
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same =
-                        previous.and_then(|it| it.reusable_engine(protection, &config.limits));
-                    let made = || build_engine(protection, &store, &spool, &config.limits);
-                    same.map_or_else(made, Ok)
+                    let same = previous.and_then(|it| {
+                        it.reusable_engine(&route.upstream, protection, &config.limits)
+                    });
+                    let build = || {
+                        build_engine(&route.upstream, protection, &store, &spool, &config.limits)
+                    };
+                    same.map_or_else(build, Ok)
                 });
                 let (upstream, engine) = (Arc::clone(upstream), engine.transpose()?);
                 let recorder = Arc::clone(store.recorder());
@@ -134,6 +137,7 @@ impl RoutingTable {
     /// Returns an engine with the same settings, which knows the running requests.
     fn reusable_engine(
         &self,
+        upstream: &str,
         protection: &Protection,
         limits: &Limits,
     ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
@@ -143,7 +147,10 @@ impl RoutingTable {
             && self.limits.has_same_spool(limits)
             && !read;
         let mut routes = self.routes.iter().filter(|_| same);
-        let route = routes.find(|route| route.config.protection.as_ref() == Some(protection))?;
+        let route = routes.find(|route| {
+            let config = &route.config;
+            config.upstream == upstream && config.protection.as_ref() == Some(protection)
+        })?;
         route.engine.clone()
     }
 
@@ -274,7 +281,9 @@ fn spool(limits: &Limits) -> Spool {
         .total_bytes_max(limits.spool_total_bytes_max)
 }
 
+/// Builds an engine, in the namespace of the upstream: a key at another upstream is another one.
 fn build_engine(
+    upstream: &str,
     protection: &Protection,
     store: &Arc<RecordedStore<AnyStore>>,
     spool: &Spool,
@@ -282,6 +291,7 @@ fn build_engine(
 ) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
     let builder = Engine::builder(Arc::clone(store))
         .policy(protection.policy.clone())
+        .namespace(upstream)
         .spool(spool.clone())
         .executions_max(limits.executions_max);
     let builder = match &protection.scope {
