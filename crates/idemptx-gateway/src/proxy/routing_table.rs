@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, Request, Response};
 use idemptx::store::AnyStore;
-use idemptx::{Engine, Scope, Spool};
+use idemptx::{Engine, Key, Policy, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
 use super::headers;
@@ -307,7 +307,19 @@ fn build_engine(
             })
         }
     };
+    let policy = protection.policy.clone();
+    let builder = builder.accept_keys(move |key| {
+        warn_of_placeholder(&policy, key);
+        true
+    });
     builder.build().map_err(StartError::Policy)
+}
+
+/// Logs a warning, once in this process, if a client failed to fill in its key.
+fn warn_of_placeholder(policy: &Policy, key: &Key) {
+    if !PLACEHOLDER_LOGGED.is_completed() && policy.warns_of_key(key) {
+        PLACEHOLDER_LOGGED.call_once(|| tracing::warn!("{PLACEHOLDER_KEY}"));
+    }
 }
 
 impl fmt::Debug for RoutingTable {
@@ -327,3 +339,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The time for which a start or a reload waits for the store.
 const START_CHECK_MAX: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+static PLACEHOLDER_LOGGED: Once = Once::new();
+const PLACEHOLDER_KEY: &str = "a client sends a placeholder as its key, such as `undefined` or `null`: \
+     every client with this fault sends the same key; `on_placeholder_key = \"refuse\"` refuses it";
