@@ -245,6 +245,8 @@ impl Record {
     pub const FLAGS_AT: usize = 2;
     /// Where the token stands, for stores that compare it in place.
     pub const TOKEN_AT: usize = 35;
+    /// The position of the retention, for stores that read it in place.
+    pub const RETENTION_AT: usize = 119;
 }
 
 /// Why bytes are no record of the id they stand under.
