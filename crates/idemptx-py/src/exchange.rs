@@ -112,6 +112,12 @@ impl PyExchange {
     }
 
     #[getter]
+    fn warns_of_key(&self) -> bool {
+        let operation = self.machine.operation();
+        operation.is_some_and(|it| self.shared.policy().warns_of_key(it.key()))
+    }
+
+    #[getter]
     fn fingerprint(&self) -> Option<String> {
         self.shared.policy().fingerprint.as_ref()?;
         self.machine.fingerprint().map(|fingerprint| fingerprint.signature())

@@ -240,7 +240,11 @@ async fn an_event_stream_under_a_key_flows() {
     assert!(rest(&mut stream).await.text.contains("data: 2"));
     send(
         gateway.address,
-        Request::post("/e").header("idempotency-key", "k").body(Full::default()).unwrap(),
+        Request::post("/e")
+            .header("host", "a")
+            .header("idempotency-key", "k")
+            .body(Full::default())
+            .unwrap(),
     )
     .await
     .refused(409, "result-unavailable");
