@@ -246,6 +246,8 @@ impl Record {
     pub const FLAGS_AT: usize = 2;
     /// The offset of the token, for stores that compare it in place.
     pub const TOKEN_AT: usize = 35;
+    /// The position of the retention, for stores that read it in place.
+    pub const RETENTION_AT: usize = 119;
 }
 
 /// The error of decoding bytes that are no record of their id.

@@ -11,6 +11,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
+    clippy::needless_pass_by_value,
     reason = "a test fails by panicking"
 )]
 

@@ -139,16 +139,19 @@ impl<C: Connect> Connection<C> {
     }
 
     /// Number of steps that use it.
+    #[cfg(feature = "postgres")]
     pub(super) fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
 
     /// Returns true if it is open.
+    #[cfg(feature = "postgres")]
     pub(super) fn is_live(&self) -> bool {
         matches!(&*self.state.borrow(), State::Live(live) if !self.connect.is_closed(live))
     }
 
     /// Opens it, unless it is open.
+    #[cfg(feature = "postgres")]
     pub(super) async fn open(self: &Arc<Self>, limit: Duration) -> Result<(), C::Failure> {
         match timeout(limit, self.live()).await {
             Ok(live) => live.map(drop).map_err(StepFailure::unsent),

@@ -256,7 +256,7 @@ async fn what_is_no_record_of_the_id_is_corrupt_and_left_alone() {
     let lease = granted(&store, id(1)).await;
     let moved = Record::running(&lease).encode();
     let mut newer = moved.clone();
-    newer[0] = 2;
+    newer[0] += 1;
     for (number, value) in [(2, moved), (1, newer), (3, b"hello".to_vec()), (4, Vec::new())] {
         let key = key(id(number));
         redis::cmd("SET").arg(&key).arg(&value).exec(&mut connection).unwrap();

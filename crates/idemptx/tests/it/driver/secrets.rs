@@ -43,12 +43,12 @@ async fn a_claim_under_the_old_secret_is_waited_for() {
 }
 
 #[tokio::test]
-async fn without_the_old_secret_nothing_of_it_is_found() {
+async fn without_the_old_secret_a_record_is_neither_replayed_nor_executed_again() {
     let store = ScriptedStore::new();
     App::quick(signed(&store, &[1])).post("k").await.answered(200, "run 1");
     let other = App::quick(engine(store.clone(), |policy| policy));
-    assert!(!other.post("k").await.is_replay());
-    assert_eq!(other.runs.began(), 1);
+    other.post("k").await.refused(422, "key-reused");
+    assert_eq!(other.runs.began(), 0);
 }
 
 fn signed(store: &ScriptedStore, secrets: &[u8]) -> Engine<ScriptedStore> {

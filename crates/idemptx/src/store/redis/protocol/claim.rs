@@ -22,15 +22,16 @@ use super::{Decision, Next, Read, Step};
 pub struct ClaimStep {
     id: RecordId,
     request: ClaimRequest,
+    /// The server's clock as this process reads it: the least fence of a grant, so that fences of
+    /// one process grow whether a command or a script, which reads the clock itself, grants them.
+    fence_min: u64,
     asked: Asked,
 }
 
 #[derive(Clone, Debug)]
 enum Asked {
-    /// `SET`, with a fence of that moment.
-    Plain {
-        fence: u64,
-    },
+    /// `SET`, with the least fence.
+    Plain,
     Script(Form),
 }
 
@@ -39,7 +40,7 @@ impl ClaimStep {
     #[must_use]
     pub fn new(id: RecordId, mut request: ClaimRequest) -> Self {
         request.retain = kept(request.retain);
-        Self { id, request, asked: Asked::Script(Form::Hash) }
+        Self { id, request, fence_min: 0, asked: Asked::Script(Form::Hash) }
     }
 
     fn lease(&self, fence: u64, attempt: u32) -> Lease {
@@ -47,10 +48,10 @@ impl ClaimStep {
     }
 
     /// Returns the command that claims a free record, and reads an existing one.
-    fn set_new(&self, layout: &Layout, fence: u64) -> Command {
+    fn set_new(&self, layout: &Layout) -> Command {
         Command::of("SET", 7, Record::HEAD_BYTES)
             .key(layout, Key::Record(&self.id))
-            .bytes(&Record::running(&self.lease(fence, FIRST_ATTEMPT)).encode())
+            .bytes(&Record::running(&self.lease(self.fence_min, FIRST_ATTEMPT)).encode())
             .text("NX")
             .text("GET")
             .text("PX")
@@ -67,7 +68,7 @@ impl ClaimStep {
             .call(form, 2, 4, Record::HEAD_BYTES)
             .key(layout, Key::Record(&self.id))
             .key(layout, Key::Response(&self.id))
-            .bytes(&Record::running(&self.lease(0, FIRST_ATTEMPT)).encode())
+            .bytes(&Record::running(&self.lease(self.fence_min, FIRST_ATTEMPT)).encode())
             .number(millis(self.request.retain))
             .text(state)
             .bytes(token)
@@ -78,9 +79,9 @@ impl ClaimStep {
         Next::Ask(self.by_script(layout, form))
     }
 
-    fn answer_to_set(&mut self, layout: &Layout, fence: u64, reply: Reply) -> Next<Claim> {
+    fn answer_to_set(&mut self, layout: &Layout, reply: Reply) -> Next<Claim> {
         let verdict = match reply {
-            Reply::Nil => Ok(Claim::Granted(self.lease(fence, FIRST_ATTEMPT))),
+            Reply::Nil => Ok(Claim::Granted(self.lease(self.fence_min, FIRST_ATTEMPT))),
             Reply::Bytes(record) => match decode(&self.id, &record) {
                 // How old a claim is, and what is kept apart, only a script can tell.
                 Ok(record) if record.state == State::Running || record.apart => {
@@ -131,21 +132,19 @@ impl Step for ClaimStep {
     type Verdict = Claim;
 
     fn begin(&mut self, layout: &Layout, micros: u64) -> Command {
+        self.fence_min = micros;
         // What may be replaced is there, so the plain command would only say so.
         if self.request.expected.is_some() {
             self.asked = Asked::Script(Form::Hash);
             return self.by_script(layout, Form::Hash);
         }
-        self.asked = Asked::Plain { fence: micros };
-        self.set_new(layout, micros)
+        self.asked = Asked::Plain;
+        self.set_new(layout)
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<Claim> {
         let form = match &mut self.asked {
-            Asked::Plain { fence } => {
-                let fence = *fence;
-                return self.answer_to_set(layout, fence, reply);
-            }
+            Asked::Plain => return self.answer_to_set(layout, reply),
             Asked::Script(form) => form,
         };
         match form.read(reply) {
@@ -160,7 +159,7 @@ impl Step for ClaimStep {
 
     fn decide(&self, layout: &Layout, read: Read) -> Decision<Claim> {
         let Some(record) = read.record else {
-            return self.grant(layout, self.lease(read.micros.max(1), FIRST_ATTEMPT), false);
+            return self.grant(layout, self.lease(read.micros.max(self.fence_min).max(1), FIRST_ATTEMPT), false);
         };
         let old = match decode(&self.id, &record) {
             Ok(record) => record,
@@ -171,8 +170,8 @@ impl Step for ClaimStep {
             let write = Command::expire(layout, key, millis(old.retain));
             return Decision { writes: vec![write], verdict: Ok(Claim::Granted(old.lease())) };
         }
-        let lease =
-            self.lease(old.fence.saturating_add(1).max(read.micros), old.attempt.saturating_add(1));
+        let fence = old.fence.saturating_add(1).max(read.micros).max(self.fence_min);
+        let lease = self.lease(fence, old.attempt.saturating_add(1));
         // Whoever waits for an orphan waits for its successor.
         let awaited = old.state == State::Running && old.awaited;
         let found = see(old, read.pttl, read.response);

@@ -85,7 +85,7 @@ pub(super) const CLAIM: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/claim.lua")
     ),
-    hash: "38f2744526308e35aa5d37743a26989ec790e05e",
+    hash: "3f9ee2ae1f6182ea37c321720c6cc24af29d9176",
 };
 pub(super) const LOOK: Script = Script {
     shebang: "",
@@ -94,13 +94,13 @@ pub(super) const LOOK: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/look.lua")
     ),
-    hash: "9e15db09735917ca7d9c5cc6819d3b461d2bd416",
+    hash: "7e83eb4608fcfe643940e98c42f00b631082145d",
 };
 
 pub(super) const LIST: Script = Script {
     shebang: "",
     code: include_str!("lua/list.lua"),
-    hash: "8b7daeddd48c27d3df7feef89aa8eb1305076c69",
+    hash: "ab00350e74f9ef07c2deff9fea035ff13698efc5",
 };
 
 // What concerns a claim already granted gets through under exhausted memory: a result that was
@@ -112,7 +112,7 @@ pub(super) const SETTLE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/settle.lua")
     ),
-    hash: "3ef582a7e8c1bc6d4d698937671b4dd7720f119d",
+    hash: "47af50a5e5b7ccb8e266491df3c38be2bd77ddc8",
 };
 pub(super) const RELEASE: Script = Script {
     shebang: ALLOW_OOM,
@@ -121,17 +121,17 @@ pub(super) const RELEASE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/release.lua")
     ),
-    hash: "e896a988ea9020c11908425ba1c4125c96494d1a",
+    hash: "f00faf8aee1a282c98e788373fae988ab6d0a13b",
 };
 pub(super) const RENEW: Script = Script {
     shebang: ALLOW_OOM,
     code: concat!(include_str!("lua/record.lua"), include_str!("lua/renew.lua")),
-    hash: "9f30e7d69e77ad2da0f067811df920852f259873",
+    hash: "64023b37451027d546d68b08be03f0f14164c1c8",
 };
 pub(super) const AWAIT: Script = Script {
     shebang: ALLOW_OOM,
     code: concat!(include_str!("lua/record.lua"), include_str!("lua/await.lua")),
-    hash: "d201e2b8157e34d8b9236848a82ccc7e490405dc",
+    hash: "090fa5a5402a5f6210fb4d7db7f8010495e6392f",
 };
 
 const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";

@@ -139,8 +139,8 @@ impl<'a> Head<'a> {
 
     /// Returns the retention in milliseconds, if the head is complete.
     pub(super) fn retention(self) -> Option<u64> {
-        let head = self.0.get(..Record::HEAD_BYTES)?;
-        head.last_chunk().map(|retention| u64::from_be_bytes(*retention))
+        let from = self.0.get(..Record::HEAD_BYTES)?.get(Record::RETENTION_AT..)?;
+        from.first_chunk().map(|retention| u64::from_be_bytes(*retention))
     }
 
     fn state(self) -> Option<u8> {

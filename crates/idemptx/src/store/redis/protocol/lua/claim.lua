@@ -19,7 +19,7 @@ if old then
     fence, attempt = struct.unpack('>I8I4', old, 52)
 end
 local now = redis.call('TIME')
-fence = math.max(fence + 1, now[1] * 1000000 + now[2])
+fence = math.max(fence + 1, now[1] * 1000000 + now[2], (struct.unpack('>I8', new, 52)))
 new = string.sub(new, 1, 2) .. string.char(flags) .. string.sub(new, 4, 51)
     .. struct.pack('>I8I4', fence, attempt + 1) .. string.sub(new, 64)
 redis.call('SET', KEYS[1], new, 'PX', ARGV[2])
