@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use idemptx_core::exchange::Rules;
-use idemptx_core::key::RecordId;
+use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::lease::Token;
 use idemptx_core::policy::Policy;
 use idemptx_core::stats::{KeyMeter, TypicalTime};
@@ -58,11 +57,11 @@ impl Shared {
         &self.typical
     }
 
-    /// Returns true if the record's scope may add another new key this minute.
-    pub(crate) fn meter(&self, id: &RecordId) -> bool {
+    /// Counts a new key; returns `false` if its principal may have no more this minute.
+    pub(crate) fn meter(&self, operation: &Operation) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.admits(id, limit, self.now())
+        meter.admits(operation.meter_id(&self.rules), limit, self.now())
     }
 }
 
