@@ -70,8 +70,8 @@ fn policy(profile: Profile, text: &str) -> Result<String, Box<dyn Error>> {
         policy.remove("on_panic");
         policy.entry("on_large_body").or_insert_with(|| "reject".into());
         let usual: Value = serde_json::from_str(&Policy::profile(profile).to_json())?;
-        if !usual["scope"].is_null() {
-            policy.entry("scope").or_insert_with(|| usual["scope"].clone());
+        if let Some(scope) = usual.get("scope").filter(|scope| !scope.is_null()) {
+            policy.entry("scope").or_insert_with(|| scope.clone());
         }
     }
     Ok(policy.to_string())

@@ -72,7 +72,7 @@ async fn contend(url: String) {
                 match store.claim(&id(number), &claim_request).await.unwrap() {
                     Claim::Granted(_) => println!("granted {number}"),
                     Claim::Found(RecordSnapshot::Held(holder)) => {
-                        assert!(!holder.is_orphan(), "{number}")
+                        assert!(!holder.is_orphan(), "{number}");
                     }
                     other => panic!("{other:?}"),
                 }
