@@ -1,8 +1,8 @@
 //! The protocol: the only place that decides anything.
 //!
-//! An [`Exchange`] is one request's passage.
-//! It is told what happened ([`Event`]) and when, and answers with the one thing to do next
-//! ([`Action`]); it does nothing itself.
+//! An [`Exchange`] is the state of one request.
+//! It takes an [`Event`] with the time at which it happened, and returns the one [`Action`] to do
+//! next; it performs no action itself.
 //! A driver is a loop around it:
 //!
 //! ```text
@@ -11,8 +11,8 @@
 //!     let event = match action {
 //!         Action::ReadBody { … } => Event::Body(…),          // hash it on the way
 //!         Action::Claim { id, claim_request } => Event::Claimed(store.claim(&id, &claim_request)),
-//!         Action::Execute(lease) => Event::Handled(…),       // in a task of its own
-//!         Action::Answer { answer, behind } => return …,
+//!         Action::Execute(lease) => Event::Handled(…),       // outlives the client's connection
+//!         Action::Answer { answer, deferred } => return …,
 //!         …
 //!     };
 //!     action = exchange.step(event, clock.now());
@@ -23,15 +23,15 @@
 //!
 //! Each is asserted after every step of every interleaving in `exchange/tests`:
 //!
-//! - A handler starts only under a claim that the store granted no longer than half its term ago,
-//!   by the driver's monotonic clock, or has renewed since.
-//! - No answer is made from doubt: without a verdict of the store nothing runs and nothing is
+//! - A handler starts only under a claim that was granted or renewed at most half its term ago, by
+//!   the driver's monotonic clock.
+//! - Without a verdict of the store nothing runs, unless the policy fails open, and nothing is
 //!   deleted, except by token.
-//! - A settled record never changes, save one that the policy lets another request replace.
-//! - Nobody is given an own success after somebody else took the record over.
-//! - What a handler did in a transaction that also settles is there if, and only if, the record is
-//!   final, and no answer says otherwise.
-//! - Every exchange ends: all waits have a deadline, all repetitions a limit.
+//! - A settled record never changes, unless the policy lets another request replace it.
+//! - A client gets the handler's own success only if no other claim replaced the handler's claim.
+//! - The effect of a transaction that also settles is committed if, and only if, the record is
+//!   settled, and no answer contradicts the record.
+//! - Every exchange ends: each wait has a deadline, each repetition a limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,30 +53,34 @@ mod admission;
 mod classify;
 mod complete;
 mod event;
+mod grpc;
 
 pub use self::admission::{Head, Operation, Rules};
 pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
+pub use self::grpc::classified_status;
 
-/// One request's passage through the protocol; see the [module](self).
+/// The state of one request in the protocol; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct Exchange {
     rules: Arc<Rules>,
     stage: Stage,
-    /// What the request is about; `None` when it is not under a key.
+    /// The operation that the request's key names; `None` for a request without a key.
     operation: Option<Operation>,
-    /// One for each secret; the first is kept in the record.
+    /// One fingerprint for each secret; a claim stores the first.
     fingerprints: Vec<Fingerprint>,
     token: Token,
-    /// How long handlers usually take, for `Retry-After`.
+    /// The typical duration of handlers, for `Retry-After`.
     typical: Option<Duration>,
-    /// When the claim or renewal in force was sent.
+    /// The time at which the claim or renewal in force was sent.
+    ///
+    /// The store starts the lease later than this, so counting from here errs on the safe side.
     sent: Timestamp,
-    /// When the first claim or renewal was sent that was granted too late to start on.
+    /// The time of the first claim or renewal that was granted too late to start on.
     late_since: Option<Timestamp>,
-    /// When waiting ends.
+    /// The end of the wait for another claim.
     deadline: Option<Timestamp>,
-    /// How often this exchange has claimed, renewed or looked, for the limit.
+    /// The number of claims and lookups so far, for [`STEPS_MAX`].
     steps: u32,
 }
 
@@ -87,38 +91,39 @@ enum Stage {
     Metering(Lease),
     Renewing(Lease),
     Probing(Expected),
-    /// The hook knows the answer: the orphan is taken over to store it.
+    /// The application's hook knows the response: the orphan is claimed only to store it.
     Recovering(ClaimRequest, Box<StoredResponse>),
     Waiting,
     Executing(Lease),
-    Settling(Lease, State, Then),
-    Releasing(Lease, Then),
-    /// Somebody took the record over: what did they make of it?
+    Settling(Lease, State, Continuation),
+    Releasing(Lease, Continuation),
+    /// Another claim replaced this one: its result decides the answer.
     Fenced {
         until: Timestamp,
     },
     Finished,
 }
 
-/// What follows once the record is settled or released.
+/// The answer that follows once the record is settled or released.
 #[derive(Clone, Debug)]
-enum Then {
+enum Continuation {
     Own,
     HandlerFailed,
     Replay(Box<StoredResponse>),
     Refuse(Code),
-    /// What became of the handler's transaction is not known.
+    /// The end of the handler's transaction is not known.
     Uncommitted,
 }
 
 impl Exchange {
     /// Begins with a request's head.
     ///
-    /// `token` draws 128 random bits; it is asked only when there is a key.
+    /// `token` draws 128 random bits; it is called only for a request under a key.
     ///
     /// # Security
     ///
-    /// The head is the client's; nothing of it is kept but the key and the scope.
+    /// The client controls the head; only the key, the scope and a digest of the bound headers are
+    /// kept.
     #[must_use]
     pub fn begin(
         rules: &Arc<Rules>,
@@ -157,33 +162,33 @@ impl Exchange {
         (exchange, action)
     }
 
-    /// The same exchange, told how long handlers usually take.
+    /// Sets the typical duration of handlers, which shortens `Retry-After`.
     #[must_use]
     pub fn typical(mut self, duration: Option<Duration>) -> Self {
         self.typical = duration;
         self
     }
 
-    /// What the request is about; `None` when it is not under a key.
+    /// Returns the operation that the request's key names; `None` for a request without a key.
     #[must_use]
     pub fn operation(&self) -> Option<&Operation> {
         self.operation.as_ref()
     }
 
-    /// The request's fingerprint, once the body is known.
+    /// Returns the request's fingerprint, once the body is known.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&Fingerprint> {
         self.fingerprints.first()
     }
 
-    /// What must go on when the client leaves before the handler was started.
+    /// Returns the work to do if the client leaves before the handler was started.
     ///
-    /// A claim whose verdict nobody hears must not block the key for a whole lease.
+    /// A claim whose verdict is never read must not block the key for a whole lease.
     #[must_use]
     pub fn abandon(&self) -> Option<Deferred> {
         match &self.stage {
             Stage::Claiming(claim_request) | Stage::Recovering(claim_request, _) => {
-                Some(self.unheard(claim_request))
+                Some(self.release_of(claim_request))
             }
             Stage::Metering(lease) | Stage::Renewing(lease) => {
                 Some(Deferred::Release(lease.clone()))
@@ -192,10 +197,10 @@ impl Exchange {
         }
     }
 
-    /// Takes what happened at `now` and says what to do next.
+    /// Takes an event that happened at `now`, and returns the next action.
     ///
     /// Total: an event that does not belong to the last action ends the exchange with
-    /// `store-unavailable`, before the handler has run, or changes nothing after.
+    /// `store-unavailable`, and releases a claim under which no handler runs yet.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
         let stage = std::mem::replace(&mut self.stage, Stage::Finished);
         match (stage, event) {
@@ -205,10 +210,10 @@ impl Exchange {
             }
             (Stage::Metering(lease), Event::Metered { within: true }) => self.start(lease, now),
             (Stage::Metering(lease), Event::Metered { within: false }) => {
-                self.release(lease, Then::Refuse(Code::TooManyKeys))
+                self.release(lease, Continuation::Refuse(Code::TooManyKeys))
             }
             (Stage::Renewing(lease), Event::Renewed(renewed)) => self.renewed(lease, renewed, now),
-            (Stage::Probing(vanished), Event::Probed(probed)) => self.probed(vanished, probed, now),
+            (Stage::Probing(orphan), Event::Probed(probed)) => self.probed(orphan, probed, now),
             (Stage::Recovering(claim_request, response), Event::Claimed(verdict)) => {
                 self.recovered(&claim_request, response, verdict, now)
             }
@@ -218,12 +223,14 @@ impl Exchange {
             (Stage::Waiting, Event::Woken(_)) => self.claim(None, now),
             (Stage::Waiting, Event::WaitOver | Event::WaitersFull) => self.in_progress(None),
             (Stage::Executing(lease), Event::Handled(handled)) => self.handled(lease, &handled),
-            (Stage::Settling(lease, state, then), Event::Settled(settled)) => {
-                self.after_settle(&lease, state, then, settled, now)
+            (Stage::Settling(lease, state, next), Event::Settled(settled)) => {
+                self.after_settle(&lease, state, next, settled, now)
             }
-            (Stage::Settling(lease, _, Then::Own), Event::Uncommitted) => self.uncommitted(lease),
-            (Stage::Releasing(lease, then), Event::Released(released)) => {
-                self.after_release(&lease, then, released, now)
+            (Stage::Settling(lease, _, Continuation::Own), Event::Uncommitted) => {
+                self.uncommitted(lease)
+            }
+            (Stage::Releasing(lease, next), Event::Released(released)) => {
+                self.after_release(&lease, next, released, now)
             }
             (Stage::Fenced { until }, Event::Looked(seen)) => self.after_fence(seen, until, now),
             (Stage::Fenced { until }, Event::Woken(_)) => self.look(until),
@@ -270,12 +277,13 @@ impl Exchange {
         self.refuse_with(rejection)
     }
 
-    /// Ends without a claim, because the store did not answer or refused: refuses, or runs
-    /// unprotected where the policy says so.
+    /// Ends without a claim, because the store refused or did not answer.
+    ///
+    /// The request is refused, or runs unprotected if the policy fails open.
     fn no_verdict(&mut self, failure: StoreFailure, deferred: Option<Deferred>) -> Action {
         match (failure.kind, self.policy().on_store_error) {
             (ErrorKind::Corrupt, _) => self.refuse_deferred(Code::OutcomeUnknown, deferred),
-            // A limit is no outage: a request beyond it must not run unprotected.
+            // A full store is no outage: failing open here would lift the limit.
             (ErrorKind::Full, _) | (_, OnStoreError::FailClosed) => {
                 let rejection = self.rejection(Code::StoreUnavailable);
                 let rejection = match failure.retry_after {
@@ -330,25 +338,29 @@ impl Exchange {
         Rejection::new(code, self.policy())
     }
 
-    /// The claim of a claim request whose verdict nobody heard.
-    fn unheard(&self, claim_request: &ClaimRequest) -> Deferred {
+    /// Returns the release of a claim whose verdict is not known.
+    ///
+    /// A release compares the token alone, so the fence and attempt of the lease do not matter.
+    fn release_of(&self, claim_request: &ClaimRequest) -> Deferred {
         let id = self.id().unwrap_or(RecordId::from_bytes([0; RecordId::BYTES]));
         Deferred::Release(Lease::granted(id, claim_request, 0, 0))
     }
 
-    /// Returns true if the record was made by this request, as far as that can be known.
+    /// Returns true if the record was made by this request, as far as fingerprints tell.
     fn is_same(&self, recorded: &Fingerprint) -> bool {
         match self.compare(recorded) {
             Some(Match::Same) => true,
-            // A refusal would turn every change of the fingerprint's configuration into a storm of
-            // refused retries; that the operation is the same is known all the same.
+            // The records were made under another fingerprint configuration. Refusing would turn
+            // each change of that configuration into a storm of refused retries; method, path and
+            // binding were compared all the same.
             Some(Match::Incomparable) => self.policy().profile != Profile::Payments,
             _ => false,
         }
     }
 
-    /// Compares this request with a recorded one, by the fingerprint of the same secret if there is
-    /// one: records outlive a rotation.
+    /// Compares this request with a recorded one, under the secret of the record if it is known.
+    ///
+    /// Records outlive a rotation of secrets, so each request has a fingerprint for each secret.
     fn compare(&self, recorded: &Fingerprint) -> Option<Match> {
         let alike = self.fingerprints.iter().find(|mine| mine.config == recorded.config);
         alike.or(self.fingerprints.first()).map(|mine| mine.compare(recorded))
@@ -362,7 +374,7 @@ impl Exchange {
     }
 }
 
-/// Adds background work to an exchange's end.
+/// Adds background work to the answer that ends an exchange.
 fn deferring(action: Action, deferred: Option<Deferred>) -> Action {
     match action {
         Action::Answer { answer, .. } => Action::Answer { answer, deferred },
@@ -370,8 +382,9 @@ fn deferring(action: Action, deferred: Option<Deferred>) -> Action {
     }
 }
 
-/// How often one exchange may ask the store: far beyond what contention needs, and an end to a
-/// store that contradicts itself.
+/// The most claims and lookups of one exchange.
+///
+/// Contention needs far fewer; the limit ends an exchange with a store that contradicts itself.
 const STEPS_MAX: u32 = 1_000;
 
 #[cfg(test)]

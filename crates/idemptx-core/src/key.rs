@@ -1,21 +1,23 @@
-//! What names an operation: the client's [`Key`], the [`Scope`] it counts in, and the
-//! [`RecordId`] both become in a store.
+//! The names of an operation: the client's [`Key`], its [`Scope`], and the [`RecordId`] derived
+//! from both.
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 
-use crate::digest::{Purpose, first};
 use crate::policy::KeySyntax;
-use crate::secret::Secret;
 
-/// An idempotency key as a client meant it: quotes and escapes undone.
+mod record_id;
+
+pub use self::record_id::{InvalidRecordId, Names, RecordId};
+
+/// An idempotency key, with quotes and escapes removed.
 ///
 /// `Idempotency-Key: "8e03978e"` (the Structured Field String that
 /// [draft-ietf-httpapi-idempotency-key-header §2.1] asks for) and `Idempotency-Key: 8e03978e`
 /// (what most clients send) are one key.
 ///
-/// `Debug` shows its length only: keys are secrets of the client.
+/// `Debug` shows only the length: keys are secrets of the client.
 ///
 /// [draft-ietf-httpapi-idempotency-key-header §2.1]:
 ///     https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header#section-2.1
@@ -23,7 +25,7 @@ use crate::secret::Secret;
 pub struct Key(Box<str>);
 
 impl Key {
-    /// Takes a key that did not come in a header field, such as a message's id.
+    /// Creates a key from a source other than a header field, such as a message's id.
     ///
     /// # Errors
     ///
@@ -35,7 +37,7 @@ impl Key {
 
     /// Reads the key from the field lines that carry it.
     ///
-    /// Returns `None` when there is no line.
+    /// Returns `None` without any line.
     ///
     /// # Errors
     ///
@@ -45,8 +47,8 @@ impl Key {
     ///
     /// # Security
     ///
-    /// The lines are the client's: nothing is allocated for an oversized one, and no error repeats
-    /// any of their bytes.
+    /// The client controls the lines: nothing is allocated for an oversized one, and no error
+    /// repeats any of their bytes.
     pub fn from_lines<'a>(
         lines: impl IntoIterator<Item = &'a HeaderValue>,
         syntax: KeySyntax,
@@ -60,14 +62,14 @@ impl Key {
         Self::parse(line.as_bytes(), syntax, bytes_max).map(Some)
     }
 
-    /// The key's text.
+    /// Returns the key's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     fn parse(line: &[u8], syntax: KeySyntax, bytes_max: usize) -> Result<Self, InvalidKey> {
-        // Escapes at most double a key; parameters get as much room again.
+        // Escapes at most double the length of a key; parameters may take as much again.
         if line.len() > bytes_max.saturating_mul(4).saturating_add(LINE_SLACK_BYTES) {
             return Err(InvalidKey::TooLong { bytes_max });
         }
@@ -105,24 +107,26 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Why a header field's value is no key; its text is for the client and repeats nothing of theirs.
+/// The error of a header field value that is no key.
+///
+/// Its text is meant for the client, and repeats nothing that the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKey {
     /// The field stands on several lines, or several of its aliases are present.
     SeveralLines,
-    /// There is nothing in it.
+    /// The value is empty.
     Empty,
-    /// It is longer than the policy's `key_bytes_max`.
+    /// The key is longer than the policy's `key_bytes_max`.
     TooLong {
         /// The limit.
         bytes_max: usize,
     },
-    /// It holds a character that a key may not have.
+    /// The key holds a character that is not allowed.
     Character,
-    /// It begins with a quote but is not one well-formed string.
+    /// The value begins with a quote but is not one well-formed string.
     Malformed,
-    /// It is bare text where the policy asks for a quoted string.
+    /// The value is bare text, but the policy requires a quoted string.
     NotQuoted,
     /// The policy's own check refused it.
     Refused,
@@ -162,26 +166,28 @@ impl fmt::Display for InvalidKey {
 
 impl std::error::Error for InvalidKey {}
 
-/// Whose keys these are: one key in two scopes names two operations.
+/// The tenant, account or principal that a key belongs to.
 ///
-/// `Debug` shows its length only: a scope may be a credential.
+/// The same key in two scopes names two operations.
+/// `Debug` shows only the length: a scope may be a credential.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Scope(Box<[u8]>);
 
 impl Scope {
-    /// The one scope of an application that has no tenants, or binds keys to credentials instead.
+    /// Creates the single scope of an application without tenants, or that binds keys to
+    /// credentials instead.
     #[must_use]
     pub fn shared() -> Self {
         Self(Box::default())
     }
 
-    /// A tenant, account or principal.
+    /// Creates the scope of a tenant, account or principal.
     #[must_use]
     pub fn new(name: impl AsRef<[u8]>) -> Self {
         Self(name.as_ref().into())
     }
 
-    /// Its bytes.
+    /// Returns the scope's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -194,246 +200,7 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// The name of a record in a store: a digest of scope and key, keyed when there is a secret.
-///
-/// It tells neither of them, and no two pairs share one.
-/// Its text is 32 hexadecimal digits for the scope, a colon, and 32 for the key within it, so that
-/// an operator can find all records of a scope.
-///
-/// # Security
-///
-/// With a [`Secret`] nobody who reads the store can test a guess of a key, and nobody who chooses
-/// keys can choose where they land.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordId([u8; RecordId::BYTES]);
-
-impl RecordId {
-    /// How long an id is.
-    pub const BYTES: usize = 32;
-
-    /// Names the record of `key` in `scope`.
-    ///
-    /// `route` is the method and the raw path when the policy's `key_space` is `route`.
-    #[must_use]
-    pub fn new(scope: &Scope, key: &Key, route: Option<(&str, &str)>, names: &Names) -> Self {
-        let space = match route {
-            None if scope.as_bytes().is_empty() => names.shared_space,
-            _ => names.space(scope, route),
-        };
-        let mut name = names.key.begin();
-        name.part(&space);
-        name.part(key.as_str().as_bytes());
-        let name: [u8; 16] = first(&name.finalize());
-        let space: [u8; 16] = first(&space);
-        Self::of_halves(space, name)
-    }
-
-    /// Names the record of a step of the operation that this id names, by the step's label; in the
-    /// same scope.
-    ///
-    /// No operation has such an id, nor has another step.
-    #[must_use]
-    pub fn step(&self, label: &str) -> Self {
-        let mut digest = Purpose::new(STEP_CONTEXT, None).begin();
-        digest.part(&self.0);
-        digest.part(label.as_bytes());
-        let name: [u8; 16] = first(&digest.finalize());
-        Self::of_halves(first(&self.0), name)
-    }
-
-    fn of_halves(space: [u8; 16], name: [u8; 16]) -> Self {
-        let mut id = [0; Self::BYTES];
-        let (first, second) = id.split_at_mut(space.len());
-        first.copy_from_slice(&space);
-        second.copy_from_slice(&name);
-        Self(id)
-    }
-
-    /// An id read back from a store.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
-        &self.0
-    }
-
-    /// The half that names the scope.
-    #[must_use]
-    pub fn scope_bytes(&self) -> [u8; 16] {
-        let mut half = [0; 16];
-        for (to, from) in half.iter_mut().zip(&self.0) {
-            *to = *from;
-        }
-        half
-    }
-}
-
-impl fmt::Display for RecordId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, byte) in self.0.iter().enumerate() {
-            if position == 16 {
-                f.write_str(":")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for RecordId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RecordId({self})")
-    }
-}
-
-impl std::str::FromStr for RecordId {
-    type Err = InvalidRecordId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRecordId> {
-        let (scope, key) = text.split_once(':').ok_or(InvalidRecordId)?;
-        let mut id = [0; Self::BYTES];
-        if scope.len() != 32 || key.len() != 32 {
-            return Err(InvalidRecordId);
-        }
-        let digits = scope.bytes().chain(key.bytes()).map(|digit| match digit {
-            b'0'..=b'9' => Ok(digit - b'0'),
-            b'a'..=b'f' => Ok(digit - b'a' + 10),
-            _ => Err(InvalidRecordId),
-        });
-        for (position, digit) in digits.enumerate() {
-            if let Some(byte) = id.get_mut(position / 2) {
-                *byte = *byte << 4 | digit?;
-            }
-        }
-        Ok(Self(id))
-    }
-}
-
-/// A text that is no [`RecordId`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidRecordId;
-
-impl fmt::Display for InvalidRecordId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a record id is 32 lower-case hexadecimal digits, a colon, and 32 more")
-    }
-}
-
-impl std::error::Error for InvalidRecordId {}
-
-/// Names records and operations, and derives keys, in one namespace; build it once.
-///
-/// The secret of a namer never rotates: an operation has one record id, one operation digest and
-/// one derived key per label for as long as its record lives.
-#[derive(Clone)]
-pub struct Names {
-    namespace: Box<str>,
-    scope: Purpose,
-    key: Purpose,
-    derive: Purpose,
-    operation: Purpose,
-    binding: Purpose,
-    /// The digest of the shared scope, where most records are.
-    shared_space: [u8; 32],
-}
-
-impl Names {
-    /// Creates the names of a namespace under the naming secret.
-    ///
-    /// # Security
-    ///
-    /// Without a secret, a reader of the store can test guesses of keys.
-    #[must_use]
-    pub fn new(namespace: &str, secret: Option<&Secret>) -> Self {
-        let mut names = Self {
-            namespace: namespace.into(),
-            scope: Purpose::new(SCOPE_CONTEXT, secret),
-            key: Purpose::new(KEY_CONTEXT, secret),
-            derive: Purpose::new(DERIVE_CONTEXT, secret),
-            operation: Purpose::new(OPERATION_CONTEXT, secret),
-            binding: Purpose::new(BINDING_CONTEXT, secret),
-            shared_space: [0; 32],
-        };
-        names.shared_space = names.space(&Scope::shared(), None);
-        names
-    }
-
-    /// Derives a key for a call to another system, named by `label`.
-    ///
-    /// The key depends on the namespace, naming secret, scope, binding, key and label alone, so
-    /// that every attempt of an operation derives the same one.
-    /// The binding is the [digest](Self::binding) of the headers to which the client's key is
-    /// bound, empty if there are none: two principals who chose one key derive two.
-    #[must_use]
-    pub fn derive(&self, scope: &Scope, binding: &[u8], key: &Key, label: &str) -> String {
-        let mut digest = self.derive.begin();
-        digest.part(self.namespace.as_bytes());
-        digest.part(scope.as_bytes());
-        digest.part(binding);
-        digest.part(key.as_str().as_bytes());
-        digest.part(label.as_bytes());
-        let derived: [u8; DERIVED_BYTES] = first(&digest.finalize());
-        derived.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// Returns the digest of the headers to which a key is bound: empty when there are none.
-    pub(crate) fn binding(&self, bind: &[HeaderName], headers: &HeaderMap) -> Vec<u8> {
-        if bind.is_empty() {
-            return Vec::new();
-        }
-        let mut names: Vec<_> = bind.iter().collect();
-        names.sort_unstable_by_key(|name| name.as_str());
-        names.dedup();
-        let mut digest = self.binding.begin();
-        for name in names {
-            let lines = headers.get_all(name);
-            digest.part(name.as_str().as_bytes());
-            digest.update(&(lines.iter().count() as u64).to_be_bytes());
-            lines.iter().for_each(|line| digest.part(line.as_bytes()));
-        }
-        digest.finalize().to_vec()
-    }
-
-    /// Returns the digest of an HTTP operation: its method and its path as the client sent it.
-    pub(crate) fn http_operation(&self, method: &str, path: &str) -> [u8; 16] {
-        self.operation_digest(KIND_HTTP, &[method, path])
-    }
-
-    /// Returns the digest of all work that is not an HTTP request.
-    pub(crate) fn work_operation(&self) -> [u8; 16] {
-        self.operation_digest(KIND_WORK, &[])
-    }
-
-    fn operation_digest(&self, kind: u8, parts: &[&str]) -> [u8; 16] {
-        let mut digest = self.operation.begin();
-        digest.update(&[kind]);
-        parts.iter().for_each(|part| digest.part(part.as_bytes()));
-        first(&digest.finalize())
-    }
-
-    fn space(&self, scope: &Scope, route: Option<(&str, &str)>) -> [u8; 32] {
-        let mut space = self.scope.begin();
-        space.part(self.namespace.as_bytes());
-        space.part(scope.as_bytes());
-        if let Some((method, path)) = route {
-            space.part(method.as_bytes());
-            space.part(path.as_bytes());
-        }
-        space.finalize()
-    }
-}
-
-impl fmt::Debug for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
-    }
-}
-
-/// An RFC 8941 §4.2.5 string, and what stands behind it.
+/// Parses an RFC 8941 §4.2.5 string, and returns it with the rest of the line.
 fn sf_string(line: &[u8]) -> Result<(Vec<u8>, &[u8]), InvalidKey> {
     let mut text = Vec::with_capacity(line.len());
     let mut bytes = line.iter().enumerate().skip(1);
@@ -451,8 +218,9 @@ fn sf_string(line: &[u8]) -> Result<(Vec<u8>, &[u8]), InvalidKey> {
     Err(InvalidKey::Malformed)
 }
 
-/// What may follow a string: parameters, which mean nothing to us (RFC 9651 §2.1: ignore unknown
-/// ones), and never a second item.
+/// Checks the rest of a line after a string: parameters, but never a second item.
+///
+/// Parameters are ignored, as RFC 9651 §2.1 asks for unknown ones.
 fn parameters(rest: &[u8], syntax: KeySyntax) -> Result<(), InvalidKey> {
     match rest.first() {
         None => Ok(()),
@@ -483,7 +251,7 @@ fn bare(line: &[u8]) -> Result<Vec<u8>, InvalidKey> {
     if line.iter().all(allowed) { Ok(line.to_vec()) } else { Err(InvalidKey::Character) }
 }
 
-/// RFC 8941 §4.2: spaces around an item are not part of it.
+/// Removes the spaces around an item (RFC 8941 §4.2).
 fn trim_spaces(mut line: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] | [rest @ .., b' '] = line {
         line = rest;
@@ -491,16 +259,7 @@ fn trim_spaces(mut line: &[u8]) -> &[u8] {
     line
 }
 
-const SCOPE_CONTEXT: &str = "idemptx 2026-11 v1 record: scope";
-const KEY_CONTEXT: &str = "idemptx 2026-11 v1 record: key in scope";
-const STEP_CONTEXT: &str = "idemptx 2026-11 v1 record: step";
-const DERIVE_CONTEXT: &str = "idemptx 2026-11 v1 derived key";
-const OPERATION_CONTEXT: &str = "idemptx 2026-11 v1 operation";
-const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 derived key: binding";
-const KIND_HTTP: u8 = b'h';
-const KIND_WORK: u8 = b'w';
-/// 160 bits: unguessable, and within the 45 bytes that the strictest peers accept.
-const DERIVED_BYTES: usize = 20;
+/// The room for short parameters and spaces beside a key of any length.
 const LINE_SLACK_BYTES: usize = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a request holds while its handler runs.
+//! The lease that a request holds while its handler runs.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,25 +7,26 @@ use crate::digest::first;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 
-/// 128 random bits that name one claim: every write compares it, so a former owner changes nothing.
+/// The 128 random bits that name one claim.
 ///
-/// Drivers draw it from the system's random source; the core only carries it.
+/// Every write compares the token, so a former owner changes nothing.
+/// Drivers draw it from the system's random source; the core only passes it on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token([u8; Token::BYTES]);
 
 impl Token {
-    /// How long a token is.
+    /// The length of a token.
     pub const BYTES: usize = 16;
 
-    /// Takes random bytes.
+    /// Creates a token of random bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         Self(bytes)
     }
 
-    /// The token with a number in the sequence of a secret random seed, drawn at a moment.
+    /// Derives the token with a number from a secret random seed and the time of the draw.
     ///
-    /// As unguessable as the seed, and different for every number and moment.
+    /// The token is as unguessable as the seed, and different for every number and time.
     #[must_use]
     pub fn drawn(seed: &[u8; 32], number: u64, moment: Duration) -> Self {
         let (number, moment) = (number.to_be_bytes(), moment.as_nanos().to_be_bytes());
@@ -36,13 +37,13 @@ impl Token {
         Self(first(&blake3::keyed_hash(seed, &drawn).into()))
     }
 
-    /// Its bytes.
+    /// Returns the token's bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
 
-    /// Another token, as unguessable as this one, for an exchange that claims a second time.
+    /// Derives another token, as unguessable as this one, for an exchange that claims again.
     #[must_use]
     pub fn next(&self) -> Self {
         Self(first(&blake3::derive_key(NEXT_CONTEXT, &self.0)))
@@ -61,29 +62,30 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The right to execute one operation, held until it is settled, released, or has lapsed.
+/// The right to execute one operation, held until it is settled, released, or taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lease {
-    /// The record it is on.
+    /// The record that the lease is on.
     pub id: RecordId,
-    /// Names this claim; compared by every write.
+    /// The token of the claim, compared by every write.
     pub token: Token,
-    /// Greater than that of any earlier owner who could still be alive: hand it to downstream
-    /// systems that can refuse a stale writer.
+    /// The fencing token, greater than that of any earlier owner that could still be running.
+    ///
+    /// Pass it to downstream systems that can refuse a stale writer.
     pub fence: u64,
-    /// 1 for the first execution, 2 after one orphan or rebind, and so on.
+    /// The number of the execution: 1 for the first, 2 after one orphan or rebind, and so on.
     pub attempt: u32,
-    /// Of the request that claimed.
+    /// The fingerprint of the request that claimed.
     pub fingerprint: Fingerprint,
-    /// How long it lasts from the claim and from each renewal, by the store's clock.
+    /// The duration of the lease from the claim and from each renewal, by the store's clock.
     pub term: Duration,
-    /// How long the claim itself stays in the store unless renewed or settled.
+    /// The retention of the claim in the store, unless renewed or settled.
     pub retain: Duration,
 }
 
 impl Lease {
-    /// A lease as a store grants it for a claim request.
+    /// Creates the lease that a store grants for a claim request.
     #[must_use]
     pub fn granted(
         id: RecordId,

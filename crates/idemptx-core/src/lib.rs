@@ -6,14 +6,14 @@
 //!
 //! # Reading order
 //!
-//! 1. [`key`]: what a client sends, and the [`RecordId`](key::RecordId) it becomes.
-//! 2. [`policy`]: what a route promises.
+//! 1. [`key`]: the client's key, and the [`RecordId`](key::RecordId) derived from it.
+//! 2. [`policy`]: the rules of a route.
 //! 3. [`store`]: the four atomic steps that everything rests on.
-//! 4. [`exchange`]: one request's passage; **the only place that decides anything**.
-//! 5. [`response`] and [`record`]: what is kept, byte for byte.
-//! 6. [`outcome`] and [`problem`]: how it ends, and what a client is told.
+//! 4. [`exchange`]: the state machine of one request; **the only place that decides anything**.
+//! 5. [`response`] and [`record`]: the stored bytes.
+//! 6. [`outcome`] and [`problem`]: the result of an exchange, and its answer to the client.
 //!
-//! # A passage, by hand
+//! # An exchange, step by step
 //!
 //! ```
 //! use std::sync::Arc;
@@ -30,7 +30,7 @@
 //! headers.insert("idempotency-key", "8e03978e".parse()?);
 //! let head = Head::new(&method, &uri, &headers);
 //!
-//! // The head is admitted: the body is to be read, and hashed on the way.
+//! // The head is admitted: read the body, and hash it on the way.
 //! let random = || Token::from_bytes([7; 16]);
 //! let (mut exchange, action) = Exchange::begin(&rules, &head, random);
 //! assert!(matches!(action, Action::ReadBody { .. }));
@@ -38,13 +38,13 @@
 //! prints.iter_mut().for_each(|print| print.update(b"{\"item\":\"tea\"}"));
 //! let prints = prints.into_iter().map(|print| print.finish()).collect();
 //!
-//! // Then the record is to be claimed; a store that has nothing under the id grants it.
+//! // Claim the record; a store without a record under the id grants it.
 //! let now = Timestamp::from_millis(0);
 //! let action = exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
 //! let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
 //! let granted = Claim::Granted(Lease::granted(id, &claim_request, 1, 1));
 //!
-//! // And the handler may run, if the answer came soon enough.
+//! // The answer came soon enough, so the handler may run.
 //! let action = exchange.step(Event::Claimed(Ok(granted)), Timestamp::from_millis(2));
 //! assert!(matches!(action, Action::Execute(_)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

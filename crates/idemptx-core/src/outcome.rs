@@ -21,8 +21,8 @@ pub enum Outcome {
         /// True if a retry will get this response.
         stored: bool,
     },
-    /// The handler ran under a claim, but when it ended another execution had taken the record over:
-    /// the client got that one's response, or was refused with `code`.
+    /// The handler ran under a claim, but when it ended another execution had taken the record
+    /// over: the client got that one's response, or was refused with `code`.
     Fenced {
         /// The number of this execution of the operation, from 1.
         attempt: u32,

@@ -1,13 +1,13 @@
-//! What a store keeps for one key, and its byte format.
+//! The record that a store keeps for one key, and its byte format.
 //!
-//! One string of bytes a record, the same in every store and every language:
+//! A record is one byte string, the same in every store and every language:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 0 | format version, 2 |
-//! | 1 | state: `R`unning, `D`one, `N`o body, `U`nknown, `S`pent |
-//! | 2 | flags: bit 0, somebody waits; bit 1, the payload is kept apart |
-//! | 3..35 | the record's own id: a record under another name is refused |
+//! | 1 | state: `R` running, `D` completed, `N` not replayable, `U` unknown, `S` response expired |
+//! | 2 | flags: bit 0, a process waits; bit 1, the payload is stored separately |
+//! | 3..35 | the record's id: a record found under another id is refused |
 //! | 35..51 | token |
 //! | 51..59 | fence |
 //! | 59..63 | attempt |
@@ -32,10 +32,10 @@ use crate::lease::{Lease, Token};
 use crate::store::Settlement;
 use crate::time::millis;
 
-/// How far an operation has come.
+/// The state of an operation in its record.
 ///
-/// An absent record is no state; an *orphan* is a [`Running`](Self::Running) record whose lease has
-/// lapsed by the store's clock.
+/// An absent record has no state.
+/// An *orphan* is a [`Running`](Self::Running) record whose lease has lapsed by the store's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -43,16 +43,17 @@ pub enum State {
     Running,
     /// Settled with a response that can be replayed.
     Completed,
-    /// Settled; the response cannot be replayed, only its head is known.
+    /// Settled; only the head of the response was stored, so it cannot be replayed.
     NotReplayable,
-    /// Whether the operation happened is not known, and somebody has to find out.
+    /// Settled without knowledge of whether the operation happened; the application's hook or an
+    /// operator decides.
     Unknown,
-    /// Was [`Completed`](Self::Completed); the response is gone, the key is still remembered.
+    /// Was [`Completed`](Self::Completed); the response has expired, the key is still kept.
     ResponseExpired,
 }
 
 impl State {
-    /// The letter that stands for it in a record's bytes.
+    /// Returns the letter that encodes the state in a record's bytes.
     #[must_use]
     pub const fn letter(self) -> u8 {
         match self {
@@ -69,31 +70,31 @@ impl State {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its name, kept inside so that no other name can pass for it.
+    /// The record's id, stored inside to detect a record under another id.
     pub id: RecordId,
-    /// How far the operation has come.
+    /// The state of the operation.
     pub state: State,
-    /// Of the claim that runs or has settled.
+    /// The token of the claim that runs or has settled.
     pub token: Token,
-    /// Of that claim.
+    /// The fencing token of that claim.
     pub fence: u64,
-    /// Of that claim.
+    /// The number of that claim's execution, from 1.
     pub attempt: u32,
-    /// Of the request.
+    /// The fingerprint of the request that claimed.
     pub fingerprint: Fingerprint,
-    /// The lease's term.
+    /// The term of the lease.
     pub term: Duration,
-    /// How long the record is kept from its last write.
+    /// The retention of the record, counted from its last write.
     pub retain: Duration,
-    /// Whether another process waits for the end of this claim.
+    /// True if another process waits for the end of this claim.
     pub awaited: bool,
-    /// Whether the payload is kept beside the record, because it expires earlier.
+    /// True if the payload is stored beside the record, because it expires earlier.
     pub apart: bool,
     /// The response; empty while running.
     pub payload: Bytes,
 }
 
-/// Shows the payload's size, and nothing of it.
+/// Shows the size of the payload, never its content.
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
@@ -113,7 +114,7 @@ impl fmt::Debug for Record {
 }
 
 impl Record {
-    /// The record of a claim in force.
+    /// Creates the record of a claim in force.
     #[must_use]
     pub fn running(lease: &Lease) -> Self {
         Self {
@@ -131,7 +132,7 @@ impl Record {
         }
     }
 
-    /// The record that settles a lease.
+    /// Creates the record that settles a lease.
     #[must_use]
     pub fn settled(lease: &Lease, done: &Settlement) -> Self {
         Self {
@@ -142,13 +143,13 @@ impl Record {
         }
     }
 
-    /// The same record after its response has expired.
+    /// Removes the response from the record, because it has expired.
     #[must_use]
     pub fn with_response_expired(self) -> Self {
         Self { state: State::ResponseExpired, payload: Bytes::new(), ..self }
     }
 
-    /// The lease that this record's owner holds.
+    /// Returns the lease of the record's claim.
     #[must_use]
     pub const fn lease(&self) -> Lease {
         Lease {
@@ -162,7 +163,7 @@ impl Record {
         }
     }
 
-    /// Its bytes, as the [module](self) lays them out.
+    /// Encodes the record in the byte format of the [module](self).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::HEAD_BYTES + self.payload.len());
@@ -185,7 +186,7 @@ impl Record {
         bytes
     }
 
-    /// Reads the record stored under `id`; the payload shares `bytes`.
+    /// Decodes the record stored under `id`; the payload shares `bytes`.
     ///
     /// # Errors
     ///
@@ -195,8 +196,8 @@ impl Record {
     /// # Security
     ///
     /// Total over arbitrary bytes.
-    /// A record moved to another name is refused, so no store or driver that mixes up its answers
-    /// can hand one client's response to another.
+    /// A record moved to another id is refused, so a store or driver that mixes up its answers
+    /// cannot hand one client's response to another.
     pub fn decode(id: &RecordId, bytes: &Bytes) -> Result<Self, Undecodable> {
         let mut head = Head(bytes.get(..Self::HEAD_BYTES).ok_or(Undecodable::Short)?);
         let [version, state, flags] = head.take();
@@ -239,27 +240,27 @@ impl Record {
         Ok(record)
     }
 
-    /// How long everything before the payload is.
+    /// The length of the head, which precedes the payload.
     pub const HEAD_BYTES: usize = 143;
-    /// Where the flags stand, for stores that set [`awaited`](Self::awaited) in place.
+    /// The offset of the flags, for stores that set [`awaited`](Self::awaited) in place.
     pub const FLAGS_AT: usize = 2;
-    /// Where the token stands, for stores that compare it in place.
+    /// The offset of the token, for stores that compare it in place.
     pub const TOKEN_AT: usize = 35;
     /// The position of the retention, for stores that read it in place.
     pub const RETENTION_AT: usize = 119;
 }
 
-/// Why bytes are no record of the id they stand under.
+/// The error of decoding bytes that are no record of their id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Undecodable {
-    /// Too few bytes.
+    /// The bytes are shorter than a record's head.
     Short,
-    /// A format this release does not know.
+    /// The record has a format that this release does not know.
     Version(u8),
-    /// An impossible state or flag.
+    /// The record has an impossible state or flag.
     Malformed,
-    /// It names another record.
+    /// The record names another id.
     Foreign,
 }
 
@@ -278,7 +279,7 @@ impl fmt::Display for Undecodable {
 
 impl std::error::Error for Undecodable {}
 
-/// Takes fixed-size parts off a head whose length was checked.
+/// A reader of fixed-size fields from a head whose length was checked.
 struct Head<'a>(&'a [u8]);
 
 impl Head<'_> {

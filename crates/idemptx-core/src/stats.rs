@@ -1,13 +1,15 @@
-//! Statistics of a process over its exchanges: new keys in a scope, and the duration of handlers.
+//! Statistics of a process over its exchanges: new keys per principal, and durations of handlers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::key::RecordId;
 use crate::time::{Timestamp, millis};
 
-/// Counts each scope's new keys within the current minute, for `new_keys_per_minute_max`.
+/// Counts each principal's new keys within the current minute, for `new_keys_per_minute_max`.
+///
+/// A principal is a scope and, where the policy binds keys to headers, the values of those headers:
+/// [`Operation::meter_id`](crate::exchange::Operation::meter_id).
 #[derive(Debug, Default)]
 pub struct KeyMeter(BTreeMap<[u8; 16], Count>);
 
@@ -18,20 +20,20 @@ struct Count {
 }
 
 impl KeyMeter {
-    /// The most scopes that are counted at a time; others are refused until the minute is over.
-    pub const SCOPES_MAX: usize = 100_000;
+    /// The most principals that are counted at a time; others are refused until the minute is over.
+    pub const PRINCIPALS_MAX: usize = 100_000;
 
-    /// Counts a new key, and returns true if its scope stays within `limit`.
-    pub fn admits(&mut self, id: &RecordId, limit: u32, now: Timestamp) -> bool {
+    /// Counts a new key, and returns true if its principal stays within `limit`.
+    pub fn admits(&mut self, meter_id: [u8; 16], limit: u32, now: Timestamp) -> bool {
         let minute = millis(now.since(Timestamp::default())) / 60_000;
-        let (counts, scope) = (&mut self.0, id.scope_bytes());
-        if counts.len() >= Self::SCOPES_MAX {
+        let counts = &mut self.0;
+        if counts.len() >= Self::PRINCIPALS_MAX {
             counts.retain(|_, count| count.minute == minute);
         }
-        if counts.len() >= Self::SCOPES_MAX && !counts.contains_key(&scope) {
+        if counts.len() >= Self::PRINCIPALS_MAX && !counts.contains_key(&meter_id) {
             return false;
         }
-        let count = counts.entry(scope).or_insert(Count { minute, keys: 0 });
+        let count = counts.entry(meter_id).or_insert(Count { minute, keys: 0 });
         if count.minute != minute {
             *count = Count { minute, keys: 0 };
         }

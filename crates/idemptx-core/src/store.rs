@@ -1,13 +1,13 @@
 //! The contract of a store: four atomic steps, each of which may be sent twice.
 //!
-//! A store keeps one record per [`RecordId`] and never looks into its payload.
-//! All it decides is whether a claim is free, whether a lease has lapsed **by its own clock**, and
-//! whether a writer still holds the token it claims with.
-//! What follows from that is decided in [`exchange`](crate::exchange).
+//! A store keeps one record per [`RecordId`] and never reads its payload.
+//! It decides only if a record may be claimed, if a lease has lapsed **by its own clock**, and if a
+//! writer holds the token of the current claim.
+//! All further decisions are made in [`exchange`](crate::exchange).
 //!
-//! Implementations prove themselves against [`conformance`](crate::conformance).
+//! The suite in [`conformance`](crate::conformance) tests an implementation.
 //!
-//! [`Inventory`] is beside it, for operators: what a store holds, page by page.
+//! [`Inventory`] is a second trait, for operators: it lists the records of a store page by page.
 
 mod inventory;
 
@@ -30,31 +30,30 @@ pub use self::inventory::{
     RecordSummary, UnknownRecordStatus,
 };
 
-/// Keeps records; see the [module](self) for the contract.
+/// A store of records; see the [module](self) for the contract.
 ///
 /// # Cancel safety
 ///
 /// Any of these futures may be dropped at any point.
-/// The step may then have happened or not, which the caller treats like
-/// [`ErrorKind::Unavailable`]; the store itself must not be harmed by it, and in particular must
-/// never hand the lost answer to another caller.
+/// The caller then treats the step like [`ErrorKind::Unavailable`]: it may have happened.
+/// The store must stay usable, and must never return the lost answer to another caller.
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Claims the record, or returns what is stored under the id.
+    /// Claims the record, or returns the one that is stored.
     ///
     /// - No record: [`Claim::Granted`] with attempt 1.
     /// - A claim with the request's token: granted again, unchanged but for a renewed term.
-    /// - The record that [`ClaimRequest::expected`] names, in the state it names: replaced and
+    /// - A record with the token and in the state of [`ClaimRequest::expected`]: replaced and
     ///   granted, with the attempt one higher and a greater fence.
     /// - Otherwise [`Claim::Found`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] when no verdict came: the claim may or may not be in force.
-    /// [`ErrorKind::Refused`] when the claim is certainly not in force: nothing was sent, or the
+    /// [`ErrorKind::Unavailable`] if no verdict came: the claim may or may not be in force.
+    /// [`ErrorKind::Refused`] if the claim is certainly not in force: nothing was sent, or the
     /// store answered that it did not do the step.
     /// Once a byte of the request was sent, sending it again must not turn doubt into certainty.
-    /// [`ErrorKind::Corrupt`] when what is there is no record of this id in a known version; it is
-    /// left as it is.
+    /// [`ErrorKind::Corrupt`] if the stored bytes are no record of this id in a known version; they
+    /// are left unchanged.
     fn claim(
         &self,
         id: &RecordId,
@@ -65,12 +64,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// Settling again with the same token and state changes nothing and succeeds; with another
     /// state it is fenced.
-    /// A lapsed lease may still settle as long as nobody took the record over.
+    /// A lapsed lease may still settle until another claim replaces it.
+    /// A settlement never inserts: while the record was gone, another process may have executed the
+    /// operation.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the record has another token or is gone: nothing was changed.
-    /// [`ErrorKind::Invalid`] for a settlement as running or spent.
+    /// [`ErrorKind::Fenced`] if the record has another token or is gone: nothing was changed.
+    /// [`ErrorKind::Invalid`] for a settlement as [`State::Running`] or
+    /// [`State::ResponseExpired`].
     fn settle(
         &self,
         lease: &Lease,
@@ -79,27 +81,27 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Gives the claim up, so that the next request with the key executes.
     ///
-    /// Succeeds when nothing is there: the release may have been sent before.
+    /// Succeeds without a record: the release may have been sent before.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the record has another token, or is settled: nothing was changed.
+    /// [`ErrorKind::Fenced`] if the record has another token, or is settled: nothing was changed.
     fn release(&self, lease: &Lease) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Starts the lease's term anew, by the store's clock.
+    /// Restarts the lease's term, by the store's clock.
     ///
-    /// A lapsed lease can be renewed as long as nobody took the record over.
+    /// A lapsed lease can be renewed until another claim replaces it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] when the record has another token, is settled, or is gone.
+    /// [`ErrorKind::Fenced`] if the record has another token, is settled, or is gone.
     fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Lease, StoreError>> + Send;
 
     /// Reads the record without claiming it.
     ///
     /// # Errors
     ///
-    /// As [`claim`](Self::claim).
+    /// The errors of [`claim`](Self::claim).
     fn lookup(
         &self,
         id: &RecordId,
@@ -109,20 +111,19 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// Once this returns `Some`, the [`Watch`] resolves after any later settlement or release of
     /// the record.
-    /// It is a hint: it may resolve without reason, and a lost one is made up for by the caller's
-    /// polling.
-    /// `None`, the default, means that this store cannot tell.
+    /// It is a hint: it may resolve without reason, and the caller polls in case one is lost.
+    /// `None`, the default, means that this store has no notifications.
     fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {
         let _ = id;
         std::future::ready(None)
     }
 
-    /// Gives back what has expired; called every few seconds, also when nothing else is.
+    /// Removes expired records; called every few seconds, also while no request comes.
     ///
-    /// For stores that do not do so by themselves; the default does nothing.
+    /// The default does nothing, for stores that expire records by themselves.
     fn maintain(&self) {}
 
-    /// What this store promises; see [`Capabilities`].
+    /// Returns the guarantees of this store.
     fn capabilities(&self) -> Capabilities;
 }
 
@@ -175,37 +176,38 @@ impl<S: Store> Store for Arc<S> {
 /// A future that resolves when a watched record may have changed.
 pub type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An attempt to claim a record.
+/// The terms of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClaimRequest {
-    /// Names this attempt; the same when it is sent again.
+    /// The token of the claim; the same when the request is sent again.
     pub token: Token,
-    /// Of the request, to be kept in the record.
+    /// The fingerprint of the HTTP request, to be stored in the record.
     pub fingerprint: Fingerprint,
-    /// How long the lease lasts unless renewed.
+    /// The duration of the lease unless renewed.
     pub term: Duration,
-    /// How long the claim stays in the store unless renewed or settled: the key's retention, so
-    /// that an orphan is found by a late retry.
+    /// The retention of the claim unless renewed or settled.
+    ///
+    /// It is the retention of the key, so that a late retry still finds an orphan.
     pub retain: Duration,
-    /// The record that may be replaced.
+    /// The record that may be replaced; `None` to claim only a free id.
     pub expected: Option<Expected>,
 }
 
-/// A record that a claim request may replace, by its token and what the requester knows of it.
+/// A record that a claim request may replace: its token and the state in which it was seen.
 ///
-/// The state is part of it: an orphan whose owner came back and settled is an orphan no more, and
-/// its result must not be lost to a claim request that was made before.
+/// The token alone is not enough: the owner of an orphan may come back and settle under the same
+/// token, and its result must not be lost to a claim request that was made before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// A claim whose lease has lapsed.
     Orphan(Token),
-    /// A final record, to execute the operation anew.
+    /// A settled record, to execute the operation again.
     Settled(Token),
 }
 
 impl ClaimRequest {
-    /// A claim request for a record that nobody should hold.
+    /// Creates a claim request for a free id.
     #[must_use]
     pub const fn new(
         token: Token,
@@ -216,7 +218,7 @@ impl ClaimRequest {
         Self { token, fingerprint, term, retain, expected: None }
     }
 
-    /// The same claim request, allowed to replace a record.
+    /// Allows the claim to replace a record.
     #[must_use]
     pub const fn expecting(mut self, record: Expected) -> Self {
         self.expected = Some(record);
@@ -230,7 +232,7 @@ impl ClaimRequest {
 pub enum Claim {
     /// The claim is in force.
     Granted(Lease),
-    /// The claim was not made, because of this record.
+    /// The claim was not made, because the id has this record.
     Found(RecordSnapshot),
 }
 
@@ -238,7 +240,7 @@ pub enum Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecordSnapshot {
-    /// A claim without a result.
+    /// A claim without a result yet.
     Held(ClaimInfo),
     /// A final result.
     Settled(Record),
@@ -261,7 +263,7 @@ pub struct ClaimInfo {
 }
 
 impl ClaimInfo {
-    /// The claim of a record, with the rest of its lease.
+    /// Creates the view of a record's claim, with the rest of its lease.
     #[must_use]
     pub const fn new(record: &Record, remaining: Duration) -> Self {
         Self {
@@ -280,22 +282,23 @@ impl ClaimInfo {
     }
 }
 
-/// A final result, to be kept.
+/// The result with which a claim is settled.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settlement {
-    /// Any state but [`State::Running`] and [`State::ResponseExpired`].
+    /// The final state: any but [`State::Running`] and [`State::ResponseExpired`].
     pub state: State,
     /// The response, opaque to the store; empty for [`State::Unknown`].
     pub payload: Bytes,
-    /// How long the payload is kept.
+    /// The retention of the payload.
     pub retain: Duration,
-    /// How long the record is kept, at least as long: from the payload's end to this one's the
-    /// state is [`State::ResponseExpired`].
+    /// The retention of the record, at least that of the payload.
+    ///
+    /// Between the two ends the state is [`State::ResponseExpired`].
     pub key_retain: Duration,
 }
 
-/// Shows the payload's size, and nothing of it.
+/// Shows the size of the payload, never its content.
 impl fmt::Debug for Settlement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settlement")
@@ -308,28 +311,28 @@ impl fmt::Debug for Settlement {
 }
 
 impl Settlement {
-    /// A result of the given state.
+    /// Creates a settlement.
     #[must_use]
     pub const fn new(state: State, payload: Bytes, retain: Duration, key_retain: Duration) -> Self {
         Self { state, payload, retain, key_retain }
     }
 }
 
-/// What a store can do and what it promises, for the start-up check and for operators.
+/// The guarantees of a store, for the start-up check and for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Whether other processes see the records.
+    /// True if other processes see the records.
     pub shared: bool,
-    /// Whether records survive a crash of the store's process.
+    /// True if records survive a crash of the store's process.
     pub durable: bool,
-    /// Whether [`Store::watch`] ever tells anything.
+    /// True if [`Store::watch`] reports changes.
     pub watch: bool,
 }
 
 /// The error of a step that a store did not do, or may not have done.
 ///
-/// [`kind`](Self::kind) says which of the two, and so what the caller must do.
+/// [`kind`](Self::kind) distinguishes the two, and so decides what the caller must do.
 pub struct StoreError {
     failure: StoreFailure,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -351,7 +354,7 @@ impl StoreError {
         Self { source: Some(source.into()), ..Self::new(kind) }
     }
 
-    /// Adds a hint when another try makes sense.
+    /// Adds the delay after which another try makes sense.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.failure.retry_after = Some(wait);
@@ -374,7 +377,7 @@ impl StoreError {
         self.failure.kind
     }
 
-    /// Returns when another try makes sense, if the store knows.
+    /// Returns the delay after which another try makes sense, if the store knows it.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.failure.retry_after
@@ -393,7 +396,7 @@ impl StoreError {
 pub struct StoreFailure {
     /// The kind of the error.
     pub kind: ErrorKind,
-    /// When another try makes sense, if the store knows.
+    /// The delay after which another try makes sense, if the store knows it.
     pub retry_after: Option<Duration>,
 }
 

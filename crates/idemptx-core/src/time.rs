@@ -40,8 +40,8 @@ impl Timestamp {
 
 /// A driver's monotonic clock.
 ///
-/// The clock must advance while the process is stopped (`SIGSTOP`) for the start rule to notice the pause:
-/// `CLOCK_MONOTONIC` does.
+/// The clock must advance while the process is stopped (`SIGSTOP`), for the start rule to notice
+/// the pause: `CLOCK_MONOTONIC` does.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// Returns the current moment, never earlier than one returned before.
     fn now(&self) -> Timestamp;

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use idemptx_core::exchange::Rules;
-use idemptx_core::key::RecordId;
+use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::lease::Token;
 use idemptx_core::policy::Policy;
 use idemptx_core::stats::{KeyMeter, TypicalTime};
@@ -13,6 +12,7 @@ use idemptx_core::time::{Timestamp, millis};
 
 pub(crate) struct Shared {
     rules: Arc<Rules>,
+    namespace: Box<str>,
     /// `CLOCK_MONOTONIC` advances while the process is stopped, as the start rule needs.
     made: Instant,
     tokens: Tokens,
@@ -21,9 +21,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(policy: Policy) -> Result<Arc<Self>, getrandom::Error> {
+    pub(crate) fn new(policy: Policy, namespace: &str) -> Result<Arc<Self>, getrandom::Error> {
         Ok(Arc::new(Self {
-            rules: Arc::new(Rules::new(policy)),
+            rules: Arc::new(Rules::in_namespace(policy, namespace)),
+            namespace: namespace.into(),
             made: Instant::now(),
             tokens: Tokens::from_system()?,
             typical: TypicalTime::default(),
@@ -33,6 +34,10 @@ impl Shared {
 
     pub(crate) fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     pub(crate) fn policy(&self) -> &Policy {
@@ -52,11 +57,11 @@ impl Shared {
         &self.typical
     }
 
-    /// Returns true if the record's scope may add another new key this minute.
-    pub(crate) fn meter(&self, id: &RecordId) -> bool {
+    /// Counts a new key; returns `false` if its principal may have no more this minute.
+    pub(crate) fn meter(&self, operation: &Operation) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.admits(id, limit, self.now())
+        meter.admits(operation.meter_id(&self.rules), limit, self.now())
     }
 }
 

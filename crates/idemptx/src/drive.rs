@@ -400,8 +400,7 @@ impl<S: Store> Driver<S> {
     }
 
     fn meter(&self) -> bool {
-        let scope = self.exchange.operation().map(|it| it.id());
-        scope.is_none_or(|id| self.engine.meter(&id))
+        self.exchange.operation().is_none_or(|operation| self.engine.meter(operation))
     }
 
     /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use idemptx_core::exchange::Rules;
-use idemptx_core::key::{Key, RecordId, Scope};
+use idemptx_core::exchange::{Operation, Rules};
+use idemptx_core::key::{Key, Scope};
 use idemptx_core::lease::Token;
 #[cfg(feature = "spool")]
 use idemptx_core::policy::OnLargeBody;
@@ -245,11 +245,11 @@ impl<S: Store> Inner<S> {
         &self.typical
     }
 
-    /// Counts a new key; returns `false` if the record's scope may have no more this minute.
-    pub(crate) fn meter(&self, id: &RecordId) -> bool {
+    /// Counts a new key; returns `false` if its principal may have no more this minute.
+    pub(crate) fn meter(&self, operation: &Operation) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.admits(id, limit, self.clock.now())
+        meter.admits(operation.meter_id(&self.rules), limit, self.clock.now())
     }
 }
 

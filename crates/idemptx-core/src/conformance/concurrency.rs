@@ -1,4 +1,4 @@
-//! Steps under way at once are as good as one after the other.
+//! Cases of concurrent steps, which must have the result of some sequential order.
 
 use super::Harness;
 use super::case::{Case, done, fenced, held_by, held_live_by, settled_as};

@@ -101,7 +101,7 @@ pub(super) async fn attempts_and_fences_go_up_with_every_takeover<H: Harness>(
     Ok(Passed)
 }
 
-/// A claim request that was made when the record was an orphan comes after its owner came back and settled.
+/// A claim request made while the record was an orphan arrives after the owner has settled it.
 pub(super) async fn a_late_result_is_not_taken_over<H: Harness>(case: &Case<'_, H>) -> Outcome {
     let id = case.id();
     let (former, late) = (case.orphan(&id).await?, done("late"));

@@ -1,9 +1,10 @@
-//! From the request's body to the handler's start.
+//! Transitions from the end of the request's body to the start of the handler.
 
 use std::time::Duration;
 
-use super::Deferred;
-use super::{Action, Answer, BodyEnd, Exchange, ProbeResult, STEPS_MAX, Stage, Then};
+use super::{
+    Action, Answer, BodyEnd, Continuation, Deferred, Exchange, ProbeResult, STEPS_MAX, Stage,
+};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::outcome::{Bypass, Code};
@@ -46,7 +47,7 @@ impl Exchange {
         }
         let (id, fingerprint) = (self.id()?, *self.fingerprint()?);
         let policy = self.policy();
-        // A record that expired before its lease would let a second execution start.
+        // A claim that expired before its lease would let a second execution start.
         let retain = policy.key_retain.max(policy.lease * LEASES_RETAINED_MIN);
         let claim_request = ClaimRequest::new(self.token, fingerprint, policy.lease, retain);
         Some((id, ClaimRequest { expected, ..claim_request }))
@@ -63,13 +64,15 @@ impl Exchange {
             Ok(Claim::Found(RecordSnapshot::Held(holder))) => self.held(holder, now),
             Ok(Claim::Found(RecordSnapshot::Settled(record))) => self.settled(&record, now),
             Err(failure) => {
-                let deferred = failure.kind.is_unknown().then(|| self.unheard(claim_request));
+                // A certain refusal left nothing to release.
+                let deferred = failure.kind.is_unknown().then(|| self.release_of(claim_request));
                 self.no_verdict(failure, deferred)
             }
         }
     }
 
     fn granted(&mut self, lease: Lease, now: Timestamp) -> Action {
+        // Only the store knows that a key is new, so keys are counted after the claim.
         if lease.attempt == 1 && self.policy().new_keys_per_minute_max.is_some() {
             self.stage = Stage::Metering(lease);
             return Action::Meter;
@@ -77,17 +80,19 @@ impl Exchange {
         self.start(lease, now)
     }
 
-    /// The start rule: run only on a lease that has at least half its term left for certain.
+    /// Starts the handler if at least half the lease's term is certainly left.
+    ///
+    /// An answer that took longer may describe a lease that has lapsed since: it is renewed first.
     pub(super) fn start(&mut self, lease: Lease, now: Timestamp) -> Action {
         if now.since(self.sent) <= lease.term / 2 {
             self.stage = Stage::Executing(lease.clone());
             return Action::Execute(lease);
         }
-        // A store that answers every renewal too late must not keep the request, and its place among
+        // A store that answers each renewal too late must not hold the request, and its place among
         // the executions, for long.
         let late_since = *self.late_since.get_or_insert(self.sent);
         if now.since(late_since) > lease.term * START_TERMS_MAX {
-            return self.release(lease, Then::Refuse(Code::StoreUnavailable));
+            return self.release(lease, Continuation::Refuse(Code::StoreUnavailable));
         }
         self.sent = now;
         self.stage = Stage::Renewing(lease.clone());
@@ -102,7 +107,8 @@ impl Exchange {
     ) -> Action {
         match renewed {
             Ok(()) => self.start(lease, now),
-            // Taken over, or gone, before it began: see what is there now.
+            // The lease lapsed and was taken over before the handler began. Claim again, under
+            // another token: the store must not take this claim for a repetition of the lost one.
             Err(ErrorKind::Fenced) => {
                 self.token = self.token.next();
                 self.claim(None, now)
@@ -118,6 +124,7 @@ impl Exchange {
         if holder.is_orphan() {
             return match self.policy().on_orphan {
                 OnOrphan::Reexecute => self.claim(Some(Expected::Orphan(holder.token)), now),
+                // Nothing is written: an owner that comes back can still settle its orphan.
                 OnOrphan::Quarantine => self.refuse(Code::OutcomeUnknown),
                 OnOrphan::Probe => self.probe(Expected::Orphan(holder.token), holder.attempt),
             };
@@ -136,7 +143,7 @@ impl Exchange {
         Action::Wait { id, holder, until }
     }
 
-    /// What a final record means for this request.
+    /// Decides on a settled record.
     pub(super) fn settled(&mut self, record: &Record, now: Timestamp) -> Action {
         let same = self.is_same(&record.fingerprint);
         match record.state {
@@ -154,36 +161,36 @@ impl Exchange {
             State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {
                 self.probe(Expected::Settled(record.token), record.attempt)
             }
-            // A claim that calls itself final is no record.
+            // A store that reports a running claim as settled contradicts itself.
             State::Unknown | State::Running => self.refuse(Code::OutcomeUnknown),
         }
     }
 
-    fn probe(&mut self, vanished: Expected, attempt: u32) -> Action {
+    fn probe(&mut self, orphan: Expected, attempt: u32) -> Action {
         if self.policy().mode == Mode::Shadow {
             return self.refuse(Code::OutcomeUnknown);
         }
-        self.stage = Stage::Probing(vanished);
+        self.stage = Stage::Probing(orphan);
         Action::Probe { attempt }
     }
 
     pub(super) fn probed(
         &mut self,
-        vanished: Expected,
+        orphan: Expected,
         probed: ProbeResult,
         now: Timestamp,
     ) -> Action {
         match probed {
-            ProbeResult::NotHappened => self.claim(Some(vanished), now),
+            ProbeResult::NotHappened => self.claim(Some(orphan), now),
             ProbeResult::Happened(response) if response.is_storable() => {
-                let Some((id, claim_request)) = self.claim_request(Some(vanished)) else {
+                let Some((id, claim_request)) = self.claim_request(Some(orphan)) else {
                     return self.refuse(Code::StoreUnavailable);
                 };
                 self.sent = now;
                 self.stage = Stage::Recovering(claim_request.clone(), Box::new(response));
                 Action::Claim { id, claim_request }
             }
-            // An answer that could not be read back would be no better than none.
+            // A response that could not be decoded later would be stored in vain.
             ProbeResult::Happened(_) | ProbeResult::Unknown => {
                 let rejection = self.rejection(Code::OutcomeUnknown).retry_after(PROBE_AGAIN);
                 self.refuse_with(rejection)
@@ -200,8 +207,8 @@ impl Exchange {
     ) -> Action {
         match verdict {
             Ok(Claim::Granted(lease)) => {
-                let then = Then::Replay(response.clone());
-                self.stage = Stage::Settling(lease.clone(), State::Completed, then);
+                let next = Continuation::Replay(response.clone());
+                self.stage = Stage::Settling(lease.clone(), State::Completed, next);
                 Action::Settle {
                     lease,
                     state: State::Completed,
@@ -214,9 +221,10 @@ impl Exchange {
     }
 }
 
-/// How many leases a claim is kept at least: the lease itself, and one to find an orphan in.
+/// The least retention of a claim, in leases: the lease itself, and one in which retries find the
+/// orphan.
 const LEASES_RETAINED_MIN: u32 = 2;
-/// When to ask the application's hook again.
+/// The `Retry-After` of a refusal because the application's hook did not know.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
-/// How many terms a granted claim is renewed for before its handler is started.
+/// The most terms for which a claim is renewed before its handler starts.
 const START_TERMS_MAX: u32 = 2;

@@ -1,4 +1,4 @@
-//! What is decided before the store is asked.
+//! Decisions on a request's head, before the first call of the store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
 
-/// A policy with all that is computed from it once: fingerprint configurations and names.
+/// A policy with the values computed from it once: fingerprint configurations and names.
 pub struct Rules {
     policy: Policy,
-    /// One for each secret, or one without.
+    /// One configuration for each secret, or a single one without a secret.
     fingerprints: Vec<FingerprintConfig>,
-    /// One, because the naming secret never rotates: an operation has one record.
+    // The naming secret never rotates, because one operation must have one record.
     names: Names,
 }
 
@@ -27,7 +27,7 @@ impl Rules {
         Self::in_namespace(policy, "")
     }
 
-    /// Prepares a policy in a namespace, which tells services on one store apart.
+    /// Prepares a policy in a namespace, which separates services on one store.
     #[must_use]
     pub fn in_namespace(policy: Policy, namespace: &str) -> Self {
         let rule = policy.fingerprint.as_ref();
@@ -60,7 +60,7 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// A request's head, as far as the protocol looks at it.
+/// The parts of a request's head that the protocol reads.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Head<'a> {
@@ -68,11 +68,11 @@ pub struct Head<'a> {
     pub method: &'a Method,
     /// The target.
     pub uri: &'a Uri,
-    /// All field lines.
+    /// The header field lines.
     pub headers: &'a HeaderMap,
     /// The path as the client sent it, where a router has cut a prefix off [`uri`](Self::uri).
     pub client_path: Option<&'a str>,
-    /// What the adapter's own function made of [`ScopeRule::Custom`].
+    /// The scope that the adapter's function resolved for [`ScopeRule::Custom`].
     pub scope: Option<Scope>,
     /// The application's own check of a key's form.
     pub accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>,
@@ -85,7 +85,7 @@ impl fmt::Debug for Head<'_> {
 }
 
 impl<'a> Head<'a> {
-    /// A request's head.
+    /// Creates a head without client path, scope and key check.
     #[must_use]
     pub const fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
         Self { method, uri, headers, client_path: None, scope: None, accepts: None }
@@ -93,22 +93,22 @@ impl<'a> Head<'a> {
 
     /// Sets the path as the client sent it, where a router has cut a prefix off the target.
     ///
-    /// The path is part of what an operation is: a path parameter in the prefix, such as a tenant,
-    /// must not be lost.
+    /// The operation digest covers the path: without the prefix, operations on two path parameters
+    /// in it, such as two tenants, would count as one.
     #[must_use]
     pub const fn sent_to(mut self, client_path: Option<&'a str>) -> Self {
         self.client_path = client_path;
         self
     }
 
-    /// The same, with the scope that the adapter resolved.
+    /// Sets the scope that the adapter resolved.
     #[must_use]
     pub fn in_scope(mut self, scope: Option<Scope>) -> Self {
         self.scope = scope;
         self
     }
 
-    /// The same, with the application's own check of a key's form.
+    /// Sets the application's own check of a key's form.
     #[must_use]
     pub fn accepting(mut self, accepts: Option<&'a (dyn Fn(&Key) -> bool + Sync)>) -> Self {
         self.accepts = accepts;
@@ -128,20 +128,20 @@ pub struct Operation(Arc<Named>);
 struct Named {
     key: Key,
     scope: Scope,
-    /// The digest of the headers to which the key is bound; empty if there are none.
+    /// The digest of the headers to which the key is bound; empty without such headers.
     binding: Vec<u8>,
     id: RecordId,
 }
 
 impl Operation {
-    /// The operation that a key names in a scope.
+    /// Creates the operation that a key names in a scope.
     #[must_use]
     pub fn new(rules: &Rules, scope: Scope, key: Key) -> Self {
         Self::on_route(rules, scope, key, None)
     }
 
-    /// The operation that a key names in a scope, and on a route (method and raw path) if the
-    /// policy's [`key_space`](Policy::key_space) is [`KeySpace::Route`].
+    /// Creates the operation that a key names in a scope and, if the policy's
+    /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
         Self::bound(rules, scope, key, route, Vec::new())
@@ -159,19 +159,19 @@ impl Operation {
         Self(Arc::new(Named { key, scope, binding, id }))
     }
 
-    /// The client's key.
+    /// Returns the client's key.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.0.key
     }
 
-    /// Whose key it is.
+    /// Returns the scope of the key.
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.0.scope
     }
 
-    /// Returns the name of its record.
+    /// Returns the id of the operation's record.
     #[must_use]
     pub fn id(&self) -> RecordId {
         self.0.id
@@ -179,11 +179,18 @@ impl Operation {
 
     /// Derives a key for a call to another system.
     ///
-    /// Every attempt derives the same, whatever secrets rotate in between, and two principals who
-    /// happen to choose one key derive two.
+    /// Every attempt derives the same key, also after a rotation of secrets.
+    /// Two principals who chose the same key derive different ones.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
         rules.names.derive(self.scope(), &self.0.binding, self.key(), label)
+    }
+
+    /// Returns the name under which the new keys of the operation's principal are counted; see
+    /// [`KeyMeter`](crate::stats::KeyMeter).
+    #[must_use]
+    pub fn meter_id(&self, rules: &Rules) -> [u8; 16] {
+        rules.names.meter_id(self.scope(), &self.0.binding)
     }
 
     /// Returns one fingerprinter for each secret, to be fed the request's body.
@@ -203,11 +210,11 @@ pub(super) enum Admission {
     Open(Operation),
 }
 
-/// The gate of semantics §3, in its order.
+/// Admits a request head: method, key, scope, in this order.
 pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     let policy = &rules.policy;
-    // Nothing but the method: an `Upgrade` offer (h2c, as Java's client sends with every request) or a
-    // content type (gRPC) is the client's to choose, and must not switch the protection off.
+    // Only the method exempts a request. The client chooses an `Upgrade` offer (Java's client sends
+    // h2c with every request) and a content type (gRPC): neither may switch the protection off.
     if *head.method == Method::CONNECT {
         return Admission::Pass(Bypass::NotHttp);
     }
@@ -251,7 +258,7 @@ fn invalid_key(policy: &Policy, invalid: InvalidKey) -> Rejection {
     rejection
 }
 
-/// Whose key it is, or the status that says it cannot be told.
+/// Resolves the key's scope, or returns the status of the refusal.
 fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
     match &policy.scope {
         Some(ScopeRule::Shared | ScopeRule::Bind(_)) => Ok(Scope::shared()),
@@ -268,7 +275,7 @@ fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
     }
 }
 
-/// The headers to which a key is bound.
+/// Returns the names of the headers to which a key is bound.
 fn bound(policy: &Policy) -> &[HeaderName] {
     match &policy.scope {
         Some(ScopeRule::Bind(headers)) => headers,

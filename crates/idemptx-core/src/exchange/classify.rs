@@ -1,4 +1,4 @@
-//! What becomes of the record, given how the handler ended.
+//! The state of the record after the handler has ended.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,25 +8,25 @@ use http::StatusCode;
 use crate::policy::{OnPanic, Policy};
 use crate::record::State;
 
-/// How a handler ended.
+/// The end of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Handled {
-    /// With a response that is whole and within the policy's `response_bytes_max`.
+    /// The response is complete and within the policy's `response_bytes_max`.
     Whole {
-        /// Its status.
+        /// The status of the response.
         status: StatusCode,
-        /// What the handler says should become of it.
+        /// The handler's own decision about the record, if it made one.
         directive: Option<Directive>,
     },
-    /// With a response that is too large to keep, or a live stream.
+    /// The response is too large to keep, or a live stream.
     Partial {
-        /// Its status.
+        /// The status of the response.
         status: StatusCode,
-        /// What the handler says should become of it.
+        /// The handler's own decision about the record, if it made one.
         directive: Option<Directive>,
     },
-    /// It panicked, gave an error instead of a response, or its body broke off.
+    /// The handler panicked, returned an error instead of a response, or its body broke off.
     Broken,
 }
 
@@ -36,15 +36,15 @@ impl Handled {
     }
 }
 
-/// What a handler says should become of its response: the `Idempotency-Outcome` field.
+/// A handler's own decision about its record: the `Idempotency-Outcome` response field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Directive {
-    /// Keep it, whatever its status.
+    /// Store the response, also with a status that is otherwise released.
     Store,
-    /// Forget that the request ever came.
+    /// Release the record, so that a retry executes.
     Release,
-    /// It is not known whether the operation happened.
+    /// Settle as [`State::Unknown`]: the handler does not know whether the operation happened.
     Unknown,
 }
 
@@ -61,7 +61,7 @@ impl FromStr for Directive {
     }
 }
 
-/// A text that is no [`Directive`].
+/// The error of parsing a text that is no [`Directive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidDirective;
 
@@ -73,7 +73,7 @@ impl fmt::Display for InvalidDirective {
 
 impl std::error::Error for InvalidDirective {}
 
-/// The state to settle as, or `None` to release.
+/// Returns the state to settle as, or `None` to release.
 pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
     let (status, directive, kept) = match *handled {
         Handled::Broken => {
@@ -95,8 +95,10 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
     }
 }
 
-/// Whether what the handler did in its transaction is to be committed along with a settlement as
-/// this state: it succeeded, and says so.
+/// Returns true if the handler's transaction is to be committed together with the settlement.
+///
+/// A response with an error status must not commit: handlers report failures by it, and expect the
+/// transaction to be rolled back.
 pub(super) fn commits(handled: &Handled, state: State) -> bool {
     let (Handled::Whole { status, .. } | Handled::Partial { status, .. }) = handled else {
         return false;

@@ -1,6 +1,8 @@
-//! From the handler's end to the answer.
+//! Transitions from the end of the handler to the answer.
 
-use super::{Action, Answer, Deferred, Exchange, Handled, STEPS_MAX, Stage, Then, classify};
+use super::{
+    Action, Answer, Continuation, Deferred, Exchange, Handled, STEPS_MAX, Stage, classify,
+};
 use crate::lease::Lease;
 use crate::outcome::Code;
 use crate::policy::Mode;
@@ -11,29 +13,30 @@ use crate::time::Timestamp;
 
 impl Exchange {
     pub(super) fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
-        let then = if handled.is_broken() { Then::HandlerFailed } else { Then::Own };
+        let next =
+            if handled.is_broken() { Continuation::HandlerFailed } else { Continuation::Own };
         match classify::classify(self.policy(), handled) {
-            None => self.release(lease, then),
+            None => self.release(lease, next),
             Some(state) => {
-                self.stage = Stage::Settling(lease.clone(), state, then);
+                self.stage = Stage::Settling(lease.clone(), state, next);
                 let commits = classify::commits(handled, state);
                 Action::Settle { lease, state, response: None, commits }
             }
         }
     }
 
-    /// The handler's transaction did not come to a certain end: only the record can tell whether it
-    /// was committed, for the two are one.
+    /// Finds out by a release whether the handler's transaction was committed.
     ///
-    /// A release does not merely look: it compares token and state under the lock that a
-    /// transaction on its way to the commit holds, so that it waits for that end, and when it has
-    /// succeeded there is nothing left that the transaction could still commit to.
+    /// The record is settled in that transaction, so its state tells.
+    /// A lookup could read the state before the commit; a release compares token and state under
+    /// the row lock that the transaction holds, and so waits for its end.
+    /// After a release that succeeded the transaction cannot commit any more.
     pub(super) fn uncommitted(&mut self, lease: Lease) -> Action {
-        self.release(lease, Then::Uncommitted)
+        self.release(lease, Continuation::Uncommitted)
     }
 
-    pub(super) fn release(&mut self, lease: Lease, then: Then) -> Action {
-        self.stage = Stage::Releasing(lease.clone(), then);
+    pub(super) fn release(&mut self, lease: Lease, next: Continuation) -> Action {
+        self.stage = Stage::Releasing(lease.clone(), next);
         Action::Release(lease)
     }
 
@@ -41,19 +44,23 @@ impl Exchange {
         &mut self,
         lease: &Lease,
         state: State,
-        then: Then,
+        next: Continuation,
         settled: Result<(), ErrorKind>,
         now: Timestamp,
     ) -> Action {
         match settled {
             Ok(()) => {
                 let stored = state == State::Completed;
-                self.conclude(lease, then, stored, None)
+                self.conclude(lease, next, stored, None)
             }
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, next, now),
+            // The handler's effect exists, so the client gets its response all the same. The result
+            // is kept in memory until the store confirms it; if the process dies before, the claim
+            // lapses into an orphan, and the policy decides. A journal on disk would be a second
+            // store, with failures of its own.
             Err(_) => {
                 let deferred = Deferred::Settle(lease.clone(), state);
-                self.conclude(lease, then, false, Some(deferred))
+                self.conclude(lease, next, false, Some(deferred))
             }
         }
     }
@@ -61,16 +68,16 @@ impl Exchange {
     pub(super) fn after_release(
         &mut self,
         lease: &Lease,
-        then: Then,
+        next: Continuation,
         released: Result<(), ErrorKind>,
         now: Timestamp,
     ) -> Action {
         match released {
-            Ok(()) => self.conclude(lease, then, false, None),
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, then, now),
+            Ok(()) => self.conclude(lease, next, false, None),
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, next, now),
             Err(_) => {
                 let deferred = Deferred::Release(lease.clone());
-                self.conclude(lease, then, false, Some(deferred))
+                self.conclude(lease, next, false, Some(deferred))
             }
         }
     }
@@ -78,36 +85,42 @@ impl Exchange {
     fn conclude(
         &mut self,
         lease: &Lease,
-        then: Then,
+        next: Continuation,
         stored: bool,
         deferred: Option<Deferred>,
     ) -> Action {
-        let answer = match then {
-            Then::Own => Answer::Own { attempt: lease.attempt, stored },
-            Then::Replay(response) => Answer::Replay(response),
-            Then::HandlerFailed => {
+        let answer = match next {
+            Continuation::Own => Answer::Own { attempt: lease.attempt, stored },
+            Continuation::Replay(response) => Answer::Replay(response),
+            Continuation::HandlerFailed => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
                 rejection.unstored = true;
                 Answer::Refuse(rejection)
             }
-            Then::Refuse(code) => return self.refuse_deferred(code, deferred),
-            // Whatever the mode: the handler's answer tells of an effect that is not there.
-            Then::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
+            Continuation::Refuse(code) => return self.refuse_deferred(code, deferred),
+            // In shadow mode too: the handler's response would report an effect that may be lost.
+            Continuation::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
         };
         self.stage = Stage::Finished;
         Action::Answer { answer, deferred }
     }
 
-    /// The record is no longer ours: the client gets what became of it, never our own success.
-    fn fenced(&mut self, lease: &Lease, then: Then, now: Timestamp) -> Action {
-        match then {
-            Then::Own | Then::HandlerFailed if self.policy().mode == Mode::Shadow => {
-                self.conclude(lease, then, false, None)
+    /// Answers after another claim replaced this one: with that claim's result, never with the
+    /// handler's own success.
+    ///
+    /// Only in shadow mode, which answers as if there were no engine, the response passes.
+    fn fenced(&mut self, lease: &Lease, next: Continuation, now: Timestamp) -> Action {
+        match next {
+            Continuation::Own | Continuation::HandlerFailed
+                if self.policy().mode == Mode::Shadow =>
+            {
+                self.conclude(lease, next, false, None)
             }
-            Then::Own | Then::HandlerFailed | Then::Replay(_) | Then::Uncommitted => {
-                self.look(now.after(lease.term))
-            }
-            Then::Refuse(_) => self.conclude(lease, then, false, None),
+            Continuation::Own
+            | Continuation::HandlerFailed
+            | Continuation::Replay(_)
+            | Continuation::Uncommitted => self.look(now.after(lease.term)),
+            Continuation::Refuse(_) => self.conclude(lease, next, false, None),
         }
     }
 

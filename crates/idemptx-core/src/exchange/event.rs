@@ -1,4 +1,4 @@
-//! What an exchange is told, and what it answers.
+//! The inputs of an exchange ([`Event`]) and its outputs ([`Action`]).
 
 use super::Handled;
 use crate::fingerprint::Fingerprint;
@@ -10,165 +10,170 @@ use crate::response::StoredResponse;
 use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, StoreFailure};
 use crate::time::Timestamp;
 
-/// What happened.
+/// A result of the last [`Action`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The body's end, on [`Action::ReadBody`].
+    /// The end of the request's body, after [`Action::ReadBody`].
     Body(BodyEnd),
-    /// The store's verdict, on [`Action::Claim`].
+    /// The store's verdict, after [`Action::Claim`].
     Claimed(Result<Claim, StoreFailure>),
-    /// What the store holds, on [`Action::Lookup`].
+    /// The record in the store, after [`Action::Lookup`].
     Looked(Result<Option<RecordSnapshot>, ErrorKind>),
-    /// Whether the scope may have another new key now, on [`Action::Meter`].
+    /// The verdict of the meter, after [`Action::Meter`].
     Metered {
-        /// It may.
+        /// True if the principal may add this new key.
         within: bool,
     },
-    /// The lease begins anew, on [`Action::Renew`].
+    /// The result of a renewal, after [`Action::Renew`].
     Renewed(Result<(), ErrorKind>),
-    /// What the application knows of an orphan, on [`Action::Probe`].
+    /// The application's knowledge of an orphan, after [`Action::Probe`].
     Probed(ProbeResult),
-    /// The record may have changed, on [`Action::Wait`]; what it is now, if the driver knows.
+    /// A possible change of the record, after [`Action::Wait`], with the record if the driver read
+    /// it.
     Woken(Option<RecordSnapshot>),
-    /// The time to wait is over.
+    /// The deadline of [`Action::Wait`] has passed.
     WaitOver,
-    /// There are too many who wait.
+    /// The limit of waiting requests is reached, after [`Action::Wait`].
     WaitersFull,
-    /// The handler ended, on [`Action::Execute`].
+    /// The end of the handler, after [`Action::Execute`].
     Handled(Handled),
-    /// On [`Action::Settle`].
+    /// The result of a settlement, after [`Action::Settle`].
     Settled(Result<(), ErrorKind>),
-    /// The transaction that should have settled, on an [`Action::Settle`] that `commits`, was
-    /// rolled back, or nobody knows whether it was: so far nothing may be said of its effect.
+    /// The transaction that should have settled was rolled back, or its end is not known, after an
+    /// [`Action::Settle`] that `commits`.
     ///
-    /// Not for a settlement that missed because somebody else holds the record: that is
-    /// [`Settled`](Self::Settled) and fenced, once the transaction is rolled back.
+    /// A settlement that another claim fenced is [`Settled`](Self::Settled) with
+    /// [`ErrorKind::Fenced`] instead, sent once the transaction is rolled back.
     Uncommitted,
-    /// On [`Action::Release`].
+    /// The result of a release, after [`Action::Release`].
     Released(Result<(), ErrorKind>),
 }
 
-/// How reading a request's body ended.
+/// The end of reading a request's body.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BodyEnd {
-    /// It is whole, and these are its fingerprints: one for each secret.
+    /// The body is complete and has these fingerprints, one for each secret.
     Whole(Vec<Fingerprint>),
-    /// It is, or declares to be, larger than the policy allows.
+    /// The body is, or declares to be, larger than the policy allows.
     TooLarge,
-    /// There is no room for it now, though it is not too large.
+    /// The process has no room for the body now.
     NoRoom,
-    /// It broke off.
+    /// The body broke off.
     Failed,
 }
 
-/// What the application knows of an operation whose executor vanished.
+/// An application's knowledge of an operation whose executor was lost.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "made once for an orphan, by the application")]
 pub enum ProbeResult {
-    /// It happened, and this is its answer.
+    /// The operation happened, with this response.
     Happened(StoredResponse),
-    /// It did not happen: execute it.
+    /// The operation did not happen and is to be executed.
     NotHappened,
-    /// It cannot be told now.
+    /// The application cannot decide now.
     Unknown,
 }
 
-/// The one thing to do next.
+/// The next step of the driver.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Action {
     /// Read the request's body to its end or to `bytes_max`, hashing it with the
     /// [fingerprinters](super::Operation::fingerprinters); then [`Event::Body`].
     ReadBody {
-        /// Refuse a larger one without buffering it.
+        /// The limit beyond which a body is [`BodyEnd::TooLarge`] and not buffered.
         bytes_max: u64,
     },
-    /// Ask the store for the record; then [`Event::Claimed`].
+    /// Claim the record in the store; then [`Event::Claimed`].
     Claim {
-        /// Which record.
+        /// The record.
         id: RecordId,
-        /// Under which terms.
+        /// The terms of the claim.
         claim_request: ClaimRequest,
     },
     /// Read the record; then [`Event::Looked`].
     Lookup(RecordId),
-    /// Count a new key of the scope; then [`Event::Metered`].
+    /// Count a new key under [`meter_id`](super::Operation::meter_id); then [`Event::Metered`].
     Meter,
     /// Renew a lease that was granted too long ago to start on; then [`Event::Renewed`].
     Renew(Lease),
     /// Ask the application's hook about an orphan; then [`Event::Probed`].
     Probe {
-        /// Which execution vanished.
+        /// The number of the execution that was lost.
         attempt: u32,
     },
-    /// Wait for the holder of the record to finish; then [`Event::Woken`], [`Event::WaitOver`] at
-    /// `until`, or [`Event::WaitersFull`].
+    /// Wait for the end of a claim; then [`Event::Woken`], [`Event::WaitOver`] at `until`, or
+    /// [`Event::WaitersFull`].
     Wait {
-        /// Which record.
+        /// The record.
         id: RecordId,
-        /// Whose claim: any other state than this claim's live lease ends the wait.
+        /// The claim: any other state than its live lease ends the wait.
         holder: ClaimInfo,
-        /// On the driver's clock.
+        /// The deadline, by the driver's clock.
         until: Timestamp,
     },
-    /// Run the handler at once, with a heartbeat, whatever becomes of the client; then
-    /// [`Event::Handled`].
+    /// Run the handler at once, renewing the lease meanwhile; then [`Event::Handled`].
+    ///
+    /// The handler runs to its end even if the client leaves.
     Execute(Lease),
     /// Make the result final, with retries within the policy's `settle_timeout`; then
     /// [`Event::Settled`].
     Settle {
-        /// With which right.
+        /// The lease of the claim.
         lease: Lease,
-        /// As what: the payload is the handler's response for [`State::Completed`], its head for
-        /// [`State::NotReplayable`], and nothing for [`State::Unknown`].
-        state: State,
-        /// The response, where it is not the handler's.
-        response: Option<Box<StoredResponse>>,
-        /// What the handler did in a transaction of its own is to count: settle in it, without
-        /// retries, and commit; without a clear answer, [`Event::Uncommitted`].
+        /// The state to settle as.
         ///
-        /// Otherwise, or before a release, such a transaction is rolled back first.
+        /// The payload is the handler's response for [`State::Completed`], its head for
+        /// [`State::NotReplayable`], and empty for [`State::Unknown`].
+        state: State,
+        /// The response to store instead of the handler's.
+        response: Option<Box<StoredResponse>>,
+        /// True if the handler's transaction, where it has one, is to settle and commit, without
+        /// retries; if the result is not certain, [`Event::Uncommitted`].
+        ///
+        /// If false, and before a release, such a transaction is rolled back first.
         commits: bool,
     },
     /// Give the claim up; then [`Event::Released`].
     Release(Lease),
-    /// The exchange is over.
+    /// Answer the client: the exchange is over.
     Answer {
-        /// What the client gets.
+        /// The answer.
         answer: Answer,
-        /// What goes on without it.
+        /// The work to finish in the background.
         deferred: Option<Deferred>,
     },
 }
 
-/// What the client gets.
+/// The answer to the client.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Answer {
-    /// Whatever the handler answers, run as if this engine were not there.
+    /// The handler's response, run as if this engine were not there.
     Pass(Bypass),
     /// A stored response.
     Replay(Box<StoredResponse>),
     /// The response of the handler that ran under this exchange's lease.
     Own {
-        /// Which execution it was.
+        /// The number of the execution.
         attempt: u32,
-        /// Whether a retry will get it too; if not, it is marked `Idempotency-Stored: false`.
+        /// True if a retry will get the response too; otherwise it is marked
+        /// `Idempotency-Stored: false`.
         stored: bool,
     },
-    /// A problem.
+    /// A problem document (RFC 9457).
     Refuse(Rejection),
 }
 
-/// What goes on in the background, retried within limits.
+/// Work to finish in the background, retried within limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deferred {
-    /// Release by token: the claim may have been granted, or yet be.
+    /// Release by token: the claim may be in force, or come into force later.
     Release(Lease),
-    /// Settle as this state; the lease is renewed meanwhile.
+    /// Settle as this state, renewing the lease meanwhile.
     Settle(Lease, State),
 }

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
+use super::record_id::DERIVED_BYTES;
 use super::*;
 use crate::policy::KeySyntax::{Lenient, StrictSf};
+use crate::secret::Secret;
 
 const MAX: usize = 16;
 
@@ -194,7 +196,7 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What a strict parser of Structured Fields makes of a line that must be one string.
+/// Parses a line that must be one string with a strict parser of Structured Fields.
 fn strict_reading(line: &[u8]) -> Option<String> {
     let item = sfv::Parser::new(line).parse::<sfv::Item>().ok()?;
     let text = item.bare_item.as_string()?.as_str().to_owned();

@@ -93,7 +93,8 @@ choice! {
     /// The treatment of a key that a client's template or script failed to fill in, such as
     /// `undefined` or `{{$guid}}`.
     OnPlaceholderKey for "on_placeholder_key" {
-        /// Accept it; [`Policy::warns_of_key`](super::Policy::warns_of_key) lets an adapter report it.
+        /// Accept it; [`Policy::warns_of_key`](super::Policy::warns_of_key) lets an adapter report
+        /// it.
         Warn = "warn",
         /// Refuse it as an invalid key.
         Refuse = "refuse",

@@ -213,6 +213,7 @@ policy! {
     drain: Duration, value, "drain_ms";
     /// The choice between enforcement and observation.
     mode: Mode, value, "mode";
-    /// The most new keys a minute and scope in this process; `None` is no limit.
+    /// The most new keys a minute of one principal (scope and bound headers) in this process;
+    /// `None` is no limit.
     new_keys_per_minute_max: Option<u32>, option(u32), "new_keys_per_minute_max";
 }

@@ -233,7 +233,7 @@ fn document(rejection: &Rejection) -> Value {
     serde_json::from_slice(&Problem::from(rejection).body()).unwrap()
 }
 
-/// What the page of `code` shows.
+/// Returns the rejection that the page of `code` shows.
 fn example(code: Code) -> Rejection {
     let mut rejection = Rejection::new(code, &Policy::draft());
     match code {

@@ -1,31 +1,31 @@
 use std::time::Duration;
 
 use super::{KeyMeter, TypicalTime};
-use crate::key::{Key, Names, RecordId, Scope};
+use crate::key::{Names, Scope};
 use crate::time::Timestamp;
 
-fn id(scope: &str) -> RecordId {
-    RecordId::new(&Scope::new(scope), &Key::new("k", 255).unwrap(), None, &Names::new("", None))
+fn id(scope: &str) -> [u8; 16] {
+    Names::new("", None).meter_id(&Scope::new(scope), &[])
 }
 
 #[test]
 fn a_scope_has_so_many_new_keys_a_minute() {
     let (mut meter, last) = (KeyMeter::default(), Timestamp::from_millis(59_999));
-    let admitted = [(); 3].map(|()| meter.admits(&id("a"), 2, last));
+    let admitted = [(); 3].map(|()| meter.admits(id("a"), 2, last));
     assert_eq!(admitted, [true, true, false]);
-    assert!(meter.admits(&id("b"), 2, last), "another's keys are not its own");
-    assert!(meter.admits(&id("a"), 2, Timestamp::from_millis(60_000)), "the minute is over");
+    assert!(meter.admits(id("b"), 2, last), "another's keys are not its own");
+    assert!(meter.admits(id("a"), 2, Timestamp::from_millis(60_000)), "the minute is over");
 }
 
 #[test]
 fn more_scopes_than_can_be_counted_are_refused_until_the_minute_is_over() {
     let (mut meter, now) = (KeyMeter::default(), Timestamp::from_millis(1));
-    for number in 0..KeyMeter::SCOPES_MAX {
-        assert!(meter.admits(&id(&number.to_string()), 9, now));
+    for number in 0..KeyMeter::PRINCIPALS_MAX {
+        assert!(meter.admits(id(&number.to_string()), 9, now));
     }
-    assert!(!meter.admits(&id("one more"), 9, now));
-    assert!(meter.admits(&id("0"), 9, now), "who is counted already goes on");
-    assert!(meter.admits(&id("one more"), 9, Timestamp::from_millis(60_000)));
+    assert!(!meter.admits(id("one more"), 9, now));
+    assert!(meter.admits(id("0"), 9, now), "who is counted already goes on");
+    assert!(meter.admits(id("one more"), 9, Timestamp::from_millis(60_000)));
     assert_eq!(meter.0.len(), 1, "nothing of the last minute is kept");
 }
 

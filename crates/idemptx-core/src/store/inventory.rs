@@ -1,6 +1,6 @@
-//! What an operator sees of a store: its records, page by page, without their responses.
+//! The records of a store as an operator sees them: page by page, without their responses.
 //!
-//! A listing is no snapshot; [`Inventory::list`] says what it is.
+//! A listing is no snapshot; [`Inventory::list`] states its guarantees.
 
 use std::fmt;
 use std::future::Future;
@@ -12,36 +12,36 @@ use super::{ClaimInfo, Store, StoreError};
 use crate::key::RecordId;
 use crate::record::{Record, State};
 
-/// A store that can list what it holds.
+/// A store that can list its records.
 ///
-/// It is no part of [`Store`], because no request needs it: a store without it serves requests as
-/// well as any other.
+/// It is separate from [`Store`] because no request needs it.
 pub trait Inventory: Store {
-    /// One page of what the query asks for, in an order of the store's own.
+    /// Returns one page of the records that the query selects, in an order that the store chooses.
     ///
-    /// Follow [`Page::next`] to its end for all of it.
-    /// A record that is there, and is what is asked for, during the whole walk is listed **at least
-    /// once**, and more often where the store rearranges its records meanwhile, as Redis does; one
-    /// that comes, goes or changes meanwhile may be listed or not, in what it was or what it is, or
-    /// in both.
-    /// So one that is deleted during the walk may still be on a page that is told later, and a key
-    /// that is deleted and used again may be listed twice, as two records with different tokens.
-    /// An entry is true of the moment at which it was read: whoever acts upon it makes a claim request over
-    /// its token, and is refused if it is true no more.
+    /// Follow [`Page::next`] to its end for all pages.
     ///
-    /// Each call does a bounded amount of work, whatever there is, blocks no other step for long
-    /// and changes nothing.
-    /// So a page may have fewer entries than asked for, and even none, while there are more.
+    /// - A record that matches the query during the whole walk is listed **at least once**, and
+    ///   more often if the store rearranges its records meanwhile, as Redis does.
+    /// - A record that is written, changed or removed during the walk may be listed or not, in its
+    ///   earlier or its later form, or in both.
+    ///   A record may thus appear on a page after it was removed, and a key that is removed and
+    ///   used again may appear twice, as two records with different tokens.
+    /// - An entry is true at the moment at which it was read.
+    ///   An operator's decision on it claims the record by its token and state, and is refused if
+    ///   the record has changed since.
+    ///
+    /// Each call does a bounded amount of work, blocks no other step for long and changes nothing.
+    /// A page may therefore have fewer entries than the limit, and even none, before the last page.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`](super::ErrorKind::Invalid) for a cursor of another store, or of
     /// another query.
-    /// [`ErrorKind::Unavailable`](super::ErrorKind::Unavailable) when no answer came: ask again.
+    /// [`ErrorKind::Unavailable`](super::ErrorKind::Unavailable) if no answer came: try again.
     ///
     /// # Cancel safety
     ///
-    /// It only reads.
+    /// The future may be dropped at any point: a listing changes nothing.
     fn list(&self, query: &Query) -> impl Future<Output = Result<Page, StoreError>> + Send;
 }
 
@@ -52,7 +52,7 @@ impl<S: Inventory> Inventory for Arc<S> {
     }
 }
 
-/// Which records are to be listed, and how many at a time.
+/// The records to list, and their number per page.
 ///
 /// ```
 /// use std::time::Duration;
@@ -65,85 +65,85 @@ impl<S: Inventory> Inventory for Arc<S> {
 #[non_exhaustive]
 #[must_use]
 pub struct Query {
-    /// What the records have come to.
+    /// The statuses of the records.
     pub statuses: RecordStatuses,
-    /// Where they stand.
+    /// The part of the store.
     pub filter: ListFilter,
-    /// How long ago they were last written, at least.
+    /// The least time since the last write of a record.
     pub idle_min: Duration,
-    /// How many entries a page has at most; taken as at least one, and at most
-    /// [`LIMIT_MAX`](Self::LIMIT_MAX).
+    /// The most entries of a page, from one to [`LIMIT_MAX`](Self::LIMIT_MAX); a value outside is
+    /// clamped.
     pub limit: usize,
-    /// Where the last page ended.
+    /// The end of the last page.
     pub after: Option<Cursor>,
 }
 
 impl Query {
-    /// Most entries of a page.
+    /// The most entries of a page.
     pub const LIMIT_MAX: usize = 1_000;
 
-    /// Everything there is.
+    /// Creates a query for all records.
     pub const fn all() -> Self {
         let (filter, idle_min) = (ListFilter::Everything, Duration::ZERO);
         Self { statuses: RecordStatuses::ALL, filter, idle_min, limit: LIMIT, after: None }
     }
 
-    /// What has come to one of these.
+    /// Creates a query for records with one of these statuses.
     pub fn of(statuses: impl IntoIterator<Item = RecordStatus>) -> Self {
         Self { statuses: statuses.into_iter().collect(), ..Self::all() }
     }
 
-    /// What is claimed and not settled, whether its owner lives or has vanished.
+    /// Creates a query for claimed records that are not settled, orphans included.
     pub const fn in_flight() -> Self {
         let mut query = Self::all();
         query.statuses = RecordStatuses::IN_FLIGHT;
         query
     }
 
-    /// What may need somebody to decide: orphans, and records whose outcome is unknown.
+    /// Creates a query for records that may need a decision: orphans and unknown outcomes.
     pub const fn in_doubt() -> Self {
         let mut query = Self::all();
         query.statuses = RecordStatuses::IN_DOUBT;
         query
     }
 
-    /// The same, within one scope: [`RecordId::scope_bytes`].
+    /// Limits the query to one scope, by [`RecordId::scope_bytes`].
     pub const fn in_scope(mut self, scope: [u8; 16]) -> Self {
         self.filter = ListFilter::Scope(scope);
         self
     }
 
-    /// The same, of one record.
+    /// Limits the query to one record.
     pub const fn only(mut self, id: RecordId) -> Self {
         self.filter = ListFilter::Record(id);
         self
     }
 
-    /// The same, if nobody has claimed, renewed or settled it for so long.
+    /// Limits the query to records that were not claimed, renewed or settled for this long.
     pub const fn idle_for(mut self, idle_min: Duration) -> Self {
         self.idle_min = idle_min;
         self
     }
 
-    /// The same, with so many entries on a page; 100 unless set.
+    /// Sets the most entries of a page; 100 by default.
     pub const fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page after the one that ended here.
+    /// Continues after the page that ended at this cursor.
     pub fn after(mut self, cursor: Option<Cursor>) -> Self {
         self.after = cursor;
         self
     }
 
-    /// How many entries a page has at most, within the bounds; for stores.
+    /// Returns the limit within its bounds; for stores.
     #[must_use]
     pub fn page_max(&self) -> usize {
         self.limit.clamp(1, Self::LIMIT_MAX)
     }
 
-    /// The first and the last id that belong to the [extent](Self::extent); for stores.
+    /// Returns the first and the last id that the [filter](Self::filter) admits; for stores.
     #[must_use]
     pub fn bounds(&self) -> (RecordId, RecordId) {
         let ends = match self.filter {
@@ -159,7 +159,7 @@ impl Query {
         (first, last)
     }
 
-    /// Whether an entry is asked for; for stores.
+    /// Returns true if the query selects this entry; for stores.
     #[must_use]
     pub fn admits(&self, entry: &RecordSummary) -> bool {
         let (first, last) = self.bounds();
@@ -169,58 +169,59 @@ impl Query {
     }
 }
 
-/// Which part of a store is listed.
+/// The part of a store to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListFilter {
-    /// All of it.
+    /// All records.
     Everything,
-    /// The records of one scope, by the half of their ids that names it.
+    /// The records of one scope, by the first half of their ids.
     Scope([u8; 16]),
     /// One record.
     Record(RecordId),
 }
 
-/// A part of what was asked for.
+/// One page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
     /// The records.
     pub entries: Vec<RecordSummary>,
-    /// The ids under which there is something that is no record, or one that only a newer release
-    /// can read; told wherever the store comes by one, whatever was asked for.
+    /// The ids whose bytes are no record, or one that only a newer release can read.
     ///
-    /// They are refused to every request, and no store removes them.
+    /// They are reported whatever the query selects, because their status cannot be read.
+    /// Requests for them are refused, and no store removes them.
     pub unreadable: Vec<RecordId>,
-    /// Where to go on; `None` at the end.
+    /// The cursor of the next page; `None` at the end.
     pub next: Option<Cursor>,
 }
 
-/// A record as a listing shows it.
+/// A record in a listing.
 ///
-/// All times are by the store's clock.
+/// The times are by the store's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordSummary {
-    /// Its name.
+    /// The id of the record.
     pub id: RecordId,
-    /// What it has come to.
+    /// The status of the record.
     pub status: RecordStatus,
     /// The claim that runs or has settled.
     pub claim: ClaimInfo,
-    /// How long ago that claim was made, as far as its fence tells: to within a second or so where
-    /// clients extrapolate the store's clock, as with Redis.
+    /// The time since that claim was made, as its fence records it.
+    ///
+    /// It is exact to about a second where clients extrapolate the store's clock, as with Redis.
     pub age: Duration,
-    /// How long ago it was last written: claimed, renewed, or settled.
+    /// The time since the last write: claim, renewal, or settlement.
     pub idle: Duration,
-    /// How long it is kept, if nothing happens to it.
+    /// The rest of the retention, if nothing is written.
     pub expires_in: Duration,
-    /// How large the response is, as it is stored.
+    /// The size of the response, as it is stored.
     pub payload_bytes: u64,
 }
 
 impl RecordSummary {
-    /// The entry of a record, of which the head is enough.
+    /// Creates the entry of a record; the head of the record is enough.
     #[must_use]
     pub fn new(record: &Record, remaining: Duration, expires_in: Duration, age: Duration) -> Self {
         let remaining = match record.state {
@@ -239,26 +240,26 @@ impl RecordSummary {
     }
 }
 
-/// What a record has come to: its [`State`], and whether the owner of a claim has vanished.
+/// The status of a record: its [`State`], with orphans distinguished from live claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecordStatus {
     /// Claimed, and the lease is in force.
     Running,
-    /// Claimed, and the lease has lapsed: its owner has vanished.
+    /// Claimed, and the lease has lapsed without a result.
     Orphaned,
-    /// Settled with a response that is replayed.
+    /// Settled with a response that can be replayed.
     Completed,
-    /// Settled; the response cannot be replayed.
+    /// Settled with a response that cannot be replayed.
     NotReplayable,
-    /// Whether the operation happened is not known.
+    /// Settled without knowledge of whether the operation happened.
     Unknown,
-    /// The response has expired, the key is still remembered.
+    /// Settled with a response that has expired; the key is still kept.
     ResponseExpired,
 }
 
 impl RecordStatus {
-    /// Every one.
+    /// The statuses, in the order in which tools show them.
     pub const ALL: [Self; 6] = [
         Self::Running,
         Self::Orphaned,
@@ -268,7 +269,7 @@ impl RecordStatus {
         Self::ResponseExpired,
     ];
 
-    /// What a state comes to, with what is left of the lease.
+    /// Returns the status of a state with the rest of the lease.
     #[must_use]
     pub const fn of(state: State, remaining: Duration) -> Self {
         match state {
@@ -281,7 +282,7 @@ impl RecordStatus {
         }
     }
 
-    /// Its name, the same in every tool.
+    /// Returns the name of the status, the same in every tool.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -313,7 +314,7 @@ impl FromStr for RecordStatus {
     }
 }
 
-/// A text that names no [`RecordStatus`].
+/// The error of parsing a text that names no [`RecordStatus`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownRecordStatus;
 
@@ -331,20 +332,20 @@ impl std::error::Error for UnknownRecordStatus {}
 pub struct RecordStatuses(u8);
 
 impl RecordStatuses {
-    /// All of them.
+    /// The set of every status.
     pub const ALL: Self = Self(u8::MAX >> (u8::BITS as usize - RecordStatus::ALL.len()));
-    /// Claimed and not settled.
+    /// The statuses of claims that are not settled.
     pub const IN_FLIGHT: Self = Self(RecordStatus::Running.bit() | RecordStatus::Orphaned.bit());
-    /// What may need somebody to decide.
+    /// The statuses that may need a decision.
     pub const IN_DOUBT: Self = Self(RecordStatus::Orphaned.bit() | RecordStatus::Unknown.bit());
 
-    /// Whether it is among them.
+    /// Returns true if the set contains `status`.
     #[must_use]
     pub const fn contains(self, status: RecordStatus) -> bool {
         self.0 & status.bit() != 0
     }
 
-    /// Those in it, in the order of [`RecordStatus::ALL`].
+    /// Returns the statuses of the set, in the order of [`RecordStatus::ALL`].
     pub fn iter(self) -> impl Iterator<Item = RecordStatus> {
         RecordStatus::ALL.into_iter().filter(move |status| self.contains(*status))
     }
@@ -362,15 +363,15 @@ impl fmt::Debug for RecordStatuses {
     }
 }
 
-/// Where a page ended; opaque, and short enough to stand in a URL as it is.
+/// The end of a page: opaque text that a URL can carry without escapes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor(Box<str>);
 
 impl Cursor {
-    /// How long its text may be.
+    /// The longest text of a cursor.
     pub const BYTES_MAX: usize = 200;
 
-    /// Its text, which only its store understands.
+    /// Returns the text, which only the store that made it can interpret.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -386,7 +387,7 @@ impl fmt::Display for Cursor {
 impl FromStr for Cursor {
     type Err = InvalidCursor;
 
-    /// Takes letters, digits, and `-`, `.`, `:`, `_`.
+    /// Accepts letters, digits, and `-`, `.`, `:`, `_`.
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte);
         let is_one = !text.is_empty() && text.len() <= Self::BYTES_MAX && text.bytes().all(plain);
@@ -394,18 +395,19 @@ impl FromStr for Cursor {
     }
 }
 
-/// A text that is no [`Cursor`].
+/// The error of parsing a text that is no [`Cursor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidCursor;
 
 impl fmt::Display for InvalidCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no cursor: use the one that came with the page before, or begin anew")
+        f.write_str("no cursor: use the one that came with the page before, or start over")
     }
 }
 
 impl std::error::Error for InvalidCursor {}
 
+/// The default number of entries on a page.
 const LIMIT: usize = 100;
 
 #[cfg(test)]
@@ -413,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_standings_are_read_back() {
+    fn names_of_statuses_are_read_back() {
         for status in RecordStatus::ALL {
             assert_eq!(status.to_string().parse(), Ok(status));
         }
@@ -440,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_are_those_of_the_extent() {
+    fn the_bounds_are_those_of_the_filter() {
         let id = RecordId::from_bytes([7; RecordId::BYTES]);
         assert_eq!(Query::all().only(id).bounds(), (id, id));
         let (first, last) = Query::all().in_scope([7; 16]).bounds();

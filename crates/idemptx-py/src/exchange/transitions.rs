@@ -69,8 +69,8 @@ impl PyExchange {
         let mut action = self.machine.step(event, self.shared.now());
         // Runs at most once: keys are metered between a claim and the handler's start.
         while matches!(action, Action::Meter) {
-            let scope = self.machine.operation().map(Operation::id);
-            let within = scope.is_none_or(|id| self.shared.meter(&id));
+            let operation = self.machine.operation();
+            let within = operation.is_none_or(|operation| self.shared.meter(operation));
             action = self.machine.step(Event::Metered { within }, self.shared.now());
         }
         self.phase = self.phase(action);

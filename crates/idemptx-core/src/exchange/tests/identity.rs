@@ -13,6 +13,7 @@ use crate::fingerprint::{BodyRule, Fingerprint, FingerprintRule};
 use crate::key::{Key, RecordId, Scope};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
+use crate::stats::KeyMeter;
 use crate::time::Timestamp;
 
 const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
@@ -171,6 +172,25 @@ fn two_principals_who_chose_one_key_derive_two() {
     let shared = rules(|_| {});
     let by = |credential| Sent { credential, ..SENT }.operation(&shared).0.derive("x", &shared);
     assert_eq!(by(Some("Bearer a")), by(Some("Bearer b")));
+}
+
+#[test]
+fn new_keys_are_counted_for_each_principal_and_not_for_each_path() {
+    let admits = |meter: &mut KeyMeter, sent: Sent, rules: &Arc<Rules>| {
+        meter.admits(sent.operation(rules).0.meter_id(rules), 1, Timestamp::default())
+    };
+    let bound = rules(|policy| policy.scope = Some(ScopeRule::Bind(vec![AUTHORIZATION])));
+    let by = |credential| Sent { credential, ..SENT };
+    let (mallory, alice) = (by(Some("Bearer mallory")), by(Some("Bearer alice")));
+    let mut meter = KeyMeter::default();
+    let admitted = [mallory, mallory, alice].map(|sent| admits(&mut meter, sent, &bound));
+    assert_eq!(admitted, [true, false, true]);
+
+    let routed = rules(|policy| policy.key_space = KeySpace::Route);
+    let on = |path| Sent { path, ..SENT };
+    let mut meter = KeyMeter::default();
+    let admitted = ["/a", "/b", "/c"].map(|path| admits(&mut meter, on(path), &routed));
+    assert_eq!(admitted, [true, false, false]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn an_empty_object_is_the_profile() {
     }
 }
 
-/// What is written on the left is shown on the right, or the same if that is empty.
+/// Each row has the JSON to read and the JSON to write, which is empty if they are equal.
 #[test]
 fn every_value_is_read_and_shown() {
     for (written, shown) in [

@@ -200,6 +200,24 @@ async fn beyond_the_limit_new_keys_are_refused_and_known_ones_are_not() {
     assert!(send(&app, post("one")).await.is_replay());
 }
 
+#[tokio::test]
+async fn the_keys_of_one_principal_do_not_use_up_the_limit_of_another() {
+    let engine = engine(|policy| {
+        let bind = ScopeRule::Bind(vec![http::header::AUTHORIZATION]);
+        policy.scope(bind).new_keys_per_minute_max(1)
+    });
+    let (app, _) = app(&engine, async |_| "done");
+    let by = |credential: &'static str, key| {
+        let mut request = post(key);
+        let credential = HeaderValue::from_static(credential);
+        request.headers_mut().insert(http::header::AUTHORIZATION, credential);
+        request
+    };
+    send(&app, by("Bearer mallory", "one")).await.answered(200, "done");
+    send(&app, by("Bearer mallory", "two")).await.refused(429, "too-many-keys");
+    send(&app, by("Bearer alice", "three")).await.answered(200, "done");
+}
+
 async fn echo(request: Request<Body>) -> Vec<u8> {
     axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap().into()
 }
