@@ -100,8 +100,8 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] if the server does not answer, [`ErrorKind::Internal`] if it
-    /// refuses the user or the password.
+    /// [`ErrorKind::Refused`] if the server cannot be reached, [`ErrorKind::Unavailable`] if it does
+    /// not answer, [`ErrorKind::Internal`] if it refuses the user or the password.
     ///
     /// # Cancel safety
     ///
@@ -307,8 +307,7 @@ impl RedisStoreBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, [`ErrorKind::Internal`] if the
-    /// server refuses the user or the password, and [`ErrorKind::Unavailable`] if it cannot be
-    /// reached.
+    /// server refuses the user or the password, and [`ErrorKind::Refused`] if it cannot be reached.
     ///
     /// # Cancel safety
     ///
