@@ -222,7 +222,7 @@ impl PyExchange {
     #[getter]
     fn holder(&self) -> PyResult<Update> {
         let Phase::Wait { holder, .. } = &self.phase else { return Err(self.misplaced("holder")) };
-        Ok(Update(RecordUpdate::Held(holder.clone())))
+        Ok(Update(RecordUpdate::Held(*holder)))
     }
 
     #[pyo3(signature = (update))]

@@ -120,7 +120,7 @@ impl Recovery {
             // The first result stands: results never change.
             (_, Verdict::Settled(record)) => return self.find(record).map(|()| None),
             (_, Verdict::Held(holder)) => {
-                claim_request.expected = Some(Expected::Orphan(holder.token))
+                claim_request.expected = Some(Expected::Orphan(holder.token));
             }
             // A fenced attempt claims again to read the result that fenced it.
             (_, Verdict::Failed(failure))
