@@ -53,10 +53,12 @@ mod admission;
 mod classify;
 mod complete;
 mod event;
+mod grpc;
 
 pub use self::admission::{Head, Operation, Rules};
 pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
+pub use self::grpc::classified_status;
 
 /// The state of one request in the protocol; see the [module](self).
 #[derive(Clone, Debug)]

@@ -361,6 +361,16 @@ impl StoreError {
         self
     }
 
+    /// Takes back that a refused step was certainly not done, because an earlier request of it may
+    /// have been executed.
+    #[must_use]
+    pub const fn in_doubt(mut self) -> Self {
+        if matches!(self.failure.kind, ErrorKind::Refused | ErrorKind::Full) {
+            self.failure.kind = ErrorKind::Unavailable;
+        }
+        self
+    }
+
     /// Returns the kind, which decides what the caller must do.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {

@@ -5,10 +5,13 @@
 
 mod output;
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +24,7 @@ use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
 
 use self::output::OutputWriter;
-use crate::config::{Config, Store};
+use crate::config::{Config, Route, Store};
 use crate::operators::{self, Decision, Operators};
 
 /// Records in a store: list, show, resolve, forget, purge.
@@ -36,14 +39,15 @@ pub(crate) struct KeysCommand {
     command: KeysSubcommand,
 }
 
-/// The store of the records, and the policy.
+/// The store of the records, and how they are named.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("where").args(["config", "store"]).required(true))]
 struct StoreLocation {
     /// The gateway's configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The route whose policy applies; by default the one that keeps responses for the longest.
+    /// The route whose policy applies; by default the one that keeps responses for the longest, and
+    /// a key is looked up under each.
     #[arg(long, value_name = "NAME", requires = "config")]
     route: Option<String>,
     /// The store: sqlite:PATH, redis://…, postgres://…; `${NAME}` is replaced by an environment
@@ -57,7 +61,20 @@ struct StoreLocation {
     /// which record ids are computed, use --config.
     #[arg(long, value_name = "JSON", requires = "store", default_value = "{}")]
     policy: String,
+    /// The namespace of the service: for a gateway the name of the upstream, `upstream` without a
+    /// configuration file.
+    #[arg(long, value_name = "NAME", requires = "store", default_value = "")]
+    namespace: String,
 }
+
+/// A policy, and the namespace in which it names records.
+struct Naming {
+    policy: Policy,
+    namespace: String,
+}
+
+/// The operators' calls under the policy of a route or service.
+type StoreOperators = Operators<Arc<AnyStore>>;
 
 #[derive(Debug, Subcommand)]
 enum KeysSubcommand {
@@ -156,24 +173,29 @@ struct PurgeArgs {
 impl KeysCommand {
     /// Runs the command.
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let (store, policy) = self.location.open()?;
-        let operator = Operator::new(crate::store::open(&store)?, policy.clone())?;
-        let operators = Operators::new(operator);
+        let (store, namings) = self.location.open()?;
+        let store = Arc::new(crate::store::open(&store)?);
+        let mut named = Vec::new();
+        for Naming { policy, namespace } in namings {
+            let operator = Operator::new(Arc::clone(&store), policy.clone())?;
+            named.push((policy, Operators::new(operator.namespace(&namespace))));
+        }
+        let (_, operators) = named.first().ok_or(NO_ROUTE)?;
         let mut output = OutputWriter::new(self.json);
         match self.command {
-            KeysSubcommand::List(list) => list.run(&operators, &mut output).await?,
+            KeysSubcommand::List(list) => list.run(operators, &mut output).await?,
             KeysSubcommand::Show(show) => {
-                let id = show.selector.resolve_id(&operators, &policy).await?;
+                let id = show.selector.resolve_id(&named).await?;
                 let record = operators.show(&id).await?.ok_or(ABSENT)?;
                 output.record(&record, show.body)?;
             }
             KeysSubcommand::Resolve(resolve) => {
-                let id = resolve.selector.resolve_id(&operators, &policy).await?;
-                decide(&operators, &id, resolve.decision()?, &mut output).await?;
+                let id = resolve.selector.resolve_id(&named).await?;
+                decide(operators, &id, resolve.decision()?, &mut output).await?;
             }
             KeysSubcommand::Forget(selector) => {
-                let id = selector.resolve_id(&operators, &policy).await?;
-                decide(&operators, &id, Decision::Forget, &mut output).await?;
+                let id = selector.resolve_id(&named).await?;
+                decide(operators, &id, Decision::Forget, &mut output).await?;
             }
             KeysSubcommand::Purge(purge) => {
                 let query = purge.filter.query(operators::settled())?;
@@ -185,14 +207,15 @@ impl KeysCommand {
 }
 
 impl StoreLocation {
-    /// Returns the store's configuration and the policy.
-    fn open(&self) -> Result<(Store, Policy), Box<dyn Error>> {
-        let (store, policy) = match (&self.config, &self.store) {
+    /// Returns the store's configuration and the policies, that of the longest retention first.
+    fn open(&self) -> Result<(Store, Vec<Naming>), Box<dyn Error>> {
+        let (store, namings) = match (&self.config, &self.store) {
             (Some(file), _) => self.configured(file)?,
             (None, Some(url)) => {
                 let policy = Policy::from_json(self.profile, &self.policy)?;
                 let variable = |name: &str| std::env::var(name).ok();
-                (Store::new(crate::config::expanded(url, &variable)?), policy)
+                let naming = Naming { policy, namespace: self.namespace.clone() };
+                (Store::new(crate::config::expanded(url, &variable)?), vec![naming])
             }
             (None, None) => return Err("give --config or --store".into()),
         };
@@ -208,17 +231,21 @@ impl StoreLocation {
         {
             return Err(format!("there is no file {path}").into());
         }
-        Ok((store, policy))
+        Ok((store, namings))
     }
 
-    fn configured(&self, file: &Path) -> Result<(Store, Policy), Box<dyn Error>> {
+    fn configured(&self, file: &Path) -> Result<(Store, Vec<Naming>), Box<dyn Error>> {
         let config = Config::load(file)?;
         let wanted = |name: &str| self.route.as_ref().is_none_or(|route| route == name);
         let routes = config.routes.iter().filter(|route| wanted(&route.name));
-        let policy = routes.filter_map(|route| route.policy()).max_by_key(|policy| policy.retain);
-        let policy = policy.ok_or("there is no protected route of that name")?;
+        let naming = |route: &Route| {
+            let (policy, namespace) = (route.policy()?.clone(), route.upstream.clone());
+            Some(Naming { policy, namespace })
+        };
+        let mut namings: Vec<_> = routes.filter_map(naming).collect();
+        namings.sort_by_key(|naming| Reverse(naming.policy.retain));
         // A command reads once: a cache would not help.
-        Ok((Store { near_bytes: 0, ..config.store.clone() }, policy.clone()))
+        Ok((Store { near_bytes: 0, ..config.store.clone() }, namings))
     }
 }
 
@@ -236,7 +263,7 @@ impl RecordFilter {
 impl ListArgs {
     async fn run(
         self,
-        operators: &Operators<AnyStore>,
+        operators: &StoreOperators,
         output: &mut OutputWriter,
     ) -> Result<(), Box<dyn Error>> {
         let query = self.filter.query(Query::in_flight())?.limit(self.limit).after(self.after);
@@ -248,22 +275,36 @@ impl RecordSelector {
     /// Returns the id of the selected record.
     async fn resolve_id(
         &self,
-        operators: &Operators<AnyStore>,
-        policy: &Policy,
+        named: &[(Policy, StoreOperators)],
     ) -> Result<RecordId, Box<dyn Error>> {
         if let Some(id) = self.id {
             return Ok(id);
         }
         let key = operators::parse_key(self.key.as_deref().unwrap_or_default())
             .map_err(|error| format!("--key: {error}"))?;
-        let scope = operators::scope_of(policy, &self.scope).ok_or(NO_SCOPE)?;
-        for id in operators.ids(&scope, &key, (&self.method, &self.path)) {
-            // Not by a lookup: a record that cannot be read is found as well, to be forgotten.
-            if operators.summary(&id).await?.is_some() {
-                return Ok(id);
+        let mut found = BTreeSet::new();
+        let mut is_scoped = false;
+        for (policy, operators) in named {
+            let Some(scope) = operators::scope_of(policy, &self.scope) else { continue };
+            is_scoped = true;
+            for id in operators.ids(&scope, &key, (&self.method, &self.path)) {
+                // Not by a lookup: a record that cannot be read is found as well, to be forgotten.
+                if !found.contains(&id) && operators.summary(&id).await?.is_some() {
+                    found.insert(id);
+                }
             }
         }
-        Err(ABSENT.into())
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(one), Some(another)) => Err(format!(
+                "several routes have a record of this key, such as {one} and {another}: \
+                 give --route, or the id"
+            )
+            .into()),
+            (None, _) if is_scoped => Err(ABSENT.into()),
+            (None, _) => Err(NO_SCOPE.into()),
+        }
     }
 }
 
@@ -280,7 +321,7 @@ impl ResolveArgs {
 }
 
 async fn decide(
-    operators: &Operators<AnyStore>,
+    operators: &StoreOperators,
     id: &RecordId,
     decision: Decision,
     output: &mut OutputWriter,
@@ -306,4 +347,5 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
+const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

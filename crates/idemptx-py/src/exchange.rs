@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use idemptx_core::exchange::{Answer, BodyEnd, Event, Exchange, Handled, ProbeResult};
+use idemptx_core::exchange::{
+    Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
+};
 use idemptx_core::fingerprint::Fingerprinter;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -107,6 +109,12 @@ impl PyExchange {
     fn key(&self) -> PyResult<&str> {
         let operation = self.machine.operation();
         operation.map(|it| it.key().as_str()).ok_or_else(|| misuse("the request has no valid key"))
+    }
+
+    #[getter]
+    fn warns_of_key(&self) -> bool {
+        let operation = self.machine.operation();
+        operation.is_some_and(|it| self.shared.policy().warns_of_key(it.key()))
     }
 
     #[getter]
@@ -338,6 +346,7 @@ impl PyExchange {
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("responded")) };
         let directive = transitions::directive(&mut headers);
         let policy = exchange.shared.policy();
+        let classified = classified_status(status, &headers, &body, None);
         let whole = (body.len() <= policy.response_bytes_max)
             .then(|| {
                 let body = Bytes::from_owner(body);
@@ -345,8 +354,11 @@ impl PyExchange {
             })
             .filter(StoredResponse::is_storable);
         let (kept, handled) = match whole {
-            Some(whole) => (whole, Handled::Whole { status, directive }),
-            None => (kept::head(status, &headers, policy), Handled::Partial { status, directive }),
+            Some(whole) => (whole, Handled::Whole { status: classified, directive }),
+            None => {
+                let head = kept::head(status, &headers, policy);
+                (head, Handled::Partial { status: classified, directive })
+            }
         };
         exchange.kept = Some(kept);
         Ok(exchange.handled(handled))

@@ -18,22 +18,23 @@ use crate::{http_lines, no_randomness};
 pub(crate) struct Rules(Arc<Shared>);
 
 impl Rules {
-    fn of(policy: Policy) -> PyResult<Self> {
-        Shared::new(policy).map(Self).map_err(|_| no_randomness())
+    fn of(policy: Policy, namespace: &str) -> PyResult<Self> {
+        Shared::new(policy, namespace).map(Self).map_err(|_| no_randomness())
     }
 }
 
 #[pymethods]
 impl Rules {
     #[new]
-    fn new(profile: &str, policy: &str) -> PyResult<Self> {
+    #[pyo3(signature = (profile, policy, namespace = ""))]
+    fn new(profile: &str, policy: &str, namespace: &str) -> PyResult<Self> {
         let wrong = |error| PyValueError::new_err(format!("{error}"));
         let policy = Policy::from_json(profile.parse().map_err(wrong)?, policy).map_err(wrong)?;
         if policy.on_large_body == OnLargeBody::Stream {
             let advice = "`on_large_body`: `stream` is for the gateway; write `reject` or `skip`";
             return Err(PyValueError::new_err(advice));
         }
-        Self::of(policy)
+        Self::of(policy, namespace)
     }
 
     #[getter]
@@ -114,7 +115,7 @@ impl Rules {
     fn with_custom_scope(&self) -> PyResult<Self> {
         let mut policy = self.0.policy().clone();
         policy.scope = Some(ScopeRule::Custom);
-        Self::of(policy)
+        Self::of(policy, self.0.namespace())
     }
 
     fn to_json(&self) -> String {

@@ -12,6 +12,7 @@ use idemptx_core::time::{Timestamp, millis};
 
 pub(crate) struct Shared {
     rules: Arc<Rules>,
+    namespace: Box<str>,
     /// `CLOCK_MONOTONIC` advances while the process is stopped, as the start rule needs.
     made: Instant,
     tokens: Tokens,
@@ -20,9 +21,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(policy: Policy) -> Result<Arc<Self>, getrandom::Error> {
+    pub(crate) fn new(policy: Policy, namespace: &str) -> Result<Arc<Self>, getrandom::Error> {
         Ok(Arc::new(Self {
-            rules: Arc::new(Rules::new(policy)),
+            rules: Arc::new(Rules::in_namespace(policy, namespace)),
+            namespace: namespace.into(),
             made: Instant::now(),
             tokens: Tokens::from_system()?,
             typical: TypicalTime::default(),
@@ -32,6 +34,10 @@ impl Shared {
 
     pub(crate) fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     pub(crate) fn policy(&self) -> &Policy {

@@ -27,6 +27,8 @@ pub(crate) struct Step {
     failure: Option<String>,
     /// True if a store has, or may have, received the step.
     asked: bool,
+    /// True if an earlier request of the step was lost after it may have been received.
+    in_doubt: bool,
 }
 
 /// An operation on a store.
@@ -62,7 +64,7 @@ impl StoreCall {
 
 impl Step {
     pub(crate) const fn new(call: StoreCall) -> Self {
-        Self { call, verdict: Verdict::Pending, failure: None, asked: false }
+        Self { call, verdict: Verdict::Pending, failure: None, asked: false, in_doubt: false }
     }
 
     /// Returns the operation and notes that a store may have received it.
@@ -95,6 +97,7 @@ impl Step {
         match verdict {
             Ok(verdict) => self.conclude(verdict),
             Err(error) => {
+                let error = if self.in_doubt { error.in_doubt() } else { error };
                 self.verdict = Verdict::Failed(error.failure());
                 self.failure = Some(with_sources(&error));
             }
@@ -103,7 +106,9 @@ impl Step {
 
     /// Fails the step without a store's answer.
     pub(crate) fn give_up(&mut self, kind: ErrorKind, failure: String) {
-        self.verdict = Verdict::Failed(kind.into());
+        let error = StoreError::from(kind);
+        let error = if self.in_doubt { error.in_doubt() } else { error };
+        self.verdict = Verdict::Failed(error.failure());
         self.failure = (!failure.is_empty()).then_some(failure);
     }
 
@@ -184,6 +189,12 @@ impl Step {
     }
 
     fn reset(&mut self) {
+        self.in_doubt |= self.asked
+            && match &self.verdict {
+                Verdict::Pending => true,
+                Verdict::Failed(failure) => failure.kind.is_unknown(),
+                _ => false,
+            };
         self.conclude(Verdict::Pending);
     }
 

@@ -120,7 +120,7 @@ def test_an_unknown_script_is_sent_whole_and_the_follow_up_is_told():
 
 
 def test_an_error_reply_is_a_steps_failure():
-    for reply, verdict in ((b"-WRONGTYPE x", core.CORRUPT), (b"-OOM x", core.UNAVAILABLE)):
+    for reply, verdict in ((b"-WRONGTYPE x", core.CORRUPT), (b"-OOM x", core.REFUSED)):
         channel, promise, step = Channel(Layout("test:")), Promise(), Step.lookup(bytes(32))
         channel.perform(step, promise)
         channel.feed(reply + b"\r\n")
@@ -171,6 +171,34 @@ def test_a_claim_lost_on_the_way_is_released_behind_and_one_refused_is_not():
     channel.perform(refused.step(), Promise())
     assert refused.done(refused.step()) == core.ANSWER
     assert (refused.refusal().code, refused.deferred()) == ("store-unavailable", None)
+
+
+def test_a_claim_refused_by_the_server_has_nothing_to_release():
+    channel, exchange = Channel(Layout("test:")), begin(rules())
+    channel.perform(exchange.step(), Promise())
+    channel.feed(b"-READONLY x\r\n")
+    assert exchange.step().verdict == core.REFUSED
+    assert exchange.done(exchange.step()) == core.ANSWER
+    assert (exchange.refusal().code, exchange.deferred()) == ("store-unavailable", None)
+
+
+def test_a_claim_refused_after_a_lost_answer_may_still_be_in_force():
+    layout, exchange = Layout("test:"), begin(rules())
+    step, lost, channel = exchange.step(), Channel(layout), Channel(layout)
+    lost.perform(step, Promise())
+    lost.lose("gone")
+    step.reset()
+    channel.perform(step, Promise())
+    channel.feed(b"-READONLY x\r\n")
+    assert step.verdict == core.UNAVAILABLE
+    assert exchange.done(step) == core.ANSWER
+    assert exchange.deferred().kind == core.RELEASE
+
+
+def test_a_refusal_through_a_client_that_may_repeat_commands_is_not_certain():
+    exchange = begin(rules())
+    ClientCommands(Layout("test:"), exchange.step()).error("READONLY x")
+    assert exchange.step().verdict == core.UNAVAILABLE
 
 
 def test_a_future_may_use_the_channel_while_it_is_told():

@@ -30,6 +30,11 @@ def counting(backend: Any, **options: Any) -> tuple[FastAPI, list[str]]:
     return app, executed
 
 
+def named_by(number: int) -> dict[str, Any]:
+    secret = {"id": number, "secret": f"a secret that names records {number}"}
+    return {"policy": {"naming_secret": secret}}
+
+
 @pytest.mark.parametrize("found", [b"", (), {}, False, ""])
 async def test_what_identifies_nobody_is_no_scope(connect: Any, found: Any) -> None:
     app, executed = counting(InMemoryBackend(), scope=lambda _: found)
@@ -78,6 +83,59 @@ async def test_the_scope_is_asked_for_only_with_a_valid_key(connect: Any, layer:
         assert (await client.post("/orders")).status_code == 200
         assert (await client.post("/orders", headers={**KEY, "x-user": "a"})).status_code == 200
         assert (await client.post("/orders", headers=KEY)).status_code == 500
+
+
+@pytest.mark.parametrize("scope", [None, lambda _: "alice"])
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ({"namespace": "shop"}, {"namespace": "bank"}),
+        ({"namespace": ""}, {"namespace": "bank"}),
+        (named_by(1), named_by(2)),
+        ({}, named_by(2)),
+    ],
+)
+async def test_namespace_and_naming_secret_are_part_of_a_record_s_name(
+    connect: Any, scope: Any, one: dict[str, Any], another: dict[str, Any]
+) -> None:
+    backend = InMemoryBackend()
+    statuses = []
+    for options in (one, another, one, another):
+        app, _ = counting(backend, scope=scope, **options)
+        async with connect(app) as client:
+            answer = await client.post("/orders", headers=KEY)
+        statuses.append(answer.headers["x-idempotency-status"])
+    assert statuses == ["new", "new", "hit", "hit"]
+
+
+async def test_the_middleware_has_a_namespace_as_the_decorator(connect: Any) -> None:
+    backend = InMemoryBackend()
+    inner, executed = FastAPI(), []
+
+    @inner.post("/orders")
+    async def orders() -> Any:
+        executed.append(1)
+        return {}
+
+    for namespace in ("shop", "bank", "shop"):
+        app: Any = IdempotencyMiddleware(inner, backend, namespace=namespace)
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers=KEY)).status_code == 200
+    assert len(executed) == 2
+
+
+async def test_a_placeholder_instead_of_a_key_is_logged_once(
+    connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idemptx._reports._Reports.placeholder", False)
+    app, _ = counting(InMemoryBackend())
+    async with connect(app) as client:
+        for key in ("good", "${ORDER_KEY}", "undefined", "undefined"):
+            answer = await client.post("/orders", headers={"Idempotency-Key": key})
+            assert answer.status_code == 200
+    warnings = [it.getMessage() for it in caplog.records if "placeholder" in it.getMessage()]
+    assert len(warnings) == 1
+    assert "ORDER_KEY" not in warnings[0]
 
 
 async def test_applications_below_different_prefixes_of_a_proxy_are_different_operations(

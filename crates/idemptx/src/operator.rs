@@ -121,6 +121,16 @@ impl<S: Store> Operator<S> {
         Ok(Self::of(Arc::new(store), Arc::new(Rules::new(policy)), tokens))
     }
 
+    /// Sets the namespace of the service, as
+    /// [`EngineBuilder::namespace`](crate::EngineBuilder::namespace); empty by default.
+    ///
+    /// It is part of the names of records: under another one, no record of the service is found.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.rules = Arc::new(Rules::in_namespace(self.policy().clone(), namespace));
+        self
+    }
+
     /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {

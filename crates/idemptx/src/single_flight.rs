@@ -96,7 +96,7 @@ impl SingleFlight {
                 Entry::Lead(self.leader(id))
             }
             hash_map::Entry::Occupied(mut in_flight) => match &mut in_flight.get_mut().phase {
-                Phase::Held(claim) => Entry::Held(claim.clone()),
+                Phase::Held(claim) => Entry::Held(*claim),
                 Phase::Claiming(followers) => {
                     let (follower, update) = oneshot::channel();
                     followers.push(follower);
@@ -171,7 +171,7 @@ impl Leader {
     pub(crate) fn announce(&self, claim: ClaimInfo) {
         let mut shard = self.single_flight.shard(&self.id);
         let Some(in_flight) = shard.get_mut(&self.id) else { return };
-        let before = std::mem::replace(&mut in_flight.phase, Phase::Held(claim.clone()));
+        let before = std::mem::replace(&mut in_flight.phase, Phase::Held(claim));
         let Phase::Claiming(followers) = before else { return };
         // They waited for the end of another claim: each has to judge this one for itself.
         let waiters = std::mem::take(&mut in_flight.waiters);

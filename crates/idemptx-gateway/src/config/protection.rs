@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use http::HeaderName;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
 use idemptx::{ConfigError, Policy, PolicyBuilder, Profile};
 use idemptx_core::policy::{OnLargeBody, OnPanic, ScopeRule};
 use jsonwebtoken::Algorithm;
@@ -210,9 +210,15 @@ impl<'de> Deserialize<'de> for PolicyOverlay {
     }
 }
 
-/// Returns a profile with the gateway's default for large bodies: they pass through a file.
+/// Returns a profile with the gateway's defaults: large bodies pass through a file, and a key is
+/// bound to the host as well.
 fn gateway_profile(profile: Profile) -> PolicyBuilder {
-    Policy::profile(profile).into_builder().on_large_body(OnLargeBody::Stream)
+    let mut policy = Policy::profile(profile);
+    // One upstream may serve a site for each host, which the path does not distinguish.
+    if let Some(ScopeRule::Bind(headers)) = &mut policy.scope {
+        headers.push(HOST);
+    }
+    policy.into_builder().on_large_body(OnLargeBody::Stream)
 }
 
 fn has(value: &Value, name: &str) -> bool {

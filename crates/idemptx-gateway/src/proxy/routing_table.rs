@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Method, Request, Response};
 use idemptx::store::AnyStore;
-use idemptx::{Engine, Scope, Spool};
+use idemptx::{Engine, Key, Policy, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
 use super::headers;
@@ -76,10 +76,13 @@ impl RoutingTable {
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same =
-                        previous.and_then(|it| it.reusable_engine(protection, &config.limits));
-                    let made = || build_engine(protection, &store, &spool, &config.limits);
-                    same.map_or_else(made, Ok)
+                    let same = previous.and_then(|it| {
+                        it.reusable_engine(&route.upstream, protection, &config.limits)
+                    });
+                    let build = || {
+                        build_engine(&route.upstream, protection, &store, &spool, &config.limits)
+                    };
+                    same.map_or_else(build, Ok)
                 });
                 let (upstream, engine) = (Arc::clone(upstream), engine.transpose()?);
                 let recorder = Arc::clone(store.recorder());
@@ -134,6 +137,7 @@ impl RoutingTable {
     /// Returns an engine with the same settings, which knows the running requests.
     fn reusable_engine(
         &self,
+        upstream: &str,
         protection: &Protection,
         limits: &Limits,
     ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
@@ -143,7 +147,10 @@ impl RoutingTable {
             && self.limits.has_same_spool(limits)
             && !read;
         let mut routes = self.routes.iter().filter(|_| same);
-        let route = routes.find(|route| route.config.protection.as_ref() == Some(protection))?;
+        let route = routes.find(|route| {
+            let config = &route.config;
+            config.upstream == upstream && config.protection.as_ref() == Some(protection)
+        })?;
         route.engine.clone()
     }
 
@@ -274,7 +281,9 @@ fn spool(limits: &Limits) -> Spool {
         .total_bytes_max(limits.spool_total_bytes_max)
 }
 
+/// Builds an engine, in the namespace of the upstream: a key at another upstream is another one.
 fn build_engine(
+    upstream: &str,
     protection: &Protection,
     store: &Arc<RecordedStore<AnyStore>>,
     spool: &Spool,
@@ -282,6 +291,7 @@ fn build_engine(
 ) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
     let builder = Engine::builder(Arc::clone(store))
         .policy(protection.policy.clone())
+        .namespace(upstream)
         .spool(spool.clone())
         .executions_max(limits.executions_max);
     let builder = match &protection.scope {
@@ -297,7 +307,19 @@ fn build_engine(
             })
         }
     };
+    let policy = protection.policy.clone();
+    let builder = builder.accept_keys(move |key| {
+        warn_of_placeholder(&policy, key);
+        true
+    });
     builder.build().map_err(StartError::Policy)
+}
+
+/// Logs a warning, once in this process, if a client failed to fill in its key.
+fn warn_of_placeholder(policy: &Policy, key: &Key) {
+    if !PLACEHOLDER_LOGGED.is_completed() && policy.warns_of_key(key) {
+        PLACEHOLDER_LOGGED.call_once(|| tracing::warn!("{PLACEHOLDER_KEY}"));
+    }
 }
 
 impl fmt::Debug for RoutingTable {
@@ -317,3 +339,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The time for which a start or a reload waits for the store.
 const START_CHECK_MAX: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+static PLACEHOLDER_LOGGED: Once = Once::new();
+const PLACEHOLDER_KEY: &str = "a client sends a placeholder as its key, such as `undefined` or `null`: \
+     every client with this fault sends the same key; `on_placeholder_key = \"refuse\"` refuses it";

@@ -176,7 +176,11 @@ fn reloading_under_load_loses_no_request() {
             // They begin with the second, and every third is not one.
             let text = if reload % 3 == 0 { "[[listener" } else { &*files[reload % 2] };
             gateway.reload(text);
-            let told = if reload % 3 == 0 { "kept the former" } else { "reloaded" };
+            let told = if reload % 3 == 0 {
+                "the previous configuration stays in force"
+            } else {
+                "reloaded"
+            };
             let refused = reload / 3;
             let count = if reload % 3 == 0 { refused } else { reload - refused };
             gateway.logged(told, count);

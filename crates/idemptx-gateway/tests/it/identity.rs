@@ -1,4 +1,4 @@
-//! TLS, and whose keys they are by certificate or token.
+//! TLS, and the owner of a key: the upstream, the host, a certificate or a token.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +21,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::support::hyper_service::HyperService;
-use crate::support::in_process::{Reply, Running, in_front_of, post, send, simple, started};
+use crate::support::in_process::{
+    Reply, Running, config, in_front_of, post, send, simple, started,
+};
 use crate::support::raw_upstream::send_raw;
 
 /// An authority, and a folder for what it signs.
@@ -328,4 +330,59 @@ async fn a_client_that_does_not_shake_hands_is_let_go() {
     assert!(send_raw(gateway.address, b"").await.closed);
     let clear = send_raw(gateway.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(clear.closed && clear.statuses().is_empty(), "{clear:?}");
+}
+
+fn to_host(host: &str) -> Request<Full<Bytes>> {
+    let mut request = post("k", "tea");
+    request.headers_mut().insert("host", host.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn upstreams_on_one_store_share_no_record() {
+    let (shop, bank) = (HyperService::mirror().await, HyperService::mirror().await);
+    let route = "host = \"shop.example\"\npolicy = { scope = \"shared\" }";
+    let more = format!(
+        "{route}\n[[upstream]]\nname = \"bank\"\nurls = [\"http://{}\"]\n\
+         [[route]]\nupstream = \"bank\"\npolicy = {{ scope = \"shared\" }}",
+        bank.address
+    );
+    let gateway = started(&simple(shop.address, &more)).await;
+    let ask = |host: &'static str| send(gateway.address, to_host(host));
+    assert!(!ask("shop.example").await.is_replay());
+    assert!(!ask("bank.example").await.is_replay());
+    assert!(ask("shop.example").await.is_replay() && ask("bank.example").await.is_replay());
+    assert_eq!((shop.requests(), bank.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_reload_moves_a_route_to_the_records_of_its_new_upstream() {
+    let (shop, bank) = (HyperService::mirror().await, HyperService::mirror().await);
+    let other = format!("[[upstream]]\nname = \"bank\"\nurls = [\"http://{}\"]\n", bank.address);
+    let text = simple(shop.address, "") + &other;
+    let gateway = started(&text).await;
+    assert!(!send(gateway.address, post("k", "tea")).await.is_replay());
+    let moved =
+        config(&text.replace("[[route]]\nupstream = \"up\"", "[[route]]\nupstream = \"bank\""));
+    gateway.gateway.reload(&moved).await.unwrap();
+    assert!(!send(gateway.address, post("k", "tea")).await.is_replay());
+    gateway.gateway.reload(&gateway.config).await.unwrap();
+    assert!(send(gateway.address, post("k", "tea")).await.is_replay());
+    assert_eq!((shop.requests(), bank.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_is_bound_to_the_host_unless_the_route_names_a_scope() {
+    for (policy, is_bound) in [("", true), ("policy = { scope = \"shared\" }", false)] {
+        let upstream = HyperService::mirror().await;
+        let gateway = in_front_of(upstream.address, policy).await;
+        assert_eq!(send(gateway.address, to_host("a.example")).await.status, 201);
+        let other = send(gateway.address, to_host("b.example")).await;
+        match is_bound {
+            true => other.refused(422, "key-reused"),
+            false => assert!(other.is_replay(), "{other:?}"),
+        }
+        assert!(send(gateway.address, to_host("a.example")).await.is_replay());
+        assert_eq!(upstream.requests(), 1);
+    }
 }

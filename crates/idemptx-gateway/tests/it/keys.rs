@@ -1,8 +1,9 @@
 //! `idemptx keys`: what it prints, and what comes of it.
 
-use crate::support::command::idemptx;
+use crate::support::command::{Ended, idemptx};
 use crate::support::http_client::post;
 use crate::support::operated_gateway::OperatedGateway;
+use crate::support::order_service::OrderService;
 
 #[test]
 fn records_are_listed_for_people_and_for_machines() {
@@ -53,7 +54,8 @@ fn a_doubt_is_resolved_with_an_answer_or_by_release() {
     let send = |key| post(gateway.public, "/die", "tea").key(key).header("x-account", "a").reply();
     let resolve = |key, rest: &[&str]| {
         let policy = r#"{"scope":{"header":"X-Account"}}"#;
-        let start = ["keys", "--store", &store, "--policy", policy, "resolve"];
+        let start =
+            ["keys", "--store", &store, "--namespace", "shop", "--policy", policy, "resolve"];
         idemptx(&[&start[..], &["--key", key, "--scope", "a"], rest].concat())
     };
     send("happened");
@@ -93,8 +95,49 @@ fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
     let store = gateway.store();
     let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;
     assert_eq!((send(), send()), ("{\"n\":1}".into(), "{\"n\":1}".into()));
-    idemptx(&["keys", "--store", &store, "forget", "--key", "k"]).good().is("forget.txt");
+    let absent = idemptx(&["keys", "--store", &store, "forget", "--key", "k"]);
+    assert_eq!(absent.code, 1, "in the namespace of the library");
+    absent.is("show-absent.txt");
+    let service = ["keys", "--store", &store, "--namespace", "shop"];
+    idemptx(&[&service[..], &["forget", "--key", "k"]].concat()).good().is("forget.txt");
     assert_eq!(send(), "{\"n\":2}");
+}
+
+#[test]
+fn a_key_is_looked_up_in_the_namespace_of_each_route() {
+    let other = OrderService::start();
+    let gateway = OperatedGateway::start(&format!(
+        "path = \"/orders\"\n\
+         [[upstream]]\nname = \"bank\"\nurls = [\"http://{}\"]\n\
+         [[route]]\nname = \"payments\"\nupstream = \"bank\"",
+        other.address
+    ));
+    let config = gateway.config();
+    let show = |key: &str, route: &[&str]| {
+        let start = ["keys", "--config", config.to_str().unwrap(), "--json"];
+        idemptx(&[&start[..], route, &["show", "--key", key]].concat())
+    };
+    let id = |shown: &Ended| {
+        let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+        shown["id"].as_str().unwrap().to_owned()
+    };
+    post(gateway.public, "/payments", "tea").key("bank").reply();
+    let only = gateway.only_record();
+    assert_eq!(id(&show("bank", &[]).good()), only);
+    let searched =
+        post(gateway.admin, "/api/search", r#"{"key":"bank"}"#).deliberate("alice").json();
+    let found = searched["matches"].as_array().unwrap().iter().filter(|it| !it["record"].is_null());
+    let found: Vec<_> = found.map(|it| (&it["id"], &it["routes"][0])).collect();
+    assert_eq!(found, [(&only.into(), &"payments".into())], "{searched}");
+
+    post(gateway.public, "/orders", "tea").key("both").reply();
+    post(gateway.public, "/payments", "tea").key("both").reply();
+    let several = show("both", &[]);
+    assert_eq!(several.code, 1);
+    several.is("show-several.txt");
+    let (orders, payments) =
+        (show("both", &["--route", "orders"]), show("both", &["--route", "payments"]));
+    assert_ne!(id(&orders.good()), id(&payments.good()));
 }
 
 #[test]

@@ -240,7 +240,11 @@ async fn an_event_stream_under_a_key_flows() {
     assert!(rest(&mut stream).await.text.contains("data: 2"));
     send(
         gateway.address,
-        Request::post("/e").header("idempotency-key", "k").body(Full::default()).unwrap(),
+        Request::post("/e")
+            .header("host", "a")
+            .header("idempotency-key", "k")
+            .body(Full::default())
+            .unwrap(),
     )
     .await
     .refused(409, "result-unavailable");
@@ -305,15 +309,16 @@ async fn a_request_under_a_key_does_not_change_protocols() {
 }
 
 #[tokio::test]
-async fn grpc_passes() {
+async fn a_grpc_call_is_protected_like_any_request() {
     let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
-    for number in 1..=2 {
+    for is_replay in [false, true] {
         let request = Request::post("/a.B/C").header("content-type", "application/grpc+proto");
         let request = request.header("idempotency-key", "k").header("te", "trailers");
         let answer = send_http2(gateway.address, request.body(Full::default()).unwrap()).await;
-        assert!(answer.text().starts_with(&format!("{number} POST /a.B/C")), "{}", answer.text());
+        assert!(answer.text().starts_with("1 POST /a.B/C"), "{}", answer.text());
         assert!(answer.text().contains("te: trailers"), "{}", answer.text());
+        assert_eq!(answer.is_replay(), is_replay);
     }
 }
 

@@ -199,7 +199,10 @@ async fn a_terminated_gateway_finishes_what_runs_and_accepts_no_more() {
         let (upstream, begun, go_on) = slow().await;
         let up = format!("http://{}", upstream.address);
         let url = redis.url();
+        // The host has another port at each gateway.
+        let scope = ["--policy", "{\"scope\":\"shared\"}"];
         let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url];
+        let flags = [&flags[..], &scope].concat();
         let mut gateway = GatewayProcess::serve(&flags);
         let key = format!("stays-{client_stays}");
         let first = tokio::spawn(try_send(gateway.address(), post(&key, "tea")));
@@ -233,7 +236,7 @@ async fn what_a_killed_gateway_was_doing_is_dealt_with_by_policy() {
     for (key, fate) in [("reexecute", "run 2"), ("quarantine", "outcome-unknown")] {
         let (upstream, begun, go_on) = slow().await;
         let up = format!("http://{}", upstream.address);
-        let policy = format!("{{\"on_orphan\":\"{key}\",\"lease_ms\":300}}");
+        let policy = format!("{{\"on_orphan\":\"{key}\",\"lease_ms\":300,\"scope\":\"shared\"}}");
         let flags =
             ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", &policy];
         let (mut gateway, successor) =
@@ -273,7 +276,7 @@ async fn two_gateways_on_one_redis_execute_each_key_once() {
     })
     .await;
     let (up, url) = (format!("http://{}", upstream.address), redis.url());
-    let policy = "{\"wait_ms\":10000,\"waiters_max\":100}";
+    let policy = "{\"wait_ms\":10000,\"waiters_max\":100,\"scope\":\"shared\"}";
     let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", policy];
     let (one, other) = (GatewayProcess::serve(&flags), GatewayProcess::serve(&flags));
     let keys = 40;

@@ -29,7 +29,7 @@ fn an_upstream_that_misbehaves_has_not_answered() {
     assert!(gateway.is_running());
     // The operator is told of each, and of nobody's key.
     let log = gateway.log();
-    assert!(log.matches("no answer").count() > CASES.len(), "{log}");
+    assert!(log.matches("no response").count() > CASES.len(), "{log}");
     assert!(!log.contains("/unknown-") && !log.contains("key-"), "{log}");
 }
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._client_task import ClientTask
-from ._engine import start_task
+from ._engine import TRANSIENT, start_task
 from ._execution import CURRENT, Execution
 from ._idemptx import (
     ANSWER,
@@ -25,7 +25,6 @@ from ._idemptx import (
     FULL,
     GRANTED,
     HELD,
-    INTERNAL,
     OK,
     PENDING,
     PROBE,
@@ -450,7 +449,7 @@ class Driver:
         if waiting is not None:
             await waiting
         verdict = step.verdict
-        if verdict in (UNAVAILABLE, INTERNAL):
+        if verdict in TRANSIENT:
             verdict = await self._settle_again(step)
         if verdict == OK:
             lease_renewer().remove(self)
@@ -510,7 +509,7 @@ class Driver:
         pause = SETTLE_PAUSE_MIN
         if step.verdict == PENDING:
             await self.engine.perform(step)
-        while step.verdict in (UNAVAILABLE, INTERNAL) and (left := until - loop.time()) > 0:
+        while step.verdict in TRANSIENT and (left := until - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
             pause = min(pause * 2, SETTLE_PAUSE_MAX)
             step.reset()

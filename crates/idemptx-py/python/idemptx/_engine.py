@@ -18,6 +18,7 @@ from ._idemptx import (
     HELD,
     INTERNAL,
     OK,
+    REFUSED,
     SETTLED,
     UNAVAILABLE,
     Step,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ._single_flight import Entry
     from ._store import Store
 
-__all__ = ["Engine", "Engines", "drain", "start_task"]
+__all__ = ["TRANSIENT", "Engine", "Engines", "drain", "start_task"]
 
 R = TypeVar("R")
 
@@ -131,7 +132,7 @@ class Engine:
             while settles or self.loop.time() < until:
                 step.reset()
                 await self.perform(step)
-                if step.verdict not in (UNAVAILABLE, INTERNAL):
+                if step.verdict not in TRANSIENT:
                     break
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, CONFIRM_PAUSE_MAX)
@@ -313,6 +314,8 @@ if hasattr(os, "register_at_fork"):
 
 EAGER = sys.version_info >= (3, 12)
 NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker of your server"
+# After these a step may be taken again.
+TRANSIENT = (UNAVAILABLE, INTERNAL, REFUSED)
 EXECUTIONS_MAX = 10_000
 UNCONFIRMED_MAX = 1_000
 UNCONFIRMED_CLAIMS_MAX = 10_000

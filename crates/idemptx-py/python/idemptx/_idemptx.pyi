@@ -66,7 +66,7 @@ def check_token_source() -> None:
 class Rules:
     """A policy made ready."""
 
-    def __new__(cls, profile: str, policy: str) -> Rules:
+    def __new__(cls, profile: str, policy: str, namespace: str = "") -> Rules:
         """The profile's defaults with a JSON object laid over; ValueError says what is wrong."""
 
     @property
@@ -144,6 +144,9 @@ class Exchange:
     @property
     def key(self) -> str:
         """The client's key, quotes and escapes undone."""
+    @property
+    def warns_of_key(self) -> bool:
+        """True if a client failed to fill in its key, and the policy accepts it nevertheless."""
     @property
     def fingerprint(self) -> str | None:
         """The request's signature in hex, once its body is known and if fingerprints are on."""

@@ -18,6 +18,7 @@ from ._idemptx import (
     ABSENT,
     INTERNAL,
     OK,
+    REFUSED,
     UNAVAILABLE,
     Channel,
     Layout,
@@ -51,7 +52,7 @@ class RedisAsyncioStore:
         self._timeout = TIMEOUT
         self._connection: _CommandConnection | None = None
         self._connecting: Future[_CommandConnection] | None = None
-        self._failure: tuple[str, int] = ("", UNAVAILABLE)
+        self._failure: tuple[str, int] = ("", REFUSED)
         self._failures = 0
         self._reconnect_at = 0.0
         self._renewals: BlockingConnection | None = None
@@ -158,7 +159,7 @@ class RedisAsyncioStore:
                 reason = f"the user, the password or the permissions were refused: {reason}"
             self._failure = (
                 f"redis at {name}: {reason}",
-                INTERNAL if is_refusal else UNAVAILABLE,
+                INTERNAL if is_refusal else REFUSED,
             )
             pause = min(RECONNECT_PAUSE * 2 ** min(self._failures, 10), RECONNECT_PAUSE_MAX)
             self._reconnect_at = self._loop.time() + pause

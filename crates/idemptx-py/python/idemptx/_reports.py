@@ -1,4 +1,4 @@
-"""Logs steps without a verdict, at a limited rate."""
+"""Logs what an operator should know, once or at a limited rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._idemptx import Step
 
-__all__ = ["report"]
+__all__ = ["report", "report_placeholder"]
 
 logger = logging.getLogger("idemptx")
 
@@ -27,9 +27,21 @@ def report(step: Step) -> None:
         _Reports.at, _Reports.count = now, 0
 
 
+def report_placeholder() -> None:
+    """Logs once in this process that a client failed to fill in its key."""
+    if not _Reports.placeholder:
+        _Reports.placeholder = True
+        logger.warning(PLACEHOLDER_KEY)
+
+
 class _Reports:
     at = float("-inf")
     count = 0
+    placeholder = False
 
 
 REPORT_EVERY = 5.0
+PLACEHOLDER_KEY = (
+    "a client sends a placeholder as its key, such as `undefined` or `null`: every client with "
+    'this fault sends the same key; policy={"on_placeholder_key": "refuse"} refuses it'
+)

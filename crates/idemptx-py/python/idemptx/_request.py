@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ._idemptx import READ_BODY
+from ._reports import report_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def begin(
     principal: str | None = None,
 ) -> Exchange | None:
     """Begins an exchange with a request's head, in the scope of a principal."""
-    return rules.begin(
+    exchange = rules.begin(
         scope["method"],
         raw_path(scope),
         scope["query_string"],
@@ -43,6 +44,9 @@ def begin(
         principal,
         accepts,
     )
+    if exchange is not None and exchange.warns_of_key:
+        report_placeholder()
+    return exchange
 
 
 def operation_of(scope: Scope) -> tuple[str, bytes]:

@@ -22,6 +22,7 @@ def make_rules(
     signature_headers: Sequence[str] | str | None,
     scope: Callable[..., Any] | Mapping[str, Any] | str | None,
     methods: Sequence[str] | None = None,
+    namespace: str = "",
 ) -> Rules:
     """The profile, the policy laid over it, and the parameters over both.
 
@@ -55,10 +56,10 @@ def make_rules(
     if callable(scope):
         # Named so that the profile has its choice; the function takes its place.
         overlay["scope"] = "shared"
-        return Rules(profile, _as_json(overlay)).with_custom_scope()
+        return Rules(profile, _as_json(overlay), namespace).with_custom_scope()
     if scope is not None:
         overlay["scope"] = scope
-    return Rules(profile, _as_json(overlay))
+    return Rules(profile, _as_json(overlay), namespace)
 
 
 def _retain(overlay: dict[str, Any], retain_ms: int) -> None:

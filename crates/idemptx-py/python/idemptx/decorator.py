@@ -63,6 +63,7 @@ def idempotent(
     profile: str = "idemptx",
     policy: Mapping[str, Any] | None = None,
     scope: Callable[[Request], Any] | Mapping[str, Any] | str | None = None,
+    namespace: str = "",
     accepts: Callable[[str], bool] | None = None,
     probe: Callable[[Orphan], Any] | None = None,
     detach: bool = True,
@@ -84,7 +85,8 @@ def idempotent(
     - `signature_headers`: which headers make it another request, besides method, URL and body: a
       list of names, or `"all"`.
     - `profile`, `policy`: a named set of defaults, and what is laid over it.
-    - `scope`: the namespace of keys: a function of the request, or as in the policy.
+    - `scope`: the owner of a key: a function of the request, or as in the policy.
+    - `namespace`: the name of the service, where several services share one store.
     - `accepts`: the application's own check of a key's form.
     - `probe`: the application's knowledge of a lost execution, for `on_orphan="probe"`: `None` if
       unknown, `False` if it did not happen, or its response.
@@ -106,6 +108,7 @@ def idempotent(
         signature_headers=signature_headers,
         scope=scope,
         methods=METHODS,
+        namespace=namespace,
     )
     route = _Route(storage_backend, rules, Scoping(scope), accepts, probe, detach=detach)
 

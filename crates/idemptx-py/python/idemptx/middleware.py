@@ -59,6 +59,7 @@ class IdempotencyMiddleware:
         validate_signature: bool | None = None,
         signature_headers: Sequence[str] | str | None = None,
         scope: Callable[[Request], Any] | Mapping[str, Any] | str | None = None,
+        namespace: str = "",
         accepts: Callable[[str], bool] | None = None,
         probe: Callable[[Orphan], Any] | None = None,
     ) -> None:
@@ -86,6 +87,7 @@ class IdempotencyMiddleware:
                 signature_headers=signature_headers if "fingerprint" not in overlay else None,
                 scope=scope if "scope" not in overlay else None,
                 methods=methods,
+                namespace=namespace,
             )
 
         self._everywhere = rules({}, None) if overlays is None else None

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use idemptx::store::redis::protocol::{Command, Next, Reply};
+use idemptx_core::store::StoreError;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString, PyTuple};
@@ -55,6 +56,8 @@ impl ClientCommands {
         self.command = match self.conversation.answer(&self.server.layout, reply) {
             Next::Ask(command) => Some(command),
             Next::Done(verdict) => {
+                // The client may have sent the command before, and lost that answer.
+                let verdict = verdict.map_err(StoreError::in_doubt);
                 self.step.bind(py).try_borrow_mut()?.take(verdict);
                 None
             }

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-#[cfg(feature = "postgres")]
 use idemptx_core::store::ErrorKind;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -83,14 +82,15 @@ pub(super) enum Fate {
 }
 
 impl Fate {
-    /// Returns the kind of error of a step that the server has refused.
+    /// Corrects the kind of a failed step's error, which was judged by the answer alone.
     ///
-    /// A request that is sent again never makes an earlier one's loss a certain refusal.
-    #[cfg(feature = "postgres")]
-    pub(super) const fn refused_as(self, certain: ErrorKind) -> ErrorKind {
-        match self {
-            Self::Unsent | Self::Sent => certain,
-            Self::InDoubt => ErrorKind::Unavailable,
+    /// Without a request a missing answer is a refusal, and a request that is sent again never
+    /// makes an earlier one's loss a certain refusal.
+    pub(super) const fn judge(self, kind: ErrorKind) -> ErrorKind {
+        match (self, kind) {
+            (Self::Unsent, ErrorKind::Unavailable) => ErrorKind::Refused,
+            (Self::InDoubt, ErrorKind::Refused | ErrorKind::Full) => ErrorKind::Unavailable,
+            (_, kind) => kind,
         }
     }
 }

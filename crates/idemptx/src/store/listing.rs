@@ -56,6 +56,7 @@ impl<'q> Listing<'q> {
 
 /// State of an id in the store.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one row, and most rows are records")]
 pub(super) enum Walked {
     Record(RecordSummary),
     /// Nothing, as far as anybody is concerned.

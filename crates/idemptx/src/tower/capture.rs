@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::response::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use idemptx_core::exchange::{Directive, Handled, Rules};
+use idemptx_core::exchange::{Directive, Handled, Rules, classified_status};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::Store;
@@ -97,11 +97,12 @@ where
         Read::Whole(whole) => {
             let (body, trailers) = (whole.joined(), whole.trailers());
             let replay = &rules.policy().replay;
+            let classified = classified_status(status, &parts.headers, &body, trailers);
             let stored = StoredResponse::capture(status, &parts.headers, body, trailers, replay);
             let (stored, handled) = if stored.is_storable() {
-                (stored, Handled::Whole { status, directive })
+                (stored, Handled::Whole { status: classified, directive })
             } else {
-                (head(&parts, rules), Handled::Partial { status, directive })
+                (head(&parts, rules), Handled::Partial { status: classified, directive })
             };
             let response = Response::from_parts(parts, ResponseBody::whole(whole));
             let product = Some(HandlerOutput::Response(response));

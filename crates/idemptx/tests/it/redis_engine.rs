@@ -80,6 +80,32 @@ async fn ten_requests_for_each_of_many_keys_are_one_execution_each() {
 }
 
 #[tokio::test]
+async fn new_keys_that_a_full_server_refuses_leave_no_work() {
+    let server = RedisServer::start(&["maxmemory-policy noeviction"]);
+    let [app, _] = processes(&server, |policy| policy).await;
+    app.gate.open();
+    app.post("warm").await;
+    server.configure("maxmemory", "1");
+    let scripts = || server.calls("evalsha") + server.calls("eval");
+    let refuse = async |key: String| {
+        let reply = app.post(&key).await;
+        reply.refused(503, "store-unavailable");
+        assert_eq!(reply.header("retry-after"), Some("5"));
+    };
+    // The first call of a script is sent twice.
+    refuse("first".to_owned()).await;
+    let before = scripts();
+    for key in 0..20 {
+        refuse(format!("key-{key}")).await;
+    }
+    assert!(app.post("warm").await.is_replay());
+    // A release would follow its claim at once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(scripts(), before + 21);
+    assert_eq!(app.runs.began(), 1);
+}
+
+#[tokio::test]
 async fn a_hit_is_one_command_and_a_new_key_is_two() {
     let server = RedisServer::start(&[]);
     let [app, _] = processes(&server, |policy| policy).await;

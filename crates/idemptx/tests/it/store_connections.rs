@@ -11,7 +11,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement, Store};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store};
 use idemptx_testkit::faulty_proxy::{Direction, Fault};
 use idemptx_testkit::{FaultyProxy, PostgresServer, RedisServer};
 use tokio::time::{sleep, timeout};
@@ -108,7 +108,37 @@ async fn a_full_redis_still_answers_replays_and_refuses_new_keys_for_certain() {
         Ok(Claim::Found(RecordSnapshot::Settled(record))) => assert_eq!(record.payload, "kept"),
         other => panic!("not replayed: {other:?}"),
     }
-    store.claim(&id(2), &request()).await.unwrap_err();
+    for _ in 0..20 {
+        let refused = store.claim(&fresh_id(), &request()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused);
+        assert!(refused.retry_after().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_refused_only_when_it_is_sent_again_stays_unknown() {
+    let server = RedisServer::start(&[]);
+    let proxy = FaultyProxy::to(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let store = RedisStore::builder(url).timeout(Duration::from_secs(30)).open().unwrap();
+    let store = Arc::new(store);
+    store.claim(&id(0), &request()).await.unwrap();
+    proxy.plan(Direction::ToClient, 0, Fault::Stall);
+    let lost_request = request();
+    let claim = tokio::spawn({
+        let (store, request) = (store.clone(), lost_request.clone());
+        async move { store.claim(&id(1), &request).await }
+    });
+    proxy.wait_for_fault().await;
+    server.configure("min-replicas-to-write", "1");
+    proxy.disconnect();
+    assert_eq!(claim.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    let refused = store.claim(&id(2), &request()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    server.configure("min-replicas-to-write", "0");
+    let found = store.lookup(&id(1)).await;
+    let Ok(Some(RecordSnapshot::Held(claim))) = found else { panic!("{found:?}") };
+    assert_eq!(claim.token, lost_request.token);
 }
 
 fn id(number: u8) -> RecordId {

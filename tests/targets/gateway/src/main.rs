@@ -54,26 +54,35 @@ fn protection(flags: &Flags) -> Result<Option<Protection>, Box<dyn Error>> {
         "release" => OnAmbiguous::Release,
         _ => OnAmbiguous::Unknown,
     };
-    let mut protection = Protection::from_json(profile, &policy(&flags.policy)?, on_ambiguous)?;
+    let mut protection =
+        Protection::from_json(profile, &policy(profile, &flags.policy)?, on_ambiguous)?;
     protection.forward = vec![Forwarded::Attempt, Forwarded::Fence, Forwarded::Derived];
     protection.derive = "charge".to_owned();
     Ok((!flags.unprotected).then_some(protection))
 }
 
-/// A large body is refused unless something else is said, as it is by the others.
-fn policy(text: &str) -> Result<String, Box<dyn Error>> {
+/// A large body is refused and no key is bound to the host unless something else is said, as it is
+/// by the others.
+fn policy(profile: Profile, text: &str) -> Result<String, Box<dyn Error>> {
     let mut policy: Value = serde_json::from_str(text)?;
     if let Some(policy) = policy.as_object_mut() {
         // `on_ambiguous` says it here.
         policy.remove("on_panic");
         policy.entry("on_large_body").or_insert_with(|| "reject".into());
+        let usual: Value = serde_json::from_str(&Policy::profile(profile).to_json())?;
+        if !usual["scope"].is_null() {
+            policy.entry("scope").or_insert_with(|| usual["scope"].clone());
+        }
     }
     Ok(policy.to_string())
 }
 
 async fn run(flags: &Flags, protection: Option<Protection>) -> Result<(), Box<dyn Error>> {
     let upstream = plain(flags).await?;
-    let config = Config::simple(flags.listen, upstream, flags.store.clone(), protection);
+    let mut config = Config::simple(flags.listen, upstream, flags.store.clone(), protection);
+    // The others are in the empty namespace, and share their records.
+    config.upstreams.iter_mut().for_each(|upstream| upstream.name.clear());
+    config.routes.iter_mut().for_each(|route| route.upstream.clear());
     logging::init(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
     let gateway = Gateway::start(config).await?;

@@ -51,3 +51,16 @@ fn without_access_lines_requests_are_for_developers() {
     post(gateway.public, "/orders", "tea").key("k").reply();
     assert!(!gateway.log().contains("path=/orders"));
 }
+
+#[test]
+fn a_placeholder_instead_of_a_key_is_logged_once_without_its_value() {
+    let gateway = OperatedGateway::start("");
+    for key in ["good", "${ORDER_KEY}", "undefined", "undefined"] {
+        assert_eq!(post(gateway.public, "/orders", "tea").key(key).reply().status, 201);
+    }
+    let log = gateway.log();
+    let warnings: Vec<_> =
+        log.lines().filter(|line| line.contains("a placeholder as its key")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("WARN") && !log.contains("ORDER_KEY"), "{log}");
+}

@@ -46,10 +46,11 @@ impl OperatedGateway {
         Self::on(folder, &store, "", "", "", "")
     }
 
-    /// Starts one on a shared store.
+    /// Starts one on a shared store; keys are not bound to the host, which has another port at each.
     pub(crate) fn sharing(store: &str) -> Self {
         let store = format!("url = \"{store}\"");
-        Self::on(tempfile::tempdir().unwrap(), &store, "", "", "", "")
+        let policy = "policy = { scope = \"shared\" }";
+        Self::on(tempfile::tempdir().unwrap(), &store, "", policy, "", "")
     }
 
     /// Starts one on a store that cannot be reached.

@@ -145,7 +145,7 @@ async fn a_collector_that_fails_is_told_of_once_and_so_is_its_return() {
         };
         timeout(PATIENCE, batch).await.expect("it is tried again");
     }
-    process.logs("the collector answers 503").await;
+    process.logs("the collector answered 503").await;
     is_well.store(true, Ordering::SeqCst);
     send(process.address(), post("key-4", "tea")).await;
     let said = process.logs("traces are exported again").await;

@@ -167,6 +167,20 @@ async fn a_suspect_connection_that_never_answers_is_given_up_in_the_end() {
 }
 
 #[test]
+fn only_what_was_never_sent_or_never_lost_is_refused_for_certain() {
+    let unavailable = ErrorKind::Unavailable;
+    for certain in [ErrorKind::Refused, ErrorKind::Full] {
+        assert_eq!(Fate::Unsent.judge(certain), certain);
+        assert_eq!(Fate::Sent.judge(certain), certain);
+        assert_eq!(Fate::InDoubt.judge(certain), unavailable);
+    }
+    assert_eq!(Fate::Unsent.judge(unavailable), ErrorKind::Refused);
+    assert_eq!(Fate::Sent.judge(unavailable), unavailable);
+    assert_eq!(Fate::InDoubt.judge(unavailable), unavailable);
+    assert_eq!(Fate::Unsent.judge(ErrorKind::Internal), ErrorKind::Internal);
+}
+
+#[test]
 fn pauses_grow_to_a_limit_and_are_never_shorter_than_half() {
     for strikes in 0..40 {
         let whole = RECONNECT_PAUSE.saturating_mul(1 << strikes.min(10)).min(RECONNECT_PAUSE_MAX);

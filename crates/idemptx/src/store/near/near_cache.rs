@@ -134,7 +134,7 @@ impl<S: Store> NearCache<S> {
         let claim = self.store.claim(id, request).await;
         match &claim {
             Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
-                self.cache.insert(ticket, record.clone(), None)
+                self.cache.insert(ticket, record.clone(), None);
             }
             _ => self.cache.forget(id),
         }

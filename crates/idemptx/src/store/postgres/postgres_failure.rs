@@ -96,7 +96,8 @@ impl PostgresFailure {
             self.class(),
             Some(
                 SqlStateClass::Later
-                    | SqlStateClass::Full
+                    | SqlStateClass::Refused
+                    | SqlStateClass::Shortage
                     | SqlStateClass::Corrupt
                     | SqlStateClass::Other
             )
@@ -110,10 +111,18 @@ impl PostgresFailure {
         }
     }
 
+    /// Joins the doubt of an earlier failure of the same step.
+    pub(super) fn after(self, earlier: &Self) -> Self {
+        if earlier.fate == Fate::InDoubt { self.in_doubt() } else { self }
+    }
+
     fn kind(&self) -> ErrorKind {
+        self.fate.judge(self.kind_by_answer())
+    }
+
+    fn kind_by_answer(&self) -> ErrorKind {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
-                Some(SqlStateClass::Full) => self.fate.refused_as(ErrorKind::Full),
                 Some(class) => class.kind(),
                 None if is_of_authentication(error) => ErrorKind::Internal,
                 None => ErrorKind::Unavailable,
@@ -189,10 +198,12 @@ enum SqlStateClass {
     Lost,
     /// The server is no primary.
     ReadOnly,
-    /// A time-out, a conflict, or a temporary shortage.
+    /// A time-out or a conflict.
     Later,
-    /// No room for rows, or for connections.
-    Full,
+    /// A lock that was not had in time: the statement has changed nothing.
+    Refused,
+    /// No room for rows, memory or connections: the statement has changed nothing.
+    Shortage,
     NoRights,
     NoTables,
     NotPrepared,
@@ -213,8 +224,6 @@ impl SqlStateClass {
     fn of(code: &SqlState) -> Self {
         match code.code() {
             "25006" => Self::ReadOnly,
-            // Disk full; too many connections.
-            "53100" | "53300" => Self::Full,
             "42501" => Self::NoRights,
             // Undefined table, column or schema; the result type of a cached plan changed.
             "42P01" | "42703" | "3F000" | "0A000" => Self::NoTables,
@@ -222,11 +231,13 @@ impl SqlStateClass {
             "XX001" | "XX002" => Self::Corrupt,
             // Shut down, crashed, starting up; ended for idling in or out of a transaction.
             "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Self::Lost,
-            // Serialization and deadlock; a lock that was not had; statement time-out.
-            "40001" | "40P01" | "55P03" | "57014" => Self::Later,
+            "55P03" => Self::Refused,
+            // Serialization and deadlock; statement time-out.
+            "40001" | "40P01" | "57014" => Self::Later,
             code => match code.get(..2) {
                 Some("08") => Self::Lost,
-                Some("40" | "53" | "57" | "58") => Self::Later,
+                Some("53") => Self::Shortage,
+                Some("40" | "57" | "58") => Self::Later,
                 Some("28" | "3D") => Self::NoRights,
                 _ => Self::Other,
             },
@@ -235,8 +246,8 @@ impl SqlStateClass {
 
     fn kind(self) -> ErrorKind {
         match self {
-            Self::Lost | Self::ReadOnly | Self::Later => ErrorKind::Unavailable,
-            Self::Full => ErrorKind::Full,
+            Self::Lost | Self::Later => ErrorKind::Unavailable,
+            Self::ReadOnly | Self::Refused | Self::Shortage => ErrorKind::Refused,
             Self::Corrupt => ErrorKind::Corrupt,
             Self::NoRights | Self::NoTables | Self::NotPrepared | Self::Other => {
                 ErrorKind::Internal
@@ -253,7 +264,9 @@ fn is_of_authentication(error: &Error) -> bool {
 
 impl From<PostgresFailure> for StoreError {
     fn from(failure: PostgresFailure) -> Self {
-        Self::with_source(failure.kind(), failure)
+        let is_shortage = failure.class() == Some(SqlStateClass::Shortage);
+        let error = Self::with_source(failure.kind(), failure);
+        if is_shortage { error.with_retry_after(SHORTAGE_RETRY_AFTER) } else { error }
     }
 }
 
@@ -317,23 +330,30 @@ impl fmt::Debug for PostgresFailure {
 
 impl StdError for PostgresFailure {}
 
+/// Missing room does not come back within a moment.
+const SHORTAGE_RETRY_AFTER: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_certain_only_if_no_request_was_lost_before() {
-        let crowded = Fate::Sent.refused_as(ErrorKind::Full);
-        assert_eq!(crowded, ErrorKind::Full);
-        assert_eq!(Fate::Unsent.refused_as(ErrorKind::Full), ErrorKind::Full);
-        assert_eq!(Fate::InDoubt.refused_as(ErrorKind::Full), ErrorKind::Unavailable);
+    fn a_step_that_was_never_sent_is_refused_and_one_that_was_lost_never_is() {
+        let server: Arc<str> = "server".into();
+        let late = || PostgresFailure::timed_out(&server, Duration::from_secs(1));
+        assert_eq!(late().kind(), ErrorKind::Unavailable);
+        assert_eq!(late().unsent().kind(), ErrorKind::Refused);
+        assert_eq!(late().in_doubt().kind(), ErrorKind::Unavailable);
+        assert_eq!(PostgresFailure::crowded(&server).unsent().kind(), ErrorKind::Refused);
+        assert_eq!(PostgresFailure::busy(&server).kind(), ErrorKind::Full);
+        assert_eq!(PostgresFailure::busy(&server).in_doubt().kind(), ErrorKind::Unavailable);
     }
 
     #[test]
     fn every_code_that_matters_has_its_meaning() {
         for (code, kind) in [
             ("08006", ErrorKind::Unavailable),
-            ("25006", ErrorKind::Unavailable),
+            ("25006", ErrorKind::Refused),
             ("28P01", ErrorKind::Internal),
             ("3D000", ErrorKind::Internal),
             ("3F000", ErrorKind::Internal),
@@ -341,10 +361,10 @@ mod tests {
             ("40P01", ErrorKind::Unavailable),
             ("42501", ErrorKind::Internal),
             ("42P01", ErrorKind::Internal),
-            ("53100", ErrorKind::Full),
-            ("53200", ErrorKind::Unavailable),
-            ("53300", ErrorKind::Full),
-            ("55P03", ErrorKind::Unavailable),
+            ("53100", ErrorKind::Refused),
+            ("53200", ErrorKind::Refused),
+            ("53300", ErrorKind::Refused),
+            ("55P03", ErrorKind::Refused),
             ("57014", ErrorKind::Unavailable),
             ("57P01", ErrorKind::Unavailable),
             ("57P03", ErrorKind::Unavailable),

@@ -220,24 +220,24 @@ impl PostgresStore {
         Ok(!rows.is_empty())
     }
 
-    pub(super) fn unexpected(&self) -> PostgresFailure {
-        PostgresFailure::unexpected(self.connector.server())
-    }
-
-    pub(super) fn contended(&self) -> StoreError {
-        PostgresFailure::contended(self.connector.server()).into()
-    }
-}
-
-impl Store for PostgresStore {
-    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+    /// Claims, with as many statements as that takes.
+    ///
+    /// `may_be_claimed` is set when a statement's result may come from an earlier request of it
+    /// that was executed although its answer was lost: a later refusal is then not certain.
+    async fn claim_in_steps(
+        &self,
+        id: &RecordId,
+        request: &ClaimRequest,
+        may_be_claimed: &mut bool,
+    ) -> Result<Claim, StoreError> {
         let pool = self.pool()?;
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(expected) = request.expected
-                && let Some(lease) =
-                    self.replace(&pool, id, request, Former::Named(expected)).await?
-            {
-                return Ok(Claim::Granted(lease));
+            if let Some(expected) = request.expected {
+                let former = Former::Named(expected);
+                if let Some(lease) = self.replace(&pool, id, request, former).await? {
+                    return Ok(Claim::Granted(lease));
+                }
+                *may_be_claimed = true;
             }
             let found = match pool.claim(id, request).await? {
                 ClaimAnswer::Created(fence) => {
@@ -246,15 +246,22 @@ impl Store for PostgresStore {
                 ClaimAnswer::Expired => {
                     match self.replace(&pool, id, request, Former::Expired).await? {
                         Some(lease) => return Ok(Claim::Granted(lease)),
-                        None => continue,
+                        None => {
+                            *may_be_claimed = true;
+                            continue;
+                        }
                     }
                 }
-                ClaimAnswer::Unseen => continue,
+                ClaimAnswer::Unseen => {
+                    *may_be_claimed = true;
+                    continue;
+                }
                 ClaimAnswer::RowState(found) => decode_row(found, id)?,
             };
             match found {
                 // Sent before: only the term is restarted.
                 RowStatus::Held { record, .. } if record.token == request.token => {
+                    *may_be_claimed = true;
                     let lease = record.lease();
                     if self.renewed(&pool, &lease).await? {
                         return Ok(Claim::Granted(lease));
@@ -275,6 +282,22 @@ impl Store for PostgresStore {
         Err(self.contended())
     }
 
+    pub(super) fn unexpected(&self) -> PostgresFailure {
+        PostgresFailure::unexpected(self.connector.server())
+    }
+
+    pub(super) fn contended(&self) -> StoreError {
+        PostgresFailure::contended(self.connector.server()).into()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
+        let mut may_be_claimed = false;
+        let claim = self.claim_in_steps(id, request, &mut may_be_claimed).await;
+        claim.map_err(|error| if may_be_claimed { error.in_doubt() } else { error })
+    }
+
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
         if matches!(done.state, State::Running | State::ResponseExpired) {
             return Err(ErrorKind::Invalid.into());
@@ -284,7 +307,7 @@ impl Store for PostgresStore {
             if pool.settle(lease, done).await? {
                 return Ok(());
             }
-            match self.find(&pool, &lease.id).await? {
+            match self.find(&pool, &lease.id).await.map_err(StoreError::in_doubt)? {
                 // Claimed after the settlement had missed it, by a claim that was sent twice.
                 Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
                 Some(RowStatus::Settled(record))
@@ -306,7 +329,7 @@ impl Store for PostgresStore {
             if !pool.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
                 return Ok(());
             }
-            match self.find(&pool, &lease.id).await? {
+            match self.find(&pool, &lease.id).await.map_err(StoreError::in_doubt)? {
                 None => return Ok(()),
                 Some(RowStatus::Held { record, .. }) if record.token == lease.token => {}
                 Some(_) => return Err(ErrorKind::Fenced.into()),

@@ -206,7 +206,7 @@ async fn claim_batch(pool: Arc<RuntimePool>, jobs: Vec<ClaimJob>) {
                 let answer = ask_to_claim(&pool, std::slice::from_ref(&job)).await;
                 let answer = answer
                     .map(|mut answers| answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen));
-                let _ = job.reply.send(answer);
+                let _ = job.reply.send(answer.map_err(|each| each.after(&failure)));
             }
         }
         Err(failure) => {
@@ -289,7 +289,8 @@ async fn settle_batch(pool: Arc<RuntimePool>, jobs: Vec<SettleJob>) {
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
             for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
                 let settled = ask_to_settle(&pool, std::slice::from_ref(&job)).await;
-                let _ = job.reply.send(settled.map(|settled| settled.contains_key(&job.id)));
+                let settled = settled.map(|settled| settled.contains_key(&job.id));
+                let _ = job.reply.send(settled.map_err(|each| each.after(&failure)));
             }
         }
         Err(failure) => {

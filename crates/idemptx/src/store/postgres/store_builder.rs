@@ -186,8 +186,8 @@ impl PostgresStoreBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, [`ErrorKind::Internal`] if
-    /// the server refuses the user or the tables are not right, [`ErrorKind::Full`] if it takes no
-    /// more sessions, and [`ErrorKind::Unavailable`] if it cannot be reached.
+    /// the server refuses the user or the tables are not right, and [`ErrorKind::Refused`] if it
+    /// cannot be reached or takes no more sessions.
     ///
     /// # Cancel safety
     ///

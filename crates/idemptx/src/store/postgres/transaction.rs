@@ -188,7 +188,8 @@ impl Transactions {
                 Err(failure) => return Err(failure),
             }
         }
-        let session = self.connector.open(Purpose::Transactions).await?;
+        let session = self.connector.open(Purpose::Transactions).await;
+        let session = session.map_err(StepFailure::unsent)?;
         let id = self.begin_on(&session, "").await?;
         let id = id.ok_or_else(|| PostgresFailure::unexpected(self.connector.server()))?;
         Ok(self.lend(session, id, turn))

@@ -93,8 +93,11 @@ impl StepFailure for RedisFailure {
 impl From<RedisFailure> for StoreError {
     fn from(failure: RedisFailure) -> Self {
         match failure.refusal() {
-            Some(error) => protocol::refused(Some(failure.server), &error),
-            None => Self::with_source(failure.kind(), failure),
+            Some(error) => {
+                let refused = protocol::refused(Some(failure.server), &error);
+                if failure.fate == Fate::InDoubt { refused.in_doubt() } else { refused }
+            }
+            None => Self::with_source(failure.fate.judge(failure.kind()), failure),
         }
     }
 }

@@ -137,6 +137,8 @@ impl RedisStore {
         loop {
             match step.answer(&self.layout, reply) {
                 Next::Ask(command) => reply = self.ask(&mut doubt, &command).await?,
+                // The server's error is certain for the request it answers, not for a lost one.
+                Next::Done(Err(error)) if doubt.exists() => return Err(error.in_doubt()),
                 Next::Done(verdict) => return verdict,
             }
         }

@@ -58,7 +58,7 @@ impl Batch {
             }
             WriteJob::Renew(lease, answer) => {
                 let step = records.renew(&lease, now);
-                self.add(lease.id, step, answer, file, ErrorKind::Unavailable, Pending::Renew)
+                self.add(lease.id, step, answer, file, ErrorKind::Refused, Pending::Renew)
             }
             WriteJob::Maintain => Ok(()),
         }
@@ -82,10 +82,10 @@ impl Batch {
     pub(super) fn succeed(self, notifier: &Notifier) {
         for step in self.steps {
             match step {
-                Pending::Claim(answer, verdict) => send_verdict(answer, verdict),
-                Pending::Renew(answer, verdict) => send_verdict(answer, verdict),
+                Pending::Claim(answer, verdict) => answer.send(verdict),
+                Pending::Renew(answer, verdict) => answer.send(verdict),
                 Pending::End(answer, verdict, id) => {
-                    send_verdict(answer, verdict);
+                    answer.send(verdict);
                     notifier.notify(&id);
                 }
             }
@@ -97,9 +97,9 @@ impl Batch {
         for step in self.steps {
             let error = failure.as_kind(ErrorKind::Unavailable);
             match step {
-                Pending::Claim(answer, _) => send_verdict(answer, Err(error)),
-                Pending::Renew(answer, _) => send_verdict(answer, Err(error)),
-                Pending::End(answer, _, _) => send_verdict(answer, Err(error)),
+                Pending::Claim(answer, _) => answer.send(Err(error)),
+                Pending::Renew(answer, _) => answer.send(Err(error)),
+                Pending::End(answer, _, _) => answer.send(Err(error)),
             }
         }
     }
@@ -112,7 +112,7 @@ impl Batch {
         file: &DatabaseFile,
     ) -> Result<(), SqliteFailure> {
         let pending = |answer, verdict| Pending::End(answer, verdict, id);
-        self.add(id, step, answer, file, ErrorKind::Unavailable, pending)
+        self.add(id, step, answer, file, ErrorKind::Refused, pending)
     }
 
     fn add<T>(
@@ -132,8 +132,8 @@ impl Batch {
             }
             Err(Refused::Sqlite(error)) => {
                 let failure = file.sqlite(error);
-                let kind = if failure.is_full() { without_room } else { failure.kind() };
-                send_verdict(answer, Err(failure.as_kind(kind)));
+                let kind = failure.kind_before_commit(without_room);
+                answer.send(Err(failure.as_kind(kind)));
                 return Err(failure);
             }
         };
@@ -143,15 +143,10 @@ impl Batch {
         if wrote || self.changed.contains(&id) {
             self.steps.push(pending(answer, verdict));
         } else {
-            send_verdict(answer, verdict);
+            answer.send(verdict);
         }
         Ok(())
     }
-}
-
-/// Sends a verdict to the task that waits for it, if it still does.
-pub(super) fn send_verdict<T>(answer: Answer<T>, verdict: Verdict<T>) {
-    let _ = answer.send(verdict);
 }
 
 /// Pages of the table, of the index by id, and of the index by time.

@@ -12,6 +12,8 @@
 //! Among all processes of the host, a claim is granted once.
 //! A commit that fails, on a full disk for instance, leaves every step in it without a verdict
 //! ([`Unavailable`](idemptx_core::store::ErrorKind::Unavailable)) and every record as it was.
+//! A step that was not begun in time, because another process kept the file locked, never will be
+//! ([`Refused`](idemptx_core::store::ErrorKind::Refused)).
 //!
 //! # One writer, group commit
 //!

@@ -66,10 +66,10 @@ impl SqliteFailure {
         match &self.0.cause {
             SqliteCause::Sqlite(error) => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+                // A statement that waited for a lock in vain has changed nothing.
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Refused,
                 Some(
-                    ErrorCode::DatabaseBusy
-                    | ErrorCode::DatabaseLocked
-                    | ErrorCode::DiskFull
+                    ErrorCode::DiskFull
                     | ErrorCode::SystemIoFailure
                     | ErrorCode::ReadOnly
                     | ErrorCode::CannotOpen
@@ -82,12 +82,23 @@ impl SqliteFailure {
             },
             SqliteCause::Undecodable(_) => ErrorKind::Corrupt,
             SqliteCause::OtherFile | SqliteCause::Careless => ErrorKind::Invalid,
+            SqliteCause::Crowded(_) => ErrorKind::Refused,
             _ => ErrorKind::Unavailable,
         }
     }
 
-    /// Returns true if there was no room on the disk.
-    pub(super) fn is_full(&self) -> bool {
+    /// Returns the kind for a step that was not begun, or whose statement failed.
+    ///
+    /// `without_room` is the kind if there was no room on the disk.
+    pub(super) fn kind_before_commit(&self, without_room: ErrorKind) -> ErrorKind {
+        match self.kind() {
+            _ if self.is_full() => without_room,
+            ErrorKind::Unavailable => ErrorKind::Refused,
+            kind => kind,
+        }
+    }
+
+    fn is_full(&self) -> bool {
         let SqliteCause::Sqlite(error) = &self.0.cause else { return false };
         error.sqlite_error_code() == Some(ErrorCode::DiskFull)
     }

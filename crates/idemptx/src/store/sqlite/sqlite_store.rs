@@ -10,8 +10,8 @@ use std::time::Duration;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{
-    Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
-    StoreError, Watch,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Settlement, Store, StoreError, Watch,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ use super::poller::Poller;
 use super::reader::{ReadJob, Reader};
 use super::records::{self, RecordWriter, Refused, StepResult};
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
-use super::writer::{WriteJob, Writer};
+use super::writer::{Answer, WriteJob, Writer};
 use crate::store::notifier::Notifier;
 use crate::store::{SafetyReport, Transactional};
 
@@ -88,7 +88,7 @@ impl SqliteStore {
         let (answer, answered) = oneshot::channel();
         self.ask(ReadJob::Check(answer))?;
         // It reads the whole file if that is small, and still takes longer than a step.
-        self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await
+        self.wait(answered, self.patience.max(CHECK_PATIENCE_MIN)).await?
     }
 
     /// Returns the number of watched records.
@@ -98,14 +98,15 @@ impl SqliteStore {
     }
 
     /// Has a step written, and waits until it is.
-    async fn write<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> WriteJob,
-    ) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
+    async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> WriteJob) -> Result<T, StoreError> {
+        let (answer, answered, withdrawal) = Answer::new();
         let taken = self.jobs.push(job(answer), WriteJob::is_wanted);
         taken.map_err(|why| self.not_taken(why))?;
-        self.wait(answered, self.patience).await
+        match self.wait(answered, self.patience).await {
+            Ok(verdict) => verdict,
+            Err(failure) if withdrawal.succeeds() => Err(failure.as_kind(ErrorKind::Refused)),
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     /// Takes a step on a connection of the application's.
@@ -139,11 +140,11 @@ impl SqliteStore {
         &self,
         answered: oneshot::Receiver<Result<T, StoreError>>,
         patience: Duration,
-    ) -> Result<T, StoreError> {
+    ) -> Result<Result<T, StoreError>, SqliteFailure> {
         match timeout(patience, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.file.fail(SqliteCause::Ended).into()),
-            Err(_) => Err(self.file.fail(SqliteCause::TimedOut(patience)).into()),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(self.file.fail(SqliteCause::Ended)),
+            Err(_) => Err(self.file.fail(SqliteCause::TimedOut(patience))),
         }
     }
 
@@ -175,7 +176,7 @@ impl Store for SqliteStore {
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(ReadJob::Look(*id, answer))?;
-        self.wait(answered, self.patience).await
+        self.wait(answered, self.patience).await?
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
@@ -231,7 +232,7 @@ impl Inventory for SqliteStore {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(ReadJob::List(query.clone(), answer))?;
-        self.wait(answered, self.patience).await
+        self.wait(answered, self.patience).await?
     }
 }
 

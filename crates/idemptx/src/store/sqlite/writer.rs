@@ -4,17 +4,18 @@
 //! The steps that arrive meanwhile form the next group, so a single step is never delayed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{Claim, ClaimRequest, Settlement, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, Settlement, StoreError};
 use rusqlite::{Connection, Statement};
 use tokio::sync::oneshot;
 
 use super::boot_clock::{BootTime, StoreClock};
 use super::file::DatabaseFile;
-use super::group_commit::{Batch, send_verdict};
+use super::group_commit::Batch;
 use super::job_queue::{Drain, JobQueue, NextJobs};
 use super::records::RecordWriter;
 use super::sqlite_failure::{SqliteCause, SqliteFailure};
@@ -33,27 +34,78 @@ pub(super) enum WriteJob {
 }
 
 pub(super) type Verdict<T> = Result<T, StoreError>;
-pub(super) type Answer<T> = oneshot::Sender<Verdict<T>>;
+
+/// The writer's end of a job.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    verdict: oneshot::Sender<Verdict<T>>,
+    decided: Arc<AtomicBool>,
+}
+
+/// The caller's right to withdraw a job that was not begun.
+#[derive(Debug)]
+pub(super) struct Withdrawal(Arc<AtomicBool>);
+
+impl<T> Answer<T> {
+    pub(super) fn new() -> (Self, oneshot::Receiver<Verdict<T>>, Withdrawal) {
+        let (verdict, receiver) = oneshot::channel();
+        let decided = Arc::new(AtomicBool::new(false));
+        (Self { verdict, decided: decided.clone() }, receiver, Withdrawal(decided))
+    }
+
+    /// Sends the verdict to the task that waits for it, if it still does.
+    pub(super) fn send(self, verdict: Verdict<T>) {
+        let _ = self.verdict.send(verdict);
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.verdict.is_closed()
+    }
+
+    /// Returns true if the job may be performed, which it then counts as.
+    fn begin(&self) -> bool {
+        self.is_wanted() && !self.decided.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Withdrawal {
+    /// Returns true if the job was not begun, and never will be.
+    pub(super) fn succeeds(self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
 
 impl WriteJob {
     /// Returns true if a task still waits for it; otherwise it is skipped.
     pub(super) fn is_wanted(&self) -> bool {
         match self {
-            Self::Claim(_, _, answer) => !answer.is_closed(),
-            Self::Settle(_, _, answer) | Self::Release(_, answer) => !answer.is_closed(),
-            Self::Renew(_, answer) => !answer.is_closed(),
+            Self::Claim(_, _, answer) => answer.is_wanted(),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => answer.is_wanted(),
+            Self::Renew(_, answer) => answer.is_wanted(),
             Self::Maintain => true,
         }
     }
 
-    fn fail(self, failure: &SqliteFailure) {
-        let error = failure.clone().into();
+    /// Returns true if the job may be performed: its caller has not withdrawn it.
+    fn begin(&self) -> bool {
         match self {
-            Self::Claim(_, _, answer) => send_verdict(answer, Err(error)),
-            Self::Settle(_, _, answer) | Self::Release(_, answer) => {
-                send_verdict(answer, Err(error));
+            Self::Claim(_, _, answer) => answer.begin(),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => answer.begin(),
+            Self::Renew(_, answer) => answer.begin(),
+            Self::Maintain => true,
+        }
+    }
+
+    /// Fails a job that was not begun.
+    fn fail(self, failure: &SqliteFailure) {
+        let error = failure.as_kind(failure.kind_before_commit(ErrorKind::Refused));
+        match self {
+            Self::Claim(_, _, answer) => {
+                let kind = failure.kind_before_commit(ErrorKind::Full);
+                answer.send(Err(failure.as_kind(kind)));
             }
-            Self::Renew(_, answer) => send_verdict(answer, Err(error)),
+            Self::Settle(_, _, answer) | Self::Release(_, answer) => answer.send(Err(error)),
+            Self::Renew(_, answer) => answer.send(Err(error)),
             Self::Maintain => {}
         }
     }
@@ -141,6 +193,10 @@ impl<'c> Work<'c> {
         let mut batch = Batch::default();
         let mut jobs = jobs.into_iter();
         while let Some(job) = jobs.next() {
+            // Its time may have passed while another process had its turn.
+            if !job.begin() {
+                continue;
+            }
             let taken = batch.take(&mut self.tools.records, job, now, &self.writer.file);
             if let Err(failure) = taken
                 && self.is_undone()

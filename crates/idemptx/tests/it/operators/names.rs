@@ -63,6 +63,19 @@ async fn a_key_has_one_record_whatever_secrets_rotate() {
     assert_eq!(operator.find(&ids).await.unwrap().map(|view| view.id), Some(ids[0]));
 }
 
+#[tokio::test]
+async fn an_operator_finds_the_records_of_its_namespace() {
+    let place = Environment::memory();
+    let engine = Engine::builder(place.open()).namespace("shop").build().unwrap();
+    App::quick(engine).post("k").await.answered(200, "run 1");
+    for (namespace, is_found) in [("shop", true), ("bank", false), ("", false)] {
+        let operator = Operator::new(place.open(), Policy::draft()).unwrap().namespace(namespace);
+        let ids = operator.ids(&Scope::shared(), &key("k"), None);
+        let found = operator.find(&ids).await.unwrap();
+        assert_eq!(found.is_some(), is_found, "{namespace}");
+    }
+}
+
 fn key(text: &str) -> Key {
     Key::new(text, 255).unwrap()
 }

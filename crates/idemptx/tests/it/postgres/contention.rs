@@ -128,11 +128,11 @@ async fn a_record_that_is_locked_costs_neither_its_companions_nor_much_time() {
     for settlement in settlements {
         outcomes.push(settlement.await.unwrap());
     }
-    assert_eq!(kind(outcomes.remove(0)), ErrorKind::Unavailable);
+    assert_eq!(kind(outcomes.remove(0)), ErrorKind::Refused);
     outcomes.remove(0).unwrap();
     for (place, claim) in claims.into_iter().enumerate() {
         match claim.await.unwrap() {
-            Err(error) if place == 0 => assert_eq!(error.kind(), ErrorKind::Unavailable),
+            Err(error) if place == 0 => assert_eq!(error.kind(), ErrorKind::Refused),
             Ok(Claim::Granted(_)) if place > 0 => {}
             other => panic!("{place}: {other:?}"),
         }

@@ -95,7 +95,7 @@ pub(crate) async fn eventually<T>(
     let deadline = Instant::now() + PATIENCE;
     loop {
         match step().await {
-            Err(error) if error.kind() == ErrorKind::Unavailable && Instant::now() < deadline => {
+            Err(error) if error.kind().is_transient() && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             outcome => return outcome,

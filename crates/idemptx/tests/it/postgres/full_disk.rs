@@ -25,7 +25,7 @@ async fn a_full_disk_takes_nothing_new_keeps_what_there_is_and_serves_again_once
     let store = patient(server.url()).connect().await.unwrap();
     let mut filled = Filled::default();
     let error = filled.fill(&store).await;
-    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
     assert!(reason(&error).contains("No space left"), "{}", reason(&error));
     filled.assert_kept(&store).await;
     assert!(settled(&store, id(0)).await.payload == response(0), "a retry is answered");
@@ -64,7 +64,8 @@ async fn want_of_room_is_told_as_such_and_what_is_there_can_be_read() {
         CREATE TRIGGER refuse BEFORE INSERT ON idemptx.records EXECUTE FUNCTION refuse()";
     server.session().await.batch_execute(full).await.unwrap();
     let error = store.claim(&id(2), &claim_request()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Full);
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.retry_after().is_some());
     assert!(reason(&error).contains("no space left"), "{}", reason(&error));
     // A claim would be stopped by the trigger before it finds something.
     let found = store.lookup(&id(1)).await;

@@ -159,7 +159,11 @@ impl Step for ClaimStep {
 
     fn decide(&self, layout: &Layout, read: Read) -> Decision<Claim> {
         let Some(record) = read.record else {
-            return self.grant(layout, self.lease(read.micros.max(self.fence_min).max(1), FIRST_ATTEMPT), false);
+            return self.grant(
+                layout,
+                self.lease(read.micros.max(self.fence_min).max(1), FIRST_ATTEMPT),
+                false,
+            );
         };
         let old = match decode(&self.id, &record) {
             Ok(record) => record,

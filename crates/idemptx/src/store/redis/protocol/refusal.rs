@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use idemptx_core::store::{ErrorKind, StoreError};
 
@@ -26,7 +27,11 @@ impl Layout {
 /// Converts an error of the server outside of a step.
 pub(in crate::store::redis) fn refused(server: Option<Arc<str>>, error: &[u8]) -> StoreError {
     let cause = RefusalCause::Refused(String::from_utf8_lossy(error).into_owned());
-    StoreError::with_source(kind(error), Refusal { server, cause })
+    let refused = StoreError::with_source(kind(error), Refusal { server, cause });
+    match code_of(error) {
+        b"OOM" | b"MISCONF" | b"NOREPLICAS" => refused.with_retry_after(SHORTAGE_RETRY_AFTER),
+        _ => refused,
+    }
 }
 
 /// Returns true if an error begins with this code.
@@ -38,8 +43,9 @@ fn kind(error: &[u8]) -> ErrorKind {
     match code_of(error) {
         b"WRONGTYPE" => ErrorKind::Corrupt,
         b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => ErrorKind::Internal,
-        // Whatever else it says (OOM, LOADING, READONLY, BUSY, CLUSTERDOWN, …), it is no verdict on
-        // the record.
+        // The server checks these before it executes a command, and before a script's first write.
+        b"OOM" | b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"NOREPLICAS" | b"MISCONF"
+        | b"TRYAGAIN" | b"CLUSTERDOWN" | b"MOVED" | b"ASK" => ErrorKind::Refused,
         _ => ErrorKind::Unavailable,
     }
 }
@@ -85,6 +91,9 @@ impl fmt::Debug for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Missing memory, disk space or replicas do not come back within a moment.
+const SHORTAGE_RETRY_AFTER: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,9 +105,15 @@ mod tests {
             ("NOAUTH Authentication required.", ErrorKind::Internal),
             ("WRONGPASS invalid username-password pair", ErrorKind::Internal),
             ("NOPERM this user has no permissions", ErrorKind::Internal),
-            ("OOM command not allowed", ErrorKind::Unavailable),
+            ("OOM command not allowed", ErrorKind::Refused),
+            ("READONLY You can't write against a read only replica.", ErrorKind::Refused),
+            ("LOADING", ErrorKind::Refused),
+            ("MASTERDOWN Link with MASTER is down", ErrorKind::Refused),
+            ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Refused),
+            ("MISCONF Errors writing to the AOF file", ErrorKind::Refused),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", ErrorKind::Refused),
+            ("CLUSTERDOWN The cluster is down", ErrorKind::Refused),
             ("ERR WRONGTYPE is not its code", ErrorKind::Unavailable),
-            ("LOADING", ErrorKind::Unavailable),
             ("", ErrorKind::Unavailable),
         ] {
             let refused = Layout::new("idem:").at("host:6379/0").refused(error.as_bytes());

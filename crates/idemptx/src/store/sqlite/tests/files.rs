@@ -131,8 +131,9 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
     granted(&after, id(2), &request(3, HOUR, HOUR)).await;
     let replaced = before.claim(&id(2), &request(2, HOUR, HOUR)).await.unwrap_err();
     let unseen = before.lookup(&id(2)).await.unwrap_err();
+    let kinds = [&removed, &replaced, &unseen].map(|error| error.kind());
+    assert_eq!(kinds, [ErrorKind::Refused, ErrorKind::Refused, ErrorKind::Unavailable]);
     for error in [removed, replaced, unseen] {
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(told(&error).contains("removed, or replaced"), "{}", told(&error));
     }
 }
@@ -145,7 +146,7 @@ async fn somebody_else_who_keeps_the_file_locked_costs_the_verdict_and_nothing_m
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let error = store.claim(&id(1), &request(1, HOUR, HOUR)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(told(&error).contains("locked"), "{}", told(&error));
     assert_eq!(store.lookup(&id(1)).await.unwrap(), None);
     other.execute_batch("ROLLBACK").unwrap();

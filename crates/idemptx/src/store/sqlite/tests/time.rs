@@ -50,7 +50,7 @@ async fn a_process_of_another_boot_is_refused_once_the_file_has_gone_on() {
         former.renew(&lease).await.unwrap_err(),
     ];
     for error in errors {
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.kind(), ErrorKind::Refused);
         assert!(told(&error).contains("another host"), "{}", told(&error));
     }
 }
