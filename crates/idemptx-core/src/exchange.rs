@@ -67,7 +67,7 @@ pub struct Exchange {
     stage: Stage,
     /// The operation that the request's key names; `None` for a request without a key.
     operation: Option<Operation>,
-    /// One fingerprint for each secret; a claim stores the first.
+    /// The fingerprints, one for each secret; a claim stores the first.
     fingerprints: Vec<Fingerprint>,
     token: Token,
     /// The typical duration of handlers, for `Retry-After`.
@@ -97,7 +97,7 @@ enum Stage {
     Executing(Lease),
     Settling(Lease, State, Continuation),
     Releasing(Lease, Continuation),
-    /// Another claim replaced this one: its result decides the answer.
+    /// The record has another claim by now, whose result decides the answer.
     Fenced {
         until: Timestamp,
     },

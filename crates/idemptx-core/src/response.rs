@@ -58,8 +58,8 @@ impl StoredResponse {
     ///
     /// Never stored are: headers of the connection and those that `Connection` names,
     /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, trace ids and
-    /// rate limits), challenges, CORS headers, which the outer layer adds to every response, and the
-    /// markers of this library.
+    /// rate limits), challenges, CORS headers, which the outer layer adds to every response, and
+    /// the markers of this library.
     #[must_use]
     pub fn capture(
         status: StatusCode,

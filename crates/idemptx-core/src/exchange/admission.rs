@@ -14,7 +14,7 @@ use crate::secret::Secret;
 /// A policy with the values computed from it once: fingerprint configurations and names.
 pub struct Rules {
     policy: Policy,
-    /// One configuration for each secret, or a single one without a secret.
+    /// The configurations, one for each secret, or a single one without a secret.
     fingerprints: Vec<FingerprintConfig>,
     // The naming secret never rotates, because one operation must have one record.
     names: Names,

@@ -27,7 +27,7 @@ impl Exchange {
 
     /// Finds out by a release whether the handler's transaction was committed.
     ///
-    /// The record is settled in that transaction, so its state tells.
+    /// The record is settled in that transaction, so its state is the answer.
     /// A lookup could read the state before the commit; a release compares token and state under
     /// the row lock that the transaction holds, and so waits for its end.
     /// After a release that succeeded the transaction cannot commit any more.

@@ -1,4 +1,4 @@
-//! The machine, row by row and interleaving by interleaving.
+//! Tests of the state machine: tables of single exchanges, and all interleavings of several.
 
 mod identity;
 mod interleavings;

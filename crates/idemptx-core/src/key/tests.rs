@@ -259,7 +259,8 @@ proptest! {
     fn only_one_scope_route_and_key_have_a_record_name(one in names(), other in names()) {
         let id = |(scope, route, key): &(String, Option<(String, String)>, String)| {
             let route = route.as_ref().map(|(method, path)| (&**method, &**path));
-            RecordId::new(&Scope::new(scope), &Key::new(key, MAX).unwrap(), route, &Names::new("", None))
+            let (scope, key) = (Scope::new(scope), Key::new(key, MAX).unwrap());
+            RecordId::new(&scope, &key, route, &Names::new("", None))
         };
         prop_assert_eq!(id(&one) == id(&other), one == other);
     }

@@ -189,7 +189,7 @@ pub struct Page {
     pub entries: Vec<RecordSummary>,
     /// The ids whose bytes are no record, or one that only a newer release can read.
     ///
-    /// They are reported whatever the query selects, because their status cannot be read.
+    /// They are reported under every query, because their status cannot be read.
     /// Requests for them are refused, and no store removes them.
     pub unreadable: Vec<RecordId>,
     /// The cursor of the next page; `None` at the end.

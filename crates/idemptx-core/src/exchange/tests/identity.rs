@@ -1,4 +1,4 @@
-//! What an operation is: its record, its digest and its derived keys, whatever the configuration.
+//! The identity of an operation: its record, its digest and its derived keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::time::Timestamp;
 
 const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
 
-/// One request, as far as it tells operations apart.
+/// The parts of a request that identify its operation.
 #[derive(Clone, Copy)]
 struct Sent {
     method: Verb,
@@ -144,8 +144,8 @@ fn an_operation_keeps_its_record_and_its_derived_keys_while_secrets_rotate() {
         let mut cell = Passage::new(&before, Stored::Done(201)).cell;
         cell.record.as_mut().unwrap().fingerprint = stored;
         let claimed = Event::Claimed(cell.claim(&id, &claim_request, 0));
-        let told = super::passage::told(exchange.step(claimed, now));
-        assert!(told.starts_with(expected), "{body}: {told}");
+        let described = super::passage::describe(exchange.step(claimed, now));
+        assert!(described.starts_with(expected), "{body}: {described}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! One request against a record in a given state, told in a line.
+//! The exchange of one request with a record in a given state, described in a line.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::record::{Record, State};
 use crate::store::{ClaimRequest, ErrorKind, Settlement};
 use crate::time::Timestamp;
 
-/// What stands under the key when the request comes; made by a request with the body `a`.
+/// The state of the store when the request arrives; its record is of a request with the body `a`.
 #[derive(Clone, Copy)]
 pub(super) enum Stored {
     Nothing,
@@ -24,33 +24,34 @@ pub(super) enum Stored {
     Down,
 }
 
-/// One request's passage, with a store in a given state.
+/// An exchange of one request, with a store in a given state.
 pub(super) struct Passage<'a> {
     rules: &'a Arc<Rules>,
     pub(super) cell: Cell,
     down: bool,
     pub(super) probed: Option<ProbeResult>,
-    /// How long the claim's answer is on its way, in milliseconds.
+    /// The latency of a claim, in milliseconds.
     pub(super) claim_takes: u64,
-    /// And a renewal.
+    /// The latency of a renewal, in milliseconds.
     pub(super) renew_takes: u64,
-    /// What the record becomes under somebody else before we settle.
+    /// The record of another claim that replaces this one while the handler runs.
     pub(super) lost_to: Option<Stored>,
     pub(super) settle_fails: bool,
     pub(super) within: bool,
-    /// The handler has a transaction, which ends like this.
+    /// The end of the handler's transaction, if it has one.
     pub(super) transaction: Option<Ends>,
 }
 
-/// How a transaction that settles ends.
+/// The end of a transaction that settles.
 #[derive(Clone, Copy)]
 pub(super) enum Ends {
     Well,
-    /// Nothing of it was committed, or it was told to somebody who did not hear it; then the store
-    /// answers, or not.
+    /// Nothing is committed, and the store answers the release.
     RolledBack,
-    Unheard,
-    Away,
+    /// The transaction is committed, but its driver gets no answer.
+    AnswerLost,
+    /// Nothing is committed, and the store does not answer the release either.
+    StoreLost,
 }
 
 impl<'a> Passage<'a> {
@@ -87,7 +88,7 @@ impl<'a> Passage<'a> {
         loop {
             let event = match action {
                 Action::Answer { .. } => {
-                    trace.push_str(&told(action));
+                    trace.push_str(&describe(action));
                     return trace;
                 }
                 Action::Claim { id, claim_request } => {
@@ -149,7 +150,7 @@ impl<'a> Passage<'a> {
                 Action::Release(lease) => {
                     trace.push_str("release, ");
                     Event::Released(match self.transaction {
-                        Some(Ends::Away) => Err(ErrorKind::Unavailable),
+                        Some(Ends::StoreLost) => Err(ErrorKind::Unavailable),
                         _ => self.cell.release(&lease),
                     })
                 }
@@ -168,11 +169,11 @@ impl<'a> Passage<'a> {
     ) -> Event {
         match ends {
             Ends::Well => Event::Settled(self.settle(lease, state, body)),
-            Ends::Unheard => {
+            Ends::AnswerLost => {
                 self.settle(lease, state, body).unwrap();
                 Event::Uncommitted
             }
-            Ends::RolledBack | Ends::Away => Event::Uncommitted,
+            Ends::RolledBack | Ends::StoreLost => Event::Uncommitted,
         }
     }
 
@@ -191,7 +192,7 @@ impl<'a> Passage<'a> {
     }
 }
 
-/// A record that somebody else made of the body `a`.
+/// Creates the store's content, by another request with the body `a`.
 fn cell(rules: &Arc<Rules>, stored: Stored) -> Cell {
     let mut cell = Cell { since: NOW, ..Cell::default() };
     let policy = rules.policy();
@@ -222,8 +223,8 @@ fn cell(rules: &Arc<Rules>, stored: Stored) -> Cell {
     cell
 }
 
-/// The end of a passage in a few words.
-pub(super) fn told(action: Action) -> String {
+/// Describes the end of an exchange in a few words.
+pub(super) fn describe(action: Action) -> String {
     let Action::Answer { answer, deferred } = action else { panic!("{action:?} is no end") };
     let mut text = match answer {
         Answer::Pass(passed) => format!("pass {passed:?}"),

@@ -1,12 +1,11 @@
-//! The tables of the protocol, row by row: what is stored and what comes, and the whole passage
-//! that follows, as a line that can be read.
+//! The tables of the protocol: a stored record, a request, and a line that describes the exchange.
 
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::passage::{Passage, Stored, told};
+use super::passage::{Passage, Stored, describe};
 use super::world::{begin, fingerprint, head_parts, response, rules, token};
 use crate::exchange::{
     Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, ProbeResult,
@@ -21,12 +20,12 @@ use crate::policy::{
 use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
 
-/// How a row's policy differs from the draft's.
+/// The difference of a row's policy from the draft's.
 type Change = fn(&mut Policy);
 type Row<'a> = (Stored, &'a str, Change, &'a str);
 type Ending<'a> = (Handled, Change, &'a str);
 
-/// How the handler ends.
+/// The usual end of the handler.
 const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
 
 #[test]
@@ -225,7 +224,7 @@ fn the_gate_admits_in_order() {
         let (_, action) = Exchange::begin(&rules(*change), &head, || token(1));
         let trace = match action {
             Action::ReadBody { .. } => "read".to_owned(),
-            action => told(action),
+            action => describe(action),
         };
         assert_eq!(&trace, expected, "row {number}");
     }
@@ -237,7 +236,7 @@ fn an_application_may_refuse_keys_of_another_form() {
     let uuid_only = |key: &Key| key.as_str().len() == 36;
     let head = Head::new(&method, &uri, &headers).accepting(Some(&uuid_only));
     let (_, action) = Exchange::begin(&rules(|_| {}), &head, || token(1));
-    assert_eq!(told(action), "refuse 400 invalid-key");
+    assert_eq!(describe(action), "refuse 400 invalid-key");
 }
 
 #[test]
@@ -254,7 +253,7 @@ fn a_body_that_cannot_be_read_claims_nothing() {
         let (mut exchange, _) = begin(&rules(|policy| policy.on_large_body = choice), 1);
         assert!(exchange.abandon().is_none());
         let action = exchange.step(Event::Body(end), Timestamp::default());
-        assert_eq!(told(action), expected);
+        assert_eq!(describe(action), expected);
     }
 }
 
@@ -348,7 +347,27 @@ fn losing_the_record_is_never_an_own_success() {
 }
 
 #[test]
-fn a_result_that_cannot_be_settled_is_answered_and_kept_behind() {
+fn losing_the_record_before_a_release_is_never_an_own_success() {
+    let rules = rules(|_| {});
+    let released = Some(Directive::Release);
+    let handled = Handled::Whole { status: StatusCode::CREATED, directive: released };
+    let rows: [(Stored, &str); 5] = [
+        (Stored::Done(201), "look, replay 201 first"),
+        (Stored::Running, "look, wait 15000, refuse 409 in-progress"),
+        (Stored::Orphan, "look, refuse 409 in-progress"),
+        (Stored::NoBody, "look, refuse 409 result-unavailable 201"),
+        (Stored::Unknown, "look, refuse 409 in-progress"),
+    ];
+    for (becomes, expected) in rows {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        passage.lost_to = Some(becomes);
+        let trace = passage.play("a", handled);
+        assert_eq!(trace, format!("claim, execute 1, release, {expected}"));
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_settled_is_answered_and_settled_later() {
     let rules = rules(|_| {});
     let mut passage = Passage::new(&rules, Stored::Nothing);
     passage.settle_fails = true;
@@ -376,7 +395,7 @@ fn want_of_room_is_refused_even_where_a_store_that_is_away_is_not() {
     let prints = vec![fingerprint(&rules, "a")];
     exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
     let full = Event::Claimed(Err(ErrorKind::Full.into()));
-    assert_eq!(told(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
+    assert_eq!(describe(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What follows when a handler's transaction settles, as lines that can be read.
+//! The exchanges of handlers whose transaction settles, each described in a line.
 
 use http::StatusCode;
 
@@ -7,7 +7,7 @@ use super::world::rules;
 use crate::exchange::{Directive, Handled};
 use crate::policy::{Mode, Policy};
 
-/// How a row's policy differs from the draft's.
+/// The difference of a row's policy from the draft's.
 type Change = fn(&mut Policy);
 
 #[test]
@@ -18,8 +18,8 @@ fn a_transaction_counts_only_when_it_is_known_to_be_committed() {
         (Ends::Well, draft, "own stored"),
         (Ends::RolledBack, draft, "release, refuse 503 store-unavailable"),
         (Ends::RolledBack, shadow, "release, refuse 503 store-unavailable"),
-        (Ends::Unheard, draft, "release, look, replay 201 own"),
-        (Ends::Away, draft, "release, refuse 503 store-unavailable, release deferred"),
+        (Ends::AnswerLost, draft, "release, look, replay 201 own"),
+        (Ends::StoreLost, draft, "release, refuse 503 store-unavailable, release deferred"),
     ];
     for (number, (ends, change, expected)) in rows.iter().enumerate() {
         let rules = rules(*change);

@@ -18,13 +18,13 @@ use crate::store::{
     Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreFailure,
 };
 
-/// One record, by the store's clock.
+/// A store for one record.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
     pub(super) record: Option<Record>,
-    /// When the lease began, in milliseconds.
+    /// The start of the lease by the store's clock, in milliseconds.
     pub(super) since: u64,
-    /// Undecodable content.
+    /// True if the content cannot be decoded.
     pub(super) corrupt: bool,
 }
 
@@ -161,7 +161,7 @@ pub(super) fn id() -> RecordId {
     RecordId::new(&Scope::shared(), &key(), None, &Names::new("", None))
 }
 
-/// A keyed POST with one of two bodies.
+/// Returns the fingerprint of a keyed POST with this body.
 pub(super) fn fingerprint(rules: &Rules, body: &str) -> Fingerprint {
     let (method, uri, headers) = head_parts();
     let head = Head::new(&method, &uri, &headers);
@@ -170,7 +170,7 @@ pub(super) fn fingerprint(rules: &Rules, body: &str) -> Fingerprint {
     print.finish()
 }
 
-/// The fingerprints of a keyed POST under every secret.
+/// Returns the fingerprints of a keyed POST under every secret.
 pub(super) fn fingerprints(rules: &Rules, body: &str) -> Vec<Fingerprint> {
     let (method, uri, headers) = head_parts();
     let head = Head::new(&method, &uri, &headers);
