@@ -88,6 +88,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	cargo fmt --all --check
 	.ci/dependencies.py
 	.ci/named-tests.py
+	.ci/words.py
 	.ci/pure-core.sh
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	.ci/each-feature.py
