@@ -267,7 +267,7 @@ impl Step {
                 self.give_up(ErrorKind::Corrupt, failure.to_owned());
             }
             Ok(record) if record.apart => {
-                self.conclude(Verdict::Settled(record.with_response_expired()))
+                self.conclude(Verdict::Settled(record.with_response_expired()));
             }
             Ok(record) => self.conclude(Verdict::Settled(record)),
             Err(reason) => {
