@@ -21,7 +21,7 @@ async fn what_one_front_door_has_stored_another_replays_byte_for_byte() {
                 "/stream?chunks=3&gap=1",
                 "/status/204",
                 "/status/303",
-                "/status/404",
+                "/status/410",
                 "/execution",
             ] {
                 let key = format!("{scope} {path} {}", writer.address());
