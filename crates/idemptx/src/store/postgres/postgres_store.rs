@@ -121,7 +121,7 @@ impl PostgresStore {
 
     /// Forgets what has expired, some hundred records at a time, and says how many were looked at.
     ///
-    /// [`Store::tend`] does so every few seconds, in the background.
+    /// [`Store::maintain`] does so every few seconds, in the background.
     ///
     /// # Errors
     ///
