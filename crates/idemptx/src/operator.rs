@@ -22,12 +22,12 @@
 //! let operator = engine.operator();
 //! let page = operator.list(&Query::in_doubt()).await?;
 //! let [stuck] = page.entries.as_slice() else { panic!("{page:?}") };
-//! assert_eq!(stuck.standing, RecordStatus::Unknown);
+//! assert_eq!(stuck.status, RecordStatus::Unknown);
 //!
 //! // The bank says that payout 1001 was made: that is the answer.
 //! let answer = operator.response(StatusCode::OK, &HeaderMap::new(), "1001");
 //! let resolved = operator.resolve(&stuck.id, answer.into()).await?;
-//! println!("{} was {}", resolved.was.id, resolved.was.standing);
+//! println!("{} was {}", resolved.was.id, resolved.was.status);
 //!
 //! let payout: u32 = engine.run("payout-17", b"100 EUR", pay).await?;
 //! assert_eq!(payout, 1001);
