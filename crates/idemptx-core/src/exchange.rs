@@ -366,11 +366,17 @@ impl Exchange {
         alike.or(self.fingerprints.first()).map(|mine| mine.compare(recorded))
     }
 
-    /// Returns true if another request for the same operation, by the same principal, may replace a
-    /// stored validation failure.
+    /// Returns true if another request by the same principal may replace a stored validation
+    /// failure.
+    ///
+    /// A correction may be sent to another path: the failure applied nothing, and the other request
+    /// is executed, so that no operation gets the answer of another.
     fn may_rebind(&self, record: &Record, status: StatusCode) -> bool {
         self.policy().rebind_statuses.contains(status)
-            && self.compare(&record.fingerprint) == Some(Match::DifferentRequest)
+            && matches!(
+                self.compare(&record.fingerprint),
+                Some(Match::DifferentRequest | Match::DifferentOperation)
+            )
     }
 }
 

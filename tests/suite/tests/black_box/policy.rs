@@ -172,10 +172,11 @@ async fn a_fingerprint_takes_in_the_headers_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn without_a_fingerprint_the_key_alone_decides() {
+async fn without_a_fingerprint_key_and_path_alone_decide() {
     let target = Target::with_policy(json!({ "fingerprint": false })).await;
     let first = target.post("/count").key("k").send().await;
-    target.post("/echo").key("k").body("whatever").send().await.assert_replay_of(&first);
+    target.post("/count").key("k").body("whatever").send().await.assert_replay_of(&first);
+    target.post("/echo").key("k").body("whatever").send().await.assert_refused(422, "key-reused");
 }
 
 #[tokio::test]
