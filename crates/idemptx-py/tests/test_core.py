@@ -380,7 +380,9 @@ def test_a_record_keeps_its_name_while_secrets_rotate():
 
 
 def test_leaving_while_secrets_rotate_names_the_record_that_is_released():
+    store = MemoryStore()
     leaving = begin(rules(secrets=[secret(2), secret(1)]))
+    store.perform(leaving.step())
     deferred = leaving.abandon()
     assert (deferred.kind, deferred.id) == (core.RELEASE, leaving.id)
 
