@@ -1,6 +1,6 @@
 //! The memory that a proxy takes for an idle open connection.
 
-use super::{Deferred, Kind};
+use super::{Backends, Kind};
 use crate::load;
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::in_turns;
@@ -8,10 +8,10 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Deferred::start()?;
+    let backends = Backends::start()?;
     let kinds = [Kind::Nginx, Kind::Haproxy, Kind::Memory];
     let series = in_turns(effort.rounds.min(ROUNDS_MAX), &kinds, |kind| {
-        let proxy = behind.proxy(*kind)?;
+        let proxy = backends.proxy(*kind)?;
         let before = proxy.resident_bytes()?;
         let after = load::held(proxy.address, load::ORDER, CONNECTIONS, || {
             proxy.resident_bytes().map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
 //! The latency of requests at half of the rate that the gateway on Redis can take.
 
-use super::{Deferred, Kind};
+use super::{Backends, Kind};
 use crate::load::{self, Keys};
 use crate::report::{Report, Table, count, ratio};
 use crate::series::in_turns;
@@ -8,15 +8,15 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Deferred::start()?;
-    let proxy = behind.proxy(Kind::Redis)?;
+    let backends = Backends::start()?;
+    let proxy = backends.proxy(Kind::Redis)?;
     load::run(proxy.address, load::ORDER, Keys::Fresh, effort.window / 3)?;
     let most = load::run(proxy.address, load::ORDER, Keys::Fresh, effort.window)?;
     drop(proxy);
     let rate = most.requests / most.seconds / 2.0;
     let kinds = [Kind::Nginx, Kind::Haproxy, Kind::Memory, Kind::Redis];
     let series = in_turns(effort.rounds.min(ROUNDS_MAX), &kinds, |kind| {
-        let proxy = behind.proxy(*kind)?;
+        let proxy = backends.proxy(*kind)?;
         load::paced(proxy.address, load::ORDER, Keys::Fresh, effort.window / 3, rate)?;
         let done = load::paced(proxy.address, load::ORDER, Keys::Fresh, effort.window, rate)?;
         let millis = |share| done.latencies.quantile(share) / 1000.0;

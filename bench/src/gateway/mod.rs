@@ -14,12 +14,12 @@ use self::proxy::{Kind, Proxy};
 use self::upstream::Upstream;
 
 /// The upstream and the Redis server that all proxies share.
-struct Deferred {
+struct Backends {
     upstream: Upstream,
     redis: RedisServer,
 }
 
-impl Deferred {
+impl Backends {
     fn start() -> Measured<Self> {
         Ok(Self { upstream: Upstream::start()?, redis: RedisServer::start()? })
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Deferred, Kind, Proxy};
+use super::{Backends, Kind, Proxy};
 use crate::load::{self, Keys};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;
@@ -10,12 +10,12 @@ use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
-    let behind = Deferred::start()?;
+    let backends = Backends::start()?;
     let mut rows: Vec<Vec<Row>> =
         DOORS.iter().map(|(_, it)| vec![Row::default(); it.len()]).collect();
     for _ in 0..effort.rounds.min(ROUNDS_MAX) {
         for ((kind, cases), rows) in DOORS.iter().zip(&mut rows) {
-            let proxy = behind.proxy(*kind)?;
+            let proxy = backends.proxy(*kind)?;
             for ((_, keys, _), row) in cases.iter().zip(rows) {
                 row.measure(&proxy, *keys, effort.window)?;
             }
