@@ -64,6 +64,10 @@ pub mod conformance;
 mod digest;
 pub mod exchange;
 pub mod fingerprint;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[allow(missing_docs, clippy::expect_used, clippy::panic, reason = "a property fails by panicking")]
+pub mod fuzzed;
 pub mod key;
 pub mod lease;
 pub mod outcome;

@@ -37,6 +37,9 @@ pub mod config;
 mod connection_limit;
 pub mod demo;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzed;
 mod keys;
 pub mod logging;
 mod metrics;

@@ -292,5 +292,7 @@ const REPLACEMENT: &[u8] = b"\0\r\n\r\n";
 /// HTTP/2's first line (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;
