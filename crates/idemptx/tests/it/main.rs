@@ -39,6 +39,8 @@ mod redis_listing;
 mod redis_protocol;
 #[cfg(all(feature = "seal", feature = "sqlite"))]
 mod sealed;
+#[cfg(feature = "axum")]
+mod random_stacks;
 mod steps;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod store_connections;
