@@ -57,14 +57,15 @@ pub async fn check(config: &Config) -> Result<Report, StartError> {
             route.config.name, route.config.upstream
         ));
         report.policy(protection);
-        match engine.check().await {
+        let checked = engine.check().await;
+        match &checked {
             Ok(found) => report.line(format_args!("  store: {}", found.guarantee)),
             Err(error) => {
                 report.is_usable = false;
-                report.line(format_args!("  store: {}", error_text(&error)));
+                report.line(format_args!("  store: {}", error_text(error)));
             }
         }
-        if let Ok(found) | Err(CheckError::Refused(found)) = engine.check().await {
+        if let Ok(found) | Err(CheckError::Refused(found)) = &checked {
             for finding in &found.findings {
                 report.line(format_args!("  {:?}: {}", finding.severity, finding.text));
             }

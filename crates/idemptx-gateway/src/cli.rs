@@ -157,18 +157,43 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(address) = admin {
         writeln!(io::stdout(), "operators on http://{address}")?;
     }
+    let mut by_hand = false;
     loop {
         tokio::select! {
             _ = terminated.recv() => break,
-            _ = interrupted.recv() => break,
+            _ = interrupted.recv() => {
+                by_hand = true;
+                break;
+            }
             _ = hung_up.recv() => match &file {
                 Some(file) => reload(&gateway, file).await,
                 None => tracing::warn!("nothing to reload: the gateway was started without --config"),
             },
         }
     }
-    gateway.drain().await;
-    Ok(ExitCode::SUCCESS)
+    let lame_duck = gateway.announce_end();
+    let drained = async {
+        if !by_hand && !lame_duck.is_zero() {
+            tracing::info!(
+                "about to end: probes are told, connections are accepted for {lame_duck:?} more"
+            );
+            tokio::time::sleep(lame_duck).await;
+        }
+        tracing::info!("draining: no further connections, requests in flight are finished");
+        gateway.drain().await;
+        tracing::info!("drained");
+    };
+    tokio::select! {
+        () = drained => Ok(ExitCode::SUCCESS),
+        _ = terminated.recv() => Ok(ended_at_once()),
+        _ = interrupted.recv() => Ok(ended_at_once()),
+    }
+}
+
+/// The operator does not want to wait: what is in flight keeps its claim, which will lapse.
+fn ended_at_once() -> ExitCode {
+    tracing::warn!("ended at once by a second signal; claims of requests in flight will lapse");
+    ExitCode::FAILURE
 }
 
 async fn check(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {

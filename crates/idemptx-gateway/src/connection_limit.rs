@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
+use crate::recorder::OpenConnection;
+use crate::shutdown::ShutdownWatch;
 
 /// Limits the connections in total and per client address.
 #[derive(Clone, Debug)]
@@ -47,7 +49,46 @@ impl ConnectionLimit {
     }
 }
 
+/// A client's connection, open until the last clone is dropped: it counts towards the limits and
+/// the metrics, and a drain waits for it.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientConnection(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    _permit: ConnectionPermit,
+    _open: OpenConnection,
+    _shutdown: ShutdownWatch,
+}
+
+impl ClientConnection {
+    pub(crate) fn new(
+        permit: ConnectionPermit,
+        open: OpenConnection,
+        shutdown: ShutdownWatch,
+    ) -> Self {
+        Self(Arc::new(Held { _permit: permit, _open: open, _shutdown: shutdown }))
+    }
+
+    /// Returns a handle for requests, which may outlive the connection.
+    pub(crate) fn downgrade(&self) -> RequestConnection {
+        RequestConnection(Arc::downgrade(&self.0))
+    }
+}
+
+/// The connection of a request, as long as it is open.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestConnection(Weak<Held>);
+
+impl RequestConnection {
+    /// Keeps the connection open, unless it has ended.
+    pub(crate) fn hold(&self) -> Option<ClientConnection> {
+        self.0.upgrade().map(ClientConnection)
+    }
+}
+
 /// Counts a connection until it is dropped.
+#[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     address: IpAddr,
     each: Arc<Mutex<HashMap<IpAddr, usize>>>,

@@ -18,7 +18,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::observation::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
+use crate::observation::{
+    StoreOperation, StoreResult, UpstreamResult, all_outcome_labels, outcome_labels,
+};
 
 /// The gateway's metrics.
 #[derive(Debug)]
@@ -102,6 +104,9 @@ impl Metrics {
             reading: Mutex::default(),
             current: Default::default(),
         };
+        for result in ["taken", "refused"] {
+            drop(metrics.reloads.get_or_create(&ReloadLabels { result }));
+        }
         metrics.register(&mut registry);
         metrics.registry = registry;
         metrics
@@ -155,6 +160,21 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Creates the counters of a route and its upstream at zero, before anything is counted.
+    ///
+    /// To Prometheus a counter that appears as 1 has not increased, so an alert would miss the
+    /// first event, which may be the only one.
+    pub(crate) fn announce(&self, route: &Arc<str>, upstream: &Arc<str>) {
+        for (outcome, reason) in all_outcome_labels() {
+            let labels = RequestLabels { route: Arc::clone(route), outcome, reason };
+            drop(self.requests.get_or_create(&labels));
+        }
+        for answer in UpstreamResult::LABELS {
+            let labels = UpstreamResultLabels { upstream: Arc::clone(upstream), answer };
+            drop(self.upstream_answers.get_or_create(&labels));
+        }
     }
 
     pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {

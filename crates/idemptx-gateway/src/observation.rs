@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
-use idemptx::{Bypass, Outcome};
+use idemptx::{Bypass, Code, Outcome};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::ErrorKind;
 
@@ -91,6 +91,10 @@ pub(crate) enum UpstreamResult {
 }
 
 impl UpstreamResult {
+    /// All labels.
+    pub(crate) const LABELS: [&str; 8] =
+        ["1xx", "2xx", "3xx", "4xx", "5xx", "unsent", "broken", "late"];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Status(status) => match status.as_u16() {
@@ -120,6 +124,16 @@ pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, 
         // Unprotected routes, and requests that match no route.
         _ => ("passed", "unprotected-route"),
     }
+}
+
+/// All labels that [`outcome_labels`] can return.
+pub(crate) fn all_outcome_labels() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let fixed = [("executed", ""), ("unstored", ""), ("replayed", ""), ("fenced", "replayed")];
+    let refused = Code::ALL.iter().map(|code| ("refused", code.as_str()));
+    let fenced = [Code::InProgress, Code::OutcomeUnknown, Code::ResultUnavailable];
+    let fenced = fenced.into_iter().map(|code| ("fenced", code.as_str()));
+    let passed = BYPASS_REASONS.into_iter().map(|reason| ("passed", reason));
+    fixed.into_iter().chain(refused).chain(fenced).chain(passed)
 }
 
 /// The values of `reason` for requests that bypass the engine.

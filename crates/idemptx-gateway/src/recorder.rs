@@ -4,6 +4,7 @@
 //! [`Outcome`](idemptx::Outcome), and the store is wrapped in a [`RecordedStore`].
 
 pub(crate) mod event_log;
+mod outage;
 mod readiness;
 mod recorded_store;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use idemptx::Outcome;
 
 use self::event_log::{Event, EventLog};
+use self::outage::Outage;
 pub(crate) use self::readiness::Readiness;
 pub(crate) use self::recorded_store::{RecordedStore, poll};
 use crate::metrics::Metrics;
@@ -27,6 +29,7 @@ pub(crate) struct Recorder {
     /// Logs requests at `info` instead of `debug`.
     log_access: bool,
     readiness: Readiness,
+    outage: Outage,
     traces: Tracer,
 }
 
@@ -39,7 +42,13 @@ struct AdminState {
 impl Recorder {
     /// Returns a recorder that writes the log only.
     pub(crate) fn without_admin(log_access: bool) -> Self {
-        Self { admin: None, log_access, readiness: Readiness::new(), traces: Tracer::disabled() }
+        Self {
+            admin: None,
+            log_access,
+            readiness: Readiness::new(),
+            outage: Outage::default(),
+            traces: Tracer::disabled(),
+        }
     }
 
     /// Returns a recorder that feeds an admin listener as well.

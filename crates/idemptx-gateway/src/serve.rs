@@ -1,10 +1,13 @@
 //! The running gateway: listeners, connections, and a routing table that can be replaced.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,15 +23,17 @@ pub use crate::error::StartError;
 pub use crate::tls::TlsError;
 pub use crate::token::TokenError;
 
+use crate::activity::{ActiveBody, Activity, Inactive};
 use crate::admin::{self, AdminService};
 use crate::config::{Config, Listener};
-use crate::connection_limit::{ConnectionLimit, ConnectionPermit};
+use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
 use crate::network::{TcpListener, TcpStream};
-use crate::proxy::{LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
 use crate::strict_http1::{StrictHttp1, UpgradeFlag};
-use crate::tls::{Accepted, Acceptor};
+use crate::tls::{Accepted, Acceptor, Negotiated};
+use crate::upstream::UpstreamBody;
 use crate::write_timeout::WriteTimeout;
 
 /// A running gateway.
@@ -72,6 +77,7 @@ impl Gateway {
         };
         let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
         let recorder = Arc::new(recorder.with_traces(traces));
+        recorder.readiness().require_store(config.store.required_for_readiness);
         let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
         let table = Arc::new(RoutingTable::new(&config, Arc::clone(&store), None)?);
         let mut sockets = Vec::new();
@@ -189,6 +195,18 @@ impl Gateway {
         }
     }
 
+    /// Reports to probes that the gateway is about to end, while it goes on serving, and returns the
+    /// time for which a load balancer needs that.
+    ///
+    /// Zero where no listener answers probes.
+    #[must_use]
+    pub fn announce_end(&self) -> Duration {
+        self.recorder.readiness().start_draining();
+        let is_probed =
+            self.config.admin.is_some() || self.config.listeners.iter().any(|it| it.probes);
+        if is_probed { self.table.borrow().limits.lame_duck } else { Duration::ZERO }
+    }
+
     /// Stops accepting, and waits for requests in flight for as long as the policies allow.
     pub async fn drain(mut self) {
         self.recorder.readiness().start_draining();
@@ -240,33 +258,42 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
 async fn connection(
     stream: TcpStream,
     address: IpAddr,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
     context: Arc<ListenerContext>,
 ) {
-    let _connected = context.tables.borrow().store.recorder().connection_opened();
+    let open = context.tables.borrow().store.recorder().connection_opened();
+    let connection = ClientConnection::new(permit, open, context.shutdown_watch.clone());
     // A response in two segments must not wait for the acknowledgement of the first.
     let _ = stream.set_nodelay(true);
     let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
     let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
     let Some(tls) = tls else {
-        let peer = Peer::new(address, false, context.listener.forwarded, None);
+        let peer =
+            Peer::new(address, false, context.listener.forwarded, None, connection.downgrade());
         let (http1, http2) = (context.listener.http1, context.listener.http2);
         return serve_http(stream, peer, (http1, http2), &context).await;
     };
     // Boxed, so that a clear-text connection does not reserve memory for TLS.
-    Box::pin(serve_tls(tls, stream, address, &context)).await;
+    Box::pin(serve_tls(tls, stream, address, &connection, &context)).await;
 }
 
 async fn serve_tls(
     tls: Acceptor,
     stream: WriteTimeout<TcpStream>,
     address: IpAddr,
+    connection: &ClientConnection,
     context: &ListenerContext,
 ) {
     match tls.accept(stream).await {
-        Ok(Accepted { stream, is_http2, certificate }) => {
-            let peer = Peer::new(address, true, context.listener.forwarded, certificate);
-            serve_http(stream, peer, (!is_http2, is_http2), context).await;
+        Ok(Accepted { stream, negotiated, certificate }) => {
+            let rule = context.listener.forwarded;
+            let peer = Peer::new(address, true, rule, certificate, connection.downgrade());
+            let spoken = match negotiated {
+                Some(Negotiated::Http1) => (true, false),
+                Some(Negotiated::Http2) => (false, true),
+                None => (context.listener.http1, context.listener.http2),
+            };
+            serve_http(stream, peer, spoken, context).await;
         }
         Err(error) => tracing::debug!("TLS handshake with a client failed: {error}"),
     }
@@ -281,14 +308,17 @@ where
     let upgraded = UpgradeFlag::default();
     let head_bytes_max = tables.borrow().limits.head_bytes_max;
     let io = TokioIo::new(StrictHttp1::new(stream, head_bytes_max, upgraded.clone()));
-    let builder = builder(spoken, context);
-    let peer = Arc::new(peer);
+    let builder = builder(context);
+    let (peer, activity) = (Arc::new(peer), Activity::new());
+    let requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (table, peer) = (Arc::clone(&tables.borrow()), Arc::clone(&peer));
+        let active = requests.request(request.version() == Version::HTTP_2);
         let upgraded = upgraded.clone();
         async move {
             let probed = probes.then(|| probe(&table, &request)).flatten();
             let response = match probed {
+                _ if !is_spoken(request.version(), spoken) => version_refused(),
                 Some(response) => response,
                 // Boxed, so that an idle connection does not reserve memory for a request.
                 None => Box::pin(answer(table, peer, request)).await,
@@ -296,14 +326,33 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.set();
             }
-            Ok::<_, std::convert::Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| ActiveBody::new(body, active)))
         }
     });
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
     let mut shutdown_watch = context.shutdown_watch.clone();
+    let (head, pause) = {
+        let limits = &context.tables.borrow().limits;
+        (limits.head, limits.pause)
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        why = activity.inactive(head, pause) => {
+            tracing::debug!("closing a client connection: {why:?}");
+            if why == Inactive::Stalled {
+                return;
+            }
+            // A client of HTTP/2 is told (RFC 9113 §6.8); a request that comes meanwhile is served.
+            connection.as_mut().graceful_shutdown();
+            loop {
+                match timeout(pause, connection.as_mut()).await {
+                    Ok(ended) => break ended,
+                    Err(_) if activity.has_no_request() => return,
+                    Err(_) => {}
+                }
+            }
+        }
         () = shutdown_watch.requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -314,7 +363,20 @@ where
     }
 }
 
-fn builder(spoken: (bool, bool), context: &ListenerContext) -> auto::Builder<TokioExecutor> {
+/// Returns whether the connection may speak this version; hyper takes either where it also takes
+/// upgrades.
+fn is_spoken(version: Version, (http1, http2): (bool, bool)) -> bool {
+    if version == Version::HTTP_2 { http2 } else { http1 }
+}
+
+fn version_refused() -> Response<DownstreamBody> {
+    let mut response = Response::new(DownstreamBody::Plain(UpstreamBody::from_bytes(Bytes::new())));
+    *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn builder(context: &ListenerContext) -> auto::Builder<TokioExecutor> {
     let limits = context.tables.borrow().limits.clone();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
@@ -325,11 +387,7 @@ fn builder(spoken: (bool, bool), context: &ListenerContext) -> auto::Builder<Tok
     http2.max_concurrent_streams(limits.streams_max);
     http2.max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX));
     http2.keep_alive_interval(limits.pause).keep_alive_timeout(limits.pause);
-    match spoken {
-        (true, false) => builder.http1_only(),
-        (false, true) => builder.http2_only(),
-        _ => builder,
-    }
+    builder
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -30,9 +30,16 @@ pub(crate) struct Acceptor {
 /// A client's TLS connection.
 pub(crate) struct Accepted<I> {
     pub(crate) stream: tokio_rustls::server::TlsStream<I>,
-    pub(crate) is_http2: bool,
-    /// The subject of the client's certificate.
+    pub(crate) negotiated: Option<Negotiated>,
+    /// The client, as its certificate names it.
     pub(crate) certificate: Option<Scope>,
+}
+
+/// The version of HTTP on which client and listener agreed by ALPN (RFC 7301).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Negotiated {
+    Http1,
+    Http2,
 }
 
 impl Acceptor {
@@ -66,10 +73,13 @@ impl Acceptor {
     {
         let stream = timeout(self.handshake, self.acceptor.accept(stream)).await??;
         let (_, session) = stream.get_ref();
-        let is_http2 = session.alpn_protocol() == Some(HTTP2);
+        let negotiated = session.alpn_protocol().map(|name| match name {
+            HTTP2 => Negotiated::Http2,
+            _ => Negotiated::Http1,
+        });
         let shown = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = shown.and_then(subject);
-        Ok(Accepted { stream, is_http2, certificate })
+        let certificate = shown.and_then(client_of);
+        Ok(Accepted { stream, negotiated, certificate })
     }
 }
 
@@ -175,11 +185,25 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// The certificate's subject in DER; `None` if it is empty.
-fn subject(certificate: &CertificateDer<'_>) -> Option<Scope> {
+/// The client that a certificate names: by its issuer, its subject (both in DER), and its URIs,
+/// which are the names of workloads (SPIFFE); `None` if it names nobody.
+///
+/// # Security
+///
+/// Two authorities may each name a client with the same subject.
+fn client_of(certificate: &CertificateDer<'_>) -> Option<Scope> {
     let parsed = EndEntityCert::try_from(certificate).ok()?;
-    let subject = parsed.subject();
-    (!subject.is_empty()).then(|| Scope::new(subject))
+    let uris: Vec<&str> = parsed.valid_uri_names().collect();
+    if parsed.subject().is_empty() && uris.is_empty() {
+        return None;
+    }
+    let mut name = Vec::new();
+    let parts = [parsed.issuer(), parsed.subject()];
+    for part in parts.into_iter().chain(uris.iter().map(|uri| uri.as_bytes())) {
+        name.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        name.extend_from_slice(part);
+    }
+    Some(Scope::new(name))
 }
 
 fn wrong(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> TlsError {

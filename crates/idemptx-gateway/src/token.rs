@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use idemptx::Scope;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::{Jwt, JwtKey};
@@ -64,16 +65,21 @@ impl TokenVerifier {
                 vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
             }
             JwtKey::Set(path) => {
-                let set: JwkSet =
+                let set: KeySet =
                     serde_json::from_slice(&read(path)?).map_err(|it| unusable(path, it))?;
                 let mut keys = Vec::new();
-                for jwk in &set.keys {
-                    let (key, algorithm) = from_jwk(jwk).ok_or_else(|| unusable(path, NO_KEY))?;
-                    if named.is_empty() || named.contains(&algorithm) {
-                        let (id, validation) =
-                            (jwk.common.key_id.clone(), validation(&[algorithm]));
+                for jwk in set.keys.into_iter().filter_map(|it| Jwk::deserialize(it).ok()) {
+                    // A set also has keys for other purposes, and of kinds that are not known here.
+                    let Some((key, possible)) = from_jwk(&jwk) else { continue };
+                    let allowed = |it: &Algorithm| named.is_empty() || named.contains(it);
+                    let algorithms: Vec<_> = possible.into_iter().filter(allowed).collect();
+                    if !algorithms.is_empty() {
+                        let (id, validation) = (jwk.common.key_id.clone(), validation(&algorithms));
                         keys.push(VerificationKey { id, key, validation });
                     }
+                }
+                if keys.is_empty() {
+                    return Err(unusable(path, NO_KEY));
                 }
                 keys
             }
@@ -101,13 +107,20 @@ impl TokenVerifier {
             None => token,
         };
         let header = decode_header(token).ok()?;
-        let key = keys.iter().find(|key| key.is_for(header.kid.as_deref(), header.alg))?;
-        let claims = decode::<Map<String, Value>>(token, &key.key, &key.validation).ok()?.claims;
-        match claims.get(&config.claim)? {
-            Value::String(name) if !name.is_empty() => Some(Scope::new(name)),
-            Value::Number(number) => Some(Scope::new(number.to_string())),
-            _ => None,
-        }
+        // A token or a key without an id: each key that may be the one is tried.
+        let claims = keys
+            .iter()
+            .filter(|key| key.is_for(header.kid.as_deref(), header.alg))
+            .find_map(|key| decode::<Map<String, Value>>(token, &key.key, &key.validation).ok())?
+            .claims;
+        let name = claims.get(&config.claim).filter(|name| match name {
+            Value::String(name) => !name.is_empty(),
+            Value::Number(_) => true,
+            _ => false,
+        })?;
+        // Two issuers may each have a user of that name, and the number 42 is not the text "42".
+        let issuer = claims.get("iss").unwrap_or(&Value::Null);
+        Some(Scope::new(format!("{issuer}\n{name}")))
     }
 }
 
@@ -125,6 +138,12 @@ impl fmt::Debug for TokenVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens").finish_non_exhaustive()
     }
+}
+
+/// A JWK set (RFC 7517 §5); a key of a kind that is not known must not spoil the others.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
 }
 
 /// Verification keys that cannot be used.
@@ -161,9 +180,25 @@ fn public_key(pem: &[u8]) -> Option<(DecodingKey, &'static [Algorithm])> {
     rsa.or_else(|_| curve()).or_else(|_| edwards()).ok()
 }
 
-fn from_jwk(jwk: &Jwk) -> Option<(DecodingKey, Algorithm)> {
-    let algorithm = jwk.common.key_algorithm?.to_string().parse().ok()?;
-    Some((DecodingKey::from_jwk(jwk).ok()?, algorithm))
+/// Returns a key that verifies signatures, with the algorithms that it may be used with: the one
+/// that it states (RFC 7517 §4.4), or those of its kind.
+fn from_jwk(jwk: &Jwk) -> Option<(DecodingKey, Vec<Algorithm>)> {
+    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+        return None;
+    }
+    let algorithms = match (&jwk.common.key_algorithm, &jwk.algorithm) {
+        (Some(stated), _) => vec![stated.to_string().parse().ok()?],
+        (None, AlgorithmParameters::RSA(_)) => RSA_FAMILY.to_vec(),
+        (None, AlgorithmParameters::EllipticCurve(curve)) => match curve.curve {
+            EllipticCurve::P256 => vec![Algorithm::ES256],
+            EllipticCurve::P384 => vec![Algorithm::ES384],
+            _ => return None,
+        },
+        (None, AlgorithmParameters::OctetKeyPair(_)) => EDWARDS.to_vec(),
+        // A secret in a set has to state what it is for.
+        (None, _) => return None,
+    };
+    Some((DecodingKey::from_jwk(jwk).ok()?, algorithms))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenError> {
@@ -176,5 +211,13 @@ fn unusable(path: &Path, error: impl fmt::Display) -> TokenError {
 
 const NO_KEY: &str = "no key with a supported algorithm";
 const RSA: &[Algorithm] = &[Algorithm::RS256];
+const RSA_FAMILY: [Algorithm; 6] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
 const CURVE: &[Algorithm] = &[Algorithm::ES256];
 const EDWARDS: &[Algorithm] = &[Algorithm::EdDSA];

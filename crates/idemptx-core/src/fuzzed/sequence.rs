@@ -86,8 +86,7 @@ impl<'a> World<'a> {
     }
 
     fn policy(&mut self) -> Policy {
-        let mut policy =
-            self.input.one_of(&[Policy::draft(), Policy::stripe(), Policy::idemptx()]);
+        let mut policy = self.input.one_of(&[Policy::draft(), Policy::stripe(), Policy::idemptx()]);
         policy.on_orphan =
             self.input.one_of(&[OnOrphan::Reexecute, OnOrphan::Quarantine, OnOrphan::Probe]);
         policy.on_store_error =

@@ -16,7 +16,7 @@ pub(super) fn expand(
 ) -> Result<(), InvalidConfig> {
     let span = value.span();
     match value.get_mut() {
-        DeValue::String(text) if text.contains("${") => {
+        DeValue::String(text) if text.contains('$') => {
             *text = Cow::Owned(expanded(text, variable).map_err(|it| source.error_at(&span, it))?);
             Ok(())
         }

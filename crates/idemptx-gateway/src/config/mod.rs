@@ -37,7 +37,7 @@ use self::route::RouteTable;
 pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
 pub use self::upstream::{HostRule, Origin, Upstream, UpstreamVersion};
-use self::values::{head_bytes, positive, positive_millis};
+use self::values::{head_bytes, millis, positive, positive_millis};
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,9 +117,15 @@ impl Config {
 
     /// Returns the first section that differs and takes effect at a restart only.
     pub(crate) fn restart_section(&self, other: &Self) -> Option<&'static str> {
+        let connections = |limits: &Limits| (limits.connections_max, limits.connections_per_ip_max);
         let differs = [
             ("[admin]", self.admin != other.admin),
+            (
+                "`connections_max` and `connections_per_ip_max` of [limits]",
+                connections(&self.limits) != connections(&other.limits),
+            ),
             ("[[listener]]", self.listeners != other.listeners),
+            ("[log]", self.log != other.log),
             ("[store]", self.store != other.store),
             ("[traces]", self.traces != other.traces),
         ];
@@ -234,6 +240,10 @@ pub struct Limits {
     /// The maximum number of concurrent executions under a key, clients connected or not.
     #[serde(deserialize_with = "positive")]
     pub executions_max: u32,
+    /// The time for which the gateway goes on accepting after SIGTERM, while probes report that it
+    /// is about to end; without a listener that answers probes it ends at once.
+    #[serde(rename = "lame_duck_ms", deserialize_with = "millis")]
+    pub lame_duck: Duration,
     /// Rejects paths that another server could normalise differently.
     pub strict_paths: bool,
     /// The directory of large request bodies; by default the system's temporary directory.
@@ -257,7 +267,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
-            connections_per_ip_max: 20_000,
+            connections_per_ip_max: 5_000,
             streams_max: 128,
             head_bytes_max: 64 << 10,
             head_lines_max: 100,
@@ -267,6 +277,7 @@ impl Default for Limits {
             body_rate_min: 256,
             body_bytes_max: 1 << 30,
             executions_max: 10_000,
+            lame_duck: Duration::from_secs(2),
             strict_paths: true,
             spool_directory: None,
             spool_bytes_max: 1 << 30,

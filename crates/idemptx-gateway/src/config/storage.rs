@@ -23,6 +23,12 @@ pub struct Store {
     #[serde(rename = "near_hold_ms", deserialize_with = "positive_millis")]
     #[serde(default = "seconds::<1>")]
     pub near_hold: Duration,
+    /// Makes `/readyz` answer 503 while the store is unavailable.
+    ///
+    /// By default a gateway without its store stays in its load balancer: it refuses requests with
+    /// a key, and forwards all others.
+    #[serde(default)]
+    pub required_for_readiness: bool,
     /// The encryption of results, if any.
     pub seal: Option<SealConfig>,
 }
@@ -45,7 +51,13 @@ impl Store {
     /// Returns a store without near cache and encryption.
     #[must_use]
     pub const fn new(url: String) -> Self {
-        Self { url, near_bytes: 0, near_hold: seconds::<1>(), seal: None }
+        Self {
+            url,
+            near_bytes: 0,
+            near_hold: seconds::<1>(),
+            required_for_readiness: false,
+            seal: None,
+        }
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {

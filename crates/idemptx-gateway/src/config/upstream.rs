@@ -7,7 +7,7 @@ use http::uri::Authority;
 use serde::{Deserialize, Deserializer};
 
 use super::HealthCheck;
-use super::values::{millis, origins, positive, positive_millis, seconds};
+use super::values::{head_bytes, millis, origins, positive, positive_millis, seconds};
 
 /// A service that requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -47,6 +47,12 @@ pub struct Upstream {
     /// The maximum number of connections to each address.
     #[serde(deserialize_with = "positive", default = "connections_max")]
     pub connections_max: usize,
+    /// The maximum size of a response's head.
+    #[serde(deserialize_with = "head_bytes", default = "head_bytes_max")]
+    pub head_bytes_max: usize,
+    /// The maximum number of lines in a response's head.
+    #[serde(deserialize_with = "positive", default = "head_lines_max")]
+    pub head_lines_max: usize,
     /// The time for which an address is a last resort after a failed connect.
     #[serde(rename = "down_ms", deserialize_with = "millis", default = "seconds::<5>")]
     pub down: Duration,
@@ -69,6 +75,8 @@ impl Upstream {
             pause_timeout: seconds::<60>(),
             idle_timeout: seconds::<4>(),
             connections_max: connections_max(),
+            head_bytes_max: head_bytes_max(),
+            head_lines_max: head_lines_max(),
             down: seconds::<5>(),
             health: None,
         }
@@ -77,6 +85,14 @@ impl Upstream {
 
 const fn connections_max() -> usize {
     1024
+}
+
+const fn head_bytes_max() -> usize {
+    64 << 10
+}
+
+const fn head_lines_max() -> usize {
+    256
 }
 
 fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UpstreamVersion, D::Error> {

@@ -10,8 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCEPT_ENCODING, FORWARDED, HOST, HeaderName, HeaderValue, VIA};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, HeaderValue, VIA,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use idemptx::tower::RequestBody;
 use idemptx::{Execution, Scope};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
@@ -20,7 +23,8 @@ use tower_service::Service;
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
 use super::routing_table::ActiveRoute;
-use crate::config::{Forwarded, ForwardedRule, HostRule, OnAmbiguous, UpstreamVersion};
+use crate::config::{Forwarded, ForwardedRule, OnAmbiguous, UpstreamVersion};
+use crate::connection_limit::RequestConnection;
 use crate::request_body::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use crate::traces::TraceContext;
 use crate::upstream::{SendError, UpstreamBody};
@@ -35,8 +39,9 @@ pub(crate) struct Peer {
     forwarded: String,
     tls: bool,
     rule: ForwardedRule,
-    /// The subject of the client's certificate.
+    /// The client, as its certificate names it.
     pub(crate) certificate: Option<Scope>,
+    pub(super) connection: RequestConnection,
 }
 
 impl Peer {
@@ -45,6 +50,7 @@ impl Peer {
         tls: bool,
         rule: ForwardedRule,
         certificate: Option<Scope>,
+        connection: RequestConnection,
     ) -> Self {
         let text = address.to_string();
         let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("_"));
@@ -53,7 +59,7 @@ impl Peer {
             IpAddr::V4(address) => format!("for={address};proto={scheme}"),
             IpAddr::V6(address) => format!("for=\"[{address}]\";proto={scheme}"),
         };
-        Self { address, forwarded_for, forwarded, tls, rule, certificate }
+        Self { address, forwarded_for, forwarded, tls, rule, certificate, connection }
     }
 
     pub(crate) const fn scheme(&self) -> &'static str {
@@ -103,6 +109,7 @@ pub(super) async fn forward_request(
     if let Some(execution) = &execution {
         add_execution_headers(route, execution, request.headers_mut());
     }
+    state_absent_body(&mut request);
     match route.send(request).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -113,7 +120,7 @@ pub(super) async fn forward_request(
     }
 }
 
-/// Rewrites the target and adds the proxy fields.
+/// Sets the version and adds the proxy fields.
 pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request: &mut Request<B>) {
     let config = &route.upstream.config;
     let host = request.headers().get(HOST).cloned();
@@ -121,33 +128,24 @@ pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request:
     let headers = request.headers_mut();
     add_forwarded_headers(peer, host.as_ref(), headers);
     headers.append(VIA, via);
-    if config.host == HostRule::Upstream
-        && let Some(origin) = config.origins.first()
-        && let Ok(value) = HeaderValue::from_str(origin.authority.as_str())
-    {
-        headers.insert(HOST, value);
-    }
     *request.version_mut() = match config.version {
         UpstreamVersion::Http1 => Version::HTTP_11,
-        UpstreamVersion::Http2 => {
-            to_absolute_form(config.origins.iter().any(|origin| origin.tls), request);
-            Version::HTTP_2
-        }
+        UpstreamVersion::Http2 => Version::HTTP_2,
     };
 }
 
-/// Moves `Host` into the target, where HTTP/2 has it.
-fn to_absolute_form<B>(tls: bool, request: &mut Request<B>) {
-    let host = request.headers_mut().remove(HOST);
-    let path = request.uri().path_and_query().cloned();
-    if let (Some(host), Some(path)) = (host, path)
-        && let Ok(uri) = Uri::builder()
-            .scheme(scheme(tls))
-            .authority(host.as_bytes())
-            .path_and_query(path)
-            .build()
+/// States that there is no body where a server may require it (RFC 9110 §8.6).
+///
+/// HTTP/2 ends a request with its head, which HTTP/1.1 cannot express.
+fn state_absent_body(request: &mut Request<UpstreamRequestBody>) {
+    let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+    let headers = request.headers();
+    if expects_body
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && !headers.contains_key(CONTENT_LENGTH)
     {
-        *request.uri_mut() = uri;
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 

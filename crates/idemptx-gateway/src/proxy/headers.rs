@@ -1,8 +1,8 @@
 //! End-to-end and hop-by-hop fields.
 
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use idemptx_core::fingerprint::HeaderRule;
@@ -25,6 +25,7 @@ pub(super) fn strip_request<B>(
     route: &ActiveRoute,
 ) -> Result<(), ProxyError> {
     join_cookies(request.headers_mut());
+    drop_aliases(request.headers_mut(), route);
     // Most requests have none; one scan is cheaper than the removals.
     if !request.headers().keys().any(is_for_one_connection) {
         return Ok(());
@@ -108,6 +109,29 @@ fn keep_trailers(headers: &mut HeaderMap) {
     }
 }
 
+/// Drops fields that differ from one that the gateway vouches for in an underscore only.
+///
+/// # Security
+///
+/// CGI and what follows it (WSGI, Rack, PHP) give both the same variable, so that a client's
+/// `X_Forwarded_For` could be taken for the gateway's field.
+fn drop_aliases(headers: &mut HeaderMap, route: &ActiveRoute) {
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let is_alias = |name: &&HeaderName| {
+        let plain = name.as_str().replace('_', "-");
+        plain != name.as_str()
+            && HeaderName::try_from(plain).is_ok_and(|plain| {
+                OURS.contains(&plain) || VOUCHED.contains(&plain) || route.depends_on(&plain)
+            })
+    };
+    let aliases: Vec<_> = headers.keys().filter(is_alias).cloned().collect();
+    for alias in aliases {
+        headers.remove(alias);
+    }
+}
+
 /// Joins cookie lines, which HTTP/2 may split but HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
@@ -119,10 +143,13 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the fields that a policy depends on.
-pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
+/// Returns the fields that must reach the upstream as they came, whatever `Connection` says: those
+/// that say what a request is, and those that a policy depends on.
+pub(super) fn headers_in_use(protection: Option<&Protection>) -> Vec<HeaderName> {
+    let mut names = vec![AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST];
+    let Some(protection) = protection else { return names };
     let policy = &protection.policy;
-    let mut names = policy.header_names.clone();
+    names.extend(policy.header_names.iter().cloned());
     match &policy.scope {
         Some(ScopeRule::Bind(bound)) => names.extend(bound.iter().cloned()),
         Some(ScopeRule::Header(name)) => names.push(name.clone()),
@@ -131,8 +158,6 @@ pub(super) fn headers_in_use(protection: &Protection) -> Vec<HeaderName> {
     if let ScopeSource::Token(jwt) = &protection.scope {
         names.push(jwt.header.clone());
     }
-    names.extend([http::header::CONTENT_TYPE, http::header::CONTENT_LENGTH, COOKIE]);
-    names.extend([http::header::AUTHORIZATION, http::header::HOST]);
     if let Some(HeaderRule::Only(chosen)) = policy.fingerprint.as_ref().map(|it| &it.headers) {
         names.extend(chosen.iter().cloned());
     }
@@ -167,6 +192,14 @@ const HOPS: [HeaderName; 6] = [
     PROXY_AUTHORIZATION,
     TRANSFER_ENCODING,
     HeaderName::from_static("http2-settings"),
+];
+/// Set by the gateway for the upstream: the client, as far as it is known.
+const VOUCHED: [HeaderName; 5] = [
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
 ];
 /// Set by the gateway or by the upstream, never by a client.
 const OURS: [HeaderName; 4] = [IDEMPOTENCY_OUTCOME, ATTEMPT, FENCE, DERIVED];

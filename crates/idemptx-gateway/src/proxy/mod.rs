@@ -16,6 +16,7 @@ mod forward;
 mod headers;
 mod routing_table;
 mod target;
+mod tunnel;
 mod upgrade;
 
 use std::convert::Infallible;

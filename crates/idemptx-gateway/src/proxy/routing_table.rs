@@ -10,7 +10,7 @@ use idemptx::store::AnyStore;
 use idemptx::{Engine, Key, Policy, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
-use super::headers;
+use super::{headers, target};
 use crate::config::{self, Config, Limits, Protection, ScopeSource};
 use crate::error::StartError;
 use crate::observation::UpstreamResult;
@@ -189,7 +189,8 @@ impl RoutingTable {
         method: &Method,
         path: &str,
     ) -> Option<&Arc<ActiveRoute>> {
-        self.routes.iter().find(|route| route.matches(host, method, path))
+        let path = target::normalised(path);
+        self.routes.iter().find(|route| route.matches(host, method, &path))
     }
 }
 
@@ -200,9 +201,11 @@ impl ActiveRoute {
         engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
         recorder: Arc<Recorder>,
     ) -> Self {
-        let key_headers =
-            config.protection.as_ref().map(headers::headers_in_use).unwrap_or_default();
+        let key_headers = headers::headers_in_use(config.protection.as_ref());
         let (name, upstream_name) = (config.name.as_str().into(), config.upstream.as_str().into());
+        if let Some(metrics) = recorder.metrics() {
+            metrics.announce(&name, &upstream_name);
+        }
         Self { config, name, upstream, upstream_name, engine, key_headers, recorder }
     }
 
@@ -228,7 +231,7 @@ impl ActiveRoute {
             && config.path.matches(path)
     }
 
-    /// Returns whether the key, its scope or the fingerprint depends on a field.
+    /// Returns whether the request's meaning, its key, scope or fingerprint depends on a field.
     pub(super) fn depends_on(&self, name: &HeaderName) -> bool {
         self.key_headers.contains(name)
     }

@@ -7,12 +7,12 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
 
 use super::downstream_body::DownstreamBody;
 use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
 use super::routing_table::ActiveRoute;
+use super::tunnel;
 use crate::config::UpstreamVersion;
 use crate::request_body::UpstreamRequestBody;
 
@@ -66,12 +66,13 @@ pub(super) async fn answer(
         return response.map(DownstreamBody::Plain);
     }
     let upstream = hyper::upgrade::on(&mut response);
+    // The tunnel goes on counting as a connection of its client, and a drain waits for it.
+    let (connection, idle_max) = (peer.connection.hold(), route.upstream.config.pause_timeout);
     tokio::spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
-            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            // Either side may close at any time.
-            let _ = copy_bidirectional(&mut client, &mut upstream).await;
+            tunnel::join(TokioIo::new(client), TokioIo::new(upstream), idle_max).await;
         }
+        drop(connection);
     });
     response.map(DownstreamBody::Plain)
 }

@@ -14,6 +14,7 @@ pub(crate) struct Readiness {
     store_answered: AtomicU64,
     store_asked: AtomicBool,
     draining: AtomicBool,
+    needs_store: AtomicBool,
     guarantee: Mutex<Option<String>>,
 }
 
@@ -24,6 +25,7 @@ impl Readiness {
             store_answered: AtomicU64::new(0),
             store_asked: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            needs_store: AtomicBool::new(false),
             guarantee: Mutex::default(),
         }
     }
@@ -64,6 +66,11 @@ impl Readiness {
         self.answered_within(self.millis(), limit)
     }
 
+    /// Sets whether the gateway is ready only while the store is available.
+    pub(crate) fn require_store(&self, required: bool) {
+        self.needs_store.store(required, Ordering::Relaxed);
+    }
+
     /// Marks the gateway as draining.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -75,23 +82,29 @@ impl Readiness {
 
     /// Returns the status and text of a probe's response; `None` for other paths.
     pub(crate) fn probe(&self, path: &str) -> Option<(StatusCode, String)> {
-        match (path, self.not_ready_reason()) {
-            ("/healthz", _) => Some((StatusCode::OK, "alive\n".to_owned())),
-            ("/readyz", None) => Some((StatusCode::OK, "ready\n".to_owned())),
-            ("/readyz", Some(not_ready_reason)) => {
-                Some((StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {not_ready_reason}\n")))
+        let (status, text) = match (path, self.readiness()) {
+            ("/healthz", _) => (StatusCode::OK, "alive\n".to_owned()),
+            ("/readyz", Ready::Yes) => (StatusCode::OK, "ready\n".to_owned()),
+            ("/readyz", Ready::Degraded(why)) => (StatusCode::OK, format!("ready, but {why}\n")),
+            ("/readyz", Ready::No(why)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some((status, text))
     }
 
-    /// The reason for which a load balancer should route elsewhere.
-    fn not_ready_reason(&self) -> Option<&'static str> {
+    /// Whether a load balancer should route here.
+    ///
+    /// The store is usually one for all gateways: if each left the balancer while it is away, the
+    /// requests without a key, which need no store, would find none.
+    fn readiness(&self) -> Ready {
         match self.store() {
-            _ if self.is_draining() => Some("draining"),
-            Some(true) => None,
-            Some(false) => Some("the store is unavailable"),
-            None => Some("the store has not been checked yet"),
+            _ if self.is_draining() => Ready::No("draining"),
+            Some(true) => Ready::Yes,
+            None => Ready::No("the store has not been checked yet"),
+            Some(false) if self.needs_store.load(Ordering::Relaxed) => Ready::No(NO_STORE),
+            Some(false) => Ready::Degraded(NO_STORE),
         }
     }
 
@@ -107,6 +120,15 @@ impl Readiness {
     }
 }
 
+/// The answer to a readiness probe, with the reason.
+#[derive(Debug, PartialEq, Eq)]
+enum Ready {
+    Yes,
+    Degraded(&'static str),
+    No(&'static str),
+}
+
+const NO_STORE: &str = "the store is unavailable";
 /// The time for which a reply of the store counts as recent.
 const UP_FOR: Duration = Duration::from_secs(5);
 
@@ -115,15 +137,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_who_has_a_store_and_does_not_drain() {
+    fn a_gateway_without_its_store_is_ready_unless_it_needs_it() {
         let readiness = Readiness::new();
-        assert_eq!((readiness.store(), readiness.not_ready_reason().is_some()), (None, true));
+        assert_eq!(readiness.store(), None);
+        assert!(matches!(readiness.readiness(), Ready::No(_)));
         readiness.store_asked();
-        assert_eq!(readiness.not_ready_reason(), Some("the store is unavailable"));
+        assert_eq!(readiness.readiness(), Ready::Degraded(NO_STORE));
+        readiness.require_store(true);
+        assert_eq!(readiness.readiness(), Ready::No(NO_STORE));
         readiness.store_answered();
-        assert_eq!((readiness.store(), readiness.not_ready_reason()), (Some(true), None));
+        assert_eq!((readiness.store(), readiness.readiness()), (Some(true), Ready::Yes));
         readiness.start_draining();
-        assert_eq!(readiness.not_ready_reason(), Some("draining"));
+        assert_eq!(readiness.readiness(), Ready::No("draining"));
     }
 
     #[test]

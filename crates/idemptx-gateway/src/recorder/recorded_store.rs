@@ -49,6 +49,10 @@ impl<S> RecordedStore<S> {
         let began = Instant::now();
         let span = self.recorder.traces.start_step(operation, lease);
         let answer = step.await;
+        match &answer {
+            Err(error) if error.kind().is_transient() => self.recorder.outage.failed(error),
+            _ => self.recorder.outage.answered(),
+        }
         if !answer.as_ref().is_err_and(|error| error.kind().is_transient()) {
             self.recorder.readiness.store_answered();
             if let (StoreOperation::Settle | StoreOperation::Release, Some(lease)) =

@@ -7,20 +7,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection;
-use crate::config::{self, Origin, UpstreamVersion};
+use super::connection::{self, HeadLimits};
+use crate::config::{self, HostRule, Origin, UpstreamVersion};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 
 /// An address with its idle connections and its health.
 pub(crate) struct Address {
     pub(super) origin: Origin,
+    /// The origin's host and port, as a field value.
+    authority: Option<HeaderValue>,
+    host: HostRule,
+    head_limits: HeadLimits,
     tls: Option<Connector>,
     version: UpstreamVersion,
     connect_timeout: Duration,
@@ -73,7 +78,10 @@ impl Address {
     pub(super) fn new(origin: Origin, tls: Option<Connector>, config: &config::Upstream) -> Self {
         Self {
             tls: tls.filter(|_| origin.tls),
+            authority: HeaderValue::from_str(origin.authority.as_str()).ok(),
             origin,
+            host: config.host,
+            head_limits: HeadLimits { bytes: config.head_bytes_max, lines: config.head_lines_max },
             version: config.version,
             connect_timeout: config.connect_timeout,
             write_timeout: config.pause_timeout,
@@ -110,8 +118,46 @@ impl Address {
         self.tls.as_ref()
     }
 
+    pub(super) const fn head_limits(&self) -> HeadLimits {
+        self.head_limits
+    }
+
     pub(super) const fn version(&self) -> UpstreamVersion {
         self.version
+    }
+
+    /// Returns whether a request would have to wait for a connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.version == UpstreamVersion::Http1
+            && self.room.available_permits() == 0
+            && self.idle().is_empty()
+    }
+
+    /// Names this address in a request, where it is the upstream's own host that counts, and brings
+    /// the target into the form of the version.
+    ///
+    /// May be called again for another address.
+    pub(super) fn direct(&self, request: &mut Request<UpstreamRequestBody>) {
+        let own = self.authority.clone().filter(|_| self.host == HostRule::Upstream);
+        if self.version == UpstreamVersion::Http1 {
+            if let Some(own) = own {
+                request.headers_mut().insert(HOST, own);
+            }
+            return;
+        }
+        let sent = request.headers_mut().remove(HOST);
+        let known = request.uri().authority().map(|it| it.as_str().as_bytes().to_vec());
+        let authority = own.or(sent).map(|it| it.as_bytes().to_vec()).or(known);
+        let path = request.uri().path_and_query().cloned();
+        if let (Some(authority), Some(path)) = (authority, path)
+            && let Ok(uri) = Uri::builder()
+                .scheme(if self.origin.tls { "https" } else { "http" })
+                .authority(authority.as_slice())
+                .path_and_query(path)
+                .build()
+        {
+            *request.uri_mut() = uri;
+        }
     }
 
     /// Returns whether other addresses are preferred.
@@ -148,6 +194,7 @@ impl Address {
                     &self.origin,
                     self.tls.as_ref(),
                     self.write_timeout,
+                    self.head_limits,
                     room,
                 ));
                 let sender =
@@ -166,8 +213,12 @@ impl Address {
         if let Some(usable) = shared.as_ref().filter(|it| it.is_usable()) {
             return Ok(usable.clone());
         }
-        let connecting =
-            Box::pin(connection::http2(&self.origin, self.tls.as_ref(), self.write_timeout));
+        let connecting = Box::pin(connection::http2(
+            &self.origin,
+            self.tls.as_ref(),
+            self.write_timeout,
+            self.head_limits,
+        ));
         let sender = timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
         let new = SharedConnection { sender, is_suspect: Arc::default() };
         *shared = Some(new.clone());

@@ -13,17 +13,28 @@ use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 use crate::write_timeout::WriteTimeout;
 
+/// The limits of a response's head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadLimits {
+    pub(super) bytes: usize,
+    pub(super) lines: usize,
+}
+
 /// Opens an HTTP/1.1 connection; `guard` is dropped when it closes.
 pub(super) async fn http1<R: Send + 'static>(
     origin: &Origin,
     tls: Option<&Connector>,
     write_timeout: Duration,
+    limits: HeadLimits,
     guard: R,
 ) -> io::Result<http1::SendRequest<UpstreamRequestBody>> {
     let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => handshake_http1(TokioIo::new(stream), guard).await,
-        Some(tls) => handshake_http1(TokioIo::new(tls.connect(origin, stream).await?), guard).await,
+        None => handshake_http1(TokioIo::new(stream), limits, guard).await,
+        Some(tls) => {
+            let stream = tls.connect(origin, stream).await?;
+            handshake_http1(TokioIo::new(stream), limits, guard).await
+        }
     }
 }
 
@@ -32,11 +43,15 @@ pub(super) async fn http2(
     origin: &Origin,
     tls: Option<&Connector>,
     write_timeout: Duration,
+    limits: HeadLimits,
 ) -> io::Result<http2::SendRequest<UpstreamRequestBody>> {
     let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => handshake_http2(TokioIo::new(stream)).await,
-        Some(tls) => handshake_http2(TokioIo::new(tls.connect(origin, stream).await?)).await,
+        None => handshake_http2(TokioIo::new(stream), limits).await,
+        Some(tls) => {
+            let stream = tls.connect(origin, stream).await?;
+            handshake_http2(TokioIo::new(stream), limits).await
+        }
     }
 }
 
@@ -49,14 +64,16 @@ async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTi
 
 async fn handshake_http1<I, R>(
     io: I,
+    limits: HeadLimits,
     guard: R,
 ) -> io::Result<http1::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
     R: Send + 'static,
 {
-    let handshake = http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(io);
-    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(limits.bytes).max_headers(limits.lines);
+    let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
         // Errors are reported to the request that they affect.
         let _ = connection.with_upgrades().await;
@@ -65,13 +82,17 @@ where
     Ok(sender)
 }
 
-async fn handshake_http2<I>(io: I) -> io::Result<http2::SendRequest<UpstreamRequestBody>>
+async fn handshake_http2<I>(
+    io: I,
+    limits: HeadLimits,
+) -> io::Result<http2::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(hyper_util::rt::TokioTimer::new());
-    builder.keep_alive_interval(KEEP_ALIVE).max_header_list_size(HEAD_BYTES_MAX as u32);
+    let list_size_max = u32::try_from(limits.bytes).unwrap_or(u32::MAX);
+    builder.keep_alive_interval(KEEP_ALIVE).max_header_list_size(list_size_max);
     let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
         let _ = connection.await;
@@ -79,7 +100,5 @@ where
     Ok(sender)
 }
 
-/// The maximum size of a response's head.
-const HEAD_BYTES_MAX: usize = 64 << 10;
 /// The interval of HTTP/2 pings on a connection in use.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

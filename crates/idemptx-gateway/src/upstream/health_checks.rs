@@ -78,7 +78,7 @@ async fn check(address: &Address, health: &HealthCheck) -> Result<(), String> {
 }
 
 async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<StatusCode> {
-    let (origin, tls) = (&address.origin, address.tls());
+    let (origin, tls, limits) = (&address.origin, address.tls(), address.head_limits());
     let request = Request::get(health.path.as_str()).header(USER_AGENT, USER_AGENT_VALUE);
     let mut request = request.body(UpstreamRequestBody::empty()).map_err(io::Error::other)?;
     let answer = match address.version() {
@@ -86,14 +86,14 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
             let host =
                 HeaderValue::try_from(origin.authority.as_str()).map_err(io::Error::other)?;
             request.headers_mut().insert(HOST, host);
-            let mut sender = connection::http1(origin, tls, health.timeout, ()).await?;
+            let mut sender = connection::http1(origin, tls, health.timeout, limits, ()).await?;
             sender.send_request(request).await
         }
         UpstreamVersion::Http2 => {
             *request.version_mut() = Version::HTTP_2;
             let target = format!("{origin}{}", health.path);
             *request.uri_mut() = Uri::try_from(target).map_err(io::Error::other)?;
-            let mut sender = connection::http2(origin, tls, health.timeout).await?;
+            let mut sender = connection::http2(origin, tls, health.timeout, limits).await?;
             sender.send_request(request).await
         }
     };

@@ -127,7 +127,9 @@ impl UpstreamPool {
         let now = Instant::now();
         // Collected now: an address that fails during its turn is not tried again.
         let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
-        up.into_iter().chain(down)
+        // A request waits for a place only where no other address has one.
+        let (free, full): (Vec<_>, Vec<_>) = up.into_iter().partition(|address| !address.is_full());
+        free.into_iter().chain(full).chain(down)
     }
 
     async fn send_to(
@@ -135,6 +137,7 @@ impl UpstreamPool {
         address: &Arc<Address>,
         mut request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
+        address.direct(&mut request);
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection().await {
                 Ok(connection) => connection,

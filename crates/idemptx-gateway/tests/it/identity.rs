@@ -90,11 +90,13 @@ impl Authority {
                 PrivateKeyDer::from_pem_file(key)?,
             )?,
         };
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        if !alpn.is_empty() {
+            config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        }
         let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
+        assert_eq!(stream.get_ref().1.alpn_protocol().unwrap_or_default(), alpn.as_bytes());
         let io = TokioIo::new(stream);
         let response = if alpn == "h2" {
             let uri = format!("https://localhost{}", request.uri());
@@ -301,6 +303,82 @@ async fn a_token_names_its_key_in_a_set() {
     assert!(with_token(&gateway, &token(1, 1)).await.is_replay());
     with_token(&gateway, &token(0, 1)).await.refused(401, "scope-unresolved");
     with_token(&gateway, &token(2, 0)).await.refused(401, "scope-unresolved");
+}
+
+#[tokio::test]
+async fn keys_of_a_set_that_are_for_others_do_not_spoil_those_that_are_for_us() {
+    let upstream = HyperService::mirror().await;
+    let pairs: Vec<_> = (0..2).map(|_| KeyPair::generate().unwrap()).collect();
+    let keys: Vec<_> = pairs
+        .iter()
+        .map(|pair| EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap())
+        .collect();
+    // Neither ids nor algorithms, as some issuers publish them.
+    let mut set: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(key, Algorithm::ES256).unwrap();
+            (jwk.common.key_id, jwk.common.key_algorithm) = (None, None);
+            json!(jwk)
+        })
+        .collect();
+    let mut for_encryption = set[0].clone();
+    for_encryption["use"] = json!("enc");
+    for_encryption["alg"] = json!("ECDH-ES");
+    set.insert(0, for_encryption);
+    set.insert(
+        0,
+        json!({ "kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "n": "AQAB", "e": "AQAB" }),
+    );
+    set.insert(0, json!({ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AQAB" }));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json!({ "keys": set }).to_string()).unwrap();
+    let path = file.path().display();
+    let route = format!("policy = {{ scope = {{ jwt = \"sub\", jwks = \"{path}\" }} }}");
+    let gateway = in_front_of(upstream.address, &route).await;
+    let signed = |key| token(Algorithm::ES256, key, &json!({ "sub": "ann", "exp": soon() }));
+    assert!(!with_token(&gateway, &signed(&keys[0])).await.is_replay());
+    assert!(with_token(&gateway, &signed(&keys[1])).await.is_replay());
+    let stranger = KeyPair::generate().unwrap();
+    let stranger = EncodingKey::from_ec_pem(stranger.serialize_pem().as_bytes()).unwrap();
+    with_token(&gateway, &signed(&stranger)).await.refused(401, "scope-unresolved");
+}
+
+#[tokio::test]
+async fn a_name_counts_with_its_issuer_and_its_kind() {
+    let upstream = HyperService::mirror().await;
+    let secret = "correct horse battery staple";
+    let route = format!("policy = {{ scope = {{ jwt = \"sub\", secret = \"{secret}\" }} }}");
+    let gateway = in_front_of(upstream.address, &route).await;
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    for claims in [
+        json!({ "sub": "42", "iss": "one", "exp": soon() }),
+        json!({ "sub": "42", "iss": "two", "exp": soon() }),
+        json!({ "sub": "42", "exp": soon() }),
+        json!({ "sub": 42, "iss": "one", "exp": soon() }),
+    ] {
+        let signed = token(Algorithm::HS256, &key, &claims);
+        assert!(!with_token(&gateway, &signed).await.is_replay(), "{claims}");
+        assert!(with_token(&gateway, &signed).await.is_replay(), "{claims}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_without_http1_does_not_speak_it() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let gateway = {
+        let (certificate, key) = authority.signs("gateway");
+        let tls = format!(
+            "http1 = false\ntls = {{ certificate = {certificate:?}, key = {key:?} }}\n[[upstream]]"
+        );
+        started(&simple(upstream.address, "").replace("[[upstream]]", &tls)).await
+    };
+    // Without ALPN nothing is negotiated.
+    let sent = authority.send(gateway.address, None, "", post("k", "tea")).await;
+    assert_eq!(sent.unwrap().status, 505);
+    assert_eq!(upstream.requests(), 0);
+    let sent = authority.send(gateway.address, None, "h2", post("k", "tea")).await;
+    assert_eq!(sent.unwrap().status, 201);
 }
 
 #[tokio::test]

@@ -44,6 +44,21 @@ fn labels_that_are_asked_for_have_values_that_there_are() {
 }
 
 #[test]
+fn what_alerts_count_is_there_before_it_happens() {
+    let gateway = OperatedGateway::start("");
+    let metrics = gateway.metrics();
+    for series in [
+        "idemptx_requests_total{route=\"orders\",outcome=\"refused\",reason=\"outcome-unknown\"} 0",
+        "idemptx_requests_total{route=\"orders\",outcome=\"unstored\",reason=\"\"} 0",
+        "idemptx_upstream_answers_total{upstream=\"shop\",answer=\"late\"} 0",
+        "idemptx_reloads_total{result=\"refused\"} 0",
+        "idemptx_orphans_total 0",
+    ] {
+        assert!(metrics.contains(series), "{series} is not in\n{metrics}");
+    }
+}
+
+#[test]
 fn the_rules_are_rules_of_prometheus() {
     let rules: Value = serde_saphyr::from_str(&text("deploy/monitoring/alerts.yml")).unwrap();
     let rules = rules["groups"][0]["rules"].as_array().unwrap();

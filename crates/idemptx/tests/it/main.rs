@@ -29,6 +29,8 @@ mod operators;
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_locks;
+#[cfg(feature = "axum")]
+mod random_stacks;
 #[cfg(feature = "redis")]
 mod redis_engine;
 #[cfg(feature = "redis")]
@@ -39,8 +41,6 @@ mod redis_listing;
 mod redis_protocol;
 #[cfg(all(feature = "seal", feature = "sqlite"))]
 mod sealed;
-#[cfg(feature = "axum")]
-mod random_stacks;
 mod steps;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod store_connections;

@@ -14,15 +14,50 @@ fn a_gateway_is_alive_and_becomes_ready_with_its_store() {
 }
 
 #[test]
-fn without_its_store_a_gateway_is_alive_but_not_ready() {
+fn without_its_store_a_gateway_stays_ready_for_what_needs_none() {
     // A well-formed address where nobody listens.
-    let gateway = OperatedGateway::without_store();
+    let gateway = OperatedGateway::without_store("");
     assert_eq!(gateway.ask("/healthz").reply().status, 200);
-    eventually(|| gateway.ask("/readyz").reply().body == "not ready: the store is unavailable\n");
-    assert_eq!(gateway.ask("/readyz").reply().status, 503);
+    eventually(|| gateway.ask("/readyz").reply().body == "ready, but the store is unavailable\n");
+    assert_eq!(gateway.ask("/readyz").reply().status, 200);
     assert!(gateway.metrics().contains("idemptx_store_up 0"));
     assert_eq!(gateway.ask("/api/records").reply().status, 503);
     assert_eq!(gateway.ask("/api/overview").json()["store"]["reachable"], false);
+}
+
+#[test]
+fn a_gateway_that_needs_its_store_is_not_ready_without() {
+    let gateway = OperatedGateway::without_store("required_for_readiness = true");
+    eventually(|| gateway.ask("/readyz").reply().body == "not ready: the store is unavailable\n");
+    assert_eq!(gateway.ask("/readyz").reply().status, 503);
+}
+
+#[test]
+fn a_gateway_that_is_about_to_end_is_not_ready_and_still_serves() {
+    let mut gateway = OperatedGateway::limited("lame_duck_ms = 600000");
+    eventually(|| gateway.ask("/readyz").reply().status == 200);
+    gateway.signal(Signal::TERM);
+    eventually(|| gateway.ask("/readyz").reply().body == "not ready: draining\n");
+    assert_eq!(post(gateway.public, "/orders", "tea").key("k").reply().status, 201);
+    // A second signal does not wait for the end of that time.
+    gateway.signal(Signal::TERM);
+    assert!(!gateway.exits_successfully());
+    assert!(gateway.log().contains("ended at once by a second signal"), "{}", gateway.log());
+}
+
+#[test]
+fn the_log_tells_of_an_outage_and_of_a_drain_each_once() {
+    let mut gateway = OperatedGateway::without_store("");
+    for number in 0..4 {
+        let refused = post(gateway.public, "/orders", "tea").key(&number.to_string()).reply();
+        assert_eq!(refused.status, 503);
+    }
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exits_successfully());
+    let log = gateway.log();
+    for text in ["store unavailable", "about to end", "draining:", "drained"] {
+        assert_eq!(log.matches(text).count(), 1, "{text}: {log}");
+    }
 }
 
 #[test]

@@ -53,12 +53,17 @@ impl OperatedGateway {
         Self::on(tempfile::tempdir().unwrap(), &store, "", policy, "", "")
     }
 
-    /// Starts one on a store that cannot be reached.
-    pub(crate) fn without_store() -> Self {
+    /// Starts one on SQLite with this line in its limits.
+    pub(crate) fn limited(line: &str) -> Self {
+        Self::configured("", "", &format!("[limits]\n{line}"))
+    }
+
+    /// Starts one on a store that cannot be reached, with this line in its store.
+    pub(crate) fn without_store(line: &str) -> Self {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self::on(
             tempfile::tempdir().unwrap(),
-            &format!("url = \"redis://{nobody}/\""),
+            &format!("url = \"redis://{nobody}/\"\n{line}"),
             "",
             "",
             "",

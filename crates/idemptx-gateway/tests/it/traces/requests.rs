@@ -182,8 +182,9 @@ async fn a_websocket_is_traced_to_the_head_of_its_answer() {
     while !agreed.ends_with(b"hello") {
         assert_ne!(client.read_buf(&mut agreed).await.unwrap(), 0, "{agreed:?}");
     }
-    // Both sides still talk, which may be for hours.
-    running.gateway.drain().await;
+    // Both sides still talk, which may be for hours; a drain waits for their end.
+    let hang_up = async { drop(client) };
+    tokio::join!(running.gateway.drain(), hang_up);
     let spans = collector.spans();
     assert_eq!(names(&spans), ["GET /**", "GET"]);
     let [server, sent] = &spans[..] else { panic!() };
@@ -194,7 +195,6 @@ async fn a_websocket_is_traced_to_the_head_of_its_answer() {
     }
     let told = String::from_utf8_lossy(&upstream.received()).into_owned();
     assert!(told.contains(&format!("traceparent: 00-{}-{}-01", sent.trace(), sent.id())), "{told}");
-    drop(client);
 }
 
 #[tokio::test]

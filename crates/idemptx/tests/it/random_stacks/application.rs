@@ -166,7 +166,8 @@ impl Handler {
                 (status, headers, said + &"-".repeat(bytes)).into_response()
             }
             Ending::Streams { chunks, pause } => {
-                let body = Body::new(Chunks { left: chunks, said, pause, breaks_off: false }.body());
+                let body =
+                    Body::new(Chunks { left: chunks, said, pause, breaks_off: false }.body());
                 (headers, body).into_response()
             }
             Ending::BreaksOff { chunks } => {

@@ -131,7 +131,8 @@ pub(super) async fn send(application: &Running, call: &Call, nested: bool) -> Se
             outcome: parts.extensions.get().cloned(),
         }
     });
-    let patience = call.leaves_after.map_or(FOR_EVER, |millis| Duration::from_millis(millis.into()));
+    let patience =
+        call.leaves_after.map_or(FOR_EVER, |millis| Duration::from_millis(millis.into()));
     match tokio::time::timeout(patience, &mut answer).await {
         Ok(Ok(answer)) => Seen::Answer(answer),
         Ok(Err(_)) => Seen::Nothing,
