@@ -1,4 +1,4 @@
-//! What happens on a client's connection, so that one on which nothing does is closed.
+//! The use of a client's connection, so that one without use is closed.
 
 use std::collections::HashMap;
 use std::pin::Pin;

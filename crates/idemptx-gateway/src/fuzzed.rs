@@ -3,7 +3,7 @@
 //! The targets under `fuzz/` run them guided by coverage, the tests below over random input.
 //! Each function panics if its property does not hold.
 
-pub use crate::strict_http1::fuzzed::framing;
+pub use crate::strict_http1::cuts::framing;
 
 use crate::config::Config;
 

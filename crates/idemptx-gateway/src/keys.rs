@@ -11,6 +11,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,31 +41,32 @@ pub(crate) struct KeysCommand {
 }
 
 /// The store of the records, and how they are named.
+///
+/// The flags may stand before or after the subcommand, so clap cannot relate them to each other.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("where").args(["config", "store"]).required(true))]
 struct StoreLocation {
     /// The gateway's configuration file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The route whose policy applies; by default the one that keeps responses for the longest, and
     /// a key is looked up under each.
-    #[arg(long, value_name = "NAME", requires = "config")]
+    #[arg(long, value_name = "NAME", global = true)]
     route: Option<String>,
     /// The store: sqlite:PATH, redis://…, postgres://…; `${NAME}` is replaced by an environment
     /// variable.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     store: Option<String>,
-    /// The policy profile of the services that use the store.
-    #[arg(long, value_name = "NAME", requires = "store", default_value = "draft")]
-    profile: Profile,
+    /// The policy profile of the services that use the store; by default draft.
+    #[arg(long, value_name = "NAME", global = true)]
+    profile: Option<Profile>,
     /// Policy fields that override the profile, as a JSON object; if the policy has secrets, from
     /// which record ids are computed, use --config.
-    #[arg(long, value_name = "JSON", requires = "store", default_value = "{}")]
-    policy: String,
+    #[arg(long, value_name = "JSON", global = true)]
+    policy: Option<String>,
     /// The namespace of the service: for a gateway the name of the upstream, `upstream` without a
     /// configuration file.
-    #[arg(long, value_name = "NAME", requires = "store", default_value = "")]
-    namespace: String,
+    #[arg(long, value_name = "NAME", global = true)]
+    namespace: Option<String>,
 }
 
 /// A policy, and the namespace in which it names records.
@@ -84,8 +86,9 @@ enum KeysSubcommand {
     Show(ShowArgs),
     /// Resolves an operation in doubt.
     Resolve(ResolveArgs),
-    /// Removes a settled record: a retry executes the operation again.
-    Forget(RecordSelector),
+    /// Removes a settled record: a retry executes the operation again; without `--yes` it only
+    /// shows the record.
+    Forget(ForgetArgs),
     /// Removes many settled records; without `--yes` it only reports them.
     Purge(PurgeArgs),
 }
@@ -116,9 +119,9 @@ struct RecordFilter {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("name").args(["id", "key"]).required(true))]
 struct RecordSelector {
-    /// The record's id: 32 hexadecimal digits, a colon, and 32 more.
+    /// The record's id, or the first digits of its second half, as the log and lists show them.
     #[arg(value_name = "ID")]
-    id: Option<RecordId>,
+    id: Option<RecordName>,
     /// The key, as the client sent it.
     #[arg(long)]
     key: Option<String>,
@@ -131,6 +134,26 @@ struct RecordSelector {
     /// The request's path, if the policy's `key_space` is `route`.
     #[arg(long, requires = "key", default_value = "/")]
     path: String,
+}
+
+/// A record's id, or the beginning of its second half.
+#[derive(Clone, Debug)]
+enum RecordName {
+    Id(RecordId),
+    Prefix(String),
+}
+
+impl FromStr for RecordName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        let is_prefix = (PREFIX_MIN..=32).contains(&text.len())
+            && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if is_prefix { Ok(Self::Prefix(text.to_ascii_lowercase())) } else { Err(NO_RECORD_NAME) }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +182,15 @@ struct ResolveArgs {
     /// The content type of the stored response.
     #[arg(long, requires = "answer", default_value = "application/json")]
     content_type: HeaderValue,
+}
+
+#[derive(Debug, Args)]
+struct ForgetArgs {
+    #[command(flatten)]
+    selector: RecordSelector,
+    /// Remove the record.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -193,9 +225,17 @@ impl KeysCommand {
                 let id = resolve.selector.resolve_id(&named).await?;
                 decide(operators, &id, resolve.decision()?, &mut output).await?;
             }
-            KeysSubcommand::Forget(selector) => {
-                let id = selector.resolve_id(&named).await?;
-                decide(operators, &id, Decision::Forget, &mut output).await?;
+            KeysSubcommand::Forget(forget) => {
+                let id = forget.selector.resolve_id(&named).await?;
+                if forget.yes {
+                    decide(operators, &id, Decision::Forget, &mut output).await?;
+                } else {
+                    let record = operators.show(&id).await?.ok_or(ABSENT)?;
+                    output.record(&record, false)?;
+                    return Err("nothing was removed: a retry would execute the operation again. \
+                                Add --yes to remove the record"
+                        .into());
+                }
             }
             KeysSubcommand::Purge(purge) => {
                 let query = purge.filter.query(operators::settled())?;
@@ -209,15 +249,29 @@ impl KeysCommand {
 impl StoreLocation {
     /// Returns the store's configuration and the policies, that of the longest retention first.
     fn open(&self) -> Result<(Store, Vec<Naming>), Box<dyn Error>> {
+        let of_store = self.profile.is_some() || self.policy.is_some() || self.namespace.is_some();
         let (store, namings) = match (&self.config, &self.store) {
-            (Some(file), _) => self.configured(file)?,
+            (Some(_), Some(_)) => return Err("give one of --config and --store".into()),
+            (Some(_), None) if of_store => {
+                return Err("--profile, --policy and --namespace go with --store: \
+                            --config says them, route by route"
+                    .into());
+            }
+            (Some(file), None) => self.configured(file)?,
+            (None, Some(_)) if self.route.is_some() => {
+                return Err("--route goes with --config, which has the routes".into());
+            }
             (None, Some(url)) => {
-                let policy = Policy::from_json(self.profile, &self.policy)?;
+                let json = self.policy.as_deref().unwrap_or("{}");
+                let policy = Policy::from_json(self.profile.unwrap_or(Profile::Draft), json)?;
                 let variable = |name: &str| std::env::var(name).ok();
-                let naming = Naming { policy, namespace: self.namespace.clone() };
+                let namespace = self.namespace.clone().unwrap_or_default();
+                let naming = Naming { policy, namespace };
                 (Store::new(crate::config::expanded(url, &variable)?), vec![naming])
             }
-            (None, None) => return Err("give --config or --store".into()),
+            (None, None) => {
+                return Err("give --config FILE, the gateway's, or --store URL".into());
+            }
         };
         if store.url.starts_with("memory:") {
             return Err("the records of `memory:` are in the gateway's own process: use its \
@@ -277,8 +331,20 @@ impl RecordSelector {
         &self,
         named: &[(Policy, StoreOperators)],
     ) -> Result<RecordId, Box<dyn Error>> {
-        if let Some(id) = self.id {
-            return Ok(id);
+        match &self.id {
+            Some(RecordName::Id(id)) => return Ok(*id),
+            Some(RecordName::Prefix(prefix)) => {
+                let (_, operators) = named.first().ok_or(NO_ROUTE)?;
+                let mut found = operators.named(prefix).await?.into_iter();
+                return match (found.next(), found.next()) {
+                    (Some(id), None) => Ok(id),
+                    (Some(one), Some(another)) => {
+                        Err(format!("several records begin so, such as {one} and {another}").into())
+                    }
+                    (None, _) => Err(ABSENT.into()),
+                };
+            }
+            None => {}
         }
         let key = operators::parse_key(self.key.as_deref().unwrap_or_default())
             .map_err(|error| format!("--key: {error}"))?;
@@ -346,6 +412,10 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or(advice)
 }
 
+/// Fewer digits name too many records.
+const PREFIX_MIN: usize = 4;
+const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four hexadecimal digits, as the log shows them; \
+     name a client's key with --key";
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

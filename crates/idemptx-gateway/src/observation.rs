@@ -164,7 +164,14 @@ const fn bypass_reason(bypass: Bypass) -> &'static str {
 
 /// The first digits of a record's id: enough to correlate log lines, too few to guess a key.
 pub(crate) fn short_id(id: &RecordId) -> String {
-    id.as_bytes().iter().skip(KEY_AT).take(4).map(|byte| format!("{byte:02x}")).collect()
+    let mut digits = key_digits(id);
+    digits.truncate(8);
+    digits
+}
+
+/// The digits of the half of an id that names the key.
+pub(crate) fn key_digits(id: &RecordId) -> String {
+    id.as_bytes().iter().skip(KEY_AT).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The offset of the half of an id that names the key.

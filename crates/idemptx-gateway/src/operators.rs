@@ -16,6 +16,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::policy::{KeySyntax, ScopeRule};
 use idemptx_core::store::{ErrorKind, StoreError};
 
+use crate::observation::key_digits;
+
 pub(crate) use self::action::OperatorAction;
 
 /// The calls of operators on a store.
@@ -85,6 +87,27 @@ impl<S: Inventory> Operators<S> {
             view => view?,
         };
         Ok(Some(ShownRecord { summary, view }))
+    }
+
+    /// Returns the ids of records whose second half begins with these digits; two at most, because
+    /// more are not needed to see that the digits are too few.
+    pub(crate) async fn named(&self, prefix: &str) -> Result<Vec<RecordId>, StoreError> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.0.list(&Query::all().after(after)).await?;
+            let ids = page.entries.iter().map(|summary| summary.id).chain(page.unreadable);
+            for id in ids.filter(|id| key_digits(id).starts_with(prefix)) {
+                // A store may list a record twice.
+                if !found.contains(&id) {
+                    found.push(id);
+                }
+            }
+            if page.next.is_none() || found.len() > 1 {
+                return Ok(found);
+            }
+            after = page.next;
+        }
     }
 
     /// Returns the records that a key may have.

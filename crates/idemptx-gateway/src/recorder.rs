@@ -125,7 +125,7 @@ impl Recorder {
                     outcome,
                     reason = (!reason.is_empty()).then_some(reason),
                     attempt,
-                    key = request_completed.record.map(short_id),
+                    record = request_completed.record.map(short_id),
                     took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 )
             };

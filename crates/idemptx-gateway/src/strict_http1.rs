@@ -293,6 +293,6 @@ const REPLACEMENT: &[u8] = b"\0\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 #[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzed;
+pub(crate) mod cuts;
 #[cfg(test)]
 mod tests;

@@ -186,7 +186,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 /// The client that a certificate names: by its issuer, its subject (both in DER), and its URIs,
-/// which are the names of workloads (SPIFFE); `None` if it names nobody.
+/// which are the names of workloads (SPIFFE); `None` if it has neither subject nor URI.
 ///
 /// # Security
 ///

@@ -17,9 +17,8 @@ use crate::response::StoredResponse;
 use crate::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot, Settlement};
 use crate::time::Timestamp;
 
-/// However a store, a handler and an application answer, an exchange ends, executes once at most,
-/// replays nothing but what it was given, calls stored only what was stored, and leaves no claim
-/// without somebody who gives it up.
+/// An exchange ends, executes once at most, replays nothing but what it was given, calls stored only
+/// what was stored, and leaves no claim behind, however store, handler and application answer.
 pub fn exchange(data: &[u8]) {
     let mut world = World::new(data);
     let rules = Arc::new(Rules::new(world.policy()));
@@ -47,7 +46,7 @@ pub fn exchange(data: &[u8]) {
 
 const STEPS_AFTER_THE_DATA_MAX: usize = 32;
 
-/// Whatever answers by chance, and what an exchange may rely on from it.
+/// Store, clock, handler and application, which answer by chance.
 struct World<'a> {
     input: Input<'a>,
     millis: u64,
@@ -120,7 +119,7 @@ impl<'a> World<'a> {
                 Event::Claimed(self.claim(lease).map_err(Into::into))
             }
             Action::Lookup(_) => Event::Looked(self.lookup()),
-            Action::Meter => Event::Metered { within: self.input.byte() % 2 == 0 },
+            Action::Meter => Event::Metered { within: self.input.byte().is_multiple_of(2) },
             Action::Renew(_) => Event::Renewed(self.done()),
             Action::Probe { .. } => Event::Probed(self.probe()),
             Action::Wait { .. } => match self.input.byte() % 4 {
@@ -182,7 +181,7 @@ impl<'a> World<'a> {
 
     /// The end of a step of the claim's owner.
     fn done(&mut self) -> Result<(), ErrorKind> {
-        if self.input.byte() % 2 == 0 {
+        if self.input.byte().is_multiple_of(2) {
             return Ok(());
         }
         let error = self.error();

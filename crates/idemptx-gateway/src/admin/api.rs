@@ -179,7 +179,7 @@ impl AdminService {
         tracing::info!(
             target: "idemptx::audit",
             action = action.as_str(),
-            key = short_id(&id),
+            record = short_id(&id),
             was = before.status.as_str(),
             done = result.is_ok(),
             by = caller.name,

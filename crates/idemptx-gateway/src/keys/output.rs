@@ -7,6 +7,7 @@ use idemptx::operator::{Page, PurgeReport};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
+use crate::observation::short_id;
 use crate::operators::{OperatorAction, ShownRecord, view};
 
 /// Writes to the standard output.
@@ -29,7 +30,7 @@ impl OutputWriter {
         } else {
             writeln!(
                 self.out,
-                "{:65}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}",
+                "{:8}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}  ID",
                 "RECORD", "STATE", "ATTEMPT", "AGE", "LEASE", "EXPIRES IN"
             )?;
         }
@@ -40,13 +41,14 @@ impl OutputWriter {
             };
             writeln!(
                 self.out,
-                "{}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}",
-                summary.id,
+                "{}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}  {}",
+                short_id(&summary.id),
                 summary.status,
                 summary.claim.attempt,
                 span(summary.age),
                 lease,
-                span(summary.expires_in)
+                span(summary.expires_in),
+                summary.id
             )?;
         }
         for id in &page.unreadable {

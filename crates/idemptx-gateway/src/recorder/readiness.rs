@@ -94,7 +94,7 @@ impl Readiness {
         Some((status, text))
     }
 
-    /// Whether a load balancer should route here.
+    /// Decides if a load balancer should route here.
     ///
     /// The store is usually one for all gateways: if each left the balancer while it is away, the
     /// requests without a key, which need no store, would find none.

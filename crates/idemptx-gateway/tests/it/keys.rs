@@ -42,6 +42,8 @@ fn a_record_is_shown_without_its_body_unless_that_is_asked_for() {
     assert_eq!(json["answer"]["body"], "{\"n\":1}", "{json}");
     let id = json["id"].as_str().unwrap();
     idemptx(&["keys", "--config", config, "show", id]).good().is("show.txt");
+    // As the log shows it; and the flags may stand at the end.
+    idemptx(&["keys", "show", &id[33..41], "--config", config]).good().is("show.txt");
     let absent = idemptx(&["keys", "--config", config, "show", "--key", "other"]);
     assert_eq!(absent.code, 1);
     absent.is("show-absent.txt");
@@ -99,7 +101,11 @@ fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
     assert_eq!(absent.code, 1, "in the namespace of the library");
     absent.is("show-absent.txt");
     let service = ["keys", "--store", &store, "--namespace", "shop"];
-    idemptx(&[&service[..], &["forget", "--key", "k"]].concat()).good().is("forget.txt");
+    let asked = idemptx(&[&service[..], &["forget", "--key", "k"]].concat());
+    assert_eq!((asked.code, send()), (1, "{\"n\":1}".into()), "nothing is removed without --yes");
+    asked.is("forget-asked.txt");
+    let told = &["forget", "--key", "k", "--yes"];
+    idemptx(&[&service[..], told].concat()).good().is("forget.txt");
     assert_eq!(send(), "{\"n\":2}");
 }
 
@@ -158,7 +164,7 @@ fn a_record_that_does_not_open_is_found_and_forgotten() {
     assert_eq!(refused.code, 1);
     refused.is("resolve-unreadable.txt");
     assert_eq!(send(), "{\"n\":1}");
-    named(&["forget"]).good().is("forget.txt");
+    named(&["forget", "--yes"]).good().is("forget.txt");
     assert_eq!(send(), "{\"n\":2}");
 }
 
@@ -188,9 +194,12 @@ fn what_cannot_be_meant_is_said_at_once() {
     let absent = idemptx(&["keys", "--store", "sqlite:/nowhere/keys.db", "list"]);
     assert_eq!(absent.code, 1);
     absent.is("no-file.txt");
+    let nowhere = idemptx(&["keys", "list"]);
+    assert_eq!(nowhere.code, 1);
+    assert!(nowhere.stderr.contains("give --config FILE, the gateway's, or --store URL"));
     for wrong in [
-        &["list"][..],
-        &["--store", "sqlite:x", "show"],
+        &["--store", "sqlite:x", "show"][..],
+        &["--store", "sqlite:x", "show", "xyz"],
         &["--store", "sqlite:x", "purge", "--idle", "soon"],
     ] {
         assert_eq!(idemptx(&[&["keys"], wrong].concat()).code, 2, "{wrong:?}");

@@ -1,4 +1,4 @@
-//! What the upstream is sent, and which route a request takes.
+//! The requests that an upstream receives, and the routes that they take.
 
 use http::Request;
 use http_body_util::Full;

@@ -22,7 +22,7 @@ fn a_request_is_one_line_with_its_outcome_and_a_hashed_key() {
             "route=orders",
             "status=201",
             &format!("outcome={outcome}"),
-            &format!("key={}", &id[33..41]),
+            &format!("record={}", &id[33..41]),
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }

@@ -112,8 +112,8 @@ fn a_key_in_doubt_is_answered_by_an_operator_or_released() {
         }
         let log = gateway.log();
         let line = log.lines().rfind(|line| line.contains("an operator decided")).unwrap();
-        let key = &id[33..41];
-        for part in [format!("action={action}"), format!("key={key}"), "by=alice".into()] {
+        let record = &id[33..41];
+        for part in [format!("action={action}"), format!("record={record}"), "by=alice".into()] {
             assert!(line.contains(&part), "{part} in {line}");
         }
         let events = gateway.ask(&format!("/api/records/{id}")).json()["story"].clone();

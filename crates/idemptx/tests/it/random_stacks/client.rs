@@ -1,4 +1,4 @@
-//! The client: what it sends, and what it sees.
+//! The client: its calls, and their ends.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Call {
     }
 }
 
-/// What a client has seen of its call.
+/// The end of a call, as its client sees it.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
     Answer(Answer),
