@@ -6,11 +6,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::EXPECT;
+use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use idemptx::tower::{BodyError, RequestBody};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::config::Limits;
 
@@ -35,9 +39,15 @@ impl BodyLimits {
 /// A client's request body, limited in size and rate.
 ///
 /// The rate counts only the time spent waiting for the client, not for the upstream.
+///
+/// Dropped before its end, because the answer did not need it, it is read on for a while: otherwise
+/// the connection would be reset under a client that is still sending, and which then loses the
+/// answer (RFC 9112 §9.6).
 #[derive(Debug)]
 pub(crate) struct ClientBody {
-    body: Incoming,
+    /// `None` once it must not be read on.
+    body: Option<Incoming>,
+    lingers: bool,
     pace: BodyLimits,
     bytes: u64,
     waited: Duration,
@@ -58,8 +68,20 @@ pub(crate) enum BodyLimitError {
 }
 
 impl ClientBody {
-    pub(crate) const fn new(body: Incoming, pace: BodyLimits) -> Self {
-        Self { body, pace, bytes: 0, waited: Duration::ZERO, waiting: None }
+    /// Takes over the body of a request.
+    pub(crate) fn of(request: Request<Incoming>, pace: BodyLimits) -> Request<Self> {
+        // Over HTTP/2 a stream is reset by itself; and a client that waits for permission to send
+        // would get it.
+        let lingers =
+            request.version() <= Version::HTTP_11 && !request.headers().contains_key(EXPECT);
+        request.map(|body| Self {
+            body: Some(body),
+            lingers,
+            pace,
+            bytes: 0,
+            waited: Duration::ZERO,
+            waiting: None,
+        })
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyLimitError> {
@@ -94,23 +116,55 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.poll_wait(cx).map(|fault| Some(Err(fault.into()))),
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => self.poll_wait(cx).map(|fault| {
+                self.lingers = false;
+                Some(Err(fault.into()))
+            }),
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 Poll::Ready(Some(self.count_bytes(bytes).map(|()| frame).map_err(Into::into)))
             }
-            Poll::Ready(end) => Poll::Ready(end.map(|frame| frame.map_err(Into::into))),
+            Poll::Ready(end) => {
+                self.lingers = false;
+                Poll::Ready(end.map(|frame| frame.map_err(Into::into)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if !self.lingers || self.is_end_stream() {
+            return;
+        }
+        if let (Some(body), Ok(runtime)) = (self.body.take(), Handle::try_current()) {
+            runtime.spawn(linger(body));
+        }
+    }
+}
+
+/// Reads a body that nobody needs, within limits, so that its client gets to the answer.
+async fn linger(mut body: Incoming) {
+    let mut left = LINGER_BYTES_MAX;
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    drop(timeout(LINGER_MAX, read).await);
 }
 
 impl fmt::Display for BodyLimitError {
@@ -207,6 +261,9 @@ impl Body for UpstreamRequestBody {
     }
 }
 
+/// The limits within which a body is read that the answer did not need.
+const LINGER_BYTES_MAX: usize = 64 << 20;
+const LINGER_MAX: Duration = Duration::from_secs(5);
 /// The wait after which the rate counts.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 /// A body up to this size is in memory and is sent at once.

@@ -49,10 +49,11 @@ pub(crate) async fn answer(
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
     let span =
         table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
+    let request = ClientBody::of(request, BodyLimits::of(&table.limits));
     let (route, mut response) = match admit(&table, request) {
         Ok((route, request)) => {
             span.routed(&route.config.path, &route.name);
-            let response = span.instrument(route_request(&table, &route, peer, request)).await;
+            let response = span.instrument(route_request(&route, peer, request)).await;
             (Some(route), response)
         }
         Err(fault) => (None, fault.into_response().map(DownstreamBody::Plain)),
@@ -95,8 +96,8 @@ pub(crate) fn probe(
 /// Validates a request, finds its route and removes hop-by-hop fields.
 fn admit(
     table: &RoutingTable,
-    mut request: Request<Incoming>,
-) -> Result<(Arc<ActiveRoute>, Request<Incoming>), ProxyError> {
+    mut request: Request<ClientBody>,
+) -> Result<(Arc<ActiveRoute>, Request<ClientBody>), ProxyError> {
     if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
@@ -121,19 +122,17 @@ fn admit(
 }
 
 async fn route_request(
-    table: &RoutingTable,
     route: &Arc<ActiveRoute>,
     peer: Arc<Peer>,
-    mut request: Request<Incoming>,
+    mut request: Request<ClientBody>,
 ) -> Response<DownstreamBody> {
     if upgrade::is_wanted(&request) {
         // Boxed: upgrades are rare, and the common path needs less memory.
         return Box::pin(upgrade::answer(route, &peer, request)).await;
     }
-    let pace = BodyLimits::of(&table.limits);
     let Some(engine) = &route.engine else {
         let keyed = route.config.report_ignored && headers::has_key(request.headers());
-        let request = request.map(|body| UpstreamRequestBody::plain(ClientBody::new(body, pace)));
+        let request = request.map(UpstreamRequestBody::plain);
         let mut response = forward_request(route, &peer, request, None).await;
         if keyed {
             headers::mark_ignored(response.headers_mut());
@@ -145,8 +144,7 @@ async fn route_request(
     }
     let forward = ForwardService { route: Arc::clone(route), peer };
     let mut service = Idempotency::new(engine.clone(), forward);
-    let Ok(mut response): Result<_, Infallible> =
-        service.call(request.map(|body| ClientBody::new(body, pace))).await;
+    let Ok(mut response): Result<_, Infallible> = service.call(request).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.

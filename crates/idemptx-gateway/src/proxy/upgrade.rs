@@ -5,7 +5,6 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use super::downstream_body::DownstreamBody;
@@ -14,7 +13,7 @@ use super::headers::has_key;
 use super::routing_table::ActiveRoute;
 use super::tunnel;
 use crate::config::UpstreamVersion;
-use crate::request_body::UpstreamRequestBody;
+use crate::request_body::{ClientBody, UpstreamRequestBody};
 
 /// Returns the protocol, if the request may switch to it.
 ///
@@ -52,7 +51,7 @@ pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
 pub(super) async fn answer(
     route: &ActiveRoute,
     peer: &Peer,
-    mut request: Request<Incoming>,
+    mut request: Request<ClientBody>,
 ) -> Response<DownstreamBody> {
     let client = hyper::upgrade::on(&mut request);
     rewrite_for_upstream(route, peer, &mut request);

@@ -52,6 +52,22 @@ async fn a_body_over_the_gateways_limit_is_refused_whatever_it_is() {
 }
 
 #[tokio::test]
+async fn an_answer_that_does_not_need_the_body_reaches_a_client_that_is_still_sending() {
+    let upstream = HyperService::mirror().await;
+    let gateway = in_front_of(upstream.address, "policy = { required = true }").await;
+    for (path, status) in [("/", 400), ("/a//b", 400)] {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // More than the buffers of both ends hold.
+        stream.write_all(&vec![b'x'; LARGE]).await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert_eq!(answer.statuses(), [status], "{answer:?}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
 async fn a_body_that_pauses_too_long_is_given_up() {
     let upstream = HyperService::mirror().await;
     let gateway = started(&(simple(upstream.address, "") + "[limits]\npause_ms = 100\n")).await;
@@ -194,3 +210,5 @@ async fn an_http2_body_is_as_long_as_it_says() {
     }
     assert_eq!(upstream.requests(), 0);
 }
+
+const LARGE: usize = 20 << 20;
