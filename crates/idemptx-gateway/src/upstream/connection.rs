@@ -8,7 +8,7 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::config::Origin;
-use crate::network::TcpStream;
+use crate::network::{self, TcpStream};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 use crate::write_timeout::WriteTimeout;
@@ -57,7 +57,7 @@ pub(super) async fn http2(
 
 async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTimeout<TcpStream>> {
     let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, origin.port())).await?;
+    let stream = network::connect(host, origin.port()).await?;
     stream.set_nodelay(true)?;
     Ok(WriteTimeout::new(stream, write_timeout))
 }
