@@ -153,7 +153,7 @@ impl Drop for ClientBody {
     }
 }
 
-/// Reads a body that nobody needs, within limits, so that its client gets to the answer.
+/// Reads the rest of a body within limits, so that its client gets to the answer.
 async fn linger(mut body: Incoming) {
     let mut left = LINGER_BYTES_MAX;
     let read = async {

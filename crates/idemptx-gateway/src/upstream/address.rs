@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::{self, HeadLimits};
+use super::streams::{OpenStream, Streams};
 use crate::config::{self, HostRule, Origin, UpstreamVersion};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
@@ -52,13 +53,14 @@ struct IdleConnection {
 /// A connection that can take a request.
 pub(crate) enum PooledConnection {
     Http1 { sender: http1::SendRequest<UpstreamRequestBody>, address: Arc<Address> },
-    Http2(SharedConnection),
+    Http2 { shared: SharedConnection, _stream: OpenStream },
 }
 
 /// An HTTP/2 connection, shared by concurrent requests.
 #[derive(Clone)]
 pub(crate) struct SharedConnection {
     sender: http2::SendRequest<UpstreamRequestBody>,
+    streams: Arc<Streams>,
     /// Set after a timeout: packets may be lost, and requests in flight finish, but no new one is
     /// sent.
     ///
@@ -173,7 +175,13 @@ impl Address {
     pub(super) async fn connection(self: &Arc<Self>) -> io::Result<PooledConnection> {
         match self.version {
             UpstreamVersion::Http1 => self.http1().await,
-            UpstreamVersion::Http2 => self.http2().await.map(PooledConnection::Http2),
+            UpstreamVersion::Http2 => {
+                let deadline = Instant::now() + self.connect_timeout;
+                let shared = self.http2(deadline).await?;
+                let stream = timeout_at(deadline, shared.streams.open()).await;
+                let stream = stream.map_err(|_| connections_exhausted())?;
+                Ok(PooledConnection::Http2 { shared, _stream: stream })
+            }
         }
     }
 
@@ -205,22 +213,23 @@ impl Address {
         }
     }
 
-    async fn http2(self: &Arc<Self>) -> io::Result<SharedConnection> {
-        let deadline = Instant::now() + self.connect_timeout;
+    async fn http2(self: &Arc<Self>, deadline: Instant) -> io::Result<SharedConnection> {
         // Waiting for another request's connect counts towards this request's time limit.
         let mut shared =
             timeout_at(deadline, self.shared.lock()).await.map_err(|_| connect_timed_out())?;
         if let Some(usable) = shared.as_ref().filter(|it| it.is_usable()) {
             return Ok(usable.clone());
         }
+        let streams = Arc::default();
         let connecting = Box::pin(connection::http2(
             &self.origin,
             self.tls.as_ref(),
             self.write_timeout,
             self.head_limits,
+            Arc::clone(&streams),
         ));
         let sender = timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
-        let new = SharedConnection { sender, is_suspect: Arc::default() };
+        let new = SharedConnection { sender, streams, is_suspect: Arc::default() };
         *shared = Some(new.clone());
         *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(new)
@@ -273,7 +282,7 @@ impl PooledConnection {
     ) -> impl Future<Output = SendOutcome> + use<> {
         let sending = match self {
             Self::Http1 { sender, .. } => Either::One(sender.try_send_request(request)),
-            Self::Http2(shared) => Either::Two(shared.sender.try_send_request(request)),
+            Self::Http2 { shared, .. } => Either::Two(shared.sender.try_send_request(request)),
         };
         async move {
             let sent = match sending {
@@ -286,7 +295,7 @@ impl PooledConnection {
 
     /// Excludes a connection from new requests after a timeout.
     pub(super) fn mark_suspect(self) {
-        if let Self::Http2(shared) = self {
+        if let Self::Http2 { shared, .. } = self {
             shared.is_suspect.store(true, Ordering::Relaxed);
         }
     }

@@ -1,12 +1,14 @@
 //! Opens connections.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 
+use super::streams::{Streams, StreamsExecutor};
 use crate::config::Origin;
 use crate::network::{self, TcpStream};
 use crate::request_body::UpstreamRequestBody;
@@ -38,19 +40,20 @@ pub(super) async fn http1<R: Send + 'static>(
     }
 }
 
-/// Opens an HTTP/2 connection.
+/// Opens an HTTP/2 connection, whose server's limit is kept in `streams`.
 pub(super) async fn http2(
     origin: &Origin,
     tls: Option<&Connector>,
     write_timeout: Duration,
     limits: HeadLimits,
+    streams: Arc<Streams>,
 ) -> io::Result<http2::SendRequest<UpstreamRequestBody>> {
     let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => handshake_http2(TokioIo::new(stream), limits).await,
+        None => handshake_http2(TokioIo::new(stream), limits, streams).await,
         Some(tls) => {
             let stream = tls.connect(origin, stream).await?;
-            handshake_http2(TokioIo::new(stream), limits).await
+            handshake_http2(TokioIo::new(stream), limits, streams).await
         }
     }
 }
@@ -85,17 +88,29 @@ where
 async fn handshake_http2<I>(
     io: I,
     limits: HeadLimits,
+    streams: Arc<Streams>,
 ) -> io::Result<http2::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(StreamsExecutor(Arc::clone(&streams)));
     builder.timer(hyper_util::rt::TokioTimer::new());
+    // Until the server has stated its limit, no stream is opened.
+    builder.initial_max_send_streams(0);
     let list_size_max = u32::try_from(limits.bytes).unwrap_or(u32::MAX);
     builder.keep_alive_interval(KEEP_ALIVE).max_header_list_size(list_size_max);
-    let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
+    let (sender, mut connection) = builder.handshake(io).await.map_err(io::Error::other)?;
     tokio::spawn(async move {
-        let _ = connection.await;
+        loop {
+            tokio::select! {
+                _ = &mut connection => break,
+                () = streams.progressed() => {
+                    streams.set_max(connection.current_max_send_streams());
+                }
+            }
+        }
+        // No request waits for room on a connection that has ended.
+        streams.set_max(usize::MAX);
     });
     Ok(sender)
 }

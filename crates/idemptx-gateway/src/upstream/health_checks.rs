@@ -93,7 +93,8 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
             *request.version_mut() = Version::HTTP_2;
             let target = format!("{origin}{}", health.path);
             *request.uri_mut() = Uri::try_from(target).map_err(io::Error::other)?;
-            let mut sender = connection::http2(origin, tls, health.timeout, limits).await?;
+            let mut sender =
+                connection::http2(origin, tls, health.timeout, limits, Arc::default()).await?;
             sender.send_request(request).await
         }
     };

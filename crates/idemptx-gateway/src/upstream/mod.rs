@@ -10,6 +10,7 @@ mod address;
 mod connection;
 mod health_checks;
 mod response_body;
+mod streams;
 
 use std::error::Error as _;
 use std::io;

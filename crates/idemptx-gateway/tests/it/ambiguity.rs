@@ -1,15 +1,19 @@
 //! Requests without a response from the upstream.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use idemptx_testkit::ReservedPort;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::support::hyper_service::{HyperService, full};
 use crate::support::in_process::{Running, in_front_of, post, send, simple, started};
@@ -184,7 +188,7 @@ async fn a_slow_upload_does_not_count_as_a_late_answer() {
     let gateway = started(&text).await;
     let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
     let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-    let io = hyper_util::rt::TokioIo::new(stream);
+    let io = TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     let request = Request::put("/").header("host", "a").body(body).unwrap();
@@ -201,7 +205,7 @@ async fn a_slow_upload_does_not_count_as_a_late_answer() {
 async fn what_the_upstream_says_of_its_outcome_is_obeyed() {
     let upstream = HyperService::start(|number, request| async move {
         let word = request.uri().query().unwrap_or_default().to_owned();
-        let response = http::Response::builder().status(if word == "store" { 503 } else { 200 });
+        let response = Response::builder().status(if word == "store" { 503 } else { 200 });
         response.header("idempotency-outcome", word).body(full(number.to_string())).unwrap()
     })
     .await;
@@ -229,7 +233,7 @@ async fn an_upstream_without_room_is_busy_and_the_key_is_free() {
             if begins.fetch_add(1, Ordering::SeqCst) == 0 {
                 opened.notified().await;
             }
-            http::Response::new(full("done"))
+            Response::new(full("done"))
         }
     })
     .await;
@@ -274,4 +278,44 @@ async fn a_stream_that_an_http2_upstream_refuses_was_never_looked_at() {
     // The key was free, and the next stream is reset for another reason.
     second.refused(502, "upstream-failed");
     send(gateway.address, post("k", "tea")).await.refused(409, "outcome-unknown");
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_a_stream_was_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (executed, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (counted, opens) = (Arc::clone(&executed), Arc::clone(&gate));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (counted, opens) = (Arc::clone(&counted), Arc::clone(&opens));
+            let service = service_fn(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let opens = Arc::clone(&opens);
+                async move {
+                    opens.acquire().await.unwrap().forget();
+                    Ok::<_, Infallible>(Response::new(full("done")))
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(1)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(server);
+        }
+    });
+    let text = simple(address, "policy = { scope = \"shared\" }")
+        .replace("name = \"up\"", "name = \"up\"\nhttp2 = true\nconnect_timeout_ms = 300");
+    let gateway = started(&text).await;
+    let ask = |key: usize| send(gateway.address, post(&format!("k{key}"), "tea"));
+    let mut asked: JoinSet<_> = (0..8).map(ask).collect();
+    // One has the stream; the others are refused meanwhile.
+    for _ in 0..7 {
+        asked.join_next().await.unwrap().unwrap().refused(503, "upstream-busy");
+    }
+    gate.add_permits(8);
+    assert_eq!(asked.join_next().await.unwrap().unwrap().status, 200);
+    for key in 0..8 {
+        assert_eq!(ask(key).await.status, 200);
+    }
+    assert_eq!(executed.load(Ordering::SeqCst), 8);
 }
