@@ -238,6 +238,23 @@ def test_an_unknown_outcome_is_kept_without_a_response():
     assert retry.refusal().code == "outcome-unknown"
 
 
+@pytest.mark.parametrize("said", [b"Unknown", b"nonsense", b"", b"store, release", b"\xff"])
+def test_an_outcome_that_cannot_be_read_is_unknown(said):
+    store, made = MemoryStore(), rules()
+    run(begin(made), store, status=502, headers=[(b"Idempotency-Outcome", said)])
+    retry = begin(made)
+    perform(retry, store)
+    assert retry.refusal().code == "outcome-unknown"
+
+
+def test_an_outcome_is_compared_without_case():
+    store, made = MemoryStore(), rules()
+    run(begin(made), store, status=502, headers=[(b"Idempotency-Outcome", b"STORE")])
+    retry = begin(made)
+    perform(retry, store)
+    assert retry.answer == core.REPLAY
+
+
 def test_an_unconfirmed_result_goes_on_behind():
     store, made = MemoryStore(), rules()
     first = begin(made)

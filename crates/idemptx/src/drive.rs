@@ -7,10 +7,8 @@
 //!
 //! [`Detachable`]: crate::detachable::Detachable
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
@@ -18,7 +16,6 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::record::{Record, State};
-use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
     Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreFailure,
 };
@@ -34,8 +31,14 @@ use crate::single_flight::{Entry, Leader, Update, WaitSlot};
 use crate::time_limit::limited;
 use crate::transaction::PendingEffects;
 
+mod catch_panic;
+mod driven;
 mod settling;
 mod watcher;
+
+use self::catch_panic::CatchPanic;
+use self::driven::PanicPayload;
+pub(crate) use self::driven::{Driven, Failure, Reply};
 
 /// The operation that is executed under a key.
 pub(crate) trait Work: Send + 'static {
@@ -59,40 +62,6 @@ impl<P> WorkResult<P> {
     /// An execution that broke down without a value.
     pub(crate) const fn broken() -> Self {
         Self { handled: Handled::Broken, product: None, payload: Bytes::new() }
-    }
-}
-
-/// The end of a request under a key.
-pub(crate) enum Driven<W: Work> {
-    /// Pass: the caller runs the work without protection.
-    Pass(Bypass, W),
-    Reply(Reply<W::Product>),
-}
-
-/// The answer to a client.
-pub(crate) enum Reply<P> {
-    Own {
-        product: P,
-        attempt: u32,
-        stored: bool,
-    },
-    Replay {
-        response: Box<StoredResponse>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
-    },
-    Refuse {
-        rejection: Rejection,
-        /// The value of the work, if that broke down.
-        product: Option<P>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
-    },
-}
-
-impl<P> Reply<P> {
-    const fn refuse(rejection: Rejection) -> Self {
-        Self::Refuse { rejection, product: None, fenced: None }
     }
 }
 
@@ -178,6 +147,7 @@ async fn execute<S: Store, W: Work>(
             Action::Answer { answer, deferred } => {
                 driver.defer(deferred);
                 let fenced = driver.fenced;
+                let panic = driver.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take();
                 return Driven::Reply(match (answer, work, result.product) {
                     (Answer::Pass(bypass), Some(work), _) => return driver.pass(bypass, work),
                     (Answer::Own { attempt, stored }, _, Some(product)) => {
@@ -186,6 +156,13 @@ async fn execute<S: Store, W: Work>(
                     (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
                     (Answer::Refuse(rejection), _, product) => {
                         Reply::Refuse { rejection, product, fenced }
+                    }
+                    (Answer::Broken { attempt }, _, product) => {
+                        let value = product.map(Failure::Value);
+                        match panic.map(Failure::Panic).or(value) {
+                            Some(failure) => Reply::Broken { failure, attempt },
+                            None => driver.impossible(),
+                        }
                     }
                     _ => driver.impossible(),
                 });
@@ -216,6 +193,10 @@ pub(crate) struct Driver<S: Store> {
     fenced: Option<u32>,
     /// The end of the handler's transaction is not known.
     is_uncommitted: bool,
+    /// The payload of the handler's panic.
+    ///
+    /// The mutex makes the driver `Sync`, and is never contended.
+    panic: Mutex<Option<PanicPayload>>,
 }
 
 impl<S: Store> Driver<S> {
@@ -234,6 +215,7 @@ impl<S: Store> Driver<S> {
             unsettled: None,
             fenced: None,
             is_uncommitted: false,
+            panic: Mutex::default(),
         })
     }
 
@@ -410,7 +392,7 @@ impl<S: Store> Driver<S> {
         let loss = Arc::clone(heartbeat.loss());
         let execution = Execution::new(operation.clone(), lease, Arc::clone(&loss), &self.engine);
         self.heartbeat = Some(heartbeat);
-        let mut work = CatchPanic(Box::pin(work.run(execution.clone())));
+        let mut work = CatchPanic::new(work.run(execution.clone()));
         let result = tokio::select! {
             biased;
             result = &mut work => result,
@@ -420,7 +402,10 @@ impl<S: Store> Driver<S> {
                 work.await
             }
         };
-        let result = result.unwrap_or_else(WorkResult::broken);
+        let result = result.unwrap_or_else(|payload| {
+            self.panic = Mutex::new(Some(payload));
+            WorkResult::broken()
+        });
         self.pending = execution.pending().end();
         result
     }
@@ -481,21 +466,5 @@ impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let deferred = self.exchange.abandon();
         self.defer(deferred);
-    }
-}
-
-/// Resolves to `None` if the future panics.
-struct CatchPanic<F>(Pin<Box<F>>);
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.0.as_mut();
-        // The future is never polled again after a panic, so no broken state can be seen.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
     }
 }

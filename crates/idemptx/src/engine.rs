@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http::Response;
 use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::key::{Key, Scope};
 use idemptx_core::lease::Token;
+use idemptx_core::outcome::Rejection;
 #[cfg(feature = "spool")]
 use idemptx_core::policy::OnLargeBody;
 use idemptx_core::policy::Policy;
@@ -152,6 +155,7 @@ pub struct Load {
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 type Transactions = Arc<dyn Transactional>;
+pub(crate) type RenderFn = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
 
 /// The state that all requests of an engine share.
 pub(crate) struct Inner<S> {
@@ -166,6 +170,7 @@ pub(crate) struct Inner<S> {
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
+    render: Option<RenderFn>,
     probes: Probes,
     /// Bodies of responses that flow on after their executions have ended.
     open_bodies: Arc<Semaphore>,
@@ -218,6 +223,11 @@ impl<S: Store> Inner<S> {
 
     pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {
         self.accepts.as_deref().map(|accepts| accepts as &(dyn Fn(&Key) -> bool + Sync))
+    }
+
+    /// Returns the application's function that makes responses of refusals.
+    pub(crate) fn render(&self) -> Option<RenderFn> {
+        self.render.clone()
     }
 
     pub(crate) fn transactions(&self) -> Option<Transactions> {

@@ -97,11 +97,12 @@ mod tokens;
 pub mod tower;
 mod transaction;
 
-pub use idemptx_core::exchange::{Directive, ProbeResult};
+pub use idemptx_core::exchange::{Directive, InvalidDirective, ProbeResult};
 pub use idemptx_core::fingerprint::Fingerprint;
 pub use idemptx_core::key::{Key, RecordId, Scope};
 pub use idemptx_core::lease::Token;
 pub use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
+pub use idemptx_core::problem::Problem;
 pub use idemptx_core::policy::{ConfigError, Policy, PolicyBuilder, Profile};
 pub use idemptx_core::response::StoredResponse;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::detachable::Detachable;
-use crate::drive::{Driven, Driver, Reply, Work, WorkResult, drive};
+use crate::drive::{Driven, Driver, Failure, Reply, Work, WorkResult, drive};
 use crate::engine::Engine;
 use crate::execution::Execution;
 
@@ -50,7 +51,7 @@ impl<S: Store> Engine<S> {
     /// [`RunError::Failed`] with the work's own error; the key is then free again, or quarantined,
     /// by the policy's `on_panic`, unless the work has said otherwise with
     /// [`Execution::set_outcome`].
-    /// [`RunError::Panicked`] likewise.
+    /// [`RunError::Panicked`] likewise; in shadow mode the panic propagates instead.
     ///
     /// # Cancel safety
     ///
@@ -120,6 +121,11 @@ impl<S: Store> Engine<S> {
             | Reply::Refuse { product: Some(Err(error)), .. } => Err(RunError::Failed(error)),
             Reply::Replay { response, .. } => serde_json::from_slice(&response.body)
                 .map_err(|error| RunError::Undecodable(error.into())),
+            Reply::Broken { failure: Failure::Value(Err(error)), .. } => {
+                Err(RunError::Failed(error))
+            }
+            Reply::Broken { failure: Failure::Value(Ok(value)), .. } => Ok(value),
+            Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
             Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
                 Err(RunError::Panicked(rejection))
             }

@@ -86,10 +86,10 @@ fn fingerprints_are_settled() {
     assert_eq!(
         prints,
         [
-            "6f5c092d 768676551ce6a7d2",
-            "74b51578 60889c1f4adb257f",
-            "b8b6a8e9 cdbc66c17eb5323e",
-            "c3e7acfa 5b302b79e4f17470"
+            "63a8be96 2a411cc34f46b921",
+            "5e27c7ba e7a8f73004647aea",
+            "46c161e9 78de446e923d770b",
+            "e1ce15a3 cbd97bef564e0eb9"
         ]
     );
     let work = Fingerprint::of(&[b"a", b"b"], None);

@@ -76,6 +76,12 @@ choice! {
         Payments = "payments",
         /// The behaviour of the original Python package.
         Idemptx = "idemptx",
+        /// The rules of the Agentic Commerce Protocol.
+        Acp = "acp",
+        /// The rules of the Universal Commerce Protocol.
+        Ucp = "ucp",
+        /// The rules of the Iceberg REST catalog.
+        Iceberg = "iceberg",
     }
 }
 
@@ -120,6 +126,17 @@ choice! {
         Quarantine = "quarantine",
         /// A hook of the application decides.
         Probe = "probe",
+    }
+}
+
+choice! {
+    /// The treatment of a retry whose operation completed with a response that was not kept: one
+    /// that was too large, or a stream.
+    OnNotReplayable for "on_not_replayable" {
+        /// Refuse it: the operation happens once.
+        Refuse = "refuse",
+        /// Execute the operation again, such as an export without effects.
+        Reexecute = "reexecute",
     }
 }
 
@@ -209,6 +226,8 @@ pub enum ScopeRule {
     Bind(Vec<HeaderName>),
     /// The value of a header that a trusted proxy or layer sets or verifies.
     Header(HeaderName),
+    /// The value of a cookie (RFC 6265), such as a session; the application verifies it.
+    Cookie(String),
     /// The result of the adapter's function.
     Custom,
     /// One namespace for all clients.

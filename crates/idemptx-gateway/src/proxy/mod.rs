@@ -26,7 +26,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
-use idemptx::{Bypass, Code, Outcome};
+use idemptx::{Bypass, Code, InvalidDirective, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
@@ -146,6 +146,13 @@ async fn route_request(
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> =
         service.call(request.map(|body| ClientBody::new(body, pace))).await;
+    if response.extensions().get::<InvalidDirective>().is_some() {
+        tracing::warn!(
+            route = route.config.name,
+            "the upstream's Idempotency-Outcome is none of store, release and unknown: the \
+             outcome counts as unknown"
+        );
+    }
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.

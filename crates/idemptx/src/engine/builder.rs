@@ -6,15 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http::Response;
 use idemptx_core::exchange::{ProbeResult, Rules};
 use idemptx_core::key::{Key, Scope};
+use idemptx_core::outcome::Rejection;
 use idemptx_core::policy::{ConfigError, Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
 use idemptx_core::stats::TypicalTime;
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
 
 use super::probe::{Orphan, ProbeFn, Probes};
-use super::{AcceptsFn, Engine, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopeFn, Transactions};
+use super::{
+    AcceptsFn, Engine, Inner, MonotonicClock, OPEN_BODIES_MAX, RenderFn, ScopeFn, Transactions,
+};
 use crate::lease_renewer::LeaseRenewer;
 use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
@@ -32,6 +37,7 @@ pub struct EngineBuilder<S> {
     scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
+    render: Option<RenderFn>,
     transactions: Option<TransactionsOf<S>>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
@@ -47,6 +53,7 @@ impl<S: Store> EngineBuilder<S> {
             scope: None,
             accepts: None,
             probe: None,
+            render: None,
             transactions: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -107,6 +114,34 @@ impl<S: Store> EngineBuilder<S> {
         R: Future<Output = ProbeResult> + Send + 'static,
     {
         self.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
+        self
+    }
+
+    /// Sets the function that makes the responses of refusals, in place of the policy's `problem`.
+    ///
+    /// The layer adds its own header fields to them.
+    /// Calls of gRPC are refused in the form of gRPC all the same.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use idemptx::{Engine, Problem, store::MemoryStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder(MemoryStore::new())
+    ///     .refusals(|rejection| {
+    ///         // Retry-After, Link and the like stay.
+    ///         let response = Problem::from(rejection).into_response();
+    ///         response.map(|_| Bytes::from(format!("{{\"error\":\"{}\"}}", rejection.code)))
+    ///     })
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn refusals<F>(mut self, render: F) -> Self
+    where
+        F: Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.render = Some(Arc::new(render));
         self
     }
 
@@ -218,6 +253,7 @@ impl<S: Store> EngineBuilder<S> {
             scope: self.scope,
             accepts: self.accepts,
             probe: self.probe,
+            render: self.render,
             probes: Probes::default(),
             open_bodies: Arc::new(Semaphore::new(OPEN_BODIES_MAX as usize)),
             transactions,

@@ -1,3 +1,4 @@
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -6,7 +7,9 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
-use idemptx_core::exchange::{Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules};
+use idemptx_core::exchange::{
+    Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
+};
 use idemptx_core::fingerprint::{Fingerprint, Fingerprinter};
 use idemptx_core::key::Scope;
 use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
@@ -21,8 +24,8 @@ use super::capture::{Call, Handler, HandlerOutput};
 use super::future::{BoxExchange, ResponseFuture};
 #[cfg(feature = "spool")]
 use super::spooling::spooled;
-use crate::drive::{Driven, Driver, Reply, drive};
-use crate::engine::{Engine, Inner};
+use crate::drive::{Driven, Driver, Failure, Reply, drive};
+use crate::engine::{Engine, Inner, RenderFn};
 use crate::execution::Execution;
 #[cfg(all(feature = "axum", feature = "postgres"))]
 use crate::transaction::BypassNote;
@@ -101,8 +104,8 @@ where
             // An exchange begins with nothing else.
             _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
         };
-        let marker = Marker { rules: Arc::clone(engine.rules()), operation: None, print: None };
-        let refused = marker.mark(problem(&rejection), Outcome::Refused(rejection.code));
+        let marker = Marker::before_body(engine, request.headers());
+        let refused = marker.mark(marker.refusal(&rejection), Outcome::Refused(rejection.code));
         ResponseFuture::refused(refused)
     }
 }
@@ -147,10 +150,10 @@ where
     Box::pin(async move {
         let end = read_request(driver.engine(), &mut call.request, bytes_max).await;
         let version = call.request.version();
-        let marker;
+        let mut marker = Marker::before_body(driver.engine(), call.request.headers());
         let driving = {
             let action = driver.step(Event::Body(end));
-            marker = Marker::of(&driver);
+            marker.body_read(&driver);
             let engine = Arc::clone(driver.engine());
             drive(driver, action, Handler { call, engine })
         };
@@ -184,14 +187,19 @@ fn respond<C, E>(
             Ok(marker.mark(replayed(*response), fenced.unwrap_or(Outcome::Replayed)))
         }
         // A service's own error means more to the layers outside than a problem document.
-        Reply::Own { product: HandlerOutput::Error(error), .. } => Err(error),
+        Reply::Own { product: HandlerOutput::Error(error), .. }
+        | Reply::Broken { failure: Failure::Value(HandlerOutput::Error(error)), .. } => Err(error),
+        Reply::Broken { failure: Failure::Value(HandlerOutput::Response(response)), attempt } => {
+            Ok(marker.mark(response, Outcome::Executed { attempt, stored: false }))
+        }
+        Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
         Reply::Refuse { rejection, product: Some(HandlerOutput::Error(error)), .. }
             if rejection.code == Code::HandlerFailed =>
         {
             Err(error)
         }
         Reply::Refuse { rejection, fenced, .. } => {
-            let mut response = problem(&rejection);
+            let mut response = marker.refusal(&rejection);
             // The rest of the body will not be read, so the connection cannot be used again:
             // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
             if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
@@ -233,7 +241,7 @@ where
     match read(&mut *body, bytes_max, see).await {
         Read::Whole(whole) => {
             body.put_back(whole);
-            BodyEnd::Whole(prints.into_iter().map(Fingerprinter::finish).collect())
+            BodyEnd::complete(prints)
         }
         Read::TooLarge(whole, rest) => read_large(engine, whole, rest, prints).await,
         Read::Broken(whole, error) => {
@@ -267,21 +275,42 @@ where
     BodyEnd::TooLarge
 }
 
-/// Adds to a response what the exchange has to say to the client and to the layers outside.
+/// Makes refusals, and adds to responses what the exchange has to say to the client and to the
+/// layers outside.
 struct Marker {
     rules: Arc<Rules>,
     operation: Option<Operation>,
     print: Option<Fingerprint>,
+    /// The content type of a gRPC call.
+    grpc: Option<HeaderValue>,
+    render: Option<RenderFn>,
 }
 
 impl Marker {
-    fn of<S: Store>(driver: &Driver<S>) -> Self {
-        let exchange = driver.exchange();
+    fn before_body<S: Store>(engine: &Inner<S>, headers: &HeaderMap) -> Self {
         Self {
-            rules: Arc::clone(driver.engine().rules()),
-            operation: exchange.operation().cloned(),
-            print: exchange.fingerprint().copied(),
+            rules: Arc::clone(engine.rules()),
+            operation: None,
+            print: None,
+            grpc: grpc_content_type(headers).cloned(),
+            render: engine.render(),
         }
+    }
+
+    fn body_read<S: Store>(&mut self, driver: &Driver<S>) {
+        let exchange = driver.exchange();
+        self.operation = exchange.operation().cloned();
+        self.print = exchange.fingerprint().copied();
+    }
+
+    /// Makes the response of a refusal, in the form that the client of this call understands.
+    fn refusal<C>(&self, rejection: &Rejection) -> Response<ResponseBody<C>> {
+        let response = match (&self.grpc, &self.render) {
+            (Some(grpc), _) => Problem::from(rejection).into_grpc_response(grpc.clone()),
+            (None, Some(render)) => render(rejection),
+            (None, None) => Problem::from(rejection).into_response(),
+        };
+        response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())))
     }
 
     fn mark<C>(&self, mut response: Response<C>, outcome: Outcome) -> Response<C> {
@@ -293,11 +322,6 @@ impl Marker {
         }
         response
     }
-}
-
-fn problem<C>(rejection: &Rejection) -> Response<ResponseBody<C>> {
-    let whole = |body| ResponseBody::whole(Whole::of(body, HeaderMap::new()));
-    Problem::from(rejection).into_response().map(whole)
 }
 
 fn replayed<C>(stored: StoredResponse) -> Response<ResponseBody<C>> {

@@ -5,6 +5,7 @@ mod bodies;
 mod front_door;
 mod handlers;
 mod modes;
+mod refusals;
 mod replay;
 #[cfg(feature = "spool")]
 mod spool;
