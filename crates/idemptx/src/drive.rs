@@ -27,18 +27,20 @@ use crate::detachable::Attachment;
 use crate::engine::Inner;
 use crate::execution::Execution;
 use crate::lease_renewer::{BackgroundTask, Heartbeat};
-use crate::single_flight::{Entry, Leader, Update, WaitSlot};
+use crate::single_flight::{Entry, Leader, Update, WaitLimits, WaitSlot};
 use crate::time_limit::limited;
 use crate::transaction::PendingEffects;
 
 mod catch_panic;
 mod driven;
+mod permits;
 mod settling;
 mod watcher;
 
 use self::catch_panic::CatchPanic;
 use self::driven::PanicPayload;
 pub(crate) use self::driven::{Driven, Failure, Reply};
+use self::permits::acquire;
 
 /// The operation that is executed under a key.
 pub(crate) trait Work: Send + 'static {
@@ -182,6 +184,8 @@ pub(crate) struct Driver<S: Store> {
     stepped: Timestamp,
     leader: Option<Leader>,
     permit: Option<OwnedSemaphorePermit>,
+    /// The permit of the operation's principal, where their number is limited.
+    scope_permit: Option<OwnedSemaphorePermit>,
     /// A claim is in force, or may be: there is something to release.
     may_be_claimed: bool,
     heartbeat: Option<Heartbeat>,
@@ -209,6 +213,7 @@ impl<S: Store> Driver<S> {
             stepped: Timestamp::default(),
             leader: None,
             permit: None,
+            scope_permit: None,
             may_be_claimed: false,
             heartbeat: None,
             pending: PendingEffects::default(),
@@ -303,7 +308,7 @@ impl<S: Store> Driver<S> {
             Err(_) if self.attachment.is_detached() => Update::Changed,
             Err(failure) => Update::Failed(*failure),
         };
-        self.permit = None;
+        (self.permit, self.scope_permit) = (None, None);
         self.complete(&update);
         verdict
     }
@@ -317,15 +322,15 @@ impl<S: Store> Driver<S> {
         if self.engine.is_closed_to_claims() {
             return Err(ErrorKind::Full.into());
         }
+        // The principal's own first: while it waits for that, it takes nothing from others.
+        if self.scope_permit.is_none()
+            && let Some(operation) = self.exchange.operation()
+            && let Some(permits) = self.engine.scope_permits(operation)
+        {
+            self.scope_permit = Some(acquire(permits, limit).await?);
+        }
         if self.permit.is_none() {
-            self.permit = match self.engine.permits().try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                // Nothing has been sent: a certain refusal.
-                Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
-                    Ok(Ok(permit)) => Some(permit),
-                    _ => return Err(ErrorKind::Full.into()),
-                },
-            };
+            self.permit = Some(acquire(self.engine.permits(), limit).await?);
         }
         self.may_be_claimed = true;
         // From here on the answer is waited for, client or not: only it says whether there is a
@@ -392,7 +397,20 @@ impl<S: Store> Driver<S> {
         let loss = Arc::clone(heartbeat.loss());
         let execution = Execution::new(operation.clone(), lease, Arc::clone(&loss), &self.engine);
         self.heartbeat = Some(heartbeat);
-        let mut work = CatchPanic::new(work.run(execution.clone()));
+        let running = work.run(execution.clone());
+        // Unlike spans of the layers outside, this one stays when the client leaves.
+        #[cfg(feature = "tracing")]
+        let running = tracing::Instrument::instrument(
+            running,
+            tracing::debug_span!(
+                target: "idemptx",
+                "execution",
+                record = %lease.id,
+                attempt = lease.attempt,
+                fence = lease.fence
+            ),
+        );
+        let mut work = CatchPanic::new(running);
         let result = tokio::select! {
             biased;
             result = &mut work => result,
@@ -412,8 +430,8 @@ impl<S: Store> Driver<S> {
 
     /// Waits for the end of a claim, together with all other requests of this process.
     async fn wait(&mut self, id: RecordId, holder: ClaimInfo, until: Timestamp) -> Event {
-        let token = holder.token;
-        let mut waiter = match self.engine.single_flight().wait(id, holder) {
+        let (token, limits) = (holder.token, WaitLimits::of(self.engine.policy()));
+        let mut waiter = match self.engine.single_flight().wait(id, holder, limits) {
             WaitSlot::Full => return Event::WaitersFull,
             WaitSlot::Joined(waiter) => waiter,
             WaitSlot::Watcher(waiter, leader) => {

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use idemptx_core::exchange::{Exchange, Handled, Operation};
 use idemptx_core::key::{InvalidKey, Key, Scope};
-use idemptx_core::outcome::{Code, Rejection};
+use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::response::{ReplayRules, StoredResponse};
 use idemptx_core::store::Store;
 use idemptx_core::time::Clock;
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::detachable::Detachable;
 use crate::drive::{Driven, Driver, Failure, Reply, Work, WorkResult, drive};
-use crate::engine::Engine;
+use crate::engine::{Engine, Observation};
 use crate::execution::Execution;
 
 impl<S: Store> Engine<S> {
@@ -107,7 +107,18 @@ impl<S: Store> Engine<S> {
         let bytes_max = inner.policy().response_bytes_max;
         let job = JobWork { work, bytes_max, made: PhantomData };
         let attachment = driver.attachment();
-        let exchange = Detachable::new(attachment, Box::pin(drive(driver, action, job)));
+        let (observation, record) = (Observation::begin(inner), unprotected.id());
+        // Inside, so that the outcome is reported without a caller too.
+        let driving = async move {
+            let driven = drive(driver, action, job).await;
+            let outcome = match &driven {
+                Driven::Pass(bypass, _) => Outcome::Bypassed(*bypass),
+                Driven::Reply(reply) => reply.outcome(),
+            };
+            observation.end(&outcome, Some(record));
+            driven
+        };
+        let exchange = Detachable::new(attachment, Box::pin(driving));
         let reply = match exchange.await {
             Driven::Reply(reply) => reply,
             Driven::Pass(_, job) => {

@@ -96,9 +96,11 @@ impl Policy {
         })?;
         one_of("in_flight_status", self.in_flight_status, &IN_FLIGHT_STATUSES)?;
         one_of("mismatch_status", self.mismatch_status, &MISMATCH_STATUSES)?;
-        check(self.challenge.to_str().is_ok_and(|text| !text.trim().is_empty()), "challenge", || {
-            "write a challenge (RFC 9110 §11.6.1), such as `Bearer realm=\"api\"`".to_owned()
-        })?;
+        check(
+            self.challenge.to_str().is_ok_and(|text| !text.trim().is_empty()),
+            "challenge",
+            || "write a challenge (RFC 9110 §11.6.1), such as `Bearer realm=\"api\"`".to_owned(),
+        )?;
         let within = |field, statuses: &Statuses| {
             check(statuses.all_within(&STATUSES), field, || {
                 "name statuses from 100 to 599 only".to_owned()

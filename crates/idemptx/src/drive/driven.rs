@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use idemptx_core::outcome::{Bypass, Rejection};
+use idemptx_core::outcome::{Bypass, Outcome, Rejection};
 use idemptx_core::response::StoredResponse;
 
 use super::Work;
@@ -41,6 +41,23 @@ pub(crate) enum Reply<P> {
 }
 
 impl<P> Reply<P> {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Own { attempt, stored, .. } => {
+                Outcome::Executed { attempt: *attempt, stored: *stored }
+            }
+            Self::Replay { fenced: Some(attempt), .. } => {
+                Outcome::Fenced { attempt: *attempt, code: None }
+            }
+            Self::Replay { .. } => Outcome::Replayed,
+            Self::Refuse { rejection, fenced: Some(attempt), .. } => {
+                Outcome::Fenced { attempt: *attempt, code: Some(rejection.code) }
+            }
+            Self::Refuse { rejection, .. } => Outcome::Refused(rejection.code),
+            Self::Broken { attempt, .. } => Outcome::Executed { attempt: *attempt, stored: false },
+        }
+    }
+
     pub(super) const fn refuse(rejection: Rejection) -> Self {
         Self::Refuse { rejection, product: None, fenced: None }
     }

@@ -76,7 +76,8 @@ impl<S: Inventory> Purge<S> {
     /// What has been begun is carried on with, though it may not be counted; called again, it does
     /// the rest of the page.
     pub async fn step(&mut self) -> Result<bool, StoreError> {
-        if self.step_scopes.len() >= STEP_SCOPES_MAX || self.is_over && !self.step_scopes.is_empty() {
+        if self.step_scopes.len() >= STEP_SCOPES_MAX || self.is_over && !self.step_scopes.is_empty()
+        {
             return self.walk_steps().await;
         }
         if self.is_over {
@@ -99,8 +100,7 @@ impl<S: Inventory> Purge<S> {
     async fn walk_steps(&mut self) -> Result<bool, StoreError> {
         let all = || Query::all().limit(Query::LIMIT_MAX);
         let page = self.operator.list(self.steps_walk.get_or_insert_with(all)).await?;
-        let is_step =
-            |entry: &&RecordSummary| self.step_scopes.contains(&entry.id.scope_bytes());
+        let is_step = |entry: &&RecordSummary| self.step_scopes.contains(&entry.id.scope_bytes());
         for entry in page.entries.iter().filter(is_step) {
             match self.operator.forget_step(&Target::listed(entry)).await {
                 Err(OperatorError::Store(error)) => return Err(error),

@@ -25,10 +25,10 @@ use super::future::{BoxExchange, ResponseFuture};
 #[cfg(feature = "spool")]
 use super::spooling::spooled;
 use crate::drive::{Driven, Driver, Failure, Reply, drive};
-use crate::engine::{Engine, Inner, RenderFn};
+use crate::engine::{Engine, Inner, Observation, RenderFn};
+#[cfg(feature = "axum")]
+use crate::execution::BypassNote;
 use crate::execution::Execution;
-#[cfg(all(feature = "axum", feature = "postgres"))]
-use crate::transaction::BypassNote;
 
 /// A service whose requests under a key are safe to retry; see the [module](super).
 #[derive(Debug)]
@@ -74,10 +74,11 @@ where
         let (parts, body) = request.into_parts();
         // A second layer of the same engine would find the key claimed: by the first one.
         let execution = parts.extensions.get::<Execution>();
-        if execution.is_some_and(|execution| execution.is_under(engine.rules())) {
+        if execution.is_some_and(|execution| execution.is_under(engine)) {
             let request = Request::from_parts(parts, RequestBody::inner(body));
             return ResponseFuture::nested(self.inner.call(request));
         }
+        let observation = Observation::begin(engine);
         let (exchange, action) = {
             let head =
                 Head::new(&parts.method, client_uri(&parts.extensions, &parts.uri), &parts.headers)
@@ -93,11 +94,13 @@ where
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
                 let call = Box::new(Call { inner, request });
-                return ResponseFuture::keyed(attachment, run_exchange(driver, bytes_max, call));
+                let exchange = run_exchange(driver, bytes_max, call, observation);
+                return ResponseFuture::keyed(attachment, exchange);
             }
             Action::Answer { answer: Answer::Pass(bypass), .. } => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
-                note_bypass(&mut request, &rules, bypass);
+                observation.end(&outcome, None);
+                note_bypass(&mut request, &rules, bypass, None);
                 return ResponseFuture::pass(self.inner.call(request), rules, outcome);
             }
             Action::Answer { answer: Answer::Refuse(rejection), .. } => rejection,
@@ -105,8 +108,9 @@ where
             _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
         };
         let marker = Marker::before_body(engine, request.headers());
-        let refused = marker.mark(marker.refusal(&rejection), Outcome::Refused(rejection.code));
-        ResponseFuture::refused(refused)
+        let outcome = Outcome::Refused(rejection.code);
+        observation.end(&outcome, None);
+        ResponseFuture::refused(marker.mark(marker.refusal(&rejection), outcome))
     }
 }
 
@@ -136,6 +140,7 @@ fn run_exchange<S, T, B, C>(
     mut driver: Box<Driver<S>>,
     bytes_max: u64,
     mut call: Box<Call<T, B>>,
+    observation: Observation,
 ) -> BoxExchange<C, T::Error>
 where
     S: Store,
@@ -157,18 +162,25 @@ where
             let engine = Arc::clone(driver.engine());
             drive(driver, action, Handler { call, engine })
         };
+        let record = marker.operation.as_ref().map(Operation::id);
         let (bypass, work) = match driving.await {
             Driven::Pass(bypass, work) => (bypass, work),
-            Driven::Reply(reply) => return respond(&marker, reply, version),
+            Driven::Reply(reply) => {
+                observation.end(&reply.outcome(), record);
+                return respond(&marker, reply, version);
+            }
         };
+        let outcome = Outcome::Bypassed(bypass);
+        observation.end(&outcome, record);
         let passing = {
             let Call { mut inner, mut request } = *work.call;
-            note_bypass(&mut request, work.engine.rules(), bypass);
+            let operation = marker.operation.as_ref();
+            note_bypass(&mut request, work.engine.rules(), bypass, operation);
             // Apart: most requests' futures need no room for it.
             Box::pin(inner.call(request))
         };
         let response = passing.await?;
-        Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Bypassed(bypass)))
+        Ok(marker.mark(response.map(ResponseBody::inner), outcome))
     })
 }
 
@@ -178,46 +190,48 @@ fn respond<C, E>(
     reply: Reply<HandlerOutput<C, E>>,
     version: Version,
 ) -> Result<Response<ResponseBody<C>>, E> {
+    let outcome = reply.outcome();
     match reply {
-        Reply::Own { product: HandlerOutput::Response(response), attempt, stored } => {
-            Ok(marker.mark(response, Outcome::Executed { attempt, stored }))
+        Reply::Own { product: HandlerOutput::Response(response), .. }
+        | Reply::Broken { failure: Failure::Value(HandlerOutput::Response(response)), .. } => {
+            Ok(marker.mark(response, outcome))
         }
-        Reply::Replay { response, fenced } => {
-            let fenced = fenced.map(|attempt| Outcome::Fenced { attempt, code: None });
-            Ok(marker.mark(replayed(*response), fenced.unwrap_or(Outcome::Replayed)))
-        }
+        Reply::Replay { response, .. } => Ok(marker.mark(replayed(*response), outcome)),
         // A service's own error means more to the layers outside than a problem document.
         Reply::Own { product: HandlerOutput::Error(error), .. }
         | Reply::Broken { failure: Failure::Value(HandlerOutput::Error(error)), .. } => Err(error),
-        Reply::Broken { failure: Failure::Value(HandlerOutput::Response(response)), attempt } => {
-            Ok(marker.mark(response, Outcome::Executed { attempt, stored: false }))
-        }
         Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
         Reply::Refuse { rejection, product: Some(HandlerOutput::Error(error)), .. }
             if rejection.code == Code::HandlerFailed =>
         {
             Err(error)
         }
-        Reply::Refuse { rejection, fenced, .. } => {
+        Reply::Refuse { rejection, .. } => {
             let mut response = marker.refusal(&rejection);
             // The rest of the body will not be read, so the connection cannot be used again:
             // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
             if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            let code = rejection.code;
-            let fenced = fenced.map(|attempt| Outcome::Fenced { attempt, code: Some(code) });
-            Ok(marker.mark(response, fenced.unwrap_or(Outcome::Refused(code))))
+            Ok(marker.mark(response, outcome))
         }
     }
 }
 
 /// Leaves a note for extractors that find no execution.
-fn note_bypass<B>(request: &mut Request<B>, rules: &Arc<Rules>, bypass: Bypass) {
-    #[cfg(all(feature = "axum", feature = "postgres"))]
-    request.extensions_mut().insert(BypassNote { rules: Arc::clone(rules), bypass });
-    #[cfg(not(all(feature = "axum", feature = "postgres")))]
-    let _ = (request, rules, bypass);
+fn note_bypass<B>(
+    request: &mut Request<B>,
+    rules: &Arc<Rules>,
+    bypass: Bypass,
+    operation: Option<&Operation>,
+) {
+    #[cfg(feature = "axum")]
+    {
+        let (rules, operation) = (Arc::clone(rules), operation.cloned());
+        request.extensions_mut().insert(BypassNote { rules, bypass, operation });
+    }
+    #[cfg(not(feature = "axum"))]
+    let _ = (request, rules, bypass, operation);
 }
 
 /// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.

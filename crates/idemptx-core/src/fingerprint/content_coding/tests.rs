@@ -40,7 +40,11 @@ fn each_coding_is_undone() {
 fn what_is_cut_off_or_followed_by_something_is_malformed() {
     for (coding, body, _) in encoded() {
         for end in 1..body.len() {
-            assert_eq!(coding.decode(&body[..end]), Err(Undecodable::Malformed), "{coding:?} {end}");
+            assert_eq!(
+                coding.decode(&body[..end]),
+                Err(Undecodable::Malformed),
+                "{coding:?} {end}"
+            );
         }
         let longer = [&body[..], b"x"].concat();
         assert_eq!(coding.decode(&longer), Err(Undecodable::Malformed), "{coding:?}");

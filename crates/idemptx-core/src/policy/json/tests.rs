@@ -86,7 +86,10 @@ fn every_value_is_read_and_shown() {
             r#""problem":{"base":"https://a.example/","codes":{},"format":"flat","should_retry":false}"#,
             "",
         ),
-        (r#""problem":{"codes":{"key-reused":"conflict"}}"#, r#""codes":{"key-reused":"conflict"},"#),
+        (
+            r#""problem":{"codes":{"key-reused":"conflict"}}"#,
+            r#""codes":{"key-reused":"conflict"},"#,
+        ),
         (r#""problem":{"format":"flat"}"#, r#""format":"flat","should_retry":true}"#),
         (r#""secrets":[]"#, ""),
         (
@@ -131,7 +134,10 @@ fn what_is_wrong_is_named_with_what_to_write_instead() {
         (r#""scope":{}"#, "`scope`: write {\"bind\": [headers]}"),
         (r#""scope":{"bind":["a"],"header":"b"}"#, "`scope`: write {\"bind\": [headers]}"),
         (r#""scope":{"bind":"a"}"#, "`scope.bind`: write a list"),
-        (r#""scope":{"claim":"sub"}"#, "`scope.claim`: no such field; there is `bind`, `header`, `cookie`"),
+        (
+            r#""scope":{"claim":"sub"}"#,
+            "`scope.claim`: no such field; there is `bind`, `header`, `cookie`",
+        ),
         (r#""challenge":" ""#, "`challenge`: write a challenge (RFC 9110"),
         (r#""challenge":"a\nb""#, "`challenge`: write the value of a header"),
         (r#""scope":{"cookie":"a b"}"#, "`scope.cookie`: write the name of a cookie"),

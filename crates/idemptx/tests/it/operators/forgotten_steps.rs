@@ -46,7 +46,8 @@ impl Shop {
     async fn pay(&self, key: &str) -> u32 {
         let charges = Arc::clone(&self.charges);
         let work = async move |execution: Execution| {
-            let charge = async || Ok::<_, std::io::Error>(charges.fetch_add(1, Ordering::SeqCst) + 1);
+            let charge =
+                async || Ok::<_, std::io::Error>(charges.fetch_add(1, Ordering::SeqCst) + 1);
             execution.step("charge", charge).await
         };
         self.engine.run(key, b"100 EUR", work).await.unwrap()
