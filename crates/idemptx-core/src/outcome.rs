@@ -163,7 +163,7 @@ pub struct Rejection {
     /// is bound differs.
     pub credential_differs: bool,
     /// The format in which the policy reports refusals.
-    pub problem: ProblemRules,
+    pub problem: Box<ProblemRules>,
     /// Marks a refusal that replaces the response of an execution and will not be replayed:
     /// `Idempotency-Stored: false`.
     pub unstored: bool,

@@ -43,7 +43,7 @@ impl Rejection {
             location: None,
             challenge: None,
             credential_differs: false,
-            problem: policy.problem.clone(),
+            problem: Box::new(policy.problem.clone()),
             unstored: false,
         }
     }

@@ -102,10 +102,11 @@ impl<S: Inventory> Purge<S> {
         let page = self.operator.list(self.steps_walk.get_or_insert_with(all)).await?;
         let is_step = |entry: &&RecordSummary| self.step_scopes.contains(&entry.id.scope_bytes());
         for entry in page.entries.iter().filter(is_step) {
-            match self.operator.forget_step(&Target::listed(entry)).await {
-                Err(OperatorError::Store(error)) => return Err(error),
-                // One that cannot be read is left to expire.
-                _ => {}
+            // One that cannot be read is left to expire.
+            if let Err(OperatorError::Store(error)) =
+                self.operator.forget_step(&Target::listed(entry)).await
+            {
+                return Err(error);
             }
         }
         match page.next {
