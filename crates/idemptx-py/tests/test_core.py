@@ -379,6 +379,17 @@ def test_shadow_mode_only_reports():
     assert other.marked([]) == [(b"idempotency-status", b"would-refuse-key-reused")]
 
 
+def test_shadow_mode_leaves_a_failure_to_the_application():
+    made, store = rules(mode="shadow"), MemoryStore()
+    first = begin(made)
+    assert perform(first, store) == core.EXECUTE
+    assert first.broken() == core.STORE
+    assert perform(first, store) == core.ANSWER
+    # The driver raises the application's own exception; without one its server reports a failure.
+    assert (first.answer, first.refusal().code) == (core.REFUSE, "handler-failed")
+    assert len(store) == 0
+
+
 def secret(number):
     return {"id": number, "secret": f"secret number {number} of sixteen bytes"}
 

@@ -173,21 +173,23 @@ async fn an_outcome_in_a_trailer_is_obeyed_and_not_passed_on() {
         response.body(BodyExt::boxed(body)).unwrap()
     })
     .await;
-    for (more, numbers) in [("", [1, 1]), ("protect = false", [2, 3])] {
+    // A replay declares no trailers, without which HTTP/1.1 sends none.
+    let rows = [
+        ("", ["x-number: 1\r\n\r\n", "0\r\n\r\n"]),
+        ("protect = false", ["x-number: 2\r\n\r\n", "x-number: 3\r\n\r\n"]),
+    ];
+    for (more, ends) in rows {
         let gateway = in_front_of(upstream.address, more).await;
-        for number in numbers {
+        for end in ends {
             let request = b"POST /orders HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\n\
                 Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
             let answer = send_raw(gateway.address, request).await;
             assert!(answer.text.contains("503 Service Unavailable"), "{}", answer.text);
-            assert!(
-                answer.text.ends_with(&format!("x-number: {number}\r\n\r\n")),
-                "{}",
-                answer.text
-            );
+            assert!(answer.text.ends_with(end), "{}", answer.text);
             assert!(!answer.text.contains("idempotency-outcome: "), "{}", answer.text);
         }
     }
+    assert_eq!(upstream.requests(), 3);
 }
 
 #[tokio::test]
