@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::HeaderName;
+use http::header::{COOKIE, HOST};
+use http::{HeaderMap, HeaderName};
 
 use super::ConfigError;
 
@@ -232,4 +233,18 @@ pub enum ScopeRule {
     Custom,
     /// One namespace for all clients.
     Shared,
+}
+
+impl ScopeRule {
+    /// Returns true for a request that has cookies and none of the headers to which its key is
+    /// bound, `Host` aside; an adapter reports it.
+    ///
+    /// If the session is in a cookie, the key is bound to no one: two users who choose the same key
+    /// for the same request get one response.
+    #[must_use]
+    pub fn misses_session(&self, headers: &HeaderMap) -> bool {
+        let Self::Bind(names) = self else { return false };
+        headers.contains_key(COOKIE)
+            && !names.iter().any(|name| *name != HOST && headers.contains_key(name))
+    }
 }

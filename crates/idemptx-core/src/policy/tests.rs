@@ -81,6 +81,25 @@ fn profiles_of_protocols_follow_them() {
 }
 
 #[test]
+fn a_session_in_a_cookie_alone_binds_a_key_to_no_one() {
+    let bind = |names: &[&'static str]| {
+        ScopeRule::Bind(names.iter().map(|name| HeaderName::from_static(name)).collect())
+    };
+    let headers = |names: &[&'static str]| -> http::HeaderMap {
+        let line = |name: &&'static str| (HeaderName::from_static(name), "x".parse().unwrap());
+        names.iter().map(line).collect()
+    };
+    let bound = bind(&["authorization", "host"]);
+    assert!(bound.misses_session(&headers(&["cookie", "host"])));
+    assert!(!bound.misses_session(&headers(&["host"])));
+    assert!(!bound.misses_session(&headers(&["cookie", "host", "authorization"])));
+    assert!(!bind(&["cookie"]).misses_session(&headers(&["cookie"])));
+    for rule in [ScopeRule::Shared, ScopeRule::Cookie("sid".to_owned()), ScopeRule::Custom] {
+        assert!(!rule.misses_session(&headers(&["cookie"])), "{rule:?}");
+    }
+}
+
+#[test]
 fn each_status_is_stored_or_releases_the_key() {
     let [draft, stripe, payments, idemptx, ..] = PROFILES.map(Policy::profile);
     let stored = |policy: &Policy, status| {

@@ -33,6 +33,7 @@ pub(crate) use self::downstream_body::DownstreamBody;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
+use self::routing_table::warn_of_session;
 pub(crate) use self::routing_table::{ActiveRoute, LoggedFindings, RoutingTable};
 use crate::observation::CompletedRequest;
 use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
@@ -139,6 +140,7 @@ async fn route_request(
         }
         return response.map(DownstreamBody::Plain);
     };
+    warn_of_session(engine.policy(), request.headers());
     if let Some(scope) = &peer.certificate {
         request.extensions_mut().insert(scope.clone());
     }

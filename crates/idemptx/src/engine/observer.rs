@@ -2,10 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "tracing")]
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tracing")]
+use http::HeaderMap;
+#[cfg(feature = "tracing")]
+use idemptx_core::exchange::{InvalidDirective, Operation};
 use idemptx_core::key::RecordId;
 use idemptx_core::outcome::Outcome;
+#[cfg(feature = "tracing")]
+use idemptx_core::policy::Policy;
 use idemptx_core::store::Store;
 
 use super::Inner;
@@ -60,6 +68,39 @@ impl fmt::Debug for Observation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Observation").finish_non_exhaustive()
     }
+}
+
+/// Warns, once in this process for each, of keys that protect less than their clients believe.
+#[cfg(feature = "tracing")]
+pub(crate) fn warn_of_key(policy: &Policy, operation: &Operation, headers: &HeaderMap) {
+    static PLACEHOLDER: Once = Once::new();
+    static SESSION: Once = Once::new();
+    if !PLACEHOLDER.is_completed() && policy.warns_of_key(operation.key()) {
+        PLACEHOLDER.call_once(|| {
+            tracing::warn!(
+                target: "idemptx",
+                "a client sends a placeholder as its key, such as `undefined`: every client with this \
+                 fault sends the same key; `on_placeholder_key` can refuse it"
+            );
+        });
+    }
+    if !SESSION.is_completed()
+        && policy.scope.as_ref().is_some_and(|scope| scope.misses_session(headers))
+    {
+        SESSION.call_once(|| {
+            tracing::warn!(
+                target: "idemptx",
+                "a request with a key has cookies, and none of the headers to which keys are bound: \
+                 if its session is in a cookie, make that the scope"
+            );
+        });
+    }
+}
+
+/// Warns of a response whose `Idempotency-Outcome` cannot be read.
+#[cfg(feature = "tracing")]
+pub(crate) fn warn_of_directive(invalid: InvalidDirective) {
+    tracing::warn!(target: "idemptx", "{invalid}: the outcome counts as unknown");
 }
 
 /// Emits an event with the outcome, and the metrics of `tracing-opentelemetry`.

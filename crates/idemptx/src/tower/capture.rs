@@ -141,6 +141,8 @@ fn directive(
     let extension = parts.extensions.remove::<Directive>();
     let field = said.map(|said| {
         said.unwrap_or_else(|invalid| {
+            #[cfg(feature = "tracing")]
+            crate::engine::warn_of_directive(invalid);
             parts.extensions.insert(invalid);
             Directive::Unknown
         })

@@ -89,6 +89,10 @@ where
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
         let rejection = match action {
             Action::ReadBody { bytes_max } => {
+                #[cfg(feature = "tracing")]
+                if let Some(operation) = exchange.operation() {
+                    crate::engine::warn_of_key(engine.policy(), operation, request.headers());
+                }
                 let driver = Driver::new(engine, exchange.typical(engine.typical().get()));
                 let attachment = driver.attachment();
                 let ready = self.inner.clone();
