@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 
@@ -23,6 +24,23 @@ def test_the_first_request_executes_and_a_retry_gets_the_same_answer():
     status, headers, body = retry.replay()
     marks = [(b"idempotent-replayed", b"true"), (b"content-length", b"4")]
     assert (status, headers, body) == (201, ANSWER + marks, b"made")
+
+
+def test_a_body_that_was_compressed_again_is_the_same():
+    made, store, coding = rules(), MemoryStore(), [(b"content-encoding", b"gzip")]
+    run(begin(made, body=gzip.compress(b"{}", mtime=1), headers=coding), store)
+    for body, expected in ((b"{}", core.REPLAY), (b"[]", core.REFUSE)):
+        retry = begin(made, body=gzip.compress(body, mtime=2), headers=coding)
+        perform(retry, store)
+        assert retry.answer == expected
+
+
+def test_a_decompression_bomb_is_too_large():
+    lines = [(b"Idempotency-Key", b"k"), (b"content-encoding", b"gzip")]
+    exchange = rules().begin("POST", b"/orders", b"", lines)
+    assert exchange.feed(gzip.compress(bytes(10_000_000)))
+    assert exchange.end_body() == core.ANSWER
+    assert exchange.refusal().code == "body-too-large"
 
 
 def test_another_request_under_the_key_is_refused():

@@ -2,6 +2,7 @@
 
 mod admission;
 mod bodies;
+mod codings;
 mod front_door;
 mod handlers;
 mod modes;
