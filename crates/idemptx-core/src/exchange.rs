@@ -58,7 +58,7 @@ mod grpc;
 pub use self::admission::{Head, Operation, Rules};
 pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
-pub use self::grpc::classified_status;
+pub use self::grpc::{classified_status, grpc_content_type};
 
 /// The state of one request in the protocol; see the [module](self).
 #[derive(Clone, Debug)]
@@ -296,6 +296,18 @@ impl Exchange {
                 deferring(self.end(Answer::Pass(Bypass::Unprotected)), deferred)
             }
         }
+    }
+
+    /// Refuses another request under a key.
+    ///
+    /// If only the credential differs, the refusal says so: that tells a stranger nothing but that a
+    /// request which the stranger knows entirely was sent under a key that the stranger knows too.
+    fn reused(&mut self, recorded: &Fingerprint) -> Action {
+        let mut rejection = self.rejection(Code::KeyReused);
+        rejection.credential_differs = self.policy().fingerprint.is_some()
+            && self.compare(recorded) == Some(Match::DifferentPrincipal)
+            && self.fingerprints.iter().any(|mine| mine.same_request(recorded));
+        self.refuse_with(rejection)
     }
 
     fn refuse(&mut self, code: Code) -> Action {

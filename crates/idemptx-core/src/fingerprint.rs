@@ -6,9 +6,11 @@
 //!
 //! The input of the hash is a version byte and then, every part prefixed with its length or its
 //! number of parts: method, raw path, query, chosen headers, the type and subtype of
-//! `Content-Type`, and the body.
+//! `Content-Type`, and the body, decompressed where its `Content-Encoding` is known.
 //! No two different requests give the same bytes, wherever one part ends and the next begins.
 
+mod body;
+mod content_coding;
 mod form;
 mod json_value;
 mod multipart;
@@ -22,9 +24,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::digest::{Digest, Purpose, first};
 use crate::secret::Secret;
+use body::Body;
 use form::Field;
 use json_value::Pointer;
 
+pub use content_coding::DecompressionBomb;
 pub use rule::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
 
 /// The digest of a request, as it is kept in a record.
@@ -207,44 +211,11 @@ impl FingerprintConfig {
                 let types = headers.get_all(CONTENT_TYPE);
                 hash_count(&mut hasher, types.iter().count());
                 types.iter().for_each(|line| hash_lowercase(&mut hasher, essence(line)));
-                self.body(rule, headers, &mut hasher)
+                Body::new(rule, &self.pointers, headers, &mut hasher)
             }
         };
         let (binding, operation) = (self.binding(headers), [0; 16]);
         Fingerprinter { config: self.id, binding, operation, hasher, body }
-    }
-
-    fn body(&self, rule: &FingerprintRule, headers: &HeaderMap, hasher: &mut Digest) -> Body {
-        let mut types = headers.get_all(CONTENT_TYPE).iter();
-        let content_type = types.next().filter(|_| types.next().is_none());
-        let essence = content_type.map(essence).unwrap_or_default();
-        let structure = match &rule.body {
-            BodyRule::None => {
-                hasher.update(&[BODY_IGNORED]);
-                return Body::Ignored;
-            }
-            BodyRule::Json if json_value::is_type(essence) => Some(Structure::Json),
-            BodyRule::Fields(_) if json_value::is_type(essence) => {
-                Some(Structure::Fields(Arc::clone(&self.pointers)))
-            }
-            BodyRule::Exclude(_) if json_value::is_type(essence) => {
-                Some(Structure::Exclude(Arc::clone(&self.pointers)))
-            }
-            BodyRule::Form if form::is_type(essence) => Some(Structure::Form),
-            BodyRule::Multipart | BodyRule::Auto if multipart::is_type(essence) => content_type
-                .and_then(|line| multipart::boundary(line.as_bytes()))
-                .map(|boundary| Structure::Multipart { boundary: boundary.into() }),
-            _ => None,
-        };
-        if let Some(structure) = structure {
-            let bytes_max = match rule.body {
-                BodyRule::Auto => AUTO_BYTES_MAX,
-                _ => usize::MAX,
-            };
-            return Body::Structured { structure, bytes: Vec::new(), bytes_max };
-        }
-        hasher.update(&[BODY_RAW]);
-        Body::Raw { length: 0 }
     }
 
     fn binding(&self, headers: &HeaderMap) -> [u8; 16] {
@@ -275,52 +246,35 @@ impl Fingerprinter {
     /// A rule that parses the body keeps it until [`finish`](Self::finish): stop at the policy's
     /// `request_bytes_max`.
     pub fn update(&mut self, chunk: &[u8]) {
-        match &mut self.body {
-            Body::Unchecked | Body::Ignored => {}
-            Body::Raw { length } => {
-                *length += chunk.len() as u64;
-                self.hasher.update(chunk);
-            }
-            Body::Structured { bytes, bytes_max, .. }
-                if chunk.len() <= *bytes_max - bytes.len() =>
-            {
-                bytes.extend_from_slice(chunk);
-            }
-            Body::Structured { bytes, .. } => {
-                // A large upload counts by its bytes, so that it can pass through in a stream.
-                let length = (bytes.len() as u64).saturating_add(chunk.len() as u64);
-                self.hasher.update(&[BODY_RAW]).update(bytes).update(chunk);
-                self.body = Body::Raw { length };
-            }
-        }
+        self.body.update(chunk, &mut self.hasher);
     }
 
     /// Returns true if the whole body is kept until [`finish`](Self::finish), because the rule
     /// parses it.
     #[must_use]
     pub const fn keeps_body(&self) -> bool {
-        matches!(self.body, Body::Structured { bytes_max: usize::MAX, .. })
+        self.body.is_kept_whole()
     }
 
     /// Returns the fingerprint of the request, whose body is complete.
+    ///
+    /// A body that [`try_finish`](Self::try_finish) refuses counts by its bytes.
     #[must_use]
-    pub fn finish(mut self) -> Fingerprint {
-        match &self.body {
-            Body::Unchecked => {
-                return self.fingerprint([0; 32]);
-            }
-            Body::Ignored => {}
-            Body::Raw { length } => {
-                self.hasher.update(&length.to_be_bytes());
-            }
-            Body::Structured { structure, bytes, .. } => {
-                if structure.hash(bytes, &mut self.hasher).is_none() {
-                    self.hasher.update(&[BODY_RAW]).update(bytes);
-                    hash_count(&mut self.hasher, bytes.len());
-                }
-            }
-        }
-        self.fingerprint(self.hasher.finalize())
+    pub fn finish(self) -> Fingerprint {
+        let Self { config, binding, operation, hasher, body } = self;
+        let digest = body.digest_of_any(hasher);
+        Fingerprint { config, digest, binding, operation }
+    }
+
+    /// Returns the fingerprint of the request, whose body is complete.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DecompressionBomb`] for a body that is compressed further than honest content is.
+    pub fn try_finish(self) -> Result<Fingerprint, DecompressionBomb> {
+        let Self { config, binding, operation, hasher, body } = self;
+        let digest = body.digest(hasher)?;
+        Ok(Fingerprint { config, digest, binding, operation })
     }
 
     /// Adds the digest of the operation that the request is for.
@@ -328,76 +282,11 @@ impl Fingerprinter {
         self.operation = operation;
         self
     }
-
-    const fn fingerprint(&self, digest: [u8; 32]) -> Fingerprint {
-        let Self { config, binding, operation, .. } = *self;
-        Fingerprint { config, digest, binding, operation }
-    }
 }
 
 impl fmt::Debug for Fingerprinter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fingerprinter").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// The use of the body's bytes.
-enum Body {
-    /// Nothing of the request counts.
-    Unchecked,
-    /// The body does not count.
-    Ignored,
-    /// The bytes are hashed as they arrive, followed by their number, which marks their end.
-    Raw { length: u64 },
-    /// The body is parsed once it is complete.
-    Structured { structure: Structure, bytes: Vec<u8>, bytes_max: usize },
-}
-
-/// The format in which the body is parsed.
-enum Structure {
-    Json,
-    Fields(Arc<[Pointer]>),
-    Exclude(Arc<[Pointer]>),
-    Form,
-    Multipart { boundary: Box<[u8]> },
-}
-
-impl Structure {
-    /// Hashes the parsed body; `None`, with nothing hashed, if it is malformed.
-    fn hash(&self, body: &[u8], hasher: &mut Digest) -> Option<()> {
-        match self {
-            Self::Json => {
-                let value = json_value::parse(body)?;
-                hasher.update(&[BODY_JSON]);
-                value.hash(hasher);
-            }
-            Self::Fields(pointers) => {
-                let document = json_value::parse(body)?;
-                hasher.update(&[BODY_FIELDS]);
-                for pointer in pointers.iter() {
-                    let value = pointer.find(&document);
-                    hasher.update(&[u8::from(value.is_some())]);
-                    value.inspect(|value| value.hash(hasher));
-                }
-            }
-            Self::Exclude(pointers) => {
-                let mut document = json_value::parse(body)?;
-                hasher.update(&[BODY_EXCLUDE]);
-                pointers.iter().for_each(|pointer| pointer.remove(&mut document));
-                document.hash(hasher);
-            }
-            Self::Form => {
-                hasher.update(&[BODY_FORM]);
-                hash_fields(hasher, &form::fields(body).collect::<Vec<_>>());
-            }
-            Self::Multipart { boundary } => {
-                let parts = multipart::parts(body, boundary)?;
-                hasher.update(&[BODY_MULTIPART]);
-                hash_count(hasher, parts.len());
-                parts.iter().for_each(|part| part.hash(hasher));
-            }
-        }
-        Some(())
     }
 }
 
@@ -476,8 +365,8 @@ fn hash_lowercase(hasher: &mut Digest, text: &[u8]) {
 }
 
 /// The version of the format; raise it when the same request would get another digest.
-const VERSION: u8 = 2;
-/// The largest multipart body that [`BodyRule::Auto`] parses; a larger one counts by its bytes.
+const VERSION: u8 = 3;
+/// The largest body that [`BodyRule::Auto`] parses or decompresses; a larger one counts by its bytes.
 pub const AUTO_BYTES_MAX: usize = 1 << 20;
 const REQUEST_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: request";
 const BINDING_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: binding";
@@ -485,13 +374,6 @@ const WORK_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: work";
 const CONFIG_CONTEXT: &str = "idemptx 2026-11 v1 fingerprint: configuration";
 const KIND_REQUEST: u8 = b'r';
 const KIND_WORK: u8 = b'w';
-const BODY_RAW: u8 = b'r';
-const BODY_IGNORED: u8 = b'n';
-const BODY_JSON: u8 = b'j';
-const BODY_FIELDS: u8 = b'p';
-const BODY_EXCLUDE: u8 = b'x';
-const BODY_FORM: u8 = b'f';
-const BODY_MULTIPART: u8 = b'm';
 const LOWERCASE_BYTES: usize = 32;
 
 #[cfg(test)]

@@ -36,11 +36,10 @@
 //! assert!(matches!(action, Action::ReadBody { .. }));
 //! let mut prints = Operation::fingerprinters(&rules, &head);
 //! prints.iter_mut().for_each(|print| print.update(b"{\"item\":\"tea\"}"));
-//! let prints = prints.into_iter().map(|print| print.finish()).collect();
 //!
 //! // Claim the record; a store without a record under the id grants it.
 //! let now = Timestamp::from_millis(0);
-//! let action = exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
+//! let action = exchange.step(Event::Body(BodyEnd::complete(prints)), now);
 //! let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
 //! let granted = Claim::Granted(Lease::granted(id, &claim_request, 1, 1));
 //!

@@ -157,8 +157,13 @@ pub struct Rejection {
     pub original_status: Option<StatusCode>,
     /// The `Location` of the response that was not kept.
     pub location: Option<http::HeaderValue>,
+    /// The `WWW-Authenticate` of a 401, for [`Code::ScopeUnresolved`].
+    pub challenge: Option<http::HeaderValue>,
+    /// True for [`Code::KeyReused`] if the request is the same, and only a header to which the key
+    /// is bound differs.
+    pub credential_differs: bool,
     /// The format in which the policy reports refusals.
-    pub problem: ProblemRules,
+    pub problem: Box<ProblemRules>,
     /// Marks a refusal that replaces the response of an execution and will not be replayed:
     /// `Idempotency-Stored: false`.
     pub unstored: bool,

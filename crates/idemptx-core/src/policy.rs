@@ -9,8 +9,8 @@
 
 pub use self::builder::PolicyBuilder;
 pub use self::choices::{
-    Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnPlaceholderKey,
-    OnStoreError, OnUnsafeStore, ProblemFormat, Profile, ScopeRule,
+    Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic,
+    OnPlaceholderKey, OnStoreError, OnUnsafeStore, ProblemFormat, Profile, ScopeRule,
 };
 pub use self::definition::Policy;
 pub use self::error::ConfigError;

@@ -3,17 +3,21 @@
 //! Every [`Code`] has one page under `docs/problems/`, to which the document's `type` links.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
 use crate::outcome::{Code, Rejection};
 use crate::policy::{OnPanic, Policy, ProblemFormat};
+
+mod grpc_refusal;
 
 impl Rejection {
     /// Creates the refusal for `code` under `policy`, with its status and advice.
@@ -37,7 +41,9 @@ impl Rejection {
             invalid_key: None,
             original_status: None,
             location: None,
-            problem: policy.problem.clone(),
+            challenge: None,
+            credential_differs: false,
+            problem: Box::new(policy.problem.clone()),
             unstored: false,
         }
     }
@@ -59,6 +65,8 @@ pub struct ProblemRules {
     pub format: ProblemFormat,
     /// The address to which a code is appended: the page that explains it.
     pub base: Cow<'static, str>,
+    /// The API's own names of codes, where it has others: what clients read as `code`.
+    pub codes: BTreeMap<Code, Cow<'static, str>>,
     /// Adds `x-should-retry`, which the HTTP clients of many SDKs obey where they would otherwise
     /// retry every 409.
     pub should_retry: bool,
@@ -66,9 +74,17 @@ pub struct ProblemRules {
 
 impl ProblemRules {
     /// Returns true if the address fits into a `Link` header.
-    pub(crate) fn is_valid(&self) -> bool {
+    pub(crate) fn has_valid_base(&self) -> bool {
         (1..=BASE_BYTES_MAX).contains(&self.base.len())
             && self.base.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
+    }
+
+    /// Returns true if each name of a code is short and visible.
+    pub(crate) fn has_valid_codes(&self) -> bool {
+        self.codes.values().all(|name| {
+            (1..=CODE_BYTES_MAX).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_graphic())
+        })
     }
 }
 
@@ -78,6 +94,7 @@ impl Default for ProblemRules {
         Self {
             format: ProblemFormat::Rfc9457,
             base: Cow::Borrowed(PROBLEM_BASE),
+            codes: BTreeMap::new(),
             should_retry: true,
         }
     }
@@ -114,6 +131,13 @@ impl Problem {
         format!("{base}{}{suffix}", self.rejection.code)
     }
 
+    /// Returns the code as the policy names it to clients.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        let Rejection { code, problem, .. } = &self.rejection;
+        problem.codes.get(code).map_or(code.as_str(), |name| &**name)
+    }
+
     /// Returns the title, the same for every occurrence of the code.
     #[must_use]
     pub const fn title(&self) -> &'static str {
@@ -137,7 +161,7 @@ impl Problem {
         let mut json = Object::default();
         if rejection.problem.format == ProblemFormat::Flat {
             json.text("type", flat_type(rejection.code));
-            json.text("code", rejection.code.as_str());
+            json.text("code", self.code());
             json.text("message", &self.detail());
             return Bytes::from(json.finish());
         }
@@ -145,7 +169,7 @@ impl Problem {
         json.text("title", self.title());
         json.literal("status", rejection.status.as_u16());
         json.text("detail", &self.detail());
-        json.text("code", rejection.code.as_str());
+        json.text("code", self.code());
         json.literal("retryable", rejection.retryable);
         json.literal("safe_new_key", rejection.safe_new_key);
         if let Some(wait) = rejection.retry_after {
@@ -185,6 +209,9 @@ impl Problem {
         }
         if let Some(location) = &self.rejection.location {
             headers.insert(LOCATION, location.clone());
+        }
+        if let Some(challenge) = &self.rejection.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }
         if self.rejection.problem.should_retry {
             let retry = if self.rejection.retryable { "true" } else { "false" };
@@ -286,6 +313,11 @@ const fn detail(rejection: &Rejection) -> &'static str {
             "Send the same request with the same key again after the time in Retry-After; with a \
              new key it could be executed twice."
         }
+        Code::KeyReused if rejection.credential_differs => {
+            "The request is the one that its key was first used for, but its credential is another: \
+             retry with the same credential. An API whose clients sign each request again must take \
+             the key's scope from the account instead."
+        }
         Code::KeyReused => {
             "For another operation choose a new key; to retry an operation send exactly the \
              request that its key was first used for."
@@ -381,6 +413,7 @@ impl Object {
 
 const PROBLEM_BASE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/problems/";
 const BASE_BYTES_MAX: usize = 2_048;
+const CODE_BYTES_MAX: usize = 64;
 const STORED: HeaderName = HeaderName::from_static("idempotency-stored");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The wait before a retry when nothing better is known.

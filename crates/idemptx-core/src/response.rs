@@ -192,6 +192,8 @@ fn is_never_kept(name: &str) -> bool {
             // The moment and the hop.
             | "age" | "alt-svc" | "date" | "server" | "server-timing" | "via"
             | "traceparent" | "tracestate" | "x-request-id" | "nel" | "report-to" | "ratelimit"
+            | "x-correlation-id" | "x-trace-id" | "x-amzn-trace-id" | "x-amzn-requestid" | "x-amz-cf-id"
+            | "x-cloud-trace-context" | "x-runtime" | "cf-ray" | "fly-request-id"
             // The client.
             | "www-authenticate" | "authentication-info"
             // Ourselves.

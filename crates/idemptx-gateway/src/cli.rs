@@ -74,7 +74,7 @@ struct ServeArgs {
     /// Admin address (inspector, metrics); requires `IDEMPTX_ADMIN_TOKEN` unless it is loopback.
     #[arg(long, value_name = "ADDRESS", value_parser = address, conflicts_with = "config")]
     admin: Option<SocketAddr>,
-    /// The policy profile: draft, stripe, payments or idemptx.
+    /// The policy profile: draft, stripe, payments, idemptx, acp, ucp or iceberg.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: idemptx::Profile,
     /// Policy fields that override the profile, as a JSON object.

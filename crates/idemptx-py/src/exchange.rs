@@ -13,7 +13,7 @@ use idemptx_core::exchange::{
 use idemptx_core::fingerprint::Fingerprinter;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::outcome::Outcome;
+use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers;
@@ -139,8 +139,7 @@ impl PyExchange {
             return self.body_too_large();
         }
         let prints = std::mem::take(&mut self.prints);
-        let prints = prints.into_iter().map(Fingerprinter::finish).collect();
-        Ok(self.advance(Event::Body(BodyEnd::Whole(prints))))
+        Ok(self.advance(Event::Body(BodyEnd::complete(prints))))
     }
 
     fn body_too_large(&mut self) -> PyResult<i32> {
@@ -413,10 +412,14 @@ impl PyExchange {
 
     fn refusal(&self) -> PyResult<Refusal> {
         let answer = self.answered()?;
-        let Answer::Refuse(rejection) = answer else {
-            return Err(misuse("the request was not refused: see `answer`"));
+        let refusal = match answer {
+            Answer::Refuse(rejection) => Refusal::new(rejection),
+            // The handler's exception goes on; without one, its server would report the failure.
+            Answer::Broken { .. } => {
+                Refusal::new(&Rejection::new(Code::HandlerFailed, self.shared.policy()))
+            }
+            _ => return Err(misuse("the request was not refused: see `answer`")),
         };
-        let refusal = Refusal::new(rejection);
         Ok(refusal.marked(|headers| self.marks(headers, &transitions::outcome(answer))))
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 
@@ -23,6 +24,23 @@ def test_the_first_request_executes_and_a_retry_gets_the_same_answer():
     status, headers, body = retry.replay()
     marks = [(b"idempotent-replayed", b"true"), (b"content-length", b"4")]
     assert (status, headers, body) == (201, ANSWER + marks, b"made")
+
+
+def test_a_body_that_was_compressed_again_is_the_same():
+    made, store, coding = rules(), MemoryStore(), [(b"content-encoding", b"gzip")]
+    run(begin(made, body=gzip.compress(b"{}", mtime=1), headers=coding), store)
+    for body, expected in ((b"{}", core.REPLAY), (b"[]", core.REFUSE)):
+        retry = begin(made, body=gzip.compress(body, mtime=2), headers=coding)
+        perform(retry, store)
+        assert retry.answer == expected
+
+
+def test_a_decompression_bomb_is_too_large():
+    lines = [(b"Idempotency-Key", b"k"), (b"content-encoding", b"gzip")]
+    exchange = rules().begin("POST", b"/orders", b"", lines)
+    assert exchange.feed(gzip.compress(bytes(10_000_000)))
+    assert exchange.end_body() == core.ANSWER
+    assert exchange.refusal().code == "body-too-large"
 
 
 def test_another_request_under_the_key_is_refused():
@@ -238,6 +256,23 @@ def test_an_unknown_outcome_is_kept_without_a_response():
     assert retry.refusal().code == "outcome-unknown"
 
 
+@pytest.mark.parametrize("said", [b"Unknown", b"nonsense", b"", b"store, release", b"\xff"])
+def test_an_outcome_that_cannot_be_read_is_unknown(said):
+    store, made = MemoryStore(), rules()
+    run(begin(made), store, status=502, headers=[(b"Idempotency-Outcome", said)])
+    retry = begin(made)
+    perform(retry, store)
+    assert retry.refusal().code == "outcome-unknown"
+
+
+def test_an_outcome_is_compared_without_case():
+    store, made = MemoryStore(), rules()
+    run(begin(made), store, status=502, headers=[(b"Idempotency-Outcome", b"STORE")])
+    retry = begin(made)
+    perform(retry, store)
+    assert retry.answer == core.REPLAY
+
+
 def test_an_unconfirmed_result_goes_on_behind():
     store, made = MemoryStore(), rules()
     first = begin(made)
@@ -360,6 +395,17 @@ def test_shadow_mode_only_reports():
     other = begin(made, body=b"{}")
     perform(other, store)
     assert other.marked([]) == [(b"idempotency-status", b"would-refuse-key-reused")]
+
+
+def test_shadow_mode_leaves_a_failure_to_the_application():
+    made, store = rules(mode="shadow"), MemoryStore()
+    first = begin(made)
+    assert perform(first, store) == core.EXECUTE
+    assert first.broken() == core.STORE
+    assert perform(first, store) == core.ANSWER
+    # The driver raises the application's own exception; without one its server reports a failure.
+    assert (first.answer, first.refusal().code) == (core.REFUSE, "handler-failed")
+    assert len(store) == 0
 
 
 def secret(number):

@@ -68,6 +68,7 @@ def test_the_adapters_scope_separates_keys_and_none_is_refused():
     assert len(ids) == 2
     nobody = made.begin("POST", b"/", b"", [(b"idempotency-key", b"k")])
     assert (nobody.refusal().code, nobody.refusal().status) == ("scope-unresolved", 401)
+    assert (b"www-authenticate", b'Bearer realm="api"') in nobody.refusal().headers
     assert len(store) == 0
 
 

@@ -7,10 +7,8 @@
 //!
 //! [`Detachable`]: crate::detachable::Detachable
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
@@ -18,7 +16,6 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Bypass, Code, Rejection};
 use idemptx_core::record::{Record, State};
-use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
     Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreFailure,
 };
@@ -30,12 +27,20 @@ use crate::detachable::Attachment;
 use crate::engine::Inner;
 use crate::execution::Execution;
 use crate::lease_renewer::{BackgroundTask, Heartbeat};
-use crate::single_flight::{Entry, Leader, Update, WaitSlot};
+use crate::single_flight::{Entry, Leader, Update, WaitLimits, WaitSlot};
 use crate::time_limit::limited;
 use crate::transaction::PendingEffects;
 
+mod catch_panic;
+mod driven;
+mod permits;
 mod settling;
 mod watcher;
+
+use self::catch_panic::CatchPanic;
+use self::driven::PanicPayload;
+pub(crate) use self::driven::{Driven, Failure, Reply};
+use self::permits::acquire;
 
 /// The operation that is executed under a key.
 pub(crate) trait Work: Send + 'static {
@@ -59,40 +64,6 @@ impl<P> WorkResult<P> {
     /// An execution that broke down without a value.
     pub(crate) const fn broken() -> Self {
         Self { handled: Handled::Broken, product: None, payload: Bytes::new() }
-    }
-}
-
-/// The end of a request under a key.
-pub(crate) enum Driven<W: Work> {
-    /// Pass: the caller runs the work without protection.
-    Pass(Bypass, W),
-    Reply(Reply<W::Product>),
-}
-
-/// The answer to a client.
-pub(crate) enum Reply<P> {
-    Own {
-        product: P,
-        attempt: u32,
-        stored: bool,
-    },
-    Replay {
-        response: Box<StoredResponse>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
-    },
-    Refuse {
-        rejection: Rejection,
-        /// The value of the work, if that broke down.
-        product: Option<P>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
-    },
-}
-
-impl<P> Reply<P> {
-    const fn refuse(rejection: Rejection) -> Self {
-        Self::Refuse { rejection, product: None, fenced: None }
     }
 }
 
@@ -178,6 +149,7 @@ async fn execute<S: Store, W: Work>(
             Action::Answer { answer, deferred } => {
                 driver.defer(deferred);
                 let fenced = driver.fenced;
+                let panic = driver.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take();
                 return Driven::Reply(match (answer, work, result.product) {
                     (Answer::Pass(bypass), Some(work), _) => return driver.pass(bypass, work),
                     (Answer::Own { attempt, stored }, _, Some(product)) => {
@@ -186,6 +158,13 @@ async fn execute<S: Store, W: Work>(
                     (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
                     (Answer::Refuse(rejection), _, product) => {
                         Reply::Refuse { rejection, product, fenced }
+                    }
+                    (Answer::Broken { attempt }, _, product) => {
+                        let value = product.map(Failure::Value);
+                        match panic.map(Failure::Panic).or(value) {
+                            Some(failure) => Reply::Broken { failure, attempt },
+                            None => driver.impossible(),
+                        }
                     }
                     _ => driver.impossible(),
                 });
@@ -205,6 +184,8 @@ pub(crate) struct Driver<S: Store> {
     stepped: Timestamp,
     leader: Option<Leader>,
     permit: Option<OwnedSemaphorePermit>,
+    /// The permit of the operation's principal, where their number is limited.
+    scope_permit: Option<OwnedSemaphorePermit>,
     /// A claim is in force, or may be: there is something to release.
     may_be_claimed: bool,
     heartbeat: Option<Heartbeat>,
@@ -216,6 +197,10 @@ pub(crate) struct Driver<S: Store> {
     fenced: Option<u32>,
     /// The end of the handler's transaction is not known.
     is_uncommitted: bool,
+    /// The payload of the handler's panic.
+    ///
+    /// The mutex makes the driver `Sync`, and is never contended.
+    panic: Mutex<Option<PanicPayload>>,
 }
 
 impl<S: Store> Driver<S> {
@@ -228,12 +213,14 @@ impl<S: Store> Driver<S> {
             stepped: Timestamp::default(),
             leader: None,
             permit: None,
+            scope_permit: None,
             may_be_claimed: false,
             heartbeat: None,
             pending: PendingEffects::default(),
             unsettled: None,
             fenced: None,
             is_uncommitted: false,
+            panic: Mutex::default(),
         })
     }
 
@@ -321,7 +308,7 @@ impl<S: Store> Driver<S> {
             Err(_) if self.attachment.is_detached() => Update::Changed,
             Err(failure) => Update::Failed(*failure),
         };
-        self.permit = None;
+        (self.permit, self.scope_permit) = (None, None);
         self.complete(&update);
         verdict
     }
@@ -335,15 +322,15 @@ impl<S: Store> Driver<S> {
         if self.engine.is_closed_to_claims() {
             return Err(ErrorKind::Full.into());
         }
+        // The principal's own first: while it waits for that, it takes nothing from others.
+        if self.scope_permit.is_none()
+            && let Some(operation) = self.exchange.operation()
+            && let Some(permits) = self.engine.scope_permits(operation)
+        {
+            self.scope_permit = Some(acquire(permits, limit).await?);
+        }
         if self.permit.is_none() {
-            self.permit = match self.engine.permits().try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                // Nothing has been sent: a certain refusal.
-                Err(_) => match timeout(limit, self.engine.permits().acquire_owned()).await {
-                    Ok(Ok(permit)) => Some(permit),
-                    _ => return Err(ErrorKind::Full.into()),
-                },
-            };
+            self.permit = Some(acquire(self.engine.permits(), limit).await?);
         }
         self.may_be_claimed = true;
         // From here on the answer is waited for, client or not: only it says whether there is a
@@ -410,7 +397,20 @@ impl<S: Store> Driver<S> {
         let loss = Arc::clone(heartbeat.loss());
         let execution = Execution::new(operation.clone(), lease, Arc::clone(&loss), &self.engine);
         self.heartbeat = Some(heartbeat);
-        let mut work = CatchPanic(Box::pin(work.run(execution.clone())));
+        let running = work.run(execution.clone());
+        // Unlike spans of the layers outside, this one stays when the client leaves.
+        #[cfg(feature = "tracing")]
+        let running = tracing::Instrument::instrument(
+            running,
+            tracing::debug_span!(
+                target: "idemptx",
+                "execution",
+                record = %lease.id,
+                attempt = lease.attempt,
+                fence = lease.fence
+            ),
+        );
+        let mut work = CatchPanic::new(running);
         let result = tokio::select! {
             biased;
             result = &mut work => result,
@@ -420,15 +420,18 @@ impl<S: Store> Driver<S> {
                 work.await
             }
         };
-        let result = result.unwrap_or_else(WorkResult::broken);
+        let result = result.unwrap_or_else(|payload| {
+            self.panic = Mutex::new(Some(payload));
+            WorkResult::broken()
+        });
         self.pending = execution.pending().end();
         result
     }
 
     /// Waits for the end of a claim, together with all other requests of this process.
     async fn wait(&mut self, id: RecordId, holder: ClaimInfo, until: Timestamp) -> Event {
-        let token = holder.token;
-        let mut waiter = match self.engine.single_flight().wait(id, holder) {
+        let (token, limits) = (holder.token, WaitLimits::of(self.engine.policy()));
+        let mut waiter = match self.engine.single_flight().wait(id, holder, limits) {
             WaitSlot::Full => return Event::WaitersFull,
             WaitSlot::Joined(waiter) => waiter,
             WaitSlot::Watcher(waiter, leader) => {
@@ -481,21 +484,5 @@ impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let deferred = self.exchange.abandon();
         self.defer(deferred);
-    }
-}
-
-/// Resolves to `None` if the future panics.
-struct CatchPanic<F>(Pin<Box<F>>);
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.0.as_mut();
-        // The future is never polled again after a panic, so no broken state can be seen.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_) => Poll::Ready(None),
-        }
     }
 }

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http::Response;
 use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::key::{Key, Scope};
 use idemptx_core::lease::Token;
+use idemptx_core::outcome::Rejection;
 #[cfg(feature = "spool")]
 use idemptx_core::policy::OnLargeBody;
 use idemptx_core::policy::Policy;
@@ -26,12 +29,20 @@ use crate::store::Transactional;
 use crate::tokens::Tokens;
 
 mod builder;
+mod observer;
 mod probe;
+mod scope_permits;
 mod store_check;
 
 pub use self::builder::{EngineBuilder, EngineError};
+pub use self::observer::Completed;
+pub(crate) use self::observer::Observation;
+use self::observer::ObserveFn;
+#[cfg(feature = "tracing")]
+pub(crate) use self::observer::{warn_of_directive, warn_of_key};
 pub use self::probe::Orphan;
 use self::probe::{ProbeFn, Probes};
+use self::scope_permits::ScopePermits;
 pub use self::store_check::CheckError;
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
@@ -72,29 +83,58 @@ impl<S: Store> Engine<S> {
     /// The store, for operators' calls.
     #[must_use]
     pub fn store(&self) -> &S {
-        &self.inner.store
+        self.inner.store()
+    }
+
+    /// Returns an engine with another policy that shares everything else with this one: the store,
+    /// the renewal of leases, and all limits.
+    ///
+    /// Put its layer around the routes to which the policy applies.
+    /// Where a request meets layers of both, the outer one counts.
+    /// The functions of the builder hold for every policy of the engine.
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use idemptx::{Engine, Policy, Scope, store::MemoryStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder(MemoryStore::new())
+    ///     .scope(|request| request.headers.get("x-account").map(Scope::new))
+    ///     .build()?;
+    /// let payments = engine.with_policy(Policy::payments())?;
+    /// let app: Router = Router::new()
+    ///     .route("/payments", post(|| async { "paid" }).layer(payments.layer()))
+    ///     .route("/orders", post(|| async { "ordered" }).layer(engine.layer()));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`EngineBuilder::build`].
+    pub fn with_policy(&self, policy: Policy) -> Result<Self, EngineError> {
+        Self::sharing(policy, Arc::clone(&self.inner.shared))
     }
 
     /// Returns its present load, for metrics.
     #[must_use]
     pub fn load(&self) -> Load {
-        let inner = &self.inner;
-        let all = inner.executions_max as usize;
+        let shared = &self.inner.shared;
+        let all = shared.executions_max as usize;
         Load {
-            executing: all.saturating_sub(inner.permits.available_permits()),
-            waiting: inner.single_flight.waiting(),
-            unconfirmed: inner.lease_renewer.unconfirmed(),
+            executing: all.saturating_sub(shared.permits.available_permits()),
+            waiting: shared.single_flight.waiting(),
+            unconfirmed: shared.lease_renewer.unconfirmed(),
         }
     }
 
     /// Returns the operators' view of its records: look, list, resolve, forget.
     #[must_use]
     pub fn operator(&self) -> Operator<S> {
-        let Inner { store, rules, tokens, .. } = &*self.inner;
-        Operator::of(Arc::clone(store), Arc::clone(rules), Arc::clone(tokens))
+        let Inner { rules, shared, .. } = &*self.inner;
+        Operator::of(Arc::clone(&shared.store), Arc::clone(rules), Arc::clone(&shared.tokens))
     }
 
-    /// Waits until every running handler has ended and every result is in the store, for at most
+    /// Waits until every running handler, under any policy of the engine, has ended and every result is in the store, for at most
     /// the policy's `drain_ms`; `true` if so.
     ///
     /// Call it after the server has stopped to accept connections.
@@ -104,15 +144,15 @@ impl<S: Store> Engine<S> {
     ///
     /// May be dropped and called again.
     pub async fn drain(&self) -> bool {
-        let inner = &self.inner;
-        let all = inner.executions_max;
+        let shared = &self.inner.shared;
+        let all = shared.executions_max;
         let idle = async {
-            let executed = inner.permits.acquire_many(all).await;
-            let flowed = inner.open_bodies.acquire_many(OPEN_BODIES_MAX).await;
-            inner.lease_renewer.idle().await;
+            let executed = shared.permits.acquire_many(all).await;
+            let flowed = shared.open_bodies.acquire_many(OPEN_BODIES_MAX).await;
+            shared.lease_renewer.idle().await;
             drop((executed, flowed));
         };
-        timeout(inner.policy().drain, idle).await.is_ok()
+        timeout(self.policy().drain, idle).await.is_ok()
     }
 
     /// Returns the number of operations that would be lost if the process ended now: handlers that
@@ -131,7 +171,7 @@ impl<S: Store> Engine<S> {
 impl<S: fmt::Debug> fmt::Debug for Engine<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("store", &self.inner.store)
+            .field("store", &self.inner.shared.store)
             .field("policy", self.inner.rules.policy())
             .finish_non_exhaustive()
     }
@@ -152,35 +192,51 @@ pub struct Load {
 type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 type Transactions = Arc<dyn Transactional>;
+pub(crate) type RenderFn = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
 
-/// The state that all requests of an engine share.
+/// A policy, with what all policies of an engine share.
 pub(crate) struct Inner<S> {
-    store: Arc<S>,
     rules: Arc<Rules>,
+    /// The store was found unsafe, and the policy refuses that.
+    refuses: AtomicBool,
+    typical: TypicalTime,
+    meter: Mutex<KeyMeter>,
+    shared: Arc<Shared<S>>,
+}
+
+/// The state that all requests of an engine share, whatever their policy.
+struct Shared<S> {
+    store: Arc<S>,
+    namespace: Box<str>,
     single_flight: Arc<SingleFlight>,
     lease_renewer: LeaseRenewer<S>,
     permits: Arc<Semaphore>,
     executions_max: u32,
+    scope_permits: Option<ScopePermits>,
     clock: MonotonicClock,
     tokens: Arc<Tokens>,
-    scope: Option<ScopeFn>,
-    accepts: Option<AcceptsFn>,
-    probe: Option<ProbeFn>,
+    hooks: Hooks,
     probes: Probes,
     /// Bodies of responses that flow on after their executions have ended.
     open_bodies: Arc<Semaphore>,
     transactions: Option<Transactions>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
-    /// The store was found unsafe, and the policy refuses that.
-    refuses: AtomicBool,
-    typical: TypicalTime,
-    meter: Mutex<KeyMeter>,
+}
+
+/// The application's functions.
+#[derive(Clone, Default)]
+struct Hooks {
+    scope: Option<ScopeFn>,
+    accepts: Option<AcceptsFn>,
+    probe: Option<ProbeFn>,
+    render: Option<RenderFn>,
+    observe: Option<ObserveFn>,
 }
 
 impl<S: Store> Inner<S> {
     pub(crate) fn store(&self) -> &S {
-        &self.store
+        &self.shared.store
     }
 
     pub(crate) fn rules(&self) -> &Arc<Rules> {
@@ -192,52 +248,75 @@ impl<S: Store> Inner<S> {
     }
 
     pub(crate) fn single_flight(&self) -> &Arc<SingleFlight> {
-        &self.single_flight
+        &self.shared.single_flight
     }
 
     pub(crate) fn lease_renewer(&self) -> &LeaseRenewer<S> {
-        &self.lease_renewer
+        &self.shared.lease_renewer
     }
 
     pub(crate) fn permits(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.permits)
+        Arc::clone(&self.shared.permits)
+    }
+
+    /// Returns the permits of an operation's principal, if their number is limited.
+    pub(crate) fn scope_permits(&self, operation: &Operation) -> Option<Arc<Semaphore>> {
+        let permits = self.shared.scope_permits.as_ref()?;
+        Some(permits.of(operation.meter_id(&self.rules)))
     }
 
     /// Counts a body that flows on, until the permit is dropped; [`Engine::drain`] waits for it.
     pub(crate) fn open_body(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.open_bodies).try_acquire_owned().ok()
+        Arc::clone(&self.shared.open_bodies).try_acquire_owned().ok()
     }
 
     pub(crate) fn clock(&self) -> &impl Clock {
-        &self.clock
+        &self.shared.clock
     }
 
     pub(crate) fn scope_of(&self, parts: &http::request::Parts) -> Option<Scope> {
-        self.scope.as_ref().and_then(|scope| scope(parts))
+        self.shared.hooks.scope.as_ref().and_then(|scope| scope(parts))
     }
 
     pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {
-        self.accepts.as_deref().map(|accepts| accepts as &(dyn Fn(&Key) -> bool + Sync))
+        let accepts = self.shared.hooks.accepts.as_deref();
+        accepts.map(|accepts| accepts as &(dyn Fn(&Key) -> bool + Sync))
+    }
+
+    /// Returns the application's function that makes responses of refusals.
+    pub(crate) fn render(&self) -> Option<RenderFn> {
+        self.shared.hooks.render.clone()
+    }
+
+    /// Returns the application's function that observes outcomes.
+    pub(crate) fn observer(&self) -> Option<ObserveFn> {
+        self.shared.hooks.observe.clone()
     }
 
     pub(crate) fn transactions(&self) -> Option<Transactions> {
-        self.transactions.clone()
+        self.shared.transactions.clone()
     }
 
     /// Returns the spool, if the policy streams large bodies.
     #[cfg(feature = "spool")]
     pub(crate) fn spool(&self) -> Option<&Spool> {
-        self.spool.as_ref().filter(|_| self.policy().on_large_body == OnLargeBody::Stream)
+        let streams = self.policy().on_large_body == OnLargeBody::Stream;
+        self.shared.spool.as_ref().filter(|_| streams)
     }
 
     /// Returns `true` if no new claim may be made: too much is unconfirmed, or the store is unsafe.
     pub(crate) fn is_closed_to_claims(&self) -> bool {
-        self.refuses.load(Ordering::Relaxed) || self.lease_renewer.is_full()
+        self.refuses.load(Ordering::Relaxed) || self.lease_renewer().is_full()
     }
 
     /// Draws a token that is unique and cannot be guessed.
     pub(crate) fn token(&self) -> Token {
-        self.tokens.draw()
+        self.shared.tokens.draw()
+    }
+
+    /// Returns the source of tokens, which is that of one engine with all of its policies.
+    pub(crate) fn tokens(&self) -> &Arc<Tokens> {
+        &self.shared.tokens
     }
 
     /// The typical duration of handlers.
@@ -249,7 +328,7 @@ impl<S: Store> Inner<S> {
     pub(crate) fn meter(&self, operation: &Operation) -> bool {
         let Some(limit) = self.policy().new_keys_per_minute_max else { return true };
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.admits(operation.meter_id(&self.rules), limit, self.clock.now())
+        meter.admits(operation.meter_id(&self.rules), limit, self.clock().now())
     }
 }
 

@@ -13,12 +13,48 @@ use crate::engine::Inner as Engine;
 use crate::lease_renewer::LossSignal;
 use crate::steps::{Labels, Records};
 use crate::store::Transactional;
+use crate::tokens::Tokens;
 use crate::transaction::Effects;
+
+#[cfg(feature = "axum")]
+mod axum_extractor;
+
+#[cfg(feature = "axum")]
+pub(crate) use self::axum_extractor::BypassNote;
+#[cfg(all(feature = "axum", feature = "postgres"))]
+pub(crate) use self::axum_extractor::Missing;
+#[cfg(feature = "axum")]
+pub use self::axum_extractor::NoExecution;
 
 /// The execution that a handler runs in; a cheap handle.
 ///
-/// The tower layer puts it into the request's extensions, so that an axum handler takes it as
-/// `Extension<Execution>` (or `Option<Extension<Execution>>` where a key is optional).
+/// The tower layer puts it into the request's extensions.
+/// With the feature `axum` it is an extractor: a handler takes `Execution` where a key is required,
+/// and `Option<Execution>` where it is optional.
+///
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use axum::{Router, routing::post};
+/// use idemptx::{Engine, Execution, store::MemoryStore};
+///
+/// async fn pay(execution: Execution) -> String {
+///     execution.derive("charge")
+/// }
+///
+/// async fn order(execution: Option<Execution>) -> &'static str {
+///     if execution.is_some() { "safe to retry" } else { "without a key" }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::builder(MemoryStore::new()).build()?;
+/// let app: Router = Router::new()
+///     .route("/payments", post(pay))
+///     .route("/orders", post(order))
+///     .layer(engine.layer());
+/// # Ok(()) }
+/// # main().unwrap();
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Execution(Arc<Inner>);
 
@@ -28,6 +64,8 @@ struct Inner {
     /// `None` for work that runs without a claim.
     lease: Option<Lease>,
     lost: Arc<LossSignal>,
+    /// The identity of its engine; `None` without a claim.
+    engine: Option<Arc<Tokens>>,
     /// The store's transactions, if it is in the application's database.
     #[cfg_attr(
         not(any(feature = "postgres", feature = "sqlite")),
@@ -56,6 +94,7 @@ impl Execution {
             rules: Arc::clone(engine.rules()),
             lease: Some(lease.clone()),
             lost,
+            engine: Some(Arc::clone(engine.tokens())),
             transactions: engine.transactions(),
             pending: Effects::default(),
             outcome: AtomicU8::new(UNSET),
@@ -73,6 +112,7 @@ impl Execution {
             rules,
             lease: None,
             lost: Arc::default(),
+            engine: None,
             transactions: None,
             pending: Effects::default(),
             outcome: AtomicU8::new(UNSET),
@@ -181,9 +221,9 @@ impl Execution {
         }
     }
 
-    /// Returns `true` if it is an execution of the engine with these rules.
-    pub(crate) fn is_under(&self, rules: &Arc<Rules>) -> bool {
-        Arc::ptr_eq(&self.0.rules, rules)
+    /// Returns `true` if it is an execution of this engine, under any policy.
+    pub(crate) fn is_under<S: Store>(&self, engine: &Engine<S>) -> bool {
+        self.0.engine.as_ref().is_some_and(|it| Arc::ptr_eq(it, engine.tokens()))
     }
 
     pub(crate) fn rules(&self) -> &Rules {

@@ -67,7 +67,7 @@
 //!
 //! | feature | adds | pulls in |
 //! |---|---|---|
-//! | `axum` | `IdempotentTransaction` as an axum extractor (with `postgres`) | `axum-core` |
+//! | `axum` | `Execution` and `IdempotentTransaction` (with `postgres`) as axum extractors | `axum` |
 //! | `conformance` | the test suite for your own store | |
 //! | `postgres` | the PostgreSQL store, settlement in a `tokio-postgres` transaction | `tokio-postgres`, `rustls` |
 //! | `redis` | the Redis and Valkey store | `redis`, `rustls` |
@@ -75,6 +75,7 @@
 //! | `seal` | encrypted responses in the store | `chacha20poly1305`, `zstd` |
 //! | `spool` | request bodies in temporary files above a size limit | `tempfile` |
 //! | `sqlite` | the SQLite store, settlement in a `rusqlite` transaction | `rusqlite`, with SQLite linked statically |
+//! | `tracing` | a span around each execution, an event with each outcome, metrics in its fields | `tracing` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -97,16 +98,19 @@ mod tokens;
 pub mod tower;
 mod transaction;
 
-pub use idemptx_core::exchange::{Directive, ProbeResult};
+pub use idemptx_core::exchange::{Directive, InvalidDirective, ProbeResult};
 pub use idemptx_core::fingerprint::Fingerprint;
 pub use idemptx_core::key::{Key, RecordId, Scope};
 pub use idemptx_core::lease::Token;
 pub use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
 pub use idemptx_core::policy::{ConfigError, Policy, PolicyBuilder, Profile};
+pub use idemptx_core::problem::Problem;
 pub use idemptx_core::response::StoredResponse;
 
-pub use self::engine::{CheckError, Engine, EngineBuilder, EngineError, Load, Orphan};
+pub use self::engine::{CheckError, Completed, Engine, EngineBuilder, EngineError, Load, Orphan};
 pub use self::execution::Execution;
+#[cfg(feature = "axum")]
+pub use self::execution::NoExecution;
 pub use self::operator::Operator;
 pub use self::run::RunError;
 #[cfg(feature = "spool")]

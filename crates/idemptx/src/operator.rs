@@ -243,7 +243,7 @@ impl<S: Store> Operator<S> {
         match was.status {
             RecordStatus::Running => Err(OperatorError::InFlight(was.claim.remaining)),
             RecordStatus::Orphaned | RecordStatus::Unknown => {
-                let now = ended(self.begin(Target::seen(&was), done)).await?;
+                let now = ended(self.begin(Target::seen(&was), done, Vec::new())).await?;
                 Ok(Resolved { was, now })
             }
             _ => Err(OperatorError::AlreadySettled(Box::new(was))),
@@ -263,15 +263,39 @@ impl<S: Store> Operator<S> {
         Ok(Settlement::new(State::Completed, payload, retain, policy.key_retain))
     }
 
-    /// Begins to put a result in the place of a record, or nothing.
+    /// Begins to put a result in the place of a record, or nothing, and to forget these steps of
+    /// its operation.
     ///
     /// In a task, so that a caller that leaves does not leave a claim.
-    fn begin(&self, target: Target, done: Option<Settlement>) -> JoinHandle<Replaced> {
+    fn begin(
+        &self,
+        target: Target,
+        done: Option<Settlement>,
+        steps: Vec<Target>,
+    ) -> JoinHandle<Replaced> {
         let operator = self.clone();
         tokio::spawn(async move {
             let lease = operator.take_over(&target).await?;
+            // Under the claim: an execution must find either all of its steps or none.
+            for step in &steps {
+                operator.forget_step(step).await?;
+            }
             operator.conclude(&lease, done).await
         })
+    }
+
+    async fn forget_step(&self, step: &Target) -> Result<(), OperatorError> {
+        let forgotten = match self.take_over(step).await {
+            Ok(lease) => self.conclude(&lease, None).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            // An execution that was taken over has written it meanwhile, or it has expired.
+            Err(OperatorError::Changed(_) | OperatorError::Absent | OperatorError::InFlight(_)) => {
+                Ok(())
+            }
+            forgotten => forgotten,
+        }
     }
 
     async fn take_over(&self, target: &Target) -> Result<Lease, OperatorError> {
@@ -350,6 +374,7 @@ impl<S: Inventory> Operator<S> {
     /// A retry of that request, should there be one, **executes again**: forget what must not be
     /// kept, or what you know will not be retried; a doubt is [resolved](Self::resolve).
     /// A sealed record need not be opened for it, so that one can be forgotten whose keys are lost.
+    /// The operation's [steps](crate::Execution::step) go with it.
     ///
     /// # Errors
     ///
@@ -370,8 +395,25 @@ impl<S: Inventory> Operator<S> {
         if was.status == RecordStatus::Running {
             return Err(OperatorError::InFlight(was.claim.remaining));
         }
-        ended(self.begin(Target::seen(&was), None)).await?;
+        // Before the record is claimed, because a listing may take longer than a claim should; if an
+        // execution adds a step meanwhile, the record has changed as well.
+        let steps = self.steps_of(id).await?;
+        ended(self.begin(Target::seen(&was), None, steps)).await?;
         Ok(Forgotten { was })
+    }
+
+    /// Lists the records of an operation's steps.
+    async fn steps_of(&self, id: &RecordId) -> Result<Vec<Target>, StoreError> {
+        let mut query = Query::all().in_scope(id.steps_scope()).limit(Query::LIMIT_MAX);
+        let mut steps = Vec::new();
+        loop {
+            let page = self.list(&query).await?;
+            steps.extend(page.entries.iter().map(Target::listed));
+            query.after = page.next;
+            if query.after.is_none() {
+                return Ok(steps);
+            }
+        }
     }
 
     /// Begins to [forget](Self::forget) all records of a query whose executions are not running.

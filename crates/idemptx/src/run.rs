@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use idemptx_core::exchange::{Exchange, Handled, Operation};
 use idemptx_core::key::{InvalidKey, Key, Scope};
-use idemptx_core::outcome::{Code, Rejection};
+use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::response::{ReplayRules, StoredResponse};
 use idemptx_core::store::Store;
 use idemptx_core::time::Clock;
@@ -18,8 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::detachable::Detachable;
-use crate::drive::{Driven, Driver, Reply, Work, WorkResult, drive};
-use crate::engine::Engine;
+use crate::drive::{Driven, Driver, Failure, Reply, Work, WorkResult, drive};
+use crate::engine::{Engine, Observation};
 use crate::execution::Execution;
 
 impl<S: Store> Engine<S> {
@@ -50,7 +51,7 @@ impl<S: Store> Engine<S> {
     /// [`RunError::Failed`] with the work's own error; the key is then free again, or quarantined,
     /// by the policy's `on_panic`, unless the work has said otherwise with
     /// [`Execution::set_outcome`].
-    /// [`RunError::Panicked`] likewise.
+    /// [`RunError::Panicked`] likewise; in shadow mode the panic propagates instead.
     ///
     /// # Cancel safety
     ///
@@ -106,7 +107,18 @@ impl<S: Store> Engine<S> {
         let bytes_max = inner.policy().response_bytes_max;
         let job = JobWork { work, bytes_max, made: PhantomData };
         let attachment = driver.attachment();
-        let exchange = Detachable::new(attachment, Box::pin(drive(driver, action, job)));
+        let (observation, record) = (Observation::begin(inner), unprotected.id());
+        // Inside, so that the outcome is reported without a caller too.
+        let driving = async move {
+            let driven = drive(driver, action, job).await;
+            let outcome = match &driven {
+                Driven::Pass(bypass, _) => Outcome::Bypassed(*bypass),
+                Driven::Reply(reply) => reply.outcome(),
+            };
+            observation.end(&outcome, Some(record));
+            driven
+        };
+        let exchange = Detachable::new(attachment, Box::pin(driving));
         let reply = match exchange.await {
             Driven::Reply(reply) => reply,
             Driven::Pass(_, job) => {
@@ -120,6 +132,11 @@ impl<S: Store> Engine<S> {
             | Reply::Refuse { product: Some(Err(error)), .. } => Err(RunError::Failed(error)),
             Reply::Replay { response, .. } => serde_json::from_slice(&response.body)
                 .map_err(|error| RunError::Undecodable(error.into())),
+            Reply::Broken { failure: Failure::Value(Err(error)), .. } => {
+                Err(RunError::Failed(error))
+            }
+            Reply::Broken { failure: Failure::Value(Ok(value)), .. } => Ok(value),
+            Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
             Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
                 Err(RunError::Panicked(rejection))
             }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
+use idemptx_core::policy::Policy;
 use idemptx_core::record::Record;
 use idemptx_core::store::{ClaimInfo, StoreFailure};
 use tokio::sync::oneshot;
@@ -25,8 +26,6 @@ use tokio::sync::oneshot;
 pub(crate) struct SingleFlight {
     shards: Box<[Mutex<HashMap<RecordId, InFlight>>]>,
     waiting: AtomicUsize,
-    waiters_max: usize,
-    waiters_total_max: usize,
 }
 
 #[derive(Debug)]
@@ -75,6 +74,21 @@ pub(crate) enum WaitSlot {
     Watcher(Waiter, Leader),
 }
 
+/// The most requests that may wait, by a policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitLimits {
+    /// For one record.
+    pub(crate) waiters_max: usize,
+    /// In the process.
+    pub(crate) waiters_total_max: usize,
+}
+
+impl WaitLimits {
+    pub(crate) const fn of(policy: &Policy) -> Self {
+        Self { waiters_max: policy.waiters_max, waiters_total_max: policy.waiters_total_max }
+    }
+}
+
 /// Counts as waiting until dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -83,9 +97,9 @@ pub(crate) struct Waiter {
 }
 
 impl SingleFlight {
-    pub(crate) fn new(waiters_max: usize, waiters_total_max: usize) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
-        Arc::new(Self { shards, waiting: AtomicUsize::new(0), waiters_max, waiters_total_max })
+        Arc::new(Self { shards, waiting: AtomicUsize::new(0) })
     }
 
     /// Enters with a request for `id`.
@@ -107,19 +121,24 @@ impl SingleFlight {
     }
 
     /// Takes a place among those who wait for the end of a claim.
-    pub(crate) fn wait(self: &Arc<Self>, id: RecordId, claim: ClaimInfo) -> WaitSlot {
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        id: RecordId,
+        claim: ClaimInfo,
+        limits: WaitLimits,
+    ) -> WaitSlot {
         let mut shard = self.shard(&id);
         let mut in_flight = shard.get_mut(&id);
         if let Some(in_flight) = &mut in_flight
-            && in_flight.waiters.len() >= self.waiters_max
+            && in_flight.waiters.len() >= limits.waiters_max
         {
             // Requests whose clients have left give their places back.
             in_flight.waiters.retain(|it| !it.is_closed());
-            if in_flight.waiters.len() >= self.waiters_max {
+            if in_flight.waiters.len() >= limits.waiters_max {
                 return WaitSlot::Full;
             }
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.waiters_total_max {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limits.waiters_total_max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return WaitSlot::Full;
         }

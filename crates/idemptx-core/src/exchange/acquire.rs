@@ -8,7 +8,7 @@ use super::{
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::outcome::{Bypass, Code};
-use crate::policy::{Mode, OnLargeBody, OnOrphan};
+use crate::policy::{Mode, OnLargeBody, OnNotReplayable, OnOrphan};
 use crate::record::{Record, State};
 use crate::response::StoredResponse;
 use crate::store::{
@@ -119,7 +119,7 @@ impl Exchange {
 
     pub(super) fn held(&mut self, holder: ClaimInfo, now: Timestamp) -> Action {
         if !self.is_same(&holder.fingerprint) {
-            return self.refuse(Code::KeyReused);
+            return self.reused(&holder.fingerprint);
         }
         if holder.is_orphan() {
             return match self.policy().on_orphan {
@@ -153,9 +153,14 @@ impl Exchange {
                 Ok(response) if self.may_rebind(record, response.status) => {
                     self.claim(Some(Expected::Settled(record.token)), now)
                 }
-                Ok(_) => self.refuse(Code::KeyReused),
+                Ok(_) => self.reused(&record.fingerprint),
             },
-            _ if !same => self.refuse(Code::KeyReused),
+            _ if !same => self.reused(&record.fingerprint),
+            State::NotReplayable
+                if self.policy().on_not_replayable == OnNotReplayable::Reexecute =>
+            {
+                self.claim(Some(Expected::Settled(record.token)), now)
+            }
             State::NotReplayable => self.result_unavailable(record),
             State::ResponseExpired => self.refuse(Code::KeyExpired),
             State::Unknown if self.policy().on_orphan == OnOrphan::Probe => {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
@@ -240,6 +241,8 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
         Err(status) => {
             let mut rejection = Rejection::new(Code::ScopeUnresolved, policy);
             rejection.status = status;
+            rejection.challenge =
+                (status == StatusCode::UNAUTHORIZED).then(|| policy.challenge.clone());
             return Admission::Refuse(rejection);
         }
     };
@@ -271,8 +274,28 @@ fn resolve(policy: &Policy, head: &Head<'_>) -> Result<Scope, StatusCode> {
                 _ => Err(StatusCode::BAD_REQUEST),
             }
         }
+        Some(ScopeRule::Cookie(name)) => {
+            let mut values = cookies(head.headers, name);
+            match (values.next(), values.next()) {
+                (None, _) | (Some(b""), None) => Err(StatusCode::UNAUTHORIZED),
+                (Some(value), None) => Ok(Scope::new(value)),
+                // Parsers differ in which of two cookies counts (RFC 6265 §5.4).
+                _ => Err(StatusCode::BAD_REQUEST),
+            }
+        }
         None => Err(StatusCode::BAD_REQUEST),
     }
+}
+
+/// Returns the values of the cookies of this name (RFC 6265 §4.2.1).
+fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (of, value) = pair.split_at_checked(equals)?;
+        (of.trim_ascii() == name.as_bytes()).then(|| value.get(1..))?.map(<[u8]>::trim_ascii)
+    })
 }
 
 /// Returns the names of the headers to which a key is bound.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::policy::{OnPanic, Policy};
 use crate::record::State;
+use crate::response_headers::IDEMPOTENCY_OUTCOME;
 
 /// The end of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +49,43 @@ pub enum Directive {
     Unknown,
 }
 
+impl Directive {
+    /// Removes `Idempotency-Outcome` from the header or trailer fields of a response, and reads it;
+    /// `None` without such a field.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`InvalidDirective`] for a value that is no directive, and for lines that contradict
+    /// each other.
+    /// It counts as [`Unknown`](Self::Unknown): a handler that sends the field did not mean to send
+    /// none, so to store or release by the status would be a guess.
+    pub fn take(fields: &mut HeaderMap) -> Option<Result<Self, InvalidDirective>> {
+        let parse = |line: &http::HeaderValue| {
+            line.to_str().map_err(|_| InvalidDirective).and_then(str::parse)
+        };
+        let mut lines = fields.get_all(IDEMPOTENCY_OUTCOME).iter().map(parse);
+        let first: Result<Self, _> = lines.next()?;
+        let directive = if lines.all(|line| line == first) { first } else { Err(InvalidDirective) };
+        fields.remove(IDEMPOTENCY_OUTCOME);
+        Some(directive)
+    }
+}
+
+/// Reads a token, compared without case.
 impl FromStr for Directive {
     type Err = InvalidDirective;
 
     fn from_str(text: &str) -> Result<Self, InvalidDirective> {
-        match text.trim() {
-            "store" => Ok(Self::Store),
-            "release" => Ok(Self::Release),
-            "unknown" => Ok(Self::Unknown),
-            _ => Err(InvalidDirective),
-        }
+        let words =
+            [("store", Self::Store), ("release", Self::Release), ("unknown", Self::Unknown)];
+        let word = words.into_iter().find(|(word, _)| text.trim().eq_ignore_ascii_case(word));
+        word.map(|(_, directive)| directive).ok_or(InvalidDirective)
     }
 }
 
 /// The error of parsing a text that is no [`Directive`].
+///
+/// The tower layer puts it into the extensions of the response that had such a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidDirective;
 

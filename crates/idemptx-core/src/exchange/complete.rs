@@ -92,6 +92,9 @@ impl Exchange {
         let answer = match next {
             Continuation::Own => Answer::Own { attempt: lease.attempt, stored },
             Continuation::Replay(response) => Answer::Replay(response),
+            Continuation::HandlerFailed if self.policy().mode == Mode::Shadow => {
+                Answer::Broken { attempt: lease.attempt }
+            }
             Continuation::HandlerFailed => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
                 rejection.unstored = true;

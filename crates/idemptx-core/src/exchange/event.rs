@@ -1,7 +1,7 @@
 //! The inputs of an exchange ([`Event`]) and its outputs ([`Action`]).
 
 use super::Handled;
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, Fingerprinter};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::outcome::{Bypass, Rejection};
@@ -62,6 +62,18 @@ pub enum BodyEnd {
     NoRoom,
     /// The body broke off.
     Failed,
+}
+
+impl BodyEnd {
+    /// Ends these fingerprints with a body that is complete.
+    ///
+    /// A decompression bomb counts as [`TooLarge`](Self::TooLarge).
+    #[must_use]
+    pub fn complete(fingerprinters: Vec<Fingerprinter>) -> Self {
+        let finished: Result<_, _> =
+            fingerprinters.into_iter().map(Fingerprinter::try_finish).collect();
+        finished.map_or(Self::TooLarge, Self::Whole)
+    }
 }
 
 /// An application's knowledge of an operation whose executor was lost.
@@ -166,6 +178,12 @@ pub enum Answer {
     },
     /// A problem document (RFC 9457).
     Refuse(Rejection),
+    /// The handler's own failure, as if this engine were not there: its panic, its error, or its
+    /// response with the body that broke off.
+    Broken {
+        /// The number of the execution.
+        attempt: u32,
+    },
 }
 
 /// Work to finish in the background, retried within limits.

@@ -1,7 +1,7 @@
 //! The outcome of a gRPC call, which its HTTP status does not show.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// Returns the HTTP status that a response is classified by.
 ///
@@ -52,6 +52,16 @@ pub fn classified_status(
     }
 }
 
+/// Returns the content type of a gRPC or gRPC-Web call, which a refusal has too; `None` for any
+/// other request.
+#[must_use]
+pub fn grpc_content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let value = headers.get(CONTENT_TYPE)?;
+    let essence = essence(value.as_bytes());
+    let is_text = essence.eq_ignore_ascii_case(b"application/grpc-web-text");
+    (is_text || Kind::of(value.as_bytes()).is_some()).then_some(value)
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Grpc,
@@ -61,7 +71,7 @@ enum Kind {
 impl Kind {
     /// Reads a content type; a suffix such as `+proto`, and parameters, do not matter.
     fn of(content_type: &[u8]) -> Option<Self> {
-        let essence = content_type.split(|byte| matches!(byte, b'+' | b';' | b' ')).next()?;
+        let essence = essence(content_type);
         if essence.eq_ignore_ascii_case(b"application/grpc") {
             Some(Self::Grpc)
         } else if essence.eq_ignore_ascii_case(b"application/grpc-web") {
@@ -70,6 +80,11 @@ impl Kind {
             None
         }
     }
+}
+
+/// Returns a content type without its suffix and parameters.
+fn essence(content_type: &[u8]) -> &[u8] {
+    content_type.split(|byte| matches!(byte, b'+' | b';' | b' ')).next().unwrap_or_default()
 }
 
 /// Finds the status in the frame of trailers, the one whose flags have the highest bit.

@@ -86,16 +86,16 @@ fn fingerprints_are_settled() {
     assert_eq!(
         prints,
         [
-            "6f5c092d 768676551ce6a7d2",
-            "74b51578 60889c1f4adb257f",
-            "b8b6a8e9 cdbc66c17eb5323e",
-            "c3e7acfa 5b302b79e4f17470"
+            "63a8be96 2a411cc34f46b921",
+            "5e27c7ba e7a8f73004647aea",
+            "46c161e9 78de446e923d770b",
+            "e1ce15a3 cbd97bef564e0eb9"
         ]
     );
     let work = Fingerprint::of(&[b"a", b"b"], None);
     assert_eq!(
         format!("{:08x} {}", work.config, &work.signature()[..16]),
-        "9c13cdb1 42f0a59f508379ca"
+        "95e90e71 7806c0a9e942c848"
     );
 }
 

@@ -44,14 +44,25 @@ impl RecordId {
 
     /// Derives the id of the record of a step of this operation, by the step's label.
     ///
-    /// The id is in the same scope, and differs from that of every operation and every other step.
+    /// The id differs from that of every operation and every other step.
     #[must_use]
     pub fn step(&self, label: &str) -> Self {
         let mut digest = Purpose::new(STEP_CONTEXT, None).begin();
         digest.part(&self.0);
         digest.part(label.as_bytes());
         let name: [u8; 16] = first(&digest.finalize());
-        Self::of_halves(first(&self.0), name)
+        Self::of_halves(self.steps_scope(), name)
+    }
+
+    /// Derives the half of the ids of this operation's steps that names their scope.
+    ///
+    /// The steps of an operation are a scope of their own: labels are the application's, so only
+    /// a listing of that scope finds them all.
+    #[must_use]
+    pub fn steps_scope(&self) -> [u8; 16] {
+        let mut digest = Purpose::new(STEPS_CONTEXT, None).begin();
+        digest.part(&self.0);
+        first(&digest.finalize())
     }
 
     fn of_halves(space: [u8; 16], name: [u8; 16]) -> Self {
@@ -262,6 +273,7 @@ impl fmt::Debug for Names {
 
 const SCOPE_CONTEXT: &str = "idemptx 2026-11 v1 record: scope";
 const KEY_CONTEXT: &str = "idemptx 2026-11 v1 record: key in scope";
+const STEPS_CONTEXT: &str = "idemptx 2026-11 v1 record: steps of an operation";
 const STEP_CONTEXT: &str = "idemptx 2026-11 v1 record: step";
 const DERIVE_CONTEXT: &str = "idemptx 2026-11 v1 derived key";
 const OPERATION_CONTEXT: &str = "idemptx 2026-11 v1 operation";

@@ -175,14 +175,18 @@ fn a_derived_key_depends_on_scope_key_label_and_secret() {
 }
 
 #[test]
-fn a_step_has_a_record_of_its_own_in_the_scope_of_its_operation() {
+fn the_steps_of_an_operation_are_a_scope_of_their_own() {
     let id = |key: &str| {
         RecordId::new(&Scope::new("a"), &Key::new(key, MAX).unwrap(), None, &Names::new("", None))
     };
     let steps = [id("k").step("a"), id("k").step("b"), id("l").step("a"), id("k"), id("a")];
     let distinct: std::collections::BTreeSet<_> = steps.iter().collect();
     assert_eq!(distinct.len(), steps.len());
-    assert!(steps.iter().all(|step| step.scope_bytes() == id("k").scope_bytes()));
+    for (step, of) in steps.iter().zip(["k", "k", "l"]) {
+        assert_eq!(step.scope_bytes(), id(of).steps_scope());
+    }
+    let scopes = [id("k").steps_scope(), id("l").steps_scope(), id("k").scope_bytes()];
+    assert_eq!(scopes.iter().collect::<std::collections::BTreeSet<_>>().len(), scopes.len());
     assert_eq!(id("k").step("a"), steps[0]);
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::HeaderName;
+use http::header::{COOKIE, HOST};
+use http::{HeaderMap, HeaderName};
 
 use super::ConfigError;
 
@@ -76,6 +77,12 @@ choice! {
         Payments = "payments",
         /// The behaviour of the original Python package.
         Idemptx = "idemptx",
+        /// The rules of the Agentic Commerce Protocol.
+        Acp = "acp",
+        /// The rules of the Universal Commerce Protocol.
+        Ucp = "ucp",
+        /// The rules of the Iceberg REST catalog.
+        Iceberg = "iceberg",
     }
 }
 
@@ -120,6 +127,17 @@ choice! {
         Quarantine = "quarantine",
         /// A hook of the application decides.
         Probe = "probe",
+    }
+}
+
+choice! {
+    /// The treatment of a retry whose operation completed with a response that was not kept: one
+    /// that was too large, or a stream.
+    OnNotReplayable for "on_not_replayable" {
+        /// Refuse it: the operation happens once.
+        Refuse = "refuse",
+        /// Execute the operation again, such as an export without effects.
+        Reexecute = "reexecute",
     }
 }
 
@@ -209,8 +227,24 @@ pub enum ScopeRule {
     Bind(Vec<HeaderName>),
     /// The value of a header that a trusted proxy or layer sets or verifies.
     Header(HeaderName),
+    /// The value of a cookie (RFC 6265), such as a session; the application verifies it.
+    Cookie(String),
     /// The result of the adapter's function.
     Custom,
     /// One namespace for all clients.
     Shared,
+}
+
+impl ScopeRule {
+    /// Returns true for a request that has cookies and none of the headers to which its key is
+    /// bound, `Host` aside; an adapter reports it.
+    ///
+    /// If the session is in a cookie, the key is bound to no one: two users who choose the same key
+    /// for the same request get one response.
+    #[must_use]
+    pub fn misses_session(&self, headers: &HeaderMap) -> bool {
+        let Self::Bind(names) = self else { return false };
+        headers.contains_key(COOKIE)
+            && !names.iter().any(|name| *name != HOST && headers.contains_key(name))
+    }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
-    Expose, KeyPattern, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic,
+    Expose, KeyPattern, KeySpace, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic,
     OnPlaceholderKey, OnStoreError, OnUnsafeStore, PolicyBuilder, Profile, ScopeRule, Statuses,
 };
 use crate::fingerprint::FingerprintRule;
@@ -27,8 +27,9 @@ macro_rules! policy {
         /// The rules for the requests of a route.
         ///
         /// Start from a profile ([`draft`](Self::draft), [`stripe`](Self::stripe),
-        /// [`payments`](Self::payments), [`idemptx`](Self::idemptx)) and change what you need with
-        /// a [`PolicyBuilder`].
+        /// [`payments`](Self::payments), [`idemptx`](Self::idemptx), [`acp`](Self::acp),
+        /// [`ucp`](Self::ucp), [`iceberg`](Self::iceberg)) and change what you need with a
+        /// [`PolicyBuilder`].
         ///
         /// ```
         /// use std::time::Duration;
@@ -160,8 +161,12 @@ policy! {
     in_flight_status: StatusCode, value, "in_flight_status";
     /// The status of `key-reused`: 400, 409 or 422.
     mismatch_status: StatusCode, value, "mismatch_status";
+    /// The `WWW-Authenticate` of a 401 `scope-unresolved`, which must have one (RFC 9110 §15.5.2).
+    challenge: HeaderValue, value, "challenge";
     /// The treatment of an operation whose executor stopped without a result.
     on_orphan: OnOrphan, value, "on_orphan";
+    /// The treatment of a retry whose operation completed with a response that was not kept.
+    on_not_replayable: OnNotReplayable, value, "on_not_replayable";
     /// The treatment of an operation whose handler failed.
     on_panic: OnPanic, value, "on_panic";
     /// The treatment of a request while the store is unavailable.

@@ -61,6 +61,11 @@ impl KeyPattern {
         Ok(Self { text: text.into(), form })
     }
 
+    /// Returns the pattern `uuid_v7`.
+    pub(super) fn uuid_v7() -> Self {
+        Self { text: "uuid_v7".into(), form: Form::Uuid(Some(b'7')) }
+    }
+
     /// Returns the pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,15 +1,18 @@
 //! The named sets of defaults.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{
-    Expose, KeySpace, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnPlaceholderKey,
-    OnStoreError, OnUnsafeStore, Policy, Profile, ScopeRule, Statuses,
+    Expose, KeyPattern, KeySpace, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic,
+    OnPlaceholderKey, OnStoreError, OnUnsafeStore, Policy, ProblemFormat, Profile, ScopeRule,
+    Statuses,
 };
-use crate::fingerprint::FingerprintRule;
+use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::outcome::Code;
 use crate::problem::ProblemRules;
 use crate::response::ReplayRules;
 
@@ -22,6 +25,9 @@ impl Policy {
             Profile::Stripe => Self::stripe(),
             Profile::Payments => Self::payments(),
             Profile::Idemptx => Self::idemptx(),
+            Profile::Acp => Self::acp(),
+            Profile::Ucp => Self::ucp(),
+            Profile::Iceberg => Self::iceberg(),
         }
     }
 
@@ -49,7 +55,9 @@ impl Policy {
             missing_status: StatusCode::BAD_REQUEST,
             in_flight_status: StatusCode::CONFLICT,
             mismatch_status: StatusCode::UNPROCESSABLE_ENTITY,
+            challenge: HeaderValue::from_static("Bearer realm=\"api\""),
             on_orphan: OnOrphan::Reexecute,
+            on_not_replayable: OnNotReplayable::Refuse,
             on_panic: OnPanic::Release,
             on_store_error: OnStoreError::FailClosed,
             store_statuses: Statuses::classes(&[2, 3, 4]),
@@ -121,6 +129,61 @@ impl Policy {
             key_retain: Duration::from_secs(300),
             expose: vec![Expose::Key, Expose::Signature, Expose::Status],
             status_header: HeaderName::from_static("x-idempotency-status"),
+            ..Self::draft()
+        }
+    }
+
+    /// Follows the Agentic Commerce Protocol (§6): every POST needs a key, which is unique for one
+    /// path and is echoed; bodies are compared as JSON values, and errors are flat.
+    #[must_use]
+    pub fn acp() -> Self {
+        let codes = [
+            (Code::MissingKey, "idempotency_key_required"),
+            (Code::KeyReused, "idempotency_conflict"),
+            (Code::InProgress, "idempotency_in_flight"),
+        ];
+        let codes = codes.map(|(code, name)| (code, Cow::Borrowed(name)));
+        Self {
+            profile: Profile::Acp,
+            methods: vec![Method::POST],
+            required: true,
+            key_space: KeySpace::Route,
+            fingerprint: Some(FingerprintRule {
+                body: BodyRule::Json,
+                query: QueryRule::None,
+                headers: HeaderRule::Only(Vec::new()),
+            }),
+            expose: vec![Expose::Key],
+            problem: ProblemRules {
+                format: ProblemFormat::Flat,
+                codes: codes.into(),
+                ..ProblemRules::default()
+            },
+            ..Self::draft()
+        }
+    }
+
+    /// Follows the Universal Commerce Protocol: PUT has keys too, and a key used for another request
+    /// is a 409.
+    #[must_use]
+    pub fn ucp() -> Self {
+        Self {
+            profile: Profile::Ucp,
+            methods: vec![Method::POST, Method::PUT, Method::PATCH],
+            mismatch_status: StatusCode::CONFLICT,
+            ..Self::draft()
+        }
+    }
+
+    /// Follows the Iceberg REST catalog: keys are UUIDs of version 7, DELETE has them too, and the
+    /// time for which one is remembered is published.
+    #[must_use]
+    pub fn iceberg() -> Self {
+        Self {
+            profile: Profile::Iceberg,
+            methods: vec![Method::POST, Method::DELETE],
+            key_pattern: Some(KeyPattern::uuid_v7()),
+            expose: vec![Expose::Expiry],
             ..Self::draft()
         }
     }

@@ -5,11 +5,20 @@ use http::{HeaderName, StatusCode};
 use super::*;
 use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
 use crate::key::{InvalidKey, Key};
+use crate::outcome::{Code, Rejection};
+use crate::problem::Problem;
 use crate::secret::Secret;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const PROFILES: [Profile; 4] =
-    [Profile::Draft, Profile::Stripe, Profile::Payments, Profile::Idemptx];
+const PROFILES: [Profile; 7] = [
+    Profile::Draft,
+    Profile::Stripe,
+    Profile::Payments,
+    Profile::Idemptx,
+    Profile::Acp,
+    Profile::Ucp,
+    Profile::Iceberg,
+];
 
 #[test]
 fn every_profile_is_usable_but_payments_demands_a_scope() {
@@ -30,7 +39,7 @@ fn every_profile_is_usable_but_payments_demands_a_scope() {
 
 #[test]
 fn profiles_differ_in_what_they_promise() {
-    let [draft, stripe, payments, idemptx] = PROFILES.map(Policy::profile);
+    let [draft, stripe, payments, idemptx, ..] = PROFILES.map(Policy::profile);
     assert_eq!((draft.retain, draft.key_retain), (DAY, DAY));
     assert_eq!(stripe.mismatch_status, 400);
     assert_eq!((payments.retain, payments.key_retain), (DAY, 90 * DAY));
@@ -46,8 +55,53 @@ fn profiles_differ_in_what_they_promise() {
 }
 
 #[test]
+fn profiles_of_protocols_follow_them() {
+    let [.., acp, ucp, iceberg] = PROFILES.map(Policy::profile);
+    assert!(acp.required && acp.methods == [http::Method::POST]);
+    assert_eq!((acp.key_space, acp.key_retain), (KeySpace::Route, acp.retain));
+    let rule = acp.fingerprint.clone().unwrap();
+    assert_eq!((rule.body, rule.query), (BodyRule::Json, QueryRule::None));
+    assert!(acp.release_statuses.contains(StatusCode::INTERNAL_SERVER_ERROR));
+    for (code, status, name) in [
+        (Code::MissingKey, 400, "idempotency_key_required"),
+        (Code::KeyReused, 422, "idempotency_conflict"),
+        (Code::InProgress, 409, "idempotency_in_flight"),
+        (Code::StoreUnavailable, 503, "store-unavailable"),
+    ] {
+        let problem = Problem::from(Rejection::new(code, &acp));
+        let body = String::from_utf8(problem.body().to_vec()).unwrap();
+        assert!(body.contains(&format!("\"code\":\"{name}\",\"message\":")), "{body}");
+        assert_eq!(problem.into_response().status(), status, "{code}");
+    }
+    assert!(ucp.methods.contains(&http::Method::PUT));
+    assert_eq!(ucp.mismatch_status, 409);
+    assert!(iceberg.methods.contains(&http::Method::DELETE));
+    assert_eq!(iceberg.key_pattern, KeyPattern::new("uuid_v7").ok());
+    assert_eq!(iceberg.expose, [Expose::Expiry]);
+}
+
+#[test]
+fn a_session_in_a_cookie_alone_binds_a_key_to_no_one() {
+    let bind = |names: &[&'static str]| {
+        ScopeRule::Bind(names.iter().map(|name| HeaderName::from_static(name)).collect())
+    };
+    let headers = |names: &[&'static str]| -> http::HeaderMap {
+        let line = |name: &&'static str| (HeaderName::from_static(name), "x".parse().unwrap());
+        names.iter().map(line).collect()
+    };
+    let bound = bind(&["authorization", "host"]);
+    assert!(bound.misses_session(&headers(&["cookie", "host"])));
+    assert!(!bound.misses_session(&headers(&["host"])));
+    assert!(!bound.misses_session(&headers(&["cookie", "host", "authorization"])));
+    assert!(!bind(&["cookie"]).misses_session(&headers(&["cookie"])));
+    for rule in [ScopeRule::Shared, ScopeRule::Cookie("sid".to_owned()), ScopeRule::Custom] {
+        assert!(!rule.misses_session(&headers(&["cookie"])), "{rule:?}");
+    }
+}
+
+#[test]
 fn each_status_is_stored_or_releases_the_key() {
-    let [draft, stripe, payments, idemptx] = PROFILES.map(Policy::profile);
+    let [draft, stripe, payments, idemptx, ..] = PROFILES.map(Policy::profile);
     let stored = |policy: &Policy, status| {
         let status = StatusCode::from_u16(status).unwrap();
         policy.store_statuses.contains(status) && !policy.release_statuses.contains(status)
@@ -183,7 +237,8 @@ fn an_error_says_what_to_write_instead() {
     let error = "drafts".parse::<Profile>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`profile`: write `draft` or `stripe` or `payments` or `idemptx`"
+        "`profile`: write `draft` or `stripe` or `payments` or `idemptx` or `acp` or `ucp` or \
+         `iceberg`"
     );
 }
 

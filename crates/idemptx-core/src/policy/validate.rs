@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::statuses::STATUSES;
 use super::{ConfigError, Policy, ScopeRule, Statuses};
@@ -22,7 +22,10 @@ impl Policy {
         self.validate_scope()?;
         self.validate_statuses()?;
         self.fingerprint.as_ref().map_or(Ok(()), validate_fingerprint)?;
-        check(self.problem.is_valid(), "problem.base", || {
+        check(self.problem.has_valid_codes(), "problem.codes", || {
+            "write each code's name in 1 to 64 visible letters".to_owned()
+        })?;
+        check(self.problem.has_valid_base(), "problem.base", || {
             "write the address that a code is appended to, as `https://example.com/errors/`"
                 .to_owned()
         })?;
@@ -78,6 +81,11 @@ impl Policy {
         match &self.scope {
             None => Err(ConfigError::new("scope", format!("{} {SCOPE_CHOICE}", self.profile))),
             Some(ScopeRule::Bind(names)) => named("scope.bind", names),
+            Some(ScopeRule::Cookie(name)) => {
+                // A cookie's name is a token, as a header's is (RFC 6265 §4.1.1).
+                let is_token = HeaderName::from_bytes(name.as_bytes()).is_ok();
+                check(is_token, "scope.cookie", || "write the name of a cookie".to_owned())
+            }
             Some(ScopeRule::Header(_) | ScopeRule::Custom | ScopeRule::Shared) => Ok(()),
         }
     }
@@ -88,6 +96,11 @@ impl Policy {
         })?;
         one_of("in_flight_status", self.in_flight_status, &IN_FLIGHT_STATUSES)?;
         one_of("mismatch_status", self.mismatch_status, &MISMATCH_STATUSES)?;
+        check(
+            self.challenge.to_str().is_ok_and(|text| !text.trim().is_empty()),
+            "challenge",
+            || "write a challenge (RFC 9110 §11.6.1), such as `Bearer realm=\"api\"`".to_owned(),
+        )?;
         let within = |field, statuses: &Statuses| {
             check(statuses.all_within(&STATUSES), field, || {
                 "name statuses from 100 to 599 only".to_owned()

@@ -3,13 +3,14 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::json_input::{Given, Node};
 use super::statuses::{STATUSES, Term};
 use super::{ConfigError, KeyPattern, ScopeRule, Statuses};
 use crate::fingerprint::{BodyRule, FingerprintRule, HeaderRule, QueryRule};
+use crate::outcome::Code;
 use crate::problem::ProblemRules;
 use crate::response::ReplayRules;
 use crate::secret::Secret;
@@ -122,6 +123,16 @@ impl JsonValue for HeaderName {
     }
 }
 
+impl JsonValue for HeaderValue {
+    fn read(given: &Given<'_>, _: &Self) -> Result<Self, ConfigError> {
+        Self::from_str(given.text()?).map_err(|_| given.wrong("write the value of a header"))
+    }
+
+    fn write(&self) -> Value {
+        self.to_str().unwrap_or_default().into()
+    }
+}
+
 /// Header names, of which a single one needs no list.
 pub(super) struct OneOrMore;
 
@@ -188,16 +199,22 @@ impl JsonValue for Option<KeyPattern> {
 impl JsonValue for Option<ScopeRule> {
     fn read(given: &Given<'_>, _: &Self) -> Result<Self, ConfigError> {
         let wrong = || {
-            given.wrong("write {\"bind\": [headers]}, {\"header\": name}, or `shared` (as a text)")
+            given.wrong(
+                "write {\"bind\": [headers]}, {\"header\": name}, {\"cookie\": name}, or `shared` \
+                 (as a text)",
+            )
         };
         match given.node {
             Node::Text(word) if word == "shared" => Ok(Some(ScopeRule::Shared)),
             Node::Text(word) if word == "custom" => {
                 Err(given.wrong("a function cannot be written here; set the scope in code"))
             }
-            Node::Object(_) => match given.entries(&["bind", "header"])?.as_slice() {
+            Node::Object(_) => match given.entries(&["bind", "header", "cookie"])?.as_slice() {
                 [("bind", names)] => {
                     names.list(Given::header).map(|names| Some(ScopeRule::Bind(names)))
+                }
+                [("cookie", name)] => {
+                    name.text().map(|name| Some(ScopeRule::Cookie(name.to_owned())))
                 }
                 [(_, name)] => name.header().map(|name| Some(ScopeRule::Header(name))),
                 _ => Err(wrong()),
@@ -211,6 +228,7 @@ impl JsonValue for Option<ScopeRule> {
             None => Value::Null,
             Some(ScopeRule::Bind(names)) => json!({ "bind": texts(names) }),
             Some(ScopeRule::Header(name)) => json!({ "header": name.as_str() }),
+            Some(ScopeRule::Cookie(name)) => json!({ "cookie": name }),
             Some(ScopeRule::Custom) => "custom".into(),
             Some(ScopeRule::Shared) => "shared".into(),
         }
@@ -347,8 +365,16 @@ impl JsonValue for ReplayRules {
 impl JsonValue for ProblemRules {
     fn read(given: &Given<'_>, current: &Self) -> Result<Self, ConfigError> {
         let mut rules = current.clone();
-        for (name, entry) in given.entries(&["format", "base", "should_retry"])? {
+        for (name, entry) in given.entries(&["format", "base", "codes", "should_retry"])? {
             match name {
+                "codes" => {
+                    let named = entry.entries(&Code::ALL.map(Code::as_str))?;
+                    let codes = named.iter().filter_map(|(code, name)| {
+                        let code = Code::ALL.into_iter().find(|it| it.as_str() == *code)?;
+                        Some(name.text().map(|name| (code, name.to_owned().into())))
+                    });
+                    rules.codes = codes.collect::<Result<_, ConfigError>>()?;
+                }
                 "format" => rules.format = JsonValue::read(&entry, &rules.format)?,
                 "base" => rules.base = entry.text()?.to_owned().into(),
                 _ => rules.should_retry = bool::read(&entry, &rules.should_retry)?,
@@ -358,9 +384,15 @@ impl JsonValue for ProblemRules {
     }
 
     fn write(&self) -> Value {
+        let codes: serde_json::Map<_, _> = self
+            .codes
+            .iter()
+            .map(|(code, name)| (code.to_string(), Value::from(&**name)))
+            .collect();
         json!({
             "format": self.format.as_str(),
             "base": self.base,
+            "codes": codes,
             "should_retry": self.should_retry,
         })
     }

@@ -41,6 +41,16 @@ fn every_code_has_its_status_and_advice() {
 }
 
 #[test]
+fn another_credential_is_named_where_nothing_else_differs() {
+    let mut rejection = Rejection::new(Code::KeyReused, &Policy::draft());
+    let other_request = Problem::from(&rejection).detail();
+    rejection.credential_differs = true;
+    let detail = Problem::from(&rejection).detail();
+    assert!(detail.contains("credential") && !other_request.contains("credential"), "{detail}");
+    assert_eq!(document(&rejection)["code"], "key-reused");
+}
+
+#[test]
 fn the_policy_chooses_its_statuses() {
     let policy = Policy::draft()
         .into_builder()

@@ -221,7 +221,10 @@ fn refusals(policy: &Policy) -> Vec<Rejection> {
     let can_happen = |code: &Code| match code {
         Code::MissingKey => policy.required,
         Code::ScopeUnresolved => {
-            matches!(policy.scope, Some(ScopeRule::Header(_) | ScopeRule::Custom))
+            matches!(
+                policy.scope,
+                Some(ScopeRule::Header(_) | ScopeRule::Cookie(_) | ScopeRule::Custom)
+            )
         }
         Code::BodyTooLarge => policy.on_large_body != OnLargeBody::Skip,
         Code::OutcomeUnknown => {
@@ -237,7 +240,8 @@ fn refusals(policy: &Policy) -> Vec<Rejection> {
         let mut rejection = Rejection::new(code, policy);
         let by_credential = match &policy.scope {
             Some(ScopeRule::Header(name)) => *name == AUTHORIZATION,
-            other => *other == Some(ScopeRule::Custom),
+            Some(ScopeRule::Cookie(_) | ScopeRule::Custom) => true,
+            _ => false,
         };
         if code == Code::ScopeUnresolved && by_credential {
             rejection.status = StatusCode::UNAUTHORIZED;

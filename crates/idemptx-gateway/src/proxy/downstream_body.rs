@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use idemptx::tower::{BodyError, ResponseBody};
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 
 use crate::upstream::UpstreamBody;
 
@@ -24,10 +25,17 @@ impl Body for DownstreamBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let mut polled = match self.get_mut() {
             Self::Plain(body) => Pin::new(body).poll_frame(cx),
             Self::Layered(body) => Pin::new(body).poll_frame(cx),
+        };
+        // As in the head of the response: the field is for the gateway alone.
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            trailers.remove(IDEMPOTENCY_OUTCOME);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

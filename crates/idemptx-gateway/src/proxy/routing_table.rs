@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Key, Policy, Scope, Spool};
 use tokio::time::{sleep, timeout};
@@ -325,6 +325,17 @@ fn warn_of_placeholder(policy: &Policy, key: &Key) {
     }
 }
 
+/// Logs a warning, once in this process, if a key is bound to headers that a client with a session in
+/// a cookie does not send.
+pub(super) fn warn_of_session(policy: &Policy, headers: &HeaderMap) {
+    if !SESSION_LOGGED.is_completed()
+        && policy.scope.as_ref().is_some_and(|scope| scope.misses_session(headers))
+        && policy.header_names.iter().any(|name| headers.contains_key(name))
+    {
+        SESSION_LOGGED.call_once(|| tracing::warn!("{SESSION}"));
+    }
+}
+
 impl fmt::Debug for RoutingTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan").field("routes", &self.routes).finish_non_exhaustive()
@@ -345,3 +356,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 static PLACEHOLDER_LOGGED: Once = Once::new();
 const PLACEHOLDER_KEY: &str = "a client sends a placeholder as its key, such as `undefined` or `null`: \
      every client with this fault sends the same key; `on_placeholder_key = \"refuse\"` refuses it";
+static SESSION_LOGGED: Once = Once::new();
+const SESSION: &str = "a request with a key has cookies, and none of the headers to which keys are bound: if its \
+     session is in a cookie, set `scope = { cookie = \"NAME\" }`, or two users who choose the same \
+     key may get one response";

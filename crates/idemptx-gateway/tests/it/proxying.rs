@@ -161,6 +161,38 @@ async fn trailers_go_both_ways() {
 }
 
 #[tokio::test]
+async fn an_outcome_in_a_trailer_is_obeyed_and_not_passed_on() {
+    let upstream = HyperService::start(|number, _| async move {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("idempotency-outcome", "STORE".parse().unwrap());
+        trailers.insert("x-number", number.into());
+        let frames = [Frame::data("tea".into()), Frame::trailers(trailers)].map(Ok);
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let names = "idempotency-outcome, x-number";
+        let response = Response::builder().status(503).header("trailer", names);
+        response.body(BodyExt::boxed(body)).unwrap()
+    })
+    .await;
+    // A replay declares no trailers, without which HTTP/1.1 sends none.
+    let rows = [
+        ("", ["x-number: 1\r\n\r\n", "0\r\n\r\n"]),
+        ("protect = false", ["x-number: 2\r\n\r\n", "x-number: 3\r\n\r\n"]),
+    ];
+    for (more, ends) in rows {
+        let gateway = in_front_of(upstream.address, more).await;
+        for end in ends {
+            let request = b"POST /orders HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\n\
+                Idempotency-Key: k\r\nContent-Length: 0\r\n\r\n";
+            let answer = send_raw(gateway.address, request).await;
+            assert!(answer.text.contains("503 Service Unavailable"), "{}", answer.text);
+            assert!(answer.text.ends_with(end), "{}", answer.text);
+            assert!(!answer.text.contains("idempotency-outcome: "), "{}", answer.text);
+        }
+    }
+    assert_eq!(upstream.requests(), 3);
+}
+
+#[tokio::test]
 async fn a_client_that_expects_100_gets_it_before_it_sends() {
     let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "").await;
@@ -320,6 +352,12 @@ async fn a_grpc_call_is_protected_like_any_request() {
         assert!(answer.text().contains("te: trailers"), "{}", answer.text());
         assert_eq!(answer.is_replay(), is_replay);
     }
+    let reused = Request::post("/a.B/Other").header("content-type", "application/grpc+proto");
+    let reused = reused.header("idempotency-key", "k").body(Full::default()).unwrap();
+    let refused = send_http2(gateway.address, reused).await;
+    assert_eq!((refused.status.as_u16(), refused.text()), (200, ""));
+    assert_eq!(refused.header("grpc-status"), Some("9"));
+    assert_eq!(refused.header("content-type"), Some("application/grpc+proto"));
 }
 
 #[tokio::test]

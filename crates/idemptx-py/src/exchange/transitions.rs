@@ -10,10 +10,9 @@ use idemptx_core::exchange::{
 };
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Lease;
-use idemptx_core::outcome::Outcome;
+use idemptx_core::outcome::{Code, Outcome};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::{ErrorKind, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
@@ -207,7 +206,7 @@ fn declared_bytes(headers: &HeaderMap) -> u64 {
 
 /// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
 pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
-    headers.remove(IDEMPOTENCY_OUTCOME)?.to_str().ok()?.parse().ok()
+    Some(Directive::take(headers)?.unwrap_or(Directive::Unknown))
 }
 
 pub(super) fn outcome(answer: &Answer) -> Outcome {
@@ -215,6 +214,7 @@ pub(super) fn outcome(answer: &Answer) -> Outcome {
         Answer::Pass(passed) => Outcome::Bypassed(*passed),
         Answer::Own { attempt, stored } => Outcome::Executed { attempt: *attempt, stored: *stored },
         Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
+        Answer::Broken { .. } => Outcome::Refused(Code::HandlerFailed),
         _ => Outcome::Replayed,
     }
 }

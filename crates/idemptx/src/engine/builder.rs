@@ -6,15 +6,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bytes::Bytes;
+use http::Response;
 use idemptx_core::exchange::{ProbeResult, Rules};
 use idemptx_core::key::{Key, Scope};
+use idemptx_core::outcome::Rejection;
 use idemptx_core::policy::{ConfigError, Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
 use idemptx_core::stats::TypicalTime;
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
 
-use super::probe::{Orphan, ProbeFn, Probes};
-use super::{AcceptsFn, Engine, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopeFn, Transactions};
+use super::probe::{Orphan, Probes};
+use super::{
+    Completed, Engine, Hooks, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopePermits, Shared,
+    Transactions,
+};
 use crate::lease_renewer::LeaseRenewer;
 use crate::single_flight::SingleFlight;
 #[cfg(feature = "spool")]
@@ -29,9 +35,8 @@ pub struct EngineBuilder<S> {
     policy: Policy,
     namespace: Box<str>,
     executions_max: u32,
-    scope: Option<ScopeFn>,
-    accepts: Option<AcceptsFn>,
-    probe: Option<ProbeFn>,
+    executions_per_scope_max: Option<u32>,
+    hooks: Hooks,
     transactions: Option<TransactionsOf<S>>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
@@ -44,9 +49,8 @@ impl<S: Store> EngineBuilder<S> {
             policy: Policy::draft(),
             namespace: Box::default(),
             executions_max: EXECUTIONS_MAX,
-            scope: None,
-            accepts: None,
-            probe: None,
+            executions_per_scope_max: None,
+            hooks: Hooks::default(),
             transactions: None,
             #[cfg(feature = "spool")]
             spool: None,
@@ -85,13 +89,13 @@ impl<S: Store> EngineBuilder<S> {
     where
         F: Fn(&http::request::Parts) -> Option<Scope> + Send + Sync + 'static,
     {
-        self.scope = Some(Arc::new(scope));
+        self.hooks.scope = Some(Arc::new(scope));
         self
     }
 
     /// Refuses keys of another form than the API publishes, such as UUIDs only.
     pub fn accept_keys<F: Fn(&Key) -> bool + Send + Sync + 'static>(mut self, accepts: F) -> Self {
-        self.accepts = Some(Arc::new(accepts));
+        self.hooks.accepts = Some(Arc::new(accepts));
         self
     }
 
@@ -106,7 +110,35 @@ impl<S: Store> EngineBuilder<S> {
         F: Fn(Orphan) -> R + Send + Sync + 'static,
         R: Future<Output = ProbeResult> + Send + 'static,
     {
-        self.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
+        self.hooks.probe = Some(Arc::new(move |orphan| Box::pin(probe(orphan))));
+        self
+    }
+
+    /// Sets the function that makes the responses of refusals, in place of the policy's `problem`.
+    ///
+    /// The layer adds its own header fields to them.
+    /// Calls of gRPC are refused in the form of gRPC all the same.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::Response;
+    /// use idemptx::{Engine, Problem, store::MemoryStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder(MemoryStore::new())
+    ///     .refusals(|rejection| {
+    ///         // Retry-After, Link and the like stay.
+    ///         let response = Problem::from(rejection).into_response();
+    ///         response.map(|_| Bytes::from(format!("{{\"error\":\"{}\"}}", rejection.code)))
+    ///     })
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn refusals<F>(mut self, render: F) -> Self
+    where
+        F: Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.hooks.render = Some(Arc::new(render));
         self
     }
 
@@ -117,6 +149,45 @@ impl<S: Store> EngineBuilder<S> {
     /// `store-unavailable`.
     pub fn executions_max(mut self, executions: u32) -> Self {
         self.executions_max = executions.max(1);
+        self
+    }
+
+    /// Limits how many handlers run at a time for one principal: a scope and the headers to which its
+    /// keys are bound; no limit by default.
+    ///
+    /// So one account that sends much cannot use up [`executions_max`](Self::executions_max).
+    /// Beyond it a request waits for as long as the store may take, and is then refused with
+    /// `store-unavailable`.
+    pub fn executions_per_scope_max(mut self, executions: u32) -> Self {
+        self.executions_per_scope_max = Some(executions.max(1));
+        self
+    }
+
+    /// Sets the function that is called with the outcome of every request, also where the client has
+    /// left and no layer outside sees a response.
+    ///
+    /// It runs in the request's task: hand over to another task what takes time.
+    /// It is called for requests without a key before their handlers run, and for others before
+    /// their responses are sent.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use idemptx::{Engine, Outcome, store::MemoryStore};
+    ///
+    /// static REPLAYS: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder(MemoryStore::new())
+    ///     .observe(|completed| {
+    ///         if completed.outcome == Outcome::Replayed {
+    ///             REPLAYS.fetch_add(1, Ordering::Relaxed);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn observe<F: Fn(&Completed) + Send + Sync + 'static>(mut self, observe: F) -> Self {
+        self.hooks.observe = Some(Arc::new(observe));
         self
     }
 
@@ -161,74 +232,86 @@ impl<S: Store> EngineBuilder<S> {
     /// [`EngineError`] for a policy that this front door cannot carry out, or a system without
     /// randomness.
     pub fn build(self) -> Result<Engine<S>, EngineError> {
-        let mut policy = self.policy;
-        // In any order of calls: a function that was given is meant to be asked.
-        if self.scope.is_some() {
-            policy.scope = Some(ScopeRule::Custom);
-        }
-        if self.probe.is_some() {
-            policy.on_orphan = OnOrphan::Probe;
-        }
-        if policy.scope.is_none() {
-            return Err(EngineError::new("set the policy's scope: whose keys are they?"));
-        }
-        if policy.scope == Some(ScopeRule::Custom) && self.scope.is_none() {
-            return Err(EngineError::new(
-                "scope is a function here: set it with EngineBuilder::scope",
-            ));
-        }
-        policy.validate()?;
-        #[cfg(feature = "spool")]
-        let has_spool = self.spool.is_some();
-        #[cfg(not(feature = "spool"))]
-        let has_spool = false;
-        if policy.on_large_body == OnLargeBody::Stream && !has_spool {
-            return Err(EngineError::new(
-                "on_large_body = stream needs room: EngineBuilder::spool",
-            ));
-        }
-        if policy.on_orphan == OnOrphan::Probe && self.probe.is_none() {
-            return Err(EngineError::new("on_orphan = probe needs a hook: EngineBuilder::probe"));
-        }
-        if self.transactions.is_some() && policy.mode == Mode::Shadow {
-            return Err(EngineError::new(
-                "in shadow mode duplicates are executed, too, and none of them settles in a \
-                 transaction: enforce, or leave `transactional` out",
-            ));
-        }
         let store = Arc::new(self.store);
         let transactions = match self.transactions {
             None => None,
             Some(of) => Some(of(&store).ok_or_else(|| {
                 EngineError::new(
                     "`transactional` needs a store in a database that the application has \
-                 transactions on: PostgreSQL or SQLite",
+                     transactions on: PostgreSQL or SQLite",
                 )
             })?),
         };
-        let inner = Inner {
-            single_flight: SingleFlight::new(policy.waiters_max, policy.waiters_total_max),
+        let shared = Shared {
+            single_flight: SingleFlight::new(),
             lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
-            rules: Arc::new(Rules::in_namespace(policy, &self.namespace)),
             store,
+            namespace: self.namespace,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,
+            scope_permits: self.executions_per_scope_max.map(ScopePermits::new),
             clock: MonotonicClock(Instant::now()),
             tokens: Arc::new(Tokens::from_system()?),
-            scope: self.scope,
-            accepts: self.accepts,
-            probe: self.probe,
+            hooks: self.hooks,
             probes: Probes::default(),
             open_bodies: Arc::new(Semaphore::new(OPEN_BODIES_MAX as usize)),
             transactions,
             #[cfg(feature = "spool")]
             spool: self.spool,
+        };
+        Engine::sharing(self.policy, Arc::new(shared))
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Makes an engine with a policy that the shared state can carry out.
+    pub(super) fn sharing(policy: Policy, shared: Arc<Shared<S>>) -> Result<Self, EngineError> {
+        let policy = fitted(policy, &shared)?;
+        let inner = Inner {
+            rules: Arc::new(Rules::in_namespace(policy, &shared.namespace)),
             refuses: AtomicBool::new(false),
             typical: TypicalTime::default(),
             meter: Mutex::default(),
+            shared,
         };
-        Ok(Engine { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner) })
     }
+}
+
+/// Lets the application's functions go before what a policy says, and checks that nothing else is
+/// missing.
+fn fitted<S>(mut policy: Policy, shared: &Shared<S>) -> Result<Policy, EngineError> {
+    // In any order of calls: a function that was given is meant to be asked.
+    if shared.hooks.scope.is_some() {
+        policy.scope = Some(ScopeRule::Custom);
+    }
+    if shared.hooks.probe.is_some() {
+        policy.on_orphan = OnOrphan::Probe;
+    }
+    if policy.scope.is_none() {
+        return Err(EngineError::new("set the policy's scope: whose keys are they?"));
+    }
+    if policy.scope == Some(ScopeRule::Custom) && shared.hooks.scope.is_none() {
+        return Err(EngineError::new("scope is a function here: set it with EngineBuilder::scope"));
+    }
+    policy.validate()?;
+    #[cfg(feature = "spool")]
+    let has_spool = shared.spool.is_some();
+    #[cfg(not(feature = "spool"))]
+    let has_spool = false;
+    if policy.on_large_body == OnLargeBody::Stream && !has_spool {
+        return Err(EngineError::new("on_large_body = stream needs room: EngineBuilder::spool"));
+    }
+    if policy.on_orphan == OnOrphan::Probe && shared.hooks.probe.is_none() {
+        return Err(EngineError::new("on_orphan = probe needs a hook: EngineBuilder::probe"));
+    }
+    if shared.transactions.is_some() && policy.mode == Mode::Shadow {
+        return Err(EngineError::new(
+            "in shadow mode duplicates are executed, too, and none of them settles in a \
+             transaction: enforce, or leave `transactional` out",
+        ));
+    }
+    Ok(policy)
 }
 
 impl<S: fmt::Debug> fmt::Debug for EngineBuilder<S> {

@@ -95,12 +95,13 @@ impl<S: Store> Inner<S> {
     ///
     /// A call counts as an execution for the limit on those: it is the application's code, too.
     pub(crate) async fn probe(&self, exchange: &Exchange, attempt: u32) -> ProbeResult {
-        let (Some(probe), Some(operation)) = (&self.probe, exchange.operation()) else {
+        let (Some(probe), Some(operation)) = (&self.shared.hooks.probe, exchange.operation())
+        else {
             return ProbeResult::Unknown;
         };
         let id = operation.id();
         loop {
-            let asking = match self.probes.enter(id) {
+            let asking = match self.shared.probes.enter(id) {
                 Turn::Lead(asking) => asking,
                 Turn::Follow(mut result) => match result.wait_for(Option::is_some).await {
                     Ok(result) => return result.clone().unwrap_or(ProbeResult::Unknown),

@@ -25,7 +25,7 @@ impl<S: SafetyCheck> Engine<S> {
     ///
     /// May be dropped and called again.
     pub async fn check(&self) -> Result<SafetyReport, CheckError> {
-        let mut report = self.inner.store.check().await.map_err(CheckError::Unreachable)?;
+        let mut report = self.inner.store().check().await.map_err(CheckError::Unreachable)?;
         if self.policy().secrets.is_empty() && self.store().capabilities().shared {
             let guessable = "without a secret in the policy, whoever reads the store can test \
                              guesses of keys and bodies: set `secrets`";

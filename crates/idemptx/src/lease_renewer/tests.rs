@@ -8,7 +8,7 @@ use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 use super::background::{ENTRIES_MAX, UNACKNOWLEDGED_MAX};
 use super::*;
-use crate::single_flight::{Leader, SingleFlight, Update, WaitSlot, Waiter};
+use crate::single_flight::{Leader, SingleFlight, Update, WaitLimits, WaitSlot, Waiter};
 
 #[tokio::test]
 async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
@@ -271,7 +271,8 @@ fn settling(lease: Lease, leader: Option<Leader>) -> BackgroundTask {
 /// A request that waits for a record, and its leader.
 fn awaited(lease: &Lease) -> (Waiter, Leader) {
     let holder = idemptx_core::store::ClaimInfo::new(&Record::running(lease), LEASE);
-    match SingleFlight::new(16, 16).wait(lease.id, holder) {
+    let limits = WaitLimits { waiters_max: 1, waiters_total_max: 1 };
+    match SingleFlight::new().wait(lease.id, holder, limits) {
         WaitSlot::Watcher(waiter, leader) => (waiter, leader),
         other => panic!("{other:?}"),
     }

@@ -1,5 +1,6 @@
 //! Forgetting many records.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::AddAssign;
 
@@ -13,6 +14,10 @@ use super::{Operator, OperatorError, Target, ended};
 /// A retry of a request whose record is forgotten **executes again**; if it ends while the walk
 /// still goes on, its new record is one like any other, and may be met and forgotten as well.
 /// Ask for what has been [idle](Query::idle_for) for longer than the walk takes, and it is not.
+///
+/// The [steps](crate::Execution::step) of the operations go with their records, in a second walk
+/// over the store, because no index leads to them: they are not in the report, and a purge that is
+/// dropped before its end leaves some to expire by themselves.
 #[must_use = "nothing is forgotten before it runs"]
 pub struct Purge<S> {
     operator: Operator<S>,
@@ -20,12 +25,24 @@ pub struct Purge<S> {
     is_dry: bool,
     is_over: bool,
     report: PurgeReport,
+    /// The scopes of the steps of what was forgotten.
+    step_scopes: BTreeSet<[u8; 16]>,
+    /// The walk over all records that forgets those steps.
+    steps_walk: Option<Query>,
 }
 
 impl<S: Inventory> Purge<S> {
     pub(super) fn new(operator: Operator<S>, query: Query) -> Self {
         let report = PurgeReport::default();
-        Self { operator, query, is_dry: false, is_over: false, report }
+        Self {
+            operator,
+            query,
+            is_dry: false,
+            is_over: false,
+            report,
+            step_scopes: BTreeSet::new(),
+            steps_walk: None,
+        }
     }
 
     /// Only counts what would be forgotten.
@@ -59,6 +76,10 @@ impl<S: Inventory> Purge<S> {
     /// What has been begun is carried on with, though it may not be counted; called again, it does
     /// the rest of the page.
     pub async fn step(&mut self) -> Result<bool, StoreError> {
+        if self.step_scopes.len() >= STEP_SCOPES_MAX || self.is_over && !self.step_scopes.is_empty()
+        {
+            return self.walk_steps().await;
+        }
         if self.is_over {
             return Ok(false);
         }
@@ -72,7 +93,30 @@ impl<S: Inventory> Purge<S> {
         self.report += left;
         self.query.after = page.next;
         self.is_over = self.query.after.is_none();
-        Ok(!self.is_over)
+        Ok(!self.is_over || !self.step_scopes.is_empty())
+    }
+
+    /// Forgets the steps on the next page of all records, and says whether there may be more to do.
+    async fn walk_steps(&mut self) -> Result<bool, StoreError> {
+        let all = || Query::all().limit(Query::LIMIT_MAX);
+        let page = self.operator.list(self.steps_walk.get_or_insert_with(all)).await?;
+        let is_step = |entry: &&RecordSummary| self.step_scopes.contains(&entry.id.scope_bytes());
+        for entry in page.entries.iter().filter(is_step) {
+            // One that cannot be read is left to expire.
+            if let Err(OperatorError::Store(error)) =
+                self.operator.forget_step(&Target::listed(entry)).await
+            {
+                return Err(error);
+            }
+        }
+        match page.next {
+            Some(next) => self.steps_walk = Some(all().after(Some(next))),
+            None => {
+                self.steps_walk = None;
+                self.step_scopes.clear();
+            }
+        }
+        Ok(!self.is_over || !self.step_scopes.is_empty())
     }
 
     /// Returns the numbers so far.
@@ -92,13 +136,19 @@ impl<S: Inventory> Purge<S> {
             match entry.status {
                 RecordStatus::Running => left.in_flight += 1,
                 _ if self.is_dry => self.report.count(entry),
-                _ => begun.push((entry, self.operator.begin(Target::listed(entry), None))),
+                _ => {
+                    let target = Target::listed(entry);
+                    begun.push((entry, self.operator.begin(target, None, Vec::new())));
+                }
             }
         }
         let mut failed = Ok(());
         for (entry, forgetting) in begun {
             match ended(forgetting).await {
-                Ok(_) => self.report.count(entry),
+                Ok(_) => {
+                    self.step_scopes.insert(entry.id.steps_scope());
+                    self.report.count(entry);
+                }
                 Err(OperatorError::InFlight(_)) => left.in_flight += 1,
                 Err(OperatorError::Store(error)) => failed = Err(error),
                 Err(_) => left.changed += 1,
@@ -157,5 +207,7 @@ impl AddAssign for PurgeReport {
     }
 }
 
+/// The most records whose steps one walk looks for.
+const STEP_SCOPES_MAX: usize = 100_000;
 /// The number of records that are forgotten at once.
 const AT_ONCE_MAX: usize = 32;

@@ -8,7 +8,7 @@ use super::*;
 
 #[test]
 fn the_first_leads_and_the_others_follow() {
-    let single_flight = SingleFlight::new(16, 16);
+    let single_flight = SingleFlight::new();
     let leader = lead(&single_flight, 1);
     let mut followers = [follow(&single_flight, 1), follow(&single_flight, 1)];
     assert!(
@@ -26,7 +26,7 @@ fn the_first_leads_and_the_others_follow() {
 
 #[test]
 fn a_waiting_request_gets_the_last_update() {
-    let single_flight = SingleFlight::new(16, 16);
+    let single_flight = SingleFlight::new();
     let leader = lead(&single_flight, 1);
     leader.announce(holder());
     let mut waiter = seat(&single_flight, 1);
@@ -37,7 +37,7 @@ fn a_waiting_request_gets_the_last_update() {
 
 #[test]
 fn a_dropped_leader_sends_all_others_to_ask() {
-    let single_flight = SingleFlight::new(16, 16);
+    let single_flight = SingleFlight::new();
     let leader = lead(&single_flight, 1);
     let mut follower = follow(&single_flight, 1);
     let mut waiter = seat(&single_flight, 1);
@@ -49,8 +49,8 @@ fn a_dropped_leader_sends_all_others_to_ask() {
 
 #[test]
 fn the_first_to_wait_for_another_process_watches_for_all() {
-    let single_flight = SingleFlight::new(16, 16);
-    let WaitSlot::Watcher(first, leader) = single_flight.wait(id(1), holder()) else {
+    let single_flight = SingleFlight::new();
+    let WaitSlot::Watcher(first, leader) = single_flight.wait(id(1), holder(), LIMITS) else {
         panic!("not watched")
     };
     let second = seat(&single_flight, 1);
@@ -64,22 +64,25 @@ fn the_first_to_wait_for_another_process_watches_for_all() {
 
 #[test]
 fn places_are_limited_and_freed_at_once() {
-    let single_flight = SingleFlight::new(2, 3);
+    let single_flight = SingleFlight::new();
     let leaders = [1, 2, 3].map(|number| lead(&single_flight, number));
     leaders.iter().for_each(|leader| leader.announce(holder()));
     let first = seat(&single_flight, 1);
     let _second = seat(&single_flight, 1);
-    assert!(matches!(single_flight.wait(id(1), holder()), WaitSlot::Full), "two for one key");
+    assert!(
+        matches!(single_flight.wait(id(1), holder(), LIMITS), WaitSlot::Full),
+        "two for one key"
+    );
     let _third = seat(&single_flight, 2);
-    assert!(matches!(single_flight.wait(id(3), holder()), WaitSlot::Full), "three in all");
+    assert!(matches!(single_flight.wait(id(3), holder(), LIMITS), WaitSlot::Full), "three in all");
     drop(first);
     let _fourth = seat(&single_flight, 1);
-    assert!(matches!(single_flight.wait(id(3), holder()), WaitSlot::Full));
+    assert!(matches!(single_flight.wait(id(3), holder(), LIMITS), WaitSlot::Full));
 }
 
 #[test]
 fn those_who_only_follow_take_no_place() {
-    let single_flight = SingleFlight::new(2, 2);
+    let single_flight = SingleFlight::new();
     let leader = lead(&single_flight, 1);
     let followers: Vec<_> = (0..10).map(|_| follow(&single_flight, 1)).collect();
     // A request may begin to wait for a claim while another one asks again.
@@ -90,16 +93,16 @@ fn those_who_only_follow_take_no_place() {
 
 #[test]
 fn a_refused_place_is_not_counted() {
-    let single_flight = SingleFlight::new(1, 2);
+    let single_flight = SingleFlight::new();
     let leader = lead(&single_flight, 1);
     leader.announce(holder());
-    let waiter = seat(&single_flight, 1);
+    let waiters = [1, 1].map(|number| seat(&single_flight, number));
     for _ in 0..10 {
-        assert!(matches!(single_flight.wait(id(1), holder()), WaitSlot::Full));
+        assert!(matches!(single_flight.wait(id(1), holder(), LIMITS), WaitSlot::Full));
     }
-    drop(waiter);
-    let _one = seat(&single_flight, 1);
-    let WaitSlot::Watcher(_other, _leader) = single_flight.wait(id(2), holder()) else {
+    drop(waiters);
+    let _two = [1, 1].map(|number| seat(&single_flight, number));
+    let WaitSlot::Watcher(_other, _leader) = single_flight.wait(id(2), holder(), LIMITS) else {
         panic!("no place")
     };
 }
@@ -119,7 +122,7 @@ fn follow(single_flight: &Arc<SingleFlight>, number: u8) -> oneshot::Receiver<Up
 }
 
 fn seat(single_flight: &Arc<SingleFlight>, number: u8) -> Waiter {
-    match single_flight.wait(id(number), holder()) {
+    match single_flight.wait(id(number), holder(), LIMITS) {
         WaitSlot::Joined(waiter) => waiter,
         other => panic!("{other:?}"),
     }
@@ -139,3 +142,5 @@ fn record() -> Record {
 fn id(number: u8) -> RecordId {
     RecordId::from_bytes([number; RecordId::BYTES])
 }
+
+const LIMITS: WaitLimits = WaitLimits { waiters_max: 2, waiters_total_max: 3 };

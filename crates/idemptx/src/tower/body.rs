@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use pin_project_lite::pin_project;
 
 use super::live::LiveBody;
@@ -35,6 +36,11 @@ impl<B> RequestBody<B> {
             broken: None,
             rest: Some(body),
         }
+    }
+
+    /// A body that broke off after what was read of it.
+    pub(super) fn broken(read: Whole, error: BodyError) -> Self {
+        Self { spooled: Spool::default(), buffered: read, broken: Some(error), rest: None }
     }
 
     /// Puts back what was read of it, before what is left.
@@ -154,7 +160,8 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
-        Inner { #[pin] body: B },
+        // Nested: another layer of the same engine is around this one, and reads the fields.
+        Inner { #[pin] body: B, is_nested: bool },
         Whole { whole: Whole },
         Live { body: LiveBody },
     }
@@ -162,7 +169,11 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     pub(super) const fn inner(body: B) -> Self {
-        Self { kind: Kind::Inner { body } }
+        Self { kind: Kind::Inner { body, is_nested: false } }
+    }
+
+    pub(super) const fn nested(body: B) -> Self {
+        Self { kind: Kind::Inner { body, is_nested: true } }
     }
 
     pub(crate) const fn whole(whole: Whole) -> Self {
@@ -186,16 +197,29 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.project().kind.project() {
-            KindProjection::Inner { body } => body.poll_frame(cx).map_err(Into::into),
+        let mut polled = match self.project().kind.project() {
+            KindProjection::Inner { body, is_nested } => {
+                let polled = body.poll_frame(cx).map_err(Into::into);
+                if *is_nested {
+                    return polled;
+                }
+                polled
+            }
             KindProjection::Whole { whole } => Poll::Ready(whole.pop().map(Ok)),
             KindProjection::Live { body } => body.poll_frame(cx),
+        };
+        // The handler's instruction to this layer; clients never see it, as in the head.
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            trailers.remove(IDEMPOTENCY_OUTCOME);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Inner { body, .. } => body.is_end_stream(),
             Kind::Whole { whole } => whole.is_empty(),
             Kind::Live { body } => body.is_over(),
         }
@@ -203,7 +227,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
+            Kind::Inner { body, .. } => body.size_hint(),
             Kind::Whole { whole } => plus(SizeHint::with_exact(0), whole, 0),
             Kind::Live { .. } => SizeHint::default(),
         }
@@ -272,6 +296,10 @@ impl Whole {
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_deref()
+    }
+
+    pub(super) fn trailers_mut(&mut self) -> Option<&mut HeaderMap> {
+        self.trailers.as_deref_mut()
     }
 
     /// Gives the next frame away.

@@ -1,5 +1,6 @@
 //! The inner service's call under a claim, and what a store keeps of its response.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,9 +8,9 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::response::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use idemptx_core::exchange::{Directive, Handled, Rules, classified_status};
+use idemptx_core::exchange::{Directive, Handled, InvalidDirective, Rules, classified_status};
+use idemptx_core::policy::Mode;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::Store;
 use tower_service::Service;
 
@@ -83,7 +84,7 @@ where
     let rules = engine.rules();
     let (mut parts, body) = response.into_parts();
     let status = parts.status;
-    let directive = directive(&mut parts, execution);
+    let said = Directive::take(&mut parts.headers);
     let body = Box::pin(body);
     let is_event_stream = is_live(&parts.headers);
     let limit = if is_event_stream { 0 } else { rules.policy().response_bytes_max as u64 };
@@ -93,8 +94,17 @@ where
         read(body, limit, |_| {}).await
     };
     match read {
+        // The client gets what it would get without this layer: half a body.
+        Read::Broken(half, error) if rules.policy().mode == Mode::Shadow => {
+            let body = RequestBody::<Pin<Box<C>>>::broken(half, error);
+            let body = ResponseBody::live(LiveBody::new(body, true, None));
+            let product = Some(HandlerOutput::Response(Response::from_parts(parts, body)));
+            WorkResult { product, ..WorkResult::broken() }
+        }
         Read::Broken(..) => WorkResult::broken(),
-        Read::Whole(whole) => {
+        Read::Whole(mut whole) => {
+            let said = said.or_else(|| Directive::take(whole.trailers_mut()?));
+            let directive = directive(&mut parts, said, execution);
             let (body, trailers) = (whole.joined(), whole.trailers());
             let replay = &rules.policy().replay;
             let classified = classified_status(status, &parts.headers, &body, trailers);
@@ -109,6 +119,7 @@ where
             WorkResult { handled, product, payload: stored.encode() }
         }
         Read::TooLarge(prefix, rest) => {
+            let directive = directive(&mut parts, said, execution);
             let payload = head(&parts, rules).encode();
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
@@ -120,16 +131,21 @@ where
     }
 }
 
-/// Takes from a response what the handler says about it: an extension, or a header field, or else
-/// [`Execution::set_outcome`].
-fn directive(parts: &mut Parts, execution: &Execution) -> Option<Directive> {
-    let field = parts.headers.remove(IDEMPOTENCY_OUTCOME);
+/// Returns the handler's decision: an extension of its response, or else the field that was `said`,
+/// or else [`Execution::set_outcome`].
+fn directive(
+    parts: &mut Parts,
+    said: Option<Result<Directive, InvalidDirective>>,
+    execution: &Execution,
+) -> Option<Directive> {
     let extension = parts.extensions.remove::<Directive>();
-    // A handler that says something unreadable did not mean to say nothing: to store or release its
-    // response all the same would be a guess.
-    let field = field.map(|value| {
-        let parsed = value.to_str().ok().and_then(|text| text.parse().ok());
-        parsed.unwrap_or(Directive::Unknown)
+    let field = said.map(|said| {
+        said.unwrap_or_else(|invalid| {
+            #[cfg(feature = "tracing")]
+            crate::engine::warn_of_directive(invalid);
+            parts.extensions.insert(invalid);
+            Directive::Unknown
+        })
     });
     extension.or(field).or_else(|| execution.outcome())
 }

@@ -83,11 +83,12 @@ where
             StateProjection::Pass { inner, outcome } => {
                 let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
                 Poll::Ready(response.map(|response| {
+                    let Some((rules, outcome)) = outcome.take() else {
+                        return response.map(ResponseBody::nested);
+                    };
                     let mut response = response.map(ResponseBody::inner);
-                    if let Some((rules, outcome)) = outcome.take() {
-                        mark(response.headers_mut(), &rules, &outcome, None, None);
-                        response.extensions_mut().insert(outcome);
-                    }
+                    mark(response.headers_mut(), &rules, &outcome, None, None);
+                    response.extensions_mut().insert(outcome);
                     response
                 }))
             }

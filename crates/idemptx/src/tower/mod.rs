@@ -40,8 +40,13 @@
 //! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
 //!
 //! A handler decides about its response itself with a [`Directive`](crate::Directive) in the
-//! response's extensions, or with the field `Idempotency-Outcome: store`, `release` or `unknown`,
-//! which the layer removes.
+//! response's extensions, or with the field `Idempotency-Outcome: store`, `release` or `unknown`
+//! among the headers or trailers, which the layer removes.
+//! A value that cannot be read counts as `unknown`, and leaves an
+//! [`InvalidDirective`](crate::InvalidDirective) in the response's extensions.
+//!
+//! In shadow mode a handler's panic, and a body that breaks off, reach the layers outside as they
+//! would without this layer.
 //!
 //! # Which task the handler runs in
 //!

@@ -1,3 +1,4 @@
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -6,7 +7,9 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
-use idemptx_core::exchange::{Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules};
+use idemptx_core::exchange::{
+    Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
+};
 use idemptx_core::fingerprint::{Fingerprint, Fingerprinter};
 use idemptx_core::key::Scope;
 use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
@@ -21,11 +24,11 @@ use super::capture::{Call, Handler, HandlerOutput};
 use super::future::{BoxExchange, ResponseFuture};
 #[cfg(feature = "spool")]
 use super::spooling::spooled;
-use crate::drive::{Driven, Driver, Reply, drive};
-use crate::engine::{Engine, Inner};
+use crate::drive::{Driven, Driver, Failure, Reply, drive};
+use crate::engine::{Engine, Inner, Observation, RenderFn};
+#[cfg(feature = "axum")]
+use crate::execution::BypassNote;
 use crate::execution::Execution;
-#[cfg(all(feature = "axum", feature = "postgres"))]
-use crate::transaction::BypassNote;
 
 /// A service whose requests under a key are safe to retry; see the [module](super).
 #[derive(Debug)]
@@ -71,10 +74,11 @@ where
         let (parts, body) = request.into_parts();
         // A second layer of the same engine would find the key claimed: by the first one.
         let execution = parts.extensions.get::<Execution>();
-        if execution.is_some_and(|execution| execution.is_under(engine.rules())) {
+        if execution.is_some_and(|execution| execution.is_under(engine)) {
             let request = Request::from_parts(parts, RequestBody::inner(body));
             return ResponseFuture::nested(self.inner.call(request));
         }
+        let observation = Observation::begin(engine);
         let (exchange, action) = {
             let head =
                 Head::new(&parts.method, client_uri(&parts.extensions, &parts.uri), &parts.headers)
@@ -85,25 +89,32 @@ where
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
         let rejection = match action {
             Action::ReadBody { bytes_max } => {
+                #[cfg(feature = "tracing")]
+                if let Some(operation) = exchange.operation() {
+                    crate::engine::warn_of_key(engine.policy(), operation, request.headers());
+                }
                 let driver = Driver::new(engine, exchange.typical(engine.typical().get()));
                 let attachment = driver.attachment();
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
                 let call = Box::new(Call { inner, request });
-                return ResponseFuture::keyed(attachment, run_exchange(driver, bytes_max, call));
+                let exchange = run_exchange(driver, bytes_max, call, observation);
+                return ResponseFuture::keyed(attachment, exchange);
             }
             Action::Answer { answer: Answer::Pass(bypass), .. } => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
-                note_bypass(&mut request, &rules, bypass);
+                observation.end(&outcome, None);
+                note_bypass(&mut request, &rules, bypass, None);
                 return ResponseFuture::pass(self.inner.call(request), rules, outcome);
             }
             Action::Answer { answer: Answer::Refuse(rejection), .. } => rejection,
             // An exchange begins with nothing else.
             _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
         };
-        let marker = Marker { rules: Arc::clone(engine.rules()), operation: None, print: None };
-        let refused = marker.mark(problem(&rejection), Outcome::Refused(rejection.code));
-        ResponseFuture::refused(refused)
+        let marker = Marker::before_body(engine, request.headers());
+        let outcome = Outcome::Refused(rejection.code);
+        observation.end(&outcome, None);
+        ResponseFuture::refused(marker.mark(marker.refusal(&rejection), outcome))
     }
 }
 
@@ -133,6 +144,7 @@ fn run_exchange<S, T, B, C>(
     mut driver: Box<Driver<S>>,
     bytes_max: u64,
     mut call: Box<Call<T, B>>,
+    observation: Observation,
 ) -> BoxExchange<C, T::Error>
 where
     S: Store,
@@ -147,25 +159,32 @@ where
     Box::pin(async move {
         let end = read_request(driver.engine(), &mut call.request, bytes_max).await;
         let version = call.request.version();
-        let marker;
+        let mut marker = Marker::before_body(driver.engine(), call.request.headers());
         let driving = {
             let action = driver.step(Event::Body(end));
-            marker = Marker::of(&driver);
+            marker.body_read(&driver);
             let engine = Arc::clone(driver.engine());
             drive(driver, action, Handler { call, engine })
         };
+        let record = marker.operation.as_ref().map(Operation::id);
         let (bypass, work) = match driving.await {
             Driven::Pass(bypass, work) => (bypass, work),
-            Driven::Reply(reply) => return respond(&marker, reply, version),
+            Driven::Reply(reply) => {
+                observation.end(&reply.outcome(), record);
+                return respond(&marker, reply, version);
+            }
         };
+        let outcome = Outcome::Bypassed(bypass);
+        observation.end(&outcome, record);
         let passing = {
             let Call { mut inner, mut request } = *work.call;
-            note_bypass(&mut request, work.engine.rules(), bypass);
+            let operation = marker.operation.as_ref();
+            note_bypass(&mut request, work.engine.rules(), bypass, operation);
             // Apart: most requests' futures need no room for it.
             Box::pin(inner.call(request))
         };
         let response = passing.await?;
-        Ok(marker.mark(response.map(ResponseBody::inner), Outcome::Bypassed(bypass)))
+        Ok(marker.mark(response.map(ResponseBody::inner), outcome))
     })
 }
 
@@ -175,41 +194,48 @@ fn respond<C, E>(
     reply: Reply<HandlerOutput<C, E>>,
     version: Version,
 ) -> Result<Response<ResponseBody<C>>, E> {
+    let outcome = reply.outcome();
     match reply {
-        Reply::Own { product: HandlerOutput::Response(response), attempt, stored } => {
-            Ok(marker.mark(response, Outcome::Executed { attempt, stored }))
+        Reply::Own { product: HandlerOutput::Response(response), .. }
+        | Reply::Broken { failure: Failure::Value(HandlerOutput::Response(response)), .. } => {
+            Ok(marker.mark(response, outcome))
         }
-        Reply::Replay { response, fenced } => {
-            let fenced = fenced.map(|attempt| Outcome::Fenced { attempt, code: None });
-            Ok(marker.mark(replayed(*response), fenced.unwrap_or(Outcome::Replayed)))
-        }
+        Reply::Replay { response, .. } => Ok(marker.mark(replayed(*response), outcome)),
         // A service's own error means more to the layers outside than a problem document.
-        Reply::Own { product: HandlerOutput::Error(error), .. } => Err(error),
+        Reply::Own { product: HandlerOutput::Error(error), .. }
+        | Reply::Broken { failure: Failure::Value(HandlerOutput::Error(error)), .. } => Err(error),
+        Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
         Reply::Refuse { rejection, product: Some(HandlerOutput::Error(error)), .. }
             if rejection.code == Code::HandlerFailed =>
         {
             Err(error)
         }
-        Reply::Refuse { rejection, fenced, .. } => {
-            let mut response = problem(&rejection);
+        Reply::Refuse { rejection, .. } => {
+            let mut response = marker.refusal(&rejection);
             // The rest of the body will not be read, so the connection cannot be used again:
             // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
             if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            let code = rejection.code;
-            let fenced = fenced.map(|attempt| Outcome::Fenced { attempt, code: Some(code) });
-            Ok(marker.mark(response, fenced.unwrap_or(Outcome::Refused(code))))
+            Ok(marker.mark(response, outcome))
         }
     }
 }
 
 /// Leaves a note for extractors that find no execution.
-fn note_bypass<B>(request: &mut Request<B>, rules: &Arc<Rules>, bypass: Bypass) {
-    #[cfg(all(feature = "axum", feature = "postgres"))]
-    request.extensions_mut().insert(BypassNote { rules: Arc::clone(rules), bypass });
-    #[cfg(not(all(feature = "axum", feature = "postgres")))]
-    let _ = (request, rules, bypass);
+fn note_bypass<B>(
+    request: &mut Request<B>,
+    rules: &Arc<Rules>,
+    bypass: Bypass,
+    operation: Option<&Operation>,
+) {
+    #[cfg(feature = "axum")]
+    {
+        let (rules, operation) = (Arc::clone(rules), operation.cloned());
+        request.extensions_mut().insert(BypassNote { rules, bypass, operation });
+    }
+    #[cfg(not(feature = "axum"))]
+    let _ = (request, rules, bypass, operation);
 }
 
 /// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.
@@ -233,7 +259,7 @@ where
     match read(&mut *body, bytes_max, see).await {
         Read::Whole(whole) => {
             body.put_back(whole);
-            BodyEnd::Whole(prints.into_iter().map(Fingerprinter::finish).collect())
+            BodyEnd::complete(prints)
         }
         Read::TooLarge(whole, rest) => read_large(engine, whole, rest, prints).await,
         Read::Broken(whole, error) => {
@@ -267,21 +293,42 @@ where
     BodyEnd::TooLarge
 }
 
-/// Adds to a response what the exchange has to say to the client and to the layers outside.
+/// Makes refusals, and adds to responses what the exchange has to say to the client and to the
+/// layers outside.
 struct Marker {
     rules: Arc<Rules>,
     operation: Option<Operation>,
     print: Option<Fingerprint>,
+    /// The content type of a gRPC call.
+    grpc: Option<HeaderValue>,
+    render: Option<RenderFn>,
 }
 
 impl Marker {
-    fn of<S: Store>(driver: &Driver<S>) -> Self {
-        let exchange = driver.exchange();
+    fn before_body<S: Store>(engine: &Inner<S>, headers: &HeaderMap) -> Self {
         Self {
-            rules: Arc::clone(driver.engine().rules()),
-            operation: exchange.operation().cloned(),
-            print: exchange.fingerprint().copied(),
+            rules: Arc::clone(engine.rules()),
+            operation: None,
+            print: None,
+            grpc: grpc_content_type(headers).cloned(),
+            render: engine.render(),
         }
+    }
+
+    fn body_read<S: Store>(&mut self, driver: &Driver<S>) {
+        let exchange = driver.exchange();
+        self.operation = exchange.operation().cloned();
+        self.print = exchange.fingerprint().copied();
+    }
+
+    /// Makes the response of a refusal, in the form that the client of this call understands.
+    fn refusal<C>(&self, rejection: &Rejection) -> Response<ResponseBody<C>> {
+        let response = match (&self.grpc, &self.render) {
+            (Some(grpc), _) => Problem::from(rejection).into_grpc_response(grpc.clone()),
+            (None, Some(render)) => render(rejection),
+            (None, None) => Problem::from(rejection).into_response(),
+        };
+        response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())))
     }
 
     fn mark<C>(&self, mut response: Response<C>, outcome: Outcome) -> Response<C> {
@@ -293,11 +340,6 @@ impl Marker {
         }
         response
     }
-}
-
-fn problem<C>(rejection: &Rejection) -> Response<ResponseBody<C>> {
-    let whole = |body| ResponseBody::whole(Whole::of(body, HeaderMap::new()));
-    Problem::from(rejection).into_response().map(whole)
 }
 
 fn replayed<C>(stored: StoredResponse) -> Response<ResponseBody<C>> {

@@ -38,7 +38,7 @@ where
     match read {
         Ok(trailers) => {
             rest.put_back(Whole::of(Bytes::new(), trailers));
-            BodyEnd::Whole(prints.into_iter().map(Fingerprinter::finish).collect())
+            BodyEnd::complete(prints)
         }
         Err(Broken::Refused(Refusal::TooLarge)) => BodyEnd::TooLarge,
         Err(Broken::Refused(Refusal::NoRoom)) => BodyEnd::NoRoom,

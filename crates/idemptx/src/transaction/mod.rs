@@ -13,8 +13,6 @@ mod manual;
 mod pending;
 
 #[cfg(all(feature = "axum", feature = "postgres"))]
-pub(crate) use self::extract::BypassNote;
-#[cfg(all(feature = "axum", feature = "postgres"))]
 pub use self::extract::NoTransaction;
 #[cfg(feature = "postgres")]
 pub use self::idempotent::{IdempotentTransaction, TransactionError};

@@ -3,6 +3,7 @@
 mod decisions;
 mod environment;
 mod failures;
+mod forgotten_steps;
 mod names;
 mod orphans;
 mod purges;
@@ -34,6 +35,8 @@ on_every_store! {
     decisions::what_is_in_no_doubt_is_left_alone,
     retention::a_late_retry_is_refused_and_not_run_again,
     purges::what_is_listed_is_purged_and_nothing_else,
+    forgotten_steps::the_steps_of_a_forgotten_operation_go_with_it,
+    forgotten_steps::a_purge_takes_the_steps_along,
 }
 
 use idemptx::store::MemoryStore;

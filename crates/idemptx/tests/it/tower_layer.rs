@@ -2,12 +2,18 @@
 
 mod admission;
 mod bodies;
+mod codings;
 mod front_door;
 mod handlers;
 mod modes;
+#[cfg(feature = "axum")]
+mod policies;
+mod refusals;
 mod replay;
 #[cfg(feature = "spool")]
 mod spool;
+#[cfg(feature = "tracing")]
+mod traces;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ pub struct Flags {
     #[arg(long, default_value = "memory:")]
     pub store: String,
     /// The policy to start from.
-    #[arg(long, default_value = "draft", value_parser = ["draft", "stripe", "payments", "idemptx"])]
+    #[arg(long, default_value = "draft", value_parser = ["draft", "stripe", "payments", "idemptx", "acp", "ucp", "iceberg"])]
     pub profile: String,
     /// A JSON object laid over the profile.
     #[arg(long, default_value = "{}")]

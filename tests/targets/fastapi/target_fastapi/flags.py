@@ -39,7 +39,7 @@ class Flags:
         parser.add_argument("--store", default="memory:", help="the store's URL")
         parser.add_argument(
             "--profile",
-            choices=["draft", "stripe", "payments", "idemptx"],
+            choices=["draft", "stripe", "payments", "idemptx", "acp", "ucp", "iceberg"],
             default="draft",
             help="the policy to start from",
         )

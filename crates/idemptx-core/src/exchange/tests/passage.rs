@@ -234,6 +234,7 @@ pub(super) fn describe(action: Action) -> String {
         }
         Answer::Own { stored: true, .. } => "own stored".into(),
         Answer::Own { stored: false, .. } => "own".into(),
+        Answer::Broken { attempt } => format!("broken {attempt}"),
         Answer::Refuse(it) => {
             let original = it.original_status.map(|it| format!(" {}", it.as_u16()));
             let unstored = if it.unstored { " unstored" } else { "" };

@@ -14,8 +14,8 @@ use crate::exchange::{
 use crate::key::{Key, Scope};
 use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{
-    KeyPattern, KeySyntax, Mode, OnLargeBody, OnOrphan, OnPanic, OnStoreError, Policy, ScopeRule,
-    Statuses,
+    KeyPattern, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic, OnStoreError,
+    Policy, ScopeRule, Statuses,
 };
 use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
@@ -39,6 +39,7 @@ fn what_is_stored_and_what_comes_decide() {
     let open: Change = |policy| policy.on_store_error = OnStoreError::FailOpen;
     let shadow: Change = |policy| policy.mode = Mode::Shadow;
     let waits: Change = |policy| policy.wait = Duration::from_secs(9);
+    let reexecutes: Change = |policy| policy.on_not_replayable = OnNotReplayable::Reexecute;
     let draft: Change = |_| {};
     let rows: &[Row<'_>] = &[
         (Nothing, "a", draft, "claim, execute 1, settle Completed, own stored"),
@@ -72,6 +73,14 @@ fn what_is_stored_and_what_comes_decide() {
         (Done(201), "b", shadow, "claim, pass WouldRefuse(KeyReused)"),
         (NoBody, "a", draft, "claim, refuse 409 result-unavailable 201"),
         (NoBody, "b", draft, "claim, refuse 422 key-reused"),
+        (
+            NoBody,
+            "a",
+            reexecutes,
+            "claim, claim over result, execute 2, settle Completed, own stored",
+        ),
+        (NoBody, "b", reexecutes, "claim, refuse 422 key-reused"),
+        (Done(201), "a", reexecutes, "claim, replay 201 first"),
         (Unknown, "a", draft, "claim, refuse 409 outcome-unknown"),
         (Unknown, "b", draft, "claim, refuse 422 key-reused"),
         (Spent, "a", draft, "claim, refuse 409 key-expired"),
@@ -102,6 +111,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
     let draft: Change = |_| {};
     let stripe: Change = |policy| *policy = Policy::stripe();
     let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
+    let shadow: Change = |policy| policy.mode = Mode::Shadow;
     let only_2xx: Change = |policy| policy.store_statuses = Statuses::classes(&[2]);
     let stored = "settle Completed, own stored";
     let released = "release, own";
@@ -116,6 +126,7 @@ fn how_the_handler_ended_decides_what_is_kept() {
         (partial(503, None), draft, released),
         (Handled::Broken, draft, "release, refuse 500 handler-failed unstored"),
         (Handled::Broken, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
+        (Handled::Broken, shadow, "release, broken 1"),
     ];
     for status in [200, 201, 204, 302, 304, 400, 402, 410, 418, 422, 451] {
         rows.push((whole(status, None), draft, stored));
@@ -170,6 +181,7 @@ fn the_gate_admits_in_order() {
     let credential: Change =
         |policy| policy.scope = Some(ScopeRule::Header(http::header::AUTHORIZATION));
     let custom: Change = |policy| policy.scope = Some(ScopeRule::Custom);
+    let cookie: Change = |policy| policy.scope = Some(ScopeRule::Cookie("sid".to_owned()));
     let shadow: Change = |policy| {
         policy.mode = Mode::Shadow;
         policy.required = true;
@@ -211,6 +223,11 @@ fn the_gate_admits_in_order() {
         ("POST", &[key, ("x-tenant", "a")], tenant, "read"),
         ("POST", &[key], credential, "refuse 401 scope-unresolved"),
         ("POST", &[key], custom, "refuse 401 scope-unresolved"),
+        ("POST", &[key], cookie, "refuse 401 scope-unresolved"),
+        ("POST", &[key, ("cookie", "xsid=a; sid=")], cookie, "refuse 401 scope-unresolved"),
+        ("POST", &[key, ("cookie", "a=sid; sid=b=c")], cookie, "read"),
+        ("POST", &[key, ("cookie", "a=1"), ("cookie", "sid=b")], cookie, "read"),
+        ("POST", &[key, ("cookie", "sid=a; sid=b")], cookie, "refuse 400 scope-unresolved"),
         ("PATCH", &[key], draft, "read"),
     ];
     for (number, (method, lines, change, expected)) in rows.iter().enumerate() {

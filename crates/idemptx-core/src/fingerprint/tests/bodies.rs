@@ -1,4 +1,6 @@
 use super::*;
+use crate::fingerprint::body::BODY_JSON;
+use crate::fingerprint::content_coding::tests::gzip;
 
 /// Checks which of two bodies of one type are the same to a rule.
 fn check(rule: BodyRule, content_type: &str, same: &[(&str, &str)], different: &[(&str, &str)]) {
@@ -10,6 +12,48 @@ fn check(rule: BodyRule, content_type: &str, same: &[(&str, &str)], different: &
     for (one, other) in different {
         assert_ne!(print(one), print(other), "{one} and {other}");
     }
+}
+
+#[test]
+fn a_compressed_body_counts_by_its_content() {
+    let [one, other] = [br#"{"a":1,"b":2}"#, br#"{"a":1,"b":3}"#];
+    let reordered: &[u8] = br#"{ "b": 2, "a": 1.0 }"#;
+    let print = |rule: BodyRule, coding: Option<&'static str>, body: &[u8]| {
+        let mut request = Request::post("application/json", body);
+        if let Some(coding) = coding {
+            request.headers.push(("content-encoding", coding.into()));
+        }
+        request.fingerprint(&with_body(rule)).digest
+    };
+    for rule in [BodyRule::Auto, BodyRule::Json, BodyRule::Form, fields(&["/b"])] {
+        let zipped = |body: &[u8], time| print(rule.clone(), Some("gzip"), &gzip(body, time));
+        assert_eq!(zipped(one, 1), zipped(one, 2), "{rule:?}");
+        assert_eq!(zipped(one, 1), print(rule.clone(), None, one), "{rule:?}");
+        assert_ne!(zipped(one, 1), zipped(other, 1), "{rule:?}");
+        let parses = matches!(rule, BodyRule::Json | BodyRule::Fields(_));
+        assert_eq!(zipped(one, 1) == zipped(reordered, 1), parses, "{rule:?}");
+        // What is not in the coding counts by its bytes.
+        assert_ne!(print(rule.clone(), Some("gzip"), one), print(rule, Some("gzip"), other));
+    }
+    let raw = |time| print(BodyRule::Raw, Some("gzip"), &gzip(one, time));
+    assert_ne!(raw(1), raw(2));
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_or_counts_by_its_bytes() {
+    let fingerprinter = |body: &[u8]| {
+        let mut request = Request::post("application/json", body);
+        request.headers.push(("content-encoding", "gzip".into()));
+        let mut fingerprinter = request.start(&with_body(BodyRule::Auto));
+        fingerprinter.update(&request.body);
+        fingerprinter
+    };
+    let [one, other] = [0, 1].map(|time| gzip(&vec![0; 2 << 20], time));
+    assert_eq!(fingerprinter(&one).try_finish(), Err(DecompressionBomb));
+    assert_eq!(fingerprinter(&one).finish(), fingerprinter(&one).finish());
+    assert_ne!(fingerprinter(&one).finish(), fingerprinter(&other).finish());
+    let honest = fingerprinter(&gzip(b"[]", 0));
+    assert!(honest.try_finish().is_ok());
 }
 
 #[test]

@@ -4,12 +4,19 @@ use super::*;
 use crate::policy::{OnOrphan, ScopeRule, Statuses};
 use crate::secret::Secret;
 
-const PROFILES: [Profile; 4] =
-    [Profile::Draft, Profile::Stripe, Profile::Payments, Profile::Idemptx];
+const PROFILES: [Profile; 7] = [
+    Profile::Draft,
+    Profile::Stripe,
+    Profile::Payments,
+    Profile::Idemptx,
+    Profile::Acp,
+    Profile::Ucp,
+    Profile::Iceberg,
+];
 
 #[test]
 fn an_empty_object_is_the_profile() {
-    for profile in [Profile::Draft, Profile::Stripe, Profile::Idemptx] {
+    for profile in PROFILES.into_iter().filter(|it| *it != Profile::Payments) {
         assert_eq!(Policy::from_json(profile, "{}"), Ok(Policy::profile(profile)));
     }
 }
@@ -33,6 +40,7 @@ fn every_value_is_read_and_shown() {
             r#""scope":{"bind":["authorization","x-a"]}"#,
         ),
         (r#""scope":{"header":"x-account"}"#, ""),
+        (r#""scope":{"cookie":"__Host-session"}"#, ""),
         (r#""scope":"shared""#, ""),
         (r#""key_space":"route""#, ""),
         (r#""retain_ms":1"#, r#""retain_ms":1,"key_retain_ms":1,"#),
@@ -45,7 +53,9 @@ fn every_value_is_read_and_shown() {
         (r#""missing_status":428"#, ""),
         (r#""in_flight_status":503"#, ""),
         (r#""mismatch_status":409"#, ""),
+        (r#""challenge":"Basic realm=\"orders\"""#, ""),
         (r#""on_orphan":"probe""#, ""),
+        (r#""on_not_replayable":"reexecute""#, ""),
         (r#""on_panic":"quarantine""#, ""),
         (r#""on_store_error":"fail_open""#, ""),
         (r#""store_statuses":["2xx",404]"#, ""),
@@ -72,7 +82,14 @@ fn every_value_is_read_and_shown() {
         ),
         (r#""expose":["status","key","signature","expiry"]"#, ""),
         (r#""status_header":"x-status""#, ""),
-        (r#""problem":{"base":"https://a.example/","format":"flat","should_retry":false}"#, ""),
+        (
+            r#""problem":{"base":"https://a.example/","codes":{},"format":"flat","should_retry":false}"#,
+            "",
+        ),
+        (
+            r#""problem":{"codes":{"key-reused":"conflict"}}"#,
+            r#""codes":{"key-reused":"conflict"},"#,
+        ),
         (r#""problem":{"format":"flat"}"#, r#""format":"flat","should_retry":true}"#),
         (r#""secrets":[]"#, ""),
         (
@@ -104,6 +121,8 @@ fn what_is_wrong_is_named_with_what_to_write_instead() {
         (r#""key_pattern":7"#, "`key_pattern`: write `uuid`, `uuid_v4`, `uuid_v7`, or a regular"),
         (r#""problem":{"format":"xml"}"#, "`problem.format`: write `rfc9457` or `flat`"),
         (r#""problem":{"base":"a b"}"#, "`problem.base`: write the address that a code is"),
+        (r#""problem":{"codes":{"lost":"a"}}"#, "`problem.codes.lost`: no such field"),
+        (r#""problem":{"codes":{"key-reused":"a b"}}"#, "`problem.codes`: write each code's name"),
         (r#""methods":["post"]"#, "`methods`: write methods in capitals, as `POST`"),
         (r#""methods":"POST""#, "`methods`: write a list"),
         (r#""required":"yes""#, "`required`: write true or false"),
@@ -115,7 +134,14 @@ fn what_is_wrong_is_named_with_what_to_write_instead() {
         (r#""scope":{}"#, "`scope`: write {\"bind\": [headers]}"),
         (r#""scope":{"bind":["a"],"header":"b"}"#, "`scope`: write {\"bind\": [headers]}"),
         (r#""scope":{"bind":"a"}"#, "`scope.bind`: write a list"),
-        (r#""scope":{"claim":"sub"}"#, "`scope.claim`: no such field; there is `bind`, `header`"),
+        (
+            r#""scope":{"claim":"sub"}"#,
+            "`scope.claim`: no such field; there is `bind`, `header`, `cookie`",
+        ),
+        (r#""challenge":" ""#, "`challenge`: write a challenge (RFC 9110"),
+        (r#""challenge":"a\nb""#, "`challenge`: write the value of a header"),
+        (r#""scope":{"cookie":"a b"}"#, "`scope.cookie`: write the name of a cookie"),
+        (r#""scope":{"cookie":7}"#, "`scope.cookie`: write a text"),
         (r#""retain_ms":0"#, "`retain_ms`: give a number from 1 to "),
         (r#""retain_ms":-1"#, "`retain_ms`: it cannot be negative"),
         (r#""retain_ms":1.5"#, "`retain_ms`: write a whole number"),
@@ -266,7 +292,7 @@ fn the_reference_has_every_name_and_the_default_of_every_profile() {
         let [defaults, meaning] = of_name.as_slice() else {
             panic!("{name} must have a row for its defaults and one for its meaning");
         };
-        assert_eq!((defaults.len(), meaning.len()), (5, 3), "{name}");
+        assert_eq!((defaults.len(), meaning.len()), (1 + PROFILES.len(), 3), "{name}");
         for (profile, cell) in PROFILES.iter().zip(&defaults[1..]) {
             let documented = if cell.is_empty() { defaults[1] } else { cell };
             let value = &Policy::profile(*profile).json_entries()[position].1;

@@ -156,7 +156,9 @@ async fn scopes_of_a_function_are_apart_and_none_is_refused() {
     send(&app, of("one")).await.answered(200, "one");
     send(&app, of("other")).await.answered(200, "other");
     assert!(send(&app, of("one")).await.is_replay());
-    send(&app, post("k")).await.refused(401, "scope-unresolved");
+    let reply = send(&app, post("k")).await;
+    reply.refused(401, "scope-unresolved");
+    assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"api\""));
     assert_eq!(count.runs(), 2);
 }
 
@@ -169,7 +171,9 @@ async fn scopes_of_a_header_are_apart_and_none_is_refused() {
         request.headers_mut().insert("x-account", HeaderValue::from_static(account));
         assert!(!send(&app, request).await.is_replay());
     }
-    send(&app, post("k")).await.refused(400, "scope-unresolved");
+    let reply = send(&app, post("k")).await;
+    reply.refused(400, "scope-unresolved");
+    assert_eq!(reply.header("www-authenticate"), None, "it is no question of a credential");
     assert_eq!(count.runs(), 2);
 }
 
@@ -216,6 +220,26 @@ async fn the_keys_of_one_principal_do_not_use_up_the_limit_of_another() {
     send(&app, by("Bearer mallory", "one")).await.answered(200, "done");
     send(&app, by("Bearer mallory", "two")).await.refused(429, "too-many-keys");
     send(&app, by("Bearer alice", "three")).await.answered(200, "done");
+}
+
+#[tokio::test]
+async fn the_same_request_with_another_credential_is_told_so() {
+    let engine = engine(|policy| policy);
+    let (app, count) = app(&engine, async |_| "done");
+    let by = |credential: &'static str, body: &'static str| {
+        let mut request = posted("k", body);
+        let credential = HeaderValue::from_static(credential);
+        request.headers_mut().insert(http::header::AUTHORIZATION, credential);
+        request
+    };
+    send(&app, by("AWS4-HMAC-SHA256 Signature=1", "order")).await.answered(200, "done");
+    for (body, names) in [("order", true), ("another", false)] {
+        let reply = send(&app, by("AWS4-HMAC-SHA256 Signature=2", body)).await;
+        reply.refused(422, "key-reused");
+        let detail = reply.problem()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(detail.contains("credential"), names, "{body}: {detail}");
+    }
+    assert_eq!(count.runs(), 1);
 }
 
 async fn echo(request: Request<Body>) -> Vec<u8> {

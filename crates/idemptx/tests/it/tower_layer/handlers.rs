@@ -5,13 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body;
-use http::{Request, Response, StatusCode};
-use idemptx::{Code, Execution, Outcome, Token};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use idemptx::{Code, Execution, InvalidDirective, Outcome, Token};
 use idemptx_core::policy::OnPanic;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{app, engine};
 use crate::support::http_client::{post, posted, read, send};
+use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
 async fn a_handler_knows_its_execution() {
@@ -90,6 +91,60 @@ async fn a_handler_may_say_what_becomes_of_its_response() {
     assert!(nonsense.is_unstored());
     send(&app, posted("nonsense", "200 nonsense")).await.refused(409, "outcome-unknown");
     assert_eq!(count.runs(), 5);
+}
+
+#[tokio::test]
+async fn an_outcome_is_a_token_compared_without_case() {
+    let engine = engine(|policy| policy);
+    let (app, _) = app(&engine, says);
+    let rows = [
+        ("502 STORE", "replay", true),
+        ("502 sToRe", "replay", true),
+        ("200 Release", "execution", true),
+        ("502 Unknown", "doubt", true),
+        ("502 nonsense", "doubt", false),
+        ("502 store, release", "doubt", false),
+        ("502 ", "doubt", false),
+    ];
+    for (number, (said, becomes, is_readable)) in rows.into_iter().enumerate() {
+        let key = format!("k{number}");
+        let first = send(&app, posted(&key, said)).await;
+        assert_eq!(first.header("idempotency-outcome"), None);
+        let invalid = first.extensions.get::<InvalidDirective>();
+        assert_eq!(invalid.is_none(), is_readable, "{said}");
+        let retry = send(&app, posted(&key, said)).await;
+        match becomes {
+            "replay" => assert!(retry.is_replay() && retry.status == 502, "{said}"),
+            "execution" => assert_eq!(retry.outcome(), first.outcome(), "{said}"),
+            _ => retry.refused(409, "outcome-unknown"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_may_follow_the_body_as_a_trailer() {
+    let engine = engine(|policy| policy);
+    let (app, _) = app(&engine, async |request: Request<Body>| {
+        let status = request.uri().path().trim_start_matches('/').parse::<u16>().unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("idempotency-outcome", HeaderValue::from_static("Store"));
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        let body = ScriptedBody::new([Piece::data("done"), Piece::Trailers(trailers)]);
+        Response::builder().status(status).body(Body::new(body)).unwrap()
+    });
+    let to = |method: &str, status: u16| {
+        let request = Request::builder().method(method).uri(format!("/{status}"));
+        request.header("idempotency-key", "k").body(Body::empty()).unwrap()
+    };
+    for is_replay in [false, true] {
+        let reply = send(&app, to("POST", 503)).await;
+        assert_eq!((reply.status.as_u16(), reply.is_replay()), (503, is_replay));
+        let trailers = reply.trailers.unwrap();
+        assert_eq!(trailers.len(), 1);
+        assert_eq!(trailers["x-sum"], "1");
+    }
+    let unprotected = send(&app, to("PUT", 200)).await;
+    assert_eq!(unprotected.trailers.unwrap().len(), 1);
 }
 
 #[tokio::test]

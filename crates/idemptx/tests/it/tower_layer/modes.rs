@@ -1,11 +1,13 @@
 //! Shadow mode, and a store that does not answer.
 
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use idemptx::{Bypass, Code, Engine, Outcome, Policy};
 use idemptx_core::policy::{Mode, OnStoreError};
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
+use tower::ServiceExt;
 
 use super::{app, engine};
 use crate::support::http_client::{post, posted, send};
@@ -44,6 +46,53 @@ async fn a_shadow_hands_a_broken_body_on_as_broken() {
     let reply = send(&app, posted("k", Body::new(body))).await;
     reply.answered(200, "broken");
     assert_eq!(reply.header("idempotency-status"), Some("would-refuse-body-unreadable"));
+}
+
+#[tokio::test]
+async fn a_shadow_lets_a_panic_through_and_frees_its_key() {
+    let engine = engine(|policy| policy.mode(Mode::Shadow));
+    let (app, count) = app(&engine, async |request: Request<Body>| {
+        assert!(request.headers().contains_key("x-calm"), "as the handler says");
+        "done"
+    });
+    let attempt = tokio::spawn({
+        let app = app.clone();
+        async move { send(&app, post("k")).await }
+    });
+    let panic = attempt.await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"as the handler says"));
+    assert!(engine.drain().await, "nothing is left of it");
+    let mut calm = post("k");
+    calm.headers_mut().insert("x-calm", 1.into());
+    let reply = send(&app, calm).await;
+    reply.answered(200, "done");
+    assert_eq!(reply.header("idempotency-status"), None, "the key was released");
+    assert_eq!(count.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_shadow_lets_a_body_that_breaks_off_through() {
+    let engine = engine(|policy| policy.mode(Mode::Shadow));
+    let (app, _) = app(&engine, async |_| {
+        let body = ScriptedBody::new([Piece::data("half"), Piece::Error]);
+        Response::builder().status(201).body(Body::new(body)).unwrap()
+    });
+    let Ok(response) = app.oneshot(post("k")).await;
+    assert_eq!(response.status(), 201);
+    let mut body = response.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+    assert!(body.frame().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_job_that_panics_in_shadow_mode_panics() {
+    let engine = engine(|policy| policy.mode(Mode::Shadow));
+    let job = tokio::spawn(async move {
+        let work = async |_| -> Result<u32, std::io::Error> { panic!("as the job says") };
+        engine.run("k", b"", work).await.map_err(drop)
+    });
+    let panic = job.await.unwrap_err().into_panic();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"as the job says"));
 }
 
 #[tokio::test]

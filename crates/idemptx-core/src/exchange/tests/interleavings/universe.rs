@@ -342,6 +342,7 @@ impl World {
                     }
                     Answer::Refuse(rejection) => Ended::Refused(rejection.code),
                     Answer::Pass(passed) => return Err(format!("{n} passed: {passed:?}")),
+                    Answer::Broken { .. } => return Err(format!("{n} broke without a shadow")),
                 };
                 self.clients[n] = Client::Ended(ended);
                 return self.assert_one_answer();

@@ -1,0 +1,130 @@
+//! Reports of outcomes: the application's function, and `tracing`.
+
+use std::fmt;
+use std::sync::Arc;
+#[cfg(feature = "tracing")]
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tracing")]
+use http::HeaderMap;
+#[cfg(feature = "tracing")]
+use idemptx_core::exchange::{InvalidDirective, Operation};
+use idemptx_core::key::RecordId;
+use idemptx_core::outcome::Outcome;
+#[cfg(feature = "tracing")]
+use idemptx_core::policy::Policy;
+use idemptx_core::store::Store;
+
+use super::Inner;
+
+/// The end of a request, for [`EngineBuilder::observe`](crate::EngineBuilder::observe).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Completed {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The record of the request's key; `None` for a request without a valid key.
+    pub record: Option<RecordId>,
+    /// The time from the request's head to the outcome.
+    pub took: Duration,
+}
+
+pub(super) type ObserveFn = Arc<dyn Fn(&Completed) + Send + Sync>;
+
+/// A request whose outcome will be reported.
+///
+/// Without an observer it costs a branch.
+#[derive(Clone)]
+pub(crate) struct Observation(Option<Observed>);
+
+#[derive(Clone)]
+struct Observed {
+    observe: Option<ObserveFn>,
+    began: Instant,
+}
+
+impl Observation {
+    /// Begins with a request's head.
+    pub(crate) fn begin<S: Store>(engine: &Inner<S>) -> Self {
+        let observe = engine.observer();
+        let is_observed = observe.is_some() || IS_TRACED;
+        Self(is_observed.then(|| Observed { observe, began: Instant::now() }))
+    }
+
+    /// Reports the outcome.
+    pub(crate) fn end(&self, outcome: &Outcome, record: Option<RecordId>) {
+        let Some(Observed { observe, began }) = &self.0 else { return };
+        let completed = Completed { outcome: outcome.clone(), record, took: began.elapsed() };
+        #[cfg(feature = "tracing")]
+        trace(&completed);
+        if let Some(observe) = observe {
+            observe(&completed);
+        }
+    }
+}
+
+impl fmt::Debug for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation").finish_non_exhaustive()
+    }
+}
+
+/// Warns, once in this process for each, of keys that protect less than their clients believe.
+#[cfg(feature = "tracing")]
+pub(crate) fn warn_of_key(policy: &Policy, operation: &Operation, headers: &HeaderMap) {
+    static PLACEHOLDER: Once = Once::new();
+    static SESSION: Once = Once::new();
+    if !PLACEHOLDER.is_completed() && policy.warns_of_key(operation.key()) {
+        PLACEHOLDER.call_once(|| {
+            tracing::warn!(
+                target: "idemptx",
+                "a client sends a placeholder as its key, such as `undefined`: every client with this \
+                 fault sends the same key; `on_placeholder_key` can refuse it"
+            );
+        });
+    }
+    if !SESSION.is_completed()
+        && policy.scope.as_ref().is_some_and(|scope| scope.misses_session(headers))
+    {
+        SESSION.call_once(|| {
+            tracing::warn!(
+                target: "idemptx",
+                "a request with a key has cookies, and none of the headers to which keys are bound: \
+                 if its session is in a cookie, make that the scope"
+            );
+        });
+    }
+}
+
+/// Warns of a response whose `Idempotency-Outcome` cannot be read.
+#[cfg(feature = "tracing")]
+pub(crate) fn warn_of_directive(invalid: InvalidDirective) {
+    tracing::warn!(target: "idemptx", "{invalid}: the outcome counts as unknown");
+}
+
+/// Emits an event with the outcome, and the metrics of `tracing-opentelemetry`.
+#[cfg(feature = "tracing")]
+fn trace(completed: &Completed) {
+    let (outcome, code, attempt) = match &completed.outcome {
+        Outcome::Bypassed(_) => ("bypassed", None, None),
+        Outcome::Executed { attempt, stored: true } => ("executed", None, Some(*attempt)),
+        Outcome::Executed { attempt, stored: false } => ("unstored", None, Some(*attempt)),
+        Outcome::Fenced { attempt, code } => ("fenced", *code, Some(*attempt)),
+        Outcome::Replayed => ("replayed", None, None),
+        Outcome::Refused(code) => ("refused", Some(*code), None),
+        _ => ("other", None, None),
+    };
+    tracing::debug!(
+        target: "idemptx",
+        outcome,
+        code = code.map(idemptx_core::outcome::Code::as_str),
+        attempt,
+        record = completed.record.map(tracing::field::display),
+        monotonic_counter.idemptx_requests = 1_u64,
+        histogram.idemptx_request_seconds = completed.took.as_secs_f64(),
+        "request completed"
+    );
+}
+
+const IS_TRACED: bool = cfg!(feature = "tracing");
