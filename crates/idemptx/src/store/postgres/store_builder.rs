@@ -1,21 +1,25 @@
 //! The settings of a store.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use idemptx_core::store::{ErrorKind, StoreError};
 
+use super::invalid_setting::InvalidSetting;
 use super::migration::Care;
 use super::postgres_store::PostgresStore;
 use super::runtime_pool::SessionLimits;
 use super::session::Connector;
-use super::settings::{Address, InvalidSetting, PostgresTimeouts, SynchronousCommit};
+use super::settings::{Address, PostgresTimeouts, SynchronousCommit};
 use super::statement::Texts;
 use super::table_names::TableNames;
 use super::transaction::begin;
 use crate::store::notifier::Notifier;
+use crate::store::server_access::{PasswordSource, TlsFiles};
+use crate::store::url_settings::UrlSettings;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
 pub struct PostgresStoreBuilder {
@@ -27,7 +31,8 @@ pub struct PostgresStoreBuilder {
     sessions: SessionLimits,
     synchronous_commit: Option<SynchronousCommit>,
     timeouts: PostgresTimeouts,
-    ca_certificates: Option<Vec<u8>>,
+    tls: TlsFiles,
+    password: Option<PasswordSource>,
 }
 
 impl PostgresStoreBuilder {
@@ -45,7 +50,8 @@ impl PostgresStoreBuilder {
                 connect: CONNECT_TIMEOUT,
                 lock: LOCK_TIMEOUT,
             },
-            ca_certificates: None,
+            tls: TlsFiles::default(),
+            password: None,
         }
     }
 
@@ -104,8 +110,11 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Sets `synchronous_commit` for the store's sessions; the server's default by default.
+    /// Sets `synchronous_commit` for the store's sessions.
     ///
+    /// By default, or with an `options=-c synchronous_commit=…` in the URL, which has the last word,
+    /// commits are never less than `on`: a server or a role whose default is weaker would forget
+    /// claims in a crash.
     /// Without effect on [pooled](Self::pooled) sessions.
     #[must_use]
     pub const fn synchronous_commit(mut self, level: SynchronousCommit) -> Self {
@@ -140,14 +149,43 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
+    /// The authorities that may vouch for the server, in PEM, instead of those that the system trusts.
     ///
     /// # Security
     ///
     /// Certificates are always verified: the server's must lead to one of these, and name the host.
     #[must_use]
     pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_certificates = Some(pem.into());
+        self.tls.ca = Some(pem.into());
+        self
+    }
+
+    /// The certificate by which the server knows this client, with those that lead to it, and its
+    /// private key; both in PEM.
+    #[must_use]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Reads the password from a file, again before each attempt to connect.
+    #[must_use]
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.password = Some(PasswordSource::File(path.into()));
+        self
+    }
+
+    /// Has the password printed by a command of the shell, again before each attempt to connect, as a
+    /// token that expires needs it.
+    ///
+    /// It may take half a minute.
+    #[must_use]
+    pub fn password_command(mut self, command: impl Into<String>) -> Self {
+        self.password = Some(PasswordSource::Command(command.into()));
         self
     }
 
@@ -156,8 +194,9 @@ impl PostgresStoreBuilder {
     /// # Errors
     ///
     /// [`InvalidSetting`] if the URL, the certificates or the names cannot be used.
-    pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
-        let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
+    pub fn open(mut self) -> Result<PostgresStore, InvalidSetting> {
+        self.read_url()?;
+        let mut address = Address::parse(&self.url, &self.tls)?;
         address.set_patience(&self.timeouts);
         // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
@@ -173,21 +212,53 @@ impl PostgresStoreBuilder {
             texts: Texts::new(&layout),
             layout,
             care: self.care,
+            password: self.password,
             session_settings,
             begin,
             notifier: Arc::new(Notifier::default()),
             is_ensured: AtomicBool::new(false),
+            may_notify: AtomicBool::new(true),
         });
         Ok(PostgresStore::with(connector, self.sessions))
+    }
+
+    /// Takes this store's settings out of the URL, over those that were set.
+    fn read_url(&mut self) -> Result<(), InvalidSetting> {
+        let settings = UrlSettings::take(&self.url, URL_SETTINGS)?;
+        if let Some(schema) = settings.text("schema") {
+            schema.clone_into(&mut self.schema);
+        }
+        if let Some(table) = settings.text("table") {
+            table.clone_into(&mut self.table);
+        }
+        if let Some(pooled) = settings.parsed("pooled", BOOLEAN)? {
+            self.is_pooled = pooled;
+        }
+        if let Some(migrate) = settings.parsed("migrate", BOOLEAN)? {
+            self.care = if migrate { Care::Migrate } else { Care::Verify };
+        }
+        let count = |name| settings.parsed(name, "must be a number");
+        if let Some(sessions) = count("sessions")? {
+            self.sessions.statements = usize::clamp(sessions, 1, SESSIONS_MAX);
+        }
+        if let Some(transactions) = count("transactions")? {
+            self.sessions.transactions = usize::clamp(transactions, 1, TRANSACTIONS_MAX);
+        }
+        settings.read_tls(&mut self.tls)?;
+        if let Some(password) = settings.password()? {
+            self.password = Some(password);
+        }
+        self.url = settings.url;
+        Ok(())
     }
 
     /// The store, with a session that works and tables of this release's version.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, [`ErrorKind::Internal`] if
-    /// the server refuses the user or the tables are not right, and [`ErrorKind::Refused`] if it
-    /// cannot be reached or takes no more sessions.
+    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, and [`ErrorKind::Refused`] if
+    /// the server cannot be reached, refuses the user, takes no more sessions, or has tables that
+    /// are not right.
     ///
     /// # Cancel safety
     ///
@@ -211,6 +282,9 @@ impl fmt::Debug for PostgresStoreBuilder {
     }
 }
 
+/// Settings in the query of a URL, beside those of every server and PostgreSQL's own.
+const URL_SETTINGS: &[&str] = &["schema", "table", "pooled", "migrate", "sessions", "transactions"];
+const BOOLEAN: &str = "must be true or false";
 const SCHEMA: &str = "idemptx";
 const TABLE: &str = "records";
 const SESSIONS: usize = 4;

@@ -1,6 +1,7 @@
 //! The store on top of the connections.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use super::topology::Topology;
 use super::url::{self, InvalidUrl};
 use crate::store::connection::Doubt;
 use crate::store::notifier::Notifier;
+use crate::store::server_access::{PasswordSource, TlsFiles};
+use crate::store::url_settings::UrlSettings;
 use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in Redis or Valkey; see the [module](super).
@@ -58,14 +61,16 @@ impl RedisStore {
     /// Begins to set a store up.
     ///
     /// The URL is `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://` for
-    /// TLS, or `redis+unix:///path?db=number&user=name&pass=password`.
+    /// TLS, or `redis+unix:///path?db=number&user=name&pass=password`; in the query stand `prefix`,
+    /// `ca_file`, `cert_file` with `key_file`, and `password_file` or `password_command`, too.
     #[must_use]
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder {
             url: url.into(),
             prefix: PREFIX.to_owned(),
             timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
-            ca_certificates: None,
+            tls: TlsFiles::default(),
+            password: None,
         }
     }
 
@@ -100,8 +105,8 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] if the server cannot be reached, [`ErrorKind::Unavailable`] if it does
-    /// not answer, [`ErrorKind::Internal`] if it refuses the user or the password.
+    /// [`ErrorKind::Refused`] if the server cannot be reached, or refuses the user or the password;
+    /// [`ErrorKind::Unavailable`] if it does not answer.
     ///
     /// # Cancel safety
     ///
@@ -241,7 +246,8 @@ pub struct RedisStoreBuilder {
     url: String,
     prefix: String,
     timeouts: RedisTimeouts,
-    ca_certificates: Option<Vec<u8>>,
+    tls: TlsFiles,
+    password: Option<PasswordSource>,
 }
 
 impl RedisStoreBuilder {
@@ -270,14 +276,43 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
+    /// The authorities that may vouch for the server, in PEM, instead of those that the system trusts.
     ///
     /// # Security
     ///
     /// Certificates are always verified: the server's must lead to one of these.
     #[must_use]
     pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_certificates = Some(pem.into());
+        self.tls.ca = Some(pem.into());
+        self
+    }
+
+    /// The certificate by which the server knows this client, with those that lead to it, and its
+    /// private key; both in PEM.
+    #[must_use]
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.tls.client = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Reads the password from a file, again before each attempt to connect.
+    #[must_use]
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.password = Some(PasswordSource::File(path.into()));
+        self
+    }
+
+    /// Has the password printed by a command of the shell, again before each attempt to connect, as a
+    /// token that expires needs it.
+    ///
+    /// It may take half a minute.
+    #[must_use]
+    pub fn password_command(mut self, command: impl Into<String>) -> Self {
+        self.password = Some(PasswordSource::Command(command.into()));
         self
     }
 
@@ -286,8 +321,15 @@ impl RedisStoreBuilder {
     /// # Errors
     ///
     /// [`InvalidUrl`] if the URL or the certificates cannot be read.
-    pub fn open(self) -> Result<RedisStore, InvalidUrl> {
-        let topology = Arc::new(Topology::new(url::parse(&self.url)?, self.ca_certificates)?);
+    pub fn open(mut self) -> Result<RedisStore, InvalidUrl> {
+        let settings = UrlSettings::take(&self.url, URL_SETTINGS)?;
+        if let Some(prefix) = settings.text("prefix") {
+            prefix.clone_into(&mut self.prefix);
+        }
+        settings.read_tls(&mut self.tls)?;
+        let password = settings.password()?.or(self.password);
+        let topology = Topology::new(url::parse(&settings.url)?, self.tls, password)?;
+        let topology = Arc::new(topology);
         let clock = Arc::new(ServerClock::new());
         let notifier = Arc::new(Notifier::default());
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
@@ -306,8 +348,8 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, [`ErrorKind::Internal`] if the
-    /// server refuses the user or the password, and [`ErrorKind::Refused`] if it cannot be reached.
+    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, and [`ErrorKind::Refused`] if the
+    /// server cannot be reached, or refuses the user or the password.
     ///
     /// # Cancel safety
     ///
@@ -330,6 +372,8 @@ impl fmt::Debug for RedisStoreBuilder {
     }
 }
 
+/// Settings in the query of a URL, beside those of every server.
+const URL_SETTINGS: &[&str] = &["prefix"];
 const PREFIX: &str = "idem:";
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

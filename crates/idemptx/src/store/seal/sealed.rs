@@ -92,7 +92,8 @@ impl Seal {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source.
+    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source, or [`ErrorKind::Refused`] if a later
+    /// release has sealed it.
     pub(crate) fn record(&self, mut record: Record) -> Result<Record, StoreError> {
         if is_bare(record.state) && record.payload.is_empty() {
             return Ok(record);
@@ -100,6 +101,10 @@ impl Seal {
         match envelope::open(&self.keys, SealContext::of(&record), &record.payload) {
             Ok(payload) => record.payload = payload,
             Err(Unopened::Unsealed) if self.accepts_unsealed => {}
+            // Of a later release: nothing is wrong with it, and this process is to be upgraded.
+            Err(why @ (Unopened::Format(_) | Unopened::TooLarge(_))) => {
+                return Err(StoreError::with_source(ErrorKind::Refused, why));
+            }
             Err(why) => return Err(StoreError::with_source(ErrorKind::Corrupt, why)),
         }
         Ok(record)
@@ -269,6 +274,10 @@ impl<S: Transactional + 'static> Transactional for Sealed<S> {
 impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         self.store.check().await.map(|report| self.seal.report(report))
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
     }
 }
 
