@@ -79,6 +79,7 @@ async fn play_all<S: Store>(
                 proxy: &proxy,
                 refusals,
                 random: Random(seed),
+                refuses: false,
                 seed,
                 faults: 0,
             };
@@ -118,6 +119,9 @@ struct Schedule<'s, S> {
     proxy: &'s FaultyProxy,
     refusals: &'static [Refusal],
     random: Random,
+    /// Requests are refused in this operation; otherwise clients leave in the middle of a step, whose
+    /// answer a refusal would overtake.
+    refuses: bool,
     seed: u64,
     faults: usize,
 }
@@ -132,6 +136,7 @@ impl<S: Store> Schedule<'_, S> {
     }
 
     async fn operation(&mut self, operation: u64) {
+        self.refuses = self.random.one_in(2);
         let audit = Audit { seed: self.seed, operation, ..Audit::default() };
         let id = id_of(self.seed, operation);
         let worker_request = request(self.seed, operation, 0);
@@ -142,6 +147,11 @@ impl<S: Store> Schedule<'_, S> {
             is_over.send_replace(true);
         };
         tokio::join!(rival, worker);
+        // What was left behind is answered before the next operation begins.
+        let drained = async || self.store.lookup(&id).await;
+        while drained().await.is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
         // Everything that was on its way has arrived, or never will.
         audit.check(self.direct.lookup(&id).await.unwrap());
     }
@@ -198,7 +208,7 @@ impl<S: Store> Schedule<'_, S> {
         for attempt in 0..CLAIMS_MAX {
             self.plan();
             let claim = self.store.claim(&id, request);
-            let claim = match self.random.one_in(6) {
+            let claim = match !self.refuses && self.random.one_in(3) {
                 // The client leaves in the middle.
                 true => tokio::time::timeout(STEP_MAX / 10, claim).await.ok(),
                 false => Some(claim.await),
@@ -260,7 +270,7 @@ impl<S: Store> Schedule<'_, S> {
             false => Direction::ToClient,
         };
         let bytes = usize::try_from(self.random.below(120)).unwrap();
-        let (direction, bytes, fault) = match self.random.below(4) {
+        let (direction, bytes, fault) = match self.random.below(if self.refuses { 6 } else { 3 }) {
             0 => (direction, bytes, Fault::Disconnect),
             1 => (direction, bytes, Fault::Stall),
             2 => {
