@@ -92,8 +92,8 @@ pub trait Harness: Sync {
     /// A store under simulated time turns its clock on by this much and returns at once.
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Writes these bytes in the place of an existing record, as a later release would write a record
-    /// that this one cannot read; false if that is not possible, which skips the case.
+    /// Writes these bytes in the place of an existing record, as a later release would write a
+    /// record that this one cannot read; false if that is not possible, which skips the case.
     ///
     /// The record in `bytes` is complete, and whatever the store keeps beside it stays as it is.
     fn overwrite(&self, id: &RecordId, bytes: Bytes) -> impl Future<Output = bool> + Send {

@@ -52,9 +52,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// [`ErrorKind::Refused`] if the claim is certainly not in force: nothing was sent, or the
     /// store answered that it did not do the step.
     /// Once a byte of the request was sent, sending it again must not turn doubt into certainty.
-    /// [`ErrorKind::Refused`] if the record is of a later release's format, and [`ErrorKind::Corrupt`]
-    /// if the stored bytes are no record of this id at all; they
-    /// are left unchanged.
+    /// [`ErrorKind::Refused`] if the record is of a later release's format, and
+    /// [`ErrorKind::Corrupt`] if the stored bytes are no record of this id at all; they are left
+    /// unchanged.
     fn claim(
         &self,
         id: &RecordId,

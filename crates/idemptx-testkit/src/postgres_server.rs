@@ -149,7 +149,8 @@ impl PostgresServer {
 
     /// Terminates all sessions of a role.
     pub async fn cut_sessions_of(&self, role: &str) {
-        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+        let cut =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
         self.session().await.query(cut, &[&role]).await.unwrap();
     }
 

@@ -10,8 +10,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the answers to all requests in these bytes; `None` if they are no whole requests of an
-    /// open session.
+    /// Returns the answers to all requests in these bytes; `None` if they are no whole requests of
+    /// an open session.
     pub fn answer_to(self, requests: &[u8]) -> Option<Vec<u8>> {
         let (count, answer) = match self {
             Self::Redis(text) => (commands_in(requests)?, format!("-{text}\r\n").into_bytes()),

@@ -206,7 +206,7 @@ fn an_error_has_its_position() {
         ),
         (
             "[store]\nurl = \"sqlite:x\"\nschema = \"shop\"\n",
-            "gateway.toml:10:1: only a store on a server has this setting",
+            "gateway.toml:10:10: only a store on a server has this setting",
         ),
         ("[store]\nurl = \"memory:\"\n[store.seal]\n", "gateway.toml:10:1: give one of `keys` and"),
         ("profile = \"draught\"\n", "gateway.toml:8:11: `profile`: write `draft` or `stripe`"),

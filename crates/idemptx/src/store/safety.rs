@@ -14,8 +14,8 @@ pub trait SafetyCheck: Store {
     /// As [`Store::lookup`].
     fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send;
 
-    /// Prepares everything that the store needs, such as tables of this release's version, without a
-    /// time limit.
+    /// Prepares everything that the store needs, such as tables of this release's version, without
+    /// a time limit.
     ///
     /// The default does nothing, for stores that need nothing, or whose opening prepares it.
     ///

@@ -10,6 +10,64 @@ use std::time::{Duration, Instant};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
+/// Certificates and password of a store's builder.
+#[derive(Clone, Default)]
+pub(super) struct ServerAccess {
+    pub(super) tls: TlsFiles,
+    /// Source of the password, where it is not the URL.
+    pub(super) password: Option<PasswordSource>,
+}
+
+/// The settings of a builder with a field `access`, the same for every server.
+macro_rules! access_settings {
+    () => {
+        /// The authorities that may vouch for the server, in PEM, instead of those that the system
+        /// trusts.
+        ///
+        /// # Security
+        ///
+        /// Certificates are always verified: the server's must lead to one of these, and name the
+        /// host.
+        #[must_use]
+        pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+            self.access.tls.ca = Some(pem.into());
+            self
+        }
+
+        /// The certificate by which the server knows this client, with those that lead to it, and
+        /// its private key; both in PEM.
+        #[must_use]
+        pub fn client_certificate(
+            mut self,
+            certificate: impl Into<Vec<u8>>,
+            key: impl Into<Vec<u8>>,
+        ) -> Self {
+            self.access.tls.client = Some((certificate.into(), key.into()));
+            self
+        }
+
+        /// Reads the password from a file, again before each attempt to connect.
+        #[must_use]
+        pub fn password_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+            self.access.password =
+                Some($crate::store::server_access::PasswordSource::File(path.into()));
+            self
+        }
+
+        /// Has the password printed by a command of the shell, again before each attempt to
+        /// connect, as a token that expires needs it.
+        ///
+        /// It may take half a minute.
+        #[must_use]
+        pub fn password_command(mut self, command: impl Into<String>) -> Self {
+            self.access.password =
+                Some($crate::store::server_access::PasswordSource::Command(command.into()));
+            self
+        }
+    };
+}
+pub(super) use access_settings;
+
 /// Certificates in PEM.
 #[derive(Clone, Default)]
 pub(super) struct TlsFiles {

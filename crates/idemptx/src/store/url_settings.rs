@@ -4,9 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::server_access::{PasswordSource, TlsFiles};
+use super::server_access::{PasswordSource, ServerAccess, TlsFiles};
 
-/// Settings in the query of a URL that are this crate's, taken out of what the client library reads.
+/// Settings in the query of a URL that are this crate's, taken out of what the client library
+/// reads.
 pub(super) struct UrlSettings {
     /// The rest of the URL.
     pub(super) url: String,
@@ -58,8 +59,17 @@ impl UrlSettings {
         self.text(name).map(parse).transpose()
     }
 
-    /// Reads the files that the settings name, over those that are there.
-    pub(super) fn read_tls(&self, tls: &mut TlsFiles) -> Result<(), InvalidUrlSetting> {
+    /// Reads the files that the settings name, and where the password comes from, over what is
+    /// there.
+    pub(super) fn read_access(&self, access: &mut ServerAccess) -> Result<(), InvalidUrlSetting> {
+        self.read_tls(&mut access.tls)?;
+        if let Some(password) = self.password()? {
+            access.password = Some(password);
+        }
+        Ok(())
+    }
+
+    fn read_tls(&self, tls: &mut TlsFiles) -> Result<(), InvalidUrlSetting> {
         let read = |name: &'static str| match self.text(name) {
             None => Ok(None),
             Some(path) => std::fs::read(path).map(Some).map_err(|error| InvalidUrlSetting {
@@ -79,8 +89,7 @@ impl UrlSettings {
         Ok(())
     }
 
-    /// Returns where the password comes from, if not from the URL.
-    pub(super) fn password(&self) -> Result<Option<PasswordSource>, InvalidUrlSetting> {
+    fn password(&self) -> Result<Option<PasswordSource>, InvalidUrlSetting> {
         match (self.text("password_file"), self.text("password_command")) {
             (None, None) => Ok(None),
             (Some(path), None) => Ok(Some(PasswordSource::File(PathBuf::from(path)))),

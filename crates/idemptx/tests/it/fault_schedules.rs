@@ -119,8 +119,8 @@ struct Schedule<'s, S> {
     proxy: &'s FaultyProxy,
     refusals: &'static [Refusal],
     random: Random,
-    /// Requests are refused in this operation; otherwise clients leave in the middle of a step, whose
-    /// answer a refusal would overtake.
+    /// Requests are refused in this operation; otherwise clients leave in the middle of a step,
+    /// whose answer a refusal would overtake.
     refuses: bool,
     seed: u64,
     faults: usize,

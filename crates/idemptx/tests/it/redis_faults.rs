@@ -207,31 +207,6 @@ async fn a_user_with_the_least_rights_can_do_everything() {
     assert_eq!(report.findings[0].severity, Severity::Warning);
 }
 
-/// A replica that is promoted may have a clock that is behind.
-#[tokio::test]
-async fn a_lease_ends_a_term_after_it_was_seen_though_the_clock_went_back() {
-    let (server, store) = started(&[]);
-    let mut request = claim_request();
-    request.term = Duration::from_millis(50);
-    let Ok(Claim::Granted(lease)) = store.claim(&id(1), &request).await else { panic!() };
-    let mut connection = server.connection();
-    let [key]: [String; 1] =
-        redis::cmd("KEYS").arg("*").query::<Vec<_>>(&mut connection).unwrap().try_into().unwrap();
-    redis::cmd("PEXPIRE").arg(key).arg(86_400_000).exec(&mut connection).unwrap();
-    let takeover = claim_request().expecting(Expected::Orphan(lease.token));
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match store.claim(&id(1), &takeover).await.unwrap() {
-            Claim::Granted(successor) => break assert_eq!(successor.attempt, 2),
-            Claim::Found(RecordSnapshot::Held(holder)) => {
-                assert!(holder.remaining <= request.term, "{holder:?}");
-                assert!(Instant::now() < deadline, "the lease never ends");
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_wrong_password_is_named_and_not_shown() {
     let server = RedisServer::start(&["user app on >secret ~* &* +@all"]);

@@ -92,8 +92,8 @@
 //! A batch locks its rows in the order of their ids, so two batches never wait for each other; if
 //! it fails for a reason that may lie in one row, its steps are taken one by one.
 //!
-//! The end of a claim is sent by `NOTIFY` only if a waiter has marked the record, since commits that
-//! notify stand in one line; and in a statement of its own, after the one that ends the claim:
+//! The end of a claim is sent by `NOTIFY` only if a waiter has marked the record, since commits
+//! that notify stand in one line; and in a statement of its own, after the one that ends the claim:
 //! a commit that notifies fails if the role may not, or if the server's queue is full.
 
 mod batcher;

@@ -102,8 +102,8 @@ impl PostgresStore {
     }
 
     /// Makes the tables, or brings them to this release's version, as the first session does by
-    /// default: a step of its own for deployments, under a role that may, before processes start with
-    /// [`migrate(false)`](PostgresStoreBuilder::migrate).
+    /// default: a step of its own for deployments, under a role that may, before processes start
+    /// with [`migrate(false)`](PostgresStoreBuilder::migrate).
     ///
     /// Tables of this version or of a later one are left as they are.
     /// Only the connection has a time limit.
@@ -225,8 +225,8 @@ impl PostgresStore {
         Ok(Some(Lease::granted(*id, request, fence, attempt)))
     }
 
-    /// Shortens a claim to its term and its retention, counted from now; a hint, which the next claim
-    /// repeats.
+    /// Shortens a claim to its term and its retention, counted from now; a hint, which the next
+    /// claim repeats.
     async fn shorten(&self, pool: &RuntimePool, record: &Record) {
         let parameters: [Parameter<'_>; 4] = [
             &&record.id.as_bytes()[..],

@@ -73,7 +73,8 @@ impl Connector {
 
     /// Opens a session, and makes its tables if need be.
     ///
-    /// Only the tables, and a command that prints the password, may take longer than an attempt to connect.
+    /// Only the tables, and a command that prints the password, may take longer than an attempt to
+    /// connect.
     pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
         let config = self.config().await?;
         let mut session = self.within_connect(self.session(purpose, &config)).await?;

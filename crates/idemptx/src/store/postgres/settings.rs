@@ -203,7 +203,8 @@ fn translated(url: &str) -> Result<String, InvalidSetting> {
 }
 
 /// Names of the settings in `options`, which are arguments as of the server's command line:
-/// `-c name=value`, `-cname=value` or `--name=value`, with a backslash before a space that is meant.
+/// `-c name=value`, `-cname=value` or `--name=value`, with a backslash before a space that is
+/// meant.
 fn names_in(options: &str) -> Vec<String> {
     let mut arguments = vec![String::new()];
     let mut letters = options.chars();

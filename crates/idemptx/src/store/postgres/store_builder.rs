@@ -1,7 +1,6 @@
 //! The settings of a store.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::statement::Texts;
 use super::table_names::TableNames;
 use super::transaction::begin;
 use crate::store::notifier::Notifier;
-use crate::store::server_access::{PasswordSource, TlsFiles};
+use crate::store::server_access::{ServerAccess, access_settings};
 use crate::store::url_settings::UrlSettings;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
@@ -31,8 +30,7 @@ pub struct PostgresStoreBuilder {
     sessions: SessionLimits,
     synchronous_commit: Option<SynchronousCommit>,
     timeouts: PostgresTimeouts,
-    tls: TlsFiles,
-    password: Option<PasswordSource>,
+    access: ServerAccess,
 }
 
 impl PostgresStoreBuilder {
@@ -50,8 +48,7 @@ impl PostgresStoreBuilder {
                 connect: CONNECT_TIMEOUT,
                 lock: LOCK_TIMEOUT,
             },
-            tls: TlsFiles::default(),
-            password: None,
+            access: ServerAccess::default(),
         }
     }
 
@@ -112,9 +109,9 @@ impl PostgresStoreBuilder {
 
     /// Sets `synchronous_commit` for the store's sessions.
     ///
-    /// By default, or with an `options=-c synchronous_commit=…` in the URL, which has the last word,
-    /// commits are never less than `on`: a server or a role whose default is weaker would forget
-    /// claims in a crash.
+    /// By default it is never less than `on`: a server or a role whose default is weaker would
+    /// forget claims in a crash.
+    /// An `options=-c synchronous_commit=…` in the URL has the last word.
     /// Without effect on [pooled](Self::pooled) sessions.
     #[must_use]
     pub const fn synchronous_commit(mut self, level: SynchronousCommit) -> Self {
@@ -149,45 +146,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of those that the system trusts.
-    ///
-    /// # Security
-    ///
-    /// Certificates are always verified: the server's must lead to one of these, and name the host.
-    #[must_use]
-    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.tls.ca = Some(pem.into());
-        self
-    }
-
-    /// The certificate by which the server knows this client, with those that lead to it, and its
-    /// private key; both in PEM.
-    #[must_use]
-    pub fn client_certificate(
-        mut self,
-        certificate: impl Into<Vec<u8>>,
-        key: impl Into<Vec<u8>>,
-    ) -> Self {
-        self.tls.client = Some((certificate.into(), key.into()));
-        self
-    }
-
-    /// Reads the password from a file, again before each attempt to connect.
-    #[must_use]
-    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.password = Some(PasswordSource::File(path.into()));
-        self
-    }
-
-    /// Has the password printed by a command of the shell, again before each attempt to connect, as a
-    /// token that expires needs it.
-    ///
-    /// It may take half a minute.
-    #[must_use]
-    pub fn password_command(mut self, command: impl Into<String>) -> Self {
-        self.password = Some(PasswordSource::Command(command.into()));
-        self
-    }
+    access_settings!();
 
     /// The store, without connecting.
     ///
@@ -196,7 +155,7 @@ impl PostgresStoreBuilder {
     /// [`InvalidSetting`] if the URL, the certificates or the names cannot be used.
     pub fn open(mut self) -> Result<PostgresStore, InvalidSetting> {
         self.read_url()?;
-        let mut address = Address::parse(&self.url, &self.tls)?;
+        let mut address = Address::parse(&self.url, &self.access.tls)?;
         address.set_patience(&self.timeouts);
         // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
@@ -212,7 +171,7 @@ impl PostgresStoreBuilder {
             texts: Texts::new(&layout),
             layout,
             care: self.care,
-            password: self.password,
+            password: self.access.password,
             session_settings,
             begin,
             notifier: Arc::new(Notifier::default()),
@@ -244,10 +203,7 @@ impl PostgresStoreBuilder {
         if let Some(transactions) = count("transactions")? {
             self.sessions.transactions = usize::clamp(transactions, 1, TRANSACTIONS_MAX);
         }
-        settings.read_tls(&mut self.tls)?;
-        if let Some(password) = settings.password()? {
-            self.password = Some(password);
-        }
+        settings.read_access(&mut self.access)?;
         self.url = settings.url;
         Ok(())
     }
@@ -256,9 +212,9 @@ impl PostgresStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, and [`ErrorKind::Refused`] if
-    /// the server cannot be reached, refuses the user, takes no more sessions, or has tables that
-    /// are not right.
+    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, and [`ErrorKind::Refused`]
+    /// if the server cannot be reached, refuses the user, takes no more sessions, or has tables
+    /// that are not right.
     ///
     /// # Cancel safety
     ///

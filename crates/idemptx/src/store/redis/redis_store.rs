@@ -1,7 +1,6 @@
 //! The store on top of the connections.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,7 +27,7 @@ use super::topology::Topology;
 use super::url::{self, InvalidUrl};
 use crate::store::connection::Doubt;
 use crate::store::notifier::Notifier;
-use crate::store::server_access::{PasswordSource, TlsFiles};
+use crate::store::server_access::{ServerAccess, access_settings};
 use crate::store::url_settings::UrlSettings;
 use crate::store::{SafetyReport, Transactional};
 
@@ -69,8 +68,7 @@ impl RedisStore {
             url: url.into(),
             prefix: PREFIX.to_owned(),
             timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
-            tls: TlsFiles::default(),
-            password: None,
+            access: ServerAccess::default(),
         }
     }
 
@@ -246,8 +244,7 @@ pub struct RedisStoreBuilder {
     url: String,
     prefix: String,
     timeouts: RedisTimeouts,
-    tls: TlsFiles,
-    password: Option<PasswordSource>,
+    access: ServerAccess,
 }
 
 impl RedisStoreBuilder {
@@ -276,45 +273,7 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of those that the system trusts.
-    ///
-    /// # Security
-    ///
-    /// Certificates are always verified: the server's must lead to one of these.
-    #[must_use]
-    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.tls.ca = Some(pem.into());
-        self
-    }
-
-    /// The certificate by which the server knows this client, with those that lead to it, and its
-    /// private key; both in PEM.
-    #[must_use]
-    pub fn client_certificate(
-        mut self,
-        certificate: impl Into<Vec<u8>>,
-        key: impl Into<Vec<u8>>,
-    ) -> Self {
-        self.tls.client = Some((certificate.into(), key.into()));
-        self
-    }
-
-    /// Reads the password from a file, again before each attempt to connect.
-    #[must_use]
-    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.password = Some(PasswordSource::File(path.into()));
-        self
-    }
-
-    /// Has the password printed by a command of the shell, again before each attempt to connect, as a
-    /// token that expires needs it.
-    ///
-    /// It may take half a minute.
-    #[must_use]
-    pub fn password_command(mut self, command: impl Into<String>) -> Self {
-        self.password = Some(PasswordSource::Command(command.into()));
-        self
-    }
+    access_settings!();
 
     /// The store, without connecting.
     ///
@@ -326,10 +285,8 @@ impl RedisStoreBuilder {
         if let Some(prefix) = settings.text("prefix") {
             prefix.clone_into(&mut self.prefix);
         }
-        settings.read_tls(&mut self.tls)?;
-        let password = settings.password()?.or(self.password);
-        let topology = Topology::new(url::parse(&settings.url)?, self.tls, password)?;
-        let topology = Arc::new(topology);
+        settings.read_access(&mut self.access)?;
+        let topology = Arc::new(Topology::new(url::parse(&settings.url)?, self.access)?);
         let clock = Arc::new(ServerClock::new());
         let notifier = Arc::new(Notifier::default());
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
@@ -348,8 +305,8 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, and [`ErrorKind::Refused`] if the
-    /// server cannot be reached, or refuses the user or the password.
+    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, and [`ErrorKind::Refused`] if
+    /// the server cannot be reached, or refuses the user or the password.
     ///
     /// # Cancel safety
     ///

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 /// predecessor's fence and the server's own clock.
 /// A plain grant finds nothing: its predecessor gave the record up, or let it stand for a whole
 /// retention.
-/// Two processes read the server's clock apart by up to the time that a connect may take, so after a
-/// release in one of them the other may grant a lower fence: no promise is made about those.
+/// Two processes read the server's clock apart by up to the time that a connect may take, so after
+/// a release in one of them the other may grant a lower fence: no promise is made about those.
 #[derive(Debug)]
 pub(super) struct ServerClock {
     origin: Instant,

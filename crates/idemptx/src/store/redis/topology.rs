@@ -21,24 +21,19 @@ use tokio::task::JoinSet;
 
 use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::url::{self, InvalidUrl};
-use crate::store::server_access::{NoPassword, PasswordSource, TlsFiles, system_roots};
+use crate::store::server_access::{NoPassword, ServerAccess, TlsFiles, system_roots};
 
 /// A single Redis server.
 pub(super) struct Topology {
     info: ConnectionInfo,
-    tls: TlsFiles,
-    password: Option<PasswordSource>,
+    access: ServerAccess,
     name: Arc<str>,
 }
 
 impl Topology {
-    /// The server at an address, with the certificates of both sides, and the source of the password
-    /// if that is not in the address.
-    pub(super) fn new(
-        info: ConnectionInfo,
-        tls: TlsFiles,
-        password: Option<PasswordSource>,
-    ) -> Result<Self, InvalidUrl> {
+    /// The server at an address, with the certificates of both sides, and the source of the
+    /// password if that is not in the address.
+    pub(super) fn new(info: ConnectionInfo, mut access: ServerAccess) -> Result<Self, InvalidUrl> {
         let name = url::name(&info).into();
         let settings = info
             .redis_settings()
@@ -48,8 +43,8 @@ impl Topology {
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);
         let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
-        let tls = verified(tls, &info)?;
-        let topology = Self { info, tls, password, name };
+        access.tls = verified(access.tls, &info)?;
+        let topology = Self { info, access, name };
         let opened = topology.client(topology.info.clone());
         opened.map_err(|error| InvalidUrl::certificates(error.to_string()))?;
         Ok(topology)
@@ -57,7 +52,7 @@ impl Topology {
 
     /// Returns the address, with the password as it is now.
     pub(super) async fn info(&self) -> Result<ConnectionInfo, NoPassword> {
-        let Some(source) = &self.password else { return Ok(self.info.clone()) };
+        let Some(source) = &self.access.password else { return Ok(self.info.clone()) };
         let password = source.read().await?;
         let settings = self.info.redis_settings().clone().set_password(password);
         Ok(self.info.clone().set_redis_settings(settings))
@@ -68,10 +63,10 @@ impl Topology {
             return Client::open(info);
         }
         choose_cryptography();
-        let client_tls = self.tls.client.clone();
+        let client_tls = self.access.tls.client.clone();
         let client_tls =
             client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-        let certificates = TlsCertificates { client_tls, root_cert: self.tls.ca.clone() };
+        let certificates = TlsCertificates { client_tls, root_cert: self.access.tls.ca.clone() };
         Client::build_with_tls(info, certificates)
     }
 

@@ -92,8 +92,8 @@ impl Seal {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source, or [`ErrorKind::Refused`] if a later
-    /// release has sealed it.
+    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source, or [`ErrorKind::Refused`] if a
+    /// later release has sealed it.
     pub(crate) fn record(&self, mut record: Record) -> Result<Record, StoreError> {
         if is_bare(record.state) && record.payload.is_empty() {
             return Ok(record);

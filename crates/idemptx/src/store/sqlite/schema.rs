@@ -1,9 +1,9 @@
 //! The tables, their versions, and how a file gets from one to the next.
 //!
 //! A file says whose it is by its `application_id`, and how its tables look by its `user_version`.
-//! Above its lower sixteen bits stands the oldest version whose releases can work with the tables as
-//! they are, or nothing, which means that one alone; so an older release goes on where a newer one
-//! has only added something.
+//! Above its lower sixteen bits stands the oldest version whose releases can work with the tables
+//! as they are, or nothing, which means that one alone; so an older release goes on where a newer
+//! one has only added something.
 //! A migration that an older release, still running on the file, must not survive renames the
 //! tables: its statements then fail, and its requests with them.
 

@@ -281,8 +281,8 @@ impl SqliteStoreBuilder {
     /// Sets how long a step waits for the disk, and for its turn among the processes that share the
     /// file, before its outcome counts as unknown; five seconds by default.
     ///
-    /// A claim that is not begun in 15 % of it is refused: another process, which may be stopped, keeps
-    /// the file locked.
+    /// A claim that is not begun in 15 % of it is refused: another process, which may be stopped,
+    /// keeps the file locked.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

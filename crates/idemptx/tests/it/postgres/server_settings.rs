@@ -5,9 +5,7 @@ use idemptx::store::{AnyStore, SafetyCheck, SafetyReport, Severity};
 use idemptx_core::store::{ErrorKind, Store};
 use idemptx_testkit::{CertificateAuthority, PostgresServer, server_directory};
 
-use super::fixture::{
-    done, eventually, granted, id, number, patient, reason, soon, started,
-};
+use super::fixture::{done, eventually, granted, id, number, patient, reason, soon, started};
 
 #[tokio::test]
 async fn the_check_says_in_one_line_what_a_server_promises() {
@@ -158,7 +156,8 @@ async fn certificates_tables_and_a_password_that_changes_are_in_the_url() {
     assert!(!reason(&error).contains("hunter2"));
 }
 
-const TABLES: &str = "SELECT count(*) FROM pg_tables WHERE schemaname = 'shop' AND tablename = 'keys'";
+const TABLES: &str =
+    "SELECT count(*) FROM pg_tables WHERE schemaname = 'shop' AND tablename = 'keys'";
 
 #[tokio::test]
 async fn a_server_without_tls_is_not_spoken_to_in_plain_text_when_tls_was_asked_for() {

@@ -1,8 +1,8 @@
 -- Claims for a batch of requests: inserts those whose key is new, and reads the records of the
 -- others. A row that exists is not inserted even in vain: `ON CONFLICT` alone waits for the
 -- transaction of a handler that has settled the row and is still open.
--- $1 ids in ascending order, in which they are locked, $2 tokens, $3 records of the claims, $4 terms
--- and $5 retentions in milliseconds, $6 after how many bytes no further record is read: a row
+-- $1 ids in ascending order, in which they are locked, $2 tokens, $3 records of the claims, $4
+-- terms and $5 retentions in milliseconds, $6 after how many bytes no further record is read: a row
 -- without a record says that it must be asked for again.
 WITH granted AS (
     INSERT INTO {records}
