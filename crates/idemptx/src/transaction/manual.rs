@@ -278,7 +278,7 @@ impl SettleIn for rusqlite::Transaction<'_> {
 }
 
 /// Returns the request that takes a step's record over, if a process died between claiming and
-/// settling it: nobody has the result, and the claim lapsed at once.
+/// settling it: there is no result, and the claim lapsed at once.
 fn takeover(claim: &Claim, request: &ClaimRequest) -> Option<ClaimRequest> {
     match claim {
         Claim::Found(RecordSnapshot::Held(holder)) => {

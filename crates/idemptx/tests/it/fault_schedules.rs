@@ -322,7 +322,7 @@ async fn rival<S: Store>(
     }
 }
 
-/// What has happened to an operation.
+/// The history of an operation.
 #[derive(Debug, Default)]
 struct Audit {
     seed: u64,
@@ -364,7 +364,7 @@ impl Audit {
         assert_eq!(former, None, "{self}: two results");
     }
 
-    /// Records a claim whose request may still be on its way, to be granted to nobody.
+    /// Records a claim whose request may still be on its way, and that no worker waits for.
     fn may_come_late(&self, token: Token) {
         self.state.lock().unwrap().late = Some(token);
     }

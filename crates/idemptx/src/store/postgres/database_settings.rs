@@ -46,7 +46,7 @@ impl DatabaseSettings {
         self.is_logged() && self.commits_wait()
     }
 
-    /// Returns true if the role may wake whoever waits for a claim.
+    /// Returns true if the role may wake the tasks that wait for a claim.
     pub(super) const fn may_notify(&self) -> bool {
         self.may_notify
     }

@@ -131,11 +131,11 @@ const KINDS: [&str; 7] = ["bytea", "bytea", "text", "bytea", "int8", "bytea", "i
 /// Condition for a transaction that a handler could have ended: its id, or none.
 const WITHIN: &str =
     "AND ({9}::text IS NULL OR pg_current_xact_id_if_assigned()::text = {9}::text)";
-/// Wakes whoever waits, once it is committed: a statement has no second one that may fail alone, so
-/// it leaves a queue alone that is almost full.
+/// Wakes the tasks that wait, once it is committed. It cannot fail alone, so it leaves a queue alone
+/// that is almost full.
 const NOTIFY: &str = "CASE WHEN awaited AND pg_notification_queue_usage() < 0.9 \
     THEN pg_notify({8}::text, encode(id, 'hex'))::text END";
-/// Wakes nobody, for a role that may not: whoever waits looks again in time.
+/// Does not notify, for a role that may not: a task that waits looks again in time.
 const DO_NOT_NOTIFY: &str = "CASE WHEN awaited THEN {8}::text END";
 const PARAMETERS: usize = 9;
 

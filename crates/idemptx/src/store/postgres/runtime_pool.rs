@@ -117,7 +117,7 @@ impl RuntimePool {
     /// Wakes the tasks that wait for these records, in the background.
     ///
     /// It is a hint, and a statement of its own: without the right to notify, or with a full queue,
-    /// a record is settled all the same, and whoever waits looks again in time.
+    /// a record is settled all the same, and the tasks that wait look again in time.
     pub(super) fn notify(self: &Arc<Self>, ids: Vec<RecordId>) {
         if ids.is_empty() || !self.connector.may_notify.load(Ordering::Relaxed) {
             return;

@@ -36,8 +36,8 @@ impl<'t> From<&'t tokio_postgres::Transaction<'_>> for PostgresTransaction<'t> {
 impl PostgresTransaction<'_> {
     /// Settles, if the lease is in force, and the transaction too; says whether they were.
     ///
-    /// Whoever waits for the record is woken once the transaction is committed, or looks again in
-    /// time if that is not possible.
+    /// The tasks that wait for the record are woken once the transaction is committed, or look
+    /// again in time if that is not possible.
     pub(super) async fn settle(
         self,
         texts: &Texts,
