@@ -275,10 +275,11 @@ impl Undecodable {
 
     /// Returns the kind of the error with which a store answers a step on such a record.
     ///
-    /// A newer record is refused, for until this process is upgraded; anything else is damaged.
+    /// A newer record is beyond a limit of this process, until that is upgraded, and must not be
+    /// executed by passing the store over; anything else is damaged.
     #[must_use]
     pub const fn error_kind(self) -> ErrorKind {
-        if self.is_newer() { ErrorKind::Refused } else { ErrorKind::Corrupt }
+        if self.is_newer() { ErrorKind::Full } else { ErrorKind::Corrupt }
     }
 }
 

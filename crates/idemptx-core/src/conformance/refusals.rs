@@ -56,7 +56,7 @@ pub(super) async fn a_record_of_a_later_format_is_refused_and_left_as_it_is<H: H
         case.store().claim(&id, &case.request()).await.map(drop).map_err(|error| error.kind()),
         case.store().lookup(&id).await.map(drop).map_err(|error| error.kind()),
     ] {
-        ensure!(kind == Err(ErrorKind::Refused), "a record of a later format is {kind:?}");
+        ensure!(kind == Err(ErrorKind::Full), "a record of a later format is {kind:?}");
     }
     let now = Bytes::from(Record::running(&lease).encode());
     ensure!(case.harness().overwrite(&id, now).await, "the harness cannot restore the record");

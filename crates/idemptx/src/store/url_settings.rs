@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::server_access::{PasswordSource, ServerAccess, TlsFiles};
 
@@ -50,7 +49,7 @@ impl UrlSettings {
 
     /// Returns a setting of another type.
     #[cfg(feature = "postgres")]
-    pub(super) fn parsed<T: FromStr>(
+    pub(super) fn parsed<T: std::str::FromStr>(
         &self,
         name: &'static str,
         expected: &'static str,

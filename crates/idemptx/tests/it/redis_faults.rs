@@ -263,7 +263,7 @@ async fn what_is_no_record_of_the_id_is_corrupt_and_left_alone() {
     for (number, value, kind) in [
         (2, moved, CORRUPT),
         // A later release can read it.
-        (1, newer, ErrorKind::Refused),
+        (1, newer, ErrorKind::Full),
         (3, b"hello".to_vec(), CORRUPT),
         (4, Vec::new(), CORRUPT),
     ] {

@@ -159,6 +159,14 @@ impl PostgresStore {
         &self.connector.layout
     }
 
+    /// Returns another store with the same settings and the same knowledge of the server, but without
+    /// sessions: to be used, and dropped with them, where this one makes statements for
+    /// [other drivers](Self::settle_statement).
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::with(self.connector.clone(), self.limits)
+    }
+
     /// The store that a builder has put together.
     pub(super) fn with(connector: Arc<Connector>, limits: SessionLimits) -> Self {
         Self {

@@ -156,8 +156,7 @@ thread_local! {
 }
 
 /// Reason for which a payload does not open; the source of a
-/// [`Corrupt`](idemptx_core::store::ErrorKind::Corrupt) error, or of a
-/// [`Refused`](idemptx_core::store::ErrorKind::Refused) one if a later release can open it.
+/// [`Corrupt`](idemptx_core::store::ErrorKind::Corrupt) error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unopened {

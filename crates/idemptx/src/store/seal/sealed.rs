@@ -92,8 +92,7 @@ impl Seal {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source, or [`ErrorKind::Refused`] if a
-    /// later release has sealed it.
+    /// [`ErrorKind::Corrupt`] with an [`Unopened`] as its source.
     pub(crate) fn record(&self, mut record: Record) -> Result<Record, StoreError> {
         if is_bare(record.state) && record.payload.is_empty() {
             return Ok(record);
@@ -101,10 +100,6 @@ impl Seal {
         match envelope::open(&self.keys, SealContext::of(&record), &record.payload) {
             Ok(payload) => record.payload = payload,
             Err(Unopened::Unsealed) if self.accepts_unsealed => {}
-            // Of a later release: nothing is wrong with it, and this process is to be upgraded.
-            Err(why @ (Unopened::Format(_) | Unopened::TooLarge(_))) => {
-                return Err(StoreError::with_source(ErrorKind::Refused, why));
-            }
             Err(why) => return Err(StoreError::with_source(ErrorKind::Corrupt, why)),
         }
         Ok(record)

@@ -145,6 +145,10 @@ async fn a_role_that_may_not_notify_settles_all_the_same_and_is_told_of_the_gran
     let lease = granted(&store, id(6)).await;
     let statement = store.settle_statement(&lease, &done("x"), None, ParameterStyle::Numbered).text;
     assert!(!statement.contains("pg_notify"), "{statement}");
+    let another = store.another();
+    let statement =
+        another.settle_statement(&lease, &done("x"), None, ParameterStyle::Numbered).text;
+    assert!(!statement.contains("pg_notify"), "{statement}");
     assert!(watching.check().await.unwrap().findings.is_empty());
 }
 

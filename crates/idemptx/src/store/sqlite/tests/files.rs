@@ -107,7 +107,7 @@ async fn a_record_that_cannot_be_read_is_left_as_it_is() {
     let settle = store.settle(&lease, &done("late", HOUR)).await.unwrap_err();
     let lookup = store.lookup(&id(1)).await.unwrap_err();
     for error in [claim, settle, lookup] {
-        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.kind(), ErrorKind::Full);
         assert!(told(&error).contains("record format 99"), "{}", told(&error));
     }
     let page = store.list(&Query::in_flight()).await.unwrap();
