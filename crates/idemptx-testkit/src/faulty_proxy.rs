@@ -1,5 +1,6 @@
 //! A TCP proxy that disconnects, stalls, delays or refuses at a byte of the test's choice.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,6 +67,12 @@ impl FaultyProxy {
         self.schedule(Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault });
     }
 
+    /// Plans another fault after those that are planned; its bytes count once they have happened.
+    pub fn plan_next(&self, direction: Direction, after: usize, fault: Fault) {
+        let plan = Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault };
+        self.faults.next().push_back(plan);
+    }
+
     /// Plans a disconnect of the connection on which a client next sends `pattern`: before the
     /// pattern reaches the server, or, towards the client, before the reply to it arrives.
     pub fn disconnect_at(&self, pattern: &'static [u8], direction: Direction) {
@@ -86,7 +93,7 @@ impl FaultyProxy {
 
     /// Returns whether the bytes of the planned fault count already.
     pub fn has_triggered(&self) -> bool {
-        let trigger = self.faults.next().as_ref().map(|plan| plan.trigger);
+        let trigger = self.faults.next().front().map(|plan| plan.trigger);
         !matches!(trigger, Some(Trigger::Pattern(_)))
     }
 
@@ -95,15 +102,15 @@ impl FaultyProxy {
         self.faults.state.send_replace(State::Over);
     }
 
-    /// Ends a stall, and forgets the fault that is planned.
+    /// Ends a stall, and forgets the faults that are planned.
     pub fn heal(&self) {
-        *self.faults.next() = None;
+        self.faults.next().clear();
         self.disconnect();
     }
 
     fn schedule(&self, plan: Plan) {
         self.faults.state.send_replace(State::Passing);
-        *self.faults.next() = Some(plan);
+        *self.faults.next() = VecDeque::from([plan]);
     }
 }
 
@@ -115,7 +122,7 @@ impl Drop for FaultyProxy {
 
 #[derive(Debug)]
 struct FaultPlan {
-    next: Mutex<Option<Plan>>,
+    next: Mutex<VecDeque<Plan>>,
     state: watch::Sender<State>,
     connections: AtomicU64,
 }
@@ -147,14 +154,14 @@ enum State {
 }
 
 impl FaultPlan {
-    fn next(&self) -> MutexGuard<'_, Option<Plan>> {
+    fn next(&self) -> MutexGuard<'_, VecDeque<Plan>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how many of these bytes pass, and the fault that follows them.
     fn allow(&self, connection: u64, direction: Direction, bytes: &[u8]) -> (usize, Option<Fault>) {
         let mut next = self.next();
-        let Some(plan) = next.as_mut() else { return (bytes.len(), None) };
+        let Some(plan) = next.front_mut() else { return (bytes.len(), None) };
         if let Trigger::Pattern(pattern) = plan.trigger
             && direction == Direction::ToServer
             && bytes.windows(pattern.len()).any(|part| part == pattern)
@@ -181,7 +188,7 @@ impl FaultPlan {
             return (bytes.len(), None);
         }
         let allowed = (plan.bytes_left, Some(plan.fault));
-        *next = None;
+        next.pop_front();
         allowed
     }
 

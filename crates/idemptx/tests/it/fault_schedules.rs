@@ -269,7 +269,11 @@ impl<S: Store> Schedule<'_, S> {
             true => Direction::ToServer,
             false => Direction::ToClient,
         };
-        let bytes = usize::try_from(self.random.below(120)).unwrap();
+        // A request, or the answer to it, is often lost as a whole.
+        let bytes = match self.random.one_in(2) {
+            true => 0,
+            false => usize::try_from(self.random.below(120)).unwrap(),
+        };
         let (direction, bytes, fault) = match self.random.below(if self.refuses { 6 } else { 3 }) {
             0 => (direction, bytes, Fault::Disconnect),
             1 => (direction, bytes, Fault::Stall),
@@ -277,13 +281,22 @@ impl<S: Store> Schedule<'_, S> {
                 let share = u32::try_from(self.random.below(20)).unwrap();
                 (direction, bytes, Fault::Delay(STEP_MAX * share / 10))
             }
-            _ => {
-                let place = self.random.below(self.refusals.len() as u64);
-                let refusal = self.refusals[usize::try_from(place).unwrap()];
-                (Direction::ToServer, 0, Fault::Refuse(refusal))
-            }
+            _ => (Direction::ToServer, 0, self.refusal()),
         };
         self.proxy.plan(direction, bytes, fault);
+        // What is sent again on a new connection meets another one.
+        if fault == Fault::Disconnect && self.random.one_in(2) {
+            let next = match self.refuses && self.random.one_in(2) {
+                true => self.refusal(),
+                false => Fault::Disconnect,
+            };
+            self.proxy.plan_next(Direction::ToServer, 0, next);
+        }
+    }
+
+    fn refusal(&mut self) -> Fault {
+        let place = self.random.below(self.refusals.len() as u64);
+        Fault::Refuse(self.refusals[usize::try_from(place).unwrap()])
     }
 
     /// Counts the fault of a step that has ended, and ends it.
