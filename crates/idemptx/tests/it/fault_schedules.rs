@@ -141,7 +141,13 @@ impl<S: Store> Schedule<'_, S> {
         let id = id_of(self.seed, operation);
         let worker_request = request(self.seed, operation, 0);
         let is_over = tokio::sync::watch::Sender::new(false);
-        let rival = rival(self.direct, id, request(self.seed, operation, 1), &audit, &is_over);
+        let (direct, rival_request) = (self.direct, request(self.seed, operation, 1));
+        let delay = PAUSE * u32::try_from(self.random.below(12)).unwrap();
+        let rival = async {
+            // Or the worker would never be the first.
+            tokio::time::sleep(delay).await;
+            rival(direct, id, rival_request, &audit, &is_over).await;
+        };
         let worker = async {
             self.work(id, &worker_request, &audit).await;
             is_over.send_replace(true);
