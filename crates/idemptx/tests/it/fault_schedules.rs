@@ -487,7 +487,7 @@ const POSTGRES: &[Refusal] = &[
     Refusal::Postgres("57P03"),
     Refusal::Postgres("XX000"),
 ];
-const SCHEDULES: u64 = 64;
+const SCHEDULES: u64 = 40;
 const AT_ONCE: usize = 16;
 const OPERATIONS: u64 = 4;
 const CLAIMS_MAX: u32 = 4;
