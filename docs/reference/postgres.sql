@@ -3,6 +3,8 @@ BEGIN;
 CREATE SCHEMA IF NOT EXISTS "idemptx";
 CREATE TABLE IF NOT EXISTS "idemptx"."records_version" (
     version integer PRIMARY KEY,
+    -- The oldest version whose releases can work with these tables.
+    readable_from integer NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE "idemptx"."records" (
@@ -28,8 +30,10 @@ CREATE TABLE "idemptx"."records" (
     -- Settling and renewing find room on the record's own page, and touch no index.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.05,
-    autovacuum_analyze_scale_factor = 0.05
+    autovacuum_analyze_scale_factor = 0.05,
+    -- Responses that do not fit into a page come and go as often as the rows.
+    toast.autovacuum_vacuum_scale_factor = 0.05
 );
 CREATE INDEX "records_due" ON "idemptx"."records" (due_at);
-INSERT INTO "idemptx"."records_version" (version) VALUES (1);
+INSERT INTO "idemptx"."records_version" (version, readable_from) VALUES (1, 1);
 COMMIT;

@@ -48,6 +48,7 @@ mod join;
 mod listing;
 mod lookups;
 mod model;
+mod refusals;
 mod releases;
 mod renewals;
 mod report;
@@ -59,6 +60,9 @@ mod watching;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::key::RecordId;
 use crate::lease::Token;
 use crate::store::{Inventory, Store};
 
@@ -87,6 +91,22 @@ pub trait Harness: Sync {
     ///
     /// A store under simulated time turns its clock on by this much and returns at once.
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Writes these bytes in the place of an existing record, as a later release would write a
+    /// record that this one cannot read; false if that is not possible, which skips the case.
+    ///
+    /// The record in `bytes` is complete, and whatever the store keeps beside it stays as it is.
+    fn overwrite(&self, id: &RecordId, bytes: Bytes) -> impl Future<Output = bool> + Send {
+        let _ = (id, bytes);
+        std::future::ready(false)
+    }
+
+    /// Makes the store refuse every claim for certain, as a server does that takes no writes, or
+    /// ends that; false if that is not possible, which skips the case.
+    fn refuse(&self, refuses: bool) -> impl Future<Output = bool> + Send {
+        let _ = refuses;
+        std::future::ready(false)
+    }
 
     /// Returns the unit of the short terms and retentions in the suite.
     ///
@@ -239,6 +259,7 @@ suite! {
         an_unknown_record_stays_as_long_as_its_key,
         a_key_that_has_ended_is_claimed_afresh,
         a_claim_that_has_ended_cannot_settle,
+        a_claim_kept_for_less_than_its_lease_ends_with_its_retention,
     }
     concurrency {
         one_of_many_claims_is_granted,
@@ -262,7 +283,14 @@ suite! {
         a_result_is_found_through_the_other_handle,
         a_release_frees_the_key_for_the_other_handle,
         claims_through_both_handles_at_once_are_granted_once,
+        takeovers_through_both_handles_at_once_are_granted_once,
+        a_settlement_and_a_takeover_through_both_handles_are_one_after_the_other,
+        a_release_and_a_renewal_through_both_handles_are_one_after_the_other,
         a_watch_ends_after_a_settlement_through_the_other_handle,
+    }
+    refusals {
+        a_certain_refusal_changes_nothing,
+        a_record_of_a_later_format_is_refused_and_left_as_it_is,
     }
     histories {
         live_claims_behave_as_in_the_model,

@@ -4,7 +4,7 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 | format version, 2 |
+//! | 0 | the format that a reader must know at least, 2 |
 //! | 1 | state: `R` running, `D` completed, `N` not replayable, `U` unknown, `S` response expired |
 //! | 2 | flags: bit 0, a process waits; bit 1, the payload is stored separately |
 //! | 3..35 | the record's id: a record found under another id is refused |
@@ -20,6 +20,8 @@
 //! | 143.. | payload: a [`StoredResponse`](crate::response::StoredResponse) |
 //!
 //! Integers are big-endian.
+//! What a reader of format 2 may ignore leaves the first byte as it is; a later number says that an
+//! older release cannot read the record, must not execute, and is to be upgraded.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,7 +31,7 @@ use bytes::Bytes;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
-use crate::store::Settlement;
+use crate::store::{ErrorKind, Settlement};
 use crate::time::millis;
 
 /// The state of an operation in its record.
@@ -262,6 +264,23 @@ pub enum Undecodable {
     Malformed,
     /// The record names another id.
     Foreign,
+}
+
+impl Undecodable {
+    /// Returns true for a record of a later release: it is sound, and this process too old for it.
+    #[must_use]
+    pub const fn is_newer(self) -> bool {
+        matches!(self, Self::Version(version) if version > VERSION)
+    }
+
+    /// Returns the kind of the error with which a store answers a step on such a record.
+    ///
+    /// A newer record is beyond a limit of this process, until that is upgraded, and must not be
+    /// executed by passing the store over; anything else is damaged.
+    #[must_use]
+    pub const fn error_kind(self) -> ErrorKind {
+        if self.is_newer() { ErrorKind::Full } else { ErrorKind::Corrupt }
+    }
 }
 
 impl fmt::Display for Undecodable {

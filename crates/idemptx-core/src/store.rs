@@ -52,8 +52,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// [`ErrorKind::Refused`] if the claim is certainly not in force: nothing was sent, or the
     /// store answered that it did not do the step.
     /// Once a byte of the request was sent, sending it again must not turn doubt into certainty.
-    /// [`ErrorKind::Corrupt`] if the stored bytes are no record of this id in a known version; they
-    /// are left unchanged.
+    /// [`ErrorKind::Full`] if the record is of a later release's format, and
+    /// [`ErrorKind::Corrupt`] if the stored bytes are no record of this id at all; they are left
+    /// unchanged.
     fn claim(
         &self,
         id: &RecordId,
@@ -435,7 +436,9 @@ impl fmt::Display for StoreError {
             ErrorKind::Refused => "the store refused the step: nothing was changed",
             ErrorKind::Fenced => "another claim holds the record, or the record is gone",
             ErrorKind::Corrupt => "the store holds something that is no record of this key",
-            ErrorKind::Full => "a limit was reached: nothing was changed",
+            ErrorKind::Full => {
+                "a limit of this process or the store was reached: nothing was changed"
+            }
             ErrorKind::Invalid => "the request was malformed: nothing was changed",
             ErrorKind::Internal => "the store failed: the step may have happened",
         })
@@ -460,9 +463,10 @@ pub enum ErrorKind {
     Fenced,
     /// Certainly not done: the stored bytes cannot be read. Neither execute nor delete.
     Corrupt,
-    /// Certainly not done: a configured limit of this process or its store was reached.
+    /// Certainly not done: a limit of this process or its store was reached, or a later release has
+    /// written the record and this process is too old for it.
     ///
-    /// Never answered by running unprotected, because that would lift the limit.
+    /// Never answered by running unprotected, because that would lift the limit, or execute again.
     Full,
     /// Certainly not done: the request was malformed, and another try will not help.
     Invalid,

@@ -7,10 +7,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use idemptx::store::SafetyCheck as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection};
+use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection, Store};
 use crate::error::error_text;
 use crate::keys::KeysCommand;
 use crate::logging;
@@ -31,6 +32,8 @@ enum Command {
     Serve(ServeArgs),
     /// Checks a configuration and its store, and prints the effective settings.
     Check(ServeArgs),
+    /// Prepares the store for this release, such as PostgreSQL's tables, and exits.
+    Migrate(MigrateArgs),
     /// Lists and resolves records in a store.
     Keys(KeysCommand),
     /// Documents idempotency keys in an OpenAPI document.
@@ -50,6 +53,19 @@ struct DemoArgs {
     /// Exits after the scenario, also in a terminal.
     #[arg(long)]
     scene_only: bool,
+}
+
+/// The store to prepare.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").args(["config", "store"]).required(true))]
+struct MigrateArgs {
+    /// The gateway's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The store: sqlite:PATH, redis://…, postgres://…; `${NAME}` is replaced by an environment
+    /// variable.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
 }
 
 /// The configuration to serve, from flags or a file.
@@ -130,6 +146,7 @@ pub fn main() -> ExitCode {
     let ended = match line.command {
         Command::Serve(serve) => runtime.block_on(self::serve(serve)),
         Command::Check(serve) => runtime.block_on(check(serve)),
+        Command::Migrate(migrate) => runtime.block_on(self::migrate(migrate)),
         Command::Keys(keys) => {
             let ended = runtime.block_on(keys.run());
             Ok(ended.unwrap_or_else(|error| print_error(&*error, ExitCode::FAILURE)))
@@ -200,6 +217,25 @@ async fn check(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let report = crate::check::check(&flags.config()?).await?;
     write!(io::stdout(), "{}", report.text)?;
     Ok(if report.is_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn migrate(flags: MigrateArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let store = match (flags.config, flags.store) {
+        (Some(file), _) => Config::load(&file)?.store,
+        (None, Some(url)) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            Store::new(crate::config::expanded(&url, &variable)?)
+        }
+        (None, None) => return Err("give --config or --store".into()),
+    };
+    let store = crate::store::open(&Store { near_bytes: 0, ..store })?;
+    Ok(match store.migrate().await {
+        Ok(()) => {
+            writeln!(io::stdout(), "the store is ready for idemptx {}", env!("CARGO_PKG_VERSION"))?;
+            ExitCode::SUCCESS
+        }
+        Err(error) => print_error(&error, ExitCode::FAILURE),
+    })
 }
 
 async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {

@@ -10,7 +10,7 @@ use crate::error::StartError;
 
 /// Opens the store; a server is connected to on first use.
 pub(crate) fn open(config: &Store) -> Result<AnyStore, StartError> {
-    let mut store = AnyStore::from_url(&config.url).map_err(StartError::Store)?;
+    let mut store = AnyStore::from_url(&config.full_url()).map_err(StartError::Store)?;
     #[cfg(feature = "seal")]
     if let Some(seal) = &config.seal {
         let keys = match &seal.file {

@@ -35,4 +35,14 @@ impl CertificateAuthority {
         let owner_only = Permissions::from_mode(0o600);
         fs::set_permissions(directory.join("server.key"), owner_only).unwrap();
     }
+
+    /// Writes `client.pem` with its `client.key` for a client of this name.
+    pub fn issue_client_into(&self, directory: &Path, name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let certificate = parameters.signed_by(&key, &self.0).unwrap();
+        fs::write(directory.join("client.pem"), certificate.pem()).unwrap();
+        fs::write(directory.join("client.key"), key.serialize_pem()).unwrap();
+    }
 }

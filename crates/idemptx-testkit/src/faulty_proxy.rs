@@ -1,13 +1,18 @@
-//! A TCP proxy that disconnects, or stalls, at a byte of the test's choice.
+//! A TCP proxy that disconnects, stalls, delays or refuses at a byte of the test's choice.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use crate::refusal::Refusal;
 
 /// A proxy in front of a server of this host.
 #[derive(Debug)]
@@ -33,6 +38,11 @@ pub enum Fault {
     Disconnect,
     /// No more bytes pass in that direction until [`FaultyProxy::disconnect`].
     Stall,
+    /// Bytes pass in that direction after this time.
+    Delay(Duration),
+    /// The next request never reaches the server, and is refused in its place; only towards the
+    /// server.
+    Refuse(Refusal),
 }
 
 impl FaultyProxy {
@@ -57,6 +67,12 @@ impl FaultyProxy {
         self.schedule(Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault });
     }
 
+    /// Plans another fault after those that are planned; its bytes count once they have happened.
+    pub fn plan_next(&self, direction: Direction, after: usize, fault: Fault) {
+        let plan = Plan { trigger: Trigger::Bytes, direction, bytes_left: after, fault };
+        self.faults.next().push_back(plan);
+    }
+
     /// Plans a disconnect of the connection on which a client next sends `pattern`: before the
     /// pattern reaches the server, or, towards the client, before the reply to it arrives.
     pub fn disconnect_at(&self, pattern: &'static [u8], direction: Direction) {
@@ -77,18 +93,24 @@ impl FaultyProxy {
 
     /// Returns whether the bytes of the planned fault count already.
     pub fn has_triggered(&self) -> bool {
-        let trigger = self.faults.next().as_ref().map(|plan| plan.trigger);
+        let trigger = self.faults.next().front().map(|plan| plan.trigger);
         !matches!(trigger, Some(Trigger::Pattern(_)))
     }
 
     /// Breaks the stalled connection; the bytes it held never arrive.
     pub fn disconnect(&self) {
-        self.faults.state.send_replace(State::Broken);
+        self.faults.state.send_replace(State::Over);
+    }
+
+    /// Ends a stall, and forgets the faults that are planned.
+    pub fn heal(&self) {
+        self.faults.next().clear();
+        self.disconnect();
     }
 
     fn schedule(&self, plan: Plan) {
         self.faults.state.send_replace(State::Passing);
-        *self.faults.next() = Some(plan);
+        *self.faults.next() = VecDeque::from([plan]);
     }
 }
 
@@ -100,7 +122,7 @@ impl Drop for FaultyProxy {
 
 #[derive(Debug)]
 struct FaultPlan {
-    next: Mutex<Option<Plan>>,
+    next: Mutex<VecDeque<Plan>>,
     state: watch::Sender<State>,
     connections: AtomicU64,
 }
@@ -127,19 +149,19 @@ enum Trigger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Passing,
-    Broken,
+    Over,
     Stalled,
 }
 
 impl FaultPlan {
-    fn next(&self) -> MutexGuard<'_, Option<Plan>> {
+    fn next(&self) -> MutexGuard<'_, VecDeque<Plan>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how many of these bytes pass, and the fault that follows them.
     fn allow(&self, connection: u64, direction: Direction, bytes: &[u8]) -> (usize, Option<Fault>) {
         let mut next = self.next();
-        let Some(plan) = next.as_mut() else { return (bytes.len(), None) };
+        let Some(plan) = next.front_mut() else { return (bytes.len(), None) };
         if let Trigger::Pattern(pattern) = plan.trigger
             && direction == Direction::ToServer
             && bytes.windows(pattern.len()).any(|part| part == pattern)
@@ -154,12 +176,19 @@ impl FaultPlan {
         if !is_counted || plan.direction != direction {
             return (bytes.len(), None);
         }
+        if let Fault::Refuse(refusal) = plan.fault {
+            // Only requests can be refused, and only as a whole.
+            if refusal.answer_to(bytes).is_none() {
+                return (bytes.len(), None);
+            }
+            plan.bytes_left = 0;
+        }
         if bytes.len() <= plan.bytes_left {
             plan.bytes_left -= bytes.len();
             return (bytes.len(), None);
         }
         let allowed = (plan.bytes_left, Some(plan.fault));
-        *next = None;
+        next.pop_front();
         allowed
     }
 
@@ -182,9 +211,12 @@ async fn connect(mut client: TcpStream, server: u16, faults: Arc<FaultPlan>) {
     let connection = faults.connections.fetch_add(1, Ordering::Relaxed);
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
+    let (refusals, refused) = mpsc::unbounded_channel();
+    let (_unused, never) = mpsc::unbounded_channel();
+    let [there, back] = [Direction::ToServer, Direction::ToClient].map(|it| (connection, it));
     tokio::select! {
-        () = pass((connection, Direction::ToServer), from_client, to_server, &faults) => {}
-        () = pass((connection, Direction::ToClient), from_server, to_client, &faults) => {}
+        () = pass(there, from_client, to_server, (&refusals, never), &faults) => {}
+        () = pass(back, from_server, to_client, (&refusals, refused), &faults) => {}
     }
 }
 
@@ -192,10 +224,23 @@ async fn pass(
     (connection, direction): (u64, Direction),
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    (refusals, mut refused): (&UnboundedSender<Vec<u8>>, UnboundedReceiver<Vec<u8>>),
     faults: &FaultPlan,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+    loop {
+        let count = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(count @ 1..) => count,
+                _ => return,
+            },
+            Some(answer) = refused.recv() => {
+                if to.write_all(&answer).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
         let (allowed, fault) = faults.allow(connection, direction, &buffer[..count]);
         if to.write_all(&buffer[..allowed]).await.is_err() {
             return;
@@ -203,8 +248,19 @@ async fn pass(
         match fault {
             None => {}
             Some(Fault::Disconnect) => {
-                faults.state.send_replace(State::Broken);
+                faults.state.send_replace(State::Over);
                 return;
+            }
+            Some(Fault::Delay(time)) => {
+                faults.state.send_replace(State::Over);
+                tokio::time::sleep(time).await;
+                if to.write_all(&buffer[allowed..count]).await.is_err() {
+                    return;
+                }
+            }
+            Some(Fault::Refuse(refusal)) => {
+                faults.state.send_replace(State::Over);
+                let _ = refusals.send(refusal.answer_to(&buffer[..count]).unwrap());
             }
             Some(Fault::Stall) => {
                 faults.state.send_replace(State::Stalled);

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`certificates`] | a certificate authority for one test |
 //! | [`child_process`] | child processes that end with the test |
-//! | [`faulty_proxy`] | a TCP proxy that disconnects or stalls at a chosen byte |
+//! | [`faulty_proxy`] | a TCP proxy that disconnects, stalls, delays or refuses at a chosen byte |
 //! | [`pgbouncer`], [`postgres_server`], [`redis_server`] | servers on their own ports |
+//! | [`refusal`] | errors of servers, in the bytes of their protocols |
 //! | [`reserved_port`] | a port that stays free for one server |
 //! | [`scripted_store`] | a memory store whose operations fail, stall and are counted |
 //! | [`small_disk`] | a file system that fills up |
@@ -27,6 +28,7 @@ pub mod faulty_proxy;
 pub mod pgbouncer;
 pub mod postgres_server;
 pub mod redis_server;
+pub mod refusal;
 pub mod reserved_port;
 pub mod scripted_store;
 pub mod small_disk;
@@ -38,6 +40,7 @@ pub use faulty_proxy::FaultyProxy;
 pub use pgbouncer::PgBouncer;
 pub use postgres_server::PostgresServer;
 pub use redis_server::RedisServer;
+pub use refusal::Refusal;
 pub use reserved_port::ReservedPort;
 pub use scripted_store::ScriptedStore;
 pub use small_disk::SmallDisk;

@@ -147,6 +147,13 @@ impl PostgresServer {
         self.session().await.query(cut, &[]).await.unwrap();
     }
 
+    /// Terminates all sessions of a role.
+    pub async fn cut_sessions_of(&self, role: &str) {
+        let cut =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+        self.session().await.query(cut, &[&role]).await.unwrap();
+    }
+
     /// Kills all of its processes, as a crash of the host does.
     pub fn kill(&mut self) {
         // A stopped server starts no more children while they are listed.

@@ -17,21 +17,34 @@ pub(crate) async fn limited<T>(
     limit: Duration,
     operation: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
+    limited_or(limit, operation, || ErrorKind::Unavailable.into()).await
+}
+
+/// Runs an operation for at most `limit`; later it fails as `late` says.
+///
+/// # Cancel safety
+///
+/// As that of the operation.
+pub(crate) async fn limited_or<T, E>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, E>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, E> {
     let mut operation = pin!(operation);
     // The timer is made only for an operation that is not ready at once: it costs an entry in the
     // runtime's timer wheel and a reading of the clock, which the memory store need not pay.
     let mut deadline = pin!(None);
-    poll_fn(move |cx| {
+    let in_time = poll_fn(move |cx| {
         if let Poll::Ready(outcome) = operation.as_mut().poll(cx) {
-            return Poll::Ready(outcome);
+            return Poll::Ready(Some(outcome));
         }
         if deadline.is_none() {
             deadline.set(Some(sleep(limit)));
         }
         match deadline.as_mut().as_pin_mut().map(|deadline| deadline.poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(Err(ErrorKind::Unavailable.into())),
+            Some(Poll::Ready(())) => Poll::Ready(None),
             _ => Poll::Pending,
         }
-    })
-    .await
+    });
+    in_time.await.unwrap_or_else(|| Err(late()))
 }

@@ -27,6 +27,10 @@ impl<'a, H: Harness> Case<'a, H> {
         Self { harness }
     }
 
+    pub(super) const fn harness(&self) -> &'a H {
+        self.harness
+    }
+
     pub(super) fn store(&self) -> &'a H::Store {
         self.harness.store()
     }

@@ -1,12 +1,12 @@
 //! Two handles of one store, as two processes hold them: each sees what the other did.
 
 use super::Harness;
-use super::case::{Case, done, held_live_by, settled_as};
+use super::case::{Case, done, fenced, held_live_by, settled_as};
 use super::join::join;
 use super::report::Verdict::{Passed, Skipped};
 use super::report::{Outcome, Verdict, Violation, ensure};
 use crate::key::RecordId;
-use crate::store::{Claim, RecordSnapshot, Store};
+use crate::store::{Claim, ClaimRequest, Expected, RecordSnapshot, Store};
 
 pub(super) async fn a_claim_holds_against_the_other_handle<H: Harness>(
     case: &Case<'_, H>,
@@ -62,6 +62,79 @@ pub(super) async fn claims_through_both_handles_at_once_are_granted_once<H: Harn
         let granted = |claim: &Result<Claim, _>| matches!(claim, Ok(Claim::Granted(_)));
         let count = usize::from(granted(&claims.0)) + usize::from(granted(&claims.1));
         ensure!(count == 1, "{count} of two claims at once were granted: {claims:?}");
+    }
+    Ok(Passed)
+}
+
+pub(super) async fn takeovers_through_both_handles_at_once_are_granted_once<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    let id = case.id();
+    let mut former = case.orphan(&id).await?;
+    for _ in 0..ROUNDS {
+        let takeover = || ClaimRequest {
+            term: case.tick(),
+            ..case.request().expecting(Expected::Orphan(former.token))
+        };
+        let (here, there) = (takeover(), takeover());
+        let claims = join(case.store().claim(&id, &here), other.claim(&id, &there)).await;
+        let lease = match &claims {
+            (Ok(Claim::Granted(lease)), Ok(Claim::Found(RecordSnapshot::Held(_))))
+            | (Ok(Claim::Found(RecordSnapshot::Held(_))), Ok(Claim::Granted(lease))) => lease,
+            _ => return Err(Violation(format!("two takeovers at once came to {claims:?}"))),
+        };
+        ensure!(lease.fence > former.fence, "the fence {} follows {}", lease.fence, former.fence);
+        former = lease.clone();
+        case.lapsed(&id).await?;
+    }
+    Ok(Passed)
+}
+
+/// The first one wins, and the other gets a fitting answer.
+pub(super) async fn a_settlement_and_a_takeover_through_both_handles_are_one_after_the_other<
+    H: Harness,
+>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    for _ in 0..ROUNDS {
+        let id = case.id();
+        let former = case.orphan(&id).await?;
+        let (takeover, late) =
+            (case.request().expecting(Expected::Orphan(former.token)), done("late"));
+        let (settled, claim) =
+            join(case.store().settle(&former, &late), other.claim(&id, &takeover)).await;
+        match claim {
+            Ok(Claim::Granted(lease)) => {
+                fenced("settle", settled)?;
+                held_live_by(&case.seen_held(&id).await?, &lease)?;
+            }
+            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                ensure!(settled.is_ok(), "the settlement is there, and failed: {settled:?}");
+                settled_as(&record, &former, &late)?;
+            }
+            found => return Err(Violation(format!("the takeover came to {found:?}"))),
+        }
+    }
+    Ok(Passed)
+}
+
+pub(super) async fn a_release_and_a_renewal_through_both_handles_are_one_after_the_other<
+    H: Harness,
+>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let Some(other) = case.other_handle() else { return Ok(ONE_HANDLE) };
+    for _ in 0..ROUNDS {
+        let id = case.id();
+        let lease = case.granted(&id, &case.request()).await?;
+        let (released, renewed) = join(case.store().release(&lease), other.renew(&lease)).await;
+        ensure!(released.is_ok(), "the owner cannot release: {released:?}");
+        if let Err(error) = renewed {
+            fenced("renew", Err::<(), _>(error))?;
+        }
+        case.absent(&id).await?;
     }
     Ok(Passed)
 }

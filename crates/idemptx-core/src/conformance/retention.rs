@@ -5,7 +5,7 @@ use super::case::{Case, LONG, done, fenced, held_by, result, settled_as};
 use super::report::Verdict::Passed;
 use super::report::{Outcome, Violation, ensure};
 use crate::record::State;
-use crate::store::{ClaimRequest, Expected, Settlement, Store};
+use crate::store::{ClaimRequest, Expected, RecordSnapshot, Settlement, Store};
 
 pub(super) async fn a_claim_ends_with_its_retention<H: Harness>(case: &Case<'_, H>) -> Outcome {
     let id = case.id();
@@ -141,6 +141,22 @@ pub(super) async fn a_claim_that_has_ended_cannot_settle<H: Harness>(
     fenced("settle", case.store().settle(&lease, &done("stale")).await)?;
     fenced("renew", case.store().renew(&lease).await)?;
     case.absent(&id).await?;
+    Ok(Passed)
+}
+
+pub(super) async fn a_claim_kept_for_less_than_its_lease_ends_with_its_retention<H: Harness>(
+    case: &Case<'_, H>,
+) -> Outcome {
+    let id = case.id();
+    let former =
+        case.granted(&id, &ClaimRequest { retain: case.tick() * 4, ..case.request() }).await?;
+    if let Ok(Some(RecordSnapshot::Held(holder))) = case.store().lookup(&id).await {
+        held_by(&holder, &former)?;
+    }
+    case.gone(&id).await?;
+    fenced("settle", case.store().settle(&former, &done("stale")).await)?;
+    let lease = case.granted(&id, &case.request()).await?;
+    ensure!(lease.attempt == 1, "the first attempt of a new life is {}", lease.attempt);
     Ok(Passed)
 }
 

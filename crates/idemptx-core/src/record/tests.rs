@@ -164,3 +164,16 @@ proptest! {
         prop_assert_ne!(Record::decode(&record.id, &bytes.into()), Ok(record));
     }
 }
+
+#[test]
+fn a_newer_record_is_beyond_this_process_and_anything_else_is_damaged() {
+    assert_eq!(Undecodable::Version(VERSION + 1).error_kind(), ErrorKind::Full);
+    for damaged in [
+        Undecodable::Version(VERSION - 1),
+        Undecodable::Short,
+        Undecodable::Malformed,
+        Undecodable::Foreign,
+    ] {
+        assert_eq!(damaged.error_kind(), ErrorKind::Corrupt, "{damaged:?}");
+    }
+}

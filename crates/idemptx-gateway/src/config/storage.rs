@@ -1,6 +1,6 @@
 //! The store of the records.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,28 @@ use super::values::{positive_millis, seconds};
 pub struct Store {
     /// `memory:`, `sqlite:path`, `redis://…` or `postgres://…`.
     pub url: String,
+    /// The authorities that may vouch for the server, in PEM; by default those of the system.
+    pub ca_file: Option<String>,
+    /// The certificate by which the server knows the gateway, in PEM.
+    pub cert_file: Option<String>,
+    /// The private key to it.
+    pub key_file: Option<String>,
+    /// A file with the password, read before each attempt to connect.
+    pub password_file: Option<String>,
+    /// A command of the shell that prints the password, run before each attempt to connect.
+    pub password_command: Option<String>,
+    /// The prefix of Redis' keys.
+    pub prefix: Option<String>,
+    /// The schema of PostgreSQL's tables.
+    pub schema: Option<String>,
+    /// The table of the records in it.
+    pub table: Option<String>,
+    /// PostgreSQL is behind a pooler in transaction mode.
+    pub pooled: Option<bool>,
+    /// PostgreSQL's tables are made, or migrated, by the first session.
+    pub migrate: Option<bool>,
+    /// The maximum number of PostgreSQL's sessions for statements.
+    pub sessions: Option<usize>,
     /// The size of the near cache, which replays without a round trip; 0 disables it.
     #[serde(default)]
     pub near_bytes: usize,
@@ -53,6 +75,17 @@ impl Store {
     pub const fn new(url: String) -> Self {
         Self {
             url,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            password_file: None,
+            password_command: None,
+            prefix: None,
+            schema: None,
+            table: None,
+            pooled: None,
+            migrate: None,
+            sessions: None,
             near_bytes: 0,
             near_hold: seconds::<1>(),
             required_for_readiness: false,
@@ -60,7 +93,46 @@ impl Store {
         }
     }
 
+    /// Returns the URL with the other settings of the server in its query.
+    pub(crate) fn full_url(&self) -> String {
+        let (base, fragment) = match self.url.split_once('#') {
+            Some((base, fragment)) => (base, format!("#{fragment}")),
+            None => (self.url.as_str(), String::new()),
+        };
+        let mut url = base.to_owned();
+        let mut separator = if base.contains('?') { '&' } else { '?' };
+        for (name, value) in self.server_settings() {
+            let _ = write!(url, "{separator}{name}={}", percent_encoded(&value));
+            separator = '&';
+        }
+        url + &fragment
+    }
+
+    /// Returns the settings that only servers have, under their names in a URL's query.
+    fn server_settings(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let text = |value: &Option<String>| value.clone();
+        let settings = [
+            ("ca_file", text(&self.ca_file)),
+            ("cert_file", text(&self.cert_file)),
+            ("key_file", text(&self.key_file)),
+            ("password_file", text(&self.password_file)),
+            ("password_command", text(&self.password_command)),
+            ("prefix", text(&self.prefix)),
+            ("schema", text(&self.schema)),
+            ("table", text(&self.table)),
+            ("pooled", self.pooled.map(|it| it.to_string())),
+            ("migrate", self.migrate.map(|it| it.to_string())),
+            ("sessions", self.sessions.map(|it| it.to_string())),
+        ];
+        settings.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
+        let is_local = ["memory:", "sqlite:"].iter().any(|scheme| self.url.starts_with(scheme));
+        if let Some((name, _)) = self.server_settings().next().filter(|_| is_local) {
+            let text = "only a store on a server has this setting: Redis or PostgreSQL";
+            return Err(InvalidSetting::at(["store", name], text));
+        }
         let Some(seal) = &self.seal else { return Ok(()) };
         let invalid = |text| Err(InvalidSetting::at(["store", "seal"], text));
         if !cfg!(feature = "seal") {
@@ -92,6 +164,22 @@ impl fmt::Debug for SealConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealConfig").field("file", &self.file).finish_non_exhaustive()
     }
+}
+
+/// Encodes every byte that could mean something in a query.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+                encoded.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
 }
 
 const NO_SEAL: &str = "this program was built without sealing: build it with `--features seal`";

@@ -133,6 +133,21 @@ fn a_whole_file_says_everything() {
 }
 
 #[test]
+fn settings_of_a_server_go_into_the_query_of_its_url() {
+    let settings = "[store]\nurl = \"postgres://app@db/shop?sslmode=require\"\n\
+        ca_file = \"/etc/ca & co.pem\"\nschema = \"shop\"\npooled = true\nmigrate = false\n\
+        sessions = 8\npassword_command = \"aws token --host=db\"\n";
+    let config = read(&format!("{SIMPLE}{settings}")).unwrap();
+    assert_eq!(
+        config.store.full_url(),
+        "postgres://app@db/shop?sslmode=require&ca_file=/etc/ca%20%26%20co.pem\
+         &password_command=aws%20token%20--host%3Ddb&schema=shop&pooled=true&migrate=false\
+         &sessions=8"
+    );
+    assert_eq!(read(SIMPLE).unwrap().store.full_url(), "memory:");
+}
+
+#[test]
 fn a_simple_file_has_the_gateways_defaults() {
     let config = read(SIMPLE).unwrap();
     let protection = config.routes[0].protection.as_ref().unwrap();
@@ -188,6 +203,10 @@ fn an_error_has_its_position() {
         (
             "[store]\nurl = \"redis://${HOST/\"\n",
             "gateway.toml:9:7: `${` has no `}`; write `$$` for a dollar",
+        ),
+        (
+            "[store]\nurl = \"sqlite:x\"\nschema = \"shop\"\n",
+            "gateway.toml:10:10: only a store on a server has this setting",
         ),
         ("[store]\nurl = \"memory:\"\n[store.seal]\n", "gateway.toml:10:1: give one of `keys` and"),
         ("profile = \"draught\"\n", "gateway.toml:8:11: `profile`: write `draft` or `stripe`"),

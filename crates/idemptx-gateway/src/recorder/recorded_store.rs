@@ -156,6 +156,10 @@ impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         self.store.check().await
     }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
 }
 
 /// Queries the store now and then when requests do not, so that its state is known.

@@ -20,6 +20,8 @@ mod inspector;
 mod keys;
 mod limits;
 mod malformed;
+#[cfg(feature = "postgres")]
+mod migrate;
 mod monitoring;
 mod openapi;
 mod operations;

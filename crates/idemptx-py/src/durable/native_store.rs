@@ -22,7 +22,7 @@ use crate::step::{Step, StoreCall, with_sources};
 pub(crate) struct NativeStore {
     source: ForkGuard<Arc<Source>>,
     /// A second PostgreSQL store without sessions, for schema and statement text.
-    unconnected: Option<PostgresStore>,
+    unconnected: Option<Arc<PostgresStore>>,
 }
 
 #[pymethods]
@@ -65,7 +65,8 @@ impl NativeStore {
         let unconnected = settings.open();
         let unconnected =
             unconnected.map_err(|error| PyValueError::new_err(with_sources(&error)))?;
-        Ok(Self::of(StoreConfig::Postgres(Box::new(settings)), Some(unconnected)))
+        let unconnected = Arc::new(unconnected);
+        Ok(Self::of(StoreConfig::Postgres(unconnected.clone()), Some(unconnected)))
     }
 
     fn schema_sql(&self) -> PyResult<String> {
@@ -107,7 +108,7 @@ fn as_python<'py>(py: Python<'py>, value: &SettleParameter) -> PyResult<Bound<'p
 }
 
 impl NativeStore {
-    fn of(config: StoreConfig, unconnected: Option<PostgresStore>) -> Self {
+    fn of(config: StoreConfig, unconnected: Option<Arc<PostgresStore>>) -> Self {
         let source =
             Source { config, opening: tokio::sync::Mutex::new(()), state: Mutex::default() };
         Self { source: ForkGuard::new(Arc::new(source)), unconnected }
@@ -115,7 +116,7 @@ impl NativeStore {
 
     /// Returns the store that needs no session.
     fn postgres_store(&self) -> PyResult<&PostgresStore> {
-        let unconnected = self.unconnected.as_ref();
+        let unconnected = self.unconnected.as_deref();
         unconnected.ok_or_else(|| misuse("that is PostgreSQL's, not SQLite's"))
     }
 

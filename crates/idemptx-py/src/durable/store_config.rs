@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idemptx::store::AnyStore;
@@ -15,8 +15,12 @@ use pyo3::Python;
 /// The settings from which a store is opened.
 #[derive(Clone)]
 pub(super) enum StoreConfig {
-    Sqlite { path: PathBuf, timeout: Option<Duration> },
-    Postgres(Box<Postgres>),
+    Sqlite {
+        path: PathBuf,
+        timeout: Option<Duration>,
+    },
+    /// The store itself, which has no session.
+    Postgres(Arc<PostgresStore>),
 }
 
 /// The settings that [`PostgresStoreBuilder`](idemptx::store::postgres::PostgresStoreBuilder)
@@ -46,7 +50,8 @@ impl StoreConfig {
                 };
                 AnyStore::from(builder.open()?)
             }
-            Self::Postgres(settings) => AnyStore::from(settings.open()?),
+            // It learns of the server what the statements for other drivers depend on.
+            Self::Postgres(store) => AnyStore::from(store.another()),
         })
     }
 

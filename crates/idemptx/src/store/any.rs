@@ -255,6 +255,10 @@ impl SafetyCheck for AnyStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         self.store.check().await
     }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
 }
 
 impl Transactional for AnyStore {

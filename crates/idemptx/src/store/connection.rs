@@ -24,6 +24,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+#[cfg(feature = "postgres")]
+use crate::time_limit::limited_or;
+
 /// Opens connections of one kind, and judges them.
 pub(super) trait Connect: Send + Sync + 'static {
     /// An open connection.
@@ -153,10 +156,8 @@ impl<C: Connect> Connection<C> {
     /// Opens it, unless it is open.
     #[cfg(feature = "postgres")]
     pub(super) async fn open(self: &Arc<Self>, limit: Duration) -> Result<(), C::Failure> {
-        match timeout(limit, self.live()).await {
-            Ok(live) => live.map(drop).map_err(StepFailure::unsent),
-            Err(_) => Err(self.connect.timed_out(limit).unsent()),
-        }
+        let opened = limited_or(limit, self.live(), || self.connect.timed_out(limit)).await;
+        opened.map(drop).map_err(StepFailure::unsent)
     }
 
     /// Takes a step, and once more if the connection turns out to be lost before or during it:

@@ -43,6 +43,7 @@ pub(super) trait DynStore: Transactional + fmt::Debug + 'static {
     fn capabilities(&self) -> Capabilities;
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, StoreError>>;
     fn check(&self) -> BoxFuture<'_, Result<SafetyReport, StoreError>>;
+    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 impl<S: Store + Inventory + SafetyCheck + Transactional> DynStore for S {
@@ -95,5 +96,9 @@ impl<S: Store + Inventory + SafetyCheck + Transactional> DynStore for S {
 
     fn check(&self) -> BoxFuture<'_, Result<SafetyReport, StoreError>> {
         Box::pin(SafetyCheck::check(self))
+    }
+
+    fn migrate(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(SafetyCheck::migrate(self))
     }
 }

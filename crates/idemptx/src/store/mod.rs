@@ -30,9 +30,13 @@ pub mod redis;
 mod safety;
 #[cfg(feature = "seal")]
 pub mod seal;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod server_access;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod transactional;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod url_settings;
 
 pub use self::any::{AnyStore, StoreKind, UnknownStore};
 pub use self::dyn_store::BoxFuture;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use idemptx_core::store::{Store, StoreError};
 
-/// A store that can tell what it promises in its present configuration.
+/// A store that can tell what it promises in its present configuration, and prepare itself.
 pub trait SafetyCheck: Store {
     /// Looks at the configuration.
     ///
@@ -13,6 +13,18 @@ pub trait SafetyCheck: Store {
     ///
     /// As [`Store::lookup`].
     fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send;
+
+    /// Prepares everything that the store needs, such as tables of this release's version, without
+    /// a time limit.
+    ///
+    /// The default does nothing, for stores that need nothing, or whose opening prepares it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lookup`].
+    fn migrate(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// The result of a start-up check.
@@ -82,6 +94,10 @@ impl<S: SafetyCheck> SafetyCheck for Arc<S> {
     fn check(&self) -> impl Future<Output = Result<SafetyReport, StoreError>> + Send {
         S::check(self)
     }
+
+    fn migrate(&self) -> impl Future<Output = Result<(), StoreError>> + Send {
+        S::migrate(self)
+    }
 }
 
 impl SafetyCheck for super::MemoryStore {
@@ -96,6 +112,10 @@ impl SafetyCheck for super::MemoryStore {
 impl SafetyCheck for super::postgres::PostgresStore {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         Self::check(self).await
+    }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        Self::migrate(self).await
     }
 }
 

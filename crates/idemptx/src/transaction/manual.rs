@@ -12,8 +12,9 @@ use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
-use idemptx_core::store::Claim;
-use idemptx_core::store::{ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreError,
+};
 use serde::Serialize;
 
 use crate::execution::Execution;
@@ -188,7 +189,11 @@ impl SettleIn for tokio_postgres::Transaction<'_> {
         Box::pin(async move {
             let KeptStep { id, request, done } = step?;
             let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-            match store.claim_in_postgres(self.into(), &id, &request).await? {
+            let mut claim = store.claim_in_postgres(self.into(), &id, &request).await?;
+            if let Some(takeover) = takeover(&claim, &request) {
+                claim = store.claim_in_postgres(self.into(), &id, &takeover).await?;
+            }
+            match claim {
                 Claim::Granted(lease) => {
                     Ok(store.settle_in_postgres(self.into(), &lease, &done).await?)
                 }
@@ -240,7 +245,11 @@ impl SettleIn for rusqlite::Transaction<'_> {
     ) -> Self::Kept<'a> {
         let KeptStep { id, request, done } = step?;
         let store = execution.transactions().ok_or(StepError::NotTransactional)?;
-        match store.claim_in_sqlite(self, &id, &request)? {
+        let mut claim = store.claim_in_sqlite(self, &id, &request)?;
+        if let Some(takeover) = takeover(&claim, &request) {
+            claim = store.claim_in_sqlite(self, &id, &takeover)?;
+        }
+        match claim {
             Claim::Granted(lease) => Ok(store.settle_in_sqlite(self, &lease, &done)?),
             _ => Err(StepError::Kept),
         }
@@ -265,6 +274,17 @@ impl SettleIn for rusqlite::Transaction<'_> {
                 Err(error.into())
             }
         }
+    }
+}
+
+/// Returns the request that takes a step's record over, if a process died between claiming and
+/// settling it: there is no result, and the claim lapsed at once.
+fn takeover(claim: &Claim, request: &ClaimRequest) -> Option<ClaimRequest> {
+    match claim {
+        Claim::Found(RecordSnapshot::Held(holder)) => {
+            Some(request.clone().expecting(Expected::Orphan(holder.token)))
+        }
+        _ => None,
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use idemptx::store::redis::RedisStore;
 use idemptx_core::conformance::{self, Harness};
+use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_testkit::RedisServer;
 
@@ -13,14 +16,14 @@ async fn the_redis_store_keeps_the_contract() {
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(20);
     let connect = || RedisStore::builder(server.url()).timeout(patience).connect();
-    let trial = Trial(connect().await.unwrap(), connect().await.unwrap());
+    let trial = Trial(connect().await.unwrap(), connect().await.unwrap(), &server);
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-struct Trial(RedisStore, RedisStore);
+struct Trial<'s>(RedisStore, RedisStore, &'s RedisServer);
 
-impl Harness for Trial {
+impl Harness for Trial<'_> {
     type Store = RedisStore;
 
     fn store(&self) -> &RedisStore {
@@ -35,6 +38,19 @@ impl Harness for Trial {
         let mut bytes = [0; Token::BYTES];
         getrandom::fill(&mut bytes).unwrap();
         Token::from_bytes(bytes)
+    }
+
+    async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {
+        let mut connection = self.2.connection();
+        let key = format!("idem:{{{id}}}");
+        let mut set = redis::cmd("SET");
+        set.arg(&key).arg(&bytes[..]).arg("XX").arg("KEEPTTL");
+        set.query::<Option<String>>(&mut connection).unwrap().is_some()
+    }
+
+    async fn refuse(&self, refuses: bool) -> bool {
+        self.2.configure("min-replicas-to-write", if refuses { "1" } else { "0" });
+        true
     }
 
     async fn sleep(&self, wait: Duration) {

@@ -1,10 +1,15 @@
 //! The SQLite store keeps the contract of a store.
 
+use std::sync::Mutex;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use idemptx::store::sqlite::SqliteStore;
 use idemptx_core::conformance::{self, Harness};
+use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
+use rusqlite::Connection;
 
 #[tokio::test]
 async fn the_sqlite_store_keeps_the_contract() {
@@ -12,13 +17,16 @@ async fn the_sqlite_store_keeps_the_contract() {
     // The contract is about verdicts, not about how soon a busy machine gives them.
     let patience = Duration::from_secs(30);
     let file = folder.path().join("records.db");
+    drop(SqliteStore::open(&file).unwrap());
     let open = || SqliteStore::builder(file.clone()).timeout(patience).open().unwrap();
-    let trial = Trial(open(), open());
+    let other = Mutex::new(Connection::open(&file).unwrap());
+    let trial = Trial(open(), open(), other);
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-struct Trial(SqliteStore, SqliteStore);
+/// The store, twice, and a connection that is not the store's.
+struct Trial(SqliteStore, SqliteStore, Mutex<Connection>);
 
 impl Harness for Trial {
     type Store = SqliteStore;
@@ -35,6 +43,12 @@ impl Harness for Trial {
         let mut bytes = [0; Token::BYTES];
         getrandom::fill(&mut bytes).unwrap();
         Token::from_bytes(bytes)
+    }
+
+    async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {
+        let update = "UPDATE records SET record = ?2 WHERE id = ?1";
+        let other = self.2.lock().unwrap();
+        other.execute(update, rusqlite::params![id.as_bytes(), &bytes[..]]).unwrap() == 1
     }
 
     async fn sleep(&self, wait: Duration) {

@@ -20,6 +20,8 @@ mod conformance_redis;
 mod conformance_sqlite;
 mod driver;
 mod engine_run;
+#[cfg(all(feature = "redis", feature = "postgres"))]
+mod fault_schedules;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod model;
 mod near;

@@ -1,4 +1,4 @@
-//! Connections of the stores to servers that fall silent, and to more runtimes than usual.
+//! The stores and servers that fall silent or fail over, and more runtimes than usual.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,9 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store};
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
+};
 use idemptx_testkit::faulty_proxy::{Direction, Fault};
 use idemptx_testkit::{FaultyProxy, PostgresServer, RedisServer};
 use tokio::time::{sleep, timeout};
@@ -112,6 +114,32 @@ async fn a_full_redis_still_answers_replays_and_refuses_new_keys_for_certain() {
         let refused = store.claim(&fresh_id(), &request()).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused);
         assert!(refused.retry_after().is_some());
+    }
+}
+
+/// A replica that is promoted may have a clock that is behind.
+#[tokio::test]
+async fn a_redis_lease_ends_a_term_after_it_was_seen_though_the_clock_went_back() {
+    let server = RedisServer::start(&[]);
+    let store = RedisStore::open(server.url()).unwrap();
+    let (mut request, next) = (request(), request());
+    request.term = Duration::from_millis(50);
+    let Ok(Claim::Granted(lease)) = store.claim(&id(1), &request).await else { panic!() };
+    let mut connection = server.connection();
+    let [key]: [String; 1] =
+        redis::cmd("KEYS").arg("*").query::<Vec<_>>(&mut connection).unwrap().try_into().unwrap();
+    redis::cmd("PEXPIRE").arg(key).arg(86_400_000).exec(&mut connection).unwrap();
+    let takeover = next.expecting(Expected::Orphan(lease.token));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match store.claim(&id(1), &takeover).await.unwrap() {
+            Claim::Granted(successor) => break assert_eq!(successor.attempt, 2),
+            Claim::Found(RecordSnapshot::Held(holder)) => {
+                assert!(holder.remaining <= request.term, "{holder:?}");
+                assert!(Instant::now() < deadline, "the lease never ends");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

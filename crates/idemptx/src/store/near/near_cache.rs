@@ -232,6 +232,10 @@ impl<S: SafetyCheck> SafetyCheck for NearCache<S> {
         );
         Ok(report)
     }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for NearCache<S> {

@@ -14,6 +14,9 @@ pub(super) struct DatabaseSettings {
     fsync: bool,
     full_page_writes: bool,
     synchronous_commit: String,
+    /// `synchronous_commit` of sessions that set nothing themselves.
+    default_commit: Option<String>,
+    may_notify: bool,
     standby_names: String,
     persistence: Option<String>,
     standbys: i64,
@@ -30,6 +33,8 @@ impl DatabaseSettings {
             fsync: row.try_get("fsync").ok()?,
             full_page_writes: row.try_get("full_page_writes").ok()?,
             synchronous_commit: row.try_get("synchronous_commit").ok()?,
+            default_commit: row.try_get("default_commit").ok()?,
+            may_notify: row.try_get("may_notify").ok()?,
             standby_names: row.try_get("standby_names").ok()?,
             persistence: row.try_get("persistence").ok()?,
             standbys: row.try_get("standbys").ok()?,
@@ -41,6 +46,11 @@ impl DatabaseSettings {
         self.is_logged() && self.commits_wait()
     }
 
+    /// Returns true if the role may wake the tasks that wait for a claim.
+    pub(super) const fn may_notify(&self) -> bool {
+        self.may_notify
+    }
+
     /// Returns the report on these settings.
     pub(super) fn report(&self, server: &str, is_plaintext: bool) -> SafetyReport {
         let findings = [
@@ -48,6 +58,8 @@ impl DatabaseSettings {
             self.role(),
             self.logging(),
             self.commit(),
+            self.application_commit(),
+            self.wake_ups(),
             self.flushing(),
             self.pages(),
             self.replication(),
@@ -109,6 +121,27 @@ impl DatabaseSettings {
             }
             _ => None,
         }
+    }
+
+    fn application_commit(&self) -> Option<Finding> {
+        let is_off = self.default_commit.as_deref() == Some("off") && self.commits_wait();
+        is_off.then(|| {
+            let text = "synchronous_commit is off by default, and on in this store's sessions: a \
+                        result that a handler settles in a transaction on its own connection can \
+                        be forgotten in a crash, with what the transaction did; SET LOCAL \
+                        synchronous_commit = on there";
+            Finding::new(Severity::Note, text)
+        })
+    }
+
+    fn wake_ups(&self) -> Option<Finding> {
+        (!self.may_notify).then(|| {
+            warning(
+                "the role may not execute pg_notify: requests that wait for the result of another \
+                 process look for it from time to time, and are not woken; GRANT EXECUTE ON \
+                 FUNCTION pg_catalog.pg_notify(text, text) to the role",
+            )
+        })
     }
 
     fn flushing(&self) -> Option<Finding> {
@@ -205,6 +238,8 @@ mod tests {
             fsync: true,
             full_page_writes: true,
             synchronous_commit: "on".to_owned(),
+            default_commit: Some("on".to_owned()),
+            may_notify: true,
             standby_names: String::new(),
             persistence: Some("p".to_owned()),
             standbys: 0,
@@ -250,6 +285,18 @@ mod tests {
                 Severity::Unsafe,
                 "synchronous_commit",
                 false,
+            ),
+            (
+                DatabaseSettings { may_notify: false, ..sound() },
+                Severity::Warning,
+                "GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify",
+                true,
+            ),
+            (
+                DatabaseSettings { default_commit: Some("off".to_owned()), ..sound() },
+                Severity::Note,
+                "own connection",
+                true,
             ),
             (
                 DatabaseSettings { persistence: Some("u".to_owned()), ..sound() },

@@ -1,6 +1,7 @@
 //! Settlements for transactions on other drivers' sessions, those of other languages among them.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use idemptx_core::lease::Lease;
@@ -44,7 +45,8 @@ impl PostgresStore {
             text(self.layout().channel()),
             transaction.map_or(SettleParameter::Null, text),
         ];
-        SettleStatement { text: render(self.layout(), style), parameters }
+        let may_notify = self.connector.may_notify.load(Ordering::Relaxed);
+        SettleStatement { text: render(self.layout(), style, may_notify), parameters }
     }
 }
 
@@ -91,7 +93,8 @@ impl fmt::Debug for SettleStatement {
 
 /// The store's own statement for a batch, of one record here, with scalars for arrays: not every
 /// driver can tell what an array of nothing is made of.
-fn render(layout: &TableNames, style: ParameterStyle) -> String {
+fn render(layout: &TableNames, style: ParameterStyle, may_notify: bool) -> String {
+    let awaited = if may_notify { NOTIFY } else { DO_NOT_NOTIFY };
     let escape = |text: &str| match style {
         ParameterStyle::Numbered => text.to_owned(),
         ParameterStyle::Named => text.replace('%', "%%"),
@@ -102,14 +105,13 @@ fn render(layout: &TableNames, style: ParameterStyle) -> String {
     };
     let mut template = String::new();
     for line in include_str!("sql/settle.sql").lines().filter(|line| !line.starts_with("--")) {
-        template.push_str(&line.replace("{within}", WITHIN));
+        template.push_str(&line.replace("{within}", WITHIN).replace("{awaited}", awaited));
         template.push('\n');
     }
     for (number, kind) in (1..).zip(KINDS) {
         let scalar = format!("ARRAY[{{{number}}}::{kind}]");
         template = template.replace(&format!("${number}::{kind}[]"), &scalar);
     }
-    template = template.replace("$8", "{8}::text");
     let mut text = String::with_capacity(template.len() + 64);
     let mut rest = template.as_str();
     while let Some((before, after)) = rest.split_once('{') {
@@ -129,6 +131,12 @@ const KINDS: [&str; 7] = ["bytea", "bytea", "text", "bytea", "int8", "bytea", "i
 /// Condition for a transaction that a handler could have ended: its id, or none.
 const WITHIN: &str =
     "AND ({9}::text IS NULL OR pg_current_xact_id_if_assigned()::text = {9}::text)";
+/// Wakes the tasks that wait, once it is committed. It cannot fail alone, so it leaves a queue alone
+/// that is almost full.
+const NOTIFY: &str = "CASE WHEN awaited AND pg_notification_queue_usage() < 0.9 \
+    THEN pg_notify({8}::text, encode(id, 'hex'))::text END";
+/// Does not notify, for a role that may not: a task that waits looks again in time.
+const DO_NOT_NOTIFY: &str = "CASE WHEN awaited THEN {8}::text END";
 const PARAMETERS: usize = 9;
 
 #[cfg(test)]
@@ -138,16 +146,18 @@ mod tests {
     #[test]
     fn names_and_parameters_are_told_apart_in_either_style() {
         let layout = TableNames::new("50% $1", "{2}").unwrap();
-        let numbered = render(&layout, ParameterStyle::Numbered);
+        let numbered = render(&layout, ParameterStyle::Numbered, true);
         assert!(numbered.contains("UPDATE \"50% $1\".\"{2}\" AS r SET"), "{numbered}");
         assert!(numbered.contains("unnest(ARRAY[$1::bytea], ARRAY[$2::bytea]"), "{numbered}");
         assert!(numbered.contains("pg_notify($8::text"), "{numbered}");
-        let named = render(&layout, ParameterStyle::Named);
+        let named = render(&layout, ParameterStyle::Named, true);
         assert!(named.contains("UPDATE \"50%% $1\".\"{2}\" AS r SET"), "{named}");
         for number in 1..=PARAMETERS {
             assert!(named.contains(&format!("%(p{number})s::")), "{named}");
             assert!(numbered.contains(&format!("${number}::")), "{numbered}");
         }
         assert!(!named.contains('{') || named.matches('{').count() == 1, "{named}");
+        let silent = render(&layout, ParameterStyle::Numbered, false);
+        assert!(silent.contains("$8::text") && !silent.contains("pg_notify"), "{silent}");
     }
 }

@@ -3,8 +3,9 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
-use tokio::time::timeout;
+use idemptx_core::store::{
+    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreError,
+};
 use tokio_postgres::Row;
 
 use super::postgres_failure::PostgresFailure;
@@ -14,6 +15,7 @@ use super::runtime_pool::FIRST_ATTEMPT;
 use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, PostgresTransaction};
 use crate::store::{BoxFuture, Transactional};
+use crate::time_limit::limited_or;
 
 impl Transactional for PostgresStore {
     fn is_transactional(&self) -> bool {
@@ -55,8 +57,8 @@ impl PostgresStore {
         step: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.connector.timeouts.command;
-        let timed_out = |_| PostgresFailure::timed_out(self.connector.server(), limit);
-        timeout(limit, step).await.map_err(timed_out)?
+        let late = || PostgresFailure::timed_out(self.connector.server(), limit).into();
+        limited_or(limit, step, late).await
     }
 
     /// Claims a free record, or takes over an expired one.
@@ -70,6 +72,19 @@ impl PostgresStore {
         let record = Record::running(&Lease::granted(*id, request, 0, FIRST_ATTEMPT)).encode();
         let (term, retain) = (term_millis(request.term), kept_millis(request.retain));
         let (named, token) = (&id.as_bytes()[..], &request.token.as_bytes()[..]);
+        if let Some(expected) = request.expected {
+            let (state, former): (&str, &[u8]) = match &expected {
+                Expected::Orphan(former) => ("orphan", former.as_bytes()),
+                Expected::Settled(former) => ("settled", former.as_bytes()),
+            };
+            let parameters: [Parameter<'_>; 7] =
+                [&named, &former, &state, &token, &record, &term, &retain];
+            let rows = transaction.ask(&self.connector.texts, Sql::TakeOver, &parameters).await;
+            if let Some(row) = rows.map_err(failed)?.first() {
+                let (fence, attempt) = granted(row).ok_or_else(|| self.unexpected())?;
+                return Ok(Claim::Granted(Lease::granted(*id, request, fence, attempt)));
+            }
+        }
         let parameters: [Parameter<'_>; 5] = [&named, &token, &record, &term, &retain];
         let rows = transaction.ask(&self.connector.texts, Sql::ClaimOne, &parameters).await;
         let rows = rows.map_err(failed)?;

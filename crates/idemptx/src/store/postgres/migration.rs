@@ -1,7 +1,7 @@
 //! Creates and verifies the tables.
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error, IsolationLevel};
+use tokio_postgres::{Client, Error, IsolationLevel, Row};
 
 use super::statement::Parameter;
 use super::table_names::TableNames;
@@ -21,7 +21,7 @@ pub(super) enum Unfit {
     Postgres(Error),
     /// Tables that are older or missing, without permission to migrate.
     Outdated(Option<i32>),
-    /// A later release made them.
+    /// A later release made them, and this one cannot work with them.
     Newer(i32),
 }
 
@@ -50,17 +50,16 @@ impl Unfit {
     }
 }
 
-/// Makes sure that the tables are those of this release.
-pub(super) async fn ensure(
-    client: &mut Client,
+/// Verifies the tables, and returns true if they need a migration that is allowed.
+pub(super) async fn verify(
+    client: &Client,
     layout: &TableNames,
     care: Care,
-) -> Result<(), Unfit> {
+) -> Result<bool, Unfit> {
     match version(client, layout).await? {
-        Some(VERSION) => Ok(()),
-        Some(newer) if newer > VERSION => Err(Unfit::Newer(newer)),
-        older if care == Care::Verify => Err(Unfit::Outdated(older)),
-        _ => migrate(client, layout).await,
+        Some(found) if found.number >= VERSION => found.usable().map(|()| false),
+        older if care == Care::Verify => Err(Unfit::Outdated(older.map(|found| found.number))),
+        _ => Ok(true),
     }
 }
 
@@ -81,7 +80,9 @@ pub(super) fn script(layout: &TableNames) -> String {
 }
 
 /// Migrates the tables to this release's version, under a lock that other sessions wait for.
-async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> {
+///
+/// It takes as long as it takes: the caller limits it.
+pub(super) async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> {
     let isolation = IsolationLevel::ReadCommitted;
     let transaction = client.build_transaction().isolation_level(isolation).start().await?;
     transaction.batch_execute(PATIENCE).await?;
@@ -89,7 +90,7 @@ async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> 
     // Somebody else may have been quicker.
     let found = version(transaction.client(), layout).await?;
     match found {
-        Some(newer) if newer > VERSION => return Err(Unfit::Newer(newer)),
+        Some(found) if found.number >= VERSION => return found.usable(),
         Some(_) => {}
         None => {
             let schema =
@@ -101,36 +102,64 @@ async fn migrate(client: &mut Client, layout: &TableNames) -> Result<(), Unfit> 
             transaction.batch_execute(&layout.fill(VERSIONS)).await?;
         }
     }
-    let done = usize::try_from(found.unwrap_or(0)).unwrap_or(0);
+    let done = found.and_then(|found| usize::try_from(found.number).ok()).unwrap_or(0);
     for (number, migration) in (1..).zip(MIGRATIONS).skip(done) {
         transaction.batch_execute(&step(layout, number, migration)).await?;
     }
     Ok(transaction.commit().await?)
 }
 
+/// Version of the tables.
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    number: i32,
+    /// The oldest version whose releases can work with them.
+    readable_from: i32,
+}
+
+impl Version {
+    fn usable(self) -> Result<(), Unfit> {
+        if self.readable_from > VERSION { Err(Unfit::Newer(self.number)) } else { Ok(()) }
+    }
+}
+
 /// The version of the tables, if there are any.
-async fn version(client: &Client, layout: &TableNames) -> Result<Option<i32>, Error> {
+async fn version(client: &Client, layout: &TableNames) -> Result<Option<Version>, Error> {
     let [schema, table] = layout.names();
     let names: [(Parameter<'_>, Type); 2] = [(&schema, Type::TEXT), (&table, Type::TEXT)];
     let exists = client.query_typed(HAS_TABLE, &names).await?;
     if exists.is_empty() {
         return Ok(None);
     }
-    let rows = client.query_typed(&layout.fill("SELECT max(version) FROM {versions}"), &[]).await?;
-    rows.first().map_or(Ok(None), |row| row.try_get(0))
+    let rows = client.query_typed(&layout.fill(NEWEST), &[]).await?;
+    let read = |row: &Row| Ok(Version { number: row.try_get(0)?, readable_from: row.try_get(1)? });
+    rows.first().map(read).transpose()
 }
 
-fn step(layout: &TableNames, number: i32, migration: &str) -> String {
-    layout.fill(&format!("{migration}INSERT INTO {{versions}} (version) VALUES ({number});\n"))
+fn step(layout: &TableNames, number: i32, Migration { sql, readable_from }: Migration) -> String {
+    let insert = "INSERT INTO {versions} (version, readable_from) VALUES";
+    layout.fill(&format!("{sql}{insert} ({number}, {readable_from});\n"))
 }
 
 /// Migrations to each version, in order; a released one never changes.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("sql/1_records.sql")];
+const MIGRATIONS: [Migration; VERSION as usize] =
+    [Migration { sql: include_str!("sql/1_records.sql"), readable_from: 1 }];
 const VERSION: i32 = 1;
+
+/// A migration to the next version.
+#[derive(Clone, Copy)]
+struct Migration {
+    sql: &'static str,
+    /// The oldest version whose releases can work with the tables that it makes: where it only adds
+    /// something, an older process goes on, and can be started again.
+    readable_from: i32,
+}
 
 const VERSIONS: &str = "\
 CREATE TABLE IF NOT EXISTS {versions} (
     version integer PRIMARY KEY,
+    -- The oldest version whose releases can work with these tables.
+    readable_from integer NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 ";
@@ -138,10 +167,11 @@ CREATE TABLE IF NOT EXISTS {versions} (
 const HAS_TABLE: &str = "SELECT 1 FROM pg_catalog.pg_class AS c \
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
     WHERE n.nspname = $1::text AND c.relname = $2::text";
+const NEWEST: &str = "SELECT version, readable_from FROM {versions} ORDER BY version DESC LIMIT 1";
 const HAS_SCHEMA: &str = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1::text";
 const LOCK: &str = "SELECT 1 FROM pg_advisory_xact_lock(hashtextextended('idemptx ' || $1, 0))";
-/// Time limits while another session migrates.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '60s'; \
+/// Time limits while another session migrates, or a large table is.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; \
     SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
 #[cfg(test)]

@@ -23,6 +23,9 @@
 //! GRANT SELECT ON idemptx.records_version TO app;
 //! ```
 //!
+//! Where `EXECUTE` on `pg_notify` was taken from `PUBLIC`, grant that, too: without it nothing is
+//! lost, but waiters look again from time to time instead of being woken.
+//!
 //! # Sessions
 //!
 //! A runtime opens up to [four sessions](PostgresStoreBuilder::sessions), shared by all steps, and
@@ -34,8 +37,11 @@
 //! away, a runtime has at most twice as many sessions.
 //! A URL with several hosts leads to the one that takes writes.
 //! A session begins with `lock_timeout`, `statement_timeout`,
-//! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED, and settings that
-//! have every statement planned once and executed by index.
+//! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED,
+//! [`synchronous_commit`](PostgresStoreBuilder::synchronous_commit), and settings that have every
+//! statement planned once and executed by index; what `options` in the URL set is left as it is.
+//! Tables that are missing on a server that is connected to later, such as a standby that was
+//! promoted before it had them, are made like those of the first one.
 //!
 //! # Through a pooler
 //!
@@ -86,13 +92,15 @@
 //! A batch locks its rows in the order of their ids, so two batches never wait for each other; if
 //! it fails for a reason that may lie in one row, its steps are taken one by one.
 //!
-//! The end of a claim is sent by `NOTIFY` only if a waiter has marked the record: commits
-//! that notify stand in one line.
+//! The end of a claim is sent by `NOTIFY` only if a waiter has marked the record, since commits
+//! that notify stand in one line; and in a statement of its own, after the one that ends the claim:
+//! a commit that notifies fails if the role may not, or if the server's queue is full.
 
 mod batcher;
 mod database_settings;
 mod external_driver;
 mod in_transaction;
+mod invalid_setting;
 mod list_rows;
 mod migration;
 mod notification;
@@ -104,11 +112,13 @@ mod session;
 mod settings;
 mod statement;
 mod store_builder;
+mod sweep;
 mod table_names;
 mod transaction;
 
 pub use self::external_driver::{ParameterStyle, SettleParameter, SettleStatement};
+pub use self::invalid_setting::InvalidSetting;
 pub use self::postgres_store::PostgresStore;
-pub use self::settings::{InvalidSetting, SynchronousCommit};
+pub use self::settings::SynchronousCommit;
 pub use self::store_builder::PostgresStoreBuilder;
 pub use self::transaction::{OpenTransaction, PostgresTransaction};

@@ -10,6 +10,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::{Severity, SqlState};
 
 use crate::store::connection::{Fate, StepFailure};
+use crate::store::server_access::NoPassword;
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ enum PostgresCause {
     /// There is no such record where the transaction is.
     NoRecord,
     Schema(String),
+    /// The password could not be read.
+    NoPassword(String),
     Unexpected,
 }
 
@@ -81,6 +84,10 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::Schema(remedy.into()))
     }
 
+    pub(super) fn no_password(server: &Arc<str>, error: &NoPassword) -> Self {
+        Self::of(server, PostgresCause::NoPassword(error.to_string()))
+    }
+
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
         Self::of(server, PostgresCause::Unexpected)
     }
@@ -104,6 +111,16 @@ impl PostgresFailure {
         )
     }
 
+    /// Returns true if the tables are missing, or are others than those that were verified.
+    pub(super) fn is_about_tables(&self) -> bool {
+        self.class() == Some(SqlStateClass::NoTables)
+    }
+
+    /// Returns true if the role lacks a right.
+    pub(super) fn is_about_rights(&self) -> bool {
+        self.class() == Some(SqlStateClass::NoRights)
+    }
+
     fn class(&self) -> Option<SqlStateClass> {
         match &self.cause {
             PostgresCause::Postgres(error) => SqlStateClass::of_error(error),
@@ -124,7 +141,7 @@ impl PostgresFailure {
         match &self.cause {
             PostgresCause::Postgres(error) => match SqlStateClass::of_error(error) {
                 Some(class) => class.kind(),
-                None if is_of_authentication(error) => ErrorKind::Internal,
+                None if is_of_authentication(error) => ErrorKind::Refused,
                 None => ErrorKind::Unavailable,
             },
             PostgresCause::TimedOut(_)
@@ -133,10 +150,10 @@ impl PostgresFailure {
             | PostgresCause::Contended => ErrorKind::Unavailable,
             PostgresCause::Busy => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
-            PostgresCause::NoRuntime
-            | PostgresCause::EndedByHand
-            | PostgresCause::Schema(_)
-            | PostgresCause::Unexpected => ErrorKind::Internal,
+            PostgresCause::Schema(_) | PostgresCause::NoPassword(_) => ErrorKind::Refused,
+            PostgresCause::NoRuntime | PostgresCause::EndedByHand | PostgresCause::Unexpected => {
+                ErrorKind::Internal
+            }
         }
     }
 
@@ -148,6 +165,10 @@ impl PostgresFailure {
                  what `PostgresStore::schema_sql` prints"
             }
             Some(SqlStateClass::NoRights) => "; see the grants in the documentation of this store",
+            Some(SqlStateClass::Denied) => {
+                "; correct the user, the password or the database in the URL, or allow them in the \
+                 server's pg_hba.conf"
+            }
             Some(SqlStateClass::NotPrepared) => {
                 "; is there a pooler in transaction mode? then call `pooled(true)`"
             }
@@ -204,6 +225,8 @@ enum SqlStateClass {
     Refused,
     /// No room for rows, memory or connections: the statement has changed nothing.
     Shortage,
+    /// The user, the password or the database of a new session.
+    Denied,
     NoRights,
     NoTables,
     NotPrepared,
@@ -238,7 +261,7 @@ impl SqlStateClass {
                 Some("08") => Self::Lost,
                 Some("53") => Self::Shortage,
                 Some("40" | "57" | "58") => Self::Later,
-                Some("28" | "3D") => Self::NoRights,
+                Some("28" | "3D") => Self::Denied,
                 _ => Self::Other,
             },
         }
@@ -247,11 +270,16 @@ impl SqlStateClass {
     fn kind(self) -> ErrorKind {
         match self {
             Self::Lost | Self::Later => ErrorKind::Unavailable,
-            Self::ReadOnly | Self::Refused | Self::Shortage => ErrorKind::Refused,
+            // A statement that fails has changed nothing.
+            Self::ReadOnly
+            | Self::Refused
+            | Self::Shortage
+            | Self::Denied
+            | Self::NoRights
+            | Self::NoTables
+            | Self::NotPrepared => ErrorKind::Refused,
             Self::Corrupt => ErrorKind::Corrupt,
-            Self::NoRights | Self::NoTables | Self::NotPrepared | Self::Other => {
-                ErrorKind::Internal
-            }
+            Self::Other => ErrorKind::Internal,
         }
     }
 }
@@ -316,7 +344,7 @@ impl fmt::Display for PostgresFailure {
                 "there is no record of the operation where the transaction is: begin it on the \
                  store's own database",
             ),
-            PostgresCause::Schema(remedy) => f.write_str(remedy),
+            PostgresCause::Schema(text) | PostgresCause::NoPassword(text) => f.write_str(text),
             PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }
@@ -354,13 +382,15 @@ mod tests {
         for (code, kind) in [
             ("08006", ErrorKind::Unavailable),
             ("25006", ErrorKind::Refused),
-            ("28P01", ErrorKind::Internal),
-            ("3D000", ErrorKind::Internal),
-            ("3F000", ErrorKind::Internal),
+            ("26000", ErrorKind::Refused),
+            ("28000", ErrorKind::Refused),
+            ("28P01", ErrorKind::Refused),
+            ("3D000", ErrorKind::Refused),
+            ("3F000", ErrorKind::Refused),
             ("40001", ErrorKind::Unavailable),
             ("40P01", ErrorKind::Unavailable),
-            ("42501", ErrorKind::Internal),
-            ("42P01", ErrorKind::Internal),
+            ("42501", ErrorKind::Refused),
+            ("42P01", ErrorKind::Refused),
             ("53100", ErrorKind::Refused),
             ("53200", ErrorKind::Refused),
             ("53300", ErrorKind::Refused),

@@ -14,15 +14,16 @@ use idemptx_core::store::{
 use tokio_postgres::Row;
 
 use super::database_settings::DatabaseSettings;
+use super::invalid_setting::InvalidSetting;
 use super::list_rows;
 use super::migration;
 use super::postgres_failure::PostgresFailure;
 use super::row::{RowState, RowStatus, kept_millis, term_millis};
 use super::runtime_pool::{ClaimAnswer, FIRST_ATTEMPT, RuntimePool, SessionLimits};
 use super::session::Connector;
-use super::settings::InvalidSetting;
-use super::statement::Sql;
+use super::statement::{Parameter, Sql};
 use super::store_builder::PostgresStoreBuilder;
+use super::sweep::{self, Sweeper};
 use super::table_names::TableNames;
 use crate::store::SafetyReport;
 use crate::store::per_runtime::PerRuntime;
@@ -47,7 +48,7 @@ pub struct PostgresStore {
     pools: PerRuntime<RuntimePool>,
     limits: SessionLimits,
     durable: AtomicBool,
-    is_sweeping: Arc<AtomicBool>,
+    sweeper: Arc<Sweeper>,
 }
 
 impl PostgresStore {
@@ -100,6 +101,24 @@ impl PostgresStore {
         migration::script(&self.connector.layout)
     }
 
+    /// Makes the tables, or brings them to this release's version, as the first session does by
+    /// default: a step of its own for deployments, under a role that may, before processes start
+    /// with [`migrate(false)`](PostgresStoreBuilder::migrate).
+    ///
+    /// Tables of this version or of a later one are left as they are.
+    /// Only the connection has a time limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStoreBuilder::connect`]; [`ErrorKind::Unavailable`] if the connection was lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// The tables may have been migrated or not, never by half.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        Ok(self.connector.migrate().await?)
+    }
+
     /// Asks the server for everything that decides which guarantee it can give.
     ///
     /// [`capabilities`](Store::capabilities) follow what was found.
@@ -116,6 +135,7 @@ impl PostgresStore {
         let settings =
             rows.first().and_then(DatabaseSettings::read).ok_or_else(|| self.unexpected())?;
         self.durable.store(settings.is_durable(), Ordering::Relaxed);
+        self.connector.may_notify.store(settings.may_notify(), Ordering::Relaxed);
         Ok(settings.report(self.connector.server(), self.connector.address.is_plaintext()))
     }
 
@@ -131,12 +151,20 @@ impl PostgresStore {
     ///
     /// Some of it may have been done.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
-        Ok(sweep(&*self.pool()?).await?)
+        Ok(sweep::sweep_all(&*self.pool()?).await?)
     }
 
     /// Returns the names of the tables.
     pub(super) fn layout(&self) -> &TableNames {
         &self.connector.layout
+    }
+
+    /// Returns another store with the same settings and the same knowledge of the server, but without
+    /// sessions: to be used, and dropped with them, where this one makes statements for
+    /// [other drivers](Self::settle_statement).
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::with(self.connector.clone(), self.limits)
     }
 
     /// The store that a builder has put together.
@@ -146,7 +174,7 @@ impl PostgresStore {
             limits,
             connector,
             durable: AtomicBool::new(true),
-            is_sweeping: Arc::default(),
+            sweeper: Arc::default(),
         }
     }
 
@@ -205,6 +233,18 @@ impl PostgresStore {
         Ok(Some(Lease::granted(*id, request, fence, attempt)))
     }
 
+    /// Shortens a claim to its term and its retention, counted from now; a hint, which the next
+    /// claim repeats.
+    async fn shorten(&self, pool: &RuntimePool, record: &Record) {
+        let parameters: [Parameter<'_>; 4] = [
+            &&record.id.as_bytes()[..],
+            &&record.token.as_bytes()[..],
+            &term_millis(record.term),
+            &kept_millis(record.retain),
+        ];
+        let _ = pool.ask(Sql::Clamp, &parameters).await;
+    }
+
     async fn renewed(&self, pool: &RuntimePool, lease: &Lease) -> Result<bool, StoreError> {
         let rows = pool
             .ask(
@@ -252,12 +292,15 @@ impl PostgresStore {
                         }
                     }
                 }
-                ClaimAnswer::Unseen => {
+                ClaimAnswer::Unseen | ClaimAnswer::Unread => {
                     *may_be_claimed = true;
                     continue;
                 }
                 ClaimAnswer::RowState(found) => decode_row(found, id)?,
             };
+            if let Some(record) = found.lengthened() {
+                self.shorten(&pool, record).await;
+            }
             match found {
                 // Sent before: only the term is restarted.
                 RowStatus::Held { record, .. } if record.token == request.token => {
@@ -325,8 +368,10 @@ impl Store for PostgresStore {
         let pool = self.pool()?;
         let (id, token) = (&lease.id.as_bytes()[..], &lease.token.as_bytes()[..]);
         for _ in 0..ATTEMPTS_MAX {
-            let channel = self.connector.layout.channel();
-            if !pool.ask(Sql::Release, &[&id, &token, &channel]).await?.is_empty() {
+            if let Some(row) = pool.ask(Sql::Release, &[&id, &token]).await?.first() {
+                if row.try_get("awaited").unwrap_or(true) {
+                    pool.notify(vec![lease.id]);
+                }
                 return Ok(());
             }
             match self.find(&pool, &lease.id).await.map_err(StoreError::in_doubt)? {
@@ -369,16 +414,9 @@ impl Store for PostgresStore {
     }
 
     fn maintain(&self) {
-        let Ok(pool) = self.pool() else { return };
-        if self.is_sweeping.swap(true, Ordering::Acquire) {
-            return;
+        if let Ok(pool) = self.pool() {
+            self.sweeper.start(pool);
         }
-        let sweeping = Sweeping(self.is_sweeping.clone());
-        tokio::spawn(async move {
-            let _sweeping = sweeping;
-            // What cannot be swept now is swept later.
-            let _ = sweep(&pool).await;
-        });
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -412,28 +450,6 @@ enum Former {
     Expired,
 }
 
-/// Ends a sweep, also when its runtime does.
-struct Sweeping(Arc<AtomicBool>);
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-async fn sweep(pool: &RuntimePool) -> Result<u64, PostgresFailure> {
-    let mut swept = 0;
-    for _ in 0..SWEEPS_MAX {
-        let rows = pool.ask(Sql::Sweep, &[&SWEEP_BATCH]).await?;
-        let count = rows.first().and_then(|row| row.try_get::<_, i64>(0).ok()).unwrap_or(0);
-        swept += u64::try_from(count).unwrap_or(0);
-        if count < SWEEP_BATCH {
-            break;
-        }
-    }
-    Ok(swept)
-}
-
 pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
     let fence = row.try_get::<_, i64>("fence").ok()?;
     let attempt = row.try_get::<_, i32>("attempt").ok()?;
@@ -441,7 +457,7 @@ pub(super) fn granted(row: &Row) -> Option<(u64, u32)> {
 }
 
 pub(super) fn decode_row(found: RowState, id: &RecordId) -> Result<RowStatus, StoreError> {
-    found.decode(id).map_err(|error| StoreError::with_source(ErrorKind::Corrupt, error))
+    found.decode(id).map_err(|error| StoreError::with_source(error.error_kind(), error))
 }
 
 fn may_be_replaced(found: &RowStatus, expected: Option<Expected>) -> bool {
@@ -462,5 +478,3 @@ fn was_settled_as(record: &Record, state: State) -> bool {
 
 /// Attempts of a step whose record others change between its statements.
 const ATTEMPTS_MAX: u32 = 16;
-const SWEEP_BATCH: i64 = 500;
-const SWEEPS_MAX: u32 = 100;

@@ -55,6 +55,14 @@ pub(super) enum RowStatus {
 }
 
 impl RowStatus {
+    /// Returns the record of a claim with more time left than its term: the server's clock has gone
+    /// back since it was granted, as it does in a failover to a server with another clock.
+    pub(super) fn lengthened(&self) -> Option<&Record> {
+        let Self::Held { record, remaining } = self else { return None };
+        let term = Duration::from_millis(u64::try_from(term_millis(record.term)).unwrap_or(0));
+        (*remaining > term).then_some(record)
+    }
+
     /// Returns the claim of an unsettled record.
     pub(super) fn holder(record: &Record, remaining: Duration) -> ClaimInfo {
         ClaimInfo::new(record, remaining.min(record.term))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use idemptx_core::key::RecordId;
@@ -10,16 +11,17 @@ use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::Record;
 use idemptx_core::store::{ClaimRequest, Settlement};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::batcher::{BatchJob, Batcher};
+use super::migration::Care;
 use super::postgres_failure::PostgresFailure;
 use super::row::{RowState, Settled, kept_millis, term_millis};
-use super::session::{Connector, Purpose, Session, SessionConnect};
+use super::session::{Connector, MIGRATION_MAX, Purpose, Session, SessionConnect};
 use super::statement::{Parameter, Sql};
 use super::transaction::{OpenTransaction, Transactions};
 use crate::store::connection::{Connection, Doubt};
+use crate::time_limit::limited_or;
 
 /// Maximum numbers of sessions of a runtime.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +57,28 @@ impl RuntimePool {
         }
     }
 
-    /// Runs a statement on the least busy session.
+    /// Runs a statement on the least busy session; once more if its tables were missing and may be
+    /// made.
     pub(super) async fn ask(
         &self,
         sql: Sql,
         parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, PostgresFailure> {
+        let mut doubt = Doubt::default();
+        match self.try_ask(sql, parameters, &mut doubt).await {
+            // Nothing was executed, and the next session makes them.
+            Err(failure) if failure.is_about_tables() && self.connector.care == Care::Migrate => {
+                self.try_ask(sql, parameters, &mut doubt).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn try_ask(
+        &self,
+        sql: Sql,
+        parameters: &[Parameter<'_>],
+        doubt: &mut Doubt,
     ) -> Result<Vec<Row>, PostgresFailure> {
         let least_busy = self.sessions.iter().min_by_key(|session| session.in_use());
         let Some(mut session) = least_busy else { return Err(self.unexpected()) };
@@ -72,13 +91,15 @@ impl RuntimePool {
         }
         let query =
             |live: Arc<Session>| async move { live.query(&self.connector, sql, parameters).await };
-        session.run(&mut Doubt::default(), query).await
+        session.run(doubt, query).await
     }
 
-    /// Opens a session for statements.
+    /// Opens a session for statements, and waits for its tables to be made.
     pub(super) async fn ready(&self) -> Result<(), PostgresFailure> {
+        // An attempt to connect has a limit of its own.
+        let limit = 3 * self.connector.timeouts.connect + MIGRATION_MAX;
         match self.sessions.first() {
-            Some(session) => session.open(self.connector.timeouts.connect).await,
+            Some(session) => session.open(limit).await,
             None => Err(self.unexpected()),
         }
     }
@@ -91,6 +112,26 @@ impl RuntimePool {
     /// Opens the session that receives notifications.
     pub(super) async fn listen(&self) -> Result<(), PostgresFailure> {
         self.wake_ups.open(self.connector.timeouts.command).await
+    }
+
+    /// Wakes the tasks that wait for these records, in the background.
+    ///
+    /// It is a hint, and a statement of its own: without the right to notify, or with a full queue,
+    /// a record is settled all the same, and the tasks that wait look again in time.
+    pub(super) fn notify(self: &Arc<Self>, ids: Vec<RecordId>) {
+        if ids.is_empty() || !self.connector.may_notify.load(Ordering::Relaxed) {
+            return;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let ids: Vec<&[u8]> = ids.iter().map(|id| &id.as_bytes()[..]).collect();
+            let channel = pool.connector.layout.channel();
+            if let Err(failure) = pool.ask(Sql::Notify, &[&channel, &ids]).await
+                && failure.is_about_rights()
+            {
+                pool.connector.may_notify.store(false, Ordering::Relaxed);
+            }
+        });
     }
 
     /// Claims, unless something is there.
@@ -146,11 +187,9 @@ impl RuntimePool {
         let submitted = batcher.submit(job(reply), move |jobs| run(pool.clone(), jobs));
         submitted.map_err(|_| PostgresFailure::busy(self.connector.server()))?;
         let patience = self.connector.timeouts.command;
-        match timeout(patience, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(PostgresFailure::no_runtime(self.connector.server())),
-            Err(_) => Err(PostgresFailure::timed_out(self.connector.server(), patience)),
-        }
+        let ended = |_| PostgresFailure::no_runtime(self.connector.server());
+        let answer = async { answer.await.map_err(ended)? };
+        limited_or(patience, answer, || self.connector.timed_out(patience)).await
     }
 
     fn unexpected(&self) -> PostgresFailure {
@@ -168,6 +207,8 @@ pub(super) enum ClaimAnswer {
     Expired,
     /// A record that was written during the statement: ask again.
     Unseen,
+    /// A record for which the answer had no room: ask again.
+    Unread,
 }
 
 struct ClaimJob {
@@ -193,17 +234,29 @@ impl BatchJob for ClaimJob {
     }
 }
 
-async fn claim_batch(pool: Arc<RuntimePool>, jobs: Vec<ClaimJob>) {
-    match ask_to_claim(&pool, &jobs).await {
+async fn claim_batch(pool: Arc<RuntimePool>, mut jobs: Vec<ClaimJob>) {
+    // The first record is always read, so that each statement leaves fewer.
+    while !jobs.is_empty() {
+        jobs = claim_and_answer(&pool, jobs).await;
+        jobs.retain(|job| !job.is_abandoned());
+    }
+}
+
+/// Claims for these jobs, and returns those whose records did not fit into the answer.
+async fn claim_and_answer(pool: &RuntimePool, jobs: Vec<ClaimJob>) -> Vec<ClaimJob> {
+    let mut unread = Vec::new();
+    match ask_to_claim(pool, &jobs).await {
         Ok(mut answers) => {
             for job in jobs {
-                let answer = answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen);
-                let _ = job.reply.send(Ok(answer));
+                match answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen) {
+                    ClaimAnswer::Unread => unread.push(job),
+                    answer => drop(job.reply.send(Ok(answer))),
+                }
             }
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
             for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
-                let answer = ask_to_claim(&pool, std::slice::from_ref(&job)).await;
+                let answer = ask_to_claim(pool, std::slice::from_ref(&job)).await;
                 let answer = answer
                     .map(|mut answers| answers.remove(&job.id).unwrap_or(ClaimAnswer::Unseen));
                 let _ = job.reply.send(answer.map_err(|each| each.after(&failure)));
@@ -215,6 +268,7 @@ async fn claim_batch(pool: Arc<RuntimePool>, jobs: Vec<ClaimJob>) {
             }
         }
     }
+    unread
 }
 
 async fn ask_to_claim(
@@ -233,7 +287,9 @@ async fn ask_to_claim(
             let records: Vec<&[u8]> = jobs.iter().map(|job| &job.record[..]).collect();
             let terms: Vec<i64> = jobs.iter().map(|job| job.term).collect();
             let retains: Vec<i64> = jobs.iter().map(|job| job.retain).collect();
-            pool.ask(Sql::Claim, &[&ids, &tokens, &records, &terms, &retains]).await?
+            let parameters: [Parameter<'_>; 6] =
+                [&ids, &tokens, &records, &terms, &retains, &ANSWER_BYTES_MAX];
+            pool.ask(Sql::Claim, &parameters).await?
         }
     };
     let answer = |row: &Row| {
@@ -241,6 +297,9 @@ async fn ask_to_claim(
         let answer = match row.try_get::<_, Option<i64>>("fence").ok()? {
             Some(fence) => ClaimAnswer::Created(u64::try_from(fence).ok()?),
             None if row.try_get("expired").ok()? => ClaimAnswer::Expired,
+            None if row.try_get::<_, Option<&[u8]>>("record").ok()?.is_none() => {
+                ClaimAnswer::Unread
+            }
             None => ClaimAnswer::RowState(RowState::read(row)?),
         };
         Some((id, answer))
@@ -281,14 +340,22 @@ impl BatchJob for SettleJob {
 async fn settle_batch(pool: Arc<RuntimePool>, jobs: Vec<SettleJob>) {
     match ask_to_settle(&pool, &jobs).await {
         Ok(settled) => {
+            let awaited = settled.iter().filter(|(_, is_awaited)| **is_awaited);
+            let awaited = awaited.map(|(id, _)| *id).collect();
             for job in jobs {
                 let is_settled = settled.contains_key(&job.id);
                 let _ = job.reply.send(Ok(is_settled));
             }
+            pool.notify(awaited);
         }
         Err(failure) if jobs.len() > 1 && failure.may_be_about_one_row() => {
             for job in jobs.into_iter().filter(|job| !job.is_abandoned()) {
                 let settled = ask_to_settle(&pool, std::slice::from_ref(&job)).await;
+                if let Ok(settled) = &settled
+                    && settled.get(&job.id) == Some(&true)
+                {
+                    pool.notify(vec![job.id]);
+                }
                 let settled = settled.map(|settled| settled.contains_key(&job.id));
                 let _ = job.reply.send(settled.map_err(|each| each.after(&failure)));
             }
@@ -301,10 +368,11 @@ async fn settle_batch(pool: Arc<RuntimePool>, jobs: Vec<SettleJob>) {
     }
 }
 
+/// Settles, and returns the settled records with whether they are waited for.
 async fn ask_to_settle(
     pool: &RuntimePool,
     jobs: &[SettleJob],
-) -> Result<HashMap<RecordId, ()>, PostgresFailure> {
+) -> Result<HashMap<RecordId, bool>, PostgresFailure> {
     let ids: Vec<&[u8]> = jobs.iter().map(|job| &job.id.as_bytes()[..]).collect();
     let tokens: Vec<&[u8]> = jobs.iter().map(|job| &job.token.as_bytes()[..]).collect();
     let states: Vec<&str> = jobs.iter().map(|job| job.settled.state).collect();
@@ -314,11 +382,11 @@ async fn ask_to_settle(
         jobs.iter().map(|job| job.settled.response.as_deref()).collect();
     let response_retains: Vec<Option<i64>> =
         jobs.iter().map(|job| job.settled.response_retain).collect();
-    let channel = pool.connector.layout.channel();
-    let parameters: [Parameter<'_>; 8] =
-        [&ids, &tokens, &states, &records, &retains, &responses, &response_retains, &channel];
+    let parameters: [Parameter<'_>; 7] =
+        [&ids, &tokens, &states, &records, &retains, &responses, &response_retains];
     let rows = pool.ask(Sql::Settle, &parameters).await?;
-    rows.iter().map(|row| id_of(row).map(|id| (id, ())).ok_or_else(|| pool.unexpected())).collect()
+    let settled = |row: &Row| Some((id_of(row)?, row.try_get("awaited").ok()?));
+    rows.iter().map(|row| settled(row).ok_or_else(|| pool.unexpected())).collect()
 }
 
 fn id_of(row: &Row) -> Option<RecordId> {
@@ -327,3 +395,5 @@ fn id_of(row: &Row) -> Option<RecordId> {
 }
 
 pub(super) const FIRST_ATTEMPT: u32 = 1;
+/// Bytes of records and responses after which the answer to a batch ends, with its last record.
+const ANSWER_BYTES_MAX: i64 = 4 << 20;

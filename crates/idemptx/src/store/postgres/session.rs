@@ -16,11 +16,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Error, Row, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Error, Row, Socket};
 
-use super::migration::{self, Care};
+use super::migration::{self, Care, Unfit};
 use super::notification::id_in;
 use super::postgres_failure::PostgresFailure;
 use super::settings::{Address, PostgresTimeouts};
@@ -28,6 +27,8 @@ use super::statement::{Parameter, Prepared, Sql, Texts};
 use super::table_names::TableNames;
 use crate::store::connection::Connect;
 use crate::store::notifier::{NotificationSource, Notifier};
+use crate::store::server_access::{NoPassword, PasswordSource};
+use crate::time_limit::limited_or;
 
 /// Opens sessions, with all that they share.
 pub(super) struct Connector {
@@ -36,6 +37,8 @@ pub(super) struct Connector {
     pub(super) layout: TableNames,
     pub(super) texts: Texts,
     pub(super) care: Care,
+    /// Source of the password, where it is not the URL.
+    pub(super) password: Option<PasswordSource>,
     /// First statement of a session; `None` with a pooler, where each statement may get another
     /// session.
     pub(super) session_settings: Option<String>,
@@ -44,6 +47,8 @@ pub(super) struct Connector {
     pub(super) notifier: Arc<Notifier>,
     /// True once the tables were verified.
     pub(super) is_ensured: AtomicBool,
+    /// False once the role turned out to have no right to notify.
+    pub(super) may_notify: AtomicBool,
 }
 
 /// Use of a session.
@@ -66,16 +71,54 @@ impl Connector {
         &self.address.name
     }
 
+    /// Opens a session, and makes its tables if need be.
+    ///
+    /// Only the tables, and a command that prints the password, may take longer than an attempt to
+    /// connect.
     pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
-        match timeout(self.timeouts.connect, self.session(purpose)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(self.timed_out(self.timeouts.connect)),
+        let config = self.config().await?;
+        let mut session = self.within_connect(self.session(purpose, &config)).await?;
+        if purpose != Purpose::WakeUps {
+            self.ensure(&mut session.client).await?;
         }
+        if purpose == Purpose::Statements && !self.is_pooled() {
+            session.prepared = Some(self.prepared(&mut session.client).await?);
+        }
+        Ok(session)
     }
 
-    async fn session(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
-        let connecting = self.address.config.connect(self.address.tls.clone());
-        let (mut client, connection) = connecting.await.map_err(|error| self.failed(error))?;
+    /// Brings the tables to this release's version, on a session of its own and without a limit on
+    /// how long that may take.
+    pub(super) async fn migrate(&self) -> Result<(), PostgresFailure> {
+        let config = self.config().await?;
+        let opening = self.session(Purpose::Transactions, &config);
+        let mut session = self.within_connect(opening).await?;
+        let migrated = migration::migrate(&mut session.client, &self.layout).await;
+        migrated.map_err(|unfit| self.unfit(unfit))
+    }
+
+    /// Returns the settings of a session, with the password as it is now.
+    async fn config(&self) -> Result<Config, PostgresFailure> {
+        let mut config = self.address.config.clone();
+        if let Some(source) = &self.password {
+            let password = source.read().await;
+            let failed = |error: NoPassword| PostgresFailure::no_password(self.server(), &error);
+            config.password(password.map_err(failed)?);
+        }
+        Ok(config)
+    }
+
+    async fn within_connect<T>(
+        &self,
+        opening: impl Future<Output = Result<T, PostgresFailure>>,
+    ) -> Result<T, PostgresFailure> {
+        let limit = self.timeouts.connect;
+        limited_or(limit, opening, || self.timed_out(limit)).await
+    }
+
+    async fn session(&self, purpose: Purpose, config: &Config) -> Result<Session, PostgresFailure> {
+        let connecting = config.connect(self.address.tls.clone());
+        let (client, connection) = connecting.await.map_err(|error| self.failed(error))?;
         let doubts = Arc::new(AtomicU64::new(0));
         let source = (purpose == Purpose::WakeUps).then(|| self.notifier.source());
         let driver = Driver(tokio::spawn(drive(connection, doubts.clone(), source)));
@@ -84,42 +127,63 @@ impl Connector {
         {
             client.batch_execute(settings).await.map_err(|error| self.failed(error))?;
         }
-        let mut prepared = None;
-        match purpose {
-            Purpose::Statements => {
-                self.ensure(&mut client).await?;
-                if !self.is_pooled() {
-                    let all = Prepared::all(&self.texts, &client).await;
-                    prepared = Some(all.map_err(|error| self.failed(error))?);
-                }
-            }
-            Purpose::WakeUps => client
-                .batch_execute(&self.layout.listen())
-                .await
-                .map_err(|error| self.failed(error))?,
-            Purpose::Transactions => self.ensure(&mut client).await?,
+        if purpose == Purpose::WakeUps {
+            let listening = client.batch_execute(&self.layout.listen()).await;
+            listening.map_err(|error| self.failed(error))?;
         }
-        Ok(Session { client, prepared, doubts, _driver: driver })
+        Ok(Session { client, prepared: None, doubts, _driver: driver })
+    }
+
+    /// Prepares the statements; once more if the tables that were verified before are not on this
+    /// server, as after a failover.
+    async fn prepared(&self, client: &mut Client) -> Result<Prepared, PostgresFailure> {
+        match self.prepare(client).await {
+            Err(failure) if failure.is_about_tables() => {
+                self.ensure(client).await?;
+                self.prepare(client).await
+            }
+            prepared => prepared,
+        }
+    }
+
+    async fn prepare(&self, client: &Client) -> Result<Prepared, PostgresFailure> {
+        let all = Prepared::all(&self.texts, client);
+        self.within_connect(async { all.await.map_err(|error| self.failed(error)) }).await
     }
 
     async fn ensure(&self, client: &mut Client) -> Result<(), PostgresFailure> {
         if self.is_ensured.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let ensured = migration::ensure(client, &self.layout, self.care).await;
-        ensured.map_err(|unfit| match unfit.remedy(&self.layout) {
-            Ok(remedy) => PostgresFailure::schema(self.server(), remedy),
-            Err(error) => self.failed(error),
-        })?;
+        let verifying = migration::verify(client, &self.layout, self.care);
+        let verifying = async { verifying.await.map_err(|unfit| self.unfit(unfit)) };
+        if self.within_connect(verifying).await? {
+            let migrating = migration::migrate(client, &self.layout);
+            let migrating = async { migrating.await.map_err(|unfit| self.unfit(unfit)) };
+            let late = || self.timed_out(MIGRATION_MAX);
+            limited_or(MIGRATION_MAX, migrating, late).await?;
+        }
         self.is_ensured.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    pub(super) fn failed(&self, error: Error) -> PostgresFailure {
-        PostgresFailure::postgres(self.server(), error)
+    fn unfit(&self, unfit: Unfit) -> PostgresFailure {
+        match unfit.remedy(&self.layout) {
+            Ok(remedy) => PostgresFailure::schema(self.server(), remedy),
+            Err(error) => self.failed(error),
+        }
     }
 
-    fn timed_out(&self, after: Duration) -> PostgresFailure {
+    pub(super) fn failed(&self, error: Error) -> PostgresFailure {
+        let failure = PostgresFailure::postgres(self.server(), error);
+        if failure.is_about_tables() {
+            // Another server than the one that was looked at, or somebody has dropped them.
+            self.is_ensured.store(false, Ordering::Relaxed);
+        }
+        failure
+    }
+
+    pub(super) fn timed_out(&self, after: Duration) -> PostgresFailure {
         PostgresFailure::timed_out(self.server(), after)
     }
 }
@@ -239,3 +303,6 @@ impl Connect for SessionConnect {
         PostgresFailure::no_runtime(self.connector.server())
     }
 }
+
+/// Time limit of a migration that the first session makes.
+pub(super) const MIGRATION_MAX: Duration = Duration::from_secs(600);

@@ -5,76 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// A URL, or a setting that goes with it, with which no PostgreSQL can be reached.
-///
-/// Its text says what to change and shows neither user nor password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct InvalidSetting(SettingProblem);
-
-#[derive(Clone, PartialEq, Eq)]
-enum SettingProblem {
-    Scheme,
-    Host,
-    Insecure,
-    Malformed(String),
-    CertificatesWithoutTls,
-    NoCertificates(String),
-    Name(&'static str, usize),
-}
-
-impl InvalidSetting {
-    pub(super) const fn name(what: &'static str, bytes_max: usize) -> Self {
-        Self(SettingProblem::Name(what, bytes_max))
-    }
-
-    fn certificates(reason: &impl ToString) -> Self {
-        Self(SettingProblem::NoCertificates(reason.to_string()))
-    }
-}
-
-impl fmt::Display for InvalidSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            SettingProblem::Scheme => f.write_str(
-                "not a PostgreSQL URL: write postgres://[user[:password]@]host[:port]/database, or \
-                 postgres:///database?host=/path/of/the/socket",
-            ),
-            SettingProblem::Host => f.write_str(
-                "the PostgreSQL URL names no host: write postgres://host/database, or \
-                 postgres:///database?host=/path/of/the/socket",
-            ),
-            SettingProblem::Insecure => f.write_str(
-                "certificates are always verified: name a private authority with \
-                 `ca_certificates`, and write sslmode=verify-full or sslmode=disable",
-            ),
-            SettingProblem::Malformed(reason) => write!(f, "malformed PostgreSQL URL: {reason}"),
-            SettingProblem::CertificatesWithoutTls => {
-                f.write_str("`ca_certificates` needs TLS: write sslmode=verify-full into the URL")
-            }
-            SettingProblem::NoCertificates(reason) => {
-                write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
-            }
-            SettingProblem::Name(what, bytes_max) => {
-                write!(f, "the name of the {what} must have 1 to {bytes_max} bytes, none of them 0")
-            }
-        }
-    }
-}
-
-impl fmt::Debug for InvalidSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidSetting({self})")
-    }
-}
-
-impl std::error::Error for InvalidSetting {}
+use super::invalid_setting::{InvalidSetting, SettingProblem};
+use crate::store::server_access::{TlsFiles, system_roots};
 
 /// Value of `synchronous_commit`: the commits that a step waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,15 +61,15 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// Reads a URL, with the authorities that may vouch for the server.
-    pub(super) fn parse(url: &str, ca_certificates: Option<&[u8]>) -> Result<Self, InvalidSetting> {
+    /// Reads a URL, with the certificates of both sides.
+    pub(super) fn parse(url: &str, tls: &TlsFiles) -> Result<Self, InvalidSetting> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(InvalidSetting(SettingProblem::Scheme));
+            return Err(SettingProblem::Scheme.into());
         }
         let mut config: Config =
             translated(url)?.parse().map_err(|error: tokio_postgres::Error| malformed(&error))?;
         if config.get_hosts().is_empty() {
-            return Err(InvalidSetting(SettingProblem::Host));
+            return Err(SettingProblem::Host.into());
         }
         let is_remote = config.get_hosts().iter().any(is_beyond_this_host);
         // `prefer`, the default of a URL, would give in to an attacker in between who pretends
@@ -139,8 +78,8 @@ impl Address {
             config.ssl_mode(if is_remote { SslMode::Require } else { SslMode::Disable });
         }
         let is_tls = config.get_ssl_mode() == SslMode::Require;
-        if ca_certificates.is_some() && !is_tls {
-            return Err(InvalidSetting(SettingProblem::CertificatesWithoutTls));
+        if !tls.is_empty() && !is_tls {
+            return Err(SettingProblem::CertificatesWithoutTls.into());
         }
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_application_name().is_none() {
@@ -148,7 +87,7 @@ impl Address {
         }
         Ok(Self {
             name: name(&config).into(),
-            tls: MakeRustlsConnect::new(trusting(ca_certificates)?),
+            tls: MakeRustlsConnect::new(trusting(tls, is_tls)?),
             is_plaintext: is_remote && !is_tls,
             config,
         })
@@ -177,8 +116,7 @@ impl Address {
         for plan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
             settings.push((plan, "off".to_owned()));
         }
-        settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
-        self.set("SET", settings)
+        self.set("SET", settings) + &self.set_commit(false, synchronous_commit)
     }
 
     /// Returns the settings of a handler's transaction, without those in the URL's `options`; the
@@ -189,21 +127,41 @@ impl Address {
         synchronous_commit: Option<SynchronousCommit>,
     ) -> String {
         let idle_max = HANDLER_IDLE_MAX.as_millis().to_string();
-        let mut settings = vec![
+        let settings = vec![
             ("idle_in_transaction_session_timeout", idle_max),
             ("client_min_messages", "warning".to_owned()),
         ];
-        settings.extend(synchronous_commit.map(|it| ("synchronous_commit", it.word().to_owned())));
-        self.set("SET LOCAL", settings)
+        self.set("SET LOCAL", settings) + &self.set_commit(true, synchronous_commit)
     }
 
     fn set(&self, verb: &str, settings: Vec<(&str, String)>) -> String {
-        let own = self.config.get_options().unwrap_or_default();
+        let own = self.own_settings();
         settings
             .into_iter()
-            .filter(|(name, _)| !own.contains(&format!("{name}=")))
+            .filter(|(name, _)| !own.iter().any(|own| own == name))
             .map(|(name, value)| format!("{verb} {name} = '{value}';"))
             .collect()
+    }
+
+    /// Returns the statement that sets which commits are waited for: what was chosen, and otherwise
+    /// no less than `on`.
+    fn set_commit(&self, is_local: bool, chosen: Option<SynchronousCommit>) -> String {
+        if self.own_settings().iter().any(|own| own == SYNCHRONOUS_COMMIT) {
+            return String::new();
+        }
+        let weaker = match chosen {
+            Some(_) => "",
+            None => {
+                " WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')"
+            }
+        };
+        let level = chosen.unwrap_or(SynchronousCommit::On).word();
+        format!("SELECT set_config('{SYNCHRONOUS_COMMIT}', '{level}', {is_local}){weaker};")
+    }
+
+    /// Names of the settings that the URL's `options` make.
+    fn own_settings(&self) -> Vec<String> {
+        names_in(self.config.get_options().unwrap_or_default())
     }
 
     /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
@@ -237,16 +195,45 @@ fn translated(url: &str) -> Result<String, InvalidSetting> {
         .split('&')
         .map(|parameter| match parameter {
             "sslmode=verify-full" => Ok("sslmode=require"),
-            "sslmode=allow" | "sslmode=verify-ca" => Err(InvalidSetting(SettingProblem::Insecure)),
+            "sslmode=allow" | "sslmode=verify-ca" => Err(SettingProblem::Insecure.into()),
             other => Ok(other),
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, InvalidSetting>>()?;
     Ok(format!("{base}?{}", parameters.join("&")))
+}
+
+/// Names of the settings in `options`, which are arguments as of the server's command line:
+/// `-c name=value`, `-cname=value` or `--name=value`, with a backslash before a space that is
+/// meant.
+fn names_in(options: &str) -> Vec<String> {
+    let mut arguments = vec![String::new()];
+    let mut letters = options.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, arguments.last_mut()) {
+            (' ' | '\t' | '\n' | '\r', _) => arguments.push(String::new()),
+            ('\\', Some(last)) => last.extend(letters.next()),
+            (letter, Some(last)) => last.push(letter),
+            (_, None) => {}
+        }
+    }
+    let mut names = Vec::new();
+    let mut arguments = arguments.iter().filter(|argument| !argument.is_empty());
+    while let Some(argument) = arguments.next() {
+        let setting = match (argument.strip_prefix("--"), argument.strip_prefix("-c")) {
+            (Some(setting), _) => Some(setting),
+            (_, Some("")) => arguments.next().map(String::as_str),
+            (_, setting) => setting,
+        };
+        if let Some((name, _)) = setting.and_then(|setting| setting.split_once('=')) {
+            names.push(name.replace('-', "_").to_ascii_lowercase());
+        }
+    }
+    names
 }
 
 fn malformed(error: &tokio_postgres::Error) -> InvalidSetting {
     let cause = std::error::Error::source(error).map(ToString::to_string);
-    InvalidSetting(SettingProblem::Malformed(cause.unwrap_or_else(|| error.to_string())))
+    SettingProblem::Malformed(cause.unwrap_or_else(|| error.to_string())).into()
 }
 
 fn is_beyond_this_host(host: &Host) -> bool {
@@ -277,10 +264,15 @@ fn name(config: &Config) -> String {
     format!("{name}/{}", config.get_dbname().or(config.get_user()).unwrap_or_default())
 }
 
-fn trusting(ca_certificates: Option<&[u8]>) -> Result<ClientConfig, InvalidSetting> {
+fn trusting(tls: &TlsFiles, is_tls: bool) -> Result<ClientConfig, InvalidSetting> {
     let mut roots = RootCertStore::empty();
-    match ca_certificates {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    match &tls.ca {
+        None if is_tls => {
+            // Those of the library where the system has none.
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            roots.add_parsable_certificates(system_roots().iter().cloned());
+        }
+        None => {}
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 let certificate = certificate.map_err(|e| InvalidSetting::certificates(&e))?;
@@ -296,10 +288,19 @@ fn trusting(ca_certificates: Option<&[u8]>) -> Result<ClientConfig, InvalidSetti
     let config = ClientConfig::builder_with_provider(cryptography)
         .with_safe_default_protocol_versions()
         .map_err(|error| InvalidSetting::certificates(&error))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    let config = config.with_root_certificates(roots);
+    let Some((certificate, key)) = &tls.client else { return Ok(config.with_no_client_auth()) };
+    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| InvalidSetting::client_certificate(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key);
+    let key = key.map_err(|error| InvalidSetting::client_certificate(&error))?;
+    config
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| InvalidSetting::client_certificate(&error))
 }
 
 const PORT: u16 = 5432;
+const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
 /// Time without traffic before keepalive probes, and without acknowledgement before a session is
 /// closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -314,11 +315,11 @@ mod tests {
     use super::*;
 
     fn address(url: &str) -> Address {
-        Address::parse(url, None).unwrap()
+        Address::parse(url, &TlsFiles::default()).unwrap()
     }
 
     fn refusal(url: &str) -> String {
-        Address::parse(url, None).unwrap_err().to_string()
+        Address::parse(url, &TlsFiles::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -381,10 +382,14 @@ mod tests {
 
     #[test]
     fn certificates_need_tls_and_must_be_some() {
-        let plain = Address::parse("postgres://localhost/app", Some(b"x"));
+        let wrong = TlsFiles { ca: Some(b"x".to_vec()), client: None };
+        let plain = Address::parse("postgres://localhost/app", &wrong);
         assert!(plain.unwrap_err().to_string().contains("sslmode"));
-        let empty = Address::parse("postgres://db.example/app", Some(b"x"));
+        let empty = Address::parse("postgres://db.example/app", &wrong);
         assert!(empty.unwrap_err().to_string().contains("PEM"));
+        let keyless = TlsFiles { ca: None, client: Some((b"x".to_vec(), b"x".to_vec())) };
+        let keyless = Address::parse("postgres://db.example/app", &keyless);
+        assert!(keyless.unwrap_err().to_string().contains("client's certificate"));
     }
 
     #[test]
@@ -393,11 +398,37 @@ mod tests {
         let timeouts = PostgresTimeouts { command, connect, lock };
         let plain = address("postgres://localhost/app").session_settings(&timeouts, None);
         assert!(plain.starts_with("SET lock_timeout = '500';SET statement_timeout = '2000';"));
-        assert!(!plain.contains("synchronous_commit"));
+        assert!(plain.ends_with("IN ('off', 'local', 'remote_write');"), "{plain}");
         let url = "postgres://localhost/app?options=-c%20lock_timeout%3D7";
         let level = Some(SynchronousCommit::RemoteApply);
         let told = address(url).session_settings(&timeouts, level);
         assert!(!told.contains("lock_timeout"));
-        assert!(told.ends_with("SET synchronous_commit = 'remote_apply';"));
+        assert!(told.ends_with("set_config('synchronous_commit', 'remote_apply', false);"));
+        let off = address("postgres://localhost/app?options=-csynchronous_commit%3Doff");
+        assert!(!off.session_settings(&timeouts, level).contains("synchronous_commit"));
+        assert!(!off.transaction_settings(None).contains("synchronous_commit"));
+    }
+
+    #[test]
+    fn a_setting_of_a_similar_name_takes_none_of_ours_away() {
+        let [command, connect, lock] = [2000, 3000, 500].map(Duration::from_millis);
+        let timeouts = PostgresTimeouts { command, connect, lock };
+        let url = "postgres://localhost/app?options=-c%20deadlock_timeout%3D7s";
+        let told = address(url).session_settings(&timeouts, None);
+        assert!(told.contains("SET lock_timeout = '500';"), "{told}");
+    }
+
+    #[test]
+    fn every_way_to_write_a_setting_is_known() {
+        for (options, names) in [
+            ("", &[][..]),
+            ("-c lock_timeout=7", &["lock_timeout"]),
+            ("-clock_timeout=7", &["lock_timeout"]),
+            ("--lock-timeout=7  -c JIT=on", &["lock_timeout", "jit"]),
+            ("-c search_path=a\\ jit=x -B 5", &["search_path"]),
+            ("-c application_name=jit=on", &["application_name"]),
+        ] {
+            assert_eq!(names_in(options), names, "{options}");
+        }
     }
 }

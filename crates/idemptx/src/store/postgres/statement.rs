@@ -16,6 +16,10 @@ pub(super) enum Sql {
     Renew,
     Lookup,
     Await,
+    /// Wakes the tasks that wait for some records.
+    Notify,
+    /// Shortens a lease that the server's clock has lengthened.
+    Clamp,
     Sweep,
     Check,
     List,
@@ -27,7 +31,7 @@ pub(super) enum Sql {
 pub(super) type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 impl Sql {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Claim,
         Self::ClaimOne,
         Self::TakeOver,
@@ -36,6 +40,8 @@ impl Sql {
         Self::Renew,
         Self::Lookup,
         Self::Await,
+        Self::Notify,
+        Self::Clamp,
         Self::Sweep,
         Self::Check,
         Self::List,
@@ -52,6 +58,8 @@ impl Sql {
             Self::Renew => include_str!("sql/renew.sql"),
             Self::Lookup => include_str!("sql/lookup.sql"),
             Self::Await => include_str!("sql/await.sql"),
+            Self::Notify => include_str!("sql/notify.sql"),
+            Self::Clamp => include_str!("sql/clamp.sql"),
             Self::Sweep => include_str!("sql/sweep.sql"),
             Self::Check => include_str!("sql/check.sql"),
             Self::List => include_str!("sql/list.sql"),
@@ -66,6 +74,7 @@ impl Sql {
                 Type::BYTEA_ARRAY,
                 Type::INT8_ARRAY,
                 Type::INT8_ARRAY,
+                Type::INT8,
             ],
             Self::ClaimOne => &[Type::BYTEA, Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
             Self::TakeOver => &[
@@ -85,7 +94,6 @@ impl Sql {
                 Type::INT8_ARRAY,
                 Type::BYTEA_ARRAY,
                 Type::INT8_ARRAY,
-                Type::TEXT,
             ],
             Self::SettleIn => &[
                 Type::BYTEA_ARRAY,
@@ -96,12 +104,12 @@ impl Sql {
                 Type::BYTEA_ARRAY,
                 Type::INT8_ARRAY,
                 Type::TEXT,
-                Type::TEXT,
             ],
-            Self::Release => &[Type::BYTEA, Type::BYTEA, Type::TEXT],
-            Self::Renew => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
+            Self::Release => &[Type::BYTEA, Type::BYTEA],
+            Self::Notify => &[Type::TEXT, Type::BYTEA_ARRAY],
+            Self::Renew | Self::Clamp => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::INT8],
             Self::Lookup | Self::Await => &[Type::BYTEA],
-            Self::Sweep => &[Type::INT8],
+            Self::Sweep => &[Type::INT8, Type::INT8],
             Self::Check => &[Type::TEXT],
             Self::List => &[Type::BYTEA, Type::BYTEA, Type::INT8, Type::TEXT_ARRAY],
         }
@@ -115,7 +123,8 @@ impl Texts {
     pub(super) fn new(layout: &TableNames) -> Self {
         let text = |sql: Sql| {
             let within = if sql == Sql::SettleIn { WITHIN } else { "" };
-            layout.fill(&sql.template().replace("{within}", within))
+            let template = sql.template().replace("{within}", within);
+            layout.fill(&template.replace("{awaited}", "awaited"))
         };
         Self(Sql::ALL.map(text))
     }
@@ -147,9 +156,11 @@ pub(super) struct Prepared([Statement; Sql::ALL.len() - 1]);
 impl Prepared {
     /// Prepares all of them, in one round trip.
     pub(super) async fn all(texts: &Texts, client: &Client) -> Result<Self, Error> {
-        let [a, b, c, d, e, f, g, h, i, j, k, _] = Sql::ALL.map(|sql| texts.prepare(client, sql));
-        let (a, b, c, d, e, f, g, h, i, j, k) = tokio::try_join!(a, b, c, d, e, f, g, h, i, j, k)?;
-        Ok(Self([a, b, c, d, e, f, g, h, i, j, k]))
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, _] =
+            Sql::ALL.map(|sql| texts.prepare(client, sql));
+        let (a, b, c, d, e, f, g, h, i, j, k, l, m) =
+            tokio::try_join!(a, b, c, d, e, f, g, h, i, j, k, l, m)?;
+        Ok(Self([a, b, c, d, e, f, g, h, i, j, k, l, m]))
     }
 
     pub(super) fn of(&self, sql: Sql) -> Option<&Statement> {
@@ -157,5 +168,5 @@ impl Prepared {
     }
 }
 
-/// Condition for a transaction that a handler could have ended: $9 is its id, or NULL.
-const WITHIN: &str = "AND ($9 IS NULL OR pg_current_xact_id_if_assigned()::text = $9)";
+/// Condition for a transaction that a handler could have ended: $8 is its id, or NULL.
+const WITHIN: &str = "AND ($8 IS NULL OR pg_current_xact_id_if_assigned()::text = $8)";

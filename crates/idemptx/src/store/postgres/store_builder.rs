@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use idemptx_core::store::{ErrorKind, StoreError};
 
+use super::invalid_setting::InvalidSetting;
 use super::migration::Care;
 use super::postgres_store::PostgresStore;
 use super::runtime_pool::SessionLimits;
 use super::session::Connector;
-use super::settings::{Address, InvalidSetting, PostgresTimeouts, SynchronousCommit};
+use super::settings::{Address, PostgresTimeouts, SynchronousCommit};
 use super::statement::Texts;
 use super::table_names::TableNames;
 use super::transaction::begin;
 use crate::store::notifier::Notifier;
+use crate::store::server_access::{ServerAccess, access_settings};
+use crate::store::url_settings::UrlSettings;
 
 /// Settings of a [`PostgresStore`], begun by [`PostgresStore::builder`].
 pub struct PostgresStoreBuilder {
@@ -27,7 +30,7 @@ pub struct PostgresStoreBuilder {
     sessions: SessionLimits,
     synchronous_commit: Option<SynchronousCommit>,
     timeouts: PostgresTimeouts,
-    ca_certificates: Option<Vec<u8>>,
+    access: ServerAccess,
 }
 
 impl PostgresStoreBuilder {
@@ -45,7 +48,7 @@ impl PostgresStoreBuilder {
                 connect: CONNECT_TIMEOUT,
                 lock: LOCK_TIMEOUT,
             },
-            ca_certificates: None,
+            access: ServerAccess::default(),
         }
     }
 
@@ -104,8 +107,11 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Sets `synchronous_commit` for the store's sessions; the server's default by default.
+    /// Sets `synchronous_commit` for the store's sessions.
     ///
+    /// By default it is never less than `on`: a server or a role whose default is weaker would
+    /// forget claims in a crash.
+    /// An `options=-c synchronous_commit=…` in the URL has the last word.
     /// Without effect on [pooled](Self::pooled) sessions.
     #[must_use]
     pub const fn synchronous_commit(mut self, level: SynchronousCommit) -> Self {
@@ -140,24 +146,16 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
-    ///
-    /// # Security
-    ///
-    /// Certificates are always verified: the server's must lead to one of these, and name the host.
-    #[must_use]
-    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_certificates = Some(pem.into());
-        self
-    }
+    access_settings!();
 
     /// The store, without connecting.
     ///
     /// # Errors
     ///
     /// [`InvalidSetting`] if the URL, the certificates or the names cannot be used.
-    pub fn open(self) -> Result<PostgresStore, InvalidSetting> {
-        let mut address = Address::parse(&self.url, self.ca_certificates.as_deref())?;
+    pub fn open(mut self) -> Result<PostgresStore, InvalidSetting> {
+        self.read_url()?;
+        let mut address = Address::parse(&self.url, &self.access.tls)?;
         address.set_patience(&self.timeouts);
         // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
@@ -173,21 +171,50 @@ impl PostgresStoreBuilder {
             texts: Texts::new(&layout),
             layout,
             care: self.care,
+            password: self.access.password,
             session_settings,
             begin,
             notifier: Arc::new(Notifier::default()),
             is_ensured: AtomicBool::new(false),
+            may_notify: AtomicBool::new(true),
         });
         Ok(PostgresStore::with(connector, self.sessions))
+    }
+
+    /// Takes this store's settings out of the URL, over those that were set.
+    fn read_url(&mut self) -> Result<(), InvalidSetting> {
+        let settings = UrlSettings::take(&self.url, URL_SETTINGS)?;
+        if let Some(schema) = settings.text("schema") {
+            schema.clone_into(&mut self.schema);
+        }
+        if let Some(table) = settings.text("table") {
+            table.clone_into(&mut self.table);
+        }
+        if let Some(pooled) = settings.parsed("pooled", BOOLEAN)? {
+            self.is_pooled = pooled;
+        }
+        if let Some(migrate) = settings.parsed("migrate", BOOLEAN)? {
+            self.care = if migrate { Care::Migrate } else { Care::Verify };
+        }
+        let count = |name| settings.parsed(name, "must be a number");
+        if let Some(sessions) = count("sessions")? {
+            self.sessions.statements = usize::clamp(sessions, 1, SESSIONS_MAX);
+        }
+        if let Some(transactions) = count("transactions")? {
+            self.sessions.transactions = usize::clamp(transactions, 1, TRANSACTIONS_MAX);
+        }
+        settings.read_access(&mut self.access)?;
+        self.url = settings.url;
+        Ok(())
     }
 
     /// The store, with a session that works and tables of this release's version.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, [`ErrorKind::Internal`] if
-    /// the server refuses the user or the tables are not right, and [`ErrorKind::Refused`] if it
-    /// cannot be reached or takes no more sessions.
+    /// [`ErrorKind::Invalid`] with an [`InvalidSetting`] as its source, and [`ErrorKind::Refused`]
+    /// if the server cannot be reached, refuses the user, takes no more sessions, or has tables
+    /// that are not right.
     ///
     /// # Cancel safety
     ///
@@ -211,6 +238,9 @@ impl fmt::Debug for PostgresStoreBuilder {
     }
 }
 
+/// Settings in the query of a URL, beside those of every server and PostgreSQL's own.
+const URL_SETTINGS: &[&str] = &["schema", "table", "pooled", "migrate", "sessions", "transactions"];
+const BOOLEAN: &str = "must be true or false";
 const SCHEMA: &str = "idemptx";
 const TABLE: &str = "records";
 const SESSIONS: usize = 4;

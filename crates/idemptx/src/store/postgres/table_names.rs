@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::settings::InvalidSetting;
+use super::invalid_setting::InvalidSetting;
 
 /// The names of everything that a store has in its database, quoted.
 #[derive(Clone)]

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Settlement, StoreError};
 use tokio::sync::{MappedMutexGuard, MutexGuard, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 use tokio_postgres::{Client, Error, GenericClient, Row, SimpleQueryMessage};
 
 use super::postgres_failure::PostgresFailure;
@@ -17,6 +16,7 @@ use super::session::{Connector, Purpose, Session};
 use super::statement::{Parameter, Sql, Texts};
 use crate::store::Transactional;
 use crate::store::connection::StepFailure;
+use crate::time_limit::limited_or;
 
 /// A transaction as a store is given it; made of a [`tokio_postgres::Transaction`] on the store's
 /// own database.
@@ -35,6 +35,9 @@ impl<'t> From<&'t tokio_postgres::Transaction<'_>> for PostgresTransaction<'t> {
 
 impl PostgresTransaction<'_> {
     /// Settles, if the lease is in force, and the transaction too; says whether they were.
+    ///
+    /// The tasks that wait for the record are woken once the transaction is committed, or look
+    /// again in time if that is not possible.
     pub(super) async fn settle(
         self,
         texts: &Texts,
@@ -47,18 +50,31 @@ impl PostgresTransaction<'_> {
         let (states, records) = (vec![settled.state], vec![&settled.record[..]]);
         let (retains, response_retains) = (vec![settled.retain], vec![settled.response_retain]);
         let responses = vec![settled.response.as_deref()];
-        let parameters: [Parameter<'_>; 9] = [
-            &ids,
-            &tokens,
-            &states,
-            &records,
-            &retains,
-            &responses,
-            &response_retains,
-            &channel,
-            &self.id,
-        ];
-        texts.query(self.client, Sql::SettleIn, &parameters).await.map(|rows| !rows.is_empty())
+        let parameters: [Parameter<'_>; 8] =
+            [&ids, &tokens, &states, &records, &retains, &responses, &response_retains, &self.id];
+        let rows = texts.query(self.client, Sql::SettleIn, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        if row.try_get("awaited")? {
+            self.notify(texts, channel, &ids).await?;
+        }
+        Ok(true)
+    }
+
+    /// Wakes the tasks that wait for these records with the commit, within a savepoint: a role that
+    /// may not notify still settles.
+    async fn notify(self, texts: &Texts, channel: &str, ids: &[&[u8]]) -> Result<(), Error> {
+        let parameters: [Parameter<'_>; 2] = [&channel, &ids];
+        // On their way together; each fails if the one before it did.
+        let (begun, notified, kept) = tokio::join!(
+            self.client.batch_execute("SAVEPOINT idemptx_notify"),
+            texts.query(self.client, Sql::Notify, &parameters),
+            self.client.batch_execute("RELEASE SAVEPOINT idemptx_notify"),
+        );
+        begun?;
+        match notified.and(kept) {
+            Ok(()) => Ok(()),
+            Err(_) => self.client.batch_execute(UNDO_NOTIFY).await,
+        }
     }
 
     /// Runs another statement of the store.
@@ -144,13 +160,12 @@ impl OpenTransaction {
     /// Takes the session once a running statement has ended.
     async fn take(&self) -> Result<Option<Lent>, PostgresFailure> {
         let patience = self.connector.timeouts.command;
-        match timeout(patience, self.session.lock()).await {
-            Ok(mut session) => Ok(session.take()),
-            Err(_) => {
-                self.is_over.store(true, Ordering::Relaxed);
-                Err(PostgresFailure::timed_out(self.connector.server(), patience))
-            }
-        }
+        let taken = async { Ok(self.session.lock().await.take()) };
+        let late = || {
+            self.is_over.store(true, Ordering::Relaxed);
+            self.connector.timed_out(patience)
+        };
+        limited_or(patience, taken, late).await
     }
 }
 
@@ -176,8 +191,9 @@ impl Transactions {
     /// Begins a transaction when it is its turn.
     pub(super) async fn begin(self: &Arc<Self>) -> Result<OpenTransaction, PostgresFailure> {
         let patience = self.connector.timeouts.command;
-        let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(PostgresFailure::busy(self.connector.server())) };
+        let busy = || PostgresFailure::busy(self.connector.server());
+        let turn = async { self.turns.clone().acquire_owned().await.map_err(|_| busy()) };
+        let turn = limited_or(patience, turn, busy).await?;
         // One that was lost while it was idle says so only now.
         while let Some(session) = self.idle() {
             match self.begin_on(&session, CLEAN).await {
@@ -206,14 +222,11 @@ impl Transactions {
             // On their way together, though not in one transaction.
             let cleaned = session.client.simple_query(clean);
             let begun = session.client.simple_query(&self.connector.begin);
-            let (left, rows) = tokio::try_join!(cleaned, begun)?;
-            Ok::<_, Error>((left, rows))
+            tokio::try_join!(cleaned, begun).map_err(|error| self.connector.failed(error))
         };
         let patience = self.connector.timeouts.command;
-        let (left, rows) = match timeout(patience, begin).await {
-            Ok(begun) => begun.map_err(|error| self.connector.failed(error))?,
-            Err(_) => return Err(PostgresFailure::timed_out(self.connector.server(), patience)),
-        };
+        let late = || self.connector.timed_out(patience);
+        let (left, rows) = limited_or(patience, begin, late).await?;
         // The unlocking has a row without a text.
         if first(&left).is_some_and(|name| !name.is_empty()) {
             return Ok(None);
@@ -255,10 +268,9 @@ impl Lent {
         let connector = &self.home.connector;
         let patience = connector.timeouts.command;
         let doubts = self.session.doubts();
-        match timeout(patience, self.session.client.batch_execute(statement)).await {
-            Ok(ended) => ended.map_err(|error| connector.failed(error))?,
-            Err(_) => return Err(PostgresFailure::timed_out(connector.server(), patience)),
-        }
+        let ended = self.session.client.batch_execute(statement);
+        let ended = async { ended.await.map_err(|error| connector.failed(error)) };
+        limited_or(patience, ended, || connector.timed_out(patience)).await?;
         let is_doubtful = self.session.doubts() != doubts;
         let server = connector.server().clone();
         self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.session);
@@ -282,6 +294,7 @@ fn first(messages: &[SimpleQueryMessage]) -> Option<String> {
     })
 }
 
+const UNDO_NOTIFY: &str = "ROLLBACK TO SAVEPOINT idemptx_notify; RELEASE SAVEPOINT idemptx_notify";
 /// Leaves nothing of one request's session to the next; but for statements that it has prepared
 /// under names that it chose, one of which is returned: the client library's must stay.
 const CLEAN: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \

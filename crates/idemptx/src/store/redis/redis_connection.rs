@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value};
-use tokio::time::{Instant, timeout};
+use redis::{Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
+use tokio::time::Instant;
 
 use super::client::{packed, reply};
 use super::protocol::clock;
@@ -24,6 +24,7 @@ use super::topology::{Line, Topology};
 use crate::store::connection::{Connect, Connection, Doubt};
 use crate::store::notifier::Notifier;
 use crate::store::per_runtime::PerRuntime;
+use crate::time_limit::limited_or;
 
 /// Time limits of a store.
 #[derive(Clone, Copy, Debug)]
@@ -117,10 +118,10 @@ struct Connector {
 }
 
 impl Connector {
-    async fn line(&self) -> RedisResult<Line> {
+    async fn line(&self, info: ConnectionInfo) -> RedisResult<Line> {
         match &self.purpose {
             LinePurpose::Commands(server_clock) => {
-                let line = self.topology.connect().await?;
+                let line = self.topology.connect(info).await?;
                 let asked = Instant::now();
                 let question = packed(&clock::question());
                 let time = send(line.connection.clone(), &question).await?;
@@ -129,7 +130,7 @@ impl Connector {
                 }
                 Ok(line)
             }
-            LinePurpose::WakeUps(notifier) => self.topology.listen(listener(notifier)).await,
+            LinePurpose::WakeUps(notifier) => self.topology.listen(info, listener(notifier)).await,
         }
     }
 }
@@ -139,10 +140,13 @@ impl Connect for Arc<Connector> {
     type Failure = RedisFailure;
 
     async fn connect(&self) -> Result<Line, RedisFailure> {
-        match timeout(self.timeouts.connect, self.line()).await {
-            Ok(line) => line.map_err(|error| RedisFailure::redis(self.topology.name(), error)),
-            Err(_) => Err(self.timed_out(self.timeouts.connect)),
-        }
+        let limit = self.timeouts.connect;
+        let failed = |error| RedisFailure::redis(self.topology.name(), error);
+        // A command that prints the password may take longer than an attempt to connect.
+        let info = self.topology.info().await;
+        let info = info.map_err(|error| RedisFailure::no_password(self.topology.name(), &error))?;
+        let line = async { self.line(info).await.map_err(failed) };
+        limited_or(limit, line, || self.timed_out(limit)).await
     }
 
     fn is_closed(&self, _: &Line) -> bool {

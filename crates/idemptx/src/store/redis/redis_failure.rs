@@ -10,6 +10,7 @@ use redis::{RedisError, ServerErrorKind};
 
 use super::protocol;
 use crate::store::connection::{Fate, StepFailure};
+use crate::store::server_access::NoPassword;
 
 /// A step without a usable answer; it names the server, never a credential.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ enum RedisCause {
     Redis(RedisError),
     TimedOut(Duration),
     NoRuntime,
+    /// The password could not be read.
+    NoPassword(String),
     Unexpected,
 }
 
@@ -44,6 +47,10 @@ impl RedisFailure {
         Self::new(server, RedisCause::NoRuntime)
     }
 
+    pub(super) fn no_password(server: &Arc<str>, error: &NoPassword) -> Self {
+        Self::new(server, RedisCause::NoPassword(error.to_string()))
+    }
+
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
         Self::new(server, RedisCause::Unexpected)
     }
@@ -61,7 +68,8 @@ impl RedisFailure {
 
     fn kind(&self) -> ErrorKind {
         match &self.cause {
-            RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Internal,
+            RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Refused,
+            RedisCause::NoPassword(_) => ErrorKind::Refused,
             RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
@@ -121,11 +129,12 @@ impl fmt::Display for RedisFailure {
         write!(f, "redis at {}: ", self.server)?;
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => {
-                write!(f, "the user or the password was refused: {error}")
+                write!(f, "the user or the password is wrong: correct them; {error}")
             }
             RedisCause::Redis(error) => error.fmt(f),
             RedisCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
             RedisCause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
+            RedisCause::NoPassword(text) => f.write_str(text),
             RedisCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }

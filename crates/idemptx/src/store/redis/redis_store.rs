@@ -27,6 +27,8 @@ use super::topology::Topology;
 use super::url::{self, InvalidUrl};
 use crate::store::connection::Doubt;
 use crate::store::notifier::Notifier;
+use crate::store::server_access::{ServerAccess, access_settings};
+use crate::store::url_settings::UrlSettings;
 use crate::store::{SafetyReport, Transactional};
 
 /// Keeps records in Redis or Valkey; see the [module](super).
@@ -58,14 +60,15 @@ impl RedisStore {
     /// Begins to set a store up.
     ///
     /// The URL is `redis://[user[:password]@]host[:port][/database]`, the same with `rediss://` for
-    /// TLS, or `redis+unix:///path?db=number&user=name&pass=password`.
+    /// TLS, or `redis+unix:///path?db=number&user=name&pass=password`; in the query stand `prefix`,
+    /// `ca_file`, `cert_file` with `key_file`, and `password_file` or `password_command`, too.
     #[must_use]
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder {
             url: url.into(),
             prefix: PREFIX.to_owned(),
             timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
-            ca_certificates: None,
+            access: ServerAccess::default(),
         }
     }
 
@@ -100,8 +103,8 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] if the server cannot be reached, [`ErrorKind::Unavailable`] if it does
-    /// not answer, [`ErrorKind::Internal`] if it refuses the user or the password.
+    /// [`ErrorKind::Refused`] if the server cannot be reached, or refuses the user or the password;
+    /// [`ErrorKind::Unavailable`] if it does not answer.
     ///
     /// # Cancel safety
     ///
@@ -241,7 +244,7 @@ pub struct RedisStoreBuilder {
     url: String,
     prefix: String,
     timeouts: RedisTimeouts,
-    ca_certificates: Option<Vec<u8>>,
+    access: ServerAccess,
 }
 
 impl RedisStoreBuilder {
@@ -270,24 +273,20 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The authorities that may vouch for the server, in PEM, instead of the public ones.
-    ///
-    /// # Security
-    ///
-    /// Certificates are always verified: the server's must lead to one of these.
-    #[must_use]
-    pub fn ca_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_certificates = Some(pem.into());
-        self
-    }
+    access_settings!();
 
     /// The store, without connecting.
     ///
     /// # Errors
     ///
     /// [`InvalidUrl`] if the URL or the certificates cannot be read.
-    pub fn open(self) -> Result<RedisStore, InvalidUrl> {
-        let topology = Arc::new(Topology::new(url::parse(&self.url)?, self.ca_certificates)?);
+    pub fn open(mut self) -> Result<RedisStore, InvalidUrl> {
+        let settings = UrlSettings::take(&self.url, URL_SETTINGS)?;
+        if let Some(prefix) = settings.text("prefix") {
+            prefix.clone_into(&mut self.prefix);
+        }
+        settings.read_access(&mut self.access)?;
+        let topology = Arc::new(Topology::new(url::parse(&settings.url)?, self.access)?);
         let clock = Arc::new(ServerClock::new());
         let notifier = Arc::new(Notifier::default());
         let connections = |purpose| Connections::new(topology.clone(), purpose, self.timeouts);
@@ -306,8 +305,8 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, [`ErrorKind::Internal`] if the
-    /// server refuses the user or the password, and [`ErrorKind::Refused`] if it cannot be reached.
+    /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, and [`ErrorKind::Refused`] if
+    /// the server cannot be reached, or refuses the user or the password.
     ///
     /// # Cancel safety
     ///
@@ -330,6 +329,8 @@ impl fmt::Debug for RedisStoreBuilder {
     }
 }
 
+/// Settings in the query of a URL, beside those of every server.
+const URL_SETTINGS: &[&str] = &["prefix"];
 const PREFIX: &str = "idem:";
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 /// alive, and a claim that takes a record over is granted by a script, which reads both the
 /// predecessor's fence and the server's own clock.
 /// A plain grant finds nothing: its predecessor gave the record up, or let it stand for a whole
-/// retention, which is far more than the clocks can be apart.
+/// retention.
+/// Two processes read the server's clock apart by up to the time that a connect may take, so after
+/// a release in one of them the other may grant a lower fence: no promise is made about those.
 #[derive(Debug)]
 pub(super) struct ServerClock {
     origin: Instant,

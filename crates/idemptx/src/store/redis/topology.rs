@@ -4,34 +4,36 @@
 //! A topology that asks sentinels or follows slots belongs here, with the same two methods.
 
 use std::convert::Infallible;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ProtocolVersion, PushInfo,
-    RedisResult, TlsCertificates, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
+    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult, TlsCertificates,
+    io::tcp::TcpSettings,
 };
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::url::{self, InvalidUrl};
+use crate::store::server_access::{NoPassword, ServerAccess, TlsFiles, system_roots};
 
 /// A single Redis server.
 pub(super) struct Topology {
-    commands: Client,
-    pushes: Client,
+    info: ConnectionInfo,
+    access: ServerAccess,
     name: Arc<str>,
 }
 
 impl Topology {
-    /// The server at an address, with the authorities that may vouch for it.
-    pub(super) fn new(
-        info: ConnectionInfo,
-        ca_certificates: Option<Vec<u8>>,
-    ) -> Result<Self, InvalidUrl> {
+    /// The server at an address, with the certificates of both sides, and the source of the
+    /// password if that is not in the address.
+    pub(super) fn new(info: ConnectionInfo, mut access: ServerAccess) -> Result<Self, InvalidUrl> {
         let name = url::name(&info).into();
         let settings = info
             .redis_settings()
@@ -40,39 +42,59 @@ impl Topology {
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);
-        let info = info.set_tcp_settings(tcp);
-        // Pushes need RESP3; commands get on with what every server and proxy speaks.
-        let pushes = settings.clone().set_protocol(ProtocolVersion::RESP3);
-        Ok(Self {
-            commands: client(info.clone().set_redis_settings(settings), ca_certificates.clone())?,
-            pushes: client(info.set_redis_settings(pushes), ca_certificates)?,
-            name,
-        })
+        let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
+        access.tls = verified(access.tls, &info)?;
+        let topology = Self { info, access, name };
+        let opened = topology.client(topology.info.clone());
+        opened.map_err(|error| InvalidUrl::certificates(error.to_string()))?;
+        Ok(topology)
+    }
+
+    /// Returns the address, with the password as it is now.
+    pub(super) async fn info(&self) -> Result<ConnectionInfo, NoPassword> {
+        let Some(source) = &self.access.password else { return Ok(self.info.clone()) };
+        let password = source.read().await?;
+        let settings = self.info.redis_settings().clone().set_password(password);
+        Ok(self.info.clone().set_redis_settings(settings))
+    }
+
+    fn client(&self, info: ConnectionInfo) -> RedisResult<Client> {
+        if !is_tls(&info) {
+            return Client::open(info);
+        }
+        choose_cryptography();
+        let client_tls = self.access.tls.client.clone();
+        let client_tls =
+            client_tls.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        let certificates = TlsCertificates { client_tls, root_cert: self.access.tls.ca.clone() };
+        Client::build_with_tls(info, certificates)
     }
 
     /// Opens a connection for commands.
     ///
     /// Commands of many tasks are one write, except over TLS, where the client library connects.
-    pub(super) async fn connect(&self) -> RedisResult<Line> {
-        match self.commands.get_connection_info().addr() {
+    pub(super) async fn connect(&self, info: ConnectionInfo) -> RedisResult<Line> {
+        let settings = info.redis_settings();
+        match info.addr() {
             ConnectionAddr::Tcp(host, port) => {
-                self.driven(CoalescingWriter::tcp(host, *port).await?).await
+                Self::driven(settings, CoalescingWriter::tcp(host, *port).await?).await
             }
             #[cfg(unix)]
-            ConnectionAddr::Unix(path) => self.driven(CoalescingWriter::unix(path).await?).await,
+            ConnectionAddr::Unix(path) => {
+                Self::driven(settings, CoalescingWriter::unix(path).await?).await
+            }
             _ => {
-                let config = patient();
-                let opening = self.commands.get_multiplexed_async_connection_with_config(&config);
+                let (client, config) = (self.client(info)?, patient());
+                let opening = client.get_multiplexed_async_connection_with_config(&config);
                 Ok(Line::driven_elsewhere(opening.await?))
             }
         }
     }
 
-    async fn driven<S>(&self, stream: S) -> RedisResult<Line>
+    async fn driven<S>(settings: &RedisConnectionInfo, stream: S) -> RedisResult<Line>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let settings = self.commands.get_connection_info().redis_settings();
         let opening = MultiplexedConnection::new_with_config(settings, stream, patient());
         let (connection, driver) = opening.await?;
         let mut task = JoinSet::new();
@@ -83,16 +105,20 @@ impl Topology {
     /// Opens a connection for subscriptions, whose messages and end go to `receive`.
     pub(super) async fn listen(
         &self,
+        info: ConnectionInfo,
         receive: impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static,
     ) -> RedisResult<Line> {
-        let config = patient().set_push_sender(receive);
-        let opening = self.pushes.get_multiplexed_async_connection_with_config(&config);
+        // Pushes need RESP3; commands get on with what every server and proxy speaks.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let (client, config) =
+            (self.client(info.set_redis_settings(settings))?, patient().set_push_sender(receive));
+        let opening = client.get_multiplexed_async_connection_with_config(&config);
         Ok(Line::driven_elsewhere(opening.await?))
     }
 
     /// Returns true if records and passwords cross a network in plain text.
     pub(super) fn is_plaintext(&self) -> bool {
-        match self.commands.get_connection_info().addr() {
+        match self.info.addr() {
             ConnectionAddr::Tcp(host, _) => {
                 let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
                 !loopback && host != "localhost"
@@ -131,23 +157,37 @@ fn patient() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None)
 }
 
-fn client(info: ConnectionInfo, ca_certificates: Option<Vec<u8>>) -> Result<Client, InvalidUrl> {
-    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-    if is_tls {
-        choose_cryptography();
+fn is_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// Returns the certificates for this address, with the authorities that the system trusts if none
+/// were named.
+fn verified(mut tls: TlsFiles, info: &ConnectionInfo) -> Result<TlsFiles, InvalidUrl> {
+    if !is_tls(info) {
+        let needs_tls = Err(InvalidUrl::certificates_without_tls());
+        return if tls.is_empty() { Ok(tls) } else { needs_tls };
     }
-    let client = match ca_certificates {
-        None => Client::open(info),
-        Some(_) if !is_tls => return Err(InvalidUrl::certificates_without_tls()),
-        Some(pem) if !holds_certificate(&pem) => {
-            return Err(InvalidUrl::certificates("there is none in them".to_owned()));
+    match &tls.ca {
+        Some(pem) if !holds_certificate(pem) => {
+            Err(InvalidUrl::certificates("there is none in them".to_owned()))
         }
-        Some(pem) => {
-            let trust = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-            Client::build_with_tls(info, trust)
+        Some(_) => Ok(tls),
+        None => {
+            // Where the system has none, the client library's own count.
+            tls.ca = pem_of(system_roots());
+            Ok(tls)
         }
-    };
-    client.map_err(|error| InvalidUrl::certificates(error.to_string()))
+    }
+}
+
+fn pem_of(certificates: &[CertificateDer<'_>]) -> Option<Vec<u8>> {
+    let mut pem = String::new();
+    for certificate in certificates {
+        let text = Base64::encode_string(certificate);
+        let _ = writeln!(pem, "-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----");
+    }
+    (!pem.is_empty()).then(|| pem.into_bytes())
 }
 
 /// The client library takes the process's default cryptography, and panics where features of other

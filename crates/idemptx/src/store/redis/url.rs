@@ -4,6 +4,8 @@ use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
+use crate::store::url_settings::InvalidUrlSetting;
+
 /// A URL, or a setting that goes with it, with which no Redis can be reached.
 ///
 /// Its text says what to change and shows neither user nor password.
@@ -19,6 +21,7 @@ enum UrlProblem {
     Malformed(String),
     CertificatesWithoutTls,
     NoCertificates(String),
+    InUrl(InvalidUrlSetting),
 }
 
 impl InvalidUrl {
@@ -28,6 +31,12 @@ impl InvalidUrl {
 
     pub(super) const fn certificates(reason: String) -> Self {
         Self(UrlProblem::NoCertificates(reason))
+    }
+}
+
+impl From<InvalidUrlSetting> for InvalidUrl {
+    fn from(problem: InvalidUrlSetting) -> Self {
+        Self(UrlProblem::InUrl(problem))
     }
 }
 
@@ -44,15 +53,16 @@ impl fmt::Display for InvalidUrl {
             }
             UrlProblem::Insecure => f.write_str(
                 "the Redis URL has a fragment; certificates are always verified: name a private \
-                 authority with `ca_certificates` instead of `#insecure`",
+                 authority with `ca_certificates` or `ca_file` instead of `#insecure`",
             ),
             UrlProblem::Malformed(reason) => write!(f, "malformed Redis URL: {reason}"),
-            UrlProblem::CertificatesWithoutTls => f.write_str(
-                "`ca_certificates` needs TLS: write rediss:// instead of the URL's scheme",
-            ),
+            UrlProblem::CertificatesWithoutTls => {
+                f.write_str("certificates need TLS: write rediss:// instead of the URL's scheme")
+            }
             UrlProblem::NoCertificates(reason) => {
                 write!(f, "`ca_certificates` are no certificates in PEM: {reason}")
             }
+            UrlProblem::InUrl(problem) => problem.fmt(f),
         }
     }
 }

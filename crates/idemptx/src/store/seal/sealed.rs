@@ -270,6 +270,10 @@ impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
     async fn check(&self) -> Result<SafetyReport, StoreError> {
         self.store.check().await.map(|report| self.seal.report(report))
     }
+
+    async fn migrate(&self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
 }
 
 /// Returns true if a record in this state has no payload, and nothing to seal.

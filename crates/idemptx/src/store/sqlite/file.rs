@@ -136,7 +136,7 @@ impl DatabaseFile {
         let owner = schema::owner(connection).map_err(|error| self.sqlite(error))?;
         match owner {
             FileOwner::SomebodyElse => Err(self.fail(SqliteCause::Foreign)),
-            FileOwner::Us(version) if version > schema::VERSION => {
+            FileOwner::Us { version, readable_from } if readable_from > schema::VERSION => {
                 Err(self.fail(SqliteCause::Newer(version)))
             }
             _ if is_read_only(connection) => Err(self.fail(SqliteCause::ReadOnly)),
@@ -169,8 +169,8 @@ fn set_up(connection: &mut Connection, host: HostClock) -> rusqlite::Result<Opti
     connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES_KEPT)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     match schema::owner(&transaction)? {
-        FileOwner::Us(schema::VERSION) => {}
-        FileOwner::Us(older) => schema::migrate(&transaction, older)?,
+        FileOwner::Us { version, .. } if version >= schema::VERSION => {}
+        FileOwner::Us { version, .. } => schema::migrate(&transaction, version)?,
         FileOwner::Nobody | FileOwner::SomebodyElse => schema::migrate(&transaction, 0)?,
     }
     let clock = StoreClock::enter(&transaction, host)?;

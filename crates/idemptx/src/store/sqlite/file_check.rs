@@ -70,7 +70,18 @@ fn sound(connection: &Connection) -> rusqlite::Result<Option<Finding>> {
 }
 
 fn filesystem_kind(path: &Path) -> Option<Finding> {
-    let kind = filesystem::kind(path)?;
+    about_kind(filesystem::kind(path)?)
+}
+
+fn about_kind(kind: u64) -> Option<Finding> {
+    if let Some((_, name)) = filesystem::FOREIGN.iter().find(|(number, _)| *number == kind) {
+        let text = format!(
+            "the file is on {name}: if others reach it by other ways, their locks do not exclude \
+             each other, and one key is executed twice; what is acknowledged may not be on a disk; \
+             put it on a local file system"
+        );
+        return Some(Finding::new(Severity::Unsafe, text));
+    }
     if filesystem::MEMORY.contains(&kind) {
         return Some(Finding::new(
             Severity::Unsafe,
@@ -122,3 +133,20 @@ fn warning(text: impl Into<String>) -> Finding {
 const OTHERS: u32 = 0o077;
 const CHECKED_BYTES_MAX: i64 = 64 << 20;
 const FREE_BYTES_MIN: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_that_may_not_lock_for_every_host_are_unsafe() {
+        for (kind, word) in [(0x6573_5546, "sshfs"), (0x786f_4256, "VirtualBox")] {
+            let finding = about_kind(kind).unwrap();
+            assert_eq!(finding.severity, Severity::Unsafe);
+            assert!(finding.text.contains(word), "{}", finding.text);
+        }
+        const EXT4: u64 = 0xEF53;
+        assert_eq!(about_kind(EXT4), None);
+        assert!(about_kind(filesystem::OVERLAY).is_some_and(|it| it.severity == Severity::Warning));
+    }
+}

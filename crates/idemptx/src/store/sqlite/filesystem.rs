@@ -38,6 +38,12 @@ pub(super) const NETWORKS: &[(u64, &str)] = &[
     (0x0bd0_0bd0, "Lustre"),
     (0x4750_4653, "GPFS"),
 ];
+/// File systems that may be a network's, and whose locks then may not reach every host; FUSE stands
+/// for sshfs, GlusterFS, virtiofs and many others, which cannot be told apart by the number.
+pub(super) const FOREIGN: &[(u64, &str)] = &[
+    (0x6573_5546, "FUSE (sshfs, GlusterFS, virtiofs, …)"),
+    (0x786f_4256, "a shared folder of VirtualBox"),
+];
 /// File systems in memory, which end with the power.
 pub(super) const MEMORY: &[u64] = &[0x0102_1994, 0x8584_58f6];
 /// The writable layer of a container: gone with it.

@@ -13,7 +13,9 @@
 //! A commit that fails, on a full disk for instance, leaves every step in it without a verdict
 //! ([`Unavailable`](idemptx_core::store::ErrorKind::Unavailable)) and every record as it was.
 //! A step that was not begun in time, because another process kept the file locked, never will be
-//! ([`Refused`](idemptx_core::store::ErrorKind::Refused)).
+//! ([`Refused`](idemptx_core::store::ErrorKind::Refused)); a claim has 15 % of the time limit for
+//! that, so that a process which is stopped while it writes costs the others a refusal and no
+//! doubt.
 //!
 //! # One writer, group commit
 //!
@@ -61,11 +63,13 @@
 //! Back them up with `sqlite3 PATH ".backup COPY"`; but a copy that is put back does not know what
 //! has been executed since.
 //!
-//! What has expired is removed in small steps, with each commit and whenever the engine tends its
-//! store.
+//! What has expired is removed with each commit, twice as fast as it is written, and whenever the
+//! engine tends its store.
 //! Its room is used again, and given back to the disk once it is more than a quarter of the file.
 //!
 //! Network file systems are refused: what locks on them is worth differs from host to host.
+//! FUSE, which may be one (sshfs, GlusterFS, virtiofs), and folders shared with a virtual machine
+//! are findings of the check, for which the profile `payments` refuses to start.
 //!
 //! # SQLite
 //!

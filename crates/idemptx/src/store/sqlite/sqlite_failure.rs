@@ -80,7 +80,7 @@ impl SqliteFailure {
                 Some(_) => ErrorKind::Internal,
                 None => ErrorKind::Corrupt,
             },
-            SqliteCause::Undecodable(_) => ErrorKind::Corrupt,
+            SqliteCause::Undecodable(why) => why.error_kind(),
             SqliteCause::OtherFile | SqliteCause::Careless => ErrorKind::Invalid,
             SqliteCause::Crowded(_) => ErrorKind::Refused,
             _ => ErrorKind::Unavailable,

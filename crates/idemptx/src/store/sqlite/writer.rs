@@ -328,7 +328,6 @@ impl<'c> Work<'c> {
         if now.micros < self.next_due {
             return Ok(0);
         }
-        let count = count.min(SWEEP_BATCH);
         let records = &mut self.tools.records;
         let mut sweep = || {
             let swept = records.sweep(now, count)?;
@@ -372,7 +371,7 @@ impl<'c> Work<'c> {
 const BATCH_MAX: usize = 1024;
 /// Expired records that a step removes: more than the one it may add, so they never pile up.
 const SWEEP_SHARE: usize = 2;
-/// Expired records that are removed at a time when there are no steps, or many.
+/// Expired records that are removed at a time when there are no steps.
 const SWEEP_BATCH: usize = 128;
 /// Time after a complete sweep until the next one.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

@@ -168,6 +168,25 @@ async fn payload(store: &PostgresStore, key: u64, token: Token) -> bytes::Bytes 
     }
 }
 
+#[tokio::test]
+async fn claims_survive_a_crash_of_a_server_that_does_not_wait_for_its_commits() {
+    // What is not flushed with a commit is flushed ten seconds later.
+    let (mut server, store) =
+        started(&["synchronous_commit = off", "wal_writer_delay = 10s"]).await;
+    let requests: Vec<_> = (0..50).map(|key| (key, claim_request())).collect();
+    for (key, request) in &requests {
+        store.claim(&id(*key), request).await.unwrap();
+    }
+    server.kill();
+    server.restart();
+    for (key, request) in &requests {
+        match eventually(async || store.lookup(&id(*key)).await).await.unwrap() {
+            Some(RecordSnapshot::Held(holder)) => assert_eq!(holder.token, request.token),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+}
+
 /// A process that takes steps on command.
 struct Client {
     child: Child,

@@ -1,11 +1,11 @@
 //! Settings of a server that weaken durability, and its certificate.
 
 use idemptx::store::postgres::{PostgresStore, SynchronousCommit};
-use idemptx::store::{AnyStore, SafetyCheck, Severity};
-use idemptx_core::store::Store;
+use idemptx::store::{AnyStore, SafetyCheck, SafetyReport, Severity};
+use idemptx_core::store::{ErrorKind, Store};
 use idemptx_testkit::{CertificateAuthority, PostgresServer, server_directory};
 
-use super::fixture::{done, granted, id, patient, reason, soon, started};
+use super::fixture::{done, eventually, granted, id, number, patient, reason, soon, started};
 
 #[tokio::test]
 async fn the_check_says_in_one_line_what_a_server_promises() {
@@ -29,16 +29,27 @@ async fn the_check_says_in_one_line_what_a_server_promises() {
     // Of a session that was told of the new settings.
     let store = patient(server.url()).connect().await.unwrap();
     let report = store.check().await.unwrap();
-    assert_eq!(report.findings.len(), 4, "{report:?}");
-    assert!(report.findings.iter().all(|finding| finding.severity == Severity::Unsafe));
+    let unsafe_ones = |report: &SafetyReport| {
+        report.findings.iter().filter(|finding| finding.severity == Severity::Unsafe).count()
+    };
+    // Its own commits are waited for all the same.
+    assert_eq!((report.findings.len(), unsafe_ones(&report)), (4, 3), "{report:?}");
     assert!(!store.capabilities().durable);
 
     let logged = "ALTER TABLE idemptx.records SET LOGGED";
     server.session().await.batch_execute(logged).await.unwrap();
-    let told = patient(server.url()).synchronous_commit(SynchronousCommit::On).connect().await;
-    let told = told.unwrap();
-    assert_eq!(told.check().await.unwrap().findings.len(), 2);
-    assert!(told.capabilities().durable);
+    assert_eq!(unsafe_ones(&store.check().await.unwrap()), 2);
+    assert!(store.capabilities().durable);
+
+    // The last word is the URL's.
+    let url = format!("{}?options=-c%20synchronous_commit%3Doff", server.url());
+    let told = patient(url).connect().await.unwrap();
+    let report = told.check().await.unwrap();
+    assert_eq!(unsafe_ones(&report), 3, "{report:?}");
+    assert!(report.guarantee.contains("last claims do not survive"), "{}", report.guarantee);
+    assert!(!told.capabilities().durable);
+    let local = patient(server.url()).synchronous_commit(SynchronousCommit::Local);
+    assert!(local.connect().await.unwrap().check().await.is_ok());
 }
 
 #[tokio::test]
@@ -84,6 +95,69 @@ async fn tls_is_verified_against_the_authority_that_was_named() {
         assert!(reason(&error).contains("certificate"), "{}", reason(&error));
     }
 }
+
+/// Everything is in the URL, as in the configuration of a program that only takes one.
+#[tokio::test]
+async fn certificates_tables_and_a_password_that_changes_are_in_the_url() {
+    let authority = CertificateAuthority::generate();
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    authority.issue_client_into(directory.path(), "app");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    // Everybody but the superuser on the socket needs a password and a certificate.
+    std::fs::write(
+        path("hba.conf"),
+        "local all postgres trust\nhostssl all app 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n\
+         host all postgres 127.0.0.1/32 trust\n",
+    )
+    .unwrap();
+    std::fs::write(path("password"), "first\n").unwrap();
+    let lines = [
+        "ssl = on".to_owned(),
+        format!("ssl_cert_file = '{}'", path("server.pem")),
+        format!("ssl_key_file = '{}'", path("server.key")),
+        format!("ssl_ca_file = '{}'", path("ca.pem")),
+        format!("hba_file = '{}'", path("hba.conf")),
+    ];
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let (ca, certificate, key, password) =
+        (path("ca.pem"), path("client.pem"), path("client.key"), path("password"));
+    let server = PostgresServer::start_in(directory, &lines);
+    let session = server.session().await;
+    let role = "CREATE ROLE app LOGIN PASSWORD 'first'; GRANT CREATE ON DATABASE postgres TO app";
+    session.batch_execute(role).await.unwrap();
+    let url = format!(
+        "{}?sslmode=verify-full&ca_file={ca}&schema=shop&table=keys&sessions=1",
+        server.url_of("app")
+    );
+    let anonymous = format!("{url}&password_file={password}");
+    assert!(patient(anonymous).connect().await.is_err());
+
+    let identified = format!("{url}&cert_file={certificate}&key_file={key}");
+    let command = format!("{identified}&password_command=cat%20{password}");
+    for url in [format!("{identified}&password_file={password}"), command] {
+        let verifying = patient(format!("{url}&migrate=false")).connect().await;
+        assert_eq!(verifying.is_err(), number(&server, TABLES).await == 0);
+        let store = patient(url).connect().await.unwrap();
+        let lease = granted(&store, id(1)).await;
+        // A new session asks for the password that there is by then.
+        std::fs::write(&password, "second\n").unwrap();
+        session.batch_execute("ALTER ROLE app PASSWORD 'second'").await.unwrap();
+        server.cut_sessions_of("app").await;
+        eventually(async || store.release(&lease).await).await.unwrap();
+        std::fs::write(&password, "first\n").unwrap();
+        session.batch_execute("ALTER ROLE app PASSWORD 'first'").await.unwrap();
+    }
+    assert_eq!(number(&server, TABLES).await, 1);
+    let wrong = format!("{identified}&password_command=echo%20hunter2;exit%201");
+    let error = patient(wrong).connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(reason(&error).contains("the command gives no password"), "{}", reason(&error));
+    assert!(!reason(&error).contains("hunter2"));
+}
+
+const TABLES: &str =
+    "SELECT count(*) FROM pg_tables WHERE schemaname = 'shop' AND tablename = 'keys'";
 
 #[tokio::test]
 async fn a_server_without_tls_is_not_spoken_to_in_plain_text_when_tls_was_asked_for() {

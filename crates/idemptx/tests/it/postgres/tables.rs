@@ -1,18 +1,21 @@
 //! The tables: their creation, their permissions, and their rows across versions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
+use idemptx::store::{AnyStore, SafetyCheck};
 use idemptx_core::record::State;
 use idemptx_core::store::{
     Claim, ErrorKind, Expected, Inventory, Query, RecordSnapshot, RecordStatus, Settlement, Store,
 };
 use idemptx_testkit::PostgresServer;
+use tokio_postgres::IsolationLevel;
 
 use super::fixture::{
-    MINUTE, brief_claim_request, claim_request, comes_to, done, granted, granted_to, id, kind,
-    number, patient, reason, settled, started,
+    MINUTE, brief_claim_request, claim_request, comes_to, done, eventually, granted, granted_to,
+    id, kind, number, patient, reason, settled, started,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,12 +58,12 @@ async fn a_role_with_the_documented_grants_can_do_everything() {
     session.batch_execute("CREATE ROLE app LOGIN").await.unwrap();
 
     let error = app().connect().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
 
     session.batch_execute(&app().open().unwrap().schema_sql()).await.unwrap();
     let error = app().connect().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(reason(&error).contains("grants"), "{}", reason(&error));
 
     session.batch_execute(GRANTS).await.unwrap();
@@ -84,16 +87,155 @@ async fn a_role_with_the_documented_grants_can_do_everything() {
 async fn tables_that_are_missing_or_of_a_later_release_are_named_with_what_to_do() {
     let (server, store) = started(&[]).await;
     let session = server.session().await;
-    let newer = "INSERT INTO idemptx.records_version (version) VALUES (1000)";
+    let additive = "INSERT INTO idemptx.records_version VALUES (999, 1)";
+    session.batch_execute(additive).await.unwrap();
+    // Of a later release, which has only added something.
+    for migrate in [true, false] {
+        let older = patient(server.url()).migrate(migrate).connect().await.unwrap();
+        granted(&older, id(u64::from(migrate))).await;
+    }
+    let newer = "INSERT INTO idemptx.records_version VALUES (1000, 1000)";
     session.batch_execute(newer).await.unwrap();
     let error = PostgresStore::connect(server.url()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(reason(&error).contains("upgrade idemptx"), "{}", reason(&error));
 
-    session.batch_execute("DROP TABLE idemptx.records").await.unwrap();
-    let error = store.claim(&id(1), &claim_request()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Internal);
+    session.batch_execute("DROP SCHEMA idemptx CASCADE").await.unwrap();
+    let wary = patient(server.url()).migrate(false).open().unwrap();
+    let error = wary.claim(&id(1), &claim_request()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(reason(&error).contains("schema_sql"), "{}", reason(&error));
+    drop(store);
+}
+
+/// Another process may need minutes for a large table.
+#[tokio::test]
+async fn a_migration_may_take_longer_than_an_attempt_to_connect() {
+    let server = PostgresServer::start(&[]);
+    let lock = "SELECT pg_advisory_lock(hashtextextended('idemptx \"idemptx\".\"records\"', 0))";
+    let migrating = server.session().await;
+    migrating.batch_execute(lock).await.unwrap();
+    let brief = Duration::from_millis(400);
+    let builder = PostgresStore::builder(server.url()).connect_timeout(brief).timeout(4 * brief);
+    let connecting = tokio::spawn(builder.connect());
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    comes_to(&server, waits, 1).await;
+    tokio::time::sleep(3 * brief).await;
+    assert!(!connecting.is_finished());
+    migrating.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    let store = connecting.await.unwrap().unwrap();
+    granted(&store, id(1)).await;
+}
+
+#[tokio::test]
+async fn a_migration_is_a_step_of_its_own() {
+    let server = PostgresServer::start(&[]);
+    let store = patient(server.url()).migrate(false).open().unwrap();
+    assert_eq!(kind(store.claim(&id(1), &claim_request()).await), ErrorKind::Refused);
+    let deploying = AnyStore::from(patient(server.url()).migrate(false).open().unwrap());
+    for _ in 0..2 {
+        deploying.migrate().await.unwrap();
+    }
+    eventually(async || store.claim(&id(1), &claim_request()).await).await.unwrap();
+}
+
+/// As on a standby that was promoted before it had them, or on a restored database.
+#[tokio::test]
+async fn tables_that_have_gone_are_made_again_and_the_step_goes_on() {
+    let (server, store) = started(&[]).await;
+    granted(&store, id(1)).await;
+    let session = server.session().await;
+    session.batch_execute("DROP SCHEMA idemptx CASCADE").await.unwrap();
+    // On a session that knew the former ones, and on one that is opened without them.
+    granted(&store, id(1)).await;
+    session.batch_execute("DROP SCHEMA idemptx CASCADE").await.unwrap();
+    server.cut_sessions().await;
+    eventually(async || store.claim(&id(2), &claim_request()).await).await.unwrap();
+    assert_eq!(number(&server, "SELECT count(*) FROM idemptx.records").await, 1);
+}
+
+/// Index entries of removed rows stay for as long as an older snapshot could see the rows.
+#[tokio::test]
+async fn a_sweep_does_not_pass_what_earlier_ones_have_removed() {
+    let (server, store) = started(&["autovacuum = off"]).await;
+    let mut long = server.session().await;
+    let snapshot = long.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+    let snapshot = snapshot.start().await.unwrap();
+    snapshot.query("SELECT count(*) FROM idemptx.records", &[]).await.unwrap();
+    let expired = "INSERT INTO idemptx.records
+            (fence, lease_until, expires_at, due_at, attempt, state, id, token, record)
+        SELECT 1, now(), due, due, 1, 'R', int8send(n) || decode(repeat('00', 24), 'hex'), '', ''
+        FROM (SELECT n, now() - interval '1 hour' + n * interval '1 microsecond' AS due
+            FROM generate_series(1, 6000) AS n) AS expired";
+    server.session().await.batch_execute(expired).await.unwrap();
+    store.maintain();
+    comes_to(&server, "SELECT count(*) FROM idemptx.records", 0).await;
+    let mut expires = brief_claim_request();
+    expires.retain = Duration::ZERO;
+    granted_to(&store, id(1), &expires).await;
+    store.maintain();
+    comes_to(&server, "SELECT count(*) FROM idemptx.records", 0).await;
+    // Sessions hand in what they have counted when they end.
+    drop(store);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idemptx'";
+    comes_to(&server, sessions, 0).await;
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'records_due'";
+    let read = number(&server, read).await;
+    // Each of the thirteen steps from the beginning would pass all that is gone: 45,000.
+    assert!((6001..9000).contains(&read), "{read} index entries");
+    snapshot.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_of_large_replays_is_answered_in_parts() {
+    let (server, store) = started(&["log_min_messages = log", "log_statement = all"]).await;
+    let store = Arc::new(patient(server.url()).sessions(1).connect().await.unwrap_or(store));
+    for number in 0..REPLAYS {
+        let lease = granted(&store, id(number)).await;
+        store.settle(&lease, &done(large(number))).await.unwrap();
+    }
+    let replays: Vec<_> = (0..REPLAYS)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { (number, settled(&store, id(number)).await) })
+        })
+        .collect();
+    for replay in replays {
+        let (number, record) = replay.await.unwrap();
+        assert!(record.payload == large(number), "{number}");
+    }
+    let log = std::fs::read_to_string(server.directory().join("server.log")).unwrap();
+    let batches = log.matches("-- Claims for a batch of requests").count();
+    // The first goes alone, and four at a time fit into an answer.
+    assert!(batches >= 7, "{batches} statements");
+}
+
+fn large(number: u64) -> Vec<u8> {
+    vec![u8::try_from(number).unwrap(); 1 << 20]
+}
+
+const REPLAYS: u64 = 32;
+
+/// A standby that is promoted may have a clock that is behind.
+#[tokio::test]
+async fn a_lease_ends_a_term_after_it_was_seen_though_the_clock_went_back() {
+    let (server, store) = started(&[]).await;
+    let mut request = claim_request();
+    request.term = Duration::from_millis(50);
+    let lease = granted_to(&store, id(1), &request).await;
+    let back = "UPDATE idemptx.records SET lease_until = lease_until + interval '1 day',
+        expires_at = expires_at + interval '1 day'";
+    server.session().await.batch_execute(back).await.unwrap();
+    let takeover = claim_request().expecting(Expected::Orphan(lease.token));
+    let successor = eventually(async || match store.claim(&id(1), &takeover).await? {
+        Claim::Granted(lease) => Ok(lease),
+        Claim::Found(RecordSnapshot::Held(holder)) => {
+            assert!(holder.remaining <= request.term, "{holder:?}");
+            Err(ErrorKind::Unavailable.into())
+        }
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(successor.await.unwrap().attempt, 2);
 }
 
 #[tokio::test]
@@ -147,7 +289,7 @@ async fn this_version_writes_what_the_golden_rows_have() {
 async fn whoever_is_unknown_to_the_server_is_told_so() {
     let server = PostgresServer::start(&[]);
     for url in [server.url_of("stranger"), server.url().replace("/postgres", "/nowhere")] {
-        assert_eq!(kind(patient(url).connect().await), ErrorKind::Internal);
+        assert_eq!(kind(patient(url).connect().await), ErrorKind::Refused);
     }
 }
 

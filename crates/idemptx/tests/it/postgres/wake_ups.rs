@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use idemptx::store::Transactional;
+use idemptx::store::postgres::ParameterStyle;
 use idemptx_core::store::{Claim, ErrorKind, Expected, RecordSnapshot, Store};
 use idemptx_testkit::PostgresServer;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
@@ -101,6 +103,68 @@ async fn without_sessions_of_its_own_a_store_watches_nothing_and_wakes_those_tha
     let watch = watching.watch(&id(1)).await.unwrap();
     pooled.settle(&lease, &done("done")).await.unwrap();
     soon(watch).await;
+}
+
+/// A wake-up is a hint: without the right to send it, what was settled stays settled.
+#[tokio::test]
+async fn a_role_that_may_not_notify_settles_all_the_same_and_is_told_of_the_grant() {
+    let (server, watching) = started(&[]).await;
+    let session = server.session().await;
+    let setup = "CREATE ROLE app LOGIN;
+        GRANT USAGE ON SCHEMA idemptx TO app;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON idemptx.records TO app;
+        GRANT SELECT ON idemptx.records_version TO app;
+        REVOKE EXECUTE ON FUNCTION pg_catalog.pg_notify(text, text) FROM PUBLIC";
+    session.batch_execute(setup).await.unwrap();
+    let store = patient(server.url_of("app")).migrate(false).connect().await.unwrap();
+    for number in 0..4 {
+        let lease = granted(&store, id(number)).await;
+        // Someone waits for the second and the fourth.
+        let _watch = if number % 2 == 1 { watching.watch(&id(number)).await } else { None };
+        match number {
+            0 | 1 => store.settle(&lease, &done("done")).await.unwrap(),
+            _ => store.release(&lease).await.unwrap(),
+        }
+    }
+    assert_eq!(settled(&watching, id(1)).await.payload, "done");
+    granted(&watching, id(3)).await;
+
+    let lease = granted(&store, id(5)).await;
+    let _watch = watching.watch(&id(5)).await.unwrap();
+    let (mut client, connection) =
+        tokio_postgres::connect(&server.url_of("app"), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let transaction = client.transaction().await.unwrap();
+    store.settle_in_postgres((&transaction).into(), &lease, &done("within")).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(settled(&watching, id(5)).await.payload, "within");
+
+    let report = store.check().await.unwrap();
+    let grant = "GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify";
+    assert!(report.findings.iter().any(|it| it.text.contains(grant)), "{report:?}");
+    let lease = granted(&store, id(6)).await;
+    let statement = store.settle_statement(&lease, &done("x"), None, ParameterStyle::Numbered).text;
+    assert!(!statement.contains("pg_notify"), "{statement}");
+    let another = store.another();
+    let statement =
+        another.settle_statement(&lease, &done("x"), None, ParameterStyle::Numbered).text;
+    assert!(!statement.contains("pg_notify"), "{statement}");
+    assert!(watching.check().await.unwrap().findings.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_settlement_in_a_transaction_is_woken_by_its_commit() {
+    let (server, store) = started(&[]).await;
+    let (_listening, told) = listening(&server).await;
+    let lease = granted(&store, id(1)).await;
+    let watch = store.watch(&id(1)).await.unwrap();
+    let mut client = server.session().await;
+    let transaction = client.transaction().await.unwrap();
+    store.settle_in_postgres((&transaction).into(), &lease, &done("within")).await.unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 0);
+    transaction.commit().await.unwrap();
+    soon(watch).await;
+    assert_eq!(settled(&store, id(1)).await.payload, "within");
 }
 
 /// Counts notifications until the client is dropped.

@@ -4,6 +4,60 @@ use idemptx_testkit::{CertificateAuthority, RedisServer, ReservedPort, server_di
 
 use super::*;
 
+/// Everything is in the URL, as in the configuration of a program that only takes one.
+#[tokio::test]
+async fn certificates_a_prefix_and_a_password_that_changes_are_in_the_url() {
+    let authority = CertificateAuthority::generate();
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    authority.issue_client_into(directory.path(), "app");
+    let reserved = ReservedPort::reserve();
+    let port = reserved.number();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let lines = [
+        format!("tls-port {port}"),
+        format!("tls-cert-file {}", path("server.pem")),
+        format!("tls-key-file {}", path("server.key")),
+        format!("tls-ca-cert-file {}", path("ca.pem")),
+        "tls-auth-clients yes".to_owned(),
+        "requirepass first".to_owned(),
+    ];
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    std::fs::write(path("password"), "first\n").unwrap();
+    let (ca, certificate, key, password) =
+        (path("ca.pem"), path("client.pem"), path("client.key"), path("password"));
+    let server = RedisServer::start_in(directory, &lines);
+    let trusting = format!("rediss://127.0.0.1:{port}?ca_file={ca}&prefix=a%3A");
+    let identified = format!("{trusting}&cert_file={certificate}&key_file={key}");
+    let anonymous = format!("{trusting}&password_file={password}");
+    assert!(RedisStore::connect(anonymous).await.is_err());
+
+    let command = format!("{identified}&password_command=cat%20{password}");
+    for url in [format!("{identified}&password_file={password}"), command] {
+        std::fs::write(&password, "first\n").unwrap();
+        let store = RedisStore::builder(url).timeout(PATIENCE).connect_timeout(PATIENCE);
+        let store = store.connect().await.unwrap();
+        let lease = granted(&store, id(1)).await;
+        let mut admin = redis::Client::open(format!("redis+unix://{}", server.socket().display()))
+            .unwrap()
+            .get_connection()
+            .unwrap();
+        redis::cmd("AUTH").arg("first").exec(&mut admin).unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS").arg("a:*").query(&mut admin).unwrap();
+        assert_eq!(keys.len(), 1);
+        // A new connection asks for the password that there is by then.
+        std::fs::write(&password, "second\n").unwrap();
+        let set = |admin: &mut redis::Connection, password: &str| {
+            let mut set = redis::cmd("CONFIG");
+            set.arg("SET").arg("requirepass").arg(password).exec(admin).unwrap();
+        };
+        set(&mut admin, "second");
+        redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut admin).unwrap();
+        eventually(async || store.release(&lease).await).await.unwrap();
+        set(&mut admin, "first");
+    }
+}
+
 #[tokio::test]
 async fn tls_is_verified_against_the_authority_that_was_named() {
     let (authority, stranger) =

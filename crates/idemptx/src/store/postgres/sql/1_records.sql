@@ -21,6 +21,8 @@ CREATE TABLE {records} (
     -- Settling and renewing find room on the record's own page, and touch no index.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.05,
-    autovacuum_analyze_scale_factor = 0.05
+    autovacuum_analyze_scale_factor = 0.05,
+    -- Responses that do not fit into a page come and go as often as the rows.
+    toast.autovacuum_vacuum_scale_factor = 0.05
 );
 CREATE INDEX {due} ON {records} (due_at);

@@ -7,6 +7,9 @@ SELECT
     current_setting('fsync') = 'on' AS fsync,
     current_setting('full_page_writes') = 'on' AS full_page_writes,
     current_setting('synchronous_commit') AS synchronous_commit,
+    -- What sessions have that set nothing themselves.
+    (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS default_commit,
+    has_function_privilege('pg_catalog.pg_notify(text, text)', 'EXECUTE') AS may_notify,
     current_setting('synchronous_standby_names') AS standby_names,
     (SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass($1)) AS persistence,
     (SELECT count(*) FROM pg_stat_replication) AS standbys

@@ -1,7 +1,6 @@
--- Makes a batch of results final, and wakes whoever waits for one of them.
+-- Makes a batch of results final, and tells which of them are waited for.
 -- $1 ids in ascending order, in which they are locked, $2 tokens, $3 states, $4 records, $5 their
--- retentions in milliseconds, $6 responses that are kept apart and $7 their retentions, $8 the
--- channel.
+-- retentions in milliseconds, $6 responses that are kept apart and $7 their retentions.
 WITH settled AS (
     UPDATE {records} AS r SET
         state = done.state::"char",
@@ -23,4 +22,4 @@ WITH settled AS (
         {within}
     RETURNING r.id, r.awaited
 )
-SELECT id, CASE WHEN awaited THEN pg_notify($8, encode(id, 'hex'))::text END FROM settled
+SELECT id, {awaited} FROM settled

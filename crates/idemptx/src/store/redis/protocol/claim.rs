@@ -176,15 +176,26 @@ impl Step for ClaimStep {
         }
         let fence = old.fence.saturating_add(1).max(read.micros).max(self.fence_min);
         let lease = self.lease(fence, old.attempt.saturating_add(1));
+        let is_lengthened = old.state == State::Running && read.pttl > pttl_of(&old);
+        let retain = millis(old.retain);
         // Whoever waits for an orphan waits for its successor.
         let awaited = old.state == State::Running && old.awaited;
         let found = see(old, read.pttl, read.response);
         if self.may_replace(&found) {
             self.grant(layout, lease, awaited)
+        } else if is_lengthened {
+            // The server's clock went back: the lease ends a term from now, not that much later.
+            let write = Command::expire(layout, Key::Record(&self.id), retain);
+            Decision { writes: vec![write], verdict: Ok(found.into()) }
         } else {
             Decision::stands(Ok(found.into()))
         }
     }
+}
+
+/// The time to live that a claim is written with.
+fn pttl_of(record: &Record) -> i64 {
+    i64::try_from(millis(record.retain)).unwrap_or(i64::MAX)
 }
 
 /// Before 7.0 `SET` does not know `NX` and `GET` together.

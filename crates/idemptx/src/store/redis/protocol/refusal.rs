@@ -42,11 +42,21 @@ pub(super) fn has_code(error: &[u8], code: &str) -> bool {
 fn kind(error: &[u8]) -> ErrorKind {
     match code_of(error) {
         b"WRONGTYPE" => ErrorKind::Corrupt,
-        b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => ErrorKind::Internal,
         // The server checks these before it executes a command, and before a script's first write.
-        b"OOM" | b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"NOREPLICAS" | b"MISCONF"
-        | b"TRYAGAIN" | b"CLUSTERDOWN" | b"MOVED" | b"ASK" => ErrorKind::Refused,
+        b"NOAUTH" | b"WRONGPASS" | b"NOPERM" | b"OOM" | b"READONLY" | b"LOADING"
+        | b"MASTERDOWN" | b"NOREPLICAS" | b"MISCONF" | b"TRYAGAIN" | b"CLUSTERDOWN" | b"MOVED"
+        | b"ASK" => ErrorKind::Refused,
         _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Returns what to do about an error whose own text does not say it.
+fn remedy(error: &[u8]) -> &'static str {
+    match code_of(error) {
+        b"NOAUTH" => "it wants a password: write redis://user:password@host into the URL; ",
+        b"WRONGPASS" => "it refused the user or the password of the URL: correct them; ",
+        b"NOPERM" => "its user lacks a permission: see those in the documentation of this store; ",
+        _ => "",
     }
 }
 
@@ -72,10 +82,7 @@ impl fmt::Display for Refusal {
             None => f.write_str("redis: ")?,
         }
         match &self.cause {
-            RefusalCause::Refused(error) if kind(error.as_bytes()) == ErrorKind::Internal => {
-                write!(f, "the user, the password or the permissions were refused: {error}")
-            }
-            RefusalCause::Refused(error) => f.write_str(error),
+            RefusalCause::Refused(error) => write!(f, "{}{error}", remedy(error.as_bytes())),
             RefusalCause::Unexpected(step) => {
                 write!(f, "answered `{step}` in a way it never should")
             }
@@ -102,9 +109,9 @@ mod tests {
     fn an_errors_code_says_what_it_means_and_its_text_is_kept() {
         for (error, kind) in [
             ("WRONGTYPE Operation against a key", ErrorKind::Corrupt),
-            ("NOAUTH Authentication required.", ErrorKind::Internal),
-            ("WRONGPASS invalid username-password pair", ErrorKind::Internal),
-            ("NOPERM this user has no permissions", ErrorKind::Internal),
+            ("NOAUTH Authentication required.", ErrorKind::Refused),
+            ("WRONGPASS invalid username-password pair", ErrorKind::Refused),
+            ("NOPERM this user has no permissions", ErrorKind::Refused),
             ("OOM command not allowed", ErrorKind::Refused),
             ("READONLY You can't write against a read only replica.", ErrorKind::Refused),
             ("LOADING", ErrorKind::Refused),

@@ -85,7 +85,7 @@ pub(super) const CLAIM: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/claim.lua")
     ),
-    hash: "3f9ee2ae1f6182ea37c321720c6cc24af29d9176",
+    hash: "602c484c8a05ee207d7171e27cdfee9e71eb1d3f",
 };
 pub(super) const LOOK: Script = Script {
     shebang: "",
@@ -94,7 +94,7 @@ pub(super) const LOOK: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/look.lua")
     ),
-    hash: "7e83eb4608fcfe643940e98c42f00b631082145d",
+    hash: "a2bc8caf480880dc32d1a7c06090aaf32e0ac92e",
 };
 
 pub(super) const LIST: Script = Script {

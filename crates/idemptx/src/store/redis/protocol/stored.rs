@@ -6,7 +6,7 @@ use bytes::Bytes;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimInfo, ErrorKind, RecordSnapshot, StoreError};
+use idemptx_core::store::{Claim, ClaimInfo, RecordSnapshot, StoreError};
 use idemptx_core::time::millis;
 
 use super::layout::Layout;
@@ -77,7 +77,8 @@ pub(super) fn see(record: Record, pttl: i64, response: Option<Bytes>) -> RecordS
 }
 
 pub(super) fn decode(id: &RecordId, record: &Bytes) -> Result<Record, StoreError> {
-    Record::decode(id, record).map_err(|reason| StoreError::with_source(ErrorKind::Corrupt, reason))
+    Record::decode(id, record)
+        .map_err(|reason| StoreError::with_source(reason.error_kind(), reason))
 }
 
 fn settled(mut record: Record, response: Option<Bytes>) -> RecordState {
@@ -94,8 +95,9 @@ fn settled(mut record: Record, response: Option<Bytes>) -> RecordState {
 /// Returns the rest of a lease, whose age is what is missing from its retention.
 pub(super) fn remaining(record: &Record, pttl: i64) -> Duration {
     let retain = i128::from(millis(record.retain));
-    // Without an expiry its age is unknown, so it must not count as lapsed.
-    let age = if pttl < 0 { 0 } else { retain - i128::from(pttl) };
+    // Without an expiry its age is unknown, so it must not count as lapsed; and more time to live
+    // than it was given says that the server's clock has gone back.
+    let age = if pttl < 0 { 0 } else { (retain - i128::from(pttl)).max(0) };
     let left = i128::from(millis(record.term)) - age;
     Duration::from_millis(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
 
 use idemptx_core::record::Record;
 use rusqlite::Connection;
@@ -49,7 +50,7 @@ fn files_that_cannot_be_the_store_are_refused_with_what_to_do() {
     let newer = Connection::open(at("newer")).unwrap();
     let application = super::super::schema::APPLICATION_ID;
     newer.pragma_update(None, "application_id", application).unwrap();
-    newer.pragma_update(None, "user_version", 99).unwrap();
+    newer.pragma_update(None, "user_version", 99 << 16 | 99).unwrap();
     for (name, says) in [
         ("absent/it.db", "folder does not exist"),
         ("folder", "it is a folder"),
@@ -106,7 +107,7 @@ async fn a_record_that_cannot_be_read_is_left_as_it_is() {
     let settle = store.settle(&lease, &done("late", HOUR)).await.unwrap_err();
     let lookup = store.lookup(&id(1)).await.unwrap_err();
     for error in [claim, settle, lookup] {
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.kind(), ErrorKind::Full);
         assert!(told(&error).contains("record format 99"), "{}", told(&error));
     }
     let page = store.list(&Query::in_flight()).await.unwrap();
@@ -151,6 +152,49 @@ async fn somebody_else_who_keeps_the_file_locked_costs_the_verdict_and_nothing_m
     assert_eq!(store.lookup(&id(1)).await.unwrap(), None);
     other.execute_batch("ROLLBACK").unwrap();
     until(async || store.claim(&id(1), &request(1, HOUR, HOUR)).await.is_ok()).await;
+}
+
+/// As a process does that is stopped while it writes.
+#[tokio::test]
+async fn a_process_that_keeps_its_turn_costs_a_claim_a_share_of_the_time_and_is_certain() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.db");
+    let store = SqliteStore::builder(&path).timeout(4000 * MILLISECOND).open().unwrap();
+    let turn = fs::File::options().write(true).open(folder.path().join("it.db-turn")).unwrap();
+    turn.lock().unwrap();
+    // An engine gives a claim a fifth of that.
+    let claimed = async { store.claim(&id(1), &request(1, HOUR, HOUR)).await };
+    let claimed = tokio::time::timeout(3000 * MILLISECOND, claimed).await;
+    assert_eq!(claimed.unwrap().unwrap_err().kind(), ErrorKind::Refused);
+    turn.unlock().unwrap();
+    until(async || store.claim(&id(2), &request(2, HOUR, HOUR)).await.is_ok()).await;
+    assert_eq!(store.lookup(&id(1)).await.unwrap(), None);
+}
+
+/// Everything expires at once, and commits are as large as they get.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_expires_is_removed_as_fast_as_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.db");
+    let store = Arc::new(store(&path));
+    let other = Connection::open(&path).unwrap();
+    let count = "SELECT count(*) FROM records";
+    for round in 0..8_u64 {
+        let claims: Vec<_> = (0..2000)
+            .map(|n| {
+                let (store, n) = (store.clone(), 2000 * round + n);
+                tokio::spawn(async move {
+                    granted(&store, id(n), &request(n, Duration::ZERO, MILLISECOND)).await
+                })
+            })
+            .collect();
+        for claim in claims {
+            claim.await.unwrap();
+        }
+    }
+    let left = other.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap();
+    // Those of the last round, and what its first commit found.
+    assert!(left <= 6000, "{left} of 16,000 records");
 }
 
 #[tokio::test]

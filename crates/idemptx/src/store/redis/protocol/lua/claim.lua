@@ -10,6 +10,10 @@ if old then
         redis.call('PEXPIRE', KEYS[1], retention(old))
         return { 'granted', old, false }
     end
+    if meaning == 'held' and redis.call('PTTL', KEYS[1]) > retention(old) then
+        -- The server's clock went back: the lease ends a term from now, not that much later.
+        redis.call('PEXPIRE', KEYS[1], retention(old))
+    end
     local is_live = meaning == 'held' and detail > 0
     if is_live or meaning ~= ARGV[3] or string.sub(old, 36, 51) ~= ARGV[4] then
         return { meaning, old, detail }

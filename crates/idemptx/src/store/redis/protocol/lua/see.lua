@@ -12,6 +12,7 @@ local function see(record, id)
     end
     local left = redis.call('PTTL', KEYS[1])
     -- Without an expiry (somebody sent PERSIST) its age is unknown, and nobody may call it lapsed.
-    local age = left < 0 and 0 or retention(record) - left
+    -- More to live than it was given says that the server's clock went back, as in a failover.
+    local age = left < 0 and 0 or math.max(0, retention(record) - left)
     return 'held', math.max(0, struct.unpack('>I4', record, 116) - age)
 end
