@@ -89,7 +89,7 @@ fn fingerprints_are_settled() {
             "6f5c092d 768676551ce6a7d2",
             "74b51578 60889c1f4adb257f",
             "b8b6a8e9 cdbc66c17eb5323e",
-            "c3e7acfa 5b302b79e4f17470"
+            "c3e7acfa 8ea1cf12243d8f7b"
         ]
     );
     let work = Fingerprint::of(&[b"a", b"b"], None);
@@ -250,6 +250,15 @@ fn parameters_and_case_of_the_content_type_do_not_count() {
     assert_ne!(print(&["text/plain"]), print(&[]));
     assert_ne!(print(&[""]), print(&[]));
     assert_ne!(print(&["text/plain"]), print(&["text/plain", "text/plain"]));
+}
+
+#[test]
+fn the_content_type_counts_with_the_body_alone() {
+    let print = |rule: BodyRule, content_type| {
+        Request::post(content_type, "x").fingerprint(&with_body(rule)).digest
+    };
+    assert_eq!(print(BodyRule::None, "text/plain"), print(BodyRule::None, "text/html"));
+    assert_ne!(print(BodyRule::Raw, "text/plain"), print(BodyRule::Raw, "text/html"));
 }
 
 #[test]

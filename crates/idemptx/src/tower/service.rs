@@ -85,7 +85,7 @@ where
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
         let rejection = match action {
             Action::ReadBody { bytes_max } => {
-                let driver = Driver::new(engine, exchange.typical(engine.typical().get()));
+                let driver = Driver::new(engine, exchange.typical(engine.typical_now()));
                 let attachment = driver.attachment();
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
