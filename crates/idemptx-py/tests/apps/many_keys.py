@@ -1,4 +1,4 @@
-"""Prints by how many bytes this process grows with 200,000 keys that expire soon."""
+"""Prints by how many bytes this process grows with many keys that expire soon."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from idemptx.backend import InMemoryBackend
 
-KEYS = 200_000
+KEYS = 40_000
 TTL_SECONDS = 0.5
 BODY = b"x" * 400
 BATCHES = 20
