@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import fastapi.routing
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
@@ -90,6 +91,33 @@ async def test_a_live_body_ends_where_a_dependency_fails_before_it(connect: Any)
     async with connect(app) as client:
         assert (await client.post("/orders", headers=KEY)).status_code == 500
     assert await drain(20)
+
+
+async def test_a_response_that_another_decorator_replaces_is_still_stored(connect: Any) -> None:
+    handled = 0
+    app = FastAPI()
+
+    def wrapped(endpoint: Any) -> Any:
+        @functools.wraps(endpoint)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            await endpoint(*args, **kwargs)
+            return JSONResponse({"wrapped": True})
+
+        call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]
+        return call
+
+    @app.post("/orders")
+    @wrapped
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        nonlocal handled
+        handled += 1
+        return {"ok": True}
+
+    async with connect(app) as client:
+        for _ in range(2):
+            assert (await client.post("/orders", headers=KEY)).json() == {"wrapped": True}
+    assert handled == 1
 
 
 @ends_before_response

@@ -115,18 +115,32 @@ class ExitStacks:
         return error
 
 
-def when_dependencies_have_ended(scope: Scope, call: Callable[..., Awaitable[bool]]) -> bool:
-    """Has `call` run like `__aexit__` after the last dependency of the function's scope.
+def when_dependencies_have_ended(scope: Scope, call: Callable[..., Awaitable[bool]]) -> None:
+    """Has `call` run like `__aexit__` after the last dependency that ends before the response.
 
-    Returns false if this request has no such scope: then nothing of it fails between the handler
-    and the response, or this FastAPI (before 0.118) hides the stack.
+    Where no dependency does, it runs at the end of the request.
     """
-    stack = scope.get(STACKS[0])
-    if not isinstance(stack, AsyncExitStack):
-        return False
-    # At the bottom, where nothing can be pushed by other means: it is closed last.
-    stack._exit_callbacks.appendleft((False, call))  # type: ignore[attr-defined] # noqa: SLF001
-    return True
+    shown = (scope.get(name) for name in STACKS)
+    stack: Any = next((it for it in shown if isinstance(it, AsyncExitStack)), None)
+    stack = stack or _hidden_stack()
+    if stack is not None:
+        # At the bottom, where nothing can be pushed by other means: it is closed last.
+        stack._exit_callbacks.appendleft((False, call))  # noqa: SLF001
+
+
+def _hidden_stack() -> AsyncExitStack | None:
+    """The stack of dependencies that FastAPI before 0.118 keeps in a local variable.
+
+    It is in a frame of the running task, unless another decorator calls ours from a separate task.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "fastapi.routing":
+            stack = frame.f_locals.get("async_exit_stack")
+            if isinstance(stack, AsyncExitStack):
+                return stack
+        frame = frame.f_back
+    return None
 
 
 def _taken(stack: AsyncExitStack) -> AsyncExitStack:

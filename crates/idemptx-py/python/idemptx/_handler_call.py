@@ -357,8 +357,9 @@ class OwnReply(Response):
 
     def __del__(self) -> None:
         """Counts as failed where it was never sent: an end of a dependency raised."""
-        driver = self._driver
+        driver, call = self._driver, self._call
         if driver.is_pending and not driver.engine.loop.is_closed():
+            driver.engine.loop.call_soon_threadsafe(call.abandon)
             driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
 
 
