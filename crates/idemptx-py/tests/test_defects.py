@@ -194,8 +194,8 @@ def _send_64_mib(server: Any) -> tuple[int, int]:
 def test_expired_keys_are_given_back(original_path: Any) -> None:
     ours = _grow_by_many_keys("ours")
     original = _grow_by_many_keys("original", original_path)
-    assert ours < 20 * MIB
-    assert original > 30 * MIB
+    assert original > 10 * MIB
+    assert 2 * ours < original
 
 
 def _grow_by_many_keys(package: str, python_path: Any = None) -> int:

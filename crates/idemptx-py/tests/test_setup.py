@@ -228,7 +228,7 @@ async def test_an_asynchronous_client_object_is_found_to_starve(redis_server: An
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("layer", ["decorator", "middleware"])
+@pytest.mark.parametrize("layer", ["decorator", "router", "mount", "middleware"])
 async def test_a_store_that_is_away_at_start_is_one_line(
     connect: Any, caplog: Any, own_redis: Any, layer: str
 ) -> None:
@@ -239,13 +239,17 @@ async def test_a_store_that_is_away_at_start_is_one_line(
     async def create_order() -> dict[str, bool]:
         return {"ok": True}
 
-    if layer == "decorator":
-        # As where a server imports the application: in its loop.
-        app.post("/orders")(idempotent(backend)(create_order))
-    else:
+    if layer == "middleware":
         app.post("/orders")(create_order)
         app = IdempotencyMiddleware(app, backend)
-        await _start(app)
+    else:
+        owner = {"decorator": app, "router": APIRouter(), "mount": FastAPI()}[layer]
+        owner.post("/orders")(idempotent(backend)(create_order))
+        if layer == "router":
+            app.include_router(owner)
+        elif layer == "mount":
+            app.mount("/", owner)
+    await _start(app)
     with caplog.at_level(logging.WARNING, "idemptx"):
         until = asyncio.get_running_loop().time() + 30
         while not _told(caplog):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ._engine import Engines
 from ._user_backend import UserBackendStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ._engine import Engine
     from ._storage_backend import AsyncStorageBackend, StorageBackend
     from ._store import Store
 
-__all__ = ["check_soon", "engines_of", "overrides"]
+__all__ = ["engines_of", "overrides"]
 
 
 def engines_of(backend: StorageBackend | AsyncStorageBackend) -> Engines:
@@ -26,15 +21,6 @@ def engines_of(backend: StorageBackend | AsyncStorageBackend) -> Engines:
         engines = Engines(lambda: _open_store(backend))
         setattr(backend, ENGINES, engines)
     return engines
-
-
-def check_soon(engine_here: Callable[[], Engine]) -> None:
-    """Has a store checked at start, if the application is being imported in its event loop.
-
-    uvicorn does so; elsewhere the first request is the start.
-    """
-    with suppress(RuntimeError):
-        asyncio.get_running_loop().call_soon(engine_here)
 
 
 def _open_store(backend: StorageBackend | AsyncStorageBackend) -> Store:

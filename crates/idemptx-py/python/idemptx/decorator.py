@@ -7,9 +7,10 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from . import _fastapi
 from ._backend import backend_of, check_safety
 from ._driver import Driver
-from ._engines import check_soon, engines_of
+from ._engines import engines_of
 from ._execution import current_execution
 from ._handler_call import HandlerCall, Reply, other_answer
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
@@ -136,8 +137,8 @@ class _Route:
         self._probe = probe
         self._observer = observer
         self._detach = detach
-        check_soon(self._engine_here)
         annotate_routes_of(RULES)
+        _fastapi.call_at_start(START)
 
     def protect(self, handler: Callable[P, R]) -> Callable[P, R]:
         signature = Signature(handler)
@@ -154,6 +155,7 @@ class _Route:
         # This signature counts, not that of `__wrapped__`: its annotations are resolved.
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
         setattr(protected, RULES, self._rules)
+        setattr(protected, START, self._engine_here)
         return cast("Callable[P, R]", protected)
 
     async def _begin(self, request: Request) -> Exchange | None:
@@ -224,6 +226,7 @@ class _Route:
 
 CLIENT_CLOSED_REQUEST = 499
 RULES = "__idemptx_rules__"
+START = "__idemptx_start__"
 ABOVE = (
     "@idempotent stands above its route's decorator, which has registered the handler already, "
     "unprotected: write @app.post(…) first, and @idempotent(…) below it"

@@ -7,8 +7,8 @@ from typing import Any
 
 from idemptx.backend import InMemoryBackend
 
-KEYS = 40_000
-TTL_SECONDS = 0.5
+KEYS = 20_000
+TTL_SECONDS = 0.3
 BODY = b"x" * 400
 BATCHES = 20
 
