@@ -224,3 +224,22 @@ async def test_the_response_parameter_sets_headers_and_status(connect: Any) -> N
         assert answer.headers.get_list("x-by") == ["handler"]
     assert "set-cookie" in first.headers
     assert "set-cookie" not in again.headers
+
+
+async def test_background_tasks_of_a_handler_that_raised_are_not_run(connect: Any) -> None:
+    mails: list[str] = []
+    app = FastAPI()
+
+    async def mailing(tasks: BackgroundTasks) -> None:
+        tasks.add_task(mails.append, "of a dependency")
+
+    async def create_order(tasks: BackgroundTasks, mailing: None = Depends(mailing)) -> Any:
+        tasks.add_task(mails.append, "of the handler")
+        raise HTTPException(402, "no money")
+
+    app.post("/plain")(create_order)
+    app.post("/safe")(idempotent(InMemoryBackend())(create_order))
+    async with connect(app) as client:
+        for path in ("/plain", "/safe", "/safe"):
+            assert (await client.post(path, headers=KEY)).status_code == 402
+    assert mails == []

@@ -44,6 +44,8 @@ async def _play(plan: Plan) -> None:
     oracle = Application(plan, is_protected=False)
     stored: httpx.Response | None = None
     for _ in range(TRIES):
+        if stored is None and draw.random() < 0.2:
+            await _send_two(plan, protected, oracle)
         before = len(protected.log), len(oracle.log), protected.handled
         leaves = draw.random() < 0.3
         turns = draw.randint(0, TURNS_MAX) if leaves else None
@@ -87,6 +89,24 @@ async def _play(plan: Plan) -> None:
             assert plan.layer == "decorator"
             assert plan.fails_at("enter") or plan.fails_at("exit")
         assert protected.handled == handled
+
+
+async def _send_two(plan: Plan, protected: Application, oracle: Application) -> None:
+    """Sends two duplicates at once, of which no more than one may be executed and stored."""
+    handled = protected.handled
+    both = await asyncio.gather(*(_send(plan, protected, None) for _ in range(2)))
+    assert await drain(20), "something is left to be done"
+    assert protected.at_once <= 1, "two executions at once"
+    kept = 0
+    for answer in both:
+        assert answer is not None
+        is_execution = "idempotent-replayed" not in answer.headers
+        is_problem = answer.headers.get("content-type") == "application/problem+json"
+        if is_execution and not is_problem and _is_stored(plan, answer, has_run=True):
+            kept += 1
+    assert kept <= 1 or plan.fails_at("enter"), "two executions were stored"
+    for _ in range(protected.handled - handled):
+        await _send(plan, oracle, None)  # It counts along.
 
 
 async def _send(plan: Plan, app: Application, turns: int | None) -> httpx.Response | None:
