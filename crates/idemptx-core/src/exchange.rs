@@ -164,8 +164,8 @@ impl Exchange {
 
     /// Sets the typical duration of handlers, which shortens `Retry-After`.
     #[must_use]
-    pub fn typical(mut self, duration: Option<Duration>) -> Self {
-        self.typical = duration;
+    pub fn typical(mut self, duration: Duration) -> Self {
+        self.typical = Some(duration);
         self
     }
 

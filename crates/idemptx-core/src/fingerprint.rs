@@ -5,8 +5,8 @@
 //! every retry.
 //!
 //! The input of the hash is a version byte and then, every part prefixed with its length or its
-//! number of parts: method, raw path, query, chosen headers, the type and subtype of
-//! `Content-Type`, and the body, decompressed where its `Content-Encoding` is known.
+//! number of parts: method, raw path, query, chosen headers, and, if the body counts, the type and
+//! subtype of `Content-Type` and the body, decompressed where its `Content-Encoding` is known.
 //! No two different requests give the same bytes, wherever one part ends and the next begins.
 
 mod body;
@@ -208,9 +208,12 @@ impl FingerprintConfig {
                 hasher.part(uri.path().as_bytes());
                 rule.query.hash(uri.query(), &mut hasher);
                 rule.headers.hash(headers, &mut hasher);
-                let types = headers.get_all(CONTENT_TYPE);
-                hash_count(&mut hasher, types.iter().count());
-                types.iter().for_each(|line| hash_lowercase(&mut hasher, essence(line)));
+                // The type says how to read a body, so it counts only where one does.
+                if rule.body != BodyRule::None {
+                    let types = headers.get_all(CONTENT_TYPE);
+                    hash_count(&mut hasher, types.iter().count());
+                    types.iter().for_each(|line| hash_lowercase(&mut hasher, essence(line)));
+                }
                 Body::new(rule, &self.pointers, headers, &mut hasher)
             }
         };

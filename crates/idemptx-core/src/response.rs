@@ -44,7 +44,7 @@ impl fmt::Debug for StoredResponse {
 pub struct ReplayRules {
     /// The only headers to store, if given (`Content-Type` must be named too).
     ///
-    /// A header that is never stored stays excluded.
+    /// A policy that names a header here which is never stored is refused.
     pub allow: Option<Vec<HeaderName>>,
     /// More headers that are not stored.
     pub deny: Vec<HeaderName>,
@@ -57,9 +57,9 @@ impl StoredResponse {
     /// trailers.
     ///
     /// Never stored are: headers of the connection and those that `Connection` names,
-    /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, trace ids and
-    /// rate limits), challenges, CORS headers, which the outer layer adds to every response, and
-    /// the markers of this library.
+    /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, ids of requests
+    /// and traces, and rate limits), challenges and credentials, CORS headers, which the outer
+    /// layer adds to every response, and the markers of this library.
     #[must_use]
     pub fn capture(
         status: StatusCode,
@@ -132,6 +132,13 @@ impl ReplayRules {
             && !self.deny.contains(name)
             && self.allow.as_ref().is_none_or(|allow| allow.contains(name))
     }
+
+    /// Returns the first header of `allow` that is not stored all the same.
+    pub(crate) fn allowed_in_vain(&self) -> Option<&HeaderName> {
+        let mut allowed = self.allow.iter().flatten();
+        allowed
+            .find(|name| is_never_kept(name.as_str()) || (!self.set_cookie && *name == SET_COOKIE))
+    }
 }
 
 /// The fault in bytes that are not a stored response.
@@ -183,7 +190,7 @@ fn nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// Returns true for a header that is not part of the operation's result, or must not reach another
 /// client.
 fn is_never_kept(name: &str) -> bool {
-    let families = ["access-control-", "proxy-", "ratelimit-", "x-ratelimit-"];
+    let families = ["access-control-", "proxy-", "ratelimit-", "x-ratelimit-", "x-b3-"];
     let singles = matches!(
         name,
         // The connection and the framing.
@@ -191,11 +198,15 @@ fn is_never_kept(name: &str) -> bool {
             | "content-length"
             // The moment and the hop.
             | "age" | "alt-svc" | "date" | "server" | "server-timing" | "via"
-            | "traceparent" | "tracestate" | "x-request-id" | "nel" | "report-to" | "ratelimit"
-            | "x-correlation-id" | "x-trace-id" | "x-amzn-trace-id" | "x-amzn-requestid" | "x-amz-cf-id"
-            | "x-cloud-trace-context" | "x-runtime" | "cf-ray" | "fly-request-id"
-            // The client.
-            | "www-authenticate" | "authentication-info"
+            | "nel" | "report-to" | "ratelimit" | "x-runtime"
+            // The ids of one request or trace.
+            | "traceparent" | "tracestate" | "b3" | "request-id" | "x-request-id" | "x-trace-id"
+            | "correlation-id" | "x-correlation-id" | "x-amzn-trace-id" | "x-amzn-requestid"
+            | "x-amz-request-id" | "x-amz-cf-id" | "x-cloud-trace-context" | "x-ms-request-id"
+            | "cf-ray" | "fly-request-id" | "x-vercel-id"
+            // The client, and credentials.
+            | "www-authenticate" | "authentication-info" | "authorization" | "cookie"
+            | "set-cookie2"
             // Ourselves.
             | "idempotency-outcome" | "idempotency-stored" | "idempotency-status"
             | "idempotent-replayed"

@@ -43,15 +43,18 @@ pub fn mark(
         outcome,
         Outcome::Executed { .. } | Outcome::Replayed | Outcome::Fenced { code: None, .. }
     );
-    if !is_answered {
-        return;
-    }
-    if policy.expose.contains(&Expose::Key)
+    let is_refused = matches!(outcome, Outcome::Refused(_) | Outcome::Fenced { .. });
+    // Only a key that is valid names an operation.
+    if (is_answered || is_refused)
+        && policy.expose.contains(&Expose::Key)
         && let Some(key) = operation.map(Operation::key)
         && let Ok(value) = HeaderValue::from_str(key.as_str())
         && let Some(name) = policy.header_names.first()
     {
         headers.insert(name.clone(), value);
+    }
+    if !is_answered {
+        return;
     }
     if policy.expose.contains(&Expose::Signature)
         && let Some(Ok(value)) = fingerprint.map(|it| HeaderValue::from_str(&it.signature()))

@@ -43,26 +43,38 @@ impl KeyMeter {
 }
 
 /// The smoothed duration of handlers: each new one counts for an eighth.
+///
+/// Before the first handler has ended, it is the time since the first request, so that a client
+/// that comes back after it finds it doubled.
 #[derive(Debug, Default)]
-pub struct TypicalTime(AtomicU64);
+pub struct TypicalTime {
+    /// In microseconds; 0 before the first handler has ended.
+    smoothed: AtomicU64,
+    /// The time of the first request in milliseconds, plus one; 0 before it.
+    first: AtomicU64,
+}
 
 impl TypicalTime {
-    /// Returns the typical duration; `None` before the first handler ended.
+    /// Returns the typical duration as a request sees it that comes now.
     #[must_use]
-    pub fn get(&self) -> Option<Duration> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            micros => Some(Duration::from_micros(micros)),
+    pub fn at(&self, now: Timestamp) -> Duration {
+        let smoothed = self.smoothed.load(Ordering::Relaxed);
+        if smoothed != 0 {
+            return Duration::from_micros(smoothed);
         }
+        let since_start = millis(now.since(Timestamp::default()));
+        let begun = since_start.saturating_add(1);
+        let first = self.first.compare_exchange(0, begun, Ordering::Relaxed, Ordering::Relaxed);
+        Duration::from_millis(begun.saturating_sub(first.err().unwrap_or(begun)))
     }
 
     /// Records the duration of one handler.
     pub fn took(&self, duration: Duration) {
         let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = self.0.load(Ordering::Relaxed);
+        let before = self.smoothed.load(Ordering::Relaxed);
         // Lost updates between threads do not matter to an estimate.
         let after = if before == 0 { sample } else { before - before / 8 + sample / 8 };
-        self.0.store(after.max(1), Ordering::Relaxed);
+        self.smoothed.store(after.max(1), Ordering::Relaxed);
     }
 }
 

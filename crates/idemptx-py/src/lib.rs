@@ -20,7 +20,10 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 /// The compiled Python module; `python/idemptx/_idemptx.pyi` documents it.
-#[pymodule]
+///
+/// Its objects are borrowed for the length of a call, which without the interpreter's lock another
+/// thread could meet: a free-threaded interpreter turns its lock on again.
+#[pymodule(gil_used = true)]
 mod _idemptx {
     use pyo3::prelude::*;
     use pyo3::types::{PyBytes, PyList, PyTuple};

@@ -41,6 +41,11 @@ def redis_server(_redis_session: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
 def own_redis() -> Iterator[Servers]:
     """Starts servers that a test may stall, kill and configure."""
     if shutil.which("redis-server") is None:
@@ -63,6 +68,14 @@ def postgres_server(_postgres_session: PostgresServer) -> PostgresServer:
     """The session's PostgreSQL, without the store's tables."""
     _postgres_session.ask("DROP SCHEMA IF EXISTS idemptx CASCADE")
     return _postgres_session
+
+
+@pytest.fixture
+def charged(postgres_server: PostgresServer) -> Callable[[], list[str]]:
+    """The keys that were charged, in a table of the application's."""
+    postgres_server.ask("DROP TABLE IF EXISTS charges")
+    postgres_server.ask("CREATE TABLE charges (id bigserial PRIMARY KEY, key text NOT NULL)")
+    return lambda: [key for (key,) in postgres_server.ask("SELECT key FROM charges ORDER BY id")]
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from servers import RedisServer
 
 IS_OURS = importlib.util.find_spec("idemptx._idemptx") is not None
 WAIT_SECONDS_MAX = 60
-TRIES_MAX = 50
+STALL_SECONDS = 2.5
+TRIES_MAX = 25
 
 KEY = {"Idempotency-Key": "1f0c-81"}
 
@@ -480,7 +481,7 @@ async def _stall(bench: Bench, server: RedisServer, backend: Any) -> Any:
     app = FastAPI()
 
     @app.post("/orders")
-    @idempotent(backend, **bench.policy(store_timeout_ms={"claim": 1000, "settle": 1000}))
+    @idempotent(backend, **bench.policy(store_timeout_ms={"claim": 400, "settle": 400}))
     async def create_order(request: Request):
         return JSONResponse({"status": "created"}, 201)
 
@@ -504,7 +505,7 @@ async def _stall(bench: Bench, server: RedisServer, backend: Any) -> Any:
     async with _client(app) as client:
         await client.post("/orders", headers={"Idempotency-Key": "before"})
         server.stall()
-        timer = threading.Timer(5, resume)
+        timer = threading.Timer(STALL_SECONDS, resume)
         timer.start()
         ordering = asyncio.create_task(order(client))
         await asyncio.sleep(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -25,61 +24,21 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
-from idemptx.backend.base import AsyncStorageBackend, StorageBackend
 from protocol import KEY, executes_once_replays_and_refuses
 from servers import APPS, RedisServer, eventually, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class OwnBackend(StorageBackend):
-    """A backend that an application may have written for the original: values are dicts."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-        self.locks: set[str] = set()
-        self._mutex = threading.Lock()
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        return self.values.get(key)
-
-    def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
-        assert isinstance(value, dict)
-        assert isinstance(ttl, int)
-        assert json.loads(json.dumps(value)) == value
-        self.values[key] = value
-
-    def acquire_lock(self, key: str, ttl: int) -> bool:
-        assert isinstance(ttl, int)
-        with self._mutex:
-            taken = key in self.locks
-            self.locks.add(key)
-            return not taken
-
-    def release_lock(self, key: str) -> None:
-        self.locks.discard(key)
-
-
-class OwnAsyncBackend(AsyncStorageBackend):
-    def __init__(self) -> None:
-        self.kept = OwnBackend()
-
-    async def get(self, key: str) -> dict[str, Any] | None:
-        await asyncio.sleep(0)
-        return self.kept.get(key)
-
-    async def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
-        await asyncio.sleep(0)
-        self.kept.set(key, value, ttl)
-
-    async def acquire_lock(self, key: str, ttl: int) -> bool:
-        await asyncio.sleep(0)
-        return self.kept.acquire_lock(key, ttl)
-
-    async def release_lock(self, key: str) -> None:
-        await asyncio.sleep(0)
-        self.kept.release_lock(key)
+from own_backends import (
+    OwnAsyncBackend,
+    OwnBackend,
+    SpecialAsyncRedis,
+    SpecialRedis,
+    close,
+    one_route,
+    post,
+    two_tries,
+)
 
 
 class CountingBackend(RedisBackend):
@@ -90,14 +49,6 @@ class CountingBackend(RedisBackend):
     def set(self, key: str, value: dict[str, Any], ttl: int) -> None:
         self.sets += 1
         super().set(key, value, ttl)
-
-
-class SpecialRedis(redis.Redis):
-    """May do anything in `execute_command`."""
-
-
-class SpecialAsyncRedis(redis.asyncio.Redis):
-    """May do anything in `execute_command`, asynchronously."""
 
 
 Make = Callable[[RedisServer], Any]
@@ -169,17 +120,7 @@ async def test_every_backend_executes_once_replays_and_refuses(
     if transport != "none":
         assert backend.transport == transport
     await executes_once_replays_and_refuses(connect, backend)
-    await _close(backend)
-
-
-async def _close(backend: Any) -> None:
-    if hasattr(backend, "aclose"):
-        await backend.aclose()
-    client = getattr(backend, "redis", None)
-    if hasattr(client, "aclose"):
-        await client.aclose()
-    elif client is not None:
-        client.close()
+    await close(backend)
 
 
 def test_clients_without_readable_settings_are_used_themselves() -> None:
@@ -222,13 +163,13 @@ async def test_clusters_and_sentinels_are_served_through_their_clients(
     backend = (AsyncRedisBackend if kind.startswith("async") else RedisBackend)(client)
     assert backend.transport == "client"
     numbers = iter(range(9))
-    app = _app(backend, numbers, wait_timeout=20)
+    app = one_route(backend, numbers, wait_timeout=20)
     async with connect(app) as http:
         answers = await asyncio.gather(*(http.post("/orders", headers=KEY) for _ in range(5)))
         other = await http.post("/orders", headers=KEY, json=2)
     assert [answer.json() for answer in answers] == [{"n": 0}] * 5
     assert other.status_code == 422
-    await _close(backend)
+    await close(backend)
     for sentinel in sentinels:
         closing = sentinel.aclose() if kind.startswith("async") else sentinel.close()
         if closing is not None:
@@ -268,7 +209,7 @@ def test_records_travel_over_tls(connect: Any, tls_redis: Any, name: str) -> Non
     }[name]()
     assert backend.transport == "in-loop"
     expected = [503, 503] if name == "url" else [200, 200]  # A URL trusts the system's authorities.
-    assert asyncio.run(_two_tries(connect, backend)) == expected
+    assert asyncio.run(two_tries(connect, backend)) == expected
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +247,7 @@ def test_passwords_are_used(connect: Any, own_redis: Any, form: str) -> None:
         ),
     }[form]()
     assert backend.transport == "in-loop"
-    assert asyncio.run(_two_tries(connect, backend)) == [200, 200]
+    assert asyncio.run(two_tries(connect, backend)) == [200, 200]
 
 
 def test_a_wrong_password_is_an_unavailable_store_and_never_shown(
@@ -314,7 +255,7 @@ def test_a_wrong_password_is_an_unavailable_store_and_never_shown(
 ) -> None:
     server = own_redis(password="right")
     backend = from_url(f"redis://:wr0ng@127.0.0.1:{server.port}")
-    assert asyncio.run(_two_tries(connect, backend)) == [503, 503]
+    assert asyncio.run(two_tries(connect, backend)) == [503, 503]
     assert "wr0ng" not in caplog.text
     assert "wr0ng" not in repr(backend) + str(vars(backend))
 
@@ -380,7 +321,7 @@ def test_different_prefixes_share_nothing(connect: Any, redis_server: Any) -> No
     async def numbers() -> list[int]:
         calls = iter(range(9))
         backends = [RedisBackend(redis_server.url, prefix) for prefix in ("a:", "b:", "a:")]
-        return [(await _post(connect, _app(it, calls))).json()["n"] for it in backends]
+        return [(await post(connect, one_route(it, calls))).json()["n"] for it in backends]
 
     assert asyncio.run(numbers()) == [0, 1, 0]
     with redis_server.connect() as client:
@@ -391,8 +332,8 @@ def test_a_backend_serves_one_loop_after_the_other(connect: Any, redis_server: A
     with redis.Redis(port=redis_server.port) as client:
         for backend in (RedisBackend(client), RedisBackend(SpecialRedis(port=redis_server.port))):
             redis_server.flush()
-            app = _app(backend, iter(range(9)))
-            seen = [asyncio.run(_post(connect, app)) for _ in range(4)]
+            app = one_route(backend, iter(range(9)))
+            seen = [asyncio.run(post(connect, app)) for _ in range(4)]
             assert [answer.json() for answer in seen] == [{"n": 0}] * 4
             if backend.transport == "client":
                 backend.redis.close()
@@ -467,130 +408,6 @@ def test_a_process_of_its_own(
     assert done.stdout == "fine\n"
 
 
-@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client"])
-def test_a_backend_reconnects_to_a_restarted_server(
-    connect: Any, own_redis: Any, kind: str
-) -> None:
-    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
-    backend: Any = {
-        "in-loop": lambda: RedisBackend(server.url),
-        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
-        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
-    }[kind]()
-    assert backend.transport == kind.removeprefix("sync ")
-
-    async def play() -> None:
-        app = _app(backend, iter(range(9)))
-        async with connect(app) as client:
-            assert (await client.post("/orders", headers=KEY)).json() == {"n": 0}
-            server.kill()
-            down = await client.post("/orders", headers=KEY)
-            assert (down.status_code, down.json()["code"]) == (503, "store-unavailable")
-            assert int(down.headers["retry-after"]) >= 1
-            server.start()
-            for _ in range(100):
-                answer = await client.post("/orders", headers=KEY)
-                if answer.status_code != 503:
-                    break
-                await asyncio.sleep(0.05)
-            assert (answer.json(), answer.headers["x-idempotency-status"]) == ({"n": 0}, "hit")
-        await _close(backend)
-
-    asyncio.run(play())
-
-
-@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client", "own"])
-@pytest.mark.parametrize("open_", [False, True], ids=["closed", "open"])
-def test_a_silent_store_times_out_and_the_policy_says_what_then(
-    connect: Any, own_redis: Any, kind: str, open_: bool
-) -> None:
-    server = own_redis()
-
-    class Slow(OwnAsyncBackend):
-        async def get(self, key: str) -> dict[str, Any] | None:
-            await asyncio.sleep(3600)
-            return None
-
-    backend: Any = {
-        "in-loop": lambda: RedisBackend(server.url),
-        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
-        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
-        "own": Slow,
-    }[kind]()
-    policy = {
-        "store_timeout_ms": {"claim": 200, "settle": 200},
-        "on_store_error": "fail_open" if open_ else "fail_closed",
-    }
-
-    async def play() -> Any:
-        app = _app(backend, iter(range(9)), policy=policy)
-        async with connect(app) as client:
-            server.stall()
-            try:
-                return await asyncio.wait_for(client.post("/orders", headers=KEY), 20)
-            finally:
-                server.resume()
-                await _close(backend)
-
-    answer = asyncio.run(play())
-    if open_:
-        assert (answer.status_code, answer.json()) == (200, {"n": 0})
-        assert answer.headers["idempotency-stored"] == "false"
-    else:
-        assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
-
-
-def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
-    connect: Any, own_redis: Any
-) -> None:
-    """A claim that is executed late must not block the key for a whole lease."""
-    server = own_redis()
-    policy = {"store_timeout_ms": {"claim": 1000}}
-
-    async def play() -> Any:
-        app = _app(RedisBackend(server.url), iter(range(9)), policy=policy)
-        async with connect(app) as client:
-            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).json() == {
-                "n": 0
-            }
-            server.stall()
-            refused = await client.post("/orders", headers=KEY)
-            server.resume()
-            assert refused.status_code == 503
-            for _ in range(100):
-                answer = await client.post("/orders", headers=KEY)
-                if answer.status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
-            return answer.json()
-
-    assert asyncio.run(play()) == {"n": 1}
-
-
-def test_a_store_that_may_lose_records_is_complained_about(
-    connect: Any, own_redis: Any, caplog: Any
-) -> None:
-    server = own_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
-    assert asyncio.run(_two_tries(connect, RedisBackend(server.url))) == [200, 200]
-    assert any("maxmemory" in message or "evict" in message for message in caplog.messages)
-
-
-def test_a_record_that_cannot_be_read_is_never_executed_over(
-    connect: Any, redis_server: Any
-) -> None:
-    async def play() -> Any:
-        calls = iter(range(9))
-        async with connect(_app(RedisBackend(redis_server.url), calls)) as client:
-            await client.post("/orders", headers=KEY)
-            with redis_server.connect() as admin:
-                (name,) = admin.keys("*")
-                admin.set(name, b"\xffnonsense", ex=60)
-            return await client.post("/orders", headers=KEY), next(calls)
-
-    answer, calls = asyncio.run(play())
-    assert (answer.status_code, answer.json()["code"], calls) == (409, "outcome-unknown", 1)
-
-
 def test_a_memory_backend_refuses_new_keys_beyond_its_limit(connect: Any) -> None:
     async def play() -> list[int]:
         app = FastAPI()
@@ -618,7 +435,7 @@ def test_a_backend_that_nobody_uses_is_forgotten(connect: Any, redis_server: Any
     def use() -> Any:
         backend = RedisBackend(redis_server.url)
         app = IdempotencyMiddleware(PlainTextResponse("fine"), storage_backend=backend)
-        assert asyncio.run(_post(connect, app)).status_code == 200
+        assert asyncio.run(post(connect, app)).status_code == 200
         return weakref.ref(backend)
 
     forgotten = use()
@@ -631,7 +448,7 @@ async def test_closing_gives_connections_back_and_a_later_request_opens_new_ones
     connect: Any, redis_server: Any
 ) -> None:
     backend = RedisBackend(redis_server.url)
-    app = _app(backend, iter(range(9)))
+    app = one_route(backend, iter(range(9)))
     async with connect(app) as client:
         await client.post("/orders", headers=KEY)
         await backend.aclose()
@@ -642,56 +459,3 @@ async def test_closing_gives_connections_back_and_a_later_request_opens_new_ones
             )
         assert (await client.post("/orders", headers=KEY)).json() == {"n": 0}
         await backend.aclose()
-
-
-@pytest.mark.anyio
-async def test_an_own_backend_that_raises_is_an_unavailable_store(connect: Any) -> None:
-    class Broken(OwnBackend):
-        def get(self, key: str) -> dict[str, Any] | None:
-            raise OSError("disk on fire")
-
-    answer = await _post(connect, _app(Broken(), iter(range(9))))
-    assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
-    assert "fire" not in answer.text
-
-
-@pytest.mark.anyio
-async def test_an_own_backend_with_the_originals_values_is_never_executed_over(
-    connect: Any,
-) -> None:
-    """The original's records lack what a byte for byte replay needs."""
-
-    class Migrated(OwnBackend):
-        def get(self, key: str) -> dict[str, Any] | None:
-            return {"data": {}, "status_code": 200, "headers": {}, "request_signature": "s"}
-
-    calls = iter(range(9))
-    answer = await _post(connect, _app(Migrated(), calls))
-    assert (answer.status_code, answer.json()["code"]) == (409, "outcome-unknown")
-    assert next(calls) == 0
-
-
-def _app(backend: Any, calls: Any, **options: Any) -> FastAPI:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, **options)
-    async def create_order() -> Any:
-        return {"n": next(calls)}
-
-    return app
-
-
-async def _post(connect: Any, app: Any) -> Any:
-    async with connect(app) as client:
-        return await client.post("/orders", headers=KEY)
-
-
-async def _two_tries(connect: Any, backend: Any) -> list[int]:
-    calls = iter(range(9))
-    app = _app(backend, calls)
-    statuses = [(await _post(connect, app)).status_code for _ in range(2)]
-    if statuses == [200, 200]:
-        assert next(calls) == 1
-    await _close(backend)
-    return statuses

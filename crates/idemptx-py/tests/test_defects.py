@@ -15,6 +15,7 @@ import pytest
 from servers import APPS
 
 MIB = 1024 * 1024
+TRIES = 15
 
 
 def test_the_readmes_first_example_executes_once(both: Any) -> None:
@@ -100,7 +101,7 @@ def test_the_original_blocks_the_key_of_a_killed_worker_for_the_whole_ttl(
 
 
 def _kill_in_the_handler(serve: Any, effects: Any, **settings: Any) -> list[int]:
-    """The statuses of retries after a restart, until one is a success or 20 are none."""
+    """The statuses of retries after a restart, until one is a success or enough are none."""
     key = {"Idempotency-Key": "k"}
     first = serve(**settings)
 
@@ -116,7 +117,7 @@ def _kill_in_the_handler(serve: Any, effects: Any, **settings: Any) -> list[int]
     statuses: list[int] = []
     effects.finish("k")
     with serve(**settings).connect() as client:
-        while 201 not in statuses and len(statuses) < 20:
+        while 201 not in statuses and len(statuses) < TRIES:
             statuses.append(client.post("/orders?hold=true", headers=key).status_code)
             if statuses[-1] != 201:
                 asyncio.run(asyncio.sleep(0.1))
@@ -191,13 +192,13 @@ def _send_64_mib(server: Any) -> tuple[int, int]:
 
 
 def test_expired_keys_are_given_back(original_path: Any) -> None:
-    ours = _grow_by_200_000_keys("ours")
-    original = _grow_by_200_000_keys("original", original_path)
-    assert ours < 100 * MIB
-    assert original > 150 * MIB
+    ours = _grow_by_many_keys("ours")
+    original = _grow_by_many_keys("original", original_path)
+    assert original > 10 * MIB
+    assert 2 * ours < original
 
 
-def _grow_by_200_000_keys(package: str, python_path: Any = None) -> int:
+def _grow_by_many_keys(package: str, python_path: Any = None) -> int:
     """Returns the number of bytes that a process has grown by."""
     environment = {**os.environ, **({"PYTHONPATH": str(python_path)} if python_path else {})}
     done = subprocess.run(

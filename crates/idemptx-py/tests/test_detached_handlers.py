@@ -19,6 +19,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 from idemptx import IdempotencyMiddleware, drain, idempotent
+from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
 
 pytestmark = pytest.mark.anyio
@@ -374,11 +375,13 @@ async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, l
         await go.wait()
         return {"ok": True}
 
+    backend = InMemoryBackend()
+    engine = engines_of(backend).here()
     if layer == "decorator":
-        app.post("/orders")(idempotent(InMemoryBackend(), policy=policy)(create_order))
+        app.post("/orders")(idempotent(backend, policy=policy)(create_order))
     else:
         app.post("/orders")(create_order)
-        app = IdempotencyMiddleware(app, InMemoryBackend(), policy=policy)
+        app = IdempotencyMiddleware(app, backend, policy=policy)
     left = asyncio.Event()
     messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -405,11 +408,13 @@ async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, l
         first = asyncio.create_task(client.post("/orders", headers=KEY))
         await asyncio.wait_for(began.wait(), 30)
         leaving = asyncio.create_task(app(scope, receive, send))
-        await asyncio.sleep(0.05)
+        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0)
         assert (await client.post("/orders", headers=KEY)).status_code == 409
         left.set()
         await asyncio.wait_for(leaving, 10)
         waiting = asyncio.create_task(client.post("/orders", headers=KEY))
-        await asyncio.sleep(0.05)
+        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0)
         go.set()
         assert ((await first).status_code, (await waiting).status_code) == (200, 200)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -235,3 +236,56 @@ async def test_a_body_that_is_not_to_be_buffered_arrives_live(lines: dict[str, s
     await asyncio.wait_for(app(scope, receive, send), 20)
     assert arrived.is_set()
     assert await drain(20)
+
+
+class WithoutReaders(asyncio.SelectorEventLoop):
+    """A loop that receives but watches no descriptor, as the Proactor loop of Windows."""
+
+    def add_reader(self, *_arguments: Any) -> None:
+        raise NotImplementedError
+
+
+def test_a_loop_that_watches_no_descriptor_is_served_too(connect: Any, tmp_path: Any) -> None:
+    backend, handled, app = SqliteBackend(tmp_path / "records.db"), [], FastAPI()
+
+    @app.post("/orders")
+    @idempotent(backend, wait_timeout=20)
+    async def create_order() -> Any:
+        handled.append(1)
+        await asyncio.sleep(0)
+        return {"n": len(handled)}
+
+    async def play() -> list[Any]:
+        async with connect(app) as client:
+            answers = await asyncio.gather(*(client.post("/orders", headers=KEY) for _ in range(5)))
+        await backend.aclose()
+        return [answer.json() for answer in answers]
+
+    for _ in range(2):
+        loop = WithoutReaders()
+        try:
+            assert loop.run_until_complete(play()) == [{"n": 1}] * 5
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+async def test_annotations_for_type_checkers_alone_are_left_to_them(connect: Any) -> None:
+    app = FastAPI()
+    source = """
+from typing import TYPE_CHECKING, Any
+from idemptx import idempotent
+from idemptx.backend import InMemoryBackend
+if TYPE_CHECKING:
+    from shop import Receipt
+
+@app.post("/orders", response_model=None)
+@idempotent(InMemoryBackend())
+async def create_order(count: int = 1) -> Receipt:
+    return {"count": count}
+"""
+    exec(compile(source, "shop", "exec", dont_inherit=True), {"app": app, "__name__": "shop"})
+    async with connect(app) as client:
+        tries = [await client.post("/orders?count=2", headers=KEY) for _ in range(2)]
+    assert [answer.json() for answer in tries] == [{"count": 2}] * 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import inspect
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +13,7 @@ from fastapi import FastAPI
 from idemptx import RecoveryException, current_execution, idempotent
 from idemptx.backend import InMemoryBackend, RedisBackend, from_url
 from protocol import KEY
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +177,138 @@ async def test_a_step_that_cannot_be_meant_says_why(
     assert advice in raised[0]
 
 
+class Charge(BaseModel):
+    id: str
+    at: dt.datetime
+    amount: Decimal
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    at: dt.date
+
+
+NEW_YEAR = dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)
+CHARGE = Charge(id="c_1", at=NEW_YEAR, amount=Decimal("1.10"))
+POINT = Point(1, dt.date(2030, 1, 2))
+
+
+def charge() -> Charge:
+    return CHARGE
+
+
+async def charge_later() -> Charge:
+    return CHARGE
+
+
+def point() -> Point:
+    return POINT
+
+
+def moments() -> list[dt.datetime]:
+    return [CHARGE.at]
+
+
+def numbers() -> set[int]:
+    return {1, 2}
+
+
+def nothing() -> None:
+    return None
+
+
+@pytest.mark.parametrize("call", [charge, charge_later, point, moments, numbers, nothing])
+async def test_a_step_gives_the_type_that_is_hinted_in_each_attempt(
+    connect: Any, backend: Any, call: Any
+) -> None:
+    seen: list[Any] = []
+    app = FastAPI()
+
+    @app.post("/pay")
+    @idempotent(backend)
+    async def pay() -> str:
+        seen.append(await _here().step("charge", call))
+        if len(seen) == 1:
+            raise RuntimeError("oops")
+        return "paid"
+
+    async with connect(app) as client:
+        statuses = [(await client.post("/pay", headers=KEY)).status_code for _ in range(2)]
+    expected = call()
+    if inspect.isawaitable(expected):
+        expected = await expected
+    assert statuses == [500, 200]
+    assert seen == [expected, expected]
+    assert type(seen[0]) is type(seen[1]) is type(expected)
+    await _close(backend)
+
+
+async def test_a_lambda_has_no_hint_but_may_be_given_one(connect: Any) -> None:
+    seen: list[Any] = []
+
+    async def pay() -> None:
+        seen.append(await _here().step("typed", lambda: CHARGE, returns=Charge))
+        seen.append(await _here().step("plain", lambda: CHARGE))
+
+    await _run(connect, InMemoryBackend(), pay)
+    assert seen == [CHARGE, {"id": "c_1", "at": seen[1]["at"], "amount": "1.10"}]
+
+
+async def test_a_plain_functions_step_is_typed_too(connect: Any) -> None:
+    app = FastAPI()
+    seen: list[Any] = []
+
+    @app.post("/pay")
+    @idempotent(InMemoryBackend())
+    def pay() -> None:
+        seen.append(_here().blocking_step("charge", charge))
+        seen.append(_here().blocking_step("point", lambda: POINT, returns=Point))
+
+    async with connect(app) as client:
+        assert (await client.post("/pay", headers=KEY)).status_code == 200
+    assert seen == [CHARGE, POINT]
+
+
+async def test_a_type_that_cannot_be_kept_is_found_before_anything_has_run(connect: Any) -> None:
+    class Connection:
+        pass
+
+    calls: list[int] = []
+
+    def opened() -> Connection:
+        calls.append(1)
+        return Connection()
+
+    async def pay() -> None:
+        for call, returns in ((opened, None), (lambda: calls.append(1), Connection)):
+            with pytest.raises(TypeError, match="what JSON has"):
+                await _here().step("open", call, returns=returns)
+
+    # A class of this function has a name that only a hint by object can show.
+    opened.__annotations__["return"] = Connection
+    await _run(connect, InMemoryBackend(), pay)
+    assert calls == []
+
+
+async def test_a_result_that_is_not_what_was_hinted_is_kept_and_never_runs_again(
+    connect: Any,
+) -> None:
+    calls: list[int] = []
+
+    def misnamed() -> int:
+        calls.append(1)
+        return "many"  # type: ignore[return-value]
+
+    async def pay() -> None:
+        for _ in range(2):
+            with pytest.raises(TypeError, match="is kept"):
+                await _here().step("count", misnamed)
+
+    await _run(connect, InMemoryBackend(), pay)
+    assert calls == [1]
+
+
 async def test_an_execution_has_a_hundred_steps_at_most(connect: Any) -> None:
     raised: list[str] = []
 
@@ -199,18 +336,19 @@ async def test_without_an_answer_of_the_store_nothing_runs(connect: Any, own_pos
             raised.append(error)
 
     backend = from_url(server.url)
-    await _run(connect, backend, pay)
+    policy = {"store_timeout_ms": {"claim": 1000, "settle": 500}}
+    await _run(connect, backend, pay, policy=policy)
     assert calls == []
     assert len(raised) == 1
     server.start()
     await backend.aclose()
 
 
-async def _run(connect: Any, backend: Any, work: Callable[[], Any]) -> None:
+async def _run(connect: Any, backend: Any, work: Callable[[], Any], **options: Any) -> None:
     app = FastAPI()
 
     @app.post("/pay")
-    @idempotent(backend)
+    @idempotent(backend, **options)
     async def pay() -> str:
         await work()
         return "done"

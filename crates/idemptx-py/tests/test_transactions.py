@@ -6,24 +6,20 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from typing import Annotated, Any
+from typing import Any
 
 import asyncpg
 import httpx
-import psycopg
 import pytest
 import sqlalchemy
-from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
+from charging import charging, connect_psycopg, end
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from idemptx import (
-    IdempotentTransaction,
-    LeaseLostException,
     current_execution,
-    drain,
     idempotent,
 )
 from idemptx.backend import InMemoryBackend, PostgresBackend, SqliteBackend
-from sqlalchemy.ext.asyncio import create_async_engine
 
 WAYS = [
     "psycopg async",
@@ -34,19 +30,11 @@ WAYS = [
     "sqlalchemy session",
     "sqlalchemy connection",
 ]
-KILLS = int(os.environ.get("IDEMPTX_KILLS", "8"))
+KILLS = int(os.environ.get("IDEMPTX_KILLS", "4"))
 """How many workers are killed in a run; the documentation tells of one with 100."""
 KEY = {"Idempotency-Key": "k"}
 ONE_EACH = httpx.Limits(max_keepalive_connections=0)
 """A server ends a connection on which a handler has failed."""
-
-
-@pytest.fixture
-def charged(postgres_server: Any) -> Any:
-    """The keys that were charged, in a table of the application's."""
-    postgres_server.ask("DROP TABLE IF EXISTS charges")
-    postgres_server.ask("CREATE TABLE charges (id bigserial PRIMARY KEY, key text NOT NULL)")
-    return lambda: [key for (key,) in postgres_server.ask("SELECT key FROM charges ORDER BY id")]
 
 
 @pytest.fixture
@@ -63,28 +51,43 @@ def notes(redis_server: Any) -> Any:
         yield client
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("door", ["decorator", "middleware"])
-def test_a_charge_and_its_record_are_one(start: Any, charged: Any, way: str, door: str) -> None:
-    with start(way=way, door=door).connect(limits=ONE_EACH) as client:
-        first = client.post("/charges", headers=KEY)
-        assert first.status_code == 201, first.text
-        again = client.post("/charges", headers=KEY)
-        assert again.headers["idempotent-replayed"] == "true"
-        assert again.content == first.content
-        assert charged() == ["k"]
-        # What is no success is rolled back: an answer that is kept, one that is not, and none.
-        for status, answered in ((422, 422), (503, 503), (0, 500)):
-            headers = {"Idempotency-Key": f"failing-{status}"}
-            refused = client.post(f"/charges?status={status}", headers=headers)
-            assert refused.status_code == answered
-        assert charged() == ["k"]
-        kept = client.post("/charges?status=422", headers={"Idempotency-Key": "failing-422"})
-        assert kept.headers["idempotent-replayed"] == "true"
-        for status in (503, 0):
-            headers = {"Idempotency-Key": f"failing-{status}"}
-            assert client.post("/charges", headers=headers).status_code == 201
-    assert charged() == ["k", "failing-503", "failing-0"]
+def test_a_charge_and_its_record_are_one(start: Any, charged: Any, door: str) -> None:
+    server = start(door=door)
+    for way in WAYS:
+        with server.connect(limits=ONE_EACH) as client:
+            _charge_and_fail(client, charged, way)
+
+
+def _charge_and_fail(client: httpx.Client, charged: Any, way: str) -> None:
+    path, before = _path(way), charged()
+
+    def key(name: str) -> dict[str, str]:
+        return {"Idempotency-Key": f"{way} {name}".replace(" ", "-")}
+
+    def now() -> list[str]:
+        return [it.removeprefix(key("")["Idempotency-Key"]) for it in charged()[len(before) :]]
+
+    first = client.post(path, headers=key("k"))
+    assert first.status_code == 201, first.text
+    again = client.post(path, headers=key("k"))
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.content == first.content
+    assert now() == ["k"], way
+    # What is no success is rolled back: an answer that is kept, one that is not, and none.
+    for status, answered in ((422, 422), (503, 503), (0, 500)):
+        refused = client.post(f"{path}?status={status}", headers=key(f"failing-{status}"))
+        assert refused.status_code == answered, way
+    assert now() == ["k"], way
+    kept = client.post(f"{path}?status=422", headers=key("failing-422"))
+    assert kept.headers["idempotent-replayed"] == "true"
+    for status in (503, 0):
+        assert client.post(path, headers=key(f"failing-{status}")).status_code == 201
+    assert now() == ["k", "failing-503", "failing-0"], way
+
+
+def _path(way: str) -> str:
+    return f"/{WAYS.index(way)}/charges"
 
 
 @pytest.mark.parametrize("door", ["decorator", "middleware"])
@@ -106,35 +109,37 @@ def test_a_transaction_of_the_applications_own_settles_too(
         assert charged() == ["k"]
 
 
-@pytest.mark.parametrize("way", ["psycopg async", "asyncpg", "sqlalchemy async session"])
-def test_an_owner_that_was_stopped_commits_nothing(
-    start: Any, charged: Any, effects: Any, way: str
-) -> None:
+def test_an_owner_that_was_stopped_commits_nothing(start: Any, charged: Any, effects: Any) -> None:
     """After its lease has lapsed it rolls back, and answers what the other has charged."""
     options = {"policy": {"lease_ms": 400}}
-    stopped, other = start(way=way, options=options), start(way=way, options=options)
+    stopped, other = start(options=options), start(options=options)
+    ways = ["psycopg async", "asyncpg", "sqlalchemy async session"]
+    for number, way in enumerate(ways, 1):
+        winner, late = asyncio.run(_take_over(stopped, other, effects, way))
+        assert winner.status_code == 201, way
+        assert late.status_code == 409 or late.content == winner.content, way
+        assert len(charged()) == number, way
 
-    async def play() -> tuple[Any, Any]:
-        async with stopped.connect_async() as first, other.connect_async() as second:
-            late = asyncio.create_task(first.post("/charges?hold=true", headers=KEY))
-            await asyncio.to_thread(effects.await_begin, "k")
-            (pid,) = stopped.pids
-            os.kill(pid, signal.SIGSTOP)
-            # One for each, in the order in which they ask.
-            effects.finish("k", 2)
-            try:
-                winner = await second.post("/charges?hold=true", headers=KEY)
-                while winner.status_code == 409:
-                    await asyncio.sleep(0.05)
-                    winner = await second.post("/charges?hold=true", headers=KEY)
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            return winner, await late
 
-    winner, late = asyncio.run(play())
-    assert winner.status_code == 201
-    assert late.status_code == 409 or late.content == winner.content
-    assert charged() == ["k"]
+async def _take_over(stopped: Any, other: Any, effects: Any, way: str) -> tuple[Any, Any]:
+    """Stops one server in its handler until another has answered."""
+    path, key = f"{_path(way)}?hold=true", way.replace(" ", "-")
+    headers = {"Idempotency-Key": key}
+    async with stopped.connect_async() as first, other.connect_async() as second:
+        late = asyncio.create_task(first.post(path, headers=headers))
+        await asyncio.to_thread(effects.await_begin, key)
+        (pid,) = stopped.pids
+        os.kill(pid, signal.SIGSTOP)
+        # One for each, in the order in which they ask.
+        effects.finish(key, 2)
+        try:
+            winner = await second.post(path, headers=headers)
+            while winner.status_code == 409:
+                await asyncio.sleep(0.05)
+                winner = await second.post(path, headers=headers)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return winner, await late
 
 
 def test_killed_workers_leave_as_many_charges_as_keys(start: Any, charged: Any, notes: Any) -> None:
@@ -142,19 +147,20 @@ def test_killed_workers_leave_as_many_charges_as_keys(start: Any, charged: Any, 
     options = {"policy": {"lease_ms": 500}, "wait_timeout": 2}
     server = start(workers=3, options=options)
     keys: list[str] = []
+    path = _path("psycopg async")
     statuses: Counter[int] = Counter()
 
     async def charge(client: httpx.AsyncClient, key: str) -> None:
         body = None
         while body is None:
             with contextlib.suppress(httpx.TransportError):
-                answer = await client.post("/charges", headers={"Idempotency-Key": key})
+                answer = await client.post(path, headers={"Idempotency-Key": key})
                 statuses[answer.status_code] += 1
                 assert answer.status_code in {201, 409, 503}, answer.text
                 body = answer.content if answer.status_code == 201 else None
             await asyncio.sleep(0.01)
         with contextlib.suppress(httpx.TransportError):
-            again = await client.post("/charges", headers={"Idempotency-Key": key})
+            again = await client.post(path, headers={"Idempotency-Key": key})
             assert again.status_code == 503 or again.content == body
 
     async def kill() -> None:
@@ -185,233 +191,6 @@ def test_killed_workers_leave_as_many_charges_as_keys(start: Any, charged: Any, 
     assert Counter(charged()) == dict.fromkeys(keys, 1), statuses
 
 
-# What can go wrong on the way to the commit
-
-
-@pytest.fixture
-async def road(postgres_server: Any) -> Any:
-    """A connection to the server on which a commit may be lost, or its answer."""
-    proxy = _Road(postgres_server.port)
-    await proxy.open()
-    yield proxy
-    await proxy.close()
-
-
-class _Road:
-    """A proxy to the server that can cut a connection at the commit of a settled record."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.cuts = ""
-        self._settles = False
-        self._ends: set[asyncio.Task[Any]] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"postgres://postgres@127.0.0.1:{port}/postgres"
-
-    async def close(self) -> None:
-        self._server.close()
-        await asyncio.gather(*self._ends)
-
-    async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._ends.add(task)
-        far, onward = await asyncio.open_connection("127.0.0.1", self._port)
-        ways = [
-            asyncio.create_task(self._pass_on(near, onward)),
-            asyncio.create_task(self._pass_back(far, back)),
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        for writer in (onward, back):
-            writer.close()
-        await asyncio.gather(
-            *ways, onward.wait_closed(), back.wait_closed(), return_exceptions=True
-        )
-
-    async def _pass_on(self, near: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
-        while data := await near.read(65536):
-            # Some drivers commit already while they connect.
-            self._settles = self._settles or b"settled AS" in data
-            if self._settles and b"COMMIT" in data and self.cuts == "commit":
-                return
-            onward.write(data)
-
-    async def _pass_back(self, far: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        while data := await far.read(65536):
-            if self._settles and b"COMMIT" in data and self.cuts == "answer":
-                return
-            back.write(data)
-
-
-CONNECTS: dict[str, Any] = {
-    "psycopg": lambda url: lambda: psycopg.AsyncConnection.connect(url),
-    "asyncpg": lambda url: lambda: asyncpg.connect(url),
-    "sqlalchemy": lambda url: (
-        create_async_engine(
-            url.replace("postgres://", "postgresql+asyncpg://"), poolclass=sqlalchemy.NullPool
-        ).connect
-    ),
-}
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("driver", CONNECTS)
-async def test_a_commit_whose_answer_is_lost_counts(
-    connect: Any, postgres_server: Any, charged: Any, road: Any, driver: str
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    app = _charging(backend, CONNECTS[driver](road.url))
-    road.cuts = "answer"
-    async with connect(app) as client:
-        first = await client.post("/charges", headers=KEY)
-        road.cuts = ""
-        again = await client.post("/charges", headers=KEY)
-    assert (first.status_code, first.json()) == (201, {"charge": 1})
-    assert again.content == first.content
-    assert charged() == ["k"]
-    await _end(backend)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("driver", CONNECTS)
-async def test_a_commit_that_is_lost_is_no_success(
-    connect: Any, postgres_server: Any, charged: Any, road: Any, driver: str
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    app = _charging(backend, CONNECTS[driver](road.url))
-    road.cuts = "commit"
-    async with connect(app) as client:
-        first = await client.post("/charges", headers=KEY)
-        assert (first.status_code, first.json()["code"]) == (503, "store-unavailable")
-        assert charged() == []
-        road.cuts = ""
-        again = await client.post("/charges", headers=KEY)
-    assert (again.status_code, again.json()) == (201, {"charge": 2})
-    assert charged() == ["k"]
-    await _end(backend)
-
-
-@pytest.mark.anyio
-async def test_a_commit_that_the_database_refuses_is_no_success(
-    connect: Any, postgres_server: Any, charged: Any, caplog: Any
-) -> None:
-    postgres_server.ask(
-        "ALTER TABLE charges ADD CONSTRAINT once UNIQUE (key) DEFERRABLE INITIALLY DEFERRED"
-    )
-    postgres_server.ask("INSERT INTO charges (key) VALUES ('k')")
-    backend = PostgresBackend(postgres_server.url)
-    app = _charging(backend, CONNECTS["psycopg"](postgres_server.url))
-    async with connect(app) as client:
-        answer = await client.post("/charges", headers=KEY)
-    assert answer.status_code == 503
-    assert "once" in caplog.text
-    assert charged() == ["k"]
-    await _end(backend)
-
-
-@pytest.mark.anyio
-async def test_a_database_that_is_away_executes_nothing_and_frees_the_key(
-    connect: Any, postgres_server: Any, charged: Any
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    urls = ["postgres://postgres@127.0.0.1:1/postgres", postgres_server.url]
-    app = _charging(
-        backend,
-        lambda: psycopg.AsyncConnection.connect(urls.pop(0)),
-        profile="payments",
-        scope="shared",
-    )
-    async with connect(app) as client:
-        away = await client.post("/charges", headers=KEY)
-        assert away.status_code == 503
-        assert (await client.post("/charges", headers=KEY)).status_code == 201
-    assert charged() == ["k"]
-    await _end(backend)
-
-
-@pytest.mark.anyio
-async def test_a_handler_that_commits_by_itself_is_found_out(
-    connect: Any, postgres_server: Any, charged: Any, caplog: Any
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    transaction = IdempotentTransaction(CONNECTS["psycopg"](postgres_server.url))
-    app = FastAPI()
-
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge(tx: Annotated[Any, Depends(transaction)]) -> dict[str, int]:
-        await tx.execute("INSERT INTO charges (key) VALUES ('k')")
-        await tx.commit()
-        return {"charge": 1}
-
-    async with connect(app) as client:
-        assert (await client.post("/charges", headers=KEY)).status_code == 503
-    assert "was not committed" in caplog.text
-    assert charged() == ["k"]
-    await _end(backend)
-
-
-@pytest.mark.anyio
-async def test_an_operation_that_was_taken_over_is_not_settled(
-    connect: Any, postgres_server: Any, charged: Any
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    raised: list[Exception] = []
-    app = FastAPI()
-
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge() -> JSONResponse:
-        execution = current_execution()
-        assert execution is not None
-        postgres_server.ask("DELETE FROM idemptx.records")
-        try:
-            async with await psycopg.AsyncConnection.connect(postgres_server.url) as tx:
-                await tx.execute("INSERT INTO charges (key) VALUES ('k')")
-                return await execution.settle_in(tx, JSONResponse({"charge": 1}))
-        except LeaseLostException as error:
-            raised.append(error)
-            raise
-
-    async with connect(app) as client:
-        assert (await client.post("/charges", headers=KEY)).status_code == 500
-    assert len(raised) == 1
-    assert charged() == []
-    await _end(backend)
-
-
-@pytest.mark.anyio
-async def test_a_streamed_answer_is_committed_too(
-    connect: Any, postgres_server: Any, charged: Any
-) -> None:
-    backend = PostgresBackend(postgres_server.url)
-    transaction = IdempotentTransaction(CONNECTS["asyncpg"](postgres_server.url))
-    app = FastAPI()
-
-    @app.post("/charges")
-    @idempotent(backend, policy={"response_bytes_max": 1000})
-    async def charge(
-        tx: Annotated[Any, Depends(transaction)], long: bool = False
-    ) -> StreamingResponse:
-        await tx.execute("INSERT INTO charges (key) VALUES ('k')")
-        return StreamingResponse(iter([b"some", b"thing", b"x" * 2000 if long else b""]))
-
-    async with connect(app) as client:
-        assert (await client.post("/charges", headers=KEY)).content == b"something"
-        assert (await client.post("/charges", headers=KEY)).content == b"something"
-        headers = {"Idempotency-Key": "long"}
-        assert len((await client.post("/charges?long=1", headers=headers)).content) == 2009
-        again = await client.post("/charges?long=1", headers=headers)
-        assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
-    assert charged() == ["k", "k"]
-    await _end(backend)
-
-
 # What cannot be meant
 
 
@@ -420,7 +199,7 @@ async def test_without_a_key_there_is_no_transaction(
     connect: Any, postgres_server: Any, charged: Any
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
-    app = _charging(backend, CONNECTS["psycopg"](postgres_server.url), required=False)
+    app = charging(backend, connect_psycopg(postgres_server.url), required=False)
     async with connect(app) as client:
         assert (await client.post("/charges")).status_code == 400
     assert charged() == []
@@ -456,7 +235,7 @@ async def test_other_backends_say_what_to_do(
     async with connect(app) as client:
         assert (await client.post("/charges", headers=KEY)).status_code == 200
     assert advice in raised[0]
-    await _end(backend)
+    await end(backend)
 
 
 @pytest.mark.anyio
@@ -464,12 +243,12 @@ async def test_in_shadow_mode_there_is_no_transaction(
     connect: Any, postgres_server: Any, charged: Any
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
-    opening = CONNECTS["psycopg"](postgres_server.url)
-    app = _charging(backend, opening, policy={"mode": "shadow"})
+    opening = connect_psycopg(postgres_server.url)
+    app = charging(backend, opening, policy={"mode": "shadow"})
     async with connect(app) as client:
         assert (await client.post("/charges", headers=KEY)).status_code == 500
     assert charged() == []
-    await _end(backend)
+    await end(backend)
 
 
 @pytest.mark.anyio
@@ -522,27 +301,4 @@ async def test_connections_that_cannot_settle_say_why(
         strict=True,
     ):  # fmt: skip
         assert advice in text
-    await _end(backend)
-
-
-async def _end(backend: Any) -> None:
-    """Drains first: connections returned after an answer would be cut with the loop."""
-    assert await drain(10)
-    await backend.aclose()
-
-
-def _charging(backend: Any, opening: Any, **options: Any) -> FastAPI:
-    transaction = IdempotentTransaction(opening)
-    app = FastAPI()
-    charges: list[int] = []
-
-    @app.post("/charges", status_code=201)
-    @idempotent(backend, **options)
-    async def charge(tx: Annotated[Any, Depends(transaction)]) -> dict[str, int]:
-        charges.append(1)
-        insert: Any = "INSERT INTO charges (key) VALUES ('k')"
-        is_alchemy = type(tx).__module__.startswith("sqlalchemy")
-        await tx.execute(sqlalchemy.text(insert) if is_alchemy else insert)
-        return {"charge": len(charges)}
-
-    return app
+    await end(backend)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
@@ -322,6 +322,11 @@ impl<S: Store> Inner<S> {
     /// The typical duration of handlers.
     pub(crate) fn typical(&self) -> &TypicalTime {
         &self.typical
+    }
+
+    /// The typical duration of handlers, as a request sees it that comes now.
+    pub(crate) fn typical_now(&self) -> Duration {
+        self.typical.at(self.clock().now())
     }
 
     /// Counts a new key; returns `false` if its principal may have no more this minute.

@@ -103,7 +103,7 @@ impl<S: Store> Engine<S> {
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
-        let driver = Driver::new(inner, exchange.typical(inner.typical().get()));
+        let driver = Driver::new(inner, exchange.typical(inner.typical_now()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = JobWork { work, bytes_max, made: PhantomData };
         let attachment = driver.attachment();

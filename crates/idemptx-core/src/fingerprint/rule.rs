@@ -25,7 +25,7 @@ impl Default for FingerprintRule {
     }
 }
 
-/// The parts of a request's body that count.
+/// The parts of a request's body that count, and with it the type and subtype of `Content-Type`.
 ///
 /// The rules that parse a body apply to bodies of their `Content-Type` only, and hold them in
 /// memory until they are complete; any other body, and one that is malformed, counts by its bytes.
@@ -55,7 +55,7 @@ pub enum BodyRule {
     ///
     /// A malformed pointer excludes nothing.
     Exclude(Vec<String>),
-    /// The body does not count.
+    /// Neither the body nor its `Content-Type` counts.
     None,
 }
 
@@ -78,7 +78,7 @@ pub enum QueryRule {
     Sorted,
     /// Only these decoded fields, in any order; repeats of a name keep theirs.
     Only(Vec<String>),
-    /// The body does not count.
+    /// Neither the body nor its `Content-Type` counts.
     None,
 }
 

@@ -89,7 +89,7 @@ fn fingerprints_are_settled() {
             "63a8be96 2a411cc34f46b921",
             "5e27c7ba e7a8f73004647aea",
             "46c161e9 78de446e923d770b",
-            "e1ce15a3 cbd97bef564e0eb9"
+            "e1ce15a3 706ff9bd808e839a"
         ]
     );
     let work = Fingerprint::of(&[b"a", b"b"], None);
@@ -250,6 +250,15 @@ fn parameters_and_case_of_the_content_type_do_not_count() {
     assert_ne!(print(&["text/plain"]), print(&[]));
     assert_ne!(print(&[""]), print(&[]));
     assert_ne!(print(&["text/plain"]), print(&["text/plain", "text/plain"]));
+}
+
+#[test]
+fn the_content_type_counts_with_the_body_alone() {
+    let print = |rule: BodyRule, content_type| {
+        Request::post(content_type, "x").fingerprint(&with_body(rule)).digest
+    };
+    assert_eq!(print(BodyRule::None, "text/plain"), print(BodyRule::None, "text/html"));
+    assert_ne!(print(BodyRule::Raw, "text/plain"), print(BodyRule::Raw, "text/html"));
 }
 
 #[test]

@@ -80,6 +80,7 @@ impl<'a> World<'a> {
                 assert!(self.stored || !stored, "the response is not stored");
             }
             Answer::Replay(_) => assert!(self.has_given_a_response, "nobody gave a response"),
+            Answer::Broken { .. } => assert!(self.executed, "no handler has failed"),
             Answer::Pass(_) | Answer::Refuse(_) => {}
         }
     }

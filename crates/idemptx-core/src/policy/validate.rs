@@ -30,6 +30,15 @@ impl Policy {
                 .to_owned()
         })?;
         listed("replay_headers.allow", self.replay.allow.as_deref().unwrap_or_default())?;
+        let in_vain = self.replay.allowed_in_vain();
+        check(in_vain.is_none(), "replay_headers.allow", || {
+            let name = in_vain.map_or("", |name| name.as_str());
+            if name == "set-cookie" {
+                "set `set_cookie` as well, which lets `set-cookie` through".to_owned()
+            } else {
+                format!("leave `{name}` out, which belongs to one exchange and is never replayed")
+            }
+        })?;
         listed("replay_headers.deny", &self.replay.deny)
     }
 

@@ -54,6 +54,10 @@ fn what_is_of_the_moment_is_not_kept() {
         "X-Runtime",
         "CF-Ray",
         "Fly-Request-Id",
+        "X-B3-TraceId",
+        "Authorization",
+        "Cookie",
+        "Set-Cookie2",
         "RateLimit",
         "RateLimit-Policy",
         "X-RateLimit-Remaining",
@@ -84,6 +88,21 @@ fn what_is_of_the_moment_is_not_kept() {
     ];
     for name in kept {
         assert_eq!(capture(&[(name, "x")], &ReplayRules::default()), [name]);
+    }
+}
+
+#[test]
+fn the_reference_lists_what_is_never_kept() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/policy.md");
+    let reference = std::fs::read_to_string(path).unwrap();
+    let (_, section) = reference.split_once("## Headers that are never replayed").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let listed = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let listed: Vec<_> = listed.filter(|name| *name != "set_cookie").collect();
+    assert!(listed.len() > 40, "{listed:?}");
+    for name in listed {
+        let name = name.replace('*', "x");
+        assert!(capture(&[(&name, "x")], &ReplayRules::default()).is_empty(), "{name}");
     }
 }
 

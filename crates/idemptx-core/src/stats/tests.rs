@@ -31,13 +31,23 @@ fn more_scopes_than_can_be_counted_are_refused_until_the_minute_is_over() {
 
 #[test]
 fn what_is_typical_follows_what_was_seen() {
-    let typical = TypicalTime::default();
-    assert_eq!(typical.get(), None);
+    let (typical, now) = (TypicalTime::default(), Timestamp::default());
     typical.took(Duration::ZERO);
-    assert_eq!(typical.get(), Some(Duration::from_micros(1)), "it is known, however short");
+    assert_eq!(typical.at(now), Duration::from_micros(1), "it is known, however short");
     for _ in 0..100 {
         typical.took(Duration::from_millis(80));
     }
-    let after = typical.get().unwrap();
+    let after = typical.at(now);
     assert!(after > Duration::from_millis(79) && after <= Duration::from_millis(80), "{after:?}");
+}
+
+#[test]
+fn without_a_history_what_is_typical_grows_from_nothing() {
+    let typical = TypicalTime::default();
+    for (now, expected) in [(5_000, 0), (5_000, 0), (6_000, 1_000), (8_500, 3_500)] {
+        let seen = typical.at(Timestamp::from_millis(now));
+        assert_eq!(seen, Duration::from_millis(expected));
+    }
+    typical.took(Duration::from_millis(80));
+    assert_eq!(typical.at(Timestamp::from_millis(9_000)), Duration::from_millis(80));
 }

@@ -21,6 +21,7 @@ from __future__ import annotations
 from ._engine import drain
 from ._execution import Execution, current_execution
 from ._orphan import Orphan
+from ._outcomes import RequestOutcome, outcome_counts
 from ._safety import Finding, SafetyReport, Severity
 from .decorator import idempotent
 from .exceptions import (
@@ -49,10 +50,12 @@ __all__ = [
     "Orphan",
     "RecoveryException",
     "RequestInProgressException",
+    "RequestOutcome",
     "RequestRefusedException",
     "SafetyReport",
     "Severity",
     "current_execution",
     "drain",
     "idempotent",
+    "outcome_counts",
 ]

@@ -8,37 +8,14 @@ cancels neither the handler nor the record of its result.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._client_task import ClientTask
-from ._engine import TRANSIENT, start_task
+from ._engine import start_task
 from ._execution import CURRENT, Execution
-from ._idemptx import (
-    ANSWER,
-    CLAIM,
-    CORRUPT,
-    EXECUTE,
-    FENCED,
-    FULL,
-    GRANTED,
-    HELD,
-    OK,
-    PENDING,
-    PROBE,
-    RELEASE,
-    SETTLE,
-    STORE,
-    UNAVAILABLE,
-    WAIT,
-    Step,
-)
+from ._idemptx import ANSWER, EXECUTE, STORE
 from ._lease_renewer import lease_renewer
-from ._orphan import Orphan
-from ._reports import report
-from ._single_flight import Entry, WaitOver, expire, leave_with_client
+from ._store_actions import StoreActions
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -47,17 +24,15 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from ._engine import Engine
-    from ._execution import ExecutionTransaction
-    from ._idemptx import Exchange, Rules, Update
-    from ._store import Store
+    from ._idemptx import Exchange, Rules
+    from ._orphan import Orphan
+    from ._outcomes import Observer
 
 __all__ = ["Conclusion", "Driver", "Work"]
 
 R = TypeVar("R")
 Conclusion: TypeAlias = "Callable[[], int]"
 """Feeds the handler's response to the exchange; returns the next action."""
-
-logger = logging.getLogger("idemptx")
 
 
 class Work(Protocol):
@@ -71,35 +46,20 @@ class Work(Protocol):
         """
 
 
-class Driver:
-    """Drives an exchange, with the resources that it holds in this process."""
+class Driver(StoreActions):
+    """Drives an exchange, between the client's task and that of the handler."""
 
     __slots__ = (
         "_conclusion",
-        "_entry",
-        "_granted",
-        "_has_deferred",
         "_has_left",
-        "_holds_permit",
         "_is_concluded",
         "_is_detached",
-        "_is_executing",
         "_is_handed_over",
-        "_operation",
-        "_probe",
-        "_receive",
         "_settled",
         "_task",
         "answered",
         "client_left",
-        "engine",
-        "error",
-        "exchange",
-        "execution",
-        "rules",
     )
-
-    execution: Execution
 
     def __init__(
         self,
@@ -108,35 +68,22 @@ class Driver:
         exchange: Exchange,
         operation: tuple[str, bytes],
         *,
+        observer: Observer,
         probe: Callable[[Orphan], Any] | None,
         receive: Receive,
     ) -> None:
-        self.engine = engine
-        self.rules = rules
-        self.exchange = exchange
-        self.error: BaseException | None = None
+        super().__init__(
+            engine, rules, exchange, operation, observer=observer, probe=probe, receive=receive
+        )
         self.answered: Future[ClientTask | Conclusion | None] | None = None
         self.client_left = False
-        self._operation = operation
-        self._probe = probe
-        self._receive = receive
-        self._entry: Entry | None = None
-        self._granted: Step | None = None
-        self._holds_permit = False
-        self._is_executing = False
         self._is_handed_over = False
         self._is_concluded = False
         self._is_detached = True
         self._has_left = False
         self._conclusion: Conclusion | None = None
         self._settled: Future[None] | None = None
-        self._has_deferred = False
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def store(self) -> Store:
-        """The store of the claim, for the lease renewer."""
-        return self.engine.store
 
     async def drive(self, work: Work, *, detached: bool = True, defers: bool = False) -> None:
         """Drives the exchange to its answer, which is then in `exchange.answer`.
@@ -161,6 +108,7 @@ class Driver:
             return
         loop = self.engine.loop
         self.answered = loop.create_future()
+        self._stops_at_grant = False
         self._is_detached = detached
         if not detached:
             await self._execute(work)
@@ -295,23 +243,6 @@ class Driver:
         elif not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    def complete(self, update: Update | None) -> None:
-        """Wakes the other requests for this record with its final state."""
-        entry = self._entry
-        if entry is not None:
-            self._entry = None
-            single_flight = self.engine.single_flight
-            record = self.exchange.id
-            if single_flight.get(record) is entry:
-                del single_flight[record]
-            entry.complete(update)
-
-    def lose(self) -> None:
-        """Marks the execution as lost and wakes the requests that wait for it."""
-        with suppress(RuntimeError):  # the loop has ended, and with it every waiter
-            self.engine.loop.call_soon_threadsafe(self.complete, None)
-        self.execution.lose()
-
     async def _execute(self, work: Work) -> None:
         exchange = self.exchange
         granted, self._granted = self._granted, None
@@ -364,216 +295,6 @@ class Driver:
         if exchange.action == EXECUTE and not self.is_pending:
             await self.conclude(exchange.broken())
 
-    def _advance(self, action: int) -> Awaitable[int]:
-        """Performs an action and returns the next one."""
-        if action == STORE:
-            step = self.exchange.step()
-            kind = step.kind
-            if kind == CLAIM:
-                return self._claim(step)
-            return self._settle(step) if kind == SETTLE else self._perform(step)
-        if action == WAIT:
-            return self._wait()
-        if action == PROBE:
-            return self._ask_probe()
-        message = f"the exchange asks for {action}, which is the caller's part"
-        raise RuntimeError(message)
-
-    async def _perform(self, step: Step) -> int:
-        if step.kind == RELEASE:
-            await self._roll_back()
-            lease_renewer().remove(self)
-            await self.engine.perform(step)
-            self.complete(None)
-        else:
-            await self.engine.perform(step)
-        return self.exchange.done(step)
-
-    async def _claim(self, step: Step) -> int:
-        """Claims, or shares the claim result of another request in this loop.
-
-        Called from the client's task it stops at a grant, which the handler's task then takes.
-        """
-        engine = self.engine
-        single_flight = engine.single_flight
-        record = step.id
-        while self._entry is None:
-            entry = single_flight.get(record)
-            if entry is None:
-                single_flight[record] = self._entry = Entry()
-            elif entry.holder is not None:
-                return self.exchange.claim_shared(entry.holder)
-            else:
-                update = await entry.follow(engine.loop)
-                if update is not None:
-                    return self.exchange.claim_shared(update)
-        refusal = None
-        if not self._holds_permit:
-            if self.rules.refuses_unsafe_stores:
-                await engine.known()
-            refusal = engine.refuses(self.rules)
-        if refusal is not None:
-            step.fail(FULL, refusal)
-        else:
-            if not self._holds_permit:
-                self._holds_permit = True
-                engine.executions += 1
-            waiting = engine.store.perform(step)
-            if waiting is not None:
-                await waiting
-            if step.verdict == UNAVAILABLE:
-                await engine.store.retry(step)
-        verdict = step.verdict
-        if verdict == GRANTED:
-            self._entry.hold(step.update())
-            if self.answered is None:
-                self._granted = step
-                return STORE
-        else:
-            if verdict >= UNAVAILABLE:
-                report(step)
-            self._give_permit_back()
-            self.complete(step.update())
-        return self.exchange.done(step)
-
-    async def _settle(self, step: Step) -> int:
-        if self._is_transactional():
-            if self.exchange.keeps and self.execution.is_settled_by_hand:
-                await self._roll_back()
-                return await self._confirm(step)
-            if self.exchange.commits and self.execution.transaction is not None:
-                return await self._commit(step, self.execution.transaction)
-            await self._roll_back()
-        engine = self.engine
-        waiting = engine.store.perform(step)
-        if waiting is not None:
-            await waiting
-        verdict = step.verdict
-        if verdict in TRANSIENT:
-            verdict = await self._settle_again(step)
-        if verdict == OK:
-            lease_renewer().remove(self)
-            self.complete(step.update() if self._is_awaited() else None)
-        elif verdict in (FENCED, CORRUPT):
-            lease_renewer().remove(self)
-            self.complete(None)
-        else:
-            # Neither renewal nor single-flight entry may end before the result is in the store.
-            report(step)
-        return self.exchange.done(step)
-
-    # Settlements in transactions
-
-    def _is_transactional(self) -> bool:
-        execution = self.execution if self._is_executing else None
-        return execution is not None and (
-            execution.is_settled_by_hand or execution.transaction is not None
-        )
-
-    async def _commit(self, step: Step, transaction: ExecutionTransaction) -> int:
-        """Settles in the handler's transaction and commits it."""
-        lease_renewer().remove(self)
-        committed = await transaction.commit(step, self.rules.settle_timeout)
-        if committed is None:
-            return self.exchange.uncommitted()
-        if not committed:
-            return await self._confirm(step)
-        step.succeed()
-        self.complete(step.update() if self._is_awaited() else None)
-        return self.exchange.done(step)
-
-    async def _confirm(self, step: Step) -> int:
-        """Looks up the result of a settlement in a transaction."""
-        lease_renewer().remove(self)
-        looked = Step.lookup(step.id)
-        await self._until_told(looked)
-        action = self.exchange.confirmed(looked)
-        if action == ANSWER:
-            self.complete(looked.update() if self._is_awaited() else None)
-        elif looked.verdict == HELD:
-            logger.error("the handler's transaction was not committed, or is on another database")
-        return action
-
-    async def _roll_back(self) -> None:
-        if self._is_executing and self.execution.transaction is not None:
-            await self.execution.transaction.roll_back(self.rules.settle_timeout)
-
-    async def _settle_again(self, step: Step) -> int:
-        await self.engine.store.retry(step)
-        return await self._until_told(step)
-
-    async def _until_told(self, step: Step) -> int:
-        """Repeats a step until it has a verdict, within the time limit of a settlement."""
-        loop = self.engine.loop
-        until = loop.time() + self.rules.settle_timeout
-        pause = SETTLE_PAUSE_MIN
-        if step.verdict == PENDING:
-            await self.engine.perform(step)
-        while step.verdict in TRANSIENT and (left := until - loop.time()) > 0:
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 2, SETTLE_PAUSE_MAX)
-            step.reset()
-            await self.engine.perform(step)
-        return step.verdict
-
-    def _is_awaited(self) -> bool:
-        return self._entry is not None and bool(self._entry.waiters)
-
-    async def _wait(self) -> int:
-        """Waits for the end of another claim, sharing one watch with this loop's other waiters."""
-        engine, exchange, rules = self.engine, self.exchange, self.rules
-        record = exchange.id
-        entry = engine.single_flight.get(record)
-        if engine.waiting >= rules.waiters_total_max or (
-            entry is not None
-            and entry.waiters is not None
-            and len(entry.waiters) >= rules.waiters_max
-        ):
-            return exchange.waiters_full()
-        if entry is None:
-            engine.single_flight[record] = entry = Entry(exchange.holder)
-            waiter = entry.wait(engine.loop)
-            engine.watch_record(record, entry, rules.claim_timeout)
-        else:
-            waiter = entry.wait(engine.loop)
-        engine.waiting += 1
-        timer = engine.loop.call_later(exchange.wait, expire, waiter)
-        leaving = engine.spawn(leave_with_client(waiter, self._receive))
-        try:
-            update = await waiter
-        except WaitOver:
-            return exchange.wait_over()
-        finally:
-            engine.waiting -= 1
-            timer.cancel()
-            leaving.cancel()
-            entry.leave(waiter)
-        return exchange.woken(None if update is None or update.is_held else update)
-
-    async def _ask_probe(self) -> int:
-        exchange = self.exchange
-        if self._probe is None:
-            return exchange.probed(None)
-        try:
-            found = self._probe(Orphan(exchange))
-            if inspect.isawaitable(found):
-                found = await asyncio.wait_for(found, PROBE_TIMEOUT)
-        except Exception:
-            logger.exception("the probe failed; nothing is known of the orphan")
-            return exchange.probed(None)
-        if found is None:
-            return exchange.probed(None)
-        if found is False:
-            return exchange.probed(False)
-        return exchange.probed(True, found.status_code, found.raw_headers, found.body)
-
-    def _end(self) -> None:
-        """Hands unconfirmed work to the engine once the exchange has its answer."""
-        deferred = self.exchange.deferred()
-        if deferred is not None:
-            self._has_deferred = True
-            self.engine.confirm_later(deferred, self, settles=deferred.kind == SETTLE)
-
     def _leave(self) -> None:
         """Releases the resources of the handler's task."""
         if self._task is not None:
@@ -602,26 +323,8 @@ class Driver:
             self.complete(None)
         self._give_permit_back()
 
-    def _abandon(self) -> None:
-        """Abandons the exchange because the client left before the handler was started."""
-        deferred = self.exchange.abandon()
-        self.complete(None)
-        self._give_permit_back()
-        if deferred is not None:
-            self.engine.confirm_later(deferred, self, settles=False)
-
-    def _give_permit_back(self) -> None:
-        if self._holds_permit:
-            self._holds_permit = False
-            self.engine.executions -= 1
-
 
 def _is_being_cancelled() -> bool:
     """True if the current task was cancelled, or if this Python (3.10) does not say."""
     cancelling = getattr(asyncio.current_task(), "cancelling", None)
     return cancelling is None or cancelling() > 0
-
-
-SETTLE_PAUSE_MIN = 0.02
-SETTLE_PAUSE_MAX = 0.5
-PROBE_TIMEOUT = 10.0

@@ -53,9 +53,10 @@ def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Ta
 class Engine:
     """The requests in progress on one backend in one event loop."""
 
-    def __init__(self, loop: AbstractEventLoop, store: Store) -> None:
+    def __init__(self, loop: AbstractEventLoop, store: Store, told: set[str]) -> None:
         self.loop = loop
         self.store = store
+        self._told = told
         self.single_flight: dict[bytes, Entry] = {}
         self.executions = 0
         self.waiting = 0
@@ -209,13 +210,19 @@ class Engine:
         try:
             report = await self.store.check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
-            logger.warning(
-                "the store cannot be reached, or does not tell what it promises: %s", error
-            )
+            if UNREACHABLE not in self._told:
+                self._told.add(UNREACHABLE)
+                logger.warning("%s: %s", UNREACHABLE, error)
             self._report = None  # to be asked again
             self._adopted.clear()
             return None
+        if UNREACHABLE in self._told:
+            self._told.discard(UNREACHABLE)
+            logger.warning("the store is reached again")
         for finding in report.findings:
+            if finding.text in self._told:
+                continue
+            self._told.add(finding.text)
             level = logging.WARNING if finding.severity >= Severity.WARNING else logging.INFO
             logger.log(level, "%s", finding.text)
         return report
@@ -245,6 +252,7 @@ class Engines:
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self._engines: list[Engine] = []
+        self._told: set[str] = set()
         _ALL.add(self)
 
     def here(self) -> Engine:
@@ -258,7 +266,7 @@ class Engines:
                 return engine
         # An ended loop does not unregister its engine.
         self._engines = [it for it in self._engines if not (it.is_closed or it.loop.is_closed())]
-        engine = Engine(loop, self._open_store())
+        engine = Engine(loop, self._open_store(), self._told)
         self._engines.append(engine)
         return engine
 
@@ -313,6 +321,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 EAGER = sys.version_info >= (3, 12)
+UNREACHABLE = "the store cannot be reached, or does not tell what it promises"
 NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker of your server"
 # After these a step may be taken again.
 TRANSIENT = (UNAVAILABLE, INTERNAL, REFUSED)

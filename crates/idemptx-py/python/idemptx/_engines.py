@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._engine import Engines
-from ._storage_backend import AsyncStorageBackend, StorageBackend
 from ._user_backend import UserBackendStore
 
 if TYPE_CHECKING:
+    from ._storage_backend import AsyncStorageBackend, StorageBackend
     from ._store import Store
 
 __all__ = ["engines_of", "overrides"]
@@ -16,12 +16,6 @@ __all__ = ["engines_of", "overrides"]
 
 def engines_of(backend: StorageBackend | AsyncStorageBackend) -> Engines:
     """Returns the engines that run on a backend, shared by all its users."""
-    if not isinstance(backend, StorageBackend | AsyncStorageBackend):
-        message = (
-            "storage_backend is a RedisBackend, an AsyncRedisBackend, an InMemoryBackend or a "
-            f"StorageBackend of your own, not {type(backend).__name__}"
-        )
-        raise TypeError(message)
     engines: Engines | None = vars(backend).get(ENGINES)
     if engines is None:
         engines = Engines(lambda: _open_store(backend))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from ._connections import adapted
 from ._idemptx import ABSENT, HELD
+from ._step_form import StepForm
 from .exceptions import LeaseLostException, RecoveryException
 
 if TYPE_CHECKING:
@@ -122,40 +122,48 @@ class Execution:
             raise ValueError(message)
         self.directive = outcome
 
-    async def step(self, label: str, call: Callable[[], Awaitable[T] | T]) -> T:
+    async def step(
+        self, label: str, call: Callable[[], Awaitable[T] | T], returns: Any = None
+    ) -> T:
         """Runs a step of the operation, or returns the result of an earlier attempt.
 
             charge = await execution.step("charge", lambda: psp.charge(execution.derive("charge")))
 
-        The result is kept under the label for as long as the operation's key, and never changes. It
-        is the JSON form of the value, the first time too. An exception is not kept. A step whose
-        process dies runs again, so a call to another system should carry a derived key.
+        The result is kept under the label for as long as the operation's key, and never changes.
+        It is kept as JSON, as FastAPI would serialise it, and comes back as the type `returns`, or
+        as the one that the function's annotation names: a Pydantic model, a dataclass, a datetime.
+        A type that cannot be kept is a `TypeError` before anything has run. Without either, as for
+        a lambda, it is what JSON makes of the value, the first time too. An exception is not kept.
+        A step whose process dies runs again, so a call to another system should carry a derived
+        key.
 
         Raises `LeaseLostException` if another execution took the operation over, and
         `RecoveryException` if the store gave no answer: nothing has run, or its result is not kept.
         `ValueError` and `TypeError` say what to change.
         """
+        form = StepForm(call, returns)
         recovery = self._begin_step(label)
         found = await self._recalled(recovery)
         if found is None:
             result = call()
             if inspect.isawaitable(result):
                 result = await result
-            found = await self._kept(recovery, _as_json(result))
-        value: T = json.loads(found)
+            found = await self._kept(recovery, form.dump(result))
+        value: T = form.load(found)
         return value
 
-    def blocking_step(self, label: str, call: Callable[[], T]) -> T:
+    def blocking_step(self, label: str, call: Callable[[], T], returns: Any = None) -> T:
         """Runs a step of a plain `def` handler, in the handler's thread."""
         loop = self._engine.loop
         if _runs_in(loop):
             raise RuntimeError(BLOCKING)
+        form = StepForm(call, returns)
         recovery = self._begin_step(label)
         found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
         if found is None:
-            text = _as_json(call())
+            text = form.dump(call())
             found = asyncio.run_coroutine_threadsafe(self._kept(recovery, text), loop).result()
-        value: T = json.loads(found)
+        value: T = form.load(found)
         return value
 
     def _begin_step(self, label: str) -> Recovery:
@@ -291,21 +299,6 @@ def _runs_in(loop: AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
-
-
-def _jsonable(value: object) -> Any:
-    from fastapi.encoders import jsonable_encoder  # noqa: PLC0415 - only where it is needed
-
-    try:
-        return jsonable_encoder(value)
-    except (TypeError, ValueError):
-        message = f"a step's result is made of what JSON has, not of {type(value).__name__}"
-        raise TypeError(message) from None
-
-
-def _as_json(result: object) -> bytes:
-    # Models, dates and the like as FastAPI would: the effect has happened, so few types may fail.
-    return json.dumps(result, separators=(",", ":"), allow_nan=False, default=_jsonable).encode()
 
 
 def current_execution() -> Execution | None:

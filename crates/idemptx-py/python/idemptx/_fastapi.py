@@ -7,6 +7,7 @@ that itself, by the same means.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,22 @@ from anyio import CancelScope
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from starlette.requests import Request
-    from starlette.types import Scope
+    from starlette.types import Receive, Scope, Send
 
-__all__ = ["ExitStacks", "answer_to", "is_handled", "render", "when_dependencies_have_ended"]
+__all__ = [
+    "ExitStacks",
+    "answer_to",
+    "call_at_start",
+    "is_handled",
+    "render",
+    "when_dependencies_have_ended",
+]
 
 
 async def render(
@@ -143,6 +152,36 @@ def _hidden_stack() -> AsyncExitStack | None:
     return None
 
 
+def call_at_start(attribute: str) -> None:
+    """Has an application's lifespan begin with a call of this attribute of each route's endpoint.
+
+    A decorator sees no application, and no loop before the first request.
+    """
+    original = Router.lifespan
+    if hasattr(original, STARTS):
+        return
+
+    @functools.wraps(original)
+    async def lifespan(self: Router, scope: Scope, receive: Receive, send: Send) -> None:
+        for start in _endpoints_with(self, attribute):
+            start()
+        await original(self, scope, receive, send)
+
+    setattr(lifespan, STARTS, True)
+    Router.lifespan = lifespan  # type: ignore[method-assign]
+
+
+def _endpoints_with(owner: Any, attribute: str, depth: int = 0) -> Iterator[Callable[[], object]]:
+    """The attribute of every endpoint that has it, in mounted applications and routers too."""
+    for route in getattr(owner, "routes", None) or ():
+        start = getattr(getattr(route, "endpoint", None), attribute, None)
+        if start is not None:
+            yield start
+        elif depth < MOUNTS_MAX:
+            inner = route if hasattr(route, "routes") else getattr(route, "original_router", None)
+            yield from _endpoints_with(inner, attribute, depth + 1)
+
+
 def _taken(stack: AsyncExitStack) -> AsyncExitStack:
     """Moves a stack's callbacks, except cancel scopes, which stay with their task."""
     taken = stack.pop_all()
@@ -248,4 +287,6 @@ def _origin(handler: Callable[..., Any]) -> str:
 
 DEFAULTS = frozenset({"fastapi", "starlette"})
 RENDERER = "_idemptx_renderer"
+STARTS = "__idemptx_starts__"
+MOUNTS_MAX = 8
 STACKS = ("fastapi_function_astack", "fastapi_inner_astack", "fastapi_middleware_astack")

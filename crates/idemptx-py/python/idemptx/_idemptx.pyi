@@ -505,6 +505,9 @@ class Channel:
         ValueError if it is not the Redis protocol: the connection is of no more use.
         """
     @property
+    def is_demoted(self) -> bool:
+        """True once the server has said that it is a replica: another one takes writes."""
+    @property
     def waiting(self) -> int:
         """The number of commands without a reply."""
     def waited(self) -> float:
@@ -533,7 +536,12 @@ class PubSubReader:
 class ClientCommands:
     """A step as a sequence of commands for the application's Redis client."""
 
-    def __new__(cls, layout: Layout, step: Step) -> ClientCommands: ...
+    def __new__(cls, layout: Layout, step: Step, resends: bool = True) -> ClientCommands:
+        """Begins a step.
+
+        A client that `resends` commands by itself may have lost the answer to an earlier one, so
+        that a refusal of the server is in doubt.
+        """
     @property
     def command(self) -> list[bytes] | None:
         """The command to send; None once the step has its verdict."""

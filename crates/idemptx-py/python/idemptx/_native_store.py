@@ -7,13 +7,14 @@ that this loop watches, and are collected together.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, cast
 
 from ._idemptx import LoopHandle, NativeStore
 from ._safety import Finding, SafetyReport, Severity
 
 if TYPE_CHECKING:
-    from asyncio import Future
+    from asyncio import AbstractEventLoop, Future
     from collections.abc import Awaitable, Callable, Sequence
 
     from ._connections import Style
@@ -30,10 +31,11 @@ class LoopStore:
         self._native_store = native_store
         self.refuses_transactions = refuses_transactions
         self._handle = LoopHandle(native_store)
+        self._receiver: _Receiver | None = None
         try:
             self._loop.add_reader(self._handle.fileno(), self._handle.collect)
         except NotImplementedError:
-            raise RuntimeError(NO_READERS) from None
+            self._receiver = _Receiver(self._loop, self._handle)
         self._is_open = True
 
     def perform(self, step: Step) -> Awaitable[None] | None:
@@ -78,11 +80,32 @@ class LoopStore:
         """Releases the store, which is closed with its last loop."""
         if self._is_open:
             self._is_open = False
-            self._loop.remove_reader(self._handle.fileno())
+            if self._receiver is None:
+                self._loop.remove_reader(self._handle.fileno())
+            else:
+                await self._receiver.close()
             self._handle.close()
 
 
-NO_READERS = (
-    "this event loop cannot watch a descriptor, as this store needs: on Windows run the "
-    "application in a SelectorEventLoop"
-)
+class _Receiver:
+    """Receives wake-ups in a loop that cannot watch a descriptor: the Proactor loop of Windows."""
+
+    def __init__(self, loop: AbstractEventLoop, handle: LoopHandle) -> None:
+        # A duplicate, which may be closed by itself.
+        self._socket = socket.fromfd(handle.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._loop = loop
+        self._handle = handle
+        self._task = loop.create_task(self._receive())
+
+    async def _receive(self) -> None:
+        while await self._loop.sock_recv(self._socket, WAKES_MAX):
+            self._handle.collect()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._socket.close()
+
+
+WAKES_MAX = 64

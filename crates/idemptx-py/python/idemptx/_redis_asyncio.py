@@ -107,7 +107,10 @@ class RedisAsyncioStore:
 
     async def check(self) -> SafetyReport:
         """Asks the server for the settings by which it may lose records."""
-        connection = await self._connected()
+        try:
+            connection = await self._connected()
+        except (OSError, RedisReplyError, asyncio.TimeoutError) as error:
+            raise ConnectionError(self._failure[0]) from error
 
         async def ask(question: list[bytes]) -> Any:
             try:
@@ -211,6 +214,13 @@ class RedisAsyncioStore:
         if record is not None:
             for wake in list(self._wakes.get(record, {}).values()):
                 wake()
+
+    def demoted(self) -> None:
+        """Pauses before the next connection: the address leads to a new primary in a while."""
+        self._failure = (f"redis at {self._address.name}: {DEMOTED}", REFUSED)
+        self._reconnect_at = self._loop.time() + DEMOTED_PAUSE
+        if self._subscriber is not None:
+            self._subscriber.abort()
 
     def subscription_lost(self) -> None:
         """Wakes all waiters, because a lost subscription may have missed a message."""
@@ -318,6 +328,9 @@ class _CommandConnection(asyncio.Protocol):
         try:
             if self._channel.feed(data):
                 self._flush()
+            if self._channel.is_demoted:
+                self._store.demoted()
+                self.abort(DEMOTED)
         except ValueError as error:
             self.abort(f"it does not speak the Redis protocol: {error}")
 
@@ -437,6 +450,8 @@ class _Subscriber(asyncio.Protocol):
 TIMEOUT = 5.0
 """The time limit of a reply in seconds, unless a policy has a shorter one."""
 CONNECT_TIMEOUT = 1.0
+DEMOTED = "the server is a replica, which takes no writes"
+DEMOTED_PAUSE = 0.25
 RECONNECT_PAUSE = 0.025
 RECONNECT_PAUSE_MAX = 1.0
 WATCHDOG_TURNS = 4

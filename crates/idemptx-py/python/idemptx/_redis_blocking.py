@@ -52,6 +52,8 @@ class BlockingConnection:
         self._channel.perform(step, _DetachedFuture())
         while step.verdict == PENDING:
             self._transfer(self._socket)
+        if self._channel.is_demoted:
+            self._close()  # The next one may lead to the new primary.
 
     def _connected(self) -> socket.socket:
         address = self._address

@@ -18,6 +18,7 @@ from ._idemptx import (
     CLAIM,
     INTERNAL,
     PENDING,
+    REFUSED,
     UNAVAILABLE,
     ClientCommands,
     Layout,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from ._idemptx import Rules, Step
 
-__all__ = ["RedisClientStore", "is_asynchronous"]
+__all__ = ["STARVES", "RedisClientStore", "is_asynchronous", "resends"]
 
 
 class RedisClientStore:
@@ -46,6 +47,7 @@ class RedisClientStore:
         self._knows_time = False
         self._scripts = True
         self._asynchronous = is_asynchronous(client)
+        self._resends = resends(client)
         self._threads: ThreadPoolExecutor | None = None
         if not self._asynchronous:
             self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="idemptx-redis")
@@ -60,7 +62,11 @@ class RedisClientStore:
         except (asyncio.TimeoutError, TimeoutError):
             step.fail(UNAVAILABLE, f"the Redis client gave no answer within {self._timeout} s")
         except Exception as error:  # noqa: BLE001 - clients raise what they like
-            step.fail(UNAVAILABLE, f"{type(error).__name__}: {error}")
+            text = _reply_error(error) or ""
+            is_refusal = not self._resends and text.partition(" ")[0] in REFUSALS
+            step.fail(
+                REFUSED if is_refusal else UNAVAILABLE, text or f"{type(error).__name__}: {error}"
+            )
         if step.verdict == PENDING:
             step.fail(INTERNAL, "the Redis client did nothing")
 
@@ -83,7 +89,7 @@ class RedisClientStore:
         yield from self._transact(step)
 
     def _talk(self, step: Step) -> Turns:
-        commands = ClientCommands(self._layout, step)
+        commands = ClientCommands(self._layout, step, self._resends)
         while (command := commands.command) is not None:
             try:
                 reply = yield functools.partial(self._execute, *command)
@@ -187,11 +193,14 @@ class RedisClientStore:
                     raise
                 return RedisReplyError(text)
 
+        own = [Finding(Severity.UNSAFE, STARVES)] if self._asynchronous else []
         try:
-            return await check_server(self._layout, ask, is_overheard=False)
+            report = await check_server(self._layout, ask, is_overheard=False)
         except Exception as error:  # noqa: BLE001 - clusters and doubles answer in their own ways
             text = f"what the server promises could not be found out through its client: {error}"
-            return SafetyReport("unknown", [Finding(Severity.WARNING, text)])
+            return SafetyReport("unknown", [*own, Finding(Severity.WARNING, text)])
+        findings = sorted([*report.findings, *own], key=lambda it: -it.severity)
+        return SafetyReport(report.guarantee, findings)
 
     async def close(self) -> None:
         """Stops the threads; the client belongs to the application."""
@@ -236,16 +245,29 @@ def is_asynchronous(client: Any) -> bool:
     )
 
 
+def resends(client: Any) -> bool:
+    """True if a client may send a command again by itself, or does not say."""
+    try:
+        settings = client.get_connection_kwargs()
+    except AttributeError:  # a cluster's, which follows its nodes
+        return True
+    if settings.get("retry_on_timeout") or settings.get("retry_on_error"):
+        return True
+    retry = settings.get("retry")
+    return retry is not None and getattr(retry, "_retries", 1) != 0
+
+
 def _reply_error(error: Exception) -> str | None:
     """The text of an error reply, its code restored; `None` for any other error."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "ResponseError" not in kinds and "AuthenticationError" not in kinds:
-        return None
+    kinds = [kind.__name__ for kind in type(error).__mro__]
     text = str(error)
-    for kind, code in CODES.items():
+    for kind in kinds:
         # redis-py takes some codes away and makes classes of them.
-        if kind in kinds and not text.startswith(code):
-            return f"{code} {text}"
+        code = CODES.get(kind)
+        if code is not None:
+            return text if text.startswith(code) else f"{code} {text}"
+    if "ResponseError" not in kinds:
+        return None
     return text if text.partition(" ")[0].isupper() else f"ERR {text}"
 
 
@@ -269,12 +291,28 @@ if TYPE_CHECKING:
     Turns = Generator[Callable[[], Any], Any, Any]
 
 CODES = {
-    "NoScriptError": "NOSCRIPT",
+    "AskError": "ASK",
     "AuthenticationError": "NOAUTH",
-    "NoPermissionError": "NOPERM",
-    "ReadOnlyError": "READONLY",
-    "OutOfMemoryError": "OOM",
     "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "ExecAbortError": "EXECABORT",
+    "MasterDownError": "MASTERDOWN",
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
 }
+REFUSALS = frozenset(
+    {"ASK", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"}
+    | {"NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"}
+)
+"""The errors of a server that has executed nothing."""
+STARVES = (
+    "leases are renewed through an asynchronous client object, which needs its event loop: a "
+    "handler that blocks the loop for longer than its lease is executed again elsewhere; use a "
+    "URL, a client whose settings can be read, or a synchronous client"
+)
 THREADS_MAX = 32
 CONTENTION_MAX = 64

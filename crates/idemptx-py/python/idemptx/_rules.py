@@ -8,7 +8,7 @@ from typing import Any
 
 from ._idemptx import Rules
 
-__all__ = ["METHODS", "make_rules"]
+__all__ = ["METHODS", "asks_a_probe", "make_rules"]
 
 
 def make_rules(
@@ -23,6 +23,7 @@ def make_rules(
     scope: Callable[..., Any] | Mapping[str, Any] | str | None,
     methods: Sequence[str] | None = None,
     namespace: str = "",
+    has_probe: bool | None = None,
 ) -> Rules:
     """The profile, the policy laid over it, and the parameters over both.
 
@@ -53,13 +54,24 @@ def make_rules(
         overlay["fingerprint"] = False
     elif signature_headers is not None:
         overlay["fingerprint"] = _with_headers(overlay.get("fingerprint"), signature_headers)
-    if callable(scope):
-        # Named so that the profile has its choice; the function takes its place.
-        overlay["scope"] = "shared"
-        return Rules(profile, _as_json(overlay), namespace).with_custom_scope()
     if scope is not None:
-        overlay["scope"] = scope
-    return Rules(profile, _as_json(overlay), namespace)
+        # Named so that the profile has its choice; a function takes its place.
+        overlay["scope"] = "shared" if callable(scope) else scope
+    rules = Rules(profile, _as_json(overlay), namespace)
+    asks_probe = asks_a_probe(rules)
+    if has_probe is False and asks_probe:
+        message = 'on_orphan "probe" asks the function `probe`: give one, or choose another value'
+        raise ValueError(message)
+    if has_probe and not asks_probe:
+        message = 'probe is never asked: set policy={"on_orphan": "probe"}, or leave it out'
+        raise ValueError(message)
+    return rules.with_custom_scope() if callable(scope) else rules
+
+
+def asks_a_probe(rules: Rules) -> bool:
+    """True if orphans are left to the application's probe."""
+    found: bool = json.loads(rules.to_json())["on_orphan"] == "probe"
+    return found
 
 
 def _retain(overlay: dict[str, Any], retain_ms: int) -> None:

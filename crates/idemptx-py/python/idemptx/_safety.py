@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 
     from ._idemptx import Layout
 
-__all__ = ["Finding", "SafetyReport", "Severity", "check_server", "one_of_several"]
+__all__ = ["Finding", "SafetyReport", "Severity", "check_server"]
 
 
 class Severity(IntEnum):
@@ -67,11 +65,3 @@ async def check_server(
     answers = [await ask(question) for question in layout.questions()]
     guarantee, found = layout.evaluate(answers, is_overheard)
     return SafetyReport(guarantee, [Finding(Severity(grade), text) for grade, text in found])
-
-
-def one_of_several() -> bool:
-    """True if this process looks like one of several workers."""
-    if multiprocessing.parent_process() is not None:
-        return True
-    workers = os.environ.get("WEB_CONCURRENCY", "1")
-    return workers.isdecimal() and int(workers) > 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
+import sys
 import typing
 from typing import Any
 
@@ -13,8 +15,9 @@ from starlette.responses import Response
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "is_registered"]
 
 
 class Signature:
@@ -82,9 +85,37 @@ class Signature:
         return request, response, background
 
 
+def is_registered(handler: Callable[..., Any], caller: FrameType) -> bool:
+    """True if a decorator below has made a route of a handler before `caller` decorates it.
+
+    A handler that is passed to a decorator later, in another statement, may have several routes.
+    """
+    code = getattr(handler, "__code__", None)
+    if code is None or code.co_filename != caller.f_code.co_filename:
+        return False
+    lines = [line for _, _, line in code.co_lines() if line is not None]
+    if not code.co_firstlineno <= caller.f_lineno <= max(lines, default=0):
+        return False
+    # A function that was just made is known to its decorators alone; to ask for more is slow.
+    if sys.getrefcount(handler) <= REFERENCES_OF_NEW:
+        return False
+    return any(_is_route_of(it, handler) for it in gc.get_referrers(handler))
+
+
+def _is_route_of(referrer: object, handler: Callable[..., Any]) -> bool:
+    members = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", {})
+    return members.get("endpoint") is handler and "path" in members
+
+
 def _resolved(handler: Callable[..., Any]) -> inspect.Signature:
     """The handler's signature, with annotations that are no longer text."""
-    signature = inspect.signature(handler)
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format  # noqa: PLC0415 - only where it is
+
+        # Annotations are evaluated late, and some names are there for type checkers alone.
+        signature = inspect.signature(handler, annotation_format=Format.FORWARDREF)
+    else:
+        signature = inspect.signature(handler)
     function = inspect.unwrap(handler)
     while isinstance(function, functools.partial):
         function = function.func
@@ -138,6 +169,7 @@ def _is_any(handler: Callable[..., Any], test: Callable[[Any], bool]) -> bool:
     return test(function) or test(getattr(function, "__call__", None))  # noqa: B004
 
 
+REFERENCES_OF_NEW = 4
 REQUEST = "idemptx_request"
 RESPONSE = "idemptx_response"
 BACKGROUND = "idemptx_background"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 
+from ._backend import backend_of, check_safety
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import drain
 from ._engines import engines_of
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
+from ._openapi import annotate_application
+from ._outcomes import Observer
 from ._request import begin, operation_of, read_body, replayed, route_path
-from ._rules import METHODS, make_rules
+from ._rules import METHODS, asks_a_probe, make_rules
 from ._scope import Scoping
 from ._single_flight import ClientLeft
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._idemptx import Exchange, Rules
     from ._orphan import Orphan
+    from ._outcomes import RequestOutcome
     from ._storage_backend import AsyncStorageBackend, StorageBackend
 
 __all__ = ["IdempotencyMiddleware"]
@@ -48,7 +53,7 @@ class IdempotencyMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        storage_backend: StorageBackend | AsyncStorageBackend,
+        storage_backend: StorageBackend | AsyncStorageBackend | str,
         *,
         routes: Sequence[str] | Mapping[str, Mapping[str, Any] | None] | None = None,
         profile: str = "draft",
@@ -62,16 +67,20 @@ class IdempotencyMiddleware:
         namespace: str = "",
         accepts: Callable[[str], bool] | None = None,
         probe: Callable[[Orphan], Any] | None = None,
+        on_outcome: Callable[[RequestOutcome], object] | None = None,
     ) -> None:
         """Takes the parameters of `idempotent`; the guide explains them.
 
         Raises `TypeError` or `ValueError` with what to change.
         """
         self.app = app
-        self._engines = engines_of(storage_backend)
+        backend = backend_of(storage_backend)
+        self._engines = engines_of(backend)
         self._engine: Engine | None = None
         self._accepts = accepts
         self._probe = probe
+        self._observer = Observer(on_outcome)
+        self._is_described = False
         self._scoping = Scoping(scope)
         overlays = _overlays(routes)
 
@@ -88,6 +97,7 @@ class IdempotencyMiddleware:
                 scope=scope if "scope" not in overlay else None,
                 methods=methods,
                 namespace=namespace,
+                has_probe=None if probe is not None else False,
             )
 
         self._everywhere = rules({}, None) if overlays is None else None
@@ -95,9 +105,17 @@ class IdempotencyMiddleware:
             _Route(pattern, None if overlay is None else rules(overlay, pattern.methods))
             for pattern, overlay in overlays or ()
         ]
+        for rules_of_some in self._all_rules():
+            check_safety(backend, rules_of_some)
+        if probe is not None and not any(map(asks_a_probe, self._all_rules())):
+            message = 'probe is never asked: set on_orphan to "probe" in a policy, or leave it out'
+            raise ValueError(message)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
+        if not self._is_described:
+            self._is_described = True
+            annotate_application(scope.get("app", self.app), self._rules_of_template)
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 receive = self._accompanied(receive)
@@ -126,13 +144,23 @@ class IdempotencyMiddleware:
             read, _ = await read_body(exchange, receive)
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
-        if exchange.action != ANSWER:
+        if exchange.action == ANSWER:
+            self._observer.note(exchange, operation_of(scope))
+        else:
             engine, operation = self._engine_here(rules), operation_of(scope)
             outer = current_execution()
             if outer is not None and outer.covers(engine, exchange, operation):
                 await self.app(scope, replayed(read, receive, None), send)
                 return
-            driver = Driver(engine, rules, exchange, operation, probe=self._probe, receive=receive)
+            driver = Driver(
+                engine,
+                rules,
+                exchange,
+                operation,
+                observer=self._observer,
+                probe=self._probe,
+                receive=receive,
+            )
             try:
                 await driver.drive(call)
             except ClientLeft:
@@ -165,8 +193,21 @@ class IdempotencyMiddleware:
         engine.adopt(rules)
         return engine
 
+    def _all_rules(self) -> list[Rules]:
+        every = [self._everywhere, *(route.rules for route in self._routes)]
+        return [rules for rules in every if rules is not None]
+
+    def _rules_of_template(self, method: str, path: str) -> Rules | None:
+        """The rules of an operation of the application's document, if they cover it."""
+        rules = self._everywhere or self._rules_of(method, path)
+        if rules is None or method not in json.loads(rules.to_json())["methods"]:
+            return None
+        return rules
+
     def _rules_for(self, scope: Scope) -> Rules | None:
-        path, method = route_path(scope), scope["method"]
+        return self._rules_of(scope["method"], route_path(scope))
+
+    def _rules_of(self, method: str, path: str) -> Rules | None:
         for route in self._routes:
             if route.pattern.fits(method, path):
                 return route.rules
@@ -177,8 +218,7 @@ class IdempotencyMiddleware:
 
         Shutdown waits until no work continues without a client.
         """
-        every = [self._everywhere, *(route.rules for route in self._routes)]
-        all_rules = [rules for rules in every if rules is not None]
+        all_rules = self._all_rules()
 
         async def receive_accompanied() -> Message:
             message = await receive()
@@ -262,6 +302,14 @@ def _pattern(text: str) -> _Pattern:
         )
         raise ValueError(message)
     rest = path.endswith("*")
+    if "*" in path[:-1]:
+        right = re.sub(r"(?<=/)\*+(?=/)", "{name}", path.rstrip("*") + ("*" if rest else ""))
+        advice = f": did you mean {right!r}?" if right.count("*") == rest else ""
+        message = f"{text!r} has a * that is not at its end{advice}"
+        raise ValueError(message)
+    if _SEGMENT.sub("", path).count("{") + _SEGMENT.sub("", path).count("}"):
+        message = f"{text!r} has a brace that is no {{name}} of a whole part of the path"
+        raise ValueError(message)
     parts = _SEGMENT.split(path[:-1] if rest else path)
     regex = "[^/]+".join(re.escape(part) for part in parts)
     return _Pattern(named or None, re.compile(regex + (".*" if rest else "") + r"\Z", re.DOTALL))

@@ -32,7 +32,7 @@ impl PyExchange {
     ) -> Option<Self> {
         let mut exchange = Self {
             shared: Arc::clone(shared),
-            machine: machine.typical(shared.typical().get()),
+            machine: machine.typical(shared.typical().at(shared.now())),
             phase: Phase::Abandoned,
             id: None,
             prints: Vec::new(),

@@ -27,6 +27,8 @@ pub(crate) struct Channel {
     waiting: VecDeque<Waiting>,
     /// The reason the connection was lost.
     lost: Option<String>,
+    /// True once the server has said that it is a replica.
+    demoted: bool,
 }
 
 /// A command without a reply yet.
@@ -51,6 +53,7 @@ impl Channel {
             replies: ReplyReader::default(),
             waiting: VecDeque::new(),
             lost: None,
+            demoted: false,
         }
     }
 
@@ -124,6 +127,11 @@ impl Channel {
     }
 
     #[getter]
+    const fn is_demoted(&self) -> bool {
+        self.demoted
+    }
+
+    #[getter]
     fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -183,10 +191,13 @@ impl Channel {
     fn match_replies(&mut self, data: &[u8]) -> (Vec<(Waiting, Reply)>, Result<(), String>) {
         let mut answered = Vec::new();
         let mut unasked = false;
-        let Self { replies, waiting, .. } = self;
-        let read = replies.feed(data, |reply| match waiting.pop_front() {
-            Some(waiting) => answered.push((waiting, reply)),
-            None => unasked = true,
+        let Self { replies, waiting, demoted, .. } = self;
+        let read = replies.feed(data, |reply| {
+            *demoted |= matches!(&reply, Reply::Error(error) if is_of_replica(error));
+            match waiting.pop_front() {
+                Some(waiting) => answered.push((waiting, reply)),
+                None => unasked = true,
+            }
         });
         let intact = match read {
             Ok(()) if unasked => Err("a reply that nobody asked for".to_owned()),
@@ -246,6 +257,11 @@ impl Waiting {
             Asked::Command => reject(future, PyConnectionError::new_err(failure.to_owned())),
         }
     }
+}
+
+/// Returns true for an error that only a replica gives.
+fn is_of_replica(error: &[u8]) -> bool {
+    error.starts_with(b"READONLY") || error.starts_with(b"MASTERDOWN")
 }
 
 /// Encodes a command as the Redis protocol does: an array of bulk strings.

@@ -21,16 +21,19 @@ pub(crate) struct ClientCommands {
     conversation: Conversation,
     command: Option<Command>,
     step: Py<Step>,
+    /// True if the client may send a command again by itself, having lost the answer.
+    resends: bool,
 }
 
 #[pymethods]
 impl ClientCommands {
     #[new]
-    fn new(layout: &Layout, step: Bound<'_, Step>) -> PyResult<Self> {
+    #[pyo3(signature = (layout, step, resends = true))]
+    fn new(layout: &Layout, step: Bound<'_, Step>, resends: bool) -> PyResult<Self> {
         let server = Arc::clone(&layout.0);
         let mut conversation = Conversation::about(step.try_borrow_mut()?.begin());
         let command = Some(conversation.begin(&server.layout, server.micros()));
-        Ok(Self { server, conversation, command, step: step.unbind() })
+        Ok(Self { server, conversation, command, step: step.unbind(), resends })
     }
 
     #[getter]
@@ -56,8 +59,8 @@ impl ClientCommands {
         self.command = match self.conversation.answer(&self.server.layout, reply) {
             Next::Ask(command) => Some(command),
             Next::Done(verdict) => {
-                // The client may have sent the command before, and lost that answer.
-                let verdict = verdict.map_err(StoreError::in_doubt);
+                let verdict =
+                    if self.resends { verdict.map_err(StoreError::in_doubt) } else { verdict };
                 self.step.bind(py).try_borrow_mut()?.take(verdict);
                 None
             }

@@ -1,6 +1,6 @@
 """An application that charges in PostgreSQL, in the transaction that its records are settled in.
 
-`TEST_SETTINGS`: `url`, and `way`, how the transaction is come by.
+`TEST_SETTINGS`: `url`, `door`, and `options`; there is a route for each kind of connection.
 A charge is a row of `charges`; a key that was charged twice would have two.
 """
 
@@ -76,55 +76,49 @@ WAYS: dict[str, Any] = {
     "sqlalchemy session": lambda: Session(engine),
     "sqlalchemy connection": engine.connect,
 }
-way = SETTINGS.get("way", "psycopg async")
-transaction = IdempotentTransaction(WAYS[way])
-
-
-async def write(tx: Any, key: str) -> None:
-    """A charge, as the driver of an asynchronous connection takes it."""
-    if way.startswith("sqlalchemy"):
-        await tx.execute(sqlalchemy.text(INSERT.format(":key")), {"key": key})
-    elif way == "asyncpg":
-        await tx.execute(INSERT.format("$1"), key)
-    else:
-        await tx.execute(INSERT.format("%s"), (key,))
-
-
-def write_blocking(tx: Any, key: str) -> None:
-    if way.startswith("sqlalchemy"):
-        tx.execute(sqlalchemy.text(INSERT.format(":key")), {"key": key})
-    else:
-        tx.execute(INSERT.format("%s"), (key,))
 
 
 def answer(key: str, status: int) -> JSONResponse:
     return JSONResponse({"charged": key, "pid": os.getpid()}, status)
 
 
-async def charge(
-    request: Request,
-    tx: Annotated[Any, Depends(transaction)],
-    status: int = 201,
-    hold: bool = False,
-) -> JSONResponse:
-    key = key_of(request)
-    await write(tx, key)
-    await notes.rpush(f"test:begun:{key}", "")
-    if hold:
-        await notes.blpop([f"test:finish:{key}"], timeout=20)
-    if status == 0:
-        raise RuntimeError("oops")
-    return answer(key, status)
+def charging(way: str) -> Any:
+    """The handler that charges in a connection of this kind."""
+    transaction = IdempotentTransaction(WAYS[way])
+    is_alchemy = way.startswith("sqlalchemy")
+    parameter = "$1" if way == "asyncpg" else "%s"
 
+    def insertion(key: str) -> tuple[Any, ...]:
+        if is_alchemy:
+            return sqlalchemy.text(INSERT.format(":key")), {"key": key}
+        return INSERT.format(parameter), key if way == "asyncpg" else (key,)
 
-def charge_blocking(
-    request: Request, tx: Annotated[Any, Depends(transaction)], status: int = 201
-) -> JSONResponse:
-    key = key_of(request)
-    write_blocking(tx, key)
-    if status == 0:
-        raise RuntimeError("oops")
-    return answer(key, status)
+    async def charge(
+        request: Request,
+        tx: Annotated[Any, Depends(transaction)],
+        status: int = 201,
+        hold: bool = False,
+    ) -> JSONResponse:
+        key = key_of(request)
+        await tx.execute(*insertion(key))
+        await notes.rpush(f"test:begun:{key}", "")
+        if hold:
+            await notes.blpop([f"test:finish:{key}"], timeout=20)
+        if status == 0:
+            raise RuntimeError("oops")
+        return answer(key, status)
+
+    def charge_blocking(
+        request: Request, tx: Annotated[Any, Depends(transaction)], status: int = 201
+    ) -> JSONResponse:
+        key = key_of(request)
+        tx.execute(*insertion(key))
+        if status == 0:
+            raise RuntimeError("oops")
+        return answer(key, status)
+
+    blocks = way in ("psycopg", "sqlalchemy session", "sqlalchemy connection")
+    return charge_blocking if blocks else charge
 
 
 async def charge_by_hand(
@@ -144,13 +138,12 @@ async def charge_by_hand(
     return response
 
 
-handler = (
-    charge_blocking if way in ("psycopg", "sqlalchemy session", "sqlalchemy connection") else charge
-)
+routes = {f"/{number}/charges": charging(way) for number, way in enumerate(WAYS)}
+routes["/by-hand"] = charge_by_hand
 if SETTINGS.get("door") == "middleware":
-    app.post("/charges")(handler)
-    app.post("/by-hand")(charge_by_hand)
+    for path, handler in routes.items():
+        app.post(path)(handler)
     app.add_middleware(IdempotencyMiddleware, storage_backend=backend, **OPTIONS)
 else:
-    app.post("/charges")(idempotent(backend, **OPTIONS)(handler))
-    app.post("/by-hand")(idempotent(backend, **OPTIONS)(charge_by_hand))
+    for path, handler in routes.items():
+        app.post(path)(idempotent(backend, **OPTIONS)(handler))

@@ -21,7 +21,7 @@ from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 
 PORT = int(os.environ["TEST_REDIS_PORT"])
-ROUNDS = 5
+ROUNDS = 3
 
 
 def make_app(backend: Any) -> tuple[FastAPI, asyncio.Event]:

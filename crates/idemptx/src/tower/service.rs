@@ -93,7 +93,7 @@ where
                 if let Some(operation) = exchange.operation() {
                     crate::engine::warn_of_key(engine.policy(), operation, request.headers());
                 }
-                let driver = Driver::new(engine, exchange.typical(engine.typical().get()));
+                let driver = Driver::new(engine, exchange.typical(engine.typical_now()));
                 let attachment = driver.attachment();
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);

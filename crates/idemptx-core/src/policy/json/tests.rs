@@ -165,6 +165,14 @@ fn what_is_wrong_is_named_with_what_to_write_instead() {
         (r#""fingerprint":{"headers":"none"}"#, "`fingerprint.headers`: write a list of headers"),
         (r#""fingerprint":{"method":1}"#, "`fingerprint.method`: no such field"),
         (r#""replay_headers":{"allow":"etag"}"#, "`replay_headers.allow`: write a list"),
+        (
+            r#""replay_headers":{"allow":["etag","x-request-id"]}"#,
+            "`replay_headers.allow`: leave `x-request-id` out",
+        ),
+        (
+            r#""replay_headers":{"allow":["Set-Cookie"]}"#,
+            "`replay_headers.allow`: set `set_cookie` as well",
+        ),
         (r#""expose":["all"]"#, "`expose`: write `status` or `key` or `signature` or `expiry`"),
         (r#""secrets":[{"id":256,"secret":"s"}]"#, "`secrets.id`: give 0 to 255"),
         (r#""secrets":[{"id":1,"secret":"short"}]"#, "`secrets`: a secret needs at least 16 bytes"),

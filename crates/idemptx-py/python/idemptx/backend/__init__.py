@@ -29,9 +29,12 @@ def from_url(
     | `sqlite:path`, `sqlite:///path` | `SqliteBackend` |
 
     Nothing is opened yet: a server that cannot be reached now may be reached later.
-    `ValueError` says what is wrong with the URL, and shows no password.
+    `ValueError` and `TypeError` say what to write instead, and show no password.
     """
-    scheme = url.partition(":")[0]
+    if not isinstance(url, str):
+        message = f"a store's URL is text, not {type(url).__name__}; {SCHEMES}"
+        raise TypeError(message)
+    scheme, colon, _ = url.partition(":")
     if url == "memory:":
         return InMemoryBackend()
     if scheme in LATER:
@@ -41,7 +44,20 @@ def from_url(
         return PostgresBackend(url)
     if scheme == "sqlite":
         return SqliteBackend(_path_of(url))
-    return RedisBackend(url, prefix)
+    if colon and scheme in REDIS:
+        return RedisBackend(url, prefix)
+    raise ValueError(_advice(url, scheme if colon else ""))
+
+
+def _advice(url: str, scheme: str) -> str:
+    if scheme == "memory" or url == "memory":
+        return "the memory store has no parts: write memory:"
+    if not scheme and url.endswith(FILES):
+        return f"{url!r} is no URL: did you mean sqlite:{url}?"
+    if url in ("redis", "sqlite", "postgres", "postgresql"):
+        return f"{url!r} is a scheme without its place; {SCHEMES}"
+    shown = f"{scheme}: is the scheme of no store" if scheme else "that is no URL of a store"
+    return f"{shown}; {SCHEMES}"
 
 
 def _path_of(url: str) -> str:
@@ -63,4 +79,10 @@ def _path_of(url: str) -> str:
     return path
 
 
+REDIS = frozenset({"redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"})
+FILES = (".db", ".sqlite", ".sqlite3")
+SCHEMES = (
+    "a store is memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss:// for TLS, unix:///PATH "
+    "or postgres://HOST/DATABASE"
+)
 LATER = frozenset({"redis+cluster", "redis+sentinel", "rediss+cluster"})

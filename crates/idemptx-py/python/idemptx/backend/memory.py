@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._engines import engines_of, overrides
 from .._idemptx import MemoryStore
-from .._safety import Finding, SafetyReport, Severity, one_of_several
+from .._safety import Finding, SafetyReport, Severity
 from .._storage_backend import StorageBackend
 
 if TYPE_CHECKING:
@@ -26,10 +26,15 @@ class InMemoryBackend(StorageBackend):
 
     What has expired is given back. `bytes_max` bounds what may be kept, 256 MiB unless set: beyond
     it new keys are refused with 503, and no claim is ever dropped.
+
+    `only_process` says that no other process serves the application, and that a restart may forget
+    everything. Without it the policy `on_unsafe_store: refuse`, and so the profile `payments`,
+    does not take this backend, and others log a warning.
     """
 
-    def __init__(self, bytes_max: int | None = None) -> None:  # noqa: D107
+    def __init__(self, bytes_max: int | None = None, *, only_process: bool = False) -> None:  # noqa: D107
         self._records = MemoryStore(bytes_max)
+        self._limit = None if only_process else SEVERAL
         self._values = _Values()
 
     @property
@@ -63,14 +68,15 @@ class InMemoryBackend(StorageBackend):
         self._values.release(key)
 
     def _open_store(self) -> Store:
-        return _LoopStore(self._records)
+        return _LoopStore(self._records, self._limit)
 
 
 class _LoopStore:
     """The records, as one event loop gets at them."""
 
-    def __init__(self, records: MemoryStore) -> None:
+    def __init__(self, records: MemoryStore, limit: str | None) -> None:
         self._records = records
+        self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._tending: asyncio.TimerHandle | None = None
 
@@ -97,7 +103,7 @@ class _LoopStore:
         """Does nothing: no step takes time."""
 
     async def check(self) -> SafetyReport:
-        findings = [Finding(Severity.UNSAFE, SEVERAL)] if one_of_several() else []
+        findings = [] if self._limit is None else [Finding(Severity.UNSAFE, self._limit)]
         return SafetyReport(GUARANTEE, findings)
 
     async def close(self) -> None:
@@ -157,6 +163,7 @@ GUARANTEE = (
     "after a restart executes again"
 )
 SEVERAL = (
-    "records are in this process alone, which looks like one of several workers: a retry that "
-    "reaches another one is executed again; use a RedisBackend"
+    "records are in this process alone: a retry that reaches another worker, or comes after a "
+    "restart, is executed again; use a store that workers share, or say "
+    "InMemoryBackend(only_process=True)"
 )

@@ -9,7 +9,7 @@ from .._address import Address, address_of_client, address_of_url
 from .._engines import engines_of, overrides
 from .._idemptx import Layout
 from .._redis_asyncio import RedisAsyncioStore
-from .._redis_client import RedisClientStore, is_asynchronous
+from .._redis_client import STARVES, RedisClientStore, is_asynchronous
 from .._storage_backend import AsyncStorageBackend, StorageBackend
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class _RedisRecords:
         if overrides(self):
             return "adapter"
         return "in-loop" if self._address is not None else "client"
+
+    @property
+    def _limit(self) -> str | None:
+        starves = self.transport == "client" and is_asynchronous(self.redis)
+        return STARVES if starves else None
 
     async def check(self) -> SafetyReport:
         """Returns the server's guarantees in its configuration, and findings against them.

@@ -43,7 +43,7 @@ async fn without_waiting_a_duplicate_is_refused_and_told_when_to_come_back() {
     app.runs.reach(1).await;
     let reply = app.post("k").await;
     reply.refused(409, "in-progress");
-    assert_eq!(reply.header("retry-after"), Some("15"));
+    assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(reply.problem()["retryable"], true);
     assert_eq!(reply.problem()["safe_new_key"], false);
     app.gate.open();

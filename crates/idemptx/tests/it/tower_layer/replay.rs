@@ -132,7 +132,7 @@ async fn the_exposed_facts_are_on_executions_and_replays() {
     assert_eq!(retry.header("x-idempotency-signature"), Some(signature));
     let refused = send(&app, posted("\"k 1\"", "other")).await;
     assert_eq!(refused.header("idempotency-status"), Some("mismatch"));
-    assert_eq!(refused.header("idempotency-key"), None);
+    assert_eq!(refused.header("idempotency-key"), Some("k 1"));
 }
 
 #[tokio::test]

@@ -1,0 +1,383 @@
+"""A decorated handler's call, and the replies that its route sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.background import BackgroundTasks
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from . import _fastapi
+from ._capture import Capture, never_disconnects, without_shortcuts
+from ._execution import CURRENT, current_execution
+from ._idemptx import OWN, REPLAY
+from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
+from .transaction import PendingTransaction
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Send
+    from starlette.types import Scope as ASGIScope
+
+    from ._driver import Conclusion, Driver
+    from ._execution import ExecutionTransaction
+    from ._idemptx import Exchange
+    from ._signature import Signature
+
+__all__ = ["HandlerCall", "Reply", "other_answer"]
+
+logger = logging.getLogger("idemptx")
+
+
+class HandlerCall:
+    """A handler's call, as the driver runs it."""
+
+    __slots__ = (
+        "_args",
+        "_background",
+        "_capture",
+        "_context",
+        "_kwargs",
+        "_raised",
+        "_response",
+        "_signature",
+        "_stacks",
+        "_tasks",
+        "request",
+    )
+
+    def __init__(
+        self,
+        signature: Signature,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        request: Request,
+        *,
+        response: Response | None,
+        tasks: BackgroundTasks | None,
+    ) -> None:
+        self._signature = signature
+        self._args = args
+        self._kwargs = kwargs
+        self.request = request
+        self._response = response
+        self._tasks = tasks
+        self._capture: Capture | None = None
+        self._context: Context | None = None
+        self._background: Any = None
+        self._raised: Exception | None = None
+        self._stacks: _fastapi.ExitStacks | None = None
+
+    async def plainly(self, exchange: Exchange | None = None) -> Any:
+        """Runs the handler unprotected."""
+        if current_execution() is None and any(map(_is_pending, self._kwargs.values())):
+            raise _without_execution(exchange)
+        result = await self._handle()
+        if exchange is not None:
+            for name, value in exchange.marked(()):
+                target = result if isinstance(result, Response) else self._response
+                if target is not None:
+                    target.raw_headers.append((name, value))
+        return result
+
+    async def run(self, driver: Driver) -> None:
+        """Runs the handler under a claim."""
+        error: BaseException | None = None
+        try:
+            await self._run(driver)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self._capture is not None:
+                await self._capture.ended()
+            if self._stacks is not None:
+                await self._close(self._stacks, error)
+        if driver.client_left:
+            await self._run_background()
+
+    async def _close(self, stacks: _fastapi.ExitStacks, error: BaseException | None) -> None:
+        left = await stacks.unwind(error)
+        if left is not None and left is not error:
+            logger.error("a dependency failed after its client had left", exc_info=left)
+
+    async def _run_background(self) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            await background()
+
+    async def _run(self, driver: Driver) -> None:
+        request = self.request
+        # Not None, or FastAPI adds those of dependencies, which an exception leaves undone.
+        tasks: BackgroundTasks | None = BackgroundTasks()
+        try:
+            result = await self._handle()
+            if isinstance(result, Response):
+                response = result
+            else:
+                response = await _fastapi.render(
+                    request, result, self._response, is_async=self._signature.is_async
+                )
+            # Dependencies add tasks to the same object.
+            tasks = self._tasks
+        except Exception as error:  # noqa: BLE001 - the application's own handlers decide
+            response = await self._answer_to(error, driver)
+        self._background = tasks if response.background is None else response.background
+        self._capture = capture = Capture(driver, partial(self._respond, driver))
+        if _is_plain(response):
+            await capture.whole(response.status_code, response.raw_headers, bytes(response.body))
+            return
+        response.background = None
+        await response(without_shortcuts(request.scope), self._receive, capture.send)
+
+    async def _respond(self, driver: Driver, conclusion: Conclusion) -> None:
+        """Concludes after everything that can still fail before the response.
+
+        That is done in the client's task: dependencies end in the task that entered them.
+        """
+        if await driver.hand_over(conclusion):
+            return
+        if self._stacks is not None:
+            await self._stacks.close_function_scope()
+        await driver.conclude(conclusion())
+
+    async def _answer_to(self, error: Exception, driver: Driver) -> Response:
+        """Returns the application's response to an exception, once dependencies have seen it."""
+        scope = self.request.scope
+        if self._stacks is not None:
+            stacks, self._stacks = self._stacks, None
+            error = _exception(await stacks.unwind(error), error)
+        elif _fastapi.is_handled(scope, error, by_default=True):
+            if _fastapi.ExitStacks.are_shown(scope):
+                # In the task that entered them, as they would have.
+                left = await driver.in_client(lambda: _fastapi.ExitStacks.take(scope).unwind(error))
+                error = _exception(left, error)
+            else:
+                self._raised = error
+        response = await _fastapi.answer_to(self.request, error)
+        if response is None:
+            raise error
+        return response
+
+    async def _handle(self) -> Any:
+        handler = self._signature.handler
+        opened = await self._begun()
+        try:
+            if self._signature.is_async:
+                result = await handler(*self._args, **self._kwargs)
+            else:
+                result = await run_in_threadpool(handler, *self._args, **self._kwargs)
+        finally:
+            self._context = copy_context()
+        if opened is not None:
+            await opened.flush()
+        return result
+
+    async def _begun(self) -> ExecutionTransaction | None:
+        """Replaces a pending transaction in the handler's arguments by an open one."""
+        for name, value in self._kwargs.items():
+            execution = current_execution() if _is_pending(value) else None
+            if execution is not None:
+                self._kwargs[name] = await value.transaction.begin(execution)
+                return execution.transaction
+        return None
+
+    async def _receive(self) -> Any:
+        live = self._capture is not None and self._capture.is_live
+        return await (self.request.receive if live else never_disconnects)()
+
+    def copy_context_back(self) -> None:
+        """Sets the handler's context variables in the caller's context."""
+        context, self._context = self._context, None
+        for variable, value in context.items() if context is not None else ():
+            if variable is not CURRENT and variable.get(MISSING) is not value:
+                variable.set(value)
+
+    async def defer(self, driver: Driver) -> Response | None:
+        """Returns the reply that concludes when nothing can fail before it any more.
+
+        `None` if it has been concluded.
+        """
+        assert self._capture is not None  # noqa: S101 - there is a response
+        if self._raised is not None:
+            # Dependencies have to see it on its way out, so this reply will not be sent.
+            await driver.settle()
+            return None
+        reply = OwnReply(self._capture, driver, self)
+        _fastapi.when_dependencies_have_ended(self.request.scope, reply.dependencies_ended)
+        return reply
+
+    def abandon(self) -> None:
+        """Lets a live body end whose response is not sent."""
+        if self._capture is not None:
+            self._capture.abandon()
+
+    def reply(self, driver: Driver) -> Response:
+        """Returns the handler's response for the route."""
+        assert self._capture is not None  # noqa: S101 - there is an own answer
+        if self._raised is not None:
+            # Dependencies of a FastAPI that does not show them have to see it on its way out; the
+            # application answers it once more.
+            _fastapi.add_headers(self._raised, driver.exchange.marked(()))
+            raise self._raised
+        return OwnReply(self._capture, driver, self)
+
+    def outlive_request(self, driver: Driver) -> None:
+        """Takes the exit stacks over from a cancelled request, so that the handler keeps them."""
+        stacks = _fastapi.ExitStacks.take(self.request.scope)
+        if driver.is_pending:
+            driver.engine.spawn(self._conclude_alone(driver, stacks))
+        else:
+            self._stacks = stacks
+
+    async def _conclude_alone(self, driver: Driver, stacks: _fastapi.ExitStacks) -> None:
+        error: BaseException | None = None
+        try:
+            await stacks.close_function_scope()
+        except Exception as raised:
+            error = raised
+            logger.exception("a dependency failed after its client had left")
+        await driver.settle(failed=error is not None)
+        with suppress(Exception):  # the driver has taken note of it
+            await driver.finished()
+        await self._close(stacks, error)
+        if error is None:
+            await self._run_background()
+
+    @property
+    def background(self) -> Any:
+        """The background tasks of the response."""
+        return self._background
+
+
+def _is_pending(value: object) -> bool:
+    return isinstance(value, PendingTransaction)
+
+
+def _without_execution(exchange: Exchange | None) -> Exception:
+    """Returns the error for a transaction dependency that runs unprotected."""
+    if exchange is None:
+        return MissingKeyException("Missing Idempotency-Key")
+    refused = RequestRefusedException("The operation cannot be protected now. Try again later.")
+    refused.status_code, refused.code = 503, "store-unavailable"
+    return refused
+
+
+def _exception(left: BaseException | None, error: Exception) -> Exception:
+    return left if isinstance(left, Exception) else error
+
+
+class Reply(Response):
+    """A response with known header lines and body."""
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.body = body
+        # Not None, or FastAPI adds the tasks of dependencies: those are the first request's.
+        self.background = BackgroundTasks()
+
+
+class OwnReply(Response):
+    """The response of a handler that may still be running: its body flows, or is closing.
+
+    It is settled after the dependencies whose end may still fail, or else when it is sent.
+    """
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, capture: Capture, driver: Driver, call: HandlerCall
+    ) -> None:
+        self._capture = capture
+        self._driver = driver
+        self._call = call
+        self.status_code = capture.status
+        self.raw_headers = list(capture.headers)
+        self.body = capture.body
+        self.background = call.background
+        self._instead: Reply | None = None
+        if not driver.is_pending:
+            self.raw_headers = driver.exchange.marked(self.raw_headers)
+
+    async def dependencies_ended(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> bool:
+        """Concludes after the function's dependencies, as the last `__aexit__` of their stack."""
+        del kind, trace
+        if error is None:
+            await self._conclude()
+        elif isinstance(error, Exception):
+            self._call.abandon()
+            await self._driver.settle(failed=True)
+        else:
+            self._call.abandon()
+            self._driver.settle_alone(failed=True)
+        return False
+
+    async def _conclude(self) -> None:
+        driver = self._driver
+        if not driver.is_pending:
+            return
+        try:
+            await driver.settle()
+        except asyncio.CancelledError:
+            driver.client_left = True
+            driver.settle_alone()
+            raise
+        if driver.exchange.answer == OWN:
+            self.raw_headers = driver.exchange.marked(self.raw_headers)
+        else:
+            self._call.abandon()
+            self._instead = other_answer(driver.exchange, self._call.request)
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        await self._conclude()
+        if self._instead is not None:
+            await self._instead(scope, receive, send)
+            return
+        try:
+            await self._capture.send_to(send, self.raw_headers)
+            await self._driver.finished()
+        except BaseException:
+            if self.background is not None and self._driver.error is None:
+                # The operation has happened; what belongs to it does not depend on its client.
+                self._driver.engine.spawn(self.background())
+            raise
+        if self.background is not None:
+            await self.background()
+
+    def __del__(self) -> None:
+        """Counts as failed where it was never sent: an end of a dependency raised."""
+        driver, call = self._driver, self._call
+        if driver.is_pending and not driver.engine.loop.is_closed():
+            driver.engine.loop.call_soon_threadsafe(call.abandon)
+            driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
+
+
+def other_answer(exchange: Exchange, request: Request) -> Reply:
+    """The reply without the handler's own response: a replay or a refusal."""
+    if exchange.answer == REPLAY:
+        return Reply(*exchange.replay())
+    refusal = exchange.refusal()
+    exception = for_refusal(refusal)
+    if _fastapi.is_handled(request.scope, exception, by_default=False):
+        raise exception
+    return Reply(refusal.status, refusal.headers, refusal.body)
+
+
+def _is_plain(response: Response) -> bool:
+    return type(response).__call__ is Response.__call__ and isinstance(
+        getattr(response, "body", None), bytes | memoryview
+    )
+
+
+MISSING: Any = object()

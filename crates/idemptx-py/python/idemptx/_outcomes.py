@@ -1,0 +1,107 @@
+"""Outcomes of requests, for an application's hooks and for counters of this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ._idemptx import OWN, REFUSE, REPLAY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._idemptx import Exchange
+
+    Hook = Callable[["RequestOutcome"], object]
+
+__all__ = ["Observer", "Outcome", "RequestOutcome", "outcome_counts"]
+
+logger = logging.getLogger("idemptx")
+
+Outcome: TypeAlias = Literal["executed", "unstored", "replayed", "refused", "passed"]
+
+
+@dataclass(frozen=True)
+class RequestOutcome:
+    """The outcome of a request that carried a key, or was refused for want of one."""
+
+    outcome: Outcome
+    """As in the gateway's metrics: `executed` with a stored response, `unstored` without,
+    `replayed`, `refused`, or `passed` without protection."""
+    reason: str
+    """The problem's code of a refusal, such as `key-reused` or `in-progress`, or `handler-failed`
+    for a handler that raised; empty otherwise."""
+    method: str
+    path: str
+    """The path as the client sent it, percent-encoded."""
+    attempt: int
+    """The number of the execution; 0 if the handler did not run under a claim."""
+    error: BaseException | None
+    """The exception that the handler raised and the application does not handle."""
+
+
+class Observer:
+    """Counts outcomes, and hands them to the application's hook."""
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, hook: Hook | None) -> None:
+        if hook is not None and not callable(hook):
+            message = f"on_outcome is a function of a RequestOutcome, not {hook!r}"
+            raise TypeError(message)
+        self._hook = hook
+
+    def note(
+        self,
+        exchange: Exchange,
+        operation: tuple[str, bytes],
+        error: BaseException | None = None,
+    ) -> None:
+        """Records an exchange that has its answer; an exception of the hook is logged."""
+        outcome, reason = _outcome_of(exchange)
+        with _LOCK:
+            _COUNTS[outcome, reason] += 1
+        if self._hook is None:
+            return
+        method, path = operation
+        try:
+            self._hook(
+                RequestOutcome(
+                    outcome, reason, method, path.decode("latin-1"), _attempt_of(exchange), error
+                )
+            )
+        except Exception:
+            logger.exception("the hook for outcomes failed")
+
+
+def outcome_counts() -> dict[tuple[Outcome, str], int]:
+    """The number of requests by outcome and reason since this process began."""
+    with _LOCK:
+        return dict(_COUNTS)
+
+
+def _outcome_of(exchange: Exchange) -> tuple[Outcome, str]:
+    answer = exchange.answer
+    if answer == OWN:
+        return ("executed" if exchange.stored else "unstored"), ""
+    if answer == REPLAY:
+        return "replayed", ""
+    if answer == REFUSE:
+        code = exchange.refusal().code
+        # The handler ran, and raised or broke its body off.
+        return ("unstored" if code == "handler-failed" else "refused"), code
+    return "passed", ""
+
+
+def _attempt_of(exchange: Exchange) -> int:
+    try:
+        return exchange.attempt
+    except RuntimeError:  # nothing was claimed
+        return 0
+
+
+_LOCK = threading.Lock()
+_COUNTS: Counter[tuple[Outcome, str]] = Counter()

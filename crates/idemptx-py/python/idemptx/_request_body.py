@@ -1,0 +1,75 @@
+"""Feeds a request's body to an exchange, also if the application has read it before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect
+
+from ._idemptx import ANSWER, PASS
+from ._request import read_body
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from ._idemptx import Exchange
+
+__all__ = ["feed"]
+
+
+async def feed(exchange: Exchange, request: Request) -> None:
+    """Feeds the body to the exchange, also if it has been read before."""
+    known: bytes | None = getattr(request, "_body", None)
+    form = getattr(request, "_form", None)
+    if known is None and form is not None:
+        await _feed_form(exchange, form)
+        return
+    if known is not None:
+        if exchange.feed(known):
+            exchange.end_body()
+        else:
+            exchange.body_too_large()
+        return
+    if getattr(request, "_stream_consumed", False):
+        exchange.body_failed()  # Something before us took it, and kept nothing.
+        return
+    read, is_all = await read_body(exchange, request.receive)
+    chunks = [message.get("body", b"") for message in read]
+    while not is_all and exchange.action == ANSWER and exchange.answer == PASS:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        is_all = not message.get("more_body", False)
+    request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
+
+
+async def _feed_form(exchange: Exchange, form: Any) -> None:
+    """Feeds a form that FastAPI has parsed: its fields in order, without the boundaries."""
+    for name, value in form.multi_items():
+        parts = [name.encode()]
+        if isinstance(value, str):
+            parts.append(value.encode())
+        else:
+            parts += [(value.filename or "").encode(), (value.content_type or "").encode()]
+        head = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        if not exchange.feed(len(parts).to_bytes(1, "big") + head):
+            exchange.body_too_large()
+            return
+        if not isinstance(value, str) and not await _feed_file(exchange, value):
+            exchange.body_too_large()
+            return
+    exchange.end_body()
+
+
+async def _feed_file(exchange: Exchange, file: Any) -> bool:
+    size = 0
+    fits = True
+    while fits and (chunk := await file.read(FILE_CHUNK)):
+        size += len(chunk)
+        fits = exchange.feed(chunk)
+    await file.seek(0)
+    return fits and exchange.feed(size.to_bytes(8, "big"))
+
+
+FILE_CHUNK = 64 * 1024

@@ -1,0 +1,246 @@
+"""Faults on the way to a commit."""
+
+import asyncio
+from typing import Annotated, Any
+
+import asyncpg
+import psycopg
+import pytest
+import sqlalchemy
+from charging import charging, connect_psycopg, end
+from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
+from idemptx import (
+    IdempotentTransaction,
+    LeaseLostException,
+    current_execution,
+    idempotent,
+)
+from idemptx.backend import PostgresBackend
+from sqlalchemy.ext.asyncio import create_async_engine
+
+KEY = {"Idempotency-Key": "k"}
+
+
+@pytest.fixture
+async def road(postgres_server: Any) -> Any:
+    """A connection to the server on which a commit may be lost, or its answer."""
+    proxy = _Road(postgres_server.port)
+    await proxy.open()
+    yield proxy
+    await proxy.close()
+
+
+class _Road:
+    """A proxy to the server that can cut a connection at the commit of a settled record."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.cuts = ""
+        self._settles = False
+        self._ends: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"postgres://postgres@127.0.0.1:{port}/postgres"
+
+    async def close(self) -> None:
+        self._server.close()
+        await asyncio.gather(*self._ends)
+
+    async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._ends.add(task)
+        far, onward = await asyncio.open_connection("127.0.0.1", self._port)
+        ways = [
+            asyncio.create_task(self._pass_on(near, onward)),
+            asyncio.create_task(self._pass_back(far, back)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        for writer in (onward, back):
+            writer.close()
+        await asyncio.gather(
+            *ways, onward.wait_closed(), back.wait_closed(), return_exceptions=True
+        )
+
+    async def _pass_on(self, near: asyncio.StreamReader, onward: asyncio.StreamWriter) -> None:
+        while data := await near.read(65536):
+            # Some drivers commit already while they connect.
+            self._settles = self._settles or b"settled AS" in data
+            if self._settles and b"COMMIT" in data and self.cuts == "commit":
+                return
+            onward.write(data)
+
+    async def _pass_back(self, far: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        while data := await far.read(65536):
+            if self._settles and b"COMMIT" in data and self.cuts == "answer":
+                return
+            back.write(data)
+
+
+CONNECTS: dict[str, Any] = {
+    "psycopg": connect_psycopg,
+    "asyncpg": lambda url: lambda: asyncpg.connect(url),
+    "sqlalchemy": lambda url: (
+        create_async_engine(
+            url.replace("postgres://", "postgresql+asyncpg://"), poolclass=sqlalchemy.NullPool
+        ).connect
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", CONNECTS)
+async def test_a_commit_whose_answer_is_lost_counts(
+    connect: Any, postgres_server: Any, charged: Any, road: Any, driver: str
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    app = charging(backend, CONNECTS[driver](road.url))
+    road.cuts = "answer"
+    async with connect(app) as client:
+        first = await client.post("/charges", headers=KEY)
+        road.cuts = ""
+        again = await client.post("/charges", headers=KEY)
+    assert (first.status_code, first.json()) == (201, {"charge": 1})
+    assert again.content == first.content
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", CONNECTS)
+async def test_a_commit_that_is_lost_is_no_success(
+    connect: Any, postgres_server: Any, charged: Any, road: Any, driver: str
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    app = charging(backend, CONNECTS[driver](road.url))
+    road.cuts = "commit"
+    async with connect(app) as client:
+        first = await client.post("/charges", headers=KEY)
+        assert (first.status_code, first.json()["code"]) == (503, "store-unavailable")
+        assert charged() == []
+        road.cuts = ""
+        again = await client.post("/charges", headers=KEY)
+    assert (again.status_code, again.json()) == (201, {"charge": 2})
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
+async def test_a_commit_that_the_database_refuses_is_no_success(
+    connect: Any, postgres_server: Any, charged: Any, caplog: Any
+) -> None:
+    postgres_server.ask(
+        "ALTER TABLE charges ADD CONSTRAINT once UNIQUE (key) DEFERRABLE INITIALLY DEFERRED"
+    )
+    postgres_server.ask("INSERT INTO charges (key) VALUES ('k')")
+    backend = PostgresBackend(postgres_server.url)
+    app = charging(backend, CONNECTS["psycopg"](postgres_server.url))
+    async with connect(app) as client:
+        answer = await client.post("/charges", headers=KEY)
+    assert answer.status_code == 503
+    assert "once" in caplog.text
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
+async def test_a_database_that_is_away_executes_nothing_and_frees_the_key(
+    connect: Any, postgres_server: Any, charged: Any
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    urls = ["postgres://postgres@127.0.0.1:1/postgres", postgres_server.url]
+    app = charging(
+        backend,
+        lambda: psycopg.AsyncConnection.connect(urls.pop(0)),
+        profile="payments",
+        scope="shared",
+    )
+    async with connect(app) as client:
+        away = await client.post("/charges", headers=KEY)
+        assert away.status_code == 503
+        assert (await client.post("/charges", headers=KEY)).status_code == 201
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_commits_by_itself_is_found_out(
+    connect: Any, postgres_server: Any, charged: Any, caplog: Any
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    transaction = IdempotentTransaction(CONNECTS["psycopg"](postgres_server.url))
+    app = FastAPI()
+
+    @app.post("/charges")
+    @idempotent(backend)
+    async def charge(tx: Annotated[Any, Depends(transaction)]) -> dict[str, int]:
+        await tx.execute("INSERT INTO charges (key) VALUES ('k')")
+        await tx.commit()
+        return {"charge": 1}
+
+    async with connect(app) as client:
+        assert (await client.post("/charges", headers=KEY)).status_code == 503
+    assert "was not committed" in caplog.text
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
+async def test_an_operation_that_was_taken_over_is_not_settled(
+    connect: Any, postgres_server: Any, charged: Any
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    raised: list[Exception] = []
+    app = FastAPI()
+
+    @app.post("/charges")
+    @idempotent(backend)
+    async def charge() -> JSONResponse:
+        execution = current_execution()
+        assert execution is not None
+        postgres_server.ask("DELETE FROM idemptx.records")
+        try:
+            async with await psycopg.AsyncConnection.connect(postgres_server.url) as tx:
+                await tx.execute("INSERT INTO charges (key) VALUES ('k')")
+                return await execution.settle_in(tx, JSONResponse({"charge": 1}))
+        except LeaseLostException as error:
+            raised.append(error)
+            raise
+
+    async with connect(app) as client:
+        assert (await client.post("/charges", headers=KEY)).status_code == 500
+    assert len(raised) == 1
+    assert charged() == []
+    await end(backend)
+
+
+@pytest.mark.anyio
+async def test_a_streamed_answer_is_committed_too(
+    connect: Any, postgres_server: Any, charged: Any
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+    transaction = IdempotentTransaction(CONNECTS["asyncpg"](postgres_server.url))
+    app = FastAPI()
+
+    @app.post("/charges")
+    @idempotent(backend, policy={"response_bytes_max": 1000})
+    async def charge(
+        tx: Annotated[Any, Depends(transaction)], long: bool = False
+    ) -> StreamingResponse:
+        await tx.execute("INSERT INTO charges (key) VALUES ('k')")
+        return StreamingResponse(iter([b"some", b"thing", b"x" * 2000 if long else b""]))
+
+    async with connect(app) as client:
+        assert (await client.post("/charges", headers=KEY)).content == b"something"
+        assert (await client.post("/charges", headers=KEY)).content == b"something"
+        headers = {"Idempotency-Key": "long"}
+        assert len((await client.post("/charges?long=1", headers=headers)).content) == 2009
+        again = await client.post("/charges?long=1", headers=headers)
+        assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
+    assert charged() == ["k", "k"]
+    await end(backend)

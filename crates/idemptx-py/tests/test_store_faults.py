@@ -1,0 +1,271 @@
+"""Stores that are away, silent, full of foreign things or evicting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.backoff
+import redis.retry
+from idemptx._engines import engines_of
+from idemptx.backend import AsyncRedisBackend, RedisBackend
+from own_backends import (
+    OwnAsyncBackend,
+    OwnBackend,
+    SpecialAsyncRedis,
+    SpecialRedis,
+    close,
+    one_route,
+    post,
+    two_tries,
+)
+from protocol import KEY
+from servers import eventually
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client"])
+def test_a_backend_reconnects_to_a_restarted_server(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    backend: Any = {
+        "in-loop": lambda: RedisBackend(server.url),
+        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
+        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
+    }[kind]()
+    assert backend.transport == kind.removeprefix("sync ")
+
+    async def play() -> None:
+        app = one_route(backend, iter(range(9)))
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers=KEY)).json() == {"n": 0}
+            server.kill()
+            down = await client.post("/orders", headers=KEY)
+            assert (down.status_code, down.json()["code"]) == (503, "store-unavailable")
+            assert int(down.headers["retry-after"]) >= 1
+            server.start()
+            for _ in range(100):
+                answer = await client.post("/orders", headers=KEY)
+                if answer.status_code != 503:
+                    break
+                await asyncio.sleep(0.05)
+            assert (answer.json(), answer.headers["x-idempotency-status"]) == ({"n": 0}, "hit")
+        await close(backend)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client", "sync client", "own"])
+@pytest.mark.parametrize("open_", [False, True], ids=["closed", "open"])
+def test_a_silent_store_times_out_and_the_policy_says_what_then(
+    connect: Any, own_redis: Any, kind: str, open_: bool
+) -> None:
+    server = own_redis()
+
+    class Slow(OwnAsyncBackend):
+        async def get(self, key: str) -> dict[str, Any] | None:
+            await asyncio.sleep(3600)
+            return None
+
+    backend: Any = {
+        "in-loop": lambda: RedisBackend(server.url),
+        "client": lambda: AsyncRedisBackend(SpecialAsyncRedis(port=server.port)),
+        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port)),
+        "own": Slow,
+    }[kind]()
+    policy = {
+        "store_timeout_ms": {"claim": 200, "settle": 200},
+        "on_store_error": "fail_open" if open_ else "fail_closed",
+    }
+
+    async def play() -> Any:
+        app = one_route(backend, iter(range(9)), policy=policy)
+        async with connect(app) as client:
+            server.stall()
+            try:
+                return await asyncio.wait_for(client.post("/orders", headers=KEY), 20)
+            finally:
+                server.resume()
+                await close(backend)
+
+    answer = asyncio.run(play())
+    if open_:
+        assert (answer.status_code, answer.json()) == (200, {"n": 0})
+        assert answer.headers["idempotency-stored"] == "false"
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "async client", "sync client"])
+def test_a_primary_that_was_demoted_is_left_and_found_again(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    """Its connections stay up, and lead to a replica that refuses every write."""
+    server, other = own_redis(), own_redis()
+    retries = {"retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    async_retries = {
+        "retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),  # type: ignore[abstract]
+    }
+    backend: Any = {
+        "in-loop": lambda: RedisBackend(server.url),
+        "async client": lambda: AsyncRedisBackend(
+            SpecialAsyncRedis(port=server.port, **async_retries)
+        ),
+        "sync client": lambda: RedisBackend(SpecialRedis(port=server.port, **retries)),
+    }[kind]()
+
+    async def play() -> None:
+        app = one_route(backend, iter(range(9)))
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).is_success
+            with server.connect() as admin:
+                connections = _connections(admin)
+                admin.replicaof("127.0.0.1", other.port)
+                refused = await client.post("/orders", headers=KEY)
+                assert (refused.status_code, refused.json()["code"]) == (503, "store-unavailable")
+                # Certain refusals leave nothing to be done: no release is sent again and again.
+                assert engines_of(backend).here().unconfirmed == 0
+                if kind == "in-loop":
+                    await asyncio.to_thread(
+                        eventually,
+                        lambda: connections.isdisjoint(_connections(admin)),
+                        "the connection to a replica is kept",
+                    )
+                admin.replicaof("NO", "ONE")
+            answer = await _until_not_503(client)
+            assert answer.status_code == 200
+        await close(backend)
+
+    asyncio.run(play())
+
+
+def _connections(admin: Any) -> set[str]:
+    mine = admin.client_id()
+    return {it["id"] for it in admin.client_list(_type="normal") if int(it["id"]) != mine}
+
+
+async def _until_not_503(client: Any) -> Any:
+    for _ in range(200):
+        answer = await client.post("/orders", headers=KEY)
+        if answer.status_code != 503:
+            break
+        await asyncio.sleep(0.05)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "is_certain"),
+    [
+        (redis.exceptions.ReadOnlyError("You can't write against a read only replica."), True),
+        (redis.exceptions.OutOfMemoryError("command not allowed"), True),
+        (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True),
+        (redis.exceptions.ResponseError("MISCONF Redis is configured to save"), True),
+        (redis.exceptions.ConnectionError("Connection reset by peer"), False),
+        (redis.exceptions.TimeoutError("Timeout reading from socket"), False),
+    ],
+)
+@pytest.mark.parametrize("resends", [False, True])
+def test_a_refusal_through_a_client_that_sends_once_is_certain(
+    connect: Any, error: Exception, is_certain: bool, resends: bool
+) -> None:
+    class Refusing(fakeredis.FakeRedis):
+        def execute_command(self, *arguments: Any, **options: Any) -> Any:
+            if arguments[0] in ("SET", "EVALSHA"):
+                raise error
+            return super().execute_command(*arguments, **options)
+
+        def get_connection_kwargs(self) -> dict[str, Any]:
+            retries = redis.retry.Retry(redis.backoff.NoBackoff(), 3 if resends else 0)
+            return {**super().get_connection_kwargs(), "retry": retries}
+
+    backend = RedisBackend(Refusing())
+
+    async def play() -> int:
+        answer = await post(connect, one_route(backend, iter(range(9))))
+        assert answer.status_code == 503
+        return engines_of(backend).here().unconfirmed
+
+    assert (asyncio.run(play()) == 0) == (is_certain and not resends)
+
+
+def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
+    connect: Any, own_redis: Any
+) -> None:
+    """A claim that is executed late must not block the key for a whole lease."""
+    server = own_redis()
+    policy = {"store_timeout_ms": {"claim": 1000}}
+
+    async def play() -> Any:
+        app = one_route(RedisBackend(server.url), iter(range(9)), policy=policy)
+        async with connect(app) as client:
+            assert (await client.post("/orders", headers={"Idempotency-Key": "a"})).json() == {
+                "n": 0
+            }
+            server.stall()
+            refused = await client.post("/orders", headers=KEY)
+            server.resume()
+            assert refused.status_code == 503
+            for _ in range(100):
+                answer = await client.post("/orders", headers=KEY)
+                if answer.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            return answer.json()
+
+    assert asyncio.run(play()) == {"n": 1}
+
+
+def test_a_store_that_may_lose_records_is_complained_about(
+    connect: Any, own_redis: Any, caplog: Any
+) -> None:
+    server = own_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    assert asyncio.run(two_tries(connect, RedisBackend(server.url))) == [200, 200]
+    assert any("maxmemory" in message or "evict" in message for message in caplog.messages)
+
+
+def test_a_record_that_cannot_be_read_is_never_executed_over(
+    connect: Any, redis_server: Any
+) -> None:
+    async def play() -> Any:
+        calls = iter(range(9))
+        async with connect(one_route(RedisBackend(redis_server.url), calls)) as client:
+            await client.post("/orders", headers=KEY)
+            with redis_server.connect() as admin:
+                (name,) = admin.keys("*")
+                admin.set(name, b"\xffnonsense", ex=60)
+            return await client.post("/orders", headers=KEY), next(calls)
+
+    answer, calls = asyncio.run(play())
+    assert (answer.status_code, answer.json()["code"], calls) == (409, "outcome-unknown", 1)
+
+
+@pytest.mark.anyio
+async def test_an_own_backend_that_raises_is_an_unavailable_store(connect: Any) -> None:
+    class Broken(OwnBackend):
+        def get(self, key: str) -> dict[str, Any] | None:
+            raise OSError("disk on fire")
+
+    answer = await post(connect, one_route(Broken(), iter(range(9))))
+    assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
+    assert "fire" not in answer.text
+
+
+@pytest.mark.anyio
+async def test_an_own_backend_with_the_originals_values_is_never_executed_over(
+    connect: Any,
+) -> None:
+    """The original's records lack what a byte for byte replay needs."""
+
+    class Migrated(OwnBackend):
+        def get(self, key: str) -> dict[str, Any] | None:
+            return {"data": {}, "status_code": 200, "headers": {}, "request_signature": "s"}
+
+    calls = iter(range(9))
+    answer = await post(connect, one_route(Migrated(), calls))
+    assert (answer.status_code, answer.json()["code"]) == (409, "outcome-unknown")
+    assert next(calls) == 0
