@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from idemptx import idempotent
 
 KEY = {"Idempotency-Key": "k"}
+PATIENT = {"store_timeout_ms": {"claim": 20_000, "settle": 20_000}}
+"""Part of a policy, for a load under which a slow machine needs its time."""
 
 
 async def executes_once_replays_and_refuses(connect: Any, backend: Any) -> None:
@@ -17,7 +19,7 @@ async def executes_once_replays_and_refuses(connect: Any, backend: Any) -> None:
     app = FastAPI()
 
     @app.post("/orders")
-    @idempotent(backend, wait_timeout=20)
+    @idempotent(backend, wait_timeout=20, policy=PATIENT)
     async def create_order(fail: bool = False) -> Any:
         nonlocal calls
         calls += 1

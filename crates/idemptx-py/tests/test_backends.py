@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
-from protocol import KEY, executes_once_replays_and_refuses
+from protocol import KEY, PATIENT, executes_once_replays_and_refuses
 from servers import APPS, RedisServer, eventually, free_port
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kin
     app = FastAPI()
 
     @app.post("/orders/{number}")
-    @idempotent(backend, wait_timeout=20)
+    @idempotent(backend, wait_timeout=20, policy=PATIENT)
     async def create_order(number: str) -> Any:
         calls.append(number)
         await asyncio.sleep(0.002)

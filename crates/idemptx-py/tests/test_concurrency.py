@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from load import Answer, send_duplicates
+from protocol import PATIENT
 from servers import Effects, eventually
 
 KEYS = int(os.environ.get("IDEMPTX_KEYS", "150"))
@@ -20,7 +21,8 @@ AT_ONCE = 6
 ATTEMPTS = 20
 """How often what a race has to bring about is tried."""
 
-WAITING = {"wait_timeout": 20}
+OF_THE_ORIGINAL = {"wait_timeout": 20}
+WAITING = {**OF_THE_ORIGINAL, "policy": PATIENT}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_the_middleware_executes_once_across_workers(serve: Any, effects: Any) -
 def test_without_waiting_duplicates_are_refused_and_still_one_execution(
     serve: Any, effects: Any
 ) -> None:
-    answers = _load(serve(workers=2))
+    answers = _load(serve(workers=2, options={"policy": PATIENT}))
     assert set(Counter(effects.all()).values()) == {1}
     statuses = Counter(answer.status for seen in answers.values() for answer in seen)
     assert set(statuses) <= {201, 409}
@@ -68,7 +70,7 @@ def test_the_original_executes_keys_twice_with_two_workers(
     serve: Any, effects: Any, original_path: Any
 ) -> None:
     """So the load finds what the tests around this one say is not there."""
-    server = serve(workers=2, python_path=original_path, options=WAITING)
+    server = serve(workers=2, python_path=original_path, options=OF_THE_ORIGINAL)
     for attempt in range(ATTEMPTS):
         _load(server, attempt)
         if max(Counter(effects.all()).values()) > 1:
@@ -222,7 +224,7 @@ def test_a_terminated_server_finishes_a_handler_whose_client_has_left(
 
 def test_a_long_handler_keeps_its_lease_across_processes(serve: Any, effects: Any) -> None:
     lease = 1.5
-    options = {"policy": {"lease_ms": round(lease * 1000)}}
+    options = {"policy": {**PATIENT, "lease_ms": round(lease * 1000)}}
     holder, other = serve(options=options), serve(options=options)
     headers = {"Idempotency-Key": "k"}
 
@@ -292,7 +294,7 @@ def test_a_redis_that_restarts_under_load_leads_to_no_second_execution(
 ) -> None:
     """Claims survive in the append-only file; a request without a verdict is refused, not run."""
     notes, records = own_redis(), own_redis("--appendonly", "yes", "--appendfsync", "always")
-    server = serve(on=notes, workers=2, options=WAITING, records_port=records.port)
+    server = serve(on=notes, workers=2, options=OF_THE_ORIGINAL, records_port=records.port)
     counter = Effects(notes)
 
     async def play() -> None:

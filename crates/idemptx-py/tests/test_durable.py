@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from idemptx import Severity, idempotent
 from idemptx.backend import PostgresBackend, SqliteBackend, from_url
 from load import send_duplicates
-from protocol import KEY, executes_once_replays_and_refuses
+from protocol import KEY, PATIENT, executes_once_replays_and_refuses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def test_three_loops_at_once_share_a_backend(connect: Any, durable_url: str) -> 
     app = FastAPI()
 
     @app.post("/orders/{number}")
-    @idempotent(backend, wait_timeout=20)
+    @idempotent(backend, wait_timeout=20, policy=PATIENT)
     async def create_order(number: str) -> Any:
         calls.append(number)
         await asyncio.sleep(0.002)
@@ -118,7 +118,8 @@ def test_duplicates_in_two_workers_are_one_execution(
     serve: Any, effects: Any, durable_url: str
 ) -> None:
     loop = "asyncio" if durable_url.startswith("sqlite") else "uvloop"
-    server = serve(workers=2, loop=loop, backend=durable_url, options={"wait_timeout": 20})
+    options = {"wait_timeout": 20, "policy": PATIENT}
+    server = serve(workers=2, loop=loop, backend=durable_url, options=options)
     keys = [f"key-{number}" for number in range(KEYS)]
     sending = send_duplicates(server.port, "/orders?ms=5", keys, duplicates=DUPLICATES, at_once=6)
     answers = asyncio.run(sending)

@@ -11,7 +11,7 @@ import redis
 from fastapi import FastAPI
 from idemptx import current_execution, idempotent
 from idemptx.backend import RedisBackend, from_url
-from protocol import KEY
+from protocol import KEY, PATIENT
 
 if TYPE_CHECKING:
     import httpx
@@ -40,7 +40,7 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_lease(connect: Any, url:
         app = FastAPI()
 
         @app.post("/orders")
-        @idempotent(from_url(url), policy={"lease_ms": LEASE_MS})
+        @idempotent(from_url(url), policy={**PATIENT, "lease_ms": LEASE_MS})
         async def create_order() -> dict[str, int]:
             executions.append(1)
             began.set()
@@ -83,7 +83,7 @@ async def test_a_hundred_leases_are_renewed_at_once(connect: Any, durable_url: s
         app = FastAPI()
 
         @app.post("/orders/{number}")
-        @idempotent(backend, policy={"lease_ms": 2 * LEASE_MS})
+        @idempotent(backend, policy={**PATIENT, "lease_ms": 2 * LEASE_MS})
         async def create_order(number: str) -> dict[str, str]:
             running.append(number)
             if len(running) == 100:
