@@ -28,4 +28,5 @@ mod services;
 mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
+mod trailers;
 mod upstreams;
