@@ -95,8 +95,11 @@ impl ContentCoding {
             }
             Self::Zstd => {
                 while !rest.is_empty() {
-                    let decoder =
-                        StreamingDecoder::new(&mut rest).map_err(|_| Undecodable::Malformed)?;
+                    let decoder = StreamingDecoder::new_with_max_window_size(
+                        &mut rest,
+                        ZSTD_WINDOW_BYTES_MAX,
+                    )
+                    .map_err(|_| Undecodable::Malformed)?;
                     limits.copy(decoder, &mut decoded, |it| it.get_ref().len())?;
                 }
             }
@@ -189,6 +192,8 @@ const DECODED_BYTES_MAX: usize = 16 << 20;
 const RATIO_MAX: usize = 200;
 /// The content for which no ratio counts.
 const RATIO_FREE_BYTES: usize = 1 << 20;
+/// The largest window of a frame, which its decoder holds back (RFC 9659 §3).
+const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
 const PIECE_BYTES: usize = 8 << 10;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Adds the annotations, after removing those of an earlier run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use http::header::AUTHORIZATION;
 use http::{Method, StatusCode, Uri};
 use idemptx::{Code, Policy, Rejection};
-use idemptx_core::policy::{OnLargeBody, OnOrphan, OnPanic, ScopeRule};
+use idemptx_core::policy::{OnLargeBody, OnOrphan, OnPanic, ProblemFormat, ScopeRule};
 use idemptx_core::problem::Problem;
 
 use super::node::Node;
@@ -45,7 +45,7 @@ pub(super) fn annotate<'a>(
     let before = base_path(document);
     let parameters = document.get("components").and_then(|it| it.get("parameters")).cloned();
     let Some(paths) = document.get_mut("paths") else { return Err("the document has no `paths`") };
-    let mut added = MergeSummary::default();
+    let (mut added, mut used) = (MergeSummary::default(), BTreeMap::<_, BTreeSet<_>>::new());
     for (path, item) in paths.members_mut() {
         let shared = item.get("parameters").cloned();
         for (name, method) in METHODS {
@@ -57,6 +57,8 @@ pub(super) fn annotate<'a>(
             add_key_parameter(operation, policy, &elsewhere);
             added.referred += mark_replays(operation, policy);
             add_problems(operation, policy);
+            let names = policy.problem.codes.values().map(ToString::to_string);
+            used.entry(policy.problem.format.as_str()).or_default().extend(names);
             operation.set("x-idempotency", specification(policy));
         }
     }
@@ -64,8 +66,12 @@ pub(super) fn annotate<'a>(
     let schemas = components.and_then(|it| it.entry("schemas", Node::Object(Vec::new())));
     if let Some(schemas) = schemas {
         schemas.retain(is_not_generated);
-        if added.operations > 0 {
-            schemas.set(SCHEMA, problem_schema());
+        for (format, names) in &used {
+            if *format == ProblemFormat::Flat.as_str() {
+                schemas.set(FLAT_SCHEMA, flat_schema(names));
+            } else {
+                schemas.set(SCHEMA, problem_schema(names));
+            }
         }
     }
     Ok(added)
@@ -181,27 +187,32 @@ fn add_problems(operation: &mut Node, policy: &Policy) {
         by_status.entry(rejection.status.as_u16()).or_default().push(rejection);
     }
     let Some(responses) = operation.entry("responses", Node::Object(Vec::new())) else { return };
+    let (media_type, schema) = match policy.problem.format {
+        ProblemFormat::Flat => (JSON, FLAT_SCHEMA),
+        _ => (PROBLEM_JSON, SCHEMA),
+    };
     for (status, rejections) in by_status {
+        let path = format!("#/components/schemas/{schema}");
         let media = Node::object([
-            ("schema", Node::object([("$ref", Node::text(SCHEMA_PATH))])),
+            ("schema", Node::object([("$ref", Node::text(path))])),
             ("x-idempotency-codes", codes(&rejections)),
             (MARK, Node::Bool(true)),
         ]);
         let status = status.to_string();
         let Some(response) = responses.get_mut(&status) else {
-            responses.set(&status, problem_response(&rejections, media));
+            responses.set(&status, problem_response(&rejections, media_type, media));
             continue;
         };
         if response.get("$ref").is_none()
             && let Some(content) = response.entry("content", Node::Object(Vec::new()))
-            && content.get(PROBLEM_JSON).is_none()
+            && content.get(media_type).is_none()
         {
-            content.set(PROBLEM_JSON, media);
+            content.set(media_type, media);
         }
     }
 }
 
-fn problem_response(rejections: &[Rejection], media: Node) -> Node {
+fn problem_response(rejections: &[Rejection], media_type: &str, media: Node) -> Node {
     let titles: Vec<_> = rejections.iter().map(|it| Problem::from(it).title()).collect();
     let mut response = Node::object([("description", Node::text(titles.join("; ")))]);
     if rejections.iter().any(|rejection| rejection.retry_after.is_some()) {
@@ -211,7 +222,7 @@ fn problem_response(rejections: &[Rejection], media: Node) -> Node {
         ]);
         response.set("headers", Node::object([("Retry-After", header)]));
     }
-    response.set("content", Node::object([(PROBLEM_JSON, media)]));
+    response.set("content", Node::object([(media_type, media)]));
     response.set(MARK, Node::Bool(true));
     response
 }
@@ -252,7 +263,7 @@ fn refusals(policy: &Policy) -> Vec<Rejection> {
 }
 
 fn codes(rejections: &[Rejection]) -> Node {
-    Node::List(rejections.iter().map(|it| Node::text(it.code.as_str())).collect())
+    Node::List(rejections.iter().map(|it| Node::text(Problem::from(it).code())).collect())
 }
 
 /// The specification that the draft asks for.
@@ -268,9 +279,29 @@ fn specification(policy: &Policy) -> Node {
     ])
 }
 
-fn problem_schema() -> Node {
+/// The schema of codes, with the names that policies give them.
+fn code_schema(names: &BTreeSet<String>) -> Node {
+    let codes = Code::ALL.iter().map(|code| code.as_str());
+    let codes = codes.chain(names.iter().map(String::as_str)).map(Node::text);
+    Node::object([("type", Node::text("string")), ("enum", Node::List(codes.collect()))])
+}
+
+fn flat_schema(names: &BTreeSet<String>) -> Node {
+    let text = || Node::object([("type", Node::text("string"))]);
+    Node::object([
+        ("type", Node::text("object")),
+        ("description", Node::text("A refusal.")),
+        ("required", Node::List(["type", "code", "message"].map(Node::text).into())),
+        (
+            "properties",
+            Node::object([("type", text()), ("code", code_schema(names)), ("message", text())]),
+        ),
+        (MARK, Node::Bool(true)),
+    ])
+}
+
+fn problem_schema(names: &BTreeSet<String>) -> Node {
     let kind = |kind: &str| Node::object([("type", Node::text(kind))]);
-    let code = Code::ALL.iter().map(|code| Node::text(code.as_str()));
     Node::object([
         ("type", Node::text("object")),
         ("description", Node::text("A refusal, after RFC 9457.")),
@@ -285,13 +316,7 @@ fn problem_schema() -> Node {
                 ("title", kind("string")),
                 ("status", kind("integer")),
                 ("detail", kind("string")),
-                (
-                    "code",
-                    Node::object([
-                        ("type", Node::text("string")),
-                        ("enum", Node::List(code.collect())),
-                    ]),
-                ),
+                ("code", code_schema(names)),
                 ("retryable", kind("boolean")),
                 ("safe_new_key", kind("boolean")),
                 ("retry_after", kind("integer")),
@@ -326,7 +351,8 @@ const MARK: &str = "x-idempotency-generated";
 const REPLAYED: &str = "Idempotent-Replayed";
 const PROBLEM_JSON: &str = "application/problem+json";
 const SCHEMA: &str = "IdempotencyProblem";
-const SCHEMA_PATH: &str = "#/components/schemas/IdempotencyProblem";
+const FLAT_SCHEMA: &str = "IdempotencyError";
+const JSON: &str = "application/json";
 const PARAMETER: &str = "Names the operation: unique for each, the same on every retry of it. A \
      retry gets the first answer again, and nothing is executed twice.";
 const DRAFT: &str =

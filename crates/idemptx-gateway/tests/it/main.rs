@@ -32,4 +32,5 @@ mod services;
 mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
+mod trailers;
 mod upstreams;

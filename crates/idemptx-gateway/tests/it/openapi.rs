@@ -42,6 +42,26 @@ fn a_second_run_changes_nothing_and_another_policy_replaces_what_was_added() {
 }
 
 #[test]
+fn refusals_are_described_in_the_form_that_clients_get() {
+    let yaml = merged(&file("shop.yaml"), &["--profile", "acp"]);
+    let document = json(&yaml);
+    let schemas = &document["components"]["schemas"];
+    assert!(schemas["IdempotencyProblem"].is_null());
+    let codes = schemas["IdempotencyError"]["properties"]["code"]["enum"].as_array().unwrap();
+    assert!(codes.contains(&"idempotency_conflict".into()), "{codes:?}");
+    let reused = &document["paths"]["/carts"]["post"]["responses"]["422"]["content"];
+    let reused = &reused["application/json"];
+    assert_eq!(reused["schema"]["$ref"], "#/components/schemas/IdempotencyError");
+    assert_eq!(reused["x-idempotency-codes"], serde_json::json!(["idempotency_conflict"]));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("acp.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    let direct = merged(&file("shop.yaml"), &["--profile", "draft"]);
+    assert_eq!(merged(path.to_str().unwrap(), &["--profile", "draft"]), direct);
+}
+
+#[test]
 fn what_somebody_wrote_stays() {
     let before = json(&std::fs::read_to_string(file("shop.yaml")).unwrap());
     let mut after = json(&merged(&file("shop.yaml"), &["--config", &file("idemptx.toml")]));

@@ -60,10 +60,17 @@ fn a_bomb_is_recognised_before_it_unfolds() {
         (ContentCoding::Gzip, gzip(&zeros, 0)),
         (ContentCoding::Deflate, zlib(&zeros, 9)),
         (ContentCoding::Brotli, hex(BROTLI_BOMB)),
-        (ContentCoding::Zstd, zstd_bomb(10_000)),
+        (ContentCoding::Zstd, zstd_bomb(0x50, 10_000)),
     ] {
         assert_eq!(coding.decode(&body), Err(Undecodable::Bomb), "{coding:?}");
     }
+}
+
+#[test]
+fn a_window_of_more_than_8_mib_is_not_decoded() {
+    let [within, beyond] = [0x68, 0x69].map(|window| zstd_bomb(window, 8));
+    assert_eq!(ContentCoding::Zstd.decode(&within).map(|it| it.len()), Ok(1 << 20));
+    assert_eq!(ContentCoding::Zstd.decode(&beyond), Err(Undecodable::Malformed));
 }
 
 #[test]
@@ -111,8 +118,8 @@ fn zlib(content: &[u8], level: u32) -> Vec<u8> {
 }
 
 /// A frame of blocks that each repeat one byte 128 KiB times (RFC 8878 §3.1.1.2).
-fn zstd_bomb(blocks: u32) -> Vec<u8> {
-    let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0x00, 0x50];
+fn zstd_bomb(window: u8, blocks: u32) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0x00, window];
     for block in 1..=blocks {
         let header = (128 << 10) << 3 | 1 << 1 | u32::from(block == blocks);
         frame.extend(&header.to_le_bytes()[..3]);
