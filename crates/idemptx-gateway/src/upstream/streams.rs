@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 /// Counts the open streams of a connection against the server's limit (RFC 9113 §5.1.2).
 ///
-/// hyper would queue a request beyond the limit without a word: after a time-out nobody could tell
-/// that it was never sent.
+/// hyper would queue a request beyond the limit without a word: after a time-out there would be no
+/// telling that it was never sent.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     max: AtomicUsize,
@@ -70,7 +70,7 @@ impl Streams {
     }
 }
 
-/// Runs the tasks of a connection, and reports when they were polled: hyper tells nobody that the
+/// Runs the tasks of a connection, and reports when they were polled: hyper does not report that the
 /// server has stated its limit.
 #[derive(Clone, Debug)]
 pub(super) struct StreamsExecutor(pub(super) Arc<Streams>);
