@@ -20,7 +20,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use idemptx::tower::NotReplayable;
 use tokio::time::{Instant, timeout};
 
 use self::address::{Address, SendOutcome};
@@ -155,7 +159,10 @@ impl UpstreamPool {
                     return Err(AttemptError::Final(SendError::Ambiguous));
                 }
                 Some(SendOutcome::Answer(head)) => {
-                    let (parts, response_body) = head.into_parts();
+                    let (mut parts, response_body) = head.into_parts();
+                    if is_ended_by_closing(&parts, &response_body) && address.tls().is_none() {
+                        parts.extensions.insert(NotReplayable);
+                    }
                     let response_body =
                         UpstreamBody::new(response_body, connection, self.config.pause_timeout);
                     return Ok(Response::from_parts(parts, response_body));
@@ -206,6 +213,16 @@ fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
         || length.is_some() && coding.is_some()
         || !length.is_none_or(is_number)
         || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Returns whether the end of a response is the end of its connection (RFC 9112 §6.3, item 8).
+///
+/// Half of such a response looks like the whole one, unless TLS marks the end.
+fn is_ended_by_closing(head: &Parts, body: &Incoming) -> bool {
+    head.version <= Version::HTTP_11
+        && !head.headers.contains_key(CONTENT_LENGTH)
+        && !head.headers.contains_key(TRANSFER_ENCODING)
+        && !body.is_end_stream()
 }
 
 /// Waits for the response, within the limit, which starts when the request is sent.

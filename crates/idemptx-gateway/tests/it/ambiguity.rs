@@ -281,6 +281,22 @@ async fn a_stream_that_an_http2_upstream_refuses_was_never_looked_at() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_with_its_connection_may_be_half_of_one_and_is_never_replayed() {
+    let upstream = RawUpstream::start(async |_, mut connection| {
+        connection.request().await;
+        connection.write("HTTP/1.1 201 Created\r\nLocation: /orders/1\r\n\r\nhalf of ").await;
+    })
+    .await;
+    let gateway = in_front_of(upstream.address, "").await;
+    let [first, second] = twice(&gateway, "k").await;
+    assert_eq!((first.status.as_u16(), first.text()), (201, "half of "));
+    assert_eq!(first.header("idempotency-stored"), Some("false"));
+    second.refused(409, "result-unavailable");
+    assert_eq!(second.header("location"), Some("/orders/1"));
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
 async fn a_request_that_waits_for_a_stream_was_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -70,6 +70,13 @@ where
     }
 }
 
+/// An extension of a response that no retry may get, although it can be kept: only its head is
+/// stored, and a retry is refused with `result-unavailable`.
+///
+/// For a response whose end cannot be told from a break.
+#[derive(Clone, Copy, Debug)]
+pub struct NotReplayable;
+
 /// Reads a response's body as far as it may be stored; a larger or live one flows on.
 async fn capture<S, C, E>(
     response: Response<C>,
@@ -85,6 +92,7 @@ where
     let (mut parts, body) = response.into_parts();
     let status = parts.status;
     let said = Directive::take(&mut parts.headers);
+    let may_replay = parts.extensions.remove::<NotReplayable>().is_none();
     let body = Box::pin(body);
     let is_event_stream = is_live(&parts.headers);
     let limit = if is_event_stream { 0 } else { rules.policy().response_bytes_max as u64 };
@@ -109,7 +117,7 @@ where
             let replay = &rules.policy().replay;
             let classified = classified_status(status, &parts.headers, &body, trailers);
             let stored = StoredResponse::capture(status, &parts.headers, body, trailers, replay);
-            let (stored, handled) = if stored.is_storable() {
+            let (stored, handled) = if may_replay && stored.is_storable() {
                 (stored, Handled::Whole { status: classified, directive })
             } else {
                 (head(&parts, rules), Handled::Partial { status: classified, directive })

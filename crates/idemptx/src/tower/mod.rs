@@ -45,6 +45,8 @@
 //! A value that cannot be read counts as `unknown`, and leaves an
 //! [`InvalidDirective`](crate::InvalidDirective) in the response's extensions.
 //!
+//! With [`NotReplayable`] in its extensions, a response is given and never replayed.
+//!
 //! In shadow mode a handler's panic, and a body that breaks off, reach the layers outside as they
 //! would without this layer.
 //!
@@ -98,6 +100,7 @@ mod spooling;
 pub use self::body::{BodyError, RequestBody, ResponseBody};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::body::{Read, read};
+pub use self::capture::NotReplayable;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::capture::is_live;
 pub use self::future::ResponseFuture;

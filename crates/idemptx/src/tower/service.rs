@@ -263,11 +263,28 @@ where
         }
         Read::TooLarge(whole, rest) => read_large(engine, whole, rest, prints).await,
         Read::Broken(whole, error) => {
+            let end = broken_end(&error);
             body.put_back(whole);
             body.break_off(error);
-            BodyEnd::Failed
+            end
         }
     }
+}
+
+/// Returns the end of a body that broke off: by a limit of a layer outside, or by its client.
+#[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "no limit is known"))]
+pub(super) fn broken_end(error: &BodyError) -> BodyEnd {
+    #[cfg(feature = "axum")]
+    {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                return BodyEnd::TooLarge;
+            }
+            cause = error.source();
+        }
+    }
+    BodyEnd::Failed
 }
 
 /// Reads on into a file, where there is one and the fingerprint is made on the way.

@@ -9,6 +9,7 @@ use idemptx_core::exchange::BodyEnd;
 use idemptx_core::fingerprint::Fingerprinter;
 
 use super::body::{BodyError, RequestBody, Whole};
+use super::service::broken_end;
 use crate::spool::{Refusal, Spool, Spooling};
 
 /// Reads the rest of a body into a file, fingerprinting it on the way, and puts it back; `read` has
@@ -43,8 +44,9 @@ where
         Err(Broken::Refused(Refusal::TooLarge)) => BodyEnd::TooLarge,
         Err(Broken::Refused(Refusal::NoRoom)) => BodyEnd::NoRoom,
         Err(Broken::Off(error)) => {
+            let end = broken_end(&error);
             rest.break_off(error);
-            BodyEnd::Failed
+            end
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+#[cfg(feature = "axum")]
+use axum::Router;
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -10,8 +12,12 @@ use idemptx_core::policy::OnPanic;
 use idemptx_core::response::FIELD_LINES_MAX;
 use idemptx_testkit::scripted_store::Gate;
 use tower::ServiceExt;
+#[cfg(feature = "axum")]
+use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{app, engine};
+#[cfg(feature = "axum")]
+use crate::support::http_client::posted;
 use crate::support::http_client::{post, send};
 use crate::support::scripted_body::{Piece, ScriptedBody};
 
@@ -163,4 +169,16 @@ impl IntoResponseWith for StatusCode {
     fn into_response_with(self, body: &'static str) -> Response<Body> {
         Response::builder().status(self).body(Body::from(body)).unwrap()
     }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_body_beyond_the_limit_of_a_layer_outside_is_too_large() {
+    let engine = engine(|policy| policy);
+    let (app, count) = app(&engine, async |_| StatusCode::OK);
+    let limited = Router::new().fallback_service(app).layer(RequestBodyLimitLayer::new(10));
+    // Without a declared length the limit shows in the body alone.
+    let body = Body::new(ScriptedBody::new([Piece::data("more than ten bytes")]));
+    send(&limited, posted("k", body)).await.refused(413, "body-too-large");
+    assert_eq!(count.runs(), 0);
 }
