@@ -67,6 +67,26 @@ fn many_streams_under_one_key_are_one_execution() {
 }
 
 #[test]
+fn the_clients_of_the_guide_send_an_order_until_it_is_answered() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let guide = std::fs::read_to_string(root.join("docs/guides/clients.md")).unwrap();
+    let python = root.join("target/venv/bin/python");
+    assert!(python.exists(), "`make python` makes {}", python.display());
+    for (language, program, file) in
+        [("python", python.as_path(), "client.py"), ("javascript", Path::new("node"), "client.mjs")]
+    {
+        let (_, block) = guide.split_once(&format!("```{language}\n")).unwrap();
+        let (text, _) = block.split_once("```\n").unwrap();
+        let (service, gateway) = started("");
+        let script = gateway.directory().join(file);
+        std::fs::write(&script, text).unwrap();
+        let told = run(Command::new(program).arg(script).arg(gateway.url("/")));
+        assert_eq!(told.trim(), "201", "{language}");
+        assert_eq!(service.executions().values().sum::<usize>(), 1, "{language}");
+    }
+}
+
+#[test]
 fn httpx_gets_one_answer_for_fifty_requests() {
     let (service, gateway) = started("wait_ms = 60000\nwaiters_max = 1000");
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin/python");
