@@ -7,7 +7,7 @@ mod binary;
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SET_COOKIE};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 /// A response as it is stored and replayed.
@@ -50,6 +50,10 @@ pub struct ReplayRules {
     pub deny: Vec<HeaderName>,
     /// Stores `Set-Cookie` too, so that every client that sends the key again receives it.
     pub set_cookie: bool,
+    /// Stores `Access-Control-*` too, where no layer outside adds them to every response.
+    ///
+    /// They may name the origin of the first request: the adapter replays them to that one only.
+    pub cors: bool,
 }
 
 impl StoredResponse {
@@ -127,17 +131,22 @@ impl StoredResponse {
 
 impl ReplayRules {
     fn keep(&self, name: &HeaderName) -> bool {
-        !is_never_kept(name.as_str())
-            && (self.set_cookie || name != SET_COOKIE)
+        self.may_keep(name)
             && !self.deny.contains(name)
             && self.allow.as_ref().is_none_or(|allow| allow.contains(name))
     }
 
+    fn may_keep(&self, name: &HeaderName) -> bool {
+        match name.as_str() {
+            "set-cookie" => self.set_cookie,
+            cors if cors.starts_with(CORS) => self.cors,
+            other => !is_never_kept(other),
+        }
+    }
+
     /// Returns the first header of `allow` that is not stored all the same.
     pub(crate) fn allowed_in_vain(&self) -> Option<&HeaderName> {
-        let mut allowed = self.allow.iter().flatten();
-        allowed
-            .find(|name| is_never_kept(name.as_str()) || (!self.set_cookie && *name == SET_COOKIE))
+        self.allow.iter().flatten().find(|name| !self.may_keep(name))
     }
 }
 
@@ -190,7 +199,7 @@ fn nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// Returns true for a header that is not part of the operation's result, or must not reach another
 /// client.
 fn is_never_kept(name: &str) -> bool {
-    let families = ["access-control-", "proxy-", "ratelimit-", "x-ratelimit-", "x-b3-"];
+    let families = ["proxy-", "ratelimit-", "x-ratelimit-", "x-b3-"];
     let singles = matches!(
         name,
         // The connection and the framing.
@@ -213,6 +222,9 @@ fn is_never_kept(name: &str) -> bool {
     );
     singles || families.iter().any(|family| name.starts_with(family))
 }
+
+/// The beginning of the names of CORS headers.
+const CORS: &str = "access-control-";
 
 /// The most lines in the header or the trailer section of a stored response.
 ///

@@ -345,10 +345,11 @@ impl JsonValue for HeaderRule {
 impl JsonValue for ReplayRules {
     fn read(given: &Given<'_>, current: &Self) -> Result<Self, ConfigError> {
         let mut rules = current.clone();
-        for (name, entry) in given.entries(&["allow", "deny", "set_cookie"])? {
+        for (name, entry) in given.entries(&["allow", "cors", "deny", "set_cookie"])? {
             match name {
                 "allow" if matches!(entry.node, Node::Null) => rules.allow = None,
                 "allow" => rules.allow = Some(entry.list(Given::header)?),
+                "cors" => rules.cors = bool::read(&entry, &rules.cors)?,
                 "deny" => rules.deny = entry.list(Given::header)?,
                 _ => rules.set_cookie = bool::read(&entry, &rules.set_cookie)?,
             }
@@ -358,7 +359,12 @@ impl JsonValue for ReplayRules {
 
     fn write(&self) -> Value {
         let allow = self.allow.as_deref().map(texts);
-        json!({ "allow": allow, "deny": texts(&self.deny), "set_cookie": self.set_cookie })
+        json!({
+            "allow": allow,
+            "cors": self.cors,
+            "deny": texts(&self.deny),
+            "set_cookie": self.set_cookie,
+        })
     }
 }
 

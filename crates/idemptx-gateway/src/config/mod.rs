@@ -5,6 +5,7 @@
 //! `${NAME}` in any string is replaced by an environment variable, so that a file need not contain
 //! secrets.
 
+mod cors;
 mod environment;
 mod health_check;
 mod invalid_config;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+pub use self::cors::Cors;
 pub(crate) use self::environment::expanded;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;

@@ -218,6 +218,8 @@ fn gateway_profile(profile: Profile) -> PolicyBuilder {
     if let Some(ScopeRule::Bind(headers)) = &mut policy.scope {
         headers.push(HOST);
     }
+    // No layer outside answers CORS: what the upstream has said of it belongs to its answer.
+    policy.replay.cors = true;
     policy.into_builder().on_large_body(OnLargeBody::Stream)
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use super::invalid_config::InvalidSetting;
 use super::protection::{InvalidPolicy, PolicyOverlay};
 use super::values::methods;
-use super::{Forwarded, OnAmbiguous, Pattern, Protection};
+use super::{Cors, Forwarded, OnAmbiguous, Pattern, Protection};
 
 /// The requests that go to an upstream, and their protection.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Route {
     pub protection: Option<Protection>,
     /// Answers requests whose key is ignored with `Idempotency-Status: ignored`.
     pub report_ignored: bool,
+    /// The origins whose scripts may read refusals and replays; `None` leaves CORS to the upstream.
+    pub cors: Option<Cors>,
 }
 
 impl Route {
@@ -41,6 +43,7 @@ impl Route {
             upstream: upstream.into(),
             protection,
             report_ignored: false,
+            cors: None,
         }
     }
 
@@ -66,6 +69,7 @@ pub(super) struct RouteTable {
     protect: bool,
     #[serde(default)]
     report_ignored: bool,
+    cors: Option<Cors>,
     #[serde(default, deserialize_with = "profile")]
     profile: Option<Profile>,
     policy: Option<PolicyOverlay>,
@@ -85,6 +89,7 @@ impl RouteTable {
             path: self.path,
             upstream: self.upstream,
             report_ignored: self.report_ignored,
+            cors: self.cors,
         })
     }
 

@@ -63,6 +63,7 @@ impl ProxyError {
         });
         let mut response = Response::new(UpstreamBody::from_bytes(Bytes::from(body.to_string())));
         *response.status_mut() = status;
+        response.extensions_mut().insert(OwnAnswer);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -175,6 +176,10 @@ impl ProxyError {
         }
     }
 }
+
+/// An extension of the responses that the gateway makes itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnAnswer;
 
 struct ProblemText {
     status: StatusCode,

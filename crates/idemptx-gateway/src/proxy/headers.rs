@@ -1,8 +1,9 @@
 //! End-to-end and hop-by-hop fields.
 
 use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use idemptx_core::fingerprint::HeaderRule;
@@ -11,7 +12,7 @@ use idemptx_core::response_headers::{IDEMPOTENCY_OUTCOME, IDEMPOTENCY_STORED};
 
 use super::fault::ProxyError;
 use super::routing_table::ActiveRoute;
-use crate::config::{Protection, ScopeSource};
+use crate::config::{Cors, Protection, ScopeSource};
 
 /// Removes hop-by-hop fields and fields that only the gateway may set.
 ///
@@ -164,6 +165,31 @@ pub(super) fn headers_in_use(protection: Option<&Protection>) -> Vec<HeaderName>
     names
 }
 
+/// Makes an answer that the gateway gives itself readable for scripts of the request's origin: a
+/// refusal, a failure or a replay.
+///
+/// What a replay has of the upstream's own CORS fields stays where it is meant for this origin.
+pub(super) fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue, cors: Option<&Cors>) {
+    let stored = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
+    if stored.is_some_and(|stored| stored == origin || stored == "*") {
+        return;
+    }
+    let names: Vec<_> =
+        headers.keys().filter(|it| it.as_str().starts_with(CORS)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+    let Some((cors, allowed)) = cors.and_then(|cors| Some((cors, cors.allowed(origin)?))) else {
+        return;
+    };
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    if cors.credentials {
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    }
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+}
+
 /// Returns whether a request carries a key.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
     headers.contains_key(KEY)
@@ -207,5 +233,10 @@ const OURS: [HeaderName; 4] = [IDEMPOTENCY_OUTCOME, ATTEMPT, FENCE, DERIVED];
 pub(super) const ATTEMPT: HeaderName = HeaderName::from_static("idempotency-attempt");
 pub(super) const FENCE: HeaderName = HeaderName::from_static("idempotency-fence");
 pub(super) const DERIVED: HeaderName = HeaderName::from_static("idempotency-derived");
+/// The fields that a script needs to act on an answer.
+const EXPOSED: &str = "Idempotency-Key, Idempotency-Status, Idempotency-Stored, Idempotent-Replayed, Link, \
+     Location, Retry-After, X-Should-Retry";
+/// The beginning of the names of CORS fields.
+const CORS: &str = "access-control-";
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");

@@ -23,7 +23,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
@@ -31,6 +31,7 @@ use idemptx::{Bypass, Code, InvalidDirective, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
+use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
@@ -50,6 +51,7 @@ pub(crate) async fn answer(
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
     let span =
         table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
+    let origin = request.headers().get(ORIGIN).cloned();
     let request = ClientBody::of(request, BodyLimits::of(&table.limits));
     let (route, mut response) = match admit(&table, request) {
         Ok((route, request)) => {
@@ -59,6 +61,11 @@ pub(crate) async fn answer(
         }
         Err(fault) => (None, fault.into_response().map(DownstreamBody::Plain)),
     };
+    if let (Some(route), Some(origin)) = (&route, &origin)
+        && is_own(&response)
+    {
+        headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
+    }
     let ended = CompletedRequest {
         method: &method,
         path: uri.path(),
@@ -77,6 +84,14 @@ pub(crate) async fn answer(
         headers::close_if_unread(&mut response, version);
     }
     response
+}
+
+/// Returns whether the upstream was not asked for this response.
+fn is_own<B>(response: &Response<B>) -> bool {
+    let extensions = response.extensions();
+    let outcome = extensions.get::<Outcome>();
+    extensions.get::<OwnAnswer>().is_some()
+        || matches!(outcome, Some(Outcome::Refused(_) | Outcome::Replayed | Outcome::Fenced { .. }))
 }
 
 /// Returns the response to a probe, on listeners that answer probes.

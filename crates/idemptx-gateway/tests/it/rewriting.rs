@@ -157,3 +157,32 @@ async fn a_request_does_not_wait_for_a_full_address_beside_a_free_one() {
 }
 
 const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test]
+async fn scripts_of_an_allowed_origin_can_read_what_the_gateway_answers() {
+    let upstream = HyperService::start(async |_, request| {
+        let origin = request.headers()["origin"].clone();
+        let answer = http::Response::builder().header("access-control-allow-origin", origin);
+        answer.header("vary", "Origin").body(full("done")).unwrap()
+    })
+    .await;
+    let route = "policy = { scope = \"shared\" }\ncors = { origins = [\"https://shop.example\"] }";
+    let gateway = in_front_of(upstream.address, route).await;
+    let ask = async |origin: &str, key: &str, body: &str| {
+        let mut request = post(key, body);
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        let answer = send(gateway.address, request).await;
+        let allowed = answer.header("access-control-allow-origin").map(str::to_owned);
+        (answer.status.as_u16(), answer.is_replay(), allowed)
+    };
+    let (shop, other) = ("https://shop.example", "https://other.example");
+    let readable = |origin: &str| Some(origin.to_owned());
+    // The upstream's own answer, and its replay to the origin that it was for.
+    assert_eq!(ask(other, "k", "tea").await, (200, false, readable(other)));
+    assert_eq!(ask(other, "k", "tea").await, (200, true, readable(other)));
+    // A replay to another origin, and a refusal, by the gateway's own setting.
+    assert_eq!(ask(shop, "k", "tea").await, (200, true, readable(shop)));
+    assert_eq!(ask(shop, "k", "cake").await, (422, false, readable(shop)));
+    assert_eq!(ask("https://evil.example", "k", "tea").await, (200, true, None));
+    assert_eq!(ask("https://evil.example", "k", "cake").await, (422, false, None));
+}

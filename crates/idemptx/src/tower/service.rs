@@ -7,6 +7,7 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
+use http_body_util::LengthLimitError;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
 };
@@ -272,17 +273,13 @@ where
 }
 
 /// Returns the end of a body that broke off: by a limit of a layer outside, or by its client.
-#[cfg_attr(not(feature = "axum"), expect(unused_variables, reason = "no limit is known"))]
 pub(super) fn broken_end(error: &BodyError) -> BodyEnd {
-    #[cfg(feature = "axum")]
-    {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return BodyEnd::TooLarge;
-            }
-            cause = error.source();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return BodyEnd::TooLarge;
         }
+        cause = error.source();
     }
     BodyEnd::Failed
 }

@@ -75,10 +75,10 @@ fn every_value_is_read_and_shown() {
         (r#""fingerprint":{"body":"raw","headers":[],"query":"raw"}"#, ""),
         (r#""fingerprint":{"body":"form","headers":[],"query":"none"}"#, ""),
         (r#""fingerprint":{"body":"multipart","headers":[],"query":"raw"}"#, ""),
-        (r#""replay_headers":{"allow":["etag"],"deny":["x-a"],"set_cookie":true}"#, ""),
+        (r#""replay_headers":{"allow":["etag"],"cors":true,"deny":["x-a"],"set_cookie":true}"#, ""),
         (
             r#""replay_headers":{"deny":["x-a"]}"#,
-            r#"{"allow":null,"deny":["x-a"],"set_cookie":false}"#,
+            r#"{"allow":null,"cors":false,"deny":["x-a"],"set_cookie":false}"#,
         ),
         (r#""expose":["status","key","signature","expiry"]"#, ""),
         (r#""status_header":"x-status""#, ""),
