@@ -21,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::observation::{
     StoreOperation, StoreResult, UpstreamResult, all_outcome_labels, outcome_labels,
 };
+use crate::proxy::ProxyError;
 
 /// The gateway's metrics.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Metrics {
     upstream_time: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
     connections: Gauge,
     accepted: Counter,
+    refused: Family<ReasonLabels, Counter>,
+    own_answers: Family<CodeLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     near_hits: Counter,
     spans_dropped: Counter,
@@ -97,6 +100,8 @@ impl Metrics {
             upstream_time: Family::new_with_constructor(request_buckets),
             connections: Gauge::default(),
             accepted: Counter::default(),
+            refused: Family::default(),
+            own_answers: Family::default(),
             reloads: Family::default(),
             near_hits: Counter::default(),
             spans_dropped: Counter::default(),
@@ -106,6 +111,12 @@ impl Metrics {
         };
         for result in ["taken", "refused"] {
             drop(metrics.reloads.get_or_create(&ReloadLabels { result }));
+        }
+        for reason in REFUSED_REASONS {
+            drop(metrics.refused.get_or_create(&ReasonLabels { reason }));
+        }
+        for code in ProxyError::CODES {
+            drop(metrics.own_answers.get_or_create(&CodeLabels { code }));
         }
         metrics.register(&mut registry);
         metrics.registry = registry;
@@ -129,6 +140,11 @@ impl Metrics {
         registry.register("connections", "Open client connections", self.connections.clone());
         let accepted = "Accepted client connections";
         registry.register("connections_accepted", accepted, self.accepted.clone());
+        let refused = "Client connections refused, by reason";
+        registry.register("connections_refused", refused, self.refused.clone());
+        let own = "Problems that the gateway reported itself, by code: requests that it did not \
+                   forward, and upstreams without an answer";
+        registry.register("own_answers", own, self.own_answers.clone());
         let reloads = "Configuration reloads by result";
         registry.register("reloads", reloads, self.reloads.clone());
         let hits = "Claims and lookups answered by the near cache";
@@ -206,6 +222,14 @@ impl Metrics {
         self.connections.inc();
     }
 
+    pub(crate) fn connection_refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(crate) fn own_answer(&self, code: &'static str) {
+        self.own_answers.get_or_create(&CodeLabels { code }).inc();
+    }
+
     pub(crate) fn connection_closed(&self) {
         self.connections.dec();
     }
@@ -268,6 +292,16 @@ struct AddressLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -280,6 +314,7 @@ fn step_buckets() -> Histogram {
     Histogram::new(STEP_BUCKETS_SECS)
 }
 
+const REFUSED_REASONS: [&str; 2] = ["limit", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),

@@ -1,5 +1,6 @@
 //! Observations that metrics, traces, the log and the event log share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,12 @@ pub(crate) struct CompletedRequest<'a> {
     pub(crate) path: &'a str,
     /// `None` if no route matched.
     pub(crate) route: Option<&'a Arc<str>>,
+    pub(crate) client: IpAddr,
+    /// The upstream of the route.
+    pub(crate) upstream: Option<&'a str>,
     pub(crate) status: u16,
+    /// The code of a response that the gateway made itself, other than a refusal of the engine.
+    pub(crate) own: Option<&'static str>,
     pub(crate) outcome: Option<&'a Outcome>,
     /// The record of its idempotency key.
     pub(crate) record: Option<&'a RecordId>,

@@ -83,6 +83,9 @@ impl Recorder {
         let took = request_completed.began.elapsed();
         self.log(request_completed, took);
         let Some(AdminState { metrics, event_log }) = &self.admin else { return };
+        if let Some(code) = request_completed.own {
+            metrics.own_answer(code);
+        }
         if let Some(route) = request_completed.route {
             metrics.request(route, request_completed.outcome, took);
         }
@@ -120,8 +123,11 @@ impl Recorder {
                     target: "idemptx::access",
                     method = request_completed.method.as_str(),
                     path = request_completed.path,
+                    client = %request_completed.client,
                     route = request_completed.route.map(|it| &**it),
+                    upstream = request_completed.upstream,
                     status = request_completed.status,
+                    code = request_completed.own,
                     outcome,
                     reason = (!reason.is_empty()).then_some(reason),
                     attempt,
@@ -150,6 +156,13 @@ impl Recorder {
             metrics.connection_opened();
         }
         OpenConnection(Arc::clone(self))
+    }
+
+    /// Records a client connection that was refused, for want of a place or of a TLS handshake.
+    pub(crate) fn connection_refused(&self, reason: &'static str) {
+        if let Some(metrics) = self.metrics() {
+            metrics.connection_refused(reason);
+        }
     }
 
     /// Records a configuration reload.

@@ -237,15 +237,23 @@ struct ListenerContext {
     limit: ConnectionLimit,
 }
 
+impl ListenerContext {
+    fn recorder(&self) -> Arc<Recorder> {
+        Arc::clone(self.tables.borrow().store.recorder())
+    }
+}
+
 async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     loop {
         let Some(reserved) = context.limit.reserve().await else { return };
         match socket.accept().await {
-            Ok((stream, address)) => {
-                if let Some(permit) = context.limit.try_acquire(address.ip(), reserved) {
-                    tokio::spawn(connection(stream, address.ip(), permit, Arc::clone(&context)));
+            Ok((stream, address)) => match context.limit.try_acquire(address.ip(), reserved) {
+                Some(permit) => {
+                    let context = Arc::clone(&context);
+                    tokio::spawn(connection(stream, address.ip(), permit, context));
                 }
-            }
+                None => context.recorder().connection_refused("limit"),
+            },
             // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -295,7 +303,10 @@ async fn serve_tls(
             };
             serve_http(stream, peer, spoken, context).await;
         }
-        Err(error) => tracing::debug!("TLS handshake with a client failed: {error}"),
+        Err(error) => {
+            context.recorder().connection_refused("tls");
+            tracing::debug!("TLS handshake with a client failed: {error}");
+        }
     }
 }
 

@@ -49,6 +49,23 @@ impl ProxyError {
         Self::Late { released: releases_key(route) }
     }
 
+    /// The codes of all problems.
+    pub(crate) const CODES: [&str; 13] = [
+        "bad-target",
+        "ambiguous-path",
+        "nominated-field",
+        "connect-refused",
+        "no-route",
+        "body-too-large",
+        "body-too-slow",
+        "body-unreadable",
+        "expectation-failed",
+        "upstream-unreachable",
+        "upstream-busy",
+        "upstream-failed",
+        "upstream-timeout",
+    ];
+
     pub(crate) fn into_response(self) -> Response<UpstreamBody> {
         let ProblemText { status, code, title, detail } = self.problem_text();
         let page = format!("{PAGE}#{code}");
@@ -63,7 +80,7 @@ impl ProxyError {
         });
         let mut response = Response::new(UpstreamBody::from_bytes(Bytes::from(body.to_string())));
         *response.status_mut() = status;
-        response.extensions_mut().insert(OwnAnswer);
+        response.extensions_mut().insert(OwnAnswer(code));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -177,9 +194,9 @@ impl ProxyError {
     }
 }
 
-/// An extension of the responses that the gateway makes itself.
+/// An extension of the responses that the gateway makes itself, with the problem's code.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OwnAnswer;
+pub(super) struct OwnAnswer(pub(super) &'static str);
 
 struct ProblemText {
     status: StatusCode,

@@ -49,6 +49,7 @@ pub(crate) async fn answer(
 ) -> Response<DownstreamBody> {
     let version = request.version();
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
+    let client = peer.address;
     let span =
         table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
     let origin = request.headers().get(ORIGIN).cloned();
@@ -70,7 +71,10 @@ pub(crate) async fn answer(
         method: &method,
         path: uri.path(),
         route: route.as_ref().map(|route| &route.name),
+        client,
+        upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
         status: response.status().as_u16(),
+        own: response.extensions().get().map(|OwnAnswer(code)| *code),
         outcome: response.extensions().get(),
         record: response.extensions().get(),
         began,

@@ -52,10 +52,15 @@ fn what_alerts_count_is_there_before_it_happens() {
         "idemptx_requests_total{route=\"orders\",outcome=\"unstored\",reason=\"\"} 0",
         "idemptx_upstream_answers_total{upstream=\"shop\",answer=\"late\"} 0",
         "idemptx_reloads_total{result=\"refused\"} 0",
+        "idemptx_own_answers_total{code=\"no-route\"} 0",
+        "idemptx_connections_refused_total{reason=\"limit\"} 0",
         "idemptx_orphans_total 0",
     ] {
         assert!(metrics.contains(series), "{series} is not in\n{metrics}");
     }
+    post(gateway.public, "/a/../b", "tea").reply();
+    let one = "idemptx_own_answers_total{code=\"ambiguous-path\"} 1";
+    eventually(|| gateway.metrics().contains(one));
 }
 
 #[test]

@@ -19,7 +19,9 @@ fn a_request_is_one_line_with_its_outcome_and_a_hashed_key() {
     for (line, outcome) in lines.into_iter().zip(["executed", "replayed"]) {
         for part in [
             "method=POST",
+            "client=127.0.0.1",
             "route=orders",
+            "upstream=shop",
             "status=201",
             &format!("outcome={outcome}"),
             &format!("record={}", &id[33..41]),
