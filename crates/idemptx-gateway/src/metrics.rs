@@ -1,7 +1,10 @@
-//! Metrics for Prometheus: `/metrics` on the admin listener, as OpenMetrics text.
+//! Metrics for Prometheus: `/metrics` on the admin listener.
 //!
 //! Labels are bounded: routes, upstreams and their addresses come from the configuration,
 //! everything else from constants. No key, client, path or header is a label.
+
+mod exposition;
+mod process;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -67,6 +70,7 @@ pub(crate) struct CurrentValues {
     /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
     pub(crate) draining: bool,
+    pub(crate) uptime: Duration,
 }
 
 impl CurrentValues {
@@ -158,6 +162,11 @@ impl Metrics {
         }
     }
 
+    /// Encodes all metrics as Prometheus' text, version 0.0.4.
+    pub(crate) fn plain_text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
+        self.text(current).map(|text| exposition::plain(&text))
+    }
+
     /// Encodes all metrics as OpenMetrics text.
     pub(crate) fn text(&self, current: &CurrentValues) -> Result<String, fmt::Error> {
         for (gauge, value) in self.current.iter().zip(current.values()) {
@@ -175,6 +184,8 @@ impl Metrics {
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
+        let end = text.rfind(EOF).unwrap_or(text.len());
+        text.insert_str(end, &process::text(current.uptime));
         Ok(text)
     }
 
@@ -314,6 +325,7 @@ fn step_buckets() -> Histogram {
     Histogram::new(STEP_BUCKETS_SECS)
 }
 
+const EOF: &str = "# EOF";
 const REFUSED_REASONS: [&str; 2] = ["limit", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),

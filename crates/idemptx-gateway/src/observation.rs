@@ -121,7 +121,10 @@ impl UpstreamResult {
 pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
     match outcome {
         Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
-        Some(Outcome::Executed { stored: false, .. }) => ("unstored", ""),
+        // The engine's refusal of a response that broke off: the upstream has executed something.
+        Some(Outcome::Executed { stored: false, .. } | Outcome::Refused(Code::HandlerFailed)) => {
+            ("unstored", "")
+        }
         Some(Outcome::Fenced { code: None, .. }) => ("fenced", "replayed"),
         Some(Outcome::Fenced { code: Some(code), .. }) => ("fenced", code.as_str()),
         Some(Outcome::Replayed) => ("replayed", ""),
@@ -135,7 +138,8 @@ pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, 
 /// All labels that [`outcome_labels`] can return.
 pub(crate) fn all_outcome_labels() -> impl Iterator<Item = (&'static str, &'static str)> {
     let fixed = [("executed", ""), ("unstored", ""), ("replayed", ""), ("fenced", "replayed")];
-    let refused = Code::ALL.iter().map(|code| ("refused", code.as_str()));
+    let refused = Code::ALL.iter().filter(|code| **code != Code::HandlerFailed);
+    let refused = refused.map(|code| ("refused", code.as_str()));
     let fenced = [Code::InProgress, Code::OutcomeUnknown, Code::ResultUnavailable];
     let fenced = fenced.into_iter().map(|code| ("fenced", code.as_str()));
     let passed = BYPASS_REASONS.into_iter().map(|reason| ("passed", reason));

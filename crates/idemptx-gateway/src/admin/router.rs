@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
@@ -118,7 +118,7 @@ impl AdminService {
         let reads = parts.method == Method::GET || parts.method == Method::HEAD;
         let posts = parts.method == Method::POST;
         let answer = match path.as_slice() {
-            ["metrics"] if reads => return self.metrics(),
+            ["metrics"] if reads => return self.metrics(&parts.headers),
             ["api", "overview"] if reads => Ok(self.overview()),
             ["api", "records"] if reads => self.records(query).await,
             ["api", "records", id] if reads => self.record(id).await,
@@ -139,10 +139,18 @@ impl AdminService {
         answer.map_or_else(ApiProblem::into_response, |value| json_text("application/json", &value))
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        let text = self.recorder.metrics().map(|metrics| metrics.text(&self.current_values()));
+    /// Returns the metrics, as OpenMetrics text for readers that ask for it.
+    fn metrics(&self, headers: &http::HeaderMap) -> Response<Full<Bytes>> {
+        let takes_openmetrics = headers.get_all(ACCEPT).iter().any(|line| {
+            line.to_str().is_ok_and(|line| line.contains("application/openmetrics-text"))
+        });
+        let content_type = if takes_openmetrics { OPENMETRICS } else { METRICS };
+        let text = self.recorder.metrics().map(|metrics| match takes_openmetrics {
+            true => metrics.text(&self.current_values()),
+            false => metrics.plain_text(&self.current_values()),
+        });
         match text {
-            Some(Ok(text)) => self::text(OPENMETRICS, text),
+            Some(Ok(text)) => self::text(content_type, text),
             _ => {
                 ApiProblem::new(StatusCode::INTERNAL_SERVER_ERROR, "The metrics cannot be encoded.")
                     .into_response()
@@ -159,6 +167,7 @@ impl AdminService {
         let mut current_values = CurrentValues {
             store: health.store(),
             draining: health.is_draining(),
+            uptime: health.uptime(),
             ..CurrentValues::default()
         };
         let table = self.table();
@@ -262,6 +271,7 @@ const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const PLAIN: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \

@@ -163,6 +163,7 @@ async fn route_request(
     if let Some(scope) = &peer.certificate {
         request.extensions_mut().insert(scope.clone());
     }
+    let began = Instant::now();
     let forward = ForwardService { route: Arc::clone(route), peer };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
@@ -176,6 +177,7 @@ async fn route_request(
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.
+        route.note_broken_off(began.elapsed());
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));

@@ -224,6 +224,16 @@ impl ActiveRoute {
         answer
     }
 
+    /// Records a response that broke off after its head, which was recorded before.
+    pub(super) fn note_broken_off(&self, took: Duration) {
+        tracing::warn!(
+            route = self.config.name,
+            upstream = self.upstream.config.name,
+            "no response: its body broke off"
+        );
+        self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
+    }
+
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
         let config = &self.config;
         config.host.as_ref().is_none_or(|it| it == host)

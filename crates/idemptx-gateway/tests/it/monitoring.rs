@@ -133,7 +133,7 @@ fn exposed() -> BTreeSet<String> {
     let text = gateway.metrics();
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let name = |line: &str| line.split(['{', ' ']).next().unwrap_or_default().to_owned();
-    samples.map(name).filter(|name| !name.is_empty()).collect()
+    samples.map(name).filter(|name| name.starts_with("idemptx_")).collect()
 }
 
 /// The names of our metrics in a text.

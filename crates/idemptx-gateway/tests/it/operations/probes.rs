@@ -100,9 +100,16 @@ fn metrics_tell_what_happened() {
     post(gateway.public, "/orders", "coffee").key("k").reply();
     get(gateway.public, "/orders").reply();
     post(gateway.public, "/die", "tea").key("d").reply();
+    let accepts = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let modern = gateway.ask("/metrics").header("accept", accepts).reply();
+    assert!(modern.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(modern.body.ends_with("# EOF\n"));
     let reply = gateway.ask("/metrics").reply();
-    assert!(reply.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(reply.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let text = reply.body;
+    let of_process =
+        |name: &str| text.lines().any(|line| line.starts_with(&format!("process_{name} ")));
+    assert!(of_process("cpu_seconds_total") && of_process("open_fds"), "{text}");
     for line in [
         r#"idemptx_requests_total{route="orders",outcome="executed",reason=""} 1"#,
         r#"idemptx_requests_total{route="orders",outcome="replayed",reason=""} 1"#,
@@ -116,7 +123,6 @@ fn metrics_tell_what_happened() {
         "idemptx_store_up 1",
         "idemptx_connections_accepted_total 5",
         "idemptx_build_info{version=",
-        "# EOF",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
