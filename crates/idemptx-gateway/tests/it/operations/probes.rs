@@ -129,6 +129,23 @@ fn metrics_tell_what_happened() {
 }
 
 #[test]
+fn an_answer_that_breaks_off_half_way_is_counted_and_logged_as_broken() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    assert_eq!(post(gateway.public, "/half", "tea").key("k").reply().status, 502);
+    let text = gateway.metrics();
+    for line in [
+        r#"idemptx_requests_total{route="orders",outcome="unstored",reason=""} 1"#,
+        r#"idemptx_upstream_answers_total{upstream="shop",answer="broken"} 1"#,
+        r#"idemptx_own_answers_total{code="upstream-failed"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+    let log = gateway.log();
+    assert!(log.contains("WARN no response: its body broke off"), "{log}");
+    assert!(log.contains("outcome=unstored"), "{log}");
+}
+
+#[test]
 fn replays_from_results_at_hand_are_counted() {
     let gateway = OperatedGateway::near();
     let send = || post(gateway.public, "/orders", "tea").key("k").reply().body;

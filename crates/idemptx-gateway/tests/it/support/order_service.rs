@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// Counts its executions; `/slow` waits until opened, `/die` closes the connection.
+/// Counts its executions; `/slow` waits until opened, `/die` closes the connection, `/half` does so
+/// in the middle of its response.
 #[derive(Clone, Debug)]
 pub(crate) struct OrderService {
     pub(crate) address: SocketAddr,
@@ -83,10 +84,12 @@ impl OrderService {
             return None;
         }
         let body = format!("{{\"n\":{number}}}");
-        let length = body.len();
+        let breaks_off = path.starts_with("/half");
+        let length = if breaks_off { body.len() * 2 } else { body.len() };
         let head = format!(
             "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
         );
-        (&mut &*stream).write_all(format!("{head}\r\n{body}").as_bytes()).ok()
+        (&mut &*stream).write_all(format!("{head}\r\n{body}").as_bytes()).ok()?;
+        (!breaks_off).then_some(())
     }
 }
