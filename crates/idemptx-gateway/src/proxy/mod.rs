@@ -27,7 +27,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
-use idemptx::{Bypass, Code, InvalidDirective, Outcome};
+use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
@@ -35,7 +35,6 @@ use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
-use self::routing_table::warn_of_session;
 pub(crate) use self::routing_table::{ActiveRoute, LoggedFindings, RoutingTable};
 use crate::observation::CompletedRequest;
 use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
@@ -159,7 +158,6 @@ async fn route_request(
         }
         return response.map(DownstreamBody::Plain);
     };
-    warn_of_session(engine.policy(), request.headers());
     if let Some(scope) = &peer.certificate {
         request.extensions_mut().insert(scope.clone());
     }
@@ -167,13 +165,6 @@ async fn route_request(
     let forward = ForwardService { route: Arc::clone(route), peer };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
-    if response.extensions().get::<InvalidDirective>().is_some() {
-        tracing::warn!(
-            route = route.config.name,
-            "the upstream's Idempotency-Outcome is none of store, release and unknown: the \
-             outcome counts as unknown"
-        );
-    }
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.

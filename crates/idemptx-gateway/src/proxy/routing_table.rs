@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use idemptx::store::AnyStore;
-use idemptx::{Engine, Key, Policy, Scope, Spool};
+use idemptx::{Engine, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
 use super::{headers, target};
@@ -320,30 +320,7 @@ fn build_engine(
             })
         }
     };
-    let policy = protection.policy.clone();
-    let builder = builder.accept_keys(move |key| {
-        warn_of_placeholder(&policy, key);
-        true
-    });
     builder.build().map_err(StartError::Policy)
-}
-
-/// Logs a warning, once in this process, if a client failed to fill in its key.
-fn warn_of_placeholder(policy: &Policy, key: &Key) {
-    if !PLACEHOLDER_LOGGED.is_completed() && policy.warns_of_key(key) {
-        PLACEHOLDER_LOGGED.call_once(|| tracing::warn!("{PLACEHOLDER_KEY}"));
-    }
-}
-
-/// Logs a warning, once in this process, if a key is bound to headers that a client with a session in
-/// a cookie does not send.
-pub(super) fn warn_of_session(policy: &Policy, headers: &HeaderMap) {
-    if !SESSION_LOGGED.is_completed()
-        && policy.scope.as_ref().is_some_and(|scope| scope.misses_session(headers))
-        && policy.header_names.iter().any(|name| headers.contains_key(name))
-    {
-        SESSION_LOGGED.call_once(|| tracing::warn!("{SESSION}"));
-    }
 }
 
 impl fmt::Debug for RoutingTable {
@@ -363,10 +340,3 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The time for which a start or a reload waits for the store.
 const START_CHECK_MAX: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-static PLACEHOLDER_LOGGED: Once = Once::new();
-const PLACEHOLDER_KEY: &str = "a client sends a placeholder as its key, such as `undefined` or `null`: \
-     every client with this fault sends the same key; `on_placeholder_key = \"refuse\"` refuses it";
-static SESSION_LOGGED: Once = Once::new();
-const SESSION: &str = "a request with a key has cookies, and none of the headers to which keys are bound: if its \
-     session is in a cookie, set `scope = { cookie = \"NAME\" }`, or two users who choose the same \
-     key may get one response";

@@ -47,7 +47,7 @@ fn check(
             released.map_err(|told| format!("as released: {told}"))
         }
         Expect::Truncated => truncated(gateway, upstream, number, case),
-        Expect::Answered(status, body) => {
+        Expect::Answered(status, body) | Expect::AnsweredOnce(status, body) => {
             let request = post("/unknown", &format!("key-{number}"), "hi");
             upstream.next(case.script.clone());
             let first = exchange(gateway, &request)?;
@@ -55,7 +55,11 @@ fn check(
                 return Err(format!("answered {} {}", first.status, first.text()));
             }
             let again = exchange(gateway, &request)?;
-            if (again.status, &*again.text(), again.is_replay()) != (status, body, true) {
+            let as_expected = match case.expect {
+                Expect::AnsweredOnce(..) => again.status == 409 && !again.is_replay(),
+                _ => (again.status, &*again.text(), again.is_replay()) == (status, body, true),
+            };
+            if !as_expected {
                 return Err(format!("then answered {} {}", again.status, again.text()));
             }
             is_itself(gateway, upstream, number)

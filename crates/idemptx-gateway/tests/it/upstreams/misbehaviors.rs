@@ -19,10 +19,12 @@ pub(super) enum Expect {
     Truncated,
     /// The client gets this answer, which is stored.
     Answered(u16, &'static str),
+    /// The client gets this answer, which may be half of one: a retry is refused.
+    AnsweredOnce(u16, &'static str),
 }
 
 use End::{Closed, Hung, Open, Reset};
-use Expect::{Answered, Lost, Truncated};
+use Expect::{Answered, AnsweredOnce, Lost, Truncated};
 
 const fn case(name: &'static str, said: &'static [&'static str], end: End, expect: Expect) -> Case {
     Case { name, script: Script { said, repeated: 1, end }, expect }
@@ -206,7 +208,7 @@ pub(super) const CASES: &[Case] = &[
         "ends its body with the connection",
         &["HTTP/1.1 200 OK\r\n\r\nok"],
         Closed,
-        Answered(200, "ok"),
+        AnsweredOnce(200, "ok"),
     ),
     case(
         "closes though it does not say so",
