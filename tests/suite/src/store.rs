@@ -47,7 +47,7 @@ impl SharedStore {
         match name {
             "redis" => Self::Redis(RedisServer::durable().await),
             "sqlite" => Self::Sqlite(SqliteFile::new()),
-            "postgres" => Self::Postgres(Postgres(PostgresServer::start(&[]))),
+            "postgres" => Self::Postgres(Postgres(PostgresServer::start(&[]), "")),
             other => panic!("no store {other}"),
         }
     }
@@ -65,7 +65,7 @@ impl SharedStore {
         match self {
             Self::Redis(redis) => redis.url(),
             Self::Sqlite(file) => file.url(),
-            Self::Postgres(server) => server.0.url(),
+            Self::Postgres(server) => server.0.url() + server.1,
         }
     }
 
@@ -132,7 +132,8 @@ impl SharedStore {
                 &["maxmemory-policy", "noeviction"]
             }
             Self::Postgres(server) => {
-                server.0.configure("synchronous_commit", "off").await;
+                // Where the server's own default is weak, the store's sessions raise it.
+                server.1 = "?options=-csynchronous_commit%3Doff";
                 &["synchronous_commit"]
             }
             Self::Sqlite(_) => panic!("nobody can make a file forget"),
@@ -195,6 +196,6 @@ impl SqliteFile {
     }
 }
 
-/// A PostgreSQL server of the test's own.
+/// A PostgreSQL server of the test's own, and what targets add to its URL.
 #[derive(Debug)]
-pub struct Postgres(PostgresServer);
+pub struct Postgres(PostgresServer, &'static str);
