@@ -320,7 +320,7 @@ async fn a_request_that_waits_for_a_stream_was_not_sent() {
         }
     });
     let text = simple(address, "policy = { scope = \"shared\" }")
-        .replace("name = \"up\"", "name = \"up\"\nhttp2 = true\nconnect_timeout_ms = 300");
+        .replace("name = \"up\"", "name = \"up\"\nhttp2 = true\nconnect_timeout_ms = 2000");
     let gateway = started(&text).await;
     let ask = |key: usize| send(gateway.address, post(&format!("k{key}"), "tea"));
     let mut asked: JoinSet<_> = (0..8).map(ask).collect();

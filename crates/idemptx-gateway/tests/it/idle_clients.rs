@@ -68,7 +68,7 @@ async fn a_slow_handler_does_not_make_its_connection_idle() {
     let request = Request::get("http://shop/").body(()).unwrap();
     let (answer, _) = client.send_request(request, true).unwrap();
     // Several times the limit of an idle connection.
-    assert!(timeout(HEAD_MAX * 6, &mut connection).await.is_err(), "closed under a request");
+    assert!(timeout(HEAD_MAX * 3, &mut connection).await.is_err(), "closed under a request");
     gate.notify_one();
     assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), 200);
 }
@@ -81,7 +81,7 @@ async fn an_http2_client_that_takes_no_answer_is_cut_off() {
         Response::new(BodyExt::boxed(StreamBody::new(endless)))
     })
     .await;
-    let text = simple(upstream.address, "protect = false") + "[limits]\npause_ms = 200\n";
+    let text = simple(upstream.address, "protect = false") + "[limits]\npause_ms = 1000\n";
     let gateway = started(&text).await;
     let stream = TcpStream::connect(gateway.address).await.unwrap();
     let mut builder = h2::client::Builder::new();
@@ -117,7 +117,7 @@ async fn a_websocket_counts_as_a_connection_until_it_ends() {
 async fn a_websocket_without_traffic_is_closed() {
     let upstream = websocket_service().await;
     let text = simple(upstream.address, "")
-        .replace("response_timeout_ms", "pause_timeout_ms = 100\nresponse_timeout_ms");
+        .replace("response_timeout_ms", "pause_timeout_ms = 500\nresponse_timeout_ms");
     let gateway = started(&text).await;
     let mut tunnel = open_websocket(&gateway).await;
     assert!(rest(&mut tunnel).await.closed);
@@ -154,7 +154,8 @@ async fn open_websocket(gateway: &Running) -> TcpStream {
     stream
 }
 
-const HEAD_MAX: Duration = Duration::from_millis(100);
+/// Long enough for a request to come in time on a busy machine.
+const HEAD_MAX: Duration = Duration::from_secs(1);
 const UPGRADE: &[u8] =
     b"GET /chat HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const AGREED: &str =
