@@ -35,14 +35,6 @@ def test_a_body_that_was_compressed_again_is_the_same():
         assert retry.answer == expected
 
 
-def test_a_decompression_bomb_is_too_large():
-    lines = [(b"Idempotency-Key", b"k"), (b"content-encoding", b"gzip")]
-    exchange = rules().begin("POST", b"/orders", b"", lines)
-    assert exchange.feed(gzip.compress(bytes(10_000_000)))
-    assert exchange.end_body() == core.ANSWER
-    assert exchange.refusal().code == "body-too-large"
-
-
 def test_another_request_under_the_key_is_refused():
     made, store = rules(), MemoryStore()
     run(begin(made), store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -28,6 +29,14 @@ def test_a_missing_key_is_refused_where_it_is_required():
     assert exchange.refusal().code == "missing-key"
     with pytest.raises(RuntimeError, match="no valid key"):
         _ = exchange.key
+
+
+def test_a_decompression_bomb_is_too_large():
+    lines = [(b"Idempotency-Key", b"k"), (b"content-encoding", b"gzip")]
+    exchange = rules().begin("POST", b"/orders", b"", lines)
+    assert exchange.feed(gzip.compress(bytes(10_000_000)))
+    assert exchange.end_body() == core.ANSWER
+    assert exchange.refusal().code == "body-too-large"
 
 
 def test_a_body_beyond_the_limit_is_refused_or_passed():

@@ -134,8 +134,8 @@ impl<S: Store> Engine<S> {
         Operator::of(Arc::clone(&shared.store), Arc::clone(rules), Arc::clone(&shared.tokens))
     }
 
-    /// Waits until every running handler, under any policy of the engine, has ended and every result is in the store, for at most
-    /// the policy's `drain_ms`; `true` if so.
+    /// Waits until every running handler, under any policy of the engine, has ended and every result
+    /// is in the store, for at most the policy's `drain_ms`; `true` if so.
     ///
     /// Call it after the server has stopped to accept connections.
     /// What is not finished keeps its claim, and becomes an orphan.

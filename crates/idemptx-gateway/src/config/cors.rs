@@ -19,10 +19,14 @@ pub struct Cors {
 }
 
 impl Cors {
+    /// Returns whether browsers would refuse every answer (Fetch, §3.3.5).
+    pub(super) fn is_refused_by_browsers(&self) -> bool {
+        self.credentials && self.origins.iter().any(|it| it == ANY)
+    }
+
     /// Returns the value of `Access-Control-Allow-Origin` for a request from this origin.
     pub(crate) fn allowed(&self, origin: &HeaderValue) -> Option<HeaderValue> {
-        let any = self.origins.iter().any(|it| it == ANY);
-        if any && !self.credentials {
+        if self.origins.iter().any(|it| it == ANY) {
             return Some(HeaderValue::from_static(ANY));
         }
         self.origins.contains(origin).then(|| origin.clone())

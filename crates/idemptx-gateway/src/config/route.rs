@@ -81,6 +81,10 @@ pub(super) struct RouteTable {
 impl RouteTable {
     /// Returns the route at this position of the file.
     pub(super) fn into_route(mut self, position: &str) -> Result<Route, InvalidSetting> {
+        if self.cors.as_ref().is_some_and(Cors::is_refused_by_browsers) {
+            let text = "with `credentials` browsers do not take `*`: name the origins";
+            return Err(InvalidSetting::at(["route", position, "cors"], text));
+        }
         Ok(Route {
             protection: self.take_protection(position)?,
             name: self.name.unwrap_or_else(|| self.path.to_string()),

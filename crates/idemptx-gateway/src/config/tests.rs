@@ -215,6 +215,11 @@ fn an_error_has_its_position() {
             "protect = false\nprofile = \"draft\"\n",
             "gateway.toml:9:11: this route is not protected",
         ),
+        (
+            "cors = { origins = [\"*\"], credentials = true }\n",
+            "gateway.toml:8:8: with `credentials` browsers do not take `*`",
+        ),
+        ("cors = { origins = [\"shop.example\"] }\n", "gateway.toml:8:20: write origins as"),
         ("path = \"orders\"\n", "gateway.toml:8:8: a path begins with `/`"),
         ("path = \"/or*ders\"\n", "gateway.toml:8:8: `*` stands for one whole segment"),
         ("methods = [\"post\"]\n", "gateway.toml:8:11: write methods in capitals"),
@@ -359,5 +364,17 @@ fn a_pattern_is_a_path_with_stars() {
     }
     for wrong in ["", "orders", "/a**", "/**/a", "/a?b", "/ü", "/a b"] {
         assert!(Pattern::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn two_dollars_are_one_with_or_without_a_variable() {
+    let table = |url: &str| format!("{SIMPLE}[store]\nurl = \"{url}\"\n");
+    for (url, expected) in [
+        ("postgres://u:p$$w@db/shop", "postgres://u:p$w@db/shop"),
+        ("postgres://u:$${PASSWORD}@db/shop", "postgres://u:${PASSWORD}@db/shop"),
+        ("postgres://$$u:${PASSWORD}@db/shop", "postgres://$u:p$w@db/shop"),
+    ] {
+        assert_eq!(read(&table(url)).unwrap().store.url, expected);
     }
 }
