@@ -34,11 +34,15 @@ mod postgres_locks;
 #[cfg(feature = "axum")]
 mod random_stacks;
 #[cfg(feature = "redis")]
+mod redis_cluster;
+#[cfg(feature = "redis")]
 mod redis_engine;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
 mod redis_listing;
+#[cfg(feature = "redis")]
+mod redis_load;
 #[cfg(feature = "redis")]
 mod redis_protocol;
 #[cfg(all(feature = "seal", feature = "sqlite"))]

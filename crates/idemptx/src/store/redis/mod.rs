@@ -28,7 +28,17 @@
 #[cfg(feature = "redis")]
 mod client;
 #[cfg(feature = "redis")]
+mod cluster;
+#[cfg(feature = "redis")]
 mod coalescing_writer;
+#[cfg(feature = "redis")]
+mod deployment;
+#[cfg(feature = "redis")]
+mod endpoint;
+#[cfg(feature = "redis")]
+mod list_cluster;
+#[cfg(feature = "redis")]
+mod node;
 pub mod protocol;
 #[cfg(feature = "redis")]
 mod redis_connection;
@@ -37,11 +47,11 @@ mod redis_failure;
 #[cfg(feature = "redis")]
 mod redis_store;
 #[cfg(feature = "redis")]
+mod sentinel;
+#[cfg(feature = "redis")]
 mod server_clock;
 #[cfg(feature = "redis")]
 mod subscription;
-#[cfg(feature = "redis")]
-mod topology;
 #[cfg(feature = "redis")]
 mod url;
 

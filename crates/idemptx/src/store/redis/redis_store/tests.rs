@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::redis::server_clock::ServerClock;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ fn every_form_of_url_is_read() {
         ("unix:///run/redis.sock", "/run/redis.sock/0"),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(&**store.topology.name(), server, "{url}");
+        assert_eq!(&**store.deployment.name(), server, "{url}");
     }
 }
 
@@ -39,7 +40,7 @@ fn plain_text_beyond_this_host_is_noticed() {
         ("redis://10.0.0.1", true),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(store.topology.is_plaintext(), plaintext, "{url}");
+        assert_eq!(store.deployment.is_plaintext(), plaintext, "{url}");
     }
 }
 
