@@ -15,12 +15,14 @@ use crate::{ChildProcess, RedisServer, ReservedPort, server_directory};
 pub struct RedisSentinels {
     servers: Vec<RedisServer>,
     sentinels: Vec<Sentinel>,
+    password: Option<String>,
 }
 
 #[derive(Debug)]
 struct Sentinel {
     process: ChildProcess,
     port: ReservedPort,
+    password: Option<String>,
     _directory: TempDir,
 }
 
@@ -30,16 +32,16 @@ impl RedisSentinels {
 
     /// Starts a primary, its replicas and three sentinels, and waits until they know each other.
     ///
-    /// The sentinels have these lines of configuration.
-    pub fn start(replicas: usize, configuration: &[&str]) -> Self {
+    /// The sentinels, and nobody else, may demand a password.
+    pub fn start(replicas: usize, password: Option<&str>) -> Self {
         let own = ["repl-diskless-sync-delay 0"];
         let primary = RedisServer::start(&own);
         let replica_of = format!("replicaof 127.0.0.1 {}", primary.port());
         let start = |_| RedisServer::start(&[own[0], &replica_of]);
         let servers: Vec<_> = [primary].into_iter().chain((0..replicas).map(start)).collect();
-        let sentinel = |_| Sentinel::start(servers[0].port(), configuration);
+        let sentinel = |_| Sentinel::start(servers[0].port(), password);
         let sentinels = (0..SENTINELS).map(sentinel).collect();
-        let started = Self { servers, sentinels };
+        let started = Self { servers, sentinels, password: password.map(str::to_owned) };
         started.wait_until_followed();
         started
     }
@@ -48,7 +50,9 @@ impl RedisSentinels {
     pub fn url(&self) -> String {
         let places = self.sentinels.iter().map(|sentinel| sentinel.port.address().to_string());
         let places = places.collect::<Vec<_>>().join(",");
-        format!("redis+sentinel://{places}/{}", Self::SERVICE)
+        let password = self.password.as_ref();
+        let password = password.map(|password| format!("?sentinel_password={password}"));
+        format!("redis+sentinel://{places}/{}{}", Self::SERVICE, password.unwrap_or_default())
     }
 
     /// Returns a server; the primary at first is 0.
@@ -122,7 +126,7 @@ impl RedisSentinels {
 }
 
 impl Sentinel {
-    fn start(primary: u16, configuration: &[&str]) -> Self {
+    fn start(primary: u16, password: Option<&str>) -> Self {
         let (directory, port) = (server_directory(), ReservedPort::reserve());
         let service = RedisSentinels::SERVICE;
         let path = directory.path().join("sentinel.conf");
@@ -132,28 +136,32 @@ impl Sentinel {
         writeln!(file, "sentinel monitor {service} 127.0.0.1 {primary} 2").unwrap();
         writeln!(file, "sentinel down-after-milliseconds {service} 500").unwrap();
         writeln!(file, "sentinel failover-timeout {service} 2000").unwrap();
-        configuration.iter().for_each(|line| writeln!(file, "{line}").unwrap());
+        if let Some(password) = password {
+            writeln!(file, "requirepass {password}\nsentinel sentinel-pass {password}").unwrap();
+        }
         let process = ChildProcess::spawn(
             Command::new("redis-server").arg(path).arg("--sentinel").stdout(Stdio::null()),
             "`make test` installs it",
         );
-        let mut sentinel = Self { process: process, port, _directory: directory };
+        let password = password.map(str::to_owned);
+        let mut sentinel = Self { process, port, password, _directory: directory };
         sentinel.wait_until_ready();
         sentinel
     }
 
     fn connection(&self) -> redis::Connection {
-        let client = redis::Client::open(format!("redis://{}", self.port.address())).unwrap();
-        client.get_connection().unwrap()
+        self.try_connection().unwrap()
+    }
+
+    fn try_connection(&self) -> redis::RedisResult<redis::Connection> {
+        let password = self.password.as_ref().map(|password| format!(":{password}@"));
+        let url = format!("redis://{}{}", password.unwrap_or_default(), self.port.address());
+        redis::Client::open(url)?.get_connection()
     }
 
     fn wait_until_ready(&mut self) {
-        let client = redis::Client::open(format!("redis://{}", self.port.address())).unwrap();
         let deadline = Instant::now() + PATIENCE;
-        while let Err(error) = client.get_connection() {
-            if error.code() == Some("NOAUTH") {
-                return;
-            }
+        while let Err(error) = self.try_connection() {
             assert!(Instant::now() < deadline, "sentinel: {error}");
             let exited = self.process.exit_status();
             assert!(exited.is_none(), "the sentinel exited with {exited:?}");

@@ -26,7 +26,7 @@ async fn the_redis_store_keeps_the_contract_on_a_cluster() {
 
 #[tokio::test]
 async fn the_redis_store_keeps_the_contract_behind_sentinels() {
-    let servers = RedisSentinels::start(1, &[]);
+    let servers = RedisSentinels::start(1, None);
     let primary = || servers.server(servers.primary());
     keeps_the_contract(&servers.url(), || vec![primary()], |_| primary()).await;
 }

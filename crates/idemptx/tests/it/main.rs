@@ -45,6 +45,8 @@ mod redis_listing;
 mod redis_load;
 #[cfg(feature = "redis")]
 mod redis_protocol;
+#[cfg(feature = "redis")]
+mod redis_sentinel;
 #[cfg(all(feature = "seal", feature = "sqlite"))]
 mod sealed;
 mod steps;

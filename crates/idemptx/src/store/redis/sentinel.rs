@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, Value};
+use redis::{PushInfo, PushKind};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::client::{packed, reply};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Line};
 use super::protocol::sentinel;
 use super::redis_connection::send;
 use super::redis_failure::RedisFailure;
@@ -85,6 +86,11 @@ impl Sentinels {
     async fn ask(&self, endpoint: &Endpoint) -> Result<Endpoint, RedisFailure> {
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
         let line = endpoint.connect(endpoint.info().await?).await.map_err(failed)?;
+        self.ask_on(endpoint, &line).await
+    }
+
+    async fn ask_on(&self, endpoint: &Endpoint, line: &Line) -> Result<Endpoint, RedisFailure> {
+        let failed = |error| RedisFailure::redis(endpoint.name(), error);
         let question = packed(&sentinel::primary_of(&self.service));
         let answer = reply(send(line.connection.clone(), &question).await.map_err(failed)?);
         match answer.as_ref().and_then(sentinel::address) {
@@ -116,10 +122,9 @@ impl Sentinels {
         limit: Duration,
     ) -> Result<(), RedisFailure> {
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
-        let (sender, mut promoted) = mpsc::channel(1);
-        let service = self.service.clone();
+        let (sender, mut promotions) = mpsc::channel(1);
         let receive = move |push: PushInfo| {
-            if is_switch_of(&service, &push) {
+            if push.kind == PushKind::Message {
                 // One is enough, and the channel has room for it.
                 let _ = sender.try_send(());
             }
@@ -128,28 +133,23 @@ impl Sentinels {
         let info = endpoint.info().await?;
         let subscribing = async {
             let mut line = endpoint.listen(info, receive).await.map_err(failed)?;
-            line.connection.subscribe(sentinel::SWITCHES).await.map_err(failed)?;
+            line.connection.subscribe(&sentinel::PROMOTIONS).await.map_err(failed)?;
             Ok(line)
         };
         let late = || RedisFailure::timed_out(endpoint.name(), limit);
         let line = limited_or(limit, subscribing, late).await?;
-        // What happened before the subscription was in force is not heard.
-        let primary = limited_or(limit, self.ask(endpoint), late).await?;
-        if primary.address() != connected.address() {
-            return Ok(());
+        loop {
+            // Asked again each time: what happened before the subscription is not heard, and the
+            // message is of any service.
+            let primary = limited_or(limit, self.ask_on(endpoint, &line), late).await?;
+            if primary.address() != connected.address() {
+                return Ok(());
+            }
+            // Not every sentinel tells at once, and each knows at once.
+            let _ = timeout(ASK_AGAIN, promotions.recv()).await;
         }
-        let heard = promoted.recv().await;
-        drop(line);
-        heard.ok_or_else(|| RedisFailure::no_primary(endpoint.name(), &self.service))
     }
 }
 
-fn is_switch_of(service: &str, push: &PushInfo) -> bool {
-    let (PushKind::Message, Some(Value::BulkString(text))) = (&push.kind, push.data.last()) else {
-        return false;
-    };
-    let named = text.split(|byte| *byte == b' ').next();
-    named == Some(service.as_bytes())
-}
-
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_secs(1);

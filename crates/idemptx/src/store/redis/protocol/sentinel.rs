@@ -3,8 +3,9 @@
 use super::command::Command;
 use super::reply::Reply;
 
-/// Channel on which a sentinel publishes promotions: the service, and the old and new addresses.
-pub const SWITCHES: &str = "+switch-master";
+/// Channels on which a sentinel tells of promotions: those that it has heard of, and one that it
+/// leads itself, which ends long after.
+pub const PROMOTIONS: [&str; 2] = ["+switch-master", "+failover-state-reconf-slaves"];
 
 /// Returns the command that asks a sentinel for the primary of a service.
 #[must_use]
