@@ -6,6 +6,11 @@
 //! A claim is written and renewed with its retention as its time to live, so that
 //! *retention − time to live* is the age of its lease by the server's clock alone.
 //!
+//! The id stands in braces, so a cluster has a record, its response and its wake-ups in one slot.
+//! A node that does not serve it says so before it executes anything: such refusals are followed
+//! with the same token, by our own connections, of which each node has one for commands and one for
+//! wake-ups. The client library's cluster client sends commands again after failures of any kind.
+//!
 //! What is said and what an answer means is in [`protocol`], without a connection; `RedisStore`
 //! (the feature `redis`) brings connections for tokio.
 //!
@@ -24,6 +29,8 @@
 //! +publish`; besides, `+hello +subscribe` for wake-ups across processes, `+select` for a database
 //! other than 0, `+info +config|get` for the check, and `+scan +exists +strlen` for
 //! [listing](idemptx_core::store::Inventory).
+//! A cluster takes `+cluster|slots +asking`, and `+spublish +ssubscribe` instead of `+publish
+//! +subscribe`; servers behind sentinels take `+role`.
 
 #[cfg(feature = "redis")]
 mod client;
