@@ -109,6 +109,12 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
+    /// Closes the connections of its replicas.
+    pub fn cut_replicas(&self) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("REPLICA").exec(&mut self.connection()).unwrap();
+    }
+
     /// Freezes its process.
     pub fn pause(&self) {
         self.process.signal(Signal::STOP);

@@ -38,6 +38,8 @@ mod redis_cluster;
 #[cfg(feature = "redis")]
 mod redis_engine;
 #[cfg(feature = "redis")]
+mod redis_failover;
+#[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
 mod redis_listing;

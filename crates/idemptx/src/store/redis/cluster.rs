@@ -18,14 +18,13 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::node::Node;
+use super::node::{Node, NodeSettings};
 use super::protocol::Reply;
 use super::protocol::cluster::{NodeAddress, SLOTS, SlotRange, question, slot_ranges};
-use super::redis_connection::{RedisTimeouts, Target};
+use super::redis_connection::Target;
 use super::redis_failure::RedisFailure;
 use super::url::address;
 use crate::store::connection::StepFailure;
-use crate::store::notifier::Notifier;
 use crate::store::per_runtime::PerRuntime;
 use crate::time_limit::limited_or;
 
@@ -36,8 +35,7 @@ pub(super) struct Cluster {
     seeds: Vec<(String, u16)>,
     /// Credentials and certificates of all nodes.
     access: Endpoint,
-    notifier: Arc<Notifier>,
-    timeouts: RedisTimeouts,
+    settings: NodeSettings,
     map: RwLock<SlotMap>,
     /// Held while the map is read, so that the steps that wait for it send one question.
     reading: PerRuntime<Mutex<()>>,
@@ -68,15 +66,13 @@ impl Cluster {
         name: Arc<str>,
         seeds: Vec<(String, u16)>,
         access: Endpoint,
-        notifier: Arc<Notifier>,
-        timeouts: RedisTimeouts,
+        settings: NodeSettings,
     ) -> Self {
         Self {
             name,
             seeds,
             access,
-            notifier,
-            timeouts,
+            settings,
             map: RwLock::default(),
             reading: PerRuntime::new(),
             is_hinted: Arc::default(),
@@ -95,7 +91,7 @@ impl Cluster {
 
     /// Limit of a step.
     pub(super) const fn step_limit(&self) -> Duration {
-        self.timeouts.command
+        self.settings.timeouts.command
     }
 
     /// Returns the primary that serves a slot, as far as is known.
@@ -230,7 +226,7 @@ impl Cluster {
     }
 
     async fn ranges(&self, node: &Node) -> Result<Vec<SlotRange>, RedisFailure> {
-        let limit = self.timeouts.command.min(INFORMANT_LIMIT);
+        let limit = self.settings.timeouts.command.min(INFORMANT_LIMIT);
         let late = || RedisFailure::timed_out(node.name(), limit);
         let reply = limited_or(limit, node.ask(&question()), late).await?;
         if let Reply::Error(error) = &reply {
@@ -254,6 +250,8 @@ impl Cluster {
             if let Some(owned) = owners.get_mut(first..=last) {
                 owned.fill(Some(node.clone()));
             }
+            // The first counts: ranges come in their order.
+            node.set_slot(range.first);
             let slots = range.first..range.last + 1;
             match runs.last_mut() {
                 Some(run) if run.slots.end == slots.start && Arc::ptr_eq(&run.node, &node) => {
@@ -269,7 +267,7 @@ impl Cluster {
     fn node(&self, host: &str, port: u16, nodes: &mut HashMap<String, Arc<Node>>) -> Arc<Node> {
         let create = || {
             let target = Target::Server(self.access.at(host, port));
-            Arc::new(Node::new(target, &self.notifier, self.timeouts))
+            Arc::new(Node::new(target, &self.settings, true))
         };
         nodes.entry(address(host, port)).or_insert_with(create).clone()
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use redis::Cmd;
+use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
 use super::client::packed;
@@ -27,6 +28,10 @@ pub(super) enum Deployment {
 pub(super) struct Route {
     slot: u16,
     pub(super) node: Arc<Node>,
+    /// True if replicas are waited for afterwards.
+    pub(super) is_acknowledged: bool,
+    /// Connection of the last answer.
+    pub(super) connection: Option<MultiplexedConnection>,
     /// True if the node is only taking the slot over, and has to be told that it is meant.
     is_asking: bool,
     detours_left: u32,
@@ -72,38 +77,55 @@ impl Deployment {
 
     /// Returns the way to a node of a cluster, whatever is asked of it.
     pub(super) fn way(&self, slot: u16, node: Arc<Node>) -> Route {
-        let limit = match self {
+        Route {
+            slot,
+            node,
+            is_acknowledged: false,
+            connection: None,
+            is_asking: false,
+            detours_left: DETOURS_MAX,
+            deadline: Instant::now() + self.step_limit(),
+        }
+    }
+
+    /// Limit of a step.
+    pub(super) fn step_limit(&self) -> Duration {
+        match self {
             Self::Single(node) => node.step_limit(),
             Self::Cluster(cluster) => cluster.step_limit(),
-        };
-        let deadline = Instant::now() + limit;
-        Route { slot, node, is_asking: false, detours_left: DETOURS_MAX, deadline }
+        }
     }
 
     /// Sends a command, and again where a refusal says that another node, or another moment, is the
     /// right one.
     ///
     /// Such a refusal is certain, so it is followed with the same token.
-    /// `command` gets the clock of the server that is asked.
+    /// `command` gets the node that is asked, once there is a connection to it.
     pub(super) async fn ask(
         &self,
         route: &mut Route,
         doubt: &mut Doubt,
-        mut command: impl FnMut(u64) -> Cmd,
+        mut command: impl FnMut(&Node) -> Cmd,
     ) -> Result<Reply, RedisFailure> {
         loop {
             let node = route.node.clone();
             let is_asking = route.is_asking;
-            let answer = node.commands.run(doubt, |connection| {
-                let command = command(node.clock.micros());
+            let connections =
+                if route.is_acknowledged { &node.acknowledged } else { &node.commands };
+            let answer = connections.run(doubt, |connection| {
+                let (command, used) = (command(&node), connection.clone());
                 async move {
-                    match is_asking {
-                        true => send_asking(connection, command).await,
-                        false => send(connection, &command).await,
-                    }
+                    let answer = match is_asking {
+                        true => send_asking(connection, command).await?,
+                        false => send(connection, &command).await?,
+                    };
+                    Ok((answer, used))
                 }
             });
-            let reply = node.reply(answer.await);
+            let reply = node.reply(answer.await.map(|(answer, used)| {
+                route.connection = Some(used);
+                answer
+            }));
             if !self.detour(route, &reply).await {
                 return match reply {
                     Err(failure) if doubt.exists() => Err(failure.in_doubt()),

@@ -177,6 +177,8 @@ pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     /// Promotions that were heard of before it was opened, where sentinels are asked.
     pub(super) switches: u64,
+    /// [Generation](super::epoch::Epoch::generation) in which it was opened.
+    pub(super) generation: u64,
     /// True once its subscriptions are no longer in force.
     pub(super) is_cut_off: Arc<AtomicBool>,
     tasks: JoinSet<()>,
@@ -184,7 +186,7 @@ pub(super) struct Line {
 
 impl Line {
     fn new(connection: MultiplexedConnection, tasks: JoinSet<()>) -> Self {
-        Self { connection, switches: 0, is_cut_off: Arc::default(), tasks }
+        Self { connection, switches: 0, generation: 0, is_cut_off: Arc::default(), tasks }
     }
 
     /// Runs a task for as long as the line is there.

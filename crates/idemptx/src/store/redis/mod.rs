@@ -43,10 +43,14 @@ mod deployment;
 #[cfg(feature = "redis")]
 mod endpoint;
 #[cfg(feature = "redis")]
+mod epoch;
+#[cfg(feature = "redis")]
 mod list_cluster;
 #[cfg(feature = "redis")]
 mod node;
 pub mod protocol;
+#[cfg(feature = "redis")]
+mod recent;
 #[cfg(feature = "redis")]
 mod redis_connection;
 #[cfg(feature = "redis")]
@@ -58,11 +62,17 @@ mod sentinel;
 #[cfg(feature = "redis")]
 mod server_clock;
 #[cfg(feature = "redis")]
+mod step_runner;
+#[cfg(feature = "redis")]
+mod store_builder;
+#[cfg(feature = "redis")]
 mod subscription;
 #[cfg(feature = "redis")]
 mod url;
 
 #[cfg(feature = "redis")]
-pub use self::redis_store::{RedisStore, RedisStoreBuilder};
+pub use self::redis_store::RedisStore;
+#[cfg(feature = "redis")]
+pub use self::store_builder::RedisStoreBuilder;
 #[cfg(feature = "redis")]
 pub use self::url::InvalidUrl;

@@ -7,7 +7,8 @@ use redis::Value;
 
 use super::client::{packed, pipeline, reply};
 use super::endpoint::Endpoint;
-use super::protocol::{Command, Reply};
+use super::epoch::Epoch;
+use super::protocol::{Command, Layout, Reply};
 use super::redis_connection::{Connections, LinePurpose, RedisTimeouts, Target};
 use super::redis_failure::RedisFailure;
 use super::server_clock::ServerClock;
@@ -18,21 +19,39 @@ use crate::store::notifier::Notifier;
 pub(super) struct Node {
     target: Arc<Target>,
     timeouts: RedisTimeouts,
+    epoch: Option<Arc<Epoch>>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) commands: Connections,
+    /// Those on which replicas are waited for: nothing else is answered there meanwhile.
+    pub(super) acknowledged: Connections,
     pub(super) wake_ups: Connections,
 }
 
+/// Settings that all nodes of a store share.
+#[derive(Clone)]
+pub(super) struct NodeSettings {
+    pub(super) notifier: Arc<Notifier>,
+    pub(super) timeouts: RedisTimeouts,
+    /// Layout and grace period, where the history of a server's data is compared.
+    pub(super) grace: Option<(Layout, Duration)>,
+}
+
 impl Node {
-    pub(super) fn new(target: Target, notifier: &Arc<Notifier>, timeouts: RedisTimeouts) -> Self {
-        let target = Arc::new(target);
-        let clock = Arc::new(ServerClock::new());
+    pub(super) fn new(target: Target, settings: &NodeSettings, is_in_cluster: bool) -> Self {
+        let (target, clock) = (Arc::new(target), Arc::new(ServerClock::new()));
+        let timeouts = settings.timeouts;
+        let epoch = settings.grace.clone().map(|(layout, grace)| {
+            Arc::new(Epoch::new(layout, grace, (!is_in_cluster).then_some(None)))
+        });
+        let commands = || LinePurpose::Commands(clock.clone(), epoch.clone());
         let connections = |purpose| Connections::new(target.clone(), purpose, timeouts);
         Self {
-            commands: connections(LinePurpose::Commands(clock.clone())),
-            wake_ups: connections(LinePurpose::WakeUps(notifier.clone())),
+            commands: connections(commands()),
+            acknowledged: connections(commands()),
+            wake_ups: connections(LinePurpose::WakeUps(settings.notifier.clone())),
             clock,
             timeouts,
+            epoch,
             target,
         }
     }
@@ -60,6 +79,33 @@ impl Node {
     /// Returns true if records cross a network in plain text.
     pub(super) fn is_plaintext(&self) -> bool {
         self.target.is_plaintext()
+    }
+
+    /// Returns what is left of its grace period, if this is one or may be.
+    pub(super) fn grace_left(&self) -> Option<Duration> {
+        self.epoch.as_ref()?.left()
+    }
+
+    /// Returns true during a grace period.
+    pub(super) fn is_grace(&self) -> bool {
+        self.epoch.as_ref().is_some_and(|epoch| epoch.is_grace())
+    }
+
+    /// Returns true while the history of its data is not known.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.grace_left().is_some() && !self.is_grace()
+    }
+
+    /// Returns true once for each grace period that was found.
+    pub(super) fn take_beginning(&self) -> bool {
+        self.epoch.as_ref().is_some_and(|epoch| epoch.take_beginning())
+    }
+
+    /// Names a slot that it serves.
+    pub(super) fn set_slot(&self, slot: u16) {
+        if let Some(epoch) = &self.epoch {
+            epoch.set_slot(slot);
+        }
     }
 
     /// Sends a command and returns its reply.

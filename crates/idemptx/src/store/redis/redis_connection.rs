@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::client::{packed, reply};
 use super::endpoint::{Endpoint, Line};
+use super::epoch::Epoch;
 use super::protocol::cluster::asking;
 use super::protocol::{clock, sentinel};
 use super::redis_failure::RedisFailure;
@@ -39,10 +40,10 @@ pub(super) struct RedisTimeouts {
 }
 
 /// Use of a connection.
-#[derive(Debug)]
 pub(super) enum LinePurpose {
-    /// Commands; the clock reads the server's time when the connection is opened.
-    Commands(Arc<ServerClock>),
+    /// Commands; the clock reads the server's time when the connection is opened, and the history
+    /// of its data is compared.
+    Commands(Arc<ServerClock>, Option<Arc<Epoch>>),
     /// Subscriptions, whose messages go to the notifier.
     WakeUps(Arc<Notifier>),
 }
@@ -145,7 +146,7 @@ pub(super) async fn send_asking(
 }
 
 /// Sends several commands at once; an error of the server is the answer to its command.
-async fn send_all(
+pub(super) async fn send_all(
     mut connection: MultiplexedConnection,
     commands: &Pipeline,
 ) -> RedisResult<Vec<Value>> {
@@ -161,14 +162,19 @@ struct Connector {
 impl Connector {
     async fn line(&self, endpoint: &Endpoint, info: ConnectionInfo) -> RedisResult<Line> {
         match &self.purpose {
-            LinePurpose::Commands(server_clock) => {
-                let line = endpoint.connect(info).await?;
+            LinePurpose::Commands(server_clock, epoch) => {
+                let generation = epoch.as_ref().map(|epoch| epoch.generation());
+                let mut line = endpoint.connect(info).await?;
                 let asked = Instant::now();
                 let question = packed(&clock::question());
                 let time = send(line.connection.clone(), &question).await?;
                 if let Some(micros) = reply(time).as_ref().and_then(clock::micros) {
                     server_clock.set(micros, asked);
                 }
+                if let Some(epoch) = epoch {
+                    epoch.compare(&line.connection).await;
+                }
+                line.generation = generation.unwrap_or_default();
                 Ok(line)
             }
             LinePurpose::WakeUps(notifier) => {
@@ -208,7 +214,7 @@ impl Connector {
             return Err(RedisFailure::no_primary(endpoint.name(), sentinels.service()));
         }
         line.switches = switches;
-        if let LinePurpose::Commands(_) = self.purpose {
+        if let LinePurpose::Commands(..) = self.purpose {
             line.run(sentinels.clone().listen(endpoint, limit));
         }
         Ok(line)
@@ -232,7 +238,11 @@ impl Connect for Arc<Connector> {
             Target::Server(_) => false,
             Target::Service(sentinels, _) => line.switches != sentinels.switches(),
         };
-        is_switched || line.is_cut_off.load(Ordering::Acquire)
+        let is_outdated = match &self.purpose {
+            LinePurpose::Commands(_, Some(epoch)) => line.generation != epoch.generation(),
+            _ => false,
+        };
+        is_switched || is_outdated || line.is_cut_off.load(Ordering::Acquire)
     }
 
     async fn drain(&self, line: &Line) {

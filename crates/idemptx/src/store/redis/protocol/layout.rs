@@ -73,6 +73,14 @@ impl Layout {
         [record, response]
     }
 
+    /// Returns the key of the history of a server's data; in a cluster it is in one of its slots.
+    pub(super) fn epoch_key(&self, slot: Option<u16>) -> String {
+        match slot {
+            Some(slot) => format!("{}epoch{{{}}}", self.prefix, tag_of(slot)),
+            None => format!("{}epoch", self.prefix),
+        }
+    }
+
     pub(super) fn prefix(&self) -> &[u8] {
         self.prefix.as_bytes()
     }

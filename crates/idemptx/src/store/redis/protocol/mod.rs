@@ -44,6 +44,7 @@ mod claim;
 pub mod clock;
 pub mod cluster;
 mod command;
+pub mod epoch;
 mod layout;
 mod lease;
 mod list;

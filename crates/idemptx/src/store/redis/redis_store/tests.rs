@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use super::*;
 use crate::store::redis::server_clock::ServerClock;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
+use idemptx_core::store::ErrorKind;
 use tokio::time::Instant;
 
 fn id() -> RecordId {
@@ -28,7 +31,7 @@ fn every_form_of_url_is_read() {
         ("redis+sentinel://u:secret@a/records/3?sentinel_password=x", "sentinel service records"),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(&**store.deployment.name(), server, "{url}");
+        assert_eq!(&**store.runner.deployment.name(), server, "{url}");
     }
 }
 
@@ -51,7 +54,7 @@ fn plain_text_beyond_this_host_is_noticed() {
         ("redis+sentinel://10.0.0.1/records?sentinel_tls=true", true),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(store.deployment.is_plaintext(), plaintext, "{url}");
+        assert_eq!(store.runner.deployment.is_plaintext(), plaintext, "{url}");
     }
 }
 
