@@ -1,14 +1,14 @@
 //! Failovers that forget what was acknowledged, and the precautions against them.
 
+mod counted;
+
 use std::time::Duration;
 
 use idemptx::store::redis::RedisStore;
 use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{
-    Claim, ErrorKind, RecordSnapshot, Store, StoreError,
-};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::{RedisCluster, RedisServer};
 
 use crate::redis_load::{id, request, result};

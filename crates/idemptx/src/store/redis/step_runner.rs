@@ -71,7 +71,7 @@ impl StepRunner {
         let step = || SettleStep::new(lease.clone(), done.clone());
         let mut settled = self.take(&mut route, step(), ignore).await;
         self.look_after(&route);
-        if is_lost(&settled, &route) && self.put_back(&mut route, lease).await? {
+        if is_lost(&settled, &route)? && self.put_back(&mut route, lease).await? {
             settled = self.take(&mut route, step(), ignore).await;
         }
         settled?;
@@ -94,7 +94,7 @@ impl StepRunner {
         let mut route = self.route(&lease.id).await?;
         let renewed = self.take(&mut route, RenewStep::new(lease.clone()), ignore).await;
         self.look_after(&route);
-        if is_lost(&renewed, &route) && self.put_back(&mut route, lease).await? {
+        if is_lost(&renewed, &route)? && self.put_back(&mut route, lease).await? {
             return Ok(());
         }
         renewed
@@ -243,10 +243,18 @@ impl StepRunner {
     }
 }
 
-/// Returns true if a server may have forgotten the claim of a step that it fenced.
-fn is_lost(outcome: &Result<(), StoreError>, route: &Route) -> bool {
-    let is_fenced = matches!(outcome, Err(error) if error.kind() == ErrorKind::Fenced);
-    is_fenced && route.node.is_grace()
+/// Returns true if a server has forgotten the claim of a step that it fenced, as far as is known.
+///
+/// While the history of its data is not known, its verdict is none: the owner would give up what is
+/// still its own.
+fn is_lost(outcome: &Result<(), StoreError>, route: &Route) -> Result<bool, StoreError> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Fenced => match route.node.is_unknown() {
+            true => Err(ErrorKind::Unavailable.into()),
+            false => Ok(route.node.is_grace()),
+        },
+        _ => Ok(false),
+    }
 }
 
 const fn ignore<S>(_: &mut S, _: Option<Duration>) {}
