@@ -27,7 +27,7 @@ impl RedisCluster {
         };
         let nodes: Vec<_> = buses.iter().map(start).collect();
         let ids = nodes.iter().map(|node| cluster(node, &["MYID"])).collect();
-        let cluster = Self { nodes, ids, buses: buses };
+        let cluster = Self { nodes, ids, buses };
         cluster.form(primaries);
         cluster
     }
@@ -124,12 +124,8 @@ impl RedisCluster {
         loop {
             between();
             let mut asking = redis::cmd("CLUSTER");
-            let keys: Vec<Vec<u8>> = asking
-                .arg("GETKEYSINSLOT")
-                .arg(slot)
-                .arg(1)
-                .query(&mut connection)
-                .unwrap();
+            let keys: Vec<Vec<u8>> =
+                asking.arg("GETKEYSINSLOT").arg(slot).arg(1).query(&mut connection).unwrap();
             if keys.is_empty() {
                 break;
             }

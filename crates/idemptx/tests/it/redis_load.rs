@@ -22,10 +22,10 @@ pub(crate) struct Load {
     workers: JoinSet<()>,
 }
 
-/// What happened so far.
+/// Counters of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// How long a handler runs.
+    /// Duration of a handler.
     handler: Duration,
     is_over: AtomicBool,
     keys: AtomicU64,

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
 use super::client::packed;
-use super::cluster::Cluster;
+use super::cluster_nodes::Cluster;
 use super::node::Node;
 use super::protocol::cluster::{Redirect, slot_of};
 use super::protocol::{Command, Reply, has_code};
@@ -169,7 +169,9 @@ impl Deployment {
                 let mut route = self.way(slot, node.clone());
                 let refusal = Ok(std::mem::replace(reply, Reply::Nil));
                 *reply = match self.detour(&mut route, &refusal).await {
-                    true => self.ask(&mut route, &mut Doubt::default(), |_| packed(command)).await?,
+                    true => {
+                        self.ask(&mut route, &mut Doubt::default(), |_| packed(command)).await?
+                    }
                     false => refusal?,
                 };
             }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError,
-};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
 
 use super::client::{packed, pipeline};
 use super::deployment::{Deployment, Route};
 use super::node::Node;
+use super::protocol::check::Precautions;
 use super::protocol::epoch::{AssertStep, GuardedClaim, acknowledgement};
 use super::protocol::{
     Layout, LookupStep, Next, ReleaseStep, RenewStep, SettleStep, Step, WatchStep, clock,
@@ -42,6 +41,12 @@ pub(super) struct FailoverSettings {
 impl StepRunner {
     pub(super) fn new(deployment: Deployment, layout: Layout, failover: FailoverSettings) -> Self {
         Self { deployment, layout, failover, recent: Recent::default() }
+    }
+
+    /// Returns the precautions against a failover that forgets.
+    pub(super) const fn precautions(&self) -> Precautions {
+        let FailoverSettings { grace, wait_replicas } = self.failover;
+        Precautions { wait_replicas, has_grace: grace.is_some() }
     }
 
     pub(super) async fn claim(
@@ -100,10 +105,7 @@ impl StepRunner {
         renewed
     }
 
-    pub(super) async fn lookup(
-        &self,
-        id: &RecordId,
-    ) -> Result<Option<RecordSnapshot>, StoreError> {
+    pub(super) async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let mut route = self.route(id).await?;
         self.take(&mut route, LookupStep::new(*id), ignore).await
     }

@@ -82,6 +82,7 @@ async fn load(url: &str, is_wanted: fn(&RecordId) -> bool) -> Load {
     Load::start_slow(&handles, WORKERS, HANDLER, ids)
 }
 
+#[allow(clippy::print_stdout, reason = "the numbers are what this is run for")]
 async fn report(topology: &str, name: &str, rounds: u32, load: Load) {
     let tally = load.stop().await;
     let [refused, unknown] =
