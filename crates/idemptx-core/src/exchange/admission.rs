@@ -7,7 +7,7 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
-use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
+use crate::key::{FieldLine, InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
@@ -129,9 +129,18 @@ pub struct Operation(Arc<Named>);
 struct Named {
     key: Key,
     scope: Scope,
-    /// The digest of the headers to which the key is bound; empty without such headers.
-    binding: Vec<u8>,
+    /// The lines of the headers to which the key is bound: few requests ask for their digest.
+    bound_to: BoundTo,
     id: RecordId,
+}
+
+/// Header field lines that may be credentials, so that `Debug` shows none.
+struct BoundTo(Vec<FieldLine>);
+
+impl fmt::Debug for BoundTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lines", self.0.len())
+    }
 }
 
 impl Operation {
@@ -153,11 +162,11 @@ impl Operation {
         scope: Scope,
         key: Key,
         route: Option<(&str, &str)>,
-        binding: Vec<u8>,
+        bound_to: Vec<FieldLine>,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, binding, id }))
+        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id }))
     }
 
     /// Returns the client's key.
@@ -184,14 +193,18 @@ impl Operation {
     /// Two principals who chose the same key derive different ones.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
-        rules.names.derive(self.scope(), &self.0.binding, self.key(), label)
+        rules.names.derive(self.scope(), &self.binding(rules), self.key(), label)
     }
 
     /// Returns the name under which the new keys of the operation's principal are counted; see
     /// [`KeyMeter`](crate::stats::KeyMeter).
     #[must_use]
     pub fn meter_id(&self, rules: &Rules) -> [u8; 16] {
-        rules.names.meter_id(self.scope(), &self.0.binding)
+        rules.names.meter_id(self.scope(), &self.binding(rules))
+    }
+
+    fn binding(&self, rules: &Rules) -> Vec<u8> {
+        rules.names.binding(bound(&rules.policy), &self.0.bound_to.0)
     }
 
     /// Returns one fingerprinter for each secret, to be fed the request's body.
@@ -247,8 +260,15 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
         }
     };
     let route = (head.method.as_str(), head.path());
-    let binding = rules.names.binding(bound(policy), head.headers);
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), binding))
+    let bound_to = lines_of(bound(policy), head.headers);
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to))
+}
+
+/// Returns the lines of the headers of these names.
+fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> Vec<FieldLine> {
+    let lines = |name| headers.get_all(name).into_iter().map(move |value| (name, value));
+    let lines = names.iter().flat_map(lines);
+    lines.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {
