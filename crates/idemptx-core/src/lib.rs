@@ -60,6 +60,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod coordination;
 mod digest;
 pub mod exchange;
 pub mod fingerprint;

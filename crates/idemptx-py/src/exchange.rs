@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use idemptx_core::coordination::{Update as Change, WaitLimits};
 use idemptx_core::exchange::{
     Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
 };
@@ -17,7 +18,7 @@ use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers;
-use idemptx_core::store::{ClaimInfo, RecordSnapshot, Settlement};
+use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -27,7 +28,7 @@ use self::recovery::Recovery;
 use self::transitions::kept;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
-use crate::step::{RecordUpdate, Step, StoreCall, Update};
+use crate::step::{Step, StoreCall, Update};
 use crate::{http_lines, misuse};
 
 /// The state machine of one request.
@@ -211,7 +212,10 @@ impl PyExchange {
         };
         // A request that shares a peer's result has left nothing in the store.
         self.at_stake = false;
-        Ok(self.advance(Event::Claimed(update.0.clone().claimed())))
+        match update.0.clone().claimed() {
+            Some(claimed) => Ok(self.advance(Event::Claimed(claimed))),
+            None => Err(misuse("a record that changed is asked for again")),
+        }
     }
 
     #[getter]
@@ -223,16 +227,13 @@ impl PyExchange {
     #[getter]
     fn holder(&self) -> PyResult<Update> {
         let Phase::Wait { holder, .. } = &self.phase else { return Err(self.misplaced("holder")) };
-        Ok(Update(RecordUpdate::Held(*holder)))
+        Ok(Update(Change::Held(*holder)))
     }
 
     #[pyo3(signature = (update))]
     fn woken(&mut self, update: Option<&Bound<'_, Update>>) -> PyResult<i32> {
         let Phase::Wait { .. } = self.phase else { return Err(self.misplaced("woken")) };
-        let seen = match update.map(|update| &update.get().0) {
-            Some(RecordUpdate::Settled(record)) => Some(RecordSnapshot::Settled(record.clone())),
-            _ => None,
-        };
+        let seen = update.and_then(|update| update.get().0.clone().awaited());
         Ok(self.advance(Event::Woken(seen)))
     }
 
@@ -440,7 +441,17 @@ impl PyExchange {
         }
     }
 
-    fn leased(&self) -> PyResult<&Lease> {
+    /// The record that the request waits for, its holder, and how many may wait.
+    pub(crate) fn waiting(&self) -> PyResult<(RecordId, ClaimInfo, WaitLimits)> {
+        match (&self.phase, self.id) {
+            (Phase::Wait { holder, .. }, Some(id)) => {
+                Ok((id, *holder, WaitLimits::of(self.shared.policy())))
+            }
+            _ => Err(self.misplaced("wait")),
+        }
+    }
+
+    pub(crate) fn leased(&self) -> PyResult<&Lease> {
         self.lease.as_ref().ok_or_else(|| misuse("the request holds no lease: nothing executes"))
     }
 

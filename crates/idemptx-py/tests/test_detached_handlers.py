@@ -408,13 +408,13 @@ async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, l
         first = asyncio.create_task(client.post("/orders", headers=KEY))
         await asyncio.wait_for(began.wait(), 30)
         leaving = asyncio.create_task(app(scope, receive, send))
-        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+        while not engine.coordinator.waiting:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0)
         assert (await client.post("/orders", headers=KEY)).status_code == 409
         left.set()
         await asyncio.wait_for(leaving, 10)
         waiting = asyncio.create_task(client.post("/orders", headers=KEY))
-        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+        while not engine.coordinator.waiting:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0)
         go.set()
         assert ((await first).status_code, (await waiting).status_code) == (200, 200)

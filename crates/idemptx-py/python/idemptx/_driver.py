@@ -258,7 +258,7 @@ class Driver(StoreActions):
             self.execution = Execution(exchange, self.engine, self.rules, self._operation)
             self._is_executing = True
             token = CURRENT.set(self.execution)
-            lease_renewer().add(self, self.rules.lease)
+            lease_renewer().add(self)
             try:
                 await self._run(work)
             finally:

@@ -16,15 +16,13 @@ logger = logging.getLogger("idemptx")
 
 def report(step: Step) -> None:
     """Logs a step without a verdict, at a limited rate."""
-    _Reports.count += 1
     now = asyncio.get_running_loop().time()
-    if now - _Reports.at >= REPORT_EVERY:
-        logger.error(
-            "the store gave no verdict (%d times since the last such line): %s",
-            _Reports.count,
-            step.failure or "no reason is known",
-        )
-        _Reports.at, _Reports.count = now, 0
+    if now - _Reports.at < REPORT_EVERY:
+        _Reports.suppressed += 1
+        return
+    more = f" ({_Reports.suppressed} more suppressed)" if _Reports.suppressed else ""
+    logger.error("store unavailable: %s%s", step.failure or "no reason is known", more)
+    _Reports.at, _Reports.suppressed = now, 0
 
 
 def report_placeholder() -> None:
@@ -36,7 +34,7 @@ def report_placeholder() -> None:
 
 class _Reports:
     at = float("-inf")
-    count = 0
+    suppressed = 0
     placeholder = False
 
 

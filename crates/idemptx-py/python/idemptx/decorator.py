@@ -21,7 +21,7 @@ from ._request_body import feed
 from ._rules import METHODS, make_rules
 from ._scope import Scoping
 from ._signature import Signature, is_registered
-from ._single_flight import ClientLeft
+from ._waiting import ClientLeft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

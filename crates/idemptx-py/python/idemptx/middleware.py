@@ -22,7 +22,7 @@ from ._outcomes import Observer
 from ._request import begin, operation_of, read_body, replayed, route_path
 from ._rules import METHODS, asks_a_probe, make_rules
 from ._scope import Scoping
-from ._single_flight import ClientLeft
+from ._waiting import ClientLeft
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
