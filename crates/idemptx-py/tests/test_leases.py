@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from fastapi import FastAPI
-from idemptx import current_execution, idempotent
+from idemptx import RequestOutcome, current_execution, idempotent
 from idemptx.backend import RedisBackend, from_url
 from protocol import KEY, PATIENT
 
@@ -118,9 +118,13 @@ async def test_an_execution_that_lost_its_lease_is_told_and_answers_with_the_oth
     app = FastAPI()
     lost: list[bool] = []
     executions = []
+    outcomes: list[tuple[str, str, int]] = []
+
+    def note(it: RequestOutcome) -> None:
+        outcomes.append((it.outcome, it.reason, it.attempt))
 
     @app.post("/orders")
-    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600})
+    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600}, on_outcome=note)
     async def create_order() -> dict[str, int]:
         executions.append(1)
         mine = len(executions)
@@ -140,6 +144,7 @@ async def test_an_execution_that_lost_its_lease_is_told_and_answers_with_the_oth
     assert lost == [True]
     assert answer.status_code == 409
     assert executions == [1]
+    assert outcomes == [("fenced", "in-progress", 1)]
 
 
 async def test_who_comes_once_the_lease_is_lost_is_not_held_up_by_the_handler(
@@ -148,9 +153,13 @@ async def test_who_comes_once_the_lease_is_lost_is_not_held_up_by_the_handler(
     app = FastAPI()
     executions = []
     lost, go_on = asyncio.Event(), asyncio.Event()
+    outcomes: list[tuple[str, str, int]] = []
+
+    def note(it: RequestOutcome) -> None:
+        outcomes.append((it.outcome, it.reason, it.attempt))
 
     @app.post("/orders")
-    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600})
+    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600}, on_outcome=note)
     async def create_order() -> dict[str, int]:
         executions.append(1)
         mine = len(executions)
@@ -172,3 +181,4 @@ async def test_who_comes_once_the_lease_is_lost_is_not_held_up_by_the_handler(
         assert second.json() == {"n": 2}
         assert (await first).json() == {"n": 2}
     assert len(executions) == 2
+    assert outcomes == [("executed", "", 1), ("fenced", "replayed", 1)]

@@ -295,6 +295,64 @@ async def test_an_unknown_direction_is_refused(connect: Any) -> None:
         assert (await client.post("/orders", headers=KEY)).status_code == 200
 
 
+async def leave_an_orphan(connect: Any, app: FastAPI) -> None:
+    """Executes in an event loop that ends under it; the handler sets `began` and waits."""
+
+    async def vanish() -> None:
+        began = app.state.began = asyncio.Event()
+        async with connect(app) as client:
+            sending = asyncio.create_task(client.post("/orders", headers=KEY))
+            await began.wait()
+            sending.cancel()
+
+    await asyncio.to_thread(asyncio.run, vanish())
+
+
+async def after_the_lease(post: Any) -> Any:
+    """Sends a request until the claim that it meets has lapsed."""
+    for _ in range(100):
+        answer = await post()
+        if answer.status_code != 409 or answer.json()["code"] != "in-progress":
+            return answer
+        await asyncio.sleep(0.05)
+    pytest.fail("the lease does not lapse")
+
+
+async def test_retries_of_an_orphan_share_one_call_of_the_probe(connect: Any) -> None:
+    app, go = FastAPI(), asyncio.Event()
+    calls: list[str] = []
+
+    async def probe(_orphan: Any) -> Any:
+        calls.append("began")
+        await go.wait()
+        calls.append("ended")
+        return JSONResponse({"n": "found"}, 201)
+
+    policy = {"on_orphan": "probe", "lease_ms": 200, "waiters_max": 100}
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), probe=probe, policy=policy)
+    async def create_order() -> Any:
+        app.state.began.set()
+        await asyncio.Event().wait()
+
+    await leave_an_orphan(connect, app)
+    async with connect(app) as client:
+        first = asyncio.create_task(after_the_lease(lambda: client.post("/orders", headers=KEY)))
+        while not calls:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(client.post("/orders", headers=KEY)) for _ in range(20)]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert calls == ["began"]
+        go.set()
+        answers = [await first, *(await asyncio.gather(*others))]
+    assert {it.status_code for it in answers} <= {201, 409}
+    assert all(it.json() == {"n": "found"} for it in answers if it.status_code == 201)
+    assert answers[0].status_code == 201
+    assert calls == ["began", "ended"]
+
+
 @pytest.mark.parametrize("knows", ["nothing", "it did not happen", "it happened"])
 async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> None:
     """The orphan is an execution of an event loop that ended under it."""
@@ -322,21 +380,9 @@ async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> No
         assert execution is not None
         return JSONResponse({"n": calls, "attempt": execution.attempt}, 201)
 
-    async def vanish() -> None:
-        began = app.state.began = asyncio.Event()
-        async with connect(app) as client:
-            sending = asyncio.create_task(client.post("/orders", headers=KEY))
-            await began.wait()
-            sending.cancel()
-
-    await asyncio.to_thread(asyncio.run, vanish())
+    await leave_an_orphan(connect, app)
     async with connect(app) as client:
-        answer = await client.post("/orders", headers=KEY)
-        for _ in range(100):
-            if answer.status_code != 409 or answer.json()["code"] != "in-progress":
-                break
-            await asyncio.sleep(0.05)
-            answer = await client.post("/orders", headers=KEY)
+        answer = await after_the_lease(lambda: client.post("/orders", headers=KEY))
     assert asked[0] == ("k", 1)
     if knows == "nothing":
         assert (answer.status_code, answer.json()["code"], calls) == (409, "outcome-unknown", 1)

@@ -63,6 +63,8 @@ class Engine:
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
+        self.probes: dict[bytes, Future[Any]] = {}
+        """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
