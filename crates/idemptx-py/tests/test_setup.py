@@ -227,6 +227,41 @@ async def test_an_asynchronous_client_object_is_found_to_starve(redis_server: An
 # A store that is away
 
 
+def outside_of_asyncio(app: Any, scope: Any, first: Any) -> list[Any]:
+    """The messages of an application that runs in another kind of loop, until it awaits that."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return first
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(StopIteration):
+        app(scope, receive, send).send(None)
+    return sent
+
+
+def test_a_server_without_asyncio_is_told_at_its_start() -> None:
+    app = IdempotencyMiddleware(FastAPI(), InMemoryBackend())
+    [message] = outside_of_asyncio(app, {"type": "lifespan"}, {"type": "lifespan.startup"})
+    assert message["type"] == "lifespan.startup.failed"
+    assert "asyncio worker" in message["message"]
+
+
+def test_a_request_without_asyncio_is_told_what_to_choose() -> None:
+    app = IdempotencyMiddleware(FastAPI(), InMemoryBackend())
+    request = {
+        "type": "http",
+        "method": "POST",
+        "path": "/orders",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    with pytest.raises(RuntimeError, match="asyncio worker"):
+        outside_of_asyncio(app, request, {"type": "http.request", "body": b""})
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("layer", ["decorator", "router", "mount", "middleware"])
 async def test_a_store_that_is_away_at_start_is_one_line(
