@@ -53,7 +53,7 @@ pub(crate) struct PyExchange {
     settlement: Option<Settlement>,
     /// True if the handler's transaction is committed together with the settlement.
     commits: bool,
-    /// What an operator should know of the request or the response.
+    /// The name of something that an operator should know of the request or the response.
     concern: Option<&'static str>,
 }
 

@@ -1,6 +1,5 @@
 //! The notifier's tests, and its schedules: `scheduled` is the same file with the locks of shuttle,
-//! which chooses at each of them who goes on, and finds a task that nobody wakes.
-
+//! which chooses at each of them which thread goes on, and finds a task that is never woken.
 #[path = "notifier.rs"]
 mod scheduled;
 
