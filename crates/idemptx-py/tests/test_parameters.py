@@ -17,10 +17,10 @@ from fastapi.responses import (
 )
 from idemptx import current_execution, idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 
 pytestmark = pytest.mark.anyio
 
-KEY = {"Idempotency-Key": "k"}
 OURS = {
     b"idempotency-key",
     b"x-idempotency-signature",
@@ -31,12 +31,10 @@ OURS = {
 
 
 async def test_an_optional_key_may_be_missing(connect: Any) -> None:
-    app = FastAPI()
     numbers = iter(range(9))
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), required=False)
-    async def create_order() -> Any:
+    @protected(required=False)
+    async def app() -> Any:
         return {"n": next(numbers), "key": bool(current_execution())}
 
     async with connect(app) as client:
@@ -83,11 +81,8 @@ async def test_chosen_headers_are_part_of_the_signature(connect: Any) -> None:
 
 @pytest.mark.parametrize("key", ['"k"', "k", '"k";a=1'])
 async def test_a_quoted_key_is_the_bare_one(connect: Any, key: str) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         return {"key": execution.key}
@@ -101,11 +96,8 @@ async def test_a_quoted_key_is_the_bare_one(connect: Any, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["a,b", "k" * 256, '"open', "a\tb", "caf\u00e9"])
 async def test_a_malformed_key_is_refused(connect: Any, key: str) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         raise AssertionError
 
     async with connect(app) as client:
@@ -117,11 +109,8 @@ async def test_a_malformed_key_is_refused(connect: Any, key: str) -> None:
 
 
 async def test_an_applications_own_check_of_keys_is_asked(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), accepts=lambda key: key.startswith("ord-"))
-    async def create_order() -> Any:
+    @protected(accepts=lambda key: key.startswith("ord-"))
+    async def app() -> Any:
         return {}
 
     async with connect(app) as client:
@@ -213,11 +202,8 @@ def test_a_bad_parameter_is_refused_at_decoration(
 
 
 async def test_a_handler_sees_its_execution(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    def create_order() -> Any:
+    @protected()
+    def app() -> Any:
         execution = current_execution()
         assert execution is not None
         assert not execution.is_lost
@@ -254,11 +240,9 @@ async def test_a_handler_directs_its_outcome(
     connect: Any, through: str, outcome: Any, second: int, calls_expected: int
 ) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(response: Response) -> Any:
+    @protected()
+    async def app(response: Response) -> Any:
         nonlocal calls
         calls += 1
         response.status_code = 503
@@ -280,11 +264,8 @@ async def test_a_handler_directs_its_outcome(
 
 
 async def test_an_unknown_direction_is_refused(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         with pytest.raises(ValueError, match="store, release or unknown"):
@@ -366,11 +347,8 @@ async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> No
             return JSONResponse({"n": "found"}, 201)
         return None if knows == "nothing" else False
 
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, probe=probe, policy={"on_orphan": "probe", "lease_ms": 200})
-    async def create_order() -> Any:
+    @protected(backend, probe=probe, policy={"on_orphan": "probe", "lease_ms": 200})
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:

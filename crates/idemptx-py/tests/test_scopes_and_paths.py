@@ -11,11 +11,10 @@ import pytest
 from fastapi import FastAPI, Request
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 from starlette.responses import JSONResponse
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
 
 
 def counting(backend: Any, **options: Any) -> tuple[FastAPI, list[str]]:
@@ -165,11 +164,9 @@ async def test_an_outcome_that_cannot_be_read_is_logged(
     count: int,
 ) -> None:
     monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def orders() -> Any:
+    @protected()
+    async def app() -> Any:
         return JSONResponse({}, headers={"Idempotency-Outcome": said})
 
     async with connect(app) as client:

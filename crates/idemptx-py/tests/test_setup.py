@@ -14,6 +14,7 @@ from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from own_backends import OwnBackend
+from protected import protected
 from protocol import KEY
 from servers import free_port
 
@@ -187,11 +188,8 @@ def test_payments_refuse_a_store_that_cannot_keep_its_promise(make: Any, advice:
 
 @pytest.mark.anyio
 async def test_payments_take_the_memory_of_the_only_process(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(only_process=True), **PAYMENTS)
-    async def create_order() -> dict[str, bool]:
+    @protected(InMemoryBackend(only_process=True), **PAYMENTS)
+    async def app() -> dict[str, bool]:
         return {"ok": True}
 
     async with connect(app) as client:

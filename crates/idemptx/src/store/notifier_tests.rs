@@ -1,5 +1,7 @@
 //! The notifier's tests, and its schedules: `scheduled` is the same file with the locks of shuttle,
 //! which chooses at each of them which thread goes on, and finds a task that is never woken.
+
+#[expect(clippy::duplicate_mod, reason = "with other locks")]
 #[path = "notifier.rs"]
 mod scheduled;
 

@@ -5,10 +5,8 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use target_tests::{
-    Answer, Journal, Request, SharedStore, Target, assert_one_success, retry_until,
-};
-use tokio::task::{JoinHandle, JoinSet};
+use target_tests::{Answer, Journal, SharedStore, Target, assert_one_success, retry_until};
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_two_releases_execute_each_key_once_and_answer_alike() {
@@ -49,7 +47,7 @@ async fn upgrade(store: &str) {
     let mut firsts = race(0, &former, &today).await;
 
     let request = former.post("/slow?ms=1500").key("in-flight");
-    let (unfinished, waiting) = (send(&request), send(&request.clone().to(&today)));
+    let (unfinished, waiting) = (request.start(), request.clone().to(&today).start());
     fleet.journal.started("in-flight", 1).await;
     today.post("/count").key("in-flight").send().await.assert_refused(422, "key-reused");
     former.terminate();
@@ -137,11 +135,6 @@ impl Fleet {
         let builder = Target::builder().front_door(front_door).store(self.store.url());
         builder.journal(&self.journal).policy(self.policy.clone()).start().await
     }
-}
-
-fn send(request: &Request) -> JoinHandle<Answer> {
-    let request = request.clone();
-    tokio::spawn(async move { request.send().await })
 }
 
 const FORMER: &str = "axum-former";
