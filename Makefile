@@ -82,6 +82,7 @@ test-all: test python-oldest ## runs every test: `test`, and what takes longer
 	cargo test --locked -p idemptx-gateway --lib --no-default-features not_built_in
 	@# What the oldest stack warns of has been mended in newer ones.
 	PYTEST_ADDOPTS="-W ignore" .ci/pytest.sh $(PYTHON_OLDEST) $(PYTHON_TESTED)
+	.ci/upgrade.sh
 	$(MAKE) sdist
 
 check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies

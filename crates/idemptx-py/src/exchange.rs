@@ -53,6 +53,8 @@ pub(crate) struct PyExchange {
     settlement: Option<Settlement>,
     /// True if the handler's transaction is committed together with the settlement.
     commits: bool,
+    /// The name of something that an operator should know of the request or the response.
+    concern: Option<&'static str>,
 }
 
 /// The current action with its data.
@@ -113,9 +115,8 @@ impl PyExchange {
     }
 
     #[getter]
-    fn warns_of_key(&self) -> bool {
-        let operation = self.machine.operation();
-        operation.is_some_and(|it| self.shared.policy().warns_of_key(it.key()))
+    const fn concern(&self) -> Option<&'static str> {
+        self.concern
     }
 
     #[getter]
@@ -344,7 +345,7 @@ impl PyExchange {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
         let mut exchange = slf.try_borrow_mut()?;
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("responded")) };
-        let directive = transitions::directive(&mut headers);
+        let directive = exchange.directive(&mut headers);
         let policy = exchange.shared.policy();
         let classified = classified_status(status, &headers, &body, None);
         let whole = (body.len() <= policy.response_bytes_max)
@@ -368,7 +369,7 @@ impl PyExchange {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
         let mut exchange = slf.try_borrow_mut()?;
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("streamed")) };
-        let directive = transitions::directive(&mut headers);
+        let directive = exchange.directive(&mut headers);
         exchange.kept = Some(kept::head(status, &headers, exchange.shared.policy()));
         Ok(exchange.handled(Handled::Partial { status, directive }))
     }

@@ -19,12 +19,11 @@ from idemptx._engines import engines_of
 from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
 from idemptx._lease_renewer import LeaseRenewer
 from idemptx.backend import InMemoryBackend, SqliteBackend
+from protected import KEY, protected
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
 
 
 class Holder:
@@ -110,11 +109,9 @@ async def test_closing_a_backend_waits_for_the_results_of_running_handlers(
 ) -> None:
     backend = SqliteBackend(tmp_path / "records.db")
     began, go, handled = asyncio.Event(), asyncio.Event(), 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(backend)
-    async def create_order() -> Any:
+    @protected(backend)
+    async def app() -> Any:
         nonlocal handled
         handled += 1
         began.set()
@@ -140,11 +137,8 @@ def test_a_loop_that_is_not_asyncios_is_named() -> None:
 
 
 async def test_a_blocking_step_in_an_event_loop_is_refused(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         with pytest.raises(RuntimeError, match="await step"):
@@ -161,11 +155,8 @@ class Charge(BaseModel):
 
 
 async def test_a_step_may_give_what_fastapi_can_serialise(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         charge = Charge(id="c_1", at=dt.date(2030, 1, 2))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ._safety import SafetyReport
     from ._store import Store
 
-__all__ = ["TRANSIENT", "Engine", "Engines", "drain", "start_task"]
+__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio", "start_task"]
 
 R = TypeVar("R")
 
@@ -63,6 +63,8 @@ class Engine:
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
+        self.probes: dict[bytes, Future[Any]] = {}
+        """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
@@ -238,10 +240,9 @@ class Engines:
 
     def here(self) -> Engine:
         """The running loop's engine."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(NO_ASYNCIO) from None
+        if not has_asyncio():
+            raise RuntimeError(NO_ASYNCIO)
+        loop = asyncio.get_running_loop()
         for engine in self._engines:
             if engine.loop is loop and not engine.is_closed:
                 return engine
@@ -268,6 +269,15 @@ class Engines:
     def forget(self) -> None:
         """Drops the engines after a fork: their connections belong to the parent."""
         self._engines = []
+
+
+def has_asyncio() -> bool:
+    """True if the server runs the application in an asyncio event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def drain(timeout: float | None = None) -> bool:

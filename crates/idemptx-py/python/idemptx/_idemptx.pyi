@@ -8,7 +8,7 @@ Nothing here opens a socket or knows an event loop.
 
 from asyncio import Future
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 from ._lease_renewer import LeaseHolder
 
@@ -148,8 +148,10 @@ class Exchange:
     def key(self) -> str:
         """The client's key, quotes and escapes undone."""
     @property
-    def warns_of_key(self) -> bool:
-        """True if a client failed to fill in its key, and the policy accepts it nevertheless."""
+    def concern(self) -> Literal["placeholder", "session", "outcome"] | None:
+        """What an operator should know: a key that a client failed to fill in and the policy
+        accepts, a session in a cookie to which no key is bound, or an unreadable outcome.
+        """
     @property
     def fingerprint(self) -> str | None:
         """The request's signature in hex, once its body is known and if fingerprints are on."""

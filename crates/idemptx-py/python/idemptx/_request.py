@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ._idemptx import READ_BODY
-from ._reports import report_placeholder
+from ._reports import report_concern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +44,8 @@ def begin(
         principal,
         accepts,
     )
-    if exchange is not None and exchange.warns_of_key:
-        report_placeholder()
+    if exchange is not None and exchange.concern is not None:
+        report_concern(exchange.concern)
     return exchange
 
 

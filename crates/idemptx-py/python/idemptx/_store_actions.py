@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from ._idemptx import (
     Update,
 )
 from ._lease_renewer import lease_renewer
-from ._orphan import Orphan
+from ._orphan import ask_probe
 from ._reports import report
 from ._waiting import WaitOver, expire, leave_with_client
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._execution import Execution, ExecutionTransaction
     from ._idemptx import Exchange, Rules
+    from ._orphan import Orphan
     from ._outcomes import Observer
     from ._store import Store
 
@@ -291,13 +291,7 @@ class StoreActions:
         exchange = self.exchange
         if self._probe is None:
             return exchange.probed(None)
-        try:
-            found = self._probe(Orphan(exchange))
-            if inspect.isawaitable(found):
-                found = await asyncio.wait_for(found, PROBE_TIMEOUT)
-        except Exception:
-            logger.exception("the probe failed; nothing is known of the orphan")
-            return exchange.probed(None)
+        found = await ask_probe(self.engine, exchange, self._probe)
         if found is None:
             return exchange.probed(None)
         if found is False:
@@ -332,4 +326,3 @@ class StoreActions:
 
 SETTLE_PAUSE_MIN = 0.02
 SETTLE_PAUSE_MAX = 0.5
-PROBE_TIMEOUT = 10.0

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from ._backend import backend_of, check_safety
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
-from ._engine import drain
+from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
@@ -118,6 +118,9 @@ class IdempotencyMiddleware:
             annotate_application(scope.get("app", self.app), self._rules_of_template)
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
+                if not has_asyncio():
+                    await send({"type": "lifespan.startup.failed", "message": NO_ASYNCIO})
+                    return
                 receive = self._accompanied(receive)
             await self.app(scope, receive, send)
             return
