@@ -103,6 +103,7 @@ bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh nginx nginx-light
 	.ci/require.sh haproxy haproxy
+	.ci/require.sh valgrind valgrind
 	bench/python/prepare.sh target/bench
 	cargo build --locked --release -p idemptx-gateway
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \

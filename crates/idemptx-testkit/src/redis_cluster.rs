@@ -124,12 +124,8 @@ impl RedisCluster {
         loop {
             between();
             let mut asking = redis::cmd("CLUSTER");
-            let keys: Vec<Vec<u8>> = asking
-                .arg("GETKEYSINSLOT")
-                .arg(slot)
-                .arg(1)
-                .query(&mut connection)
-                .unwrap();
+            let keys: Vec<Vec<u8>> =
+                asking.arg("GETKEYSINSLOT").arg(slot).arg(1).query(&mut connection).unwrap();
             if keys.is_empty() {
                 break;
             }

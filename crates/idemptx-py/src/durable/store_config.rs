@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idemptx::store::AnyStore;
-use idemptx::store::redis::{InvalidUrl, RedisStore};
 use idemptx::store::postgres::{InvalidSetting, PostgresStore, SynchronousCommit};
+use idemptx::store::redis::{InvalidUrl, RedisStore};
 use idemptx::store::sqlite::SqliteStore;
 use pyo3::Python;
 

@@ -102,11 +102,9 @@ impl AnyStore {
                 .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "redis")]
             "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" | "redis+cluster"
-            | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel" => {
-                RedisStore::open(url)
-                    .map(Self::from)
-                    .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))
-            }
+            | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel" => RedisStore::open(url)
+                .map(Self::from)
+                .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "sqlite")]
             "sqlite" => {
                 let path = sqlite::path_of(url)
@@ -300,8 +298,10 @@ impl fmt::Display for UnknownStore {
             UnknownStoreReason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
                 f.write_str(match cfg!(feature = "redis") {
-                    true => ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`, \
-                              `redis+cluster://…`, `redis+sentinel://…`",
+                    true => {
+                        ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`, \
+                              `redis+cluster://…`, `redis+sentinel://…`"
+                    }
                     false => ", enable the feature `redis` for `redis://…`",
                 })?;
                 f.write_str(match cfg!(feature = "postgres") {

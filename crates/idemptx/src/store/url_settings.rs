@@ -194,7 +194,9 @@ mod tests {
         ] {
             let url = format!("redis://h?{query}");
             let settings = UrlSettings::take(&url, &[]).unwrap_or_else(|it| panic!("{it}"));
-            let Err(error) = settings.read_tls(ACCESS, &mut TlsFiles::default()) else { panic!("{url}") };
+            let Err(error) = settings.read_tls(ACCESS, &mut TlsFiles::default()) else {
+                panic!("{url}")
+            };
             assert!(error.to_string().contains(text), "{error}");
         }
         let both = UrlSettings::take("redis://h?password_file=a&password_command=b", &[]);

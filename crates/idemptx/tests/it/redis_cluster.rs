@@ -54,9 +54,8 @@ async fn a_primary_that_is_killed_is_replaced_and_the_others_notice_nothing() {
         let is_dying = is_dying.clone();
         Load::start(&handles, 4, move |number| id_where(number, &is_dying))
     };
-    let unconcerned = Load::start(&handles, 4, move |number| {
-        id_where(number | 1 << 63, |id| !is_dying(id))
-    });
+    let unconcerned =
+        Load::start(&handles, 4, move |number| id_where(number | 1 << 63, |id| !is_dying(id)));
     concerned.go_on_for(200).await;
     cluster.node_mut(dying).kill();
     // Both go on: the one after the promotion, the other all the time.
@@ -128,11 +127,17 @@ async fn responses_that_are_kept_apart_migrate(cluster: &RedisCluster, store: &R
     cluster.migrate(slot, to, || {});
     for _ in 0..2 {
         let found = store.claim(&id(4), &request()).await.unwrap();
-        assert!(matches!(&found, Claim::Found(RecordSnapshot::Settled(record))
-            if record.payload == "kept apart"), "{found:?}");
+        assert!(
+            matches!(&found, Claim::Found(RecordSnapshot::Settled(record))
+            if record.payload == "kept apart"),
+            "{found:?}"
+        );
         let seen = store.lookup(&id(4)).await.unwrap();
-        assert!(matches!(&seen, Some(RecordSnapshot::Settled(record))
-            if record.payload == "kept apart"), "{seen:?}");
+        assert!(
+            matches!(&seen, Some(RecordSnapshot::Settled(record))
+            if record.payload == "kept apart"),
+            "{seen:?}"
+        );
     }
 }
 
@@ -233,9 +238,9 @@ fn redirects(cluster: &RedisCluster) -> u64 {
         let stats: String =
             redis::cmd("INFO").arg("errorstats").query(&mut node.connection()).unwrap();
         let of = |code: &str| {
-            let line = stats.lines().find_map(|line| {
-                line.strip_prefix(&format!("errorstat_{code}:count="))
-            });
+            let line = stats
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
             line.map_or(0, |count| count.trim().parse::<u64>().unwrap())
         };
         of("MOVED") + of("ASK")

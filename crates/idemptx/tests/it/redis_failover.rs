@@ -6,9 +6,7 @@ use idemptx::store::redis::RedisStore;
 use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{
-    Claim, ErrorKind, RecordSnapshot, Store, StoreError,
-};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::{RedisCluster, RedisServer};
 
 use crate::redis_load::{id, request, result};

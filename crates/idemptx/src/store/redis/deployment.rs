@@ -169,7 +169,9 @@ impl Deployment {
                 let mut route = self.way(slot, node.clone());
                 let refusal = Ok(std::mem::replace(reply, Reply::Nil));
                 *reply = match self.detour(&mut route, &refusal).await {
-                    true => self.ask(&mut route, &mut Doubt::default(), |_| packed(command)).await?,
+                    true => {
+                        self.ask(&mut route, &mut Doubt::default(), |_| packed(command)).await?
+                    }
                     false => refusal?,
                 };
             }

@@ -79,9 +79,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn results_are_kept_for_a_while_and_within_limits() {
         let (recent, age) = (Recent::default(), Duration::from_secs(30));
-        let done = |bytes: usize| {
-            Settlement::new(State::Completed, Bytes::from(vec![0; bytes]), age, age)
-        };
+        let done =
+            |bytes: usize| Settlement::new(State::Completed, Bytes::from(vec![0; bytes]), age, age);
         recent.keep(&lease(1), &done(10), age);
         recent.keep(&lease(2), &done(RESULT_BYTES_MAX + 1), age);
         tokio::time::advance(Duration::from_secs(20)).await;

@@ -158,7 +158,10 @@ impl fmt::Display for RedisFailure {
             RedisCause::NoPassword(text) => f.write_str(text),
             RedisCause::Refused(error) => f.write_str(&String::from_utf8_lossy(error)),
             RedisCause::NoPrimary(service) => {
-                write!(f, "there is no primary of the service `{service}`: correct its name, or wait")
+                write!(
+                    f,
+                    "there is no primary of the service `{service}`: correct its name, or wait"
+                )
             }
             RedisCause::NoOwner(slot) => write!(f, "no node of the cluster serves the slot {slot}"),
             RedisCause::Unexpected => f.write_str("answered in a way it never should"),

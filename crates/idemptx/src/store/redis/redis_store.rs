@@ -178,10 +178,12 @@ impl Inventory for RedisStore {
         match &self.runner.deployment {
             Deployment::Single(node) => {
                 let step = ListStep::new(query.clone())?;
-                list_cluster::page(&self.runner.deployment, &self.runner.layout, 0, node, step).await
+                list_cluster::page(&self.runner.deployment, &self.runner.layout, 0, node, step)
+                    .await
             }
             Deployment::Cluster(cluster) => {
-                list_cluster::list(&self.runner.deployment, cluster, &self.runner.layout, query).await
+                list_cluster::list(&self.runner.deployment, cluster, &self.runner.layout, query)
+                    .await
             }
         }
     }

@@ -94,7 +94,9 @@ impl Sentinels {
         let question = packed(&sentinel::primary_of(&self.service));
         let answer = reply(send(line.connection.clone(), &question).await.map_err(failed)?);
         match answer.as_ref().and_then(sentinel::address) {
-            Some((host, port)) => Ok(self.primary.at(&host, port).named(self.primary.name().clone())),
+            Some((host, port)) => {
+                Ok(self.primary.at(&host, port).named(self.primary.name().clone()))
+            }
             None => Err(RedisFailure::no_primary(endpoint.name(), &self.service)),
         }
     }

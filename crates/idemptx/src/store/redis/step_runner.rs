@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError,
-};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
 
 use super::client::{packed, pipeline};
 use super::deployment::{Deployment, Route};
@@ -100,10 +98,7 @@ impl StepRunner {
         renewed
     }
 
-    pub(super) async fn lookup(
-        &self,
-        id: &RecordId,
-    ) -> Result<Option<RecordSnapshot>, StoreError> {
+    pub(super) async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         let mut route = self.route(id).await?;
         self.take(&mut route, LookupStep::new(*id), ignore).await
     }

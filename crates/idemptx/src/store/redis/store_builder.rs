@@ -126,7 +126,8 @@ impl RedisStoreBuilder {
                 let name: Arc<str> = format!("sentinel service {service}").into();
                 let server = Endpoint::new(server, self.access)?.named(name.clone());
                 let access = sentinel_access(&settings, &server)?;
-                let sentinels = sentinels.iter().map(|(host, port)| access.at(host, *port)).collect();
+                let sentinels =
+                    sentinels.iter().map(|(host, port)| access.at(host, *port)).collect();
                 let sentinels = Arc::new(Sentinels::new(service, sentinels, server));
                 (single(Target::Service(sentinels, name)), layout)
             }
@@ -228,4 +229,3 @@ const SENTINEL_ACCESS: &AccessNames = &[
 const PREFIX: &str = "idem:";
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-

@@ -109,11 +109,7 @@ pub(super) enum Servers {
     Cluster(Vec<ConnectionInfo>),
     /// Sentinels, by host and port, and the service whose primary they know; the address of the
     /// server itself means nothing.
-    Sentinel {
-        sentinels: Vec<(String, u16)>,
-        service: String,
-        server: ConnectionInfo,
-    },
+    Sentinel { sentinels: Vec<(String, u16)>, service: String, server: ConnectionInfo },
 }
 
 /// Reads a URL.
@@ -196,9 +192,7 @@ impl<'u> SeveralHosts<'u> {
         let hosts: Option<Vec<_>> =
             hosts.split(',').map(|host| host_and_port(host, default_port)).collect();
         let hosts = hosts.filter(|hosts| hosts.len() <= HOSTS_MAX);
-        hosts
-            .map(|hosts| Self { credentials, hosts, path })
-            .ok_or(InvalidUrl(UrlProblem::Hosts))
+        hosts.map(|hosts| Self { credentials, hosts, path }).ok_or(InvalidUrl(UrlProblem::Hosts))
     }
 }
 

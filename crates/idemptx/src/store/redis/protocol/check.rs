@@ -69,11 +69,7 @@ pub fn evaluate_all(
 }
 
 /// Returns what there is to say about the servers, each finding once.
-fn judge(
-    server: Option<&str>,
-    deployment: Deployment,
-    servers: &[ServerSettings],
-) -> SafetyReport {
+fn judge(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> SafetyReport {
     let mut findings: Vec<Finding> = Vec::new();
     for finding in servers.iter().flat_map(|server| server.findings(deployment)) {
         if !findings.contains(&finding) {
@@ -84,11 +80,7 @@ fn judge(
 }
 
 /// The guarantee of all servers: that of the weakest in each respect.
-fn guarantee(
-    server: Option<&str>,
-    deployment: Deployment,
-    servers: &[ServerSettings],
-) -> String {
+fn guarantee(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> String {
     let product = servers.first().map(ServerSettings::product).unwrap_or_default();
     let kind = match deployment {
         Deployment::Single => String::new(),

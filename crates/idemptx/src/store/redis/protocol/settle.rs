@@ -62,8 +62,7 @@ impl SettleStep {
         let (keys, arguments) = if self.is_apart { (2, 7) } else { (1, 5) };
         let size = self.head.len() + self.payload.len();
         let command = SETTLE.call(self.form, keys, arguments, size).key(layout, Key::Record(id));
-        let command =
-            if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
+        let command = if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
         let command = command
             .joined(&self.record())
             .number(millis(self.key_retain))
