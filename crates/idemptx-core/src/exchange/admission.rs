@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
+use crate::description::Description;
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
 use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
@@ -19,6 +21,9 @@ pub struct Rules {
     fingerprints: Vec<FingerprintConfig>,
     // The naming secret never rotates, because one operation must have one record.
     names: Names,
+    /// The namespace and the route, as records describe them.
+    service: Box<str>,
+    route: Box<str>,
 }
 
 impl Rules {
@@ -36,7 +41,24 @@ impl Rules {
         let fingerprints =
             secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
         let names = Names::new(namespace, policy.naming_secret.as_ref());
-        Self { policy, fingerprints, names }
+        Self { policy, fingerprints, names, service: namespace.into(), route: Box::default() }
+    }
+
+    /// Sets the name of the route, by which records describe their requests to operators.
+    #[must_use]
+    pub fn on_route(mut self, name: &str) -> Self {
+        self.route = name.into();
+        self
+    }
+
+    fn describe(&self, head: &Head<'_>) -> Bytes {
+        let description = Description {
+            method: head.method.as_str().to_owned(),
+            path: head.path().to_owned(),
+            route: self.route.to_string(),
+            service: self.service.to_string(),
+        };
+        description.encode()
     }
 
     /// The policy.
@@ -132,6 +154,8 @@ struct Named {
     /// The digest of the headers to which the key is bound; empty without such headers.
     binding: Vec<u8>,
     id: RecordId,
+    /// The encoded description of the request; empty for work that is not an HTTP request.
+    description: Bytes,
 }
 
 impl Operation {
@@ -145,7 +169,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new())
+        Self::bound(rules, scope, key, route, Vec::new(), Bytes::new())
     }
 
     fn bound(
@@ -154,10 +178,11 @@ impl Operation {
         key: Key,
         route: Option<(&str, &str)>,
         binding: Vec<u8>,
+        description: Bytes,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, binding, id }))
+        Self(Arc::new(Named { key, scope, binding, id, description }))
     }
 
     /// Returns the client's key.
@@ -176,6 +201,13 @@ impl Operation {
     #[must_use]
     pub fn id(&self) -> RecordId {
         self.0.id
+    }
+
+    /// Returns the encoded [`Description`] of the request; empty for work that is not an HTTP
+    /// request.
+    #[must_use]
+    pub fn description(&self) -> Bytes {
+        self.0.description.clone()
     }
 
     /// Derives a key for a call to another system.
@@ -248,7 +280,8 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     };
     let route = (head.method.as_str(), head.path());
     let binding = rules.names.binding(bound(policy), head.headers);
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), binding))
+    let description = rules.describe(head);
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), binding, description))
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {
