@@ -36,7 +36,7 @@ pub struct Report {
 /// Can be dropped.
 pub async fn check(config: &Config) -> Result<Report, StartError> {
     let store = crate::store::open(&config.store)?;
-    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(false))));
+    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(config.log))));
     let table = RoutingTable::new(config, store, None)?;
     Tracer::check(config.traces.as_ref())?;
     let mut report = Report { text: String::new(), is_usable: true };

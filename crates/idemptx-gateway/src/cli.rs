@@ -154,7 +154,9 @@ pub fn main() -> ExitCode {
         Command::Openapi(openapi) => openapi.run(),
         Command::Demo(demo) => runtime.block_on(run_demo(demo)),
     };
-    ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()))
+    let code = ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()));
+    logging::flush();
+    code
 }
 
 async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
@@ -245,7 +247,7 @@ async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
 
 async fn reload(gateway: &Gateway, file: &Path) {
     let reloaded: Result<(), Box<dyn Error>> = async {
-        let config = Config::load(file)?;
+        let config = Config::load(file).inspect_err(|_| gateway.note_unreadable())?;
         Ok(gateway.reload(&config).await?)
     }
     .await;

@@ -72,8 +72,8 @@ impl Gateway {
     /// Starts over a store that is open already.
     pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
         let recorder = match &config.admin {
-            Some(_) => Recorder::with_admin(config.log.access),
-            None => Recorder::without_admin(config.log.access),
+            Some(_) => Recorder::with_admin(config.log),
+            None => Recorder::without_admin(config.log),
         };
         let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
         let recorder = Arc::new(recorder.with_traces(traces));
@@ -159,6 +159,11 @@ impl Gateway {
         let applied = self.take(config).await;
         self.recorder.reloaded(applied.is_ok());
         applied
+    }
+
+    /// Counts a reload that was refused before there was a configuration.
+    pub(crate) fn note_unreadable(&self) {
+        self.recorder.reloaded(false);
     }
 
     async fn take(&self, config: &Config) -> Result<(), StartError> {
@@ -252,7 +257,7 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
                     let context = Arc::clone(&context);
                     tokio::spawn(connection(stream, address.ip(), permit, context));
                 }
-                None => context.recorder().connection_refused("limit"),
+                None => context.recorder().connection_refused(address.ip(), "limit"),
             },
             // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
@@ -304,7 +309,7 @@ async fn serve_tls(
             serve_http(stream, peer, spoken, context).await;
         }
         Err(error) => {
-            context.recorder().connection_refused("tls");
+            context.recorder().connection_refused(address, "tls");
             tracing::debug!("TLS handshake with a client failed: {error}");
         }
     }
@@ -318,9 +323,12 @@ where
     let (tables, probes) = (context.tables.clone(), context.listener.probes);
     let upgraded = UpgradeFlag::default();
     let head_bytes_max = tables.borrow().limits.head_bytes_max;
-    let io = TokioIo::new(StrictHttp1::new(stream, head_bytes_max, upgraded.clone()));
+    let activity = Activity::new();
+    let io = StrictHttp1::new(stream, head_bytes_max, upgraded.clone(), Arc::clone(&activity));
+    let io = TokioIo::new(io);
     let builder = builder(context);
-    let (peer, activity) = (Arc::new(peer), Activity::new());
+    let client = peer.address;
+    let peer = Arc::new(peer);
     let requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (table, peer) = (Arc::clone(&tables.borrow()), Arc::clone(&peer));
@@ -351,7 +359,7 @@ where
         ended = connection.as_mut() => ended,
         why = activity.inactive(head, pause) => {
             tracing::debug!("closing a client connection: {why:?}");
-            if why == Inactive::Stalled {
+            if matches!(why, Inactive::Stalled | Inactive::Flooding) {
                 return;
             }
             // A client of HTTP/2 is told (RFC 9113 §6.8); a request that comes meanwhile is served.
@@ -370,6 +378,9 @@ where
         }
     };
     if let Err(error) = ended {
+        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+            context.recorder().connection_refused(client, "malformed");
+        }
         tracing::debug!("client connection ended: {error}");
     }
 }
@@ -381,7 +392,7 @@ fn is_spoken(version: Version, (http1, http2): (bool, bool)) -> bool {
 }
 
 fn version_refused() -> Response<DownstreamBody> {
-    let mut response = Response::new(DownstreamBody::Plain(UpstreamBody::from_bytes(Bytes::new())));
+    let mut response = Response::new(DownstreamBody::plain(UpstreamBody::from_bytes(Bytes::new())));
     *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

@@ -13,6 +13,7 @@ mod listeners;
 mod pattern;
 mod protection;
 mod route;
+mod route_limits;
 mod storage;
 mod traces;
 mod upstream;
@@ -36,6 +37,7 @@ pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
 pub use self::route::Route;
 use self::route::RouteTable;
+pub use self::route_limits::RouteLimits;
 pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
 pub use self::upstream::{HostRule, Origin, Upstream, UpstreamVersion};
@@ -299,6 +301,20 @@ pub struct Log {
     pub format: LogFormat,
     /// Logs every request at the level `info` instead of `debug`.
     pub access: bool,
+    /// The format of these lines.
+    pub access_format: AccessFormat,
+}
+
+/// The format of the lines of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AccessFormat {
+    /// That of all other lines.
+    #[default]
+    Fields,
+    /// The common log format of web servers, with further fields after it.
+    Common,
 }
 
 /// The minimum level of log lines.

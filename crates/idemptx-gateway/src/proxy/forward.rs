@@ -243,12 +243,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    tracing::warn!(
-        route = route.config.name,
-        upstream = route.upstream.config.name,
-        "no response: {}",
-        describe(lost)
-    );
+    route.log_lost(&describe(lost));
     fault_response(route, fault)
 }
 

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{headers, target};
 use crate::config::{self, Config, Limits, Protection, ScopeSource};
 use crate::error::StartError;
+use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::request_body::UpstreamRequestBody;
@@ -41,6 +42,8 @@ pub(crate) struct ActiveRoute {
     upstream_name: Arc<str>,
     key_headers: Vec<HeaderName>,
     recorder: Arc<Recorder>,
+    /// The limit of lines about lost responses.
+    losses: LogRate,
 }
 
 impl RoutingTable {
@@ -76,12 +79,9 @@ impl RoutingTable {
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same = previous.and_then(|it| {
-                        it.reusable_engine(&route.upstream, protection, &config.limits)
-                    });
-                    let build = || {
-                        build_engine(&route.upstream, protection, &store, &spool, &config.limits)
-                    };
+                    let same = previous
+                        .and_then(|it| it.reusable_engine(route, protection, &config.limits));
+                    let build = || build_engine(route, protection, &store, &spool, &config.limits);
                     same.map_or_else(build, Ok)
                 });
                 let (upstream, engine) = (Arc::clone(upstream), engine.transpose()?);
@@ -137,7 +137,7 @@ impl RoutingTable {
     /// Returns an engine with the same settings, which knows the running requests.
     fn reusable_engine(
         &self,
-        upstream: &str,
+        wanted: &config::Route,
         protection: &Protection,
         limits: &Limits,
     ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
@@ -149,7 +149,9 @@ impl RoutingTable {
         let mut routes = self.routes.iter().filter(|_| same);
         let route = routes.find(|route| {
             let config = &route.config;
-            config.upstream == upstream && config.protection.as_ref() == Some(protection)
+            config.upstream == wanted.upstream
+                && config.name == wanted.name
+                && config.protection.as_ref() == Some(protection)
         })?;
         route.engine.clone()
     }
@@ -206,7 +208,8 @@ impl ActiveRoute {
         if let Some(metrics) = recorder.metrics() {
             metrics.announce(&name, &upstream_name);
         }
-        Self { config, name, upstream, upstream_name, engine, key_headers, recorder }
+        let losses = LogRate::default();
+        Self { config, name, upstream, upstream_name, engine, key_headers, recorder, losses }
     }
 
     /// Sends a request to the upstream, as [`UpstreamPool::send`], and records the result.
@@ -215,7 +218,7 @@ impl ActiveRoute {
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
-        let answer = self.upstream.send(request).await;
+        let answer = self.upstream.send(request, &self.config.limits).await;
         let logged = match &answer {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),
@@ -226,12 +229,16 @@ impl ActiveRoute {
 
     /// Records a response that broke off after its head, which was recorded before.
     pub(super) fn note_broken_off(&self, took: Duration) {
-        tracing::warn!(
-            route = self.config.name,
-            upstream = self.upstream.config.name,
-            "no response: its body broke off"
-        );
+        self.log_lost("its body broke off");
         self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
+    }
+
+    /// Logs a request without a response; an outage must not become a flood of lines.
+    pub(super) fn log_lost(&self, reason: &str) {
+        if let Some(suppressed) = self.losses.admit() {
+            let (route, upstream) = (&*self.name, &*self.upstream_name);
+            tracing::warn!(route, upstream, "no response: {reason}{suppressed}");
+        }
     }
 
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
@@ -296,7 +303,7 @@ fn spool(limits: &Limits) -> Spool {
 
 /// Builds an engine, in the namespace of the upstream: a key at another upstream is another one.
 fn build_engine(
-    upstream: &str,
+    route: &config::Route,
     protection: &Protection,
     store: &Arc<RecordedStore<AnyStore>>,
     spool: &Spool,
@@ -304,7 +311,8 @@ fn build_engine(
 ) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
     let builder = Engine::builder(Arc::clone(store))
         .policy(protection.policy.clone())
-        .namespace(upstream)
+        .namespace(&route.upstream)
+        .route(&route.name)
         .spool(spool.clone())
         .executions_max(limits.executions_max);
     let builder = match &protection.scope {

@@ -23,6 +23,8 @@ use crate::tls::Connector;
 /// An address with its idle connections and its health.
 pub(crate) struct Address {
     pub(super) origin: Origin,
+    /// The origin as text.
+    pub(super) label: Arc<str>,
     /// The origin's host and port, as a field value.
     authority: Option<HeaderValue>,
     host: HostRule,
@@ -81,6 +83,7 @@ impl Address {
         Self {
             tls: tls.filter(|_| origin.tls),
             authority: HeaderValue::from_str(origin.authority.as_str()).ok(),
+            label: origin.to_string().into(),
             origin,
             host: config.host,
             head_limits: HeadLimits { bytes: config.head_bytes_max, lines: config.head_lines_max },

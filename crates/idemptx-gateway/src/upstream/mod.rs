@@ -30,8 +30,9 @@ use tokio::time::{Instant, timeout};
 use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::response_body::UpstreamBody;
-use crate::config::{self, Origin};
+use crate::config::{self, Origin, RouteLimits};
 use crate::observation::UpstreamResult;
+use crate::recorder::AnsweredBy;
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::{Connector, TlsError};
 use crate::traces::UpstreamSpan;
@@ -95,13 +96,17 @@ impl UpstreamPool {
     pub(crate) async fn send(
         &self,
         mut request: Request<UpstreamRequestBody>,
+        limits: &RouteLimits,
     ) -> Result<Response<UpstreamBody>, SendError> {
+        let began = Instant::now();
         let mut unsent = io::Error::other("the upstream has no address");
         for (number, address) in self.candidates().enumerate() {
             let span =
                 UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
-            match self.send_to(address, request).await {
-                Ok(answer) => {
+            match self.send_to(address, request, limits).await {
+                Ok(mut answer) => {
+                    let (address, took) = (Arc::clone(&address.label), began.elapsed());
+                    answer.extensions_mut().insert(AnsweredBy { address, took });
                     span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
@@ -141,7 +146,9 @@ impl UpstreamPool {
         &self,
         address: &Arc<Address>,
         mut request: Request<UpstreamRequestBody>,
+        limits: &RouteLimits,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
+        let response_timeout = limits.response_timeout(&self.config);
         address.direct(&mut request);
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection().await {
@@ -150,7 +157,7 @@ impl UpstreamPool {
             };
             let upload = request.body_mut().upload();
             let answer = std::pin::pin!(connection.send(request));
-            match await_response(answer, upload, self.config.response_timeout).await {
+            match await_response(answer, upload, response_timeout).await {
                 None => {
                     connection.mark_suspect();
                     return Err(AttemptError::Final(SendError::Late));
@@ -163,8 +170,8 @@ impl UpstreamPool {
                     if is_ended_by_closing(&parts, &response_body) && address.tls().is_none() {
                         parts.extensions.insert(NotReplayable);
                     }
-                    let response_body =
-                        UpstreamBody::new(response_body, connection, self.config.pause_timeout);
+                    let pause_max = limits.pause_timeout(&self.config);
+                    let response_body = UpstreamBody::new(response_body, connection, pause_max);
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod alerts;
 mod ambiguity;
 mod clients;
 mod fleet;
