@@ -17,6 +17,7 @@ use crate::keys::KeysCommand;
 use crate::logging;
 use crate::openapi::OpenApiArgs;
 use crate::serve::Gateway;
+use crate::systemd::Supervisor;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
@@ -176,6 +177,8 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(address) = admin {
         writeln!(io::stdout(), "operators on http://{address}")?;
     }
+    let supervisor = Supervisor::from_environment();
+    supervisor.ready();
     let mut by_hand = false;
     loop {
         tokio::select! {
@@ -190,6 +193,7 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
             },
         }
     }
+    supervisor.stopping();
     let lame_duck = gateway.announce_end();
     let drained = async {
         if !by_hand && !lame_duck.is_zero() {

@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     spans_dropped: Counter,
     log_lines_dropped: Counter,
     upstream_up: Family<AddressLabels, Gauge>,
+    token_keys: Family<UrlLabels, Gauge>,
+    token_keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
     current: [Gauge; 7],
 }
@@ -69,6 +71,8 @@ pub(crate) struct CurrentValues {
     pub(crate) spans_dropped: u64,
     /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
+    /// Sets of keys for tokens, how many keys each has, and how old it is.
+    pub(crate) key_sets: Vec<(String, usize, Option<Duration>)>,
     /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
     pub(crate) draining: bool,
@@ -114,6 +118,8 @@ impl Metrics {
             spans_dropped: Counter::default(),
             log_lines_dropped: Counter::default(),
             upstream_up: Family::default(),
+            token_keys: Family::default(),
+            token_keys_age: Family::default(),
             reading: Mutex::default(),
             current: Default::default(),
         };
@@ -168,6 +174,15 @@ impl Metrics {
         registry.register("log_lines_dropped", lines, self.log_lines_dropped.clone());
         let up = "Whether an upstream address is available (1) or used as last resort (0)";
         registry.register("upstream_up", up, self.upstream_up.clone());
+        let keys = "Keys for tokens, by the URL that they are read from";
+        registry.register("token_keys", keys, self.token_keys.clone());
+        let age = "Time since keys for tokens were read; -1 before the first time";
+        registry.register_with_unit(
+            "token_keys_age",
+            age,
+            Unit::Seconds,
+            self.token_keys_age.clone(),
+        );
         for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
             registry.register(name, help, gauge.clone());
         }
@@ -189,6 +204,15 @@ impl Metrics {
         self.log_lines_dropped.inner().store(crate::logging::dropped(), Ordering::Relaxed);
         // Removes addresses of previous configurations; the lock keeps concurrent scrapes apart.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.token_keys.clear();
+        self.token_keys_age.clear();
+        for (url, count, age) in &current.key_sets {
+            let url = UrlLabels { url: url.clone() };
+            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            self.token_keys.get_or_create(&url).set(number(*count as u64));
+            let age = age.map_or(-1, |age| number(age.as_secs()));
+            self.token_keys_age.get_or_create(&url).set(age);
+        }
         self.upstream_up.clear();
         for (upstream, address, is_up) in &current.addresses {
             let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
@@ -325,6 +349,11 @@ struct AddressLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UrlLabels {
+    url: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
 }
@@ -348,7 +377,7 @@ fn step_buckets() -> Histogram {
 }
 
 const EOF: &str = "# EOF";
-const REFUSED_REASONS: [&str; 3] = ["limit", "malformed", "tls"];
+const REFUSED_REASONS: [&str; 4] = ["limit", "malformed", "proxy-protocol", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),

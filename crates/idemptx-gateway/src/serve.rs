@@ -1,6 +1,7 @@
 //! The running gateway: listeners, connections, and a routing table that can be replaced.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use hyper_util::server::conn::auto;
 use idemptx::CheckError;
 use idemptx::store::AnyStore;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -29,6 +30,7 @@ use crate::config::{Config, Listener};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
 use crate::network::{TcpListener, TcpStream};
 use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
 use crate::strict_http1::{StrictHttp1, UpgradeFlag};
@@ -71,6 +73,9 @@ impl Gateway {
 
     /// Starts over a store that is open already.
     pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let recorder = match &config.admin {
             Some(_) => Recorder::with_admin(config.log),
             None => Recorder::without_admin(config.log),
@@ -93,7 +98,7 @@ impl Gateway {
             None => None,
         };
         let logged = LoggedFindings::default();
-        table.check_store(&logged).await;
+        tokio::join!(table.check_store(&logged), table.start_key_sets());
         table.start_health_checks();
         let (table, tables) = watch::channel(table);
         let (shutdown, shutdown_watch) = crate::shutdown::channel();
@@ -173,7 +178,7 @@ impl Gateway {
         let retired = Arc::clone(&self.table.borrow());
         let table =
             Arc::new(RoutingTable::new(config, Arc::clone(&retired.store), Some(&retired))?);
-        table.check_store(&self.logged).await;
+        tokio::join!(table.check_store(&self.logged), table.start_key_sets());
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
         self.table.send_replace(table);
@@ -252,6 +257,10 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     loop {
         let Some(reserved) = context.limit.reserve().await else { return };
         match socket.accept().await {
+            Ok((stream, address)) if context.listener.proxy_protocol => {
+                let context = Arc::clone(&context);
+                tokio::spawn(introduced(stream, address.ip(), reserved, context));
+            }
             Ok((stream, address)) => match context.limit.try_acquire(address.ip(), reserved) {
                 Some(permit) => {
                     let context = Arc::clone(&context);
@@ -268,6 +277,33 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     }
 }
 
+/// Serves a connection for which a load balancer says who the client is.
+async fn introduced(
+    mut stream: TcpStream,
+    balancer: IpAddr,
+    reserved: OwnedSemaphorePermit,
+    context: Arc<ListenerContext>,
+) {
+    let trusted = &context.listener.trusted_proxies;
+    let limit = context.tables.borrow().limits.handshake;
+    let client = if trusted.iter().any(|network| network.contains(balancer)) {
+        proxy_protocol::read_header(&mut stream, limit).await
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    };
+    let client = match client {
+        Ok(client) => client.unwrap_or(balancer),
+        Err(error) => {
+            tracing::debug!("closing a connection without its header: {error}");
+            return context.recorder().connection_refused(balancer, "proxy-protocol");
+        }
+    };
+    match context.limit.try_acquire(client, reserved) {
+        Some(permit) => connection(stream, client, permit, context).await,
+        None => context.recorder().connection_refused(client, "limit"),
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     address: IpAddr,
@@ -281,8 +317,7 @@ async fn connection(
     let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
     let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
     let Some(tls) = tls else {
-        let peer =
-            Peer::new(address, false, context.listener.forwarded, None, connection.downgrade());
+        let peer = Peer::new(address, false, &context.listener, None, connection.downgrade());
         let (http1, http2) = (context.listener.http1, context.listener.http2);
         return serve_http(stream, peer, (http1, http2), &context).await;
     };
@@ -299,8 +334,8 @@ async fn serve_tls(
 ) {
     match tls.accept(stream).await {
         Ok(Accepted { stream, negotiated, certificate }) => {
-            let rule = context.listener.forwarded;
-            let peer = Peer::new(address, true, rule, certificate, connection.downgrade());
+            let listener = &context.listener;
+            let peer = Peer::new(address, true, listener, certificate, connection.downgrade());
             let spoken = match negotiated {
                 Some(Negotiated::Http1) => (true, false),
                 Some(Negotiated::Http2) => (false, true),

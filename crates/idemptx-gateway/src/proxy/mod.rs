@@ -52,9 +52,8 @@ pub(crate) async fn answer(
 ) -> Response<DownstreamBody> {
     let version = request.version();
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
-    let client = peer.address;
-    let span =
-        table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
+    let client = peer.client(request.headers());
+    let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
     let origin = request.headers().get(ORIGIN).cloned();
     let request_id = request_id::take_or_make(request.headers_mut());
     let log = table.store.recorder().log();

@@ -30,7 +30,7 @@ use tokio::time::{Instant, timeout};
 use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::response_body::UpstreamBody;
-use crate::config::{self, Origin, RouteLimits};
+use crate::config::{self, Balance, Origin, RouteLimits};
 use crate::observation::UpstreamResult;
 use crate::recorder::AnsweredBy;
 use crate::request_body::UpstreamRequestBody;
@@ -42,6 +42,8 @@ use crate::traces::UpstreamSpan;
 pub(crate) struct UpstreamPool {
     pub(crate) config: config::Upstream,
     addresses: Box<[Arc<Address>]>,
+    /// The positions of addresses, each as often as its weight says.
+    turns: Box<[usize]>,
     next: AtomicUsize,
     checks: OnceLock<HealthChecks>,
 }
@@ -64,7 +66,8 @@ impl UpstreamPool {
         let tls = Connector::new(&config)?;
         let address = |origin: &Origin| Address::new(origin.clone(), tls.clone(), &config);
         let addresses = config.origins.iter().map(|origin| Arc::new(address(origin))).collect();
-        Ok(Self { addresses, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
+        let turns = turns(config.origins.len(), &config.weights).into();
+        Ok(Self { addresses, turns, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
     }
 
     /// Starts the health checks, if they are configured and not running.
@@ -126,14 +129,24 @@ impl UpstreamPool {
         Err(SendError::Unsent(unsent))
     }
 
-    /// Returns every address once: available ones first, starting from a different one each time.
+    /// Returns every address once: available ones first, starting from the one whose turn it is.
     fn candidates(&self) -> impl Iterator<Item = &Arc<Address>> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let first = self.turns.get(number % self.turns.len().max(1)).copied().unwrap_or(0);
         let turn = |position: usize| {
             let count = self.addresses.len().max(1);
-            self.addresses.get(first.wrapping_add(position) % count)
+            let position = (first + position) % count;
+            self.addresses.get(position).map(|it| (position, it))
         };
-        let all = (0..self.addresses.len()).filter_map(turn);
+        let mut all: Vec<_> = (0..self.addresses.len()).filter_map(turn).collect();
+        if self.config.balance == Balance::LeastRequests {
+            // Stable, so that equal ones take turns.
+            all.sort_by_key(|(position, address)| {
+                let weight = self.config.weights.get(*position).copied().unwrap_or(1);
+                address.in_flight() * LOAD_UNIT / u64::from(weight)
+            });
+        }
+        let all = all.into_iter().map(|(_, address)| address);
         let now = Instant::now();
         // Collected now: an address that fails during its turn is not tried again.
         let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
@@ -200,6 +213,24 @@ impl From<&SendError> for UpstreamResult {
     }
 }
 
+/// Returns the order in which addresses have their turns: each as often as its weight says, and
+/// those of one address spread over the others.
+fn turns(count: usize, weights: &[u32]) -> Vec<usize> {
+    let weights: Vec<i64> =
+        (0..count).map(|at| weights.get(at).copied().unwrap_or(1).into()).collect();
+    let total: i64 = weights.iter().sum();
+    let mut credits = vec![0; count];
+    let mut turn = || {
+        credits.iter_mut().zip(&weights).for_each(|(credit, weight)| *credit += weight);
+        // The first of those with the most credit.
+        let most = credits.iter().copied().max()?;
+        let position = credits.iter().position(|credit| *credit == most)?;
+        *credits.get_mut(position)? -= total;
+        Some(position)
+    };
+    (0..total).filter_map(|_| turn()).collect()
+}
+
 /// The failure of one address.
 enum AttemptError {
     Unsent(io::Error, Box<Request<UpstreamRequestBody>>),
@@ -259,5 +290,20 @@ fn is_refused_stream(error: &hyper::Error) -> bool {
     })
 }
 
+/// Requests in flight are compared in fractions of this, as weights divide them.
+const LOAD_UNIT: u64 = 1 << 20;
 /// The number of connections tried that were closed before they took the request.
 const SENDS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::turns;
+
+    #[test]
+    fn addresses_have_as_many_turns_as_they_have_weight() {
+        assert_eq!(turns(3, &[]), [0, 1, 2]);
+        assert_eq!(turns(3, &[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(turns(2, &[2, 3]), [1, 0, 1, 0, 1]);
+        assert_eq!(turns(0, &[]), Vec::<usize>::new());
+    }
+}

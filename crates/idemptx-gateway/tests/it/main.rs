@@ -12,6 +12,7 @@ mod support;
 mod alerts;
 mod ambiguity;
 mod clients;
+mod deployment;
 mod fleet;
 mod guide;
 mod health;
