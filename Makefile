@@ -68,6 +68,7 @@ test: targets ## runs the tests: unit, store, doc, Python and black-box
 	.ci/require.sh curl curl
 	.ci/require.sh chromium chromium
 	.ci/require.sh h2load nghttp2-client
+	.ci/require.sh promtool prometheus
 	.ci/require.sh node nodejs
 	cargo $(RUNNER) $(BUILD) $(SUITE_LEFT_OUT)
 	cargo test $(BUILD) --doc

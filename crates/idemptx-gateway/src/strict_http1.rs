@@ -17,6 +17,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::activity::Activity;
+
 /// A stream that passes on only unambiguous HTTP/1.1 messages.
 ///
 /// HTTP/2 is recognised by its preface and passes unchecked, as does everything after an upgrade.
@@ -27,6 +29,7 @@ pub(crate) struct StrictHttp1<S> {
     /// The rest of the bytes that replace the ambiguous ones.
     replacement: Option<&'static [u8]>,
     upgraded: UpgradeFlag,
+    activity: Arc<Activity>,
 }
 
 /// Set when the connection has switched to another protocol.
@@ -44,8 +47,19 @@ impl UpgradeFlag {
 }
 
 impl<S> StrictHttp1<S> {
-    pub(crate) fn new(stream: S, line_bytes_max: usize, upgraded: UpgradeFlag) -> Self {
-        Self { stream, framing: Framing::new(line_bytes_max), replacement: None, upgraded }
+    pub(crate) fn new(
+        stream: S,
+        line_bytes_max: usize,
+        upgraded: UpgradeFlag,
+        activity: Arc<Activity>,
+    ) -> Self {
+        Self {
+            stream,
+            framing: Framing::new(line_bytes_max),
+            replacement: None,
+            upgraded,
+            activity,
+        }
     }
 }
 
@@ -69,6 +83,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictHttp1<S> {
             return Poll::Ready(Ok(()));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
+        // A client that has sent all it has may close its half, and still gets its answer: hyper
+        // would take it for one that has left.
+        if read.is_empty() && this.framing.is_between() && this.activity.defers_end(cx) {
+            return Poll::Pending;
+        }
         if let Err(Ambiguous { at }) = this.framing.read(read) {
             buffer.set_filled(before + at);
             this.replacement = Some(copy_into(REPLACEMENT, buffer));
@@ -171,6 +190,11 @@ impl Framing {
             chunked: false,
             is_later: false,
         }
+    }
+
+    /// Returns whether a message has ended and no other has begun.
+    fn is_between(&self) -> bool {
+        self.is_later && self.position == Position::FirstLine && self.line.is_empty()
     }
 
     /// Parses the next bytes.

@@ -327,9 +327,11 @@ impl PyExchange {
         if !kept.is_storable() {
             return Ok(None);
         }
+        let lease = exchange.leased()?.clone();
         let done =
-            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
-        Ok(Some(Step::new(StoreCall::Settle(exchange.leased()?.clone(), done))))
+            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain)
+                .describing(&lease);
+        Ok(Some(Step::new(StoreCall::Settle(lease, done))))
     }
 
     fn renewal(&self) -> PyResult<Step> {

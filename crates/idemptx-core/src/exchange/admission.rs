@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
+use crate::description;
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
 use crate::key::{FieldLine, InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
@@ -19,6 +21,9 @@ pub struct Rules {
     fingerprints: Vec<FingerprintConfig>,
     // The naming secret never rotates, because one operation must have one record.
     names: Names,
+    /// The namespace and the route, as records describe them.
+    service: Box<str>,
+    route: Box<str>,
 }
 
 impl Rules {
@@ -36,7 +41,18 @@ impl Rules {
         let fingerprints =
             secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
         let names = Names::new(namespace, policy.naming_secret.as_ref());
-        Self { policy, fingerprints, names }
+        Self { policy, fingerprints, names, service: namespace.into(), route: Box::default() }
+    }
+
+    /// Sets the name of the route, by which records describe their requests to operators.
+    #[must_use]
+    pub fn on_route(mut self, name: &str) -> Self {
+        self.route = name.into();
+        self
+    }
+
+    fn describe(&self, head: &Head<'_>) -> Bytes {
+        description::encode([head.method.as_str(), head.path(), &self.route, &self.service])
     }
 
     /// The policy.
@@ -132,6 +148,8 @@ struct Named {
     /// The lines of the headers to which the key is bound: few requests ask for their digest.
     bound_to: BoundTo,
     id: RecordId,
+    /// The encoded description of the request; empty for work that is not an HTTP request.
+    description: Bytes,
 }
 
 /// Header field lines that may be credentials, so that `Debug` shows none.
@@ -154,7 +172,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new())
+        Self::bound(rules, scope, key, route, Vec::new(), Bytes::new())
     }
 
     fn bound(
@@ -163,10 +181,11 @@ impl Operation {
         key: Key,
         route: Option<(&str, &str)>,
         bound_to: Vec<FieldLine>,
+        description: Bytes,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id }))
+        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id, description }))
     }
 
     /// Returns the client's key.
@@ -185,6 +204,13 @@ impl Operation {
     #[must_use]
     pub fn id(&self) -> RecordId {
         self.0.id
+    }
+
+    /// Returns the encoded [`Description`] of the request; empty for work that is not an HTTP
+    /// request.
+    #[must_use]
+    pub fn description(&self) -> Bytes {
+        self.0.description.clone()
     }
 
     /// Derives a key for a call to another system.
@@ -261,7 +287,8 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     };
     let route = (head.method.as_str(), head.path());
     let bound_to = lines_of(bound(policy), head.headers);
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to))
+    let description = rules.describe(head);
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to, description))
 }
 
 /// Returns the lines of the headers of these names.
