@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::activity::Activity;
@@ -231,7 +232,7 @@ impl Framing {
 
     /// Consumes a line or the available part of it, and returns its length; `None` if ambiguous.
     fn line(&mut self, rest: &[u8]) -> Option<usize> {
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr(b'\n', rest) else {
             self.line.extend_from_slice(rest);
             // hyper rejects longer lines, so they need not be buffered.
             return (self.line.len() <= self.line_bytes_max).then_some(rest.len());
@@ -243,7 +244,7 @@ impl Framing {
             self.line.extend_from_slice(line);
             Cow::Owned(std::mem::take(&mut self.line))
         };
-        let line = line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'))?;
+        let line = line.strip_suffix(b"\r").filter(|line| memchr(b'\r', line).is_none())?;
         self.position = self.after(line)?;
         Some(end + 1)
     }
@@ -275,7 +276,7 @@ impl Framing {
         }
         (self.length, self.chunked, self.is_later) = (None, false, true);
         // A target has no fragment, but some servers strip one instead of rejecting it.
-        (!line.contains(&b'#')).then_some(Position::Field)
+        memchr(b'#', line).is_none().then_some(Position::Field)
     }
 
     /// Applies RFC 9112 §6.3, without the choices that it leaves to the recipient.
@@ -289,7 +290,7 @@ impl Framing {
     }
 
     fn field(&mut self, line: &[u8]) -> Option<()> {
-        let colon = line.iter().position(|byte| *byte == b':')?;
+        let colon = memchr(b':', line)?;
         let (name, value) = line.split_at_checked(colon)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
