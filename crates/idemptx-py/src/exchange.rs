@@ -1,5 +1,6 @@
 //! The state machine of one request, as Python drives it.
 
+pub(crate) mod numbers;
 pub(crate) mod recovery;
 mod transitions;
 
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use idemptx_core::coordination::{Update as Change, WaitLimits};
 use idemptx_core::exchange::{
     Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
 };
@@ -17,17 +19,18 @@ use idemptx_core::outcome::{Code, Outcome, Rejection};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
 use idemptx_core::response_headers;
-use idemptx_core::store::{ClaimInfo, RecordSnapshot, Settlement};
+use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList};
 
+use self::numbers::{action, answer};
 use self::recovery::Recovery;
 use self::transitions::kept;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
-use crate::step::{RecordUpdate, Step, StoreCall, Update};
+use crate::step::{Step, StoreCall, Update};
 use crate::{http_lines, misuse};
 
 /// The state machine of one request.
@@ -52,6 +55,8 @@ pub(crate) struct PyExchange {
     settlement: Option<Settlement>,
     /// True if the handler's transaction is committed together with the settlement.
     commits: bool,
+    /// The name of something that an operator should know of the request or the response.
+    concern: Option<&'static str>,
 }
 
 /// The current action with its data.
@@ -112,9 +117,8 @@ impl PyExchange {
     }
 
     #[getter]
-    fn warns_of_key(&self) -> bool {
-        let operation = self.machine.operation();
-        operation.is_some_and(|it| self.shared.policy().warns_of_key(it.key()))
+    const fn concern(&self) -> Option<&'static str> {
+        self.concern
     }
 
     #[getter]
@@ -211,7 +215,10 @@ impl PyExchange {
         };
         // A request that shares a peer's result has left nothing in the store.
         self.at_stake = false;
-        Ok(self.advance(Event::Claimed(update.0.clone().claimed())))
+        match update.0.clone().claimed() {
+            Some(claimed) => Ok(self.advance(Event::Claimed(claimed))),
+            None => Err(misuse("a record that changed is asked for again")),
+        }
     }
 
     #[getter]
@@ -223,16 +230,13 @@ impl PyExchange {
     #[getter]
     fn holder(&self) -> PyResult<Update> {
         let Phase::Wait { holder, .. } = &self.phase else { return Err(self.misplaced("holder")) };
-        Ok(Update(RecordUpdate::Held(*holder)))
+        Ok(Update(Change::Held(*holder)))
     }
 
     #[pyo3(signature = (update))]
     fn woken(&mut self, update: Option<&Bound<'_, Update>>) -> PyResult<i32> {
         let Phase::Wait { .. } = self.phase else { return Err(self.misplaced("woken")) };
-        let seen = match update.map(|update| &update.get().0) {
-            Some(RecordUpdate::Settled(record)) => Some(RecordSnapshot::Settled(record.clone())),
-            _ => None,
-        };
+        let seen = update.and_then(|update| update.get().0.clone().awaited());
         Ok(self.advance(Event::Woken(seen)))
     }
 
@@ -325,9 +329,11 @@ impl PyExchange {
         if !kept.is_storable() {
             return Ok(None);
         }
+        let lease = exchange.leased()?.clone();
         let done =
-            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
-        Ok(Some(Step::new(StoreCall::Settle(exchange.leased()?.clone(), done))))
+            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain)
+                .describing(&lease);
+        Ok(Some(Step::new(StoreCall::Settle(lease, done))))
     }
 
     fn renewal(&self) -> PyResult<Step> {
@@ -343,7 +349,7 @@ impl PyExchange {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
         let mut exchange = slf.try_borrow_mut()?;
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("responded")) };
-        let directive = transitions::directive(&mut headers);
+        let directive = exchange.directive(&mut headers);
         let policy = exchange.shared.policy();
         let classified = classified_status(status, &headers, &body, None);
         let whole = (body.len() <= policy.response_bytes_max)
@@ -367,7 +373,7 @@ impl PyExchange {
         let (status, mut headers) = (http_lines::status(status)?, http_lines::headers(headers)?);
         let mut exchange = slf.try_borrow_mut()?;
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("streamed")) };
-        let directive = transitions::directive(&mut headers);
+        let directive = exchange.directive(&mut headers);
         exchange.kept = Some(kept::head(status, &headers, exchange.shared.policy()));
         Ok(exchange.handled(Handled::Partial { status, directive }))
     }
@@ -440,7 +446,17 @@ impl PyExchange {
         }
     }
 
-    fn leased(&self) -> PyResult<&Lease> {
+    /// The record that the request waits for, its holder, and how many may wait.
+    pub(crate) fn waiting(&self) -> PyResult<(RecordId, ClaimInfo, WaitLimits)> {
+        match (&self.phase, self.id) {
+            (Phase::Wait { holder, .. }, Some(id)) => {
+                Ok((id, *holder, WaitLimits::of(self.shared.policy())))
+            }
+            _ => Err(self.misplaced("wait")),
+        }
+    }
+
+    pub(crate) fn leased(&self) -> PyResult<&Lease> {
         self.lease.as_ref().ok_or_else(|| misuse("the request holds no lease: nothing executes"))
     }
 
@@ -468,32 +484,4 @@ impl PyExchange {
         };
         misuse(format!("{method} does not belong here: the action is {current}"))
     }
-}
-
-/// `Exchange.action`.
-pub(crate) mod action {
-    pub(crate) const READ_BODY: i32 = 0;
-    pub(crate) const STORE: i32 = 1;
-    pub(crate) const WAIT: i32 = 2;
-    pub(crate) const PROBE: i32 = 3;
-    pub(crate) const EXECUTE: i32 = 4;
-    pub(crate) const ANSWER: i32 = 5;
-    pub(crate) const ALL: [(&str, i32); 6] = [
-        ("READ_BODY", READ_BODY),
-        ("STORE", STORE),
-        ("WAIT", WAIT),
-        ("PROBE", PROBE),
-        ("EXECUTE", EXECUTE),
-        ("ANSWER", ANSWER),
-    ];
-}
-
-/// `Exchange.answer`.
-pub(crate) mod answer {
-    pub(crate) const PASS: i32 = 0;
-    pub(crate) const REPLAY: i32 = 1;
-    pub(crate) const OWN: i32 = 2;
-    pub(crate) const REFUSE: i32 = 3;
-    pub(crate) const ALL: [(&str, i32); 4] =
-        [("PASS", PASS), ("REPLAY", REPLAY), ("OWN", OWN), ("REFUSE", REFUSE)];
 }

@@ -4,10 +4,12 @@
 //! waits: Python owns the event loop, and moves Redis' bytes.
 //! `python/idemptx/_idemptx.pyi` is the contract; every class and method is documented there.
 
+mod coordinator;
 mod durable;
 mod exchange;
 mod futures;
 mod http_lines;
+mod leases;
 mod memory;
 mod refusal;
 mod rules;
@@ -31,11 +33,15 @@ mod _idemptx {
     #[pymodule_export]
     use super::check_token_source;
     #[pymodule_export]
+    use super::coordinator::{Confirmation, Coordinator, Waiter};
+    #[pymodule_export]
     use super::durable::{LoopHandle, NativeStore, WatchHandle};
     #[pymodule_export]
     use super::exchange::PyExchange;
     #[pymodule_export]
     use super::exchange::recovery::Recovery;
+    #[pymodule_export]
+    use super::leases::Leases;
     #[pymodule_export]
     use super::memory::{MemoryStore, Watch};
     #[pymodule_export]
@@ -49,7 +55,7 @@ mod _idemptx {
         Channel, ClientCommands, Layout, PubSubReader, RedisReplyError, Transaction,
     };
 
-    use crate::exchange::{action, answer};
+    use crate::exchange::numbers::{action, answer};
     use crate::step::kind;
     use crate::step::verdict::number as verdict;
 

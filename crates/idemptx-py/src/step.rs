@@ -6,6 +6,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use idemptx_core::coordination::Update as Change;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
@@ -15,8 +16,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+pub(crate) use self::verdict::Verdict;
 use self::verdict::number;
-pub(crate) use self::verdict::{RecordUpdate, Verdict};
 use crate::misuse;
 
 /// A store step and its verdict.
@@ -45,7 +46,7 @@ pub(crate) enum StoreCall {
 
 /// The state of a record: a holder, a result, or a failure to read it.
 #[pyclass(frozen, module = "idemptx._idemptx")]
-pub(crate) struct Update(pub(crate) RecordUpdate);
+pub(crate) struct Update(pub(crate) Change);
 
 impl StoreCall {
     /// The id of the record.
@@ -198,22 +199,17 @@ impl Step {
         self.conclude(Verdict::Pending);
     }
 
-    #[getter]
-    fn releases_unconfirmed(&self) -> bool {
-        matches!(&self.call, StoreCall::Release(lease) if lease.fence == 0)
-    }
-
-    fn update(&self) -> Option<Update> {
+    pub(crate) fn update(&self) -> Option<Update> {
         let told = match (&self.call, &self.verdict) {
             (_, Verdict::Granted(lease)) => {
-                RecordUpdate::Held(ClaimInfo::new(&Record::running(lease), lease.term))
+                Change::Held(ClaimInfo::new(&Record::running(lease), lease.term))
             }
-            (_, Verdict::Held(holder)) => RecordUpdate::Held(*holder),
-            (_, Verdict::Settled(record)) => RecordUpdate::Settled(record.clone()),
+            (_, Verdict::Held(holder)) => Change::Held(*holder),
+            (_, Verdict::Settled(record)) => Change::Settled(record.clone()),
             (StoreCall::Settle(lease, done), Verdict::Done) => {
-                RecordUpdate::Settled(Record::settled(lease, done))
+                Change::Settled(Record::settled(lease, done))
             }
-            (StoreCall::Claim(..), Verdict::Failed(failure)) => RecordUpdate::Failed(*failure),
+            (StoreCall::Claim(..), Verdict::Failed(failure)) => Change::Failed(*failure),
             _ => return None,
         };
         Some(Update(told))
@@ -221,7 +217,7 @@ impl Step {
 
     fn is_held_as(&self, update: &Update) -> bool {
         match (&self.call, &self.verdict, &update.0) {
-            (StoreCall::Lookup(..), Verdict::Held(found), RecordUpdate::Held(known)) => {
+            (StoreCall::Lookup(..), Verdict::Held(found), Change::Held(known)) => {
                 found.token == known.token && !found.is_orphan()
             }
             _ => false,
@@ -311,7 +307,7 @@ impl Step {
 impl Update {
     #[getter]
     const fn is_held(&self) -> bool {
-        matches!(self.0, RecordUpdate::Held(_))
+        matches!(self.0, Change::Held(_))
     }
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
@@ -13,10 +13,12 @@ import redis.asyncio.cluster
 import redis.asyncio.sentinel
 import redis.cluster
 import redis.sentinel
-from fastapi import FastAPI
-from idemptx import idempotent
 from idemptx.backend.base import AsyncStorageBackend, StorageBackend
+from protected import protected
 from protocol import KEY
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 class OwnBackend(StorageBackend):
@@ -87,11 +89,8 @@ async def close(backend: Any) -> None:
 
 
 def one_route(backend: Any, calls: Any, **options: Any) -> FastAPI:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, **options)
-    async def create_order() -> Any:
+    @protected(backend, **options)
+    async def app() -> Any:
         return {"n": next(calls)}
 
     return app

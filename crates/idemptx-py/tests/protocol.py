@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import FastAPI
-from idemptx import idempotent
+from protected import KEY, protected
 
-KEY = {"Idempotency-Key": "k"}
 PATIENT = {"store_timeout_ms": {"claim": 20_000, "settle": 20_000}}
 """Part of a policy, for a load under which a slow machine needs its time."""
 
@@ -16,11 +14,9 @@ PATIENT = {"store_timeout_ms": {"claim": 20_000, "settle": 20_000}}
 async def executes_once_replays_and_refuses(connect: Any, backend: Any) -> None:
     began, go = asyncio.Event(), asyncio.Event()
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(backend, wait_timeout=20, policy=PATIENT)
-    async def create_order(fail: bool = False) -> Any:
+    @protected(backend, wait_timeout=20, policy=PATIENT)
+    async def app(fail: bool = False) -> Any:
         nonlocal calls
         calls += 1
         began.set()

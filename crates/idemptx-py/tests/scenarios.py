@@ -22,6 +22,7 @@ from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.responses import JSONResponse, PlainTextResponse
 from idemptx import idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend
+from protected import protected
 from pydantic import BaseModel
 from servers import RedisServer
 
@@ -83,11 +84,9 @@ class Receipt(BaseModel):
 @scenario
 async def quick_start(bench: Bench) -> Any:
     effects = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(storage_backend=bench.sync_backend())
-    async def create_order(request: Request):
+    @protected(bench.sync_backend())
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         return {"status": "created"}
@@ -121,11 +120,9 @@ async def response_model(bench: Bench) -> Any:
 @scenario
 async def plain_function(bench: Bench) -> Any:
     threads: list[str] = []
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    def create_order(request: Request):
+    @protected()
+    def app(request: Request):
         threads.append(threading.current_thread().name)
         return JSONResponse({"status": "created"}, 201)
 
@@ -170,11 +167,9 @@ async def plain_text_and_no_content(bench: Bench) -> Any:
 @scenario
 async def retry_with_other_headers(bench: Bench) -> Any:
     """Changes the headers that proxies, browsers, tracers or SDK releases change on a retry."""
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(request: Request):
+    @protected()
+    async def app(request: Request):
         return JSONResponse({"status": "created"}, 201)
 
     changes = {
@@ -199,11 +194,9 @@ async def retry_with_other_headers(bench: Bench) -> Any:
 @scenario
 async def refusals_without_handlers(bench: Bench) -> Any:
     began, finish = asyncio.Event(), asyncio.Event()
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(request: Request):
+    @protected()
+    async def app(request: Request):
         began.set()
         await finish.wait()
         return JSONResponse({"status": "created"}, 201)
@@ -269,11 +262,9 @@ async def longer_than_the_ttl(bench: Bench) -> Any:
     began = [asyncio.Event(), asyncio.Event()]
     finish = [asyncio.Event(), asyncio.Event()]
     runs: list[int] = []
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), key_ttl=1)
-    async def create_order(request: Request):
+    @protected(key_ttl=1)
+    async def app(request: Request):
         mine = len(runs)
         runs.append(mine)
         began[mine].set()
@@ -298,11 +289,9 @@ async def lock_of_another(bench: Bench) -> Any:
     began = [asyncio.Event() for _ in range(3)]
     finish = [asyncio.Event() for _ in range(3)]
     running = at_once = executions = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(bench.async_backend(), key_ttl=1)
-    async def create_order(request: Request):
+    @protected(bench.async_backend(), key_ttl=1)
+    async def app(request: Request):
         nonlocal running, at_once, executions
         mine = executions
         executions += 1
@@ -334,12 +323,10 @@ async def lock_of_another(bench: Bench) -> Any:
 async def store_full_after_the_effect(bench: Bench) -> Any:
     server = RedisServer()
     effects = 0
-    app = FastAPI()
     backend = bench.async_backend(server.port)
 
-    @app.post("/orders")
-    @idempotent(backend, **bench.policy(store_timeout_ms={"claim": 5000, "settle": 500}))
-    async def create_order(request: Request):
+    @protected(backend, **bench.policy(store_timeout_ms={"claim": 5000, "settle": 500}))
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         if effects == 1:
@@ -367,12 +354,10 @@ async def store_full_after_the_effect(bench: Bench) -> Any:
 async def store_dies_after_the_effect(bench: Bench) -> Any:
     server = RedisServer("--appendonly", "yes", "--appendfsync", "always")
     effects = 0
-    app = FastAPI()
     backend = bench.async_backend(server.port)
 
-    @app.post("/orders")
-    @idempotent(backend, **bench.policy(store_timeout_ms={"claim": 5000, "settle": 500}))
-    async def create_order(request: Request):
+    @protected(backend, **bench.policy(store_timeout_ms={"claim": 5000, "settle": 500}))
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         if effects == 1:
@@ -397,11 +382,9 @@ async def store_dies_after_the_effect(bench: Bench) -> Any:
 async def waiter_of_a_failure(bench: Bench) -> Any:
     began, fail = asyncio.Event(), asyncio.Event()
     effects = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(bench.async_backend(), wait_timeout=5)
-    async def create_order(request: Request):
+    @protected(bench.async_backend(), wait_timeout=5)
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         if effects == 1:
@@ -426,12 +409,10 @@ async def two_hundred_waiters(bench: Bench) -> Any:
     """Over a second, in which polling each 100 ms shows."""
     began, finish = asyncio.Event(), asyncio.Event()
     server = RedisServer()
-    app = FastAPI()
     backend = bench.async_backend(server.port)
 
-    @app.post("/orders")
-    @idempotent(backend, wait_timeout=10, **bench.policy(waiters_max=1000))
-    async def create_order(request: Request):
+    @protected(backend, wait_timeout=10, **bench.policy(waiters_max=1000))
+    async def app(request: Request):
         began.set()
         await finish.wait()
         return JSONResponse({"status": "created"}, 201)
@@ -520,12 +501,10 @@ async def _stall(bench: Bench, server: RedisServer, backend: Any) -> Any:
 async def evicting_store(bench: Bench) -> Any:
     server = RedisServer("--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru")
     effects = 0
-    app = FastAPI()
     backend = bench.async_backend(server.port)
 
-    @app.post("/orders")
-    @idempotent(backend, **bench.policy(on_unsafe_store="refuse"))
-    async def create_order(request: Request):
+    @protected(backend, **bench.policy(on_unsafe_store="refuse"))
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         return JSONResponse({"n": effects}, 201)
@@ -547,11 +526,8 @@ async def evicting_store(bench: Bench) -> Any:
 
 @scenario
 async def two_cookies(bench: Bench) -> Any:
-    app = FastAPI()
-
-    @app.post("/login")
-    @idempotent(InMemoryBackend())
-    async def login(request: Request):
+    @protected(path="/login")
+    async def app(request: Request):
         response = JSONResponse({})
         response.set_cookie("session", "one")
         response.set_cookie("device", "two")
@@ -636,11 +612,8 @@ async def colliding_keys(bench: Bench) -> Any:
 
 @scenario
 async def two_tenants(bench: Bench) -> Any:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), validate_signature=False)
-    async def create_order(request: Request):
+    @protected(validate_signature=False)
+    async def app(request: Request):
         return JSONResponse({"secret of": request.headers["Authorization"]})
 
     async with _client(app) as client:
@@ -658,11 +631,9 @@ async def two_tenants(bench: Bench) -> Any:
 async def application_timeout(bench: Bench) -> Any:
     finish = asyncio.Event()
     effects = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(request: Request):
+    @protected()
+    async def app(request: Request):
         nonlocal effects
         effects += 1
         await finish.wait()
@@ -683,11 +654,8 @@ async def application_timeout(bench: Bench) -> Any:
 
 @scenario
 async def huge_key(bench: Bench) -> Any:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(bench.async_backend())
-    async def create_order(request: Request):
+    @protected(bench.async_backend())
+    async def app(request: Request):
         return JSONResponse({}, 201)
 
     async with _client(app) as client:

@@ -28,11 +28,11 @@ from fastapi.responses import (
 )
 from idemptx import idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 from pydantic import BaseModel
 
 pytestmark = pytest.mark.anyio
 
-KEY = {"Idempotency-Key": "k"}
 OURS = {
     b"idempotency-key",
     b"x-idempotency-signature",
@@ -245,11 +245,9 @@ def _kept(answer: Any) -> list[tuple[bytes, bytes]]:
 
 async def test_lines_with_the_same_name_keep_their_order(connect: Any) -> None:
     names = [b"x-b", b"link", b"x-a", b"x-b", b"link"]
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         response = Response(b"x")
         response.raw_headers += [(name, b"%d" % at) for at, name in enumerate(names)]
         return response
@@ -296,11 +294,9 @@ async def test_whether_a_failure_is_kept_depends_on_its_status(
     connect: Any, status: int, raises: bool
 ) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         if raises:
@@ -318,11 +314,8 @@ async def test_whether_a_failure_is_kept_depends_on_its_status(
 
 
 async def test_a_rejected_payload_may_be_corrected_with_the_same_key(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(request: Request) -> Any:
+    @protected()
+    async def app(request: Request) -> Any:
         if await request.json() < 1:
             raise HTTPException(422, "too small")
         return {"ok": True}
@@ -338,11 +331,9 @@ async def test_an_unexpected_exception_releases_the_key_and_is_the_servers_500(
     connect: Any,
 ) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -359,11 +350,9 @@ async def test_an_unexpected_exception_quarantines_the_key_in_the_payments_profi
     connect: Any,
 ) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(only_process=True), profile="payments", scope="shared")
-    async def create_order() -> Any:
+    @protected(InMemoryBackend(only_process=True), profile="payments", scope="shared")
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         raise RuntimeError("oops")
@@ -427,11 +416,9 @@ async def test_a_body_too_large_to_keep_is_passed_on_and_not_executed_again(
     calls = 0
     content = bytes(range(256)) * 64
     (tmp_path / "large").write_bytes(content)
-    app = FastAPI()
 
-    @app.post("/export")
-    @idempotent(InMemoryBackend(), policy={"response_bytes_max": 1000})
-    async def export() -> Any:
+    @protected(path="/export", policy={"response_bytes_max": 1000})
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         if kind == "file":
@@ -467,11 +454,9 @@ async def test_events_arrive_live_and_are_not_executed_again(serve: Any, redis_s
 
 async def test_a_body_that_breaks_off_is_not_kept(connect: Any) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/export")
-    @idempotent(InMemoryBackend())
-    async def export() -> Any:
+    @protected(path="/export")
+    async def app() -> Any:
         nonlocal calls
         calls += 1
 

@@ -20,9 +20,8 @@ import redis.asyncio.cluster
 import redis.asyncio.sentinel
 import redis.cluster
 import redis.sentinel
-from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
-from idemptx import IdempotencyMiddleware, idempotent
+from idemptx import IdempotencyMiddleware
 from idemptx.backend import (
     AsyncRedisBackend,
     InMemoryBackend,
@@ -31,6 +30,7 @@ from idemptx.backend import (
     RedisSentinelBackend,
     from_url,
 )
+from protected import protected
 from protocol import KEY, PATIENT, executes_once_replays_and_refuses
 from servers import APPS, RedisServer, eventually, free_port
 
@@ -391,11 +391,9 @@ def test_a_backend_serves_one_loop_after_the_other(connect: Any, redis_server: A
 def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kind: str) -> None:
     backend: Any = InMemoryBackend() if kind == "memory" else RedisBackend(redis_server.url)
     calls: list[str] = []
-    app = FastAPI()
 
-    @app.post("/orders/{number}")
-    @idempotent(backend, wait_timeout=20, policy=PATIENT)
-    async def create_order(number: str) -> Any:
+    @protected(backend, path="/orders/{number}", wait_timeout=20, policy=PATIENT)
+    async def app(number: str) -> Any:
         calls.append(number)
         await asyncio.sleep(0.002)
         return {"n": number}
@@ -458,11 +456,8 @@ def test_a_process_of_its_own(
 
 def test_a_memory_backend_refuses_new_keys_beyond_its_limit(connect: Any) -> None:
     async def play() -> list[int]:
-        app = FastAPI()
-
-        @app.post("/orders")
-        @idempotent(InMemoryBackend(bytes_max=64 * 1024))
-        async def create_order() -> Any:
+        @protected(InMemoryBackend(bytes_max=64 * 1024))
+        async def app() -> Any:
             return {"text": "x" * 10_000}
 
         async with connect(app) as client:

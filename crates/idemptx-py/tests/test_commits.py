@@ -8,18 +8,16 @@ import psycopg
 import pytest
 import sqlalchemy
 from charging import charging, connect_psycopg, end
-from fastapi import Depends, FastAPI
+from fastapi import Depends
 from fastapi.responses import JSONResponse, StreamingResponse
 from idemptx import (
     IdempotentTransaction,
     LeaseLostException,
     current_execution,
-    idempotent,
 )
 from idemptx.backend import PostgresBackend
+from protected import KEY, protected
 from sqlalchemy.ext.asyncio import create_async_engine
-
-KEY = {"Idempotency-Key": "k"}
 
 
 @pytest.fixture
@@ -174,11 +172,9 @@ async def test_a_handler_that_commits_by_itself_is_found_out(
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
     transaction = IdempotentTransaction(CONNECTS["psycopg"](postgres_server.url))
-    app = FastAPI()
 
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge(tx: Annotated[Any, Depends(transaction)]) -> dict[str, int]:
+    @protected(backend, path="/charges")
+    async def app(tx: Annotated[Any, Depends(transaction)]) -> dict[str, int]:
         await tx.execute("INSERT INTO charges (key) VALUES ('k')")
         await tx.commit()
         return {"charge": 1}
@@ -196,11 +192,9 @@ async def test_an_operation_that_was_taken_over_is_not_settled(
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
     raised: list[Exception] = []
-    app = FastAPI()
 
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge() -> JSONResponse:
+    @protected(backend, path="/charges")
+    async def app() -> JSONResponse:
         execution = current_execution()
         assert execution is not None
         postgres_server.ask("DELETE FROM idemptx.records")
@@ -225,11 +219,9 @@ async def test_a_streamed_answer_is_committed_too(
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
     transaction = IdempotentTransaction(CONNECTS["asyncpg"](postgres_server.url))
-    app = FastAPI()
 
-    @app.post("/charges")
-    @idempotent(backend, policy={"response_bytes_max": 1000})
-    async def charge(
+    @protected(backend, path="/charges", policy={"response_bytes_max": 1000})
+    async def app(
         tx: Annotated[Any, Depends(transaction)], long: bool = False
     ) -> StreamingResponse:
         await tx.execute("INSERT INTO charges (key) VALUES ('k')")

@@ -1,6 +1,6 @@
 """Dependencies and background tasks around a decorated handler."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
-# ruff: noqa: TC003, FAST002
+# ruff: noqa: TC003
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from fastapi.responses import (
 )
 from idemptx import idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
 
 
 async def test_dependencies_run_for_each_request_and_can_be_overridden(connect: Any) -> None:
@@ -36,11 +35,8 @@ async def test_dependencies_run_for_each_request_and_can_be_overridden(connect: 
         seen.append("user")
         return "alice"
 
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(name: str = Depends(user)) -> Any:
+    @protected()
+    async def app(name: str = Depends(user)) -> Any:
         return {"by": name}
 
     async with connect(app) as client:
@@ -70,11 +66,8 @@ async def test_a_dependency_with_yield_sees_how_the_handler_ended(
         finally:
             log.append("close")
 
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(transaction: str = Depends(transaction)) -> Any:
+    @protected()
+    async def app(transaction: str = Depends(transaction)) -> Any:
         log.append("handler")
         if fails:
             raise HTTPException(402, "no money")
@@ -123,11 +116,8 @@ async def test_a_dependency_stays_open_under_a_handler_whose_request_was_cancell
         log.append("closed")
         closed.set()
 
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), wait_timeout=20)
-    async def create_order(session: str = Depends(session)) -> Any:
+    @protected(wait_timeout=20)
+    async def app(session: str = Depends(session)) -> Any:
         log.append("began")
         began.set()
         await go.wait()
@@ -183,14 +173,12 @@ async def test_background_tasks_run_once_and_after_the_answer(connect: Any) -> N
 
 async def test_background_tasks_run_though_the_client_left(connect: Any) -> None:
     began, go, mailed = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    app = FastAPI()
 
     async def mail() -> None:
         mailed.set()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(tasks: BackgroundTasks) -> Any:
+    @protected()
+    async def app(tasks: BackgroundTasks) -> Any:
         tasks.add_task(mail)
         began.set()
         await go.wait()

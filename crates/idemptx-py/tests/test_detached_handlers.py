@@ -1,6 +1,6 @@
 """Handlers in a separate task: what settles when, and what survives a client that leaves."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
-# ruff: noqa: TC003, FAST002
+# ruff: noqa: TC003
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 
 pytestmark = pytest.mark.anyio
 
-KEY = {"Idempotency-Key": "k"}
 # FastAPI ends some dependencies before the response: those of this scope, or (before 0.118) all.
 SHOWS_STACKS = "fastapi_inner_astack" in inspect.getsource(fastapi.routing)
 HAS_SCOPES = "scope" in inspect.signature(Depends).parameters
@@ -54,11 +54,9 @@ async def test_a_dependency_that_fails_before_the_response_leaves_nothing_to_rep
     connect: Any, streams: bool
 ) -> None:
     log: list[str] = []
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), wait_timeout=5)
-    async def create_order(
+    @protected(wait_timeout=5)
+    async def app(
         session: None = before_response(a_session_that_fails_once(log)),
     ) -> Any:
         log.append("handler")
@@ -75,15 +73,13 @@ async def test_a_dependency_that_fails_before_the_response_leaves_nothing_to_rep
 @ends_before_response
 async def test_a_live_body_ends_where_a_dependency_fails_before_it(connect: Any) -> None:
     log: list[str] = []
-    app = FastAPI()
 
     async def events() -> AsyncIterator[bytes]:
         for _ in range(1000):
             yield b"data: x\n\n"
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(
+    @protected()
+    async def app(
         session: None = before_response(a_session_that_fails_once(log)),
     ) -> Any:
         return StreamingResponse(events(), media_type="text/event-stream")
@@ -123,7 +119,6 @@ async def test_a_response_that_another_decorator_replaces_is_still_stored(connec
 @ends_before_response
 async def test_a_request_cancelled_in_a_commit_leaves_nothing_to_replay(connect: Any) -> None:
     committing, handled = asyncio.Event(), 0
-    app = FastAPI()
 
     async def session() -> AsyncIterator[None]:
         yield
@@ -131,9 +126,8 @@ async def test_a_request_cancelled_in_a_commit_leaves_nothing_to_replay(connect:
             committing.set()
             await asyncio.Event().wait()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), wait_timeout=5)
-    async def create_order(session: None = before_response(session)) -> Any:
+    @protected(wait_timeout=5)
+    async def app(session: None = before_response(session)) -> Any:
         nonlocal handled
         handled += 1
         return {"ok": True}
@@ -150,15 +144,13 @@ async def test_a_dependency_that_fails_after_its_client_left_is_logged(
     connect: Any, caplog: Any
 ) -> None:
     began, go = asyncio.Event(), asyncio.Event()
-    app = FastAPI()
 
     async def session() -> AsyncIterator[None]:
         yield
         raise RuntimeError("the connection could not be given back")
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(session: None = Depends(session)) -> Any:
+    @protected()
+    async def app(session: None = Depends(session)) -> Any:
         began.set()
         await go.wait()
         return {"ok": True}
@@ -174,16 +166,14 @@ async def test_a_dependency_that_fails_after_its_client_left_is_logged(
 async def test_context_variables_of_the_handler_reach_its_caller(connect: Any) -> None:
     user: ContextVar[str] = ContextVar("user", default="none")
     seen: list[str] = []
-    app = FastAPI()
 
     async def session() -> AsyncIterator[None]:
         user.set("dependency")
         yield
         seen.append(user.get())
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(session: None = Depends(session)) -> Any:
+    @protected()
+    async def app(session: None = Depends(session)) -> Any:
         seen.append(user.get())
         user.set("handler")
         return {"ok": True}
@@ -195,14 +185,12 @@ async def test_context_variables_of_the_handler_reach_its_caller(connect: Any) -
 
 async def test_without_detaching_dependencies_and_handler_share_a_task(connect: Any) -> None:
     tasks: list[Any] = []
-    app = FastAPI()
 
     async def session() -> None:
         tasks.append(asyncio.current_task())
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), detach=False)
-    async def create_order(session: None = Depends(session)) -> Any:
+    @protected(detach=False)
+    async def app(session: None = Depends(session)) -> Any:
         tasks.append(asyncio.current_task())
         return {"ok": True}
 
@@ -214,11 +202,9 @@ async def test_without_detaching_dependencies_and_handler_share_a_task(connect: 
 
 async def test_without_detaching_a_cancelled_handler_frees_its_key(connect: Any) -> None:
     began, handled = asyncio.Event(), 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), detach=False, wait_timeout=5)
-    async def create_order() -> Any:
+    @protected(detach=False, wait_timeout=5)
+    async def app() -> Any:
         nonlocal handled
         handled += 1
         began.set()
@@ -239,11 +225,9 @@ async def test_a_task_cancelled_elsewhere_is_an_exception_of_the_handler(
     connect: Any, detach: bool
 ) -> None:
     handled = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), detach=detach)
-    async def create_order() -> Any:
+    @protected(detach=detach)
+    async def app() -> Any:
         nonlocal handled
         handled += 1
         if handled == 1:
@@ -296,14 +280,12 @@ async def test_a_body_whose_client_cannot_be_reached_ends(fails_at: str) -> None
 
 async def test_background_tasks_of_a_dependency_run_once(connect: Any) -> None:
     mails: list[str] = []
-    app = FastAPI()
 
     async def mailing(tasks: BackgroundTasks) -> None:
         tasks.add_task(mails.append, "mail")
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(mailing: None = Depends(mailing)) -> Any:
+    @protected()
+    async def app(mailing: None = Depends(mailing)) -> Any:
         return {"ok": True}
 
     async with connect(app) as client:
@@ -314,7 +296,6 @@ async def test_background_tasks_of_a_dependency_run_once(connect: Any) -> None:
 
 async def test_background_tasks_of_a_dependency_run_though_the_client_left(connect: Any) -> None:
     began, go, mailed = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    app = FastAPI()
 
     async def mail() -> None:
         mailed.set()
@@ -322,9 +303,8 @@ async def test_background_tasks_of_a_dependency_run_though_the_client_left(conne
     async def mailing(tasks: BackgroundTasks) -> None:
         tasks.add_task(mail)
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(mailing: None = Depends(mailing)) -> Any:
+    @protected()
+    async def app(mailing: None = Depends(mailing)) -> Any:
         began.set()
         await go.wait()
         return {"ok": True}
@@ -337,11 +317,8 @@ async def test_background_tasks_of_a_dependency_run_though_the_client_left(conne
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python has no eager tasks")
 async def test_eager_tasks_leave_nothing_to_drain(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         return {"ok": True}
 
     loop = asyncio.get_running_loop()
@@ -408,13 +385,13 @@ async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, l
         first = asyncio.create_task(client.post("/orders", headers=KEY))
         await asyncio.wait_for(began.wait(), 30)
         leaving = asyncio.create_task(app(scope, receive, send))
-        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+        while not engine.coordinator.waiting:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0)
         assert (await client.post("/orders", headers=KEY)).status_code == 409
         left.set()
         await asyncio.wait_for(leaving, 10)
         waiting = asyncio.create_task(client.post("/orders", headers=KEY))
-        while not engine.waiting:  # noqa: ASYNC110 - nobody announces it
+        while not engine.coordinator.waiting:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0)
         go.set()
         assert ((await first).status_code, (await waiting).status_code) == (200, 200)

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from idemptx import Severity, idempotent
+from idemptx import Severity
 from idemptx.backend import PostgresBackend, SqliteBackend, from_url
 from load import send_duplicates
+from protected import protected
 from protocol import KEY, PATIENT, executes_once_replays_and_refuses
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from fastapi import FastAPI
 
 LEASE_MS = 2000
 KEYS = 60
@@ -47,11 +49,9 @@ async def test_a_durable_backend_executes_once_replays_and_refuses(
 async def test_a_plain_function_is_protected_too(connect: Any, durable_url: str) -> None:
     backend = from_url(durable_url)
     threads = []
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(backend, wait_timeout=20)
-    def create_order() -> dict[str, int]:
+    @protected(backend, wait_timeout=20)
+    def app() -> dict[str, int]:
         threads.append(threading.get_ident())
         return {"n": len(threads)}
 
@@ -85,11 +85,9 @@ def test_two_backends_at_one_place_share_everything(connect: Any, durable_url: s
 def test_three_loops_at_once_share_a_backend(connect: Any, durable_url: str) -> None:
     backend = from_url(durable_url)
     calls: list[str] = []
-    app = FastAPI()
 
-    @app.post("/orders/{number}")
-    @idempotent(backend, wait_timeout=20, policy=PATIENT)
-    async def create_order(number: str) -> Any:
+    @protected(backend, path="/orders/{number}", wait_timeout=20, policy=PATIENT)
+    async def app(number: str) -> Any:
         calls.append(number)
         await asyncio.sleep(0.002)
         return {"n": number}
@@ -355,12 +353,10 @@ async def test_an_answer_that_found_no_server_is_stored_behind(
 ) -> None:
     server = own_postgres()
     backend = from_url(server.url)
-    app = FastAPI()
     executions: list[int] = []
 
-    @app.post("/orders")
-    @idempotent(backend, policy={"store_timeout_ms": {"settle": 500}})
-    async def create_order() -> dict[str, int]:
+    @protected(backend, policy={"store_timeout_ms": {"settle": 500}})
+    async def app() -> dict[str, int]:
         executions.append(1)
         if len(executions) == 1:
             server.stop()
@@ -448,11 +444,8 @@ def test_keys_are_executed_once_whatever_is_killed(
 
 
 def _app(backend: Any, executions: list[int], **options: Any) -> FastAPI:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, **options)
-    async def create_order() -> dict[str, int]:
+    @protected(backend, **options)
+    async def app() -> dict[str, int]:
         executions.append(1)
         return {"n": len(executions)}
 

@@ -1,6 +1,6 @@
 """Decorated handlers may take everything that they might, and depend on it."""
 # Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
-# ruff: noqa: TC003, FAST002
+# ruff: noqa: TC003
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ from fastapi.responses import (
 )
 from idemptx import idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
 
 
 class Order(BaseModel):
@@ -48,11 +47,8 @@ class Receipt(BaseModel):
 
 
 async def test_a_handler_needs_no_request_parameter(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders/{number}")
-    @idempotent(InMemoryBackend())
-    async def create_order(
+    @protected(path="/orders/{number}")
+    async def app(
         number: int, order: Order, urgent: bool = False, x_shop: str = Header("main")
     ) -> dict[str, Any]:
         return {"number": number, **order.model_dump(), "urgent": urgent, "shop": x_shop}
@@ -145,11 +141,8 @@ async def test_plain_functions_run_in_threads_and_leave_the_loop_free(connect: A
 
 
 async def test_forms_are_compared_by_their_fields(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/form")
-    @idempotent(InMemoryBackend())
-    async def take(amount: Annotated[int, Form()], note: Annotated[str, Form()] = "") -> Any:
+    @protected(path="/form")
+    async def app(amount: Annotated[int, Form()], note: Annotated[str, Form()] = "") -> Any:
         return {"amount": amount, "note": note}
 
     async with connect(app) as client:
@@ -161,11 +154,8 @@ async def test_forms_are_compared_by_their_fields(connect: Any) -> None:
 
 
 async def test_uploads_are_compared_by_their_contents_whatever_the_boundary(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/upload")
-    @idempotent(InMemoryBackend())
-    async def take(file: Annotated[UploadFile, File()], note: Annotated[str, Form()]) -> Any:
+    @protected(path="/upload")
+    async def app(file: Annotated[UploadFile, File()], note: Annotated[str, Form()]) -> Any:
         content = await file.read()
         return {"bytes": len(content), "name": file.filename, "note": note}
 
@@ -187,11 +177,8 @@ async def test_uploads_are_compared_by_their_contents_whatever_the_boundary(conn
 
 
 async def test_a_binary_body_reaches_the_handler_unchanged(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/binary")
-    @idempotent(InMemoryBackend())
-    async def take(request: Request) -> Any:
+    @protected(path="/binary")
+    async def app(request: Request) -> Any:
         chunks = [chunk async for chunk in request.stream()]
         return Response(b"".join(chunks)[::-1])
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from fastapi import FastAPI
-from idemptx import current_execution, idempotent
+from idemptx import RequestOutcome, current_execution
 from idemptx.backend import RedisBackend, from_url
+from protected import protected
 from protocol import KEY, PATIENT
 
 if TYPE_CHECKING:
     import httpx
+    from fastapi import FastAPI
 
 pytestmark = pytest.mark.anyio
 
@@ -37,11 +38,8 @@ async def test_a_handler_that_blocks_its_loop_keeps_its_lease(connect: Any, url:
     began, retried = threading.Event(), threading.Event()
 
     def app() -> FastAPI:
-        app = FastAPI()
-
-        @app.post("/orders")
-        @idempotent(from_url(url), policy={**PATIENT, "lease_ms": LEASE_MS})
-        async def create_order() -> dict[str, int]:
+        @protected(from_url(url), policy={**PATIENT, "lease_ms": LEASE_MS})
+        async def app() -> dict[str, int]:
             executions.append(1)
             began.set()
             assert retried.wait(60)
@@ -80,11 +78,8 @@ async def test_a_hundred_leases_are_renewed_at_once(connect: Any, durable_url: s
     backends = [from_url(durable_url) for _ in range(2)]
 
     def app(backend: Any) -> FastAPI:
-        app = FastAPI()
-
-        @app.post("/orders/{number}")
-        @idempotent(backend, policy={**PATIENT, "lease_ms": 2 * LEASE_MS})
-        async def create_order(number: str) -> dict[str, str]:
+        @protected(backend, path="/orders/{number}", policy={**PATIENT, "lease_ms": 2 * LEASE_MS})
+        async def app(number: str) -> dict[str, str]:
             running.append(number)
             if len(running) == 100:
                 all_run.set()
@@ -115,13 +110,15 @@ async def test_an_execution_that_lost_its_lease_is_told_and_answers_with_the_oth
     connect: Any, redis_server: Any
 ) -> None:
     """Deleting records by hand takes leases away; the first answer kept is the only one."""
-    app = FastAPI()
     lost: list[bool] = []
     executions = []
+    outcomes: list[tuple[str, str, int]] = []
 
-    @app.post("/orders")
-    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600})
-    async def create_order() -> dict[str, int]:
+    def note(it: RequestOutcome) -> None:
+        outcomes.append((it.outcome, it.reason, it.attempt))
+
+    @protected(RedisBackend(redis_server.url), policy={"lease_ms": 600}, on_outcome=note)
+    async def app() -> dict[str, int]:
         executions.append(1)
         mine = len(executions)
         execution = current_execution()
@@ -140,18 +137,21 @@ async def test_an_execution_that_lost_its_lease_is_told_and_answers_with_the_oth
     assert lost == [True]
     assert answer.status_code == 409
     assert executions == [1]
+    assert outcomes == [("fenced", "in-progress", 1)]
 
 
 async def test_who_comes_once_the_lease_is_lost_is_not_held_up_by_the_handler(
     connect: Any, redis_server: Any
 ) -> None:
-    app = FastAPI()
     executions = []
     lost, go_on = asyncio.Event(), asyncio.Event()
+    outcomes: list[tuple[str, str, int]] = []
 
-    @app.post("/orders")
-    @idempotent(RedisBackend(redis_server.url), policy={"lease_ms": 600})
-    async def create_order() -> dict[str, int]:
+    def note(it: RequestOutcome) -> None:
+        outcomes.append((it.outcome, it.reason, it.attempt))
+
+    @protected(RedisBackend(redis_server.url), policy={"lease_ms": 600}, on_outcome=note)
+    async def app() -> dict[str, int]:
         executions.append(1)
         mine = len(executions)
         execution = current_execution()
@@ -172,3 +172,4 @@ async def test_who_comes_once_the_lease_is_lost_is_not_held_up_by_the_handler(
         assert second.json() == {"n": 2}
         assert (await first).json() == {"n": 2}
     assert len(executions) == 2
+    assert outcomes == [("executed", "", 1), ("fenced", "replayed", 1)]

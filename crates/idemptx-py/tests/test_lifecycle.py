@@ -16,71 +16,92 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from idemptx import current_execution, drain, idempotent
 from idemptx._engines import engines_of
+from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
 from idemptx._lease_renewer import LeaseRenewer
 from idemptx.backend import InMemoryBackend, SqliteBackend
+from protected import KEY, protected
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 pytestmark = pytest.mark.anyio
 
-KEY = {"Idempotency-Key": "k"}
-
 
 class Holder:
     """A running handler, as far as its lease is concerned."""
 
-    lost = False
-
-    def __init__(self, store: Any, *, renews: bool = True) -> None:
-        self.store = self.exchange = self.rules = self
+    def __init__(self, store: Any) -> None:
         self.store = store
-        self.lease = 0.3
-        self._renews = renews
+        self.exchange = executing()
+        self.lost = threading.Event()
 
-    def renewal(self) -> Any:
-        if not self._renews:
-            raise RuntimeError("there is no lease")
-        return type("Step", (), {"verdict": 0, "failure": None})()
+    def lose(self) -> None:
+        self.lost.set()
+
+
+def executing() -> Any:
+    """An exchange whose handler runs under a lease of 0.3 seconds."""
+    rules = Rules("draft", '{"lease_ms": 300}')
+    exchange = rules.begin("POST", b"/orders", b"", [(b"idempotency-key", b"k")], None)
+    claim = exchange.step() if exchange.end_body() == STORE else None
+    assert claim is not None
+    MemoryStore().perform(claim)
+    assert exchange.done(claim) == EXECUTE
+    return exchange
 
 
 class Renewing:
-    """A store that renews at once, or not before it is let go on."""
+    """A store that gives each renewal the next verdict, or is silent until it is let go on."""
 
-    def __init__(self, *, is_silent: bool = False) -> None:
+    def __init__(self, *verdicts: int | Exception, is_silent: bool = False) -> None:
         self.renewed = threading.Event()
         self.go = threading.Event()
+        self._verdicts = list(verdicts)
         self._is_silent = is_silent
 
     def renew(self, steps: Any) -> None:
         if self._is_silent:
             self.go.wait(30)
+        verdict = self._verdicts.pop(0) if self._verdicts else OK
+        if isinstance(verdict, Exception):
+            raise verdict
+        for step in steps:
+            if verdict == OK:
+                step.succeed()
+            else:
+                step.fail(verdict)
         self.renewed.set()
 
 
 async def test_a_silent_store_holds_up_no_lease_of_another() -> None:
     renewer, silent, well = LeaseRenewer(), Renewing(is_silent=True), Renewing()
     first, second = Holder(silent), Holder(well)
-    renewer.add(first, 0.3)
+    renewer.add(first)
     try:
-        await asyncio.sleep(0.3)
-        renewer.add(second, 0.3)
+        renewer.add(second)
         assert await asyncio.to_thread(well.renewed.wait, 10)
+        well.renewed.clear()
+        assert await asyncio.to_thread(well.renewed.wait, 10), "and goes on"
     finally:
         silent.go.set()
         renewer.remove(first)
         renewer.remove(second)
 
 
-async def test_an_exception_in_one_renewal_ends_no_other() -> None:
-    renewer, store = LeaseRenewer(), Renewing()
-    broken, well = Holder(store, renews=False), Holder(store)
-    renewer.add(broken, 0.3)
-    renewer.add(well, 0.3)
+async def test_an_exception_in_one_renewal_ends_neither_it_nor_another() -> None:
+    renewer = LeaseRenewer()
+    raising, well = Renewing(OSError("unplugged"), UNAVAILABLE), Renewing()
+    holders = [Holder(raising), Holder(well)]
+    for holder in holders:
+        renewer.add(holder)
     try:
-        assert await asyncio.to_thread(store.renewed.wait, 10)
+        for store in (raising, well):
+            assert await asyncio.to_thread(store.renewed.wait, 10)
+            store.renewed.clear()
+            assert await asyncio.to_thread(store.renewed.wait, 10)
+        assert not any(holder.lost.is_set() for holder in holders)
     finally:
-        renewer.remove(broken)
-        renewer.remove(well)
+        for holder in holders:
+            renewer.remove(holder)
 
 
 async def test_closing_a_backend_waits_for_the_results_of_running_handlers(
@@ -88,11 +109,9 @@ async def test_closing_a_backend_waits_for_the_results_of_running_handlers(
 ) -> None:
     backend = SqliteBackend(tmp_path / "records.db")
     began, go, handled = asyncio.Event(), asyncio.Event(), 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(backend)
-    async def create_order() -> Any:
+    @protected(backend)
+    async def app() -> Any:
         nonlocal handled
         handled += 1
         began.set()
@@ -118,11 +137,8 @@ def test_a_loop_that_is_not_asyncios_is_named() -> None:
 
 
 async def test_a_blocking_step_in_an_event_loop_is_refused(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         with pytest.raises(RuntimeError, match="await step"):
@@ -139,11 +155,8 @@ class Charge(BaseModel):
 
 
 async def test_a_step_may_give_what_fastapi_can_serialise(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         charge = Charge(id="c_1", at=dt.date(2030, 1, 2))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Header
 from fastapi.openapi.utils import get_openapi
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import InMemoryBackend
+from protected import protected
 from protocol import KEY
 from pydantic import BaseModel
 
@@ -117,11 +118,8 @@ async def test_the_middleware_describes_the_routes_that_it_covers(connect: Any) 
 
 
 async def test_a_parameter_of_the_applications_own_is_left_alone(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
+    @protected()
+    async def app(idempotency_key: Annotated[str | None, Header()] = None) -> str | None:
         return idempotency_key
 
     operation = (await document(connect, app))["paths"]["/orders"]["post"]

@@ -17,10 +17,10 @@ from fastapi.responses import (
 )
 from idemptx import current_execution, idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
 
 pytestmark = pytest.mark.anyio
 
-KEY = {"Idempotency-Key": "k"}
 OURS = {
     b"idempotency-key",
     b"x-idempotency-signature",
@@ -31,12 +31,10 @@ OURS = {
 
 
 async def test_an_optional_key_may_be_missing(connect: Any) -> None:
-    app = FastAPI()
     numbers = iter(range(9))
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), required=False)
-    async def create_order() -> Any:
+    @protected(required=False)
+    async def app() -> Any:
         return {"n": next(numbers), "key": bool(current_execution())}
 
     async with connect(app) as client:
@@ -83,11 +81,8 @@ async def test_chosen_headers_are_part_of_the_signature(connect: Any) -> None:
 
 @pytest.mark.parametrize("key", ['"k"', "k", '"k";a=1'])
 async def test_a_quoted_key_is_the_bare_one(connect: Any, key: str) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         return {"key": execution.key}
@@ -101,11 +96,8 @@ async def test_a_quoted_key_is_the_bare_one(connect: Any, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["a,b", "k" * 256, '"open', "a\tb", "caf\u00e9"])
 async def test_a_malformed_key_is_refused(connect: Any, key: str) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         raise AssertionError
 
     async with connect(app) as client:
@@ -117,11 +109,8 @@ async def test_a_malformed_key_is_refused(connect: Any, key: str) -> None:
 
 
 async def test_an_applications_own_check_of_keys_is_asked(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(), accepts=lambda key: key.startswith("ord-"))
-    async def create_order() -> Any:
+    @protected(accepts=lambda key: key.startswith("ord-"))
+    async def app() -> Any:
         return {}
 
     async with connect(app) as client:
@@ -213,11 +202,8 @@ def test_a_bad_parameter_is_refused_at_decoration(
 
 
 async def test_a_handler_sees_its_execution(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    def create_order() -> Any:
+    @protected()
+    def app() -> Any:
         execution = current_execution()
         assert execution is not None
         assert not execution.is_lost
@@ -254,11 +240,9 @@ async def test_a_handler_directs_its_outcome(
     connect: Any, through: str, outcome: Any, second: int, calls_expected: int
 ) -> None:
     calls = 0
-    app = FastAPI()
 
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order(response: Response) -> Any:
+    @protected()
+    async def app(response: Response) -> Any:
         nonlocal calls
         calls += 1
         response.status_code = 503
@@ -280,11 +264,8 @@ async def test_a_handler_directs_its_outcome(
 
 
 async def test_an_unknown_direction_is_refused(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend())
-    async def create_order() -> Any:
+    @protected()
+    async def app() -> Any:
         execution = current_execution()
         assert execution is not None
         with pytest.raises(ValueError, match="store, release or unknown"):
@@ -293,6 +274,64 @@ async def test_an_unknown_direction_is_refused(connect: Any) -> None:
 
     async with connect(app) as client:
         assert (await client.post("/orders", headers=KEY)).status_code == 200
+
+
+async def leave_an_orphan(connect: Any, app: FastAPI) -> None:
+    """Executes in an event loop that ends under it; the handler sets `began` and waits."""
+
+    async def vanish() -> None:
+        began = app.state.began = asyncio.Event()
+        async with connect(app) as client:
+            sending = asyncio.create_task(client.post("/orders", headers=KEY))
+            await began.wait()
+            sending.cancel()
+
+    await asyncio.to_thread(asyncio.run, vanish())
+
+
+async def after_the_lease(post: Any) -> Any:
+    """Sends a request until the claim that it meets has lapsed."""
+    for _ in range(100):
+        answer = await post()
+        if answer.status_code != 409 or answer.json()["code"] != "in-progress":
+            return answer
+        await asyncio.sleep(0.05)
+    pytest.fail("the lease does not lapse")
+
+
+async def test_retries_of_an_orphan_share_one_call_of_the_probe(connect: Any) -> None:
+    app, go = FastAPI(), asyncio.Event()
+    calls: list[str] = []
+
+    async def probe(_orphan: Any) -> Any:
+        calls.append("began")
+        await go.wait()
+        calls.append("ended")
+        return JSONResponse({"n": "found"}, 201)
+
+    policy = {"on_orphan": "probe", "lease_ms": 200, "waiters_max": 100}
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend(), probe=probe, policy=policy)
+    async def create_order() -> Any:
+        app.state.began.set()
+        await asyncio.Event().wait()
+
+    await leave_an_orphan(connect, app)
+    async with connect(app) as client:
+        first = asyncio.create_task(after_the_lease(lambda: client.post("/orders", headers=KEY)))
+        while not calls:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(client.post("/orders", headers=KEY)) for _ in range(20)]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert calls == ["began"]
+        go.set()
+        answers = [await first, *(await asyncio.gather(*others))]
+    assert {it.status_code for it in answers} <= {201, 409}
+    assert all(it.json() == {"n": "found"} for it in answers if it.status_code == 201)
+    assert answers[0].status_code == 201
+    assert calls == ["began", "ended"]
 
 
 @pytest.mark.parametrize("knows", ["nothing", "it did not happen", "it happened"])
@@ -308,11 +347,8 @@ async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> No
             return JSONResponse({"n": "found"}, 201)
         return None if knows == "nothing" else False
 
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(backend, probe=probe, policy={"on_orphan": "probe", "lease_ms": 200})
-    async def create_order() -> Any:
+    @protected(backend, probe=probe, policy={"on_orphan": "probe", "lease_ms": 200})
+    async def app() -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -322,21 +358,9 @@ async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> No
         assert execution is not None
         return JSONResponse({"n": calls, "attempt": execution.attempt}, 201)
 
-    async def vanish() -> None:
-        began = app.state.began = asyncio.Event()
-        async with connect(app) as client:
-            sending = asyncio.create_task(client.post("/orders", headers=KEY))
-            await began.wait()
-            sending.cancel()
-
-    await asyncio.to_thread(asyncio.run, vanish())
+    await leave_an_orphan(connect, app)
     async with connect(app) as client:
-        answer = await client.post("/orders", headers=KEY)
-        for _ in range(100):
-            if answer.status_code != 409 or answer.json()["code"] != "in-progress":
-                break
-            await asyncio.sleep(0.05)
-            answer = await client.post("/orders", headers=KEY)
+        answer = await after_the_lease(lambda: client.post("/orders", headers=KEY))
     assert asked[0] == ("k", 1)
     if knows == "nothing":
         assert (answer.status_code, answer.json()["code"], calls) == (409, "outcome-unknown", 1)

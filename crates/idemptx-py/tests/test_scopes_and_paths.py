@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI, Request
 from idemptx import IdempotencyMiddleware, idempotent
 from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
+from starlette.responses import JSONResponse
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
 
 
 def counting(backend: Any, **options: Any) -> tuple[FastAPI, list[str]]:
@@ -127,7 +127,7 @@ async def test_the_middleware_has_a_namespace_as_the_decorator(connect: Any) -> 
 async def test_a_placeholder_instead_of_a_key_is_logged_once(
     connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idemptx._reports._Reports.placeholder", False)
+    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
     app, _ = counting(InMemoryBackend())
     async with connect(app) as client:
         for key in ("good", "${ORDER_KEY}", "undefined", "undefined"):
@@ -136,6 +136,43 @@ async def test_a_placeholder_instead_of_a_key_is_logged_once(
     warnings = [it.getMessage() for it in caplog.records if "placeholder" in it.getMessage()]
     assert len(warnings) == 1
     assert "ORDER_KEY" not in warnings[0]
+
+
+async def test_cookies_without_a_bound_header_are_logged_once(
+    connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
+    app, _ = counting(InMemoryBackend(), profile="draft")
+    session = {"Cookie": "session=s3cret"}
+    async with connect(app) as client:
+        for number, headers in enumerate([{}, {**session, "X-Api-Key": "a"}, session, session]):
+            if number == 2:
+                assert "cookies" not in caplog.text
+            named = {"Idempotency-Key": f"k-{number}", **headers}
+            assert (await client.post("/orders", headers=named)).status_code == 200
+    warnings = [it.getMessage() for it in caplog.records if "cookies" in it.getMessage()]
+    assert len(warnings) == 1
+    assert "s3cret" not in warnings[0]
+
+
+@pytest.mark.parametrize(("said", "count"), [("nonsense", 1), ("Unknown", 0)])
+async def test_an_outcome_that_cannot_be_read_is_logged(
+    connect: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    count: int,
+) -> None:
+    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
+
+    @protected()
+    async def app() -> Any:
+        return JSONResponse({}, headers={"Idempotency-Outcome": said})
+
+    async with connect(app) as client:
+        await client.post("/orders", headers=KEY)
+    warnings = [it for it in caplog.records if "Idempotency-Outcome" in it.getMessage()]
+    assert len(warnings) == count
 
 
 async def test_applications_below_different_prefixes_of_a_proxy_are_different_operations(

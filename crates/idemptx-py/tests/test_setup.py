@@ -14,6 +14,7 @@ from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from own_backends import OwnBackend
+from protected import protected
 from protocol import KEY
 from servers import free_port
 
@@ -187,11 +188,8 @@ def test_payments_refuse_a_store_that_cannot_keep_its_promise(make: Any, advice:
 
 @pytest.mark.anyio
 async def test_payments_take_the_memory_of_the_only_process(connect: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/orders")
-    @idempotent(InMemoryBackend(only_process=True), **PAYMENTS)
-    async def create_order() -> dict[str, bool]:
+    @protected(InMemoryBackend(only_process=True), **PAYMENTS)
+    async def app() -> dict[str, bool]:
         return {"ok": True}
 
     async with connect(app) as client:
@@ -225,6 +223,41 @@ async def test_an_asynchronous_client_object_is_found_to_starve(redis_server: An
 
 
 # A store that is away
+
+
+def outside_of_asyncio(app: Any, scope: Any, first: Any) -> list[Any]:
+    """The messages of an application that runs in another kind of loop, until it awaits that."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return first
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(StopIteration):
+        app(scope, receive, send).send(None)
+    return sent
+
+
+def test_a_server_without_asyncio_is_told_at_its_start() -> None:
+    app = IdempotencyMiddleware(FastAPI(), InMemoryBackend())
+    [message] = outside_of_asyncio(app, {"type": "lifespan"}, {"type": "lifespan.startup"})
+    assert message["type"] == "lifespan.startup.failed"
+    assert "asyncio worker" in message["message"]
+
+
+def test_a_request_without_asyncio_is_told_what_to_choose() -> None:
+    app = IdempotencyMiddleware(FastAPI(), InMemoryBackend())
+    request = {
+        "type": "http",
+        "method": "POST",
+        "path": "/orders",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    with pytest.raises(RuntimeError, match="asyncio worker"):
+        outside_of_asyncio(app, request, {"type": "http.request", "body": b""})
 
 
 @pytest.mark.anyio

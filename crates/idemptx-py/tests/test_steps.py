@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI
-from idemptx import RecoveryException, current_execution, idempotent
+from idemptx import RecoveryException, current_execution
 from idemptx.backend import InMemoryBackend, RedisBackend, from_url
+from protected import protected
 from protocol import KEY
 from pydantic import BaseModel
 
@@ -55,11 +55,9 @@ def _here() -> Execution:
 
 async def test_a_step_runs_once_in_all_attempts(connect: Any, backend: Any) -> None:
     calls: list[str] = []
-    app = FastAPI()
 
-    @app.post("/pay")
-    @idempotent(backend)
-    async def pay() -> dict[str, Any]:
+    @protected(backend, path="/pay")
+    async def app() -> dict[str, Any]:
         execution = _here()
 
         async def charge() -> dict[str, Any]:
@@ -86,11 +84,9 @@ async def test_a_step_runs_once_in_all_attempts(connect: Any, backend: Any) -> N
 
 async def test_a_plain_function_has_steps_too(connect: Any, backend: Any) -> None:
     calls: list[str] = []
-    app = FastAPI()
 
-    @app.post("/pay")
-    @idempotent(backend)
-    def pay() -> dict[str, Any]:
+    @protected(backend, path="/pay")
+    def app() -> dict[str, Any]:
         def charge() -> str:
             calls.append("charge")
             return "c_1"
@@ -110,11 +106,9 @@ async def test_a_plain_function_has_steps_too(connect: Any, backend: Any) -> Non
 
 async def test_what_fails_is_not_kept(connect: Any, backend: Any) -> None:
     calls: list[int] = []
-    app = FastAPI()
 
-    @app.post("/pay")
-    @idempotent(backend)
-    async def pay() -> int:
+    @protected(backend, path="/pay")
+    async def app() -> int:
         def charge() -> int:
             calls.append(1)
             if len(calls) == 1:
@@ -133,11 +127,9 @@ async def test_a_step_belongs_to_its_request(connect: Any) -> None:
     """A key that was released may be used for another request, whose steps are not the first's."""
     backend = InMemoryBackend()
     raised: list[str] = []
-    app = FastAPI()
 
-    @app.post("/pay")
-    @idempotent(backend)
-    async def pay(body: dict[str, int]) -> int:
+    @protected(backend, path="/pay")
+    async def app(body: dict[str, int]) -> int:
         try:
             paid = await _here().step("charge", lambda: body["amount"])
         except ValueError as error:
@@ -223,11 +215,9 @@ async def test_a_step_gives_the_type_that_is_hinted_in_each_attempt(
     connect: Any, backend: Any, call: Any
 ) -> None:
     seen: list[Any] = []
-    app = FastAPI()
 
-    @app.post("/pay")
-    @idempotent(backend)
-    async def pay() -> str:
+    @protected(backend, path="/pay")
+    async def app() -> str:
         seen.append(await _here().step("charge", call))
         if len(seen) == 1:
             raise RuntimeError("oops")
@@ -256,12 +246,10 @@ async def test_a_lambda_has_no_hint_but_may_be_given_one(connect: Any) -> None:
 
 
 async def test_a_plain_functions_step_is_typed_too(connect: Any) -> None:
-    app = FastAPI()
     seen: list[Any] = []
 
-    @app.post("/pay")
-    @idempotent(InMemoryBackend())
-    def pay() -> None:
+    @protected(path="/pay")
+    def app() -> None:
         seen.append(_here().blocking_step("charge", charge))
         seen.append(_here().blocking_step("point", lambda: POINT, returns=Point))
 
@@ -345,11 +333,8 @@ async def test_without_an_answer_of_the_store_nothing_runs(connect: Any, own_pos
 
 
 async def _run(connect: Any, backend: Any, work: Callable[[], Any], **options: Any) -> None:
-    app = FastAPI()
-
-    @app.post("/pay")
-    @idempotent(backend, **options)
-    async def pay() -> str:
+    @protected(backend, path="/pay", **options)
+    async def app() -> str:
         await work()
         return "done"
 

@@ -129,7 +129,7 @@ def test_a_primary_that_was_demoted_is_left_and_found_again(
                 refused = await client.post("/orders", headers=KEY)
                 assert (refused.status_code, refused.json()["code"]) == (503, "store-unavailable")
                 # Certain refusals leave nothing to be done: no release is sent again and again.
-                assert engines_of(backend).here().unconfirmed == 0
+                assert engines_of(backend).here().coordinator.unconfirmed == 0
                 if kind == "in-loop":
                     await asyncio.to_thread(
                         eventually,
@@ -188,7 +188,7 @@ def test_a_refusal_through_a_client_that_sends_once_is_certain(
     async def play() -> int:
         answer = await post(connect, one_route(backend, iter(range(9))))
         assert answer.status_code == 503
-        return engines_of(backend).here().unconfirmed
+        return engines_of(backend).here().coordinator.unconfirmed
 
     assert (asyncio.run(play()) == 0) == (is_certain and not resends)
 

@@ -13,13 +13,12 @@ import httpx
 import pytest
 import sqlalchemy
 from charging import charging, connect_psycopg, end
-from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from idemptx import (
     current_execution,
-    idempotent,
 )
 from idemptx.backend import InMemoryBackend, PostgresBackend, SqliteBackend
+from protected import KEY, protected
 
 WAYS = [
     "psycopg async",
@@ -32,7 +31,6 @@ WAYS = [
 ]
 KILLS = int(os.environ.get("IDEMPTX_KILLS", "4"))
 """How many workers are killed in a run; the documentation tells of one with 100."""
-KEY = {"Idempotency-Key": "k"}
 ONE_EACH = httpx.Limits(max_keepalive_connections=0)
 """A server ends a connection on which a handler has failed."""
 
@@ -218,11 +216,9 @@ async def test_other_backends_say_what_to_do(
 ) -> None:
     backend = make(tmp_path)
     raised: list[str] = []
-    app = FastAPI()
 
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge() -> JSONResponse:
+    @protected(backend, path="/charges")
+    async def app() -> JSONResponse:
         execution = current_execution()
         assert execution is not None
         response = JSONResponse({})
@@ -257,11 +253,9 @@ async def test_connections_that_cannot_settle_say_why(
 ) -> None:
     backend = PostgresBackend(postgres_server.url)
     raised: list[str] = []
-    app = FastAPI()
 
-    @app.post("/charges")
-    @idempotent(backend)
-    async def charge() -> JSONResponse:
+    @protected(backend, path="/charges")
+    async def app() -> JSONResponse:
         execution = current_execution()
         assert execution is not None
         response = JSONResponse({})

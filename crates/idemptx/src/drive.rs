@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use idemptx_core::coordination::{Unconfirmed, WaitLimits};
 use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -26,8 +27,8 @@ use tokio::time::timeout;
 use crate::detachable::Attachment;
 use crate::engine::Inner;
 use crate::execution::Execution;
-use crate::lease_renewer::{BackgroundTask, Heartbeat};
-use crate::single_flight::{Entry, Leader, Update, WaitLimits, WaitSlot};
+use crate::lease_renewer::Heartbeat;
+use crate::single_flight::{Entry, Leader, Update, WaitSlot};
 use crate::time_limit::limited;
 use crate::transaction::PendingEffects;
 
@@ -286,16 +287,13 @@ impl<S: Store> Driver<S> {
             match self.engine.single_flight().enter(id) {
                 Entry::Lead(leader) => self.leader = Some(leader),
                 Entry::Held(holder) => return Ok(Claim::Found(RecordSnapshot::Held(holder))),
-                Entry::Follow(update) => match update.await {
-                    Ok(Update::Held(holder)) => {
-                        return Ok(Claim::Found(RecordSnapshot::Held(holder)));
+                Entry::Follow(update) => {
+                    // Without an update its leader is gone.
+                    let update = update.await.unwrap_or(Update::Changed);
+                    if let Some(verdict) = update.claimed() {
+                        return verdict;
                     }
-                    Ok(Update::Settled(record)) => {
-                        return Ok(Claim::Found(RecordSnapshot::Settled(record)));
-                    }
-                    Ok(Update::Failed(failure)) => return Err(failure),
-                    Ok(Update::Changed) | Err(_) => {}
-                },
+                }
             }
         }
         let verdict = self.claim_alone(&id, request).await;
@@ -363,8 +361,7 @@ impl<S: Store> Driver<S> {
             // Not before: dropped in the middle of it, the claim is released in the background.
             self.may_be_claimed = false;
             if released.is_err() {
-                let task = BackgroundTask::Release { lease, heartbeat: None };
-                self.engine.lease_renewer().enqueue(task);
+                self.engine.lease_renewer().enqueue(Unconfirmed::Release(lease), None, None);
             }
             self.complete(&Update::Changed);
         }
@@ -443,8 +440,7 @@ impl<S: Store> Driver<S> {
         let left = until.since(self.engine.clock().now());
         match timeout(left, &mut waiter.update).await {
             Err(_) => Event::WaitOver,
-            Ok(Ok(Update::Settled(record))) => Event::Woken(Some(RecordSnapshot::Settled(record))),
-            Ok(_) => Event::Woken(None),
+            Ok(update) => Event::Woken(update.ok().and_then(Update::awaited)),
         }
     }
 
@@ -454,13 +450,13 @@ impl<S: Store> Driver<S> {
             // A request that never sent a claim, or followed another one, left nothing to release.
             Some(Deferred::Release(lease)) if self.may_be_claimed => {
                 let heartbeat = self.heartbeat.take();
-                self.engine.lease_renewer().enqueue(BackgroundTask::Release { lease, heartbeat });
+                self.engine.lease_renewer().enqueue(Unconfirmed::Release(lease), heartbeat, None);
             }
             Some(Deferred::Settle(lease, _)) => {
                 if let Some(done) = self.unsettled.take() {
                     let (heartbeat, leader) = (self.heartbeat.take(), self.leader.take());
-                    let task = BackgroundTask::Settle { lease, done, heartbeat, leader };
-                    self.engine.lease_renewer().enqueue(task);
+                    let operation = Unconfirmed::Settle(lease, done);
+                    self.engine.lease_renewer().enqueue(operation, heartbeat, leader);
                 }
             }
             _ => {}

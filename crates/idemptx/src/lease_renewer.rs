@@ -4,26 +4,27 @@
 //! It is a thread with its own runtime because a handler may block all worker threads of the
 //! application: its lease must not lapse for that.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 // Not tokio's clock: leases begin on the application's runtime, whose clock may be paused.
 use std::time::{Duration, Instant};
 
+use idemptx_core::coordination::{Journal, LeaseSchedule, Unconfirmed};
 use idemptx_core::lease::{Lease, Token};
-use idemptx_core::store::{ErrorKind, Store};
+use idemptx_core::store::Store;
+use idemptx_core::time::{Timestamp, millis};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
+use crate::single_flight::Leader;
 use crate::time_limit::limited;
 
 mod background;
 
-pub(crate) use self::background::BackgroundTask;
-use self::background::Journal;
+use self::background::BackgroundTask;
 
-/// Renews leases and runs [background tasks](BackgroundTask); its thread starts with the first.
+/// Renews leases and repeats unconfirmed operations; its thread starts with the first of either.
 pub(crate) struct LeaseRenewer<S> {
     shared: Arc<Shared<S>>,
     tasks: mpsc::UnboundedSender<BackgroundTask>,
@@ -34,25 +35,16 @@ pub(crate) struct LeaseRenewer<S> {
 
 struct Shared<S> {
     store: Arc<S>,
-    renewals: Mutex<Renewals>,
+    /// The leases in force, under one lock: no lease comes in between the search for the next one
+    /// and the plan.
+    leases: Mutex<LeaseSchedule<Arc<LossSignal>>>,
+    /// The origin of the schedule's times.
+    made: Instant,
     /// Wakes the thread when a lease is due earlier than it planned to look.
     earlier: Notify,
     journal: Journal,
-}
-
-/// The leases in force, under one lock: no lease comes in between the search for the next one and
-/// the plan.
-#[derive(Default)]
-struct Renewals {
-    running: HashMap<Token, Renewal>,
-    /// The time at which the thread looks next; `None` while there is no lease.
-    planned: Option<Instant>,
-}
-
-struct Renewal {
-    lease: Lease,
-    due: Instant,
-    loss: Arc<LossSignal>,
+    /// Wakes those who wait until nothing is unconfirmed.
+    confirmed: Notify,
 }
 
 /// Reports that a running handler has lost its lease.
@@ -97,7 +89,7 @@ trait StopRenewal: Send + Sync {
 
 impl<S: Store> StopRenewal for Shared<S> {
     fn stop(&self, token: Token) {
-        self.renewals().running.remove(&token);
+        self.leases().remove(&token);
     }
 }
 
@@ -122,14 +114,8 @@ impl Drop for Heartbeat {
 impl<S: Store> LeaseRenewer<S> {
     pub(crate) fn new(store: Arc<S>) -> Self {
         let (tasks, inbox) = mpsc::unbounded_channel();
-        let shared = Shared {
-            store,
-            renewals: Mutex::default(),
-            earlier: Notify::new(),
-            journal: Journal::default(),
-        };
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(store)),
             tasks,
             inbox: Mutex::new(Some(inbox)),
             started: OnceLock::new(),
@@ -140,14 +126,11 @@ impl<S: Store> LeaseRenewer<S> {
     pub(crate) fn keep_alive(&self, lease: &Lease) -> Heartbeat {
         self.start();
         let loss = Arc::new(LossSignal::default());
-        let due = Instant::now() + lease.term / HEARTBEATS_PER_TERM;
-        let renewal = Renewal { lease: lease.clone(), due, loss: Arc::clone(&loss) };
-        let mut renewals = self.shared.renewals();
-        renewals.running.insert(lease.token, renewal);
-        if renewals.planned.is_none_or(|planned| due < planned) {
+        let mut leases = self.shared.leases();
+        if leases.add(lease.clone(), Arc::clone(&loss), self.shared.now()) {
             self.shared.earlier.notify_one();
         }
-        drop(renewals);
+        drop(leases);
         let renewer = Arc::clone(&self.shared) as Arc<dyn StopRenewal>;
         Heartbeat { token: lease.token, loss, renewer }
     }
@@ -157,17 +140,19 @@ impl<S: Store> LeaseRenewer<S> {
         self.shared.journal.is_full()
     }
 
-    /// Runs a task in the background until the store confirms it.
+    /// Performs an operation in the background until the store confirms it, or gives it up.
     ///
-    /// Results are never refused: a handler that runs must be able to end.
-    /// So [`is_full`](Self::is_full) is asked before a claim, and executions are limited.
-    /// The release of a claim that may never have been granted is refused beyond a limit, or
-    /// clients that leave could stop all others: such a claim lapses with its lease.
-    pub(crate) fn enqueue(&self, task: BackgroundTask) {
+    /// Heartbeat and leadership last until then.
+    pub(crate) fn enqueue(
+        &self,
+        operation: Unconfirmed,
+        heartbeat: Option<Heartbeat>,
+        leader: Option<Leader>,
+    ) {
         self.start();
-        if self.shared.journal.admit(&task) {
+        if let Some(confirmation) = self.shared.journal.admit(operation, self.shared.now()) {
             // The receiver lives as long as the thread, which ends with the sender.
-            drop(self.tasks.send(task));
+            drop(self.tasks.send(BackgroundTask { confirmation, heartbeat, leader }));
         }
     }
 
@@ -178,7 +163,13 @@ impl<S: Store> LeaseRenewer<S> {
 
     /// Resolves when every operation is confirmed or given up.
     pub(crate) async fn idle(&self) {
-        self.shared.journal.idle().await;
+        loop {
+            let confirmed = self.shared.confirmed.notified();
+            if self.unconfirmed() == 0 {
+                return;
+            }
+            confirmed.await;
+        }
     }
 
     fn start(&self) {
@@ -204,27 +195,23 @@ impl<S> fmt::Debug for LeaseRenewer<S> {
 }
 
 impl<S> Shared<S> {
-    fn renewals(&self) -> MutexGuard<'_, Renewals> {
-        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(store: Arc<S>) -> Self {
+        Self {
+            store,
+            leases: Mutex::default(),
+            made: Instant::now(),
+            earlier: Notify::new(),
+            journal: Journal::default(),
+            confirmed: Notify::new(),
+        }
     }
-}
 
-impl Renewals {
-    /// Returns when to look next, which is also the plan from now on.
-    fn plan(&mut self) -> Option<Instant> {
-        self.planned = self.running.values().map(|renewal| renewal.due).min();
-        self.planned
+    fn leases(&self) -> MutexGuard<'_, LeaseSchedule<Arc<LossSignal>>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the leases to renew now; each is due again before the answer can be late.
-    fn take_due(&mut self) -> Vec<Lease> {
-        let now = Instant::now();
-        let due = self.running.values_mut().filter(|renewal| renewal.due <= now);
-        due.map(|renewal| {
-            renewal.due = now + renewal.lease.term / HEARTBEATS_PER_TERM;
-            renewal.lease.clone()
-        })
-        .collect()
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(millis(self.made.elapsed()))
     }
 }
 
@@ -250,48 +237,37 @@ async fn maintain<S: Store>(shared: Arc<Shared<S>>) {
 /// Renews each lease when it is due.
 async fn renew_when_due<S: Store>(shared: Arc<Shared<S>>) {
     loop {
-        let next = shared.renewals().plan();
+        let next = shared.leases().plan();
         let earlier = shared.earlier.notified();
         match next {
             None => earlier.await,
             Some(due) => {
-                if timeout(due.saturating_duration_since(Instant::now()), earlier).await.is_ok() {
+                if timeout(due.since(shared.now()), earlier).await.is_ok() {
                     continue;
                 }
             }
         }
-        let due = shared.renewals().take_due();
-        for lease in due {
-            tokio::task::spawn_local(renew(Arc::clone(&shared), lease));
+        let now = shared.now();
+        for (lease, _) in shared.leases().take_due(now) {
+            tokio::task::spawn_local(renew(Arc::clone(&shared), lease.clone()));
         }
     }
 }
 
 async fn renew<S: Store>(shared: Arc<Shared<S>>, lease: Lease) {
-    let limit = lease.term / HEARTBEATS_PER_TERM;
+    let limit = LeaseSchedule::<()>::time_limit(&lease);
     let renewed = limited(limit, shared.store.renew(&lease)).await;
-    let mut renewals = shared.renewals();
-    match renewed.map_err(|error| error.kind()) {
-        Ok(_) => {}
-        Err(ErrorKind::Fenced) => {
-            if let Some(renewal) = renewals.running.remove(&lease.token) {
-                renewal.loss.set();
-            }
-        }
-        // Unknown: again soon, while the lease may still be alive.
-        Err(_) => {
-            if let Some(renewal) = renewals.running.get_mut(&lease.token) {
-                let soon = Instant::now() + (lease.term / 10).min(RENEW_AGAIN_MAX);
-                renewal.due = renewal.due.min(soon);
-                shared.earlier.notify_one();
-            }
-        }
+    let renewed = renewed.map(drop).map_err(|error| error.kind());
+    let is_known = renewed.is_ok();
+    let lost = shared.leases().renewed(&lease.token, renewed, shared.now());
+    if let Some(loss) = lost {
+        loss.set();
+    } else if !is_known {
+        shared.earlier.notify_one();
     }
 }
 
-const HEARTBEATS_PER_TERM: u32 = 3;
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
-const RENEW_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -3,29 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+pub(crate) use idemptx_core::coordination::Backoff;
 use idemptx_core::store::{ErrorKind, StoreError};
 use tokio::time::{Instant, sleep};
-
-/// The pauses between repetitions, each twice as long as the one before, up to a maximum.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Backoff {
-    pause: Duration,
-    pause_max: Duration,
-}
-
-impl Backoff {
-    /// Starts with `pause` and doubles it up to `pause_max`.
-    pub(crate) const fn new(pause: Duration, pause_max: Duration) -> Self {
-        Self { pause, pause_max }
-    }
-
-    /// Returns the next pause.
-    pub(crate) fn next_pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = pause.saturating_mul(2).min(self.pause_max);
-        pause
-    }
-}
 
 /// Repeats an operation until it has a final outcome, or until the next attempt would begin after
 /// `deadline`; returns the last outcome.

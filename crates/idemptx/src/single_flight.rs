@@ -1,55 +1,23 @@
-//! Single flight: a claim and a wake-up for all duplicates within a process.
+//! Single flight, as [`coordination::SingleFlight`] describes it, with channels and locks.
 //!
-//! The first request for a record becomes its [`Leader`]: it alone asks the store.
-//! Others with the same record get the leader's answer, and wait for it to [complete].
-//! For a record that another process holds, one watcher looks at the store on behalf of all who
-//! wait.
-//!
-//! Nothing here decides: an [`Update`] is fed to each request's [`Exchange`] as if it came from the
-//! store.
-//!
-//! [complete]: Leader::complete
-//! [`Exchange`]: idemptx_core::exchange::Exchange
+//! The first request for a record becomes its [`Leader`]; dropping that completes the record.
 
-use std::collections::{HashMap, hash_map};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use idemptx_core::coordination::Update;
+use idemptx_core::coordination::{self, Place, WaitLimits, Waiting};
 use idemptx_core::key::RecordId;
-use idemptx_core::policy::Policy;
-use idemptx_core::record::Record;
-use idemptx_core::store::{ClaimInfo, StoreFailure};
+use idemptx_core::store::ClaimInfo;
 use tokio::sync::oneshot;
 
-/// The records that this process claims, executes or watches.
+type Part = coordination::SingleFlight<oneshot::Sender<Update>>;
+
+/// The records that this process claims, executes or watches, in parts that are locked apart.
 #[derive(Debug)]
 pub(crate) struct SingleFlight {
-    shards: Box<[Mutex<HashMap<RecordId, InFlight>>]>,
-    waiting: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    phase: Phase,
-    waiters: Vec<oneshot::Sender<Update>>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The leader has asked the store; these followers get its answer.
-    Claiming(Vec<oneshot::Sender<Update>>),
-    /// A claim is in force: the leader's, or one that a watcher looks at.
-    Held(ClaimInfo),
-}
-
-/// A change of a record.
-#[derive(Clone, Debug)]
-pub(crate) enum Update {
-    Held(ClaimInfo),
-    Settled(Record),
-    Failed(StoreFailure),
-    /// The record may be free: ask the store again.
-    Changed,
+    parts: Box<[Mutex<Part>]>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The state in which a request finds its record in this process.
@@ -74,49 +42,29 @@ pub(crate) enum WaitSlot {
     Watcher(Waiter, Leader),
 }
 
-/// The most requests that may wait, by a policy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitLimits {
-    /// For one record.
-    pub(crate) waiters_max: usize,
-    /// In the process.
-    pub(crate) waiters_total_max: usize,
-}
-
-impl WaitLimits {
-    pub(crate) const fn of(policy: &Policy) -> Self {
-        Self { waiters_max: policy.waiters_max, waiters_total_max: policy.waiters_total_max }
-    }
-}
-
 /// Counts as waiting until dropped.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     single_flight: Arc<SingleFlight>,
+    id: RecordId,
+    place: Place,
     pub(crate) update: oneshot::Receiver<Update>,
 }
 
 impl SingleFlight {
     pub(crate) fn new() -> Arc<Self> {
-        let shards = std::iter::repeat_with(Mutex::default).take(SHARDS).collect();
-        Arc::new(Self { shards, waiting: AtomicUsize::new(0) })
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let part = || Mutex::new(Part::new(Arc::clone(&waiting)));
+        Arc::new(Self { parts: std::iter::repeat_with(part).take(PARTS).collect(), waiting })
     }
 
     /// Enters with a request for `id`.
     pub(crate) fn enter(self: &Arc<Self>, id: RecordId) -> Entry {
-        match self.shard(&id).entry(id) {
-            hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(InFlight { phase: Phase::Claiming(Vec::new()), waiters: Vec::new() });
-                Entry::Lead(self.leader(id))
-            }
-            hash_map::Entry::Occupied(mut in_flight) => match &mut in_flight.get_mut().phase {
-                Phase::Held(claim) => Entry::Held(*claim),
-                Phase::Claiming(followers) => {
-                    let (follower, update) = oneshot::channel();
-                    followers.push(follower);
-                    Entry::Follow(update)
-                }
-            },
+        let mut update = None;
+        match self.part(&id).enter(id, || sender(&mut update)) {
+            coordination::Entry::Lead => Entry::Lead(self.leader(id)),
+            coordination::Entry::Held(claim) => Entry::Held(claim),
+            coordination::Entry::Follow => Entry::Follow(receiver(update)),
         }
     }
 
@@ -127,52 +75,45 @@ impl SingleFlight {
         claim: ClaimInfo,
         limits: WaitLimits,
     ) -> WaitSlot {
-        let mut shard = self.shard(&id);
-        let mut in_flight = shard.get_mut(&id);
-        if let Some(in_flight) = &mut in_flight
-            && in_flight.waiters.len() >= limits.waiters_max
-        {
-            // Requests whose clients have left give their places back.
-            in_flight.waiters.retain(|it| !it.is_closed());
-            if in_flight.waiters.len() >= limits.waiters_max {
-                return WaitSlot::Full;
-            }
-        }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= limits.waiters_total_max {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return WaitSlot::Full;
-        }
-        let (sender, update) = oneshot::channel();
-        let waiter = Waiter { single_flight: Arc::clone(self), update };
-        match in_flight {
-            Some(in_flight) => {
-                in_flight.waiters.push(sender);
-                WaitSlot::Joined(waiter)
-            }
-            None => {
-                // This process has no claim on it: another one holds it.
-                shard.insert(id, InFlight { phase: Phase::Held(claim), waiters: vec![sender] });
-                WaitSlot::Watcher(waiter, self.leader(id))
-            }
+        let mut update = None;
+        let waiting = self.part(&id).wait(id, claim, limits, || sender(&mut update));
+        let waiter =
+            |place| Waiter { single_flight: Arc::clone(self), id, place, update: receiver(update) };
+        match waiting {
+            Waiting::Full => WaitSlot::Full,
+            Waiting::Joined(place) => WaitSlot::Joined(waiter(place)),
+            Waiting::Watch(place) => WaitSlot::Watcher(waiter(place), self.leader(id)),
         }
     }
 
     /// Returns the number of requests that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn leader(self: &Arc<Self>, id: RecordId) -> Leader {
         Leader { single_flight: Arc::clone(self), id, is_completed: false }
     }
 
-    fn shard(&self, id: &RecordId) -> MutexGuard<'_, HashMap<RecordId, InFlight>> {
+    fn part(&self, id: &RecordId) -> MutexGuard<'_, Part> {
         let [.., last] = id.as_bytes();
-        let position = usize::from(*last) % SHARDS;
-        // SHARDS divides 256 and the slice has SHARDS elements.
+        let position = usize::from(*last) % PARTS;
+        // PARTS divides 256 and the slice has PARTS elements.
         #[expect(clippy::indexing_slicing, reason = "the position is taken modulo the length")]
-        self.shards[position].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[position].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes a channel, and leaves its receiving end in `update`.
+fn sender(update: &mut Option<oneshot::Receiver<Update>>) -> oneshot::Sender<Update> {
+    let (sender, receiver) = oneshot::channel();
+    *update = Some(receiver);
+    sender
+}
+
+/// Returns the receiving end; one that gets nothing sends its request to ask the store.
+fn receiver(update: Option<oneshot::Receiver<Update>>) -> oneshot::Receiver<Update> {
+    update.unwrap_or_else(|| oneshot::channel().1)
 }
 
 /// The request that asks the store about a record on behalf of all in this process.
@@ -188,22 +129,13 @@ pub(crate) struct Leader {
 impl Leader {
     /// Announces a claim that is in force to the requests that follow, wait, or come later.
     pub(crate) fn announce(&self, claim: ClaimInfo) {
-        let mut shard = self.single_flight.shard(&self.id);
-        let Some(in_flight) = shard.get_mut(&self.id) else { return };
-        let before = std::mem::replace(&mut in_flight.phase, Phase::Held(claim));
-        let Phase::Claiming(followers) = before else { return };
-        // They waited for the end of another claim: each has to judge this one for itself.
-        let waiters = std::mem::take(&mut in_flight.waiters);
-        drop(shard);
-        let update = Update::Held(claim);
-        send_all(followers, &update);
-        send_all(waiters, &update);
+        let listeners = self.single_flight.part(&self.id).announce(&self.id, claim);
+        send_all(listeners, &Update::Held(claim));
     }
 
     /// Returns `true` while any request waits.
     pub(crate) fn is_awaited(&self) -> bool {
-        let shard = self.single_flight.shard(&self.id);
-        shard.get(&self.id).is_some_and(|it| it.waiters.iter().any(|one| !one.is_closed()))
+        self.single_flight.part(&self.id).is_awaited(&self.id)
     }
 
     /// Sends the last update to all, and forgets the record.
@@ -213,11 +145,8 @@ impl Leader {
     }
 
     fn leave(&self, update: &Update) {
-        let Some(in_flight) = self.single_flight.shard(&self.id).remove(&self.id) else { return };
-        if let Phase::Claiming(followers) = in_flight.phase {
-            send_all(followers, update);
-        }
-        send_all(in_flight.waiters, update);
+        let listeners = self.single_flight.part(&self.id).complete(&self.id);
+        send_all(listeners, update);
     }
 }
 
@@ -231,7 +160,7 @@ impl Drop for Leader {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.single_flight.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.single_flight.part(&self.id).leave(&self.id, self.place);
     }
 }
 
@@ -243,7 +172,7 @@ fn send_all(listeners: Vec<oneshot::Sender<Update>>, update: &Update) {
 }
 
 /// Divides 256, so that one byte of an id picks a shard evenly.
-const SHARDS: usize = 64;
+const PARTS: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Response};
 use hyper_util::client::legacy::{Client, Error, connect::HttpConnector};
+use tokio::task::JoinHandle;
 
 use crate::{Answer, Target};
 
@@ -120,6 +121,13 @@ impl Request {
         *request.uri_mut() = format!("{}{}", self.origin, self.path).parse().expect("a target");
         *request.headers_mut() = self.headers.clone();
         self.connections.request(request).await
+    }
+
+    /// Sends it in a task, which may be aborted as a client that leaves is.
+    #[must_use]
+    pub fn start(&self) -> JoinHandle<Answer> {
+        let request = self.clone();
+        tokio::spawn(async move { request.send().await })
     }
 
     /// Sends `count` of them at once and returns all their answers.

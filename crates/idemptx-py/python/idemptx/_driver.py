@@ -15,6 +15,7 @@ from ._engine import start_task
 from ._execution import CURRENT, Execution
 from ._idemptx import ANSWER, EXECUTE, STORE
 from ._lease_renewer import lease_renewer
+from ._reports import report_concern
 from ._store_actions import StoreActions
 
 if TYPE_CHECKING:
@@ -222,6 +223,8 @@ class Driver(StoreActions):
 
     async def conclude(self, action: int) -> None:
         """Continues from `action` to the answer, and wakes the client's task."""
+        if self.exchange.concern == "outcome":
+            report_concern("outcome")
         while action != ANSWER:
             action = await self._advance(action)
         self._end()
@@ -258,7 +261,7 @@ class Driver(StoreActions):
             self.execution = Execution(exchange, self.engine, self.rules, self._operation)
             self._is_executing = True
             token = CURRENT.set(self.execution)
-            lease_renewer().add(self, self.rules.lease)
+            lease_renewer().add(self)
             try:
                 await self._run(work)
             finally:

@@ -9,7 +9,6 @@ import sys
 import time
 import weakref
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._idemptx import (
@@ -21,9 +20,11 @@ from ._idemptx import (
     REFUSED,
     SETTLED,
     UNAVAILABLE,
+    Confirmation,
+    Coordinator,
     Step,
 )
-from ._lease_renewer import lease_renewer, reset_lease_renewer
+from ._lease_renewer import reset_lease_renewer
 from ._safety import Severity
 
 if TYPE_CHECKING:
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from ._idemptx import Rules, Update
-    from ._lease_renewer import LeaseHolder
     from ._safety import SafetyReport
-    from ._single_flight import Entry
     from ._store import Store
 
-__all__ = ["TRANSIENT", "Engine", "Engines", "drain", "start_task"]
+__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio", "start_task"]
 
 R = TypeVar("R")
 
@@ -57,15 +56,15 @@ class Engine:
         self.loop = loop
         self.store = store
         self._told = told
-        self.single_flight: dict[bytes, Entry] = {}
+        self.coordinator = Coordinator(loop.create_future)
         self.executions = 0
-        self.waiting = 0
-        self.unconfirmed = 0
-        self._unconfirmed_claims = 0
+        self._turns = asyncio.Semaphore(Confirmation.AT_ONCE_MAX)
         self.is_closed = False
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._report: Task[SafetyReport | None] | None = None
+        self.probes: dict[bytes, Future[Any]] = {}
+        """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
         self._farewell = self._until_shutdown()
@@ -106,8 +105,8 @@ class Engine:
                 return f"this store is refused: {report.findings[0].text}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
-        if self.unconfirmed >= UNCONFIRMED_MAX:
-            return f"{UNCONFIRMED_MAX} results wait for the store, as many as one process keeps"
+        if self.coordinator.is_full:
+            return "as many results wait for the store as one process keeps"
         return None
 
     # Steps
@@ -120,65 +119,51 @@ class Engine:
         if step.verdict == UNAVAILABLE:
             await self.store.retry(step)
 
-    def confirm_later(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
-        """Repeats an unconfirmed step in the background, keeping lease and entry."""
-        self.unconfirmed += 1
-        self.spawn(self._confirm(step, holder, settles=settles))
+    def confirm_later(self, step: Step, end: Callable[[Update | None], None]) -> None:
+        """Repeats an unconfirmed step in the background; `end` gets the record's state after it."""
+        confirmation = self.coordinator.admit(step)
+        if confirmation is None:
+            end(None)
+        else:
+            self.spawn(self._confirm(confirmation, step, end))
 
-    async def _confirm(self, step: Step, holder: LeaseHolder, *, settles: bool) -> None:
-        pause = CONFIRM_PAUSE_MIN
-        # A release is repeated for as long as its claim would live, a settlement without limit.
-        until = self.loop.time() + holder.rules.lease
+    async def _confirm(
+        self, confirmation: Confirmation, step: Step, end: Callable[[Update | None], None]
+    ) -> None:
+        pause: float | None = 0.0
         try:
-            while settles or self.loop.time() < until:
+            while pause is not None:
                 step.reset()
-                await self.perform(step)
-                if step.verdict not in TRANSIENT:
-                    break
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, CONFIRM_PAUSE_MAX)
+                async with self._turns:
+                    await self.perform(step)
+                pause = confirmation.attempted(step)
+                if pause is not None and step.verdict == OK:
+                    # A confirmed release is repeated by a timer, for which draining does not wait.
+                    self.loop.call_later(pause, self._confirm_again, confirmation, step, end)
+                    return
+                if pause is not None:
+                    await asyncio.sleep(pause)
         finally:
-            self.unconfirmed -= 1
-            lease_renewer().remove(holder)
-            holder.complete(step.update() if step.verdict == OK else None)
-        if (
-            step.verdict == OK
-            and step.releases_unconfirmed
-            and self._unconfirmed_claims < UNCONFIRMED_CLAIMS_MAX
-        ):
-            self._unconfirmed_claims += 1
-            self._release_later(step, CONFIRM_PAUSE_MIN, until)
+            end(step.update() if step.verdict == OK else None)
 
-    def _release_later(self, step: Step, pause: float, until: float) -> None:
-        """Releases again, ever more rarely, for as long as the lease would have lasted.
-
-        A claim whose verdict was lost may be carried out after a release that found nothing.
-        Uses a timer, which draining does not wait for.
-        """
-        left = until - self.loop.time()
-        if left <= 0:
-            self._unconfirmed_claims -= 1
-            return
-        again = partial(self._release_again, step, min(pause * 2, CONFIRM_PAUSE_MAX), until)
-        self.loop.call_later(min(pause, left), lambda: self.spawn(again()))
-
-    async def _release_again(self, step: Step, pause: float, until: float) -> None:
-        step.reset()
-        await self.perform(step)
-        self._release_later(step, pause, until)
+    def _confirm_again(
+        self, confirmation: Confirmation, step: Step, end: Callable[[Update | None], None]
+    ) -> None:
+        if not self.is_closed:
+            self.spawn(self._confirm(confirmation, step, end))
 
     # Waiting for what other processes hold
 
-    def watch_record(self, record: bytes, entry: Entry, timeout: float) -> None:
+    def watch_record(self, record: bytes, holder: Update, timeout: float) -> None:
         """Watches a record held by another process until it changes or no request waits."""
-        self.spawn(self._watch_record(record, entry, timeout))
+        self.spawn(self._watch_record(record, holder, timeout))
 
-    async def _watch_record(self, record: bytes, entry: Entry, timeout: float) -> None:
+    async def _watch_record(self, record: bytes, holder: Update, timeout: float) -> None:
         pause = WATCH_POLL_MIN
         update: Update | None = None
         watch: object = None
         try:
-            while entry.waiters:
+            while self.coordinator.is_awaited(record):
                 rung = asyncio.Event()
                 # Watch before the lookup, so that a change in between is not missed.
                 with suppress(asyncio.TimeoutError):
@@ -192,7 +177,7 @@ class Engine:
                 if step.verdict in (ABSENT, CORRUPT):
                     return
                 if step.verdict == HELD:
-                    if entry.holder is None or not step.is_held_as(entry.holder):
+                    if not step.is_held_as(holder):
                         return
                     left = step.remaining
                 pause = WATCH_POLL_MAX if watch is not None else min(pause * 2, WATCH_POLL_MAX)
@@ -200,9 +185,7 @@ class Engine:
                     await asyncio.wait_for(rung.wait(), min(pause, left + WATCH_POLL_MIN))
         finally:
             del watch
-            if self.single_flight.get(record) is entry:
-                del self.single_flight[record]
-            entry.complete(update)
+            self.coordinator.complete(record, update)
 
     # The store's promises
 
@@ -257,10 +240,9 @@ class Engines:
 
     def here(self) -> Engine:
         """The running loop's engine."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(NO_ASYNCIO) from None
+        if not has_asyncio():
+            raise RuntimeError(NO_ASYNCIO)
+        loop = asyncio.get_running_loop()
         for engine in self._engines:
             if engine.loop is loop and not engine.is_closed:
                 return engine
@@ -287,6 +269,15 @@ class Engines:
     def forget(self) -> None:
         """Drops the engines after a fork: their connections belong to the parent."""
         self._engines = []
+
+
+def has_asyncio() -> bool:
+    """True if the server runs the application in an asyncio event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def drain(timeout: float | None = None) -> bool:
@@ -326,10 +317,5 @@ NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker o
 # After these a step may be taken again.
 TRANSIENT = (UNAVAILABLE, INTERNAL, REFUSED)
 EXECUTIONS_MAX = 10_000
-UNCONFIRMED_MAX = 1_000
-UNCONFIRMED_CLAIMS_MAX = 10_000
-"""The largest number of claims with a lost verdict that are released again; others lapse."""
-CONFIRM_PAUSE_MIN = 0.05
-CONFIRM_PAUSE_MAX = 2.0
 WATCH_POLL_MIN = 0.02
 WATCH_POLL_MAX = 0.25

@@ -6,8 +6,11 @@ An operation on the store is a `Step`; a store performs it and leaves a verdict 
 Nothing here opens a socket or knows an event loop.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
+
+from ._lease_renewer import LeaseHolder
 
 # Exchange.action: the next thing to do.
 READ_BODY: Final = 0
@@ -145,8 +148,10 @@ class Exchange:
     def key(self) -> str:
         """The client's key, quotes and escapes undone."""
     @property
-    def warns_of_key(self) -> bool:
-        """True if a client failed to fill in its key, and the policy accepts it nevertheless."""
+    def concern(self) -> Literal["placeholder", "session", "outcome"] | None:
+        """What an operator should know: a key that a client failed to fill in and the policy
+        accepts, a session in a cookie to which no key is bound, or an unreadable outcome.
+        """
     @property
     def fingerprint(self) -> str | None:
         """The request's signature in hex, once its body is known and if fingerprints are on."""
@@ -324,9 +329,6 @@ class Step:
         """Replaces the verdict by UNAVAILABLE, INTERNAL, REFUSED or FULL."""
     def reset(self) -> None:
         """Resets the verdict to PENDING, so that the step can be repeated."""
-    @property
-    def releases_unconfirmed(self) -> bool:
-        """True for a RELEASE of a claim that may never have been granted."""
     def update(self) -> Update | None:
         """Returns the state to share with other requests; None if they must ask again.
 
@@ -355,6 +357,83 @@ class Step:
 
         Reading it counts as sending the step: from then on a claim may be in force.
         """
+
+@final
+class Coordinator:
+    """What the requests of one event loop share: single flight, and unconfirmed steps.
+
+    An update is `None` where a request has to ask the store.
+    """
+
+    def __new__(cls, create_future: Callable[[], Future[Update | None]]) -> Coordinator: ...
+    def enter(self, step: Step) -> Update | Future[Update | None] | None:
+        """Enters with a request for a record.
+
+        Returns `None` to the request that leads, which alone asks the store and completes; to
+        others the holder, or a future of the leader's result.
+        """
+    def announce(self, step: Step) -> None:
+        """Shares the leader's granted claim with those who asked and those who will ask."""
+    def complete(self, record: bytes, update: Update | None) -> None:
+        """Forgets a record; those who listen get the update."""
+    def wait(self, exchange: Exchange) -> Waiter | None:
+        """Waits for the end of another's claim; `None` if a limit of the policy is reached."""
+    def is_awaited(self, record: bytes) -> bool:
+        """Returns true while any request waits for the record."""
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+    def admit(self, step: Step) -> Confirmation | None:
+        """Admits a RELEASE or SETTLE that is to be repeated until it is confirmed.
+
+        `None` if there are too many claims that may never have been granted: this one lapses.
+        """
+    @property
+    def unconfirmed(self) -> int:
+        """The number of steps that a drain waits for."""
+    @property
+    def is_full(self) -> bool:
+        """True while so much is unconfirmed that no new claim may be made."""
+
+@final
+class Waiter:
+    """A place among the requests that wait."""
+
+    @property
+    def update(self) -> Future[Update | None]:
+        """Resolves with the record's final state."""
+    @property
+    def watches(self) -> bool:
+        """True if the caller watches the store for all who wait, and completes."""
+    def leave(self) -> None:
+        """Gives the place back, whether an update came or not."""
+
+@final
+class Confirmation:
+    """The repetition of a step until the store confirms or refuses it."""
+
+    AT_ONCE_MAX: Final[int]
+    """The number of steps that are with the store at a time; the others wait."""
+    def attempted(self, step: Step) -> float | None:
+        """Takes the step's verdict; returns the pause before the next attempt, or None."""
+
+@final
+class Leases:
+    """The leases of running handlers, for the thread that renews them."""
+
+    def __new__(cls) -> Leases: ...
+    def add(self, exchange: Exchange, holder: LeaseHolder) -> bool:
+        """Adds the lease of an exchange; true if it is due before the thread plans to look."""
+    def remove(self, exchange: Exchange) -> None:
+        """Removes it, if it is there."""
+    def plan(self) -> float | None:
+        """Returns the seconds until the next renewal, which is also the plan from now on."""
+    def take_due(self) -> list[tuple[LeaseHolder, Step]]:
+        """Returns the renewals to perform now."""
+    def renewed(self, step: Step) -> LeaseHolder | None:
+        """Takes a renewal's verdict; returns the holder of a lease that is lost."""
+    def __len__(self) -> int:
+        """Returns the number of leases."""
 
 @final
 class MemoryStore:

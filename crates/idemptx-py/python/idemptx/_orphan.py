@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._engine import Engine
     from ._idemptx import Exchange
 
-__all__ = ["Orphan"]
+    Probe = Callable[["Orphan"], Any]
+
+__all__ = ["Orphan", "ask_probe"]
+
+logger = logging.getLogger("idemptx")
 
 
 class Orphan:
@@ -22,3 +30,31 @@ class Orphan:
         self.attempt = exchange.orphan_attempt
         self.derive: Callable[[str], str] = exchange.derive
         """Returns the key that the lost execution derived for a label, to find its effect."""
+
+
+async def ask_probe(engine: Engine, exchange: Exchange, probe: Probe) -> Any:
+    """Asks the application about an orphan; all requests for it share one call.
+
+    Returns what the probe does, and None where it fails or takes too long.
+    """
+    record = exchange.id
+    asking = engine.probes.get(record)
+    if asking is None:
+        asking = engine.spawn(_ask(probe, Orphan(exchange)))
+        engine.probes[record] = asking
+        asking.add_done_callback(lambda _: engine.probes.pop(record, None))
+    return await asyncio.shield(asking)
+
+
+async def _ask(probe: Probe, orphan: Orphan) -> Any:
+    try:
+        found = probe(orphan)
+        if inspect.isawaitable(found):
+            found = await asyncio.wait_for(found, PROBE_TIMEOUT)
+    except Exception:
+        logger.exception("the probe failed; nothing is known of the orphan")
+        return None
+    return found
+
+
+PROBE_TIMEOUT = 10.0

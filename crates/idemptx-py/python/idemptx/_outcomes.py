@@ -21,7 +21,7 @@ __all__ = ["Observer", "Outcome", "RequestOutcome", "outcome_counts"]
 
 logger = logging.getLogger("idemptx")
 
-Outcome: TypeAlias = Literal["executed", "unstored", "replayed", "refused", "passed"]
+Outcome: TypeAlias = Literal["executed", "unstored", "replayed", "refused", "fenced", "passed"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class RequestOutcome:
 
     outcome: Outcome
     """As in the gateway's metrics: `executed` with a stored response, `unstored` without,
-    `replayed`, `refused`, or `passed` without protection."""
+    `replayed`, `refused`, `fenced` where the handler ran and another owner had taken the key over
+    meanwhile, or `passed` without protection."""
     reason: str
     """The problem's code of a refusal, such as `key-reused` or `in-progress`, or `handler-failed`
-    for a handler that raised; empty otherwise."""
+    for a handler that raised; `replayed` or such a code for `fenced`; empty otherwise."""
     method: str
     path: str
     """The path as the client sent it, percent-encoded."""
@@ -87,12 +88,15 @@ def _outcome_of(exchange: Exchange) -> tuple[Outcome, str]:
     answer = exchange.answer
     if answer == OWN:
         return ("executed" if exchange.stored else "unstored"), ""
+    has_run = _attempt_of(exchange) > 0
     if answer == REPLAY:
-        return "replayed", ""
+        return ("fenced", "replayed") if has_run else ("replayed", "")
     if answer == REFUSE:
         code = exchange.refusal().code
         # The handler ran, and raised or broke its body off.
-        return ("unstored" if code == "handler-failed" else "refused"), code
+        if code == "handler-failed":
+            return "unstored", code
+        return ("fenced" if has_run else "refused"), code
     return "passed", ""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ._idemptx import READ_BODY
-from ._reports import report_placeholder
+from ._reports import report_concern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,20 +32,20 @@ def raw_path(scope: Scope) -> bytes:
 def begin(
     rules: Rules,
     scope: Scope,
+    operation: tuple[str, bytes],
     accepts: Callable[[str], bool] | None,
     principal: str | None = None,
 ) -> Exchange | None:
     """Begins an exchange with a request's head, in the scope of a principal."""
     exchange = rules.begin(
-        scope["method"],
-        raw_path(scope),
+        *operation,
         scope["query_string"],
         scope["headers"],
         principal,
         accepts,
     )
-    if exchange is not None and exchange.warns_of_key:
-        report_placeholder()
+    if exchange is not None and exchange.concern is not None:
+        report_concern(exchange.concern)
     return exchange
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,12 @@ from ._idemptx import (
     UNAVAILABLE,
     WAIT,
     Step,
+    Update,
 )
 from ._lease_renewer import lease_renewer
-from ._orphan import Orphan
+from ._orphan import ask_probe
 from ._reports import report
-from ._single_flight import Entry, WaitOver, expire, leave_with_client
+from ._waiting import WaitOver, expire, leave_with_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from ._engine import Engine
     from ._execution import Execution, ExecutionTransaction
-    from ._idemptx import Exchange, Rules, Update
+    from ._idemptx import Exchange, Rules
+    from ._orphan import Orphan
     from ._outcomes import Observer
     from ._store import Store
 
@@ -52,11 +53,11 @@ class StoreActions:
     """Performs an exchange's actions, with the resources that it holds in this process."""
 
     __slots__ = (
-        "_entry",
         "_granted",
         "_has_deferred",
         "_holds_permit",
         "_is_executing",
+        "_leads",
         "_observer",
         "_operation",
         "_probe",
@@ -90,7 +91,7 @@ class StoreActions:
         self._observer = observer
         self._probe = probe
         self._receive = receive
-        self._entry: Entry | None = None
+        self._leads = False
         self._granted: Step | None = None
         self._stops_at_grant = True
         self._holds_permit = False
@@ -104,14 +105,9 @@ class StoreActions:
 
     def complete(self, update: Update | None) -> None:
         """Wakes the other requests for this record with its final state."""
-        entry = self._entry
-        if entry is not None:
-            self._entry = None
-            single_flight = self.engine.single_flight
-            record = self.exchange.id
-            if single_flight.get(record) is entry:
-                del single_flight[record]
-            entry.complete(update)
+        if self._leads:
+            self._leads = False
+            self.engine.coordinator.complete(self.exchange.id, update)
 
     def lose(self) -> None:
         """Marks the execution as lost and wakes the requests that wait for it."""
@@ -150,18 +146,14 @@ class StoreActions:
         Called from the client's task it stops at a grant, which the handler's task then takes.
         """
         engine = self.engine
-        single_flight = engine.single_flight
-        record = step.id
-        while self._entry is None:
-            entry = single_flight.get(record)
+        while not self._leads:
+            entry = engine.coordinator.enter(step)
             if entry is None:
-                single_flight[record] = self._entry = Entry()
-            elif entry.holder is not None:
-                return self.exchange.claim_shared(entry.holder)
-            else:
-                update = await entry.follow(engine.loop)
-                if update is not None:
-                    return self.exchange.claim_shared(update)
+                self._leads = True
+                break
+            update = entry if isinstance(entry, Update) else await entry
+            if update is not None:
+                return self.exchange.claim_shared(update)
         refusal = None
         if not self._holds_permit:
             if self.rules.refuses_unsafe_stores:
@@ -180,7 +172,7 @@ class StoreActions:
                 await engine.store.retry(step)
         verdict = step.verdict
         if verdict == GRANTED:
-            self._entry.hold(step.update())
+            engine.coordinator.announce(step)
             if self._stops_at_grant:
                 self._granted = step
                 return STORE
@@ -272,26 +264,17 @@ class StoreActions:
         return step.verdict
 
     def _is_awaited(self) -> bool:
-        return self._entry is not None and bool(self._entry.waiters)
+        return self._leads and self.engine.coordinator.is_awaited(self.exchange.id)
 
     async def _wait(self) -> int:
         """Waits for the end of another claim, sharing one watch with this loop's other waiters."""
-        engine, exchange, rules = self.engine, self.exchange, self.rules
-        record = exchange.id
-        entry = engine.single_flight.get(record)
-        if engine.waiting >= rules.waiters_total_max or (
-            entry is not None
-            and entry.waiters is not None
-            and len(entry.waiters) >= rules.waiters_max
-        ):
+        engine, exchange = self.engine, self.exchange
+        place = engine.coordinator.wait(exchange)
+        if place is None:
             return exchange.waiters_full()
-        if entry is None:
-            engine.single_flight[record] = entry = Entry(exchange.holder)
-            waiter = entry.wait(engine.loop)
-            engine.watch_record(record, entry, rules.claim_timeout)
-        else:
-            waiter = entry.wait(engine.loop)
-        engine.waiting += 1
+        if place.watches:
+            engine.watch_record(exchange.id, exchange.holder, self.rules.claim_timeout)
+        waiter = place.update
         timer = engine.loop.call_later(exchange.wait, expire, waiter)
         leaving = engine.spawn(leave_with_client(waiter, self._receive))
         try:
@@ -299,23 +282,16 @@ class StoreActions:
         except WaitOver:
             return exchange.wait_over()
         finally:
-            engine.waiting -= 1
             timer.cancel()
             leaving.cancel()
-            entry.leave(waiter)
+            place.leave()
         return exchange.woken(None if update is None or update.is_held else update)
 
     async def _ask_probe(self) -> int:
         exchange = self.exchange
         if self._probe is None:
             return exchange.probed(None)
-        try:
-            found = self._probe(Orphan(exchange))
-            if inspect.isawaitable(found):
-                found = await asyncio.wait_for(found, PROBE_TIMEOUT)
-        except Exception:
-            logger.exception("the probe failed; nothing is known of the orphan")
-            return exchange.probed(None)
+        found = await ask_probe(self.engine, exchange, self._probe)
         if found is None:
             return exchange.probed(None)
         if found is False:
@@ -328,7 +304,11 @@ class StoreActions:
         deferred = self.exchange.deferred()
         if deferred is not None:
             self._has_deferred = True
-            self.engine.confirm_later(deferred, self, settles=deferred.kind == SETTLE)
+            self.engine.confirm_later(deferred, self._end_deferred)
+
+    def _end_deferred(self, update: Update | None) -> None:
+        lease_renewer().remove(self)
+        self.complete(update)
 
     def _abandon(self) -> None:
         """Abandons the exchange because the client left before the handler was started."""
@@ -336,7 +316,7 @@ class StoreActions:
         self.complete(None)
         self._give_permit_back()
         if deferred is not None:
-            self.engine.confirm_later(deferred, self, settles=False)
+            self.engine.confirm_later(deferred, self._end_deferred)
 
     def _give_permit_back(self) -> None:
         if self._holds_permit:
@@ -346,4 +326,3 @@ class StoreActions:
 
 SETTLE_PAUSE_MIN = 0.02
 SETTLE_PAUSE_MAX = 0.5
-PROBE_TIMEOUT = 10.0

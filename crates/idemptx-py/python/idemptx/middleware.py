@@ -13,7 +13,7 @@ from starlette.requests import Request
 from ._backend import backend_of, check_safety
 from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
-from ._engine import drain
+from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
 from ._execution import current_execution
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
@@ -22,7 +22,7 @@ from ._outcomes import Observer
 from ._request import begin, operation_of, read_body, replayed, route_path
 from ._rules import METHODS, asks_a_probe, make_rules
 from ._scope import Scoping
-from ._single_flight import ClientLeft
+from ._waiting import ClientLeft
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -118,26 +118,37 @@ class IdempotencyMiddleware:
             annotate_application(scope.get("app", self.app), self._rules_of_template)
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
+                if not has_asyncio():
+                    await send({"type": "lifespan.startup.failed", "message": NO_ASYNCIO})
+                    return
                 receive = self._accompanied(receive)
             await self.app(scope, receive, send)
             return
         rules = self._everywhere or self._rules_for(scope)
         exchange = None
         if rules is not None:
-            exchange = begin(rules, scope, self._accepts)
+            operation = operation_of(scope)
+            exchange = begin(rules, scope, operation, self._accepts)
             if self._scoping.asks_for(rules, exchange):
                 principal = await self._scoping.of(Request(scope))
                 if principal is not None:
-                    exchange = begin(rules, scope, self._accepts, principal)
+                    exchange = begin(rules, scope, operation, self._accepts, principal)
         if rules is None:
             await self.app(scope, receive, send)
         elif exchange is None:
             await self.app(scope, receive, _undirected(send))
         else:
-            await self._keyed(rules, exchange, scope, receive, send)
+            await self._keyed(rules, exchange, scope, receive, send, operation=operation)
 
     async def _keyed(
-        self, rules: Rules, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+        self,
+        rules: Rules,
+        exchange: Exchange,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        operation: tuple[str, bytes],
     ) -> None:
         read: list[Message] = []
         if exchange.action == READ_BODY:
@@ -145,9 +156,9 @@ class IdempotencyMiddleware:
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
         if exchange.action == ANSWER:
-            self._observer.note(exchange, operation_of(scope))
+            self._observer.note(exchange, operation)
         else:
-            engine, operation = self._engine_here(rules), operation_of(scope)
+            engine = self._engine_here(rules)
             outer = current_execution()
             if outer is not None and outer.covers(engine, exchange, operation):
                 await self.app(scope, replayed(read, receive, None), send)

@@ -43,8 +43,10 @@ impl PyExchange {
             kept: None,
             settlement: None,
             commits: false,
+            concern: None,
         };
         exchange.id = exchange.machine.operation().map(Operation::id);
+        exchange.concern = exchange.concern_about(head);
         if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
             && exchange.marks(HeaderMap::new(), &outcome(answer)).is_empty()
         {
@@ -61,6 +63,23 @@ impl PyExchange {
             exchange.phase = Phase::Body { bytes_max };
         }
         Some(exchange)
+    }
+
+    /// Returns what makes a key protect less than its client believes.
+    fn concern_about(&self, head: &Head<'_>) -> Option<&'static str> {
+        let (policy, key) = (self.shared.policy(), self.machine.operation()?.key());
+        if policy.warns_of_key(key) {
+            return Some("placeholder");
+        }
+        let scope = policy.scope.as_ref()?;
+        scope.misses_session(head.headers).then_some("session")
+    }
+
+    /// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
+    pub(super) fn directive(&mut self, headers: &mut HeaderMap) -> Option<Directive> {
+        let directive = Directive::take(headers)?;
+        self.concern = directive.is_err().then_some("outcome").or(self.concern);
+        Some(directive.unwrap_or(Directive::Unknown))
     }
 
     /// Feeds an event to the state machine and returns the number of the next action.
@@ -155,7 +174,7 @@ impl PyExchange {
             None => Bytes::new(),
         };
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain);
+        let done = Settlement::new(state, payload, retain, policy.key_retain).describing(&lease);
         self.settlement = Some(done.clone());
         StoreCall::Settle(lease, done)
     }
@@ -202,11 +221,6 @@ pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Eve
 fn declared_bytes(headers: &HeaderMap) -> u64 {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
-pub(super) fn directive(headers: &mut HeaderMap) -> Option<Directive> {
-    Some(Directive::take(headers)?.unwrap_or(Directive::Unknown))
 }
 
 pub(super) fn outcome(answer: &Answer) -> Outcome {

@@ -16,25 +16,6 @@ pub(crate) enum Verdict {
     Failed(StoreFailure),
 }
 
-/// The state of a record, shared between requests of one process.
-#[derive(Clone)]
-pub(crate) enum RecordUpdate {
-    Held(ClaimInfo),
-    Settled(Record),
-    Failed(StoreFailure),
-}
-
-impl RecordUpdate {
-    /// Returns the claim result that another request of this process shares.
-    pub(crate) fn claimed(self) -> Result<Claim, StoreFailure> {
-        match self {
-            Self::Held(holder) => Ok(Claim::Found(RecordSnapshot::Held(holder))),
-            Self::Settled(record) => Ok(Claim::Found(RecordSnapshot::Settled(record))),
-            Self::Failed(failure) => Err(failure),
-        }
-    }
-}
-
 impl From<Claim> for Verdict {
     fn from(claim: Claim) -> Self {
         match claim {

@@ -1,14 +1,14 @@
 use bytes::Bytes;
+use idemptx_core::coordination::WaitLimits;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, RecordSnapshot, Settlement};
+use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement};
 
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
-use super::background::{ENTRIES_MAX, UNACKNOWLEDGED_MAX};
 use super::*;
-use crate::single_flight::{Leader, SingleFlight, Update, WaitLimits, WaitSlot, Waiter};
+use crate::single_flight::{SingleFlight, Update, WaitSlot, Waiter};
 
 #[tokio::test]
 async fn a_lease_is_renewed_until_its_heartbeat_is_dropped() {
@@ -70,40 +70,33 @@ async fn a_release_is_repeated_until_it_is_confirmed() {
     let lease = claimed(&store, 1).await;
     store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     store.next(Operation::Release, Behavior::LoseReply(ErrorKind::Unavailable));
-    renewer.enqueue(release(lease.clone()));
+    renewer.enqueue(release(lease.clone()), None, None);
     timeout(PATIENCE, renewer.idle()).await.unwrap();
     assert_eq!(store.calls(Operation::Release), 3);
     assert_eq!(store.memory().lookup(&lease.id).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_claim_that_may_still_come_is_released_once_more_after_a_term() {
+async fn a_claim_that_is_carried_out_after_its_release_is_released_again() {
     let (store, renewer) = kept();
     let (id, request) = (id(1), request(LEASE));
-    let began = Instant::now();
-    renewer.enqueue(release(Lease::granted(id, &request, 0, 0)));
+    renewer.enqueue(release(Lease::granted(id, &request, 0, 0)), None, None);
     timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert_eq!(store.calls(Operation::Release), 1, "a drain ends with the first that is confirmed");
     assert!(matches!(store.memory().claim(&id, &request).await, Ok(Claim::Granted(_))));
-    store.performed(Operation::Release, 2).await;
-    assert!(began.elapsed() > LEASE);
+    let released = store.calls(Operation::Release);
+    store.performed(Operation::Release, released + 1).await;
     assert_eq!(store.memory().lookup(&id).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_granted_claim_is_released_however_long_the_store_is_away() {
     let store = ScriptedStore::new();
-    let shared = Arc::new(Shared {
-        store: Arc::new(store.clone()),
-        renewals: Mutex::default(),
-        earlier: Notify::new(),
-        journal: Journal::default(),
-    });
+    let shared = Arc::new(Shared::new(Arc::new(store.clone())));
     let lease = claimed(&store, 1).await;
     store.always(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     let (tasks, inbox) = mpsc::unbounded_channel();
-    assert!(shared.journal.admit(&release(lease.clone())));
-    tasks.send(release(lease.clone())).unwrap();
+    let confirmation = shared.journal.admit(release(lease.clone()), shared.now()).unwrap();
+    tasks.send(BackgroundTask { confirmation, heartbeat: None, leader: None }).unwrap();
     drop(tasks);
     let tasks = tokio::task::LocalSet::new();
     let running = tasks.run_until(background::run(Arc::clone(&shared), inbox));
@@ -118,17 +111,6 @@ async fn a_granted_claim_is_released_however_long_the_store_is_away() {
 }
 
 #[tokio::test]
-async fn a_release_of_another_claim_is_over() {
-    let (store, renewer) = kept();
-    claimed(&store, 1).await;
-    let other =
-        ClaimRequest::new(Token::from_bytes([9; 16]), Fingerprint::unchecked(), LEASE, RETAIN);
-    renewer.enqueue(release(Lease::granted(id(1), &other, 0, 0)));
-    timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert_eq!(store.calls(Operation::Release), 1);
-}
-
-#[tokio::test]
 async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait() {
     let (store, renewer) = kept();
     let lease = claimed(&store, 1).await;
@@ -136,12 +118,7 @@ async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait()
     store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let heartbeat = Some(renewer.keep_alive(&lease));
     let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
-    renewer.enqueue(BackgroundTask::Settle {
-        lease: lease.clone(),
-        done,
-        heartbeat,
-        leader: Some(leader),
-    });
+    renewer.enqueue(Unconfirmed::Settle(lease.clone(), done), heartbeat, Some(leader));
     store.called(Operation::Renew, 4).await;
     assert!(waiter.update.try_recv().is_err());
     store.always(Operation::Settle, Behavior::Succeed);
@@ -149,7 +126,7 @@ async fn a_result_is_settled_on_a_living_lease_and_announced_to_those_who_wait()
     assert!(matches!(update, Update::Settled(record) if record.payload == "done"));
     timeout(PATIENCE, renewer.idle()).await.unwrap();
     assert!(matches!(store.memory().lookup(&lease.id).await, Ok(Some(RecordSnapshot::Settled(_)))));
-    assert!(renewer.shared.renewals().running.is_empty());
+    assert!(renewer.shared.leases().is_empty());
 }
 
 #[tokio::test]
@@ -158,7 +135,7 @@ async fn a_result_that_came_too_late_sends_those_who_wait_to_ask() {
     let lease = claimed(&store, 1).await;
     store.memory().release(&lease).await.unwrap();
     let (mut waiter, leader) = awaited(&lease);
-    renewer.enqueue(settling(lease, Some(leader)));
+    renewer.enqueue(settling(lease), None, Some(leader));
     let update = timeout(PATIENCE, &mut waiter.update).await.unwrap().unwrap();
     assert!(matches!(update, Update::Changed));
 }
@@ -168,59 +145,10 @@ async fn releases_that_take_a_whole_lease_hold_nothing_else_up() {
     let (store, renewer) = kept();
     for number in 0..200 {
         let request = request(Duration::from_secs(3600));
-        renewer.enqueue(release(Lease::granted(id(number), &request, 0, 0)));
+        renewer.enqueue(release(Lease::granted(id(number), &request, 0, 0)), None, None);
     }
-    renewer.enqueue(settling(claimed(&store, 201).await, None));
+    renewer.enqueue(settling(claimed(&store, 201).await), None, None);
     store.performed(Operation::Settle, 1).await;
-}
-
-#[tokio::test]
-async fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
-    let (store, renewer) = kept();
-    let gate = Gate::closed();
-    store.always(Operation::Release, Behavior::DelayReply(gate.clone()));
-    let lease = Lease::granted(id(1), &request(LEASE), 1, 1);
-    for _ in 1..ENTRIES_MAX {
-        renewer.enqueue(release(lease.clone()));
-    }
-    assert!(!renewer.is_full());
-    renewer.enqueue(release(lease));
-    assert!(renewer.is_full());
-    gate.open();
-    timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert!(!renewer.is_full());
-}
-
-#[tokio::test]
-async fn clients_that_leave_cannot_stop_all_others() {
-    let (_store, renewer) = kept();
-    for number in 0..UNACKNOWLEDGED_MAX + 100 {
-        let request = request(Duration::from_secs(3600));
-        let id = id(u8::try_from(number % 256).unwrap());
-        renewer.enqueue(release(Lease::granted(id, &request, 0, 0)));
-    }
-    assert!(!renewer.is_full());
-    assert_eq!(renewer.shared.journal.lingering.load(Ordering::Relaxed), UNACKNOWLEDGED_MAX);
-}
-
-#[tokio::test]
-async fn the_bytes_of_unconfirmed_results_are_limited() {
-    let (store, renewer) = kept();
-    let gate = Gate::closed();
-    store.always(Operation::Settle, Behavior::DelayReply(gate.clone()));
-    let payload = Bytes::from(vec![0; 64 << 20]);
-    let lease = claimed(&store, 1).await;
-    for _ in 0..4 {
-        assert!(!renewer.is_full());
-        let done = Settlement::new(State::Completed, payload.clone(), RETAIN, RETAIN);
-        let task =
-            BackgroundTask::Settle { lease: lease.clone(), done, heartbeat: None, leader: None };
-        renewer.enqueue(task);
-    }
-    assert!(renewer.is_full());
-    gate.open();
-    timeout(PATIENCE, renewer.idle()).await.unwrap();
-    assert!(!renewer.is_full());
 }
 
 #[tokio::test]
@@ -230,7 +158,7 @@ async fn the_thread_ends_with_the_engine_once_its_work_is_done() {
     let remaining = Arc::downgrade(&store);
     let renewer = LeaseRenewer::new(store);
     drop(renewer.keep_alive(&claimed(&told, 1).await));
-    renewer.enqueue(settling(claimed(&told, 2).await, None));
+    renewer.enqueue(settling(claimed(&told, 2).await), None, None);
     drop(renewer);
     told.performed(Operation::Settle, 1).await;
     let deadline = Instant::now() + PATIENCE;
@@ -259,13 +187,13 @@ async fn is_orphan(store: &ScriptedStore, lease: &Lease) -> bool {
     matches!(seen, Ok(Some(RecordSnapshot::Held(holder))) if holder.is_orphan())
 }
 
-fn release(lease: Lease) -> BackgroundTask {
-    BackgroundTask::Release { lease, heartbeat: None }
+fn release(lease: Lease) -> Unconfirmed {
+    Unconfirmed::Release(lease)
 }
 
-fn settling(lease: Lease, leader: Option<Leader>) -> BackgroundTask {
+fn settling(lease: Lease) -> Unconfirmed {
     let done = Settlement::new(State::Completed, Bytes::from_static(b"done"), RETAIN, RETAIN);
-    BackgroundTask::Settle { lease, done, heartbeat: None, leader }
+    Unconfirmed::Settle(lease, done)
 }
 
 /// A request that waits for a record, and its leader.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::Record;
 use idemptx_core::store::ClaimRequest;
 
 use super::*;

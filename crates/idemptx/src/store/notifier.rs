@@ -1,17 +1,17 @@
 //! Wakes the tasks of this process that wait for the end of a claim.
 
 use std::collections::HashMap;
-#[cfg(feature = "sqlite")]
-use std::sync::Condvar;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
 #[cfg(feature = "sqlite")]
 use idemptx_core::lease::Token;
 use idemptx_core::store::Watch;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
+
+#[cfg(feature = "sqlite")]
+use super::sync::Condvar;
+use super::sync::atomic::{AtomicUsize, Ordering};
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::tasks::{Notify, futures::OwnedNotified};
 
 /// Registry of the waiting tasks of one store.
 #[derive(Debug, Default)]
@@ -96,10 +96,12 @@ impl Notifier {
         NotificationSource(self.clone())
     }
 
-    /// Number of watched records.
+    /// Number of watched records, which is what [`notify`](Self::notify) reads without the lock.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().by_id.len()
+        let entries = self.lock();
+        assert_eq!(self.watched.load(Ordering::SeqCst), entries.by_id.len());
+        entries.by_id.len()
     }
 
     fn count(&self, entries: &Entries) {
@@ -217,81 +219,5 @@ impl Drop for Registration {
                 self.notifier.count(&entries);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-
-    use super::*;
-
-    const ID: RecordId = RecordId::from_bytes([0xA7; RecordId::BYTES]);
-
-    #[tokio::test]
-    async fn a_notification_wakes_the_tasks_of_its_record_only() {
-        let notifier = Arc::new(Notifier::default());
-        let other = notifier.watch(RecordId::from_bytes([1; RecordId::BYTES]));
-        let woken = notifier.watch(ID);
-        notifier.notify(&ID);
-        woken.into_watch().await;
-        assert_eq!(notifier.len(), 1);
-        drop(other);
-        assert_eq!(notifier.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn the_last_dropped_handle_removes_the_entry() {
-        let notifier = Arc::new(Notifier::default());
-        let (first, second) = (notifier.watch(ID), notifier.watch(ID));
-        drop(first);
-        assert_eq!(notifier.len(), 1);
-        drop(second.into_watch());
-        assert_eq!(notifier.len(), 0);
-        assert_eq!(notifier.watched.load(Ordering::SeqCst), 0);
-    }
-
-    #[tokio::test]
-    async fn a_handle_dropped_after_its_notification_leaves_later_tasks_registered() {
-        let notifier = Arc::new(Notifier::default());
-        let first = notifier.watch(ID);
-        notifier.notify(&ID);
-        let second = notifier.watch(ID);
-        drop(first);
-        assert_eq!(notifier.len(), 1);
-        notifier.notify(&ID);
-        second.into_watch().await;
-    }
-
-    #[cfg(any(feature = "postgres", feature = "redis"))]
-    #[tokio::test]
-    async fn the_end_of_a_connection_wakes_all_tasks() {
-        let notifier = Arc::new(Notifier::default());
-        let handle = notifier.watch(ID);
-        drop(notifier.source());
-        handle.into_watch().await;
-    }
-
-    #[tokio::test]
-    async fn a_notification_by_another_thread_is_never_lost() {
-        let notifier = Arc::new(Notifier::default());
-        let is_over = Arc::new(AtomicBool::new(false));
-        let notifying = std::thread::spawn({
-            let (notifier, is_over) = (notifier.clone(), is_over.clone());
-            move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    notifier.notify(&ID);
-                }
-            }
-        });
-        for _ in 0..20_000 {
-            let handle = notifier.watch(ID);
-            timeout(Duration::from_secs(30), handle.into_watch()).await.expect("it is woken");
-        }
-        is_over.store(true, Ordering::Relaxed);
-        notifying.join().expect("the thread ends");
     }
 }

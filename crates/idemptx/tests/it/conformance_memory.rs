@@ -11,15 +11,16 @@ use idemptx_core::conformance::{self, CASES, Harness, INVENTORY_CASES, Report};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
+use idemptx_core::record::State;
 use idemptx_core::store::{
-    Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
+    Capabilities, Claim, ClaimRequest, ErrorKind, Expected, Inventory, Page, Query, RecordSnapshot,
     RecordStatus, RecordStatuses, RecordSummary, Settlement, Store, StoreError, Watch,
 };
 use idemptx_core::time::{Clock, Timestamp, millis};
 
 #[tokio::test]
 async fn the_memory_store_passes_the_suite_by_its_own_clock() {
-    let store = MemoryStore::new();
+    let store = MemoryStore::builder().bytes_max(BYTES_MAX).build();
     let trial = RealTime(store.clone(), store);
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
@@ -93,6 +94,11 @@ impl Harness for RealTime {
 
     fn token(&self) -> Token {
         unique_token()
+    }
+
+    async fn refuse(&self, refuses: bool) -> bool {
+        fill(self.store(), refuses).await;
+        true
     }
 
     async fn sleep(&self, wait: Duration) {
@@ -246,6 +252,20 @@ async fn simulated<S: Store>(store: impl FnOnce(MemoryStore) -> S) -> Report {
     conformance::run(&SimulatedTime { store, clock }).await
 }
 
+/// Settles a result that takes all the room there is, or gives it up.
+async fn fill(store: &impl Store, fills: bool) {
+    let id = RecordId::from_bytes([0xF1; RecordId::BYTES]);
+    let mut request = ClaimRequest::new(unique_token(), FINGERPRINT, HOUR, HOUR);
+    if let Ok(Some(RecordSnapshot::Settled(former))) = store.lookup(&id).await {
+        request = request.expecting(Expected::Settled(former.token));
+    }
+    let Ok(Claim::Granted(lease)) = store.claim(&id, &request).await else { panic!("not granted") };
+    let done = Settlement::new(State::Completed, vec![0; BYTES_MAX].into(), HOUR, HOUR);
+    let filled =
+        if fills { store.settle(&lease, &done).await } else { store.release(&lease).await };
+    filled.unwrap();
+}
+
 fn unique_token() -> Token {
     static DRAWN: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0xA5; Token::BYTES];
@@ -257,4 +277,6 @@ fn unique_token() -> Token {
 
 const FINGERPRINT: Fingerprint =
     Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
+/// More than the suite writes.
+const BYTES_MAX: usize = 64 << 20;
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,5 +1,6 @@
 //! The SQLite store keeps the contract of a store.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -20,13 +21,13 @@ async fn the_sqlite_store_keeps_the_contract() {
     drop(SqliteStore::open(&file).unwrap());
     let open = || SqliteStore::builder(file.clone()).timeout(patience).open().unwrap();
     let other = Mutex::new(Connection::open(&file).unwrap());
-    let trial = Trial(open(), open(), other);
+    let trial = Trial(open(), open(), other, file.clone());
     conformance::run(&trial).await.assert_passed();
     conformance::run_inventory(&trial).await.assert_passed();
 }
 
-/// The store, twice, and a connection that is not the store's.
-struct Trial(SqliteStore, SqliteStore, Mutex<Connection>);
+/// The store, twice, a connection that is not the store's, and the file.
+struct Trial(SqliteStore, SqliteStore, Mutex<Connection>, PathBuf);
 
 impl Harness for Trial {
     type Store = SqliteStore;
@@ -49,6 +50,14 @@ impl Harness for Trial {
         let update = "UPDATE records SET record = ?2 WHERE id = ?1";
         let other = self.2.lock().unwrap();
         other.execute(update, rusqlite::params![id.as_bytes(), &bytes[..]]).unwrap() == 1
+    }
+
+    async fn refuse(&self, refuses: bool) -> bool {
+        // A file that is not where it was is not written.
+        let (file, elsewhere) = (&self.3, self.3.with_extension("elsewhere"));
+        let (from, to) = if refuses { (file, &elsewhere) } else { (&elsewhere, file) };
+        std::fs::rename(from, to).unwrap();
+        true
     }
 
     async fn sleep(&self, wait: Duration) {

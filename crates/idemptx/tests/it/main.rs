@@ -9,6 +9,8 @@
 
 mod support;
 
+#[cfg(feature = "axum")]
+mod allocations;
 #[cfg(feature = "seal")]
 mod conformance_decorated;
 mod conformance_memory;

@@ -1,7 +1,7 @@
 //! Many at once: one executes, the others wait or are refused, and clients that leave do no harm.
 
 use serde_json::json;
-use target_tests::{Answer, Request, Target, retry_until};
+use target_tests::{Answer, Target, retry_until};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn a_waiter_takes_over_when_the_first_breaks_down() {
 async fn waiting_ends_when_the_policy_says_so() {
     let target = Target::with_policy(json!({ "wait_ms": 100 })).await;
     let slow = target.post("/slow?ms=5000").key("k");
-    let running = send(&slow);
+    let running = slow.start();
     target.journal.started("k", 1).await;
     slow.send().await.assert_refused(409, "in-progress");
     target.journal.assert_executions("k", 1, 0);
@@ -83,7 +83,7 @@ async fn waiting_ends_when_the_policy_says_so() {
 async fn a_different_request_does_not_wait() {
     let target = Target::with_policy(json!({ "wait_ms": 60_000 })).await;
     let slow = target.post("/slow?ms=5000").key("k");
-    let running = send(&slow);
+    let running = slow.start();
     target.journal.started("k", 1).await;
     target.post("/count").key("k").send().await.assert_refused(422, "key-reused");
     target.journal.assert_executions("k", 1, 0);
@@ -94,7 +94,7 @@ async fn a_different_request_does_not_wait() {
 async fn a_handler_outlives_its_client() {
     let target = Target::start().await;
     let slow = target.post("/slow?ms=500").key("k");
-    let leaving = send(&slow);
+    let leaving = slow.start();
     target.journal.started("k", 1).await;
     leaving.abort();
     target.journal.ended("k", 1).await;
@@ -107,10 +107,10 @@ async fn a_handler_outlives_its_client() {
 async fn a_waiter_that_leaves_makes_room_for_another() {
     let target = Target::with_policy(json!({ "wait_ms": 60_000, "waiters_max": 1 })).await;
     let slow = target.post("/slow?ms=5000").key("k");
-    let running = send(&slow);
+    let running = slow.start();
     target.journal.started("k", 1).await;
     // Of two that would wait one is refused, so the other one waits.
-    let (mut one, mut other) = (send(&slow), send(&slow));
+    let (mut one, mut other) = (slow.start(), slow.start());
     let (refused, waiting) = tokio::select! {
         answer = &mut one => (answer, other),
         answer = &mut other => (answer, one),
@@ -129,7 +129,7 @@ async fn a_flood_of_clients_that_leave_costs_no_execution_and_doubles_none() {
     let keys: Vec<_> = (0..300).map(|number| format!("k-{number}")).collect();
     for keys in keys.chunks(50) {
         let sent: Vec<_> =
-            keys.iter().map(|key| send(&target.post("/slow?ms=50").key(key))).collect();
+            keys.iter().map(|key| target.post("/slow?ms=50").key(key).start()).collect();
         tokio::task::yield_now().await;
         target.post("/count").send().await;
         sent.iter().for_each(JoinHandle::abort);
@@ -153,9 +153,4 @@ async fn different_keys_do_not_hinder_each_other() {
     let serials: std::collections::HashSet<_> = answers.iter().map(Answer::n).collect();
     assert_eq!(serials.len(), 100);
     answers.iter().for_each(|answer| answer.assert_fresh(201));
-}
-
-fn send(request: &Request) -> JoinHandle<Answer> {
-    let request = request.clone();
-    tokio::spawn(async move { request.send().await })
 }

@@ -18,3 +18,4 @@ mod refusals;
 mod replay;
 mod startup;
 mod store_faults;
+mod upgrades;

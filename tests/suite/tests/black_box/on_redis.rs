@@ -3,9 +3,8 @@
 //! The suite skips this module by its name.
 
 use serde_json::{Value, json};
-use target_tests::{Answer, Journal, Monitor, RedisServer, Request, Target};
+use target_tests::{Journal, Monitor, RedisServer, Target};
 use target_tests::{assert_one_success, retry_until};
-use tokio::task::JoinHandle;
 
 #[tokio::test]
 async fn a_new_request_is_two_commands_and_a_replay_is_one() {
@@ -49,10 +48,7 @@ async fn those_who_wait_for_another_process_watch_together() {
     let (one, another) = pair(&redis, json!({ "wait_ms": 60_000, "waiters_max": 1000 })).await;
     another.post("/count").key("warm").send().await;
     let slow = one.post("/slow?ms=5000").key("k");
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let running = slow.start();
     one.journal.started("k", 1).await;
     let mut monitor = redis.monitor().await;
     let answers = slow.to(&another).send_at_once(WAITING).await;
@@ -68,7 +64,7 @@ async fn a_store_that_comes_back_empty_yields_no_second_unmarked_success() {
     let mut redis = RedisServer::start().await;
     let target = Target::builder().store(redis.url()).policy(impatient()).start().await;
     let request = target.post("/slow?ms=3000").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     redis.kill();
     // The only one that may be followed by another: it says so.
@@ -86,7 +82,7 @@ async fn a_claim_that_vanished_from_the_store_earns_no_success() {
     let mut redis = RedisServer::start().await;
     let target = Target::builder().store(redis.url()).start().await;
     let request = target.post("/slow?ms=5000").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     // Gone and back within the handler's time, and empty.
     redis.kill();
@@ -103,7 +99,7 @@ async fn a_full_store_takes_nothing_new_and_still_settles_what_runs() {
     let redis = RedisServer::start().await;
     let target = Target::builder().store(redis.url()).start().await;
     let running = target.post("/slow?ms=3000").key("running");
-    let first = send(&running);
+    let first = running.start();
     target.journal.started("running", 1).await;
     redis.configure("maxmemory", "1").await;
     let new = target.post("/count").key("new");
@@ -123,7 +119,7 @@ async fn a_store_without_its_scripts_goes_on() {
     let redis = RedisServer::start().await;
     let target = Target::builder().store(redis.url()).start().await;
     let request = target.post("/slow?ms=300").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     redis.forget_scripts().await;
     let first = running.await.expect("an answer");
@@ -151,9 +147,4 @@ async fn work(monitor: &mut Monitor) -> Vec<String> {
 /// Returns a policy with a short settle timeout.
 fn impatient() -> Value {
     json!({ "store_timeout_ms": { "settle": 500 } })
-}
-
-fn send(request: &Request) -> JoinHandle<Answer> {
-    let request = request.clone();
-    tokio::spawn(async move { request.send().await })
 }

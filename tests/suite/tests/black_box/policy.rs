@@ -189,10 +189,7 @@ async fn statuses_of_refusals_are_as_configured() {
     let target = target.await;
     target.post("/count").send().await.assert_refused(428, "missing-key");
     let slow = target.post("/slow?ms=5000").key("k");
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let running = slow.start();
     target.journal.started("k", 1).await;
     slow.send().await.assert_refused(425, "in-progress");
     target.post("/count").key("k").send().await.assert_refused(409, "key-reused");

@@ -29,10 +29,7 @@ async fn a_duplicate_at_another_process_is_refused_while_the_first_runs() {
     let store = SharedStore::start().await;
     let (one, another) = pair(&store, json!({})).await;
     let slow = one.post("/slow?ms=5000").key("k");
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let running = slow.start();
     one.journal.started("k", 1).await;
     slow.clone().to(&another).send().await.assert_refused(409, "in-progress");
     another.post("/count").key("k").send().await.assert_refused(422, "key-reused");
@@ -58,10 +55,7 @@ async fn a_waiter_at_another_process_takes_over_when_the_first_gives_the_key_up(
     let store = SharedStore::start().await;
     let (one, another) = pair(&store, json!({ "wait_ms": 60_000 })).await;
     let released = one.post("/outcome?o=release&ms=400").key("k");
-    let running = tokio::spawn({
-        let released = released.clone();
-        async move { released.send().await }
-    });
+    let running = released.start();
     one.journal.started("k", 1).await;
     let (waited, first) = tokio::join!(async { released.to(&another).send().await }, running);
     first.expect("an answer").assert_unstored(200);

@@ -140,10 +140,7 @@ async fn a_duplicate_of_a_running_request_is_refused_at_once() {
     let target = Target::start().await;
     let key = "a-key-nobody-may-see";
     let slow = target.post("/slow?ms=5000").key(key);
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let running = slow.start();
     target.journal.started(key, 1).await;
     let duplicate = slow.send().await;
     let problem = duplicate.assert_refused(409, "in-progress");

@@ -104,10 +104,7 @@ async fn a_terminated_process_finishes_what_it_runs_and_refuses_the_rest() {
     let store = SharedStore::start().await;
     let mut target = Target::builder().store(store.url()).start().await;
     let slow = target.post("/slow?ms=800").key("k");
-    let running = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let running = slow.start();
     target.journal.started("k", 1).await;
     target.terminate();
     let first = running.await.expect("an answer");
@@ -124,10 +121,7 @@ async fn a_terminated_process_finishes_what_nobody_waits_for() {
     let store = SharedStore::start().await;
     let mut target = Target::builder().store(store.url()).start().await;
     let slow = target.post("/slow?ms=800").key("k");
-    let leaving = tokio::spawn({
-        let slow = slow.clone();
-        async move { slow.send().await }
-    });
+    let leaving = slow.start();
     target.journal.started("k", 1).await;
     leaving.abort();
     target.terminate();

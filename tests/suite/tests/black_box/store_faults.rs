@@ -1,8 +1,7 @@
 //! A store that dies, freezes or is full: nothing runs in doubt, and nothing that ran is lost.
 
 use serde_json::{Value, json};
-use target_tests::{Answer, Difference, Journal, Request, SharedStore, Target, retry_until};
-use tokio::task::JoinHandle;
+use target_tests::{Difference, Journal, SharedStore, Target, retry_until};
 
 #[tokio::test]
 async fn nothing_runs_while_the_store_is_away() {
@@ -52,7 +51,7 @@ async fn an_answer_whose_store_died_meanwhile_is_given_and_stored_later() {
     let mut store = SharedStore::durable().await;
     let target = Target::builder().store(store.url()).policy(impatient()).start().await;
     let request = target.post("/slow?ms=3000").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     store.kill();
     let own = running.await.expect("an answer");
@@ -70,7 +69,7 @@ async fn an_answer_whose_store_froze_meanwhile_is_given_and_stored_later() {
     let mut store = SharedStore::start().await;
     let target = Target::builder().store(store.url()).policy(impatient()).start().await;
     let request = target.post("/slow?ms=3000").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     store.pause();
     let own = running.await.expect("an answer");
@@ -86,7 +85,7 @@ async fn a_short_absence_of_the_store_is_not_even_noticed() {
     let mut store = SharedStore::durable().await;
     let target = Target::builder().store(store.url()).policy(patient()).start().await;
     let request = target.post("/slow?ms=3000").key("k");
-    let running = send(&request);
+    let running = request.start();
     target.journal.started("k", 1).await;
     store.kill();
     target.journal.ended("k", 1).await;
@@ -105,9 +104,9 @@ async fn a_lost_connection_costs_neither_the_first_nor_those_who_wait_their_answ
     let mut store = SharedStore::start().await;
     let (one, another) = pair(&store).await;
     let request = one.post("/slow?ms=5000").key("k");
-    let running = send(&request);
+    let running = request.start();
     one.journal.started("k", 1).await;
-    let waiting: Vec<_> = (0..5).map(|_| send(&request.clone().to(&another))).collect();
+    let waiting: Vec<_> = (0..5).map(|_| request.clone().to(&another).start()).collect();
     store.disconnect_all().await;
     let first = running.await.expect("an answer");
     first.assert_fresh(201);
@@ -116,7 +115,7 @@ async fn a_lost_connection_costs_neither_the_first_nor_those_who_wait_their_answ
         if answer.status == 503 {
             // It did not wait yet: its claim was under way when the connection was cut.
             answer.assert_refused(503, "store-unavailable");
-            answer = send(&request.clone().to(&another)).await.expect("an answer");
+            answer = request.clone().to(&another).start().await.expect("an answer");
         }
         answer.assert_replay_of(&first);
     }
@@ -128,9 +127,9 @@ async fn a_store_that_is_restarted_under_those_who_wait_makes_none_of_them_execu
     let mut store = SharedStore::durable().await;
     let (one, another) = pair(&store).await;
     let request = one.post("/slow?ms=5000").key("k");
-    let running = send(&request);
+    let running = request.start();
     one.journal.started("k", 1).await;
-    let waiting: Vec<_> = (0..5).map(|_| send(&request.clone().to(&another))).collect();
+    let waiting: Vec<_> = (0..5).map(|_| request.clone().to(&another).start()).collect();
     store.kill();
     store.restart().await;
     let first = running.await.expect("an answer");
@@ -167,9 +166,4 @@ fn impatient() -> Value {
 fn patient() -> Value {
     let timeouts = json!({ "claim": 5000, "settle": 60_000 });
     json!({ "lease_ms": 120_000, "wait_ms": 60_000, "store_timeout_ms": timeouts })
-}
-
-fn send(request: &Request) -> JoinHandle<Answer> {
-    let request = request.clone();
-    tokio::spawn(async move { request.send().await })
 }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use idemptx_core::store::ErrorKind;
-use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation};
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, quick, slow};
 
 #[tokio::test]
 async fn a_client_that_leaves_before_the_claim_is_answered_leaves_the_key_free() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     store.next(Operation::Claim, Behavior::DelayReply(Gate::closed()));
     let client = app.client("k");
     store.performed(Operation::Claim, 1).await;
@@ -21,8 +20,7 @@ async fn a_client_that_leaves_before_the_claim_is_answered_leaves_the_key_free()
 
 #[tokio::test]
 async fn a_claim_that_is_executed_after_its_client_left_is_released_as_well() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy.lease(LATE)));
+    let (store, app) = quick(|policy| policy.lease(LATE));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let client = app.client("k");
@@ -38,8 +36,7 @@ async fn a_claim_that_is_executed_after_its_client_left_is_released_as_well() {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_follows_another_has_nothing_to_release() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayReply(gate.clone()));
     let first = app.client("k");
@@ -56,10 +53,9 @@ async fn a_client_that_leaves_while_it_follows_another_has_nothing_to_release() 
 
 #[tokio::test]
 async fn those_who_follow_a_claim_that_fails_have_nothing_to_release() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| {
+    let (store, app) = quick(|policy| {
         policy.lease(Duration::from_millis(100)).claim_timeout(Duration::from_millis(50))
-    }));
+    });
     store.next(Operation::Claim, Behavior::DelayReply(Gate::closed()));
     store.always(Operation::Release, Behavior::Fail(ErrorKind::Fenced));
     let clients: Vec<_> = (0..50).map(|_| app.client("k")).collect();
@@ -72,8 +68,7 @@ async fn those_who_follow_a_claim_that_fails_have_nothing_to_release() {
 
 #[tokio::test]
 async fn when_the_one_who_asks_leaves_another_asks() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     store.next(Operation::Claim, Behavior::DelayOperation(Gate::closed()));
     let first = app.client("k");
     store.called(Operation::Claim, 1).await;
@@ -86,10 +81,7 @@ async fn when_the_one_who_asks_leaves_another_asks() {
 
 #[tokio::test]
 async fn a_claim_without_a_verdict_runs_nothing_and_does_not_stay() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| {
-        policy.lease(LATE).claim_timeout(Duration::from_millis(20))
-    }));
+    let (store, app) = quick(|policy| policy.lease(LATE).claim_timeout(Duration::from_millis(20)));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayOperation(gate.clone()));
     let reply = app.post("k").await;
@@ -107,8 +99,7 @@ async fn a_claim_without_a_verdict_runs_nothing_and_does_not_stay() {
 
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_is_released_until_that_is_confirmed() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     store.next(Operation::Claim, Behavior::LoseReply(ErrorKind::Unavailable));
     store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     app.post("k").await.refused(503, "store-unavailable");
@@ -119,8 +110,7 @@ async fn a_claim_whose_answer_was_lost_is_released_until_that_is_confirmed() {
 
 #[tokio::test]
 async fn a_claim_that_was_granted_late_is_renewed_before_the_handler_starts() {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy.lease(LEASE)));
+    let (store, app) = slow(|policy| policy.lease(LEASE));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayReply(gate.clone()));
     let renewal = Gate::closed();
@@ -140,8 +130,7 @@ async fn a_claim_that_was_granted_late_is_renewed_before_the_handler_starts() {
 
 #[tokio::test]
 async fn a_claim_that_was_taken_over_meanwhile_never_starts() {
-    let store = ScriptedStore::new();
-    let late = App::quick(engine(store.clone(), |policy| policy.lease(LEASE)));
+    let (store, late) = quick(|policy| policy.lease(LEASE));
     let other = App::quick(engine(store.clone(), |policy| policy.lease(LEASE)));
     other.runs.answer_with(201);
     let gate = Gate::closed();
@@ -160,8 +149,7 @@ async fn a_claim_that_was_taken_over_meanwhile_never_starts() {
 
 #[tokio::test]
 async fn a_late_claim_that_cannot_be_renewed_never_starts() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy.lease(LEASE)));
+    let (store, app) = quick(|policy| policy.lease(LEASE));
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayReply(gate.clone()));
     store.next(Operation::Renew, Behavior::Fail(ErrorKind::Unavailable));
@@ -176,8 +164,7 @@ async fn a_late_claim_that_cannot_be_renewed_never_starts() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_neither_run_nor_deleted() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     store.next(Operation::Claim, Behavior::Fail(ErrorKind::Corrupt));
     app.post("k").await.refused(409, "outcome-unknown");
     assert!(app.engine.drain().await);

@@ -9,15 +9,14 @@ use idemptx::{Engine, Policy};
 use idemptx_core::store::ErrorKind;
 use tower::ServiceExt;
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, quick};
 use crate::support::http_client::{post, send};
 use crate::support::scripted_body::{Piece, ScriptedBody};
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 #[tokio::test]
 async fn each_claim_of_a_client_that_left_is_released_once() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     let gate = Gate::closed();
     store.always(Operation::Claim, Behavior::DelayReply(gate.clone()));
     let clients: Vec<_> = (0..20).map(|number| app.client(&format!("k{number}"))).collect();
@@ -50,8 +49,7 @@ async fn a_drain_does_not_wait_for_claims_whose_release_is_confirmed() {
 
 #[tokio::test]
 async fn those_who_follow_a_client_that_left_ask_for_themselves() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     let gate = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayReply(gate.clone()));
     let first = app.client("k");

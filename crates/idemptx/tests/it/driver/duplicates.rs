@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, slow};
 use crate::support::http_client::{posted, send};
 
 #[tokio::test]
 async fn two_hundred_duplicates_are_one_claim_and_no_further_step_of_the_store() {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy.wait(WAIT).waiters_max(1000)));
+    let (store, app) = slow(|policy| policy.wait(WAIT).waiters_max(1000));
     let first = Gate::closed();
     store.next(Operation::Claim, Behavior::DelayReply(first.clone()));
     let early: Vec<_> = (0..100).map(|_| app.client("k")).collect();
@@ -119,8 +118,7 @@ async fn more_than_may_wait_in_the_process_are_refused() {
 
 #[tokio::test]
 async fn when_the_first_gives_up_one_of_those_who_wait_takes_over() {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy.wait(WAIT)));
+    let (store, app) = slow(|policy| policy.wait(WAIT));
     app.runs.answer_with(503);
     let first = app.client("k");
     app.runs.reach(1).await;
@@ -171,8 +169,7 @@ async fn those_who_wait_for_another_process_are_one_watch() {
 
 #[tokio::test]
 async fn those_who_wait_notice_that_another_request_holds_the_key_now() {
-    let store = ScriptedStore::new();
-    let owner = App::slow(engine(store.clone(), |policy| policy.wait(WAIT)));
+    let (store, owner) = slow(|policy| policy.wait(WAIT));
     let other = App::quick(engine(store.clone(), |policy| policy.wait(WAIT)));
     owner.runs.answer_with(503);
     let first = owner.client("k");

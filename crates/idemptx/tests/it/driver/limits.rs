@@ -6,7 +6,7 @@ use idemptx::Engine;
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, slow};
 
 #[tokio::test]
 async fn clients_that_leave_make_room_for_no_more_handlers_than_allowed() {
@@ -52,8 +52,7 @@ async fn the_room_of_a_handler_is_given_back_however_it_ended() {
 
 #[tokio::test]
 async fn draining_waits_for_handlers_whose_clients_have_left() {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy));
+    let (store, app) = slow(|policy| policy);
     let client = app.client("k");
     app.runs.reach(1).await;
     client.abort();

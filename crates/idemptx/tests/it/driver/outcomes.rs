@@ -7,13 +7,12 @@ use std::time::Duration;
 use idemptx::{Code, Directive, Engine, Outcome, Policy, ProbeResult, RunError};
 use idemptx_core::policy::ScopeRule;
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, slow};
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 #[tokio::test]
 async fn a_fenced_execution_is_an_outcome() {
-    let store = ScriptedStore::new();
-    let late = App::slow(engine(store.clone(), |policy| policy));
+    let (store, late) = slow(|policy| policy);
     let client = late.client("k");
     late.runs.reach(1).await;
     store.advance(late.engine.policy().lease * 2);
@@ -29,8 +28,7 @@ async fn a_fenced_execution_is_an_outcome() {
 
 #[tokio::test]
 async fn a_fenced_execution_without_an_answer_is_an_outcome() {
-    let store = ScriptedStore::new();
-    let late = App::slow(engine(store.clone(), |policy| policy));
+    let (store, late) = slow(|policy| policy);
     let client = late.client("k");
     late.runs.reach(1).await;
     store.advance(late.engine.policy().lease * 2);
@@ -83,8 +81,7 @@ async fn work_says_that_its_outcome_is_unknown() {
 
 #[tokio::test]
 async fn an_orphan_is_asked_about_once_at_a_time() {
-    let store = ScriptedStore::new();
-    let first = App::slow(engine(store.clone(), |policy| policy));
+    let (store, first) = slow(|policy| policy);
     first.client("k");
     first.runs.reach(1).await;
     store.advance(first.engine.policy().lease * 2);

@@ -7,12 +7,11 @@ use idemptx_core::policy::OnPanic;
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Operation, ScriptedStore};
 
-use crate::support::app::{App, engine};
+use crate::support::app::{App, engine, quick, slow};
 
 #[tokio::test]
 async fn a_handler_whose_client_left_finishes_and_its_result_is_kept() {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy));
+    let (store, app) = slow(|policy| policy);
     let client = app.client("k");
     app.runs.reach(1).await;
     client.abort();
@@ -26,10 +25,9 @@ async fn a_handler_whose_client_left_finishes_and_its_result_is_kept() {
 
 #[tokio::test]
 async fn a_result_is_kept_behind_the_answer_until_the_store_is_back() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| {
+    let (store, app) = quick(|policy| {
         policy.settle_timeout(Duration::from_millis(50)).wait(Duration::from_secs(10))
-    }));
+    });
     store.always(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
     let reply = app.post("k").await;
     reply.answered(200, "run 1");
@@ -71,8 +69,7 @@ async fn a_result_that_is_not_kept_yet_keeps_its_claim() {
 
 #[tokio::test]
 async fn a_settlement_whose_confirmation_is_lost_is_stored_all_the_same() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     store.next(Operation::Settle, Behavior::LoseReply(ErrorKind::Unavailable));
     let reply = app.post("k").await;
     reply.answered(200, "run 1");
@@ -83,8 +80,7 @@ async fn a_settlement_whose_confirmation_is_lost_is_stored_all_the_same() {
 
 #[tokio::test]
 async fn a_release_without_a_verdict_is_repeated_behind_the_answer() {
-    let store = ScriptedStore::new();
-    let app = App::quick(engine(store.clone(), |policy| policy));
+    let (store, app) = quick(|policy| policy);
     app.runs.answer_with(503);
     store.next(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     let reply = app.post("k").await;
@@ -143,8 +139,7 @@ async fn who_was_taken_over_by_one_that_gave_up_has_no_answer() {
 #[tokio::test]
 async fn a_handler_that_breaks_down_after_it_was_taken_over_changes_nothing() {
     for on_panic in [OnPanic::Release, OnPanic::Quarantine] {
-        let store = ScriptedStore::new();
-        let late = App::slow(engine(store.clone(), |policy| policy.on_panic(on_panic)));
+        let (store, late) = slow(|policy| policy.on_panic(on_panic));
         late.runs.break_down();
         let client = late.client("k");
         late.runs.reach(1).await;
@@ -162,8 +157,7 @@ async fn a_handler_that_breaks_down_after_it_was_taken_over_changes_nothing() {
 async fn taken_over()
 -> (ScriptedStore, App<ScriptedStore>, tokio::task::JoinHandle<crate::support::http_client::Reply>)
 {
-    let store = ScriptedStore::new();
-    let app = App::slow(engine(store.clone(), |policy| policy));
+    let (store, app) = slow(|policy| policy);
     let client = app.client("k");
     app.runs.reach(1).await;
     store.advance(app.engine.policy().lease * 2);

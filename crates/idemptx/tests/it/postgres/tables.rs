@@ -245,6 +245,24 @@ async fn a_lease_ends_a_term_after_it_was_seen_though_the_clock_went_back() {
     assert_eq!(successor.await.unwrap().attempt, 2);
 }
 
+/// Once the clock is right again the result would be gone too early, and be executed once more.
+#[tokio::test]
+async fn a_result_is_kept_as_long_as_it_was_though_the_clock_went_back() {
+    let (server, store) = started(&[]).await;
+    let lease = granted_to(&store, id(1), &claim_request()).await;
+    store.settle(&lease, &done("kept")).await.unwrap();
+    let session = server.session().await;
+    let back = "UPDATE idemptx.records SET expires_at = expires_at + interval '1 day'";
+    session.batch_execute(back).await.unwrap();
+    let kept = "SELECT expires_at::text FROM idemptx.records";
+    let before = session.query_one(kept, &[]).await.unwrap();
+    assert_eq!(settled(&store, id(1)).await.payload, "kept");
+    let claim = store.claim(&id(1), &claim_request()).await.unwrap();
+    assert!(matches!(claim, Claim::Found(RecordSnapshot::Settled(_))), "{claim:?}");
+    let after = session.query_one(kept, &[]).await.unwrap();
+    assert_eq!(after.get::<_, String>(0), before.get::<_, String>(0));
+}
+
 #[tokio::test]
 async fn tables_of_the_first_version_are_read_with_all_that_is_in_them() {
     let server = PostgresServer::start(&[]);

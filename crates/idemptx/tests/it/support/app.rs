@@ -10,7 +10,7 @@ use http::StatusCode;
 use idemptx::{Engine, Execution, Policy};
 use idemptx_core::policy::PolicyBuilder;
 use idemptx_core::store::Store;
-use idemptx_testkit::scripted_store::Gate;
+use idemptx_testkit::scripted_store::{Gate, ScriptedStore};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -72,6 +72,23 @@ pub(crate) fn engine<S: Store>(
 ) -> Engine<S> {
     let policy = change(Policy::draft().into_builder()).build().unwrap();
     Engine::builder(store).policy(policy).build().unwrap()
+}
+
+/// Creates a scripted store, and an app on it whose handler responds at once.
+pub(crate) fn quick(
+    change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
+) -> (ScriptedStore, App<ScriptedStore>) {
+    let (store, app) = slow(change);
+    app.gate.open();
+    (store, app)
+}
+
+/// Creates a scripted store, and an app on it whose handler responds when the gate opens.
+pub(crate) fn slow(
+    change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
+) -> (ScriptedStore, App<ScriptedStore>) {
+    let store = ScriptedStore::new();
+    (store.clone(), App::slow(engine(store, change)))
 }
 
 /// The runs of a handler.

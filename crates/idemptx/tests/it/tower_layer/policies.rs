@@ -1,5 +1,6 @@
 //! Several policies on one engine, and what it reports.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use idemptx::{Bypass, Code, Completed, Engine, Execution, Outcome, Policy, Scope
 use idemptx_core::policy::{OnNotReplayable, OnStoreError, ScopeRule};
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
+use tower_http::timeout::TimeoutLayer;
 
 use super::{app, engine};
 use crate::support::app::App;
@@ -61,6 +63,33 @@ async fn each_route_has_its_policy_on_one_engine() {
         assert!(!send(&app, request("/orders", Some("o"))).await.is_replay(), "5xx are released");
     }
     assert!(strict.drain().await && engine.drain().await);
+}
+
+/// A layer inside answers for a handler that has charged and is not done.
+#[tokio::test(start_paused = true)]
+async fn a_time_out_inside_frees_no_key_where_the_effect_may_have_happened() {
+    for (policy, charges) in [(Policy::draft(), 2), (Policy::stripe(), 1), (Policy::payments(), 1)]
+    {
+        let policy = policy.into_builder().scope(ScopeRule::Shared).build().unwrap();
+        let engine = Engine::builder(ScriptedStore::new()).policy(policy).build().unwrap();
+        let charged = Arc::new(AtomicU32::new(0));
+        let charge = Arc::clone(&charged);
+        let handler = async move || {
+            charge.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        };
+        let limit = Duration::from_millis(200);
+        let app = Router::new()
+            .fallback(handler)
+            .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, limit))
+            .layer(engine.layer());
+        for is_retry in [false, true] {
+            let reply = send(&app, post("k")).await;
+            assert_eq!(reply.status, 408);
+            assert_eq!(reply.is_replay(), is_retry && charges == 1);
+        }
+        assert_eq!(charged.load(Ordering::SeqCst), charges);
+    }
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ pub(super) const LOOK: Script = Script {
 pub(super) const LIST: Script = Script {
     shebang: "",
     code: include_str!("lua/list.lua"),
-    hash: "ab00350e74f9ef07c2deff9fea035ff13698efc5",
+    hash: "723206d42b0ec135ce9579da1a0e7dfd716bdea8",
 };
 
 // What concerns a claim already granted gets through under exhausted memory: a result that was

@@ -1,0 +1,28 @@
+"""An application of one handler, for tests of what becomes of its requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from idemptx import idempotent
+from idemptx.backend import InMemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = {"Idempotency-Key": "k"}
+
+
+def protected(
+    backend: Any = None, *, path: str = "/orders", **options: Any
+) -> Callable[[Callable[..., Any]], FastAPI]:
+    """Makes an application of a handler: a POST under the decorator, over memory by default."""
+
+    def serve(handler: Callable[..., Any]) -> FastAPI:
+        app = FastAPI()
+        protect = idempotent(InMemoryBackend() if backend is None else backend, **options)
+        app.post(path)(protect(handler))
+        return app
+
+    return serve
