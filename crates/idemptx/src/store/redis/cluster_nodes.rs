@@ -106,7 +106,7 @@ impl Cluster {
             }
             return Ok(owner);
         }
-        self.read_map(None, MAP_AGE_MIN).await?;
+        Box::pin(self.read_map(None, MAP_AGE_MIN)).await?;
         self.map().owner(slot).ok_or_else(|| RedisFailure::no_owner(&self.name, slot))
     }
 

@@ -188,9 +188,18 @@ impl Deployment {
                     && matches!(reply, Ok(Reply::Error(error)) if has_code(error, "READONLY"));
                 is_demoted && route.pause().await
             }
-            Self::Cluster(cluster) => route.detour(cluster, reply).await,
+            // Boxed, as are the other rare ways: they would make the future of every step larger.
+            Self::Cluster(cluster) if may_lead_elsewhere(reply) => {
+                Box::pin(route.detour(cluster, reply)).await
+            }
+            Self::Cluster(_) => false,
         }
     }
+}
+
+/// Returns true unless a command was executed and answered.
+const fn may_lead_elsewhere(reply: &Result<Reply, RedisFailure>) -> bool {
+    matches!(reply, Err(_) | Ok(Reply::Error(_)))
 }
 
 impl Route {

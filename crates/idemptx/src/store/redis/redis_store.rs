@@ -132,31 +132,32 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        self.runner.claim(id, request).await
+        // Boxed, as every step is: its future is large and is moved about within others.
+        Box::pin(self.runner.claim(id, request)).await
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        self.runner.settle(lease, done).await
+        Box::pin(self.runner.settle(lease, done)).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        self.runner.release(lease).await
+        Box::pin(self.runner.release(lease)).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        self.runner.renew(lease).await?;
+        Box::pin(self.runner.renew(lease)).await?;
         Ok(lease.clone())
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        self.runner.lookup(id).await
+        Box::pin(self.runner.lookup(id)).await
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {
         let handle = self.notifier.watch(*id);
         // Subscribing again costs as much as asking whether the subscription is still in force.
-        self.runner.subscribe(id).await.ok()?;
-        if self.runner.mark_awaited(id).await.ok()? {
+        Box::pin(self.runner.subscribe(id)).await.ok()?;
+        if Box::pin(self.runner.mark_awaited(id)).await.ok()? {
             return Some(handle.into_watch());
         }
         // Nobody claims it now, so there is no end to be told of: look again at once.

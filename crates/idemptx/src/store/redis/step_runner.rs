@@ -62,7 +62,7 @@ impl StepRunner {
         if let Claim::Granted(lease) = &claim
             && !self.is_acknowledged(&mut route, id).await
         {
-            return Err(self.give_up(lease).await);
+            return Err(Box::pin(self.give_up(lease)).await);
         }
         Ok(claim)
     }
@@ -76,8 +76,8 @@ impl StepRunner {
         let step = || SettleStep::new(lease.clone(), done.clone());
         let mut settled = self.take(&mut route, step(), ignore).await;
         self.look_after(&route);
-        if is_lost(&settled, &route)? && self.put_back(&mut route, lease).await? {
-            settled = self.take(&mut route, step(), ignore).await;
+        if is_lost(&settled, &route)? && Box::pin(self.put_back(&mut route, lease)).await? {
+            settled = Box::pin(self.take(&mut route, step(), ignore)).await;
         }
         settled?;
         if !self.is_acknowledged(&mut route, &lease.id).await {
@@ -99,7 +99,7 @@ impl StepRunner {
         let mut route = self.route(&lease.id).await?;
         let renewed = self.take(&mut route, RenewStep::new(lease.clone()), ignore).await;
         self.look_after(&route);
-        if is_lost(&renewed, &route)? && self.put_back(&mut route, lease).await? {
+        if is_lost(&renewed, &route)? && Box::pin(self.put_back(&mut route, lease)).await? {
             return Ok(());
         }
         renewed
@@ -219,10 +219,13 @@ impl StepRunner {
 
     /// Returns true once enough replicas have the record as it is now.
     async fn is_acknowledged(&self, route: &mut Route, id: &RecordId) -> bool {
-        let count = self.failover.wait_replicas;
-        if count == 0 {
-            return true;
+        match self.failover.wait_replicas {
+            0 => true,
+            count => Box::pin(self.has_replicas(route, id, count)).await,
         }
+    }
+
+    async fn has_replicas(&self, route: &mut Route, id: &RecordId, count: u32) -> bool {
         let Some(connection) = route.connection.take() else { return false };
         let limit = self.deployment.step_limit();
         let commands = acknowledgement(&self.layout, id, count, limit / 2);
