@@ -109,6 +109,13 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
+    /// Returns true if it follows a primary.
+    pub fn is_replica(&self) -> bool {
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("replication").query(&mut self.connection()).unwrap();
+        info.get::<String>("role").as_deref() == Some("slave")
+    }
+
     /// Closes the connections of its replicas.
     pub fn cut_replicas(&self) {
         let mut kill = redis::cmd("CLIENT");

@@ -205,7 +205,7 @@ pub(crate) fn id(number: u64) -> RecordId {
 
 const DUPLICATES: usize = 4;
 const REASONS_MAX: usize = 8;
-/// A third of the lease that a grace period of two seconds goes with.
+/// A third of a lease of two seconds.
 const RENEWAL: Duration = Duration::from_millis(660);
 const LEASE: Duration = Duration::from_secs(15);
 const RETENTION: Duration = Duration::from_secs(600);

@@ -94,8 +94,9 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Refused`] if the server cannot be reached, or refuses the user or the password;
-    /// [`ErrorKind::Unavailable`] if it does not answer.
+    /// [`Refused`](idemptx_core::store::ErrorKind::Refused) if the server cannot be reached, or
+    /// refuses the user or the password;
+    /// [`Unavailable`](idemptx_core::store::ErrorKind::Unavailable) if it does not answer.
     ///
     /// # Cancel safety
     ///

@@ -24,8 +24,12 @@ use super::{ClaimStep, Decision, LookupStep, Next, Read, Step};
 ///
 /// `slot` is a slot of the server, if it belongs to a cluster; `known` is the history that was seen
 /// here before.
-#[must_use]
-pub fn question(layout: &Layout, slot: Option<u16>, known: &str, grace: Duration) -> Command {
+pub(in crate::store::redis) fn question(
+    layout: &Layout,
+    slot: Option<u16>,
+    known: &str,
+    grace: Duration,
+) -> Command {
     let key = layout.epoch_key(slot);
     Command::of("EVAL", 6, CODE.len() + key.len() + known.len())
         .text(CODE)
@@ -36,8 +40,7 @@ pub fn question(layout: &Layout, slot: Option<u16>, known: &str, grace: Duration
 }
 
 /// Reads the reply: the history, and what is left of the grace period.
-#[must_use]
-pub fn history(reply: &Reply) -> Option<(String, Duration)> {
+pub(in crate::store::redis) fn history(reply: &Reply) -> Option<(String, Duration)> {
     let Reply::Array(parts) = reply else { return None };
     let [Reply::Bytes(history), Reply::Integer(left)] = parts.as_slice() else { return None };
     let left = Duration::from_millis(u64::try_from(*left).ok()?);
@@ -164,8 +167,7 @@ impl Step for AssertStep {
 ///
 /// The first makes sure that there is something of this connection to wait for: a step that was
 /// taken before may have written nothing this time.
-#[must_use]
-pub fn acknowledgement(
+pub(in crate::store::redis) fn acknowledgement(
     layout: &Layout,
     id: &RecordId,
     replicas: u32,

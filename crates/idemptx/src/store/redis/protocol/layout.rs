@@ -74,6 +74,7 @@ impl Layout {
     }
 
     /// Returns the key of the history of a server's data; in a cluster it is in one of its slots.
+    #[cfg(feature = "redis")]
     pub(super) fn epoch_key(&self, slot: Option<u16>) -> String {
         match slot {
             Some(slot) => format!("{}epoch{{{}}}", self.prefix, tag_of(slot)),

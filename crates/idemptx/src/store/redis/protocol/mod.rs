@@ -44,7 +44,8 @@ mod claim;
 pub mod clock;
 pub mod cluster;
 mod command;
-pub mod epoch;
+#[cfg(feature = "redis")]
+pub(super) mod epoch;
 mod layout;
 mod lease;
 mod list;
