@@ -26,3 +26,17 @@ def protected(
         return app
 
     return serve
+
+
+def order_scope() -> dict[str, Any]:
+    """What a server hands an application for `POST /orders` with a key."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k"), (b"host", b"test")],
+    }
