@@ -10,6 +10,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_testkit::RedisServer;
 
+use crate::support::records::token;
+
 #[tokio::test]
 async fn the_redis_store_keeps_the_contract() {
     let server = RedisServer::start(&[]);
@@ -35,9 +37,7 @@ impl Harness for Trial<'_> {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {
