@@ -68,6 +68,7 @@ test: targets ## runs the tests: unit, store, doc, Python and black-box
 	.ci/require.sh curl curl
 	.ci/require.sh chromium chromium
 	.ci/require.sh h2load nghttp2-client
+	.ci/require.sh promtool prometheus
 	.ci/require.sh node nodejs
 	cargo $(RUNNER) $(BUILD) $(SUITE_LEFT_OUT)
 	cargo test $(BUILD) --doc
@@ -103,6 +104,7 @@ bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh nginx nginx-light
 	.ci/require.sh haproxy haproxy
+	.ci/require.sh valgrind valgrind
 	bench/python/prepare.sh target/bench
 	cargo build --locked --release -p idemptx-gateway
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \

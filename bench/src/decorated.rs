@@ -59,8 +59,8 @@ fn claims(stores: &[(&str, &str)], effort: Effort, report: &mut Report) -> Measu
         &["", "ns/claim", "ratio"],
     );
     for ((name, _), [nanos]) in stores.iter().zip(&series) {
-        let expected = nanos.expecting(&series[0][0]);
-        table.row([(*name).to_owned(), count(nanos.median()), ratio(expected.median())]);
+        let relative = nanos.relative_to(&series[0][0]);
+        table.row([(*name).to_owned(), count(nanos.median()), ratio(relative.median())]);
     }
     report.add(&table);
     Ok(())
@@ -117,7 +117,7 @@ pub(crate) fn sealed(effort: Effort, report: &mut Report) -> Measured<()> {
                 format!("{kind}, {name}"),
                 small(clear.median()),
                 small(sealed.median()),
-                ratio(sealed.expecting(clear).median()),
+                ratio(sealed.relative_to(clear).median()),
                 small(sealed.median() - clear.median()),
             ]);
         }

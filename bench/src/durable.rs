@@ -62,19 +62,19 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         }])
     })?;
     for (position, (step, [rate])) in steps.iter().zip(&series).enumerate() {
-        let expected = |base: usize| ratio(rate.expecting(&series[base][0]).median());
+        let relative = |base: usize| ratio(rate.relative_to(&series[base][0]).median());
         let alone = match step {
-            Step::Claims(_) => expected(3),
-            Step::ClaimsSettled(_) => expected(6),
-            Step::Replays(_) => expected(9),
+            Step::Claims(_) => relative(3),
+            Step::ClaimsSettled(_) => relative(6),
+            Step::Replays(_) => relative(9),
             _ => String::new(),
         };
         table.row([
             step.name().to_owned(),
             step.tasks().to_string(),
             count(rate.median()),
-            expected(0),
-            if position > 0 { expected(1) } else { String::new() },
+            relative(0),
+            if position > 0 { relative(1) } else { String::new() },
             alone,
             small(step.tasks() as f64 * 1e6 / rate.median()),
         ]);

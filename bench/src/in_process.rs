@@ -38,7 +38,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         "A call of the service, without sockets",
         "Baseline: the same axum router without the layer, in the same round.\n\
          One call after the other, on one thread.\n\
-         Without a client's and a server's share of the work the ratios are far from those expected \
+         Without a client's and a server's share of the work the ratios are far from those over \
          sockets: what counts is the difference, in time.",
         &["", "ns/call", "ratio", "more than alone, ns"],
     );
@@ -47,7 +47,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         table.row([
             (*name).to_owned(),
             count(nanos.median()),
-            ratio(nanos.expecting(base).median()),
+            ratio(nanos.relative_to(base).median()),
             count(nanos.median() - base.median()),
         ]);
     }

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
+
+/// The time that a process has for its end.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// The core of the code under measurement.
 pub(crate) const MEASURED: usize = 0;
@@ -70,6 +73,18 @@ pub(crate) fn resident_bytes_of(process: u32) -> io::Result<f64> {
     let text = line_of(&format!("/proc/{process}/status"), "VmRSS").unwrap_or_default();
     let kilobytes = text.split(' ').next().and_then(|it| it.parse::<f64>().ok());
     kilobytes.map(|it| it * 1024.0).ok_or_else(|| io::Error::other("no VmRSS"))
+}
+
+/// Asks a process to end, and kills it if it does not.
+pub(crate) fn end(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let is_asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+    let began = Instant::now();
+    while is_asked && matches!(child.try_wait(), Ok(None)) && began.elapsed() < END_MAX {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(child.kill());
+    drop(child.wait());
 }
 
 fn move_to(process: Option<Pid>, core: usize) {

@@ -20,6 +20,7 @@ mod durable_growth;
 mod gateway;
 mod growth;
 mod in_process;
+mod instructions;
 mod load;
 mod machine;
 mod memory;
@@ -108,7 +109,8 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 20] = [
+const TABLES: [(&str, TableMaker); 21] = [
+    ("instructions", instructions::measure),
     ("http", over_http::measure),
     ("near", decorated::near),
     ("calls", in_process::measure),

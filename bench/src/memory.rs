@@ -58,7 +58,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         table.row([
             count(records as f64),
             count(nanos.median()),
-            ratio(nanos.expecting(bare_nanos).median()),
+            ratio(nanos.relative_to(bare_nanos).median()),
             seen(bytes.median()),
             "600".to_owned(),
             seen(bare_bytes.median()),

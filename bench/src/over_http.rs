@@ -23,7 +23,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         "A server with the layer, over sockets",
         "Baseline: the same axum server without the layer, in the same round.\n\
          The server has one worker thread on core 0; the client (32 keep-alive connections) and \
-         Redis share core 1, so that a rate expected Redis can be theirs: then the processor time \
+         Redis share core 1, so that a rate over Redis can be theirs: then the processor time \
          tells.\n\
          Requests have 200 bytes, answers 300; the handler does nothing else.",
         &variants,
@@ -71,10 +71,10 @@ pub(crate) fn compare(
         table.row([
             (*name).to_owned(),
             count(rate.median()),
-            ratio(rate.expecting(base_rate).median()),
+            ratio(rate.relative_to(base_rate).median()),
             (*goal).to_owned(),
             small(cpu.median()),
-            ratio(base_cpu.expecting(cpu).median()),
+            ratio(base_cpu.relative_to(cpu).median()),
         ]);
     }
     report.add(&table);

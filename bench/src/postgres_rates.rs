@@ -24,7 +24,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
     let mut table = Table::new(
         "Durable claims through the PostgreSQL store",
         "Baselines: a record appended to a file with `fdatasync`, and a prepared `INSERT … ON CONFLICT DO NOTHING` of one row of the same size into a \
-         table with the same indexes, expected one connection, one after the other; \
+         table with the same indexes, over one connection, one after the other; \
          with more tasks, they are pipelined on that connection.\n\
          With one task the rows take turns statement by statement, and the rate is that of the \
          median time.\n\

@@ -39,16 +39,16 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             Ok([on_one_thread(move || rate(url, step, tasks, window))?])
         })?;
         for (step, [rate]) in steps.iter().zip(&series) {
-            let expected = |base: usize| ratio(rate.expecting(&series[base][0]).median());
+            let relative = |base: usize| ratio(rate.relative_to(&series[base][0]).median());
             let one = matches!(step, Step::Set | Step::Claim);
             let unless = |skip: bool, text: String| if skip { String::new() } else { text };
             table.row([
                 step.name().to_owned(),
                 tasks.to_string(),
                 count(rate.median()),
-                unless(!one, expected(0)),
-                unless(one, expected(1)),
-                unless(one, expected(2)),
+                unless(!one, relative(0)),
+                unless(one, relative(1)),
+                unless(one, relative(2)),
             ]);
         }
     }

@@ -28,7 +28,7 @@ impl Series {
     }
 
     /// The ratios to another series of the same rounds.
-    pub(crate) fn expecting(&self, baseline: &Self) -> Self {
+    pub(crate) fn relative_to(&self, baseline: &Self) -> Self {
         self.0.iter().zip(&baseline.0).map(|(value, base)| value / base).collect()
     }
 

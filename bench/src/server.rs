@@ -9,6 +9,7 @@ use axum::serve::ListenerExt;
 use clap::Args;
 use tokio::net::TcpListener;
 
+use crate::instructions::Counter;
 use crate::{Measured, app, machine};
 
 /// The flags of a server process.
@@ -68,6 +69,16 @@ impl Server {
         Self::start(&["--store", store, "--wait-ms", &wait_ms.to_string()], core)
     }
 
+    /// With the layer or without it, and its instructions counted.
+    pub(crate) fn counted(store: Option<&str>, counter: &Counter) -> Measured<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", "--core", "0"]);
+        if let Some(store) = store {
+            command.args(["--store", store]);
+        }
+        Self::launch(counter.wrap(&command))
+    }
+
     /// Processor time that it has had, in seconds.
     pub(crate) fn cpu_seconds(&self) -> Measured<f64> {
         Ok(machine::cpu_seconds(self.child.id())?)
@@ -98,7 +109,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        machine::end(&mut self.child);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         format!(
             "Baseline: the moment at which the client of the first request has its answer; a \
              negative time is a duplicate that was answered before it.\n\
-             {} pairs each, expected sockets; goals for the median and the worst of a hundred.",
+             {} pairs each, over sockets; goals for the median and the worst of a hundred.",
             effort.samples,
         ),
         &["", "median µs", "p99 µs", "goal, median µs"],

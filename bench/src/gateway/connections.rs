@@ -33,7 +33,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             kind.name().to_owned(),
             count(bytes.median()),
             small(bytes.median() * 10_000.0 / f64::from(1 << 20)),
-            ratio(bytes.expecting(base).median()),
+            ratio(bytes.relative_to(base).median()),
         ]);
     }
     report.add(&table);

@@ -26,7 +26,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         "The gateway at half load",
         format!(
             "Every request has a new key; {} a second are sent, half of what the gateway on Redis \
-             can take, expected 32 connections.\n\
+             can take, over 32 connections.\n\
              Goal: the gateway's p99 on Redis is no more than 2 ms above nginx' in the same round.",
             count(rate)
         ),

@@ -8,25 +8,32 @@ pub(crate) mod rates;
 pub(crate) mod upstream;
 
 use crate::Measured;
+use crate::instructions::Counter;
 use crate::redis_server::RedisServer;
 
-use self::proxy::{Kind, Proxy};
+pub(crate) use self::proxy::{Kind, Proxy};
 use self::upstream::Upstream;
 
 /// The upstream and the Redis server that all proxies share.
-struct Backends {
+pub(crate) struct Backends {
     upstream: Upstream,
     redis: RedisServer,
 }
 
 impl Backends {
-    fn start() -> Measured<Self> {
+    pub(crate) fn start() -> Measured<Self> {
         Ok(Self { upstream: Upstream::start()?, redis: RedisServer::start()? })
     }
 
     /// A proxy in front of it that remembers nothing.
     fn proxy(&self, kind: Kind) -> Measured<Proxy> {
         self.redis.flush()?;
-        Proxy::start(kind, self.upstream.address, &self.redis.url())
+        Proxy::start(kind, self.upstream.address, &self.redis.url(), None)
+    }
+
+    /// The same, with its instructions counted.
+    pub(crate) fn counted(&self, kind: Kind, counter: &Counter) -> Measured<Proxy> {
+        self.redis.flush()?;
+        Proxy::start(kind, self.upstream.address, &self.redis.url(), Some(counter))
     }
 }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::instructions::Counter;
 use crate::{Measured, machine};
 
 /// The kind of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Nginx,
     Haproxy,
     /// hyper, and nothing else.
@@ -31,14 +32,14 @@ pub(super) enum Kind {
 
 /// A running proxy; killed when dropped.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _directory: TempDir,
 }
 
 impl Kind {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
@@ -80,10 +81,18 @@ impl Kind {
 }
 
 impl Proxy {
-    pub(super) fn start(kind: Kind, upstream: SocketAddr, redis: &str) -> Measured<Self> {
+    pub(super) fn start(
+        kind: Kind,
+        upstream: SocketAddr,
+        redis: &str,
+        counter: Option<&Counter>,
+    ) -> Measured<Self> {
         let directory = TempDir::new()?;
         let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = kind.command(directory.path(), [listen, upstream], redis)?;
+        if let Some(counter) = counter {
+            command = counter.wrap(&command);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A process is started on the core of the thread that starts it, with all of its threads.
         let started = std::thread::spawn(move || {
@@ -119,8 +128,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        machine::end(&mut self.child);
     }
 }
 
@@ -188,4 +196,4 @@ fn idemptx() -> String {
 
 const SERVE: [&str; 2] = ["serve", "--config"];
 const NEAR_BYTES: usize = 64 << 20;
-const START_MAX: Duration = Duration::from_secs(10);
+const START_MAX: Duration = Duration::from_secs(60);

@@ -74,10 +74,10 @@ fn table(rows: &[Vec<Row>]) -> Table {
             kind.name().to_owned(),
             (*name).to_owned(),
             count(row.rate.median()),
-            ratio(row.rate.expecting(&baseline.rate).median()),
+            ratio(row.rate.relative_to(&baseline.rate).median()),
             (*goal).to_owned(),
             small(row.cpu.median()),
-            ratio(baseline.cpu.expecting(&row.cpu).median()),
+            ratio(baseline.cpu.relative_to(&row.cpu).median()),
             ratio(row.p50.median()),
             ratio(row.p99.median()),
         ]);

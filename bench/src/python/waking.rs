@@ -17,7 +17,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         format!(
             "Baseline: the moment at which the client of the first request has its answer; a \
              negative time is a duplicate that was answered before it.\n\
-             {samples} pairs each, expected sockets; the goal is for the median, and 5,000 µs for the \
+             {samples} pairs each, over sockets; the goal is for the median, and 5,000 µs for the \
              worst.",
         ),
         &["", "median µs", "p99 µs", "max µs", "goal, median µs"],

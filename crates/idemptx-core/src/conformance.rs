@@ -305,6 +305,7 @@ suite! {
     listing {
         a_scope_without_records_lists_nothing,
         a_claim_is_listed_as_running,
+        what_describes_a_claim_stays_with_its_record,
         an_orphan_is_listed_as_orphaned,
         a_takeover_is_listed_as_the_claim_it_is,
         results_are_listed_in_their_state_and_with_their_size,

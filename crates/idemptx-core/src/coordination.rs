@@ -1,4 +1,4 @@
-//! What the requests of one process share, as data: no thread, no task, no clock.
+//! State shared by the requests of one process, as data: no thread, no task, no clock.
 //!
 //! - [`SingleFlight`]: one claim and one wake-up for all duplicates within a process.
 //! - [`LeaseSchedule`]: the leases of running handlers, and when each is renewed.

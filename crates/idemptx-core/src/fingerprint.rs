@@ -150,6 +150,8 @@ pub struct FingerprintConfig {
     bind: Vec<HeaderName>,
     request: Purpose,
     binding: Purpose,
+    /// The digest of a request with none of the headers in `bind`.
+    unbound: [u8; 16],
 }
 
 impl FingerprintConfig {
@@ -175,14 +177,19 @@ impl FingerprintConfig {
             }
             _ => Arc::default(),
         };
-        Self {
+        let mut config = Self {
             id: config_id(&id),
             rule,
             pointers,
             bind: sorted(bind, HeaderName::as_str),
             request: Purpose::new(REQUEST_CONTEXT, secret),
             binding: Purpose::new(BINDING_CONTEXT, secret),
+            unbound: [0; 16],
+        };
+        if !config.bind.is_empty() {
+            config.unbound = config.binding_to(&HeaderMap::new());
         }
+        config
     }
 
     /// Returns the id of this configuration: another for another rule, secret or format.
@@ -222,9 +229,14 @@ impl FingerprintConfig {
     }
 
     fn binding(&self, headers: &HeaderMap) -> [u8; 16] {
-        if self.bind.is_empty() {
-            return [0; 16];
+        if self.bind.iter().any(|name| headers.contains_key(name)) {
+            self.binding_to(headers)
+        } else {
+            self.unbound
         }
+    }
+
+    fn binding_to(&self, headers: &HeaderMap) -> [u8; 16] {
         let mut hasher = self.binding.begin();
         hash_headers(&mut hasher, self.bind.iter(), headers);
         let digest: [u8; 32] = hasher.finalize();

@@ -9,6 +9,7 @@ use crate::policy::KeySyntax;
 
 mod record_id;
 
+pub(crate) use self::record_id::FieldLine;
 pub use self::record_id::{InvalidRecordId, Names, RecordId};
 
 /// An idempotency key, with quotes and escapes removed.
@@ -244,11 +245,13 @@ fn parameters(rest: &[u8], syntax: KeySyntax) -> Result<(), InvalidKey> {
 }
 
 fn bare(line: &[u8]) -> Result<Vec<u8>, InvalidKey> {
-    if line.contains(&b',') {
-        return Err(InvalidKey::SeveralLines);
+    let forbidden =
+        |byte: &u8| !matches!(byte, 0x21..=0x7E) || matches!(byte, b'"' | b'\\' | b',' | b';');
+    match line.iter().any(forbidden) {
+        false => Ok(line.to_vec()),
+        true if line.contains(&b',') => Err(InvalidKey::SeveralLines),
+        true => Err(InvalidKey::Character),
     }
-    let allowed = |byte: &u8| matches!(byte, 0x21..=0x7E) && !matches!(byte, b'"' | b'\\' | b';');
-    if line.iter().all(allowed) { Ok(line.to_vec()) } else { Err(InvalidKey::Character) }
 }
 
 /// Removes the spaces around an item (RFC 8941 §4.2).

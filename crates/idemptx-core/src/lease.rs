@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::digest::first;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
@@ -82,6 +84,8 @@ pub struct Lease {
     pub term: Duration,
     /// The retention of the claim in the store, unless renewed or settled.
     pub retain: Duration,
+    /// The encoded [`Description`](crate::description::Description) of the request; may be empty.
+    pub description: Bytes,
 }
 
 impl Lease {
@@ -101,6 +105,7 @@ impl Lease {
             fingerprint: claim_request.fingerprint,
             term: claim_request.term,
             retain: claim_request.retain,
+            description: claim_request.description.clone(),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! 2. [`policy`]: the rules of a route.
 //! 3. [`store`]: the four atomic steps that everything rests on.
 //! 4. [`exchange`]: the state machine of one request; **the only place that decides anything**.
-//! 5. [`response`] and [`record`]: the stored bytes.
+//! 5. [`response`], [`description`] and [`record`]: the stored bytes.
 //! 6. [`outcome`] and [`problem`]: the result of an exchange, and its answer to the client.
 //!
 //! # An exchange, step by step
@@ -61,6 +61,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod coordination;
+pub mod description;
 mod digest;
 pub mod exchange;
 pub mod fingerprint;

@@ -17,7 +17,7 @@
 //! | 115..119 | lease term, milliseconds |
 //! | 119..127 | retention of the claim or the key, milliseconds |
 //! | 127..143 | fingerprint: operation |
-//! | 143.. | payload: a [`StoredResponse`](crate::response::StoredResponse) |
+//! | 143.. | payload: a [`Description`](crate::description::Description) or nothing, then, once settled, a [`StoredResponse`](crate::response::StoredResponse) |
 //!
 //! Integers are big-endian.
 //! What a reader of format 2 may ignore leaves the first byte as it is; a later number says that an
@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::description::{self, Description};
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
@@ -92,7 +93,7 @@ pub struct Record {
     pub awaited: bool,
     /// True if the payload is stored beside the record, because it expires earlier.
     pub apart: bool,
-    /// The response; empty while running.
+    /// The description of the request, if there is one, and once settled the response.
     pub payload: Bytes,
 }
 
@@ -130,7 +131,7 @@ impl Record {
             retain: lease.retain,
             awaited: false,
             apart: false,
-            payload: Bytes::new(),
+            payload: lease.description.clone(),
         }
     }
 
@@ -153,7 +154,7 @@ impl Record {
 
     /// Returns the lease of the record's claim.
     #[must_use]
-    pub const fn lease(&self) -> Lease {
+    pub fn lease(&self) -> Lease {
         Lease {
             id: self.id,
             token: self.token,
@@ -162,6 +163,7 @@ impl Record {
             fingerprint: self.fingerprint,
             term: self.term,
             retain: self.retain,
+            description: description::encoded(&self.payload),
         }
     }
 
@@ -242,6 +244,9 @@ impl Record {
         Ok(record)
     }
 
+    /// The length of the head with what may be a [`Description`] after it, which is what a listing
+    /// reads of a record.
+    pub const LISTED_BYTES: usize = Self::HEAD_BYTES + Description::BYTES_MAX;
     /// The length of the head, which precedes the payload.
     pub const HEAD_BYTES: usize = 143;
     /// The offset of the flags, for stores that set [`awaited`](Self::awaited) in place.

@@ -2,7 +2,7 @@
 //!
 //! The format is a known-length response of Binary HTTP (RFC 9292), which any language can read.
 
-mod binary;
+pub(crate) mod binary;
 
 use std::fmt;
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::description;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
@@ -193,6 +194,9 @@ pub struct ClaimRequest {
     pub retain: Duration,
     /// The record that may be replaced; `None` to claim only a free id.
     pub expected: Option<Expected>,
+    /// The encoded [`Description`](crate::description::Description) of the request, the payload of
+    /// the record while it runs; may be empty.
+    pub description: Bytes,
 }
 
 /// A record that a claim request may replace: its token and the state in which it was seen.
@@ -216,7 +220,8 @@ impl ClaimRequest {
         term: Duration,
         retain: Duration,
     ) -> Self {
-        Self { token, fingerprint, term, retain, expected: None }
+        let description = Bytes::new();
+        Self { token, fingerprint, term, retain, expected: None, description }
     }
 
     /// Allows the claim to replace a record.
@@ -224,6 +229,13 @@ impl ClaimRequest {
     pub const fn expecting(mut self, record: Expected) -> Self {
         self.expected = Some(record);
         self
+    }
+
+    /// Describes the request, for operators, by an encoded
+    /// [`Description`](crate::description::Description).
+    #[must_use]
+    pub fn described(self, description: Bytes) -> Self {
+        Self { description, ..self }
     }
 }
 
@@ -289,7 +301,8 @@ impl ClaimInfo {
 pub struct Settlement {
     /// The final state: any but [`State::Running`] and [`State::ResponseExpired`].
     pub state: State,
-    /// The response, opaque to the store; empty for [`State::Unknown`].
+    /// The response, opaque to the store, after the claim's description if it has one; nothing but
+    /// that for [`State::Unknown`].
     pub payload: Bytes,
     /// The retention of the payload.
     pub retain: Duration,
@@ -316,6 +329,13 @@ impl Settlement {
     #[must_use]
     pub const fn new(state: State, payload: Bytes, retain: Duration, key_retain: Duration) -> Self {
         Self { state, payload, retain, key_retain }
+    }
+
+    /// Keeps the description of the claim that is settled, before the response.
+    #[must_use]
+    pub fn describing(mut self, lease: &Lease) -> Self {
+        self.payload = description::described(&lease.description, self.payload);
+        self
     }
 }
 

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::proxy::DownstreamBody;
@@ -23,6 +24,18 @@ pub(crate) struct Activity {
     /// HTTP/2: since when a response that was begun has not been asked for more, by its number.
     untaken: Mutex<HashMap<usize, Instant>>,
     numbers: AtomicUsize,
+    resets: Mutex<Resets>,
+    /// Notified when there are too many of them.
+    flooded: Notify,
+    /// Woken when the last request has ended: whoever waits with the end of the client's bytes.
+    deferred: Mutex<Option<Waker>>,
+}
+
+/// HTTP/2: requests that the client has given up before they were answered, in a window of time.
+#[derive(Debug)]
+struct Resets {
+    since: Instant,
+    count: u32,
 }
 
 /// The reason to close a connection.
@@ -32,6 +45,8 @@ pub(crate) enum Inactive {
     Idle,
     /// The client grants no room for a response that it has asked for.
     Stalled,
+    /// The client begins requests only to give them up, each of which reaches the upstream.
+    Flooding,
 }
 
 impl Activity {
@@ -42,6 +57,9 @@ impl Activity {
             last: AtomicU64::new(0),
             untaken: Mutex::default(),
             numbers: AtomicUsize::new(0),
+            resets: Mutex::new(Resets { since: Instant::now(), count: 0 }),
+            flooded: Notify::new(),
+            deferred: Mutex::default(),
         })
     }
 
@@ -52,11 +70,19 @@ impl Activity {
     pub(crate) fn request(self: &Arc<Self>, is_http2: bool) -> ActiveRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let number = is_http2.then(|| self.numbers.fetch_add(1, Ordering::Relaxed));
-        ActiveRequest { number, activity: Arc::clone(self) }
+        ActiveRequest { number, is_answered: false, activity: Arc::clone(self) }
     }
 
     pub(crate) fn has_no_request(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether the end of the client's bytes is to wait for the end of a request; then the
+    /// task is woken.
+    pub(crate) fn defers_end(&self, cx: &Context<'_>) -> bool {
+        let mut deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
+        *deferred = Some(cx.waker().clone());
+        !self.has_no_request()
     }
 
     /// Resolves when there has been no request for `idle_max`, or when a response has not been
@@ -80,7 +106,24 @@ impl Activity {
             }
             // A response that begins to stall meanwhile is seen at the next look.
             let look_at = stalled_at.unwrap_or(now + pause_max).min(idle_at);
-            sleep_until(look_at).await;
+            tokio::select! {
+                () = sleep_until(look_at) => {}
+                () = self.flooded.notified() => return Inactive::Flooding,
+            }
+        }
+    }
+
+    /// Counts a request that was given up.
+    ///
+    /// hyper limits resets that come at once; slow ones cost the upstream as much.
+    fn count_reset(&self) {
+        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        if resets.since.elapsed() > RESETS_WINDOW {
+            *resets = Resets { since: Instant::now(), count: 0 };
+        }
+        resets.count += 1;
+        if resets.count > RESETS_MAX {
+            self.flooded.notify_one();
         }
     }
 
@@ -94,6 +137,7 @@ impl Activity {
 pub(crate) struct ActiveRequest {
     /// Its number among the watched ones.
     number: Option<usize>,
+    is_answered: bool,
     activity: Arc<Activity>,
 }
 
@@ -102,10 +146,17 @@ impl Drop for ActiveRequest {
         let activity = &self.activity;
         if let Some(number) = self.number {
             activity.untaken().remove(&number);
+            if !self.is_answered {
+                activity.count_reset();
+            }
         }
         let millis = u64::try_from(activity.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         activity.last.store(millis, Ordering::Relaxed);
         activity.requests.fetch_sub(1, Ordering::Relaxed);
+        let deferred = activity.deferred.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = deferred {
+            task.wake();
+        }
     }
 }
 
@@ -117,7 +168,8 @@ pub(crate) struct ActiveBody {
 }
 
 impl ActiveBody {
-    pub(crate) const fn new(body: DownstreamBody, request: ActiveRequest) -> Self {
+    pub(crate) const fn new(body: DownstreamBody, mut request: ActiveRequest) -> Self {
+        request.is_answered = true;
         Self { body, request }
     }
 }
@@ -149,3 +201,7 @@ impl Body for ActiveBody {
         self.body.size_hint()
     }
 }
+
+/// More than a person's browser gives up of one site, and fewer than an upstream notices.
+const RESETS_MAX: u32 = 100;
+const RESETS_WINDOW: Duration = Duration::from_secs(10);

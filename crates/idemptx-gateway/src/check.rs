@@ -36,11 +36,24 @@ pub struct Report {
 /// Can be dropped.
 pub async fn check(config: &Config) -> Result<Report, StartError> {
     let store = crate::store::open(&config.store)?;
-    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(false))));
+    let store = Arc::new(RecordedStore::new(store, Arc::new(Recorder::without_admin(config.log))));
     let table = RoutingTable::new(config, store, None)?;
     Tracer::check(config.traces.as_ref())?;
     let mut report = Report { text: String::new(), is_usable: true };
     report.places(config);
+    for warning in &config.warnings {
+        report.line(format_args!("Warning: {warning}"));
+    }
+    for keys in table.key_sets() {
+        let url = &keys.config().url;
+        match keys.fetch().await {
+            Ok(count) => report.line(format_args!("keys for tokens: {url}, {count} of them")),
+            Err(error) => {
+                report.is_usable = false;
+                report.line(format_args!("keys for tokens: {url}: {}", error_text(&*error)));
+            }
+        }
+    }
     for route in &table.routes {
         let Some((engine, protection)) =
             route.engine.as_ref().zip(route.config.protection.as_ref())

@@ -17,6 +17,7 @@ use crate::keys::KeysCommand;
 use crate::logging;
 use crate::openapi::OpenApiArgs;
 use crate::serve::Gateway;
+use crate::systemd::Supervisor;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
@@ -154,7 +155,9 @@ pub fn main() -> ExitCode {
         Command::Openapi(openapi) => openapi.run(),
         Command::Demo(demo) => runtime.block_on(run_demo(demo)),
     };
-    ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()))
+    let code = ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()));
+    logging::flush();
+    code
 }
 
 async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
@@ -174,6 +177,8 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(address) = admin {
         writeln!(io::stdout(), "operators on http://{address}")?;
     }
+    let supervisor = Supervisor::from_environment();
+    supervisor.ready();
     let mut by_hand = false;
     loop {
         tokio::select! {
@@ -188,6 +193,7 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
             },
         }
     }
+    supervisor.stopping();
     let lame_duck = gateway.announce_end();
     let drained = async {
         if !by_hand && !lame_duck.is_zero() {
@@ -245,7 +251,7 @@ async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
 
 async fn reload(gateway: &Gateway, file: &Path) {
     let reloaded: Result<(), Box<dyn Error>> = async {
-        let config = Config::load(file)?;
+        let config = Config::load(file).inspect_err(|_| gateway.note_unreadable())?;
         Ok(gateway.reload(&config).await?)
     }
     .await;

@@ -3,6 +3,7 @@
 //! They work on the store directly, with or without a gateway, and need its URL and, to compute
 //! record ids or to store responses, the policy.
 
+mod author;
 mod output;
 
 use std::cmp::Reverse;
@@ -24,9 +25,10 @@ use idemptx::store::AnyStore;
 use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
 
+use self::author::AuthorArgs;
 use self::output::OutputWriter;
 use crate::config::{Config, Route, Store};
-use crate::operators::{self, Decision, Operators};
+use crate::operators::{self, Author, Decision, Operators};
 
 /// Records in a store: list, show, resolve, forget, purge.
 #[derive(Debug, Args)]
@@ -84,6 +86,8 @@ enum KeysSubcommand {
     List(ListArgs),
     /// Shows a record, without its response's body.
     Show(ShowArgs),
+    /// Prints all records as JSON, one a line, without keys and bodies.
+    Export(ExportArgs),
     /// Resolves an operation in doubt.
     Resolve(ResolveArgs),
     /// Removes a settled record: a retry executes the operation again; without `--yes` it only
@@ -103,6 +107,12 @@ struct ListArgs {
     /// Continue where an earlier list ended.
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    filter: RecordFilter,
 }
 
 #[derive(Debug, Args)]
@@ -150,9 +160,11 @@ impl FromStr for RecordName {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        let is_prefix = (PREFIX_MIN..=32).contains(&text.len())
-            && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if is_prefix { Ok(Self::Prefix(text.to_ascii_lowercase())) } else { Err(NO_RECORD_NAME) }
+        if operators::is_prefix(text) {
+            Ok(Self::Prefix(text.to_ascii_lowercase()))
+        } else {
+            Err(NO_RECORD_NAME)
+        }
     }
 }
 
@@ -182,6 +194,8 @@ struct ResolveArgs {
     /// The content type of the stored response.
     #[arg(long, requires = "answer", default_value = "application/json")]
     content_type: HeaderValue,
+    #[command(flatten)]
+    author: AuthorArgs,
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +205,8 @@ struct ForgetArgs {
     /// Remove the record.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    author: AuthorArgs,
 }
 
 #[derive(Debug, Args)]
@@ -200,11 +216,14 @@ struct PurgeArgs {
     /// Remove the records.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    author: AuthorArgs,
 }
 
 impl KeysCommand {
     /// Runs the command.
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        crate::logging::init_audit(self.json);
         let (store, namings) = self.location.open()?;
         let store = Arc::new(crate::store::open(&store)?);
         let mut named = Vec::new();
@@ -221,14 +240,17 @@ impl KeysCommand {
                 let record = operators.show(&id).await?.ok_or(ABSENT)?;
                 output.record(&record, show.body)?;
             }
+            KeysSubcommand::Export(export) => export.run(operators, &mut output).await?,
             KeysSubcommand::Resolve(resolve) => {
                 let id = resolve.selector.resolve_id(&named).await?;
-                decide(operators, &id, resolve.decision()?, &mut output).await?;
+                let author = resolve.author.author();
+                decide(operators, &id, resolve.decision()?, &author, &mut output).await?;
             }
             KeysSubcommand::Forget(forget) => {
                 let id = forget.selector.resolve_id(&named).await?;
                 if forget.yes {
-                    decide(operators, &id, Decision::Forget, &mut output).await?;
+                    let author = forget.author.author();
+                    decide(operators, &id, Decision::Forget, &author, &mut output).await?;
                 } else {
                     let record = operators.show(&id).await?.ok_or(ABSENT)?;
                     output.record(&record, false)?;
@@ -239,7 +261,11 @@ impl KeysCommand {
             }
             KeysSubcommand::Purge(purge) => {
                 let query = purge.filter.query(operators::settled())?;
-                output.purged(&operators.purge(query, !purge.yes).await?, purge.yes)?;
+                let report = operators.purge(query, !purge.yes).await?;
+                if purge.yes {
+                    purge.author.author().log_purge(&purge.filter.state.join(","), &report);
+                }
+                output.purged(&report, purge.yes)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -325,6 +351,24 @@ impl ListArgs {
     }
 }
 
+impl ExportArgs {
+    async fn run(
+        self,
+        operators: &StoreOperators,
+        output: &mut OutputWriter,
+    ) -> Result<(), Box<dyn Error>> {
+        let mut query = self.filter.query(Query::all())?;
+        loop {
+            let page = operators.list(query.clone(), 1, usize::MAX).await?;
+            output.export(&page)?;
+            match page.next {
+                Some(next) => query = query.after(Some(next)),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
 impl RecordSelector {
     /// Returns the id of the selected record.
     async fn resolve_id(
@@ -377,11 +421,15 @@ impl RecordSelector {
 impl ResolveArgs {
     fn decision(&self) -> Result<Decision, Box<dyn Error>> {
         let Some(file) = &self.answer else { return Ok(Decision::Release) };
-        let body = match file.as_os_str() == "-" {
+        let body: Bytes = match file.as_os_str() == "-" {
             true => io::read_to_string(io::stdin())?.into(),
-            false => Bytes::from(std::fs::read(file)?),
+            false => std::fs::read(file)
+                .map_err(|error| format!("--answer {}: {error}", file.display()))?
+                .into(),
         };
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, self.content_type.clone())]);
+        // Without a body there is nothing whose type could be told.
+        let kind = (!body.is_empty()).then(|| (CONTENT_TYPE, self.content_type.clone()));
+        let headers = HeaderMap::from_iter(kind);
         Ok(Decision::Answer { status: self.status, headers, body })
     }
 }
@@ -390,10 +438,12 @@ async fn decide(
     operators: &StoreOperators,
     id: &RecordId,
     decision: Decision,
+    author: &Author,
     output: &mut OutputWriter,
 ) -> Result<(), Box<dyn Error>> {
     let action = decision.action();
-    operators.decide(id, decision).await?;
+    let before = operators.summary(id).await?.ok_or(ABSENT)?;
+    operators.decide(&before, decision, author).await?;
     Ok(output.done(id, action)?)
 }
 
@@ -412,8 +462,6 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or(advice)
 }
 
-/// Fewer digits name too many records.
-const PREFIX_MIN: usize = 4;
 const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four hexadecimal digits, as the log shows them; \
      name a client's key with --key";
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";

@@ -9,6 +9,7 @@
 //! | [`serve`] | listeners and connections, and the routing table that a reload replaces |
 //! | `network` | sockets: the operating system's, or a simulated network's in tests |
 //! | `strict_http1` | rejects HTTP/1.1 messages that can be parsed in two ways |
+//! | `proxy_protocol` | the client's address from a load balancer |
 //! | `proxy` | one request: target, route, engine, forwarding, response |
 //! | `upstream` | addresses and connections to the services |
 //! | `recorder` | records store operations and completed requests for metrics, log and inspector |
@@ -49,6 +50,7 @@ mod observation;
 mod openapi;
 mod operators;
 mod proxy;
+mod proxy_protocol;
 mod recorder;
 mod request_body;
 pub mod serve;
@@ -57,6 +59,7 @@ mod shutdown;
 mod simulation;
 mod store;
 mod strict_http1;
+mod systemd;
 mod tls;
 mod token;
 mod traces;

@@ -12,14 +12,21 @@
 //! Control characters are escaped, so that client input such as a path can neither end a line nor
 //! move a terminal's cursor.
 
+mod rate_limit;
+mod writer;
+
 use std::fmt;
 use std::io::{self, IsTerminal as _};
 
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+pub(crate) use self::rate_limit::LogRate;
+pub(crate) use self::writer::{dropped, flush, stderr};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Installs the log; a second call has no effect.
@@ -30,7 +37,7 @@ pub fn init(log: Log) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr());
     // Fails only if a subscriber is installed already, which then stays in force.
     let _ = match log.format {
         LogFormat::Text => lines
@@ -39,6 +46,24 @@ pub fn init(log: Log) {
             .fmt_fields(format::debug_fn(field).delimited(" "))
             .try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Installs the log of a command: audit lines and warnings, on stderr.
+pub(crate) fn init_audit(json: bool) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let of_interest = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target(crate::operators::AUDIT, LevelFilter::INFO);
+    let registry = tracing_subscriber::registry().with(of_interest);
+    // As in `init`.
+    let _ = match json {
+        true => registry.with(lines.json().flatten_event(true)).try_init(),
+        false => {
+            let lines = lines.with_target(false).with_ansi(io::stderr().is_terminal());
+            let fields = format::debug_fn(field).delimited(" ");
+            registry.with(lines.fmt_fields(fields)).try_init()
+        }
     };
 }
 

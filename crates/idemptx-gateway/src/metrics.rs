@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_time: Family<RouteLabels, Histogram, fn() -> Histogram>,
     steps: Family<StepLabels, Histogram, fn() -> Histogram>,
+    store_failures: Family<StoreFailureLabels, Counter>,
     orphans: Counter,
     upstream_answers: Family<UpstreamResultLabels, Counter>,
     upstream_time: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
@@ -43,7 +44,10 @@ pub(crate) struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     near_hits: Counter,
     spans_dropped: Counter,
+    log_lines_dropped: Counter,
     upstream_up: Family<AddressLabels, Gauge>,
+    token_keys: Family<UrlLabels, Gauge>,
+    token_keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
     current: [Gauge; 7],
 }
@@ -67,6 +71,8 @@ pub(crate) struct CurrentValues {
     pub(crate) spans_dropped: u64,
     /// Upstreams with their addresses, and whether each is available.
     pub(crate) addresses: Vec<(String, String, bool)>,
+    /// Sets of keys for tokens, how many keys each has, and how old it is.
+    pub(crate) key_sets: Vec<(String, usize, Option<Duration>)>,
     /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
     pub(crate) draining: bool,
@@ -99,6 +105,7 @@ impl Metrics {
             requests: Family::default(),
             request_time: Family::new_with_constructor(request_buckets),
             steps: Family::new_with_constructor(step_buckets),
+            store_failures: Family::default(),
             orphans: Counter::default(),
             upstream_answers: Family::default(),
             upstream_time: Family::new_with_constructor(request_buckets),
@@ -109,12 +116,18 @@ impl Metrics {
             reloads: Family::default(),
             near_hits: Counter::default(),
             spans_dropped: Counter::default(),
+            log_lines_dropped: Counter::default(),
             upstream_up: Family::default(),
+            token_keys: Family::default(),
+            token_keys_age: Family::default(),
             reading: Mutex::default(),
             current: Default::default(),
         };
         for result in ["taken", "refused"] {
             drop(metrics.reloads.get_or_create(&ReloadLabels { result }));
+        }
+        for result in StoreResult::FAILURES {
+            drop(metrics.store_failures.get_or_create(&StoreFailureLabels { result }));
         }
         for reason in REFUSED_REASONS {
             drop(metrics.refused.get_or_create(&ReasonLabels { reason }));
@@ -135,6 +148,8 @@ impl Metrics {
         registry.register_with_unit("request", time, Unit::Seconds, self.request_time.clone());
         let steps = "Duration of store operations";
         registry.register_with_unit("store_step", steps, Unit::Seconds, self.steps.clone());
+        let failures = "Store operations that failed, by result";
+        registry.register("store_failures", failures, self.store_failures.clone());
         let orphans = "Claims that found an orphan: a lease that lapsed without a result";
         registry.register("orphans", orphans, self.orphans.clone());
         let answers = "Upstream responses by status class, and failures";
@@ -155,8 +170,19 @@ impl Metrics {
         registry.register("near_hits", hits, self.near_hits.clone());
         let spans = "Spans that were not exported";
         registry.register("spans_dropped", spans, self.spans_dropped.clone());
+        let lines = "Log lines that were dropped, for want of a reader that is fast enough";
+        registry.register("log_lines_dropped", lines, self.log_lines_dropped.clone());
         let up = "Whether an upstream address is available (1) or used as last resort (0)";
         registry.register("upstream_up", up, self.upstream_up.clone());
+        let keys = "Keys for tokens, by the URL that they are read from";
+        registry.register("token_keys", keys, self.token_keys.clone());
+        let age = "Time since keys for tokens were read; -1 before the first time";
+        registry.register_with_unit(
+            "token_keys_age",
+            age,
+            Unit::Seconds,
+            self.token_keys_age.clone(),
+        );
         for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
             registry.register(name, help, gauge.clone());
         }
@@ -175,8 +201,18 @@ impl Metrics {
         // These are counted elsewhere.
         self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
         self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
+        self.log_lines_dropped.inner().store(crate::logging::dropped(), Ordering::Relaxed);
         // Removes addresses of previous configurations; the lock keeps concurrent scrapes apart.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.token_keys.clear();
+        self.token_keys_age.clear();
+        for (url, count, age) in &current.key_sets {
+            let url = UrlLabels { url: url.clone() };
+            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            self.token_keys.get_or_create(&url).set(number(*count as u64));
+            let age = age.map_or(-1, |age| number(age.as_secs()));
+            self.token_keys_age.get_or_create(&url).set(age);
+        }
         self.upstream_up.clear();
         for (upstream, address, is_up) in &current.addresses {
             let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
@@ -215,8 +251,13 @@ impl Metrics {
     pub(crate) fn step(&self, operation: StoreOperation, result: StoreResult, took: Duration) {
         let ended = StepLabels { operation: operation.as_str(), result: result.as_str() };
         self.steps.get_or_create(&ended).observe(took.as_secs_f64());
-        if result == StoreResult::Orphan {
-            self.orphans.inc();
+        match result {
+            StoreResult::Orphan => _ = self.orphans.inc(),
+            StoreResult::Failed(_) => {
+                let failed = StoreFailureLabels { result: result.as_str() };
+                self.store_failures.get_or_create(&failed).inc();
+            }
+            _ => {}
         }
     }
 
@@ -286,6 +327,11 @@ struct StepLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreFailureLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamResultLabels {
     upstream: Arc<str>,
     answer: &'static str,
@@ -300,6 +346,11 @@ struct UpstreamLabels {
 struct AddressLabels {
     upstream: String,
     address: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UrlLabels {
+    url: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -326,7 +377,7 @@ fn step_buckets() -> Histogram {
 }
 
 const EOF: &str = "# EOF";
-const REFUSED_REASONS: [&str; 2] = ["limit", "tls"];
+const REFUSED_REASONS: [&str; 4] = ["limit", "malformed", "proxy-protocol", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),

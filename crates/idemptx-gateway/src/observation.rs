@@ -1,10 +1,9 @@
 //! Observations that metrics, traces, the log and the event log share.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use idemptx::{Bypass, Code, Outcome};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::ErrorKind;
@@ -12,12 +11,8 @@ use idemptx_core::store::ErrorKind;
 /// A request whose response is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct CompletedRequest<'a> {
-    pub(crate) method: &'a Method,
-    /// Excludes the query.
-    pub(crate) path: &'a str,
     /// `None` if no route matched.
     pub(crate) route: Option<&'a Arc<str>>,
-    pub(crate) client: IpAddr,
     /// The upstream of the route.
     pub(crate) upstream: Option<&'a str>,
     pub(crate) status: u16,
@@ -28,6 +23,18 @@ pub(crate) struct CompletedRequest<'a> {
     pub(crate) record: Option<&'a RecordId>,
     /// The time at which the request's head was complete.
     pub(crate) began: Instant,
+}
+
+impl CompletedRequest<'_> {
+    /// The number of the execution, if there was one.
+    pub(crate) const fn attempt(&self) -> Option<u32> {
+        match self.outcome {
+            Some(Outcome::Executed { attempt, .. } | Outcome::Fenced { attempt, .. }) => {
+                Some(*attempt)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// An operation on the store.
@@ -67,6 +74,10 @@ pub(crate) enum StoreResult {
 }
 
 impl StoreResult {
+    /// The labels of failures.
+    pub(crate) const FAILURES: [&str; 7] =
+        ["unavailable", "refused", "fenced", "corrupt", "full", "invalid", "internal"];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",

@@ -3,6 +3,7 @@
 //! The admin API and `idemptx keys` share them, with their results as JSON.
 
 mod action;
+mod audit;
 pub(crate) mod view;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use crate::observation::key_digits;
 
 pub(crate) use self::action::OperatorAction;
+pub(crate) use self::audit::{Author, TARGET as AUDIT};
 
 /// The calls of operators on a store.
 #[derive(Debug)]
@@ -81,11 +83,15 @@ impl<S: Inventory> Operators<S> {
 
     /// Returns a record with its response.
     pub(crate) async fn show(&self, id: &RecordId) -> Result<Option<ShownRecord>, StoreError> {
-        let Some(summary) = self.summary(id).await? else { return Ok(None) };
-        let view = match self.0.lookup(id).await {
+        let Some(mut summary) = self.summary(id).await? else { return Ok(None) };
+        let view: Option<RecordView> = match self.0.lookup(id).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             view => view?,
         };
+        // Where a response is sealed, or stored apart, only the lookup reads the description.
+        if let Some(description) = view.as_ref().and_then(|view| view.description.as_ref()) {
+            summary.payload_head = description.encode();
+        }
         Ok(Some(ShownRecord { summary, view }))
     }
 
@@ -115,19 +121,32 @@ impl<S: Inventory> Operators<S> {
         self.0.ids(scope, key, Some(route))
     }
 
-    /// Carries out a decision.
+    /// Carries out a decision about a record as it was listed, and writes it to the audit log.
     pub(crate) async fn decide(
         &self,
-        id: &RecordId,
+        before: &RecordSummary,
+        decision: Decision,
+        author: &Author,
+    ) -> Result<(), OperatorError> {
+        let action = decision.action().as_str();
+        let decided = self.carry_out(before, decision).await;
+        let failed = decided.as_ref().err().map(|error| error as &dyn std::fmt::Display);
+        author.log_decision(action, before, failed);
+        decided
+    }
+
+    async fn carry_out(
+        &self,
+        before: &RecordSummary,
         decision: Decision,
     ) -> Result<(), OperatorError> {
         match decision {
-            Decision::Release => self.0.resolve(id, Resolution::Release).await.map(drop),
+            Decision::Release => self.0.resolve_listed(before, Resolution::Release).await.map(drop),
             Decision::Answer { status, headers, body } => {
                 let response = self.0.response(status, &headers, body);
-                self.0.resolve(id, response.into()).await.map(drop)
+                self.0.resolve_listed(before, response.into()).await.map(drop)
             }
-            Decision::Forget => self.0.forget(id).await.map(drop),
+            Decision::Forget => self.0.forget(&before.id).await.map(drop),
         }
     }
 
@@ -150,6 +169,12 @@ impl Decision {
             Self::Forget => OperatorAction::Forget,
         }
     }
+}
+
+/// Returns whether a text can be the beginning of a record's short id.
+pub(crate) fn is_prefix(text: &str) -> bool {
+    (PREFIX_MIN..=PREFIX_MAX).contains(&text.len())
+        && text.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// Returns the query for statuses, or for one of `in-flight`, `in-doubt` and `all`.
@@ -190,5 +215,8 @@ pub(crate) fn scope_of(policy: &Policy, given: &str) -> Option<Scope> {
     }
 }
 
+/// Fewer digits name too many records.
+const PREFIX_MIN: usize = 4;
+const PREFIX_MAX: usize = 32;
 /// The greatest limit that a policy can set.
 const KEY_BYTES_MAX: usize = 1024;

@@ -3,22 +3,27 @@
 //! The library has no hooks for it: a request's result comes from its
 //! [`Outcome`](idemptx::Outcome), and the store is wrapped in a [`RecordedStore`].
 
+mod access_log;
 pub(crate) mod event_log;
 mod outage;
 mod readiness;
 mod recorded_store;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use idemptx::Outcome;
 
+pub(crate) use self::access_log::{AccessLine, AnsweredBy};
 use self::event_log::{Event, EventLog};
 use self::outage::Outage;
 pub(crate) use self::readiness::Readiness;
 pub(crate) use self::recorded_store::{RecordedStore, poll};
+use crate::config::Log;
+use crate::logging::LogRate;
 use crate::metrics::Metrics;
-use crate::observation::{CompletedRequest, UpstreamResult, outcome_labels, short_id};
+use crate::observation::{CompletedRequest, UpstreamResult};
 use crate::traces::Tracer;
 
 /// Records everything that happens; shared by all connections.
@@ -26,8 +31,9 @@ use crate::traces::Tracer;
 pub(crate) struct Recorder {
     /// `None` without an admin listener, since nothing would read it.
     admin: Option<AdminState>,
-    /// Logs requests at `info` instead of `debug`.
-    log_access: bool,
+    log: Log,
+    /// The limit of lines about refused connections, which anyone can cause.
+    refusals: LogRate,
     readiness: Readiness,
     outage: Outage,
     traces: Tracer,
@@ -41,10 +47,11 @@ struct AdminState {
 
 impl Recorder {
     /// Returns a recorder that writes the log only.
-    pub(crate) fn without_admin(log_access: bool) -> Self {
+    pub(crate) fn without_admin(log: Log) -> Self {
         Self {
             admin: None,
-            log_access,
+            log,
+            refusals: LogRate::default(),
             readiness: Readiness::new(),
             outage: Outage::default(),
             traces: Tracer::disabled(),
@@ -52,9 +59,9 @@ impl Recorder {
     }
 
     /// Returns a recorder that feeds an admin listener as well.
-    pub(crate) fn with_admin(log_access: bool) -> Self {
+    pub(crate) fn with_admin(log: Log) -> Self {
         let admin = AdminState { metrics: Metrics::new(), event_log: EventLog::new() };
-        Self { admin: Some(admin), ..Self::without_admin(log_access) }
+        Self { admin: Some(admin), ..Self::without_admin(log) }
     }
 
     /// Adds tracing.
@@ -64,6 +71,11 @@ impl Recorder {
 
     pub(crate) fn metrics(&self) -> Option<&Metrics> {
         self.admin.as_ref().map(|admin| &admin.metrics)
+    }
+
+    /// Returns the settings of the log.
+    pub(crate) const fn log(&self) -> Log {
+        self.log
     }
 
     pub(crate) const fn readiness(&self) -> &Readiness {
@@ -81,7 +93,6 @@ impl Recorder {
     /// Records a completed request.
     pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
         let took = request_completed.began.elapsed();
-        self.log(request_completed, took);
         let Some(AdminState { metrics, event_log }) = &self.admin else { return };
         if let Some(code) = request_completed.own {
             metrics.own_answer(code);
@@ -104,45 +115,6 @@ impl Recorder {
         }
     }
 
-    /// Logs one line for a request.
-    ///
-    /// # Security
-    ///
-    /// It contains neither the query nor header values nor bodies, at any level.
-    fn log(&self, request_completed: &CompletedRequest<'_>, took: Duration) {
-        let (outcome, reason) = outcome_labels(request_completed.outcome);
-        let attempt = match request_completed.outcome {
-            Some(Outcome::Executed { attempt, .. } | Outcome::Fenced { attempt, .. }) => {
-                Some(*attempt)
-            }
-            _ => None,
-        };
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: "idemptx::access",
-                    method = request_completed.method.as_str(),
-                    path = request_completed.path,
-                    client = %request_completed.client,
-                    route = request_completed.route.map(|it| &**it),
-                    upstream = request_completed.upstream,
-                    status = request_completed.status,
-                    code = request_completed.own,
-                    outcome,
-                    reason = (!reason.is_empty()).then_some(reason),
-                    attempt,
-                    record = request_completed.record.map(short_id),
-                    took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                )
-            };
-        }
-        if self.log_access {
-            line!(info);
-        } else {
-            line!(debug);
-        }
-    }
-
     /// Records the result of a request to an upstream.
     pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
         if let Some(metrics) = self.metrics() {
@@ -158,8 +130,15 @@ impl Recorder {
         OpenConnection(Arc::clone(self))
     }
 
-    /// Records a client connection that was refused, for want of a place or of a TLS handshake.
-    pub(crate) fn connection_refused(&self, reason: &'static str) {
+    /// Records a client connection that was refused: for want of a place or of a TLS handshake, or
+    /// for bytes that are no request.
+    pub(crate) fn connection_refused(&self, client: IpAddr, reason: &'static str) {
+        if self.log.access
+            && let Some(suppressed) = self.refusals.admit()
+        {
+            let client = tracing::field::display(client);
+            tracing::info!(target: "idemptx::access", client, reason, "connection refused{suppressed}");
+        }
         if let Some(metrics) = self.metrics() {
             metrics.connection_refused(reason);
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::config::Limits;
+use crate::config::{Limits, RouteLimits};
 
 /// The limits of a client's request body.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +29,27 @@ pub(crate) struct BodyLimits {
 }
 
 impl BodyLimits {
+    /// The limits of a request before its route is known.
     pub(crate) const fn of(limits: &Limits) -> Self {
         Self {
             pause_max: limits.pause,
             rate_min: limits.body_rate_min,
             bytes_max: limits.body_bytes_max,
         }
+    }
+
+    /// The limits of a request on a route.
+    pub(crate) fn on_route(limits: &Limits, route: &RouteLimits) -> Self {
+        Self {
+            pause_max: route.body_pause(limits),
+            rate_min: route.body_rate_min(limits),
+            bytes_max: route.body_bytes_max(limits),
+        }
+    }
+
+    /// Returns whether a body of this size may be sent.
+    pub(crate) const fn admits(&self, bytes: u64) -> bool {
+        bytes <= self.bytes_max
     }
 }
 
@@ -50,6 +67,8 @@ pub(crate) struct ClientBody {
     lingers: bool,
     pace: BodyLimits,
     bytes: u64,
+    /// The bytes so far, for the access log, which outlives the body.
+    counted: Option<Arc<AtomicU64>>,
     waited: Duration,
     waiting: Option<WaitTimer>,
 }
@@ -79,9 +98,20 @@ impl ClientBody {
             lingers,
             pace,
             bytes: 0,
+            counted: None,
             waited: Duration::ZERO,
             waiting: None,
         })
+    }
+
+    /// Sets the limits, once they are known.
+    pub(crate) fn limit(&mut self, pace: BodyLimits) {
+        self.pace = pace;
+    }
+
+    /// Counts the bytes elsewhere, too.
+    pub(crate) fn count_in(&mut self, counted: Arc<AtomicU64>) {
+        self.counted = Some(counted);
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<BodyLimitError> {
@@ -98,6 +128,9 @@ impl ClientBody {
             self.waited += waiting.since.elapsed();
         }
         self.bytes = self.bytes.saturating_add(bytes as u64);
+        if let Some(counted) = &self.counted {
+            counted.store(self.bytes, Ordering::Relaxed);
+        }
         let due =
             self.waited.saturating_sub(RATE_GRACE).as_secs().saturating_mul(self.pace.rate_min);
         match self.bytes {

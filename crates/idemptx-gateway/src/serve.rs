@@ -1,6 +1,7 @@
 //! The running gateway: listeners, connections, and a routing table that can be replaced.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use hyper_util::server::conn::auto;
 use idemptx::CheckError;
 use idemptx::store::AnyStore;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -29,6 +30,7 @@ use crate::config::{Config, Listener};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
 use crate::network::{TcpListener, TcpStream};
 use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
 use crate::strict_http1::{StrictHttp1, UpgradeFlag};
@@ -71,9 +73,12 @@ impl Gateway {
 
     /// Starts over a store that is open already.
     pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let recorder = match &config.admin {
-            Some(_) => Recorder::with_admin(config.log.access),
-            None => Recorder::without_admin(config.log.access),
+            Some(_) => Recorder::with_admin(config.log),
+            None => Recorder::without_admin(config.log),
         };
         let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
         let recorder = Arc::new(recorder.with_traces(traces));
@@ -93,7 +98,7 @@ impl Gateway {
             None => None,
         };
         let logged = LoggedFindings::default();
-        table.check_store(&logged).await;
+        tokio::join!(table.check_store(&logged), table.start_key_sets());
         table.start_health_checks();
         let (table, tables) = watch::channel(table);
         let (shutdown, shutdown_watch) = crate::shutdown::channel();
@@ -161,6 +166,11 @@ impl Gateway {
         applied
     }
 
+    /// Counts a reload that was refused before there was a configuration.
+    pub(crate) fn note_unreadable(&self) {
+        self.recorder.reloaded(false);
+    }
+
     async fn take(&self, config: &Config) -> Result<(), StartError> {
         if let Some(section) = self.config.restart_section(config) {
             return Err(StartError::RequiresRestart(section));
@@ -168,7 +178,7 @@ impl Gateway {
         let retired = Arc::clone(&self.table.borrow());
         let table =
             Arc::new(RoutingTable::new(config, Arc::clone(&retired.store), Some(&retired))?);
-        table.check_store(&self.logged).await;
+        tokio::join!(table.check_store(&self.logged), table.start_key_sets());
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
         self.table.send_replace(table);
@@ -247,12 +257,16 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
     loop {
         let Some(reserved) = context.limit.reserve().await else { return };
         match socket.accept().await {
+            Ok((stream, address)) if context.listener.proxy_protocol => {
+                let context = Arc::clone(&context);
+                tokio::spawn(introduced(stream, address.ip(), reserved, context));
+            }
             Ok((stream, address)) => match context.limit.try_acquire(address.ip(), reserved) {
                 Some(permit) => {
                     let context = Arc::clone(&context);
                     tokio::spawn(connection(stream, address.ip(), permit, context));
                 }
-                None => context.recorder().connection_refused("limit"),
+                None => context.recorder().connection_refused(address.ip(), "limit"),
             },
             // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
@@ -260,6 +274,33 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves a connection for which a load balancer says who the client is.
+async fn introduced(
+    mut stream: TcpStream,
+    balancer: IpAddr,
+    reserved: OwnedSemaphorePermit,
+    context: Arc<ListenerContext>,
+) {
+    let trusted = &context.listener.trusted_proxies;
+    let limit = context.tables.borrow().limits.handshake;
+    let client = if trusted.iter().any(|network| network.contains(balancer)) {
+        proxy_protocol::read_header(&mut stream, limit).await
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    };
+    let client = match client {
+        Ok(client) => client.unwrap_or(balancer),
+        Err(error) => {
+            tracing::debug!("closing a connection without its header: {error}");
+            return context.recorder().connection_refused(balancer, "proxy-protocol");
+        }
+    };
+    match context.limit.try_acquire(client, reserved) {
+        Some(permit) => connection(stream, client, permit, context).await,
+        None => context.recorder().connection_refused(client, "limit"),
     }
 }
 
@@ -276,8 +317,7 @@ async fn connection(
     let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
     let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
     let Some(tls) = tls else {
-        let peer =
-            Peer::new(address, false, context.listener.forwarded, None, connection.downgrade());
+        let peer = Peer::new(address, false, &context.listener, None, connection.downgrade());
         let (http1, http2) = (context.listener.http1, context.listener.http2);
         return serve_http(stream, peer, (http1, http2), &context).await;
     };
@@ -294,8 +334,8 @@ async fn serve_tls(
 ) {
     match tls.accept(stream).await {
         Ok(Accepted { stream, negotiated, certificate }) => {
-            let rule = context.listener.forwarded;
-            let peer = Peer::new(address, true, rule, certificate, connection.downgrade());
+            let listener = &context.listener;
+            let peer = Peer::new(address, true, listener, certificate, connection.downgrade());
             let spoken = match negotiated {
                 Some(Negotiated::Http1) => (true, false),
                 Some(Negotiated::Http2) => (false, true),
@@ -304,7 +344,7 @@ async fn serve_tls(
             serve_http(stream, peer, spoken, context).await;
         }
         Err(error) => {
-            context.recorder().connection_refused("tls");
+            context.recorder().connection_refused(address, "tls");
             tracing::debug!("TLS handshake with a client failed: {error}");
         }
     }
@@ -318,9 +358,12 @@ where
     let (tables, probes) = (context.tables.clone(), context.listener.probes);
     let upgraded = UpgradeFlag::default();
     let head_bytes_max = tables.borrow().limits.head_bytes_max;
-    let io = TokioIo::new(StrictHttp1::new(stream, head_bytes_max, upgraded.clone()));
+    let activity = Activity::new();
+    let io = StrictHttp1::new(stream, head_bytes_max, upgraded.clone(), Arc::clone(&activity));
+    let io = TokioIo::new(io);
     let builder = builder(context);
-    let (peer, activity) = (Arc::new(peer), Activity::new());
+    let client = peer.address;
+    let peer = Arc::new(peer);
     let requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (table, peer) = (Arc::clone(&tables.borrow()), Arc::clone(&peer));
@@ -351,7 +394,7 @@ where
         ended = connection.as_mut() => ended,
         why = activity.inactive(head, pause) => {
             tracing::debug!("closing a client connection: {why:?}");
-            if why == Inactive::Stalled {
+            if matches!(why, Inactive::Stalled | Inactive::Flooding) {
                 return;
             }
             // A client of HTTP/2 is told (RFC 9113 §6.8); a request that comes meanwhile is served.
@@ -370,6 +413,9 @@ where
         }
     };
     if let Err(error) = ended {
+        if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+            context.recorder().connection_refused(client, "malformed");
+        }
         tracing::debug!("client connection ended: {error}");
     }
 }
@@ -381,7 +427,7 @@ fn is_spoken(version: Version, (http1, http2): (bool, bool)) -> bool {
 }
 
 fn version_refused() -> Response<DownstreamBody> {
-    let mut response = Response::new(DownstreamBody::Plain(UpstreamBody::from_bytes(Bytes::new())));
+    let mut response = Response::new(DownstreamBody::plain(UpstreamBody::from_bytes(Bytes::new())));
     *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response

@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::activity::Activity;
 
 /// A stream that passes on only unambiguous HTTP/1.1 messages.
 ///
@@ -27,6 +30,7 @@ pub(crate) struct StrictHttp1<S> {
     /// The rest of the bytes that replace the ambiguous ones.
     replacement: Option<&'static [u8]>,
     upgraded: UpgradeFlag,
+    activity: Arc<Activity>,
 }
 
 /// Set when the connection has switched to another protocol.
@@ -44,8 +48,19 @@ impl UpgradeFlag {
 }
 
 impl<S> StrictHttp1<S> {
-    pub(crate) fn new(stream: S, line_bytes_max: usize, upgraded: UpgradeFlag) -> Self {
-        Self { stream, framing: Framing::new(line_bytes_max), replacement: None, upgraded }
+    pub(crate) fn new(
+        stream: S,
+        line_bytes_max: usize,
+        upgraded: UpgradeFlag,
+        activity: Arc<Activity>,
+    ) -> Self {
+        Self {
+            stream,
+            framing: Framing::new(line_bytes_max),
+            replacement: None,
+            upgraded,
+            activity,
+        }
     }
 }
 
@@ -69,6 +84,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictHttp1<S> {
             return Poll::Ready(Ok(()));
         }
         let read = buffer.filled().get(before..).unwrap_or_default();
+        // A client that has sent all it has may close its half, and still gets its answer: hyper
+        // would take it for one that has left.
+        if read.is_empty() && this.framing.is_between() && this.activity.defers_end(cx) {
+            return Poll::Pending;
+        }
         if let Err(Ambiguous { at }) = this.framing.read(read) {
             buffer.set_filled(before + at);
             this.replacement = Some(copy_into(REPLACEMENT, buffer));
@@ -173,6 +193,11 @@ impl Framing {
         }
     }
 
+    /// Returns whether a message has ended and no other has begun.
+    fn is_between(&self) -> bool {
+        self.is_later && self.position == Position::FirstLine && self.line.is_empty()
+    }
+
     /// Parses the next bytes.
     fn read(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut at = 0;
@@ -207,7 +232,7 @@ impl Framing {
 
     /// Consumes a line or the available part of it, and returns its length; `None` if ambiguous.
     fn line(&mut self, rest: &[u8]) -> Option<usize> {
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr(b'\n', rest) else {
             self.line.extend_from_slice(rest);
             // hyper rejects longer lines, so they need not be buffered.
             return (self.line.len() <= self.line_bytes_max).then_some(rest.len());
@@ -219,7 +244,7 @@ impl Framing {
             self.line.extend_from_slice(line);
             Cow::Owned(std::mem::take(&mut self.line))
         };
-        let line = line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r'))?;
+        let line = line.strip_suffix(b"\r").filter(|line| memchr(b'\r', line).is_none())?;
         self.position = self.after(line)?;
         Some(end + 1)
     }
@@ -251,7 +276,7 @@ impl Framing {
         }
         (self.length, self.chunked, self.is_later) = (None, false, true);
         // A target has no fragment, but some servers strip one instead of rejecting it.
-        (!line.contains(&b'#')).then_some(Position::Field)
+        memchr(b'#', line).is_none().then_some(Position::Field)
     }
 
     /// Applies RFC 9112 §6.3, without the choices that it leaves to the recipient.
@@ -265,7 +290,7 @@ impl Framing {
     }
 
     fn field(&mut self, line: &[u8]) -> Option<()> {
-        let colon = line.iter().position(|byte| *byte == b':')?;
+        let colon = memchr(b':', line)?;
         let (name, value) = line.split_at_checked(colon)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {

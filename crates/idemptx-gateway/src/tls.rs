@@ -11,7 +11,8 @@ use idemptx::Scope;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -46,8 +47,9 @@ impl Acceptor {
     /// Returns a listener's acceptor, or `None` for clear text.
     pub(crate) fn new(listener: &Listener, handshake: Duration) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &listener.tls else { return Ok(None) };
-        let certificates = certificates(&tls.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| wrong(&tls.key, error))?;
+        let default = certified_key(&tls.certificate, &tls.key)?;
+        let others = tls.certificates.iter().map(|it| certified_key(&it.certificate, &it.key));
+        let chosen = CertificatesByName::new(default, others.collect::<Result<_, _>>()?);
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(&tls.certificate, error))?;
@@ -55,9 +57,7 @@ impl Acceptor {
             None => builder.with_no_client_auth(),
             Some(ca) => builder.with_client_cert_verifier(verifier(tls, ca)?),
         };
-        let mut config = builder
-            .with_single_cert(certificates, key)
-            .map_err(|error| wrong(&tls.certificate, error))?;
+        let mut config = builder.with_cert_resolver(Arc::new(chosen));
         config.alpn_protocols = [(listener.http2, HTTP2), (listener.http1, HTTP1)]
             .into_iter()
             .filter(|(spoken, _)| *spoken)
@@ -99,13 +99,21 @@ impl Connector {
         if !upstream.origins.iter().any(|origin| origin.tls) {
             return Ok(None);
         }
-        let mut config = client(upstream.ca.as_deref())?;
+        let identity = upstream.client_certificate.as_deref().zip(upstream.client_key.as_deref());
+        let mut config = client_as(upstream.ca.as_deref(), identity)?;
         let name = match upstream.version {
             UpstreamVersion::Http1 => HTTP1,
             UpstreamVersion::Http2 => HTTP2,
         };
         config.alpn_protocols = vec![name.to_vec()];
         Ok(Some(Self(TlsConnector::from(Arc::new(config)))))
+    }
+
+    /// Returns a connector for HTTP/1.1 that trusts these authorities, by default the public ones.
+    pub(crate) fn http1(ca: Option<&Path>) -> Result<Self, TlsError> {
+        let mut config = client(ca)?;
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
     /// Performs the handshake with an address.
@@ -131,6 +139,14 @@ impl fmt::Debug for Connector {
 
 /// Returns a client configuration that trusts these authorities, by default the public ones.
 pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    client_as(ca, None)
+}
+
+/// Does the same, and shows servers a certificate, of which the key is the second file.
+fn client_as(
+    ca: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
     let roots = match ca {
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         Some(path) => authorities(path)?,
@@ -138,7 +154,53 @@ pub(crate) fn client(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(ca.unwrap_or(Path::new("")), error))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    let config = config.with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
+    config
+        .with_client_auth_cert(certificates(certificate)?, private)
+        .map_err(|error| wrong(certificate, error))
+}
+
+/// The certificates of a listener, by the names that they are for.
+#[derive(Debug)]
+struct CertificatesByName {
+    default: Arc<CertifiedKey>,
+    named: Vec<(String, Arc<CertifiedKey>)>,
+}
+
+impl CertificatesByName {
+    fn new(default: CertifiedKey, others: Vec<CertifiedKey>) -> Self {
+        let mut named = Vec::new();
+        for key in others.into_iter().map(Arc::new) {
+            let names = key.cert.first().and_then(|it| EndEntityCert::try_from(it).ok());
+            for name in names.iter().flat_map(|it| it.valid_dns_names()) {
+                named.push((name.to_ascii_lowercase(), Arc::clone(&key)));
+            }
+        }
+        Self { default: Arc::new(default), named }
+    }
+
+    /// Returns the certificate for a name: that of exactly this name before that of its domain.
+    fn for_name(&self, name: &str) -> &Arc<CertifiedKey> {
+        let find =
+            |wanted: &str| self.named.iter().find(|(it, _)| it == wanted).map(|(_, key)| key);
+        let domain = name.split_once('.').map(|(_, domain)| format!("*.{domain}"));
+        find(name).or_else(|| find(&domain?)).unwrap_or(&self.default)
+    }
+}
+
+impl ResolvesServerCert for CertificatesByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        Some(Arc::clone(name.map_or(&self.default, |name| self.for_name(&name))))
+    }
+}
+
+fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
+    CertifiedKey::from_der(certificates(certificate)?, private, &provider())
+        .map_err(|error| wrong(certificate, error))
 }
 
 /// An invalid certificate or private key.

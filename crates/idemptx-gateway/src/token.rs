@@ -1,9 +1,11 @@
 //! Scopes from signed tokens (JWT, RFC 7519).
 
+mod remote_keys;
+
 use std::error::Error;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
 use idemptx::Scope;
@@ -12,6 +14,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub(crate) use self::remote_keys::RemoteKeys;
 use crate::config::{Jwt, JwtKey};
 
 /// Verifies tokens, and takes the scope from a claim.
@@ -20,7 +23,16 @@ pub(super) struct TokenVerifier(Arc<VerifierState>);
 
 struct VerifierState {
     config: Jwt,
-    keys: Vec<VerificationKey>,
+    keys: Keys,
+}
+
+enum Keys {
+    Local(Arc<[VerificationKey]>),
+    Remote {
+        remote: Arc<RemoteKeys>,
+        /// The keys of the set with this number.
+        parsed: Mutex<(u64, Arc<[VerificationKey]>)>,
+    },
 }
 
 struct VerificationKey {
@@ -31,62 +43,38 @@ struct VerificationKey {
 }
 
 impl TokenVerifier {
-    /// Reads the keys.
-    pub(super) fn new(config: &Jwt) -> Result<Self, TokenError> {
-        let validation = |algorithms: &[Algorithm]| {
-            let first = algorithms.first().copied().unwrap_or_default();
-            let mut validation = Validation::new(first);
-            validation.algorithms = algorithms.to_vec();
-            validation.validate_nbf = true;
-            validation.validate_aud = !config.audience.is_empty();
-            let mut required = vec!["exp"];
-            if !config.audience.is_empty() {
-                validation.set_audience(&config.audience);
-                required.push("aud");
-            }
-            if !config.issuer.is_empty() {
-                validation.set_issuer(&config.issuer);
-                required.push("iss");
-            }
-            validation.set_required_spec_claims(&required);
-            validation
-        };
+    /// Reads the keys, except those that are at a URL: they are read by `remote`.
+    pub(super) fn new(config: &Jwt, remote: Option<Arc<RemoteKeys>>) -> Result<Self, TokenError> {
         let named = &config.algorithms;
         let keys = match &config.key {
             JwtKey::Secret(secret) => {
                 let algorithms = algorithms_for(named, &[Algorithm::HS256], AlgorithmFamily::Hmac)?;
                 let key = DecodingKey::from_secret(secret.as_bytes());
-                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
+                let validation = validation(config, &algorithms);
+                vec![VerificationKey { id: None, key, validation }]
             }
             JwtKey::Pem(path) => {
                 let text = read(path)?;
                 let (key, default) = public_key(&text).ok_or_else(|| unusable(path, NO_KEY))?;
                 let algorithms = algorithms_for(named, default, key.family())?;
-                vec![VerificationKey { id: None, key, validation: validation(&algorithms) }]
+                let validation = validation(config, &algorithms);
+                vec![VerificationKey { id: None, key, validation }]
             }
             JwtKey::Set(path) => {
                 let set: KeySet =
                     serde_json::from_slice(&read(path)?).map_err(|it| unusable(path, it))?;
-                let mut keys = Vec::new();
-                for jwk in set.keys.into_iter().filter_map(|it| Jwk::deserialize(it).ok()) {
-                    // A set also has keys for other purposes, and of kinds that are not known here.
-                    let Some((key, possible)) = from_jwk(&jwk) else { continue };
-                    let allowed = |it: &Algorithm| named.is_empty() || named.contains(it);
-                    let algorithms: Vec<_> = possible.into_iter().filter(allowed).collect();
-                    if !algorithms.is_empty() {
-                        let (id, validation) = (jwk.common.key_id.clone(), validation(&algorithms));
-                        keys.push(VerificationKey { id, key, validation });
-                    }
-                }
+                let keys = keys_of_set(config, &set.keys);
                 if keys.is_empty() {
                     return Err(unusable(path, NO_KEY));
                 }
                 keys
             }
+            JwtKey::Remote(_) => Vec::new(),
         };
-        if keys.is_empty() {
-            return Err(TokenError(NO_KEY.into()));
-        }
+        let keys = match remote {
+            Some(remote) => Keys::Remote { remote, parsed: Mutex::new((0, Arc::default())) },
+            None => Keys::Local(keys.into()),
+        };
         Ok(Self(Arc::new(VerifierState { config: config.clone(), keys })))
     }
 
@@ -98,6 +86,7 @@ impl TokenVerifier {
     /// without an expiry is rejected.
     pub(super) fn scope(&self, parts: &Parts) -> Option<Scope> {
         let VerifierState { config, keys } = &*self.0;
+        let current = keys.current(config);
         let mut lines = parts.headers.get_all(&config.header).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return None };
         let token = line.to_str().ok()?.trim();
@@ -107,10 +96,13 @@ impl TokenVerifier {
             None => token,
         };
         let header = decode_header(token).ok()?;
+        let mut candidates =
+            current.iter().filter(|key| key.is_for(header.kid.as_deref(), header.alg)).peekable();
+        if let (Keys::Remote { remote, .. }, None) = (keys, candidates.peek()) {
+            remote.miss();
+        }
         // A token or a key without an id: each key that may be the one is tried.
-        let claims = keys
-            .iter()
-            .filter(|key| key.is_for(header.kid.as_deref(), header.alg))
+        let claims = candidates
             .find_map(|key| decode::<Map<String, Value>>(token, &key.key, &key.validation).ok())?
             .claims;
         let name = claims.get(&config.claim).filter(|name| match name {
@@ -121,6 +113,21 @@ impl TokenVerifier {
         // Two issuers may each have a user of that name, and the number 42 is not the text "42".
         let issuer = claims.get("iss").unwrap_or(&Value::Null);
         Some(Scope::new(format!("{issuer}\n{name}")))
+    }
+}
+
+impl Keys {
+    fn current(&self, config: &Jwt) -> Arc<[VerificationKey]> {
+        let (remote, parsed) = match self {
+            Self::Local(keys) => return Arc::clone(keys),
+            Self::Remote { remote, parsed } => (remote, parsed),
+        };
+        let mut parsed = parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        if parsed.0 != remote.version() {
+            let (version, keys) = remote.keys();
+            *parsed = (version, keys_of_set(config, &keys).into());
+        }
+        Arc::clone(&parsed.1)
     }
 }
 
@@ -157,6 +164,50 @@ impl fmt::Display for TokenError {
 }
 
 impl Error for TokenError {}
+
+/// Returns the checks of a token beside its signature.
+fn validation(config: &Jwt, algorithms: &[Algorithm]) -> Validation {
+    let first = algorithms.first().copied().unwrap_or_default();
+    let mut validation = Validation::new(first);
+    validation.algorithms = algorithms.to_vec();
+    validation.validate_nbf = true;
+    validation.validate_aud = !config.audience.is_empty();
+    let mut required = vec!["exp"];
+    if !config.audience.is_empty() {
+        validation.set_audience(&config.audience);
+        required.push("aud");
+    }
+    if !config.issuer.is_empty() {
+        validation.set_issuer(&config.issuer);
+        required.push("iss");
+    }
+    validation.set_required_spec_claims(&required);
+    validation
+}
+
+/// Returns the usable keys of a set, which also has keys for other purposes, and of kinds that are
+/// not known here.
+fn keys_of_set(config: &Jwt, set: &[Value]) -> Vec<VerificationKey> {
+    let named = &config.algorithms;
+    let key = |jwk: &Value| {
+        let jwk = Jwk::deserialize(jwk).ok()?;
+        let (key, possible) = from_jwk(&jwk)?;
+        let allowed = |it: &Algorithm| named.is_empty() || named.contains(it);
+        let algorithms: Vec<_> = possible.into_iter().filter(allowed).collect();
+        if algorithms.is_empty() {
+            return None;
+        }
+        let validation = validation(config, &algorithms);
+        Some(VerificationKey { id: jwk.common.key_id.clone(), key, validation })
+    };
+    set.iter().filter_map(key).collect()
+}
+
+/// Returns how many keys of a set verify signatures.
+fn usable_keys(set: &[Value]) -> usize {
+    let is_usable = |jwk: &&Value| Jwk::deserialize(*jwk).is_ok_and(|it| from_jwk(&it).is_some());
+    set.iter().filter(is_usable).count()
+}
 
 /// Returns the configured algorithms, which must fit the key's family, or the default.
 fn algorithms_for(

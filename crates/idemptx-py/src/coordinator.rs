@@ -1,4 +1,4 @@
-//! What the requests of one event loop share: single flight, and unconfirmed operations.
+//! State shared by the requests of one event loop: single flight, and unconfirmed operations.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +16,7 @@ use crate::exchange::PyExchange;
 use crate::step::{Step, StoreCall, Update, record_id};
 use crate::{futures, misuse};
 
-/// What the requests of one event loop share.
+/// State shared by the requests of one event loop.
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Coordinator {
     create_future: Option<Py<PyAny>>,

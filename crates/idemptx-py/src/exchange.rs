@@ -1,5 +1,6 @@
 //! The state machine of one request, as Python drives it.
 
+pub(crate) mod numbers;
 pub(crate) mod recovery;
 mod transitions;
 
@@ -24,6 +25,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList};
 
+use self::numbers::{action, answer};
 use self::recovery::Recovery;
 use self::transitions::kept;
 use crate::refusal::Refusal;
@@ -327,9 +329,11 @@ impl PyExchange {
         if !kept.is_storable() {
             return Ok(None);
         }
+        let lease = exchange.leased()?.clone();
         let done =
-            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
-        Ok(Some(Step::new(StoreCall::Settle(exchange.leased()?.clone(), done))))
+            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain)
+                .describing(&lease);
+        Ok(Some(Step::new(StoreCall::Settle(lease, done))))
     }
 
     fn renewal(&self) -> PyResult<Step> {
@@ -480,32 +484,4 @@ impl PyExchange {
         };
         misuse(format!("{method} does not belong here: the action is {current}"))
     }
-}
-
-/// `Exchange.action`.
-pub(crate) mod action {
-    pub(crate) const READ_BODY: i32 = 0;
-    pub(crate) const STORE: i32 = 1;
-    pub(crate) const WAIT: i32 = 2;
-    pub(crate) const PROBE: i32 = 3;
-    pub(crate) const EXECUTE: i32 = 4;
-    pub(crate) const ANSWER: i32 = 5;
-    pub(crate) const ALL: [(&str, i32); 6] = [
-        ("READ_BODY", READ_BODY),
-        ("STORE", STORE),
-        ("WAIT", WAIT),
-        ("PROBE", PROBE),
-        ("EXECUTE", EXECUTE),
-        ("ANSWER", ANSWER),
-    ];
-}
-
-/// `Exchange.answer`.
-pub(crate) mod answer {
-    pub(crate) const PASS: i32 = 0;
-    pub(crate) const REPLAY: i32 = 1;
-    pub(crate) const OWN: i32 = 2;
-    pub(crate) const REFUSE: i32 = 3;
-    pub(crate) const ALL: [(&str, i32); 4] =
-        [("PASS", PASS), ("REPLAY", REPLAY), ("OWN", OWN), ("REFUSE", REFUSE)];
 }

@@ -55,7 +55,7 @@ mod _idemptx {
         Channel, ClientCommands, Layout, PubSubReader, RedisReplyError, Transaction,
     };
 
-    use crate::exchange::{action, answer};
+    use crate::exchange::numbers::{action, answer};
     use crate::step::kind;
     use crate::step::verdict::number as verdict;
 

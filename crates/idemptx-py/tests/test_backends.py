@@ -21,7 +21,14 @@ import redis.cluster
 import redis.sentinel
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware
-from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
+from idemptx.backend import (
+    AsyncRedisBackend,
+    InMemoryBackend,
+    RedisBackend,
+    RedisClusterBackend,
+    RedisSentinelBackend,
+    from_url,
+)
 from protected import protected
 from protocol import KEY, executes_once_replays_and_refuses, serves_loops_at_once
 from servers import APPS, RedisServer, eventually, free_port
@@ -173,6 +180,47 @@ async def test_clusters_and_sentinels_are_served_through_their_clients(
         closing = sentinel.aclose() if kind.startswith("async") else sentinel.close()
         if closing is not None:
             await closing
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["cluster", "sentinel"])
+async def test_clusters_and_sentinels_are_reached_by_their_url(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    if kind == "cluster":
+        server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        _found_cluster(server)
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+    else:
+        server = own_redis()
+        url = f"redis+sentinel://127.0.0.1:{own_redis.sentinel_of(server).port}/main"
+    backend = from_url(url)
+    assert backend.transport == f"redis-{kind}"
+    await executes_once_replays_and_refuses(connect, backend)
+    with server.connect() as records:
+        assert all(key.startswith(b"idempotency:{") for key in records.scan_iter())
+        assert records.dbsize() > 0
+    report = await backend.check()
+    assert kind in report.guarantee
+    await close(backend)
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("redis+cluster://", "host:port,host:port"),
+        ("redis+cluster://node/1", "no database but 0"),
+        ("redis+sentinel://guard", "no service"),
+    ],
+)
+def test_a_url_of_servers_that_cannot_be_read_says_what_to_write(url: str, advice: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        from_url(url)
+    assert advice in str(refused.value)
+    with pytest.raises(ValueError, match=r"redis\+cluster://HOST"):
+        RedisClusterBackend("redis://node")
+    with pytest.raises(TypeError, match="takes a URL"):
+        RedisSentinelBackend(1)  # type: ignore[arg-type]
 
 
 def _found_cluster(server: RedisServer) -> None:

@@ -6,6 +6,7 @@
 //! | [`child_process`] | child processes that end with the test |
 //! | [`faulty_proxy`] | a TCP proxy that disconnects, stalls, delays or refuses at a chosen byte |
 //! | [`pgbouncer`], [`postgres_server`], [`redis_server`] | servers on their own ports |
+//! | [`redis_cluster`], [`redis_sentinels`] | several Redis servers that belong together |
 //! | [`refusal`] | errors of servers, in the bytes of their protocols |
 //! | [`reserved_port`] | a port that stays free for one server |
 //! | [`scripted_store`] | a memory store whose operations fail, stall and are counted |
@@ -27,6 +28,8 @@ pub mod child_process;
 pub mod faulty_proxy;
 pub mod pgbouncer;
 pub mod postgres_server;
+pub mod redis_cluster;
+pub mod redis_sentinels;
 pub mod redis_server;
 pub mod refusal;
 pub mod reserved_port;
@@ -39,6 +42,8 @@ pub use child_process::{ChildProcess, Signal};
 pub use faulty_proxy::FaultyProxy;
 pub use pgbouncer::PgBouncer;
 pub use postgres_server::PostgresServer;
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinels::RedisSentinels;
 pub use redis_server::RedisServer;
 pub use refusal::Refusal;
 pub use reserved_port::ReservedPort;

@@ -17,6 +17,7 @@ pub struct RedisServer {
     process: ChildProcess,
     port: ReservedPort,
     directory: TempDir,
+    is_running: bool,
 }
 
 impl RedisServer {
@@ -37,7 +38,7 @@ impl RedisServer {
         writeln!(file, "appendonly yes\nappendfsync always\nsave \"\"\nloglevel warning").unwrap();
         configuration.iter().for_each(|line| writeln!(file, "{line}").unwrap());
         let process = spawn(directory.path());
-        let mut server = Self { process, port, directory };
+        let mut server = Self { process, port, directory, is_running: true };
         server.wait_until_ready();
         server
     }
@@ -90,15 +91,28 @@ impl RedisServer {
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
 
+    /// Returns true unless it was killed.
+    pub fn is_running(&self) -> bool {
+        self.is_running
+    }
+
     /// Kills it, as a crash does.
     pub fn kill(&mut self) {
+        self.is_running = false;
         assert_eq!(self.process.kill().signal(), Some(9));
     }
 
     /// Starts it again on the same files.
     pub fn restart(&mut self) {
         self.process = spawn(self.directory.path());
+        self.is_running = true;
         self.wait_until_ready();
+    }
+
+    /// Closes the connections of its replicas.
+    pub fn cut_replicas(&self) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("REPLICA").exec(&mut self.connection()).unwrap();
     }
 
     /// Freezes its process.

@@ -208,6 +208,7 @@ pub(crate) struct Inner<S> {
 struct Shared<S> {
     store: Arc<S>,
     namespace: Box<str>,
+    route: Box<str>,
     single_flight: Arc<SingleFlight>,
     lease_renewer: LeaseRenewer<S>,
     permits: Arc<Semaphore>,

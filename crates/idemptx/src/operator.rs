@@ -46,6 +46,7 @@
 //! Nothing is logged here: every call returns the record before and after it.
 
 mod purge;
+mod target;
 mod verdict;
 
 use std::fmt;
@@ -54,16 +55,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use idemptx_core::description::Description;
 use idemptx_core::exchange::{Operation, Rules};
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Lease;
 use idemptx_core::policy::Policy;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
-    Claim, ClaimInfo, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
-    StoreError,
+    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -74,6 +74,7 @@ pub use idemptx_core::store::{
 };
 
 pub use self::purge::{Purge, PurgeReport};
+use self::target::Target;
 pub use self::verdict::{Forgotten, OperatorError, RecordView, Resolution, Resolved};
 use crate::engine::EngineError;
 use crate::retry::{Backoff, retry_until};
@@ -235,6 +236,33 @@ impl<S: Store> Operator<S> {
         id: &RecordId,
         with: Resolution,
     ) -> Result<Resolved, OperatorError> {
+        self.resolve_described(id, with, None).await
+    }
+
+    /// Resolves an operation in doubt that a listing has shown, as [`resolve`](Self::resolve) does;
+    /// its description stays with the record.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Self::resolve).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`resolve`](Self::resolve).
+    pub async fn resolve_listed(
+        &self,
+        entry: &RecordSummary,
+        with: Resolution,
+    ) -> Result<Resolved, OperatorError> {
+        self.resolve_described(&entry.id, with, entry.description()).await
+    }
+
+    async fn resolve_described(
+        &self,
+        id: &RecordId,
+        with: Resolution,
+        description: Option<Description>,
+    ) -> Result<Resolved, OperatorError> {
         let done = match with {
             Resolution::Release => None,
             Resolution::Answer(answer) => Some(self.settlement(&answer)?),
@@ -243,7 +271,9 @@ impl<S: Store> Operator<S> {
         match was.status {
             RecordStatus::Running => Err(OperatorError::InFlight(was.claim.remaining)),
             RecordStatus::Orphaned | RecordStatus::Unknown => {
-                let now = ended(self.begin(Target::seen(&was), done, Vec::new())).await?;
+                let description = was.description.as_ref().or(description.as_ref());
+                let target = Target::seen(&was).described(description);
+                let now = ended(self.begin(target, done, Vec::new())).await?;
                 Ok(Resolved { was, now })
             }
             _ => Err(OperatorError::AlreadySettled(Box::new(was))),
@@ -299,12 +329,13 @@ impl<S: Store> Operator<S> {
     }
 
     async fn take_over(&self, target: &Target) -> Result<Lease, OperatorError> {
-        let (policy, Target { id, expected, fingerprint }) = (self.policy(), target);
+        let (policy, Target { id, expected, fingerprint, description }) = (self.policy(), target);
         // Long enough for what follows, short enough not to block the key should this process die.
         let term = policy.claim_timeout + policy.settle_timeout * 2;
         let retain = policy.key_retain.max(term * 2);
         let request =
             ClaimRequest::new(self.tokens.draw(), *fingerprint, term, retain).expecting(*expected);
+        let request = request.described(description.clone());
         let claim = insist(policy.settle_timeout, || self.store.claim(id, &request)).await?;
         match claim {
             Claim::Granted(lease) if lease.attempt > FIRST_ATTEMPT => Ok(lease),
@@ -328,6 +359,7 @@ impl<S: Store> Operator<S> {
 
     async fn conclude(&self, lease: &Lease, done: Option<Settlement>) -> Replaced {
         let limit = self.policy().settle_timeout;
+        let done = done.map(|done| done.describing(lease));
         let concluded = match &done {
             Some(done) => insist(limit, || self.store.settle(lease, done)).await,
             None => insist(limit, || self.store.release(lease)).await,
@@ -433,31 +465,6 @@ impl<S: Inventory> Operator<S> {
     /// ```
     pub fn purge(&self, query: Query) -> Purge<S> {
         Purge::new(self.clone(), query)
-    }
-}
-
-/// A record that is to be replaced, if it is still what it was.
-struct Target {
-    id: RecordId,
-    expected: Expected,
-    fingerprint: Fingerprint,
-}
-
-impl Target {
-    fn new(id: RecordId, status: RecordStatus, claim: ClaimInfo) -> Self {
-        let expected = match status {
-            RecordStatus::Running | RecordStatus::Orphaned => Expected::Orphan(claim.token),
-            _ => Expected::Settled(claim.token),
-        };
-        Self { id, expected, fingerprint: claim.fingerprint }
-    }
-
-    fn seen(was: &RecordView) -> Self {
-        Self::new(was.id, was.status, was.claim)
-    }
-
-    fn listed(entry: &RecordSummary) -> Self {
-        Self::new(entry.id, entry.status, entry.claim)
     }
 }
 

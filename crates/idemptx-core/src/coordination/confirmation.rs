@@ -112,7 +112,7 @@ pub struct Confirmation {
     lingers: bool,
 }
 
-/// What follows an attempt.
+/// The consequence of an attempt.
 #[derive(Debug)]
 pub enum Next {
     /// The operation is to be performed again after a pause.

@@ -65,7 +65,7 @@ impl<H> LeaseSchedule<H> {
     /// Takes the outcome of a renewal; returns the holder of a lease that is lost.
     ///
     /// Without a verdict the renewal is due again soon, while the lease may still be alive: the
-    /// driver plans anew.
+    /// driver plans again.
     pub fn renewed(
         &mut self,
         token: &Token,

@@ -15,7 +15,7 @@ use crate::store::{Claim, ClaimInfo, RecordSnapshot, StoreFailure};
 /// For a record that another process holds, the first who waits watches the store for all.
 ///
 /// `L` is what an [`Update`] is sent to: the sender of a channel, a future.
-/// Whoever leads must complete the record, or those who wait do so for ever.
+/// The request that leads must complete the record, or those who wait do so for ever.
 #[derive(Debug)]
 pub struct SingleFlight<L> {
     in_flight: BTreeMap<RecordId, InFlight<L>>,

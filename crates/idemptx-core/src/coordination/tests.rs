@@ -137,7 +137,7 @@ fn the_bytes_of_unconfirmed_results_are_limited() {
 }
 
 proptest! {
-    /// Whatever order requests come and go in: a record has one leader at a time, everyone who
+    /// In any order of requests a record has one leader at a time, everyone who
     /// listens hears exactly one update unless it left, and the count of those who wait is right.
     #[test]
     fn everyone_who_listens_is_told_exactly_once(steps in prop::collection::vec((0..6_u8, 0..3_u8), 1..200)) {

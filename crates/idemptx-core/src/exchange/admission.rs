@@ -3,11 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
+use crate::description;
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
-use crate::key::{InvalidKey, Key, Names, RecordId, Scope};
+use crate::key::{FieldLine, InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
@@ -19,6 +21,9 @@ pub struct Rules {
     fingerprints: Vec<FingerprintConfig>,
     // The naming secret never rotates, because one operation must have one record.
     names: Names,
+    /// The namespace and the route, as records describe them.
+    service: Box<str>,
+    route: Box<str>,
 }
 
 impl Rules {
@@ -36,7 +41,18 @@ impl Rules {
         let fingerprints =
             secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
         let names = Names::new(namespace, policy.naming_secret.as_ref());
-        Self { policy, fingerprints, names }
+        Self { policy, fingerprints, names, service: namespace.into(), route: Box::default() }
+    }
+
+    /// Sets the name of the route, by which records describe their requests to operators.
+    #[must_use]
+    pub fn on_route(mut self, name: &str) -> Self {
+        self.route = name.into();
+        self
+    }
+
+    fn describe(&self, head: &Head<'_>) -> Bytes {
+        description::encode([head.method.as_str(), head.path(), &self.route, &self.service])
     }
 
     /// The policy.
@@ -129,9 +145,20 @@ pub struct Operation(Arc<Named>);
 struct Named {
     key: Key,
     scope: Scope,
-    /// The digest of the headers to which the key is bound; empty without such headers.
-    binding: Vec<u8>,
+    /// The lines of the headers to which the key is bound: few requests ask for their digest.
+    bound_to: BoundTo,
     id: RecordId,
+    /// The encoded description of the request; empty for work that is not an HTTP request.
+    description: Bytes,
+}
+
+/// Header field lines that may be credentials, so that `Debug` shows none.
+struct BoundTo(Vec<FieldLine>);
+
+impl fmt::Debug for BoundTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lines", self.0.len())
+    }
 }
 
 impl Operation {
@@ -145,7 +172,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new())
+        Self::bound(rules, scope, key, route, Vec::new(), Bytes::new())
     }
 
     fn bound(
@@ -153,11 +180,12 @@ impl Operation {
         scope: Scope,
         key: Key,
         route: Option<(&str, &str)>,
-        binding: Vec<u8>,
+        bound_to: Vec<FieldLine>,
+        description: Bytes,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, binding, id }))
+        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id, description }))
     }
 
     /// Returns the client's key.
@@ -178,20 +206,31 @@ impl Operation {
         self.0.id
     }
 
+    /// Returns the encoded [`Description`] of the request; empty for work that is not an HTTP
+    /// request.
+    #[must_use]
+    pub fn description(&self) -> Bytes {
+        self.0.description.clone()
+    }
+
     /// Derives a key for a call to another system.
     ///
     /// Every attempt derives the same key, also after a rotation of secrets.
     /// Two principals who chose the same key derive different ones.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
-        rules.names.derive(self.scope(), &self.0.binding, self.key(), label)
+        rules.names.derive(self.scope(), &self.binding(rules), self.key(), label)
     }
 
     /// Returns the name under which the new keys of the operation's principal are counted; see
     /// [`KeyMeter`](crate::stats::KeyMeter).
     #[must_use]
     pub fn meter_id(&self, rules: &Rules) -> [u8; 16] {
-        rules.names.meter_id(self.scope(), &self.0.binding)
+        rules.names.meter_id(self.scope(), &self.binding(rules))
+    }
+
+    fn binding(&self, rules: &Rules) -> Vec<u8> {
+        rules.names.binding(bound(&rules.policy), &self.0.bound_to.0)
     }
 
     /// Returns one fingerprinter for each secret, to be fed the request's body.
@@ -247,8 +286,16 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
         }
     };
     let route = (head.method.as_str(), head.path());
-    let binding = rules.names.binding(bound(policy), head.headers);
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), binding))
+    let bound_to = lines_of(bound(policy), head.headers);
+    let description = rules.describe(head);
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to, description))
+}
+
+/// Returns the lines of the headers of these names.
+fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> Vec<FieldLine> {
+    let lines = |name| headers.get_all(name).into_iter().map(move |value| (name, value));
+    let lines = names.iter().flat_map(lines);
+    lines.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {

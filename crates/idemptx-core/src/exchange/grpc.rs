@@ -57,9 +57,9 @@ pub fn classified_status(
 #[must_use]
 pub fn grpc_content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let value = headers.get(CONTENT_TYPE)?;
-    let essence = essence(value.as_bytes());
-    let is_text = essence.eq_ignore_ascii_case(b"application/grpc-web-text");
-    (is_text || Kind::of(value.as_bytes()).is_some()).then_some(value)
+    let variant = variant(value.as_bytes())?;
+    let is_grpc = matches!(variant, b"") || variant.eq_ignore_ascii_case(WEB);
+    (is_grpc || variant.eq_ignore_ascii_case(b"-web-text")).then_some(value)
 }
 
 #[derive(Clone, Copy)]
@@ -71,21 +71,25 @@ enum Kind {
 impl Kind {
     /// Reads a content type; a suffix such as `+proto`, and parameters, do not matter.
     fn of(content_type: &[u8]) -> Option<Self> {
-        let essence = essence(content_type);
-        if essence.eq_ignore_ascii_case(b"application/grpc") {
-            Some(Self::Grpc)
-        } else if essence.eq_ignore_ascii_case(b"application/grpc-web") {
-            Some(Self::Web)
-        } else {
-            None
+        match variant(content_type)? {
+            b"" => Some(Self::Grpc),
+            variant if variant.eq_ignore_ascii_case(WEB) => Some(Self::Web),
+            _ => None,
         }
     }
 }
 
-/// Returns a content type without its suffix and parameters.
-fn essence(content_type: &[u8]) -> &[u8] {
-    content_type.split(|byte| matches!(byte, b'+' | b';' | b' ')).next().unwrap_or_default()
+/// Returns what follows `application/grpc` in a content type, without suffix and parameters.
+fn variant(content_type: &[u8]) -> Option<&[u8]> {
+    let (prefix, rest) = content_type.split_at_checked(GRPC.len())?;
+    if !prefix.eq_ignore_ascii_case(GRPC) {
+        return None;
+    }
+    rest.split(|byte| matches!(byte, b'+' | b';' | b' ')).next()
 }
+
+const GRPC: &[u8] = b"application/grpc";
+const WEB: &[u8] = b"-web";
 
 /// Finds the status in the frame of trailers, the one whose flags have the highest bit.
 fn in_trailer_frame(mut body: &[u8]) -> Option<u32> {

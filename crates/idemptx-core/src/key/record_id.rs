@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderName, HeaderValue};
 
 use super::{Key, Scope};
 use crate::digest::{Purpose, first};
@@ -34,10 +34,8 @@ impl RecordId {
             None if scope.as_bytes().is_empty() => names.shared_space,
             _ => names.space(scope, route),
         };
-        let mut name = names.key.begin();
-        name.part(&space);
-        name.part(key.as_str().as_bytes());
-        let name: [u8; 16] = first(&name.finalize());
+        let name = names.key.digest(&[], &[&space, key.as_str().as_bytes()]);
+        let name: [u8; 16] = first(&name);
         let space: [u8; 16] = first(&space);
         Self::of_halves(space, name)
     }
@@ -47,10 +45,8 @@ impl RecordId {
     /// The id differs from that of every operation and every other step.
     #[must_use]
     pub fn step(&self, label: &str) -> Self {
-        let mut digest = Purpose::new(STEP_CONTEXT, None).begin();
-        digest.part(&self.0);
-        digest.part(label.as_bytes());
-        let name: [u8; 16] = first(&digest.finalize());
+        let digest = Purpose::new(STEP_CONTEXT, None).digest(&[], &[&self.0, label.as_bytes()]);
+        let name: [u8; 16] = first(&digest);
         Self::of_halves(self.steps_scope(), name)
     }
 
@@ -60,9 +56,7 @@ impl RecordId {
     /// a listing of that scope finds them all.
     #[must_use]
     pub fn steps_scope(&self) -> [u8; 16] {
-        let mut digest = Purpose::new(STEPS_CONTEXT, None).begin();
-        digest.part(&self.0);
-        first(&digest.finalize())
+        first(&Purpose::new(STEPS_CONTEXT, None).digest(&[], &[&self.0]))
     }
 
     fn of_halves(space: [u8; 16], name: [u8; 16]) -> Self {
@@ -197,18 +191,14 @@ impl Names {
     /// ones.
     #[must_use]
     pub fn derive(&self, scope: &Scope, binding: &[u8], key: &Key, label: &str) -> String {
-        let mut digest = self.derive.begin();
-        digest.part(self.namespace.as_bytes());
-        digest.part(scope.as_bytes());
-        digest.part(binding);
-        digest.part(key.as_str().as_bytes());
-        digest.part(label.as_bytes());
-        let derived: [u8; DERIVED_BYTES] = first(&digest.finalize());
+        let (namespace, key) = (self.namespace.as_bytes(), key.as_str().as_bytes());
+        let parts = [namespace, scope.as_bytes(), binding, key, label.as_bytes()];
+        let derived: [u8; DERIVED_BYTES] = first(&self.derive.digest(&[], &parts));
         derived.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Returns the digest of the headers to which a key is bound; empty without such headers.
-    pub(crate) fn binding(&self, bind: &[HeaderName], headers: &HeaderMap) -> Vec<u8> {
+    pub(crate) fn binding(&self, bind: &[HeaderName], lines: &[FieldLine]) -> Vec<u8> {
         if bind.is_empty() {
             return Vec::new();
         }
@@ -217,10 +207,10 @@ impl Names {
         names.dedup();
         let mut digest = self.binding.begin();
         for name in names {
-            let lines = headers.get_all(name);
+            let values = || lines.iter().filter(|(of, _)| of == name);
             digest.part(name.as_str().as_bytes());
-            digest.update(&(lines.iter().count() as u64).to_be_bytes());
-            lines.iter().for_each(|line| digest.part(line.as_bytes()));
+            digest.update(&(values().count() as u64).to_be_bytes());
+            values().for_each(|(_, value)| digest.part(value.as_bytes()));
         }
         digest.finalize().to_vec()
     }
@@ -229,16 +219,13 @@ impl Names {
     ///
     /// It covers neither the key nor the route, because a client chooses both.
     pub(crate) fn meter_id(&self, scope: &Scope, binding: &[u8]) -> [u8; 16] {
-        let mut digest = self.meter.begin();
-        digest.part(self.namespace.as_bytes());
-        digest.part(scope.as_bytes());
-        digest.part(binding);
-        first(&digest.finalize())
+        let parts = [self.namespace.as_bytes(), scope.as_bytes(), binding];
+        first(&self.meter.digest(&[], &parts))
     }
 
     /// Returns the digest of an HTTP operation: its method and its path as the client sent it.
     pub(crate) fn http_operation(&self, method: &str, path: &str) -> [u8; 16] {
-        self.operation_digest(KIND_HTTP, &[method, path])
+        self.operation_digest(KIND_HTTP, &[method.as_bytes(), path.as_bytes()])
     }
 
     /// Returns the digest of all work that is not an HTTP request.
@@ -246,24 +233,23 @@ impl Names {
         self.operation_digest(KIND_WORK, &[])
     }
 
-    fn operation_digest(&self, kind: u8, parts: &[&str]) -> [u8; 16] {
-        let mut digest = self.operation.begin();
-        digest.update(&[kind]);
-        parts.iter().for_each(|part| digest.part(part.as_bytes()));
-        first(&digest.finalize())
+    fn operation_digest(&self, kind: u8, parts: &[&[u8]]) -> [u8; 16] {
+        first(&self.operation.digest(&[kind], parts))
     }
 
     fn space(&self, scope: &Scope, route: Option<(&str, &str)>) -> [u8; 32] {
-        let mut space = self.scope.begin();
-        space.part(self.namespace.as_bytes());
-        space.part(scope.as_bytes());
-        if let Some((method, path)) = route {
-            space.part(method.as_bytes());
-            space.part(path.as_bytes());
+        let (namespace, scope) = (self.namespace.as_bytes(), scope.as_bytes());
+        match route {
+            None => self.scope.digest(&[], &[namespace, scope]),
+            Some((method, path)) => {
+                self.scope.digest(&[], &[namespace, scope, method.as_bytes(), path.as_bytes()])
+            }
         }
-        space.finalize()
     }
 }
+
+/// A header field line.
+pub(crate) type FieldLine = (HeaderName, HeaderValue);
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

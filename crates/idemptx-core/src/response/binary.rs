@@ -26,7 +26,7 @@ pub(super) fn encode(response: &StoredResponse) -> Bytes {
 
 /// Decodes a response whose parts share `bytes`.
 pub(super) fn decode(bytes: &Bytes) -> Result<StoredResponse, MalformedResponse> {
-    let mut message = Reader { bytes, rest: bytes };
+    let mut message = Reader::new(bytes);
     if message.varint()? != KNOWN_LENGTH_RESPONSE {
         return Err(MalformedResponse::Framing);
     }
@@ -48,13 +48,17 @@ pub(super) fn decode(bytes: &Bytes) -> Result<StoredResponse, MalformedResponse>
 }
 
 /// A cursor over the parts of a message.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     /// The whole message, whose storage the parts share.
     bytes: &'a Bytes,
-    rest: &'a [u8],
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a Bytes) -> Self {
+        Self { bytes, rest: bytes }
+    }
+
     /// Reads a length-prefixed part; an encoder may omit it, with everything that follows, if it is
     /// empty (§3.8).
     fn trailing(&mut self) -> Result<Self, MalformedResponse> {
@@ -62,7 +66,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a length-prefixed part.
-    fn prefixed(&mut self) -> Result<Self, MalformedResponse> {
+    pub(crate) fn prefixed(&mut self) -> Result<Self, MalformedResponse> {
         let length = usize::try_from(self.varint()?).map_err(|_| MalformedResponse::Truncated)?;
         let (part, rest) =
             self.rest.split_at_checked(length).ok_or(MalformedResponse::Truncated)?;
@@ -71,7 +75,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a variable-length integer (RFC 9000 §16).
-    fn varint(&mut self) -> Result<u64, MalformedResponse> {
+    pub(crate) fn varint(&mut self) -> Result<u64, MalformedResponse> {
         let (first, mut rest) = self.rest.split_first().ok_or(MalformedResponse::Truncated)?;
         let mut value = u64::from(first & 0x3F);
         for _ in 1..1_u8 << (first >> 6) {
@@ -110,11 +114,11 @@ fn section_length(lines: &HeaderMap) -> usize {
         .sum()
 }
 
-fn prefixed_length(length: usize) -> usize {
+pub(crate) fn prefixed_length(length: usize) -> usize {
     varint_length(length as u64) + length
 }
 
-const fn varint_length(value: u64) -> usize {
+pub(crate) const fn varint_length(value: u64) -> usize {
     match value {
         ..0x40 => 1,
         0x40..0x4000 => 2,
@@ -131,16 +135,16 @@ fn put_section(bytes: &mut Vec<u8>, lines: &HeaderMap, length: usize) {
     }
 }
 
-fn put_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
+pub(crate) fn put_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
     put_varint(bytes, part.len() as u64);
     bytes.extend_from_slice(part);
 }
 
-fn put_varint(bytes: &mut Vec<u8>, value: u64) {
+pub(crate) fn put_varint(bytes: &mut Vec<u8>, value: u64) {
     let length = varint_length(value);
     // The logarithm of the length stands in the two highest bits.
     let marked = value | u64::from(length.ilog2()) << (8 * length - 2);
     bytes.extend(marked.to_be_bytes().iter().skip(8 - length));
 }
 
-const KNOWN_LENGTH_RESPONSE: u64 = 1;
+pub(crate) const KNOWN_LENGTH_RESPONSE: u64 = 1;

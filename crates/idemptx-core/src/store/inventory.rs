@@ -8,7 +8,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{ClaimInfo, Store, StoreError};
+use crate::description::Description;
 use crate::key::RecordId;
 use crate::record::{Record, State};
 
@@ -216,12 +219,14 @@ pub struct RecordSummary {
     pub idle: Duration,
     /// The rest of the retention, if nothing is written.
     pub expires_in: Duration,
-    /// The size of the response, as it is stored.
+    /// The size of the payload, as it is stored.
     pub payload_bytes: u64,
+    /// The beginning of the payload, as far as it may be a description.
+    pub payload_head: Bytes,
 }
 
 impl RecordSummary {
-    /// Creates the entry of a record; the head of the record is enough.
+    /// Creates the entry of a record; its first [`LISTED_BYTES`](Record::LISTED_BYTES) are enough.
     #[must_use]
     pub fn new(record: &Record, remaining: Duration, expires_in: Duration, age: Duration) -> Self {
         let remaining = match record.state {
@@ -236,7 +241,15 @@ impl RecordSummary {
             idle: record.retain.saturating_sub(expires_in),
             expires_in,
             payload_bytes: record.payload.len() as u64,
+            payload_head: record.payload.slice(..record.payload.len().min(Description::BYTES_MAX)),
         }
+    }
+
+    /// Returns the description of the request, if the record has one that can be read here: of a
+    /// sealed response it cannot.
+    #[must_use]
+    pub fn description(&self) -> Option<Description> {
+        Description::of(&self.payload_head)
     }
 }
 

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::event_view;
 use super::router::{AdminService, ApiProblem, Caller};
 use crate::error::error_text;
-use crate::observation::{BYPASS_REASONS, short_id};
-use crate::operators::{self, Decision, OperatorAction, Operators, view};
+use crate::observation::BYPASS_REASONS;
+use crate::operators::{self, Author, Decision, OperatorAction, Operators, view};
 use crate::proxy::ActiveRoute;
 use crate::recorder::RecordedStore;
 
@@ -127,6 +127,11 @@ impl AdminService {
         let text = |name: &str| body[name].as_str().unwrap_or_default();
         let key = operators::parse_key(text("key"))
             .map_err(|error| bad_request(format!("`key`: {error}.")))?;
+        let bytes_max = self.table().engines().map(|it| it.policy().key_bytes_max).max();
+        if let Some(bytes_max) = bytes_max.filter(|max| key.as_str().len() > *max) {
+            let detail = format!("`key` is longer than the {bytes_max} bytes that routes accept.");
+            return Err(bad_request(detail));
+        }
         let method = Method::from_bytes(text("method").trim().to_ascii_uppercase().as_bytes())
             .unwrap_or(Method::POST);
         let mut found: Vec<(RecordId, Vec<&str>)> = Vec::new();
@@ -149,6 +154,16 @@ impl AdminService {
             let summary = operators.summary(&id).await.map_err(|error| store_problem(&error))?;
             let record = summary.as_ref().map(view::summary);
             matches.push(json!({ "id": id.to_string(), "routes": routes, "record": record }));
+        }
+        // What the log and lists show of a record is looked up as well.
+        if matches.iter().all(|it| it["record"].is_null()) && operators::is_prefix(text("key")) {
+            let ids = operators.named(&text("key").to_ascii_lowercase()).await;
+            for id in ids.map_err(|error| store_problem(&error))? {
+                let summary =
+                    operators.summary(&id).await.map_err(|error| store_problem(&error))?;
+                let record = summary.as_ref().map(view::summary);
+                matches.push(json!({ "id": id.to_string(), "routes": [], "record": record }));
+            }
         }
         Ok(json!({ "matches": matches }))
     }
@@ -175,18 +190,13 @@ impl AdminService {
             OperatorAction::Answer => parse_answer(&body["answer"])?,
             OperatorAction::Forget => Decision::Forget,
         };
-        let result = operators.decide(&id, decision).await;
-        tracing::info!(
-            target: "idemptx::audit",
-            action = action.as_str(),
-            record = short_id(&id),
-            was = before.status.as_str(),
-            done = result.is_ok(),
-            by = caller.name,
-            from = %caller.address,
-            "an operator decided about a record"
-        );
-        result.map_err(|error| operator_problem(&error))?;
+        let author = Author {
+            by: caller.name.clone(),
+            from: caller.address.to_string(),
+            why: body["reason"].as_str().and_then(Author::reason),
+        };
+        let decided = operators.decide(&before, decision, &author).await;
+        decided.map_err(|error| operator_problem(&error))?;
         if let Some(event_log) = self.recorder.event_log() {
             event_log.record(&id, event_view::decided(action));
         }
@@ -244,12 +254,14 @@ fn parse_answer(given: &Value) -> Result<Decision, ApiProblem> {
         .filter(|status| (200..600).contains(&status.as_u16()))
         .ok_or_else(|| bad_request("`answer.status` is not a status from 200 to 599."))?;
     let mut headers = HeaderMap::new();
-    if let Some(kind) = given["content_type"].as_str().filter(|it| !it.is_empty()) {
+    let body = Bytes::from(given["body"].as_str().unwrap_or_default().to_owned());
+    // Without a body there is nothing whose type could be told.
+    let kind = given["content_type"].as_str().filter(|it| !it.is_empty() && !body.is_empty());
+    if let Some(kind) = kind {
         let kind = HeaderValue::from_str(kind);
         let kind = kind.map_err(|_| bad_request("`answer.content_type` is not a header value."))?;
         headers.insert(CONTENT_TYPE, kind);
     }
-    let body = Bytes::from(given["body"].as_str().unwrap_or_default().to_owned());
     Ok(Decision::Answer { status, headers, body })
 }
 

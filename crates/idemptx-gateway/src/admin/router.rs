@@ -179,6 +179,9 @@ impl AdminService {
                 upstream.availability().map(|(it, is_up)| (name.clone(), it.to_string(), is_up))
             })
             .collect();
+        let key_sets = table.key_sets().iter();
+        current_values.key_sets =
+            key_sets.map(|it| (it.config().url.clone(), it.count(), it.age())).collect();
         current_values.spans_dropped = self.recorder.traces().dropped();
         if let Some(near) = table.store.inner().near_cache() {
             (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());

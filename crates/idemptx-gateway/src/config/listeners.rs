@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::Network;
 use super::invalid_config::InvalidSetting;
 use super::values::yes;
 
@@ -25,6 +26,12 @@ pub struct Listener {
     /// The treatment of a client's `X-Forwarded-*` and `Forwarded`.
     #[serde(default)]
     pub forwarded: ForwardedRule,
+    /// The proxies that are believed in what they forward; empty leaves it to `forwarded`.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Network>,
+    /// Each connection begins with the header of the PROXY protocol, version 2.
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// Answers `/healthz` and `/readyz` here.
     #[serde(default)]
     pub probes: bool,
@@ -37,10 +44,24 @@ impl Listener {
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
         let forwarded = ForwardedRule::Replace;
-        Self { address, http1: true, http2: true, forwarded, probes: false, tls: None }
+        let trusted_proxies = Vec::new();
+        Self {
+            address,
+            http1: true,
+            http2: true,
+            forwarded,
+            trusted_proxies,
+            proxy_protocol: false,
+            probes: false,
+            tls: None,
+        }
     }
 
     pub(super) fn validate(&self, position: &str) -> Result<(), InvalidSetting> {
+        if self.proxy_protocol && self.trusted_proxies.is_empty() {
+            let text = "with `proxy_protocol` say in `trusted_proxies` whose word counts";
+            return Err(InvalidSetting::at(["listener", position, "proxy_protocol"], text));
+        }
         if self.http1 || self.http2 {
             return Ok(());
         }
@@ -70,11 +91,25 @@ pub struct ListenerTls {
     pub certificate: PathBuf,
     /// A PEM file with the private key.
     pub key: PathBuf,
+    /// Certificates for other names, chosen by the name that the client asks for.
+    #[serde(default)]
+    pub certificates: Vec<KeyPair>,
     /// A PEM file with the authorities of client certificates; without it none is requested.
     pub client_ca: Option<PathBuf>,
     /// Rejects clients without a certificate.
     #[serde(default = "yes")]
     pub client_required: bool,
+}
+
+/// A certificate and its private key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KeyPair {
+    /// A PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// A PEM file with the private key.
+    pub key: PathBuf,
 }
 
 /// The admin listener.

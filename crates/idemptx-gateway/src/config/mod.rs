@@ -10,13 +10,17 @@ mod environment;
 mod health_check;
 mod invalid_config;
 mod listeners;
+mod network;
 mod pattern;
 mod protection;
+mod remote_key_set;
 mod route;
+mod route_limits;
 mod storage;
 mod traces;
 mod upstream;
 mod values;
+mod warnings;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -31,14 +35,17 @@ pub(crate) use self::environment::expanded;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;
 use self::invalid_config::{InvalidSetting, SourceText};
-pub use self::listeners::{Admin, ForwardedRule, Listener, ListenerTls};
+pub use self::listeners::{Admin, ForwardedRule, KeyPair, Listener, ListenerTls};
+pub use self::network::Network;
 pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
+pub use self::remote_key_set::RemoteKeySet;
 pub use self::route::Route;
 use self::route::RouteTable;
+pub use self::route_limits::RouteLimits;
 pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
-pub use self::upstream::{HostRule, Origin, Upstream, UpstreamVersion};
+pub use self::upstream::{Balance, HostRule, Origin, Upstream, UpstreamVersion};
 use self::values::{head_bytes, millis, positive, positive_millis};
 
 /// The gateway's configuration.
@@ -61,6 +68,8 @@ pub struct Config {
     pub log: Log,
     /// The export of traces, if any.
     pub traces: Option<Traces>,
+    /// A line for each setting that is valid and will hardly do what it is meant to.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
@@ -114,6 +123,7 @@ impl Config {
             admin: None,
             log: Log::default(),
             traces: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -146,9 +156,18 @@ impl Config {
         }
         for (number, listener) in self.listeners.iter().enumerate() {
             listener.validate(&number.to_string())?;
+            let earlier = self.listeners.iter().take(number);
+            if listener.address.port() != 0
+                && earlier.clone().any(|it| it.address == listener.address)
+            {
+                let text = format!("another listener has the address {}", listener.address);
+                let position = number.to_string();
+                return Err(InvalidSetting::at(["listener", &position, "address"], text));
+            }
         }
         let mut names = HashSet::new();
         for (number, upstream) in self.upstreams.iter().enumerate() {
+            upstream.validate(&number.to_string())?;
             if !names.insert(&upstream.name) {
                 let text = format!("duplicate upstream `{}`", upstream.name);
                 return Err(InvalidSetting::at(["upstream", &number.to_string(), "name"], text));
@@ -176,8 +195,7 @@ struct Document {
     listener: Vec<Listener>,
     upstream: Vec<Upstream>,
     route: Vec<RouteTable>,
-    #[serde(default)]
-    store: Store,
+    store: Option<Store>,
     #[serde(default)]
     limits: Limits,
     admin: Option<Admin>,
@@ -189,19 +207,22 @@ struct Document {
 impl Document {
     fn into_config(self) -> Result<Config, InvalidSetting> {
         let routes = self.route.into_iter().enumerate();
-        let config = Config {
+        let has_store = self.store.is_some();
+        let mut config = Config {
             listeners: self.listener,
             upstreams: self.upstream,
             routes: routes
                 .map(|(number, table)| table.into_route(&number.to_string()))
                 .collect::<Result<_, _>>()?,
-            store: self.store,
+            store: self.store.unwrap_or_default(),
             limits: self.limits,
             admin: self.admin,
             log: self.log,
             traces: self.traces,
+            warnings: Vec::new(),
         };
         config.validate()?;
+        config.warnings = warnings::warnings(&config, has_store);
         Ok(config)
     }
 }
@@ -299,6 +320,20 @@ pub struct Log {
     pub format: LogFormat,
     /// Logs every request at the level `info` instead of `debug`.
     pub access: bool,
+    /// The format of these lines.
+    pub access_format: AccessFormat,
+}
+
+/// The format of the lines of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AccessFormat {
+    /// That of all other lines.
+    #[default]
+    Fields,
+    /// The common log format of web servers, with further fields after it.
+    Common,
 }
 
 /// The minimum level of log lines.

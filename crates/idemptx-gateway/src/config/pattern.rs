@@ -53,6 +53,20 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), segments, open })
     }
 
+    /// Returns whether every path that the other pattern matches is matched by this one.
+    #[must_use]
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let all = self.segments.iter().enumerate().all(|(position, segment)| {
+            match (segment, other.segments.get(position)) {
+                (Segment::Any, Some(Segment::Exactly(exact))) => !exact.is_empty(),
+                (Segment::Any, Some(Segment::Any)) => true,
+                (own @ Segment::Exactly(_), Some(of)) => own == of,
+                (_, None) => false,
+            }
+        });
+        all && (self.open || !other.open && self.segments.len() == other.segments.len())
+    }
+
     /// Returns whether a path matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {

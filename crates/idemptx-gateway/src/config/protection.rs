@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::{Spanned, Value};
 
+use super::RemoteKeySet;
+
 /// The settings that make a route's requests safe to retry.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -104,6 +106,8 @@ pub enum JwtKey {
     Pem(PathBuf),
     /// A set of public keys (RFC 7517), as JSON.
     Set(PathBuf),
+    /// Such a set, at a URL.
+    Remote(RemoteKeySet),
 }
 
 impl fmt::Debug for JwtKey {
@@ -113,6 +117,7 @@ impl fmt::Debug for JwtKey {
             Self::Secret(_) => f.write_str("Secret"),
             Self::Pem(path) => f.debug_tuple("Pem").field(path).finish(),
             Self::Set(path) => f.debug_tuple("Set").field(path).finish(),
+            Self::Remote(set) => f.debug_tuple("Remote").field(&set.url).finish(),
         }
     }
 }
@@ -239,11 +244,25 @@ fn scope_source(value: &Value) -> Result<ScopeSource, String> {
     }
     let table: JwtTable =
         value.clone().try_into().map_err(|it: toml::de::Error| it.message().to_owned())?;
-    let key = match (table.secret, table.key, table.jwks) {
-        (Some(secret), None, None) => JwtKey::Secret(secret),
-        (None, Some(path), None) => JwtKey::Pem(path),
-        (None, None, Some(path)) => JwtKey::Set(path),
-        _ => return Err("give one of `secret`, `key` and `jwks`".to_owned()),
+    let is_remote = table.jwks_url.is_some();
+    if !is_remote && (table.jwks_ca.is_some() || table.jwks_refresh_ms.is_some()) {
+        return Err("`jwks_ca` and `jwks_refresh_ms` go with `jwks_url`".to_owned());
+    }
+    let key = match (table.secret, table.key, table.jwks, table.jwks_url) {
+        (Some(secret), None, None, None) if secret.len() < SECRET_BYTES_MIN => {
+            return Err(format!(
+                "`secret`: {} bytes can be guessed; give {SECRET_BYTES_MIN} at least, and 32 for HS256 \
+                 (RFC 7518 §3.2)",
+                secret.len()
+            ));
+        }
+        (Some(secret), None, None, None) => JwtKey::Secret(secret),
+        (None, Some(path), None, None) => JwtKey::Pem(path),
+        (None, None, Some(path), None) => JwtKey::Set(path),
+        (None, None, None, Some(url)) => {
+            JwtKey::Remote(RemoteKeySet::parse(url, table.jwks_ca, table.jwks_refresh_ms)?)
+        }
+        _ => return Err("give one of `secret`, `key`, `jwks` and `jwks_url`".to_owned()),
     };
     let header = match table.header {
         None => AUTHORIZATION,
@@ -265,6 +284,9 @@ struct JwtTable {
     secret: Option<String>,
     key: Option<PathBuf>,
     jwks: Option<PathBuf>,
+    jwks_url: Option<String>,
+    jwks_ca: Option<PathBuf>,
+    jwks_refresh_ms: Option<u64>,
     #[serde(default)]
     algorithms: Vec<Algorithm>,
     #[serde(default)]
@@ -290,6 +312,8 @@ fn json(value: &Value) -> Result<serde_json::Value, String> {
     })
 }
 
+/// A shorter key of HMAC-SHA-256 is weaker than the signature.
+const SECRET_BYTES_MIN: usize = 16;
 const DERIVE: &str = "upstream";
 const NO_PANIC: &str = "`on_panic`: a gateway runs no handler; use the route's `on_ambiguous`, \
      the state of an operation whose response was lost";

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use super::invalid_config::InvalidSetting;
 use super::protection::{InvalidPolicy, PolicyOverlay};
 use super::values::methods;
-use super::{Cors, Forwarded, OnAmbiguous, Pattern, Protection};
+use super::{Cors, Forwarded, OnAmbiguous, Pattern, Protection, RouteLimits};
 
 /// The requests that go to an upstream, and their protection.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub struct Route {
     pub report_ignored: bool,
     /// The origins whose scripts may read refusals and replays; `None` leaves CORS to the upstream.
     pub cors: Option<Cors>,
+    /// The limits that differ from those of other routes.
+    pub limits: RouteLimits,
 }
 
 impl Route {
@@ -44,6 +46,7 @@ impl Route {
             protection,
             report_ignored: false,
             cors: None,
+            limits: RouteLimits::default(),
         }
     }
 
@@ -70,6 +73,8 @@ pub(super) struct RouteTable {
     #[serde(default)]
     report_ignored: bool,
     cors: Option<Cors>,
+    #[serde(default)]
+    limits: RouteLimits,
     #[serde(default, deserialize_with = "profile")]
     profile: Option<Profile>,
     policy: Option<PolicyOverlay>,
@@ -94,6 +99,7 @@ impl RouteTable {
             upstream: self.upstream,
             report_ignored: self.report_ignored,
             cors: self.cors,
+            limits: self.limits,
         })
     }
 

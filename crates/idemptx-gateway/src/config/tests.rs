@@ -176,8 +176,11 @@ fn scopes_come_from_certificates_and_tokens() {
     assert_eq!(jwt.key, JwtKey::Secret("0123456789abcdef".to_owned()));
     for (text, says) in [
         ("{ mtls = \"issuer\" }", "write `{ mtls = \"subject\" }`"),
-        ("{ jwt = \"sub\" }", "give one of `secret`, `key` and `jwks`"),
-        ("{ jwt = \"sub\", key = \"a\", jwks = \"b\" }", "give one of `secret`, `key` and `jwks`"),
+        ("{ jwt = \"sub\" }", "give one of `secret`, `key`, `jwks` and `jwks_url`"),
+        (
+            "{ jwt = \"sub\", key = \"a\", jwks = \"b\" }",
+            "give one of `secret`, `key`, `jwks` and `jwks_url`",
+        ),
         ("{ jwt = \"sub\", kee = \"a\" }", "unknown field `kee`"),
     ] {
         let said = scope(text).unwrap_err();

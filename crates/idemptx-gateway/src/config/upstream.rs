@@ -7,6 +7,7 @@ use http::uri::Authority;
 use serde::{Deserialize, Deserializer};
 
 use super::HealthCheck;
+use super::invalid_config::InvalidSetting;
 use super::values::{head_bytes, millis, origins, positive, positive_millis, seconds};
 
 /// A service that requests are forwarded to.
@@ -19,6 +20,12 @@ pub struct Upstream {
     /// The service's addresses; requests are spread over them.
     #[serde(rename = "urls", deserialize_with = "origins")]
     pub origins: Vec<Origin>,
+    /// The share of requests of each address, in the order of the addresses; empty for equal ones.
+    #[serde(default)]
+    pub weights: Vec<u32>,
+    /// The choice of the address.
+    #[serde(default)]
+    pub balance: Balance,
     /// The version of HTTP.
     #[serde(rename = "http2", default, deserialize_with = "version")]
     pub version: UpstreamVersion,
@@ -27,6 +34,10 @@ pub struct Upstream {
     pub host: HostRule,
     /// A PEM file of certificate authorities, instead of the public ones.
     pub ca: Option<PathBuf>,
+    /// The certificate by which the service knows the gateway, a PEM file with its chain.
+    pub client_certificate: Option<PathBuf>,
+    /// A PEM file with its private key.
+    pub client_key: Option<PathBuf>,
     /// The time limit of connecting, a TLS handshake included.
     #[serde(rename = "connect_timeout_ms", deserialize_with = "positive_millis")]
     #[serde(default = "seconds::<2>")]
@@ -67,9 +78,13 @@ impl Upstream {
         Self {
             name: name.into(),
             origins,
+            weights: Vec::new(),
+            balance: Balance::RoundRobin,
             version: UpstreamVersion::Http1,
             host: HostRule::Preserve,
             ca: None,
+            client_certificate: None,
+            client_key: None,
             connect_timeout: seconds::<2>(),
             response_timeout: seconds::<60>(),
             pause_timeout: seconds::<60>(),
@@ -81,7 +96,38 @@ impl Upstream {
             health: None,
         }
     }
+
+    pub(super) fn validate(&self, position: &str) -> Result<(), InvalidSetting> {
+        let wrong =
+            |name, text: String| Err(InvalidSetting::at(["upstream", position, name], text));
+        if !self.weights.is_empty() && self.weights.len() != self.origins.len() {
+            let text = format!("give {} weights, one for each URL", self.origins.len());
+            return wrong("weights", text);
+        }
+        if self.weights.iter().any(|weight| !(1..=WEIGHT_MAX).contains(weight)) {
+            return wrong("weights", format!("a weight is a number from 1 to {WEIGHT_MAX}"));
+        }
+        match (&self.client_certificate, &self.client_key) {
+            (Some(_), None) => wrong("client_certificate", "`client_key` is missing".to_owned()),
+            (None, Some(_)) => wrong("client_key", "`client_certificate` is missing".to_owned()),
+            _ => Ok(()),
+        }
+    }
 }
+
+/// The choice of the address that a request is sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight for its weight.
+    LeastRequests,
+}
+
+const WEIGHT_MAX: u32 = 100;
 
 const fn connections_max() -> usize {
     1024

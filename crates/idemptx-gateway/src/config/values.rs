@@ -43,6 +43,13 @@ pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Durat
     }
 }
 
+/// A time limit; zero means none.
+pub(super) fn optional_millis<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    millis(deserializer).map(Some)
+}
+
 pub(super) fn positive_millis<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {

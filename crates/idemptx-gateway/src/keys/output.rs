@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use idemptx::operator::{Page, PurgeReport};
+use idemptx::operator::{Page, PurgeReport, RecordSummary};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ impl OutputWriter {
         } else {
             writeln!(
                 self.out,
-                "{:8}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}  ID",
+                "{:8}  {:16}  {:>7}  {:>9}  {:>9}  {:>10}  REQUEST",
                 "RECORD", "STATE", "ATTEMPT", "AGE", "LEASE", "EXPIRES IN"
             )?;
         }
@@ -48,7 +48,7 @@ impl OutputWriter {
                 span(summary.age),
                 lease,
                 span(summary.expires_in),
-                summary.id
+                request(summary),
             )?;
         }
         for id in &page.unreadable {
@@ -58,6 +58,19 @@ impl OutputWriter {
             Some(next) => writeln!(self.out, "there is more: --after {next}"),
             None => Ok(()),
         }
+    }
+
+    /// Prints records, each as a line of JSON.
+    pub(super) fn export(&mut self, page: &Page) -> io::Result<()> {
+        for summary in &page.entries {
+            writeln!(self.out, "{}", view::summary(summary))?;
+        }
+        for id in &page.unreadable {
+            let record = short_id(id);
+            let line = json!({ "id": id.to_string(), "record": record, "state": "unreadable" });
+            writeln!(self.out, "{line}")?;
+        }
+        Ok(())
     }
 
     /// Prints a record; its response's headers and body only on request.
@@ -75,7 +88,17 @@ impl OutputWriter {
             }
             return self.document(&document);
         }
-        writeln!(self.out, "record        {}", summary.id)?;
+        writeln!(self.out, "record        {}", short_id(&summary.id))?;
+        writeln!(self.out, "id            {}", summary.id)?;
+        if let Some(description) = summary.description() {
+            writeln!(self.out, "request       {}", plain(&description.to_string()))?;
+            for (name, part) in [("route", &description.route), ("upstream", &description.service)]
+            {
+                if !part.is_empty() {
+                    writeln!(self.out, "{name:12}  {}", plain(part))?;
+                }
+            }
+        }
         writeln!(self.out, "state         {}", summary.status)?;
         writeln!(self.out, "attempt       {}", summary.claim.attempt)?;
         writeln!(self.out, "claimed       {} ago", span(summary.age))?;
@@ -148,6 +171,17 @@ impl OutputWriter {
     fn document(&mut self, value: &Value) -> io::Result<()> {
         writeln!(self.out, "{value:#}")
     }
+}
+
+/// Returns the request of a record, as far as it is known.
+fn request(summary: &RecordSummary) -> String {
+    let description = summary.description();
+    description.map_or_else(|| "-".to_owned(), |it| plain(&it.to_string()))
+}
+
+/// Escapes what could move a terminal's cursor: a client has chosen it.
+fn plain(text: &str) -> String {
+    text.escape_debug().to_string()
 }
 
 /// Formats a duration in its largest unit.

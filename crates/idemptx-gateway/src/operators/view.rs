@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use idemptx::operator::{Cursor, Page, RecordSummary, RecordView};
+use idemptx_core::description::Description;
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
+
+use crate::observation::short_id;
 
 /// A page of a listing.
 pub(crate) fn page(page: &Page) -> Value {
@@ -17,8 +20,17 @@ pub(crate) fn page(page: &Page) -> Value {
 
 /// A record without its response.
 pub(crate) fn summary(summary: &RecordSummary) -> Value {
+    let description = summary.description();
+    let part = |part: fn(&Description) -> &String| {
+        description.as_ref().map(part).filter(|it| !it.is_empty())
+    };
     json!({
         "id": summary.id.to_string(),
+        "record": short_id(&summary.id),
+        "route": part(|it| &it.route),
+        "method": part(|it| &it.method),
+        "path": part(|it| &it.path),
+        "upstream": part(|it| &it.service),
         "state": summary.status.as_str(),
         "attempt": summary.claim.attempt,
         "fence": summary.claim.fence,

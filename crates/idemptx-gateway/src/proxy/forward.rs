@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +23,7 @@ use tower_service::Service;
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
 use super::routing_table::ActiveRoute;
-use crate::config::{Forwarded, ForwardedRule, OnAmbiguous, UpstreamVersion};
+use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
 use crate::connection_limit::RequestConnection;
 use crate::request_body::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use crate::traces::TraceContext;
@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     forwarded: String,
     tls: bool,
     rule: ForwardedRule,
+    /// The proxies whose word counts, of which this peer is one; empty if it is none.
+    trusted: Arc<[Network]>,
     /// The client, as its certificate names it.
     pub(crate) certificate: Option<Scope>,
     pub(super) connection: RequestConnection,
@@ -48,10 +50,18 @@ impl Peer {
     pub(crate) fn new(
         address: IpAddr,
         tls: bool,
-        rule: ForwardedRule,
+        listener: &Listener,
         certificate: Option<Scope>,
         connection: RequestConnection,
     ) -> Self {
+        let proxies = &listener.trusted_proxies;
+        let is_trusted = proxies.iter().any(|network| network.contains(address));
+        let rule = match (proxies.is_empty(), is_trusted) {
+            (true, _) => listener.forwarded,
+            (false, true) => ForwardedRule::Append,
+            (false, false) => ForwardedRule::Replace,
+        };
+        let trusted = if is_trusted { proxies.as_slice().into() } else { Arc::default() };
         let text = address.to_string();
         let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("_"));
         let scheme = scheme(tls);
@@ -59,11 +69,32 @@ impl Peer {
             IpAddr::V4(address) => format!("for={address};proto={scheme}"),
             IpAddr::V6(address) => format!("for=\"[{address}]\";proto={scheme}"),
         };
-        Self { address, forwarded_for, forwarded, tls, rule, certificate, connection }
+        Self { address, forwarded_for, forwarded, tls, rule, trusted, certificate, connection }
     }
 
     pub(crate) const fn scheme(&self) -> &'static str {
         scheme(self.tls)
+    }
+
+    /// Returns the address of the client, as far as trusted proxies forward it.
+    ///
+    /// # Security
+    ///
+    /// From the last hop back, what the last trusted proxy says counts: anything before that may
+    /// have been sent by the client.
+    pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
+        if self.trusted.is_empty() {
+            return self.address;
+        }
+        let mut client = self.address;
+        for hop in forwarded_hops(headers).into_iter().rev() {
+            let Some(address) = hop_address(&hop) else { break };
+            client = address;
+            if !self.trusted.iter().any(|network| network.contains(address)) {
+                break;
+            }
+        }
+        client
     }
 }
 
@@ -179,6 +210,31 @@ fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut 
     }
 }
 
+/// Returns the hops that a request has come over, the nearest last: those of `X-Forwarded-For`, or
+/// else of `Forwarded` (RFC 7239 §5.2).
+fn forwarded_hops(headers: &HeaderMap) -> Vec<String> {
+    let elements = |name: &HeaderName| -> Vec<String> {
+        let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+        lines.flat_map(|line| line.split(',')).map(|it| it.trim().to_owned()).collect()
+    };
+    if headers.contains_key(FORWARDED_FOR) {
+        return elements(&FORWARDED_FOR);
+    }
+    let hop = |element: String| {
+        let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let node = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"));
+        // An element without `for` is a hop all the same.
+        node.map(|(_, node)| node.trim_matches('"').to_owned()).unwrap_or_default()
+    };
+    elements(&FORWARDED).into_iter().map(hop).collect()
+}
+
+/// Parses an address with or without brackets and port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.trim_start_matches('[').split(']').next()?;
+    bare.parse().ok().or_else(|| hop.parse().ok().map(|it: SocketAddr| it.ip()))
+}
+
 /// Returns a list field's value, ready to be appended to.
 fn list(headers: &HeaderMap, name: &HeaderName) -> String {
     let mut text = String::with_capacity(96);
@@ -243,12 +299,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    tracing::warn!(
-        route = route.config.name,
-        upstream = route.upstream.config.name,
-        "no response: {}",
-        describe(lost)
-    );
+    route.log_lost(&describe(lost));
     fault_response(route, fault)
 }
 

@@ -235,7 +235,7 @@ pub(super) const FENCE: HeaderName = HeaderName::from_static("idempotency-fence"
 pub(super) const DERIVED: HeaderName = HeaderName::from_static("idempotency-derived");
 /// The fields that a script needs to act on an answer.
 const EXPOSED: &str = "Idempotency-Key, Idempotency-Status, Idempotency-Stored, Idempotent-Replayed, Link, \
-     Location, Retry-After, X-Should-Retry";
+     Location, Retry-After, X-Request-Id, X-Should-Retry";
 /// The beginning of the names of CORS fields.
 const CORS: &str = "access-control-";
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");

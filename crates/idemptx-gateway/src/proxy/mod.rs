@@ -14,6 +14,7 @@ mod downstream_body;
 mod fault;
 mod forward;
 mod headers;
+mod request_id;
 mod routing_table;
 mod target;
 mod tunnel;
@@ -21,6 +22,7 @@ mod upgrade;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
@@ -35,8 +37,10 @@ use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
+use self::request_id::REQUEST_ID;
 pub(crate) use self::routing_table::{ActiveRoute, LoggedFindings, RoutingTable};
-use crate::observation::CompletedRequest;
+use crate::observation::{CompletedRequest, outcome_labels, short_id};
+use crate::recorder::AccessLine;
 use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
 use crate::upstream::UpstreamBody;
 
@@ -48,29 +52,32 @@ pub(crate) async fn answer(
 ) -> Response<DownstreamBody> {
     let version = request.version();
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
-    let client = peer.address;
-    let span =
-        table.store.recorder().traces().start_request(&mut request, peer.scheme(), peer.address);
+    let client = peer.client(request.headers());
+    let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
     let origin = request.headers().get(ORIGIN).cloned();
-    let request = ClientBody::of(request, BodyLimits::of(&table.limits));
+    let request_id = request_id::take_or_make(request.headers_mut());
+    let log = table.store.recorder().log();
+    let received = AccessLine::is_wanted(log).then(Arc::<AtomicU64>::default);
+    let mut request = ClientBody::of(request, BodyLimits::of(&table.limits));
+    if let Some(received) = &received {
+        request.body_mut().count_in(Arc::clone(received));
+    }
     let (route, mut response) = match admit(&table, request) {
         Ok((route, request)) => {
             span.routed(&route.config.path, &route.name);
             let response = span.instrument(route_request(&route, peer, request)).await;
             (Some(route), response)
         }
-        Err(fault) => (None, fault.into_response().map(DownstreamBody::Plain)),
+        Err(fault) => (None, fault.into_response().map(DownstreamBody::plain)),
     };
-    if let (Some(route), Some(origin)) = (&route, &origin)
-        && is_own(&response)
-    {
-        headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
+    if is_own(&response) {
+        response.headers_mut().insert(REQUEST_ID, request_id.clone());
+        if let (Some(route), Some(origin)) = (&route, &origin) {
+            headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
+        }
     }
     let ended = CompletedRequest {
-        method: &method,
-        path: uri.path(),
         route: route.as_ref().map(|route| &route.name),
-        client,
         upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
         status: response.status().as_u16(),
         own: response.extensions().get().map(|OwnAnswer(code)| *code),
@@ -79,7 +86,35 @@ pub(crate) async fn answer(
         began,
     };
     table.store.recorder().request_completed(&ended);
+    let line = received.map(|received| {
+        let (outcome, reason) = outcome_labels(ended.outcome);
+        AccessLine {
+            log,
+            method,
+            path: uri.path().to_owned(),
+            version,
+            client,
+            request_id,
+            route: ended.route.cloned(),
+            upstream: ended.upstream.map(str::to_owned),
+            status: ended.status,
+            code: ended.own,
+            outcome,
+            reason,
+            attempt: ended.attempt(),
+            record: ended.record.map(short_id),
+            answered: response.extensions().get().cloned(),
+            began,
+            head: began.elapsed(),
+            received,
+            sent: 0,
+            is_complete: false,
+        }
+    });
     span.end(&ended);
+    if let Some(line) = line {
+        response = response.map(|body| body.logged_as(line));
+    }
     // hyper writes the client's version, whatever the upstream spoke.
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -105,7 +140,7 @@ pub(crate) fn probe(
     let asks = [Method::GET, Method::HEAD].contains(request.method());
     let path = request.uri().path();
     let (status, text) = table.store.recorder().readiness().probe(path).filter(|_| asks)?;
-    let mut response = Response::new(DownstreamBody::Plain(UpstreamBody::from_bytes(text.into())));
+    let mut response = Response::new(DownstreamBody::plain(UpstreamBody::from_bytes(text.into())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
@@ -129,13 +164,15 @@ fn admit(
     {
         return Err(ProxyError::Expectation);
     }
-    let declared =
-        request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes: u64| bytes > table.limits.body_bytes_max) {
-        return Err(ProxyError::BodyTooLarge);
-    }
     let route =
         table.route(&host, request.method(), request.uri().path()).ok_or(ProxyError::NoRoute)?;
+    let limits = BodyLimits::on_route(&table.limits, &route.config.limits);
+    let declared =
+        request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes| !limits.admits(bytes)) {
+        return Err(ProxyError::BodyTooLarge);
+    }
+    request.body_mut().limit(limits);
     headers::strip_request(&mut request, route)?;
     Ok((Arc::clone(route), request))
 }
@@ -156,7 +193,7 @@ async fn route_request(
         if keyed {
             headers::mark_ignored(response.headers_mut());
         }
-        return response.map(DownstreamBody::Plain);
+        return response.map(DownstreamBody::plain);
     };
     if let Some(scope) = &peer.certificate {
         request.extensions_mut().insert(scope.clone());
@@ -172,13 +209,13 @@ async fn route_request(
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
-        return lost.map(DownstreamBody::Plain);
+        return lost.map(DownstreamBody::plain);
     }
     let ignored = outcome == Some(Outcome::Bypassed(Bypass::Method { keyed: true }));
     if ignored && route.config.report_ignored {
         headers::mark_ignored(response.headers_mut());
     }
-    response.map(DownstreamBody::Layered)
+    response.map(DownstreamBody::layered)
 }
 
 /// Returns whether messages share a stream of bytes in this version.

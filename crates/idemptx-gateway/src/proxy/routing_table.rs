@@ -11,13 +11,14 @@ use idemptx::{Engine, Scope, Spool};
 use tokio::time::{sleep, timeout};
 
 use super::{headers, target};
-use crate::config::{self, Config, Limits, Protection, ScopeSource};
+use crate::config::{self, Config, JwtKey, Limits, Protection, ScopeSource};
 use crate::error::StartError;
+use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::request_body::UpstreamRequestBody;
-use crate::tls::Acceptor;
-use crate::token::TokenVerifier;
+use crate::tls::{Acceptor, TlsError};
+use crate::token::{RemoteKeys, TokenVerifier};
 use crate::upstream::{SendError, UpstreamBody, UpstreamPool};
 
 /// Everything that serves requests; a reload replaces it as a whole.
@@ -29,6 +30,8 @@ pub(crate) struct RoutingTable {
     pub(crate) tls: Vec<Option<Acceptor>>,
     spool: Spool,
     upstreams: HashMap<String, Arc<UpstreamPool>>,
+    /// The keys for tokens that are at URLs.
+    key_sets: Vec<Arc<RemoteKeys>>,
 }
 
 /// A route with the engine and upstream that serve it.
@@ -41,6 +44,8 @@ pub(crate) struct ActiveRoute {
     upstream_name: Arc<str>,
     key_headers: Vec<HeaderName>,
     recorder: Arc<Recorder>,
+    /// The limit of lines about lost responses.
+    losses: LogRate,
 }
 
 impl RoutingTable {
@@ -63,7 +68,8 @@ impl RoutingTable {
         for config in &config.upstreams {
             // An upstream with its own authorities is rebuilt: their file may have changed.
             let same = previous.and_then(|it| it.upstreams.get(&config.name));
-            let same = same.filter(|it| it.config == *config && config.ca.is_none());
+            let reads_files = config.ca.is_some() || config.client_certificate.is_some();
+            let same = same.filter(|it| it.config == *config && !reads_files);
             let upstream = match same {
                 Some(same) => Arc::clone(same),
                 None => Arc::new(UpstreamPool::new(config.clone()).map_err(StartError::Tls)?),
@@ -73,14 +79,15 @@ impl RoutingTable {
         let acceptor = |listener| Acceptor::new(listener, config.limits.handshake);
         let tls = config.listeners.iter().map(acceptor).collect::<Result<_, _>>();
         let mut routes = Vec::new();
+        let key_sets = key_sets(config, previous).map_err(StartError::Tls)?;
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same = previous.and_then(|it| {
-                        it.reusable_engine(&route.upstream, protection, &config.limits)
-                    });
+                    let same = previous
+                        .and_then(|it| it.reusable_engine(route, protection, &config.limits));
                     let build = || {
-                        build_engine(&route.upstream, protection, &store, &spool, &config.limits)
+                        let limits = &config.limits;
+                        build_engine(route, protection, &store, &spool, limits, &key_sets)
                     };
                     same.map_or_else(build, Ok)
                 });
@@ -90,7 +97,7 @@ impl RoutingTable {
             }
         }
         let tls = tls.map_err(StartError::Tls)?;
-        Ok(Self { limits: config.limits.clone(), routes, store, tls, spool, upstreams })
+        Ok(Self { limits: config.limits.clone(), routes, store, tls, spool, upstreams, key_sets })
     }
 
     /// Waits until every handler has ended; `true` if all have.
@@ -137,7 +144,7 @@ impl RoutingTable {
     /// Returns an engine with the same settings, which knows the running requests.
     fn reusable_engine(
         &self,
-        upstream: &str,
+        wanted: &config::Route,
         protection: &Protection,
         limits: &Limits,
     ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
@@ -149,9 +156,26 @@ impl RoutingTable {
         let mut routes = self.routes.iter().filter(|_| same);
         let route = routes.find(|route| {
             let config = &route.config;
-            config.upstream == upstream && config.protection.as_ref() == Some(protection)
+            config.upstream == wanted.upstream
+                && config.name == wanted.name
+                && config.protection.as_ref() == Some(protection)
         })?;
         route.engine.clone()
+    }
+
+    /// Starts to read the keys for tokens, and waits a moment for the first ones.
+    pub(crate) async fn start_key_sets(&self) {
+        self.key_sets.iter().for_each(|keys| keys.start());
+        let all = async {
+            for keys in &self.key_sets {
+                keys.tried().await;
+            }
+        };
+        let _ = timeout(START_CHECK_MAX, all).await;
+    }
+
+    pub(crate) fn key_sets(&self) -> &[Arc<RemoteKeys>] {
+        &self.key_sets
     }
 
     /// Starts the health checks of all upstreams.
@@ -206,7 +230,8 @@ impl ActiveRoute {
         if let Some(metrics) = recorder.metrics() {
             metrics.announce(&name, &upstream_name);
         }
-        Self { config, name, upstream, upstream_name, engine, key_headers, recorder }
+        let losses = LogRate::default();
+        Self { config, name, upstream, upstream_name, engine, key_headers, recorder, losses }
     }
 
     /// Sends a request to the upstream, as [`UpstreamPool::send`], and records the result.
@@ -215,7 +240,7 @@ impl ActiveRoute {
         request: Request<UpstreamRequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
-        let answer = self.upstream.send(request).await;
+        let answer = self.upstream.send(request, &self.config.limits).await;
         let logged = match &answer {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),
@@ -226,12 +251,16 @@ impl ActiveRoute {
 
     /// Records a response that broke off after its head, which was recorded before.
     pub(super) fn note_broken_off(&self, took: Duration) {
-        tracing::warn!(
-            route = self.config.name,
-            upstream = self.upstream.config.name,
-            "no response: its body broke off"
-        );
+        self.log_lost("its body broke off");
         self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
+    }
+
+    /// Logs a request without a response; an outage must not become a flood of lines.
+    pub(super) fn log_lost(&self, reason: &str) {
+        if let Some(suppressed) = self.losses.admit() {
+            let (route, upstream) = (&*self.name, &*self.upstream_name);
+            tracing::warn!(route, upstream, "no response: {reason}{suppressed}");
+        }
     }
 
     fn matches(&self, host: &str, method: &Method, path: &str) -> bool {
@@ -288,6 +317,28 @@ async fn check_until_available(
     }
 }
 
+/// Returns the sets of keys of a configuration; those of the previous table keep their keys.
+fn key_sets(
+    config: &Config,
+    previous: Option<&RoutingTable>,
+) -> Result<Vec<Arc<RemoteKeys>>, TlsError> {
+    let mut sets: Vec<Arc<RemoteKeys>> = Vec::new();
+    let protections = config.routes.iter().filter_map(|route| route.protection.as_ref());
+    for protection in protections {
+        let ScopeSource::Token(jwt) = &protection.scope else { continue };
+        let JwtKey::Remote(wanted) = &jwt.key else { continue };
+        if sets.iter().any(|set| set.config() == wanted) {
+            continue;
+        }
+        let same = previous.and_then(|it| it.key_sets.iter().find(|it| it.config() == wanted));
+        sets.push(match same {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(RemoteKeys::new(wanted)?),
+        });
+    }
+    Ok(sets)
+}
+
 fn spool(limits: &Limits) -> Spool {
     Spool::new(limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir))
         .bytes_max(limits.spool_bytes_max)
@@ -296,22 +347,26 @@ fn spool(limits: &Limits) -> Spool {
 
 /// Builds an engine, in the namespace of the upstream: a key at another upstream is another one.
 fn build_engine(
-    upstream: &str,
+    route: &config::Route,
     protection: &Protection,
     store: &Arc<RecordedStore<AnyStore>>,
     spool: &Spool,
     limits: &Limits,
+    key_sets: &[Arc<RemoteKeys>],
 ) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
     let builder = Engine::builder(Arc::clone(store))
         .policy(protection.policy.clone())
-        .namespace(upstream)
+        .namespace(&route.upstream)
+        .route(&route.name)
         .spool(spool.clone())
         .executions_max(limits.executions_max);
     let builder = match &protection.scope {
         ScopeSource::Policy => builder,
         ScopeSource::Certificate => builder.scope(|parts| parts.extensions.get::<Scope>().cloned()),
         ScopeSource::Token(jwt) => {
-            let tokens = TokenVerifier::new(jwt).map_err(StartError::Token)?;
+            let remote = key_sets.iter().find(|it| jwt.key == JwtKey::Remote(it.config().clone()));
+            let tokens =
+                TokenVerifier::new(jwt, remote.map(Arc::clone)).map_err(StartError::Token)?;
             let names = protection.policy.header_names.clone();
             // Without a key there is no need to verify a signature.
             builder.scope(move |parts| {

@@ -59,19 +59,20 @@ pub(super) async fn answer(
     let request = request.map(|_| UpstreamRequestBody::empty());
     let mut response = match route.send(request).await {
         Ok(response) => response,
-        Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::Plain),
+        Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::plain),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(DownstreamBody::Plain);
+        return response.map(DownstreamBody::plain);
     }
     let upstream = hyper::upgrade::on(&mut response);
     // The tunnel goes on counting as a connection of its client, and a drain waits for it.
-    let (connection, idle_max) = (peer.connection.hold(), route.upstream.config.pause_timeout);
+    let connection = peer.connection.hold();
+    let idle_max = route.config.limits.pause_timeout(&route.upstream.config);
     tokio::spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
             tunnel::join(TokioIo::new(client), TokioIo::new(upstream), idle_max).await;
         }
         drop(connection);
     });
-    response.map(DownstreamBody::Plain)
+    response.map(DownstreamBody::plain)
 }

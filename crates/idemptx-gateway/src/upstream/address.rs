@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::tls::Connector;
 /// An address with its idle connections and its health.
 pub(crate) struct Address {
     pub(super) origin: Origin,
+    /// The origin as text.
+    pub(super) label: Arc<str>,
     /// The origin's host and port, as a field value.
     authority: Option<HeaderValue>,
     host: HostRule,
@@ -43,6 +45,7 @@ pub(crate) struct Address {
     down_until: Mutex<Option<Instant>>,
     /// Set by health checks.
     unhealthy: AtomicBool,
+    in_flight: Arc<AtomicU64>,
 }
 
 struct IdleConnection {
@@ -51,9 +54,23 @@ struct IdleConnection {
 }
 
 /// A connection that can take a request.
-pub(crate) enum PooledConnection {
+pub(crate) struct PooledConnection {
+    protocol: Protocol,
+    _in_flight: InFlight,
+}
+
+enum Protocol {
     Http1 { sender: http1::SendRequest<UpstreamRequestBody>, address: Arc<Address> },
     Http2 { shared: SharedConnection, _stream: OpenStream },
+}
+
+/// Counts a request until the end of its response.
+struct InFlight(Arc<AtomicU64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// An HTTP/2 connection, shared by concurrent requests.
@@ -81,6 +98,7 @@ impl Address {
         Self {
             tls: tls.filter(|_| origin.tls),
             authority: HeaderValue::from_str(origin.authority.as_str()).ok(),
+            label: origin.to_string().into(),
             origin,
             host: config.host,
             head_limits: HeadLimits { bytes: config.head_bytes_max, lines: config.head_lines_max },
@@ -95,6 +113,7 @@ impl Address {
             freed: Notify::new(),
             down_until: Mutex::default(),
             unhealthy: AtomicBool::new(false),
+            in_flight: Arc::default(),
         }
     }
 
@@ -173,6 +192,18 @@ impl Address {
 
     /// Returns an idle connection, or opens one.
     pub(super) async fn connection(self: &Arc<Self>) -> io::Result<PooledConnection> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let in_flight = InFlight(Arc::clone(&self.in_flight));
+        let protocol = self.protocol().await?;
+        Ok(PooledConnection { protocol, _in_flight: in_flight })
+    }
+
+    /// Returns the number of requests that have no complete response yet.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    async fn protocol(self: &Arc<Self>) -> io::Result<Protocol> {
         match self.version {
             UpstreamVersion::Http1 => self.http1().await,
             UpstreamVersion::Http2 => {
@@ -180,20 +211,20 @@ impl Address {
                 let shared = self.http2(deadline).await?;
                 let stream = timeout_at(deadline, shared.streams.open()).await;
                 let stream = stream.map_err(|_| connections_exhausted())?;
-                Ok(PooledConnection::Http2 { shared, _stream: stream })
+                Ok(Protocol::Http2 { shared, _stream: stream })
             }
         }
     }
 
-    async fn http1(self: &Arc<Self>) -> io::Result<PooledConnection> {
+    async fn http1(self: &Arc<Self>) -> io::Result<Protocol> {
         if let Some(sender) = self.take_ready() {
-            return Ok(PooledConnection::Http1 { sender, address: Arc::clone(self) });
+            return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
         }
         let deadline = Instant::now() + self.connect_timeout;
         loop {
             let freed = self.freed.notified();
             if let Some(sender) = self.take_ready() {
-                return Ok(PooledConnection::Http1 { sender, address: Arc::clone(self) });
+                return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
             }
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 let room = ConnectionSlot { address: Arc::clone(self), _permit: permit };
@@ -207,7 +238,7 @@ impl Address {
                 ));
                 let sender =
                     timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
-                return Ok(PooledConnection::Http1 { sender, address: Arc::clone(self) });
+                return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
             }
             timeout_at(deadline, freed).await.map_err(|_| connections_exhausted())?;
         }
@@ -280,9 +311,9 @@ impl PooledConnection {
         &mut self,
         request: Request<UpstreamRequestBody>,
     ) -> impl Future<Output = SendOutcome> + use<> {
-        let sending = match self {
-            Self::Http1 { sender, .. } => Either::One(sender.try_send_request(request)),
-            Self::Http2 { shared, .. } => Either::Two(shared.sender.try_send_request(request)),
+        let sending = match &mut self.protocol {
+            Protocol::Http1 { sender, .. } => Either::One(sender.try_send_request(request)),
+            Protocol::Http2 { shared, .. } => Either::Two(shared.sender.try_send_request(request)),
         };
         async move {
             let sent = match sending {
@@ -295,14 +326,14 @@ impl PooledConnection {
 
     /// Excludes a connection from new requests after a timeout.
     pub(super) fn mark_suspect(self) {
-        if let Self::Http2 { shared, .. } = self {
+        if let Protocol::Http2 { shared, .. } = self.protocol {
             shared.is_suspect.store(true, Ordering::Relaxed);
         }
     }
 
     /// Returns the connection to its address; the response was read to its end.
     pub(super) fn release_connection(self) {
-        if let Self::Http1 { sender, address } = self {
+        if let Protocol::Http1 { sender, address } = self.protocol {
             address.release_connection(sender);
         }
     }

@@ -30,8 +30,9 @@ use tokio::time::{Instant, timeout};
 use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::response_body::UpstreamBody;
-use crate::config::{self, Origin};
+use crate::config::{self, Balance, Origin, RouteLimits};
 use crate::observation::UpstreamResult;
+use crate::recorder::AnsweredBy;
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::{Connector, TlsError};
 use crate::traces::UpstreamSpan;
@@ -41,6 +42,8 @@ use crate::traces::UpstreamSpan;
 pub(crate) struct UpstreamPool {
     pub(crate) config: config::Upstream,
     addresses: Box<[Arc<Address>]>,
+    /// The positions of addresses, each as often as its weight says.
+    turns: Box<[usize]>,
     next: AtomicUsize,
     checks: OnceLock<HealthChecks>,
 }
@@ -63,7 +66,8 @@ impl UpstreamPool {
         let tls = Connector::new(&config)?;
         let address = |origin: &Origin| Address::new(origin.clone(), tls.clone(), &config);
         let addresses = config.origins.iter().map(|origin| Arc::new(address(origin))).collect();
-        Ok(Self { addresses, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
+        let turns = turns(config.origins.len(), &config.weights).into();
+        Ok(Self { addresses, turns, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
     }
 
     /// Starts the health checks, if they are configured and not running.
@@ -95,13 +99,17 @@ impl UpstreamPool {
     pub(crate) async fn send(
         &self,
         mut request: Request<UpstreamRequestBody>,
+        limits: &RouteLimits,
     ) -> Result<Response<UpstreamBody>, SendError> {
+        let began = Instant::now();
         let mut unsent = io::Error::other("the upstream has no address");
         for (number, address) in self.candidates().enumerate() {
             let span =
                 UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
-            match self.send_to(address, request).await {
-                Ok(answer) => {
+            match self.send_to(address, request, limits).await {
+                Ok(mut answer) => {
+                    let (address, took) = (Arc::clone(&address.label), began.elapsed());
+                    answer.extensions_mut().insert(AnsweredBy { address, took });
                     span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
@@ -121,14 +129,24 @@ impl UpstreamPool {
         Err(SendError::Unsent(unsent))
     }
 
-    /// Returns every address once: available ones first, starting from a different one each time.
+    /// Returns every address once: available ones first, starting from the one whose turn it is.
     fn candidates(&self) -> impl Iterator<Item = &Arc<Address>> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let first = self.turns.get(number % self.turns.len().max(1)).copied().unwrap_or(0);
         let turn = |position: usize| {
             let count = self.addresses.len().max(1);
-            self.addresses.get(first.wrapping_add(position) % count)
+            let position = (first + position) % count;
+            self.addresses.get(position).map(|it| (position, it))
         };
-        let all = (0..self.addresses.len()).filter_map(turn);
+        let mut all: Vec<_> = (0..self.addresses.len()).filter_map(turn).collect();
+        if self.config.balance == Balance::LeastRequests {
+            // Stable, so that equal ones take turns.
+            all.sort_by_key(|(position, address)| {
+                let weight = self.config.weights.get(*position).copied().unwrap_or(1);
+                address.in_flight() * LOAD_UNIT / u64::from(weight)
+            });
+        }
+        let all = all.into_iter().map(|(_, address)| address);
         let now = Instant::now();
         // Collected now: an address that fails during its turn is not tried again.
         let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
@@ -141,7 +159,9 @@ impl UpstreamPool {
         &self,
         address: &Arc<Address>,
         mut request: Request<UpstreamRequestBody>,
+        limits: &RouteLimits,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
+        let response_timeout = limits.response_timeout(&self.config);
         address.direct(&mut request);
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection().await {
@@ -150,7 +170,7 @@ impl UpstreamPool {
             };
             let upload = request.body_mut().upload();
             let answer = std::pin::pin!(connection.send(request));
-            match await_response(answer, upload, self.config.response_timeout).await {
+            match await_response(answer, upload, response_timeout).await {
                 None => {
                     connection.mark_suspect();
                     return Err(AttemptError::Final(SendError::Late));
@@ -163,8 +183,8 @@ impl UpstreamPool {
                     if is_ended_by_closing(&parts, &response_body) && address.tls().is_none() {
                         parts.extensions.insert(NotReplayable);
                     }
-                    let response_body =
-                        UpstreamBody::new(response_body, connection, self.config.pause_timeout);
+                    let pause_max = limits.pause_timeout(&self.config);
+                    let response_body = UpstreamBody::new(response_body, connection, pause_max);
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.
@@ -191,6 +211,24 @@ impl From<&SendError> for UpstreamResult {
             SendError::Late => Self::Late,
         }
     }
+}
+
+/// Returns the order in which addresses have their turns: each as often as its weight says, and
+/// those of one address spread over the others.
+fn turns(count: usize, weights: &[u32]) -> Vec<usize> {
+    let weights: Vec<i64> =
+        (0..count).map(|at| weights.get(at).copied().unwrap_or(1).into()).collect();
+    let total: i64 = weights.iter().sum();
+    let mut credits = vec![0; count];
+    let mut turn = || {
+        credits.iter_mut().zip(&weights).for_each(|(credit, weight)| *credit += weight);
+        // The first of those with the most credit.
+        let most = credits.iter().copied().max()?;
+        let position = credits.iter().position(|credit| *credit == most)?;
+        *credits.get_mut(position)? -= total;
+        Some(position)
+    };
+    (0..total).filter_map(|_| turn()).collect()
 }
 
 /// The failure of one address.
@@ -252,5 +290,20 @@ fn is_refused_stream(error: &hyper::Error) -> bool {
     })
 }
 
+/// Requests in flight are compared in fractions of this, as weights divide them.
+const LOAD_UNIT: u64 = 1 << 20;
 /// The number of connections tried that were closed before they took the request.
 const SENDS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::turns;
+
+    #[test]
+    fn addresses_have_as_many_turns_as_they_have_weight() {
+        assert_eq!(turns(3, &[]), [0, 1, 2]);
+        assert_eq!(turns(3, &[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(turns(2, &[2, 3]), [1, 0, 1, 0, 1]);
+        assert_eq!(turns(0, &[]), Vec::<usize>::new());
+    }
+}

@@ -172,6 +172,38 @@ async fn an_upstream_is_spoken_to_over_tls_and_must_be_who_it_is() {
     assert_eq!(upstream.requests(), 2);
 }
 
+#[tokio::test]
+async fn an_upstream_knows_the_gateway_by_its_certificate() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let clients = format!(", client_ca = \"{}\"", authority.path("ca.pem").display());
+    let behind = authority.secures(upstream.address, &clients, "protect = false").await;
+    let (certificate, key) = authority.signs("front");
+    let front = |more: &str| {
+        let urls = format!("https://localhost:{}", behind.address.port());
+        let text = simple(behind.address, "").replace(&format!("http://{}", behind.address), &urls);
+        let ca = format!("name = \"up\"\nca = {:?}\n{more}", authority.path("ca.pem"));
+        text.replace("name = \"up\"", &ca)
+    };
+    let gateway = started(&front("")).await;
+    assert_eq!(send(gateway.address, post("k", "tea")).await.status, 502);
+    let shown = format!("client_certificate = {certificate:?}\nclient_key = {key:?}");
+    let gateway = started(&front(&shown)).await;
+    assert_eq!(send(gateway.address, post("k", "tea")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_listener_has_a_certificate_for_each_name() {
+    let (authority, upstream) = (Authority::new(), HyperService::mirror().await);
+    let other = Authority::new();
+    let (certificate, key) = other.signs("other");
+    // What the client trusts tells which one it was shown.
+    let more = format!(", certificates = [{{ certificate = {certificate:?}, key = {key:?} }}]");
+    let gateway = authority.secures(upstream.address, &more, "").await;
+    let shown = other.send(gateway.address, None, "http/1.1", post("k", "tea")).await;
+    assert_eq!(shown.unwrap().status, 201);
+    assert!(authority.send(gateway.address, None, "http/1.1", post("k", "tea")).await.is_err());
+}
+
 /// A token with these claims.
 fn token(algorithm: Algorithm, key: &EncodingKey, claims: &serde_json::Value) -> String {
     jsonwebtoken::encode(&Header::new(algorithm), claims, key).unwrap()

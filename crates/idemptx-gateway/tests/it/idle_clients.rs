@@ -123,6 +123,36 @@ async fn a_websocket_without_traffic_is_closed() {
     assert!(rest(&mut tunnel).await.closed);
 }
 
+#[tokio::test]
+async fn a_client_that_gives_its_requests_up_one_after_the_other_is_cut_off() {
+    let upstream = HyperService::start(async |_, _| std::future::pending().await).await;
+    let gateway = started(&simple(upstream.address, "protect = false")).await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    // Each reaches the upstream before it is given up, as fast resets do not.
+    for number in 1..=FLOOD {
+        let request = Request::get("http://shop/").body(()).unwrap();
+        let Ok((answer, mut stream)) = client.send_request(request, true) else { break };
+        let arrived = async {
+            while upstream.requests() < number && !connection.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, arrived).await.unwrap();
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+    }
+    assert!(timeout(PATIENCE, connection).await.is_ok(), "the connection is held");
+    assert!(upstream.requests() < FLOOD, "{} have reached the upstream", upstream.requests());
+    // Others are served.
+    let other = TcpStream::connect(gateway.address).await.unwrap();
+    let (other, connection) = h2::client::handshake(other).await.unwrap();
+    tokio::spawn(connection);
+    assert!(timeout(PATIENCE, other.ready()).await.unwrap().is_ok());
+}
+
 /// A gateway that closes idle connections soon.
 async fn impatient(upstream: &HyperService) -> Running {
     let limits = format!("[limits]\nhead_ms = {}\npause_ms = 100\n", HEAD_MAX.as_millis());
@@ -154,6 +184,8 @@ async fn open_websocket(gateway: &Running) -> TcpStream {
     stream
 }
 
+/// More than a connection may give up.
+const FLOOD: usize = 400;
 /// Long enough for a request to come in time on a busy machine.
 const HEAD_MAX: Duration = Duration::from_secs(1);
 const UPGRADE: &[u8] =

@@ -110,6 +110,33 @@ fn a_key_is_found_with_nothing_but_a_keyboard() {
 }
 
 #[test]
+fn a_search_that_fails_leaves_nothing_of_the_one_before() {
+    let Some(mut browser) = Browser::start() else { return };
+    let gateway = scene();
+    browser.open(&page(gateway.admin), 1280, 900);
+    browser.until("document.querySelector('#doubts').textContent === ' (1)'");
+    let find = |browser: &mut Browser, text: &str| {
+        browser.value(&format!("document.querySelector('#find-key').value = '{text}'"));
+        browser.value("document.querySelector('#find button').click()");
+    };
+    find(&mut browser, "stuck");
+    browser.until("document.querySelectorAll('#actions button').length === 2");
+    browser.until("document.querySelector('#record-facts').innerText.includes('POST /die')");
+    let note = "document.querySelector('#find-note').textContent";
+    find(&mut browser, "other");
+    browser.until(&format!("{note}.startsWith('No record for this key')"));
+    browser.until("document.querySelector('#record').hidden");
+    find(&mut browser, &"x".repeat(300));
+    browser.until(&format!("{note}.includes('longer than the 255 bytes')"));
+    // The digits of a list or of the log.
+    let digits = "document.querySelector('#records tbody .link').textContent";
+    let digits = browser.value(digits).as_str().unwrap().to_owned();
+    find(&mut browser, &digits);
+    browser.until("!document.querySelector('#record').hidden");
+    gateway.upstream.open();
+}
+
+#[test]
 fn on_a_phone_nothing_is_wider_than_the_screen() {
     let Some(mut browser) = Browser::start() else { return };
     let gateway = scene();

@@ -2,7 +2,7 @@
 
 use crate::support::command::{Ended, idemptx};
 use crate::support::http_client::post;
-use crate::support::operated_gateway::OperatedGateway;
+use crate::support::operated_gateway::{OperatedGateway, eventually};
 use crate::support::order_service::OrderService;
 
 #[test]
@@ -47,6 +47,75 @@ fn a_record_is_shown_without_its_body_unless_that_is_asked_for() {
     let absent = idemptx(&["keys", "--config", config, "show", "--key", "other"]);
     assert_eq!(absent.code, 1);
     absent.is("show-absent.txt");
+}
+
+#[test]
+fn a_record_says_which_request_it_is_of() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    let store = gateway.store();
+    let keys = |rest: &[&str]| idemptx(&[&["keys", "--store", &store], rest].concat()).good();
+    post(gateway.public, "/die?card=4711", "tea").key("stuck").reply();
+    post(gateway.public, "/orders", "tea").key("k").reply();
+    let doubt = keys(&["list", "--state", "in-doubt"]).stdout;
+    assert!(doubt.contains("  POST /die\n"), "{doubt}");
+    assert!(!doubt.contains("card"), "no query is kept: {doubt}");
+    let exported = keys(&["export"]).stdout;
+    let mut exported: Vec<serde_json::Value> =
+        exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    exported.sort_by_key(|record| record["path"].to_string());
+    let of = |record: &serde_json::Value| {
+        ["method", "path", "route", "upstream"]
+            .map(|name| record[name].as_str().unwrap().to_owned())
+    };
+    assert_eq!(exported.len(), 2);
+    assert_eq!(of(&exported[0]), ["POST", "/die", "orders", "shop"]);
+    assert_eq!(of(&exported[1]), ["POST", "/orders", "orders", "shop"]);
+    // One name of the record everywhere: here, in the log and in the inspector.
+    let record = exported[0]["record"].as_str().unwrap();
+    eventually(|| gateway.log().contains(&format!("record={record}")));
+    let asked = serde_json::json!({ "key": record }).to_string();
+    let found = post(gateway.admin, "/api/search", &asked).deliberate("alice").json();
+    let found: Vec<_> = found["matches"].as_array().unwrap().iter().collect();
+    assert!(found.iter().any(|it| it["record"]["path"] == "/die"), "{found:?}");
+    // What an operator stores does not make it another request.
+    let answer = tempfile::NamedTempFile::new().unwrap();
+    let path = answer.path().to_str().unwrap();
+    keys(&["resolve", record, "--answer", path]);
+    let shown = keys(&["--json", "show", record, "--body"]).stdout;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&*of(&shown)[1], &shown["state"]), ("/die", &"completed".into()), "{shown}");
+    assert_eq!(shown["answer"]["headers"], serde_json::json!([]), "nothing has no type");
+}
+
+#[test]
+fn each_decision_leaves_a_line_with_who_and_why() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    let (store, config) = (gateway.store(), gateway.config());
+    post(gateway.public, "/die", "tea").key("stuck").reply();
+    post(gateway.public, "/orders", "tea").key("k").reply();
+    let keys = |rest: &[&str]| {
+        let author = ["--by", "alice", "--reason", "ticket 17"];
+        let config = config.to_str().unwrap();
+        idemptx(&[&["keys", "--config", config], rest, &author].concat()).good()
+    };
+    let audit = keys(&["resolve", "--key", "stuck", "--release"]).audit;
+    for part in
+        ["action=release", "was=unknown", "method=POST", "path=/die", "done=true", "record="]
+    {
+        assert!(audit.contains(part), "{part}: {audit}");
+    }
+    let forgotten = keys(&["forget", "--key", "k", "--yes"]).audit;
+    assert!(forgotten.contains("action=forget") && forgotten.contains("path=/orders"));
+    post(gateway.public, "/orders", "tea").key("k").reply();
+    assert_eq!(keys(&["purge"]).audit, "", "what only counts decides nothing");
+    let purged = keys(&["purge", "--yes"]).audit;
+    assert!(purged.contains("action=purge") && purged.contains("forgotten=1"), "{purged}");
+    for line in [audit, forgotten, purged] {
+        assert!(line.contains("by=alice") && line.contains("why=\"ticket 17\""), "{line}");
+    }
+    let json = ["keys", "--store", &store, "--json", "purge", "--yes", "--by", "bob"];
+    let line: serde_json::Value = serde_json::from_str(&idemptx(&json).good().audit).unwrap();
+    assert_eq!((&line["by"], &line["action"]), (&"bob".into(), &"purge".into()), "{line}");
 }
 
 #[test]

@@ -211,4 +211,69 @@ async fn an_http2_body_is_as_long_as_it_says() {
     assert_eq!(upstream.requests(), 0);
 }
 
+#[tokio::test]
+async fn a_route_of_streams_has_no_time_limits_and_another_has_its_own() {
+    let upstream = HyperService::start(async |_, request| {
+        if request.uri().path() == "/never" {
+            std::future::pending::<()>().await;
+        }
+        // Frames that come more slowly than the limits of other routes allow.
+        let pieces = futures_util::stream::unfold(0, async |number| {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            (number < 3).then(|| (Ok(Frame::data(Bytes::from_static(b"x"))), number + 1))
+        });
+        let _ = request.into_body().collect().await;
+        Response::new(BodyExt::boxed(StreamBody::new(pieces)))
+    })
+    .await;
+    let text = simple(upstream.address, "path = '/unary'\nprotect = false").replace(
+        "response_timeout_ms = 15000",
+        "pause_timeout_ms = 200\nresponse_timeout_ms = 15000",
+    );
+    let routes = "[limits]\npause_ms = 200\nbody_bytes_max = 10\n\
+        [[route]]\npath = '/stream'\nupstream = 'up'\nprotect = false\nlimits = { stream = true }\n\
+        [[route]]\npath = '/never'\nupstream = 'up'\nprotect = false\n\
+        limits = { response_timeout_ms = 100, body_bytes_max = 20 }\n";
+    let gateway = started(&(text + routes)).await;
+    let get = |path: &str| Request::get(path).body(Full::default()).unwrap();
+    assert!(try_send(gateway.address, get("/unary")).await.is_err(), "it paused too long");
+    assert_eq!(send(gateway.address, get("/stream")).await.text(), "xxx");
+    send(gateway.address, get("/never")).await.refused(504, "upstream-timeout");
+    let put = |path: &str, bytes| Request::put(path).body(Full::from("x".repeat(bytes))).unwrap();
+    send(gateway.address, put("/unary", 11)).await.refused(413, "body-too-large");
+    send(gateway.address, put("/never", 20)).await.refused(504, "upstream-timeout");
+    send(gateway.address, put("/never", 21)).await.refused(413, "body-too-large");
+    // A body in pieces, each of which comes after the limit of a pause.
+    for (path, status) in [("/stream", 200), ("/unary", 408)] {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let _ = stream.write_all(b"x").await;
+        }
+        let answer = rest(&mut stream).await;
+        assert_eq!(answer.statuses(), [status], "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_gets_its_answer() {
+    let upstream = HyperService::start(|_, _| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Response::new(full("tea"))
+    })
+    .await;
+    for more in ["", "protect = false"] {
+        let gateway = in_front_of(upstream.address, more).await;
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let request = "POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n\
+            Content-Length: 3\r\n\r\ntea";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert_eq!((answer.statuses(), answer.closed), (vec![200], true), "{answer:?}");
+    }
+}
+
 const LARGE: usize = 20 << 20;

@@ -9,8 +9,10 @@
 
 mod support;
 
+mod alerts;
 mod ambiguity;
 mod clients;
+mod deployment;
 mod fleet;
 mod guide;
 mod health;

@@ -52,6 +52,7 @@ async fn the_upstream_is_told_who_asked_and_nothing_of_the_connection() {
         .header("x-real-ip", "6.6.6.6")
         .header("idempotency-attempt", "7")
         .header("idempotency-outcome", "store")
+        .header("x-request-id", "abc")
         .body(Full::default())
         .unwrap();
     let seen = send(gateway.address, request).await;
@@ -60,6 +61,7 @@ async fn the_upstream_is_told_who_asked_and_nothing_of_the_connection() {
         "1 GET /a%20b/c?d=%2F",
         "host: shop.example:8080",
         "te: trailers",
+        "x-request-id: abc",
         "x-forwarded-for: 127.0.0.1",
         "forwarded: for=127.0.0.1;proto=http;host=\"shop.example:8080\"",
         "x-forwarded-proto: http",

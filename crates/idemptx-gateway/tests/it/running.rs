@@ -56,6 +56,40 @@ async fn what_cannot_be_meant_ends_with_status_2_and_a_word() {
 }
 
 #[tokio::test]
+async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
+    let text = "[[listener]]\naddress = '127.0.0.1:0'\n\
+        [[upstream]]\nname = 'up'\nurls = ['http://127.0.0.1:9']\n\
+        [[route]]\nname = 'all'\nupstream = 'up'\n\
+        [[route]]\nname = 'payments'\npath = '/payments/**'\nupstream = 'up'\n\
+        policy = { scope = { mtls = 'subject' } }\n\
+        [[route]]\nname = 'tokens'\nhost = 'a'\nupstream = 'up'\n\
+        policy = { scope = { jwt = 'sub', secret = 'sixteen letters!' } }\n";
+    let said = run(&["check", "--config", file(text).to_str().unwrap()]).await.stdout;
+    for warning in [
+        "Warning: there is no [store]: records are kept in memory",
+        "Warning: route payments is never reached: all stands before it",
+        "Warning: route payments takes the scope from clients' certificates, for which no listener",
+        "Warning: route tokens is never reached: all stands before it",
+        "Warning: route tokens verifies tokens with a secret of 16 bytes, fewer than",
+    ] {
+        assert!(said.contains(warning), "{warning}\n{said}");
+    }
+    let twice = "[[listener]]\naddress = '127.0.0.1:8080'\n".repeat(2);
+    let short = text.replace("sixteen letters!", "abc");
+    for (text, error) in [
+        (
+            text.replace("[[listener]]\naddress = '127.0.0.1:0'\n", &twice),
+            "another listener has the",
+        ),
+        (short, "`secret`: 3 bytes can be guessed"),
+    ] {
+        let ended = run(&["check", "--config", file(&text).to_str().unwrap()]).await;
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(ended.stderr.contains(error), "{error}: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_check_prints_what_is_in_force() {
     let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "[route.policy]\nwait_ms = 5");

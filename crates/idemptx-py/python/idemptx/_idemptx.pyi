@@ -481,6 +481,10 @@ class NativeStore:
     ) -> NativeStore:
         """Creates the store without connecting; ValueError says what is wrong with a setting."""
 
+    @staticmethod
+    def redis(url: str, prefix: str, timeout: float | None = None) -> NativeStore:
+        """Creates the store without connecting; ValueError says what is wrong with the URL."""
+
     def schema_sql(self) -> str:
         """PostgreSQL: the SQL that makes the tables."""
     def settle_statement(

@@ -32,13 +32,13 @@ def raw_path(scope: Scope) -> bytes:
 def begin(
     rules: Rules,
     scope: Scope,
+    operation: tuple[str, bytes],
     accepts: Callable[[str], bool] | None,
     principal: str | None = None,
 ) -> Exchange | None:
     """Begins an exchange with a request's head, in the scope of a principal."""
     exchange = rules.begin(
-        scope["method"],
-        raw_path(scope),
+        *operation,
         scope["query_string"],
         scope["headers"],
         principal,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class SafetyReport:
     """The store's guarantee in this configuration, in one line."""
     findings: list[Finding] = field(default_factory=list)
 
-    @property
+    @cached_property
     def is_unsafe(self) -> bool:
         """True if the store can lose or delete claims, or cannot work at all."""
         return any(finding.severity >= Severity.UNSAFE for finding in self.findings)
 
-    @property
+    @cached_property
     def is_fatal(self) -> bool:
         """True if the store cannot work."""
         return any(finding.severity == Severity.FATAL for finding in self.findings)

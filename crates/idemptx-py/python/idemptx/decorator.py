@@ -146,11 +146,12 @@ class _Route:
         @functools.wraps(handler)
         async def protected(*args: Any, **kwargs: Any) -> Any:
             request, response, tasks = signature.take(args, kwargs)
-            exchange = await self._begin(request)
+            operation = operation_of(request.scope)
+            exchange = await self._begin(request, operation)
             call = HandlerCall(signature, args, kwargs, request, response=response, tasks=tasks)
             if exchange is None:
                 return await call.plainly()
-            return await self._answer(exchange, call)
+            return await self._answer(exchange, operation, call)
 
         # This signature counts, not that of `__wrapped__`: its annotations are resolved.
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
@@ -158,20 +159,21 @@ class _Route:
         setattr(protected, START, self._engine_here)
         return cast("Callable[P, R]", protected)
 
-    async def _begin(self, request: Request) -> Exchange | None:
+    async def _begin(self, request: Request, operation: tuple[str, bytes]) -> Exchange | None:
         scope = request.scope
-        exchange = begin(self._rules, scope, self._accepts)
+        exchange = begin(self._rules, scope, operation, self._accepts)
         if self._scoping.asks_for(self._rules, exchange):
             principal = await self._scoping.of(request)
             if principal is not None:
-                exchange = begin(self._rules, scope, self._accepts, principal)
+                exchange = begin(self._rules, scope, operation, self._accepts, principal)
         if exchange is not None and exchange.action == READ_BODY:
             await feed(exchange, request)
         return exchange
 
-    async def _answer(self, exchange: Exchange, call: HandlerCall) -> Any:
+    async def _answer(
+        self, exchange: Exchange, operation: tuple[str, bytes], call: HandlerCall
+    ) -> Any:
         driver: Driver | None = None
-        operation = operation_of(call.request.scope)
         if exchange.action == ANSWER:
             self._observer.note(exchange, operation)
         else:

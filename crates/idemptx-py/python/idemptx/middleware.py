@@ -127,20 +127,28 @@ class IdempotencyMiddleware:
         rules = self._everywhere or self._rules_for(scope)
         exchange = None
         if rules is not None:
-            exchange = begin(rules, scope, self._accepts)
+            operation = operation_of(scope)
+            exchange = begin(rules, scope, operation, self._accepts)
             if self._scoping.asks_for(rules, exchange):
                 principal = await self._scoping.of(Request(scope))
                 if principal is not None:
-                    exchange = begin(rules, scope, self._accepts, principal)
+                    exchange = begin(rules, scope, operation, self._accepts, principal)
         if rules is None:
             await self.app(scope, receive, send)
         elif exchange is None:
             await self.app(scope, receive, _undirected(send))
         else:
-            await self._keyed(rules, exchange, scope, receive, send)
+            await self._keyed(rules, exchange, scope, receive, send, operation=operation)
 
     async def _keyed(
-        self, rules: Rules, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+        self,
+        rules: Rules,
+        exchange: Exchange,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        operation: tuple[str, bytes],
     ) -> None:
         read: list[Message] = []
         if exchange.action == READ_BODY:
@@ -148,9 +156,9 @@ class IdempotencyMiddleware:
         call = _Call(self.app, scope, read, receive)
         driver: Driver | None = None
         if exchange.action == ANSWER:
-            self._observer.note(exchange, operation_of(scope))
+            self._observer.note(exchange, operation)
         else:
-            engine, operation = self._engine_here(rules), operation_of(scope)
+            engine = self._engine_here(rules)
             outer = current_execution()
             if outer is not None and outer.covers(engine, exchange, operation):
                 await self.app(scope, replayed(read, receive, None), send)

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::fork_guard::ForkGuard;
-use super::store_config::{Postgres, StoreConfig};
+use super::store_config::{Postgres, Redis, StoreConfig};
 use crate::misuse;
 use crate::step::{Step, StoreCall, with_sources};
 
@@ -69,6 +69,14 @@ impl NativeStore {
         Ok(Self::of(StoreConfig::Postgres(unconnected.clone()), Some(unconnected)))
     }
 
+    #[staticmethod]
+    #[pyo3(signature = (url, prefix, timeout = None))]
+    fn redis(url: String, prefix: String, timeout: Option<f64>) -> PyResult<Self> {
+        let settings = Redis { url, prefix, timeout: timeout.map(duration).transpose()? };
+        settings.open().map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self::of(StoreConfig::Redis(settings), None))
+    }
+
     fn schema_sql(&self) -> PyResult<String> {
         Ok(self.postgres_store()?.schema_sql())
     }
@@ -117,7 +125,7 @@ impl NativeStore {
     /// Returns the store that needs no session.
     fn postgres_store(&self) -> PyResult<&PostgresStore> {
         let unconnected = self.unconnected.as_deref();
-        unconnected.ok_or_else(|| misuse("that is PostgreSQL's, not SQLite's"))
+        unconnected.ok_or_else(|| misuse("that is PostgreSQL's alone"))
     }
 
     pub(super) fn source(&self) -> PyResult<&Arc<Source>> {

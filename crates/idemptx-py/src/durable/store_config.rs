@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use idemptx::store::AnyStore;
 use idemptx::store::postgres::{InvalidSetting, PostgresStore, SynchronousCommit};
+use idemptx::store::redis::{InvalidUrl, RedisStore};
 use idemptx::store::sqlite::SqliteStore;
 use pyo3::Python;
 
@@ -21,6 +22,15 @@ pub(super) enum StoreConfig {
     },
     /// The store itself, which has no session.
     Postgres(Arc<PostgresStore>),
+    Redis(Redis),
+}
+
+/// A cluster, or servers behind sentinels: asyncio's own transport knows single servers only.
+#[derive(Clone)]
+pub(super) struct Redis {
+    pub(super) url: String,
+    pub(super) prefix: String,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// The settings that [`PostgresStoreBuilder`](idemptx::store::postgres::PostgresStoreBuilder)
@@ -52,6 +62,7 @@ impl StoreConfig {
             }
             // It learns of the server what the statements for other drivers depend on.
             Self::Postgres(store) => AnyStore::from(store.another()),
+            Self::Redis(settings) => AnyStore::from(settings.open()?),
         })
     }
 
@@ -72,6 +83,17 @@ impl StoreConfig {
                 path.display()
             )
         })
+    }
+}
+
+impl Redis {
+    pub(super) fn open(&self) -> Result<RedisStore, InvalidUrl> {
+        let builder = RedisStore::builder(&self.url).prefix(&self.prefix);
+        let builder = match self.timeout {
+            Some(timeout) => builder.timeout(timeout),
+            None => builder,
+        };
+        builder.open()
     }
 }
 

@@ -174,7 +174,7 @@ impl PyExchange {
             None => Bytes::new(),
         };
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain);
+        let done = Settlement::new(state, payload, retain, policy.key_retain).describing(&lease);
         self.settlement = Some(done.clone());
         StoreCall::Settle(lease, done)
     }

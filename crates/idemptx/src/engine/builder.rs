@@ -34,6 +34,7 @@ pub struct EngineBuilder<S> {
     store: S,
     policy: Policy,
     namespace: Box<str>,
+    route: Box<str>,
     executions_max: u32,
     executions_per_scope_max: Option<u32>,
     hooks: Hooks,
@@ -48,6 +49,7 @@ impl<S: Store> EngineBuilder<S> {
             store,
             policy: Policy::draft(),
             namespace: Box::default(),
+            route: Box::default(),
             executions_max: EXECUTIONS_MAX,
             executions_per_scope_max: None,
             hooks: Hooks::default(),
@@ -71,6 +73,13 @@ impl<S: Store> EngineBuilder<S> {
     /// Every process of a service must have the same one: it is part of the names of records.
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// Sets the name of the route, by which records describe their requests to operators; empty by
+    /// default.
+    pub fn route(mut self, name: &str) -> Self {
+        self.route = name.into();
         self
     }
 
@@ -247,6 +256,7 @@ impl<S: Store> EngineBuilder<S> {
             lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
             store,
             namespace: self.namespace,
+            route: self.route,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,
             scope_permits: self.executions_per_scope_max.map(ScopePermits::new),
@@ -268,7 +278,7 @@ impl<S: Store> Engine<S> {
     pub(super) fn sharing(policy: Policy, shared: Arc<Shared<S>>) -> Result<Self, EngineError> {
         let policy = fitted(policy, &shared)?;
         let inner = Inner {
-            rules: Arc::new(Rules::in_namespace(policy, &shared.namespace)),
+            rules: Arc::new(Rules::in_namespace(policy, &shared.namespace).on_route(&shared.route)),
             refuses: AtomicBool::new(false),
             typical: TypicalTime::default(),
             meter: Mutex::default(),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use idemptx_core::description::Description;
 use idemptx_core::key::RecordId;
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
@@ -18,8 +19,10 @@ pub struct RecordView {
     pub status: RecordStatus,
     /// The claim that runs or has settled.
     pub claim: ClaimInfo,
-    /// The size of the response.
+    /// The size of the payload.
     pub payload_bytes: usize,
+    /// The description of the request, if it was read; a lookup of a claim does not.
+    pub description: Option<Description>,
     /// The response, or the head of one that cannot be replayed; `None` if there is none, or none
     /// that can be read.
     pub response: Option<StoredResponse>,
@@ -33,6 +36,7 @@ impl RecordView {
             status: RecordStatus::of(State::Running, holder.remaining),
             claim: *holder,
             payload_bytes: 0,
+            description: None,
             response: None,
         }
     }
@@ -44,6 +48,7 @@ impl RecordView {
             status: entry.status,
             claim: entry.claim,
             payload_bytes: usize::try_from(entry.payload_bytes).unwrap_or(usize::MAX),
+            description: entry.description(),
             response: None,
         }
     }
@@ -55,6 +60,7 @@ impl RecordView {
             status: RecordStatus::of(record.state, Duration::ZERO),
             claim: ClaimInfo::new(record, Duration::ZERO),
             payload_bytes: record.payload.len(),
+            description: Description::of(&record.payload),
             response: StoredResponse::decode(&record.payload).ok(),
         }
     }

@@ -78,6 +78,8 @@ impl AnyStore {
     /// | `postgres://[user[:password]@]host[:port]/database`, or `postgresql://…` | PostgreSQL |
     /// | `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS | Redis or Valkey |
     /// | `redis+unix:///path?db=number` | Redis through a socket file |
+    /// | `redis+cluster://[user:password@]host[:port],…` | a Redis cluster |
+    /// | `redis+sentinel://[user:password@]host[:port],…/service` | Redis behind sentinels |
     /// | `sqlite:path`, `sqlite:///path` | SQLite in a file, created if it does not exist |
     ///
     /// ```
@@ -99,11 +101,10 @@ impl AnyStore {
                 .map(Self::from)
                 .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "redis")]
-            "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => {
-                RedisStore::open(url)
-                    .map(Self::from)
-                    .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into())))
-            }
+            "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" | "redis+cluster"
+            | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel" => RedisStore::open(url)
+                .map(Self::from)
+                .map_err(|error| UnknownStore(UnknownStoreReason::Unreadable(error.into()))),
             #[cfg(feature = "sqlite")]
             "sqlite" => {
                 let path = sqlite::path_of(url)
@@ -297,7 +298,10 @@ impl fmt::Display for UnknownStore {
             UnknownStoreReason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
                 f.write_str(match cfg!(feature = "redis") {
-                    true => ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`",
+                    true => {
+                        ", `redis://host:port/db`, `rediss://…`, `redis+unix:///path`, \
+                              `redis+cluster://…`, `redis+sentinel://…`"
+                    }
                     false => ", enable the feature `redis` for `redis://…`",
                 })?;
                 f.write_str(match cfg!(feature = "postgres") {
@@ -328,7 +332,8 @@ impl StdError for UnknownStore {
 fn feature_of(scheme: &str) -> Option<&'static str> {
     match scheme {
         "postgres" | "postgresql" => Some("postgres"),
-        "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" => Some("redis"),
+        "redis" | "rediss" | "redis+unix" | "unix" | "valkey" | "valkeys" | "redis+cluster"
+        | "rediss+cluster" | "redis+sentinel" | "rediss+sentinel" => Some("redis"),
         "sqlite" => Some("sqlite"),
         _ => None,
     }

@@ -156,6 +156,12 @@ impl NotificationSource {
     pub(super) fn notify(&self, id: &RecordId) {
         self.0.notify(id);
     }
+
+    /// Wakes all waiting tasks, because notifications may be lost.
+    #[cfg(feature = "redis")]
+    pub(super) fn notify_all(&self) {
+        self.0.notify_all();
+    }
 }
 
 #[cfg(any(feature = "postgres", feature = "redis"))]

@@ -3,6 +3,7 @@
 
 #[expect(clippy::duplicate_mod, reason = "with other locks")]
 #[path = "notifier.rs"]
+#[allow(dead_code, reason = "the stores use the other copy")]
 mod scheduled;
 
 use std::sync::atomic::{AtomicBool, Ordering};

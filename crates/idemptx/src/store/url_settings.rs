@@ -48,7 +48,6 @@ impl UrlSettings {
     }
 
     /// Returns a setting of another type.
-    #[cfg(feature = "postgres")]
     pub(super) fn parsed<T: std::str::FromStr>(
         &self,
         name: &'static str,
@@ -61,14 +60,27 @@ impl UrlSettings {
     /// Reads the files that the settings name, and where the password comes from, over what is
     /// there.
     pub(super) fn read_access(&self, access: &mut ServerAccess) -> Result<(), InvalidUrlSetting> {
-        self.read_tls(&mut access.tls)?;
-        if let Some(password) = self.password()? {
+        self.read_access_named(ACCESS, access)
+    }
+
+    /// Does the same for settings of other names, in the order of [`ACCESS`].
+    pub(super) fn read_access_named(
+        &self,
+        names: &AccessNames,
+        access: &mut ServerAccess,
+    ) -> Result<(), InvalidUrlSetting> {
+        self.read_tls(names, &mut access.tls)?;
+        if let Some(password) = self.password(names)? {
             access.password = Some(password);
         }
         Ok(())
     }
 
-    fn read_tls(&self, tls: &mut TlsFiles) -> Result<(), InvalidUrlSetting> {
+    fn read_tls(
+        &self,
+        [ca_file, cert_file, key_file, ..]: &AccessNames,
+        tls: &mut TlsFiles,
+    ) -> Result<(), InvalidUrlSetting> {
         let read = |name: &'static str| match self.text(name) {
             None => Ok(None),
             Some(path) => std::fs::read(path).map(Some).map_err(|error| InvalidUrlSetting {
@@ -76,25 +88,32 @@ impl UrlSettings {
                 problem: format!("cannot be read: {path}: {error}"),
             }),
         };
-        if let Some(ca) = read("ca_file")? {
+        if let Some(ca) = read(ca_file)? {
             tls.ca = Some(ca);
         }
-        match (read("cert_file")?, read("key_file")?) {
+        match (read(cert_file)?, read(key_file)?) {
             (None, None) => {}
             (Some(certificate), Some(key)) => tls.client = Some((certificate, key)),
-            (Some(_), None) => return Err(InvalidUrlSetting::of("cert_file", "needs `key_file`")),
-            (None, Some(_)) => return Err(InvalidUrlSetting::of("key_file", "needs `cert_file`")),
+            (Some(_), None) => {
+                return Err(InvalidUrlSetting::of(cert_file, &format!("needs `{key_file}`")));
+            }
+            (None, Some(_)) => {
+                return Err(InvalidUrlSetting::of(key_file, &format!("needs `{cert_file}`")));
+            }
         }
         Ok(())
     }
 
-    fn password(&self) -> Result<Option<PasswordSource>, InvalidUrlSetting> {
-        match (self.text("password_file"), self.text("password_command")) {
+    fn password(
+        &self,
+        [.., file, command]: &AccessNames,
+    ) -> Result<Option<PasswordSource>, InvalidUrlSetting> {
+        match (self.text(file), self.text(command)) {
             (None, None) => Ok(None),
             (Some(path), None) => Ok(Some(PasswordSource::File(PathBuf::from(path)))),
             (None, Some(command)) => Ok(Some(PasswordSource::Command(command.to_owned()))),
             (Some(_), Some(_)) => {
-                Err(InvalidUrlSetting::of("password_file", "excludes `password_command`"))
+                Err(InvalidUrlSetting::of(file, &format!("excludes `{command}`")))
             }
         }
     }
@@ -135,8 +154,13 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Names of the settings of one side: the authorities, the certificate and its key, the file and the
+/// command that give the password.
+pub(super) type AccessNames = [&'static str; 5];
+
 /// Settings of every store on a server.
-const ACCESS: &[&str] = &["ca_file", "cert_file", "key_file", "password_file", "password_command"];
+const ACCESS: &AccessNames =
+    &["ca_file", "cert_file", "key_file", "password_file", "password_command"];
 
 #[cfg(test)]
 mod tests {
@@ -170,10 +194,12 @@ mod tests {
         ] {
             let url = format!("redis://h?{query}");
             let settings = UrlSettings::take(&url, &[]).unwrap_or_else(|it| panic!("{it}"));
-            let Err(error) = settings.read_tls(&mut TlsFiles::default()) else { panic!("{url}") };
+            let Err(error) = settings.read_tls(ACCESS, &mut TlsFiles::default()) else {
+                panic!("{url}")
+            };
             assert!(error.to_string().contains(text), "{error}");
         }
         let both = UrlSettings::take("redis://h?password_file=a&password_command=b", &[]);
-        assert!(both.is_ok_and(|both| both.password().is_err()));
+        assert!(both.is_ok_and(|both| both.password(ACCESS).is_err()));
     }
 }

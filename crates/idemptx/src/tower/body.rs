@@ -249,8 +249,10 @@ impl<B: Default> Default for ResponseBody<B> {
 /// The part of a body that was read: its data and its trailers.
 #[derive(Clone, Default)]
 pub(crate) struct Whole {
-    /// No piece is empty.
-    data: VecDeque<Bytes>,
+    /// The first piece, apart because most bodies have one only; empty if there is none.
+    first: Bytes,
+    /// The other pieces, of which none is empty.
+    more: VecDeque<Bytes>,
     trailers: Option<Box<HeaderMap>>,
 }
 
@@ -267,12 +269,13 @@ impl Whole {
     /// Small ones are put together: a body that comes byte by byte must not cost a handle for each.
     fn push(&mut self, piece: Bytes) {
         let small = |bytes: &Bytes| bytes.len() < PIECE_BYTES_MIN;
-        match self.data.back_mut() {
-            _ if piece.is_empty() => {}
-            Some(last) if small(last) && small(&piece) => {
-                *last = [&**last, &*piece].concat().into();
-            }
-            _ => self.data.push_back(piece),
+        let last = self.more.back_mut().unwrap_or(&mut self.first);
+        if last.is_empty() {
+            *last = piece;
+        } else if small(last) && small(&piece) {
+            *last = [&**last, &*piece].concat().into();
+        } else if !piece.is_empty() {
+            self.more.push_back(piece);
         }
     }
 
@@ -283,15 +286,16 @@ impl Whole {
 
     /// Returns all data in one piece.
     pub(crate) fn joined(&self) -> Bytes {
-        match self.data.as_slices() {
-            ([], _) => Bytes::new(),
-            ([one], []) => one.clone(),
-            (first, rest) => [first, rest].concat().concat().into(),
+        if self.more.is_empty() {
+            return self.first.clone();
         }
+        let mut joined = self.first.to_vec();
+        self.more.iter().for_each(|piece| joined.extend_from_slice(piece));
+        joined.into()
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
-        self.data.iter()
+        Some(&self.first).into_iter().filter(|first| !first.is_empty()).chain(&self.more)
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
@@ -304,14 +308,16 @@ impl Whole {
 
     /// Gives the next frame away.
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        match self.data.pop_front() {
-            Some(piece) => Some(Frame::data(piece)),
-            None => self.trailers.take().map(|trailers| Frame::trailers(*trailers)),
+        let next = self.more.pop_front().unwrap_or_default();
+        let piece = std::mem::replace(&mut self.first, next);
+        if piece.is_empty() {
+            return self.trailers.take().map(|trailers| Frame::trailers(*trailers));
         }
+        Some(Frame::data(piece))
     }
 
     fn is_empty(&self) -> bool {
-        self.data.is_empty() && self.trailers.is_none()
+        self.first.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -388,7 +394,8 @@ mod tests {
         for number in 0..10_000_u32 {
             whole.push(Bytes::from(vec![number as u8]));
         }
-        assert!(whole.data.len() <= 10_000 / PIECE_BYTES_MIN + 1, "{} pieces", whole.data.len());
+        let pieces = whole.pieces().count();
+        assert!(pieces <= 10_000 / PIECE_BYTES_MIN + 1, "{pieces} pieces");
         let expected: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
         assert_eq!(whole.joined(), expected);
     }
@@ -398,6 +405,9 @@ mod tests {
         let mut whole = Whole::default();
         let piece = Bytes::from(vec![7; PIECE_BYTES_MIN]);
         [piece.clone(), Bytes::new(), piece.clone()].into_iter().for_each(|it| whole.push(it));
-        assert_eq!(whole.data, [piece.clone(), piece]);
+        assert_eq!(whole.pieces().collect::<Vec<_>>(), [&piece, &piece]);
+        assert_eq!(whole.joined(), [&*piece, &*piece].concat());
+        let popped = std::iter::from_fn(|| whole.pop()?.into_data().ok());
+        assert_eq!(popped.collect::<Vec<_>>(), [piece.clone(), piece]);
     }
 }

@@ -313,7 +313,11 @@ where
     if !kept.is_storable() {
         return Err(SettleError::NotStorable);
     }
-    let done = Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
+    let mut done =
+        Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
+    if let Some(lease) = execution.lease() {
+        done = done.describing(lease);
+    }
     parts.headers.insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static("store"));
     Ok((done, Response::from_parts(parts, ResponseBody::whole(whole))))
 }

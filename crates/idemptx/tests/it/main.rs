@@ -9,6 +9,8 @@
 
 mod support;
 
+#[cfg(feature = "axum")]
+mod allocations;
 #[cfg(feature = "seal")]
 mod conformance_decorated;
 mod conformance_memory;
@@ -34,13 +36,21 @@ mod postgres_locks;
 #[cfg(feature = "axum")]
 mod random_stacks;
 #[cfg(feature = "redis")]
+mod redis_cluster;
+#[cfg(feature = "redis")]
 mod redis_engine;
+#[cfg(feature = "redis")]
+mod redis_failover;
 #[cfg(feature = "redis")]
 mod redis_faults;
 #[cfg(feature = "redis")]
 mod redis_listing;
 #[cfg(feature = "redis")]
+mod redis_load;
+#[cfg(feature = "redis")]
 mod redis_protocol;
+#[cfg(feature = "redis")]
+mod redis_sentinel;
 #[cfg(all(feature = "seal", feature = "sqlite"))]
 mod sealed;
 mod steps;

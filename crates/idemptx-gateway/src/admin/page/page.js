@@ -138,8 +138,11 @@ function standing(name) {
   return pill(text, kind);
 }
 
-/** The part of an id that differs between the keys of a scope. */
-const short = (id) => `…${id.slice(33, 41)}`;
+/** The digits of an id by which the log and the command line name a record, too. */
+const short = (id) => id.slice(33, 41);
+
+/** The request of a record, as far as the record says. */
+const request = (record) => (record.path ? `${record.method} ${record.path}` : "–");
 
 // --- This gateway ---------------------------------------------------------------------------
 
@@ -147,7 +150,9 @@ async function overview() {
   const { gateway, store, now, requests, refusals, routes } = await ask("api/overview");
   $("login").hidden = true;
   $("main").hidden = false;
-  live(gateway.draining ? "draining" : "live", gateway.draining ? "warn" : "good");
+  if (gateway.draining) live("draining", "warn");
+  else if (store.reachable === false) live("store unavailable", "bad");
+  else live("live", "good");
   $("gateway").textContent =
     `version ${gateway.version}, process ${gateway.pid}, up ${span(gateway.uptime_ms)}`;
   pairs($("tiles"), [
@@ -185,27 +190,51 @@ async function overview() {
 
 const view = () => document.querySelector("input[name=view]:checked").value;
 
+/** Lists records; without the store there are none, which is not the same as an empty store. */
 async function list(more = false) {
+  try {
+    await page(more);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    empty("The records cannot be read now.");
+    $("more").hidden = true;
+    throw error;
+  }
+}
+
+function empty(text) {
+  const row = element("td", { className: "empty", colSpan: 7, textContent: text });
+  $("records").tBodies[0].replaceChildren(element("tr", {}, row));
+}
+
+/** Says how many records wait for a decision, whatever view is open. */
+async function doubts() {
+  const page = await ask(`api/records?view=in-doubt&limit=${PAGE_RECORDS}`);
+  const number = page.records.length;
+  $("doubts").textContent = number ? ` (${number}${page.next ? "+" : ""})` : "";
+}
+
+async function page(more) {
   const wanted = view();
   const after = more && state.next ? `&after=${encodeURIComponent(state.next)}` : "";
-  const page = await ask(`api/records?view=${wanted}&limit=${PAGE_RECORDS}${after}`);
+  const found = await ask(`api/records?view=${wanted}&limit=${PAGE_RECORDS}${after}`);
   if (wanted !== view()) return;
   state.pages = more ? state.pages + 1 : 1;
-  state.next = page.next;
-  const rows = page.records.map(row);
+  state.next = found.next;
+  const rows = found.records.map(row);
   const body = $("records").tBodies[0];
   if (more) body.append(...rows);
   else body.replaceChildren(...rows);
   body.querySelectorAll(".empty").forEach((it) => body.rows.length > 1 && it.closest("tr").remove());
   if (!body.rows.length) {
     const nothing = { "in-flight": "Nothing is in flight.", "in-doubt": "Nothing is in doubt.", all: "The store is empty." };
-    const text = page.next ? "No match so far; there are more records." : nothing[wanted];
-    body.append(element("tr", {}, element("td", { className: "empty", colSpan: 6, textContent: text })));
+    const text = found.next ? "No match so far; there are more records." : nothing[wanted];
+    empty(text);
   }
-  $("more").hidden = !page.next;
-  const broken = page.unreadable.length;
+  $("more").hidden = !found.next;
+  const broken = found.unreadable.length;
   $("records-note").textContent = broken
-    ? `${broken} records cannot be read by this version: ${page.unreadable.map(short).join(", ")}.`
+    ? `${broken} records cannot be read by this version: ${found.unreadable.map(short).join(", ")}.`
     : "";
 }
 
@@ -215,6 +244,7 @@ function row(record) {
   open.addEventListener("click", () => go(record.id));
   return element("tr", {},
     cell("Record", open),
+    cell("Request", request(record)),
     cell("State", standing(record.state)),
     cell("Attempt", count(record.attempt), true),
     cell("Age", span(record.age_ms), true),
@@ -224,8 +254,12 @@ function row(record) {
 
 async function find() {
   const text = $("find-key").value;
+  // What was open is not what was asked for.
+  history.replaceState(null, "", location.pathname);
+  close();
+  $("find-note").textContent = "";
+  $("matches").replaceChildren();
   if (/^[0-9a-f]{32}:[0-9a-f]{32}$/.test(text.trim())) {
-    $("matches").replaceChildren();
     return go(text.trim());
   }
   const { matches } = await ask("api/search", {
@@ -239,11 +273,13 @@ async function find() {
     ...found.map((it) => {
       const open = element("button", { type: "button", className: "mono", textContent: short(it.id) });
       open.addEventListener("click", () => go(it.id));
-      return element("li", {}, open, standing(it.record.state), `route ${it.routes.join(", ")}`);
+      return element("li", {}, open, standing(it.record.state), request(it.record));
     }),
   );
   if (found.length === 1) return go(found[0].id);
-  say(found.length ? "" : "No record for this key: it was never used in this scope, or has expired.");
+  $("find-note").textContent = found.length
+    ? ""
+    : "No record for this key: it was never used in this scope, or has expired.";
 }
 
 function go(id) {
@@ -263,6 +299,9 @@ async function show(id, focus) {
   if (record) {
     pairs($("record-facts"), [
       ["State", standing(record.state)],
+      ["Request", request(record)],
+      ...(record.route ? [["Route", record.route]] : []),
+      ...(record.upstream ? [["Upstream", record.upstream]] : []),
       ["Attempt", count(record.attempt)],
       ["Claimed", `${span(record.age_ms)} ago`],
       ["Last written", `${span(record.idle_ms)} ago`],
@@ -316,7 +355,7 @@ function confirm(id, offered) {
   // Not on `close`: it fires later, and for every way of closing.
   dialog.querySelector("form").onsubmit = ({ submitter }) => {
     if (submitter !== $("confirm-yes")) return;
-    const body = { seen: offered.seen };
+    const body = { seen: offered.seen, reason: $("reason").value };
     if (answers) {
       body.answer = {
         status: Number($("answer-status").value),
@@ -327,7 +366,8 @@ function confirm(id, offered) {
     attempt(async () => {
       const { done } = await ask(`api/records/${id}/${offered.name}`, body);
       say(done, "good");
-      await Promise.all([show(id, true), list(), overview()]);
+      $("reason").value = "";
+      await Promise.all([show(id, true), list(), doubts(), overview()]);
     });
   };
   dialog.showModal();
@@ -353,9 +393,17 @@ on("login", "submit", async () => {
   $("token").value = "";
   await overview();
   await list();
+  await doubts();
   $("main").focus();
 });
-on("find", "submit", find);
+on("find", "submit", async () => {
+  try {
+    await find();
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    $("find-note").textContent = error.message;
+  }
+});
 on("more", "click", () => list(true));
 on("record-close", "click", () => {
   history.replaceState(null, "", location.pathname);
@@ -390,5 +438,6 @@ every(OVERVIEW_MS, async () => {
 every(RECORDS_MS, async () => {
   // Pages that were loaded with "More" stay.
   if (state.pages <= 1 && !$("records").contains(document.activeElement)) await list();
+  await doubts();
 });
 opened();

@@ -110,6 +110,7 @@ fn a_key_in_doubt_is_answered_by_an_operator_or_released() {
             assert_eq!(send().status, 502, "it is executed again");
             assert_eq!(gateway.upstream.executed(), 3);
         }
+        eventually(|| gateway.log().contains(&format!("action={action}")));
         let log = gateway.log();
         let line = log.lines().rfind(|line| line.contains("an operator decided")).unwrap();
         let record = &id[33..41];

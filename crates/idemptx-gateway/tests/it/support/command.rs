@@ -9,6 +9,8 @@ pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    /// The audit lines, which were on stderr as well.
+    pub(crate) audit: String,
 }
 
 /// Runs the program to its end.
@@ -26,11 +28,11 @@ pub(crate) async fn run(arguments: &[&str]) -> Ended {
 }
 
 fn ended(output: &Output) -> Ended {
-    Ended {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout.clone()).unwrap(),
-        stderr: String::from_utf8(output.stderr.clone()).unwrap(),
-    }
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    let (audit, stderr) =
+        stderr.split_inclusive('\n').partition(|line| line.contains("an operator decided about"));
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    Ended { code: output.status.code().unwrap(), stdout, stderr, audit }
 }
 
 impl Ended {

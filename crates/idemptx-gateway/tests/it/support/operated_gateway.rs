@@ -53,6 +53,12 @@ impl OperatedGateway {
         Self::on(tempfile::tempdir().unwrap(), &store, "", policy, "", "")
     }
 
+    /// Starts one on a shared store, with these policy lines in its route and these tables.
+    pub(crate) fn at(store: &str, policy: &str, tables: &str) -> Self {
+        let store = format!("url = \"{store}\"");
+        Self::on(tempfile::tempdir().unwrap(), &store, "", policy, "", tables)
+    }
+
     /// Starts one on SQLite with this line in its limits.
     pub(crate) fn limited(line: &str) -> Self {
         Self::configured("", "", &format!("[limits]\n{line}"))

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-/// Counts its executions; `/slow` waits until opened, `/die` closes the connection, `/half` does so
+/// Counts its executions; `/fail` answers 503, `/slow` waits until opened, `/die` closes the connection, `/half` does so
 /// in the middle of its response.
 #[derive(Clone, Debug)]
 pub(crate) struct OrderService {
@@ -84,10 +84,12 @@ impl OrderService {
             return None;
         }
         let body = format!("{{\"n\":{number}}}");
+        let is_failure = path.starts_with("/fail");
+        let status = if is_failure { "503 Service Unavailable" } else { "201 Created" };
         let breaks_off = path.starts_with("/half");
         let length = if breaks_off { body.len() * 2 } else { body.len() };
         let head = format!(
-            "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
         );
         (&mut &*stream).write_all(format!("{head}\r\n{body}").as_bytes()).ok()?;
         (!breaks_off).then_some(())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from .durable import PostgresBackend, SqliteBackend
+from .durable import (
+    PostgresBackend,
+    RedisClusterBackend,
+    RedisSentinelBackend,
+    SqliteBackend,
+)
 from .memory import InMemoryBackend
 from .redis import AsyncRedisBackend, RedisBackend
 
@@ -11,6 +16,8 @@ __all__ = [
     "InMemoryBackend",
     "PostgresBackend",
     "RedisBackend",
+    "RedisClusterBackend",
+    "RedisSentinelBackend",
     "SqliteBackend",
     "from_url",
 ]
@@ -18,7 +25,14 @@ __all__ = [
 
 def from_url(
     url: str, prefix: str = "idempotency:"
-) -> InMemoryBackend | PostgresBackend | RedisBackend | SqliteBackend:
+) -> (
+    InMemoryBackend
+    | PostgresBackend
+    | RedisBackend
+    | RedisClusterBackend
+    | RedisSentinelBackend
+    | SqliteBackend
+):
     """The backend that a URL names.
 
     | URL | backend |
@@ -26,6 +40,8 @@ def from_url(
     | `memory:` | `InMemoryBackend` |
     | `postgres://[user[:password]@]host[:port]/database`, `postgresql://…` | `PostgresBackend` |
     | `redis://…`, `rediss://…`, `unix:///path` | `RedisBackend`, with this prefix |
+    | `redis+cluster://host:port,…`, `rediss+cluster://…` | `RedisClusterBackend` |
+    | `redis+sentinel://host:port,…/service`, `rediss+sentinel://…` | `RedisSentinelBackend` |
     | `sqlite:path`, `sqlite:///path` | `SqliteBackend` |
 
     Nothing is opened yet: a server that cannot be reached now may be reached later.
@@ -37,9 +53,10 @@ def from_url(
     scheme, colon, _ = url.partition(":")
     if url == "memory:":
         return InMemoryBackend()
-    if scheme in LATER:
-        message = f"this package has no store for {scheme}: URLs yet"
-        raise ValueError(message)
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        return RedisClusterBackend(url, prefix)
+    if scheme in ("redis+sentinel", "rediss+sentinel"):
+        return RedisSentinelBackend(url, prefix)
     if scheme in ("postgres", "postgresql"):
         return PostgresBackend(url)
     if scheme == "sqlite":
@@ -82,7 +99,7 @@ def _path_of(url: str) -> str:
 REDIS = frozenset({"redis", "rediss", "redis+unix", "unix", "valkey", "valkeys", "valkey+unix"})
 FILES = (".db", ".sqlite", ".sqlite3")
 SCHEMES = (
-    "a store is memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss:// for TLS, unix:///PATH "
-    "or postgres://HOST/DATABASE"
+    "a store is memory:, sqlite:PATH, redis://HOST:PORT/DATABASE, rediss:// for TLS, unix:///PATH, "
+    "redis+cluster://HOST:PORT,HOST:PORT, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE or "
+    "postgres://HOST/DATABASE"
 )
-LATER = frozenset({"redis+cluster", "redis+sentinel", "rediss+cluster"})

@@ -1,4 +1,4 @@
-"""The backends that keep records on disk: SQLite for one host, PostgreSQL for many."""
+"""The backends on compiled stores: SQLite, PostgreSQL, and Redis beyond one server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .._safety import SafetyReport
     from .._store import Store
 
-__all__ = ["PostgresBackend", "SqliteBackend"]
+__all__ = ["PostgresBackend", "RedisClusterBackend", "RedisSentinelBackend", "SqliteBackend"]
 
 
 class _DurableRecords(AsyncStorageBackend):
-    """Base of both backends: one Rust store for each process."""
+    """Base of these backends: one Rust store for each process."""
 
     _refuses_transactions: str | None = None
 
@@ -166,6 +166,67 @@ class PostgresBackend(_DurableRecords):
 
     def _make_native_store(self) -> NativeStore:
         return NativeStore.postgres(self._url, **self._settings)
+
+
+class _CompiledRedisBackend(_DurableRecords):
+    """Base of the backends for Redis beyond one server."""
+
+    _scheme: str
+
+    def __init__(
+        self, url: str, prefix: str = "idempotency:", *, timeout: float | None = None
+    ) -> None:
+        if not isinstance(url, str):
+            message = f"{type(self).__name__} takes a URL, not {type(url).__name__}"
+            raise TypeError(message)
+        if not url.partition("://")[0].endswith(self._scheme):
+            message = f"{type(self).__name__} takes a URL redis{self._scheme}://HOST:PORT,HOST:PORT"
+            raise ValueError(message)
+        self._url, self._prefix, self._timeout = url, prefix, timeout
+        super().__init__()
+
+    def _make_native_store(self) -> NativeStore:
+        return NativeStore.redis(self._url, self._prefix, self._timeout)
+
+
+class RedisClusterBackend(_CompiledRedisBackend):
+    """Keeps records in a Redis or Valkey cluster.
+
+        RedisClusterBackend("redis+cluster://app:secret@node-1:6379,node-2:6379")
+
+    The URL names a few of the nodes, `rediss+cluster://` encrypts connections, and a private
+    authority goes into its query: `?ca_file=/etc/ssl/internal.pem`. `timeout` is the number of
+    seconds that a step waits for its answer.
+
+    Raises `ValueError` with what to change; nothing is connected to yet.
+    """
+
+    _scheme = "+cluster"
+
+    @property
+    def transport(self) -> str:
+        """The transport to the records: `redis-cluster`."""
+        return "redis-cluster"
+
+
+class RedisSentinelBackend(_CompiledRedisBackend):
+    """Keeps records in the Redis or Valkey server that sentinels say is the primary.
+
+        RedisSentinelBackend("redis+sentinel://app:secret@guard-1:26379,guard-2:26379/records")
+
+    The URL names the sentinels and the service; its user and password are those of the servers,
+    and those of the sentinels go into its query: `?sentinel_password=…`. `timeout` is the number
+    of seconds that a step waits for its answer.
+
+    Raises `ValueError` with what to change; nothing is connected to yet.
+    """
+
+    _scheme = "+sentinel"
+
+    @property
+    def transport(self) -> str:
+        """The transport to the records: `redis-sentinel`."""
+        return "redis-sentinel"
 
 
 NO_VALUES = "this backend keeps the engine's records and nothing else, so not {!r}"

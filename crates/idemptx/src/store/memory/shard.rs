@@ -54,9 +54,9 @@ impl Shard {
         self.refresh(id, now);
         let fence = (now.as_millis().saturating_mul(1000)).max(self.fence_last.saturating_add(1));
         let slot = match self.slots.get_mut(id) {
-            None if room < RECORD_BYTES => return Err(ErrorKind::Full),
+            None if room < RECORD_BYTES + request.description.len() => return Err(ErrorKind::Full),
             None => {
-                self.bytes += RECORD_BYTES;
+                self.bytes += RECORD_BYTES + request.description.len();
                 let slot = Box::new(Slot::claimed(request, fence, 1, now));
                 self.slots.entry(*id).insert_entry(slot).into_mut()
             }
@@ -67,6 +67,7 @@ impl Shard {
             Some(slot) if slot.is_over(request.expected, now) => {
                 self.bytes -= slot.payload_bytes();
                 slot.replace(request, fence, now);
+                self.bytes += slot.payload_bytes();
                 slot
             }
             Some(slot) => {
@@ -95,9 +96,10 @@ impl Shard {
         if !slot.is_running() {
             return if slot.was_settled_as(done.state) { Ok(()) } else { Err(ErrorKind::Fenced) };
         }
+        let before = slot.payload_bytes();
         slot.settle(done, now);
         self.enqueue(&lease.id);
-        self.bytes += done.payload.len();
+        self.bytes = self.bytes - before + done.payload.len();
         Ok(())
     }
 

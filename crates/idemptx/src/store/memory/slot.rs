@@ -43,7 +43,7 @@ impl Slot {
             fingerprint: request.fingerprint,
             term_millis: u32::try_from(millis(request.term)).unwrap_or(u32::MAX),
             retain_millis: millis(request.retain),
-            payload: Bytes::new(),
+            payload: request.description.clone(),
             turns: now.after(request.term),
             expires: now.after(request.retain),
             queued: Self::NEVER,
@@ -152,7 +152,8 @@ impl Slot {
     }
 
     pub(super) fn lease(&self, id: &RecordId) -> Lease {
-        let request = ClaimRequest::new(self.token, self.fingerprint, self.term(), self.retain());
+        let request = ClaimRequest::new(self.token, self.fingerprint, self.term(), self.retain())
+            .described(if self.is_running() { self.payload.clone() } else { Bytes::new() });
         Lease::granted(*id, &request, self.fence, self.attempt)
     }
 

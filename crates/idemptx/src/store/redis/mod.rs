@@ -6,6 +6,11 @@
 //! A claim is written and renewed with its retention as its time to live, so that
 //! *retention − time to live* is the age of its lease by the server's clock alone.
 //!
+//! The id stands in braces, so a cluster has a record, its response and its wake-ups in one slot.
+//! A node that does not serve it says so before it executes anything: such refusals are followed
+//! with the same token, by our own connections, of which each node has one for commands and one for
+//! wake-ups. The client library's cluster client sends commands again after failures of any kind.
+//!
 //! What is said and what an answer means is in [`protocol`], without a connection; `RedisStore`
 //! (the feature `redis`) brings connections for tokio.
 //!
@@ -24,12 +29,28 @@
 //! +publish`; besides, `+hello +subscribe` for wake-ups across processes, `+select` for a database
 //! other than 0, `+info +config|get` for the check, and `+scan +exists +strlen` for
 //! [listing](idemptx_core::store::Inventory).
+//! A cluster takes `+cluster|slots +asking`, and `+spublish +ssubscribe` instead of `+publish
+//! +subscribe`; servers behind sentinels take `+role`.
 
 #[cfg(feature = "redis")]
 mod client;
 #[cfg(feature = "redis")]
+mod cluster;
+#[cfg(feature = "redis")]
 mod coalescing_writer;
+#[cfg(feature = "redis")]
+mod deployment;
+#[cfg(feature = "redis")]
+mod endpoint;
+#[cfg(feature = "redis")]
+mod epoch;
+#[cfg(feature = "redis")]
+mod list_cluster;
+#[cfg(feature = "redis")]
+mod node;
 pub mod protocol;
+#[cfg(feature = "redis")]
+mod recent;
 #[cfg(feature = "redis")]
 mod redis_connection;
 #[cfg(feature = "redis")]
@@ -37,15 +58,21 @@ mod redis_failure;
 #[cfg(feature = "redis")]
 mod redis_store;
 #[cfg(feature = "redis")]
+mod sentinel;
+#[cfg(feature = "redis")]
 mod server_clock;
 #[cfg(feature = "redis")]
-mod subscription;
+mod step_runner;
 #[cfg(feature = "redis")]
-mod topology;
+mod store_builder;
+#[cfg(feature = "redis")]
+mod subscription;
 #[cfg(feature = "redis")]
 mod url;
 
 #[cfg(feature = "redis")]
-pub use self::redis_store::{RedisStore, RedisStoreBuilder};
+pub use self::redis_store::RedisStore;
+#[cfg(feature = "redis")]
+pub use self::store_builder::RedisStoreBuilder;
 #[cfg(feature = "redis")]
 pub use self::url::InvalidUrl;

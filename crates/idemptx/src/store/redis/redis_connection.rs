@@ -9,6 +9,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -16,11 +17,14 @@ use redis::{Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::client::{packed, reply};
-use super::protocol::clock;
+use super::endpoint::{Endpoint, Line};
+use super::epoch::Epoch;
+use super::protocol::cluster::asking;
+use super::protocol::{clock, sentinel};
 use super::redis_failure::RedisFailure;
+use super::sentinel::Sentinels;
 use super::server_clock::ServerClock;
 use super::subscription::listener;
-use super::topology::{Line, Topology};
 use crate::store::connection::{Connect, Connection, Doubt};
 use crate::store::notifier::Notifier;
 use crate::store::per_runtime::PerRuntime;
@@ -36,12 +40,43 @@ pub(super) struct RedisTimeouts {
 }
 
 /// Use of a connection.
-#[derive(Debug)]
 pub(super) enum LinePurpose {
-    /// Commands; the clock reads the server's time when the connection is opened.
-    Commands(Arc<ServerClock>),
+    /// Commands; the clock reads the server's time when the connection is opened, and the history
+    /// of its data is compared.
+    Commands(Arc<ServerClock>, Option<Arc<Epoch>>),
     /// Subscriptions, whose messages go to the notifier.
     WakeUps(Arc<Notifier>),
+}
+
+/// Server of a connection.
+pub(super) enum Target {
+    /// The server at an address.
+    Server(Endpoint),
+    /// Whichever server the sentinels say is the primary.
+    Service(Arc<Sentinels>, Arc<str>),
+}
+
+impl Target {
+    pub(super) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Server(endpoint) => endpoint.name(),
+            Self::Service(_, name) => name,
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Server(endpoint) => Some(endpoint),
+            Self::Service(..) => None,
+        }
+    }
+
+    pub(super) fn is_plaintext(&self) -> bool {
+        match self {
+            Self::Server(endpoint) => endpoint.is_plaintext(),
+            Self::Service(sentinels, _) => sentinels.is_plaintext(),
+        }
+    }
 }
 
 /// Connections of one purpose.
@@ -52,12 +87,8 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Creates an empty set: the first step opens a connection.
-    pub(super) fn new(
-        topology: Arc<Topology>,
-        purpose: LinePurpose,
-        timeouts: RedisTimeouts,
-    ) -> Self {
-        let connector = Arc::new(Connector { topology, purpose, timeouts });
+    pub(super) fn new(target: Arc<Target>, purpose: LinePurpose, timeouts: RedisTimeouts) -> Self {
+        let connector = Arc::new(Connector { target, purpose, timeouts });
         Self { connector, lines: PerRuntime::new() }
     }
 
@@ -86,7 +117,7 @@ impl Connections {
     {
         let line = self.lines.current(|| Connection::new(self.connector.clone()));
         let line = line.ok_or_else(|| self.connector.no_runtime())?;
-        let name = self.connector.topology.name();
+        let name = self.connector.target.name();
         line.run(doubt, |live| {
             let answer = step(live.connection.clone());
             async move { answer.await.map_err(|error| RedisFailure::redis(name, error)) }
@@ -103,8 +134,19 @@ pub(super) async fn send(
     connection.send_packed_command(command).await?.extract_error()
 }
 
+/// Sends a command to a node that is taking its slot over; nothing comes between the two commands.
+pub(super) async fn send_asking(
+    mut connection: MultiplexedConnection,
+    command: Cmd,
+) -> RedisResult<Value> {
+    let mut commands = Pipeline::with_capacity(2);
+    commands.add_command(packed(&asking())).add_command(command);
+    let mut answers = connection.send_packed_commands(&commands, 0, 2).await?;
+    answers.pop().unwrap_or(Value::Nil).extract_error()
+}
+
 /// Sends several commands at once; an error of the server is the answer to its command.
-async fn send_all(
+pub(super) async fn send_all(
     mut connection: MultiplexedConnection,
     commands: &Pipeline,
 ) -> RedisResult<Vec<Value>> {
@@ -112,26 +154,70 @@ async fn send_all(
 }
 
 struct Connector {
-    topology: Arc<Topology>,
+    target: Arc<Target>,
     purpose: LinePurpose,
     timeouts: RedisTimeouts,
 }
 
 impl Connector {
-    async fn line(&self, info: ConnectionInfo) -> RedisResult<Line> {
+    async fn line(&self, endpoint: &Endpoint, info: ConnectionInfo) -> RedisResult<Line> {
         match &self.purpose {
-            LinePurpose::Commands(server_clock) => {
-                let line = self.topology.connect(info).await?;
+            LinePurpose::Commands(server_clock, epoch) => {
+                let generation = epoch.as_ref().map(|epoch| epoch.generation());
+                let mut line = endpoint.connect(info).await?;
                 let asked = Instant::now();
                 let question = packed(&clock::question());
                 let time = send(line.connection.clone(), &question).await?;
                 if let Some(micros) = reply(time).as_ref().and_then(clock::micros) {
                     server_clock.set(micros, asked);
                 }
+                if let Some(epoch) = epoch {
+                    epoch.compare(&line.connection).await;
+                }
+                line.generation = generation.unwrap_or_default();
                 Ok(line)
             }
-            LinePurpose::WakeUps(notifier) => self.topology.listen(info, listener(notifier)).await,
+            LinePurpose::WakeUps(notifier) => {
+                let is_cut_off = Arc::<AtomicBool>::default();
+                let receive = listener(notifier, is_cut_off.clone());
+                let mut line = endpoint.listen(info, receive).await?;
+                line.is_cut_off = is_cut_off;
+                Ok(line)
+            }
         }
+    }
+
+    /// Opens a line to the server at an address.
+    async fn open(&self, endpoint: &Endpoint) -> Result<Line, RedisFailure> {
+        // A command that prints the password may take longer than an attempt to connect.
+        let info = endpoint.info().await?;
+        let failed = |error| RedisFailure::redis(endpoint.name(), error);
+        let line = async { self.line(endpoint, info).await.map_err(failed) };
+        let limit = self.timeouts.connect;
+        limited_or(limit, line, || RedisFailure::timed_out(endpoint.name(), limit)).await
+    }
+
+    /// Opens a line to the primary that the sentinels name, which must agree.
+    async fn open_primary(&self, sentinels: &Arc<Sentinels>) -> Result<Line, RedisFailure> {
+        let limit = self.timeouts.connect;
+        let switches = sentinels.switches();
+        let endpoint = sentinels.primary(limit).await?;
+        let mut line = self.open(&endpoint).await.inspect_err(|_| sentinels.distrust())?;
+        let question = packed(&sentinel::role());
+        let asking = send(line.connection.clone(), &question);
+        let failed = |error| RedisFailure::redis(endpoint.name(), error);
+        let asking = async { asking.await.map_err(failed) };
+        let late = || RedisFailure::timed_out(endpoint.name(), limit);
+        let role = limited_or(limit, asking, late).await?;
+        if !reply(role).as_ref().is_some_and(sentinel::is_primary) {
+            sentinels.distrust();
+            return Err(RedisFailure::no_primary(endpoint.name(), sentinels.service()));
+        }
+        line.switches = switches;
+        if let LinePurpose::Commands(..) = self.purpose {
+            line.run(sentinels.clone().listen(endpoint, limit));
+        }
+        Ok(line)
     }
 }
 
@@ -140,18 +226,23 @@ impl Connect for Arc<Connector> {
     type Failure = RedisFailure;
 
     async fn connect(&self) -> Result<Line, RedisFailure> {
-        let limit = self.timeouts.connect;
-        let failed = |error| RedisFailure::redis(self.topology.name(), error);
-        // A command that prints the password may take longer than an attempt to connect.
-        let info = self.topology.info().await;
-        let info = info.map_err(|error| RedisFailure::no_password(self.topology.name(), &error))?;
-        let line = async { self.line(info).await.map_err(failed) };
-        limited_or(limit, line, || self.timed_out(limit)).await
+        match &*self.target {
+            Target::Server(endpoint) => self.open(endpoint).await,
+            Target::Service(sentinels, _) => self.open_primary(sentinels).await,
+        }
     }
 
-    fn is_closed(&self, _: &Line) -> bool {
-        // The client library reports it with the next command only.
-        false
+    fn is_closed(&self, line: &Line) -> bool {
+        // That the server closed it, the client library reports with the next command only.
+        let is_switched = match &*self.target {
+            Target::Server(_) => false,
+            Target::Service(sentinels, _) => line.switches != sentinels.switches(),
+        };
+        let is_outdated = match &self.purpose {
+            LinePurpose::Commands(_, Some(epoch)) => line.generation != epoch.generation(),
+            _ => false,
+        };
+        is_switched || is_outdated || line.is_cut_off.load(Ordering::Acquire)
     }
 
     async fn drain(&self, line: &Line) {
@@ -167,7 +258,7 @@ impl Connect for Arc<Connector> {
     }
 
     fn timed_out(&self, after: Duration) -> RedisFailure {
-        RedisFailure::timed_out(self.topology.name(), after)
+        RedisFailure::timed_out(self.target.name(), after)
     }
 
     fn crowded(&self) -> RedisFailure {
@@ -175,6 +266,6 @@ impl Connect for Arc<Connector> {
     }
 
     fn no_runtime(&self) -> RedisFailure {
-        RedisFailure::no_runtime(self.topology.name())
+        RedisFailure::no_runtime(self.target.name())
     }
 }

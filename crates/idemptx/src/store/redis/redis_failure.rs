@@ -27,6 +27,12 @@ enum RedisCause {
     NoRuntime,
     /// The password could not be read.
     NoPassword(String),
+    /// The server refused a question that is no step.
+    Refused(Bytes),
+    /// A sentinel knows no primary of this service, or it is none.
+    NoPrimary(String),
+    /// No node serves this slot.
+    NoOwner(u16),
     Unexpected,
 }
 
@@ -51,6 +57,18 @@ impl RedisFailure {
         Self::new(server, RedisCause::NoPassword(error.to_string()))
     }
 
+    pub(super) fn refused(server: &Arc<str>, error: Bytes) -> Self {
+        Self::new(server, RedisCause::Refused(error))
+    }
+
+    pub(super) fn no_primary(server: &Arc<str>, service: &str) -> Self {
+        Self::new(server, RedisCause::NoPrimary(service.to_owned()))
+    }
+
+    pub(super) fn no_owner(cluster: &Arc<str>, slot: u16) -> Self {
+        Self::new(cluster, RedisCause::NoOwner(slot)).unsent()
+    }
+
     pub(super) fn unexpected(server: &Arc<str>) -> Self {
         Self::new(server, RedisCause::Unexpected)
     }
@@ -69,7 +87,10 @@ impl RedisFailure {
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Refused,
-            RedisCause::NoPassword(_) => ErrorKind::Refused,
+            RedisCause::NoPassword(_)
+            | RedisCause::Refused(_)
+            | RedisCause::NoPrimary(_)
+            | RedisCause::NoOwner(_) => ErrorKind::Refused,
             RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
@@ -135,6 +156,14 @@ impl fmt::Display for RedisFailure {
             RedisCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
             RedisCause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
             RedisCause::NoPassword(text) => f.write_str(text),
+            RedisCause::Refused(error) => f.write_str(&String::from_utf8_lossy(error)),
+            RedisCause::NoPrimary(service) => {
+                write!(
+                    f,
+                    "there is no primary of the service `{service}`: correct its name, or wait"
+                )
+            }
+            RedisCause::NoOwner(slot) => write!(f, "no node of the cluster serves the slot {slot}"),
             RedisCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }

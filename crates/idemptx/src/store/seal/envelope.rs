@@ -10,6 +10,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
+use idemptx_core::store::{ClaimInfo, RecordStatus, RecordSummary};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::keys::{SealKey, SealKeys};
@@ -34,6 +35,20 @@ impl<'a> SealContext<'a> {
     pub(super) const fn of(record: &'a Record) -> Self {
         let Record { id, token, fingerprint, state, .. } = record;
         Self { id, token, fingerprint, state: *state }
+    }
+
+    /// A record that was listed.
+    pub(super) const fn listed(entry: &'a RecordSummary) -> Self {
+        let state = match entry.status {
+            RecordStatus::Completed => State::Completed,
+            RecordStatus::NotReplayable => State::NotReplayable,
+            RecordStatus::Unknown => State::Unknown,
+            RecordStatus::ResponseExpired => State::ResponseExpired,
+            // Orphans too.
+            _ => State::Running,
+        };
+        let ClaimInfo { token, fingerprint, .. } = &entry.claim;
+        Self { id: &entry.id, token, fingerprint, state }
     }
 
     /// The associated data; every part has one length, so that no two owners have the same.

@@ -1,11 +1,13 @@
 //! The store around a store.
 
+use bytes::Bytes;
+use idemptx_core::description::Description;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, Inventory, Page, Query, RecordSnapshot,
-    Settlement, Store, StoreError, Watch,
+    RecordSummary, Settlement, Store, StoreError, Watch,
 };
 
 use super::envelope::{self, NONCE_BYTES, SealContext, Unopened};
@@ -75,17 +77,38 @@ impl Seal {
         done: &Settlement,
     ) -> Result<Settlement, StoreError> {
         let mut sealed = done.clone();
-        if is_bare(done.state) && done.payload.is_empty() {
-            return Ok(sealed);
+        if !is_bare(done.state) || !done.payload.is_empty() {
+            let owner = SealContext::settling(lease, done.state);
+            sealed.payload = self.payload(owner, &done.payload)?;
         }
+        Ok(sealed)
+    }
+
+    /// Seals the description of a claim for the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`settlement`](Self::settlement).
+    fn claim_request(
+        &self,
+        id: &RecordId,
+        request: &ClaimRequest,
+    ) -> Result<ClaimRequest, StoreError> {
+        let mut sealed = request.clone();
+        if !request.description.is_empty() {
+            let lease = Lease::granted(*id, request, 0, 0);
+            let owner = SealContext::settling(&lease, State::Running);
+            sealed.description = self.payload(owner, &request.description)?;
+        }
+        Ok(sealed)
+    }
+
+    fn payload(&self, owner: SealContext<'_>, payload: &[u8]) -> Result<Bytes, StoreError> {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce)
             .map_err(|error| StoreError::with_source(ErrorKind::Internal, error))?;
-        let owner = SealContext::settling(lease, done.state);
-        sealed.payload =
-            envelope::seal(self.keys.first(), owner, &done.payload, self.compresses, &nonce)
-                .ok_or(ErrorKind::Internal)?;
-        Ok(sealed)
+        let sealed = envelope::seal(self.keys.first(), owner, payload, self.compresses, &nonce);
+        sealed.ok_or_else(|| ErrorKind::Internal.into())
     }
 
     /// A record of the store as it was before it was sealed.
@@ -105,9 +128,25 @@ impl Seal {
         Ok(record)
     }
 
-    /// A verdict with its record opened.
-    fn claim(&self, claim: Claim) -> Result<Claim, StoreError> {
+    /// Opens the description of a listed record, where all of its payload was read.
+    ///
+    /// What cannot be opened has none: the record is listed all the same, to be forgotten.
+    fn listed(&self, entry: &mut RecordSummary) {
+        let sealed = std::mem::take(&mut entry.payload_head);
+        if sealed.is_empty() || sealed.len() as u64 != entry.payload_bytes {
+            return;
+        }
+        entry.payload_head = match envelope::open(&self.keys, SealContext::listed(entry), &sealed) {
+            Ok(payload) => payload.slice(..payload.len().min(Description::BYTES_MAX)),
+            Err(Unopened::Unsealed) if self.accepts_unsealed => sealed,
+            Err(_) => Bytes::new(),
+        };
+    }
+
+    /// A verdict on this request with its record opened.
+    fn claim(&self, request: &ClaimRequest, claim: Claim) -> Result<Claim, StoreError> {
         match claim {
+            Claim::Granted(lease) => Ok(Claim::Granted(opened(lease, &request.description))),
             Claim::Found(RecordSnapshot::Settled(record)) => {
                 let record = self.record(record)?;
                 Ok(Claim::Found(RecordSnapshot::Settled(record)))
@@ -174,7 +213,8 @@ impl<S> Sealed<S> {
 
 impl<S: Store> Store for Sealed<S> {
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim(id, request).await?)
+        let sealed = self.seal.claim_request(id, request)?;
+        self.seal.claim(request, self.store.claim(id, &sealed).await?)
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
@@ -187,7 +227,7 @@ impl<S: Store> Store for Sealed<S> {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, StoreError> {
-        self.store.renew(lease).await
+        Ok(opened(self.store.renew(lease).await?, &lease.description))
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
@@ -210,7 +250,9 @@ impl<S: Store> Store for Sealed<S> {
 /// Sizes are those of what is sealed.
 impl<S: Inventory> Inventory for Sealed<S> {
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
-        self.store.list(query).await
+        let mut page = self.store.list(query).await?;
+        page.entries.iter_mut().for_each(|entry| self.seal.listed(entry));
+        Ok(page)
     }
 }
 
@@ -227,7 +269,9 @@ impl<S: Transactional + 'static> Transactional for Sealed<S> {
         request: &'a ClaimRequest,
     ) -> BoxFuture<'a, Result<Claim, StoreError>> {
         Box::pin(async move {
-            self.seal.claim(self.store.claim_in_postgres(transaction, id, request).await?)
+            let sealed = self.seal.claim_request(id, request)?;
+            let claimed = self.store.claim_in_postgres(transaction, id, &sealed).await?;
+            self.seal.claim(request, claimed)
         })
     }
 
@@ -251,7 +295,8 @@ impl<S: Transactional + 'static> Transactional for Sealed<S> {
         id: &RecordId,
         request: &ClaimRequest,
     ) -> Result<Claim, StoreError> {
-        self.seal.claim(self.store.claim_in_sqlite(transaction, id, request)?)
+        let sealed = self.seal.claim_request(id, request)?;
+        self.seal.claim(request, self.store.claim_in_sqlite(transaction, id, &sealed)?)
     }
 
     #[cfg(feature = "sqlite")]
@@ -276,7 +321,13 @@ impl<S: SafetyCheck> SafetyCheck for Sealed<S> {
     }
 }
 
-/// Returns true if a record in this state has no payload, and nothing to seal.
+/// Returns the lease of a sealed claim with its description in the clear.
+fn opened(mut lease: Lease, description: &Bytes) -> Lease {
+    lease.description = description.clone();
+    lease
+}
+
+/// Returns true if a record in this state may have no payload, and nothing to seal.
 ///
 /// One that has a payload all the same is sealed like any other.
 const fn is_bare(state: State) -> bool {

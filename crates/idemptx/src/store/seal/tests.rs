@@ -9,12 +9,13 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use idemptx_core::description::Description;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
+    Claim, ClaimRequest, ErrorKind, Inventory, Query, RecordSnapshot, Settlement, Store, StoreError,
 };
 use proptest::prelude::*;
 
@@ -320,6 +321,37 @@ async fn any_store_is_sealed_beneath_what_is_near() {
         let guarantee = store.check().await.unwrap().guarantee;
         assert!(guarantee.contains("sealed") && guarantee.contains("1000 ms"), "{guarantee}");
     }
+}
+
+#[tokio::test]
+async fn what_describes_a_claim_is_sealed_and_its_operators_read_it() {
+    let description = Description::of(&described()).unwrap();
+    let store = Sealed::new(MemoryStore::new(), SealKeys::new(key(1)));
+    let request = request().described(described());
+    let Ok(Claim::Granted(lease)) = store.claim(&id(), &request).await else { panic!("refused") };
+    assert_eq!(lease.description, described());
+    assert_eq!(store.renew(&lease).await.unwrap(), lease);
+    let listed = async |store: &Sealed<MemoryStore>| {
+        store.list(&Query::all()).await.unwrap().entries.pop().unwrap()
+    };
+    let beneath = store.inner().list(&Query::all()).await.unwrap().entries.pop().unwrap();
+    assert_eq!(beneath.description(), None);
+    assert!(!beneath.payload_head.windows(7).any(|part| part == b"/orders"));
+    assert_eq!(listed(&store).await.description(), Some(description.clone()));
+    let unknown = Settlement::new(State::Unknown, Bytes::new(), LONG, LONG).describing(&lease);
+    store.settle(&lease, &unknown).await.unwrap();
+    assert_eq!(listed(&store).await.description(), Some(description));
+    assert_eq!(settled(&store, &lease).await.unwrap().payload, described());
+    // With other keys it is listed all the same.
+    let stranger = Sealed::new(store.into_inner(), SealKeys::new(key(2)));
+    assert_eq!(listed(&stranger).await.description(), None);
+}
+
+fn described() -> Bytes {
+    let mut description = Description::default();
+    description.method = "POST".into();
+    description.path = "/orders".into();
+    description.encode()
 }
 
 async fn claimed() -> (Sealed<MemoryStore>, Lease) {

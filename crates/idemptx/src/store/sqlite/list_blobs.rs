@@ -56,7 +56,7 @@ fn walk(
     Ok(walked < walk_max)
 }
 
-/// Reads the head of a record, without the pages of its response that a query would load.
+/// Reads the beginning of a record, without the pages of its response that a query would load.
 fn head<'c>(
     connection: &'c Connection,
     blob: &mut Option<Blob<'c>>,
@@ -69,7 +69,7 @@ fn head<'c>(
         }
         None => blob.insert(connection.blob_open(MAIN_DB, "records", "record", row, true)?),
     };
-    let mut head = vec![0; Record::HEAD_BYTES.min(blob.len())];
+    let mut head = vec![0; Record::LISTED_BYTES.min(blob.len())];
     blob.read_at_exact(&mut head, 0)?;
     Ok(head.into())
 }

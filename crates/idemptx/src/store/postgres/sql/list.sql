@@ -6,7 +6,7 @@ WITH moment AS MATERIALIZED (
 ),
 walked AS MATERIALIZED (
     SELECT r.id, r.state, r.expires_at, r.lease_until, r.response_until, r.fence,
-        substring(r.record FROM 1 FOR 143) AS head,
+        substring(r.record FROM 1 FOR 783) AS head,
         octet_length(r.record) AS record_bytes,
         octet_length(r.response) AS response_bytes
     FROM {records} AS r

@@ -32,17 +32,107 @@ pub fn evaluate(
     transport: Transport,
     replies: [Reply; 2],
 ) -> Result<Checked, StoreError> {
-    let [about, configuration] = replies;
-    let settings = ServerSettings {
-        info: unless_forbidden(layout, about)?.map(info),
-        configuration: unless_forbidden(layout, configuration)?.map(pairs),
-    };
-    let mut report = settings.report(layout.server().as_deref());
+    evaluate_all(layout, transport, Deployment::Single, vec![replies])
+}
+
+/// Evaluates the replies of all servers that take writes.
+///
+/// # Errors
+///
+/// As [`evaluate`].
+pub fn evaluate_all(
+    layout: &Layout,
+    transport: Transport,
+    deployment: Deployment,
+    replies: Vec<[Reply; 2]>,
+) -> Result<Checked, StoreError> {
+    let servers = replies.into_iter().map(|[about, configuration]| {
+        Ok(ServerSettings {
+            info: unless_forbidden(layout, about)?.map(info),
+            configuration: unless_forbidden(layout, configuration)?.map(pairs),
+        })
+    });
+    let servers = servers.collect::<Result<Vec<_>, StoreError>>()?;
+    let mut report = judge(layout.server().as_deref(), deployment, &servers);
     if transport == Transport::Plaintext {
         let findings = report.findings.into_iter().chain([plaintext()]).collect();
         report = SafetyReport::new(findings, report.guarantee);
     }
-    Ok(Checked { report, durable: settings.persistence().is_durable() })
+    let durable = servers.iter().map(|server| server.persistence().is_durable());
+    // One that forgets is enough.
+    let durable = durable.reduce(|one, other| match (one, other) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    });
+    Ok(Checked { report, durable: durable.flatten() })
+}
+
+/// Returns what there is to say about the servers, each finding once.
+fn judge(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> SafetyReport {
+    let mut findings: Vec<Finding> = Vec::new();
+    for finding in servers.iter().flat_map(|server| server.findings(deployment)) {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    SafetyReport::new(findings, guarantee(server, deployment, servers))
+}
+
+/// The guarantee of all servers: that of the weakest in each respect.
+fn guarantee(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> String {
+    let product = servers.first().map(ServerSettings::product).unwrap_or_default();
+    let kind = match deployment {
+        Deployment::Single => String::new(),
+        Deployment::Sentinel => " behind sentinels".to_owned(),
+        Deployment::Cluster => format!(" cluster of {} primaries", servers.len()),
+    };
+    let position = server.map(|server| format!(" at {server}")).unwrap_or_default();
+    let persistence = servers.iter().map(ServerSettings::persistence).min();
+    let persistence = persistence.unwrap_or(Persistence::Unknown);
+    let replicas = servers.iter().map(|server| server.number("connected_slaves"));
+    let replicas = replicas.reduce(|one, other| Some(one? + other?)).flatten();
+    let eviction = servers.iter().map(|server| server.info("maxmemory_policy"));
+    let eviction = eviction.reduce(|one, other| match (one, other) {
+        (Some("noeviction"), other) => other,
+        (one, _) => one,
+    });
+    format!(
+        "{product}{kind}{position}: {}; {}; {}",
+        persistence.describe(),
+        describe_replicas(replicas),
+        describe_eviction(eviction.flatten()),
+    )
+}
+
+fn describe_replicas(replicas: Option<u64>) -> String {
+    match replicas {
+        None => "replicas unknown".to_owned(),
+        Some(0) => "no replicas".to_owned(),
+        Some(count) => {
+            format!("a failover to one of {count} replicas may forget acknowledged claims")
+        }
+    }
+}
+
+fn describe_eviction(policy: Option<&str>) -> String {
+    match policy {
+        None => "eviction unknown".to_owned(),
+        Some("noeviction") => "no eviction".to_owned(),
+        Some(policy) => format!("{policy} may delete claims"),
+    }
+}
+
+/// Servers that a store was told to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Deployment {
+    /// One server.
+    Single,
+    /// The primary of a service, which sentinels know.
+    Sentinel,
+    /// The primaries of a cluster.
+    Cluster,
 }
 
 /// Result of a check.
@@ -81,26 +171,18 @@ struct ServerSettings {
 }
 
 impl ServerSettings {
-    fn report(&self, server: Option<&str>) -> SafetyReport {
+    fn findings(&self, deployment: Deployment) -> impl Iterator<Item = Finding> {
         let findings = [
             self.visibility(),
             self.version(),
             self.role(),
-            self.cluster(),
+            self.cluster(deployment),
             self.eviction(),
             self.persistence().finding(),
             self.replication(),
             self.headroom(),
         ];
-        let position = server.map(|server| format!(" at {server}")).unwrap_or_default();
-        let guarantee = format!(
-            "{}{position}: {}; {}; {}",
-            self.product(),
-            self.persistence().describe(),
-            self.describe_replicas(),
-            self.describe_eviction(),
-        );
-        SafetyReport::new(findings.into_iter().flatten().collect(), guarantee)
+        findings.into_iter().flatten()
     }
 
     fn info(&self, name: &str) -> Option<&str> {
@@ -150,11 +232,12 @@ impl ServerSettings {
         })
     }
 
-    fn cluster(&self) -> Option<Finding> {
-        (self.info("cluster_enabled") == Some("1")).then(|| {
+    fn cluster(&self, deployment: Deployment) -> Option<Finding> {
+        let is_node = self.info("cluster_enabled")? == "1";
+        (is_node && deployment != Deployment::Cluster).then(|| {
             fatal(
                 "this server is a node of a cluster, which would refuse every key of the other \
-                 nodes; use a server outside a cluster",
+                 nodes; write redis+cluster:// instead of the URL's scheme",
             )
         })
     }
@@ -203,28 +286,10 @@ impl ServerSettings {
             ))
         })
     }
-
-    fn describe_replicas(&self) -> String {
-        match self.number("connected_slaves") {
-            None => "replicas unknown".to_owned(),
-            Some(0) => "no replicas".to_owned(),
-            Some(count) => {
-                format!("a failover to one of {count} replicas may forget acknowledged claims")
-            }
-        }
-    }
-
-    fn describe_eviction(&self) -> String {
-        match self.info("maxmemory_policy") {
-            None => "eviction unknown".to_owned(),
-            Some("noeviction") => "no eviction".to_owned(),
-            Some(policy) => format!("{policy} may delete claims"),
-        }
-    }
 }
 
 /// Policy of the server for writing to disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Persistence {
     Unknown,
     Nothing,

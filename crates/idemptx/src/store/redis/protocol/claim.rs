@@ -3,7 +3,7 @@
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{Claim, ClaimRequest, Expected, RecordSnapshot, StoreError};
+use idemptx_core::store::{Claim, ClaimRequest, Expected, RecordSnapshot};
 use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
@@ -26,6 +26,9 @@ pub struct ClaimStep {
     /// one process grow whether a command or a script, which reads the clock itself, grants them.
     fence_min: u64,
     asked: Asked,
+    /// True if scripts are given the key of the response: it may be missing, and while a slot is
+    /// migrated, a node of a cluster refuses several keys of which not all are there.
+    is_apart: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl ClaimStep {
     #[must_use]
     pub fn new(id: RecordId, mut request: ClaimRequest) -> Self {
         request.retain = kept(request.retain);
-        Self { id, request, fence_min: 0, asked: Asked::Script(Form::Hash) }
+        Self { id, request, fence_min: 0, asked: Asked::Script(Form::Hash), is_apart: false }
     }
 
     fn lease(&self, fence: u64, attempt: u32) -> Lease {
@@ -64,10 +67,14 @@ impl ClaimStep {
             Some(Expected::Orphan(token)) => ("held", token.as_bytes()),
             Some(Expected::Settled(token)) => ("settled", token.as_bytes()),
         };
-        CLAIM
-            .call(form, 2, 4, Record::HEAD_BYTES)
-            .key(layout, Key::Record(&self.id))
-            .key(layout, Key::Response(&self.id))
+        let keys = if self.is_apart { 2 } else { 1 };
+        let command =
+            CLAIM.call(form, keys, 4, Record::HEAD_BYTES).key(layout, Key::Record(&self.id));
+        let command = match self.is_apart {
+            true => command.key(layout, Key::Response(&self.id)),
+            false => command,
+        };
+        command
             .bytes(&Record::running(&self.lease(self.fence_min, FIRST_ATTEMPT)).encode())
             .number(millis(self.request.retain))
             .text(state)
@@ -85,6 +92,7 @@ impl ClaimStep {
             Reply::Bytes(record) => match decode(&self.id, &record) {
                 // How old a claim is, and what is kept apart, only a script can tell.
                 Ok(record) if record.state == State::Running || record.apart => {
+                    self.is_apart = record.apart;
                     return self.ask_script(layout, Form::Hash);
                 }
                 record => record.map(|it| Claim::Found(RecordSnapshot::Settled(it))),
@@ -100,10 +108,16 @@ impl ClaimStep {
         Next::Done(verdict)
     }
 
-    fn read(&self, layout: &Layout, reply: Reply) -> Result<Claim, StoreError> {
-        Ok(match ScriptVerdict::read(layout, &self.id, reply)? {
-            ScriptVerdict::Granted(lease) => Claim::Granted(lease),
-            ScriptVerdict::RecordState(found) => found.into(),
+    fn read(&mut self, layout: &Layout, form: Form, reply: Reply) -> Next<Claim> {
+        Next::Done(match ScriptVerdict::read(layout, &self.id, reply) {
+            Ok(ScriptVerdict::Granted(lease)) => Ok(Claim::Granted(lease)),
+            Ok(ScriptVerdict::RecordState(found)) => Ok(found.into()),
+            Ok(ScriptVerdict::Apart) if !self.is_apart => {
+                self.is_apart = true;
+                return self.ask_script(layout, form);
+            }
+            Ok(ScriptVerdict::Apart) => Err(layout.unexpected("EVALSHA")),
+            Err(error) => Err(error),
         })
     }
 
@@ -133,6 +147,7 @@ impl Step for ClaimStep {
 
     fn begin(&mut self, layout: &Layout, micros: u64) -> Command {
         self.fence_min = micros;
+        self.is_apart = false;
         // What may be replaced is there, so the plain command would only say so.
         if self.request.expected.is_some() {
             self.asked = Asked::Script(Form::Hash);
@@ -153,7 +168,10 @@ impl Step for ClaimStep {
                 self.ask_script(layout, form)
             }
             ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            ScriptReply::Answer(reply) => Next::Done(self.read(layout, reply)),
+            ScriptReply::Answer(reply) => {
+                let form = *form;
+                self.read(layout, form, reply)
+            }
         }
     }
 

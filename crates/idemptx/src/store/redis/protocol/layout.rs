@@ -1,15 +1,19 @@
 //! Names of records.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use idemptx_core::key::RecordId;
+
+use super::cluster::{slot_of, tag_of};
 
 /// Names of a store's records, shared by all of its steps.
 #[derive(Clone, Debug)]
 pub struct Layout {
     prefix: Box<str>,
     channel: Box<str>,
+    is_sharded: bool,
     server: Option<Arc<str>>,
 }
 
@@ -20,7 +24,7 @@ impl Layout {
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         let channel = format!("{prefix}wake").into_boxed_str();
-        Self { prefix: prefix.into(), channel, server: None }
+        Self { prefix: prefix.into(), channel, is_sharded: false, server: None }
     }
 
     /// Sets the server's name for the texts of errors: an address, never a credential.
@@ -30,10 +34,35 @@ impl Layout {
         self
     }
 
-    /// Returns the channel of the notifications; each is a record's id in text.
+    /// Publishes notifications on a channel of the record's slot, as a cluster can.
+    ///
+    /// A plain channel would do, but every node of the cluster passes its messages on to every
+    /// other.
+    #[must_use]
+    pub fn sharded(mut self) -> Self {
+        self.is_sharded = true;
+        self
+    }
+
+    /// Returns the channel of the notifications, unless they are [sharded](Self::sharded); each is
+    /// a record's id in text.
     #[must_use]
     pub fn channel(&self) -> &str {
         &self.channel
+    }
+
+    /// Returns the channel of a record's notifications.
+    #[must_use]
+    pub fn channel_of(&self, id: &RecordId) -> Cow<'_, str> {
+        match self.is_sharded {
+            true => format!("{}{{{}}}", self.channel, tag_of(slot_of(id))).into(),
+            false => (&*self.channel).into(),
+        }
+    }
+
+    /// Returns the command that publishes a notification.
+    pub(super) const fn publish(&self) -> &'static str {
+        if self.is_sharded { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// The keys of a record, and of its response where that is kept apart.
@@ -42,6 +71,14 @@ impl Layout {
         let record = format!("{}{{{id}}}", self.prefix);
         let response = format!("{record}:response");
         [record, response]
+    }
+
+    /// Returns the key of the history of a server's data; in a cluster it is in one of its slots.
+    pub(super) fn epoch_key(&self, slot: Option<u16>) -> String {
+        match slot {
+            Some(slot) => format!("{}epoch{{{}}}", self.prefix, tag_of(slot)),
+            None => format!("{}epoch", self.prefix),
+        }
     }
 
     pub(super) fn prefix(&self) -> &[u8] {

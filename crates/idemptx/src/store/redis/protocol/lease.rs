@@ -27,10 +27,11 @@ impl ReleaseStep {
 
     fn command(&self, layout: &Layout) -> Command {
         RELEASE
-            .call(self.form, 1, 3, 0)
+            .call(self.form, 1, 4, 0)
             .key(layout, Key::Record(&self.lease.id))
             .joined(&claim_of(&self.lease))
-            .text(layout.channel())
+            .text(layout.publish())
+            .text(&layout.channel_of(&self.lease.id))
             .bytes(&text(&self.lease.id))
     }
 }
@@ -127,5 +128,5 @@ pub(super) fn if_in_force(layout: &Layout, reply: &Reply) -> Result<(), StoreErr
 
 /// Creates the command that notifies about the end of this claim.
 pub(super) fn wake(layout: &Layout, id: &RecordId) -> Command {
-    Command::of("PUBLISH", 3, 0).text(layout.channel()).bytes(&text(id))
+    Command::of(layout.publish(), 3, 0).text(&layout.channel_of(id)).bytes(&text(id))
 }

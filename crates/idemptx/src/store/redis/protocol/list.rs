@@ -5,6 +5,7 @@
 //! goes on in it after the last id that was listed; if the server has rearranged its keys meanwhile
 //! (its cursor then leads elsewhere), it is listed all over: twice rather than never.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use idemptx_core::store::{
 };
 
 use super::clock;
+use super::cluster::{SLOTS, slot_of};
 use super::command::{Command, Key};
 use super::layout::Layout;
 use super::refusal::has_code;
@@ -36,6 +38,7 @@ pub struct ListStep {
     next: u64,
     form: Form,
     scans_left: u32,
+    slots: Range<u16>,
 }
 
 /// Purpose of the last commands.
@@ -70,7 +73,15 @@ impl ListStep {
             None => ScanPosition { at: 0, rest: None },
         };
         let (stage, form, scans_left) = (Stage::Scan, Form::Hash, SCANS_MAX);
-        Ok(Self { query, position, stage, ids: Vec::new(), next: 0, form, scans_left })
+        let (ids, slots) = (Vec::new(), 0..SLOTS);
+        Ok(Self { query, position, stage, ids, next: 0, form, scans_left, slots })
+    }
+
+    /// Leaves out what a node of a cluster has in other slots than these.
+    #[must_use]
+    pub const fn within(mut self, slots: Range<u16>) -> Self {
+        self.slots = slots;
+        self
     }
 
     /// Begins the dialogue.
@@ -138,6 +149,9 @@ impl ListStep {
         };
         self.next = number(&next).ok_or_else(unexpected)?;
         self.ids = keys.iter().filter_map(|key| id_of(layout, key)).collect();
+        if self.slots != (0..SLOTS) {
+            self.ids.retain(|id| self.slots.contains(&slot_of(id)));
+        }
         self.ids.sort_unstable();
         self.ids.dedup();
         if let Some((next, after)) = self.position.rest

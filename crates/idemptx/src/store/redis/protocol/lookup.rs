@@ -1,7 +1,7 @@
 //! Reading a record.
 
 use idemptx_core::key::RecordId;
-use idemptx_core::store::{RecordSnapshot, StoreError};
+use idemptx_core::store::RecordSnapshot;
 
 use super::command::{Command, Key};
 use super::layout::Layout;
@@ -15,30 +15,40 @@ use super::{Decision, Next, Read, Step};
 pub struct LookupStep {
     id: RecordId,
     form: Form,
+    /// True if the key of the response is named.
+    is_apart: bool,
 }
 
 impl LookupStep {
     /// Reads a record without claiming it.
     #[must_use]
     pub const fn new(id: RecordId) -> Self {
-        Self { id, form: Form::Hash }
+        Self { id, form: Form::Hash, is_apart: false }
     }
 
     fn command(&self, layout: &Layout) -> Command {
-        LOOK.call(self.form, 2, 1, 0)
-            .key(layout, Key::Record(&self.id))
-            .key(layout, Key::Response(&self.id))
-            .bytes(self.id.as_bytes())
+        let keys = if self.is_apart { 2 } else { 1 };
+        let command = LOOK.call(self.form, keys, 1, 0).key(layout, Key::Record(&self.id));
+        let command = match self.is_apart {
+            true => command.key(layout, Key::Response(&self.id)),
+            false => command,
+        };
+        command.bytes(self.id.as_bytes())
     }
 
-    fn read(&self, layout: &Layout, reply: Reply) -> Result<Option<RecordSnapshot>, StoreError> {
-        match reply {
-            Reply::Nil => Ok(None),
-            reply => match ScriptVerdict::read(layout, &self.id, reply)? {
-                ScriptVerdict::RecordState(found) => Ok(Some(found.into())),
-                ScriptVerdict::Granted(_) => Err(layout.unexpected("EVALSHA")),
-            },
+    fn read(&mut self, layout: &Layout, reply: Reply) -> Next<Option<RecordSnapshot>> {
+        if reply == Reply::Nil {
+            return Next::Done(Ok(None));
         }
+        Next::Done(match ScriptVerdict::read(layout, &self.id, reply) {
+            Ok(ScriptVerdict::RecordState(found)) => Ok(Some(found.into())),
+            Ok(ScriptVerdict::Apart) if !self.is_apart => {
+                self.is_apart = true;
+                return Next::Ask(self.command(layout));
+            }
+            Ok(_) => Err(layout.unexpected("EVALSHA")),
+            Err(error) => Err(error),
+        })
     }
 }
 
@@ -47,6 +57,7 @@ impl Step for LookupStep {
 
     fn begin(&mut self, layout: &Layout, _: u64) -> Command {
         self.form = Form::Hash;
+        self.is_apart = false;
         self.command(layout)
     }
 
@@ -54,7 +65,7 @@ impl Step for LookupStep {
         match self.form.read(reply) {
             ScriptReply::Again => Next::Ask(self.command(layout)),
             ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            ScriptReply::Answer(reply) => Next::Done(self.read(layout, reply)),
+            ScriptReply::Answer(reply) => self.read(layout, reply),
         }
     }
 

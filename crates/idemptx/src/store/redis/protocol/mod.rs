@@ -42,7 +42,9 @@
 pub mod check;
 mod claim;
 pub mod clock;
+pub mod cluster;
 mod command;
+pub mod epoch;
 mod layout;
 mod lease;
 mod list;
@@ -51,6 +53,7 @@ mod read;
 mod refusal;
 mod reply;
 mod scripts;
+pub mod sentinel;
 mod settle;
 mod stored;
 mod watch;
@@ -65,7 +68,7 @@ pub use self::list::{ListNext, ListStep};
 pub use self::lookup::LookupStep;
 pub use self::read::Read;
 #[cfg(feature = "redis")]
-pub(super) use self::refusal::refused;
+pub(super) use self::refusal::{has_code, refused};
 pub use self::reply::Reply;
 pub use self::settle::SettleStep;
 pub use self::watch::WatchStep;

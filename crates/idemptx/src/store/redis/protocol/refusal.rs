@@ -35,7 +35,7 @@ pub(in crate::store::redis) fn refused(server: Option<Arc<str>>, error: &[u8]) -
 }
 
 /// Returns true if an error begins with this code.
-pub(super) fn has_code(error: &[u8], code: &str) -> bool {
+pub(in crate::store::redis) fn has_code(error: &[u8], code: &str) -> bool {
     code_of(error) == code.as_bytes()
 }
 
@@ -60,7 +60,7 @@ fn remedy(error: &[u8]) -> &'static str {
     }
 }
 
-fn code_of(error: &[u8]) -> &[u8] {
+pub(super) fn code_of(error: &[u8]) -> &[u8] {
     error.split(|byte| *byte == b' ').next().unwrap_or_default()
 }
 

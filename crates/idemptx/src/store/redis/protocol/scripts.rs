@@ -85,7 +85,7 @@ pub(super) const CLAIM: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/claim.lua")
     ),
-    hash: "602c484c8a05ee207d7171e27cdfee9e71eb1d3f",
+    hash: "51a433c56ef1a6cb488b1b1c2478c1ebc3090c99",
 };
 pub(super) const LOOK: Script = Script {
     shebang: "",
@@ -94,13 +94,13 @@ pub(super) const LOOK: Script = Script {
         include_str!("lua/see.lua"),
         include_str!("lua/look.lua")
     ),
-    hash: "a2bc8caf480880dc32d1a7c06090aaf32e0ac92e",
+    hash: "1b532c991eb36ea732a55ba429778c335d08cc88",
 };
 
 pub(super) const LIST: Script = Script {
     shebang: "",
     code: include_str!("lua/list.lua"),
-    hash: "ab00350e74f9ef07c2deff9fea035ff13698efc5",
+    hash: "723206d42b0ec135ce9579da1a0e7dfd716bdea8",
 };
 
 // What concerns a claim already granted gets through under exhausted memory: a result that was
@@ -112,7 +112,7 @@ pub(super) const SETTLE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/settle.lua")
     ),
-    hash: "47af50a5e5b7ccb8e266491df3c38be2bd77ddc8",
+    hash: "8746a1a744c5aad0eebf568b4f8871111d175cb5",
 };
 pub(super) const RELEASE: Script = Script {
     shebang: ALLOW_OOM,
@@ -121,7 +121,7 @@ pub(super) const RELEASE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/release.lua")
     ),
-    hash: "f00faf8aee1a282c98e788373fae988ab6d0a13b",
+    hash: "ff6aaa7f4ec391f456ed3d8c78bd6b540f80b0e7",
 };
 pub(super) const RENEW: Script = Script {
     shebang: ALLOW_OOM,

@@ -57,14 +57,17 @@ impl SettleStep {
 
     fn command(&self, layout: &Layout) -> Command {
         let id = &self.lease.id;
-        let arguments = if self.is_apart { 6 } else { 4 };
-        let command = SETTLE
-            .call(self.form, 2, arguments, self.head.len() + self.payload.len())
-            .key(layout, Key::Record(id))
-            .key(layout, Key::Response(id))
+        // A key that may be missing is named only where it is needed: while a slot is migrated, a
+        // node of a cluster refuses several keys of which not all are there.
+        let (keys, arguments) = if self.is_apart { (2, 7) } else { (1, 5) };
+        let size = self.head.len() + self.payload.len();
+        let command = SETTLE.call(self.form, keys, arguments, size).key(layout, Key::Record(id));
+        let command = if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
+        let command = command
             .joined(&self.record())
             .number(millis(self.key_retain))
-            .text(layout.channel())
+            .text(layout.publish())
+            .text(&layout.channel_of(id))
             .bytes(&text(id));
         if self.is_apart {
             command.bytes(&self.payload).number(millis(self.retain))

@@ -17,6 +17,8 @@ use super::reply::Reply;
 pub(super) enum ScriptVerdict {
     Granted(Lease),
     RecordState(RecordState),
+    /// Its response is under a key of its own, which the call has to name.
+    Apart,
 }
 
 impl ScriptVerdict {
@@ -40,6 +42,7 @@ impl ScriptVerdict {
                 Self::RecordState(settled(record, Some(response)))
             }
             (b"settled", _) => Self::RecordState(settled(record, None)),
+            (b"apart", _) => Self::Apart,
             _ => return Err(unexpected()),
         })
     }

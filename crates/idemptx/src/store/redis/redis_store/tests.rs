@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use super::*;
+use crate::store::redis::server_clock::ServerClock;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::lease::Token;
+use idemptx_core::store::ErrorKind;
 use tokio::time::Instant;
 
 fn id() -> RecordId {
@@ -21,9 +25,13 @@ fn every_form_of_url_is_read() {
         ("valkey://localhost:7000", "localhost:7000/0"),
         ("redis+unix:///run/redis.sock?db=2&user=app&pass=secret", "/run/redis.sock/2"),
         ("unix:///run/redis.sock", "/run/redis.sock/0"),
+        ("redis+cluster://a,b:7000", "cluster a:6379,b:7000"),
+        ("rediss+cluster://user:secret@[::1]:7000,10.0.0.1/0", "cluster [::1]:7000,10.0.0.1:6379"),
+        ("redis+sentinel://a,b:7000/records", "sentinel service records"),
+        ("redis+sentinel://u:secret@a/records/3?sentinel_password=x", "sentinel service records"),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(&**store.topology.name(), server, "{url}");
+        assert_eq!(&**store.runner.deployment.name(), server, "{url}");
     }
 }
 
@@ -37,9 +45,16 @@ fn plain_text_beyond_this_host_is_noticed() {
         ("rediss://cache.example", false),
         ("redis://cache.example", true),
         ("redis://10.0.0.1", true),
+        ("redis+cluster://localhost,10.0.0.1", true),
+        ("rediss+cluster://10.0.0.1", false),
+        ("redis+sentinel://localhost/records", false),
+        ("redis+sentinel://10.0.0.1/records", true),
+        ("rediss+sentinel://10.0.0.1/records", false),
+        ("rediss+sentinel://10.0.0.1/records?sentinel_tls=false", true),
+        ("redis+sentinel://10.0.0.1/records?sentinel_tls=true", true),
     ] {
         let store = RedisStore::open(url).unwrap();
-        assert_eq!(store.topology.is_plaintext(), plaintext, "{url}");
+        assert_eq!(store.runner.deployment.is_plaintext(), plaintext, "{url}");
     }
 }
 
@@ -54,6 +69,16 @@ fn a_wrong_url_is_refused_with_what_to_change() {
         ("redis://localhost?timeout=5", "`timeout`"),
         ("rediss://localhost/0#insecure", "always verified"),
         ("redis:///0", "ostname"),
+        ("redis+cluster://", "host:port,host:port"),
+        ("redis+cluster://a,,b", "host:port,host:port"),
+        ("redis+cluster://a:x", "host:port,host:port"),
+        ("redis+cluster://a/1", "no database but 0"),
+        ("redis+cluster://a?prefix=x{y}:", "`{`"),
+        ("redis+cluster://a?timeout=5", "`timeout`"),
+        ("redis+sentinel://a", "no service"),
+        ("redis+sentinel://a/records/x", "must be a number"),
+        ("redis+sentinel://a/records?sentinel_tls=maybe", "`true` or `false`"),
+        ("redis+sentinel://a/records?sentinel_ca_file=/nowhere", "/nowhere"),
     ] {
         assert!(refusal(url).contains(hint), "{url}: {}", refusal(url));
     }

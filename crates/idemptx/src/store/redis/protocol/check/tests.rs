@@ -1,5 +1,11 @@
 use super::*;
 
+impl ServerSettings {
+    fn report(&self, server: Option<&str>) -> SafetyReport {
+        judge(server, Deployment::Single, std::slice::from_ref(self))
+    }
+}
+
 fn settings(info_lines: &str, configuration: &[(&str, &str)]) -> ServerSettings {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     ServerSettings {

@@ -1,5 +1,5 @@
 -- Claims a record where the plain SET could not decide.
--- KEYS: the record, its response.
+-- KEYS: the record and, if it is kept apart, its response.
 -- ARGV: the record of the claim, its retention, the state and the token that may be replaced.
 local new = ARGV[1]
 local old = redis.call('GET', KEYS[1])

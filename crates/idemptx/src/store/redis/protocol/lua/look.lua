@@ -1,4 +1,4 @@
--- Reads a record. KEYS: the record, its response. ARGV: the record's id.
+-- Reads a record. KEYS: the record and, if it is kept apart, its response. ARGV: the record's id.
 local record = redis.call('GET', KEYS[1])
 if not record then
     return false

@@ -1,12 +1,11 @@
-//! The server of the records, and how to connect to it.
-//!
-//! Today that is one server under one address.
-//! A topology that asks sentinels or follows slots belongs here, with the same two methods.
+//! A server, and how to connect to it.
 
 use std::convert::Infallible;
 use std::fmt::{self, Write};
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use base64ct::{Base64, Encoding};
 use redis::aio::MultiplexedConnection;
@@ -20,17 +19,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use super::coalescing_writer::{self, CoalescingWriter, keepalive};
+use super::redis_failure::RedisFailure;
 use super::url::{self, InvalidUrl};
-use crate::store::server_access::{NoPassword, ServerAccess, TlsFiles, system_roots};
+use crate::store::server_access::{ServerAccess, TlsFiles, system_roots};
 
-/// A single Redis server.
-pub(super) struct Topology {
+/// Address of a server, with what opens its door.
+#[derive(Clone)]
+pub(super) struct Endpoint {
     info: ConnectionInfo,
-    access: ServerAccess,
+    access: Arc<ServerAccess>,
     name: Arc<str>,
 }
 
-impl Topology {
+impl Endpoint {
     /// The server at an address, with the certificates of both sides, and the source of the
     /// password if that is not in the address.
     pub(super) fn new(info: ConnectionInfo, mut access: ServerAccess) -> Result<Self, InvalidUrl> {
@@ -44,16 +45,47 @@ impl Topology {
         let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);
         let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
         access.tls = verified(access.tls, &info)?;
-        let topology = Self { info, access, name };
-        let opened = topology.client(topology.info.clone());
+        let endpoint = Self { info, access: Arc::new(access), name };
+        let opened = endpoint.client(endpoint.info.clone());
         opened.map_err(|error| InvalidUrl::certificates(error.to_string()))?;
-        Ok(topology)
+        Ok(endpoint)
+    }
+
+    /// Another server with the same credentials and certificates.
+    pub(super) fn at(&self, host: &str, port: u16) -> Self {
+        let address = match self.info.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+                host: host.to_owned(),
+                port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        let info = self.info.clone().set_addr(address);
+        Self { name: url::address(host, port).into(), info, access: self.access.clone() }
+    }
+
+    /// Sets the name for messages.
+    pub(super) fn named(self, name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// Returns the host and the port, unless it is a socket file.
+    pub(super) fn address(&self) -> Option<(&str, u16)> {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                Some((host, *port))
+            }
+            _ => None,
+        }
     }
 
     /// Returns the address, with the password as it is now.
-    pub(super) async fn info(&self) -> Result<ConnectionInfo, NoPassword> {
+    pub(super) async fn info(&self) -> Result<ConnectionInfo, RedisFailure> {
         let Some(source) = &self.access.password else { return Ok(self.info.clone()) };
-        let password = source.read().await?;
+        let password = source.read().await;
+        let password = password.map_err(|error| RedisFailure::no_password(&self.name, &error))?;
         let settings = self.info.redis_settings().clone().set_password(password);
         Ok(self.info.clone().set_redis_settings(settings))
     }
@@ -99,7 +131,7 @@ impl Topology {
         let (connection, driver) = opening.await?;
         let mut task = JoinSet::new();
         task.spawn(driver);
-        Ok(Line { connection, _task: task })
+        Ok(Line::new(connection, task))
     }
 
     /// Opens a connection for subscriptions, whose messages and end go to `receive`.
@@ -118,13 +150,20 @@ impl Topology {
 
     /// Returns true if records and passwords cross a network in plain text.
     pub(super) fn is_plaintext(&self) -> bool {
-        match self.info.addr() {
-            ConnectionAddr::Tcp(host, _) => {
-                let loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-                !loopback && host != "localhost"
-            }
-            _ => false,
-        }
+        !self.is_tls() && !self.is_local()
+    }
+
+    /// Returns true if the server is on this host, as far as the address says.
+    pub(super) fn is_local(&self) -> bool {
+        self.address().is_none_or(|(host, _)| {
+            let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+            is_loopback || host == "localhost"
+        })
+    }
+
+    /// Returns true if connections are encrypted.
+    pub(super) fn is_tls(&self) -> bool {
+        is_tls(&self.info)
     }
 
     /// Returns the address and the database, for messages.
@@ -136,19 +175,34 @@ impl Topology {
 /// A connection with the task that drives it, which ends when this is dropped.
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
-    _task: JoinSet<()>,
+    /// Promotions that were heard of before it was opened, where sentinels are asked.
+    pub(super) switches: u64,
+    /// [Generation](super::epoch::Epoch::generation) in which it was opened.
+    pub(super) generation: u64,
+    /// True once its subscriptions are no longer in force.
+    pub(super) is_cut_off: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
 }
 
 impl Line {
+    fn new(connection: MultiplexedConnection, tasks: JoinSet<()>) -> Self {
+        Self { connection, switches: 0, generation: 0, is_cut_off: Arc::default(), tasks }
+    }
+
+    /// Runs a task for as long as the line is there.
+    pub(super) fn run(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Creates a line whose task belongs to the client library and ends with the last clone.
     fn driven_elsewhere(connection: MultiplexedConnection) -> Self {
-        Self { connection, _task: JoinSet::new() }
+        Self::new(connection, JoinSet::new())
     }
 }
 
-impl fmt::Debug for Topology {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Topology").field(&self.name).finish()
+        f.debug_tuple("Endpoint").field(&self.name).finish()
     }
 }
 

@@ -1,0 +1,74 @@
+//! Settings that are valid and will hardly do what they are meant to.
+
+use jsonwebtoken::Algorithm;
+
+use super::{Config, JwtKey, Route, ScopeSource};
+
+/// Returns a line for each such setting.
+pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if !has_store {
+        found.push(
+            "there is no [store]: records are kept in memory, so that each gateway has its own \
+             and a restart forgets them; write `url = \"memory:\"` if that is meant"
+                .to_owned(),
+        );
+    }
+    for (number, route) in config.routes.iter().enumerate() {
+        let mut earlier = config.routes.iter().take(number);
+        if let Some(cover) = earlier.find(|earlier| covers(earlier, route)) {
+            found.push(format!(
+                "route {} is never reached: {} stands before it and matches all of its requests",
+                route.name, cover.name
+            ));
+        }
+        found.extend(scope_warning(config, route));
+    }
+    found
+}
+
+/// Returns whether every request of the second route matches the first one as well.
+fn covers(first: &Route, second: &Route) -> bool {
+    let is_host = first.host.is_none() || first.host == second.host;
+    let has = |method| first.methods.contains(method);
+    let is_method =
+        first.methods.is_empty() || !second.methods.is_empty() && second.methods.iter().all(has);
+    is_host && is_method && first.path.covers(&second.path)
+}
+
+fn scope_warning(config: &Config, route: &Route) -> Option<String> {
+    let protection = route.protection.as_ref()?;
+    let asks = config
+        .listeners
+        .iter()
+        .any(|it| it.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()));
+    match &protection.scope {
+        ScopeSource::Certificate if !asks => Some(format!(
+            "route {} takes the scope from clients' certificates, for which no listener asks: all \
+             of its keys will be refused; set `client_ca` in the listener's `tls`",
+            route.name
+        )),
+        ScopeSource::Token(jwt) => match &jwt.key {
+            JwtKey::Secret(secret) if secret.len() < secret_bytes_min(&jwt.algorithms) => {
+                Some(format!(
+                    "route {} verifies tokens with a secret of {} bytes, fewer than the algorithm \
+                     asks for (RFC 7518 §3.2)",
+                    route.name,
+                    secret.len()
+                ))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The length of the digest, for the longest of these algorithms.
+fn secret_bytes_min(algorithms: &[Algorithm]) -> usize {
+    let bytes = |algorithm: &Algorithm| match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    };
+    algorithms.iter().map(bytes).max().unwrap_or(32)
+}

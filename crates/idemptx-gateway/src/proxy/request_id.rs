@@ -1,0 +1,76 @@
+//! The id of a request, by which logs of several services can be joined.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Returns the client's id of a request, or makes one and sets it.
+///
+/// # Security
+///
+/// A client may choose any id, also that of another request: it correlates, and proves nothing.
+/// One that is long, repeated or not plain is replaced, because it is logged.
+pub(super) fn take_or_make(headers: &mut HeaderMap) -> HeaderValue {
+    let mut lines = headers.get_all(REQUEST_ID).iter();
+    if let (Some(line), None) = (lines.next(), lines.next())
+        && is_plain(line.as_bytes())
+    {
+        return line.clone();
+    }
+    let id = make();
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
+
+fn is_plain(id: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    (1..=BYTES_MAX).contains(&id.len()) && id.iter().all(plain)
+}
+
+/// Makes an id of 32 digits, different for every request of every process.
+fn make() -> HeaderValue {
+    static SEED: OnceLock<[u8; 32]> = OnceLock::new();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    // Unique, not secret: the time and the process tell gateways apart that start together.
+    let seed = SEED.get_or_init(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let host = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&now.as_nanos().to_be_bytes());
+        hasher.update(&std::process::id().to_be_bytes());
+        hasher.update(&host);
+        *hasher.finalize().as_bytes()
+    });
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let digits = blake3::keyed_hash(seed, &number.to_be_bytes()).to_hex();
+    let id = HeaderValue::from_str(digits.get(..32).unwrap_or_default());
+    id.unwrap_or(HeaderValue::from_static("-"))
+}
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_id_of_the_client_is_kept_and_any_other_replaced() {
+        let of = |ids: &[&str]| {
+            let lines = ids.iter().map(|id| (REQUEST_ID, HeaderValue::from_str(id).unwrap()));
+            let mut headers = HeaderMap::from_iter(lines);
+            let id = take_or_make(&mut headers);
+            assert_eq!(headers.get_all(REQUEST_ID).iter().collect::<Vec<_>>(), [&id]);
+            id.to_str().unwrap().to_owned()
+        };
+        assert_eq!(of(&["4f2a-91.b:c/d+e=@_"]), "4f2a-91.b:c/d+e=@_");
+        let long = "x".repeat(BYTES_MAX + 1);
+        let mut made: Vec<_> =
+            [&[][..], &[""], &["a b"], &["a\"b"], &["a", "a"], &[&long]].map(of).into();
+        assert!(made.iter().all(|id| id.len() == 32), "{made:?}");
+        made.dedup();
+        assert_eq!(made.len(), 6);
+    }
+}

@@ -1,0 +1,178 @@
+//! Redis servers behind sentinels.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::redis_cluster::info;
+use crate::{ChildProcess, RedisServer, ReservedPort, server_directory};
+
+/// A primary with replicas, and the sentinels that watch them, all killed when dropped.
+#[derive(Debug)]
+pub struct RedisSentinels {
+    servers: Vec<RedisServer>,
+    sentinels: Vec<Sentinel>,
+    password: Option<String>,
+}
+
+#[derive(Debug)]
+struct Sentinel {
+    process: ChildProcess,
+    port: ReservedPort,
+    password: Option<String>,
+    _directory: TempDir,
+}
+
+impl RedisSentinels {
+    /// The name of the service.
+    pub const SERVICE: &str = "records";
+
+    /// Starts a primary, its replicas and three sentinels, and waits until they know each other.
+    ///
+    /// The sentinels, and nobody else, may demand a password.
+    pub fn start(replicas: usize, password: Option<&str>) -> Self {
+        let own = ["repl-diskless-sync-delay 0"];
+        let primary = RedisServer::start(&own);
+        let replica_of = format!("replicaof 127.0.0.1 {}", primary.port());
+        let start = |_| RedisServer::start(&[own[0], &replica_of]);
+        let servers: Vec<_> = [primary].into_iter().chain((0..replicas).map(start)).collect();
+        let sentinel = |_| Sentinel::start(servers[0].port(), password);
+        let sentinels = (0..SENTINELS).map(sentinel).collect();
+        let started = Self { servers, sentinels, password: password.map(str::to_owned) };
+        started.wait_until_followed();
+        started
+    }
+
+    /// Returns the URL of a store.
+    pub fn url(&self) -> String {
+        let places = self.sentinels.iter().map(|sentinel| sentinel.port.address().to_string());
+        let places = places.collect::<Vec<_>>().join(",");
+        let password = self.password.as_ref();
+        let password = password.map(|password| format!("?sentinel_password={password}"));
+        format!("redis+sentinel://{places}/{}{}", Self::SERVICE, password.unwrap_or_default())
+    }
+
+    /// Returns a server; the primary at first is 0.
+    pub fn server(&self, index: usize) -> &RedisServer {
+        &self.servers[index]
+    }
+
+    /// Returns a server, to kill it or to start it again.
+    pub fn server_mut(&mut self, index: usize) -> &mut RedisServer {
+        &mut self.servers[index]
+    }
+
+    /// Returns the index of the primary, as the first sentinel knows it.
+    pub fn primary(&self) -> usize {
+        let (_, port): (String, u16) = redis::cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(Self::SERVICE)
+            .query(&mut self.sentinels[0].connection())
+            .unwrap();
+        self.servers.iter().position(|server| server.port() == port).unwrap()
+    }
+
+    /// Has the sentinels promote a replica, and waits until it is the primary.
+    pub fn failover(&self) -> usize {
+        let before = self.primary();
+        let mut promotion = redis::cmd("SENTINEL");
+        promotion.arg("FAILOVER").arg(Self::SERVICE);
+        promotion.exec(&mut self.sentinels[0].connection()).unwrap();
+        self.wait_until_promoted(before)
+    }
+
+    /// Waits until another server than this is the primary.
+    pub fn wait_until_promoted(&self, before: usize) -> usize {
+        self.wait_until("a replica is promoted", |it| {
+            let now = it.primary();
+            now != before && role(&it.servers[now]) == "master"
+        });
+        self.primary()
+    }
+
+    /// Waits until all running replicas follow the primary, and the sentinels know of all.
+    pub fn wait_until_followed(&self) {
+        let count = self.servers.len() - 1;
+        self.wait_until("the replicas follow and the sentinels know it", |it| {
+            let sentinels_know = it.sentinels.iter().all(|sentinel| {
+                let state: std::collections::HashMap<String, String> = redis::cmd("SENTINEL")
+                    .arg("MASTER")
+                    .arg(Self::SERVICE)
+                    .query(&mut sentinel.connection())
+                    .unwrap();
+                state["num-slaves"].parse() == Ok(count)
+                    && state["num-other-sentinels"].parse() == Ok(SENTINELS - 1)
+            });
+            let followed = it.servers.iter().filter(|server| server.is_running()).all(|server| {
+                let info = info(server, "replication");
+                info.get::<String>("role").as_deref() == Some("master")
+                    || info.get::<String>("master_link_status").as_deref() == Some("up")
+            });
+            sentinels_know && followed
+        });
+    }
+
+    fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            // A foreign process announces such things only when it is asked.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Sentinel {
+    fn start(primary: u16, password: Option<&str>) -> Self {
+        let (directory, port) = (server_directory(), ReservedPort::reserve());
+        let service = RedisSentinels::SERVICE;
+        let path = directory.path().join("sentinel.conf");
+        let mut file = File::create(&path).unwrap();
+        writeln!(file, "bind 127.0.0.1\nport {}\ndaemonize no", port.number()).unwrap();
+        writeln!(file, "dir {}\nloglevel warning", directory.path().display()).unwrap();
+        writeln!(file, "sentinel monitor {service} 127.0.0.1 {primary} 2").unwrap();
+        writeln!(file, "sentinel down-after-milliseconds {service} 500").unwrap();
+        writeln!(file, "sentinel failover-timeout {service} 2000").unwrap();
+        if let Some(password) = password {
+            writeln!(file, "requirepass {password}\nsentinel sentinel-pass {password}").unwrap();
+        }
+        let process = ChildProcess::spawn(
+            Command::new("redis-server").arg(path).arg("--sentinel").stdout(Stdio::null()),
+            "`make test` installs it",
+        );
+        let password = password.map(str::to_owned);
+        let mut sentinel = Self { process, port, password, _directory: directory };
+        sentinel.wait_until_ready();
+        sentinel
+    }
+
+    fn connection(&self) -> redis::Connection {
+        self.try_connection().unwrap()
+    }
+
+    fn try_connection(&self) -> redis::RedisResult<redis::Connection> {
+        let password = self.password.as_ref().map(|password| format!(":{password}@"));
+        let url = format!("redis://{}{}", password.unwrap_or_default(), self.port.address());
+        redis::Client::open(url)?.get_connection()
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.try_connection() {
+            assert!(Instant::now() < deadline, "sentinel: {error}");
+            let exited = self.process.exit_status();
+            assert!(exited.is_none(), "the sentinel exited with {exited:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn role(server: &RedisServer) -> String {
+    info(server, "replication").get("role").unwrap()
+}
+
+const SENTINELS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
