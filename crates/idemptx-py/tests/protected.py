@@ -1,4 +1,4 @@
-"""An application of one handler, for tests of what becomes of its requests."""
+"""An application of one handler, for tests of its answers and of its records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def protected(
 
 
 def order_scope() -> dict[str, Any]:
-    """What a server hands an application for `POST /orders` with a key."""
+    """The scope of `POST /orders` with a key, as a server makes it."""
     return {
         "type": "http",
         "http_version": "1.1",
