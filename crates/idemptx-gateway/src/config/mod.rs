@@ -157,6 +157,14 @@ impl Config {
         for (number, listener) in self.listeners.iter().enumerate() {
             listener.validate(&number.to_string())?;
             let earlier = self.listeners.iter().take(number);
+            if listener.inherit && earlier.clone().any(|it| it.inherit) {
+                let text = "only one listener can take the socket on standard input";
+                let position = number.to_string();
+                return Err(InvalidSetting::at(
+                    ["listener", &position, "inherit"],
+                    text.to_owned(),
+                ));
+            }
             if listener.address.port() != 0
                 && earlier.clone().any(|it| it.address == listener.address)
             {

@@ -35,4 +35,5 @@ mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
 mod trailers;
+mod upgrades;
 mod upstreams;
