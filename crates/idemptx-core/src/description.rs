@@ -1,6 +1,6 @@
 //! The description of a request in its record, for the operator who has to find out what happened.
 //!
-//! A record is named by digests, so without it nobody could tell which operation is in doubt.
+//! A record is named by digests, so without it no operator could tell which operation is in doubt.
 //!
 //! # Format
 //!
@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::response::binary::{KNOWN_LENGTH_RESPONSE, Reader, put_prefixed, put_varint};
 
-/// What an operator sees of the request that made a claim.
+/// The request that made a claim, as an operator sees it.
 ///
 /// # Security
 ///

@@ -36,7 +36,7 @@ enum Command {
     /// Prepares the store for this release, such as PostgreSQL's tables, and exits.
     Migrate(MigrateArgs),
     /// Lists and resolves records in a store.
-    Keys(KeysCommand),
+    Keys(Box<KeysCommand>),
     /// Documents idempotency keys in an OpenAPI document.
     Openapi(OpenApiArgs),
     /// Runs the gateway in front of an example service and sends it retries.

@@ -178,7 +178,7 @@ async fn is_served(address: SocketAddr) {
     assert_eq!(send(address, request).await.status, 201);
 }
 
-/// What a gateway holds, by its own metrics.
+/// The resources of a gateway, by its own metrics.
 #[derive(Debug)]
 struct Usage {
     connections: usize,

@@ -1,4 +1,4 @@
-//! What stands around a gateway: proxies and load balancers in front, addresses behind it, the
+//! The surroundings of a gateway: proxies and load balancers in front, addresses behind it, the
 //! supervisor, and the issuer of tokens.
 
 use std::net::SocketAddr;
