@@ -159,7 +159,7 @@ macro_rules! suite {
             let mut report = Report::default();
             $($(
                 let case = Case::new(harness);
-                let verdict = Box::pin($group::$case(&case)).await;
+                let verdict = Box::pin(case.$case()).await;
                 report.add(concat!(stringify!($group), "::", stringify!($case)), verdict);
             )+)+
             report

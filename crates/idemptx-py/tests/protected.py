@@ -1,4 +1,4 @@
-"""An application of one handler, for tests of what becomes of its requests."""
+"""An application of one handler, for tests of its answers and of its records."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def protected(
         return app
 
     return serve
+
+
+def order_scope() -> dict[str, Any]:
+    """The scope of `POST /orders` with a key, as a server makes it."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k"), (b"host", b"test")],
+    }

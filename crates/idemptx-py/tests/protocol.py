@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 from protected import KEY, protected
@@ -46,3 +47,33 @@ async def executes_once_replays_and_refuses(connect: Any, backend: Any) -> None:
         failing = [await client.post("/orders?fail=1", headers=key) for _ in range(3)]
         assert [answer.status_code for answer in failing] == [500, 200, 200]
         assert calls == 3
+
+
+def serves_loops_at_once(connect: Any, backend: Any, keys: int) -> None:
+    """Sends all keys through an event loop in each of three threads."""
+    calls: list[str] = []
+
+    @protected(backend, path="/orders/{number}", wait_timeout=20, policy=PATIENT)
+    async def app(number: str) -> Any:
+        calls.append(number)
+        await asyncio.sleep(0.002)
+        return {"n": number}
+
+    async def send_all() -> set[int]:
+        async with connect(app) as client:
+            sent = [
+                client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"})
+                for n in range(keys)
+            ]
+            return {answer.status_code for answer in await asyncio.gather(*sent)}
+
+    statuses: list[set[int]] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(asyncio.run(send_all()))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [{200}] * 3
+    assert sorted(calls) == sorted(str(n) for n in range(keys))

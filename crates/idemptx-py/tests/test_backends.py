@@ -7,7 +7,6 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from idemptx.backend import (
     from_url,
 )
 from protected import protected
-from protocol import KEY, PATIENT, executes_once_replays_and_refuses
+from protocol import KEY, executes_once_replays_and_refuses, serves_loops_at_once
 from servers import APPS, RedisServer, eventually, free_port
 
 if TYPE_CHECKING:
@@ -390,33 +389,7 @@ def test_a_backend_serves_one_loop_after_the_other(connect: Any, redis_server: A
 @pytest.mark.parametrize("kind", ["redis", "memory"])
 def test_a_backend_serves_two_loops_at_once(connect: Any, redis_server: Any, kind: str) -> None:
     backend: Any = InMemoryBackend() if kind == "memory" else RedisBackend(redis_server.url)
-    calls: list[str] = []
-
-    @protected(backend, path="/orders/{number}", wait_timeout=20, policy=PATIENT)
-    async def app(number: str) -> Any:
-        calls.append(number)
-        await asyncio.sleep(0.002)
-        return {"n": number}
-
-    async def send_all() -> set[int]:
-        async with connect(app) as client:
-            sent = [
-                client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"})
-                for n in range(100)
-            ]
-            return {answer.status_code for answer in await asyncio.gather(*sent)}
-
-    statuses: list[set[int]] = []
-    threads = [
-        threading.Thread(target=lambda: statuses.append(asyncio.run(send_all()))) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert statuses == [{200}] * 3
-    assert len(calls) == 100
-    assert len(set(calls)) == 100
+    serves_loops_at_once(connect, backend, 100)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
-from protected import KEY, protected
+from protected import KEY, order_scope, protected
 
 pytestmark = pytest.mark.anyio
 
@@ -263,18 +263,8 @@ async def test_a_body_whose_client_cannot_be_reached_ends(fails_at: str) -> None
         if message["type"] == fails_at:
             raise OSError("the connection was reset")
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/orders",
-        "raw_path": b"/orders",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"idempotency-key", b"k"), (b"host", b"test")],
-    }
     with contextlib.suppress(OSError):
-        await protected(scope, receive, send)
+        await protected(order_scope(), receive, send)
     assert await drain(20)
 
 
@@ -371,20 +361,10 @@ async def test_a_waiter_whose_client_left_makes_room_for_another(connect: Any, l
     async def send(_message: Any) -> None:
         pass
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/orders",
-        "raw_path": b"/orders",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"idempotency-key", b"k")],
-    }
     async with connect(app) as client:
         first = asyncio.create_task(client.post("/orders", headers=KEY))
         await asyncio.wait_for(began.wait(), 30)
-        leaving = asyncio.create_task(app(scope, receive, send))
+        leaving = asyncio.create_task(app(order_scope(), receive, send))
         while not engine.coordinator.waiting:  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0)
         assert (await client.post("/orders", headers=KEY)).status_code == 409

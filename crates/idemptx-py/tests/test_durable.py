@@ -20,7 +20,7 @@ from idemptx import Severity
 from idemptx.backend import PostgresBackend, SqliteBackend, from_url
 from load import send_duplicates
 from protected import protected
-from protocol import KEY, PATIENT, executes_once_replays_and_refuses
+from protocol import KEY, PATIENT, executes_once_replays_and_refuses, serves_loops_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,33 +83,7 @@ def test_two_backends_at_one_place_share_everything(connect: Any, durable_url: s
 
 
 def test_three_loops_at_once_share_a_backend(connect: Any, durable_url: str) -> None:
-    backend = from_url(durable_url)
-    calls: list[str] = []
-
-    @protected(backend, path="/orders/{number}", wait_timeout=20, policy=PATIENT)
-    async def app(number: str) -> Any:
-        calls.append(number)
-        await asyncio.sleep(0.002)
-        return {"n": number}
-
-    async def send_all() -> set[int]:
-        async with connect(app) as client:
-            sent = [
-                client.post(f"/orders/{n}", headers={"Idempotency-Key": f"k{n}"})
-                for n in range(KEYS)
-            ]
-            return {answer.status_code for answer in await asyncio.gather(*sent)}
-
-    statuses: list[set[int]] = []
-    threads = [
-        threading.Thread(target=lambda: statuses.append(asyncio.run(send_all()))) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert statuses == [{200}] * 3
-    assert sorted(calls) == sorted(str(n) for n in range(KEYS))
+    serves_loops_at_once(connect, from_url(durable_url), KEYS)
 
 
 def test_duplicates_in_two_workers_are_one_execution(

@@ -19,7 +19,7 @@ from idemptx._engines import engines_of
 from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
 from idemptx._lease_renewer import LeaseRenewer
 from idemptx.backend import InMemoryBackend, SqliteBackend
-from protected import KEY, protected
+from protected import KEY, order_scope, protected
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -197,18 +197,8 @@ async def test_a_client_that_leaves_in_a_skipped_body_ends_the_request() -> None
     async def send(_message: Any) -> None:
         pass
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/orders",
-        "raw_path": b"/orders",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"idempotency-key", b"k")],
-    }
     with pytest.raises(ClientDisconnect):
-        await app(scope, receive, send)
+        await app(order_scope(), receive, send)
     assert handled == []
 
 
@@ -236,17 +226,7 @@ async def test_a_body_that_is_not_to_be_buffered_arrives_live(lines: dict[str, s
         if message.get("body"):
             arrived.set()
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/orders",
-        "raw_path": b"/orders",
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"idempotency-key", b"k")],
-    }
-    await asyncio.wait_for(app(scope, receive, send), 20)
+    await asyncio.wait_for(app(order_scope(), receive, send), 20)
     assert arrived.is_set()
     assert await drain(20)
 

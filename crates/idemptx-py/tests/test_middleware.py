@@ -9,32 +9,16 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
-from fastapi.responses import JSONResponse
 from idemptx import IdempotencyMiddleware, current_execution, idempotent
 from idemptx.backend import InMemoryBackend
+from middleware_app import behind_middleware
+from protected import KEY
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 pytestmark = pytest.mark.anyio
-
-KEY = {"Idempotency-Key": "k"}
-
-
-def _app(**options: Any) -> FastAPI:
-    """Counts its executions in `app.state.calls`."""
-    app = FastAPI()
-    app.state.calls = 0
-
-    async def handle(request: Request) -> Any:
-        app.state.calls += 1
-        return JSONResponse({"n": app.state.calls}, 201, {"X-Path": request.url.path})
-
-    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-        app.add_api_route("/{path:path}", handle, methods=[method])
-    app.add_middleware(IdempotencyMiddleware, storage_backend=InMemoryBackend(), **options)
-    return app
 
 
 async def _marks(client: Any, request: str, **headers: str) -> list[Any]:
@@ -72,7 +56,7 @@ async def test_a_retry_is_answered_before_dependencies_and_validation(connect: A
 
 
 async def test_its_profile_is_the_drafts(connect: Any) -> None:
-    app = _app()
+    app = behind_middleware()
     async with connect(app) as client:
         assert await _marks(client, "POST /a") == REPLAYED
         assert await _marks(client, "PATCH /p", **{"Idempotency-Key": "p"}) == REPLAYED
@@ -86,7 +70,7 @@ async def test_its_profile_is_the_drafts(connect: Any) -> None:
 
 
 async def test_the_idemptx_profile_has_the_originals_headers_and_key_space(connect: Any) -> None:
-    async with connect(_app(profile="idemptx", required=True)) as client:
+    async with connect(behind_middleware(profile="idemptx", required=True)) as client:
         first, again = [await client.post("/a", headers=KEY) for _ in range(2)]
         elsewhere = await client.post("/b", headers=KEY)
         missing = await client.post("/a")
@@ -99,7 +83,7 @@ async def test_the_idemptx_profile_has_the_originals_headers_and_key_space(conne
 
 
 async def test_a_key_echo_and_a_status_can_be_exposed(connect: Any) -> None:
-    async with connect(_app(policy={"expose": ["key", "status"]})) as client:
+    async with connect(behind_middleware(policy={"expose": ["key", "status"]})) as client:
         first, again = [await client.post("/a", headers=KEY) for _ in range(2)]
     assert first.headers["idempotency-key"] == again.headers["idempotency-key"] == "k"
     assert first.headers["idempotency-status"] == "created"
@@ -107,7 +91,7 @@ async def test_a_key_echo_and_a_status_can_be_exposed(connect: Any) -> None:
 
 
 async def test_by_default_an_executed_answer_has_no_mark_at_all(connect: Any) -> None:
-    app = _app()
+    app = behind_middleware()
     async with connect(app) as client:
         plain = await client.post("/a")
         keyed = await client.post("/a", headers=KEY)
@@ -133,7 +117,7 @@ async def test_the_stripe_profile_keeps_server_errors(connect: Any) -> None:
 
 async def test_patterns_choose_the_routes(connect: Any) -> None:
     routes = ["POST /orders", "/payments/*", "PUT,PATCH /orders/{id}"]
-    async with connect(_app(routes=routes)) as client:
+    async with connect(behind_middleware(routes=routes)) as client:
         requests = {
             "POST /orders": REPLAYED,
             "PATCH /orders": EXECUTED_TWICE,
@@ -157,7 +141,7 @@ async def test_a_mapping_lays_a_policy_over_each_route(connect: Any) -> None:
         "POST /orders/strict": {"required": True, "mismatch_status": 409},
         "POST /orders/*": {},
     }
-    async with connect(_app(routes=routes, policy={"expose": ["status"]})) as client:
+    async with connect(behind_middleware(routes=routes, policy={"expose": ["status"]})) as client:
         assert await _marks(client, "POST /orders/exempt") == EXECUTED_TWICE
         assert (await client.post("/orders/strict")).json()["code"] == "missing-key"
         assert (await client.post("/orders/lax")).status_code == 201
@@ -193,7 +177,7 @@ async def test_scope_functions_keep_tenants_apart(connect: Any) -> None:
         return request.headers.get("x-tenant")
 
     for scope in (synchronous, asynchronous, {"header": "X-Tenant"}):
-        async with connect(_app(scope=scope)) as client:
+        async with connect(behind_middleware(scope=scope)) as client:
             answers = [
                 await client.post("/a", headers={**KEY, "X-Tenant": tenant})
                 for tenant in ("alice", "bob", "alice")
@@ -207,7 +191,7 @@ async def test_scope_functions_keep_tenants_apart(connect: Any) -> None:
 async def test_refusals_are_problem_documents_whatever_the_application_handles(
     connect: Any,
 ) -> None:
-    app = _app(required=True)
+    app = behind_middleware(required=True)
 
     @app.exception_handler(HTTPException)
     async def handle(request: Request, error: Exception) -> Response:
@@ -232,7 +216,7 @@ async def test_refusals_are_problem_documents_whatever_the_application_handles(
 
 
 async def test_an_applications_own_check_of_keys_is_asked(connect: Any) -> None:
-    async with connect(_app(accepts=str.isdigit)) as client:
+    async with connect(behind_middleware(accepts=str.isdigit)) as client:
         good = await client.post("/a", headers={"Idempotency-Key": "12"})
         bad = await client.post("/a", headers=KEY)
     assert (good.status_code, bad.status_code) == (201, 400)
@@ -291,7 +275,7 @@ async def test_websockets_pass() -> None:
 
 
 async def test_it_works_below_a_root_path_and_in_a_mount(connect: Any) -> None:
-    inner = _app(profile="idemptx")
+    inner = behind_middleware(profile="idemptx")
     outer = FastAPI()
     outer.mount("/inner", inner)
     for app, path, transport in (
@@ -352,7 +336,7 @@ async def test_a_decorated_route_below_the_middleware_is_protected_once(connect:
 
 
 async def test_shadow_mode_changes_nothing_but_tells(connect: Any) -> None:
-    app = _app(policy={"mode": "shadow"})
+    app = behind_middleware(policy={"mode": "shadow"})
     async with connect(app) as client:
         answers = [await client.post("/a", headers=KEY, json=n) for n in (1, 1, 2)]
     assert [answer.json()["n"] for answer in answers] == [1, 2, 3]
@@ -361,7 +345,7 @@ async def test_shadow_mode_changes_nothing_but_tells(connect: Any) -> None:
 
 
 async def test_json_bodies_may_be_compared_by_meaning(connect: Any) -> None:
-    async with connect(_app(policy={"fingerprint": {"body": "json"}})) as client:
+    async with connect(behind_middleware(policy={"fingerprint": {"body": "json"}})) as client:
         headers = {**KEY, "Content-Type": "application/json"}
         first = await client.post("/a", headers=headers, content=b'{"a": 1, "b": 2}')
         same = await client.post("/a", headers=headers, content=b'{"b":2,"a":1}')
@@ -373,7 +357,7 @@ async def test_json_bodies_may_be_compared_by_meaning(connect: Any) -> None:
 
 
 async def test_a_retained_answer_expires(connect: Any) -> None:
-    app = _app(policy={"retain_ms": 2000, "key_retain_ms": 2000})
+    app = behind_middleware(policy={"retain_ms": 2000, "key_retain_ms": 2000})
     async with connect(app) as client:
         first = await client.post("/a", headers=KEY)
         again = await client.post("/a", headers=KEY)

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from idemptx import IdempotencyMiddleware, drain
 from idemptx.backend import InMemoryBackend
+from middleware_app import behind_middleware
+from protected import KEY
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-pytestmark = pytest.mark.anyio
+if TYPE_CHECKING:
+    from fastapi import Request
 
-KEY = {"Idempotency-Key": "k"}
+pytestmark = pytest.mark.anyio
 
 
 async def test_every_byte_and_line_is_replayed_but_for_those_of_one_moment(connect: Any) -> None:
@@ -76,7 +78,7 @@ async def test_a_body_too_large_is_refused_with_413(connect: Any, declared: bool
         for _ in range(30):
             yield b"x" * 100
 
-    app = _app(policy={"request_bytes_max": 1000})
+    app = behind_middleware(policy={"request_bytes_max": 1000})
     async with connect(app) as client:
         content = b"x" * 3000 if declared else pieces()
         large = await client.post("/a", headers=KEY, content=content)
@@ -98,7 +100,7 @@ async def test_a_body_too_large_may_pass_unprotected(connect: Any) -> None:
 
 
 async def test_a_client_that_leaves_while_it_sends_its_body_claims_nothing(connect: Any) -> None:
-    app = _app()
+    app = behind_middleware()
     messages = iter(
         [
             {"type": "http.request", "body": b"half", "more_body": True},
@@ -233,21 +235,6 @@ async def test_a_stream_beyond_the_limit_is_passed_on_and_not_executed_again(con
     assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
     assert again.headers["location"] == "/exports/1"
     assert calls == 1
-
-
-def _app(**options: Any) -> FastAPI:
-    """Counts its executions in `app.state.calls`."""
-    app = FastAPI()
-    app.state.calls = 0
-
-    async def handle(request: Request) -> Any:
-        app.state.calls += 1
-        return JSONResponse({"n": app.state.calls}, 201, {"X-Path": request.url.path})
-
-    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-        app.add_api_route("/{path:path}", handle, methods=[method])
-    app.add_middleware(IdempotencyMiddleware, storage_backend=InMemoryBackend(), **options)
-    return app
 
 
 def _starlette(handle: Any, **options: Any) -> Any:

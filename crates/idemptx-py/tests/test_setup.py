@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
 from own_backends import OwnBackend
-from protected import protected
+from protected import order_scope, protected
 from protocol import KEY
 from servers import free_port
 
@@ -249,15 +249,8 @@ def test_a_server_without_asyncio_is_told_at_its_start() -> None:
 
 def test_a_request_without_asyncio_is_told_what_to_choose() -> None:
     app = IdempotencyMiddleware(FastAPI(), InMemoryBackend())
-    request = {
-        "type": "http",
-        "method": "POST",
-        "path": "/orders",
-        "query_string": b"",
-        "headers": [(b"idempotency-key", b"k")],
-    }
     with pytest.raises(RuntimeError, match="asyncio worker"):
-        outside_of_asyncio(app, request, {"type": "http.request", "body": b""})
+        outside_of_asyncio(app, order_scope(), {"type": "http.request", "body": b""})
 
 
 @pytest.mark.anyio

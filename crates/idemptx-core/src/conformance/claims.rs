@@ -9,172 +9,159 @@ use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::store::{ClaimRequest, Expected};
 
-pub(super) async fn a_claim_of_nothing_is_granted_as_the_first_attempt<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let lease = case.granted(&case.id(), &case.request()).await?;
-    ensure!(lease.attempt == 1, "the first attempt is {}", lease.attempt);
-    Ok(Passed)
-}
+impl<H: Harness> Case<'_, H> {
+    pub(super) async fn a_claim_of_nothing_is_granted_as_the_first_attempt(&self) -> Outcome {
+        let lease = self.granted(&self.id(), &self.request()).await?;
+        ensure!(lease.attempt == 1, "the first attempt is {}", lease.attempt);
+        Ok(Passed)
+    }
 
-pub(super) async fn a_claim_sent_again_is_granted_unchanged<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.request());
-    let lease = case.granted(&id, &request).await?;
-    for _ in 0..3 {
-        let again = case.granted(&id, &request).await?;
+    pub(super) async fn a_claim_sent_again_is_granted_unchanged(&self) -> Outcome {
+        let (id, request) = (self.id(), self.request());
+        let lease = self.granted(&id, &request).await?;
+        for _ in 0..3 {
+            let again = self.granted(&id, &request).await?;
+            ensure!(again == lease, "{again:?} instead of {lease:?}");
+        }
+        Ok(Passed)
+    }
+
+    pub(super) async fn a_claim_sent_again_starts_the_term_again(&self) -> Outcome {
+        let (id, request) = (self.id(), self.brief_request());
+        self.granted(&id, &request).await?;
+        for _ in 0..TRIES_MAX {
+            self.lapsed(&id).await?;
+            self.granted(&id, &request).await?;
+            if !self.seen_held(&id).await?.is_orphan() {
+                return Ok(Passed);
+            }
+        }
+        Err(Violation("a repeated claim is still an orphan".to_owned()))
+    }
+
+    pub(super) async fn a_claim_sent_again_after_the_lapse_is_granted_unchanged(&self) -> Outcome {
+        let (id, request) = (self.id(), self.brief_request());
+        let lease = self.granted(&id, &request).await?;
+        self.lapsed(&id).await?;
+        let again = self.granted(&id, &request).await?;
         ensure!(again == lease, "{again:?} instead of {lease:?}");
+        Ok(Passed)
     }
-    Ok(Passed)
-}
 
-pub(super) async fn a_claim_sent_again_starts_the_term_again<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.brief_request());
-    case.granted(&id, &request).await?;
-    for _ in 0..TRIES_MAX {
-        case.lapsed(&id).await?;
-        case.granted(&id, &request).await?;
-        if !case.seen_held(&id).await?.is_orphan() {
-            return Ok(Passed);
-        }
-    }
-    Err(Violation("a repeated claim is still an orphan".to_owned()))
-}
-
-pub(super) async fn a_claim_sent_again_after_the_lapse_is_granted_unchanged<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.brief_request());
-    let lease = case.granted(&id, &request).await?;
-    case.lapsed(&id).await?;
-    let again = case.granted(&id, &request).await?;
-    ensure!(again == lease, "{again:?} instead of {lease:?}");
-    Ok(Passed)
-}
-
-pub(super) async fn a_claim_sent_again_after_settling_finds_the_result<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.request());
-    let lease = case.granted(&id, &request).await?;
-    let result = done("result");
-    case.settle(&lease, &result).await?;
-    settled_as(&case.settled(&id, &request).await?, &lease, &result)?;
-    Ok(Passed)
-}
-
-pub(super) async fn a_live_claim_is_held_against_another_token<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let id = case.id();
-    let lease = case.granted(&id, &case.request()).await?;
-    held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
-    // The same request is refused as well: only the token counts.
-    let same = ClaimRequest { fingerprint: lease.fingerprint, ..case.request() };
-    held_live_by(&case.held(&id, &same).await?, &lease)?;
-    Ok(Passed)
-}
-
-pub(super) async fn a_refused_claim_changes_nothing<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let id = case.id();
-    let lease = case.granted(&id, &case.request()).await?;
-    let other = ClaimRequest { term: case.tick(), retain: case.tick(), ..case.request() };
-    case.held(&id, &other).await?;
-    case.sleep(3).await;
-    held_live_by(&case.seen_held(&id).await?, &lease)?;
-    case.settle(&lease, &done("result")).await?;
-    Ok(Passed)
-}
-
-pub(super) async fn a_lapsed_claim_is_an_orphan_and_not_given_away_unasked<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let id = case.id();
-    let lease = case.orphan(&id).await?;
-    let holder = case.held(&id, &case.request()).await?;
-    held_by(&holder, &lease)?;
-    ensure!(holder.is_orphan(), "{:?} are left of a lapsed lease", holder.remaining);
-    Ok(Passed)
-}
-
-pub(super) async fn claims_of_other_ids_are_independent<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let (one, two, three) = (case.id(), case.id(), case.id());
-    let first = case.granted(&one, &case.request()).await?;
-    let second = case.granted(&two, &case.request()).await?;
-    let third = case.granted(&three, &case.request()).await?;
-    let result = done("second");
-    case.settle(&second, &result).await?;
-    case.release(&third).await?;
-    held_live_by(&case.seen_held(&one).await?, &first)?;
-    settled_as(&case.seen_settled(&two).await?, &second, &result)?;
-    case.absent(&three).await?;
-    Ok(Passed)
-}
-
-pub(super) async fn ids_that_differ_in_one_bit_are_two<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let id = case.id();
-    let lease = case.granted(&id, &case.request()).await?;
-    for position in 0..RecordId::BYTES {
-        let mut bytes = *id.as_bytes();
-        flip(&mut bytes, position);
-        let near = RecordId::from_bytes(bytes);
-        case.absent(&near).await?;
-        case.granted(&near, &case.request()).await?;
-    }
-    held_live_by(&case.seen_held(&id).await?, &lease)?;
-    Ok(Passed)
-}
-
-pub(super) async fn tokens_that_differ_in_one_bit_are_two<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.request());
-    let lease = case.granted(&id, &request).await?;
-    for position in 0..Token::BYTES {
-        let mut bytes = *request.token.as_bytes();
-        flip(&mut bytes, position);
-        let near = ClaimRequest { token: Token::from_bytes(bytes), ..request.clone() };
-        held_live_by(&case.held(&id, &near).await?, &lease)?;
-    }
-    Ok(Passed)
-}
-
-pub(super) async fn ids_and_tokens_are_any_bytes<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for (odd, token) in ODD.iter().zip(ODD.iter().rev()) {
-        let id = marked(case.id(), odd);
-        let request = ClaimRequest { token: Token::from_bytes(*token), ..case.request() };
-        let lease = case.granted(&id, &request).await?;
-        held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
-        case.renew(&lease).await?;
-        let result = done(odd);
-        case.settle(&lease, &result).await?;
-        settled_as(&case.seen_settled(&id).await?, &lease, &result)?;
-        let expected =
-            case.granted(&id, &case.request().expecting(Expected::Settled(request.token))).await?;
-        case.release(&expected).await?;
-    }
-    Ok(Passed)
-}
-
-pub(super) async fn fingerprints_are_any_bytes<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for (config, odd) in [0, 1, u32::MAX, 0x8000_0000].into_iter().zip(ODD) {
-        let id = case.id();
-        let mut digest = [0; 32];
-        for (to, from) in digest.iter_mut().zip(odd.iter().rev().chain(odd)) {
-            *to = *from;
-        }
-        let fingerprint = Fingerprint { config, digest, binding: *odd, operation: *odd };
-        let lease: Lease =
-            case.granted(&id, &ClaimRequest { fingerprint, ..case.request() }).await?;
-        held_live_by(&case.held(&id, &case.request()).await?, &lease)?;
+    pub(super) async fn a_claim_sent_again_after_settling_finds_the_result(&self) -> Outcome {
+        let (id, request) = (self.id(), self.request());
+        let lease = self.granted(&id, &request).await?;
         let result = done("result");
-        case.settle(&lease, &result).await?;
-        settled_as(&case.settled(&id, &case.request()).await?, &lease, &result)?;
+        self.settle(&lease, &result).await?;
+        settled_as(&self.settled(&id, &request).await?, &lease, &result)?;
+        Ok(Passed)
     }
-    Ok(Passed)
+
+    pub(super) async fn a_live_claim_is_held_against_another_token(&self) -> Outcome {
+        let id = self.id();
+        let lease = self.granted(&id, &self.request()).await?;
+        held_live_by(&self.held(&id, &self.request()).await?, &lease)?;
+        // The same request is refused as well: only the token counts.
+        let same = ClaimRequest { fingerprint: lease.fingerprint, ..self.request() };
+        held_live_by(&self.held(&id, &same).await?, &lease)?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn a_refused_claim_changes_nothing(&self) -> Outcome {
+        let id = self.id();
+        let lease = self.granted(&id, &self.request()).await?;
+        let other = ClaimRequest { term: self.tick(), retain: self.tick(), ..self.request() };
+        self.held(&id, &other).await?;
+        self.sleep(3).await;
+        held_live_by(&self.seen_held(&id).await?, &lease)?;
+        self.settle(&lease, &done("result")).await?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn a_lapsed_claim_is_an_orphan_and_not_given_away_unasked(&self) -> Outcome {
+        let id = self.id();
+        let lease = self.orphan(&id).await?;
+        let holder = self.held(&id, &self.request()).await?;
+        held_by(&holder, &lease)?;
+        ensure!(holder.is_orphan(), "{:?} are left of a lapsed lease", holder.remaining);
+        Ok(Passed)
+    }
+
+    pub(super) async fn claims_of_other_ids_are_independent(&self) -> Outcome {
+        let (one, two, three) = (self.id(), self.id(), self.id());
+        let first = self.granted(&one, &self.request()).await?;
+        let second = self.granted(&two, &self.request()).await?;
+        let third = self.granted(&three, &self.request()).await?;
+        let result = done("second");
+        self.settle(&second, &result).await?;
+        self.release(&third).await?;
+        held_live_by(&self.seen_held(&one).await?, &first)?;
+        settled_as(&self.seen_settled(&two).await?, &second, &result)?;
+        self.absent(&three).await?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn ids_that_differ_in_one_bit_are_two(&self) -> Outcome {
+        let id = self.id();
+        let lease = self.granted(&id, &self.request()).await?;
+        for position in 0..RecordId::BYTES {
+            let mut bytes = *id.as_bytes();
+            flip(&mut bytes, position);
+            let near = RecordId::from_bytes(bytes);
+            self.absent(&near).await?;
+            self.granted(&near, &self.request()).await?;
+        }
+        held_live_by(&self.seen_held(&id).await?, &lease)?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn tokens_that_differ_in_one_bit_are_two(&self) -> Outcome {
+        let (id, request) = (self.id(), self.request());
+        let lease = self.granted(&id, &request).await?;
+        for position in 0..Token::BYTES {
+            let mut bytes = *request.token.as_bytes();
+            flip(&mut bytes, position);
+            let near = ClaimRequest { token: Token::from_bytes(bytes), ..request.clone() };
+            held_live_by(&self.held(&id, &near).await?, &lease)?;
+        }
+        Ok(Passed)
+    }
+
+    pub(super) async fn ids_and_tokens_are_any_bytes(&self) -> Outcome {
+        for (odd, token) in ODD.iter().zip(ODD.iter().rev()) {
+            let id = marked(self.id(), odd);
+            let request = ClaimRequest { token: Token::from_bytes(*token), ..self.request() };
+            let lease = self.granted(&id, &request).await?;
+            held_live_by(&self.held(&id, &self.request()).await?, &lease)?;
+            self.renew(&lease).await?;
+            let result = done(odd);
+            self.settle(&lease, &result).await?;
+            settled_as(&self.seen_settled(&id).await?, &lease, &result)?;
+            let expected = self
+                .granted(&id, &self.request().expecting(Expected::Settled(request.token)))
+                .await?;
+            self.release(&expected).await?;
+        }
+        Ok(Passed)
+    }
+
+    pub(super) async fn fingerprints_are_any_bytes(&self) -> Outcome {
+        for (config, odd) in [0, 1, u32::MAX, 0x8000_0000].into_iter().zip(ODD) {
+            let id = self.id();
+            let mut digest = [0; 32];
+            for (to, from) in digest.iter_mut().zip(odd.iter().rev().chain(odd)) {
+                *to = *from;
+            }
+            let fingerprint = Fingerprint { config, digest, binding: *odd, operation: *odd };
+            let lease: Lease =
+                self.granted(&id, &ClaimRequest { fingerprint, ..self.request() }).await?;
+            held_live_by(&self.held(&id, &self.request()).await?, &lease)?;
+            let result = done("result");
+            self.settle(&lease, &result).await?;
+            settled_as(&self.settled(&id, &self.request()).await?, &lease, &result)?;
+        }
+        Ok(Passed)
+    }
 }
 
 fn flip(bytes: &mut [u8], position: usize) {

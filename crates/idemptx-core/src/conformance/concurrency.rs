@@ -8,137 +8,137 @@ use super::report::{Outcome, Violation, ensure};
 use crate::lease::Lease;
 use crate::store::{Claim, ClaimRequest, Expected, RecordSnapshot, Store, StoreError};
 
-pub(super) async fn one_of_many_claims_is_granted<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let id = case.id();
-    let requests: Vec<ClaimRequest> = (0..MANY).map(|_| case.request()).collect();
-    let claims = join_all(requests.iter().map(|request| case.store().claim(&id, request))).await;
-    let owner = the_one_granted(&claims)?;
-    for claim in &claims {
-        if let Ok(Claim::Found(RecordSnapshot::Held(holder))) = claim {
-            held_live_by(holder, owner)?;
-        }
-    }
-    held_live_by(&case.seen_held(&id).await?, owner)?;
-    Ok(Passed)
-}
-
-pub(super) async fn a_claim_sent_many_times_at_once_is_one<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (id, request) = (case.id(), case.request());
-    let leases = join_all((0..MANY).map(|_| case.granted(&id, &request))).await;
-    let leases = leases.into_iter().collect::<Result<Vec<_>, _>>()?;
-    for pair in leases.windows(2) {
-        if let [one, other] = pair {
-            ensure!(one == other, "one claim, two leases: {one:?} and {other:?}");
-        }
-    }
-    Ok(Passed)
-}
-
-pub(super) async fn one_of_many_takeovers_is_granted<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let id = case.id();
-    let orphan = case.orphan(&id).await?;
-    let requests: Vec<ClaimRequest> =
-        (0..MANY).map(|_| case.request().expecting(Expected::Orphan(orphan.token))).collect();
-    let claims = join_all(requests.iter().map(|request| case.store().claim(&id, request))).await;
-    let owner = the_one_granted(&claims)?;
-    ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
-    ensure!(owner.fence > orphan.fence, "the fence {} follows {}", owner.fence, orphan.fence);
-    held_live_by(&case.seen_held(&id).await?, owner)?;
-    Ok(Passed)
-}
-
-/// The first one wins, and the other gets a fitting answer.
-pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    for round in 0..ROUNDS {
-        let id = case.id();
-        let former = case.orphan(&id).await?;
-        let (request, late) =
-            (case.request().expecting(Expected::Orphan(former.token)), done("late"));
-        let settle = case.store().settle(&former, &late);
-        let claim = case.store().claim(&id, &request);
-        let (settled, claimed) = if round % 2 == 0 {
-            join(settle, claim).await
-        } else {
-            let (claimed, settled) = join(claim, settle).await;
-            (settled, claimed)
-        };
-        match claimed {
-            Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
-                ensure!(settled.is_ok(), "neither the settlement nor the takeover won");
-                settled_as(&record, &former, &late)?;
+impl<H: Harness> Case<'_, H> {
+    pub(super) async fn one_of_many_claims_is_granted(&self) -> Outcome {
+        let id = self.id();
+        let requests: Vec<ClaimRequest> = (0..MANY).map(|_| self.request()).collect();
+        let claims =
+            join_all(requests.iter().map(|request| self.store().claim(&id, request))).await;
+        let owner = the_one_granted(&claims)?;
+        for claim in &claims {
+            if let Ok(Claim::Found(RecordSnapshot::Held(holder))) = claim {
+                held_live_by(holder, owner)?;
             }
-            Ok(Claim::Granted(owner)) => {
-                ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
+        }
+        held_live_by(&self.seen_held(&id).await?, owner)?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn a_claim_sent_many_times_at_once_is_one(&self) -> Outcome {
+        let (id, request) = (self.id(), self.request());
+        let leases = join_all((0..MANY).map(|_| self.granted(&id, &request))).await;
+        let leases = leases.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for pair in leases.windows(2) {
+            if let [one, other] = pair {
+                ensure!(one == other, "one claim, two leases: {one:?} and {other:?}");
+            }
+        }
+        Ok(Passed)
+    }
+
+    pub(super) async fn one_of_many_takeovers_is_granted(&self) -> Outcome {
+        let id = self.id();
+        let orphan = self.orphan(&id).await?;
+        let requests: Vec<ClaimRequest> =
+            (0..MANY).map(|_| self.request().expecting(Expected::Orphan(orphan.token))).collect();
+        let claims =
+            join_all(requests.iter().map(|request| self.store().claim(&id, request))).await;
+        let owner = the_one_granted(&claims)?;
+        ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
+        ensure!(owner.fence > orphan.fence, "the fence {} follows {}", owner.fence, orphan.fence);
+        held_live_by(&self.seen_held(&id).await?, owner)?;
+        Ok(Passed)
+    }
+
+    /// The first one wins, and the other gets a fitting answer.
+    pub(super) async fn a_settlement_and_a_takeover_at_once_are_one_after_the_other(
+        &self,
+    ) -> Outcome {
+        for round in 0..ROUNDS {
+            let id = self.id();
+            let former = self.orphan(&id).await?;
+            let (request, late) =
+                (self.request().expecting(Expected::Orphan(former.token)), done("late"));
+            let settle = self.store().settle(&former, &late);
+            let claim = self.store().claim(&id, &request);
+            let (settled, claimed) = if round % 2 == 0 {
+                join(settle, claim).await
+            } else {
+                let (claimed, settled) = join(claim, settle).await;
+                (settled, claimed)
+            };
+            match claimed {
+                Ok(Claim::Found(RecordSnapshot::Settled(record))) => {
+                    ensure!(settled.is_ok(), "neither the settlement nor the takeover won");
+                    settled_as(&record, &former, &late)?;
+                }
+                Ok(Claim::Granted(owner)) => {
+                    ensure!(owner.attempt == 2, "the second attempt is {}", owner.attempt);
+                    fenced("settle", settled)?;
+                    held_live_by(&self.seen_held(&id).await?, &owner)?;
+                    fenced("settle", self.store().settle(&former, &late).await)?;
+                }
+                other => return Err(Violation(format!("an orphan is not taken over: {other:?}"))),
+            }
+        }
+        Ok(Passed)
+    }
+
+    pub(super) async fn a_settlement_and_a_release_at_once_do_not_both_count(&self) -> Outcome {
+        for round in 0..ROUNDS {
+            let id = self.id();
+            let lease = self.granted(&id, &self.request()).await?;
+            let result = done("result");
+            let settle = self.store().settle(&lease, &result);
+            let release = self.store().release(&lease);
+            let (settled, released) = if round % 2 == 0 {
+                join(settle, release).await
+            } else {
+                let (released, settled) = join(release, settle).await;
+                (settled, released)
+            };
+            if settled.is_ok() {
+                fenced("release", released)?;
+                settled_as(&self.seen_settled(&id).await?, &lease, &result)?;
+            } else {
                 fenced("settle", settled)?;
-                held_live_by(&case.seen_held(&id).await?, &owner)?;
-                fenced("settle", case.store().settle(&former, &late).await)?;
+                ensure!(released.is_ok(), "both were refused; the release with {released:?}");
+                self.absent(&id).await?;
             }
-            other => return Err(Violation(format!("an orphan is not taken over: {other:?}"))),
         }
+        Ok(Passed)
     }
-    Ok(Passed)
-}
 
-pub(super) async fn a_settlement_and_a_release_at_once_do_not_both_count<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    for round in 0..ROUNDS {
-        let id = case.id();
-        let lease = case.granted(&id, &case.request()).await?;
-        let result = done("result");
-        let settle = case.store().settle(&lease, &result);
-        let release = case.store().release(&lease);
-        let (settled, released) = if round % 2 == 0 {
-            join(settle, release).await
-        } else {
-            let (released, settled) = join(release, settle).await;
-            (settled, released)
-        };
-        if settled.is_ok() {
-            fenced("release", released)?;
-            settled_as(&case.seen_settled(&id).await?, &lease, &result)?;
-        } else {
-            fenced("settle", settled)?;
-            ensure!(released.is_ok(), "both were refused; the release with {released:?}");
-            case.absent(&id).await?;
+    pub(super) async fn every_step_gets_its_own_answer(&self) -> Outcome {
+        let passages = join_all((0..MANY).map(|_| passage(self))).await;
+        passages.into_iter().collect::<Result<Vec<()>, _>>()?;
+        Ok(Passed)
+    }
+
+    pub(super) async fn steps_that_are_dropped_harm_nothing(&self) -> Outcome {
+        for _ in 0..ROUNDS {
+            let (id, request) = (self.id(), self.request());
+            poll_once(self.store().claim(&id, &request)).await;
+            passage(self).await?;
+            // The dropped claim may be in force or not; with its own token it is granted either way.
+            let lease = self.granted(&id, &request).await?;
+            poll_once(self.store().lookup(&id)).await;
+            passage(self).await?;
+            poll_once(self.store().renew(&lease)).await;
+            passage(self).await?;
+            held_by(&self.seen_held(&id).await?, &lease)?;
+            let result = done(*request.token.as_bytes());
+            poll_once(self.store().settle(&lease, &result)).await;
+            passage(self).await?;
+            self.settle(&lease, &result).await?;
+            settled_as(&self.seen_settled(&id).await?, &lease, &result)?;
+            let other = self.granted(&self.id(), &self.request()).await?;
+            poll_once(self.store().release(&other)).await;
+            passage(self).await?;
+            self.release(&other).await?;
         }
+        Ok(Passed)
     }
-    Ok(Passed)
-}
-
-pub(super) async fn every_step_gets_its_own_answer<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let passages = join_all((0..MANY).map(|_| passage(case))).await;
-    passages.into_iter().collect::<Result<Vec<()>, _>>()?;
-    Ok(Passed)
-}
-
-pub(super) async fn steps_that_are_dropped_harm_nothing<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for _ in 0..ROUNDS {
-        let (id, request) = (case.id(), case.request());
-        poll_once(case.store().claim(&id, &request)).await;
-        passage(case).await?;
-        // The dropped claim may be in force or not; with its own token it is granted either way.
-        let lease = case.granted(&id, &request).await?;
-        poll_once(case.store().lookup(&id)).await;
-        passage(case).await?;
-        poll_once(case.store().renew(&lease)).await;
-        passage(case).await?;
-        held_by(&case.seen_held(&id).await?, &lease)?;
-        let result = done(*request.token.as_bytes());
-        poll_once(case.store().settle(&lease, &result)).await;
-        passage(case).await?;
-        case.settle(&lease, &result).await?;
-        settled_as(&case.seen_settled(&id).await?, &lease, &result)?;
-        let other = case.granted(&case.id(), &case.request()).await?;
-        poll_once(case.store().release(&other)).await;
-        passage(case).await?;
-        case.release(&other).await?;
-    }
-    Ok(Passed)
 }
 
 /// A whole life of one record, every answer of which must be about that record.

@@ -13,44 +13,46 @@ use crate::lease::Lease;
 use crate::record::State;
 use crate::store::{Claim, ClaimRequest, Expected, Inventory, RecordSnapshot, Settlement, Store};
 
-pub(super) async fn live_claims_behave_as_in_the_model<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for seed in 0..LIVE_HISTORIES {
-        History::new(case, seed, false).play(LIVE_STEPS).await?;
-    }
-    Ok(Passed)
-}
-
-/// Every claim and every renewal is left to lapse before the next step.
-pub(super) async fn orphans_behave_as_in_the_model<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for seed in 0..ORPHAN_HISTORIES {
-        History::new(case, seed, true).play(ORPHAN_STEPS).await?;
-    }
-    Ok(Passed)
-}
-
-/// Some stay, some lapse, some end.
-pub(super) async fn a_few_records_behave_as_in_a_map<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    for seed in 0..HISTORIES {
-        let steps = random_steps(seed);
-        let mut model = ModelStore::new(case);
-        for (place, step) in steps.iter().enumerate() {
-            model.take(*step).await.map_err(|Violation(why)| {
-                Violation(format!("{why}, at step {place}, {step:?}, of {steps:?}"))
-            })?;
+impl<H: Harness> Case<'_, H> {
+    pub(super) async fn live_claims_behave_as_in_the_model(&self) -> Outcome {
+        for seed in 0..LIVE_HISTORIES {
+            History::new(self, seed, false).play(LIVE_STEPS).await?;
         }
-        model.compare().await?;
+        Ok(Passed)
     }
-    Ok(Passed)
+
+    /// Every claim and every renewal is left to lapse before the next step.
+    pub(super) async fn orphans_behave_as_in_the_model(&self) -> Outcome {
+        for seed in 0..ORPHAN_HISTORIES {
+            History::new(self, seed, true).play(ORPHAN_STEPS).await?;
+        }
+        Ok(Passed)
+    }
+
+    /// Some stay, some lapse, some end.
+    pub(super) async fn a_few_records_behave_as_in_a_map(&self) -> Outcome {
+        for seed in 0..HISTORIES {
+            let steps = random_steps(seed);
+            let mut model = ModelStore::new(self);
+            for (place, step) in steps.iter().enumerate() {
+                model.take(*step).await.map_err(|Violation(why)| {
+                    Violation(format!("{why}, at step {place}, {step:?}, of {steps:?}"))
+                })?;
+            }
+            model.compare().await?;
+        }
+        Ok(Passed)
+    }
 }
 
-/// Plays the same histories, with a listing after every step.
-pub(super) async fn a_few_records_are_listed_as_in_a_map<H: Harness<Store: Inventory>>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    for seed in 0..HISTORIES {
-        play(case, &random_steps(seed)).await?;
+impl<H: Harness<Store: Inventory>> Case<'_, H> {
+    /// Plays the same histories, with a listing after every step.
+    pub(super) async fn a_few_records_are_listed_as_in_a_map(&self) -> Outcome {
+        for seed in 0..HISTORIES {
+            play(self, &random_steps(seed)).await?;
+        }
+        Ok(Passed)
     }
-    Ok(Passed)
 }
 
 /// Takes steps, and compares what is listed after each of them with what the map holds.

@@ -9,60 +9,60 @@ use super::report::{Outcome, Violation, ensure};
 use crate::record::Record;
 use crate::store::{ErrorKind, Store};
 
-pub(super) async fn a_certain_refusal_changes_nothing<H: Harness>(case: &Case<'_, H>) -> Outcome {
-    let (kept, new) = (case.id(), case.id());
-    let lease = case.granted(&kept, &case.request()).await?;
-    if !case.harness().refuse(true).await {
-        return Ok(Skipped("the harness cannot make the store refuse"));
-    }
-    let claim = case.store().claim(&new, &case.request()).await;
-    let settle = case.store().settle(&lease, &done("refused")).await;
-    let is_lifted = case.harness().refuse(false).await;
-    ensure!(is_lifted, "the harness cannot end the refusal");
-    match claim {
-        Ok(claim) => return Err(Violation(format!("the claim came to {claim:?}"))),
-        Err(error) => ensure!(
-            matches!(error.kind(), ErrorKind::Refused | ErrorKind::Full),
-            "the refusal of a claim is not certain: {error:?}"
-        ),
-    }
-    // What concerns a claim already granted may get through.
-    match settle {
-        Ok(()) => {
-            settled_as(&case.seen_settled(&kept).await?, &lease, &done("refused"))?;
+impl<H: Harness> Case<'_, H> {
+    pub(super) async fn a_certain_refusal_changes_nothing(&self) -> Outcome {
+        let (kept, new) = (self.id(), self.id());
+        let lease = self.granted(&kept, &self.request()).await?;
+        if !self.harness().refuse(true).await {
+            return Ok(Skipped("the harness cannot make the store refuse"));
         }
-        Err(error) => {
-            ensure!(error.kind().is_transient(), "the settlement failed with {error:?}");
-            held_live_by(&case.seen_held(&kept).await?, &lease)?;
-            case.settle(&lease, &done("later")).await?;
+        let claim = self.store().claim(&new, &self.request()).await;
+        let settle = self.store().settle(&lease, &done("refused")).await;
+        let is_lifted = self.harness().refuse(false).await;
+        ensure!(is_lifted, "the harness cannot end the refusal");
+        match claim {
+            Ok(claim) => return Err(Violation(format!("the claim came to {claim:?}"))),
+            Err(error) => ensure!(
+                matches!(error.kind(), ErrorKind::Refused | ErrorKind::Full),
+                "the refusal of a claim is not certain: {error:?}"
+            ),
         }
+        // What concerns a claim already granted may get through.
+        match settle {
+            Ok(()) => {
+                settled_as(&self.seen_settled(&kept).await?, &lease, &done("refused"))?;
+            }
+            Err(error) => {
+                ensure!(error.kind().is_transient(), "the settlement failed with {error:?}");
+                held_live_by(&self.seen_held(&kept).await?, &lease)?;
+                self.settle(&lease, &done("later")).await?;
+            }
+        }
+        self.absent(&new).await?;
+        self.granted(&new, &self.request()).await?;
+        Ok(Passed)
     }
-    case.absent(&new).await?;
-    case.granted(&new, &case.request()).await?;
-    Ok(Passed)
-}
 
-/// An older process beside a newer one must neither execute nor say that the record is damaged.
-pub(super) async fn a_record_of_a_later_format_is_refused_and_left_as_it_is<H: Harness>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let id = case.id();
-    let lease = case.granted(&id, &case.request()).await?;
-    let later = Bytes::from(later_format(&Record::running(&lease)));
-    if !case.harness().overwrite(&id, later).await {
-        return Ok(Skipped("the harness cannot overwrite records"));
+    /// An older process beside a newer one must neither execute nor say that the record is damaged.
+    pub(super) async fn a_record_of_a_later_format_is_refused_and_left_as_it_is(&self) -> Outcome {
+        let id = self.id();
+        let lease = self.granted(&id, &self.request()).await?;
+        let later = Bytes::from(later_format(&Record::running(&lease)));
+        if !self.harness().overwrite(&id, later).await {
+            return Ok(Skipped("the harness cannot overwrite records"));
+        }
+        for kind in [
+            self.store().claim(&id, &self.request()).await.map(drop).map_err(|error| error.kind()),
+            self.store().lookup(&id).await.map(drop).map_err(|error| error.kind()),
+        ] {
+            ensure!(kind == Err(ErrorKind::Full), "a record of a later format is {kind:?}");
+        }
+        let now = Bytes::from(Record::running(&lease).encode());
+        ensure!(self.harness().overwrite(&id, now).await, "the harness cannot restore the record");
+        held_live_by(&self.seen_held(&id).await?, &lease)?;
+        self.settle(&lease, &done("result")).await?;
+        Ok(Passed)
     }
-    for kind in [
-        case.store().claim(&id, &case.request()).await.map(drop).map_err(|error| error.kind()),
-        case.store().lookup(&id).await.map(drop).map_err(|error| error.kind()),
-    ] {
-        ensure!(kind == Err(ErrorKind::Full), "a record of a later format is {kind:?}");
-    }
-    let now = Bytes::from(Record::running(&lease).encode());
-    ensure!(case.harness().overwrite(&id, now).await, "the harness cannot restore the record");
-    held_live_by(&case.seen_held(&id).await?, &lease)?;
-    case.settle(&lease, &done("result")).await?;
-    Ok(Passed)
 }
 
 /// Encodes a record in the format after this release's.

@@ -9,6 +9,8 @@ use idemptx_core::conformance::{self, Harness};
 use idemptx_core::lease::Token;
 use idemptx_core::store::{Inventory, Store};
 
+use crate::support::records::token;
+
 #[tokio::test]
 async fn memory_keeps_the_contract_decorated() {
     keeps_the_contract(MemoryStore::new).await;
@@ -81,9 +83,7 @@ impl<S: Store> Harness for Trial<S> {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn sleep(&self, wait: Duration) {

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use idemptx::store::postgres::{PostgresStore, PostgresStoreBuilder};
 use idemptx_core::conformance::{self, Harness};
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::{Claim, ClaimRequest, Store, StoreError};
 use idemptx_testkit::PgBouncer;
 use idemptx_testkit::PostgresServer;
+
+use crate::support::records::{FINGERPRINT, MINUTE, token};
 
 #[tokio::test]
 async fn the_postgres_store_keeps_the_contract() {
@@ -56,9 +57,7 @@ impl Harness for Trial<'_> {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {
@@ -91,8 +90,5 @@ impl Harness for Trial<'_> {
 fn probe(token: Token) -> (RecordId, ClaimRequest) {
     let mut id = [0xB0; RecordId::BYTES];
     id[..Token::BYTES].copy_from_slice(token.as_bytes());
-    let fingerprint =
-        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
-    let minute = Duration::from_secs(60);
-    (RecordId::from_bytes(id), ClaimRequest::new(token, fingerprint, minute, minute))
+    (RecordId::from_bytes(id), ClaimRequest::new(token, FINGERPRINT, MINUTE, MINUTE))
 }

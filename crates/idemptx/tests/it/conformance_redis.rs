@@ -11,6 +11,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use idemptx_testkit::{RedisCluster, RedisSentinels, RedisServer};
 
+use crate::support::records::token;
+
 #[tokio::test]
 async fn the_redis_store_keeps_the_contract() {
     let server = RedisServer::start(&[]);
@@ -63,9 +65,7 @@ impl Harness for Trial<'_, '_> {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {

@@ -12,6 +12,8 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Token;
 use rusqlite::Connection;
 
+use crate::support::records::token;
+
 #[tokio::test]
 async fn the_sqlite_store_keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
@@ -41,9 +43,7 @@ impl Harness for Trial {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn overwrite(&self, id: &RecordId, bytes: Bytes) -> bool {

@@ -18,6 +18,8 @@ use idemptx_testkit::RedisServer;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
+use crate::support::records::token;
+
 #[test]
 fn memory_behaves_as_a_map() {
     let clock = Arc::new(Simulated::default());
@@ -92,9 +94,7 @@ impl<S: Inventory> Harness for Trial<S> {
     }
 
     fn token(&self) -> Token {
-        let mut bytes = [0; Token::BYTES];
-        getrandom::fill(&mut bytes).unwrap();
-        Token::from_bytes(bytes)
+        token()
     }
 
     async fn sleep(&self, wait: Duration) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use idemptx::store::near::{NearCache, NearLimits};
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
@@ -18,6 +18,7 @@ use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 
 use crate::support::app::{App, engine};
 use crate::support::http_client::{posted, send};
+use crate::support::records::token;
 
 #[tokio::test]
 async fn what_was_settled_here_is_replayed_without_a_round_trip() {
@@ -449,12 +450,6 @@ impl Clock for Turned {
 
 fn done(payload: &[u8]) -> Settlement {
     Settlement::new(State::Completed, Bytes::copy_from_slice(payload), LONG, LONG)
-}
-
-fn token() -> Token {
-    let mut bytes = [0; Token::BYTES];
-    getrandom::fill(&mut bytes).unwrap();
-    Token::from_bytes(bytes)
 }
 
 fn numbered(number: u32) -> RecordId {

@@ -2,22 +2,22 @@
 
 mod tls;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use idemptx::store::Severity;
 use idemptx::store::redis::RedisStore;
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::{Lease, Token};
+use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
+    Claim, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
 };
 use idemptx_testkit::RedisServer;
+
+use crate::support::records::{
+    PATIENCE, claim_request, done, eventually, granted, id, reason, soon,
+};
 
 #[tokio::test]
 async fn a_hit_is_one_command_and_a_new_key_is_two() {
@@ -105,7 +105,7 @@ async fn late_answers_of_a_paused_server_reach_nobody() {
     let (server, patient) = started(&[]);
     for number in 0..32 {
         let lease = granted(&patient, id(number)).await;
-        patient.settle(&lease, &done(&format!("response {number}"))).await.unwrap();
+        patient.settle(&lease, &done(format!("response {number}"))).await.unwrap();
     }
     let patience = Duration::from_millis(100);
     let store = RedisStore::builder(server.url()).timeout(patience).open().unwrap();
@@ -131,7 +131,7 @@ async fn cancelled_steps_harm_neither_other_steps_nor_the_connection() {
     let (server, store) = started(&[]);
     for number in 0..32 {
         let lease = granted(&store, id(number)).await;
-        store.settle(&lease, &done(&format!("response {number}"))).await.unwrap();
+        store.settle(&lease, &done(format!("response {number}"))).await.unwrap();
     }
     let connections = server.connections();
     for number in 0..32 {
@@ -413,33 +413,8 @@ fn started(configuration: &[&str]) -> (RedisServer, RedisStore) {
     (server, store)
 }
 
-fn id(number: u8) -> RecordId {
-    RecordId::from_bytes([number; RecordId::BYTES])
-}
-
 fn key(id: RecordId) -> String {
     format!("idem:{{{id}}}")
-}
-
-/// Returns a claim request with a fresh token.
-fn claim_request() -> ClaimRequest {
-    static COUNT: AtomicU8 = AtomicU8::new(0);
-    let token = Token::from_bytes([COUNT.fetch_add(1, Ordering::Relaxed); Token::BYTES]);
-    let fingerprint =
-        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
-    ClaimRequest::new(token, fingerprint, Duration::from_secs(60), Duration::from_secs(600))
-}
-
-fn done(response: &str) -> Settlement {
-    let retain = Duration::from_secs(600);
-    Settlement::new(State::Completed, Bytes::copy_from_slice(response.as_bytes()), retain, retain)
-}
-
-async fn granted(store: &RedisStore, id: RecordId) -> Lease {
-    match store.claim(&id, &claim_request()).await {
-        Ok(Claim::Granted(lease)) => lease,
-        other => panic!("not granted: {other:?}"),
-    }
 }
 
 fn settled(claim: Result<Claim, StoreError>) -> String {
@@ -451,31 +426,6 @@ fn settled(claim: Result<Claim, StoreError>) -> String {
     }
 }
 
-/// The operator's text: what happened, not what to do.
-fn reason(error: &StoreError) -> String {
-    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
-}
-
-/// Takes a step until the store is available, as a driver does.
-async fn eventually<T>(
-    mut step: impl AsyncFnMut() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match step().await {
-            Err(error) if error.kind().is_transient() && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn soon(watch: impl Future<Output = ()>) {
-    tokio::time::timeout(PATIENCE, watch).await.expect("nobody was woken");
-}
-
 const UNAVAILABLE: ErrorKind = ErrorKind::Unavailable;
 const REFUSED: ErrorKind = ErrorKind::Refused;
 const CORRUPT: ErrorKind = ErrorKind::Corrupt;
-const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use idemptx::operator::{Inventory, Query, RecordStatus};
 use idemptx::store::redis::RedisStore;
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::State;
-use idemptx_core::store::{Claim, ClaimRequest, Settlement, Store};
+use idemptx_core::store::{Settlement, Store};
 use idemptx_testkit::RedisServer;
+
+use crate::support::records::{granted, id};
 
 #[tokio::test]
 async fn nothing_but_records_of_this_store_is_listed() {
@@ -117,22 +117,8 @@ async fn listed(store: &RedisStore, query: Query) -> (BTreeSet<RecordId>, BTreeS
     }
 }
 
-fn id(number: u8) -> RecordId {
-    RecordId::from_bytes([number; RecordId::BYTES])
-}
-
 fn key(id: RecordId) -> String {
     format!("idem:{{{id}}}")
-}
-
-async fn granted(store: &RedisStore, id: RecordId) -> Lease {
-    let fingerprint =
-        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
-    let token = Token::from_bytes([id.as_bytes()[0]; Token::BYTES]);
-    match store.claim(&id, &ClaimRequest::new(token, fingerprint, HOUR, HOUR)).await {
-        Ok(Claim::Granted(lease)) => lease,
-        other => panic!("not granted: {other:?}"),
-    }
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,16 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use idemptx::store::postgres::PostgresStore;
 use idemptx::store::redis::RedisStore;
-use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::Token;
 use idemptx_core::record::State;
-use idemptx_core::store::{
-    Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, Store,
-};
+use idemptx_core::store::{Claim, ErrorKind, Expected, RecordSnapshot, Settlement, Store};
 use idemptx_testkit::faulty_proxy::{Direction, Fault};
 use idemptx_testkit::{FaultyProxy, PostgresServer, RedisServer};
 use tokio::time::{sleep, timeout};
+
+use crate::support::records::{claim_request, id};
 
 #[tokio::test]
 async fn a_silent_redis_is_left_after_one_time_out_even_if_every_caller_gives_up_earlier() {
@@ -24,11 +22,14 @@ async fn a_silent_redis_is_left_after_one_time_out_even_if_every_caller_gives_up
     let proxy = FaultyProxy::to(server.port()).await;
     let url = format!("redis://127.0.0.1:{}", proxy.port());
     let store = RedisStore::builder(url).timeout(Duration::from_millis(600)).open().unwrap();
-    store.claim(&id(0), &request()).await.unwrap();
+    store.claim(&id(0), &claim_request()).await.unwrap();
     proxy.plan(Direction::ToClient, 0, Fault::Stall);
     let began = Instant::now();
     let mut number = 1;
-    while timeout(Duration::from_millis(200), store.claim(&id(number), &request())).await.is_err() {
+    while timeout(Duration::from_millis(200), store.claim(&id(number), &claim_request()))
+        .await
+        .is_err()
+    {
         number += 1;
         assert!(began.elapsed() < Duration::from_secs(5), "still on the silent connection");
     }
@@ -51,7 +52,7 @@ async fn commits_that_wait_for_a_standby_do_not_pile_up_sessions() {
             tokio::spawn(async move {
                 let until = Instant::now() + Duration::from_secs(6);
                 while Instant::now() < until {
-                    let _ = store.claim(&fresh_id(), &request()).await;
+                    let _ = store.claim(&fresh_id(), &claim_request()).await;
                     sleep(Duration::from_millis(20)).await;
                 }
             })
@@ -75,7 +76,7 @@ fn connections_of_many_runtimes_stay_open() {
         .collect();
     let round = || {
         for runtime in &runtimes {
-            runtime.block_on(async { store.claim(&fresh_id(), &request()).await.unwrap() });
+            runtime.block_on(async { store.claim(&fresh_id(), &claim_request()).await.unwrap() });
         }
         server.connections()
     };
@@ -90,7 +91,7 @@ fn the_connection_of_a_runtime_that_ended_is_closed() {
     let store = RedisStore::builder(server.url()).timeout(Duration::from_secs(30)).open().unwrap();
     for _ in 0..4 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { store.claim(&fresh_id(), &request()).await.unwrap() });
+        runtime.block_on(async { store.claim(&fresh_id(), &claim_request()).await.unwrap() });
     }
     let clients: redis::InfoDict =
         redis::cmd("INFO").arg("clients").query(&mut server.connection()).unwrap();
@@ -101,17 +102,19 @@ fn the_connection_of_a_runtime_that_ended_is_closed() {
 async fn a_full_redis_still_answers_replays_and_refuses_new_keys_for_certain() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::open(server.url()).unwrap();
-    let Claim::Granted(lease) = store.claim(&id(1), &request()).await.unwrap() else { panic!() };
+    let Claim::Granted(lease) = store.claim(&id(1), &claim_request()).await.unwrap() else {
+        panic!()
+    };
     let retain = Duration::from_secs(600);
     let done = Settlement::new(State::Completed, Bytes::from_static(b"kept"), retain, retain);
     store.settle(&lease, &done).await.unwrap();
     server.configure("maxmemory", "1");
-    match store.claim(&id(1), &request()).await {
+    match store.claim(&id(1), &claim_request()).await {
         Ok(Claim::Found(RecordSnapshot::Settled(record))) => assert_eq!(record.payload, "kept"),
         other => panic!("not replayed: {other:?}"),
     }
     for _ in 0..20 {
-        let refused = store.claim(&fresh_id(), &request()).await.unwrap_err();
+        let refused = store.claim(&fresh_id(), &claim_request()).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused);
         assert!(refused.retry_after().is_some());
     }
@@ -122,7 +125,7 @@ async fn a_full_redis_still_answers_replays_and_refuses_new_keys_for_certain() {
 async fn a_redis_lease_ends_a_term_after_it_was_seen_though_the_clock_went_back() {
     let server = RedisServer::start(&[]);
     let store = RedisStore::open(server.url()).unwrap();
-    let (mut request, next) = (request(), request());
+    let (mut request, next) = (claim_request(), claim_request());
     request.term = Duration::from_millis(50);
     let Ok(Claim::Granted(lease)) = store.claim(&id(1), &request).await else { panic!() };
     let mut connection = server.connection();
@@ -150,9 +153,9 @@ async fn a_claim_that_is_refused_only_when_it_is_sent_again_stays_unknown() {
     let url = format!("redis://127.0.0.1:{}", proxy.port());
     let store = RedisStore::builder(url).timeout(Duration::from_secs(30)).open().unwrap();
     let store = Arc::new(store);
-    store.claim(&id(0), &request()).await.unwrap();
+    store.claim(&id(0), &claim_request()).await.unwrap();
     proxy.plan(Direction::ToClient, 0, Fault::Stall);
-    let lost_request = request();
+    let lost_request = claim_request();
     let claim = tokio::spawn({
         let (store, request) = (store.clone(), lost_request.clone());
         async move { store.claim(&id(1), &request).await }
@@ -161,16 +164,12 @@ async fn a_claim_that_is_refused_only_when_it_is_sent_again_stays_unknown() {
     server.configure("min-replicas-to-write", "1");
     proxy.disconnect();
     assert_eq!(claim.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
-    let refused = store.claim(&id(2), &request()).await.unwrap_err();
+    let refused = store.claim(&id(2), &claim_request()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Refused);
     server.configure("min-replicas-to-write", "0");
     let found = store.lookup(&id(1)).await;
     let Ok(Some(RecordSnapshot::Held(claim))) = found else { panic!("{found:?}") };
     assert_eq!(claim.token, lost_request.token);
-}
-
-fn id(number: u8) -> RecordId {
-    RecordId::from_bytes([number; RecordId::BYTES])
 }
 
 fn fresh_id() -> RecordId {
@@ -179,13 +178,4 @@ fn fresh_id() -> RecordId {
     let number = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     bytes.iter_mut().zip(number).for_each(|(to, from)| *to = from);
     RecordId::from_bytes(bytes)
-}
-
-fn request() -> ClaimRequest {
-    let mut bytes = [0; Token::BYTES];
-    bytes.copy_from_slice(&fresh_id().as_bytes()[..Token::BYTES]);
-    let fingerprint =
-        Fingerprint { config: 1, digest: [2; 32], binding: [3; 16], operation: [4; 16] };
-    let (term, retain) = (Duration::from_secs(60), Duration::from_secs(600));
-    ClaimRequest::new(Token::from_bytes(bytes), fingerprint, term, retain)
 }

@@ -2,4 +2,5 @@
 
 pub(crate) mod app;
 pub(crate) mod http_client;
+pub(crate) mod records;
 pub(crate) mod scripted_body;
