@@ -97,6 +97,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 	.ci/deny.sh
 	.ci/workflows.sh
+	.ci/kubernetes.sh
 	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_CHECKED)
 
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less

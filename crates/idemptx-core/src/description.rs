@@ -1,6 +1,6 @@
 //! The description of a request in its record, for the operator who has to find out what happened.
 //!
-//! A record is named by digests, so without it nobody could tell which operation is in doubt.
+//! A record is named by digests, so without it no operator could tell which operation is in doubt.
 //!
 //! # Format
 //!
@@ -18,7 +18,7 @@ use crate::response::binary::{
     KNOWN_LENGTH_RESPONSE, Reader, prefixed_length, put_prefixed, put_varint, varint_length,
 };
 
-/// What an operator sees of the request that made a claim.
+/// The request that made a claim, as an operator sees it.
 ///
 /// # Security
 ///

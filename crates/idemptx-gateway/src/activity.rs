@@ -27,7 +27,7 @@ pub(crate) struct Activity {
     resets: Mutex<Resets>,
     /// Notified when there are too many of them.
     flooded: Notify,
-    /// Woken when the last request has ended: whoever waits with the end of the client's bytes.
+    /// The task that waits with the end of the client's bytes; woken when a request has ended.
     deferred: Mutex<Option<Waker>>,
 }
 

@@ -21,7 +21,7 @@ use crate::systemd::Supervisor;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
-#[command(name = "idemptx", version)]
+#[command(name = "idemptx", version, after_help = EXAMPLES)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -36,7 +36,7 @@ enum Command {
     /// Prepares the store for this release, such as PostgreSQL's tables, and exits.
     Migrate(MigrateArgs),
     /// Lists and resolves records in a store.
-    Keys(KeysCommand),
+    Keys(Box<KeysCommand>),
     /// Documents idempotency keys in an OpenAPI document.
     Openapi(OpenApiArgs),
     /// Runs the gateway in front of an example service and sends it retries.
@@ -275,5 +275,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  idemptx demo
+  idemptx serve --upstream http://127.0.0.1:9000
+  idemptx check --config gateway.toml
+  idemptx keys --config gateway.toml list --state in-doubt
+
+Documentation: https://github.com/idemptx/idemptx/tree/main/docs";
 /// The exit code that clap uses for usage errors as well.
 const USAGE: u8 = 2;

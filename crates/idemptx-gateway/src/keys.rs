@@ -30,8 +30,9 @@ use self::output::OutputWriter;
 use crate::config::{Config, Route, Store};
 use crate::operators::{self, Author, Decision, Operators};
 
-/// Records in a store: list, show, resolve, forget, purge.
+/// Records in a store: list, show, export, resolve, forget, purge.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct KeysCommand {
     #[command(flatten)]
     location: StoreLocation,
@@ -464,6 +465,12 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 
 const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four hexadecimal digits, as the log shows them; \
      name a client's key with --key";
+const EXAMPLES: &str = "\
+Examples:
+  idemptx keys --config gateway.toml list --state in-doubt
+  idemptx keys --store sqlite:idemptx.db show d7158234
+  idemptx keys --store sqlite:idemptx.db resolve d7158234 --answer answer.json --status 201
+  idemptx keys --store sqlite:idemptx.db purge --state completed --idle 30d";
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

@@ -44,10 +44,10 @@ pub(crate) struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     near_hits: Counter,
     spans_dropped: Counter,
-    log_lines_dropped: Counter,
+    log_dropped: Counter,
     upstream_up: Family<AddressLabels, Gauge>,
     token_keys: Family<UrlLabels, Gauge>,
-    token_keys_age: Family<UrlLabels, Gauge>,
+    keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
     current: [Gauge; 7],
 }
@@ -116,10 +116,10 @@ impl Metrics {
             reloads: Family::default(),
             near_hits: Counter::default(),
             spans_dropped: Counter::default(),
-            log_lines_dropped: Counter::default(),
+            log_dropped: Counter::default(),
             upstream_up: Family::default(),
             token_keys: Family::default(),
-            token_keys_age: Family::default(),
+            keys_age: Family::default(),
             reading: Mutex::default(),
             current: Default::default(),
         };
@@ -171,18 +171,13 @@ impl Metrics {
         let spans = "Spans that were not exported";
         registry.register("spans_dropped", spans, self.spans_dropped.clone());
         let lines = "Log lines that were dropped, for want of a reader that is fast enough";
-        registry.register("log_lines_dropped", lines, self.log_lines_dropped.clone());
+        registry.register("log_dropped", lines, self.log_dropped.clone());
         let up = "Whether an upstream address is available (1) or used as last resort (0)";
         registry.register("upstream_up", up, self.upstream_up.clone());
         let keys = "Keys for tokens, by the URL that they are read from";
-        registry.register("token_keys", keys, self.token_keys.clone());
+        registry.register("keys", keys, self.token_keys.clone());
         let age = "Time since keys for tokens were read; -1 before the first time";
-        registry.register_with_unit(
-            "token_keys_age",
-            age,
-            Unit::Seconds,
-            self.token_keys_age.clone(),
-        );
+        registry.register_with_unit("keys_age", age, Unit::Seconds, self.keys_age.clone());
         for ((name, help), gauge) in CURRENT.into_iter().zip(&self.current) {
             registry.register(name, help, gauge.clone());
         }
@@ -201,17 +196,17 @@ impl Metrics {
         // These are counted elsewhere.
         self.near_hits.inner().store(current.near_hits, Ordering::Relaxed);
         self.spans_dropped.inner().store(current.spans_dropped, Ordering::Relaxed);
-        self.log_lines_dropped.inner().store(crate::logging::dropped(), Ordering::Relaxed);
+        self.log_dropped.inner().store(crate::logging::dropped(), Ordering::Relaxed);
         // Removes addresses of previous configurations; the lock keeps concurrent scrapes apart.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.token_keys.clear();
-        self.token_keys_age.clear();
+        self.keys_age.clear();
         for (url, count, age) in &current.key_sets {
             let url = UrlLabels { url: url.clone() };
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             self.token_keys.get_or_create(&url).set(number(*count as u64));
             let age = age.map_or(-1, |age| number(age.as_secs()));
-            self.token_keys_age.get_or_create(&url).set(age);
+            self.keys_age.get_or_create(&url).set(age);
         }
         self.upstream_up.clear();
         for (upstream, address, is_up) in &current.addresses {

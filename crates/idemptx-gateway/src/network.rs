@@ -14,6 +14,28 @@ pub(crate) use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(test)]
 pub(crate) use turmoil::net::{TcpListener, TcpStream, lookup_host};
 
+/// Returns the listening socket that a supervisor has opened and passed as the standard input.
+///
+/// It stays open when this process ends, with the connections that are not accepted yet, so that
+/// another process goes on with them.
+#[cfg(not(test))]
+pub(crate) fn inherited() -> io::Result<TcpListener> {
+    use std::os::fd::AsFd as _;
+
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    // An error names what it is instead, such as a terminal.
+    socket.local_addr()?;
+    TcpListener::from_std(socket)
+}
+
+/// A simulated host inherits nothing.
+#[cfg(test)]
+pub(crate) fn inherited() -> io::Result<TcpListener> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Connects to a host by the first of its addresses that answers (RFC 8305 §5).
 ///
 /// The next address is tried when one fails, or has not answered for a moment, so that one that is

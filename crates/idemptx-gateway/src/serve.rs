@@ -28,7 +28,7 @@ use crate::activity::{ActiveBody, Activity, Inactive};
 use crate::admin::{self, AdminService};
 use crate::config::{Config, Listener};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
-use crate::network::{TcpListener, TcpStream};
+use crate::network::{self, TcpListener, TcpStream};
 use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
 use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
@@ -86,8 +86,11 @@ impl Gateway {
         let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
         let table = Arc::new(RoutingTable::new(&config, Arc::clone(&store), None)?);
         let mut sockets = Vec::new();
-        for Listener { address, .. } in &config.listeners {
-            let socket = TcpListener::bind(address).await;
+        for Listener { address, inherit, .. } in &config.listeners {
+            let socket = match inherit {
+                true => network::inherited(),
+                false => TcpListener::bind(address).await,
+            };
             sockets.push(socket.map_err(|error| StartError::Listen(*address, error))?);
         }
         let admin_socket = match &config.admin {
@@ -369,9 +372,12 @@ where
         let (table, peer) = (Arc::clone(&tables.borrow()), Arc::clone(&peer));
         let active = requests.request(request.version() == Version::HTTP_2);
         let upgraded = upgraded.clone();
+        let version = request.version();
+        // The next request is for another gateway: none must meet the end of this connection.
+        let closes = table.store.recorder().readiness().is_draining();
         async move {
             let probed = probes.then(|| probe(&table, &request)).flatten();
-            let response = match probed {
+            let mut response = match probed {
                 _ if !is_spoken(request.version(), spoken) => version_refused(),
                 Some(response) => response,
                 // Boxed, so that an idle connection does not reserve memory for a request.
@@ -379,6 +385,9 @@ where
             };
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.set();
+            } else if closes && version <= Version::HTTP_11 {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
             }
             Ok::<_, Infallible>(response.map(|body| ActiveBody::new(body, active)))
         }

@@ -190,7 +190,7 @@ fn validation(config: &Jwt, algorithms: &[Algorithm]) -> Validation {
 fn keys_of_set(config: &Jwt, set: &[Value]) -> Vec<VerificationKey> {
     let named = &config.algorithms;
     let key = |jwk: &Value| {
-        let jwk = Jwk::deserialize(jwk).ok()?;
+        let mut jwk = Jwk::deserialize(jwk).ok()?;
         let (key, possible) = from_jwk(&jwk)?;
         let allowed = |it: &Algorithm| named.is_empty() || named.contains(it);
         let algorithms: Vec<_> = possible.into_iter().filter(allowed).collect();
@@ -198,7 +198,7 @@ fn keys_of_set(config: &Jwt, set: &[Value]) -> Vec<VerificationKey> {
             return None;
         }
         let validation = validation(config, &algorithms);
-        Some(VerificationKey { id: jwk.common.key_id.clone(), key, validation })
+        Some(VerificationKey { id: jwk.common.key_id.take(), key, validation })
     };
     set.iter().filter_map(key).collect()
 }

@@ -27,7 +27,7 @@ impl RedisCluster {
         };
         let nodes: Vec<_> = buses.iter().map(start).collect();
         let ids = nodes.iter().map(|node| cluster(node, &["MYID"])).collect();
-        let cluster = Self { nodes, ids, buses: buses };
+        let cluster = Self { nodes, ids, buses };
         cluster.form(primaries);
         cluster
     }

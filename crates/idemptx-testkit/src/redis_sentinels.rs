@@ -32,7 +32,7 @@ impl RedisSentinels {
 
     /// Starts a primary, its replicas and three sentinels, and waits until they know each other.
     ///
-    /// The sentinels, and nobody else, may demand a password.
+    /// The sentinels alone may demand a password.
     pub fn start(replicas: usize, password: Option<&str>) -> Self {
         let own = ["repl-diskless-sync-delay 0"];
         let primary = RedisServer::start(&own);

@@ -103,7 +103,9 @@ pub use idemptx_core::fingerprint::Fingerprint;
 pub use idemptx_core::key::{Key, RecordId, Scope};
 pub use idemptx_core::lease::Token;
 pub use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
-pub use idemptx_core::policy::{ConfigError, Policy, PolicyBuilder, Profile};
+pub use idemptx_core::policy::{
+    ConfigError, KeySpace, OnOrphan, OnPanic, Policy, PolicyBuilder, Profile, ScopeRule,
+};
 pub use idemptx_core::problem::Problem;
 pub use idemptx_core::response::StoredResponse;
 

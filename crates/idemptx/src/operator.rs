@@ -55,7 +55,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use idemptx_core::description::Description;
 use idemptx_core::exchange::{Operation, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Lease;
@@ -68,6 +67,7 @@ use idemptx_core::store::{
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use idemptx_core::description::Description;
 pub use idemptx_core::store::{
     Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
     RecordSummary, UnknownRecordStatus,

@@ -17,6 +17,9 @@ use super::values::yes;
 pub struct Listener {
     /// The address; port 0 picks a free port.
     pub address: SocketAddr,
+    /// Takes the listening socket that the supervisor passes as standard input, whose address counts.
+    #[serde(default)]
+    pub inherit: bool,
     /// Accepts HTTP/1.1.
     #[serde(default = "yes")]
     pub http1: bool,
@@ -47,6 +50,7 @@ impl Listener {
         let trusted_proxies = Vec::new();
         Self {
             address,
+            inherit: false,
             http1: true,
             http2: true,
             forwarded,

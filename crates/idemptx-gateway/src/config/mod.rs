@@ -5,12 +5,12 @@
 //! `${NAME}` in any string is replaced by an environment variable, so that a file need not contain
 //! secrets.
 
+mod address_range;
 mod cors;
 mod environment;
 mod health_check;
 mod invalid_config;
 mod listeners;
-mod network;
 mod pattern;
 mod protection;
 mod remote_key_set;
@@ -30,13 +30,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+pub use self::address_range::Network;
 pub use self::cors::Cors;
 pub(crate) use self::environment::expanded;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;
 use self::invalid_config::{InvalidSetting, SourceText};
 pub use self::listeners::{Admin, ForwardedRule, KeyPair, Listener, ListenerTls};
-pub use self::network::Network;
 pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
 pub use self::remote_key_set::RemoteKeySet;
@@ -157,6 +157,14 @@ impl Config {
         for (number, listener) in self.listeners.iter().enumerate() {
             listener.validate(&number.to_string())?;
             let earlier = self.listeners.iter().take(number);
+            if listener.inherit && earlier.clone().any(|it| it.inherit) {
+                let text = "only one listener can take the socket on standard input";
+                let position = number.to_string();
+                return Err(InvalidSetting::at(
+                    ["listener", &position, "inherit"],
+                    text.to_owned(),
+                ));
+            }
             if listener.address.port() != 0
                 && earlier.clone().any(|it| it.address == listener.address)
             {

@@ -75,7 +75,7 @@ pub enum ScopeSource {
     /// The subject of the client's certificate.
     Certificate,
     /// A claim of a signed token.
-    Token(Jwt),
+    Token(Box<Jwt>),
 }
 
 /// The verification of tokens, and the claim that is the scope.
@@ -273,7 +273,7 @@ fn scope_source(value: &Value) -> Result<ScopeSource, String> {
     let (claim, algorithms) = (table.jwt, table.algorithms);
     let jwt =
         Jwt { claim, header, key, algorithms, issuer: table.issuer, audience: table.audience };
-    Ok(ScopeSource::Token(jwt))
+    Ok(ScopeSource::Token(Box::new(jwt)))
 }
 
 #[derive(Deserialize)]

@@ -14,7 +14,8 @@ use super::values::{positive_millis, seconds};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Store {
-    /// `memory:`, `sqlite:path`, `redis://…` or `postgres://…`.
+    /// `memory:`, `sqlite:path`, `redis://…`, `redis+cluster://…`, `redis+sentinel://…` or
+    /// `postgres://…`.
     pub url: String,
     /// The authorities that may vouch for the server, in PEM; by default those of the system.
     pub ca_file: Option<String>,
@@ -28,6 +29,12 @@ pub struct Store {
     pub password_command: Option<String>,
     /// The prefix of Redis' keys.
     pub prefix: Option<String>,
+    /// The number of replicas that must have a claim or a result in Redis before it counts.
+    pub wait_replicas: Option<u32>,
+    /// The period during which a Redis server that was promoted, or started again, grants nothing
+    /// new.
+    #[serde(rename = "failover_grace_ms")]
+    pub failover_grace_millis: Option<u64>,
     /// The schema of PostgreSQL's tables.
     pub schema: Option<String>,
     /// The table of the records in it.
@@ -81,6 +88,8 @@ impl Store {
             password_file: None,
             password_command: None,
             prefix: None,
+            wait_replicas: None,
+            failover_grace_millis: None,
             schema: None,
             table: None,
             pooled: None,
@@ -118,6 +127,8 @@ impl Store {
             ("password_file", text(&self.password_file)),
             ("password_command", text(&self.password_command)),
             ("prefix", text(&self.prefix)),
+            ("wait_replicas", self.wait_replicas.map(|it| it.to_string())),
+            ("failover_grace_ms", self.failover_grace_millis.map(|it| it.to_string())),
             ("schema", text(&self.schema)),
             ("table", text(&self.table)),
             ("pooled", self.pooled.map(|it| it.to_string())),

@@ -127,19 +127,28 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::sync::{Condvar, Mutex};
 
     use super::*;
 
     /// A reader that takes lines only once it is told to.
     #[derive(Clone, Default)]
-    struct SlowReader(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct SlowReader(Arc<Pipe>);
+
+    #[derive(Default)]
+    struct Pipe {
+        taken: Mutex<Vec<u8>>,
+        is_open: AtomicBool,
+        opened: Condvar,
+    }
 
     impl Write for SlowReader {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let (state, reads) = &*self.0;
-            let mut state = reads.wait_while(state.lock().unwrap(), |it| !it.0).unwrap();
-            state.1.extend_from_slice(bytes);
+            let pipe = &*self.0;
+            let is_shut = |_: &mut Vec<u8>| !pipe.is_open.load(Ordering::SeqCst);
+            let mut taken = pipe.opened.wait_while(pipe.taken.lock().unwrap(), is_shut).unwrap();
+            taken.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -158,12 +167,15 @@ mod tests {
         // One line may have been taken from the queue already.
         let dropped = writer.dropped.load(Ordering::Relaxed);
         assert!((99..=100).contains(&dropped), "{dropped}");
-        reader.0.0.lock().unwrap().0 = true;
-        reader.0.1.notify_all();
+        {
+            let _taken = reader.0.taken.lock().unwrap();
+            reader.0.is_open.store(true, Ordering::SeqCst);
+        }
+        reader.0.opened.notify_all();
         let (done, written) = sync_channel(1);
         writer.lines.send(Entry::Flush(done)).unwrap();
         written.recv().unwrap();
-        let text = String::from_utf8(reader.0.0.lock().unwrap().1.clone()).unwrap();
+        let text = String::from_utf8(reader.0.taken.lock().unwrap().clone()).unwrap();
         assert!(text.starts_with("line 0\n"), "{text}");
         assert!(text.contains(&format!("\n{dropped} log lines were dropped")), "{text}");
         assert!(text.contains(&format!("\nline {}\n", LINES_MAX - 1)), "{text}");

@@ -79,7 +79,7 @@ impl RoutingTable {
         let acceptor = |listener| Acceptor::new(listener, config.limits.handshake);
         let tls = config.listeners.iter().map(acceptor).collect::<Result<_, _>>();
         let mut routes = Vec::new();
-        let key_sets = key_sets(config, previous).map_err(StartError::Tls)?;
+        let key_sets = key_sets(config, previous, store.recorder()).map_err(StartError::Tls)?;
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
@@ -321,6 +321,7 @@ async fn check_until_available(
 fn key_sets(
     config: &Config,
     previous: Option<&RoutingTable>,
+    recorder: &Arc<Recorder>,
 ) -> Result<Vec<Arc<RemoteKeys>>, TlsError> {
     let mut sets: Vec<Arc<RemoteKeys>> = Vec::new();
     let protections = config.routes.iter().filter_map(|route| route.protection.as_ref());
@@ -333,7 +334,7 @@ fn key_sets(
         let same = previous.and_then(|it| it.key_sets.iter().find(|it| it.config() == wanted));
         sets.push(match same {
             Some(same) => Arc::clone(same),
-            None => Arc::new(RemoteKeys::new(wanted)?),
+            None => Arc::new(RemoteKeys::new(wanted, Arc::clone(recorder))?),
         });
     }
     Ok(sets)

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Version};
 use crate::config::{AccessFormat, Log};
 use crate::logging;
 
-/// What is known of a request when the head of its response is ready; dropped, it is logged.
+/// A request whose response's head is ready; logged when dropped, at the end of the response.
 ///
 /// # Security
 ///

@@ -1,6 +1,6 @@
 //! Readiness of the gateway, for probes.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ pub(crate) struct Readiness {
     draining: AtomicBool,
     needs_store: AtomicBool,
     guarantee: Mutex<Option<String>>,
+    /// The number of sets of keys for tokens that could not be read the last time.
+    unread_key_sets: AtomicUsize,
 }
 
 impl Readiness {
@@ -27,6 +29,7 @@ impl Readiness {
             draining: AtomicBool::new(false),
             needs_store: AtomicBool::new(false),
             guarantee: Mutex::default(),
+            unread_key_sets: AtomicUsize::new(0),
         }
     }
 
@@ -71,6 +74,15 @@ impl Readiness {
         self.needs_store.store(required, Ordering::Relaxed);
     }
 
+    /// Notes that one more set of keys for tokens cannot be read, or one fewer.
+    pub(crate) fn note_key_set(&self, is_read: bool) {
+        if is_read {
+            self.unread_key_sets.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.unread_key_sets.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Marks the gateway as draining.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -101,6 +113,9 @@ impl Readiness {
     fn readiness(&self) -> Ready {
         match self.store() {
             _ if self.is_draining() => Ready::No("draining"),
+            Some(true) if self.unread_key_sets.load(Ordering::Relaxed) > 0 => {
+                Ready::Degraded(NO_KEYS)
+            }
             Some(true) => Ready::Yes,
             None => Ready::No("the store has not been checked yet"),
             Some(false) if self.needs_store.load(Ordering::Relaxed) => Ready::No(NO_STORE),
@@ -128,6 +143,7 @@ enum Ready {
     No(&'static str),
 }
 
+const NO_KEYS: &str = "keys for tokens cannot be read";
 const NO_STORE: &str = "the store is unavailable";
 /// The time for which a reply of the store counts as recent.
 const UP_FOR: Duration = Duration::from_secs(5);
@@ -147,6 +163,10 @@ mod tests {
         assert_eq!(readiness.readiness(), Ready::No(NO_STORE));
         readiness.store_answered();
         assert_eq!((readiness.store(), readiness.readiness()), (Some(true), Ready::Yes));
+        readiness.note_key_set(false);
+        assert_eq!(readiness.readiness(), Ready::Degraded(NO_KEYS));
+        readiness.note_key_set(true);
+        assert_eq!(readiness.readiness(), Ready::Yes);
         readiness.start_draining();
         assert_eq!(readiness.readiness(), Ready::No("draining"));
     }

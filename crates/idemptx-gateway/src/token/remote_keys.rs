@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::{KeySet, usable_keys};
 use crate::config::RemoteKeySet;
 use crate::error::error_text;
 use crate::network;
+use crate::recorder::Recorder;
 use crate::tls::{Connector, TlsError};
 
 /// The keys of a URL, read again now and then; the last good set stays in use.
@@ -37,10 +38,13 @@ pub(crate) struct RemoteKeys {
     /// Notified after the first attempt.
     tried: Notify,
     task: OnceLock<JoinHandle<()>>,
+    recorder: Arc<Recorder>,
+    /// The last attempt has failed, as readiness was told.
+    is_unread: AtomicBool,
 }
 
 impl RemoteKeys {
-    pub(crate) fn new(config: &RemoteKeySet) -> Result<Self, TlsError> {
+    pub(crate) fn new(config: &RemoteKeySet, recorder: Arc<Recorder>) -> Result<Self, TlsError> {
         let tls = config.origin.tls.then(|| Connector::http1(config.ca.as_deref())).transpose()?;
         Ok(Self {
             config: config.clone(),
@@ -51,6 +55,8 @@ impl RemoteKeys {
             missed: Arc::default(),
             tried: Notify::new(),
             task: OnceLock::new(),
+            recorder,
+            is_unread: AtomicBool::new(false),
         })
     }
 
@@ -119,6 +125,7 @@ impl RemoteKeys {
     async fn refresh(&self, failures: u32) -> u32 {
         let url = &self.config.url;
         let fetched = self.fetch().await;
+        self.note(fetched.is_ok());
         self.tried.notify_waiters();
         match fetched {
             Ok(count) => {
@@ -138,6 +145,13 @@ impl RemoteKeys {
                 }
                 failures.saturating_add(1)
             }
+        }
+    }
+
+    /// Tells readiness what has changed.
+    fn note(&self, is_read: bool) {
+        if self.is_unread.swap(!is_read, Ordering::Relaxed) == is_read {
+            self.recorder.readiness().note_key_set(is_read);
         }
     }
 
@@ -193,6 +207,7 @@ impl Drop for RemoteKeys {
         if let Some(task) = self.task.get() {
             task.abort();
         }
+        self.note(true);
     }
 }
 

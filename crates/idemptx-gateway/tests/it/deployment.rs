@@ -1,4 +1,4 @@
-//! What stands around a gateway: proxies and load balancers in front, addresses behind it, the
+//! The surroundings of a gateway: proxies and load balancers in front, addresses behind it, the
 //! supervisor, and the issuer of tokens.
 
 use std::net::SocketAddr;
@@ -246,10 +246,13 @@ async fn keys_for_tokens_are_read_from_their_issuer_and_the_last_good_ones_stay(
     assert!(with_token(&gateway, &first, "ann").await.is_replay());
     issuer.publishes(Some(json!({ "keys": [one, two] }).to_string())).await;
     assert_eq!(with_token(&gateway, &second, "bob").await.status, 201);
-    let metrics = send(gateway.gateway.admin_address().unwrap(), {
-        Request::get("/metrics").body(Full::default()).unwrap()
-    })
-    .await;
-    let keys = format!("idemptx_token_keys{{url=\"http://{}/keys?v=1\"}} 2", issuer.address);
+    let admin = gateway.gateway.admin_address().unwrap();
+    let operator =
+        async |path: &str| send(admin, Request::get(path).body(Full::default()).unwrap()).await;
+    let metrics = operator("/metrics").await;
+    let keys = format!("idemptx_keys{{url=\"http://{}/keys?v=1\"}} 2", issuer.address);
     assert!(metrics.text().contains(&keys), "{}", metrics.text());
+    assert_eq!(operator("/readyz").await.text(), "ready\n");
+    issuer.publishes(None).await;
+    assert_eq!(operator("/readyz").await.text(), "ready, but keys for tokens cannot be read\n");
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod alerts;
 mod ambiguity;
+mod attacks;
 mod clients;
 mod deployment;
 mod fleet;
@@ -20,6 +21,7 @@ mod identity;
 mod idle_clients;
 mod inspector;
 mod keys;
+mod kubernetes;
 mod limits;
 mod malformed;
 #[cfg(feature = "postgres")]
@@ -35,4 +37,5 @@ mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
 mod trailers;
+mod upgrades;
 mod upstreams;

@@ -124,7 +124,10 @@ fn systemd_takes_the_unit() {
 
 /// The names of all metrics of a gateway on which everything has happened.
 fn exposed() -> BTreeSet<String> {
-    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    // A set of keys that cannot be read has its series all the same.
+    let keys = "[[route]]\npath = \"/by-token\"\nupstream = \"shop\"\n\
+        policy = { scope = { jwt = \"sub\", jwks_url = \"http://127.0.0.1:1/\" } }\n";
+    let gateway = OperatedGateway::configured("policy = { scope = \"shared\" }", "", keys);
     post(gateway.public, "/orders", "tea").key("k").reply();
     post(gateway.public, "/orders", "coffee").key("k").reply();
     get(gateway.public, "/orders").reply();

@@ -1,5 +1,7 @@
 //! Failovers that forget what was acknowledged, and the precautions against them.
 
+mod counted;
+
 use std::time::Duration;
 
 use idemptx::store::redis::RedisStore;

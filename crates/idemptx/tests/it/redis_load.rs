@@ -22,9 +22,11 @@ pub(crate) struct Load {
     workers: JoinSet<()>,
 }
 
-/// What happened so far.
+/// Counters of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    /// Duration of a handler.
+    handler: Duration,
     is_over: AtomicBool,
     keys: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -40,7 +42,18 @@ impl Load {
         workers: u64,
         ids: impl Fn(u64) -> RecordId + Send + Sync + 'static,
     ) -> Self {
-        let (tally, ids) = (Arc::<Tally>::default(), Arc::new(ids));
+        Self::start_slow(handles, workers, Duration::ZERO, ids)
+    }
+
+    /// Does the same with handlers that take their time, and renew their leases meanwhile.
+    pub(crate) fn start_slow(
+        handles: &[Arc<RedisStore>],
+        workers: u64,
+        handler: Duration,
+        ids: impl Fn(u64) -> RecordId + Send + Sync + 'static,
+    ) -> Self {
+        let tally = Arc::new(Tally { handler, ..Tally::default() });
+        let ids = Arc::new(ids);
         let mut tasks = JoinSet::new();
         let next = Arc::new(AtomicU64::new(0));
         for _ in 0..workers {
@@ -116,6 +129,7 @@ impl Tally {
         let claim = self.answered(|| store.claim(&id, &request)).await.unwrap();
         let Claim::Granted(lease) = claim else { return };
         *self.executions.lock().unwrap().entry(id).or_default() += 1;
+        self.handle(store, &lease).await;
         let done = result(&lease);
         let settled = self.answered(|| store.settle(&lease, &done)).await;
         match settled {
@@ -127,6 +141,15 @@ impl Tally {
                 }
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced, "{error:?}"),
+        }
+    }
+
+    /// Runs a handler for its while.
+    async fn handle(&self, store: &RedisStore, lease: &Lease) {
+        let ends = tokio::time::Instant::now() + self.handler;
+        while tokio::time::Instant::now() < ends {
+            tokio::time::sleep(RENEWAL.min(self.handler)).await;
+            let _ = self.answered(|| store.renew(lease)).await;
         }
     }
 
@@ -182,6 +205,8 @@ pub(crate) fn id(number: u64) -> RecordId {
 
 const DUPLICATES: usize = 4;
 const REASONS_MAX: usize = 8;
+/// A third of the lease that a grace period of two seconds goes with.
+const RENEWAL: Duration = Duration::from_millis(660);
 const LEASE: Duration = Duration::from_secs(15);
 const RETENTION: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Lines};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -50,13 +51,31 @@ impl GatewayProcess {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::serve_on(Stdio::null(), directory, arguments, variables)
+    }
+
+    /// Starts one with this configuration, on a socket that it gets as its standard input.
+    pub(crate) fn inheriting(socket: &TcpListener, text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(CONFIGURATION);
+        fs::write(&file, text).unwrap();
+        let socket = OwnedFd::from(socket.try_clone().unwrap());
+        Self::serve_on(Stdio::from(socket), directory, &["--config", file.to_str().unwrap()], &[])
+    }
+
+    fn serve_on(
+        input: Stdio,
+        directory: TempDir,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut process = ChildProcess::spawn(
             Command::new(env!("CARGO_BIN_EXE_idemptx"))
                 .arg("serve")
                 .args(arguments)
                 .env("NO_COLOR", "1")
                 .envs(variables.iter().copied())
-                .stdin(Stdio::null())
+                .stdin(input)
                 .stdout(Stdio::piped())
                 .stderr(File::create(directory.path().join(LOG)).unwrap()),
             "Cargo builds it",

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 
 use super::client::packed;
-use super::cluster::Cluster;
+use super::cluster_nodes::Cluster;
 use super::node::Node;
 use super::protocol::cluster::{Redirect, slot_of};
 use super::protocol::{Command, Reply, has_code};

@@ -177,7 +177,7 @@ pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     /// Promotions that were heard of before it was opened, where sentinels are asked.
     pub(super) switches: u64,
-    /// [Generation](super::epoch::Epoch::generation) in which it was opened.
+    /// [Generation](super::data_history::DataHistory::generation) in which it was opened.
     pub(super) generation: u64,
     /// True once its subscriptions are no longer in force.
     pub(super) is_cut_off: Arc<AtomicBool>,

@@ -19,7 +19,8 @@
 //! What Redis promises for acknowledged writes: with one server and `appendfsync always`,
 //! everything; with `everysec`, all but the last second at a loss of power; **with replicas, no
 //! more than asynchronous replication** — a claim acknowledged by a primary may be unknown to the
-//! replica that is promoted, and then its operation runs twice.
+//! replica that is promoted, and then its operation runs twice, unless
+//! `failover_grace` and `wait_replicas` of the builder prevent it.
 //! The [start-up check](protocol::check) says which of these a server's configuration amounts to.
 //!
 //! # Permissions
@@ -30,22 +31,23 @@
 //! other than 0, `+info +config|get` for the check, and `+scan +exists +strlen` for
 //! [listing](idemptx_core::store::Inventory).
 //! A cluster takes `+cluster|slots +asking`, and `+spublish +ssubscribe` instead of `+publish
-//! +subscribe`; servers behind sentinels take `+role`.
+//! +subscribe`; servers behind sentinels take `+role`, a grace period `+info`, and waiting for
+//! replicas `+wait`.
 
 #[cfg(feature = "redis")]
 mod client;
 #[cfg(feature = "redis")]
-mod cluster;
+mod cluster_listing;
+#[cfg(feature = "redis")]
+mod cluster_nodes;
 #[cfg(feature = "redis")]
 mod coalescing_writer;
+#[cfg(feature = "redis")]
+mod data_history;
 #[cfg(feature = "redis")]
 mod deployment;
 #[cfg(feature = "redis")]
 mod endpoint;
-#[cfg(feature = "redis")]
-mod epoch;
-#[cfg(feature = "redis")]
-mod list_cluster;
 #[cfg(feature = "redis")]
 mod node;
 pub mod protocol;
@@ -58,13 +60,13 @@ mod redis_failure;
 #[cfg(feature = "redis")]
 mod redis_store;
 #[cfg(feature = "redis")]
-mod sentinel;
+mod redis_store_builder;
+#[cfg(feature = "redis")]
+mod sentinels;
 #[cfg(feature = "redis")]
 mod server_clock;
 #[cfg(feature = "redis")]
 mod step_runner;
-#[cfg(feature = "redis")]
-mod store_builder;
 #[cfg(feature = "redis")]
 mod subscription;
 #[cfg(feature = "redis")]
@@ -73,6 +75,6 @@ mod url;
 #[cfg(feature = "redis")]
 pub use self::redis_store::RedisStore;
 #[cfg(feature = "redis")]
-pub use self::store_builder::RedisStoreBuilder;
+pub use self::redis_store_builder::RedisStoreBuilder;
 #[cfg(feature = "redis")]
 pub use self::url::InvalidUrl;

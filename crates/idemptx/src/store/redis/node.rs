@@ -6,8 +6,8 @@ use std::time::Duration;
 use redis::Value;
 
 use super::client::{packed, pipeline, reply};
+use super::data_history::DataHistory;
 use super::endpoint::Endpoint;
-use super::epoch::Epoch;
 use super::protocol::{Command, Layout, Reply};
 use super::redis_connection::{Connections, LinePurpose, RedisTimeouts, Target};
 use super::redis_failure::RedisFailure;
@@ -19,7 +19,7 @@ use crate::store::notifier::Notifier;
 pub(super) struct Node {
     target: Arc<Target>,
     timeouts: RedisTimeouts,
-    epoch: Option<Arc<Epoch>>,
+    history: Option<Arc<DataHistory>>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) commands: Connections,
     /// Those on which replicas are waited for: nothing else is answered there meanwhile.
@@ -40,10 +40,10 @@ impl Node {
     pub(super) fn new(target: Target, settings: &NodeSettings, is_in_cluster: bool) -> Self {
         let (target, clock) = (Arc::new(target), Arc::new(ServerClock::new()));
         let timeouts = settings.timeouts;
-        let epoch = settings.grace.clone().map(|(layout, grace)| {
-            Arc::new(Epoch::new(layout, grace, (!is_in_cluster).then_some(None)))
+        let history = settings.grace.clone().map(|(layout, grace)| {
+            Arc::new(DataHistory::new(layout, grace, (!is_in_cluster).then_some(None)))
         });
-        let commands = || LinePurpose::Commands(clock.clone(), epoch.clone());
+        let commands = || LinePurpose::Commands(clock.clone(), history.clone());
         let connections = |purpose| Connections::new(target.clone(), purpose, timeouts);
         Self {
             commands: connections(commands()),
@@ -51,7 +51,7 @@ impl Node {
             wake_ups: connections(LinePurpose::WakeUps(settings.notifier.clone())),
             clock,
             timeouts,
-            epoch,
+            history,
             target,
         }
     }
@@ -83,12 +83,12 @@ impl Node {
 
     /// Returns what is left of its grace period, if this is one or may be.
     pub(super) fn grace_left(&self) -> Option<Duration> {
-        self.epoch.as_ref()?.left()
+        self.history.as_ref()?.left()
     }
 
     /// Returns true during a grace period.
     pub(super) fn is_grace(&self) -> bool {
-        self.epoch.as_ref().is_some_and(|epoch| epoch.is_grace())
+        self.history.as_ref().is_some_and(|history| history.is_grace())
     }
 
     /// Returns true while the history of its data is not known.
@@ -98,13 +98,13 @@ impl Node {
 
     /// Returns true once for each grace period that was found.
     pub(super) fn take_beginning(&self) -> bool {
-        self.epoch.as_ref().is_some_and(|epoch| epoch.take_beginning())
+        self.history.as_ref().is_some_and(|history| history.take_beginning())
     }
 
     /// Names a slot that it serves.
     pub(super) fn set_slot(&self, slot: u16) {
-        if let Some(epoch) = &self.epoch {
-            epoch.set_slot(slot);
+        if let Some(history) = &self.history {
+            history.set_slot(slot);
         }
     }
 

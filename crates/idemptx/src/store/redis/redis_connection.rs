@@ -17,12 +17,12 @@ use redis::{Cmd, ConnectionInfo, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
 use super::client::{packed, reply};
+use super::data_history::DataHistory;
 use super::endpoint::{Endpoint, Line};
-use super::epoch::Epoch;
 use super::protocol::cluster::asking;
 use super::protocol::{clock, sentinel};
 use super::redis_failure::RedisFailure;
-use super::sentinel::Sentinels;
+use super::sentinels::Sentinels;
 use super::server_clock::ServerClock;
 use super::subscription::listener;
 use crate::store::connection::{Connect, Connection, Doubt};
@@ -43,7 +43,7 @@ pub(super) struct RedisTimeouts {
 pub(super) enum LinePurpose {
     /// Commands; the clock reads the server's time when the connection is opened, and the history
     /// of its data is compared.
-    Commands(Arc<ServerClock>, Option<Arc<Epoch>>),
+    Commands(Arc<ServerClock>, Option<Arc<DataHistory>>),
     /// Subscriptions, whose messages go to the notifier.
     WakeUps(Arc<Notifier>),
 }
@@ -51,7 +51,7 @@ pub(super) enum LinePurpose {
 /// Server of a connection.
 pub(super) enum Target {
     /// The server at an address.
-    Server(Endpoint),
+    Server(Box<Endpoint>),
     /// Whichever server the sentinels say is the primary.
     Service(Arc<Sentinels>, Arc<str>),
 }
@@ -162,8 +162,8 @@ struct Connector {
 impl Connector {
     async fn line(&self, endpoint: &Endpoint, info: ConnectionInfo) -> RedisResult<Line> {
         match &self.purpose {
-            LinePurpose::Commands(server_clock, epoch) => {
-                let generation = epoch.as_ref().map(|epoch| epoch.generation());
+            LinePurpose::Commands(server_clock, history) => {
+                let generation = history.as_ref().map(|history| history.generation());
                 let mut line = endpoint.connect(info).await?;
                 let asked = Instant::now();
                 let question = packed(&clock::question());
@@ -171,8 +171,8 @@ impl Connector {
                 if let Some(micros) = reply(time).as_ref().and_then(clock::micros) {
                     server_clock.set(micros, asked);
                 }
-                if let Some(epoch) = epoch {
-                    epoch.compare(&line.connection).await;
+                if let Some(history) = history {
+                    history.compare(&line.connection).await;
                 }
                 line.generation = generation.unwrap_or_default();
                 Ok(line)
@@ -239,7 +239,7 @@ impl Connect for Arc<Connector> {
             Target::Service(sentinels, _) => line.switches != sentinels.switches(),
         };
         let is_outdated = match &self.purpose {
-            LinePurpose::Commands(_, Some(epoch)) => line.generation != epoch.generation(),
+            LinePurpose::Commands(_, Some(history)) => line.generation != history.generation(),
             _ => false,
         };
         is_switched || is_outdated || line.is_cut_off.load(Ordering::Acquire)

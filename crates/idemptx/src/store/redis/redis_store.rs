@@ -11,12 +11,12 @@ use idemptx_core::store::{
     StoreError, Watch,
 };
 
+use super::cluster_listing;
 use super::deployment::Deployment;
-use super::list_cluster;
 use super::protocol::ListStep;
 use super::protocol::check::{self, Transport};
+use super::redis_store_builder::RedisStoreBuilder;
 use super::step_runner::StepRunner;
-use super::store_builder::RedisStoreBuilder;
 use super::url::InvalidUrl;
 use crate::store::notifier::Notifier;
 use crate::store::{SafetyReport, Transactional};
@@ -116,7 +116,13 @@ impl RedisStore {
             Deployment::Single(_) => check::Deployment::Single,
             Deployment::Cluster(_) => check::Deployment::Cluster,
         };
-        let checked = check::evaluate_all(&self.runner.layout, transport, kind, replies)?;
+        let checked = check::evaluate_all(
+            &self.runner.layout,
+            transport,
+            kind,
+            self.runner.precautions(),
+            replies,
+        )?;
         if let Some(durable) = checked.durable {
             self.durable.store(durable, Ordering::Relaxed);
         }
@@ -178,11 +184,11 @@ impl Inventory for RedisStore {
         match &self.runner.deployment {
             Deployment::Single(node) => {
                 let step = ListStep::new(query.clone())?;
-                list_cluster::page(&self.runner.deployment, &self.runner.layout, 0, node, step)
+                cluster_listing::page(&self.runner.deployment, &self.runner.layout, 0, node, step)
                     .await
             }
             Deployment::Cluster(cluster) => {
-                list_cluster::list(&self.runner.deployment, cluster, &self.runner.layout, query)
+                cluster_listing::list(&self.runner.deployment, cluster, &self.runner.layout, query)
                     .await
             }
         }

@@ -10,6 +10,7 @@ use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settle
 use super::client::{packed, pipeline};
 use super::deployment::{Deployment, Route};
 use super::node::Node;
+use super::protocol::check::Precautions;
 use super::protocol::epoch::{AssertStep, GuardedClaim, acknowledgement};
 use super::protocol::{
     Layout, LookupStep, Next, ReleaseStep, RenewStep, SettleStep, Step, WatchStep, clock,
@@ -42,6 +43,12 @@ impl StepRunner {
         Self { deployment, layout, failover, recent: Recent::default() }
     }
 
+    /// Returns the precautions against a failover that forgets.
+    pub(super) const fn precautions(&self) -> Precautions {
+        let FailoverSettings { grace, wait_replicas } = self.failover;
+        Precautions { wait_replicas, has_grace: grace.is_some() }
+    }
+
     pub(super) async fn claim(
         self: &Arc<Self>,
         id: &RecordId,
@@ -69,7 +76,7 @@ impl StepRunner {
         let step = || SettleStep::new(lease.clone(), done.clone());
         let mut settled = self.take(&mut route, step(), ignore).await;
         self.look_after(&route);
-        if is_lost(&settled, &route) && self.put_back(&mut route, lease).await? {
+        if is_lost(&settled, &route)? && self.put_back(&mut route, lease).await? {
             settled = self.take(&mut route, step(), ignore).await;
         }
         settled?;
@@ -92,7 +99,7 @@ impl StepRunner {
         let mut route = self.route(&lease.id).await?;
         let renewed = self.take(&mut route, RenewStep::new(lease.clone()), ignore).await;
         self.look_after(&route);
-        if is_lost(&renewed, &route) && self.put_back(&mut route, lease).await? {
+        if is_lost(&renewed, &route)? && self.put_back(&mut route, lease).await? {
             return Ok(());
         }
         renewed
@@ -238,10 +245,18 @@ impl StepRunner {
     }
 }
 
-/// Returns true if a server may have forgotten the claim of a step that it fenced.
-fn is_lost(outcome: &Result<(), StoreError>, route: &Route) -> bool {
-    let is_fenced = matches!(outcome, Err(error) if error.kind() == ErrorKind::Fenced);
-    is_fenced && route.node.is_grace()
+/// Returns true if a server has forgotten the claim of a step that it fenced, as far as is known.
+///
+/// While the history of its data is not known, its verdict is none: the owner would give up what is
+/// still its own.
+fn is_lost(outcome: &Result<(), StoreError>, route: &Route) -> Result<bool, StoreError> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Fenced => match route.node.is_unknown() {
+            true => Err(ErrorKind::Unavailable.into()),
+            false => Ok(route.node.is_grace()),
+        },
+        _ => Ok(false),
+    }
 }
 
 const fn ignore<S>(_: &mut S, _: Option<Duration>) {}

@@ -32,7 +32,7 @@ pub fn evaluate(
     transport: Transport,
     replies: [Reply; 2],
 ) -> Result<Checked, StoreError> {
-    evaluate_all(layout, transport, Deployment::Single, vec![replies])
+    evaluate_all(layout, transport, Deployment::Single, Precautions::default(), vec![replies])
 }
 
 /// Evaluates the replies of all servers that take writes.
@@ -44,6 +44,7 @@ pub fn evaluate_all(
     layout: &Layout,
     transport: Transport,
     deployment: Deployment,
+    precautions: Precautions,
     replies: Vec<[Reply; 2]>,
 ) -> Result<Checked, StoreError> {
     let servers = replies.into_iter().map(|[about, configuration]| {
@@ -53,7 +54,7 @@ pub fn evaluate_all(
         })
     });
     let servers = servers.collect::<Result<Vec<_>, StoreError>>()?;
-    let mut report = judge(layout.server().as_deref(), deployment, &servers);
+    let mut report = judge(layout.server().as_deref(), deployment, precautions, &servers);
     if transport == Transport::Plaintext {
         let findings = report.findings.into_iter().chain([plaintext()]).collect();
         report = SafetyReport::new(findings, report.guarantee);
@@ -69,18 +70,28 @@ pub fn evaluate_all(
 }
 
 /// Returns what there is to say about the servers, each finding once.
-fn judge(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> SafetyReport {
+fn judge(
+    server: Option<&str>,
+    deployment: Deployment,
+    precautions: Precautions,
+    servers: &[ServerSettings],
+) -> SafetyReport {
     let mut findings: Vec<Finding> = Vec::new();
-    for finding in servers.iter().flat_map(|server| server.findings(deployment)) {
+    for finding in servers.iter().flat_map(|server| server.findings(deployment, precautions)) {
         if !findings.contains(&finding) {
             findings.push(finding);
         }
     }
-    SafetyReport::new(findings, guarantee(server, deployment, servers))
+    SafetyReport::new(findings, guarantee(server, deployment, precautions, servers))
 }
 
 /// The guarantee of all servers: that of the weakest in each respect.
-fn guarantee(server: Option<&str>, deployment: Deployment, servers: &[ServerSettings]) -> String {
+fn guarantee(
+    server: Option<&str>,
+    deployment: Deployment,
+    precautions: Precautions,
+    servers: &[ServerSettings],
+) -> String {
     let product = servers.first().map(ServerSettings::product).unwrap_or_default();
     let kind = match deployment {
         Deployment::Single => String::new(),
@@ -100,18 +111,32 @@ fn guarantee(server: Option<&str>, deployment: Deployment, servers: &[ServerSett
     format!(
         "{product}{kind}{position}: {}; {}; {}",
         persistence.describe(),
-        describe_replicas(replicas),
+        describe_replicas(replicas, precautions, servers),
         describe_eviction(eviction.flatten()),
     )
 }
 
-fn describe_replicas(replicas: Option<u64>) -> String {
+fn describe_replicas(
+    replicas: Option<u64>,
+    precautions: Precautions,
+    servers: &[ServerSettings],
+) -> String {
+    let put_back = match precautions.has_grace {
+        true => ", and those who live put them back before anything new begins",
+        false => "",
+    };
     match replicas {
         None => "replicas unknown".to_owned(),
-        Some(0) => "no replicas".to_owned(),
-        Some(count) => {
-            format!("a failover to one of {count} replicas may forget acknowledged claims")
+        Some(0) if precautions.wait_replicas > 0 => {
+            format!("no replicas, and nothing counts before {} have it", precautions.wait_replicas)
         }
+        Some(0) => "no replicas".to_owned(),
+        Some(count) if servers.iter().all(|server| server.is_waited_for(precautions)) => {
+            format!("a failover to any of {count} connected replicas keeps acknowledged claims")
+        }
+        Some(count) => format!(
+            "a failover to one of {count} replicas may forget acknowledged claims{put_back}"
+        ),
     }
 }
 
@@ -121,6 +146,15 @@ fn describe_eviction(policy: Option<&str>) -> String {
         Some("noeviction") => "no eviction".to_owned(),
         Some(policy) => format!("{policy} may delete claims"),
     }
+}
+
+/// Settings against a failover that forgets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Precautions {
+    /// Number of replicas that must have a claim or a result before it counts.
+    pub wait_replicas: u32,
+    /// True if nothing new is granted for a while after a failover.
+    pub has_grace: bool,
 }
 
 /// Servers that a store was told to use.
@@ -171,7 +205,11 @@ struct ServerSettings {
 }
 
 impl ServerSettings {
-    fn findings(&self, deployment: Deployment) -> impl Iterator<Item = Finding> {
+    fn findings(
+        &self,
+        deployment: Deployment,
+        precautions: Precautions,
+    ) -> impl Iterator<Item = Finding> {
         let findings = [
             self.visibility(),
             self.version(),
@@ -179,7 +217,7 @@ impl ServerSettings {
             self.cluster(deployment),
             self.eviction(),
             self.persistence().finding(),
-            self.replication(),
+            self.replication(precautions),
             self.headroom(),
         ];
         findings.into_iter().flatten()
@@ -266,14 +304,38 @@ impl ServerSettings {
         }
     }
 
-    fn replication(&self) -> Option<Finding> {
-        (self.number("connected_slaves")? > 0).then(|| {
-            danger(
+    fn replication(&self, precautions: Precautions) -> Option<Finding> {
+        if self.number("connected_slaves")? == 0 {
+            return None;
+        }
+        Some(match (self.is_waited_for(precautions), precautions.has_grace) {
+            (true, true) => warning(
+                "every replica that is connected has a claim before it counts, but one that is away \
+                 now and is promoted later can forget it; set min-replicas-to-write, and \
+                 `wait_replicas`, to the number of all replicas",
+            ),
+            (true, false) => danger(
+                "a replica that is away while a claim is made, and is promoted later, forgets it \
+                 and its operation runs again; set `failover_grace`, too",
+            ),
+            (false, true) => danger(
+                "replication is asynchronous: a failover can forget acknowledged claims and results \
+                 of processes that do not live to put them back, and their operations run again; \
+                 set `wait_replicas` to the number of all replicas, or keep what must never run \
+                 twice in PostgreSQL",
+            ),
+            (false, false) => danger(
                 "replication is asynchronous: a failover can forget acknowledged claims and \
-                 results, and their operations run again; keep what must never run twice in \
-                 PostgreSQL",
-            )
+                 results, and their operations run again; set `failover_grace` and \
+                 `wait_replicas`, or keep what must never run twice in PostgreSQL",
+            ),
         })
+    }
+
+    /// Returns true if no connected replica lacks what counts.
+    fn is_waited_for(&self, precautions: Precautions) -> bool {
+        let connected = self.number("connected_slaves");
+        connected.is_some_and(|connected| connected <= u64::from(precautions.wait_replicas))
     }
 
     fn headroom(&self) -> Option<Finding> {

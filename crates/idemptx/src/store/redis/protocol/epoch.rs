@@ -4,7 +4,7 @@
 //! A replica that is promoted begins a history of its own, and so does a server that is started
 //! again; either may lack the last claims and results.
 //! For a grace period nothing new is claimed there, while those who know better put back what is
-//! missing: owners their claims, and everybody the results of the last moments.
+//! missing: owners their claims, and every process its results of the last moments.
 
 use std::fmt;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(in crate::store::redis) struct GuardedClaim {
     claim: ClaimStep,
     lookup: LookupStep,
     request: ClaimRequest,
-    /// What is left of the grace period, if it was one when the step began.
+    /// The rest of the grace period, if it was one when the step began.
     left: Option<Duration>,
     micros: u64,
 }

@@ -2,7 +2,11 @@ use super::*;
 
 impl ServerSettings {
     fn report(&self, server: Option<&str>) -> SafetyReport {
-        judge(server, Deployment::Single, std::slice::from_ref(self))
+        self.report_with(server, Precautions::default())
+    }
+
+    fn report_with(&self, server: Option<&str>, precautions: Precautions) -> SafetyReport {
+        judge(server, Deployment::Single, precautions, std::slice::from_ref(self))
     }
 }
 
@@ -135,4 +139,21 @@ fn plain_text_through_a_network_is_unsafe() {
 fn the_questions_are_two_commands() {
     let texts = questions().map(|question| question.arguments().collect::<Vec<_>>().join(&b' '));
     assert_eq!(texts, [&b"INFO"[..], b"CONFIG GET appendfsync save"]);
+}
+
+#[test]
+fn precautions_against_a_failover_count_as_far_as_they_go() {
+    let lines = GOOD.replace("connected_slaves:0", "connected_slaves:2");
+    let replicated = settings(&lines, &[("appendfsync", "always")]);
+    for (wait_replicas, has_grace, is_unsafe, text) in [
+        (0, false, true, "one of 2 replicas may forget acknowledged claims; no eviction"),
+        (1, true, true, "may forget acknowledged claims, and those who live put them back"),
+        (2, false, true, "any of 2 connected replicas keeps acknowledged claims"),
+        (2, true, false, "any of 2 connected replicas keeps acknowledged claims"),
+    ] {
+        let precautions = Precautions { wait_replicas, has_grace };
+        let report = replicated.report_with(Some("host"), precautions);
+        assert_eq!(report.is_unsafe(), is_unsafe, "{report:?}");
+        assert!(report.guarantee.contains(text), "{}", report.guarantee);
+    }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use idemptx_core::store::{ErrorKind, StoreError};
 use redis::ConnectionInfo;
 
-use super::cluster::Cluster;
+use super::cluster_nodes::Cluster;
 use super::deployment::Deployment;
 use super::endpoint::Endpoint;
 use super::node::{Node, NodeSettings};
 use super::protocol::{Layout, clock};
 use super::redis_connection::{RedisTimeouts, Target};
 use super::redis_store::RedisStore;
-use super::sentinel::Sentinels;
+use super::sentinels::Sentinels;
 use super::step_runner::{FailoverSettings, StepRunner};
 use super::url::{self, InvalidUrl, Servers};
 use crate::store::server_access::{ServerAccess, access_settings};
@@ -73,7 +73,7 @@ impl RedisStoreBuilder {
     /// Meanwhile new keys of that server get 503, owners that live put their claims back as they
     /// renew them, and every process the results that it has stored lately.
     /// Set it to the lease of the policy, in all processes alike.
-    /// What nobody remembers is lost all the same: a result whose process died with the server.
+    /// What no process remembers is lost all the same: a result whose process died with the server.
     #[must_use]
     pub fn failover_grace(mut self, grace: Duration) -> Self {
         self.failover.grace = (!grace.is_zero()).then_some(grace);
@@ -120,7 +120,7 @@ impl RedisStoreBuilder {
         let single = |target| Deployment::Single(Arc::new(Node::new(target, &nodes, false)));
         let (deployment, layout) = match url::parse(&settings.url)? {
             Servers::Single(info) => {
-                (single(Target::Server(Endpoint::new(info, self.access)?)), layout)
+                (single(Target::Server(Box::new(Endpoint::new(info, self.access)?))), layout)
             }
             Servers::Sentinel { sentinels, service, server } => {
                 let name: Arc<str> = format!("sentinel service {service}").into();

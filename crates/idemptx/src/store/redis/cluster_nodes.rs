@@ -1,7 +1,7 @@
 //! The nodes of a cluster, and who serves which slot.
 //!
-//! Each node has connections of its own, so that one that is lost, or replaced, concerns nobody
-//! else.
+//! Each node has connections of its own, so that one that is lost, or replaced, concerns no
+//! other.
 //! The map of the slots is read from any node that answers: again after a while, and as soon as a
 //! node says that a slot is not its own, or cannot be reached.
 //! A map that is behind does no harm: the node that is asked by mistake says so, and has not
@@ -266,7 +266,7 @@ impl Cluster {
     /// Returns the node at an address, the same as long as it is known.
     fn node(&self, host: &str, port: u16, nodes: &mut HashMap<String, Arc<Node>>) -> Arc<Node> {
         let create = || {
-            let target = Target::Server(self.access.at(host, port));
+            let target = Target::Server(Box::new(self.access.at(host, port)));
             Arc::new(Node::new(target, &self.settings, true))
         };
         nodes.entry(address(host, port)).or_insert_with(create).clone()

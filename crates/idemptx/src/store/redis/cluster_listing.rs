@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use idemptx_core::store::{Cursor, ErrorKind, ListFilter, Page, Query, StoreError};
 
-use super::cluster::{Cluster, SlotRun};
+use super::cluster_nodes::{Cluster, SlotRun};
 use super::deployment::Deployment;
 use super::node::Node;
 use super::protocol::cluster::SLOTS;

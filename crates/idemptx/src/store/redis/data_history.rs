@@ -12,7 +12,7 @@ use super::protocol::{Layout, epoch};
 use super::redis_connection::send;
 
 /// History of a server's data, compared whenever a connection is opened.
-pub(super) struct Epoch {
+pub(super) struct DataHistory {
     layout: Layout,
     grace: Duration,
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
     grace_ends: Option<Instant>,
 }
 
-impl Epoch {
+impl DataHistory {
     /// The history of a server, which belongs to no cluster if `slot` is `Some(None)`.
     pub(super) fn new(layout: Layout, grace: Duration, slot: Option<Option<u16>>) -> Self {
         let state = State {

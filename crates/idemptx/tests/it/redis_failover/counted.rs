@@ -1,0 +1,112 @@
+//! Failovers under load by the dozen, and how many keys were executed twice.
+//!
+//! The numbers stand in `docs/guarantees.md`; to take them again:
+//! `ROUNDS=50 cargo nextest run -p idemptx --all-features --run-ignored only counted`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use idemptx::store::redis::RedisStore;
+use idemptx::store::redis::protocol::cluster::slot_of;
+use idemptx_core::key::RecordId;
+use idemptx_testkit::{RedisCluster, RedisSentinels};
+
+use crate::redis_load::{Load, id};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, for many minutes"]
+async fn failovers_of_a_cluster_are_counted() {
+    for (name, settings) in SETTINGS {
+        let mut cluster = RedisCluster::start(3, 1, &["appendfsync no"]);
+        let load = load(&format!("{}?{settings}", cluster.url()), |id| slot_of(id) < 5_461).await;
+        let rounds = rounds();
+        for round in 0..rounds {
+            // The primary of the first shard and its replica take turns.
+            let (primary, replica) = if round % 2 == 0 { (0, 3) } else { (3, 0) };
+            load.go_on_for(KEYS).await;
+            tokio::task::block_in_place(|| {
+                cluster.node(replica).pause();
+                cluster.node(primary).cut_replicas();
+            });
+            tokio::time::sleep(LAG).await;
+            tokio::task::block_in_place(|| {
+                cluster.node_mut(primary).kill();
+                cluster.node(replica).resume();
+                cluster.promote(replica);
+                cluster.node_mut(primary).restart();
+                cluster.wait_until_served();
+            });
+        }
+        report("Cluster", name, rounds, load).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, for many minutes"]
+async fn failovers_behind_sentinels_are_counted() {
+    for (name, settings) in SETTINGS {
+        let mut servers = RedisSentinels::start(1, None);
+        let load = load(&format!("{}?{settings}", servers.url()), |_| true).await;
+        let rounds = rounds();
+        for _ in 0..rounds {
+            let primary = servers.primary();
+            let replica = 1 - primary;
+            load.go_on_for(KEYS).await;
+            tokio::task::block_in_place(|| {
+                servers.server(replica).pause();
+                servers.server(primary).cut_replicas();
+            });
+            tokio::time::sleep(LAG).await;
+            tokio::task::block_in_place(|| {
+                servers.server_mut(primary).kill();
+                servers.server(replica).resume();
+                servers.wait_until_promoted(primary);
+                servers.server_mut(primary).restart();
+                servers.wait_until_followed();
+            });
+        }
+        report("Sentinel", name, rounds, load).await;
+    }
+}
+
+async fn load(url: &str, is_wanted: fn(&RecordId) -> bool) -> Load {
+    let mut handles = Vec::new();
+    for _ in 0..3 {
+        handles.push(Arc::new(RedisStore::connect(url).await.unwrap()));
+    }
+    let ids = move |number: u64| {
+        let tried = (0..1 << 20).map(|again| id(number << 20 | again));
+        tried.into_iter().find(is_wanted).unwrap()
+    };
+    Load::start_slow(&handles, WORKERS, HANDLER, ids)
+}
+
+#[allow(clippy::print_stdout, reason = "the numbers are what this is run for")]
+async fn report(topology: &str, name: &str, rounds: u32, load: Load) {
+    let tally = load.stop().await;
+    let [refused, unknown] =
+        [&tally.refused, &tally.unknown].map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "{topology} | {name} | {rounds} failovers | {} keys | {} executed twice | \
+         {refused} refused, {unknown} unknown",
+        tally.executed(),
+        tally.doubles(),
+    );
+}
+
+fn rounds() -> u32 {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(50)
+}
+
+const SETTINGS: [(&str, &str); 4] = [
+    ("nothing set", "wait_replicas=0"),
+    ("`wait_replicas`", "wait_replicas=1"),
+    ("`failover_grace`", "failover_grace_ms=2000"),
+    ("both", "wait_replicas=1&failover_grace_ms=2000"),
+];
+const WORKERS: u64 = 24;
+const KEYS: u64 = 36;
+const HANDLER: Duration = Duration::from_millis(500);
+/// Time during which the replica that is promoted hears of nothing.
+const LAG: Duration = Duration::from_secs(1);
