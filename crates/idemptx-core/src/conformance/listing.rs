@@ -9,7 +9,6 @@ use super::join::{join, join_all, poll_once};
 use super::report::Verdict::Passed;
 use super::report::{Outcome, Violation, ensure};
 
-use crate::description::Description;
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::{Record, State};
@@ -39,34 +38,6 @@ pub(super) async fn a_claim_is_listed_as_running<H: Harness<Store: Inventory>>(
     ensure!(!remaining.is_zero() && remaining <= lease.term, "{remaining:?} of a lease are left");
     ensure!(expires_in <= lease.retain, "a claim is kept for {expires_in:?}");
     ensure!(payload_bytes == 0, "a claim has a response of {payload_bytes} bytes");
-    Ok(Passed)
-}
-
-pub(super) async fn what_describes_a_claim_stays_with_its_record<H: Harness<Store: Inventory>>(
-    case: &Case<'_, H>,
-) -> Outcome {
-    let (path, route) = ("/orders/".repeat(40), "orders".into());
-    let described = Description { method: "POST".into(), path, route, ..Description::default() };
-    // As it is read back: cut to its limits.
-    let described = Description::of(&described.encode());
-    let encoded = described.as_ref().map(Description::encode).unwrap_or_default();
-    for (state, payload) in [(State::Unknown, ""), (State::NotReplayable, "a head")] {
-        let (id, request) = (case.id(), case.request().described(encoded.clone()));
-        let lease = case.granted(&id, &request).await?;
-        ensure!(
-            listed(case, &id).await?.description() == described,
-            "a claim lost its description"
-        );
-        let again = case.granted(&id, &request).await?;
-        ensure!(again == lease, "granted again, {lease:?} is {again:?}");
-        let renewed = case.renew(&lease).await?;
-        ensure!(renewed == lease, "renewed, {lease:?} is {renewed:?}");
-        let done = result(state, payload).describing(&lease);
-        case.settle(&lease, &done).await?;
-        let record = case.settled(&id, &case.request()).await?;
-        ensure!(record.payload == done.payload, "settled with {done:?} as {record:?}");
-        ensure!(listed(case, &id).await?.description() == described, "a result lost it");
-    }
     Ok(Passed)
 }
 
@@ -455,7 +426,7 @@ fn scope_of(ids: &BTreeSet<RecordId>) -> [u8; 16] {
     ids.first().map(RecordId::scope_bytes).unwrap_or_default()
 }
 
-async fn listed<H: Harness<Store: Inventory>>(
+pub(super) async fn listed<H: Harness<Store: Inventory>>(
     case: &Case<'_, H>,
     id: &RecordId,
 ) -> Result<RecordSummary, Violation> {
