@@ -42,6 +42,7 @@
 mod case;
 mod claims;
 mod concurrency;
+mod descriptions;
 mod handles;
 mod histories;
 mod join;
@@ -302,10 +303,12 @@ suite! {
 suite! {
     /// Puts a store that can list what it holds through every case about that.
     run_inventory, INVENTORY_CASES, Inventory:
+    descriptions {
+        what_describes_a_claim_stays_with_its_record,
+    }
     listing {
         a_scope_without_records_lists_nothing,
         a_claim_is_listed_as_running,
-        what_describes_a_claim_stays_with_its_record,
         an_orphan_is_listed_as_orphaned,
         a_takeover_is_listed_as_the_claim_it_is,
         results_are_listed_in_their_state_and_with_their_size,

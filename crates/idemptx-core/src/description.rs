@@ -14,9 +14,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::lease::Lease;
 use crate::response::binary::{
     KNOWN_LENGTH_RESPONSE, Reader, prefixed_length, put_prefixed, put_varint, varint_length,
 };
+use crate::store::{ClaimRequest, Settlement};
 
 /// The request that made a claim, as an operator sees it.
 ///
@@ -82,6 +84,23 @@ impl fmt::Display for Description {
     /// Writes the method and the path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.path)
+    }
+}
+
+impl ClaimRequest {
+    /// Describes the request, for operators, by an encoded [`Description`].
+    #[must_use]
+    pub fn described(self, description: Bytes) -> Self {
+        Self { description, ..self }
+    }
+}
+
+impl Settlement {
+    /// Keeps the description of the claim that is settled, before the response.
+    #[must_use]
+    pub fn describing(mut self, lease: &Lease) -> Self {
+        self.payload = described(&lease.description, self.payload);
+        self
     }
 }
 

@@ -17,7 +17,7 @@
 //! | 115..119 | lease term, milliseconds |
 //! | 119..127 | retention of the claim or the key, milliseconds |
 //! | 127..143 | fingerprint: operation |
-//! | 143.. | payload: a [`Description`](crate::description::Description) or nothing, then, once settled, a [`StoredResponse`](crate::response::StoredResponse) |
+//! | 143.. | payload: a [`Description`] or nothing, then, once settled, a [`StoredResponse`](crate::response::StoredResponse) |
 //!
 //! Integers are big-endian.
 //! What a reader of format 2 may ignore leaves the first byte as it is; a later number says that an

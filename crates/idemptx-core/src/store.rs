@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::description;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
@@ -230,13 +229,6 @@ impl ClaimRequest {
         self.expected = Some(record);
         self
     }
-
-    /// Describes the request, for operators, by an encoded
-    /// [`Description`](crate::description::Description).
-    #[must_use]
-    pub fn described(self, description: Bytes) -> Self {
-        Self { description, ..self }
-    }
 }
 
 /// A store's answer to a [`ClaimRequest`].
@@ -329,13 +321,6 @@ impl Settlement {
     #[must_use]
     pub const fn new(state: State, payload: Bytes, retain: Duration, key_retain: Duration) -> Self {
         Self { state, payload, retain, key_retain }
-    }
-
-    /// Keeps the description of the claim that is settled, before the response.
-    #[must_use]
-    pub fn describing(mut self, lease: &Lease) -> Self {
-        self.payload = description::described(&lease.description, self.payload);
-        self
     }
 }
 

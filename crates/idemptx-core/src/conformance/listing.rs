@@ -9,7 +9,6 @@ use super::join::{join, join_all, poll_once};
 use super::report::Verdict::Passed;
 use super::report::{Outcome, Violation, ensure};
 
-use crate::description::Description;
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::record::{Record, State};
@@ -39,33 +38,6 @@ impl<H: Harness<Store: Inventory>> Case<'_, H> {
         );
         ensure!(expires_in <= lease.retain, "a claim is kept for {expires_in:?}");
         ensure!(payload_bytes == 0, "a claim has a response of {payload_bytes} bytes");
-        Ok(Passed)
-    }
-
-    pub(super) async fn what_describes_a_claim_stays_with_its_record(&self) -> Outcome {
-        let (path, route) = ("/orders/".repeat(40), "orders".into());
-        let described =
-            Description { method: "POST".into(), path, route, ..Description::default() };
-        // As it is read back: cut to its limits.
-        let described = Description::of(&described.encode());
-        let encoded = described.as_ref().map(Description::encode).unwrap_or_default();
-        for (state, payload) in [(State::Unknown, ""), (State::NotReplayable, "a head")] {
-            let (id, request) = (self.id(), self.request().described(encoded.clone()));
-            let lease = self.granted(&id, &request).await?;
-            ensure!(
-                listed(self, &id).await?.description() == described,
-                "a claim lost its description"
-            );
-            let again = self.granted(&id, &request).await?;
-            ensure!(again == lease, "granted again, {lease:?} is {again:?}");
-            let renewed = self.renew(&lease).await?;
-            ensure!(renewed == lease, "renewed, {lease:?} is {renewed:?}");
-            let done = result(state, payload).describing(&lease);
-            self.settle(&lease, &done).await?;
-            let record = self.settled(&id, &self.request()).await?;
-            ensure!(record.payload == done.payload, "settled with {done:?} as {record:?}");
-            ensure!(listed(self, &id).await?.description() == described, "a result lost it");
-        }
         Ok(Passed)
     }
 
@@ -418,7 +390,7 @@ fn scope_of(ids: &BTreeSet<RecordId>) -> [u8; 16] {
     ids.first().map(RecordId::scope_bytes).unwrap_or_default()
 }
 
-async fn listed<H: Harness<Store: Inventory>>(
+pub(super) async fn listed<H: Harness<Store: Inventory>>(
     case: &Case<'_, H>,
     id: &RecordId,
 ) -> Result<RecordSummary, Violation> {
