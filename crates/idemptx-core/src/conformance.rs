@@ -160,7 +160,9 @@ macro_rules! suite {
             let mut report = Report::default();
             $($(
                 let case = Case::new(harness);
-                let verdict = Box::pin(case.$case()).await;
+                // In a frame of its own: all of the cases together are more than a stack holds.
+                let begin = || Box::pin(case.$case());
+                let verdict = begin().await;
                 report.add(concat!(stringify!($group), "::", stringify!($case)), verdict);
             )+)+
             report
