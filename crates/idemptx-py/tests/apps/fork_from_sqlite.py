@@ -15,6 +15,8 @@ from idemptx.backend import SqliteBackend
 
 FOLDER = Path(os.environ["TEST_FOLDER"])
 KEY = {"Idempotency-Key": "k"}
+# A busy machine takes its time to open a file.
+PATIENT = {"store_timeout_ms": {"claim": 20_000}}
 
 used = SqliteBackend(FOLDER / "used.db")
 untouched = SqliteBackend(FOLDER / "untouched.db")
@@ -22,13 +24,13 @@ app = FastAPI()
 
 
 @app.post("/used")
-@idempotent(used)
+@idempotent(used, policy=PATIENT)
 async def use() -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
 @app.post("/untouched")
-@idempotent(untouched)
+@idempotent(untouched, policy=PATIENT)
 async def use_the_other() -> dict[str, int]:
     return {"pid": os.getpid()}
 

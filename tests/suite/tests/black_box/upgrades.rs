@@ -47,8 +47,9 @@ async fn upgrade(store: &str) {
     let mut firsts = race(0, &former, &today).await;
 
     let request = former.post("/slow?ms=1500").key("in-flight");
-    let (unfinished, waiting) = (request.start(), request.clone().to(&today).start());
+    let unfinished = request.start();
     fleet.journal.started("in-flight", 1).await;
+    let waiting = request.clone().to(&today).start();
     today.post("/count").key("in-flight").send().await.assert_refused(422, "key-reused");
     former.terminate();
     let (unfinished, waiting) = (unfinished.await.unwrap(), waiting.await.unwrap());
