@@ -162,7 +162,7 @@ fn first_two(value: &redis::Value) -> (String, u16) {
     (text, redis::from_redis_value_ref(&parts[1]).unwrap())
 }
 
-pub(crate) fn info(node: &RedisServer, section: &str) -> redis::InfoDict {
+fn info(node: &RedisServer, section: &str) -> redis::InfoDict {
     redis::cmd("INFO").arg(section).query(&mut node.connection()).unwrap()
 }
 

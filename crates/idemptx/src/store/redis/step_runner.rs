@@ -59,10 +59,10 @@ impl StepRunner {
         let claim = self.take(&mut route, step, GuardedClaim::during).await;
         self.look_after(&route);
         let claim = claim?;
-        if let Claim::Granted(lease) = &claim
-            && !self.is_acknowledged(&mut route, id).await
-        {
-            return Err(Box::pin(self.give_up(lease)).await);
+        if matches!(claim, Claim::Granted(_)) && !self.is_acknowledged(&mut route, id).await {
+            // In doubt, so the caller asks again by this token or gives it up. A release from here
+            // that came late could undo what was granted when it had asked again.
+            return Err(self.unacknowledged());
         }
         Ok(claim)
     }
@@ -81,8 +81,7 @@ impl StepRunner {
         }
         settled?;
         if !self.is_acknowledged(&mut route, &lease.id).await {
-            let too_few = Unacknowledged(self.failover.wait_replicas);
-            return Err(StoreError::with_source(ErrorKind::Unavailable, too_few));
+            return Err(self.unacknowledged());
         }
         if let Some(grace) = self.failover.grace {
             self.recent.keep(lease, done, 2 * grace);
@@ -237,14 +236,10 @@ impl StepRunner {
         }
     }
 
-    /// Gives a claim up that too few replicas have.
-    async fn give_up(&self, lease: &Lease) -> StoreError {
+    fn unacknowledged(&self) -> StoreError {
         let too_few = Unacknowledged(self.failover.wait_replicas);
-        match self.release(lease).await {
-            Ok(()) => StoreError::with_source(ErrorKind::Refused, too_few)
-                .with_retry_after(REPLICAS_RETRY_AFTER),
-            Err(_) => StoreError::with_source(ErrorKind::Unavailable, too_few),
-        }
+        StoreError::with_source(ErrorKind::Unavailable, too_few)
+            .with_retry_after(REPLICAS_RETRY_AFTER)
     }
 }
 
