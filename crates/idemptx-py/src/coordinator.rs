@@ -108,7 +108,7 @@ impl Coordinator {
         };
         let (journal, made) = (Arc::clone(&self.journal), self.made);
         let confirmation = journal.admit(operation, now(made));
-        Ok(confirmation.map(|confirmation| Confirmation { confirmation, journal, made }))
+        Ok(confirmation.map(|it| Confirmation { confirmation: Some(it), journal, made }))
     }
 
     #[getter]
@@ -186,7 +186,8 @@ impl Waiter {
 /// The repetition of a release or a settlement until the store confirms or refuses it.
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Confirmation {
-    confirmation: coordination::Confirmation,
+    /// `None` once it is closed.
+    confirmation: Option<coordination::Confirmation>,
     journal: Arc<Journal>,
     made: Instant,
 }
@@ -198,10 +199,19 @@ impl Confirmation {
 
     fn attempted(&mut self, step: &Bound<'_, Step>) -> PyResult<Option<f64>> {
         let outcome = step.try_borrow()?.outcome().confirmed();
-        Ok(match self.confirmation.attempted(outcome, now(self.made), &self.journal) {
+        let Some(confirmation) = &mut self.confirmation else {
+            return Err(misuse("the confirmation is closed"));
+        };
+        Ok(match confirmation.attempted(outcome, now(self.made), &self.journal) {
             Next::Repeat(pause) => Some(pause.as_secs_f64()),
             Next::Over(_) => None,
         })
+    }
+
+    fn close(&mut self) {
+        if let Some(confirmation) = self.confirmation.take() {
+            confirmation.close(&self.journal);
+        }
     }
 }
 

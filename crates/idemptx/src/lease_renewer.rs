@@ -210,6 +210,13 @@ impl<S> Shared<S> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes those who wait until nothing is unconfirmed, if that is so.
+    fn note_confirmed(&self) {
+        if self.journal.unconfirmed() == 0 {
+            self.confirmed.notify_waiters();
+        }
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(millis(self.made.elapsed()))
     }

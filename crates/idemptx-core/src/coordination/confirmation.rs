@@ -133,7 +133,7 @@ impl Confirmation {
         &self.operation
     }
 
-    /// Takes the outcome of an attempt, and counts the operation out of the journal if it is over.
+    /// Takes the outcome of an attempt.
     ///
     /// A claim that may not have been granted may still be on its way to the store, in the buffer of
     /// a connection that was given up for example, and be carried out after a release that found
@@ -153,33 +153,39 @@ impl Confirmation {
             return Next::Repeat(pause);
         }
         match &self.operation {
-            Unconfirmed::Release(lease) if lease.fence == 0 => {
-                if !self.lingers {
-                    journal.unacknowledged.fetch_sub(1, Ordering::Release);
-                    if outcome.is_ok() {
-                        self.lingers = true;
-                        self.deadline = now.after(lease.term);
-                        self.backoff = Backoff::new(PAUSE_MIN, lease.term);
-                        return Next::Repeat(self.backoff.next_pause().min(lease.term));
-                    }
-                }
+            Unconfirmed::Release(lease) if lease.fence == 0 && outcome.is_ok() && !self.lingers => {
+                journal.unacknowledged.fetch_sub(1, Ordering::Release);
+                self.lingers = true;
+                self.deadline = now.after(lease.term);
+                self.backoff = Backoff::new(PAUSE_MIN, lease.term);
+                Next::Repeat(self.backoff.next_pause().min(lease.term))
+            }
+            Unconfirmed::Settle(lease, done) if outcome.is_ok() => {
+                Next::Over(Update::Settled(Record::settled(lease, done)))
+            }
+            _ => {
                 let left = self.deadline.since(now);
                 if self.lingers && !left.is_zero() && (outcome.is_ok() || !is_final) {
                     return Next::Repeat(pause.min(left));
                 }
-                journal.lingering.fetch_sub(1, Ordering::Relaxed);
                 Next::Over(Update::Changed)
             }
-            operation => {
-                journal.payload_bytes.fetch_sub(operation.payload_bytes(), Ordering::Relaxed);
-                journal.entries.fetch_sub(1, Ordering::Release);
-                Next::Over(match operation {
-                    Unconfirmed::Settle(lease, done) if outcome.is_ok() => {
-                        Update::Settled(Record::settled(lease, done))
-                    }
-                    _ => Update::Changed,
-                })
+        }
+    }
+
+    /// Counts an operation that is over out of the journal.
+    ///
+    /// Called once those who wait for the record have their update: who has waited until nothing is
+    /// unconfirmed must not find the record held.
+    pub fn close(self, journal: &Journal) {
+        if self.operation.is_unacknowledged() {
+            if !self.lingers {
+                journal.unacknowledged.fetch_sub(1, Ordering::Release);
             }
+            journal.lingering.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            journal.payload_bytes.fetch_sub(self.operation.payload_bytes(), Ordering::Relaxed);
+            journal.entries.fetch_sub(1, Ordering::Release);
         }
     }
 }

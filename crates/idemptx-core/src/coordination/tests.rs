@@ -53,6 +53,8 @@ fn an_operation_is_repeated_with_growing_pauses_until_it_is_confirmed() {
     assert_eq!(journal.unconfirmed(), 1);
     let over = settling.attempted(Ok(()), at(0), &journal);
     assert!(matches!(over, Next::Over(Update::Settled(record)) if record.payload == "done"));
+    assert_eq!(journal.unconfirmed(), 1, "until those who wait have heard of it");
+    settling.close(&journal);
     assert_eq!(journal.unconfirmed(), 0);
 }
 
@@ -64,6 +66,7 @@ fn an_operation_that_another_owner_overtook_is_over() {
             let mut late = journal.admit(operation, at(0)).unwrap();
             let next = late.attempted(Err(kind), at(0), &journal);
             assert!(matches!(next, Next::Over(Update::Changed)), "{next:?}");
+            late.close(&journal);
         }
     }
     assert_eq!(journal.unconfirmed(), 0);
@@ -76,6 +79,7 @@ fn an_operation_is_given_up_after_an_hour() {
     let failed = Err(ErrorKind::Unavailable);
     assert!(matches!(settling.attempted(failed, at(3_599_000), &journal), Next::Repeat(_)));
     assert!(matches!(settling.attempted(failed, at(3_600_000), &journal), Next::Over(_)));
+    settling.close(&journal);
     assert_eq!(journal.unconfirmed(), 0);
 }
 
@@ -105,6 +109,7 @@ fn clients_that_leave_cannot_stop_all_others() {
     assert!(journal.admit(release(1), at(0)).is_some(), "a granted one is always released");
     let mut one = admitted.pop().flatten().unwrap();
     assert!(matches!(one.attempted(Err(ErrorKind::Fenced), at(0), &journal), Next::Over(_)));
+    one.close(&journal);
     assert!(journal.admit(release(0), at(0)).is_some());
 }
 
@@ -118,6 +123,7 @@ fn when_too_much_is_unconfirmed_nothing_new_may_begin() {
     assert!(journal.is_full());
     let mut one = admitted.pop().flatten().unwrap();
     assert!(matches!(one.attempted(Ok(()), at(0), &journal), Next::Over(_)));
+    one.close(&journal);
     assert!(!journal.is_full());
 }
 
@@ -133,6 +139,7 @@ fn the_bytes_of_unconfirmed_results_are_limited() {
     assert!(journal.is_full());
     let mut one = admitted.pop().unwrap();
     assert!(matches!(one.attempted(Ok(()), at(0), &journal), Next::Over(_)));
+    one.close(&journal);
     assert!(!journal.is_full());
 }
 

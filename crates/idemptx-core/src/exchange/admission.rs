@@ -206,7 +206,7 @@ impl Operation {
         self.0.id
     }
 
-    /// Returns the encoded [`Description`] of the request; empty for work that is not an HTTP
+    /// Returns the encoded [`Description`](crate::description::Description) of the request; empty for work that is not an HTTP
     /// request.
     #[must_use]
     pub fn description(&self) -> Bytes {

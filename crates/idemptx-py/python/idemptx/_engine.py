@@ -131,6 +131,7 @@ class Engine:
         self, confirmation: Confirmation, step: Step, end: Callable[[Update | None], None]
     ) -> None:
         pause: float | None = 0.0
+        lingers = False
         try:
             while pause is not None:
                 step.reset()
@@ -139,12 +140,15 @@ class Engine:
                 pause = confirmation.attempted(step)
                 if pause is not None and step.verdict == OK:
                     # A confirmed release is repeated by a timer, for which draining does not wait.
+                    lingers = True
                     self.loop.call_later(pause, self._confirm_again, confirmation, step, end)
                     return
                 if pause is not None:
                     await asyncio.sleep(pause)
         finally:
             end(step.update() if step.verdict == OK else None)
+            if not lingers:
+                confirmation.close()
 
     def _confirm_again(
         self, confirmation: Confirmation, step: Step, end: Callable[[Update | None], None]

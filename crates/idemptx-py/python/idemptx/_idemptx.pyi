@@ -416,6 +416,8 @@ class Confirmation:
     """The number of steps that are with the store at a time; the others wait."""
     def attempted(self, step: Step) -> float | None:
         """Takes the step's verdict; returns the pause before the next attempt, or None."""
+    def close(self) -> None:
+        """Counts the step out, once those who wait for the record have its state."""
 
 @final
 class Leases:

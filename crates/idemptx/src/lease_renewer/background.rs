@@ -52,12 +52,11 @@ async fn confirm<S: Store>(shared: &Shared<S>, turns: &Semaphore, task: Backgrou
             limited(Confirmation::TIME_LIMIT, attempt).await
         };
         let outcome = outcome.map_err(|error| error.kind());
-        let next = confirmation.attempted(outcome, shared.now(), &shared.journal);
-        if shared.journal.unconfirmed() == 0 {
-            shared.confirmed.notify_waiters();
-        }
-        match next {
-            Next::Repeat(pause) => sleep(pause).await,
+        match confirmation.attempted(outcome, shared.now(), &shared.journal) {
+            Next::Repeat(pause) => {
+                shared.note_confirmed();
+                sleep(pause).await;
+            }
             Next::Over(update) => break update,
         }
     };
@@ -65,4 +64,6 @@ async fn confirm<S: Store>(shared: &Shared<S>, turns: &Semaphore, task: Backgrou
     if let Some(leader) = leader {
         leader.complete(&update);
     }
+    confirmation.close(&shared.journal);
+    shared.note_confirmed();
 }
