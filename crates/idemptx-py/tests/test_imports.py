@@ -1,4 +1,4 @@
-"""The package's modules import each other without circles, types included."""
+"""The package as a whole: its version, and how its modules import each other."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def with_packages(name):
     while name:
         yield name
         name = name.rpartition(".")[0]
+
+
+def test_the_package_states_the_version_of_its_crate():
+    manifest = Path(__file__).parents[3] / "Cargo.toml"
+    assert f'\nversion = "{idemptx.__version__}"\n' in manifest.read_text(encoding="utf-8")
 
 
 def test_modules_import_each_other_without_circles():

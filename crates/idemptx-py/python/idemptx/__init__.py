@@ -18,6 +18,8 @@ answer, byte for byte, and nothing is executed twice.
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from ._engine import drain
 from ._execution import Execution, current_execution
 from ._orphan import Orphan
@@ -36,6 +38,8 @@ from .exceptions import (
 )
 from .middleware import IdempotencyMiddleware
 from .transaction import IdempotentTransaction
+
+__version__ = version("idemptx")
 
 __all__ = [
     "ConflictRequestException",
