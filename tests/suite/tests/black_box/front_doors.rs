@@ -110,6 +110,8 @@ fn lasting(answer: &Answer) -> HeaderMap {
     for name in [CONNECTION, DATE, SERVER, SET_COOKIE] {
         headers.remove(name);
     }
+    // The gateway's own, of this request.
+    headers.remove("x-request-id");
     headers
 }
 
