@@ -27,11 +27,12 @@ if [ "$(cat "$former.commit" 2>/dev/null)" != "$commit" ]; then
   mkdir -p "$sources"
   git archive "$commit" | tar -x -C "$sources"
   # In the same folder and with the same features as today's, so that what both depend on, which
-  # is most of it, is not built again.
+  # is most of it, is not built again. Under another version, or the crates of both would have the
+  # same names there, and cargo would take the one for the other.
   (
     cd "$sources"
-    cargo build --locked --workspace --exclude bench --all-features --bin target-axum \
-      --target-dir "$target"
+    sed -i '0,/^version = /s/^\(version = "[0-9]*\.[0-9]*\).*/\1.9999"/' Cargo.toml
+    cargo build --workspace --exclude bench --all-features --bin target-axum --target-dir "$target"
   )
   install -m 755 "$target/debug/target-axum" "$former"
   # What bears this name is to be today's: cargo puts it back.
