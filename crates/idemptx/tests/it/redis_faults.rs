@@ -218,6 +218,17 @@ async fn a_wrong_password_is_named_and_not_shown() {
 }
 
 #[tokio::test]
+async fn a_database_that_the_server_does_not_have_is_refused_on_connecting() {
+    let server = RedisServer::start(&[]);
+    let url = format!("redis://127.0.0.1:{}/99", server.port());
+    let store = RedisStore::open(url).unwrap();
+    let error = store.claim(&id(1), &claim_request()).await.unwrap_err();
+    // Nothing was sent to it, so there is nothing to release.
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(reason(&error).contains("DB index is out of range"), "{}", reason(&error));
+}
+
+#[tokio::test]
 async fn a_password_that_is_missing_is_noticed_on_connecting() {
     let server = RedisServer::start(&["requirepass secret"]);
     let error = RedisStore::connect(server.url()).await.unwrap_err();

@@ -123,8 +123,15 @@ impl From<RedisFailure> for StoreError {
     fn from(failure: RedisFailure) -> Self {
         match failure.refusal() {
             Some(error) => {
-                let refused = protocol::refused(Some(failure.server), &error);
-                if failure.fate == Fate::InDoubt { refused.in_doubt() } else { refused }
+                let refused = protocol::refused(Some(Arc::clone(&failure.server)), &error);
+                match failure.fate {
+                    Fate::InDoubt => refused.in_doubt(),
+                    // An answer to what opens a connection, such as the database's number.
+                    Fate::Unsent if refused.kind().is_unknown() => {
+                        Self::with_source(ErrorKind::Refused, failure)
+                    }
+                    _ => refused,
+                }
             }
             None => Self::with_source(failure.fate.judge(failure.kind()), failure),
         }
