@@ -51,8 +51,7 @@ impl RedisStoreBuilder {
     }
 
     /// Sets how long a step waits for its answer before its outcome counts as unknown; one second
-    /// by
-    /// default.
+    /// by default.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.command = timeout;
