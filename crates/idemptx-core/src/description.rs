@@ -52,7 +52,7 @@ impl Description {
     /// Encodes the description, with its parts cut to their limits.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        encode([&self.method, &self.path, &self.route, &self.service])
+        DescribedRoute::new(&self.route, &self.service).describe(&self.method, &self.path)
     }
 
     /// Returns the description with which a payload begins, if it has one.
@@ -104,28 +104,49 @@ impl Settlement {
     }
 }
 
-/// Encodes method, path, route and service, in one allocation: every request under a key does it.
-pub(crate) fn encode([method, path, route, service]: [&str; 4]) -> Bytes {
-    let lines = [
-        (METHOD, cut(method, Description::PART_BYTES_MAX)),
-        (PATH, cut(path, Description::PATH_BYTES_MAX)),
-        (ROUTE, cut(route, Description::PART_BYTES_MAX)),
-        (SERVICE, cut(service, Description::PART_BYTES_MAX)),
-    ];
-    let lines = || lines.iter().filter(|(_, part)| !part.is_empty());
-    let length: usize =
-        lines().map(|(name, part)| prefixed_length(name.len()) + prefixed_length(part.len())).sum();
-    let head = varint_length(KNOWN_LENGTH_RESPONSE) + varint_length(STATUS);
-    let mut bytes = Vec::with_capacity(head + varint_length(length as u64) + length);
-    put_varint(&mut bytes, KNOWN_LENGTH_RESPONSE);
-    put_varint(&mut bytes, STATUS);
-    put_varint(&mut bytes, length as u64);
-    for (name, part) in lines() {
-        put_prefixed(&mut bytes, name);
-        put_prefixed(&mut bytes, part.as_bytes());
+/// The description of all requests on a route, except for method and path.
+///
+/// Encoded once: every request under a key is described.
+pub(crate) struct DescribedRoute {
+    lines: Vec<u8>,
+}
+
+impl DescribedRoute {
+    pub(crate) fn new(route: &str, service: &str) -> Self {
+        let mut lines = Vec::new();
+        put_line(&mut lines, ROUTE, &cut(route, Description::PART_BYTES_MAX));
+        put_line(&mut lines, SERVICE, &cut(service, Description::PART_BYTES_MAX));
+        Self { lines }
     }
-    debug_assert!(bytes.len() <= Description::BYTES_MAX, "the limits of the parts add up to less");
-    bytes.into()
+
+    /// Encodes the description of a request, in one allocation.
+    pub(crate) fn describe(&self, method: &str, path: &str) -> Bytes {
+        let method = cut(method, Description::PART_BYTES_MAX);
+        let path = cut(path, Description::PATH_BYTES_MAX);
+        let length = line_length(METHOD, &method) + line_length(PATH, &path) + self.lines.len();
+        let head = varint_length(KNOWN_LENGTH_RESPONSE) + varint_length(STATUS);
+        let mut bytes = Vec::with_capacity(head + varint_length(length as u64) + length);
+        put_varint(&mut bytes, KNOWN_LENGTH_RESPONSE);
+        put_varint(&mut bytes, STATUS);
+        put_varint(&mut bytes, length as u64);
+        put_line(&mut bytes, METHOD, &method);
+        put_line(&mut bytes, PATH, &path);
+        bytes.extend_from_slice(&self.lines);
+        debug_assert!(bytes.len() <= Description::BYTES_MAX, "the limits add up to less");
+        bytes.into()
+    }
+}
+
+/// Returns the length of a part; one that is empty has no line.
+fn line_length(name: &[u8], part: &str) -> usize {
+    if part.is_empty() { 0 } else { prefixed_length(name.len()) + prefixed_length(part.len()) }
+}
+
+fn put_line(bytes: &mut Vec<u8>, name: &[u8], part: &str) {
+    if !part.is_empty() {
+        put_prefixed(bytes, name);
+        put_prefixed(bytes, part.as_bytes());
+    }
 }
 
 /// Returns the part of a payload that is an encoded description; empty if there is none.

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::fingerprint::{Fingerprint, Match};
+use crate::fingerprint::{Fingerprint, Fingerprinters, Match};
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
 use crate::outcome::{Bypass, Code, Rejection};
@@ -118,25 +118,18 @@ enum Continuation {
 impl Exchange {
     /// Begins with a request's head.
     ///
-    /// `token` draws 128 random bits; it is called only for a request under a key.
-    ///
     /// # Security
     ///
     /// The client controls the head; only the key, the scope and a digest of the bound headers are
     /// kept.
     #[must_use]
-    pub fn begin(
-        rules: &Arc<Rules>,
-        head: &Head<'_>,
-        token: impl FnOnce() -> Token,
-    ) -> (Self, Action) {
+    pub fn begin(rules: &Arc<Rules>, head: &Head<'_>) -> (Self, Action) {
         let mut exchange = Self::blank(rules);
         let action = match admission::admit(rules, head) {
             admission::Admission::Pass(passed) => exchange.end(Answer::Pass(passed)),
             admission::Admission::Refuse(rejection) => exchange.refuse_with(rejection),
             admission::Admission::Open(operation) => {
                 exchange.operation = Some(operation);
-                exchange.token = token();
                 exchange.stage = Stage::Body;
                 Action::ReadBody { bytes_max: rules.policy().request_bytes_max }
             }
@@ -167,6 +160,40 @@ impl Exchange {
     pub fn typical(mut self, duration: Duration) -> Self {
         self.typical = Some(duration);
         self
+    }
+
+    /// Begins the fingerprints of the request, to be fed its body; `None` without a key.
+    ///
+    /// The head must be that with which the exchange began.
+    #[must_use]
+    pub fn fingerprinters(&self, head: &Head<'_>) -> Option<Fingerprinters> {
+        Some(self.operation.as_ref()?.fingerprinters(&self.rules, head))
+    }
+
+    /// Answers from a settled record that the driver has at hand, in place of [`Event::Body`].
+    ///
+    /// A settled record does not change, so this is the answer to which a claim would have led.
+    ///
+    /// # Errors
+    ///
+    /// Gives the end of the body back, for [`Event::Body`], if the record is not one to replay to
+    /// this request: only a claim decides what follows.
+    pub fn recall(&mut self, end: BodyEnd, record: &Record) -> Result<StoredResponse, BodyEnd> {
+        let BodyEnd::Whole(fingerprints) = end else { return Err(end) };
+        self.fingerprints = fingerprints;
+        let is_replayed = matches!(self.stage, Stage::Body)
+            && self.policy().mode == Mode::Enforce
+            && record.state == State::Completed
+            && self.id() == Some(record.id)
+            && self.is_same(&record.fingerprint);
+        let response = is_replayed.then(|| StoredResponse::decode(&record.payload).ok()).flatten();
+        match response {
+            Some(response) => {
+                self.stage = Stage::Finished;
+                Ok(response)
+            }
+            None => Err(BodyEnd::Whole(std::mem::take(&mut self.fingerprints))),
+        }
     }
 
     /// Returns the operation that the request's key names; `None` for a request without a key.
@@ -204,7 +231,10 @@ impl Exchange {
     pub fn step(&mut self, event: Event, now: Timestamp) -> Action {
         let stage = std::mem::replace(&mut self.stage, Stage::Finished);
         match (stage, event) {
-            (Stage::Body, Event::Body(end)) => self.body(end, now),
+            (Stage::Body, Event::Body(end, token)) => {
+                self.token = token;
+                self.body(end, now)
+            }
             (Stage::Claiming(claim_request), Event::Claimed(verdict)) => {
                 self.claimed(&claim_request, verdict, now)
             }

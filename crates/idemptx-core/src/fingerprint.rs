@@ -23,6 +23,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::digest::{Digest, Purpose, first};
+use crate::key::FieldLine;
 use crate::secret::Secret;
 use body::Body;
 use form::Field;
@@ -187,7 +188,7 @@ impl FingerprintConfig {
             unbound: [0; 16],
         };
         if !config.bind.is_empty() {
-            config.unbound = config.binding_to(&HeaderMap::new());
+            config.unbound = config.binding_to(&[]);
         }
         config
     }
@@ -206,6 +207,18 @@ impl FingerprintConfig {
     /// Under the rule `raw` no more than a kilobyte and the state of the hash are allocated.
     #[must_use]
     pub fn start(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Fingerprinter {
+        self.start_bound(method, uri, headers, &lines_of(&self.bind, headers))
+    }
+
+    /// Does the same as [`start`](Self::start), with the lines of the headers in `bind`, which have
+    /// been looked up.
+    pub(crate) fn start_bound(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        lines: &[FieldLine],
+    ) -> Fingerprinter {
         let mut hasher = self.request.begin();
         hasher.update(&[VERSION]);
         let body = match &self.rule {
@@ -216,29 +229,31 @@ impl FingerprintConfig {
                 rule.query.hash(uri.query(), &mut hasher);
                 rule.headers.hash(headers, &mut hasher);
                 // The type says how to read a body, so it counts only where one does.
-                if rule.body != BodyRule::None {
+                if rule.body == BodyRule::None {
+                    Body::ignored(&mut hasher)
+                } else {
                     let types = headers.get_all(CONTENT_TYPE);
-                    hash_count(&mut hasher, types.iter().count());
+                    let mut count = 0;
+                    types.iter().for_each(|_| count += 1);
+                    hash_count(&mut hasher, count);
                     types.iter().for_each(|line| hash_lowercase(&mut hasher, essence(line)));
+                    let content_type = types.iter().next().filter(|_| count == 1);
+                    Body::new(rule, &self.pointers, content_type, headers, &mut hasher)
                 }
-                Body::new(rule, &self.pointers, headers, &mut hasher)
             }
         };
-        let (binding, operation) = (self.binding(headers), [0; 16]);
+        let binding = if lines.is_empty() { self.unbound } else { self.binding_to(lines) };
+        let operation = [0; 16];
         Fingerprinter { config: self.id, binding, operation, hasher, body }
     }
 
-    fn binding(&self, headers: &HeaderMap) -> [u8; 16] {
-        if self.bind.iter().any(|name| headers.contains_key(name)) {
-            self.binding_to(headers)
-        } else {
-            self.unbound
-        }
-    }
-
-    fn binding_to(&self, headers: &HeaderMap) -> [u8; 16] {
+    fn binding_to(&self, lines: &[FieldLine]) -> [u8; 16] {
         let mut hasher = self.binding.begin();
-        hash_headers(&mut hasher, self.bind.iter(), headers);
+        hash_count(&mut hasher, self.bind.len());
+        for name in &self.bind {
+            let values = || lines.iter().filter(|(of, _)| of == name).map(|(_, value)| value);
+            hash_lines(&mut hasher, name, values);
+        }
         let digest: [u8; 32] = hasher.finalize();
         first(&digest)
     }
@@ -305,6 +320,51 @@ impl fmt::Debug for Fingerprinter {
     }
 }
 
+/// The fingerprints of one request that are being computed: one for each secret.
+#[derive(Debug)]
+pub struct Fingerprinters {
+    /// Apart from the others, because most policies have one secret at most.
+    first: Fingerprinter,
+    others: Vec<Fingerprinter>,
+}
+
+impl Fingerprinters {
+    pub(crate) const fn new(first: Fingerprinter, others: Vec<Fingerprinter>) -> Self {
+        Self { first, others }
+    }
+
+    /// Adds the next piece of the body.
+    ///
+    /// # Security
+    ///
+    /// As [`Fingerprinter::update`].
+    pub fn update(&mut self, chunk: &[u8]) {
+        self.first.update(chunk);
+        self.others.iter_mut().for_each(|other| other.update(chunk));
+    }
+
+    /// Returns true if the whole body is kept until the end, because the rule parses it.
+    #[must_use]
+    pub const fn keeps_body(&self) -> bool {
+        // All have one rule.
+        self.first.keeps_body()
+    }
+
+    /// Returns the fingerprints of the request, whose body is complete.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DecompressionBomb`] for a body that is compressed further than honest content is.
+    pub fn try_finish(self) -> Result<Vec<Fingerprint>, DecompressionBomb> {
+        let mut finished = Vec::with_capacity(1 + self.others.len());
+        finished.push(self.first.try_finish()?);
+        for other in self.others {
+            finished.push(other.try_finish()?);
+        }
+        Ok(finished)
+    }
+}
+
 /// Begins a digest of everything that decides how fingerprints of one kind are made.
 fn config_hasher(kind: u8, secret: Option<&Secret>) -> Digest {
     let mut hasher = Purpose::new(CONFIG_CONTEXT, None).begin();
@@ -360,11 +420,32 @@ fn hash_headers<'a>(
 ) {
     hash_count(hasher, names.len());
     for name in names {
-        let lines = headers.get_all(name);
-        hasher.part(name.as_str().as_bytes());
-        hash_count(hasher, lines.iter().count());
-        lines.iter().for_each(|line| hasher.part(line.as_bytes()));
+        hash_lines(hasher, name, || headers.get_all(name).iter());
     }
+}
+
+fn hash_lines<'a, I: Iterator<Item = &'a HeaderValue>>(
+    hasher: &mut Digest,
+    name: &HeaderName,
+    lines: impl Fn() -> I,
+) {
+    hasher.part(name.as_str().as_bytes());
+    hash_count(hasher, lines().count());
+    lines().for_each(|line| hasher.part(line.as_bytes()));
+}
+
+/// Returns the lines of the headers of these names; those of one name are in their order.
+pub(crate) fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> Vec<FieldLine> {
+    let mut lines = Vec::new();
+    if names.is_empty() {
+        return lines;
+    }
+    for (name, line) in headers {
+        if names.contains(name) {
+            lines.push((name.clone(), line.clone()));
+        }
+    }
+    lines
 }
 
 /// Hashes a text in lower case, without allocating.

@@ -83,7 +83,7 @@ impl Key {
                 Self::bounded(text, bytes_max)
             }
             Some(_) if syntax == KeySyntax::StrictSf => Err(InvalidKey::NotQuoted),
-            Some(_) => bare(line).and_then(|text| Self::bounded(text, bytes_max)),
+            Some(_) => bare(line, bytes_max),
         }
     }
 
@@ -244,14 +244,22 @@ fn parameters(rest: &[u8], syntax: KeySyntax) -> Result<(), InvalidKey> {
     }
 }
 
-fn bare(line: &[u8]) -> Result<Vec<u8>, InvalidKey> {
-    let forbidden =
-        |byte: &u8| !matches!(byte, 0x21..=0x7E) || matches!(byte, b'"' | b'\\' | b',' | b';');
-    match line.iter().any(forbidden) {
-        false => Ok(line.to_vec()),
-        true if line.contains(&b',') => Err(InvalidKey::SeveralLines),
-        true => Err(InvalidKey::Character),
+/// Reads a key that stands there without quotes.
+fn bare(line: &[u8], bytes_max: usize) -> Result<Key, InvalidKey> {
+    match std::str::from_utf8(line) {
+        Ok(text) if line.iter().all(|byte| is_bare(*byte)) => match text.len() {
+            ..=0 => Err(InvalidKey::Empty),
+            bytes if bytes > bytes_max => Err(InvalidKey::TooLong { bytes_max }),
+            _ => Ok(Key(text.into())),
+        },
+        _ if line.contains(&b',') => Err(InvalidKey::SeveralLines),
+        _ => Err(InvalidKey::Character),
     }
+}
+
+/// Returns true for what may stand in a key without quotes: visible, and none of `"`, `,`, `;` and `\`.
+const fn is_bare(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'+' | b'-'..=b':' | b'<'..=b'[' | b']'..=b'~')
 }
 
 /// Removes the spaces around an item (RFC 8941 §4.2).

@@ -18,7 +18,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use http::{HeaderMap, Method, Uri};
-//! use idemptx_core::exchange::{Action, BodyEnd, Event, Exchange, Head, Operation, Rules};
+//! use idemptx_core::exchange::{Action, BodyEnd, Event, Exchange, Head, Rules};
 //! use idemptx_core::lease::{Lease, Token};
 //! use idemptx_core::policy::Policy;
 //! use idemptx_core::store::Claim;
@@ -31,15 +31,14 @@
 //! let head = Head::new(&method, &uri, &headers);
 //!
 //! // The head is admitted: read the body, and hash it on the way.
-//! let random = || Token::from_bytes([7; 16]);
-//! let (mut exchange, action) = Exchange::begin(&rules, &head, random);
+//! let (mut exchange, action) = Exchange::begin(&rules, &head);
 //! assert!(matches!(action, Action::ReadBody { .. }));
-//! let mut prints = Operation::fingerprinters(&rules, &head);
-//! prints.iter_mut().for_each(|print| print.update(b"{\"item\":\"tea\"}"));
+//! let mut prints = exchange.fingerprinters(&head).ok_or("no key")?;
+//! prints.update(b"{\"item\":\"tea\"}");
 //!
 //! // Claim the record; a store without a record under the id grants it.
-//! let now = Timestamp::from_millis(0);
-//! let action = exchange.step(Event::Body(BodyEnd::complete(prints)), now);
+//! let (now, random) = (Timestamp::from_millis(0), Token::from_bytes([7; 16]));
+//! let action = exchange.step(Event::Body(BodyEnd::complete(prints), random), now);
 //! let Action::Claim { id, claim_request } = action else { panic!("{action:?}") };
 //! let granted = Claim::Granted(Lease::granted(id, &claim_request, 1, 1));
 //!

@@ -20,8 +20,10 @@ pub fn mark(
     fingerprint: Option<&Fingerprint>,
 ) {
     let policy = rules.policy();
-    // The handler's instruction to this layer; clients never see it.
-    headers.remove(IDEMPOTENCY_OUTCOME);
+    // The handler's instruction to this layer; clients never see it. It is never stored.
+    if *outcome != Outcome::Replayed {
+        headers.remove(IDEMPOTENCY_OUTCOME);
+    }
     match outcome {
         Outcome::Replayed | Outcome::Fenced { code: None, .. } => {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

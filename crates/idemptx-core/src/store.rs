@@ -108,6 +108,16 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         id: &RecordId,
     ) -> impl Future<Output = Result<Option<RecordSnapshot>, StoreError>> + Send;
 
+    /// Returns the settled record, if the store has it at hand without waiting for anything.
+    ///
+    /// Asked before a claim, so that a replay need not wait in line with those who claim.
+    /// What is returned must be what a claim at this moment would find.
+    /// `None`, the default, says nothing about the record.
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        let _ = id;
+        None
+    }
+
     /// Begins to watch for the end of a claim.
     ///
     /// Once this returns `Some`, the [`Watch`] resolves after any later settlement or release of
@@ -159,6 +169,10 @@ impl<S: Store> Store for Arc<S> {
         id: &RecordId,
     ) -> impl Future<Output = Result<Option<RecordSnapshot>, StoreError>> + Send {
         S::lookup(self, id)
+    }
+
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        S::recall(self, id)
     }
 
     fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {

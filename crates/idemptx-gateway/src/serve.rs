@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -399,26 +401,36 @@ where
         let limits = &context.tables.borrow().limits;
         (limits.head, limits.pause)
     };
+    let watch = async {
+        tokio::select! {
+            why = activity.inactive(head, pause) => Some(why),
+            () = shutdown_watch.requested() => None,
+        }
+    };
+    // A set of one, which polls it when it was woken: not whenever the connection is.
+    let mut watch = FuturesUnordered::from_iter([watch]);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
-        why = activity.inactive(head, pause) => {
-            tracing::debug!("closing a client connection: {why:?}");
-            if matches!(why, Inactive::Stalled | Inactive::Flooding) {
+        Some(inactive) = watch.next() => {
+            if let Some(why) = inactive {
+                tracing::debug!("closing a client connection: {why:?}");
+            }
+            if matches!(inactive, Some(Inactive::Stalled | Inactive::Flooding)) {
                 return;
             }
             // A client of HTTP/2 is told (RFC 9113 §6.8); a request that comes meanwhile is served.
             connection.as_mut().graceful_shutdown();
-            loop {
-                match timeout(pause, connection.as_mut()).await {
-                    Ok(ended) => break ended,
-                    Err(_) if activity.has_no_request() => return,
-                    Err(_) => {}
-                }
+            match inactive {
+                None => connection.await,
+                Some(_) => loop {
+                    match timeout(pause.min(FAREWELL_MAX), connection.as_mut()).await {
+                        Ok(ended) => break ended,
+                        Err(_) if activity.has_no_request() => return,
+                        Err(_) => {}
+                    }
+                },
             }
-        }
-        () = shutdown_watch.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
         }
     };
     if let Err(error) = ended {
@@ -446,7 +458,8 @@ fn builder(context: &ListenerContext) -> auto::Builder<TokioExecutor> {
     let limits = context.tables.borrow().limits.clone();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
-    http1.timer(TokioTimer::new()).header_read_timeout(limits.head);
+    // The limit for heads is that for connections without a request, which is watched anyway.
+    http1.header_read_timeout(None);
     http1.max_headers(limits.head_lines_max).max_buf_size(limits.head_bytes_max);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new());
@@ -456,4 +469,6 @@ fn builder(context: &ListenerContext) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// The time for a client to notice that its idle connection ends.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

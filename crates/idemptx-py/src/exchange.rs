@@ -12,7 +12,7 @@ use idemptx_core::coordination::{Update as Change, WaitLimits};
 use idemptx_core::exchange::{
     Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
 };
-use idemptx_core::fingerprint::Fingerprinter;
+use idemptx_core::fingerprint::Fingerprinters;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Code, Outcome, Rejection};
@@ -41,7 +41,7 @@ pub(crate) struct PyExchange {
     phase: Phase,
     /// The record of the current action.
     id: Option<RecordId>,
-    prints: Vec<Fingerprinter>,
+    prints: Option<Fingerprinters>,
     /// The number of body bytes fed so far.
     fed_bytes: u64,
     /// True if a claim is, or may become, in force, so that it must be released.
@@ -133,7 +133,9 @@ impl PyExchange {
         if self.fed_bytes > bytes_max {
             return Ok(false);
         }
-        self.prints.iter_mut().for_each(|print| print.update(chunk));
+        if let Some(prints) = &mut self.prints {
+            prints.update(chunk);
+        }
         Ok(true)
     }
 
@@ -142,18 +144,18 @@ impl PyExchange {
         if self.fed_bytes > bytes_max {
             return self.body_too_large();
         }
-        let prints = std::mem::take(&mut self.prints);
-        Ok(self.advance(Event::Body(BodyEnd::complete(prints))))
+        let end = self.prints.take().map_or(BodyEnd::Failed, BodyEnd::complete);
+        Ok(self.end(end))
     }
 
     fn body_too_large(&mut self) -> PyResult<i32> {
         let Phase::Body { .. } = self.phase else { return Err(self.misplaced("body_too_large")) };
-        Ok(self.advance(Event::Body(BodyEnd::TooLarge)))
+        Ok(self.end(BodyEnd::TooLarge))
     }
 
     fn body_failed(&mut self) -> PyResult<i32> {
         let Phase::Body { .. } = self.phase else { return Err(self.misplaced("body_failed")) };
-        Ok(self.advance(Event::Body(BodyEnd::Failed)))
+        Ok(self.end(BodyEnd::Failed))
     }
 
     fn step(&mut self, py: Python<'_>) -> PyResult<Py<Step>> {

@@ -150,7 +150,7 @@ impl Rules {
         let head = Head::new(&method, &uri, &headers)
             .in_scope(scope.map(Scope::new))
             .accepting(asked.as_ref().map(|asked| asked as &(dyn Fn(&Key) -> bool + Sync)));
-        let (machine, action) = Exchange::begin(self.0.rules(), &head, || self.0.token());
+        let (machine, action) = Exchange::begin(self.0.rules(), &head);
         if let Some(error) = raised.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(error);
         }

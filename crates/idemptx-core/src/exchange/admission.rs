@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
-use crate::description;
-use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinter};
+use crate::description::DescribedRoute;
+use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinters, lines_of};
 use crate::key::{FieldLine, InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
@@ -17,13 +17,15 @@ use crate::secret::Secret;
 /// A policy with the values computed from it once: fingerprint configurations and names.
 pub struct Rules {
     policy: Policy,
-    /// The configurations, one for each secret, or a single one without a secret.
-    fingerprints: Vec<FingerprintConfig>,
+    /// The configuration with the first secret, if there is any: claims store that fingerprint.
+    fingerprint: FingerprintConfig,
+    /// The configurations with the other secrets.
+    former_fingerprints: Vec<FingerprintConfig>,
     // The naming secret never rotates, because one operation must have one record.
     names: Names,
-    /// The namespace and the route, as records describe them.
-    service: Box<str>,
-    route: Box<str>,
+    namespace: Box<str>,
+    /// The part of each description that is the same for all requests.
+    described: DescribedRoute,
 }
 
 impl Rules {
@@ -38,21 +40,21 @@ impl Rules {
     pub fn in_namespace(policy: Policy, namespace: &str) -> Self {
         let rule = policy.fingerprint.as_ref();
         let bind = bound(&policy);
-        let fingerprints =
-            secrets(&policy).map(|secret| FingerprintConfig::new(rule, bind, secret)).collect();
+        let config = |secret| FingerprintConfig::new(rule, bind, secret);
+        let mut secrets = policy.secrets.iter().map(Some);
+        let fingerprint = config(secrets.next().flatten());
+        let former_fingerprints = secrets.map(config).collect();
         let names = Names::new(namespace, policy.naming_secret.as_ref());
-        Self { policy, fingerprints, names, service: namespace.into(), route: Box::default() }
+        let described = DescribedRoute::new("", namespace);
+        let namespace = namespace.into();
+        Self { policy, fingerprint, former_fingerprints, names, namespace, described }
     }
 
     /// Sets the name of the route, by which records describe their requests to operators.
     #[must_use]
     pub fn on_route(mut self, name: &str) -> Self {
-        self.route = name.into();
+        self.described = DescribedRoute::new(name, &self.namespace);
         self
-    }
-
-    fn describe(&self, head: &Head<'_>) -> Bytes {
-        description::encode([head.method.as_str(), head.path(), &self.route, &self.service])
     }
 
     /// The policy.
@@ -233,14 +235,14 @@ impl Operation {
         rules.names.binding(bound(&rules.policy), &self.0.bound_to.0)
     }
 
-    /// Returns one fingerprinter for each secret, to be fed the request's body.
-    #[must_use]
-    pub fn fingerprinters(rules: &Rules, head: &Head<'_>) -> Vec<Fingerprinter> {
+    pub(super) fn fingerprinters(&self, rules: &Rules, head: &Head<'_>) -> Fingerprinters {
         let operation = rules.names.http_operation(head.method.as_str(), head.path());
         let start = |config: &FingerprintConfig| {
-            config.start(head.method, head.uri, head.headers).of_operation(operation)
+            let lines = &self.0.bound_to.0;
+            config.start_bound(head.method, head.uri, head.headers, lines).of_operation(operation)
         };
-        rules.fingerprints.iter().map(start).collect()
+        let others = rules.former_fingerprints.iter().map(start).collect();
+        Fingerprinters::new(start(&rules.fingerprint), others)
     }
 }
 
@@ -287,15 +289,8 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     };
     let route = (head.method.as_str(), head.path());
     let bound_to = lines_of(bound(policy), head.headers);
-    let description = rules.describe(head);
+    let description = rules.described.describe(head.method.as_str(), head.path());
     Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to, description))
-}
-
-/// Returns the lines of the headers of these names.
-fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> Vec<FieldLine> {
-    let lines = |name| headers.get_all(name).into_iter().map(move |value| (name, value));
-    let lines = names.iter().flat_map(lines);
-    lines.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {

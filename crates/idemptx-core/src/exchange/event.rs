@@ -1,9 +1,9 @@
 //! The inputs of an exchange ([`Event`]) and its outputs ([`Action`]).
 
 use super::Handled;
-use crate::fingerprint::{Fingerprint, Fingerprinter};
+use crate::fingerprint::{Fingerprint, Fingerprinters};
 use crate::key::RecordId;
-use crate::lease::Lease;
+use crate::lease::{Lease, Token};
 use crate::outcome::{Bypass, Rejection};
 use crate::record::State;
 use crate::response::StoredResponse;
@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The end of the request's body, after [`Action::ReadBody`].
-    Body(BodyEnd),
+    /// The end of the request's body, after [`Action::ReadBody`], and 128 random bits to claim with.
+    Body(BodyEnd, Token),
     /// The store's verdict, after [`Action::Claim`].
     Claimed(Result<Claim, StoreFailure>),
     /// The record in the store, after [`Action::Lookup`].
@@ -69,10 +69,8 @@ impl BodyEnd {
     ///
     /// A decompression bomb counts as [`TooLarge`](Self::TooLarge).
     #[must_use]
-    pub fn complete(fingerprinters: Vec<Fingerprinter>) -> Self {
-        let finished: Result<_, _> =
-            fingerprinters.into_iter().map(Fingerprinter::try_finish).collect();
-        finished.map_or(Self::TooLarge, Self::Whole)
+    pub fn complete(fingerprinters: Fingerprinters) -> Self {
+        fingerprinters.try_finish().map_or(Self::TooLarge, Self::Whole)
     }
 }
 
@@ -94,7 +92,8 @@ pub enum ProbeResult {
 #[non_exhaustive]
 pub enum Action {
     /// Read the request's body to its end or to `bytes_max`, hashing it with the
-    /// [fingerprinters](super::Operation::fingerprinters); then [`Event::Body`].
+    /// [fingerprinters](super::Exchange::fingerprinters); then [`Event::Body`], or
+    /// [`recall`](super::Exchange::recall) before it.
     ReadBody {
         /// The limit beyond which a body is [`BodyEnd::TooLarge`] and not buffered.
         bytes_max: u64,

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 
 use super::content_coding::{ContentCoding, DecompressionBomb, Undecodable};
 use super::json_value::{self, Pointer};
@@ -29,20 +28,21 @@ pub(super) enum Body {
 }
 
 impl Body {
+    pub(super) fn ignored(hasher: &mut Digest) -> Self {
+        hasher.update(&[BODY_IGNORED]);
+        Self::Ignored
+    }
+
+    /// Begins with the body of a request that has this one `Content-Type`.
     pub(super) fn new(
         rule: &FingerprintRule,
         pointers: &Arc<[Pointer]>,
+        content_type: Option<&HeaderValue>,
         headers: &HeaderMap,
         hasher: &mut Digest,
     ) -> Self {
-        let mut types = headers.get_all(CONTENT_TYPE).iter();
-        let content_type = types.next().filter(|_| types.next().is_none());
         let essence = content_type.map(essence).unwrap_or_default();
         let structure = match &rule.body {
-            BodyRule::None => {
-                hasher.update(&[BODY_IGNORED]);
-                return Self::Ignored;
-            }
             BodyRule::Json if json_value::is_type(essence) => Some(Structure::Json),
             BodyRule::Fields(_) if json_value::is_type(essence) => {
                 Some(Structure::Fields(Arc::clone(pointers)))

@@ -6,8 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::input::Input;
 use crate::exchange::{
-    Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, Operation, ProbeResult,
-    Rules,
+    Action, Answer, BodyEnd, Directive, Event, Exchange, Handled, Head, ProbeResult, Rules,
 };
 use crate::fingerprint::Fingerprint;
 use crate::lease::{Lease, Token};
@@ -26,12 +25,12 @@ pub fn exchange(data: &[u8]) {
     let name = HeaderName::from_static("idempotency-key");
     let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("k"))]);
     let head = Head::new(&method, &uri, &headers);
-    let token = || Token::from_bytes([7; Token::BYTES]);
-    let (mut exchange, mut action) = Exchange::begin(&rules, &head, token);
+    let token = Token::from_bytes([7; Token::BYTES]);
+    let (mut exchange, mut action) = Exchange::begin(&rules, &head);
     // Every step draws from the data, and what is drawn after their end leads to an answer.
     for _ in 0..data.len() + STEPS_AFTER_THE_DATA_MAX {
         let event = match action {
-            Action::ReadBody { .. } => Event::Body(world.body(&rules, &head)),
+            Action::ReadBody { .. } => Event::Body(world.body(&exchange, &head), token),
             Action::Answer { answer, deferred } => {
                 world.check(&answer, deferred.is_some());
                 return;
@@ -100,15 +99,12 @@ impl<'a> World<'a> {
         Timestamp::from_millis(self.millis)
     }
 
-    fn body(&mut self, rules: &Rules, head: &Head<'_>) -> BodyEnd {
+    fn body(&mut self, exchange: &Exchange, head: &Head<'_>) -> BodyEnd {
         match self.input.byte() {
             1 => BodyEnd::TooLarge,
             2 => BodyEnd::NoRoom,
             3 => BodyEnd::Failed,
-            _ => {
-                let prints = Operation::fingerprinters(rules, head).into_iter();
-                BodyEnd::Whole(prints.map(|print| print.finish()).collect())
-            }
+            _ => exchange.fingerprinters(head).map_or(BodyEnd::Failed, BodyEnd::complete),
         }
     }
 

@@ -137,9 +137,13 @@ impl Policy {
 
 /// Returns true for values that scripts and templates write in place of a key.
 fn is_placeholder(key: &Key) -> bool {
-    let text = key.as_str().trim().to_ascii_lowercase();
-    let encloses = |open, close| text.starts_with(open) && text.ends_with(close);
-    matches!(text.as_str(), "undefined" | "null" | "none" | "nil" | "nan" | NIL_UUID)
+    let text = key.as_str().trim();
+    let encloses = |open: &str, close: &str| {
+        let start = text.get(..open.len());
+        start.is_some_and(|it| it.eq_ignore_ascii_case(open)) && text.ends_with(close)
+    };
+    let words = ["undefined", "null", "none", "nil", "nan", NIL_UUID];
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
         || encloses("[object", "]")
         || encloses("{{", "}}")
         || encloses("${", "}")

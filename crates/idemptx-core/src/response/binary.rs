@@ -141,10 +141,15 @@ pub(crate) fn put_prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
 }
 
 pub(crate) fn put_varint(bytes: &mut Vec<u8>, value: u64) {
-    let length = varint_length(value);
     // The logarithm of the length stands in the two highest bits.
-    let marked = value | u64::from(length.ilog2()) << (8 * length - 2);
-    bytes.extend(marked.to_be_bytes().iter().skip(8 - length));
+    match varint_length(value) {
+        1 => bytes.push(value as u8),
+        length => {
+            let marked = value | u64::from(length.ilog2()) << (8 * length - 2);
+            let all = marked.to_be_bytes();
+            bytes.extend_from_slice(all.get(8 - length..).unwrap_or_default());
+        }
+    }
 }
 
 pub(crate) const KNOWN_LENGTH_RESPONSE: u64 = 1;

@@ -25,10 +25,20 @@ pub(super) fn strip_request<B>(
     request: &mut Request<B>,
     route: &ActiveRoute,
 ) -> Result<(), ProxyError> {
-    join_cookies(request.headers_mut());
-    drop_aliases(request.headers_mut(), route);
-    // Most requests have none; one scan is cheaper than the removals.
-    if !request.headers().keys().any(is_for_one_connection) {
+    // Most requests have nothing to join or to remove; one scan is cheaper than look-ups.
+    let (mut cookies, mut has_underscore, mut is_connected) = (0, false, false);
+    for (name, _) in request.headers() {
+        cookies += usize::from(*name == COOKIE);
+        has_underscore |= name.as_str().contains('_');
+        is_connected |= is_for_one_connection(name);
+    }
+    if cookies > 1 {
+        join_cookies(request.headers_mut());
+    }
+    if has_underscore {
+        drop_aliases(request.headers_mut(), route);
+    }
+    if !is_connected {
         return Ok(());
     }
     let upgrade = super::upgrade::permitted_protocol(request, route);
@@ -88,8 +98,27 @@ fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ProxyError
 }
 
 /// Returns whether [`strip_request`] or [`strip_answer`] might remove the field.
+///
+/// Every field of every message is asked about, so it is compared as a text: a comparison of names
+/// costs several times as much.
 fn is_for_one_connection(name: &HeaderName) -> bool {
-    [CONNECTION, EXPECT, TE, UPGRADE].contains(name) || HOPS.contains(name) || OURS.contains(name)
+    matches!(
+        name.as_str(),
+        "connection"
+            | "expect"
+            | "te"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "http2-settings"
+            | "idempotency-outcome"
+            | "idempotency-attempt"
+            | "idempotency-fence"
+            | "idempotency-derived"
+    )
 }
 
 fn strip_hops(headers: &mut HeaderMap) {
@@ -117,9 +146,6 @@ fn keep_trailers(headers: &mut HeaderMap) {
 /// CGI and what follows it (WSGI, Rack, PHP) give both the same variable, so that a client's
 /// `X_Forwarded_For` could be taken for the gateway's field.
 fn drop_aliases(headers: &mut HeaderMap, route: &ActiveRoute) {
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
     let is_alias = |name: &&HeaderName| {
         let plain = name.as_str().replace('_', "-");
         plain != name.as_str()
@@ -135,9 +161,6 @@ fn drop_aliases(headers: &mut HeaderMap, route: &ActiveRoute) {
 
 /// Joins cookie lines, which HTTP/2 may split but HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
-        return;
-    }
     let lines: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
@@ -240,3 +263,19 @@ const EXPOSED: &str = "Idempotency-Key, Idempotency-Status, Idempotency-Stored, 
 const CORS: &str = "access-control-";
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_that_is_removed_is_looked_for() {
+        let others = [CONNECTION, EXPECT, TE, UPGRADE];
+        for name in others.iter().chain(&HOPS).chain(&OURS) {
+            assert!(is_for_one_connection(name), "{name}");
+        }
+        for name in VOUCHED.iter().chain(&[HOST, COOKIE, KEY, STATUS]) {
+            assert!(!is_for_one_connection(name), "{name}");
+        }
+    }
+}

@@ -155,7 +155,7 @@ fn admit(
     if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
-    let host = target::resolve(&mut request)?;
+    target::resolve(&mut request)?;
     if table.limits.strict_paths && target::is_ambiguous(request.uri().path()) {
         return Err(ProxyError::AmbiguousPath);
     }
@@ -164,6 +164,7 @@ fn admit(
     {
         return Err(ProxyError::Expectation);
     }
+    let host = target::host(request.headers());
     let route =
         table.route(&host, request.method(), request.uri().path()).ok_or(ProxyError::NoRoute)?;
     let limits = BodyLimits::on_route(&table.limits, &route.config.limits);
@@ -189,7 +190,8 @@ async fn route_request(
     let Some(engine) = &route.engine else {
         let keyed = route.config.report_ignored && headers::has_key(request.headers());
         let request = request.map(UpstreamRequestBody::plain);
-        let mut response = forward_request(route, &peer, request, None).await;
+        // Boxed: replays need no room for it.
+        let mut response = Box::pin(forward_request(route, &peer, request, None)).await;
         if keyed {
             headers::mark_ignored(response.headers_mut());
         }

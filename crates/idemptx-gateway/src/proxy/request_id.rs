@@ -31,22 +31,32 @@ fn is_plain(id: &[u8]) -> bool {
 
 /// Makes an id of 32 digits, different for every request of every process.
 fn make() -> HeaderValue {
-    static SEED: OnceLock<[u8; 32]> = OnceLock::new();
+    static PROCESS: OnceLock<[u8; 16]> = OnceLock::new();
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     // Unique, not secret: the time and the process tell gateways apart that start together.
-    let seed = SEED.get_or_init(|| {
+    let process = PROCESS.get_or_init(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let host = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
         hasher.update(&now.as_nanos().to_be_bytes());
         hasher.update(&std::process::id().to_be_bytes());
         hasher.update(&host);
-        *hasher.finalize().as_bytes()
+        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
     });
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let digits = blake3::keyed_hash(seed, &number.to_be_bytes()).to_hex();
-    let id = HeaderValue::from_str(digits.get(..32).unwrap_or_default());
-    id.unwrap_or(HeaderValue::from_static("-"))
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    // The half that counts comes first, and its lowest byte before the others: logs are searched by
+    // the beginning of an id.
+    let mut id = [b'0'; 32];
+    let bytes = number.iter().rev().chain(process);
+    for (digits, byte) in id.chunks_exact_mut(2).zip(bytes) {
+        digits.copy_from_slice(&hex(*byte));
+    }
+    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-"))
+}
+
+fn hex(byte: u8) -> [u8; 2] {
+    let digit = |value: u8| if value < 10 { b'0' + value } else { b'a' + value - 10 };
+    [digit(byte >> 4), digit(byte & 15)]
 }
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

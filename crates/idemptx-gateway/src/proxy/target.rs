@@ -4,21 +4,22 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 
 use super::fault::ProxyError;
 
-/// Returns the request's host, and brings the target into origin form.
-///
-/// Afterwards `Host` is set for every version of HTTP.
+/// Brings the target into origin form, and sets `Host` for every version of HTTP.
 ///
 /// # Security
 ///
 /// Several hosts, none, or one that differs from the target's are rejected: a server up- or
 /// downstream may choose another one.
-pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError> {
+pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
     if !has_usual_form(request) {
         return Err(ProxyError::BadTarget);
+    }
+    if is_plain(request) {
+        return Ok(());
     }
     let named = request.uri().authority().cloned();
     let mut lines = request.headers().get_all(HOST).iter();
@@ -42,9 +43,33 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError>
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
+    Ok(())
+}
+
+/// Returns whether the target is a path and the host, which stands alone, a name or an address of
+/// version 4: most requests need no parser of authorities.
+fn is_plain<B>(request: &Request<B>) -> bool {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    let line = line.as_bytes();
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    request.uri().authority().is_none() && !line.is_empty() && line.iter().all(is_part)
+}
+
+/// Returns the host of a request whose target was [resolved](resolve), in lower case.
+pub(super) fn host(headers: &HeaderMap) -> Cow<'_, str> {
+    let line = headers.get(HOST).and_then(|line| line.to_str().ok()).unwrap_or_default();
+    let end = match line.find(']') {
+        Some(bracket) => bracket + 1,
+        None => line.find(':').unwrap_or(line.len()),
+    };
+    let host = line.get(..end).unwrap_or_default();
     // A dot at the end names the same host (RFC 3986 §3.2.2).
-    let host = authority.host().to_ascii_lowercase();
-    Ok(host.strip_suffix('.').map_or_else(|| host.clone(), str::to_owned))
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    }
 }
 
 /// Returns whether the target is a path, an absolute URL or `OPTIONS *` (RFC 9112 §3.2).

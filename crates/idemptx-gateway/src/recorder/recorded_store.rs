@@ -8,6 +8,7 @@ use idemptx::operator::{Inventory, Page, Query};
 use idemptx::store::{SafetyCheck, SafetyReport};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
+use idemptx_core::record::Record;
 use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
     Watch,
@@ -131,6 +132,15 @@ impl<S: Store> Store for RecordedStore<S> {
             None => (StoreResult::Ok, None),
         };
         self.step(StoreOperation::Lookup, (id, None), self.store.lookup(id), describe).await
+    }
+
+    /// Counts as a claim that found a result; one that finds nothing is followed by the claim itself.
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        let Some(admin) = &self.recorder.admin else { return self.store.recall(id) };
+        let began = Instant::now();
+        let record = self.store.recall(id)?;
+        admin.metrics.step(StoreOperation::Claim, StoreResult::Settled, began.elapsed());
+        Some(record)
     }
 
     fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {

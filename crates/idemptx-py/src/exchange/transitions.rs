@@ -35,7 +35,7 @@ impl PyExchange {
             machine: machine.typical(shared.typical().at(shared.now())),
             phase: Phase::Abandoned,
             id: None,
-            prints: Vec::new(),
+            prints: None,
             fed_bytes: 0,
             at_stake: false,
             lease: None,
@@ -57,12 +57,18 @@ impl PyExchange {
             return Some(exchange);
         };
         if declared_bytes(head.headers) > bytes_max {
-            exchange.advance(Event::Body(BodyEnd::TooLarge));
+            exchange.end(BodyEnd::TooLarge);
         } else {
-            exchange.prints = Operation::fingerprinters(shared.rules(), head);
+            exchange.prints = exchange.machine.fingerprinters(head);
             exchange.phase = Phase::Body { bytes_max };
         }
         Some(exchange)
+    }
+
+    /// Ends the body, and draws the token to claim with.
+    pub(super) fn end(&mut self, end: BodyEnd) -> i32 {
+        let token = self.shared.token();
+        self.advance(Event::Body(end, token))
     }
 
     /// Returns what makes a key protect less than its client believes.

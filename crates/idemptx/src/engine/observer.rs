@@ -48,7 +48,7 @@ impl Observation {
     /// Begins with a request's head.
     pub(crate) fn begin<S: Store>(engine: &Inner<S>) -> Self {
         let observe = engine.observer();
-        let is_observed = observe.is_some() || IS_TRACED;
+        let is_observed = observe.is_some() || is_traced();
         Self(is_observed.then(|| Observed { observe, began: Instant::now() }))
     }
 
@@ -127,4 +127,10 @@ fn trace(completed: &Completed) {
     );
 }
 
-const IS_TRACED: bool = cfg!(feature = "tracing");
+/// Returns `true` where anybody receives the event of an outcome.
+fn is_traced() -> bool {
+    #[cfg(feature = "tracing")]
+    return tracing::enabled!(target: "idemptx", tracing::Level::DEBUG);
+    #[cfg(not(feature = "tracing"))]
+    return false;
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
+use idemptx_core::record::Record;
 use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
     StoreError, Watch,
@@ -231,6 +232,10 @@ impl Store for AnyStore {
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         self.store.lookup(id).await
+    }
+
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        self.store.recall(id)
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
+use idemptx_core::record::Record;
 use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, Inventory, Page, Query, RecordSnapshot, Settlement, Store,
     StoreError, Watch,
@@ -38,6 +39,7 @@ pub(super) trait DynStore: Transactional + fmt::Debug + 'static {
         &'a self,
         id: &'a RecordId,
     ) -> BoxFuture<'a, Result<Option<RecordSnapshot>, StoreError>>;
+    fn recall(&self, id: &RecordId) -> Option<Record>;
     fn watch<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Option<Watch>>;
     fn maintain(&self);
     fn capabilities(&self) -> Capabilities;
@@ -76,6 +78,10 @@ impl<S: Store + Inventory + SafetyCheck + Transactional> DynStore for S {
         id: &'a RecordId,
     ) -> BoxFuture<'a, Result<Option<RecordSnapshot>, StoreError>> {
         Box::pin(Store::lookup(self, id))
+    }
+
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        Store::recall(self, id)
     }
 
     fn watch<'a>(&'a self, id: &'a RecordId) -> BoxFuture<'a, Option<Watch>> {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
+use idemptx_core::record::Record;
 use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
     Watch,
@@ -198,6 +199,13 @@ impl Store for MemoryStore {
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
         Ok(self.0.step(self.0.shard(id), |shard, now| shard.lookup(id, now)))
+    }
+
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        match self.0.step(self.0.shard(id), |shard, now| shard.lookup(id, now)) {
+            Some(RecordSnapshot::Settled(record)) => Some(record),
+            _ => None,
+        }
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::Response;
 use idemptx_core::exchange::Rules;
@@ -11,7 +11,7 @@ use idemptx_core::response_headers::mark;
 use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;
-use crate::detachable::{Attachment, Detachable};
+use crate::detachable::Detachable;
 
 pin_project! {
     /// The future of a response; dropping it does not cancel a handler that runs under a key.
@@ -31,8 +31,12 @@ pin_project! {
             inner: F,
             outcome: Option<(Arc<Rules>, Outcome)>,
         },
-        Keyed {
-            exchange: Detachable<Result<Response<ResponseBody<B>>, E>>,
+        // Nothing is claimed yet: dropped here, it leaves nothing.
+        Opening {
+            opening: BoxOpening<B, E>,
+        },
+        Running {
+            exchange: Exchange<B, E>,
         },
         Refused {
             response: Option<Box<Response<ResponseBody<B>>>>,
@@ -40,6 +44,16 @@ pin_project! {
     }
 }
 
+/// A request under a key whose body has been read.
+pub(super) enum Opened<B, E> {
+    /// Its result was at hand.
+    Answered(Response<ResponseBody<B>>),
+    /// The store has to be asked.
+    Running(Exchange<B, E>),
+}
+
+type Exchange<B, E> = Detachable<Result<Response<ResponseBody<B>>, E>>;
+pub(super) type BoxOpening<B, E> = Pin<Box<dyn Future<Output = Opened<B, E>> + Send>>;
 pub(super) type BoxExchange<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
 
@@ -53,12 +67,8 @@ impl<F, B, E> ResponseFuture<F, B, E> {
         Self { state: State::Pass { inner, outcome: None } }
     }
 
-    pub(super) fn keyed(attachment: Attachment, exchange: BoxExchange<B, E>) -> Self
-    where
-        B: 'static,
-        E: 'static,
-    {
-        Self { state: State::Keyed { exchange: Detachable::new(attachment, exchange) } }
+    pub(super) const fn keyed(opening: BoxOpening<B, E>) -> Self {
+        Self { state: State::Opening { opening } }
     }
 
     pub(super) fn refused(response: Response<ResponseBody<B>>) -> Self {
@@ -73,8 +83,17 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Keyed { exchange } => Pin::new(exchange).poll(cx),
+        let mut state = self.project().state;
+        if let StateProjection::Opening { opening } = state.as_mut().project() {
+            match ready!(opening.as_mut().poll(cx)) {
+                Opened::Answered(response) => return Poll::Ready(Ok(response)),
+                Opened::Running(exchange) => state.set(State::Running { exchange }),
+            }
+        }
+        match state.project() {
+            StateProjection::Running { exchange } => Pin::new(exchange).poll(cx),
+            // It has become the above.
+            StateProjection::Opening { .. } => Poll::Pending,
             StateProjection::Refused { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(*response)),
                 // Polled after its end, for which no future promises anything.

@@ -11,7 +11,7 @@ use http_body_util::LengthLimitError;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
 };
-use idemptx_core::fingerprint::{Fingerprint, Fingerprinter};
+use idemptx_core::fingerprint::{Fingerprint, Fingerprinters};
 use idemptx_core::key::Scope;
 use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
 use idemptx_core::problem::Problem;
@@ -22,9 +22,10 @@ use tower_service::Service;
 
 use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
 use super::capture::{Call, Handler, HandlerOutput};
-use super::future::{BoxExchange, ResponseFuture};
+use super::future::{BoxExchange, BoxOpening, Opened, ResponseFuture};
 #[cfg(feature = "spool")]
 use super::spooling::spooled;
+use crate::detachable::Detachable;
 use crate::drive::{Driven, Driver, Failure, Reply, drive};
 use crate::engine::{Engine, Inner, Observation, RenderFn};
 #[cfg(feature = "axum")]
@@ -85,7 +86,7 @@ where
                 Head::new(&parts.method, client_uri(&parts.extensions, &parts.uri), &parts.headers)
                     .in_scope(scope_of(engine, &parts))
                     .accepting(engine.accepts());
-            Exchange::begin(engine.rules(), &head, || engine.token())
+            Exchange::begin(engine.rules(), &head)
         };
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
         let rejection = match action {
@@ -94,13 +95,11 @@ where
                 if let Some(operation) = exchange.operation() {
                     crate::engine::warn_of_key(engine.policy(), operation, request.headers());
                 }
-                let driver = Driver::new(engine, exchange.typical(engine.typical_now()));
-                let attachment = driver.attachment();
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
-                let call = Box::new(Call { inner, request });
-                let exchange = run_exchange(driver, bytes_max, call, observation);
-                return ResponseFuture::keyed(attachment, exchange);
+                let (engine, call) = (Arc::clone(engine), Call { inner, request });
+                let opening = open_exchange(engine, exchange, bytes_max, call, observation);
+                return ResponseFuture::keyed(opening);
             }
             Action::Answer { answer: Answer::Pass(bypass), .. } => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
@@ -140,11 +139,71 @@ fn client_uri<'a>(extensions: &'a Extensions, uri: &'a Uri) -> &'a Uri {
     uri
 }
 
-/// Runs a request under a key, from its body to its response.
-fn run_exchange<S, T, B, C>(
-    mut driver: Box<Driver<S>>,
+/// Reads the body of a request under a key, and answers it if its result is at hand.
+///
+/// The driver and the future of everything else are made only for the others: most requests that
+/// find a result need neither.
+fn open_exchange<S, T, B, C>(
+    engine: Arc<Inner<S>>,
+    mut exchange: Exchange,
     bytes_max: u64,
-    mut call: Box<Call<T, B>>,
+    mut call: Call<T, B>,
+    observation: Observation,
+) -> BoxOpening<C, T::Error>
+where
+    S: Store,
+    T: Service<Request<RequestBody<B>>, Response = Response<C>> + Send + 'static,
+    T::Future: Send + 'static,
+    T::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+    C: Body<Data = Bytes> + Send + 'static,
+    C::Error: Into<BodyError>,
+{
+    Box::pin(async move {
+        let end = read_request(&engine, &exchange, &mut call.request, bytes_max).await;
+        let end = match recall(&engine, &mut exchange, end) {
+            Ok(response) => {
+                let outcome = Outcome::Replayed;
+                let (operation, print) = (exchange.operation(), exchange.fingerprint());
+                observation.end(&outcome, operation.map(Operation::id));
+                let response = replayed(response);
+                return Opened::Answered(marked(
+                    response,
+                    engine.rules(),
+                    outcome,
+                    operation,
+                    print,
+                ));
+            }
+            Err(end) => end,
+        };
+        let mut driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
+        let action = driver.step(Event::Body(end, engine.token()));
+        let attachment = driver.attachment();
+        let exchange = run_exchange(driver, action, Box::new(call), observation);
+        Opened::Running(Detachable::new(attachment, exchange))
+    })
+}
+
+/// Returns the response to replay, if the store has it at hand; otherwise the end of the body.
+fn recall<S: Store>(
+    engine: &Inner<S>,
+    exchange: &mut Exchange,
+    end: BodyEnd,
+) -> Result<StoredResponse, BodyEnd> {
+    let id = exchange.operation().map(Operation::id);
+    match id.and_then(|id| engine.store().recall(&id)) {
+        Some(record) => exchange.recall(end, &record),
+        None => Err(end),
+    }
+}
+
+/// Runs a request under a key whose body has been read, to its response.
+fn run_exchange<S, T, B, C>(
+    driver: Box<Driver<S>>,
+    action: Action,
+    call: Box<Call<T, B>>,
     observation: Observation,
 ) -> BoxExchange<C, T::Error>
 where
@@ -158,11 +217,9 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let end = read_request(driver.engine(), &mut call.request, bytes_max).await;
         let version = call.request.version();
         let mut marker = Marker::before_body(driver.engine(), call.request.headers());
         let driving = {
-            let action = driver.step(Event::Body(end));
             marker.body_read(&driver);
             let engine = Arc::clone(driver.engine());
             drive(driver, action, Handler { call, engine })
@@ -242,6 +299,7 @@ fn note_bypass<B>(
 /// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.
 async fn read_request<S, B>(
     engine: &Inner<S>,
+    exchange: &Exchange,
     request: &mut Request<RequestBody<B>>,
     bytes_max: u64,
 ) -> BodyEnd
@@ -250,14 +308,14 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
-    let mut prints = {
+    let prints = {
         let uri = client_uri(request.extensions(), request.uri());
-        let head = Head::new(request.method(), uri, request.headers());
-        Operation::fingerprinters(engine.rules(), &head)
+        exchange.fingerprinters(&Head::new(request.method(), uri, request.headers()))
     };
+    // An exchange whose body is read has a key.
+    let Some(mut prints) = prints else { return BodyEnd::Failed };
     let body = request.body_mut();
-    let see = |data: &[u8]| prints.iter_mut().for_each(|it| it.update(data));
-    match read(&mut *body, bytes_max, see).await {
+    match read(&mut *body, bytes_max, |data| prints.update(data)).await {
         Read::Whole(whole) => {
             body.put_back(whole);
             BodyEnd::complete(prints)
@@ -290,7 +348,7 @@ async fn read_large<S, B>(
     engine: &Inner<S>,
     read: Whole,
     rest: &mut RequestBody<B>,
-    prints: Vec<Fingerprinter>,
+    prints: Fingerprinters,
 ) -> BodyEnd
 where
     S: Store,
@@ -299,7 +357,7 @@ where
 {
     #[cfg(feature = "spool")]
     if let Some(spool) = engine.spool()
-        && !prints.iter().any(Fingerprinter::keeps_body)
+        && !prints.keeps_body()
     {
         return Box::pin(spooled(spool, read, rest, prints)).await;
     }
@@ -345,15 +403,25 @@ impl Marker {
         response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())))
     }
 
-    fn mark<C>(&self, mut response: Response<C>, outcome: Outcome) -> Response<C> {
-        let (operation, print) = (self.operation.as_ref(), self.print.as_ref());
-        mark(response.headers_mut(), &self.rules, &outcome, operation, print);
-        response.extensions_mut().insert(outcome);
-        if let Some(operation) = operation {
-            response.extensions_mut().insert(operation.id());
-        }
-        response
+    fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {
+        marked(response, &self.rules, outcome, self.operation.as_ref(), self.print.as_ref())
     }
+}
+
+/// Adds to a response what the client and the layers outside are to know of its outcome.
+fn marked<C>(
+    mut response: Response<C>,
+    rules: &Rules,
+    outcome: Outcome,
+    operation: Option<&Operation>,
+    print: Option<&Fingerprint>,
+) -> Response<C> {
+    mark(response.headers_mut(), rules, &outcome, operation, print);
+    response.extensions_mut().insert(outcome);
+    if let Some(operation) = operation {
+        response.extensions_mut().insert(operation.id());
+    }
+    response
 }
 
 fn replayed<C>(stored: StoredResponse) -> Response<ResponseBody<C>> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use idemptx_core::exchange::BodyEnd;
-use idemptx_core::fingerprint::Fingerprinter;
+use idemptx_core::fingerprint::Fingerprinters;
 
 use super::body::{BodyError, RequestBody, Whole};
 use super::service::broken_end;
@@ -18,7 +18,7 @@ pub(super) async fn spooled<B>(
     spool: &Spool,
     read: Whole,
     rest: &mut RequestBody<B>,
-    mut prints: Vec<Fingerprinter>,
+    mut prints: Fingerprinters,
 ) -> BodyEnd
 where
     B: Body<Data = Bytes> + Unpin,
@@ -61,7 +61,7 @@ async fn taken<B>(
     body: &mut Spooling,
     read: &Whole,
     rest: &mut RequestBody<B>,
-    prints: &mut [Fingerprinter],
+    prints: &mut Fingerprinters,
 ) -> Result<HeaderMap, Broken>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -78,7 +78,7 @@ where
     while let Some(frame) = next().await? {
         match frame.into_data() {
             Ok(data) => {
-                prints.iter_mut().for_each(|print| print.update(&data));
+                prints.update(&data);
                 body.push(&data).await.map_err(Broken::Refused)?;
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),

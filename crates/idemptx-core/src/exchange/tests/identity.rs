@@ -7,7 +7,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, StatusCode, Uri};
 
 use super::passage::{Passage, Stored};
-use super::world::{begin, fingerprint, head_parts, rules, token};
+use super::world::{begin, fingerprint, fingerprints, head_parts, rules, token};
 use crate::exchange::{Action, BodyEnd, Event, Exchange, Handled, Head, Operation, Rules};
 use crate::fingerprint::{BodyRule, Fingerprint, FingerprintRule};
 use crate::key::{Key, RecordId, Scope};
@@ -48,8 +48,8 @@ impl Sent {
         };
         let uri = Uri::from_static(self.path);
         let head = Head::new(&method, &uri, &headers).sent_to(self.client_path);
-        let (exchange, _) = Exchange::begin(rules, &head, || token(1));
-        let print = Operation::fingerprinters(rules, &head).remove(0).finish();
+        let (exchange, _) = Exchange::begin(rules, &head);
+        let print = exchange.fingerprinters(&head).unwrap().try_finish().unwrap().remove(0);
         (exchange.operation().unwrap().clone(), print)
     }
 }
@@ -134,15 +134,9 @@ fn an_operation_keeps_its_record_and_its_derived_keys_while_secrets_rotate() {
     // A record that was made before the rotation is compared under the secret that made it.
     let stored = fingerprint(&before, "a");
     for (body, expected) in [("a", "replay"), ("b", "refuse")] {
-        let (mut exchange, _) = begin(&after, 1);
-        let (method, uri, headers) = head_parts();
-        let prints = Operation::fingerprinters(&after, &Head::new(&method, &uri, &headers));
-        let prints = prints.into_iter().map(|mut print| {
-            print.update(body.as_bytes());
-            print.finish()
-        });
+        let mut exchange = begin(&after);
         let now = Timestamp::default();
-        let whole = Event::Body(BodyEnd::Whole(prints.collect()));
+        let whole = Event::Body(BodyEnd::Whole(fingerprints(&after, body)), token(1));
         let Action::Claim { id, claim_request } = exchange.step(whole, now) else { panic!() };
         let mut cell = Passage::new(&before, Stored::Done(201)).cell;
         cell.record.as_mut().unwrap().fingerprint = stored;
@@ -217,8 +211,8 @@ fn a_claim_is_kept_for_two_leases_at_least() {
         let rules = rules(|policy| {
             (policy.retain, policy.key_retain, policy.lease) = (retain, retain, lease);
         });
-        let (mut exchange, _) = begin(&rules, 1);
-        let whole = Event::Body(BodyEnd::Whole(vec![fingerprint(&rules, "a")]));
+        let mut exchange = begin(&rules);
+        let whole = Event::Body(BodyEnd::Whole(vec![fingerprint(&rules, "a")]), token(1));
         let action = exchange.step(whole, Timestamp::default());
         let Action::Claim { claim_request, .. } = action else { panic!("{action:?}") };
         assert_eq!(claim_request.retain, expected);

@@ -80,10 +80,10 @@ impl<'a> Passage<'a> {
         print: crate::fingerprint::Fingerprint,
         handled: Handled,
     ) -> String {
-        let (mut exchange, _) = begin(self.rules, 1);
+        let mut exchange = begin(self.rules);
         let mut now = NOW;
         let at = Timestamp::from_millis;
-        let mut action = exchange.step(Event::Body(BodyEnd::Whole(vec![print])), at(now));
+        let mut action = exchange.step(Event::Body(BodyEnd::Whole(vec![print]), token(1)), at(now));
         let mut trace = String::new();
         loop {
             let event = match action {

@@ -17,6 +17,7 @@ use crate::policy::{
     KeyPattern, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic, OnStoreError,
     Policy, ScopeRule, Statuses,
 };
+use crate::record::Record;
 use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
 
@@ -93,9 +94,35 @@ fn what_is_stored_and_what_comes_decide() {
     ];
     for (number, (stored, body, change, expected)) in rows.iter().enumerate() {
         let rules = rules(*change);
-        let trace = Passage::new(&rules, *stored).play(body, CREATED);
-        assert_eq!(&trace, expected, "row {number}");
+        let passage = Passage::new(&rules, *stored);
+        let record = passage.cell.record.clone().filter(|_| !passage.cell.corrupt);
+        assert_eq!(&passage.play(body, CREATED), expected, "row {number}");
+        // Where a driver has the record at hand it answers the same, or claims.
+        let whole = || BodyEnd::Whole(vec![fingerprint(&rules, body)]);
+        match record.map(|record| begin(&rules).recall(whole(), &record)) {
+            Some(Ok(response)) => {
+                let replayed =
+                    Action::Answer { answer: Answer::Replay(Box::new(response)), deferred: None };
+                assert_eq!(&format!("claim, {}", describe(replayed)), expected, "row {number}");
+            }
+            Some(Err(BodyEnd::Whole(_))) | None => {
+                assert!(!expected.starts_with("claim, replay"), "row {number}");
+            }
+            Some(Err(end)) => panic!("row {number}: {end:?}"),
+        }
     }
+}
+
+#[test]
+fn nothing_is_recalled_for_a_body_that_is_not_whole_or_from_another_record() {
+    let rules = rules(|_| {});
+    let record = Passage::new(&rules, Stored::Done(201)).cell.record.unwrap();
+    let end = begin(&rules).recall(BodyEnd::TooLarge, &record);
+    assert!(matches!(end, Err(BodyEnd::TooLarge)), "{end:?}");
+    let other = Record { id: crate::key::RecordId::from_bytes([1; 32]), ..record };
+    let whole = BodyEnd::Whole(vec![fingerprint(&rules, "a")]);
+    let end = begin(&rules).recall(whole, &other);
+    assert!(matches!(end, Err(BodyEnd::Whole(_))), "{end:?}");
 }
 
 #[test]
@@ -238,7 +265,7 @@ fn the_gate_admits_in_order() {
         let method = method.parse::<Method>().unwrap();
         let uri = Uri::from_static("/orders");
         let head = Head::new(&method, &uri, &headers);
-        let (_, action) = Exchange::begin(&rules(*change), &head, || token(1));
+        let (_, action) = Exchange::begin(&rules(*change), &head);
         let trace = match action {
             Action::ReadBody { .. } => "read".to_owned(),
             action => describe(action),
@@ -252,7 +279,7 @@ fn an_application_may_refuse_keys_of_another_form() {
     let (method, uri, headers) = head_parts();
     let uuid_only = |key: &Key| key.as_str().len() == 36;
     let head = Head::new(&method, &uri, &headers).accepting(Some(&uuid_only));
-    let (_, action) = Exchange::begin(&rules(|_| {}), &head, || token(1));
+    let (_, action) = Exchange::begin(&rules(|_| {}), &head);
     assert_eq!(describe(action), "refuse 400 invalid-key");
 }
 
@@ -267,9 +294,9 @@ fn a_body_that_cannot_be_read_claims_nothing() {
         (BodyEnd::Failed, OnLargeBody::Skip, "refuse 400 body-unreadable"),
     ];
     for (end, choice, expected) in rows {
-        let (mut exchange, _) = begin(&rules(|policy| policy.on_large_body = choice), 1);
+        let mut exchange = begin(&rules(|policy| policy.on_large_body = choice));
         assert!(exchange.abandon().is_none());
-        let action = exchange.step(Event::Body(end), Timestamp::default());
+        let action = exchange.step(Event::Body(end, token(1)), Timestamp::default());
         assert_eq!(describe(action), expected);
     }
 }
@@ -285,7 +312,8 @@ fn a_key_of_another_principal_is_refused_like_a_reused_one() {
             headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static(credential));
         }
         let head = Head::new(&method, &uri, &headers);
-        crate::exchange::Operation::fingerprinters(&rules, &head).remove(0).finish()
+        let (exchange, _) = Exchange::begin(&rules, &head);
+        exchange.fingerprinters(&head).unwrap().try_finish().unwrap().remove(0)
     };
     for state in [Stored::Done(201), Stored::Done(422), Stored::Running, Stored::Orphan] {
         for (mine, theirs, same) in [
@@ -408,9 +436,9 @@ fn a_scope_that_has_too_many_new_keys_is_slowed_down() {
 #[test]
 fn want_of_room_is_refused_even_where_a_store_that_is_away_is_not() {
     let rules = rules(|policy| policy.on_store_error = OnStoreError::FailOpen);
-    let (mut exchange, _) = begin(&rules, 1);
+    let mut exchange = begin(&rules);
     let prints = vec![fingerprint(&rules, "a")];
-    exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
+    exchange.step(Event::Body(BodyEnd::Whole(prints), token(1)), Timestamp::default());
     let full = Event::Claimed(Err(ErrorKind::Full.into()));
     assert_eq!(describe(exchange.step(full, Timestamp::default())), "refuse 503 store-unavailable");
 }
@@ -420,9 +448,9 @@ fn a_certain_refusal_leaves_nothing_to_release_and_passes_its_hint_on() {
     let refused = StoreError::new(ErrorKind::Refused).with_retry_after(Duration::from_secs(7));
     for choice in [OnStoreError::FailClosed, OnStoreError::FailOpen] {
         let rules = rules(|policy| policy.on_store_error = choice);
-        let (mut exchange, _) = begin(&rules, 1);
+        let mut exchange = begin(&rules);
         let prints = vec![fingerprint(&rules, "a")];
-        exchange.step(Event::Body(BodyEnd::Whole(prints)), Timestamp::default());
+        exchange.step(Event::Body(BodyEnd::Whole(prints), token(1)), Timestamp::default());
         let event = Event::Claimed(Err(refused.failure()));
         let action = exchange.step(event, Timestamp::default());
         let Action::Answer { answer, deferred: None } = action else { panic!("{action:?}") };
@@ -440,10 +468,10 @@ fn a_certain_refusal_leaves_nothing_to_release_and_passes_its_hint_on() {
 #[test]
 fn a_client_that_leaves_early_leaves_no_claim() {
     let rules = rules(|_| {});
-    let (mut exchange, _) = begin(&rules, 1);
+    let mut exchange = begin(&rules);
     let prints = vec![fingerprint(&rules, "a")];
     let now = Timestamp::default();
-    exchange.step(Event::Body(BodyEnd::Whole(prints)), now);
+    exchange.step(Event::Body(BodyEnd::Whole(prints), token(1)), now);
     assert!(
         matches!(exchange.abandon(), Some(Deferred::Release(lease)) if lease.token == token(1))
     );

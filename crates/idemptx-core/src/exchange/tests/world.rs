@@ -162,29 +162,22 @@ pub(super) fn id() -> RecordId {
 }
 
 /// Returns the fingerprint of a keyed POST with this body.
-pub(super) fn fingerprint(rules: &Rules, body: &str) -> Fingerprint {
-    let (method, uri, headers) = head_parts();
-    let head = Head::new(&method, &uri, &headers);
-    let mut print = crate::exchange::Operation::fingerprinters(rules, &head).remove(0);
-    print.update(body.as_bytes());
-    print.finish()
+pub(super) fn fingerprint(rules: &Arc<Rules>, body: &str) -> Fingerprint {
+    fingerprints(rules, body).remove(0)
 }
 
 /// Returns the fingerprints of a keyed POST under every secret.
-pub(super) fn fingerprints(rules: &Rules, body: &str) -> Vec<Fingerprint> {
+pub(super) fn fingerprints(rules: &Arc<Rules>, body: &str) -> Vec<Fingerprint> {
     let (method, uri, headers) = head_parts();
     let head = Head::new(&method, &uri, &headers);
-    let prints = crate::exchange::Operation::fingerprinters(rules, &head);
-    let finish = |mut print: crate::fingerprint::Fingerprinter| {
-        print.update(body.as_bytes());
-        print.finish()
-    };
-    prints.into_iter().map(finish).collect()
+    let mut prints = Exchange::begin(rules, &head).0.fingerprinters(&head).unwrap();
+    prints.update(body.as_bytes());
+    prints.try_finish().unwrap()
 }
 
-pub(super) fn begin(rules: &Arc<Rules>, n: u8) -> (Exchange, crate::exchange::Action) {
+pub(super) fn begin(rules: &Arc<Rules>) -> Exchange {
     let (method, uri, headers) = head_parts();
-    Exchange::begin(rules, &Head::new(&method, &uri, &headers), || token(n))
+    Exchange::begin(rules, &Head::new(&method, &uri, &headers)).0
 }
 
 pub(super) fn head_parts() -> (Method, Uri, HeaderMap) {

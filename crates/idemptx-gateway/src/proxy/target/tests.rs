@@ -1,6 +1,34 @@
-//! Paths that can be read in two ways.
+//! Hosts, and paths that can be read in two ways.
 
-use super::is_ambiguous;
+use http::Request;
+
+use super::{host, is_ambiguous, resolve};
+
+#[test]
+fn a_host_is_compared_in_lower_case_and_without_its_port() {
+    for (line, expected) in [
+        ("api.example.com", "api.example.com"),
+        ("API.Example.com.", "api.example.com"),
+        ("api_1.example.com:8080", "api_1.example.com"),
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("[::1]", "[::1]"),
+        ("[2001:DB8::1]:8080", "[2001:db8::1]"),
+    ] {
+        let mut request = Request::get("/orders").header("host", line).body(()).unwrap();
+        assert!(resolve(&mut request).is_ok(), "{line}");
+        assert_eq!(host(request.headers()), expected);
+        let absolute = format!("http://{line}/orders");
+        let mut request = Request::get(absolute).body(()).unwrap();
+        assert!(resolve(&mut request).is_ok(), "{line}");
+        assert_eq!((&*host(request.headers()), request.uri().path()), (expected, "/orders"));
+    }
+    for line in ["", "a b", "user@host", "a:", "a:x", "a:99999", "a:80:80", "a/b", "[::1", "a,b"] {
+        let request = Request::get("/orders").header("host", line);
+        assert!(resolve(&mut request.body(()).unwrap()).is_err(), "{line}");
+    }
+    let request = Request::get("/orders").header("host", "a").header("host", "a");
+    assert!(resolve(&mut request.body(()).unwrap()).is_err(), "two lines");
+}
 
 #[test]
 fn a_path_that_another_server_would_take_for_another_is_ambiguous() {

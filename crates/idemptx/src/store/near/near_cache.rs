@@ -107,7 +107,7 @@ impl<S> NearCache<S> {
         self.hits.load(Ordering::Relaxed)
     }
 
-    fn recall(&self, id: &RecordId) -> Option<Record> {
+    fn recall_counted(&self, id: &RecordId) -> Option<Record> {
         let record = self.cache.recall(id)?;
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(record)
@@ -158,7 +158,7 @@ impl<S: Store> Store for NearCache<S> {
     /// Answers from the cache without an allocation; the future of the store is boxed.
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
         if request.expected.is_none()
-            && let Some(record) = self.recall(id)
+            && let Some(record) = self.recall_counted(id)
         {
             return Ok(Claim::Found(RecordSnapshot::Settled(record)));
         }
@@ -189,10 +189,14 @@ impl<S: Store> Store for NearCache<S> {
     }
 
     async fn lookup(&self, id: &RecordId) -> Result<Option<RecordSnapshot>, StoreError> {
-        match self.recall(id) {
+        match self.recall_counted(id) {
             Some(record) => Ok(Some(RecordSnapshot::Settled(record))),
             None => Box::pin(self.ask_for(id)).await,
         }
+    }
+
+    fn recall(&self, id: &RecordId) -> Option<Record> {
+        self.recall_counted(id).or_else(|| self.store.recall(id))
     }
 
     async fn watch(&self, id: &RecordId) -> Option<Watch> {

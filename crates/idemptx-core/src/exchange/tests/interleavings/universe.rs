@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::mutants::Mutant;
 use super::steps::{Step, brief};
 use super::{Client, Ended, Scenario, Trace, World};
-use crate::exchange::tests::world::{begin, fingerprints, response};
+use crate::exchange::tests::world::{begin, fingerprints, response, token};
 use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Exchange, Handled};
 use crate::lease::Lease;
 use crate::record::{Record, State};
@@ -83,9 +83,25 @@ impl World {
             // Clients differ in nothing but their number: let them arrive in its order.
             Client::Absent if n > 0 && matches!(self.clients[n - 1], Client::Absent) => {}
             Client::Absent => {
-                let (mut exchange, _) = begin(scenario.rules_of(n), n as u8 + 1);
+                let mut exchange = begin(scenario.rules_of(n));
                 let prints = fingerprints(scenario.rules_of(n), "a");
-                let event = Event::Body(BodyEnd::Whole(prints));
+                let mut end = BodyEnd::Whole(prints);
+                if let Some(record) = &self.cell.record {
+                    match exchange.recall(end, record) {
+                        Ok(response) => {
+                            let answer = Answer::Replay(Box::new(response));
+                            let action = Action::Answer { answer, deferred: None };
+                            let mut world = self.then(format!("{n} recalls"));
+                            world.perform(n, exchange, action, scenario)?;
+                            next.push(world);
+                            // Another process has nothing to recall, and claims.
+                            exchange = begin(scenario.rules_of(n));
+                            end = BodyEnd::Whole(fingerprints(scenario.rules_of(n), "a"));
+                        }
+                        Err(same) => end = same,
+                    }
+                }
+                let event = Event::Body(end, token(n as u8 + 1));
                 let action = exchange.step(event, Timestamp::from_millis(self.now));
                 let mut world = self.then(format!("{n} arrives"));
                 world.assert_one_name(n, &exchange, scenario)?;
