@@ -4,11 +4,13 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use idemptx::store::SafetyCheck as _;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection, Store};
@@ -137,7 +139,7 @@ fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
 #[must_use]
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime() {
         // Never dropped: shutting the runtime down could close an upstream connection before the
         // request on it, which would then count as lost and release a claim that must lapse
         // instead.
@@ -158,6 +160,20 @@ pub fn main() -> ExitCode {
     let code = ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()));
     logging::flush();
     code
+}
+
+/// Returns the runtime of the process.
+///
+/// On a single core a request is not handed over between threads: the scheduler for several would
+/// only add locks and wake-ups.
+fn runtime() -> io::Result<Runtime> {
+    let chosen = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|text| text.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder = match chosen.unwrap_or_else(cores) {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }
 
 async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {

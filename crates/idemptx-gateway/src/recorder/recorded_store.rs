@@ -136,10 +136,12 @@ impl<S: Store> Store for RecordedStore<S> {
 
     /// Counts as a claim that found a result; one that finds nothing is followed by the claim itself.
     fn recall(&self, id: &RecordId) -> Option<Record> {
-        let Some(admin) = &self.recorder.admin else { return self.store.recall(id) };
-        let began = Instant::now();
+        let began = self.recorder.admin.as_ref().map(|admin| (admin, Instant::now()));
         let record = self.store.recall(id)?;
-        admin.metrics.step(StoreOperation::Claim, StoreResult::Settled, began.elapsed());
+        self.recorder.traces.start_step(StoreOperation::Claim, None).end(StoreResult::Settled);
+        if let Some((admin, began)) = began {
+            admin.metrics.step(StoreOperation::Claim, StoreResult::Settled, began.elapsed());
+        }
         Some(record)
     }
 
