@@ -9,7 +9,6 @@ mod outage;
 mod readiness;
 mod recorded_store;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ pub(crate) use self::recorded_store::{RecordedStore, poll};
 use crate::config::Log;
 use crate::logging::LogRate;
 use crate::metrics::Metrics;
+use crate::network::ClientAddress;
 use crate::observation::{CompletedRequest, UpstreamResult};
 use crate::traces::Tracer;
 
@@ -132,7 +132,7 @@ impl Recorder {
 
     /// Records a client connection that was refused: for want of a place or of a TLS handshake, or
     /// for bytes that are no request.
-    pub(crate) fn connection_refused(&self, client: IpAddr, reason: &'static str) {
+    pub(crate) fn connection_refused(&self, client: ClientAddress, reason: &'static str) {
         if self.log.access
             && let Some(suppressed) = self.refusals.admit()
         {

@@ -1,6 +1,5 @@
 //! Routes requests of operators, and protects the responses.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 use super::auth::{AccessDenied, AccessPolicy, actor};
 use crate::config::Admin;
 use crate::metrics::CurrentValues;
+use crate::network::ClientAddress;
 use crate::proxy::RoutingTable;
 use crate::recorder::Recorder;
 
@@ -41,7 +41,7 @@ pub(super) struct ApiProblem {
 /// The caller of a change, for the audit log.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub(super) address: IpAddr,
+    pub(super) address: ClientAddress,
     pub(super) name: String,
 }
 
@@ -59,7 +59,11 @@ impl AdminService {
     /// # Security
     ///
     /// Bodies are limited in size and time; the body of a denied request is not read.
-    pub(crate) async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Response<Full<Bytes>>
+    pub(crate) async fn answer<B>(
+        &self,
+        peer: ClientAddress,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BodyError>,

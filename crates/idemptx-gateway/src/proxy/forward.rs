@@ -25,6 +25,7 @@ use super::headers::{ATTEMPT, DERIVED, FENCE};
 use super::routing_table::ActiveRoute;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
 use crate::connection_limit::RequestConnection;
+use crate::network::ClientAddress;
 use crate::request_body::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use crate::traces::TraceContext;
 use crate::upstream::{SendError, UpstreamBody};
@@ -32,9 +33,9 @@ use crate::upstream::{SendError, UpstreamBody};
 /// The client's end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    /// The address, as a field value.
-    forwarded_for: HeaderValue,
+    pub(crate) address: ClientAddress,
+    /// The address, as a field value; a Unix socket adds nothing to `X-Forwarded-For`.
+    forwarded_for: Option<HeaderValue>,
     /// The element that every request adds to `Forwarded` (RFC 7239 §4).
     forwarded: String,
     tls: bool,
@@ -48,7 +49,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(
-        address: IpAddr,
+        address: ClientAddress,
         tls: bool,
         listener: &Listener,
         certificate: Option<Scope>,
@@ -62,12 +63,18 @@ impl Peer {
             (false, false) => ForwardedRule::Replace,
         };
         let trusted = if is_trusted { proxies.as_slice().into() } else { Arc::default() };
-        let text = address.to_string();
-        let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("_"));
+        let forwarded_for = match address {
+            ClientAddress::Ip(address) => HeaderValue::try_from(address.to_string()).ok(),
+            ClientAddress::UnixSocket => None,
+        };
         let scheme = scheme(tls);
         let forwarded = match address {
-            IpAddr::V4(address) => format!("for={address};proto={scheme}"),
-            IpAddr::V6(address) => format!("for=\"[{address}]\";proto={scheme}"),
+            ClientAddress::Ip(IpAddr::V4(address)) => format!("for={address};proto={scheme}"),
+            ClientAddress::Ip(IpAddr::V6(address)) => {
+                format!("for=\"[{address}]\";proto={scheme}")
+            }
+            // RFC 7239 §6.2.
+            ClientAddress::UnixSocket => format!("for=unknown;proto={scheme}"),
         };
         Self { address, forwarded_for, forwarded, tls, rule, trusted, certificate, connection }
     }
@@ -82,14 +89,14 @@ impl Peer {
     ///
     /// From the last hop back, what the last trusted proxy says counts: anything before that may
     /// have been sent by the client.
-    pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn client(&self, headers: &HeaderMap) -> ClientAddress {
         if self.trusted.is_empty() {
             return self.address;
         }
         let mut client = self.address;
         for hop in forwarded_hops(headers).into_iter().rev() {
             let Some(address) = hop_address(&hop) else { break };
-            client = address;
+            client = address.into();
             if !self.trusted.iter().any(|network| network.contains(address)) {
                 break;
             }
@@ -189,12 +196,14 @@ fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut 
             headers.remove(name);
         }
     }
-    if headers.contains_key(FORWARDED_FOR) {
-        let mut addresses = list(headers, &FORWARDED_FOR);
-        let _ = write!(addresses, "{}", peer.address);
-        set(headers, FORWARDED_FOR, addresses);
-    } else {
-        headers.insert(FORWARDED_FOR, peer.forwarded_for.clone());
+    if let Some(forwarded_for) = &peer.forwarded_for {
+        if headers.contains_key(FORWARDED_FOR) {
+            let mut addresses = list(headers, &FORWARDED_FOR);
+            let _ = write!(addresses, "{}", peer.address);
+            set(headers, FORWARDED_FOR, addresses);
+        } else {
+            headers.insert(FORWARDED_FOR, forwarded_for.clone());
+        }
     }
     let mut forwarded = list(headers, &FORWARDED);
     forwarded.push_str(&peer.forwarded);

@@ -172,7 +172,7 @@ impl Address {
         let path = request.uri().path_and_query().cloned();
         if let (Some(authority), Some(path)) = (authority, path)
             && let Ok(uri) = Uri::builder()
-                .scheme(if self.origin.tls { "https" } else { "http" })
+                .scheme(self.origin.scheme())
                 .authority(authority.as_slice())
                 .path_and_query(path)
                 .build()

@@ -91,7 +91,8 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
         }
         UpstreamVersion::Http2 => {
             *request.version_mut() = Version::HTTP_2;
-            let target = format!("{origin}{}", health.path);
+            let (scheme, authority) = (origin.scheme(), &origin.authority);
+            let target = format!("{scheme}://{authority}{}", health.path);
             *request.uri_mut() = Uri::try_from(target).map_err(io::Error::other)?;
             let mut sender =
                 connection::http2(origin, tls, health.timeout, limits, Arc::default()).await?;

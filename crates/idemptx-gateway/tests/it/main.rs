@@ -37,5 +37,6 @@ mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
 mod trailers;
+mod unix_sockets;
 mod upgrades;
 mod upstreams;
