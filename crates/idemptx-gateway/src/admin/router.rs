@@ -176,13 +176,8 @@ impl AdminService {
         };
         let table = self.table();
         current_values.spooled = table.spooled();
-        current_values.addresses = table
-            .upstreams()
-            .flat_map(|upstream| {
-                let name = &upstream.config.name;
-                upstream.availability().map(|(it, is_up)| (name.clone(), it.to_string(), is_up))
-            })
-            .collect();
+        current_values.addresses =
+            table.upstreams().flat_map(|upstream| upstream.addresses()).collect();
         let key_sets = table.key_sets().iter();
         current_values.key_sets =
             key_sets.map(|it| (it.config().url.clone(), it.count(), it.age())).collect();

@@ -7,6 +7,7 @@
 
 mod address_range;
 mod cors;
+mod ejection;
 mod environment;
 mod health_check;
 mod invalid_config;
@@ -32,6 +33,7 @@ use toml::de::DeTable;
 
 pub use self::address_range::Network;
 pub use self::cors::Cors;
+pub use self::ejection::Ejection;
 pub(crate) use self::environment::expanded;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;

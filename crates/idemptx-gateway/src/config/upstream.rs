@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::uri::Authority;
 use serde::{Deserialize, Deserializer};
 
-use super::HealthCheck;
 use super::invalid_config::InvalidSetting;
 use super::listen_address::{UNIX, unix_path};
 use super::values::{head_bytes, millis, origins, positive, positive_millis, seconds};
+use super::{Ejection, HealthCheck};
 
 /// A service that requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -59,6 +59,10 @@ pub struct Upstream {
     // and its outcome would be unknown.
     #[serde(rename = "idle_timeout_ms", deserialize_with = "millis", default = "seconds::<4>")]
     pub idle_timeout: Duration,
+    /// The age at which a connection is replaced, however busy it is, and its name resolved again.
+    #[serde(rename = "connection_age_max_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<60>")]
+    pub connection_age_max: Duration,
     /// The maximum number of connections to each address.
     #[serde(deserialize_with = "positive", default = "connections_max")]
     pub connections_max: usize,
@@ -73,6 +77,8 @@ pub struct Upstream {
     pub down: Duration,
     /// The active health checks, if any.
     pub health: Option<HealthCheck>,
+    /// The ejection of addresses whose requests fail, if any.
+    pub ejection: Option<Ejection>,
 }
 
 impl Upstream {
@@ -94,11 +100,13 @@ impl Upstream {
             response_timeout: seconds::<60>(),
             pause_timeout: seconds::<60>(),
             idle_timeout: seconds::<4>(),
+            connection_age_max: seconds::<60>(),
             connections_max: connections_max(),
             head_bytes_max: head_bytes_max(),
             head_lines_max: head_lines_max(),
             down: seconds::<5>(),
             health: None,
+            ejection: None,
         }
     }
 
@@ -124,6 +132,7 @@ impl Upstream {
             let text = "only an address that is a Unix socket takes its name from here";
             return wrong("authority", text.to_owned());
         }
+        self.ejection.as_ref().map_or(Ok(()), |it| it.validate(position))?;
         match (&self.client_certificate, &self.client_key) {
             (Some(_), None) => wrong("client_certificate", "`client_key` is missing".to_owned()),
             (None, Some(_)) => wrong("client_key", "`client_certificate` is missing".to_owned()),

@@ -148,7 +148,7 @@ pub(super) async fn forward_request(
         add_execution_headers(route, execution, request.headers_mut());
     }
     state_absent_body(&mut request);
-    match route.send(request).await {
+    match route.send(request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
@@ -308,7 +308,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    route.log_lost(&describe(lost));
+    route.log_lost(&lost.to_string());
     fault_response(route, fault)
 }
 
@@ -345,18 +345,6 @@ fn client_fault(error: &hyper::Error) -> Option<ProxyError> {
         cause = error.source();
     }
     Some(ProxyError::BodyBroken)
-}
-
-fn describe(lost: &SendError) -> String {
-    match lost {
-        SendError::Unsent(error) => format!("not sent: {error}"),
-        SendError::Late => "sent, but no response in time".to_owned(),
-        SendError::Ambiguous => "sent, but the response is framed ambiguously".to_owned(),
-        SendError::Broken(error) => match error.source() {
-            Some(cause) => format!("sent, then {error}: {cause}"),
-            None => format!("sent, then {error}"),
-        },
-    }
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -235,12 +235,16 @@ impl ActiveRoute {
     }
 
     /// Sends a request to the upstream, as [`UpstreamPool::send`], and records the result.
+    ///
+    /// One with a safe method and without a key may be sent again (RFC 9110 §9.2.2).
     pub(super) async fn send(
         &self,
         request: Request<UpstreamRequestBody>,
+        is_keyed: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
-        let answer = self.upstream.send(request, &self.config.limits).await;
+        let is_repeatable = !is_keyed && request.method().is_safe();
+        let answer = self.upstream.send(request, &self.config.limits, is_repeatable).await;
         let logged = match &answer {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),

@@ -57,7 +57,7 @@ pub(super) async fn answer(
     rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let request = request.map(|_| UpstreamRequestBody::empty());
-    let mut response = match route.send(request).await {
+    let mut response = match route.send(request, false).await {
         Ok(response) => response,
         Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::plain),
     };

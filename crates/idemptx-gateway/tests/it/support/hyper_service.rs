@@ -24,6 +24,7 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 pub(crate) struct HyperService {
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl HyperService {
@@ -37,13 +38,16 @@ impl HyperService {
         let address = listener.local_addr().unwrap();
         let (requests, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
         let counted = Arc::clone(&requests);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(serve(stream, Arc::clone(&counted), Arc::clone(&answer)));
             }
         });
-        Self { address, requests }
+        Self { address, requests, connections }
     }
 
     /// Starts one that echoes each request: the lines of its head, and its body.
@@ -61,7 +65,12 @@ impl HyperService {
                 tokio::spawn(serve(stream, Arc::clone(&counted), Arc::new(mirrored)));
             }
         });
-        Self { address: SocketAddr::from(([0; 4], 0)), requests }
+        Self { address: SocketAddr::from(([0; 4], 0)), requests, connections: Arc::default() }
+    }
+
+    /// Returns the number of connections it has accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Returns the number of requests it has received.
