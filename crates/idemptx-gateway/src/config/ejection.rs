@@ -9,7 +9,7 @@ use super::health_check::statuses;
 use super::invalid_config::InvalidSetting;
 use super::values::{count, positive, positive_millis, seconds};
 
-/// When an address is left out because requests to it fail, and for how long.
+/// The conditions under which an address is ejected, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

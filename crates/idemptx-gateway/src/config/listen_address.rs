@@ -107,7 +107,7 @@ pub(super) fn socket_mode<'de, D: Deserializer<'de>>(
 
 /// The owner and the group may connect.
 pub(crate) const SOCKET_MODE: u32 = 0o660;
-/// What the address of a Unix socket begins with.
+/// The beginning of the address of a Unix socket.
 pub(super) const UNIX: &str = "unix:";
 const ADVICE: &str = "write an address as `127.0.0.1:8080`, or `unix:/run/idemptx.sock`";
 

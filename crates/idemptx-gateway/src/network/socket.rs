@@ -68,7 +68,7 @@ impl Listener {
 
 /// The address that a connection comes from.
 ///
-/// A Unix socket has none: whoever may open its file connects, mostly a proxy in front.
+/// A Unix socket has none: everyone who may open its file can connect, mostly a proxy in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientAddress {
     Ip(IpAddr),

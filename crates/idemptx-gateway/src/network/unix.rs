@@ -40,7 +40,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|it| (it.dev(), it.ino()))
 }
 
-/// Binds a socket whose file has these permissions, in the place of one that nobody listens on.
+/// Binds a socket whose file has these permissions, in the place of one on which no process listens.
 ///
 /// # Errors
 ///
@@ -98,7 +98,7 @@ async fn lock(folder: &Path) -> io::Result<Option<File>> {
     Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked the folder"))
 }
 
-/// Removes the file of a socket that nobody listens on.
+/// Removes the file of a socket on which no process listens.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     if !path.exists() {
         return Ok(());

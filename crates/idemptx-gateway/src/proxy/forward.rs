@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
+use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
 use crate::connection_limit::RequestConnection;
@@ -148,13 +149,14 @@ pub(super) async fn forward_request(
         add_execution_headers(route, execution, request.headers_mut());
     }
     state_absent_body(&mut request);
+    let request_id = request.headers().get(REQUEST_ID).cloned();
     match route.send(request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
         }
         Ok(answer) => answer,
-        Err(lost) => send_error_response(route, &lost, execution.is_some()),
+        Err(lost) => send_error_response(route, &lost, request_id.as_ref(), execution.is_some()),
     }
 }
 
@@ -294,6 +296,7 @@ fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &m
 pub(super) fn send_error_response(
     route: &ActiveRoute,
     lost: &SendError,
+    request_id: Option<&HeaderValue>,
     keyed: bool,
 ) -> Response<UpstreamBody> {
     let fault = match lost {
@@ -308,7 +311,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    route.log_lost(&lost.to_string());
+    route.log_lost(request_id, &lost.to_string());
     fault_response(route, fault)
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Scope, Spool};
 use tokio::time::{sleep, timeout};
@@ -254,16 +254,17 @@ impl ActiveRoute {
     }
 
     /// Records a response that broke off after its head, which was recorded before.
-    pub(super) fn note_broken_off(&self, took: Duration) {
-        self.log_lost("its body broke off");
+    pub(super) fn note_broken_off(&self, request_id: Option<&HeaderValue>, took: Duration) {
+        self.log_lost(request_id, "its body broke off");
         self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
     }
 
     /// Logs a request without a response; an outage must not become a flood of lines.
-    pub(super) fn log_lost(&self, reason: &str) {
+    pub(super) fn log_lost(&self, request_id: Option<&HeaderValue>, reason: &str) {
         if let Some(suppressed) = self.losses.admit() {
             let (route, upstream) = (&*self.name, &*self.upstream_name);
-            tracing::warn!(route, upstream, "no response: {reason}{suppressed}");
+            let request_id = request_id.and_then(|it| it.to_str().ok());
+            tracing::warn!(route, upstream, request_id, "no response: {reason}{suppressed}");
         }
     }
 

@@ -52,7 +52,7 @@ pub(crate) struct Address {
 struct IdleConnection {
     sender: http1::SendRequest<UpstreamRequestBody>,
     until: Instant,
-    /// When it is not used again, however busy it was.
+    /// The end of its use, however busy it is.
     expires: Instant,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct SharedConnection {
     ///
     /// HTTP/2's own pings take up to 40 s to notice, and meanwhile every outcome would be unknown.
     is_suspect: Arc<AtomicBool>,
-    /// When no new request is sent.
+    /// The end of its use for new requests.
     expires: Instant,
 }
 

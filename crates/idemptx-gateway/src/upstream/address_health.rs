@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::Ejection;
 
-/// Whether an address is as good as others, or the last resort.
+/// The health of an address: as good as others, or the last resort.
 #[derive(Debug, Default)]
 pub(super) struct AddressHealth {
     /// Set by checks.
@@ -21,7 +21,7 @@ pub(super) struct AddressHealth {
     passive: Mutex<Passive>,
 }
 
-/// What requests have found out.
+/// The findings of requests.
 #[derive(Debug, Default)]
 struct Passive {
     /// The end of the time in which other addresses are preferred.

@@ -287,7 +287,7 @@ impl UpstreamPool {
 pub(crate) struct AddressState {
     pub(crate) upstream: String,
     pub(crate) address: String,
-    /// Whether it is as good as others, or the last resort.
+    /// True if it is as good as others, or the last resort.
     pub(crate) is_up: bool,
     pub(crate) ejections: u64,
 }

@@ -31,6 +31,7 @@ mod monitoring;
 mod openapi;
 mod operations;
 mod proxying;
+mod request_ids;
 mod rewriting;
 mod running;
 mod services;
