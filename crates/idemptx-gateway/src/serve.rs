@@ -191,10 +191,10 @@ impl Gateway {
         tokio::join!(table.check_store(&self.logged), table.start_key_sets());
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
-        self.table.send_replace(table);
+        self.table.send_replace(Arc::clone(&table));
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);
-        leaving.retain(|table| Arc::strong_count(table) > 1 || table.in_flight() > 0);
+        leaving.retain(|it| Arc::strong_count(it) > 1 || it.in_flight_beside(&table) > 0);
         Ok(())
     }
 

@@ -11,7 +11,6 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
-use idemptx::Policy;
 use idemptx::tower::BodyError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -185,14 +184,7 @@ impl AdminService {
         if let Some(near) = table.store.inner().near_cache() {
             (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());
         }
-        let mut counted: Vec<&Policy> = Vec::new();
-        for engine in table.engines() {
-            // Routes may share an engine after a reload.
-            if counted.iter().any(|of| std::ptr::eq(*of, engine.policy())) {
-                continue;
-            }
-            counted.push(engine.policy());
-            let load = engine.load();
+        for load in table.loads() {
             current_values.executing += load.executing;
             current_values.waiting += load.waiting;
             current_values.unconfirmed += load.unconfirmed;

@@ -35,6 +35,7 @@ mod request_ids;
 mod rewriting;
 mod running;
 mod services;
+mod shared_limits;
 mod smuggling;
 #[cfg(feature = "otel")]
 mod traces;
