@@ -381,7 +381,7 @@ fn step_buckets() -> Histogram {
 }
 
 const EOF: &str = "# EOF";
-const REFUSED_REASONS: [&str; 4] = ["limit", "malformed", "proxy-protocol", "tls"];
+const REFUSED_REASONS: [&str; 5] = ["accept", "limit", "malformed", "proxy-protocol", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),

@@ -276,9 +276,15 @@ impl ListenerContext {
 }
 
 async fn accept(socket: Listener, context: Arc<ListenerContext>) {
+    let mut failures = 0_u64;
     loop {
         let Some(reserved) = context.limit.reserve().await else { return };
-        match socket.accept().await {
+        let accepted = socket.accept().await;
+        if accepted.is_ok() && failures > 0 {
+            tracing::info!("connections are accepted again, after {failures} failures");
+            failures = 0;
+        }
+        match accepted {
             Ok((stream, address)) if context.listener.proxy_protocol => {
                 let context = Arc::clone(&context);
                 tokio::spawn(introduced(stream, address, reserved, context));
@@ -292,7 +298,8 @@ async fn accept(socket: Listener, context: Arc<ListenerContext>) {
             },
             // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                failures += 1;
+                context.recorder().accept_failed("a connection", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }

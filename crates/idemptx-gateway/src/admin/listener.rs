@@ -32,7 +32,7 @@ pub(crate) async fn listen(socket: Listener, service: Arc<AdminService>) {
                 });
             }
             Err(error) => {
-                tracing::warn!("cannot accept an admin connection: {error}");
+                service.recorder.accept_failed("an admin connection", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }

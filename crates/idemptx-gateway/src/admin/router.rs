@@ -8,6 +8,7 @@ use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use super::auth::{AccessDenied, AccessPolicy, actor};
 use crate::config::Admin;
+use crate::logging::LogRate;
 use crate::metrics::CurrentValues;
 use crate::network::ClientAddress;
 use crate::proxy::RoutingTable;
@@ -28,6 +30,10 @@ pub(crate) struct AdminService {
     access: AccessPolicy,
     tables: watch::Receiver<Arc<RoutingTable>>,
     pub(super) recorder: Arc<Recorder>,
+    /// The limit of lines about requests that are not allowed, which anyone can send.
+    refusals: LogRate,
+    /// The limit of lines about calls that failed.
+    pub(super) failures: LogRate,
 }
 
 /// A failed call, as an RFC 9457 document.
@@ -50,7 +56,13 @@ impl AdminService {
         tables: watch::Receiver<Arc<RoutingTable>>,
         recorder: Arc<Recorder>,
     ) -> Self {
-        Self { access: AccessPolicy::new(config.token.as_deref()), tables, recorder }
+        Self {
+            access: AccessPolicy::new(config.token.as_deref()),
+            tables,
+            recorder,
+            refusals: LogRate::default(),
+            failures: LogRate::default(),
+        }
     }
 
     /// Answers a request.
@@ -74,7 +86,7 @@ impl AdminService {
             Some(_) => only("GET, HEAD"),
             None => match self.access.authorize(&parts.method, &parts.headers) {
                 Err(refusal) => {
-                    tracing::info!(target: "idemptx::audit", from = %peer, "{}", refusal.log_text());
+                    self.log_refusal(refusal, peer, &parts);
                     refused(refusal)
                 }
                 Ok(()) => {
@@ -85,6 +97,16 @@ impl AdminService {
         };
         protect(&mut response);
         response
+    }
+
+    fn log_refusal(&self, refusal: AccessDenied, peer: ClientAddress, parts: &Parts) {
+        let Some(suppressed) = self.refusals.admit() else { return };
+        let (text, method, path) = (refusal.log_text(), &parts.method, parts.uri.path());
+        tracing::info!(
+            target: "idemptx::audit",
+            from = %peer,
+            "{text}: {method} {path}{suppressed}"
+        );
     }
 
     /// Returns resources without access control: the page, which holds no data, and the probes.
@@ -106,12 +128,7 @@ impl AdminService {
         Some(self.access.check_host(headers).map_or_else(refused, |()| answer))
     }
 
-    async fn private<B>(
-        &self,
-        parts: &http::request::Parts,
-        body: B,
-        caller: &Caller,
-    ) -> Response<Full<Bytes>>
+    async fn private<B>(&self, parts: &Parts, body: B, caller: &Caller) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BodyError>,

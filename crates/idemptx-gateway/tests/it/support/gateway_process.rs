@@ -144,6 +144,11 @@ impl GatewayProcess {
         self.signal(Signal::HUP);
     }
 
+    /// Returns the id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
