@@ -7,9 +7,10 @@ use std::sync::Arc;
 use idemptx::{CheckError, Policy};
 use serde_json::Value;
 
-use crate::config::{Config, Protection, ScopeSource};
+use crate::config::{Config, ListenAddress, Protection, ScopeSource};
 use crate::error::StartError;
 use crate::error::error_text;
+use crate::network;
 use crate::proxy::RoutingTable;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::traces::Tracer;
@@ -95,8 +96,8 @@ impl Report {
 
     fn places(&mut self, config: &Config) {
         for listener in &config.listeners {
-            let scheme = if listener.tls.is_some() { "https" } else { "http" };
-            self.line(format_args!("listener: {scheme}://{}", listener.address));
+            let url = listener.address.url(listener.tls.is_some());
+            self.place("listener", &listener.address, &url);
         }
         for upstream in &config.upstreams {
             let urls: Vec<_> = upstream.origins.iter().map(ToString::to_string).collect();
@@ -104,12 +105,27 @@ impl Report {
         }
         if let Some(admin) = &config.admin {
             let how = if admin.token.is_some() { "with a token" } else { "without a token" };
-            self.line(format_args!("operators: http://{}, {how}", admin.address));
+            let url = format!("{}, {how}", admin.address.url(false));
+            self.place("operators", &admin.address, &url);
         }
         match config.traces.as_ref().map(|traces| &traces.endpoint) {
             Some(Some(endpoint)) => self.line(format_args!("traces: {endpoint}")),
             Some(None) => self.line(format_args!("traces: configured by the environment")),
             None => {}
+        }
+    }
+
+    /// Names an address to listen on, and what stands in the way of a Unix socket.
+    fn place(&mut self, what: &str, address: &ListenAddress, url: &str) {
+        let ListenAddress::Unix(path) = address else {
+            return self.line(format_args!("{what}: {url}"));
+        };
+        match network::check_socket(path) {
+            Ok(()) => self.line(format_args!("{what}: {url}")),
+            Err(error) => {
+                self.is_usable = false;
+                self.line(format_args!("{what}: {url}: {error}"));
+            }
         }
     }
 

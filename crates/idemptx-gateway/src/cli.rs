@@ -13,7 +13,7 @@ use idemptx::store::SafetyCheck as _;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Admin, Config, OnAmbiguous, Origin, Protection, Store};
+use crate::config::{Admin, Config, ListenAddress, OnAmbiguous, Origin, Protection, Store};
 use crate::error::error_text;
 use crate::keys::KeysCommand;
 use crate::logging;
@@ -79,20 +79,22 @@ struct ServeArgs {
         "upstream", "listen", "store", "profile", "policy", "on_ambiguous",
     ])]
     config: Option<PathBuf>,
-    /// The service to forward requests to.
+    /// The service to forward requests to: http://HOST:PORT, https://HOST:PORT or unix:PATH.
     #[arg(long, value_name = "URL", value_parser = Origin::parse)]
     #[arg(required_unless_present = "config")]
     upstream: Option<Origin>,
-    /// The address to listen on for clients; port 0 picks a free port.
-    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// The address to listen on for clients: HOST:PORT, where port 0 picks a free port, or unix:PATH.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
+    #[arg(default_value = "127.0.0.1:8080")]
+    listen: ListenAddress,
     /// The store of the records: memory:, sqlite:PATH, redis://…, postgres://…; `${NAME}` is
     /// replaced by an environment variable.
     #[arg(long, value_name = "URL", default_value = "sqlite:idemptx.db")]
     store: String,
-    /// Admin address (inspector, metrics); requires `IDEMPTX_ADMIN_TOKEN` unless it is loopback.
-    #[arg(long, value_name = "ADDRESS", value_parser = address, conflicts_with = "config")]
-    admin: Option<SocketAddr>,
+    /// Admin address (inspector, metrics), as for --listen; requires `IDEMPTX_ADMIN_TOKEN` unless it
+    /// is loopback or a Unix socket.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config")]
+    admin: Option<ListenAddress>,
     /// The policy profile: draft, stripe, payments, idemptx, acp, ucp or iceberg.
     #[arg(long, value_name = "NAME", default_value = "draft")]
     profile: idemptx::Profile,
@@ -127,12 +129,12 @@ impl ServeArgs {
 }
 
 /// Returns the admin listener's settings, with the token that a non-loopback address requires.
-fn admin(address: SocketAddr) -> Result<Admin, &'static str> {
+fn admin(address: ListenAddress) -> Result<Admin, &'static str> {
     let token = std::env::var("IDEMPTX_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
-    if token.is_none() && !address.ip().is_loopback() {
+    if token.is_none() && !address.is_local() {
         return Err("--admin on a non-loopback address requires a token: set IDEMPTX_ADMIN_TOKEN");
     }
-    Ok(Admin { address, token })
+    Ok(Admin { address, socket_mode: None, token })
 }
 
 /// Runs the command line's command and returns the exit code.
@@ -185,13 +187,11 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     let mut hung_up = signal(SignalKind::hangup())?;
     let secure: Vec<_> = config.listeners.iter().map(|it| it.tls.is_some()).collect();
     let gateway = Gateway::start(config).await?;
-    let admin = gateway.admin_address();
     for (address, secure) in gateway.addresses().iter().zip(secure) {
-        let scheme = if secure { "https" } else { "http" };
-        writeln!(io::stdout(), "listening on {scheme}://{address}")?;
+        writeln!(io::stdout(), "listening on {}", address.url(secure))?;
     }
-    if let Some(address) = admin {
-        writeln!(io::stdout(), "operators on http://{address}")?;
+    if let Some(address) = gateway.admin_address() {
+        writeln!(io::stdout(), "operators on {}", address.url(false))?;
     }
     let supervisor = Supervisor::from_environment();
     supervisor.ready();
@@ -284,6 +284,16 @@ fn print_error(error: &dyn Error, code: ExitCode) -> ExitCode {
     // Writing fails only if stderr is closed; then there is no place left to report it.
     let _ = writeln!(io::stderr(), "error: {}", error_text(error));
     code
+}
+
+/// Parses an address to listen on; a name is resolved.
+fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    match text.parse() {
+        Err(_) if text.contains(':') && !text.starts_with("unix:") => {
+            address(text).map(ListenAddress::Tcp)
+        }
+        parsed => parsed.map_err(str::to_owned),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

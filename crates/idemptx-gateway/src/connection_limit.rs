@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
+use crate::network::ClientAddress;
 use crate::recorder::OpenConnection;
 use crate::shutdown::ShutdownWatch;
 
@@ -33,19 +34,22 @@ impl ConnectionLimit {
         Arc::clone(&self.connections).acquire_owned().await.ok()
     }
 
-    /// Returns a permit, unless the address has too many connections.
+    /// Returns a permit, unless the address has too many connections; a Unix socket has none.
     pub(crate) fn try_acquire(
         &self,
-        address: IpAddr,
+        address: ClientAddress,
         permit: OwnedSemaphorePermit,
     ) -> Option<ConnectionPermit> {
+        let ClientAddress::Ip(address) = address else {
+            return Some(ConnectionPermit { counted: None, _permit: permit });
+        };
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(address).or_default();
         if *count >= self.each_max {
             return None;
         }
         *count += 1;
-        Some(ConnectionPermit { address, each: Arc::clone(&self.each), _permit: permit })
+        Some(ConnectionPermit { counted: Some((address, Arc::clone(&self.each))), _permit: permit })
     }
 }
 
@@ -90,18 +94,19 @@ impl RequestConnection {
 /// Counts a connection until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
-    address: IpAddr,
-    each: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// The address, and where it is counted.
+    counted: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = each.get_mut(&self.address) {
+        let Some((address, each)) = &self.counted else { return };
+        let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = each.get_mut(address) {
             *count -= 1;
             if *count == 0 {
-                each.remove(&self.address);
+                each.remove(address);
             }
         }
     }

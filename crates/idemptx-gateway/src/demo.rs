@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use self::scenario::Scenario;
 use self::service::DemoService;
-use crate::config::{Config, Origin, Protection};
+use crate::config::{Config, ListenAddress, Origin, Protection};
 use crate::serve::Gateway;
 
 /// Runs the scenario; `true` if every check passed.
@@ -44,7 +44,7 @@ pub async fn play(
     let listen = available(listen).await;
     let gateway =
         Gateway::start(Config::simple(listen, upstream, store.to_owned(), protection)).await?;
-    let address = gateway.addresses().first().copied().unwrap_or(listen);
+    let address = gateway.addresses().first().and_then(ListenAddress::tcp).unwrap_or(listen);
     let held = Scenario::new(address, &service)?.play(&gateway.store_guarantee().await?).await?;
     if stdin().is_terminal() && !scene_only {
         scenario::print_invitation(address)?;

@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use idemptx::EngineError;
 use idemptx::store::UnknownStore;
 #[cfg(feature = "seal")]
 use idemptx::store::seal::InvalidKeys;
 
+use crate::config::ListenAddress;
 use crate::tls::TlsError;
 use crate::token::TokenError;
 
@@ -18,7 +18,7 @@ use crate::token::TokenError;
 #[non_exhaustive]
 pub enum StartError {
     /// An address cannot be bound.
-    Listen(SocketAddr, io::Error),
+    Listen(ListenAddress, io::Error),
     /// The store's URL is invalid, or its file cannot be opened.
     Store(UnknownStore),
     /// The sealing keys are invalid.

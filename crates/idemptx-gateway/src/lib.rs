@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`config`] | the configuration: one TOML file, or a few flags |
 //! | [`serve`] | listeners and connections, and the routing table that a reload replaces |
-//! | `network` | sockets: the operating system's, or a simulated network's in tests |
+//! | `network` | sockets of TCP and of Unix: the operating system's, or a simulated network's in tests |
 //! | `strict_http1` | rejects HTTP/1.1 messages that can be parsed in two ways |
 //! | `proxy_protocol` | the client's address from a load balancer |
 //! | `proxy` | one request: target, route, engine, forwarding, response |

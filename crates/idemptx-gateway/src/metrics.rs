@@ -25,6 +25,7 @@ use crate::observation::{
     StoreOperation, StoreResult, UpstreamResult, all_outcome_labels, outcome_labels,
 };
 use crate::proxy::ProxyError;
+use crate::upstream::AddressState;
 
 /// The gateway's metrics.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub(crate) struct Metrics {
     spans_dropped: Counter,
     log_dropped: Counter,
     upstream_up: Family<AddressLabels, Gauge>,
+    ejections: Family<AddressLabels, Counter>,
     token_keys: Family<UrlLabels, Gauge>,
     keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
@@ -69,8 +71,8 @@ pub(crate) struct CurrentValues {
     pub(crate) near_hits: u64,
     /// Spans that were not exported.
     pub(crate) spans_dropped: u64,
-    /// Upstreams with their addresses, and whether each is available.
-    pub(crate) addresses: Vec<(String, String, bool)>,
+    /// The addresses of upstreams.
+    pub(crate) addresses: Vec<AddressState>,
     /// Sets of keys for tokens, how many keys each has, and how old it is.
     pub(crate) key_sets: Vec<(String, usize, Option<Duration>)>,
     /// The store replied recently; `None` before the first query.
@@ -118,6 +120,7 @@ impl Metrics {
             spans_dropped: Counter::default(),
             log_dropped: Counter::default(),
             upstream_up: Family::default(),
+            ejections: Family::default(),
             token_keys: Family::default(),
             keys_age: Family::default(),
             reading: Mutex::default(),
@@ -174,6 +177,8 @@ impl Metrics {
         registry.register("log_dropped", lines, self.log_dropped.clone());
         let up = "Whether an upstream address is available (1) or used as last resort (0)";
         registry.register("upstream_up", up, self.upstream_up.clone());
+        let ejections = "Ejections of an upstream address, after failures in a row";
+        registry.register("upstream_ejections", ejections, self.ejections.clone());
         let keys = "Keys for tokens, by the URL that they are read from";
         registry.register("keys", keys, self.token_keys.clone());
         let age = "Time since keys for tokens were read; -1 before the first time";
@@ -209,9 +214,13 @@ impl Metrics {
             self.keys_age.get_or_create(&url).set(age);
         }
         self.upstream_up.clear();
-        for (upstream, address, is_up) in &current.addresses {
-            let address = AddressLabels { upstream: upstream.clone(), address: address.clone() };
-            self.upstream_up.get_or_create(&address).set((*is_up).into());
+        self.ejections.clear();
+        for state in &current.addresses {
+            let AddressState { upstream, address, .. } = state.clone();
+            let labels = AddressLabels { upstream, address };
+            self.upstream_up.get_or_create(&labels).set(state.is_up.into());
+            let ejections = self.ejections.get_or_create(&labels);
+            ejections.inner().store(state.ejections, Ordering::Relaxed);
         }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -372,7 +381,7 @@ fn step_buckets() -> Histogram {
 }
 
 const EOF: &str = "# EOF";
-const REFUSED_REASONS: [&str; 4] = ["limit", "malformed", "proxy-protocol", "tls"];
+const REFUSED_REASONS: [&str; 5] = ["accept", "limit", "malformed", "proxy-protocol", "tls"];
 const CURRENT: [(&str, &str); 7] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),

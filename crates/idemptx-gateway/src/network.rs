@@ -2,6 +2,9 @@
 //!
 //! The alias is the only difference between tests and what is shipped.
 
+mod socket;
+mod unix;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,30 +12,38 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub(crate) use self::socket::{ClientAddress, Listener, Stream};
+pub(crate) use self::unix::{SocketFile, check as check_socket};
 #[cfg(not(test))]
 pub(crate) use tokio::net::{TcpListener, TcpStream, lookup_host};
 #[cfg(test)]
 pub(crate) use turmoil::net::{TcpListener, TcpStream, lookup_host};
 
-/// Returns the listening socket that a supervisor has opened and passed as the standard input.
+/// Returns the listening socket, of TCP or of Unix, that a supervisor has opened and passed as the
+/// standard input.
 ///
 /// It stays open when this process ends, with the connections that are not accepted yet, so that
 /// another process goes on with them.
 #[cfg(not(test))]
-pub(crate) fn inherited() -> io::Result<TcpListener> {
-    use std::os::fd::AsFd as _;
+pub(crate) fn inherited() -> io::Result<Listener> {
+    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::os::unix::net::UnixListener;
 
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let socket = std::net::TcpListener::from(socket);
     socket.set_nonblocking(true)?;
     // An error names what it is instead, such as a terminal.
-    socket.local_addr()?;
-    TcpListener::from_std(socket)
+    if let Err(error) = socket.local_addr() {
+        let socket = UnixListener::from(OwnedFd::from(socket));
+        socket.local_addr().map_err(|_| error)?;
+        return tokio::net::UnixListener::from_std(socket).map(Listener::Unix);
+    }
+    TcpListener::from_std(socket).map(Listener::Tcp)
 }
 
 /// A simulated host inherits nothing.
 #[cfg(test)]
-pub(crate) fn inherited() -> io::Result<TcpListener> {
+pub(crate) fn inherited() -> io::Result<Listener> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

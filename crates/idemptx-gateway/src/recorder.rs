@@ -9,7 +9,7 @@ mod outage;
 mod readiness;
 mod recorded_store;
 
-use std::net::IpAddr;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub(crate) use self::recorded_store::{RecordedStore, poll};
 use crate::config::Log;
 use crate::logging::LogRate;
 use crate::metrics::Metrics;
+use crate::network::ClientAddress;
 use crate::observation::{CompletedRequest, UpstreamResult};
 use crate::traces::Tracer;
 
@@ -34,6 +35,8 @@ pub(crate) struct Recorder {
     log: Log,
     /// The limit of lines about refused connections, which anyone can cause.
     refusals: LogRate,
+    /// The limit of lines about connections that the system does not give.
+    accept_failures: LogRate,
     readiness: Readiness,
     outage: Outage,
     traces: Tracer,
@@ -52,6 +55,7 @@ impl Recorder {
             admin: None,
             log,
             refusals: LogRate::default(),
+            accept_failures: LogRate::default(),
             readiness: Readiness::new(),
             outage: Outage::default(),
             traces: Tracer::disabled(),
@@ -132,7 +136,7 @@ impl Recorder {
 
     /// Records a client connection that was refused: for want of a place or of a TLS handshake, or
     /// for bytes that are no request.
-    pub(crate) fn connection_refused(&self, client: IpAddr, reason: &'static str) {
+    pub(crate) fn connection_refused(&self, client: ClientAddress, reason: &'static str) {
         if self.log.access
             && let Some(suppressed) = self.refusals.admit()
         {
@@ -141,6 +145,16 @@ impl Recorder {
         }
         if let Some(metrics) = self.metrics() {
             metrics.connection_refused(reason);
+        }
+    }
+
+    /// Records that the system gives no connection, most likely for want of file descriptors.
+    pub(crate) fn accept_failed(&self, what: &str, error: &io::Error) {
+        if let Some(suppressed) = self.accept_failures.admit() {
+            tracing::warn!("cannot accept {what}: {error}{suppressed}");
+        }
+        if let Some(metrics) = self.metrics() {
+            metrics.connection_refused("accept");
         }
     }
 

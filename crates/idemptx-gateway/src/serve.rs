@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,9 +27,9 @@ pub use crate::token::TokenError;
 
 use crate::activity::{ActiveBody, Activity, Inactive};
 use crate::admin::{self, AdminService};
-use crate::config::{Config, Listener};
+use crate::config::{self, Config, ListenAddress, SOCKET_MODE};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
-use crate::network::{self, TcpListener, TcpStream};
+use crate::network::{self, ClientAddress, Listener, SocketFile, Stream};
 use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
 use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
@@ -47,13 +46,16 @@ use crate::write_timeout::WriteTimeout;
 /// Dropping it closes its listeners and connections at once; [`drain`](Self::drain) waits for them.
 #[derive(Debug)]
 pub struct Gateway {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<ListenAddress>,
+    /// The files of Unix sockets, which go before the sockets do.
+    socket_files: Vec<SocketFile>,
+    admin_file: Option<SocketFile>,
     /// The configuration at the start; some sections cannot be reloaded.
     config: Config,
-    admin_address: Option<SocketAddr>,
+    admin_address: Option<ListenAddress>,
     recorder: Arc<Recorder>,
     /// Runs until the end of the drain, so that operators can watch it.
-    _operating: JoinSet<()>,
+    operating: JoinSet<()>,
     table: watch::Sender<Arc<RoutingTable>>,
     /// Replaced routing tables that still have requests in flight.
     retired: Mutex<Vec<Arc<RoutingTable>>>,
@@ -87,20 +89,23 @@ impl Gateway {
         recorder.readiness().require_store(config.store.required_for_readiness);
         let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
         let table = Arc::new(RoutingTable::new(&config, Arc::clone(&store), None)?);
-        let mut sockets = Vec::new();
-        for Listener { address, inherit, .. } in &config.listeners {
-            let socket = match inherit {
-                true => network::inherited(),
-                false => TcpListener::bind(address).await,
+        let (mut sockets, mut socket_files) = (Vec::new(), Vec::new());
+        for listener in &config.listeners {
+            let (socket, file) = match listener.inherit {
+                true => network::inherited()
+                    .map(|socket| (socket, None))
+                    .map_err(|error| StartError::Listen(listener.address.clone(), error))?,
+                false => bind(&listener.address, listener.socket_mode).await?,
             };
-            sockets.push(socket.map_err(|error| StartError::Listen(*address, error))?);
+            sockets.push(socket);
+            socket_files.extend(file);
         }
-        let admin_socket = match &config.admin {
+        let (admin_socket, admin_file) = match &config.admin {
             Some(admin) => {
-                let socket = TcpListener::bind(admin.address).await;
-                Some(socket.map_err(|error| StartError::Listen(admin.address, error))?)
+                let (socket, file) = bind(&admin.address, admin.socket_mode).await?;
+                (Some(socket), file)
             }
-            None => None,
+            None => (None, None),
         };
         let logged = LoggedFindings::default();
         tokio::join!(table.check_store(&logged), table.start_key_sets());
@@ -110,7 +115,7 @@ impl Gateway {
         let limit = ConnectionLimit::new(&config.limits);
         let (mut addresses, mut accept_tasks) = (Vec::new(), JoinSet::new());
         for (number, (listener, socket)) in config.listeners.iter().zip(sockets).enumerate() {
-            addresses.push(socket.local_addr().unwrap_or(listener.address));
+            addresses.push(socket.address().unwrap_or_else(|| listener.address.clone()));
             let context = ListenerContext {
                 number,
                 listener: listener.clone(),
@@ -123,7 +128,7 @@ impl Gateway {
         let mut admin_tasks = JoinSet::new();
         let mut admin_address = None;
         if let Some((admin, socket)) = config.admin.as_ref().zip(admin_socket) {
-            admin_address = Some(socket.local_addr().unwrap_or(admin.address));
+            admin_address = Some(socket.address().unwrap_or_else(|| admin.address.clone()));
             let service = Arc::new(AdminService::new(admin, tables, Arc::clone(&recorder)));
             admin_tasks.spawn(admin::listen(socket, service));
         }
@@ -132,10 +137,12 @@ impl Gateway {
         }
         Ok(Self {
             addresses,
+            socket_files,
+            admin_file,
             config,
             admin_address,
             recorder,
-            _operating: admin_tasks,
+            operating: admin_tasks,
             table,
             retired: Mutex::default(),
             logged,
@@ -146,14 +153,14 @@ impl Gateway {
 
     /// The listeners' addresses, in the order of the configuration.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[ListenAddress] {
         &self.addresses
     }
 
     /// The address of the admin listener, if there is one.
     #[must_use]
-    pub const fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+    pub const fn admin_address(&self) -> Option<&ListenAddress> {
+        self.admin_address.as_ref()
     }
 
     /// Applies a new configuration; requests in flight finish under the previous one.
@@ -186,10 +193,10 @@ impl Gateway {
         tokio::join!(table.check_store(&self.logged), table.start_key_sets());
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
-        self.table.send_replace(table);
+        self.table.send_replace(Arc::clone(&table));
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);
-        leaving.retain(|table| Arc::strong_count(table) > 1 || table.in_flight() > 0);
+        leaving.retain(|it| Arc::strong_count(it) > 1 || it.in_flight_beside(&table) > 0);
         Ok(())
     }
 
@@ -227,6 +234,8 @@ impl Gateway {
         self.recorder.readiness().start_draining();
         let table = Arc::clone(&self.table.borrow());
         table.stop_health_checks(None);
+        // While the sockets listen, so that no other process takes a file for a stale one.
+        self.socket_files.clear();
         self.accept_tasks.shutdown().await;
         let all = async {
             self.shutdown.finish().await;
@@ -240,13 +249,23 @@ impl Gateway {
             tracing::warn!("drain timed out with requests in flight; their claims will lapse");
         }
         self.recorder.traces().end().await;
+        drop(self.admin_file.take());
+        self.operating.shutdown().await;
     }
+}
+
+async fn bind(
+    address: &ListenAddress,
+    mode: Option<u32>,
+) -> Result<(Listener, Option<SocketFile>), StartError> {
+    let bound = Listener::bind(address, mode.unwrap_or(SOCKET_MODE)).await;
+    bound.map_err(|error| StartError::Listen(address.clone(), error))
 }
 
 /// State shared by the connections of one listener.
 struct ListenerContext {
     number: usize,
-    listener: Listener,
+    listener: config::Listener,
     tables: watch::Receiver<Arc<RoutingTable>>,
     shutdown_watch: ShutdownWatch,
     limit: ConnectionLimit,
@@ -258,24 +277,31 @@ impl ListenerContext {
     }
 }
 
-async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
+async fn accept(socket: Listener, context: Arc<ListenerContext>) {
+    let mut failures = 0_u64;
     loop {
         let Some(reserved) = context.limit.reserve().await else { return };
-        match socket.accept().await {
+        let accepted = socket.accept().await;
+        if accepted.is_ok() && failures > 0 {
+            tracing::info!("connections are accepted again, after {failures} failures");
+            failures = 0;
+        }
+        match accepted {
             Ok((stream, address)) if context.listener.proxy_protocol => {
                 let context = Arc::clone(&context);
-                tokio::spawn(introduced(stream, address.ip(), reserved, context));
+                tokio::spawn(introduced(stream, address, reserved, context));
             }
-            Ok((stream, address)) => match context.limit.try_acquire(address.ip(), reserved) {
+            Ok((stream, address)) => match context.limit.try_acquire(address, reserved) {
                 Some(permit) => {
                     let context = Arc::clone(&context);
-                    tokio::spawn(connection(stream, address.ip(), permit, context));
+                    tokio::spawn(connection(stream, address, permit, context));
                 }
-                None => context.recorder().connection_refused(address.ip(), "limit"),
+                None => context.recorder().connection_refused(address, "limit"),
             },
             // Most likely out of file descriptors: connections may close in the meantime.
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                failures += 1;
+                context.recorder().accept_failed("a connection", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -284,8 +310,8 @@ async fn accept(socket: TcpListener, context: Arc<ListenerContext>) {
 
 /// Serves a connection for which a load balancer says who the client is.
 async fn introduced(
-    mut stream: TcpStream,
-    balancer: IpAddr,
+    mut stream: Stream,
+    balancer: ClientAddress,
     reserved: OwnedSemaphorePermit,
     context: Arc<ListenerContext>,
 ) {
@@ -297,7 +323,7 @@ async fn introduced(
         Err(io::ErrorKind::PermissionDenied.into())
     };
     let client = match client {
-        Ok(client) => client.unwrap_or(balancer),
+        Ok(client) => client.map_or(balancer, ClientAddress::Ip),
         Err(error) => {
             tracing::debug!("closing a connection without its header: {error}");
             return context.recorder().connection_refused(balancer, "proxy-protocol");
@@ -310,15 +336,15 @@ async fn introduced(
 }
 
 async fn connection(
-    stream: TcpStream,
-    address: IpAddr,
+    stream: Stream,
+    address: ClientAddress,
     permit: ConnectionPermit,
     context: Arc<ListenerContext>,
 ) {
     let open = context.tables.borrow().store.recorder().connection_opened();
     let connection = ClientConnection::new(permit, open, context.shutdown_watch.clone());
     // A response in two segments must not wait for the acknowledgement of the first.
-    let _ = stream.set_nodelay(true);
+    let _ = stream.set_nodelay();
     let stream = WriteTimeout::new(stream, context.tables.borrow().limits.pause);
     let tls = context.tables.borrow().tls.get(context.number).cloned().flatten();
     let Some(tls) = tls else {
@@ -332,8 +358,8 @@ async fn connection(
 
 async fn serve_tls(
     tls: Acceptor,
-    stream: WriteTimeout<TcpStream>,
-    address: IpAddr,
+    stream: WriteTimeout<Stream>,
+    address: ClientAddress,
     connection: &ClientConnection,
     context: &ListenerContext,
 ) {

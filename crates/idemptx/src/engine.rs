@@ -31,9 +31,11 @@ use crate::tokens::Tokens;
 mod builder;
 mod observer;
 mod probe;
+mod route;
 mod scope_permits;
 mod store_check;
 
+use self::builder::Variant;
 pub use self::builder::{EngineBuilder, EngineError};
 pub use self::observer::Completed;
 pub(crate) use self::observer::Observation;
@@ -42,6 +44,7 @@ use self::observer::ObserveFn;
 pub(crate) use self::observer::{warn_of_directive, warn_of_key};
 pub use self::probe::Orphan;
 use self::probe::{ProbeFn, Probes};
+pub use self::route::RouteBuilder;
 use self::scope_permits::ScopePermits;
 pub use self::store_check::CheckError;
 
@@ -112,7 +115,8 @@ impl<S: Store> Engine<S> {
     ///
     /// As [`EngineBuilder::build`].
     pub fn with_policy(&self, policy: Policy) -> Result<Self, EngineError> {
-        Self::sharing(policy, Arc::clone(&self.inner.shared))
+        let Inner { variant, shared, .. } = &*self.inner;
+        Self::sharing(policy, variant.clone(), Arc::default(), Arc::clone(shared))
     }
 
     /// Returns its present load, for metrics.
@@ -200,7 +204,9 @@ pub(crate) struct Inner<S> {
     /// The store was found unsafe, and the policy refuses that.
     refuses: AtomicBool,
     typical: TypicalTime,
-    meter: Mutex<KeyMeter>,
+    /// Shared with the routes that have this policy from this engine.
+    meter: Arc<Mutex<KeyMeter>>,
+    variant: Variant,
     shared: Arc<Shared<S>>,
 }
 
@@ -208,7 +214,6 @@ pub(crate) struct Inner<S> {
 struct Shared<S> {
     store: Arc<S>,
     namespace: Box<str>,
-    route: Box<str>,
     single_flight: Arc<SingleFlight>,
     lease_renewer: LeaseRenewer<S>,
     permits: Arc<Semaphore>,
@@ -228,7 +233,6 @@ struct Shared<S> {
 /// The application's functions.
 #[derive(Clone, Default)]
 struct Hooks {
-    scope: Option<ScopeFn>,
     accepts: Option<AcceptsFn>,
     probe: Option<ProbeFn>,
     render: Option<RenderFn>,
@@ -276,7 +280,7 @@ impl<S: Store> Inner<S> {
     }
 
     pub(crate) fn scope_of(&self, parts: &http::request::Parts) -> Option<Scope> {
-        self.shared.hooks.scope.as_ref().and_then(|scope| scope(parts))
+        self.variant.scope.as_ref().and_then(|scope| scope(parts))
     }
 
     pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {

@@ -109,7 +109,9 @@ pub use idemptx_core::policy::{
 pub use idemptx_core::problem::Problem;
 pub use idemptx_core::response::StoredResponse;
 
-pub use self::engine::{CheckError, Completed, Engine, EngineBuilder, EngineError, Load, Orphan};
+pub use self::engine::{
+    CheckError, Completed, Engine, EngineBuilder, EngineError, Load, Orphan, RouteBuilder,
+};
 pub use self::execution::Execution;
 #[cfg(feature = "axum")]
 pub use self::execution::NoExecution;

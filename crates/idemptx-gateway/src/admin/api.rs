@@ -22,6 +22,14 @@ use crate::proxy::ActiveRoute;
 use crate::recorder::RecordedStore;
 
 impl AdminService {
+    /// Logs that the store failed an operator; a page that is open asks again and again.
+    fn store_problem(&self, error: &StoreError) -> ApiProblem {
+        if let Some(suppressed) = self.failures.admit() {
+            tracing::warn!("a call of an operator failed: {}{suppressed}", error_text(error));
+        }
+        ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, format!("The store: {error}."))
+    }
+
     /// The state and the counters of this process.
     pub(super) fn overview(&self) -> Value {
         let (table, now, readiness) =
@@ -87,13 +95,14 @@ impl AdminService {
         let query = parse_query(query)?;
         // One record is enough: a page of the inspector refreshes often and must not scan.
         let page = self.operators()?.list(query, 1, PAGES_MAX).await;
-        Ok(view::page(&page.map_err(|error| store_problem(&error))?))
+        Ok(view::page(&page.map_err(|error| self.store_problem(&error))?))
     }
 
     /// Returns a record with its events and the possible actions.
     pub(super) async fn record(&self, id: &str) -> Result<Value, ApiProblem> {
         let id = parse_id(id)?;
-        let record = self.operators()?.show(&id).await.map_err(|error| store_problem(&error))?;
+        let record =
+            self.operators()?.show(&id).await.map_err(|error| self.store_problem(&error))?;
         let now = Instant::now();
         let events = self.recorder.event_log().map(|log| log.events_of(&id)).unwrap_or_default();
         let events: Vec<_> = events.iter().map(|logged| event_view::event(logged, now)).collect();
@@ -151,16 +160,17 @@ impl AdminService {
         let operators = self.operators()?;
         let mut matches = Vec::new();
         for (id, routes) in found {
-            let summary = operators.summary(&id).await.map_err(|error| store_problem(&error))?;
+            let summary =
+                operators.summary(&id).await.map_err(|error| self.store_problem(&error))?;
             let record = summary.as_ref().map(view::summary);
             matches.push(json!({ "id": id.to_string(), "routes": routes, "record": record }));
         }
         // What the log and lists show of a record is looked up as well.
         if matches.iter().all(|it| it["record"].is_null()) && operators::is_prefix(text("key")) {
             let ids = operators.named(&text("key").to_ascii_lowercase()).await;
-            for id in ids.map_err(|error| store_problem(&error))? {
+            for id in ids.map_err(|error| self.store_problem(&error))? {
                 let summary =
-                    operators.summary(&id).await.map_err(|error| store_problem(&error))?;
+                    operators.summary(&id).await.map_err(|error| self.store_problem(&error))?;
                 let record = summary.as_ref().map(view::summary);
                 matches.push(json!({ "id": id.to_string(), "routes": [], "record": record }));
             }
@@ -180,7 +190,7 @@ impl AdminService {
         let action = OperatorAction::from_name(action)
             .ok_or_else(|| ApiProblem::new(StatusCode::NOT_FOUND, "There is no such action."))?;
         let operators = self.operators()?;
-        let before = operators.summary(&id).await.map_err(|error| store_problem(&error))?;
+        let before = operators.summary(&id).await.map_err(|error| self.store_problem(&error))?;
         let before = before.ok_or_else(|| operator_problem(&OperatorError::Absent))?;
         if body["seen"].as_str() != Some(&view::version(&before)) {
             return Err(ApiProblem::new(StatusCode::CONFLICT, CHANGED));
@@ -277,11 +287,6 @@ fn store_kind(store: &AnyStore) -> &'static str {
 
 fn bad_request(detail: impl Into<String>) -> ApiProblem {
     ApiProblem::new(StatusCode::BAD_REQUEST, detail)
-}
-
-fn store_problem(error: &StoreError) -> ApiProblem {
-    tracing::warn!("a call of an operator failed: {}", error_text(error));
-    ApiProblem::new(StatusCode::SERVICE_UNAVAILABLE, format!("The store: {error}."))
 }
 
 fn operator_problem(error: &OperatorError) -> ApiProblem {

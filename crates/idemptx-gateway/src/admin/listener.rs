@@ -1,7 +1,6 @@
 //! The admin listener.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::router::AdminService;
-use crate::network::{TcpListener, TcpStream};
+use crate::network::{ClientAddress, Listener, Stream};
 
 /// Serves operators until it is dropped.
-pub(crate) async fn listen(socket: TcpListener, service: Arc<AdminService>) {
+pub(crate) async fn listen(socket: Listener, service: Arc<AdminService>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -33,17 +32,17 @@ pub(crate) async fn listen(socket: TcpListener, service: Arc<AdminService>) {
                 });
             }
             Err(error) => {
-                tracing::warn!("cannot accept an admin connection: {error}");
+                service.recorder.accept_failed("an admin connection", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn serve(io: TokioIo<TcpStream>, peer: SocketAddr, service: Arc<AdminService>) {
+async fn serve(io: TokioIo<Stream>, peer: ClientAddress, service: Arc<AdminService>) {
     let answers = service_fn(move |request: http::Request<Incoming>| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.answer(peer.ip(), request).await) }
+        async move { Ok::<_, Infallible>(service.answer(peer, request).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);

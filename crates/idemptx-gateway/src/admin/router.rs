@@ -1,6 +1,5 @@
 //! Routes requests of operators, and protects the responses.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,10 @@ use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
-use idemptx::Policy;
 use idemptx::tower::BodyError;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -20,7 +19,9 @@ use tokio::time::timeout;
 
 use super::auth::{AccessDenied, AccessPolicy, actor};
 use crate::config::Admin;
+use crate::logging::LogRate;
 use crate::metrics::CurrentValues;
+use crate::network::ClientAddress;
 use crate::proxy::RoutingTable;
 use crate::recorder::Recorder;
 
@@ -29,6 +30,10 @@ pub(crate) struct AdminService {
     access: AccessPolicy,
     tables: watch::Receiver<Arc<RoutingTable>>,
     pub(super) recorder: Arc<Recorder>,
+    /// The limit of lines about requests that are not allowed, which anyone can send.
+    refusals: LogRate,
+    /// The limit of lines about calls that failed.
+    pub(super) failures: LogRate,
 }
 
 /// A failed call, as an RFC 9457 document.
@@ -41,7 +46,7 @@ pub(super) struct ApiProblem {
 /// The caller of a change, for the audit log.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub(super) address: IpAddr,
+    pub(super) address: ClientAddress,
     pub(super) name: String,
 }
 
@@ -51,7 +56,13 @@ impl AdminService {
         tables: watch::Receiver<Arc<RoutingTable>>,
         recorder: Arc<Recorder>,
     ) -> Self {
-        Self { access: AccessPolicy::new(config.token.as_deref()), tables, recorder }
+        Self {
+            access: AccessPolicy::new(config.token.as_deref()),
+            tables,
+            recorder,
+            refusals: LogRate::default(),
+            failures: LogRate::default(),
+        }
     }
 
     /// Answers a request.
@@ -59,7 +70,11 @@ impl AdminService {
     /// # Security
     ///
     /// Bodies are limited in size and time; the body of a denied request is not read.
-    pub(crate) async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Response<Full<Bytes>>
+    pub(crate) async fn answer<B>(
+        &self,
+        peer: ClientAddress,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BodyError>,
@@ -71,7 +86,7 @@ impl AdminService {
             Some(_) => only("GET, HEAD"),
             None => match self.access.authorize(&parts.method, &parts.headers) {
                 Err(refusal) => {
-                    tracing::info!(target: "idemptx::audit", from = %peer, "{}", refusal.log_text());
+                    self.log_refusal(refusal, peer, &parts);
                     refused(refusal)
                 }
                 Ok(()) => {
@@ -82,6 +97,16 @@ impl AdminService {
         };
         protect(&mut response);
         response
+    }
+
+    fn log_refusal(&self, refusal: AccessDenied, peer: ClientAddress, parts: &Parts) {
+        let Some(suppressed) = self.refusals.admit() else { return };
+        let (text, method, path) = (refusal.log_text(), &parts.method, parts.uri.path());
+        tracing::info!(
+            target: "idemptx::audit",
+            from = %peer,
+            "{text}: {method} {path}{suppressed}"
+        );
     }
 
     /// Returns resources without access control: the page, which holds no data, and the probes.
@@ -103,12 +128,7 @@ impl AdminService {
         Some(self.access.check_host(headers).map_or_else(refused, |()| answer))
     }
 
-    async fn private<B>(
-        &self,
-        parts: &http::request::Parts,
-        body: B,
-        caller: &Caller,
-    ) -> Response<Full<Bytes>>
+    async fn private<B>(&self, parts: &Parts, body: B, caller: &Caller) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BodyError>,
@@ -172,13 +192,8 @@ impl AdminService {
         };
         let table = self.table();
         current_values.spooled = table.spooled();
-        current_values.addresses = table
-            .upstreams()
-            .flat_map(|upstream| {
-                let name = &upstream.config.name;
-                upstream.availability().map(|(it, is_up)| (name.clone(), it.to_string(), is_up))
-            })
-            .collect();
+        current_values.addresses =
+            table.upstreams().flat_map(|upstream| upstream.addresses()).collect();
         let key_sets = table.key_sets().iter();
         current_values.key_sets =
             key_sets.map(|it| (it.config().url.clone(), it.count(), it.age())).collect();
@@ -186,14 +201,7 @@ impl AdminService {
         if let Some(near) = table.store.inner().near_cache() {
             (current_values.near_bytes, current_values.near_hits) = (near.bytes(), near.hits());
         }
-        let mut counted: Vec<&Policy> = Vec::new();
-        for engine in table.engines() {
-            // Routes may share an engine after a reload.
-            if counted.iter().any(|of| std::ptr::eq(*of, engine.policy())) {
-                continue;
-            }
-            counted.push(engine.policy());
-            let load = engine.load();
+        for load in table.loads() {
             current_values.executing += load.executing;
             current_values.waiting += load.waiting;
             current_values.unconfirmed += load.unconfirmed;

@@ -1,4 +1,4 @@
-//! Networks of addresses.
+//! Networks of addresses, and what connects without one.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,23 +6,36 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-/// An address, or all that begin with the same bits: `10.0.0.0/8`, `2001:db8::/32`.
+use super::listen_address::UNIX;
+use crate::network::ClientAddress;
+
+/// An address, all that begin with the same bits (`10.0.0.0/8`, `2001:db8::/32`), or all that
+/// connects over a Unix socket (`unix:`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u32,
+pub struct Network(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Range { address: IpAddr, bits: u32 },
+    UnixSockets,
 }
 
 impl Network {
     /// Returns whether an address is in the network; one of IPv4 that is mapped into IPv6 counts as
     /// what it is.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: impl Into<ClientAddress>) -> bool {
+        let (own, bits, address) = match (self.0, address.into()) {
+            (Kind::UnixSockets, ClientAddress::UnixSocket) => return true,
+            (Kind::Range { address: own, bits }, ClientAddress::Ip(address)) => {
+                (own, bits, address)
+            }
+            _ => return false,
+        };
         let shared = |of: u128, other: u128, width: u32| {
             let differing = of ^ other;
-            differing.checked_shr(width.saturating_sub(self.bits)).unwrap_or(0) == 0
+            differing.checked_shr(width.saturating_sub(bits)).unwrap_or(0) == 0
         };
-        match (self.address, address.to_canonical()) {
+        match (own, address.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(it)) => {
                 shared(u32::from(own).into(), u32::from(it).into(), u32::BITS)
             }
@@ -36,7 +49,10 @@ impl FromStr for Network {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let advice = "write an address or a network, as `10.0.0.0/8`";
+        let advice = "write an address or a network, as `10.0.0.0/8`, or `unix:`";
+        if text == UNIX {
+            return Ok(Self(Kind::UnixSockets));
+        }
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
@@ -47,13 +63,16 @@ impl FromStr for Network {
             None => width,
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= width).ok_or(advice)?,
         };
-        Ok(Self { address, bits })
+        Ok(Self(Kind::Range { address, bits }))
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
+        match self.0 {
+            Kind::Range { address, bits } => write!(f, "{address}/{bits}"),
+            Kind::UnixSockets => f.write_str(UNIX),
+        }
     }
 }
 
@@ -83,12 +102,17 @@ mod tests {
         ] {
             let network: Network = network.parse().unwrap();
             assert_eq!(
-                network.contains(address.parse().unwrap()),
+                network.contains(address.parse::<IpAddr>().unwrap()),
                 is_inside,
                 "{network} {address}"
             );
         }
-        for text in ["10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "here"] {
+        let sockets: Network = "unix:".parse().unwrap();
+        assert!(sockets.contains(ClientAddress::UnixSocket));
+        assert!(!sockets.contains(IpAddr::from([127, 0, 0, 1])));
+        let all: Network = "0.0.0.0/0".parse().unwrap();
+        assert!(!all.contains(ClientAddress::UnixSocket));
+        for text in ["10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "here", "unix:/a"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }

@@ -45,7 +45,7 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathAndQuery, D::E
     path.ok_or_else(|| serde::de::Error::custom("a path begins with `/`"))
 }
 
-fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
+pub(super) fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
     let mut all = Statuses::default();
     for status in Vec::<StatusOrClass>::deserialize(deserializer)? {
         all = all.and(match status {

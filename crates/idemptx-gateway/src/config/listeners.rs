@@ -1,22 +1,25 @@
 //! The addresses that the gateway listens on: for clients and for operators.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::Network;
 use super::invalid_config::InvalidSetting;
+use super::listen_address::socket_mode;
 use super::values::yes;
+use super::{ListenAddress, Network};
 
 /// An address for clients.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Listener {
-    /// The address; port 0 picks a free port.
-    pub address: SocketAddr,
+    /// The address.
+    pub address: ListenAddress,
+    /// The permissions of a Unix socket's file; by default its owner and group may connect.
+    #[serde(default, deserialize_with = "socket_mode")]
+    pub socket_mode: Option<u32>,
     /// Takes the listening socket that the supervisor passes as standard input, whose address counts.
     #[serde(default)]
     pub inherit: bool,
@@ -45,11 +48,12 @@ pub struct Listener {
 impl Listener {
     /// Returns a clear-text listener for both versions of HTTP.
     #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
+    pub const fn new(address: ListenAddress) -> Self {
         let forwarded = ForwardedRule::Replace;
         let trusted_proxies = Vec::new();
         Self {
             address,
+            socket_mode: None,
             inherit: false,
             http1: true,
             http2: true,
@@ -65,6 +69,10 @@ impl Listener {
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
             let text = "with `proxy_protocol` say in `trusted_proxies` whose word counts";
             return Err(InvalidSetting::at(["listener", position, "proxy_protocol"], text));
+        }
+        if self.socket_mode.is_some() && (self.inherit || self.address.tcp().is_some()) {
+            let text = "only a Unix socket that the gateway makes itself has permissions";
+            return Err(InvalidSetting::at(["listener", position, "socket_mode"], text));
         }
         if self.http1 || self.http2 {
             return Ok(());
@@ -121,15 +129,22 @@ pub struct KeyPair {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Admin {
-    /// The address; one that is not loopback requires a token.
-    pub address: SocketAddr,
+    /// The address; one that other hosts can reach requires a token.
+    pub address: ListenAddress,
+    /// The permissions of a Unix socket's file; by default its owner and group may connect.
+    #[serde(default, deserialize_with = "socket_mode")]
+    pub socket_mode: Option<u32>,
     /// The token of operators.
     pub token: Option<String>,
 }
 
 impl Admin {
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {
-        if self.token.is_some() || self.address.ip().is_loopback() {
+        if self.socket_mode.is_some() && self.address.tcp().is_some() {
+            let text = "only a Unix socket has permissions";
+            return Err(InvalidSetting::at(["admin", "socket_mode"], text));
+        }
+        if self.token.is_some() || self.address.is_local() {
             return Ok(());
         }
         let text = "an address that is not loopback requires a token: set `token`";

@@ -7,9 +7,11 @@
 
 mod address_range;
 mod cors;
+mod ejection;
 mod environment;
 mod health_check;
 mod invalid_config;
+mod listen_address;
 mod listeners;
 mod pattern;
 mod protection;
@@ -23,7 +25,6 @@ mod values;
 mod warnings;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,10 +33,13 @@ use toml::de::DeTable;
 
 pub use self::address_range::Network;
 pub use self::cors::Cors;
+pub use self::ejection::Ejection;
 pub(crate) use self::environment::expanded;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;
 use self::invalid_config::{InvalidSetting, SourceText};
+pub use self::listen_address::ListenAddress;
+pub(crate) use self::listen_address::SOCKET_MODE;
 pub use self::listeners::{Admin, ForwardedRule, KeyPair, Listener, ListenerTls};
 pub use self::pattern::Pattern;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
@@ -109,13 +113,13 @@ impl Config {
     /// Returns a configuration with one listener, one upstream and one protection for all requests.
     #[must_use]
     pub fn simple(
-        listen: SocketAddr,
+        listen: impl Into<ListenAddress>,
         upstream: Origin,
         store: String,
         protection: Option<Protection>,
     ) -> Self {
         Self {
-            listeners: vec![Listener::new(listen)],
+            listeners: vec![Listener::new(listen.into())],
             upstreams: vec![Upstream::new("upstream", vec![upstream])],
             routes: vec![Route::new("upstream", protection)],
             store: Store::new(store),
@@ -165,7 +169,7 @@ impl Config {
                     text.to_owned(),
                 ));
             }
-            if listener.address.port() != 0
+            if listener.address.is_exclusive()
                 && earlier.clone().any(|it| it.address == listener.address)
             {
                 let text = format!("another listener has the address {}", listener.address);
@@ -188,7 +192,14 @@ impl Config {
             }
         }
         self.store.validate()?;
-        self.admin.as_ref().map_or(Ok(()), Admin::validate)?;
+        if let Some(admin) = &self.admin {
+            admin.validate()?;
+            let mut listeners = self.listeners.iter();
+            if admin.address.is_exclusive() && listeners.any(|it| it.address == admin.address) {
+                let text = format!("a listener has the address {}", admin.address);
+                return Err(InvalidSetting::at(["admin", "address"], text));
+            }
+        }
         if self.traces.is_some() && !cfg!(feature = "otel") {
             return Err(InvalidSetting::at(["traces"], NO_TRACES));
         }
@@ -216,9 +227,11 @@ impl Document {
     fn into_config(self) -> Result<Config, InvalidSetting> {
         let routes = self.route.into_iter().enumerate();
         let has_store = self.store.is_some();
+        let mut upstreams = self.upstream;
+        upstreams.iter_mut().for_each(Upstream::name_sockets);
         let mut config = Config {
             listeners: self.listener,
-            upstreams: self.upstream,
+            upstreams,
             routes: routes
                 .map(|(number, table)| table.into_route(&number.to_string()))
                 .collect::<Result<_, _>>()?,

@@ -36,7 +36,7 @@ impl RemoteKeySet {
         };
         let authority = uri.authority().filter(|it| !it.as_str().contains('@')).ok_or(advice)?;
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        let origin = Origin { tls, authority: authority.clone() };
+        let origin = Origin { tls, authority: authority.clone(), socket: None };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let is_local = host == "localhost"
             || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());

@@ -6,9 +6,10 @@ use std::time::Duration;
 use http::uri::Authority;
 use serde::{Deserialize, Deserializer};
 
-use super::HealthCheck;
 use super::invalid_config::InvalidSetting;
+use super::listen_address::{UNIX, unix_path};
 use super::values::{head_bytes, millis, origins, positive, positive_millis, seconds};
+use super::{Ejection, HealthCheck};
 
 /// A service that requests are forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,6 +33,9 @@ pub struct Upstream {
     /// The `Host` that is sent.
     #[serde(default)]
     pub host: HostRule,
+    /// The host and the port by which addresses that are Unix sockets are named to the service.
+    #[serde(default, deserialize_with = "authority")]
+    pub authority: Option<Authority>,
     /// A PEM file of certificate authorities, instead of the public ones.
     pub ca: Option<PathBuf>,
     /// The certificate by which the service knows the gateway, a PEM file with its chain.
@@ -55,6 +59,10 @@ pub struct Upstream {
     // and its outcome would be unknown.
     #[serde(rename = "idle_timeout_ms", deserialize_with = "millis", default = "seconds::<4>")]
     pub idle_timeout: Duration,
+    /// The age at which a connection is replaced, however busy it is, and its name resolved again.
+    #[serde(rename = "connection_age_max_ms", deserialize_with = "positive_millis")]
+    #[serde(default = "seconds::<60>")]
+    pub connection_age_max: Duration,
     /// The maximum number of connections to each address.
     #[serde(deserialize_with = "positive", default = "connections_max")]
     pub connections_max: usize,
@@ -69,6 +77,8 @@ pub struct Upstream {
     pub down: Duration,
     /// The active health checks, if any.
     pub health: Option<HealthCheck>,
+    /// The ejection of addresses whose requests fail, if any.
+    pub ejection: Option<Ejection>,
 }
 
 impl Upstream {
@@ -82,6 +92,7 @@ impl Upstream {
             balance: Balance::RoundRobin,
             version: UpstreamVersion::Http1,
             host: HostRule::Preserve,
+            authority: None,
             ca: None,
             client_certificate: None,
             client_key: None,
@@ -89,11 +100,21 @@ impl Upstream {
             response_timeout: seconds::<60>(),
             pause_timeout: seconds::<60>(),
             idle_timeout: seconds::<4>(),
+            connection_age_max: seconds::<60>(),
             connections_max: connections_max(),
             head_bytes_max: head_bytes_max(),
             head_lines_max: head_lines_max(),
             down: seconds::<5>(),
             health: None,
+            ejection: None,
+        }
+    }
+
+    /// Gives the addresses that are Unix sockets their name.
+    pub(super) fn name_sockets(&mut self) {
+        let Some(authority) = &self.authority else { return };
+        for origin in self.origins.iter_mut().filter(|it| it.socket.is_some()) {
+            origin.authority = authority.clone();
         }
     }
 
@@ -107,6 +128,11 @@ impl Upstream {
         if self.weights.iter().any(|weight| !(1..=WEIGHT_MAX).contains(weight)) {
             return wrong("weights", format!("a weight is a number from 1 to {WEIGHT_MAX}"));
         }
+        if self.authority.is_some() && self.origins.iter().all(|it| it.socket.is_none()) {
+            let text = "only an address that is a Unix socket takes its name from here";
+            return wrong("authority", text.to_owned());
+        }
+        self.ejection.as_ref().map_or(Ok(()), |it| it.validate(position))?;
         match (&self.client_certificate, &self.client_key) {
             (Some(_), None) => wrong("client_certificate", "`client_key` is missing".to_owned()),
             (None, Some(_)) => wrong("client_key", "`client_certificate` is missing".to_owned()),
@@ -148,7 +174,14 @@ fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UpstreamVersion
     })
 }
 
-/// A scheme, a host and a port.
+/// Deserialises a host with or without a port.
+fn authority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Authority>, D::Error> {
+    let authority = String::deserialize(deserializer)?.parse::<Authority>();
+    let authority = authority.ok().filter(|it| !it.as_str().contains('@'));
+    authority.map(Some).ok_or_else(|| serde::de::Error::custom("write a host, as `shop:80`"))
+}
+
+/// A scheme, a host and a port, or a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Origin {
@@ -156,16 +189,24 @@ pub struct Origin {
     pub tls: bool,
     /// The host and the port, as in the URL.
     pub authority: Authority,
+    /// The path of a Unix socket, to connect to instead.
+    pub socket: Option<PathBuf>,
 }
 
 impl Origin {
-    /// Parses `http://host[:port]` or `https://host[:port]`.
+    /// Parses `http://host[:port]`, `https://host[:port]` or `unix:PATH`, which is `localhost` to the
+    /// service.
     ///
     /// # Errors
     ///
     /// Advice on what to write instead.
     pub fn parse(url: &str) -> Result<Self, &'static str> {
-        let advice = "write `http://host:port` or `https://host:port`, without a path";
+        let advice = "write `http://host:port` or `https://host:port`, without a path, or \
+                      `unix:/run/app.sock`";
+        if let Some(path) = url.strip_prefix(UNIX) {
+            let authority = Authority::from_static("localhost");
+            return Ok(Self { tls: false, authority, socket: Some(unix_path(path)?) });
+        }
         let uri: http::Uri = url.parse().map_err(|_| advice)?;
         let tls = match uri.scheme_str() {
             Some("http") => false,
@@ -174,9 +215,14 @@ impl Origin {
         };
         let authority = uri.authority().filter(|it| !it.as_str().contains('@')).ok_or(advice)?;
         match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
-            None | Some("/") => Ok(Self { tls, authority: authority.clone() }),
+            None | Some("/") => Ok(Self { tls, authority: authority.clone(), socket: None }),
             _ => Err(advice),
         }
+    }
+
+    /// Returns the scheme.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
     }
 
     /// Returns the port, by default that of the scheme.
@@ -188,7 +234,10 @@ impl Origin {
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority)
+        match &self.socket {
+            Some(path) => write!(f, "{UNIX}{}", path.display()),
+            None => write!(f, "{}://{}", self.scheme(), self.authority),
+        }
     }
 }
 

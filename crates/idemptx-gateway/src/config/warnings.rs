@@ -14,6 +14,14 @@ pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    for upstream in config.upstreams.iter().filter(|it| it.ejection.is_some()) {
+        if upstream.origins.len() < 2 {
+            found.push(format!(
+                "upstream {} has a single address, which is never ejected",
+                upstream.name
+            ));
+        }
+    }
     for (number, route) in config.routes.iter().enumerate() {
         let mut earlier = config.routes.iter().take(number);
         if let Some(cover) = earlier.find(|earlier| covers(earlier, route)) {

@@ -320,6 +320,7 @@ fn problem_schema(names: &BTreeSet<String>) -> Node {
                 ("retryable", kind("boolean")),
                 ("safe_new_key", kind("boolean")),
                 ("retry_after", kind("integer")),
+                ("request_id", kind("string")),
             ]),
         ),
         (MARK, Node::Bool(true)),

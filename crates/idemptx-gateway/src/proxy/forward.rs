@@ -22,9 +22,11 @@ use tower_service::Service;
 
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
+use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
 use crate::connection_limit::RequestConnection;
+use crate::network::ClientAddress;
 use crate::request_body::{BodyLimitError, ClientBody, UpstreamRequestBody};
 use crate::traces::TraceContext;
 use crate::upstream::{SendError, UpstreamBody};
@@ -32,9 +34,9 @@ use crate::upstream::{SendError, UpstreamBody};
 /// The client's end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    /// The address, as a field value.
-    forwarded_for: HeaderValue,
+    pub(crate) address: ClientAddress,
+    /// The address, as a field value; a Unix socket adds nothing to `X-Forwarded-For`.
+    forwarded_for: Option<HeaderValue>,
     /// The element that every request adds to `Forwarded` (RFC 7239 §4).
     forwarded: String,
     tls: bool,
@@ -48,7 +50,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(
-        address: IpAddr,
+        address: ClientAddress,
         tls: bool,
         listener: &Listener,
         certificate: Option<Scope>,
@@ -62,12 +64,18 @@ impl Peer {
             (false, false) => ForwardedRule::Replace,
         };
         let trusted = if is_trusted { proxies.as_slice().into() } else { Arc::default() };
-        let text = address.to_string();
-        let forwarded_for = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("_"));
+        let forwarded_for = match address {
+            ClientAddress::Ip(address) => HeaderValue::try_from(address.to_string()).ok(),
+            ClientAddress::UnixSocket => None,
+        };
         let scheme = scheme(tls);
         let forwarded = match address {
-            IpAddr::V4(address) => format!("for={address};proto={scheme}"),
-            IpAddr::V6(address) => format!("for=\"[{address}]\";proto={scheme}"),
+            ClientAddress::Ip(IpAddr::V4(address)) => format!("for={address};proto={scheme}"),
+            ClientAddress::Ip(IpAddr::V6(address)) => {
+                format!("for=\"[{address}]\";proto={scheme}")
+            }
+            // RFC 7239 §6.2.
+            ClientAddress::UnixSocket => format!("for=unknown;proto={scheme}"),
         };
         Self { address, forwarded_for, forwarded, tls, rule, trusted, certificate, connection }
     }
@@ -82,14 +90,14 @@ impl Peer {
     ///
     /// From the last hop back, what the last trusted proxy says counts: anything before that may
     /// have been sent by the client.
-    pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn client(&self, headers: &HeaderMap) -> ClientAddress {
         if self.trusted.is_empty() {
             return self.address;
         }
         let mut client = self.address;
         for hop in forwarded_hops(headers).into_iter().rev() {
             let Some(address) = hop_address(&hop) else { break };
-            client = address;
+            client = address.into();
             if !self.trusted.iter().any(|network| network.contains(address)) {
                 break;
             }
@@ -141,13 +149,14 @@ pub(super) async fn forward_request(
         add_execution_headers(route, execution, request.headers_mut());
     }
     state_absent_body(&mut request);
-    match route.send(request).await {
+    let request_id = request.headers().get(REQUEST_ID).cloned();
+    match route.send(request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
         }
         Ok(answer) => answer,
-        Err(lost) => send_error_response(route, &lost, execution.is_some()),
+        Err(lost) => send_error_response(route, &lost, request_id.as_ref(), execution.is_some()),
     }
 }
 
@@ -191,12 +200,14 @@ fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut 
         given = false;
     }
     headers.reserve(ADDED_LINES);
-    if given && headers.contains_key(FORWARDED_FOR) {
-        let mut addresses = list(headers, &FORWARDED_FOR);
-        let _ = write!(addresses, "{}", peer.address);
-        set(headers, FORWARDED_FOR, addresses);
-    } else {
-        headers.insert(FORWARDED_FOR, peer.forwarded_for.clone());
+    if let Some(forwarded_for) = &peer.forwarded_for {
+        if given && headers.contains_key(FORWARDED_FOR) {
+            let mut addresses = list(headers, &FORWARDED_FOR);
+            let _ = write!(addresses, "{}", peer.address);
+            set(headers, FORWARDED_FOR, addresses);
+        } else {
+            headers.insert(FORWARDED_FOR, forwarded_for.clone());
+        }
     }
     let mut forwarded = if given { list(headers, &FORWARDED) } else { String::with_capacity(96) };
     forwarded.push_str(&peer.forwarded);
@@ -287,6 +298,7 @@ fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &m
 pub(super) fn send_error_response(
     route: &ActiveRoute,
     lost: &SendError,
+    request_id: Option<&HeaderValue>,
     keyed: bool,
 ) -> Response<UpstreamBody> {
     let fault = match lost {
@@ -301,7 +313,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    route.log_lost(&describe(lost));
+    route.log_lost(request_id, &lost.to_string());
     fault_response(route, fault)
 }
 
@@ -338,18 +350,6 @@ fn client_fault(error: &hyper::Error) -> Option<ProxyError> {
         cause = error.source();
     }
     Some(ProxyError::BodyBroken)
-}
-
-fn describe(lost: &SendError) -> String {
-    match lost {
-        SendError::Unsent(error) => format!("not sent: {error}"),
-        SendError::Late => "sent, but no response in time".to_owned(),
-        SendError::Ambiguous => "sent, but the response is framed ambiguously".to_owned(),
-        SendError::Broken(error) => match error.source() {
-            Some(cause) => format!("sent, then {error}: {cause}"),
-            None => format!("sent, then {error}"),
-        },
-    }
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -71,6 +71,9 @@ pub(crate) async fn answer(
         Err(fault) => (None, fault.into_response().map(DownstreamBody::plain)),
     };
     if is_own(&response) {
+        if is_problem(&response) {
+            response = request_id::name_in_problem(response, &request_id).await;
+        }
         response.headers_mut().insert(REQUEST_ID, request_id.clone());
         if let (Some(route), Some(origin)) = (&route, &origin) {
             headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
@@ -130,6 +133,16 @@ fn is_own<B>(response: &Response<B>) -> bool {
     let outcome = extensions.get::<Outcome>();
     extensions.get::<OwnAnswer>().is_some()
         || matches!(outcome, Some(Outcome::Refused(_) | Outcome::Replayed | Outcome::Fenced { .. }))
+}
+
+/// Returns whether a response that is [the gateway's own](is_own) is a problem, and no replay.
+fn is_problem<B>(response: &Response<B>) -> bool {
+    let is_replay = matches!(
+        response.extensions().get(),
+        Some(Outcome::Replayed | Outcome::Fenced { code: None, .. })
+    );
+    let content_type = response.headers().get(CONTENT_TYPE);
+    !is_replay && content_type.is_some_and(|it| it == "application/problem+json")
 }
 
 /// Returns the response to a probe, on listeners that answer probes.
@@ -201,13 +214,14 @@ async fn route_request(
         request.extensions_mut().insert(scope.clone());
     }
     let began = Instant::now();
+    let request_id = request.headers().get(REQUEST_ID).cloned();
     let forward = ForwardService { route: Arc::clone(route), peer };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.
-        route.note_broken_off(began.elapsed());
+        route.note_broken_off(request_id.as_ref(), began.elapsed());
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));

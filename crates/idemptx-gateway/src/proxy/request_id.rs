@@ -4,7 +4,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body_util::BodyExt as _;
+
+use super::downstream_body::DownstreamBody;
+use crate::upstream::UpstreamBody;
 
 /// Returns the client's id of a request, or makes one and sets it.
 ///
@@ -22,6 +28,29 @@ pub(super) fn take_or_make(headers: &mut HeaderMap) -> HeaderValue {
     let id = make();
     headers.insert(REQUEST_ID, id.clone());
     id
+}
+
+/// Adds the id to a problem document that the gateway has made, as the member `request_id`: what a
+/// client shows of the document then leads to the lines of the log.
+pub(super) async fn name_in_problem(
+    response: Response<DownstreamBody>,
+    id: &HeaderValue,
+) -> Response<DownstreamBody> {
+    let (mut parts, body) = response.into_parts();
+    // It is in memory, and cannot fail.
+    let document = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let document = with_member(&document, id).map_or(document, Bytes::from);
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(CONTENT_LENGTH, document.len().into());
+    }
+    Response::from_parts(parts, DownstreamBody::plain(UpstreamBody::from_bytes(document)))
+}
+
+/// Returns a JSON object with one more member; `None` if it is no object.
+fn with_member(document: &[u8], id: &HeaderValue) -> Option<Vec<u8>> {
+    let members = document.strip_suffix(b"}").filter(|it| it.len() > 1)?;
+    // A plain id has nothing to escape.
+    Some([members, b",\"request_id\":\"", id.as_bytes(), b"\"}"].concat())
 }
 
 fn is_plain(id: &[u8]) -> bool {
@@ -82,5 +111,15 @@ mod tests {
         assert!(made.iter().all(|id| id.len() == 32), "{made:?}");
         made.dedup();
         assert_eq!(made.len(), 6);
+    }
+
+    #[test]
+    fn an_object_gets_a_member_and_anything_else_stays() {
+        let id = HeaderValue::from_static("4f2a");
+        let object = with_member(br#"{"a":1}"#, &id).unwrap();
+        assert_eq!(object, br#"{"a":1,"request_id":"4f2a"}"#);
+        for document in [&b""[..], b"{}", b"[]", b"null"] {
+            assert_eq!(with_member(document, &id), None);
+        }
     }
 }

@@ -1,24 +1,27 @@
 //! Routes with their engines, and upstreams with their connections, built from a configuration.
 
+mod engines;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use idemptx::store::AnyStore;
-use idemptx::{Engine, Scope, Spool};
+use idemptx::{Engine, Load, Spool};
 use tokio::time::{sleep, timeout};
 
+use self::engines::{Engines, GatewayEngine};
 use super::{headers, target};
-use crate::config::{self, Config, JwtKey, Limits, Protection, ScopeSource};
+use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
 use crate::error::StartError;
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::{Acceptor, TlsError};
-use crate::token::{RemoteKeys, TokenVerifier};
+use crate::token::RemoteKeys;
 use crate::upstream::{SendError, UpstreamBody, UpstreamPool};
 
 /// Everything that serves requests; a reload replaces it as a whole.
@@ -30,6 +33,7 @@ pub(crate) struct RoutingTable {
     pub(crate) tls: Vec<Option<Acceptor>>,
     spool: Spool,
     upstreams: HashMap<String, Arc<UpstreamPool>>,
+    engines: Engines,
     /// The keys for tokens that are at URLs.
     key_sets: Vec<Arc<RemoteKeys>>,
 }
@@ -40,7 +44,7 @@ pub(crate) struct ActiveRoute {
     /// The name in metrics and logs.
     pub(crate) name: Arc<str>,
     pub(crate) upstream: Arc<UpstreamPool>,
-    pub(crate) engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
+    pub(crate) engine: Option<GatewayEngine>,
     upstream_name: Arc<str>,
     key_headers: Vec<HeaderName>,
     recorder: Arc<Recorder>,
@@ -78,18 +82,18 @@ impl RoutingTable {
         }
         let acceptor = |listener| Acceptor::new(listener, config.limits.handshake);
         let tls = config.listeners.iter().map(acceptor).collect::<Result<_, _>>();
-        let mut routes = Vec::new();
+        let mut routes: Vec<Arc<ActiveRoute>> = Vec::new();
         let key_sets = key_sets(config, previous, store.recorder()).map_err(StartError::Tls)?;
+        let comparable = previous.filter(|it| {
+            it.limits.executions_max == config.limits.executions_max
+                && it.limits.has_same_spool(&config.limits)
+        });
+        let mut engines = Engines::new(&store, &spool, &config.limits, comparable);
         for route in &config.routes {
             if let Some(upstream) = upstreams.get(&route.upstream) {
                 let engine = route.protection.as_ref().map(|protection| {
-                    let same = previous
-                        .and_then(|it| it.reusable_engine(route, protection, &config.limits));
-                    let build = || {
-                        let limits = &config.limits;
-                        build_engine(route, protection, &store, &spool, limits, &key_sets)
-                    };
-                    same.map_or_else(build, Ok)
+                    let former = comparable.map_or(&[][..], |it| &it.routes);
+                    engines.build(route, protection, &routes, former, &key_sets)
                 });
                 let (upstream, engine) = (Arc::clone(upstream), engine.transpose()?);
                 let recorder = Arc::clone(store.recorder());
@@ -97,7 +101,9 @@ impl RoutingTable {
             }
         }
         let tls = tls.map_err(StartError::Tls)?;
-        Ok(Self { limits: config.limits.clone(), routes, store, tls, spool, upstreams, key_sets })
+        engines.forget_former();
+        let limits = config.limits.clone();
+        Ok(Self { limits, routes, store, tls, spool, upstreams, engines, key_sets })
     }
 
     /// Waits until every handler has ended; `true` if all have.
@@ -136,31 +142,15 @@ impl RoutingTable {
         let _ = timeout(START_CHECK_MAX, all).await;
     }
 
-    /// The number of requests that an immediate exit would lose.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.engines().map(Engine::in_flight).sum()
+    /// The number of requests that the end of this table would lose if the `next` one follows it,
+    /// which may go on with its engines.
+    pub(crate) fn in_flight_beside(&self, next: &Self) -> usize {
+        self.engines.beside(&next.engines).map(Engine::in_flight).sum()
     }
 
-    /// Returns an engine with the same settings, which knows the running requests.
-    fn reusable_engine(
-        &self,
-        wanted: &config::Route,
-        protection: &Protection,
-        limits: &Limits,
-    ) -> Option<Engine<Arc<RecordedStore<AnyStore>>>> {
-        // Verification keys are read again: their files may have changed.
-        let read = matches!(protection.scope, ScopeSource::Token(_));
-        let same = self.limits.executions_max == limits.executions_max
-            && self.limits.has_same_spool(limits)
-            && !read;
-        let mut routes = self.routes.iter().filter(|_| same);
-        let route = routes.find(|route| {
-            let config = &route.config;
-            config.upstream == wanted.upstream
-                && config.name == wanted.name
-                && config.protection.as_ref() == Some(protection)
-        })?;
-        route.engine.clone()
+    /// Returns the load of all engines.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = Load> {
+        self.engines.all().map(Engine::load)
     }
 
     /// Starts to read the keys for tokens, and waits a moment for the first ones.
@@ -202,7 +192,8 @@ impl RoutingTable {
         self.spool.used()
     }
 
-    pub(crate) fn engines(&self) -> impl Iterator<Item = &Engine<Arc<RecordedStore<AnyStore>>>> {
+    /// Returns the engine of each protected route.
+    pub(crate) fn engines(&self) -> impl Iterator<Item = &GatewayEngine> {
         self.routes.iter().filter_map(|route| route.engine.as_ref())
     }
 
@@ -222,7 +213,7 @@ impl ActiveRoute {
     fn new(
         config: config::Route,
         upstream: Arc<UpstreamPool>,
-        engine: Option<Engine<Arc<RecordedStore<AnyStore>>>>,
+        engine: Option<GatewayEngine>,
         recorder: Arc<Recorder>,
     ) -> Self {
         let key_headers = headers::headers_in_use(config.protection.as_ref());
@@ -235,12 +226,16 @@ impl ActiveRoute {
     }
 
     /// Sends a request to the upstream, as [`UpstreamPool::send`], and records the result.
+    ///
+    /// One with a safe method and without a key may be sent again (RFC 9110 §9.2.2).
     pub(super) async fn send(
         &self,
         request: Request<UpstreamRequestBody>,
+        is_keyed: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
-        let answer = self.upstream.send(request, &self.config.limits).await;
+        let is_repeatable = !is_keyed && request.method().is_safe();
+        let answer = self.upstream.send(request, &self.config.limits, is_repeatable).await;
         let logged = match &answer {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),
@@ -250,16 +245,17 @@ impl ActiveRoute {
     }
 
     /// Records a response that broke off after its head, which was recorded before.
-    pub(super) fn note_broken_off(&self, took: Duration) {
-        self.log_lost("its body broke off");
+    pub(super) fn note_broken_off(&self, request_id: Option<&HeaderValue>, took: Duration) {
+        self.log_lost(request_id, "its body broke off");
         self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
     }
 
     /// Logs a request without a response; an outage must not become a flood of lines.
-    pub(super) fn log_lost(&self, reason: &str) {
+    pub(super) fn log_lost(&self, request_id: Option<&HeaderValue>, reason: &str) {
         if let Some(suppressed) = self.losses.admit() {
             let (route, upstream) = (&*self.name, &*self.upstream_name);
-            tracing::warn!(route, upstream, "no response: {reason}{suppressed}");
+            let request_id = request_id.and_then(|it| it.to_str().ok());
+            tracing::warn!(route, upstream, request_id, "no response: {reason}{suppressed}");
         }
     }
 
@@ -288,7 +284,7 @@ impl LoggedFindings {
 }
 
 async fn check_until_available(
-    engine: Engine<Arc<RecordedStore<AnyStore>>>,
+    engine: GatewayEngine,
     table: Weak<RoutingTable>,
     logged: LoggedFindings,
 ) {
@@ -344,39 +340,6 @@ fn spool(limits: &Limits) -> Spool {
     Spool::new(limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir))
         .bytes_max(limits.spool_bytes_max)
         .total_bytes_max(limits.spool_total_bytes_max)
-}
-
-/// Builds an engine, in the namespace of the upstream: a key at another upstream is another one.
-fn build_engine(
-    route: &config::Route,
-    protection: &Protection,
-    store: &Arc<RecordedStore<AnyStore>>,
-    spool: &Spool,
-    limits: &Limits,
-    key_sets: &[Arc<RemoteKeys>],
-) -> Result<Engine<Arc<RecordedStore<AnyStore>>>, StartError> {
-    let builder = Engine::builder(Arc::clone(store))
-        .policy(protection.policy.clone())
-        .namespace(&route.upstream)
-        .route(&route.name)
-        .spool(spool.clone())
-        .executions_max(limits.executions_max);
-    let builder = match &protection.scope {
-        ScopeSource::Policy => builder,
-        ScopeSource::Certificate => builder.scope(|parts| parts.extensions.get::<Scope>().cloned()),
-        ScopeSource::Token(jwt) => {
-            let remote = key_sets.iter().find(|it| jwt.key == JwtKey::Remote(it.config().clone()));
-            let tokens =
-                TokenVerifier::new(jwt, remote.map(Arc::clone)).map_err(StartError::Token)?;
-            let names = protection.policy.header_names.clone();
-            // Without a key there is no need to verify a signature.
-            builder.scope(move |parts| {
-                let keyed = names.iter().any(|name| parts.headers.contains_key(name));
-                keyed.then(|| tokens.scope(parts)).flatten()
-            })
-        }
-    };
-    builder.build().map_err(StartError::Policy)
 }
 
 impl fmt::Debug for RoutingTable {

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use super::downstream_body::DownstreamBody;
 use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
+use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use super::tunnel;
 use crate::config::UpstreamVersion;
@@ -57,9 +58,13 @@ pub(super) async fn answer(
     rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let request = request.map(|_| UpstreamRequestBody::empty());
-    let mut response = match route.send(request).await {
+    let request_id = request.headers().get(REQUEST_ID).cloned();
+    let mut response = match route.send(request, false).await {
         Ok(response) => response,
-        Err(lost) => return send_error_response(route, &lost, false).map(DownstreamBody::plain),
+        Err(lost) => {
+            let problem = send_error_response(route, &lost, request_id.as_ref(), false);
+            return problem.map(DownstreamBody::plain);
+        }
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return response.map(DownstreamBody::plain);

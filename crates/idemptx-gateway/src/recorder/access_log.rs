@@ -1,7 +1,6 @@
 //! The access log: one line for each request, at the end of its response.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +9,7 @@ use http::{HeaderValue, Method, Version};
 
 use crate::config::{AccessFormat, Log};
 use crate::logging;
+use crate::network::ClientAddress;
 
 /// A request whose response's head is ready; logged when dropped, at the end of the response.
 ///
@@ -22,7 +22,7 @@ pub(crate) struct AccessLine {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) version: Version,
-    pub(crate) client: IpAddr,
+    pub(crate) client: ClientAddress,
     pub(crate) request_id: HeaderValue,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) upstream: Option<String>,

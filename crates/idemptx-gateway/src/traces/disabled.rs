@@ -1,6 +1,5 @@
 //! No-op tracing, for builds without the feature `otel`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Extensions, Request};
@@ -9,6 +8,7 @@ use idemptx_core::lease::Lease;
 use crate::config;
 use crate::config::{Origin, Pattern};
 use crate::error::StartError;
+use crate::network::ClientAddress;
 use crate::observation::CompletedRequest;
 use crate::observation::{StoreOperation, StoreResult, UpstreamResult};
 
@@ -32,7 +32,7 @@ impl Tracer {
         &self,
         _: &mut Request<B>,
         _: &str,
-        _: IpAddr,
+        _: ClientAddress,
     ) -> RequestSpan {
         RequestSpan
     }

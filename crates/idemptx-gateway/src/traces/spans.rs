@@ -1,6 +1,5 @@
 //! The spans and their attributes: HTTP's semantic conventions, and those of the gateway.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
@@ -22,6 +21,7 @@ use super::lease_spans::LeaseSpans;
 use crate::config;
 use crate::config::{Origin, Pattern};
 use crate::error::StartError;
+use crate::network::ClientAddress;
 use crate::observation::{CompletedRequest, short_id};
 use crate::observation::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
 
@@ -65,7 +65,7 @@ impl Tracer {
         &self,
         request: &mut Request<B>,
         scheme: &'static str,
-        client: IpAddr,
+        client: ClientAddress,
     ) -> RequestSpan {
         let Some(tracing) = &self.0 else { return RequestSpan::default() };
         let parent = parent(request.headers_mut());
@@ -220,14 +220,21 @@ impl UpstreamSpan {
         if !span.is_recording() {
             return Self(None);
         }
-        let host = origin.authority.host().to_owned();
+        let path = request.uri().path();
+        let (scheme, authority) = (origin.scheme(), &origin.authority);
+        let server = match &origin.socket {
+            Some(socket) => socket.display().to_string(),
+            None => authority.host().to_owned(),
+        };
         span.set_attributes([
             KeyValue::new("http.request.method", method),
-            KeyValue::new("url.full", format!("{origin}{}", request.uri().path())),
-            KeyValue::new("server.address", host),
-            KeyValue::new("server.port", i64::from(origin.port())),
+            KeyValue::new("url.full", format!("{scheme}://{authority}{path}")),
+            KeyValue::new("server.address", server),
             KeyValue::new("idemptx.upstream", upstream.to_owned()),
         ]);
+        if origin.socket.is_none() {
+            span.set_attribute(KeyValue::new("server.port", i64::from(origin.port())));
+        }
         if let Ok(resent @ 1..) = i64::try_from(resent) {
             span.set_attribute(KeyValue::new("http.request.resend_count", resent));
         }

@@ -14,7 +14,9 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::address_health::AddressHealth;
 use super::connection::{self, HeadLimits};
+use super::health_checks::random;
 use super::streams::{OpenStream, Streams};
 use crate::config::{self, HostRule, Origin, UpstreamVersion};
 use crate::request_body::UpstreamRequestBody;
@@ -35,6 +37,7 @@ pub(crate) struct Address {
     /// The time for which a write may stall.
     write_timeout: Duration,
     idle_timeout: Duration,
+    age_max: Duration,
     down: Duration,
     idle: Mutex<VecDeque<IdleConnection>>,
     /// HTTP/2: the connection that all requests share.
@@ -42,26 +45,34 @@ pub(crate) struct Address {
     room: Arc<Semaphore>,
     /// Notified when a connection is returned or closed.
     freed: Notify,
-    down_until: Mutex<Option<Instant>>,
-    /// Set by health checks.
-    unhealthy: AtomicBool,
+    health: AddressHealth,
     in_flight: Arc<AtomicU64>,
 }
 
 struct IdleConnection {
     sender: http1::SendRequest<UpstreamRequestBody>,
     until: Instant,
+    /// The end of its use, however busy it is.
+    expires: Instant,
 }
 
 /// A connection that can take a request.
 pub(crate) struct PooledConnection {
     protocol: Protocol,
+    is_reused: bool,
     _in_flight: InFlight,
 }
 
 enum Protocol {
-    Http1 { sender: http1::SendRequest<UpstreamRequestBody>, address: Arc<Address> },
-    Http2 { shared: SharedConnection, _stream: OpenStream },
+    Http1 {
+        sender: http1::SendRequest<UpstreamRequestBody>,
+        address: Arc<Address>,
+        expires: Instant,
+    },
+    Http2 {
+        shared: SharedConnection,
+        _stream: OpenStream,
+    },
 }
 
 /// Counts a request until the end of its response.
@@ -83,6 +94,8 @@ pub(crate) struct SharedConnection {
     ///
     /// HTTP/2's own pings take up to 40 s to notice, and meanwhile every outcome would be unknown.
     is_suspect: Arc<AtomicBool>,
+    /// The end of its use for new requests.
+    expires: Instant,
 }
 
 /// The result of sending a request.
@@ -106,33 +119,24 @@ impl Address {
             connect_timeout: config.connect_timeout,
             write_timeout: config.pause_timeout,
             idle_timeout: config.idle_timeout,
+            age_max: config.connection_age_max,
             down: config.down,
             idle: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             room: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             freed: Notify::new(),
-            down_until: Mutex::default(),
-            unhealthy: AtomicBool::new(false),
+            health: AddressHealth::default(),
             in_flight: Arc::default(),
         }
     }
 
-    /// Deprioritises the address for a while after a failed connect.
+    pub(super) const fn health(&self) -> &AddressHealth {
+        &self.health
+    }
+
+    /// Prefers other addresses for a while after a failed connect.
     pub(super) fn mark_unreachable(&self) {
-        let until = Instant::now() + self.down;
-        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-    }
-
-    /// Sets the health that checks have determined; an unhealthy address is deprioritised.
-    pub(super) fn set_health(&self, well: bool) {
-        self.unhealthy.store(!well, Ordering::Relaxed);
-        if well {
-            *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-    }
-
-    pub(super) fn is_unhealthy(&self) -> bool {
-        self.unhealthy.load(Ordering::Relaxed)
+        self.health.mark_unreachable(Instant::now(), self.down);
     }
 
     pub(super) const fn tls(&self) -> Option<&Connector> {
@@ -172,7 +176,7 @@ impl Address {
         let path = request.uri().path_and_query().cloned();
         if let (Some(authority), Some(path)) = (authority, path)
             && let Ok(uri) = Uri::builder()
-                .scheme(if self.origin.tls { "https" } else { "http" })
+                .scheme(self.origin.scheme())
                 .authority(authority.as_slice())
                 .path_and_query(path)
                 .build()
@@ -181,21 +185,12 @@ impl Address {
         }
     }
 
-    /// Returns whether other addresses are preferred.
-    pub(super) fn is_deprioritized(&self, now: Instant) -> bool {
-        if self.is_unhealthy() {
-            return true;
-        }
-        let until = *self.down_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| now < until)
-    }
-
-    /// Returns an idle connection, or opens one.
-    pub(super) async fn connection(self: &Arc<Self>) -> io::Result<PooledConnection> {
+    /// Returns an idle connection, or opens one; always a new one if it must be `fresh`.
+    pub(super) async fn connection(self: &Arc<Self>, fresh: bool) -> io::Result<PooledConnection> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let in_flight = InFlight(Arc::clone(&self.in_flight));
-        let protocol = self.protocol().await?;
-        Ok(PooledConnection { protocol, _in_flight: in_flight })
+        let (protocol, is_reused) = self.protocol(fresh).await?;
+        Ok(PooledConnection { protocol, is_reused, _in_flight: in_flight })
     }
 
     /// Returns the number of requests that have no complete response yet.
@@ -203,28 +198,29 @@ impl Address {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    async fn protocol(self: &Arc<Self>) -> io::Result<Protocol> {
+    /// Returns a connection, and whether it was used before.
+    async fn protocol(self: &Arc<Self>, fresh: bool) -> io::Result<(Protocol, bool)> {
         match self.version {
-            UpstreamVersion::Http1 => self.http1().await,
+            UpstreamVersion::Http1 => self.http1(fresh).await,
             UpstreamVersion::Http2 => {
                 let deadline = Instant::now() + self.connect_timeout;
-                let shared = self.http2(deadline).await?;
+                let (shared, is_reused) = self.http2(deadline).await?;
                 let stream = timeout_at(deadline, shared.streams.open()).await;
                 let stream = stream.map_err(|_| connections_exhausted())?;
-                Ok(Protocol::Http2 { shared, _stream: stream })
+                Ok((Protocol::Http2 { shared, _stream: stream }, is_reused))
             }
         }
     }
 
-    async fn http1(self: &Arc<Self>) -> io::Result<Protocol> {
-        if let Some(sender) = self.take_ready() {
-            return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
+    async fn http1(self: &Arc<Self>, fresh: bool) -> io::Result<(Protocol, bool)> {
+        if let Some(protocol) = (!fresh).then(|| self.take_ready()).flatten() {
+            return Ok((protocol, true));
         }
         let deadline = Instant::now() + self.connect_timeout;
         loop {
             let freed = self.freed.notified();
-            if let Some(sender) = self.take_ready() {
-                return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
+            if let Some(protocol) = (!fresh).then(|| self.take_ready()).flatten() {
+                return Ok((protocol, true));
             }
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
                 let room = ConnectionSlot { address: Arc::clone(self), _permit: permit };
@@ -238,18 +234,19 @@ impl Address {
                 ));
                 let sender =
                     timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
-                return Ok(Protocol::Http1 { sender, address: Arc::clone(self) });
+                let (address, expires) = (Arc::clone(self), self.expiry());
+                return Ok((Protocol::Http1 { sender, address, expires }, false));
             }
             timeout_at(deadline, freed).await.map_err(|_| connections_exhausted())?;
         }
     }
 
-    async fn http2(self: &Arc<Self>, deadline: Instant) -> io::Result<SharedConnection> {
+    async fn http2(self: &Arc<Self>, deadline: Instant) -> io::Result<(SharedConnection, bool)> {
         // Waiting for another request's connect counts towards this request's time limit.
         let mut shared =
             timeout_at(deadline, self.shared.lock()).await.map_err(|_| connect_timed_out())?;
         if let Some(usable) = shared.as_ref().filter(|it| it.is_usable()) {
-            return Ok(usable.clone());
+            return Ok((usable.clone(), true));
         }
         let streams = Arc::default();
         let connecting = Box::pin(connection::http2(
@@ -260,14 +257,26 @@ impl Address {
             Arc::clone(&streams),
         ));
         let sender = timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
-        let new = SharedConnection { sender, streams, is_suspect: Arc::default() };
+        let new = SharedConnection {
+            sender,
+            streams,
+            is_suspect: Arc::default(),
+            expires: self.expiry(),
+        };
         *shared = Some(new.clone());
-        *self.down_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(new)
+        self.health.mark_reachable();
+        Ok((new, false))
+    }
+
+    /// Returns when a connection that is opened now is to be replaced.
+    ///
+    /// A tenth earlier or not, so that those that were opened together are not replaced together.
+    fn expiry(&self) -> Instant {
+        Instant::now() + self.age_max.mul_f64(0.9 + 0.1 * random())
     }
 
     /// Returns the most recently used connection that is ready.
-    fn take_ready(&self) -> Option<http1::SendRequest<UpstreamRequestBody>> {
+    fn take_ready(self: &Arc<Self>) -> Option<Protocol> {
         let now = Instant::now();
         let mut idle = self.idle();
         // The longest idle connections are in front.
@@ -277,8 +286,8 @@ impl Address {
         let mut busy = Vec::new();
         let ready = loop {
             match idle.pop_back() {
-                Some(it) if it.sender.is_closed() => {}
-                Some(it) if it.sender.is_ready() => break Some(it.sender),
+                Some(it) if it.sender.is_closed() || it.expires <= now => {}
+                Some(it) if it.sender.is_ready() => break Some(it),
                 // Its task has not been scheduled since the last response.
                 Some(it) if busy.len() < BUSY_MAX => busy.push(it),
                 Some(it) => {
@@ -289,14 +298,24 @@ impl Address {
             }
         };
         idle.extend(busy.into_iter().rev());
-        ready
+        drop(idle);
+        ready.map(|IdleConnection { sender, expires, .. }| Protocol::Http1 {
+            sender,
+            address: Arc::clone(self),
+            expires,
+        })
     }
 
     /// Keeps a connection whose response was read to its end.
-    pub(super) fn release_connection(&self, sender: http1::SendRequest<UpstreamRequestBody>) {
-        if !sender.is_closed() && !self.idle_timeout.is_zero() {
-            let until = Instant::now() + self.idle_timeout;
-            self.idle().push_back(IdleConnection { sender, until });
+    fn release_connection(
+        &self,
+        sender: http1::SendRequest<UpstreamRequestBody>,
+        expires: Instant,
+    ) {
+        let now = Instant::now();
+        if !sender.is_closed() && !self.idle_timeout.is_zero() && now < expires {
+            let until = now + self.idle_timeout;
+            self.idle().push_back(IdleConnection { sender, until, expires });
         }
         self.freed.notify_one();
     }
@@ -324,6 +343,11 @@ impl PooledConnection {
         }
     }
 
+    /// Returns whether it was used before, so that the upstream may have closed it meanwhile.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
     /// Excludes a connection from new requests after a timeout.
     pub(super) fn mark_suspect(self) {
         if let Protocol::Http2 { shared, .. } = self.protocol {
@@ -333,15 +357,17 @@ impl PooledConnection {
 
     /// Returns the connection to its address; the response was read to its end.
     pub(super) fn release_connection(self) {
-        if let Protocol::Http1 { sender, address } = self.protocol {
-            address.release_connection(sender);
+        if let Protocol::Http1 { sender, address, expires } = self.protocol {
+            address.release_connection(sender, expires);
         }
     }
 }
 
 impl SharedConnection {
     fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && !self.is_suspect.load(Ordering::Relaxed)
+        !self.sender.is_closed()
+            && !self.is_suspect.load(Ordering::Relaxed)
+            && Instant::now() < self.expires
     }
 }
 

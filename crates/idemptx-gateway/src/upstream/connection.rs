@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 
 use super::streams::{Streams, StreamsExecutor};
 use crate::config::Origin;
-use crate::network::{self, TcpStream};
+use crate::network::{self, Stream};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
 use crate::write_timeout::WriteTimeout;
@@ -58,10 +58,15 @@ pub(super) async fn http2(
     }
 }
 
-async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTimeout<TcpStream>> {
-    let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = network::connect(host, origin.port()).await?;
-    stream.set_nodelay(true)?;
+async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTimeout<Stream>> {
+    let stream = match &origin.socket {
+        Some(path) => Stream::connect_unix(path).await?,
+        None => {
+            let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
+            Stream::Tcp(network::connect(host, origin.port()).await?)
+        }
+    };
+    stream.set_nodelay()?;
     Ok(WriteTimeout::new(stream, write_timeout))
 }
 

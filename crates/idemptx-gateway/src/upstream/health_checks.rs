@@ -49,12 +49,12 @@ async fn check_periodically(upstream: String, address: Arc<Address>, health: Hea
     loop {
         let result = timeout(health.timeout, check(&address, &health)).await;
         let result = result.unwrap_or_else(|_| Err("no response in time".to_owned()));
-        let (is_healthy, was_healthy) = (result.is_ok(), !address.is_unhealthy());
+        let (is_healthy, was_healthy) = (result.is_ok(), !address.health().is_unhealthy());
         contrary = if is_healthy == was_healthy { 0 } else { contrary + 1 };
         let needed = if is_healthy { health.healthy_after } else { health.unhealthy_after };
         if contrary >= needed {
             contrary = 0;
-            address.set_health(is_healthy);
+            address.health().set_checked(is_healthy);
             match result {
                 Ok(()) => tracing::info!(upstream, address = %address.origin, "healthy again"),
                 Err(reason) => tracing::warn!(
@@ -91,7 +91,8 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
         }
         UpstreamVersion::Http2 => {
             *request.version_mut() = Version::HTTP_2;
-            let target = format!("{origin}{}", health.path);
+            let (scheme, authority) = (origin.scheme(), &origin.authority);
+            let target = format!("{scheme}://{authority}{}", health.path);
             *request.uri_mut() = Uri::try_from(target).map_err(io::Error::other)?;
             let mut sender =
                 connection::http2(origin, tls, health.timeout, limits, Arc::default()).await?;
@@ -102,7 +103,7 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
 }
 
 /// A random number from 0 to 1.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     let drawn = RandomState::new().hash_one(());
     f64::from(drawn as u32) / f64::from(u32::MAX)
 }

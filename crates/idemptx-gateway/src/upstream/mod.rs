@@ -4,24 +4,27 @@
 //! the request in an error; hyper itself returns a request that it has not begun to write, which is
 //! the only proof that the upstream cannot have seen it.
 //! Such a request may be sent again, over another connection or to another address; a request of
-//! which a byte was written is never sent twice.
+//! which a byte was written is never sent twice, save one with a safe method and without a key that
+//! met the closing of an idle connection.
 
 mod address;
+mod address_health;
 mod connection;
 mod health_checks;
 mod response_body;
 mod streams;
 
 use std::error::Error as _;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::NotReplayable;
@@ -31,6 +34,7 @@ use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::response_body::UpstreamBody;
 use crate::config::{self, Balance, Origin, RouteLimits};
+use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::AnsweredBy;
 use crate::request_body::UpstreamRequestBody;
@@ -46,6 +50,10 @@ pub(crate) struct UpstreamPool {
     turns: Box<[usize]>,
     next: AtomicUsize,
     checks: OnceLock<HealthChecks>,
+    /// Held while it is decided whether one more address may be ejected.
+    ejecting: Mutex<()>,
+    /// The limit of lines about ejections.
+    ejection_lines: LogRate,
 }
 
 /// A request that got no response.
@@ -67,7 +75,15 @@ impl UpstreamPool {
         let address = |origin: &Origin| Address::new(origin.clone(), tls.clone(), &config);
         let addresses = config.origins.iter().map(|origin| Arc::new(address(origin))).collect();
         let turns = turns(config.origins.len(), &config.weights).into();
-        Ok(Self { addresses, turns, config, next: AtomicUsize::new(0), checks: OnceLock::new() })
+        Ok(Self {
+            addresses,
+            turns,
+            config,
+            next: AtomicUsize::new(0),
+            checks: OnceLock::new(),
+            ejecting: Mutex::default(),
+            ejection_lines: LogRate::default(),
+        })
     }
 
     /// Starts the health checks, if they are configured and not running.
@@ -85,13 +101,19 @@ impl UpstreamPool {
         }
     }
 
-    /// Returns the addresses, and whether each is available.
-    pub(crate) fn availability(&self) -> impl Iterator<Item = (&Origin, bool)> {
+    /// Returns the states of the addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = AddressState> {
         let now = Instant::now();
-        self.addresses.iter().map(move |it| (&it.origin, !it.is_deprioritized(now)))
+        self.addresses.iter().map(move |it| AddressState {
+            upstream: self.config.name.clone(),
+            address: it.label.to_string(),
+            is_up: !it.health().is_last_resort(now),
+            ejections: it.health().ejections(),
+        })
     }
 
-    /// Sends a request and waits for the response's head.
+    /// Sends a request and waits for the response's head; one that `is_repeatable` may reach the
+    /// upstream twice.
     ///
     /// # Cancel safety
     ///
@@ -100,14 +122,16 @@ impl UpstreamPool {
         &self,
         mut request: Request<UpstreamRequestBody>,
         limits: &RouteLimits,
+        is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
         let mut unsent = io::Error::other("the upstream has no address");
         for (number, address) in self.candidates().enumerate() {
             let span =
                 UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
-            match self.send_to(address, request, limits).await {
+            match self.send_to(address, request, limits, is_repeatable).await {
                 Ok(mut answer) => {
+                    self.note_status(address, answer.status());
                     let (address, took) = (Arc::clone(&address.label), began.elapsed());
                     answer.extensions_mut().insert(AnsweredBy { address, took });
                     span.end(UpstreamResult::Status(answer.status()));
@@ -117,16 +141,61 @@ impl UpstreamPool {
                     span.end(UpstreamResult::Unsent);
                     if error.kind() != io::ErrorKind::QuotaExceeded {
                         address.mark_unreachable();
+                        self.note_failure(address, &error);
                     }
                     (unsent, request) = (error, *back);
                 }
                 Err(AttemptError::Final(lost)) => {
                     span.end(UpstreamResult::from(&lost));
+                    if !lost.is_caused_by_client() {
+                        self.note_failure(address, &lost);
+                    }
                     return Err(lost);
                 }
             }
         }
         Err(SendError::Unsent(unsent))
+    }
+
+    /// Notes the status of a response, which may be a failure.
+    fn note_status(&self, address: &Address, status: StatusCode) {
+        let Some(ejection) = &self.config.ejection else { return };
+        if ejection.statuses.contains(status) {
+            return self.note_failure(address, &format_args!("status {}", status.as_u16()));
+        }
+        if address.health().succeeded(Instant::now())
+            && let Some(suppressed) = self.ejection_lines.admit()
+        {
+            let (upstream, address) = (&*self.config.name, &*address.label);
+            tracing::info!(upstream, address, "in use again after its ejection{suppressed}");
+        }
+    }
+
+    /// Counts a failure, and ejects the address after several in a row, unless too many others are
+    /// out of use.
+    fn note_failure(&self, address: &Address, reason: &dyn fmt::Display) {
+        let Some(ejection) = &self.config.ejection else { return };
+        let now = Instant::now();
+        let failures = address.health().failed(now);
+        if failures < ejection.failures {
+            return;
+        }
+        let one_by_one = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.addresses.iter().filter(|it| !std::ptr::eq(&raw const ***it, address));
+        let out = others.filter(|it| it.health().is_last_resort(now)).count();
+        if out >= ejection.addresses_max(self.addresses.len()) {
+            return;
+        }
+        let time = address.health().eject(now, ejection);
+        drop(one_by_one);
+        if let Some(suppressed) = self.ejection_lines.admit() {
+            let (upstream, address) = (&*self.config.name, &*address.label);
+            tracing::warn!(
+                upstream,
+                address,
+                "ejected for {time:?} after {failures} failures in a row: {reason}{suppressed}"
+            );
+        }
     }
 
     /// Returns every address once: available ones first, starting from the one whose turn it is.
@@ -149,7 +218,8 @@ impl UpstreamPool {
         let all = all.into_iter().map(|(_, address)| address);
         let now = Instant::now();
         // Collected now: an address that fails during its turn is not tried again.
-        let (up, down): (Vec<_>, Vec<_>) = all.partition(|address| !address.is_deprioritized(now));
+        let (up, down): (Vec<_>, Vec<_>) =
+            all.partition(|address| !address.health().is_last_resort(now));
         // A request waits for a place only where no other address has one.
         let (free, full): (Vec<_>, Vec<_>) = up.into_iter().partition(|address| !address.is_full());
         free.into_iter().chain(full).chain(down)
@@ -160,14 +230,19 @@ impl UpstreamPool {
         address: &Arc<Address>,
         mut request: Request<UpstreamRequestBody>,
         limits: &RouteLimits,
+        is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
         let response_timeout = limits.response_timeout(&self.config);
         address.direct(&mut request);
+        let mut fresh = false;
         for _ in 0..SENDS_MAX {
-            let mut connection = match address.connection().await {
+            let mut connection = match address.connection(fresh).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(AttemptError::Unsent(error, Box::new(request))),
             };
+            let repeated = (is_repeatable && connection.is_reused() && !fresh)
+                .then(|| repetition(&request))
+                .flatten();
             let upload = request.body_mut().upload();
             let answer = std::pin::pin!(connection.send(request));
             match await_response(answer, upload, response_timeout).await {
@@ -194,12 +269,47 @@ impl UpstreamPool {
                     return Err(AttemptError::Final(unsent));
                 }
                 Some(SendOutcome::Broken(error)) => {
+                    if let Some(repeated) = repeated.filter(|_| is_closed_unanswered(&error)) {
+                        (request, fresh) = (repeated, true);
+                        continue;
+                    }
                     return Err(AttemptError::Final(SendError::Broken(error)));
                 }
             }
         }
         let error = io::Error::other("every connection closed before the request was sent");
         Err(AttemptError::Unsent(error, Box::new(request)))
+    }
+}
+
+/// An address, as metrics show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AddressState {
+    pub(crate) upstream: String,
+    pub(crate) address: String,
+    /// True if it is as good as others, or the last resort.
+    pub(crate) is_up: bool,
+    pub(crate) ejections: u64,
+}
+
+impl SendError {
+    /// Returns whether the client broke its request off, which says nothing of the upstream.
+    fn is_caused_by_client(&self) -> bool {
+        matches!(self, Self::Broken(error) if error.is_user())
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsent(error) => write!(f, "not sent: {error}"),
+            Self::Late => f.write_str("sent, but no response in time"),
+            Self::Ambiguous => f.write_str("sent, but the response is framed ambiguously"),
+            Self::Broken(error) => match error.source() {
+                Some(cause) => write!(f, "sent, then {error}: {cause}"),
+                None => write!(f, "sent, then {error}"),
+            },
+        }
     }
 }
 
@@ -261,6 +371,25 @@ fn is_ended_by_closing(head: &Parts, body: &Incoming) -> bool {
         && !head.headers.contains_key(CONTENT_LENGTH)
         && !head.headers.contains_key(TRANSFER_ENCODING)
         && !body.is_end_stream()
+}
+
+/// Returns the same request again, if it has no body.
+fn repetition(request: &Request<UpstreamRequestBody>) -> Option<Request<UpstreamRequestBody>> {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri = request.uri().clone();
+    parts.version = request.version();
+    parts.headers = request.headers().clone();
+    let is_bodiless = request.body().is_end_stream();
+    is_bodiless.then(|| Request::from_parts(parts, UpstreamRequestBody::empty()))
+}
+
+/// Returns whether a connection closed before it had answered.
+fn is_closed_unanswered(error: &hyper::Error) -> bool {
+    let cause = error.source();
+    error.is_incomplete_message()
+        || cause.is_some_and(|it| it.is::<io::Error>())
+        || cause.and_then(|it| it.downcast_ref::<h2::Error>()).is_some_and(h2::Error::is_io)
 }
 
 /// Waits for the response, within the limit, which starts when the request is sent.

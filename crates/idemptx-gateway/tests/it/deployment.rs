@@ -246,7 +246,7 @@ async fn keys_for_tokens_are_read_from_their_issuer_and_the_last_good_ones_stay(
     assert!(with_token(&gateway, &first, "ann").await.is_replay());
     issuer.publishes(Some(json!({ "keys": [one, two] }).to_string())).await;
     assert_eq!(with_token(&gateway, &second, "bob").await.status, 201);
-    let admin = gateway.gateway.admin_address().unwrap();
+    let admin = gateway.admin();
     let operator =
         async |path: &str| send(admin, Request::get(path).body(Full::default()).unwrap()).await;
     let metrics = operator("/metrics").await;

@@ -195,7 +195,7 @@ async fn is_up(running: &Running, address: SocketAddr) -> bool {
 }
 
 async fn metrics(running: &Running) -> String {
-    let admin = running.gateway.admin_address().unwrap();
+    let admin = running.admin();
     let request = Request::get("/metrics").body(Full::<Bytes>::default()).unwrap();
     send(admin, request).await.text().to_owned()
 }

@@ -45,8 +45,8 @@ fn the_manifests_fit_the_gateway_and_each_other() {
         let ports = container["ports"].as_array().unwrap();
         ports.iter().find(|it| it["name"] == name).unwrap()["containerPort"].clone()
     };
-    assert_eq!(port("http"), listener.address.port());
-    assert_eq!(port("admin"), config.admin.as_ref().unwrap().address.port());
+    assert_eq!(port("http"), listener.address.tcp().unwrap().port());
+    assert_eq!(port("admin"), config.admin.as_ref().unwrap().address.tcp().unwrap().port());
     for (probe, path) in
         [("livenessProbe", "/healthz"), ("startupProbe", "/healthz"), ("readinessProbe", "/readyz")]
     {

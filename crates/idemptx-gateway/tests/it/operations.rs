@@ -4,3 +4,4 @@ mod access;
 mod log;
 mod probes;
 mod records;
+mod scarcity;

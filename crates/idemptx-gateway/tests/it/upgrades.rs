@@ -1,6 +1,7 @@
 //! A fleet whose gateways are replaced one after the other while clients go on.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,7 +36,7 @@ async fn gateways_are_replaced_under_load_without_a_lost_request() {
     );
     let lines = "address = '127.0.0.1:0'\ninherit = true\nprobes = true";
     let text = configuration(upstream.address, &tables).replace("address = '127.0.0.1:0'", lines);
-    let start = || GatewayProcess::inheriting(&socket, &text);
+    let start = || GatewayProcess::inheriting(OwnedFd::from(socket.try_clone().unwrap()), &text);
     let mut fleet = vec![start(), start(), start()];
 
     let load = Arc::new(Load::default());

@@ -12,14 +12,14 @@ use idemptx_core::exchange::{ProbeResult, Rules};
 use idemptx_core::key::{Key, Scope};
 use idemptx_core::outcome::Rejection;
 use idemptx_core::policy::{ConfigError, Mode, OnLargeBody, OnOrphan, Policy, ScopeRule};
-use idemptx_core::stats::TypicalTime;
+use idemptx_core::stats::{KeyMeter, TypicalTime};
 use idemptx_core::store::Store;
 use tokio::sync::Semaphore;
 
 use super::probe::{Orphan, Probes};
 use super::{
-    Completed, Engine, Hooks, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopePermits, Shared,
-    Transactions,
+    Completed, Engine, Hooks, Inner, MonotonicClock, OPEN_BODIES_MAX, ScopeFn, ScopePermits,
+    Shared, Transactions,
 };
 use crate::lease_renewer::LeaseRenewer;
 use crate::single_flight::SingleFlight;
@@ -34,7 +34,7 @@ pub struct EngineBuilder<S> {
     store: S,
     policy: Policy,
     namespace: Box<str>,
-    route: Box<str>,
+    variant: Variant,
     executions_max: u32,
     executions_per_scope_max: Option<u32>,
     hooks: Hooks,
@@ -49,7 +49,7 @@ impl<S: Store> EngineBuilder<S> {
             store,
             policy: Policy::draft(),
             namespace: Box::default(),
-            route: Box::default(),
+            variant: Variant::default(),
             executions_max: EXECUTIONS_MAX,
             executions_per_scope_max: None,
             hooks: Hooks::default(),
@@ -79,7 +79,7 @@ impl<S: Store> EngineBuilder<S> {
     /// Sets the name of the route, by which records describe their requests to operators; empty by
     /// default.
     pub fn route(mut self, name: &str) -> Self {
-        self.route = name.into();
+        self.variant.route = name.into();
         self
     }
 
@@ -98,7 +98,7 @@ impl<S: Store> EngineBuilder<S> {
     where
         F: Fn(&http::request::Parts) -> Option<Scope> + Send + Sync + 'static,
     {
-        self.hooks.scope = Some(Arc::new(scope));
+        self.variant.scope = Some(Arc::new(scope));
         self
     }
 
@@ -256,7 +256,6 @@ impl<S: Store> EngineBuilder<S> {
             lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
             store,
             namespace: self.namespace,
-            route: self.route,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
             executions_max: self.executions_max,
             scope_permits: self.executions_per_scope_max.map(ScopePermits::new),
@@ -269,19 +268,34 @@ impl<S: Store> EngineBuilder<S> {
             #[cfg(feature = "spool")]
             spool: self.spool,
         };
-        Engine::sharing(self.policy, Arc::new(shared))
+        Engine::sharing(self.policy, self.variant, Arc::default(), Arc::new(shared))
     }
+}
+
+/// The settings in which the routes of one engine may differ, beside their policies.
+#[derive(Clone, Default)]
+pub(super) struct Variant {
+    pub(super) scope: Option<ScopeFn>,
+    /// The name of the route.
+    pub(super) route: Box<str>,
 }
 
 impl<S: Store> Engine<S> {
     /// Makes an engine with a policy that the shared state can carry out.
-    pub(super) fn sharing(policy: Policy, shared: Arc<Shared<S>>) -> Result<Self, EngineError> {
-        let policy = fitted(policy, &shared)?;
+    pub(super) fn sharing(
+        policy: Policy,
+        variant: Variant,
+        meter: Arc<Mutex<KeyMeter>>,
+        shared: Arc<Shared<S>>,
+    ) -> Result<Self, EngineError> {
+        let policy = fitted(policy, variant.scope.is_some(), &shared)?;
+        let rules = Rules::in_namespace(policy, &shared.namespace).on_route(&variant.route);
         let inner = Inner {
-            rules: Arc::new(Rules::in_namespace(policy, &shared.namespace).on_route(&shared.route)),
+            rules: Arc::new(rules),
             refuses: AtomicBool::new(false),
             typical: TypicalTime::default(),
-            meter: Mutex::default(),
+            meter,
+            variant,
             shared,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -290,9 +304,13 @@ impl<S: Store> Engine<S> {
 
 /// Lets the application's functions go before what a policy says, and checks that nothing else is
 /// missing.
-fn fitted<S>(mut policy: Policy, shared: &Shared<S>) -> Result<Policy, EngineError> {
+fn fitted<S>(
+    mut policy: Policy,
+    has_scope: bool,
+    shared: &Shared<S>,
+) -> Result<Policy, EngineError> {
     // In any order of calls: a function that was given is meant to be asked.
-    if shared.hooks.scope.is_some() {
+    if has_scope {
         policy.scope = Some(ScopeRule::Custom);
     }
     if shared.hooks.probe.is_some() {
@@ -301,7 +319,7 @@ fn fitted<S>(mut policy: Policy, shared: &Shared<S>) -> Result<Policy, EngineErr
     if policy.scope.is_none() {
         return Err(EngineError::new("set the policy's scope: whose keys are they?"));
     }
-    if policy.scope == Some(ScopeRule::Custom) && shared.hooks.scope.is_none() {
+    if policy.scope == Some(ScopeRule::Custom) && !has_scope {
         return Err(EngineError::new("scope is a function here: set it with EngineBuilder::scope"));
     }
     policy.validate()?;

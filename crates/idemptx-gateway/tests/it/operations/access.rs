@@ -27,7 +27,7 @@ fn with_a_token_everything_but_the_page_and_the_probes_wants_it() {
         assert_eq!(gateway.ask(path).reply().status, 200, "{path}");
     }
     let bearer = |path| gateway.ask(path).header("authorization", "Bearer s3cret").reply().status;
-    let refused = "rejected admin request without the token from=127.0.0.1";
+    let refused = "rejected admin request without the token: GET /api/overview from=127.0.0.1";
     assert!(gateway.log().contains(refused), "{}", gateway.log());
     assert_eq!((bearer("/metrics"), bearer("/api/overview"), bearer("/nonsense")), (200, 200, 404));
     let id = format!("/api/records/{}:{}/forget", "0".repeat(32), "0".repeat(32));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Lines};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
@@ -16,7 +16,8 @@ use tempfile::TempDir;
 pub(crate) struct GatewayProcess {
     process: ChildProcess,
     output: Lines<BufReader<ChildStdout>>,
-    address: SocketAddr,
+    /// `None` for a Unix socket.
+    address: Option<SocketAddr>,
     directory: TempDir,
 }
 
@@ -55,11 +56,10 @@ impl GatewayProcess {
     }
 
     /// Starts one with this configuration, on a socket that it gets as its standard input.
-    pub(crate) fn inheriting(socket: &TcpListener, text: &str) -> Self {
+    pub(crate) fn inheriting(socket: OwnedFd, text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(CONFIGURATION);
         fs::write(&file, text).unwrap();
-        let socket = OwnedFd::from(socket.try_clone().unwrap());
         Self::serve_on(Stdio::from(socket), directory, &["--config", file.to_str().unwrap()], &[])
     }
 
@@ -82,17 +82,17 @@ impl GatewayProcess {
         );
         let mut output = process.output_lines();
         let line = output.next().map(Result::unwrap).unwrap_or_default();
-        let address = line.strip_prefix("listening on ").and_then(|url| url.split_once("://"));
-        let Some((_, address)) = address else {
+        let Some(url) = line.strip_prefix("listening on ") else {
             let log = fs::read_to_string(directory.path().join(LOG)).unwrap();
             panic!("it does not listen: {line:?} {log}");
         };
-        Self { process, output, address: address.parse().unwrap(), directory }
+        let address = url.split_once("://").map(|(_, address)| address.parse().unwrap());
+        Self { process, output, address, directory }
     }
 
     /// Returns the address of its first listener.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.address.expect("it listens on TCP")
     }
 
     /// Returns the address of its admin listener, which it prints second.
@@ -102,7 +102,7 @@ impl GatewayProcess {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.address())
     }
 
     /// Returns the directory of its log, and of its configuration if it was written here.
@@ -142,6 +142,11 @@ impl GatewayProcess {
     pub(crate) fn reload(&self, text: &str) {
         fs::write(self.directory().join(CONFIGURATION), text).unwrap();
         self.signal(Signal::HUP);
+    }
+
+    /// Returns the id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

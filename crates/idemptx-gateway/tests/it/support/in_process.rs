@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use idemptx_gateway::config::Config;
+use idemptx_gateway::config::{Config, ListenAddress};
 use idemptx_gateway::serve::Gateway;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -26,6 +26,13 @@ pub(crate) struct Running {
     pub(crate) config: Config,
 }
 
+impl Running {
+    /// Returns the address of its admin listener.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.gateway.admin_address().and_then(ListenAddress::tcp).unwrap()
+    }
+}
+
 /// Parses a configuration.
 pub(crate) fn config(text: &str) -> Config {
     Config::parse("test.toml", text, |_| None).unwrap_or_else(|mistake| panic!("{mistake}"))
@@ -35,7 +42,7 @@ pub(crate) fn config(text: &str) -> Config {
 pub(crate) async fn started(text: &str) -> Running {
     let config = config(text);
     let gateway = Gateway::start(config.clone()).await.unwrap();
-    let address = gateway.addresses()[0];
+    let address = gateway.addresses()[0].tcp().unwrap();
     Running { gateway, address, config }
 }
 

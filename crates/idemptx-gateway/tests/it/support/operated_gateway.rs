@@ -142,6 +142,10 @@ impl OperatedGateway {
         records[0]["id"].as_str().unwrap().to_owned()
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }

@@ -32,7 +32,7 @@ async fn a_collector_that_never_answers_costs_spans_and_no_request() {
         assert_eq!(reply.status, 201);
     }
     // Four spans each, of which four wait.
-    assert_eq!(dropped(running.gateway.admin_address().unwrap()).await, 20 * 4 - 4);
+    assert_eq!(dropped(running.admin()).await, 20 * 4 - 4);
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn spans_that_a_collector_does_not_take_are_counted() {
     );
     let running = started(&text).await;
     assert_eq!(send(running.address, post("k", "tea")).await.status, 201);
-    let admin = running.gateway.admin_address().unwrap();
+    let admin = running.admin();
     let all = async {
         while dropped(admin).await < 4 {
             tokio::task::yield_now().await;

@@ -148,7 +148,7 @@ async fn what_is_done_for_a_client_that_has_left_stays_in_its_trace() {
     .await;
     let more = format!("{SHARED}\n[admin]\naddress = \"127.0.0.1:0\"");
     let running = traced(upstream.address, &collector, &more).await;
-    let (address, admin) = (running.address, running.gateway.admin_address().unwrap());
+    let (address, admin) = (running.address, running.admin());
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = "POST /orders HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\n\
         Content-Length: 3\r\n\r\ntea";

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::routing::post as to;
 use axum::{Router, extract::Request};
 use http::{HeaderValue, Method, StatusCode};
+use idemptx::operator::Query;
 use idemptx::store::MemoryStore;
 use idemptx::{Bypass, Code, Completed, Engine, Execution, Outcome, Policy, Scope};
 use idemptx_core::policy::{OnNotReplayable, OnStoreError, ScopeRule};
@@ -63,6 +64,44 @@ async fn each_route_has_its_policy_on_one_engine() {
         assert!(!send(&app, request("/orders", Some("o"))).await.is_replay(), "5xx are released");
     }
     assert!(strict.drain().await && engine.drain().await);
+}
+
+#[tokio::test]
+async fn routes_of_one_policy_share_its_count_of_new_keys_and_those_of_another_do_not() {
+    let store = MemoryStore::new();
+    let limited = |keys| {
+        let policy = Policy::draft().into_builder().scope(ScopeRule::Shared);
+        policy.new_keys_per_minute_max(keys).build().unwrap()
+    };
+    let orders = Engine::builder(store).policy(limited(2)).route("orders").build().unwrap();
+    let refunds = orders.for_route("refunds").build().unwrap();
+    let others = orders.for_route("others").policy(limited(1)).build().unwrap();
+    let by_account = |parts: &http::request::Parts| parts.headers.get("x-account").map(Scope::new);
+    let accounts = orders.for_route("accounts").scope(by_account).build().unwrap();
+    let app: Router = Router::new()
+        .route("/orders", to(async || "").layer(orders.layer()))
+        .route("/refunds", to(async || "").layer(refunds.layer()))
+        .route("/others", to(async || "").layer(others.layer()))
+        .route("/accounts", to(async || "").layer(accounts.layer()));
+    let ask = async |path: &str, key: &'static str| {
+        let mut request = post(key);
+        *request.uri_mut() = path.parse().unwrap();
+        send(&app, request).await
+    };
+    assert_eq!(ask("/orders", "a").await.status, 200);
+    assert_eq!(ask("/refunds", "b").await.status, 200);
+    ask("/refunds", "c").await.refused(429, "too-many-keys");
+    ask("/orders", "c").await.refused(429, "too-many-keys");
+    assert!(ask("/refunds", "b").await.is_replay(), "it is no new key");
+    assert_eq!(ask("/others", "d").await.status, 200);
+    ask("/others", "e").await.refused(429, "too-many-keys");
+    ask("/accounts", "f").await.refused(401, "scope-unresolved");
+    // Each record is described by its own route.
+    let records = orders.operator().list(&Query::all()).await.unwrap().entries;
+    let mut routes: Vec<_> =
+        records.iter().map(|record| record.description().unwrap().route).collect();
+    routes.sort();
+    assert_eq!(routes, ["orders", "others", "refunds"]);
 }
 
 /// A layer inside answers for a handler that has charged and is not done.
