@@ -11,7 +11,7 @@ use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::{RedisCluster, RedisServer};
 
-use crate::redis_load::{id, request, result};
+use crate::store_load::{id, request, result};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_promoted_replica_has_not_received_is_put_back_by_those_who_know() {

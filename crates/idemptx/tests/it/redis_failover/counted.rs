@@ -13,7 +13,7 @@ use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_testkit::{RedisCluster, RedisSentinels};
 
-use crate::redis_load::{Load, id};
+use crate::store_load::{Load, id};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures, for many minutes"]
