@@ -39,7 +39,7 @@ pub(super) struct StepRunner {
 pub(super) struct FailoverSettings {
     /// Period during which a server that was promoted, or started again, grants nothing new.
     pub(super) grace: Option<Duration>,
-    /// What a claim or a result waits for before it counts.
+    /// Condition for a claim or a result to count.
     pub(super) acknowledgement: Acknowledgement,
 }
 

@@ -11,7 +11,7 @@ use super::reply::Reply;
 use super::wait_replicas::{ALL, WaitReplicas};
 use crate::store::{Finding, Severity};
 
-/// What a claim or a result waits for after it was written.
+/// Condition for a claim or a result to count, after it was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store::redis) struct Acknowledgement {
     pub(in crate::store::redis) replicas: WaitReplicas,

@@ -347,9 +347,10 @@ impl ServerSettings {
         let (used, limit) = (self.number("used_memory")?, self.number("maxmemory")?);
         let is_short = limit > 0 && used / 9 >= limit / 10;
         is_short.then(|| {
+            // Without the bytes in use, which would make each check another finding.
             warning(format!(
-                "{used} of {limit} bytes of memory are in use; new keys are refused when none is \
-                 left; raise maxmemory or shorten the retention"
+                "more than 90 % of {limit} bytes of memory (maxmemory) are in use; new keys are \
+                 refused when none is left; raise maxmemory or shorten the retention"
             ))
         })
     }
