@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idemptx::Outcome;
+use idemptx::store::{SafetyReport, Severity};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -48,10 +49,11 @@ pub(crate) struct Metrics {
     log_dropped: Counter,
     upstream_up: Family<AddressLabels, Gauge>,
     ejections: Family<AddressLabels, Counter>,
+    store_findings: Family<SeverityLabels, Gauge>,
     token_keys: Family<UrlLabels, Gauge>,
     keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
-    current: [Gauge; 7],
+    current: [Gauge; 8],
 }
 
 /// Values that are read at scrape time.
@@ -77,13 +79,15 @@ pub(crate) struct CurrentValues {
     pub(crate) key_sets: Vec<(String, usize, Option<Duration>)>,
     /// The store replied recently; `None` before the first query.
     pub(crate) store: Option<bool>,
+    /// The latest report on the store.
+    pub(crate) report: Option<SafetyReport>,
     pub(crate) draining: bool,
     pub(crate) uptime: Duration,
 }
 
 impl CurrentValues {
     /// The values in the order of [`CURRENT`].
-    fn values(&self) -> [i64; 7] {
+    fn values(&self) -> [i64; 8] {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         [
             number(self.executing),
@@ -92,6 +96,7 @@ impl CurrentValues {
             i64::try_from(self.spooled).unwrap_or(i64::MAX),
             number(self.near_bytes),
             (self.store == Some(true)).into(),
+            self.report.as_ref().is_some_and(SafetyReport::is_unsafe).into(),
             self.draining.into(),
         ]
     }
@@ -121,6 +126,7 @@ impl Metrics {
             log_dropped: Counter::default(),
             upstream_up: Family::default(),
             ejections: Family::default(),
+            store_findings: Family::default(),
             token_keys: Family::default(),
             keys_age: Family::default(),
             reading: Mutex::default(),
@@ -179,6 +185,8 @@ impl Metrics {
         registry.register("upstream_up", up, self.upstream_up.clone());
         let ejections = "Ejections of an upstream address, after failures in a row";
         registry.register("upstream_ejections", ejections, self.ejections.clone());
+        let findings = "Findings about the store's configuration, by severity";
+        registry.register("store_findings", findings, self.store_findings.clone());
         let keys = "Keys for tokens, by the URL that they are read from";
         registry.register("keys", keys, self.token_keys.clone());
         let age = "Time since keys for tokens were read; -1 before the first time";
@@ -212,6 +220,12 @@ impl Metrics {
             self.token_keys.get_or_create(&url).set(number(*count as u64));
             let age = age.map_or(-1, |age| number(age.as_secs()));
             self.keys_age.get_or_create(&url).set(age);
+        }
+        for (severity, name) in SEVERITIES {
+            let findings = current.report.iter().flat_map(|report| &report.findings);
+            let count = findings.filter(|finding| finding.severity == severity).count();
+            let gauge = self.store_findings.get_or_create(&SeverityLabels { severity: name });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.upstream_up.clear();
         self.ejections.clear();
@@ -353,6 +367,11 @@ struct AddressLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SeverityLabels {
+    severity: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UrlLabels {
     url: String,
 }
@@ -380,15 +399,22 @@ fn step_buckets() -> Histogram {
     Histogram::new(STEP_BUCKETS_SECS)
 }
 
+const SEVERITIES: [(Severity, &str); 4] = [
+    (Severity::Note, "note"),
+    (Severity::Warning, "warning"),
+    (Severity::Unsafe, "unsafe"),
+    (Severity::Fatal, "fatal"),
+];
 const EOF: &str = "# EOF";
 const REFUSED_REASONS: [&str; 5] = ["accept", "limit", "malformed", "proxy-protocol", "tls"];
-const CURRENT: [(&str, &str); 7] = [
+const CURRENT: [(&str, &str); 8] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),
     ("unconfirmed", "Store operations without confirmation"),
     ("spool_bytes", "Bytes of request bodies in spool files"),
     ("near_bytes", "Bytes of responses in the near cache"),
     ("store_up", "Whether the store replied recently"),
+    ("store_unsafe", "Whether the store can lose or delete records, as it was checked last"),
     ("draining", "Whether the gateway is draining"),
 ];
 const REQUEST_BUCKETS_SECS: [f64; 13] =

@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use idemptx::CheckError;
-use idemptx::store::AnyStore;
+use idemptx::store::{AnyStore, SafetyCheck};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
@@ -193,6 +193,7 @@ impl Gateway {
         tokio::join!(table.check_store(&self.logged), table.start_key_sets());
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
+        retired.stop_store_checks();
         self.table.send_replace(Arc::clone(&table));
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);
@@ -212,7 +213,10 @@ impl Gateway {
     pub async fn store_guarantee(&self) -> Result<String, CheckError> {
         let table = Arc::clone(&self.table.borrow());
         match table.routes.iter().find_map(|route| route.engine.as_ref()) {
-            Some(engine) => Ok(engine.check().await?.guarantee),
+            Some(engine) => {
+                let report = table.store.check().await.map_err(CheckError::Unreachable)?;
+                Ok(engine.judge(report)?.guarantee)
+            }
             None => Ok(String::new()),
         }
     }

@@ -108,6 +108,11 @@ impl Rules {
     }
 
     #[getter]
+    fn store_check(&self) -> f64 {
+        self.0.policy().store_check.as_secs_f64()
+    }
+
+    #[getter]
     fn refuses_unsafe_stores(&self) -> bool {
         self.0.policy().on_unsafe_store == OnUnsafeStore::Refuse
     }

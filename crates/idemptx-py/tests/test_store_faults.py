@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import fakeredis
@@ -226,6 +227,89 @@ def test_a_store_that_may_lose_records_is_complained_about(
     server = own_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     assert asyncio.run(two_tries(connect, RedisBackend(server.url))) == [200, 200]
     assert any("maxmemory" in message or "evict" in message for message in caplog.messages)
+
+
+def test_a_restart_that_forgets_is_noticed_where_the_url_says_so(
+    connect: Any, own_redis: Any
+) -> None:
+    """The compiled store puts the result back before anything new begins."""
+    server = own_redis("--appendonly", "no", "--save", "")
+    backend = RedisBackend(f"{server.url}?failover_grace_ms=3000")
+    assert backend.transport == "compiled"
+
+    async def answers(client: Any, key: str, *, until: int) -> Any:
+        for _ in range(200):
+            answer = await client.post("/orders", headers={"Idempotency-Key": key})
+            if answer.status_code == until:
+                return answer
+            assert answer.status_code == 503, answer.text
+            await asyncio.sleep(0.05)
+        raise AssertionError(answer.text)
+
+    async def play() -> None:
+        async with connect(one_route(backend, itertools.count())) as client:
+            # Used for the first time with this setting, it begins with a grace period.
+            assert (await answers(client, "first", until=200)).json() == {"n": 0}
+            server.kill()
+            server.start()
+            again = await answers(client, "first", until=200)
+            assert (again.json(), again.headers["x-idempotency-status"]) == ({"n": 0}, "hit")
+            assert (await answers(client, "second", until=200)).json() == {"n": 1}
+        await close(backend)
+
+    asyncio.run(play())
+
+
+def test_a_claim_waits_for_replicas_where_the_url_says_so(connect: Any, own_redis: Any) -> None:
+    server = own_redis()
+    backend = AsyncRedisBackend(f"{server.url}?wait_replicas=all")
+
+    async def play() -> None:
+        async with connect(one_route(backend, itertools.count())) as client:
+            refused = await client.post("/orders", headers=KEY)
+            assert (refused.status_code, refused.json()["code"]) == (503, "store-unavailable")
+        await close(backend)
+
+    asyncio.run(play())
+    with pytest.raises(ValueError, match="number or `all`"):
+        RedisBackend(f"{server.url}?wait_replicas=some")
+    with pytest.raises(TypeError, match="wait_replicas"):
+        RedisBackend(redis.Redis(port=server.port), wait_replicas="all")  # type: ignore[call-arg]
+
+
+def test_a_store_that_promises_less_is_refused_until_it_promises_enough_again(
+    connect: Any, own_redis: Any, caplog: Any
+) -> None:
+    """The engine asks by itself, from time to time."""
+    server = own_redis("--appendonly", "yes", "--appendfsync", "always")
+    caplog.set_level("INFO", logger="idemptx")
+    policy = {"store_check_ms": 100, "on_unsafe_store": "refuse"}
+    keys = (f"key-{number}" for number in itertools.count())
+
+    async def play() -> None:
+        app = one_route(RedisBackend(server.url), itertools.count(), policy=policy)
+        async with connect(app) as client:
+
+            async def comes_to(status: int) -> None:
+                for _ in range(200):
+                    answer = await client.post("/orders", headers={"Idempotency-Key": next(keys)})
+                    if answer.status_code == status:
+                        return
+                    await asyncio.sleep(0.05)
+                raise AssertionError(answer.text)
+
+            await comes_to(200)
+            for _ in range(2):
+                with server.connect() as admin:
+                    admin.config_set("maxmemory-policy", "allkeys-lru")
+                await comes_to(503)
+                with server.connect() as admin:
+                    admin.config_set("maxmemory-policy", "noeviction")
+                await comes_to(200)
+
+    asyncio.run(play())
+    told = [message for message in caplog.messages if "allkeys-lru" in message]
+    assert [message.startswith("not any more: ") for message in told] == [False, True] * 2
 
 
 def test_a_record_that_cannot_be_read_is_never_executed_over(

@@ -52,8 +52,38 @@ impl PostgresServer {
 
     /// Starts a standby from a copy; from then on every commit waits for it.
     pub async fn standby(&self) -> Self {
+        let standby = self.asynchronous_standby();
+        self.configure("synchronous_standby_names", "*").await;
+        standby
+    }
+
+    /// Starts a standby from a copy, for which no commit waits.
+    pub fn asynchronous_standby(&self) -> Self {
         let (directory, port) = (server_directory(), ReservedPort::reserve());
         hand_over(directory.path());
+        self.copy_to(directory.path(), port.number());
+        let process = spawn(directory.path());
+        let mut standby = Self { process, port, directory };
+        standby.wait_until_ready();
+        standby
+    }
+
+    /// Starts this server, which has ended, again as a standby of another, with its data and at its
+    /// own port.
+    pub fn follow(&mut self, primary: &Self) {
+        fs::remove_dir_all(self.directory.path().join("data")).unwrap();
+        primary.copy_to(self.directory.path(), self.port.number());
+        self.restart();
+    }
+
+    /// Ends all streams to standbys, which then have to connect again.
+    pub async fn cut_standbys(&self) {
+        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication";
+        self.session().await.query(cut, &[]).await.unwrap();
+    }
+
+    /// Copies the data for a standby that has this directory and port.
+    fn copy_to(&self, directory: &Path, port: u16) {
         let copied = command("pg_basebackup")
             .args([
                 "--no-sync",
@@ -62,24 +92,19 @@ impl PostgresServer {
                 "--username=postgres",
             ])
             .args(["--host=127.0.0.1", "--port", &self.port().to_string(), "--pgdata"])
-            .arg(directory.path().join("data"))
-            .current_dir(&directory)
+            .arg(directory.join("data"))
+            .current_dir(directory)
             .output()
             .expect("`make test` installs PostgreSQL");
         assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-        let file = directory.path().join("data/postgresql.conf");
+        let file = directory.join("data/postgresql.conf");
         let copied = fs::read_to_string(&file).unwrap();
         let own = format!(
             "port = {}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n",
-            port.number(),
-            directory.path().display()
+            port,
+            directory.display()
         );
         fs::write(&file, copied + &own).unwrap();
-        let process = spawn(directory.path());
-        let mut standby = Self { process, port, directory };
-        standby.wait_until_ready();
-        self.configure("synchronous_standby_names", "*").await;
-        standby
     }
 
     /// Makes this standby the primary.

@@ -1,7 +1,6 @@
 //! The engine: a policy on a store, with what a process needs to drive it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,7 @@ use self::probe::{ProbeFn, Probes};
 pub use self::route::RouteBuilder;
 use self::scope_permits::ScopePermits;
 pub use self::store_check::CheckError;
+use self::store_check::StoreSafety;
 
 /// Makes requests safe to retry, by a [`Policy`] on a [`Store`].
 ///
@@ -201,8 +201,6 @@ pub(crate) type RenderFn = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sy
 /// A policy, with what all policies of an engine share.
 pub(crate) struct Inner<S> {
     rules: Arc<Rules>,
-    /// The store was found unsafe, and the policy refuses that.
-    refuses: AtomicBool,
     typical: TypicalTime,
     /// Shared with the routes that have this policy from this engine.
     meter: Arc<Mutex<KeyMeter>>,
@@ -216,6 +214,7 @@ struct Shared<S> {
     namespace: Box<str>,
     single_flight: Arc<SingleFlight>,
     lease_renewer: LeaseRenewer<S>,
+    safety: Arc<StoreSafety>,
     permits: Arc<Semaphore>,
     executions_max: u32,
     scope_permits: Option<ScopePermits>,
@@ -311,7 +310,7 @@ impl<S: Store> Inner<S> {
 
     /// Returns `true` if no new claim may be made: too much is unconfirmed, or the store is unsafe.
     pub(crate) fn is_closed_to_claims(&self) -> bool {
-        self.refuses.load(Ordering::Relaxed) || self.lease_renewer().is_full()
+        self.shared.safety.is_refused_by(self.policy()) || self.lease_renewer().is_full()
     }
 
     /// Draws a token that is unique and cannot be guessed.

@@ -18,11 +18,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use crate::single_flight::Leader;
+use crate::store::BoxFuture;
 use crate::time_limit::limited;
 
 mod background;
+mod periodic;
 
 use self::background::BackgroundTask;
+use self::periodic::PeriodicTask;
 
 /// Renews leases and repeats unconfirmed operations; its thread starts with the first of either.
 pub(crate) struct LeaseRenewer<S> {
@@ -45,6 +48,7 @@ struct Shared<S> {
     journal: Journal,
     /// Wakes those who wait until nothing is unconfirmed.
     confirmed: Notify,
+    periodic: PeriodicTask,
 }
 
 /// Reports that a running handler has lost its lease.
@@ -172,6 +176,16 @@ impl<S: Store> LeaseRenewer<S> {
         }
     }
 
+    /// Runs a task from time to time until the engine is gone; only the first one is.
+    pub(crate) fn repeat(
+        &self,
+        every: Duration,
+        task: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) {
+        self.start();
+        self.shared.periodic.set(every, Box::new(task));
+    }
+
     fn start(&self) {
         self.started.get_or_init(|| {
             let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -203,6 +217,7 @@ impl<S> Shared<S> {
             earlier: Notify::new(),
             journal: Journal::default(),
             confirmed: Notify::new(),
+            periodic: PeriodicTask::default(),
         }
     }
 
@@ -230,6 +245,10 @@ fn run_thread<S: Store>(shared: Arc<Shared<S>>, inbox: mpsc::UnboundedReceiver<B
     let tasks = tokio::task::LocalSet::new();
     tasks.spawn_local(renew_when_due(Arc::clone(&shared)));
     tasks.spawn_local(maintain(Arc::clone(&shared)));
+    tasks.spawn_local({
+        let shared = Arc::clone(&shared);
+        async move { shared.periodic.run().await }
+    });
     tasks.block_on(&runtime, background::run(shared, inbox));
 }
 

@@ -214,6 +214,9 @@ policy! {
     settle_timeout: Duration, value, "store_timeout_ms" ("settle");
     /// The treatment of a store that can lose records.
     on_unsafe_store: OnUnsafeStore, value, "on_unsafe_store";
+    /// The time between two checks of what the store promises, 100 ms to 1 h; zero checks once, at
+    /// start.
+    store_check: Duration, value, "store_check_ms";
     /// The time for which shutdown waits for running handlers, 1 h at most.
     drain: Duration, value, "drain_ms";
     /// The choice between enforcement and observation.

@@ -78,6 +78,7 @@ impl Policy {
             claim_timeout: Duration::from_secs(1),
             settle_timeout: Duration::from_secs(5),
             on_unsafe_store: OnUnsafeStore::Warn,
+            store_check: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             mode: Mode::Enforce,
             new_keys_per_minute_max: None,

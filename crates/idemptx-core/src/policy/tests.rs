@@ -193,6 +193,8 @@ fn a_policy_that_cannot_work_is_refused_by_the_name_of_its_field() {
         (draft().response_bytes_max((256 << 20) + 1), "response_bytes_max"),
         (draft().claim_timeout(Duration::ZERO), "store_timeout_ms.claim"),
         (draft().settle_timeout(Duration::ZERO), "store_timeout_ms.settle"),
+        (draft().store_check(millis(99)), "store_check_ms"),
+        (draft().store_check(millis(3_600_001)), "store_check_ms"),
         (draft().drain(millis(3_600_001)), "drain_ms"),
         (draft().new_keys_per_minute_max(0), "new_keys_per_minute_max"),
         (draft().scope(ScopeRule::Bind(Vec::new())), "scope.bind"),
@@ -217,6 +219,7 @@ fn the_extremes_that_make_sense_are_accepted() {
     let policy = Policy::draft()
         .into_builder()
         .wait(Duration::ZERO)
+        .store_check(Duration::ZERO)
         .drain(Duration::ZERO)
         .request_bytes_max(0)
         .response_bytes_max(0)

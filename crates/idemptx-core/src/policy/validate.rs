@@ -56,6 +56,7 @@ impl Policy {
             ("response_bytes_max", self.response_bytes_max as u64, 0, RESPONSE_BYTES_MAX),
             ("store_timeout_ms.claim", millis(self.claim_timeout), 1, HOUR_MS),
             ("store_timeout_ms.settle", millis(self.settle_timeout), 1, HOUR_MS),
+            ("store_check_ms", millis(self.store_check), 0, HOUR_MS),
             ("drain_ms", millis(self.drain), 0, HOUR_MS),
             ("new_keys_per_minute_max", new_keys, 1, u64::from(u32::MAX)),
         ] {
@@ -63,6 +64,10 @@ impl Policy {
                 format!("give a number from {min} to {max}, not {value}")
             })?;
         }
+        let store_check = millis(self.store_check);
+        check(store_check == 0 || store_check >= STORE_CHECK_MS_MIN, "store_check_ms", || {
+            format!("give 0 for one check at start, or at least {STORE_CHECK_MS_MIN}")
+        })?;
         check(self.key_retain >= self.retain, "key_retain_ms", || {
             let retain = millis(self.retain);
             format!("a key must be remembered as long as its response: give at least {retain}")
@@ -169,6 +174,7 @@ const IN_FLIGHT_STATUSES: [u16; 4] = [409, 423, 425, 503];
 const MISMATCH_STATUSES: [u16; 3] = [400, 409, 422];
 const KEY_BYTES_MAX: u64 = 1024;
 const LEASE_MS_MIN: u64 = 100;
+const STORE_CHECK_MS_MIN: u64 = 100;
 const HOUR_MS: u64 = 60 * 60 * 1000;
 /// The longest retention, a hundred years: no store overflows.
 const RETAIN_MS_MAX: u64 = 100 * 365 * 24 * HOUR_MS;

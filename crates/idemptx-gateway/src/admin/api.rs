@@ -51,7 +51,7 @@ impl AdminService {
             },
             "store": {
                 "kind": store_kind(table.store.inner()),
-                "guarantee": readiness.guarantee(),
+                "guarantee": readiness.report().map(|report| report.guarantee),
                 "reachable": now.store,
             },
             "now": {

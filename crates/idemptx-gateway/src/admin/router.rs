@@ -186,6 +186,7 @@ impl AdminService {
         let health = self.recorder.readiness();
         let mut current_values = CurrentValues {
             store: health.store(),
+            report: health.report(),
             draining: health.is_draining(),
             uptime: health.uptime(),
             ..CurrentValues::default()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::invalid_config::InvalidSetting;
-use super::values::{positive_millis, seconds};
+use super::values::{count_or_all, positive_millis, seconds};
 
 /// The store of the records.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -29,12 +29,32 @@ pub struct Store {
     pub password_command: Option<String>,
     /// The prefix of Redis' keys.
     pub prefix: Option<String>,
-    /// The number of replicas that must have a claim or a result in Redis before it counts.
-    pub wait_replicas: Option<u32>,
+    /// The number of replicas that must have a claim or a result in Redis before it counts, or
+    /// `all`.
+    #[serde(default, deserialize_with = "count_or_all")]
+    pub wait_replicas: Option<String>,
+    /// A claim or a result counts once it is in Redis' append-only file, on the disk.
+    pub wait_aof: Option<bool>,
     /// The period during which a Redis server that was promoted, or started again, grants nothing
     /// new.
     #[serde(rename = "failover_grace_ms")]
     pub failover_grace_millis: Option<u64>,
+    /// The user that Redis' sentinels want.
+    pub sentinel_user: Option<String>,
+    /// The password that the sentinels want.
+    pub sentinel_password: Option<String>,
+    /// A file with that password, read before each attempt to connect.
+    pub sentinel_password_file: Option<String>,
+    /// A command of the shell that prints that password, run before each attempt to connect.
+    pub sentinel_password_command: Option<String>,
+    /// Connections to the sentinels are encrypted; by default where those to the servers are.
+    pub sentinel_tls: Option<bool>,
+    /// The authorities that may vouch for the sentinels, in PEM; by default those for the servers.
+    pub sentinel_ca_file: Option<String>,
+    /// The certificate by which the sentinels know the gateway, in PEM.
+    pub sentinel_cert_file: Option<String>,
+    /// The private key to it.
+    pub sentinel_key_file: Option<String>,
     /// The schema of PostgreSQL's tables.
     pub schema: Option<String>,
     /// The table of the records in it.
@@ -89,7 +109,16 @@ impl Store {
             password_command: None,
             prefix: None,
             wait_replicas: None,
+            wait_aof: None,
             failover_grace_millis: None,
+            sentinel_user: None,
+            sentinel_password: None,
+            sentinel_password_file: None,
+            sentinel_password_command: None,
+            sentinel_tls: None,
+            sentinel_ca_file: None,
+            sentinel_cert_file: None,
+            sentinel_key_file: None,
             schema: None,
             table: None,
             pooled: None,
@@ -127,8 +156,17 @@ impl Store {
             ("password_file", text(&self.password_file)),
             ("password_command", text(&self.password_command)),
             ("prefix", text(&self.prefix)),
-            ("wait_replicas", self.wait_replicas.map(|it| it.to_string())),
+            ("wait_replicas", text(&self.wait_replicas)),
+            ("wait_aof", self.wait_aof.map(|it| it.to_string())),
             ("failover_grace_ms", self.failover_grace_millis.map(|it| it.to_string())),
+            ("sentinel_user", text(&self.sentinel_user)),
+            ("sentinel_password", text(&self.sentinel_password)),
+            ("sentinel_password_file", text(&self.sentinel_password_file)),
+            ("sentinel_password_command", text(&self.sentinel_password_command)),
+            ("sentinel_tls", self.sentinel_tls.map(|it| it.to_string())),
+            ("sentinel_ca_file", text(&self.sentinel_ca_file)),
+            ("sentinel_cert_file", text(&self.sentinel_cert_file)),
+            ("sentinel_key_file", text(&self.sentinel_key_file)),
             ("schema", text(&self.schema)),
             ("table", text(&self.table)),
             ("pooled", self.pooled.map(|it| it.to_string())),

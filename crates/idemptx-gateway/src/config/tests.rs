@@ -145,6 +145,18 @@ fn settings_of_a_server_go_into_the_query_of_its_url() {
          &sessions=8"
     );
     assert_eq!(read(SIMPLE).unwrap().store.full_url(), "memory:");
+    let settings = "[store]\nurl = \"redis+sentinel://guard/records\"\nwait_replicas = \"all\"\n\
+        wait_aof = true\nfailover_grace_ms = 15000\nsentinel_user = \"app\"\n\
+        sentinel_password_file = \"/run/secret\"\nsentinel_tls = true\n";
+    assert_eq!(
+        read(&format!("{SIMPLE}{settings}")).unwrap().store.full_url(),
+        "redis+sentinel://guard/records?wait_replicas=all&wait_aof=true&failover_grace_ms=15000\
+         &sentinel_user=app&sentinel_password_file=/run/secret&sentinel_tls=true"
+    );
+    let counted = format!("{SIMPLE}[store]\nurl = \"redis://cache\"\nwait_replicas = 2\n");
+    assert_eq!(read(&counted).unwrap().store.full_url(), "redis://cache?wait_replicas=2");
+    let some = counted.replace("= 2", "= \"some\"");
+    assert!(read(&some).unwrap_err().contains("give a number, or \"all\""));
 }
 
 #[test]

@@ -59,6 +59,23 @@ pub(super) fn positive_millis<'de, D: Deserializer<'de>>(
     }
 }
 
+/// A count, or the word `all`.
+pub(super) fn count_or_all<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum CountOrWord {
+        Count(u32),
+        Word(String),
+    }
+    match CountOrWord::deserialize(deserializer) {
+        Ok(CountOrWord::Count(count)) => Ok(Some(count.to_string())),
+        Ok(CountOrWord::Word(word)) if word == "all" => Ok(Some(word)),
+        _ => Err(serde::de::Error::custom("give a number, or \"all\"")),
+    }
+}
+
 /// A count of at least 1; one that exceeds the type is its greatest value.
 pub(super) fn positive<'de, D: Deserializer<'de>, T: Count>(
     deserializer: D,

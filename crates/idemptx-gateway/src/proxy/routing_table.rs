@@ -2,17 +2,20 @@
 
 mod engines;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Load, Spool};
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use self::engines::{Engines, GatewayEngine};
+use super::store_checks::{LoggedFindings, StoreChecks};
 use super::{headers, target};
 use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
 use crate::error::StartError;
@@ -36,6 +39,14 @@ pub(crate) struct RoutingTable {
     engines: Engines,
     /// The keys for tokens that are at URLs.
     key_sets: Vec<Arc<RemoteKeys>>,
+    /// The task that checks the store.
+    checks: OnceLock<AbortHandle>,
+}
+
+impl Drop for RoutingTable {
+    fn drop(&mut self) {
+        self.stop_store_checks();
+    }
 }
 
 /// A route with the engine and upstream that serve it.
@@ -102,8 +113,8 @@ impl RoutingTable {
         }
         let tls = tls.map_err(StartError::Tls)?;
         engines.forget_former();
-        let limits = config.limits.clone();
-        Ok(Self { limits, routes, store, tls, spool, upstreams, engines, key_sets })
+        let (limits, checks) = (config.limits.clone(), OnceLock::new());
+        Ok(Self { limits, routes, store, tls, spool, upstreams, engines, key_sets, checks })
     }
 
     /// Waits until every handler has ended; `true` if all have.
@@ -120,26 +131,28 @@ impl RoutingTable {
         self.engines().map(|engine| engine.policy().drain).max().unwrap_or(DRAIN_MAX)
     }
 
-    /// Checks the store against each policy, and logs the findings.
+    /// Begins to check the store against each policy, and logs the findings.
     ///
-    /// Returns after a moment at most, so that findings precede the first request; an unavailable
-    /// store is checked again in the background for as long as the table is in use.
-    pub(crate) async fn check_store(self: &Arc<Self>, logged: &LoggedFindings) {
-        let looks: Vec<_> = self
-            .engines()
-            .map(|engine| {
-                let (engine, table, logged) =
-                    (engine.clone(), Arc::downgrade(self), logged.clone());
-                tokio::spawn(check_until_available(engine, table, logged))
-            })
-            .collect();
-        let all = async {
-            for check_until_available in looks {
-                // A check that panicked has logged nothing, and there is nothing to add.
-                let _ = check_until_available.await;
-            }
-        };
-        let _ = timeout(START_CHECK_MAX, all).await;
+    /// Returns after a moment at most, so that findings precede the first request; the store is
+    /// checked again in the background, until it answers and from time to time after that.
+    pub(crate) async fn check_store(&self, findings: &LoggedFindings) {
+        let engines: Vec<_> = self.engines().cloned().collect();
+        if engines.is_empty() {
+            return;
+        }
+        let (first, checked) = oneshot::channel();
+        let checks = StoreChecks { engines, findings: findings.clone(), problem: None };
+        let checks = tokio::spawn(checks.run(Arc::clone(&self.store), first));
+        // Only the first call of a table has a task to keep.
+        let _ = self.checks.set(checks.abort_handle());
+        let _ = timeout(START_CHECK_MAX, checked).await;
+    }
+
+    /// Ends the checks of the store, which another table goes on with.
+    pub(crate) fn stop_store_checks(&self) {
+        if let Some(checks) = self.checks.get() {
+            checks.abort();
+        }
     }
 
     /// The number of requests that the end of this table would lose if the `next` one follows it,
@@ -272,47 +285,6 @@ impl ActiveRoute {
     }
 }
 
-/// The findings that have been logged, so that each is logged once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LoggedFindings(Arc<Mutex<HashSet<String>>>);
-
-impl LoggedFindings {
-    fn insert(&self, text: &str) -> bool {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        logged.insert(text.to_owned())
-    }
-}
-
-async fn check_until_available(
-    engine: GatewayEngine,
-    table: Weak<RoutingTable>,
-    logged: LoggedFindings,
-) {
-    let mut problem = None;
-    while table.strong_count() > 0 {
-        match engine.check().await {
-            Ok(report) => {
-                if logged.insert(&report.guarantee) {
-                    tracing::info!("store: {}", report.guarantee);
-                }
-                engine.store().recorder().readiness().set_guarantee(&report.guarantee);
-                for finding in report.findings.iter().filter(|it| logged.insert(&it.text)) {
-                    tracing::warn!("{}", finding.text);
-                }
-                return;
-            }
-            Err(error) => {
-                let found = crate::error::error_text(&error);
-                if problem.as_ref() != Some(&found) {
-                    tracing::warn!("{found}; requests with a key get 503");
-                }
-                problem = Some(found);
-                sleep(RETRY_INTERVAL).await;
-            }
-        }
-    }
-}
-
 /// Returns the sets of keys of a configuration; those of the previous table keep their keys.
 fn key_sets(
     config: &Config,
@@ -358,4 +330,3 @@ impl fmt::Debug for ActiveRoute {
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The time for which a start or a reload waits for the store.
 const START_CHECK_MAX: Duration = Duration::from_secs(1);
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);

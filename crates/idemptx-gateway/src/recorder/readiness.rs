@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use idemptx::store::SafetyReport;
 
 /// The state of the store and of the gateway, as probes see it.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(crate) struct Readiness {
     store_asked: AtomicBool,
     draining: AtomicBool,
     needs_store: AtomicBool,
-    guarantee: Mutex<Option<String>>,
+    report: Mutex<Option<SafetyReport>>,
     /// The number of sets of keys for tokens that could not be read the last time.
     unread_key_sets: AtomicUsize,
 }
@@ -28,7 +29,7 @@ impl Readiness {
             store_asked: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             needs_store: AtomicBool::new(false),
-            guarantee: Mutex::default(),
+            report: Mutex::default(),
             unread_key_sets: AtomicUsize::new(0),
         }
     }
@@ -49,14 +50,14 @@ impl Readiness {
         self.store_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Notes the store's guarantee.
-    pub(crate) fn set_guarantee(&self, guarantee: &str) {
-        *self.guarantee.lock().unwrap_or_else(PoisonError::into_inner) = Some(guarantee.to_owned());
+    /// Notes what the store promises.
+    pub(crate) fn set_report(&self, report: SafetyReport) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
-    /// The store's guarantee, once it is known.
-    pub(crate) fn guarantee(&self) -> Option<String> {
-        self.guarantee.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The latest report on the store, once there is one.
+    pub(crate) fn report(&self) -> Option<SafetyReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns whether the store replied recently; `None` before the first query.

@@ -103,7 +103,7 @@ async fn send_probe(address: &Address, health: &HealthCheck) -> io::Result<Statu
 }
 
 /// A random number from 0 to 1.
-pub(super) fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     let drawn = RandomState::new().hash_one(());
     f64::from(drawn as u32) / f64::from(u32::MAX)
 }

@@ -32,6 +32,7 @@ use tokio::time::{Instant, timeout};
 
 use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
+pub(crate) use self::health_checks::random;
 pub(crate) use self::response_body::UpstreamBody;
 use crate::config::{self, Balance, Origin, RouteLimits};
 use crate::logging::LogRate;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use idemptx_testkit::Signal;
+use idemptx_testkit::{RedisServer, Signal};
 use serde_json::Value;
 
 use crate::support::http_client::{get, post};
@@ -61,6 +61,31 @@ fn what_alerts_count_is_there_before_it_happens() {
     post(gateway.public, "/a/../b", "tea").reply();
     let one = "idemptx_own_answers_total{code=\"ambiguous-path\"} 1";
     eventually(|| gateway.metrics().contains(one));
+}
+
+#[test]
+fn what_a_store_no_longer_promises_is_noticed_measured_and_refused_and_logged_once() {
+    let redis = RedisServer::start(&["appendonly yes", "appendfsync always"]);
+    let policy = "profile = \"payments\"\npolicy = { scope = \"shared\", store_check_ms = 100 }";
+    let gateway = OperatedGateway::at(&redis.url(), policy, "[log]\nlevel = \"info\"\n");
+    let send = |key: &str| post(gateway.public, "/orders", "tea").key(key).reply();
+    eventually(|| gateway.metrics().contains("idemptx_store_findings{severity=\"warning\"} 0"));
+    assert_eq!(send("first").status, 201);
+    let finding = "maxmemory-policy allkeys-lru deletes claims";
+    for round in 1..=2 {
+        redis.configure("maxmemory-policy", "allkeys-lru");
+        eventually(|| gateway.metrics().contains("idemptx_store_unsafe 1\n"));
+        let key = format!("refused-{round}");
+        eventually(|| send(&key).status == 503);
+        assert!(gateway.metrics().contains("idemptx_store_findings{severity=\"unsafe\"} 1"));
+        redis.configure("maxmemory-policy", "noeviction");
+        eventually(|| gateway.metrics().contains("idemptx_store_unsafe 0\n"));
+        eventually(|| send(&key).status == 201);
+        // A warning when it came, another with the refusal, and a word when it had gone.
+        eventually(|| gateway.log().matches("not any more: ").count() == round);
+        assert_eq!(gateway.log().matches(finding).count(), 3 * round, "{}", gateway.log());
+        assert_eq!(gateway.log().matches("found good again").count(), round);
+    }
 }
 
 #[test]

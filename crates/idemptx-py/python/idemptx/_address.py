@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Address", "address_of_client", "address_of_url"]
+__all__ = ["Address", "address_of_client", "address_of_url", "needs_compiled_store"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,12 @@ def address_of_url(url: str) -> Address:
         message = f"the Redis URL has {unknown[0]!r}, which means nothing here; {FORMS}"
         raise ValueError(message)
     return address
+
+
+def needs_compiled_store(url: str) -> bool:
+    """True if a URL has settings that the compiled store alone knows."""
+    query = url.partition("?")[2].partition("#")[0]
+    return not COMPILED.isdisjoint(pair.partition("=")[0] for pair in query.split("&"))
 
 
 def address_of_client(client: Any) -> Address | None:
@@ -176,6 +182,19 @@ TLS_SETTINGS = frozenset(
         "ssl_check_hostname",
         "ssl_keyfile",
         "ssl_password",
+    }
+)
+COMPILED = frozenset(
+    {
+        "ca_file",
+        "cert_file",
+        "failover_grace_ms",
+        "key_file",
+        "password_command",
+        "password_file",
+        "prefix",
+        "wait_aof",
+        "wait_replicas",
     }
 )
 UNIX = frozenset({"unix", "redis+unix", "valkey+unix"})

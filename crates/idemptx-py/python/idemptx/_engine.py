@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import sys
 import time
 import weakref
@@ -28,7 +29,7 @@ from ._lease_renewer import reset_lease_renewer
 from ._safety import Severity
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Task
+    from asyncio import AbstractEventLoop, Future, Task, TimerHandle
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from ._idemptx import Rules, Update
@@ -62,7 +63,10 @@ class Engine:
         self.is_closed = False
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
-        self._report: Task[SafetyReport | None] | None = None
+        self._first_check: Task[None] | None = None
+        self._report: SafetyReport | None = None
+        self._check_seconds = float("inf")
+        self._next_check: TimerHandle | None = None
         self.probes: dict[bytes, Future[Any]] = {}
         """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
@@ -87,22 +91,22 @@ class Engine:
             self._adopted.add(rules)
             self.drain_seconds = max(self.drain_seconds, rules.drain)
             self.store.expect(rules)
-            if self._report is None:
-                self._report = self.spawn(self._check())
+            self._check_seconds = min(self._check_seconds, rules.store_check or float("inf"))
+            if self._first_check is None:
+                self._first_check = self.spawn(self._check())
 
     async def known(self) -> None:
         """Waits until the store's guarantees are known."""
-        if self._report is not None:
-            await asyncio.shield(self._report)
+        if self._first_check is not None:
+            await asyncio.shield(self._first_check)
 
     def refuses(self, rules: Rules) -> str | None:
         """Returns the reason a new claim is refused, if it is."""
-        if self._report is not None and self._report.done():
-            report = self._report.result()
-            if report is not None and (
-                report.is_fatal or (report.is_unsafe and rules.refuses_unsafe_stores)
-            ):
-                return f"this store is refused: {report.findings[0].text}"
+        report = self._report
+        if report is not None and (
+            report.is_fatal or (report.is_unsafe and rules.refuses_unsafe_stores)
+        ):
+            return f"this store is refused: {report.findings[0].text}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.coordinator.is_full:
@@ -193,16 +197,31 @@ class Engine:
 
     # The store's promises
 
-    async def _check(self) -> SafetyReport | None:
+    async def _check(self) -> None:
         try:
-            report = await self.store.check()
+            report = await asyncio.wait_for(self.store.check(), CHECK_LIMIT)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
             if UNREACHABLE not in self._told:
                 self._told.add(UNREACHABLE)
                 logger.warning("%s: %s", UNREACHABLE, error)
-            self._report = None  # to be asked again
-            self._adopted.clear()
-            return None
+            if self._report is None:  # to be asked again
+                self._first_check = None
+                self._adopted.clear()
+                return
+        else:
+            self._report = report
+            self._tell(report)
+        if self._check_seconds < float("inf") and not self.is_closed:
+            # Processes that started together shall not ask together.
+            pause = self._check_seconds * random.uniform(0.75, 1.25)  # noqa: S311
+            self._next_check = self.loop.call_later(pause, self._check_again)
+
+    def _check_again(self) -> None:
+        if not self.is_closed:
+            self.spawn(self._check())
+
+    def _tell(self, report: SafetyReport) -> None:
+        """Logs what has come and what has gone since the last check, once each."""
         if UNREACHABLE in self._told:
             self._told.discard(UNREACHABLE)
             logger.warning("the store is reached again")
@@ -212,7 +231,9 @@ class Engine:
             self._told.add(finding.text)
             level = logging.WARNING if finding.severity >= Severity.WARNING else logging.INFO
             logger.log(level, "%s", finding.text)
-        return report
+        for gone in self._told - {finding.text for finding in report.findings}:
+            self._told.discard(gone)
+            logger.info("not any more: %s", gone)
 
     # The end
 
@@ -224,6 +245,8 @@ class Engine:
     async def close(self) -> None:
         """Closes the store's connections before the loop ends."""
         self.is_closed = True
+        if self._next_check is not None:
+            self._next_check.cancel()
         await self.store.close()
 
     async def _until_shutdown(self) -> AsyncGenerator[None, None]:
@@ -321,5 +344,6 @@ NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker o
 # After these a step may be taken again.
 TRANSIENT = (UNAVAILABLE, INTERNAL, REFUSED)
 EXECUTIONS_MAX = 10_000
+CHECK_LIMIT = 10.0
 WATCH_POLL_MIN = 0.02
 WATCH_POLL_MAX = 0.25

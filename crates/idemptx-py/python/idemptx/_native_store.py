@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL, as one event loop uses them.
+"""The compiled stores, as one event loop uses them.
 
 The Rust stores wait in threads that never touch Python. Finished steps make a descriptor readable
 that this loop watches, and are collected together.
@@ -7,6 +7,7 @@ that this loop watches, and are collected together.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -20,7 +21,23 @@ if TYPE_CHECKING:
     from ._connections import Style
     from ._idemptx import Rules, Step
 
-__all__ = ["LoopStore"]
+__all__ = ["LoopStore", "PerProcessStore"]
+
+
+class PerProcessStore:
+    """A compiled store, made again after a fork: threads and locks do not survive it."""
+
+    def __init__(self, make: Callable[[], NativeStore]) -> None:
+        self._make = make
+        self._made = (os.getpid(), make())
+
+    def here(self) -> NativeStore:
+        """The store of this process."""
+        process, native_store = self._made
+        if process != os.getpid():
+            native_store = self._make()
+            self._made = (os.getpid(), native_store)
+        return native_store
 
 
 class LoopStore:

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -254,6 +253,7 @@ impl<S: Store> EngineBuilder<S> {
         let shared = Shared {
             single_flight: SingleFlight::new(),
             lease_renewer: LeaseRenewer::new(Arc::clone(&store)),
+            safety: Arc::default(),
             store,
             namespace: self.namespace,
             permits: Arc::new(Semaphore::new(self.executions_max as usize)),
@@ -292,7 +292,6 @@ impl<S: Store> Engine<S> {
         let rules = Rules::in_namespace(policy, &shared.namespace).on_route(&variant.route);
         let inner = Inner {
             rules: Arc::new(rules),
-            refuses: AtomicBool::new(false),
             typical: TypicalTime::default(),
             meter,
             variant,

@@ -46,8 +46,6 @@ mod redis_faults;
 #[cfg(feature = "redis")]
 mod redis_listing;
 #[cfg(feature = "redis")]
-mod redis_load;
-#[cfg(feature = "redis")]
 mod redis_protocol;
 #[cfg(feature = "redis")]
 mod redis_sentinel;
@@ -56,6 +54,8 @@ mod sealed;
 mod steps;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod store_connections;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod store_load;
 mod tower_layer;
 #[cfg(all(feature = "axum", feature = "postgres", feature = "seal", feature = "sqlite"))]
 mod transactional;

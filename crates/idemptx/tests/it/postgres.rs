@@ -2,6 +2,7 @@
 
 mod contention;
 mod crashes;
+mod failover;
 mod faults;
 mod fixture;
 mod full_disk;

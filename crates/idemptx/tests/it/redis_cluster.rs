@@ -12,7 +12,7 @@ use idemptx_core::record::State;
 use idemptx_core::store::{Claim, Inventory, Query, RecordSnapshot, Settlement, Store};
 use idemptx_testkit::{RedisCluster, RedisServer};
 
-use crate::redis_load::{Load, Tally, id, request, result};
+use crate::store_load::{Load, Tally, id, request, result};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_that_migrate_under_load_cost_no_request_and_run_nothing_twice() {

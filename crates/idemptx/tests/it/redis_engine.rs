@@ -1,10 +1,13 @@
 //! Engines of several processes on one Redis.
 
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use idemptx::store::Finding;
 use idemptx::store::redis::RedisStore;
 use idemptx::{Engine, Policy, PolicyBuilder};
+use idemptx_core::policy::ScopeRule;
 use idemptx_core::secret::Secret;
 use idemptx_testkit::RedisServer;
 use tokio::task::JoinHandle;
@@ -25,6 +28,39 @@ async fn a_shared_store_without_a_secret_is_warned_about() {
     let secret = Secret::new(1, b"sixteen bytes or more").unwrap();
     let keyed = Policy::draft().into_builder().secrets([secret]).build().unwrap();
     assert!(!warns(&report(keyed).await));
+}
+
+/// After the first check the engine asks again by itself.
+#[tokio::test]
+async fn a_policy_that_demands_more_than_the_store_promises_refuses_from_then_on_until_it_does() {
+    let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);
+    let often = |policy: Policy| {
+        let policy = policy.into_builder().scope(ScopeRule::Shared);
+        policy.store_check(Duration::from_millis(100)).build().unwrap()
+    };
+    let store = RedisStore::connect(server.url()).await.unwrap();
+    let payments = Engine::builder(store).policy(often(Policy::payments())).build().unwrap();
+    let draft = payments.with_policy(often(Policy::draft())).unwrap();
+    assert!(payments.store_report().is_none());
+    payments.check().await.unwrap();
+    let number = AtomicU32::new(0);
+    let is_taken = async |engine: &Engine<RedisStore>| {
+        let key = format!("key-{}", number.fetch_add(1, Ordering::Relaxed));
+        let run =
+            engine.run(&key, b"order", async |_| Ok::<_, Infallible>("done".to_owned())).await;
+        run.is_ok()
+    };
+    assert!(is_taken(&payments).await);
+    for round in 0..2 {
+        server.configure("maxmemory-policy", "allkeys-lru");
+        until_async(async || !is_taken(&payments).await).await;
+        assert!(is_taken(&draft).await, "a policy that only warns goes on");
+        let report = payments.store_report().unwrap();
+        assert!(report.is_unsafe() && report.guarantee.contains("allkeys-lru"), "{report:?}");
+        server.configure("maxmemory-policy", "noeviction");
+        until_async(async || is_taken(&payments).await).await;
+        assert!(!draft.store_report().unwrap().is_unsafe(), "round {round}");
+    }
 }
 
 #[tokio::test]
@@ -258,3 +294,12 @@ async fn until(mut holds: impl FnMut() -> bool) {
 }
 
 const KEYS: usize = 1500;
+
+async fn until_async(mut is_so: impl AsyncFnMut() -> bool) {
+    let holds = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), holds).await.expect("it never holds");
+}

@@ -11,7 +11,7 @@ use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::{RedisCluster, RedisServer};
 
-use crate::redis_load::{id, request, result};
+use crate::store_load::{id, request, result};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_promoted_replica_has_not_received_is_put_back_by_those_who_know() {
@@ -111,6 +111,65 @@ async fn a_claim_that_too_few_replicas_have_is_given_up() {
     replica.resume();
     until(async || store.settle(&lease, &result(&lease)).await.is_ok()).await;
     granted(&store, &id(3)).await;
+}
+
+/// As many as are connected, and one that joins from its first claim on.
+#[tokio::test]
+async fn all_replicas_are_those_that_are_connected_and_at_least_one() {
+    let primary = RedisServer::start(&["repl-diskless-sync-delay 0"]);
+    let follow = format!("replicaof 127.0.0.1 {}", primary.port());
+    let store = RedisStore::connect(format!("{}?wait_replicas=all", primary.url())).await.unwrap();
+    let error = store.claim(&id(1), &request()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(reason(&error).contains("or there is none"), "{}", reason(&error));
+    let first = RedisServer::start(&[&follow]);
+    until(async || store.claim(&id(2), &request()).await.is_ok()).await;
+    let mut second = RedisServer::start(&[&follow]);
+    until(async || replicas(&primary) == 2).await;
+    until(async || store.claim(&id(3), &request()).await.is_ok()).await;
+    assert!(store.check().await.unwrap().guarantee.contains("any of 2 connected replicas"));
+    // Both have to have it, whichever of them would be enough for a count of one.
+    second.pause();
+    assert!(store.claim(&id(4), &request()).await.is_err());
+    second.resume();
+    until(async || store.claim(&id(5), &request()).await.is_ok()).await;
+    second.kill();
+    until(async || replicas(&primary) == 1).await;
+    granted(&store, &id(6)).await;
+    drop(first);
+}
+
+/// A server that can wait for its append-only file, or one that is refused because it cannot.
+#[tokio::test]
+async fn a_store_that_waits_for_the_disk_is_refused_by_a_server_that_cannot() {
+    let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);
+    let url = format!("{}?wait_aof=true", server.url());
+    let opened = RedisStore::open(url.clone()).unwrap();
+    match RedisStore::connect(url).await {
+        Ok(store) => {
+            let lease = granted(&store, &id(1)).await;
+            store.settle(&lease, &result(&lease)).await.unwrap();
+            assert!(!opened.check().await.unwrap().is_fatal());
+            let off = RedisServer::start(&["appendonly no"]);
+            let refused = RedisStore::connect(format!("{}?wait_aof=true", off.url())).await;
+            assert!(reason(&refused.unwrap_err()).contains("appendonly yes"));
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Refused);
+            assert!(reason(&error).contains("Redis 7.2"), "{}", reason(&error));
+            let report = opened.check().await.unwrap();
+            assert!(report.is_fatal() && report.findings[0].text.contains("WAITAOF"));
+            let error = opened.claim(&id(1), &request()).await.unwrap_err();
+            assert!(reason(&error).contains("unknown command"), "{}", reason(&error));
+        }
+    }
+}
+
+fn replicas(primary: &RedisServer) -> usize {
+    let mut connection = redis::Client::open(primary.url()).unwrap().get_connection().unwrap();
+    let info: redis::InfoDict =
+        redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+    info.get("connected_slaves").unwrap()
 }
 
 async fn guarded(cluster: &RedisCluster) -> RedisStore {

@@ -8,7 +8,7 @@ use idemptx::store::redis::RedisStore;
 use idemptx_core::store::{Claim, ErrorKind, Store};
 use idemptx_testkit::RedisSentinels;
 
-use crate::redis_load::{Load, id, request, result};
+use crate::store_load::{Load, id, request, result};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whichever_server_the_sentinels_promote_is_followed_under_load() {

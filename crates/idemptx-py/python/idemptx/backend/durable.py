@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .._connections import SQLITE
 from .._engines import engines_of
 from .._idemptx import NativeStore
-from .._native_store import LoopStore
+from .._native_store import LoopStore, PerProcessStore
 from .._storage_backend import AsyncStorageBackend
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class _DurableRecords(AsyncStorageBackend):
     _refuses_transactions: str | None = None
 
     def __init__(self) -> None:
-        self._native_stores: tuple[int, NativeStore] = (os.getpid(), self._make_native_store())
+        self._native_stores = PerProcessStore(self._make_native_store)
 
     async def check(self) -> SafetyReport:
         """Returns the store's guarantees in its configuration, and findings against them.
@@ -43,12 +43,7 @@ class _DurableRecords(AsyncStorageBackend):
 
     @property
     def _native_store(self) -> NativeStore:
-        """The store of this process: threads and locks do not survive a fork."""
-        process, native_store = self._native_stores
-        if process != os.getpid():
-            native_store = self._make_native_store()
-            self._native_stores = (os.getpid(), native_store)
-        return native_store
+        return self._native_stores.here()
 
     def _open_store(self) -> Store:
         return LoopStore(self._native_store, refuses_transactions=self._refuses_transactions)

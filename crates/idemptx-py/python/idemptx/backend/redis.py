@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .._address import Address, address_of_client, address_of_url
+from .._address import Address, address_of_client, address_of_url, needs_compiled_store
 from .._engines import engines_of, overrides
-from .._idemptx import Layout
+from .._idemptx import Layout, NativeStore
+from .._native_store import LoopStore, PerProcessStore
 from .._redis_asyncio import RedisAsyncioStore
 from .._redis_client import STARVES, RedisClientStore, is_asynchronous
 from .._storage_backend import AsyncStorageBackend, StorageBackend
@@ -30,9 +31,15 @@ class _RedisRecords:
             message = f"prefix is text, not {type(prefix).__name__}"
             raise TypeError(message)
         self.prefix = prefix
-        self._address: Address | None
+        self._address: Address | None = None
+        self._native_stores: PerProcessStore | None = None
         if isinstance(redis_instance, str):
-            self._address = address_of_url(redis_instance)
+            if needs_compiled_store(redis_instance):
+                self._native_stores = PerProcessStore(
+                    lambda: NativeStore.redis(redis_instance, prefix)
+                )
+            else:
+                self._address = address_of_url(redis_instance)
             self.redis = None
         elif hasattr(redis_instance, "execute_command"):
             self._address = address_of_client(redis_instance)
@@ -50,10 +57,13 @@ class _RedisRecords:
 
         `in-loop`: over a separate connection in the event loop, with the client's settings.
         `client`: through the client object, whose settings do not say how to reach the server.
+        `compiled`: through the compiled store, where the URL has settings that the others lack.
         `adapter`: through the methods of a subclass.
         """
         if overrides(self):
             return "adapter"
+        if self._native_stores is not None:
+            return "compiled"
         return "in-loop" if self._address is not None else "client"
 
     @property
@@ -73,6 +83,8 @@ class _RedisRecords:
         await engines_of(self).close()  # type: ignore[arg-type]
 
     def _open_store(self) -> Store:
+        if self._native_stores is not None:
+            return LoopStore(self._native_stores.here(), refuses_transactions=None)
         layout = Layout(self.prefix)
         if self._address is not None:
             return RedisAsyncioStore(self._address, layout)
@@ -105,6 +117,11 @@ class RedisBackend(_RedisRecords, StorageBackend):
     records are reached over a separate connection in the event loop. A client without readable
     settings (cluster, sentinel, a double such as fakeredis, a subclass) is used directly, in a
     thread if it blocks. `transport` names the way in use.
+
+    Precautions against a fail-over, certificates and changing passwords stand in the query of a
+    URL, and only there; a client has none of them:
+
+        RedisBackend("redis://cache?wait_replicas=all&failover_grace_ms=15000")
 
     Backends with different prefixes share nothing. Services in other languages share records under
     the same prefix, scope and route; theirs is `idem:` unless set.

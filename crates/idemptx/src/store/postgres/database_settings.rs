@@ -20,6 +20,10 @@ pub(super) struct DatabaseSettings {
     standby_names: String,
     persistence: Option<String>,
     standbys: i64,
+    /// Standbys of which commits wait for one or more.
+    synchronous: i64,
+    /// Standbys of which the role sees no more than that they are there.
+    hidden: i64,
 }
 
 impl DatabaseSettings {
@@ -38,6 +42,8 @@ impl DatabaseSettings {
             standby_names: row.try_get("standby_names").ok()?,
             persistence: row.try_get("persistence").ok()?,
             standbys: row.try_get("standbys").ok()?,
+            synchronous: row.try_get("synchronous").ok()?,
+            hidden: row.try_get("hidden").ok()?,
         })
     }
 
@@ -63,6 +69,8 @@ impl DatabaseSettings {
             self.flushing(),
             self.pages(),
             self.replication(),
+            self.waiting(),
+            self.promotion(),
             is_plaintext.then(plaintext),
         ];
         let guarantee = format!(
@@ -172,6 +180,35 @@ impl DatabaseSettings {
         })
     }
 
+    fn waiting(&self) -> Option<Finding> {
+        self.waits_for_nobody().then(|| {
+            warning(
+                "no synchronous standby is connected: nothing is acknowledged until one is, and \
+                 new keys are refused; start one of synchronous_standby_names",
+            )
+        })
+    }
+
+    fn promotion(&self) -> Option<Finding> {
+        let awaited = awaited(&self.standby_names);
+        (self.has_synchronous_standbys() && self.standbys > awaited).then(|| {
+            warning(format!(
+                "commits wait for {awaited} of {} connected standbys: if another is promoted, it \
+                 may have forgotten acknowledged claims; promote the one that has received most, \
+                 or have all named in synchronous_standby_names",
+                self.standbys
+            ))
+        })
+    }
+
+    /// Returns true if commits wait, and none of those for which they wait is there.
+    fn waits_for_nobody(&self) -> bool {
+        self.has_synchronous_standbys()
+            && self.hidden == 0
+            && self.synchronous == 0
+            && !matches!(self.synchronous_commit.as_str(), "off" | "local")
+    }
+
     fn is_logged(&self) -> bool {
         self.persistence.as_deref() != Some("u")
     }
@@ -198,6 +235,10 @@ impl DatabaseSettings {
     fn failover_guarantee(&self) -> String {
         let level = &self.synchronous_commit;
         match (self.has_synchronous_standbys(), self.standbys) {
+            (true, _) if self.waits_for_nobody() => format!(
+                "and nothing is acknowledged, for no synchronous standby is connected ({})",
+                self.standby_names
+            ),
             (true, _) if matches!(level.as_str(), "on" | "remote_apply") => format!(
                 "and a failover to a synchronous standby ({}; synchronous_commit {level})",
                 self.standby_names
@@ -206,6 +247,13 @@ impl DatabaseSettings {
             _ => "a failover may forget acknowledged claims".to_owned(),
         }
     }
+}
+
+/// Returns how many standbys a commit waits for: `FIRST 2 (a, b)`, `ANY 2 (a, b)`, `2 (a, b)`, and
+/// one where there is only a list.
+fn awaited(standby_names: &str) -> i64 {
+    let Some((method, _)) = standby_names.split_once('(') else { return 1 };
+    method.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 fn plaintext() -> Finding {
@@ -243,6 +291,8 @@ mod tests {
             standby_names: String::new(),
             persistence: Some("p".to_owned()),
             standbys: 0,
+            synchronous: 0,
+            hidden: 0,
         }
     }
 
@@ -321,8 +371,8 @@ mod tests {
 
     #[test]
     fn synchronous_standbys_are_part_of_the_guarantee() {
-        let mut settings =
-            DatabaseSettings { standby_names: "ANY 1 (*)".to_owned(), standbys: 2, ..sound() };
+        let mut settings = DatabaseSettings { standby_names: "ANY 1 (*)".to_owned(), ..sound() };
+        (settings.standbys, settings.synchronous) = (1, 1);
         assert_eq!(gravest(&settings), None);
         let guarantee = settings.report("db", false).guarantee;
         assert!(
@@ -332,6 +382,31 @@ mod tests {
         settings.synchronous_commit = "local".to_owned();
         assert_eq!(gravest(&settings).unwrap().0, Severity::Warning);
         assert!(settings.report("db", false).guarantee.contains("may forget"));
+    }
+
+    #[test]
+    fn standbys_that_are_away_or_may_lag_behind_are_told() {
+        let names = |names: &str| DatabaseSettings { standby_names: names.to_owned(), ..sound() };
+        let away = names("one");
+        assert!(gravest(&away).unwrap().1.contains("no synchronous standby is connected"));
+        let guarantee = away.report("db", false).guarantee;
+        assert!(guarantee.contains("nothing is acknowledged"), "{guarantee}");
+        // A role that sees nothing of them knows nothing of that.
+        assert_eq!(gravest(&DatabaseSettings { standbys: 1, hidden: 1, ..away }), None);
+        for (text, awaited) in [
+            ("one, two", 1),
+            ("*", 1),
+            ("2 (one, two)", 2),
+            ("FIRST 2 (one, two)", 2),
+            ("ANY 2 (*)", 2),
+        ] {
+            let all = DatabaseSettings { standbys: awaited, synchronous: awaited, ..names(text) };
+            assert_eq!(gravest(&all), None, "{text}");
+            let more = DatabaseSettings { standbys: awaited + 1, ..all };
+            let (severity, finding) = gravest(&more).unwrap();
+            assert_eq!(severity, Severity::Warning, "{text}");
+            assert!(finding.contains(&format!("wait for {awaited} of {}", awaited + 1)), "{text}");
+        }
     }
 
     #[test]

@@ -35,7 +35,10 @@
 //! A session on which an answer is late gets no further statement and is replaced, but it counts:
 //! as long as the server has not answered, for example because commits wait for a standby that is
 //! away, a runtime has at most twice as many sessions.
-//! A URL with several hosts leads to the one that takes writes.
+//! A URL with several hosts leads to the one that takes writes, and to another as soon as that one
+//! refuses them: the step that was refused goes on there.
+//! A server that was replaced by its standby, and takes writes all the same, is left alone by every
+//! process that has seen the standby since.
 //! A session begins with `lock_timeout`, `statement_timeout`,
 //! `idle_in_transaction_session_timeout`, the isolation level READ COMMITTED,
 //! [`synchronous_commit`](PostgresStoreBuilder::synchronous_commit), and settings that have every
@@ -108,6 +111,7 @@ mod postgres_failure;
 mod postgres_store;
 mod row;
 mod runtime_pool;
+mod servers;
 mod session;
 mod settings;
 mod statement;

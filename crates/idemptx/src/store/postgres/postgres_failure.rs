@@ -38,6 +38,8 @@ enum PostgresCause {
     /// There is no such record where the transaction is.
     NoRecord,
     Schema(String),
+    /// A standby was promoted in the server's place.
+    Replaced,
     /// The password could not be read.
     NoPassword(String),
     Unexpected,
@@ -80,6 +82,10 @@ impl PostgresFailure {
         Self::of(server, PostgresCause::NoRecord)
     }
 
+    pub(super) fn replaced(server: &Arc<str>) -> Self {
+        Self::of(server, PostgresCause::Replaced)
+    }
+
     pub(super) fn schema(server: &Arc<str>, remedy: impl Into<String>) -> Self {
         Self::of(server, PostgresCause::Schema(remedy.into()))
     }
@@ -116,6 +122,20 @@ impl PostgresFailure {
         self.class() == Some(SqlStateClass::NoTables)
     }
 
+    /// Returns true if the server has become a standby, or takes no writes for another reason.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.class() == Some(SqlStateClass::ReadOnly)
+    }
+
+    /// Returns the failure of an earlier server, if that one has said why it refuses and this one
+    /// has not.
+    pub(super) fn or_earlier(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if earlier.class().is_some() && self.class().is_none() => earlier,
+            _ => self,
+        }
+    }
+
     /// Returns true if the role lacks a right.
     pub(super) fn is_about_rights(&self) -> bool {
         self.class() == Some(SqlStateClass::NoRights)
@@ -150,7 +170,9 @@ impl PostgresFailure {
             | PostgresCause::Contended => ErrorKind::Unavailable,
             PostgresCause::Busy => ErrorKind::Full,
             PostgresCause::NoRecord => ErrorKind::Fenced,
-            PostgresCause::Schema(_) | PostgresCause::NoPassword(_) => ErrorKind::Refused,
+            PostgresCause::Schema(_) | PostgresCause::NoPassword(_) | PostgresCause::Replaced => {
+                ErrorKind::Refused
+            }
             PostgresCause::NoRuntime | PostgresCause::EndedByHand | PostgresCause::Unexpected => {
                 ErrorKind::Internal
             }
@@ -345,6 +367,10 @@ impl fmt::Display for PostgresFailure {
                  store's own database",
             ),
             PostgresCause::Schema(text) | PostgresCause::NoPassword(text) => f.write_str(text),
+            PostgresCause::Replaced => f.write_str(
+                "a standby was promoted in its place, so it is left alone although it takes \
+                 writes: stop it, or make it a standby of the other",
+            ),
             PostgresCause::Unexpected => f.write_str("answered in a way it never should"),
         }
     }

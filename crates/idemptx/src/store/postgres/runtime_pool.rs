@@ -58,7 +58,7 @@ impl RuntimePool {
     }
 
     /// Runs a statement on the least busy session; once more if its tables were missing and may be
-    /// made.
+    /// made, or if the server takes no writes and there are others.
     pub(super) async fn ask(
         &self,
         sql: Sql,
@@ -66,12 +66,17 @@ impl RuntimePool {
     ) -> Result<Vec<Row>, PostgresFailure> {
         let mut doubt = Doubt::default();
         match self.try_ask(sql, parameters, &mut doubt).await {
-            // Nothing was executed, and the next session makes them.
-            Err(failure) if failure.is_about_tables() && self.connector.care == Care::Migrate => {
+            // Nothing was executed, and the next session makes them, or leads to another server.
+            Err(failure) if self.may_be_mended(&failure) => {
                 self.try_ask(sql, parameters, &mut doubt).await
             }
             answer => answer,
         }
+    }
+
+    fn may_be_mended(&self, failure: &PostgresFailure) -> bool {
+        failure.is_about_tables() && self.connector.care == Care::Migrate
+            || failure.is_read_only() && self.connector.servers.are_several()
     }
 
     async fn try_ask(

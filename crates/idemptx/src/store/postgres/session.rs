@@ -22,6 +22,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Error, Row, Socket};
 use super::migration::{self, Care, Unfit};
 use super::notification::id_in;
 use super::postgres_failure::PostgresFailure;
+use super::servers::{Servers, Timeline, timeline};
 use super::settings::{Address, PostgresTimeouts};
 use super::statement::{Parameter, Prepared, Sql, Texts};
 use super::table_names::TableNames;
@@ -33,6 +34,7 @@ use crate::time_limit::limited_or;
 /// Opens sessions, with all that they share.
 pub(super) struct Connector {
     pub(super) address: Address,
+    pub(super) servers: Servers,
     pub(super) timeouts: PostgresTimeouts,
     pub(super) layout: TableNames,
     pub(super) texts: Texts,
@@ -76,8 +78,7 @@ impl Connector {
     /// Only the tables, and a command that prints the password, may take longer than an attempt to
     /// connect.
     pub(super) async fn open(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
-        let config = self.config().await?;
-        let mut session = self.within_connect(self.session(purpose, &config)).await?;
+        let mut session = self.session(purpose).await?;
         if purpose != Purpose::WakeUps {
             self.ensure(&mut session.client).await?;
         }
@@ -90,22 +91,21 @@ impl Connector {
     /// Brings the tables to this release's version, on a session of its own and without a limit on
     /// how long that may take.
     pub(super) async fn migrate(&self) -> Result<(), PostgresFailure> {
-        let config = self.config().await?;
-        let opening = self.session(Purpose::Transactions, &config);
-        let mut session = self.within_connect(opening).await?;
+        let mut session = self.session(Purpose::Transactions).await?;
         let migrated = migration::migrate(&mut session.client, &self.layout).await;
         migrated.map_err(|unfit| self.unfit(unfit))
     }
 
-    /// Returns the settings of a session, with the password as it is now.
-    async fn config(&self) -> Result<Config, PostgresFailure> {
-        let mut config = self.address.config.clone();
-        if let Some(source) = &self.password {
-            let password = source.read().await;
-            let failed = |error: NoPassword| PostgresFailure::no_password(self.server(), &error);
-            config.password(password.map_err(failed)?);
-        }
-        Ok(config)
+    /// Returns the password as it is now, where it is not the URL's.
+    async fn password(&self) -> Result<Option<String>, PostgresFailure> {
+        let Some(source) = &self.password else { return Ok(None) };
+        let failed = |error: NoPassword| PostgresFailure::no_password(self.server(), &error);
+        source.read().await.map(Some).map_err(failed)
+    }
+
+    /// Returns true if a session is closed, or its server was replaced by a standby since.
+    pub(super) fn is_closed(&self, session: &Session) -> bool {
+        session.client.is_closed() || self.servers.is_replaced(session.timeline)
     }
 
     async fn within_connect<T>(
@@ -116,7 +116,18 @@ impl Connector {
         limited_or(limit, opening, || self.timed_out(limit)).await
     }
 
-    async fn session(&self, purpose: Purpose, config: &Config) -> Result<Session, PostgresFailure> {
+    /// Opens a session on the server that takes writes.
+    async fn session(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
+        let password = self.password().await?;
+        let opening = |config| self.session_at(purpose, config);
+        self.servers.open(password.as_deref(), self.timeouts.connect, opening).await
+    }
+
+    async fn session_at(
+        &self,
+        purpose: Purpose,
+        config: Config,
+    ) -> Result<(Session, Option<Timeline>), PostgresFailure> {
         let connecting = config.connect(self.address.tls.clone());
         let (client, connection) = connecting.await.map_err(|error| self.failed(error))?;
         let doubts = Arc::new(AtomicU64::new(0));
@@ -131,7 +142,11 @@ impl Connector {
             let listening = client.batch_execute(&self.layout.listen()).await;
             listening.map_err(|error| self.failed(error))?;
         }
-        Ok(Session { client, prepared: None, doubts, _driver: driver })
+        let timeline = match self.servers.are_several() {
+            true => timeline(&client).await,
+            false => None,
+        };
+        Ok((Session { client, prepared: None, doubts, timeline, _driver: driver }, timeline))
     }
 
     /// Prepares the statements; once more if the tables that were verified before are not on this
@@ -194,6 +209,8 @@ pub(super) struct Session {
     prepared: Option<Prepared>,
     /// Number of warnings that revoke the durability of a success.
     doubts: Arc<AtomicU64>,
+    /// Timeline of its server when it was opened, where there are others.
+    timeline: Option<Timeline>,
     _driver: Driver,
 }
 
@@ -276,7 +293,7 @@ impl Connect for SessionConnect {
     }
 
     fn is_closed(&self, session: &Session) -> bool {
-        session.client.is_closed()
+        self.connector.is_closed(session)
     }
 
     async fn drain(&self, session: &Session) {
@@ -292,6 +309,8 @@ impl Connect for SessionConnect {
     }
 
     fn timed_out(&self, after: Duration) -> PostgresFailure {
+        // Its commits may wait for a standby that was promoted in its place.
+        self.connector.servers.distrust();
         self.connector.timed_out(after)
     }
 

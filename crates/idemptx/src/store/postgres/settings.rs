@@ -164,11 +164,9 @@ impl Address {
         names_in(self.config.get_options().unwrap_or_default())
     }
 
-    /// Lets an attempt to connect reach every host, and a session notice that its server is gone.
-    pub(super) fn set_patience(&mut self, timeouts: &PostgresTimeouts) {
-        let hosts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+    /// Lets a session notice that its server is gone.
+    pub(super) fn set_patience(&mut self) {
         self.config
-            .connect_timeout(timeouts.connect / hosts)
             .tcp_user_timeout(SILENCE_MAX)
             .keepalives_idle(SILENCE_MAX)
             .keepalives_interval(SILENCE_MAX / 2)
@@ -248,7 +246,7 @@ fn is_beyond_this_host(host: &Host) -> bool {
 }
 
 /// Returns the address without credentials, for messages.
-fn name(config: &Config) -> String {
+pub(super) fn name(config: &Config) -> String {
     let ports = config.get_ports();
     let mut name = String::new();
     for (place, host) in config.get_hosts().iter().enumerate() {
@@ -299,7 +297,7 @@ fn trusting(tls: &TlsFiles, is_tls: bool) -> Result<ClientConfig, InvalidSetting
         .map_err(|error| InvalidSetting::client_certificate(&error))
 }
 
-const PORT: u16 = 5432;
+pub(super) const PORT: u16 = 5432;
 const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
 /// Time without traffic before keepalive probes, and without acknowledgement before a session is
 /// closed.

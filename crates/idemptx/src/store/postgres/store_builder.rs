@@ -11,6 +11,7 @@ use super::invalid_setting::InvalidSetting;
 use super::migration::Care;
 use super::postgres_store::PostgresStore;
 use super::runtime_pool::SessionLimits;
+use super::servers::Servers;
 use super::session::Connector;
 use super::settings::{Address, PostgresTimeouts, SynchronousCommit};
 use super::statement::Texts;
@@ -156,7 +157,7 @@ impl PostgresStoreBuilder {
     pub fn open(mut self) -> Result<PostgresStore, InvalidSetting> {
         self.read_url()?;
         let mut address = Address::parse(&self.url, &self.access.tls)?;
-        address.set_patience(&self.timeouts);
+        address.set_patience();
         // Through a pooler they would reach other clients.
         let session_settings = (!self.is_pooled)
             .then(|| address.session_settings(&self.timeouts, self.synchronous_commit));
@@ -166,6 +167,7 @@ impl PostgresStoreBuilder {
         };
         let layout = TableNames::new(&self.schema, &self.table)?;
         let connector = Arc::new(Connector {
+            servers: Servers::of(&address.config),
             address,
             timeouts: self.timeouts,
             texts: Texts::new(&layout),

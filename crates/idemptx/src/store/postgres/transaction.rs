@@ -200,7 +200,7 @@ impl Transactions {
                 Ok(Some(id)) => return Ok(self.lend(session, id, turn)),
                 // Nor can one be used that a handler has left statements in.
                 Ok(None) => {}
-                Err(failure) if failure.is_dropped() => {}
+                Err(failure) if failure.is_dropped() || failure.is_read_only() => {}
                 Err(failure) => return Err(failure),
             }
         }
@@ -236,7 +236,7 @@ impl Transactions {
 
     fn idle(&self) -> Option<Session> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|session| !session.client.is_closed());
+        idle.retain(|session| !self.connector.is_closed(session));
         idle.pop()
     }
 

@@ -32,7 +32,7 @@
 //! [listing](idemptx_core::store::Inventory).
 //! A cluster takes `+cluster|slots +asking`, and `+spublish +ssubscribe` instead of `+publish
 //! +subscribe`; servers behind sentinels take `+role`, a grace period `+info`, and waiting for
-//! replicas `+wait`.
+//! replicas `+wait`, for all of them `+info` besides, and for the disk `+waitaof`.
 
 #[cfg(feature = "redis")]
 mod client;
@@ -72,6 +72,7 @@ mod subscription;
 #[cfg(feature = "redis")]
 mod url;
 
+pub use self::protocol::WaitReplicas;
 #[cfg(feature = "redis")]
 pub use self::redis_store::RedisStore;
 #[cfg(feature = "redis")]

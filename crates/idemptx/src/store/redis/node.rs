@@ -1,6 +1,7 @@
 //! A server that keeps records: its connections and its clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -20,6 +21,8 @@ pub(super) struct Node {
     target: Arc<Target>,
     timeouts: RedisTimeouts,
     history: Option<Arc<DataHistory>>,
+    /// Number of replicas that were connected the last time it was asked for.
+    replicas: AtomicU64,
     pub(super) clock: Arc<ServerClock>,
     pub(super) commands: Connections,
     /// Those on which replicas are waited for: nothing else is answered there meanwhile.
@@ -52,6 +55,7 @@ impl Node {
             clock,
             timeouts,
             history,
+            replicas: AtomicU64::new(0),
             target,
         }
     }
@@ -99,6 +103,16 @@ impl Node {
     /// Returns true once for each grace period that was found.
     pub(super) fn take_beginning(&self) -> bool {
         self.history.as_ref().is_some_and(|history| history.take_beginning())
+    }
+
+    /// Returns how many replicas were connected the last time.
+    pub(super) fn replicas(&self) -> u64 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many replicas are connected.
+    pub(super) fn set_replicas(&self, connected: u64) {
+        self.replicas.store(connected, Ordering::Relaxed);
     }
 
     /// Names a slot that it serves.

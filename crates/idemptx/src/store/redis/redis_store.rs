@@ -53,8 +53,8 @@ impl RedisStore {
     /// | `redis+sentinel://[user[:password]@]host[:port],…/service[/database]` | the primary that these sentinels know by this name |
     ///
     /// With `rediss` instead of `redis` connections are encrypted.
-    /// In the query stand `prefix`, `ca_file`, `cert_file` with `key_file`, and `password_file` or
-    /// `password_command`; the user and the password of a URL are those of the servers, and what
+    /// In the query stand `prefix`, `ca_file`, `cert_file` with `key_file`, `wait_replicas`, `wait_aof`,
+    /// `failover_grace_ms`, and `password_file` or `password_command`; the user and the password of a URL are those of the servers, and what
     /// sentinels want goes into `sentinel_user` and `sentinel_password`, `sentinel_password_file` or
     /// `sentinel_password_command`, `sentinel_tls`, `sentinel_ca_file`, and `sentinel_cert_file`
     /// with `sentinel_key_file`.
@@ -104,7 +104,9 @@ impl RedisStore {
     pub async fn check(&self) -> Result<SafetyReport, StoreError> {
         let primaries = self.runner.deployment.primaries().await?;
         let mut replies = Vec::with_capacity(primaries.len());
+        let mut unable = Vec::new();
         for primary in &primaries {
+            unable.extend(self.runner.disk_finding(primary).await?);
             let [about, configuration] = check::questions();
             replies.push([primary.ask(&about).await?, primary.ask(&configuration).await?]);
         }
@@ -127,7 +129,8 @@ impl RedisStore {
         if let Some(durable) = checked.durable {
             self.durable.store(durable, Ordering::Relaxed);
         }
-        Ok(checked.report)
+        unable.extend(checked.report.findings);
+        Ok(SafetyReport::new(unable, checked.report.guarantee))
     }
 }
 

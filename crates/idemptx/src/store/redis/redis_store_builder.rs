@@ -12,7 +12,7 @@ use super::cluster_nodes::Cluster;
 use super::deployment::Deployment;
 use super::endpoint::Endpoint;
 use super::node::{Node, NodeSettings};
-use super::protocol::{Layout, clock};
+use super::protocol::{Layout, WaitReplicas, clock};
 use super::redis_connection::{RedisTimeouts, Target};
 use super::redis_store::RedisStore;
 use super::sentinels::Sentinels;
@@ -84,9 +84,25 @@ impl RedisStoreBuilder {
     /// A claim that fewer have received is given up, and its request gets 503.
     /// Only with the number of *all* replicas is no claim lost, whichever is promoted, and then one
     /// that is away lets nothing new begin.
+    /// [`WaitReplicas::All`] is the number that the primary has connected at that time, and at least
+    /// one: one that is away is not waited for, and must not be promoted before it has caught up.
     #[must_use]
-    pub const fn wait_replicas(mut self, count: u32) -> Self {
-        self.failover.wait_replicas = count;
+    pub fn wait_replicas(mut self, replicas: impl Into<WaitReplicas>) -> Self {
+        self.failover.acknowledgement.replicas = replicas.into();
+        self
+    }
+
+    /// Sets whether a claim or a result counts only once it is in the append-only file, on the disk
+    /// of the primary and of each replica that is waited for; false by default.
+    ///
+    /// It takes the command `WAITAOF` of Redis 7.2; [`connect`](Self::connect) and the check refuse
+    /// a server without it.
+    /// With `appendfsync everysec` that takes up to a second, for which the
+    /// [time limit](Self::timeout) must leave room twice; with `always` it takes no longer than the
+    /// disk.
+    #[must_use]
+    pub const fn wait_aof(mut self, wait: bool) -> Self {
+        self.failover.acknowledgement.is_on_disk = wait;
         self
     }
 
@@ -103,8 +119,11 @@ impl RedisStoreBuilder {
             prefix.clone_into(&mut self.prefix);
         }
         settings.read_access(&mut self.access)?;
-        if let Some(count) = settings.parsed("wait_replicas", "must be a number")? {
-            self.failover.wait_replicas = count;
+        if let Some(replicas) = settings.parsed("wait_replicas", "must be a number or `all`")? {
+            self.failover.acknowledgement.replicas = replicas;
+        }
+        if let Some(wait) = settings.parsed("wait_aof", "must be `true` or `false`")? {
+            self.failover.acknowledgement.is_on_disk = wait;
         }
         if let Some(millis) = settings.parsed("failover_grace_ms", "must be a number")? {
             self = self.failover_grace(Duration::from_millis(millis));
@@ -164,7 +183,8 @@ impl RedisStoreBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] with an [`InvalidUrl`] as its source, and [`ErrorKind::Refused`] if
-    /// the server cannot be reached, or refuses the user or the password.
+    /// the server cannot be reached, refuses the user or the password, or cannot
+    /// [wait for its disk](Self::wait_aof).
     ///
     /// # Cancel safety
     ///
@@ -174,6 +194,9 @@ impl RedisStoreBuilder {
             self.open().map_err(|error| StoreError::with_source(ErrorKind::Invalid, error))?;
         for primary in store.runner.deployment.primaries().await? {
             primary.ask(&clock::question()).await?;
+            if let Some(finding) = store.runner.disk_finding(&primary).await? {
+                return Err(StoreError::with_source(ErrorKind::Refused, finding.text));
+            }
         }
         Ok(store)
     }
@@ -208,6 +231,7 @@ impl fmt::Debug for RedisStoreBuilder {
 const URL_SETTINGS: &[&str] = &[
     "prefix",
     "wait_replicas",
+    "wait_aof",
     "failover_grace_ms",
     "sentinel_user",
     "sentinel_password",

@@ -7,17 +7,22 @@ use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, StoreError};
 
-use super::client::{packed, pipeline};
+use super::client::{packed, pipeline, reply};
 use super::deployment::{Deployment, Route};
 use super::node::Node;
+use super::protocol::acknowledgement::{
+    Acknowledged, Acknowledgement, disk_finding, disk_question,
+};
 use super::protocol::check::Precautions;
-use super::protocol::epoch::{AssertStep, GuardedClaim, acknowledgement};
+use super::protocol::epoch::{AssertStep, GuardedClaim};
 use super::protocol::{
-    Layout, LookupStep, Next, ReleaseStep, RenewStep, SettleStep, Step, WatchStep, clock,
+    Layout, LookupStep, Next, ReleaseStep, RenewStep, Reply, SettleStep, Step, WaitReplicas,
+    WatchStep, clock,
 };
 use super::recent::Recent;
 use super::redis_connection::send_all;
 use super::redis_failure::RedisFailure;
+use crate::store::Finding;
 use crate::store::connection::Doubt;
 use crate::time_limit::limited_or;
 
@@ -34,8 +39,8 @@ pub(super) struct StepRunner {
 pub(super) struct FailoverSettings {
     /// Period during which a server that was promoted, or started again, grants nothing new.
     pub(super) grace: Option<Duration>,
-    /// Number of replicas that must have a claim or a result before it counts.
-    pub(super) wait_replicas: u32,
+    /// Condition for a claim or a result to count.
+    pub(super) acknowledgement: Acknowledgement,
 }
 
 impl StepRunner {
@@ -45,8 +50,20 @@ impl StepRunner {
 
     /// Returns the precautions against a failover that forgets.
     pub(super) const fn precautions(&self) -> Precautions {
-        let FailoverSettings { grace, wait_replicas } = self.failover;
-        Precautions { wait_replicas, has_grace: grace.is_some() }
+        let FailoverSettings { grace, acknowledgement } = self.failover;
+        Precautions {
+            wait_replicas: acknowledgement.replicas,
+            waits_for_disk: acknowledgement.is_on_disk,
+            has_grace: grace.is_some(),
+        }
+    }
+
+    /// Returns the reason why a server cannot wait for its disk, if it has to.
+    pub(super) async fn disk_finding(&self, node: &Node) -> Result<Option<Finding>, RedisFailure> {
+        match self.failover.acknowledgement.is_on_disk {
+            true => Ok(disk_finding(&node.ask(&disk_question()).await?)),
+            false => Ok(None),
+        }
     }
 
     pub(super) async fn claim(
@@ -59,10 +76,10 @@ impl StepRunner {
         let claim = self.take(&mut route, step, GuardedClaim::during).await;
         self.look_after(&route);
         let claim = claim?;
-        if matches!(claim, Claim::Granted(_)) && !self.is_acknowledged(&mut route, id).await {
+        if matches!(claim, Claim::Granted(_)) {
             // In doubt, so the caller asks again by this token or gives it up. A release from here
             // that came late could undo what was granted when it had asked again.
-            return Err(self.unacknowledged());
+            self.acknowledged(&mut route, id).await?;
         }
         Ok(claim)
     }
@@ -80,9 +97,7 @@ impl StepRunner {
             settled = Box::pin(self.take(&mut route, step(), ignore)).await;
         }
         settled?;
-        if !self.is_acknowledged(&mut route, &lease.id).await {
-            return Err(self.unacknowledged());
-        }
+        self.acknowledged(&mut route, &lease.id).await?;
         if let Some(grace) = self.failover.grace {
             self.recent.keep(lease, done, 2 * grace);
         }
@@ -147,7 +162,7 @@ impl StepRunner {
 
     async fn route(&self, id: &RecordId) -> Result<Route, StoreError> {
         let mut route = self.deployment.route(id).await?;
-        route.is_acknowledged = self.failover.wait_replicas > 0;
+        route.is_acknowledged = self.failover.acknowledgement.is_needed();
         Ok(route)
     }
 
@@ -216,30 +231,42 @@ impl StepRunner {
         Ok(())
     }
 
-    /// Returns true once enough replicas have the record as it is now.
-    async fn is_acknowledged(&self, route: &mut Route, id: &RecordId) -> bool {
-        match self.failover.wait_replicas {
-            0 => true,
-            count => Box::pin(self.has_replicas(route, id, count)).await,
+    /// Waits until replicas and disks have the record as it is now, as far as that was asked for.
+    async fn acknowledged(&self, route: &mut Route, id: &RecordId) -> Result<(), StoreError> {
+        match self.failover.acknowledgement.is_needed() {
+            true => Box::pin(self.wait_for(route, id)).await,
+            false => Ok(()),
         }
     }
 
-    async fn has_replicas(&self, route: &mut Route, id: &RecordId, count: u32) -> bool {
-        let Some(connection) = route.connection.take() else { return false };
+    async fn wait_for(&self, route: &mut Route, id: &RecordId) -> Result<(), StoreError> {
+        let acknowledgement = self.failover.acknowledgement;
+        let missing = |reason| {
+            let missing = Unacknowledged { acknowledgement, reason };
+            StoreError::with_source(ErrorKind::Unavailable, missing)
+                .with_retry_after(REPLICAS_RETRY_AFTER)
+        };
+        let connection = route.connection.take().ok_or_else(|| missing(None))?;
         let limit = self.deployment.step_limit();
-        let commands = acknowledgement(&self.layout, id, count, limit / 2);
-        let asking = async { send_all(connection, &pipeline(&commands)).await.map_err(drop) };
-        let answers = limited_or(limit, asking, || ()).await.unwrap_or_default();
-        match answers.last() {
-            Some(redis::Value::Int(acknowledged)) => *acknowledged >= i64::from(count),
-            _ => false,
-        }
-    }
-
-    fn unacknowledged(&self) -> StoreError {
-        let too_few = Unacknowledged(self.failover.wait_replicas);
-        StoreError::with_source(ErrorKind::Unavailable, too_few)
-            .with_retry_after(REPLICAS_RETRY_AFTER)
+        let asking = async {
+            // As many as there were the last time: mostly that is right, and saves a question.
+            let mut replicas = acknowledgement.replicas.required(route.node.replicas());
+            loop {
+                let commands = acknowledgement.commands(&self.layout, id, replicas, limit / 2);
+                let answers = send_all(connection.clone(), &pipeline(&commands)).await;
+                let answers = answers.map_err(|_| None)?.into_iter();
+                let replies: Vec<_> = answers.filter_map(reply).collect();
+                if let Some(Reply::Integer(connected)) = replies.first() {
+                    route.node.set_replicas(u64::try_from(*connected).unwrap_or(0));
+                }
+                match acknowledgement.judge(replicas, &replies) {
+                    Acknowledged::Yes => return Ok(()),
+                    Acknowledged::AskAgain(more) => replicas = more,
+                    Acknowledged::No(reason) => return Err(reason),
+                }
+            }
+        };
+        limited_or(limit, asking, || None).await.map_err(missing)
     }
 }
 
@@ -259,14 +286,32 @@ fn is_lost(outcome: &Result<(), StoreError>, route: &Route) -> Result<bool, Stor
 
 const fn ignore<S>(_: &mut S, _: Option<Duration>) {}
 
-/// A record that fewer replicas have than was asked for.
+/// A record that fewer replicas, or disks, have than was asked for.
 #[derive(Debug)]
-struct Unacknowledged(u32);
+struct Unacknowledged {
+    acknowledgement: Acknowledgement,
+    /// Error of the server, if it would not wait.
+    reason: Option<String>,
+}
 
 impl std::fmt::Display for Unacknowledged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "redis: fewer than {} replicas have received it: start them, or lower", self.0)?;
-        f.write_str(" `wait_replicas`")
+        match (&self.reason, self.acknowledgement) {
+            (Some(reason), _) => {
+                write!(f, "redis: the server does not wait for what was asked for: {reason}")
+            }
+            (None, Acknowledgement { replicas: WaitReplicas::Count(0), .. }) => {
+                f.write_str("redis: it was not on the disk in time: set appendfsync always")
+            }
+            (None, Acknowledgement { replicas: WaitReplicas::All, .. }) => {
+                f.write_str("redis: not all replicas have received it, or there is none")
+            }
+            (None, Acknowledgement { replicas, .. }) => write!(
+                f,
+                "redis: fewer than {replicas} replicas have received it: start them, or lower \
+                 `wait_replicas`"
+            ),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::fixture::{PATIENCE, claim_request, done, granted, id, patient, reason
 async fn whoever_listens_elsewhere_is_told_of_what_happens_behind_a_pooler() {
     let (server, listening) = started(&[]).await;
     let pooler = PgBouncer::start(&server);
-    let pooled = patient(pooler.url()).pooled(true).connect().await.unwrap();
+    let pooled = patient(format!("{}?pooled=true", pooler.url())).connect().await.unwrap();
     assert!(!pooled.capabilities().watch && pooled.watch(&id(1)).await.is_none());
     let lease = granted(&pooled, id(1)).await;
     let watch = listening.watch(&id(1)).await.unwrap();

@@ -13,18 +13,19 @@ use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_testkit::{RedisCluster, RedisSentinels};
 
-use crate::redis_load::{Load, id};
+use crate::store_load::{Load, id};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures, for many minutes"]
 async fn failovers_of_a_cluster_are_counted() {
-    for (name, settings) in settings() {
-        let mut cluster = RedisCluster::start(3, 1, &["appendfsync no"]);
+    for (name, settings, replicas) in settings() {
+        let mut cluster = RedisCluster::start(3, replicas, &["appendfsync no"]);
         let load = load(&format!("{}?{settings}", cluster.url()), |id| slot_of(id) < 5_461).await;
         let rounds = rounds();
         for round in 0..rounds {
-            // The primary of the first shard and its replica take turns.
-            let (primary, replica) = if round % 2 == 0 { (0, 3) } else { (3, 0) };
+            // The servers of the first shard take turns.
+            let server = |turn| 3 * (turn % (1 + replicas));
+            let (primary, replica) = (server(round as usize), server(round as usize + 1));
             load.go_on_for(KEYS).await;
             tokio::task::block_in_place(|| {
                 cluster.node(replica).pause();
@@ -47,13 +48,14 @@ async fn failovers_of_a_cluster_are_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it measures, for many minutes"]
 async fn failovers_behind_sentinels_are_counted() {
-    for (name, settings) in settings() {
-        let mut servers = RedisSentinels::start(1, None);
+    for (name, settings, replicas) in settings() {
+        let mut servers = RedisSentinels::start(replicas, None);
         let load = load(&format!("{}?{settings}", servers.url()), |_| true).await;
         let rounds = rounds();
         for _ in 0..rounds {
             let primary = servers.primary();
-            let replica = 1 - primary;
+            let replica = (primary + 1) % (1 + replicas);
+            let others = (0..=replicas).filter(|it| ![primary, replica].contains(it));
             load.go_on_for(KEYS).await;
             tokio::task::block_in_place(|| {
                 servers.server(replica).pause();
@@ -62,8 +64,11 @@ async fn failovers_behind_sentinels_are_counted() {
             tokio::time::sleep(LAG).await;
             tokio::task::block_in_place(|| {
                 servers.server_mut(primary).kill();
+                // Those that have received everything would be preferred.
+                others.clone().for_each(|other| servers.server(other).pause());
                 servers.server(replica).resume();
                 servers.wait_until_promoted(primary);
+                others.for_each(|other| servers.server(other).resume());
                 servers.server_mut(primary).restart();
                 servers.wait_until_followed();
             });
@@ -97,21 +102,25 @@ async fn report(topology: &str, name: &str, rounds: u32, load: Load) {
     );
 }
 
-fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
+fn settings() -> impl Iterator<Item = (&'static str, &'static str, usize)> {
     let only = std::env::var("ONLY").ok();
-    SETTINGS.into_iter().filter(move |(name, _)| only.as_ref().is_none_or(|only| only == name))
+    SETTINGS.into_iter().filter(move |(name, ..)| only.as_ref().is_none_or(|only| only == name))
 }
 
 fn rounds() -> u32 {
     std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(50)
 }
 
+/// Names, parameters of the URL, and replicas of each primary.
+///
 /// The grace period leaves sentinels, which tell each other every two seconds, time to agree.
-const SETTINGS: [(&str, &str); 4] = [
-    ("nothing set", "wait_replicas=0"),
-    ("`wait_replicas`", "wait_replicas=1"),
-    ("`failover_grace`", "failover_grace_ms=6000"),
-    ("both", "wait_replicas=1&failover_grace_ms=6000"),
+const SETTINGS: [(&str, &str, usize); 5] = [
+    ("nothing set", "wait_replicas=0", 1),
+    ("`wait_replicas`", "wait_replicas=1", 1),
+    ("`failover_grace`", "failover_grace_ms=6000", 1),
+    ("both", "wait_replicas=1&failover_grace_ms=6000", 1),
+    // The replica that is promoted is away while the other one acknowledges.
+    ("all of two", "wait_replicas=all&failover_grace_ms=6000", 2),
 ];
 const WORKERS: u64 = 24;
 const KEYS: u64 = 36;

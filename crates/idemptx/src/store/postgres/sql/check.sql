@@ -12,4 +12,14 @@ SELECT
     has_function_privilege('pg_catalog.pg_notify(text, text)', 'EXECUTE') AS may_notify,
     current_setting('synchronous_standby_names') AS standby_names,
     (SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass($1)) AS persistence,
-    (SELECT count(*) FROM pg_stat_replication) AS standbys
+    replication.standbys,
+    replication.synchronous,
+    replication.hidden
+FROM (
+    SELECT
+        count(*) AS standbys,
+        count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) AS synchronous,
+        -- What a role sees of the others without pg_read_all_stats.
+        count(*) FILTER (WHERE sync_state IS NULL) AS hidden
+    FROM pg_stat_replication
+) AS replication

@@ -8,6 +8,7 @@ use super::command::Command;
 use super::layout::Layout;
 use super::refusal::has_code;
 use super::reply::Reply;
+use super::wait_replicas::WaitReplicas;
 use crate::store::{Finding, SafetyReport, Severity};
 
 /// Returns the commands that read the settings which decide about the server's guarantee.
@@ -110,7 +111,7 @@ fn guarantee(
     });
     format!(
         "{product}{kind}{position}: {}; {}; {}",
-        persistence.describe(),
+        persistence.describe(precautions),
         describe_replicas(replicas, precautions, servers),
         describe_eviction(eviction.flatten()),
     )
@@ -127,8 +128,9 @@ fn describe_replicas(
     };
     match replicas {
         None => "replicas unknown".to_owned(),
-        Some(0) if precautions.wait_replicas > 0 => {
-            format!("no replicas, and nothing counts before {} have it", precautions.wait_replicas)
+        Some(0) if precautions.wait_replicas.required(0) > 0 => {
+            let required = precautions.wait_replicas.required(0);
+            format!("no replicas, and nothing counts before {required} have it")
         }
         Some(0) => "no replicas".to_owned(),
         Some(count) if servers.iter().all(|server| server.is_waited_for(precautions)) => {
@@ -151,8 +153,10 @@ fn describe_eviction(policy: Option<&str>) -> String {
 /// Settings against a failover that forgets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Precautions {
-    /// Number of replicas that must have a claim or a result before it counts.
-    pub wait_replicas: u32,
+    /// Replicas that must have a claim or a result before it counts.
+    pub wait_replicas: WaitReplicas,
+    /// True if a claim or a result must be on the disk before it counts.
+    pub waits_for_disk: bool,
     /// True if nothing new is granted for a while after a failover.
     pub has_grace: bool,
 }
@@ -216,7 +220,7 @@ impl ServerSettings {
             self.role(),
             self.cluster(deployment),
             self.eviction(),
-            self.persistence().finding(),
+            self.persistence().finding(precautions),
             self.replication(precautions),
             self.headroom(),
         ];
@@ -335,16 +339,18 @@ impl ServerSettings {
     /// Returns true if no connected replica lacks what counts.
     fn is_waited_for(&self, precautions: Precautions) -> bool {
         let connected = self.number("connected_slaves");
-        connected.is_some_and(|connected| connected <= u64::from(precautions.wait_replicas))
+        connected
+            .is_some_and(|connected| connected <= precautions.wait_replicas.required(connected))
     }
 
     fn headroom(&self) -> Option<Finding> {
         let (used, limit) = (self.number("used_memory")?, self.number("maxmemory")?);
         let is_short = limit > 0 && used / 9 >= limit / 10;
         is_short.then(|| {
+            // Without the bytes in use, which would make each check another finding.
             warning(format!(
-                "{used} of {limit} bytes of memory are in use; new keys are refused when none is \
-                 left; raise maxmemory or shorten the retention"
+                "more than 90 % of {limit} bytes of memory (maxmemory) are in use; new keys are \
+                 refused when none is left; raise maxmemory or shorten the retention"
             ))
         })
     }
@@ -367,8 +373,15 @@ impl Persistence {
         (self != Self::Unknown).then_some(self != Self::Nothing)
     }
 
-    fn finding(self) -> Option<Finding> {
+    fn finding(self, precautions: Precautions) -> Option<Finding> {
         match self {
+            Self::EverySecond | Self::WhenTheHostLikes if precautions.waits_for_disk => {
+                Some(warning(
+                    "with `wait_aof` each claim and result waits until the server flushes its \
+                     append-only file, which it does once a second; set appendfsync always, or \
+                     raise the store's time limit above three seconds",
+                ))
+            }
             // That INFO tells nothing is a finding of its own.
             Self::Unknown | Self::EveryWrite => None,
             Self::Nothing => Some(danger(
@@ -391,8 +404,11 @@ impl Persistence {
         }
     }
 
-    fn describe(self) -> &'static str {
+    fn describe(self, precautions: Precautions) -> &'static str {
         match self {
+            Self::EverySecond | Self::WhenTheHostLikes if precautions.waits_for_disk => {
+                "claims survive a crash of Redis and of its host (waited for)"
+            }
             Self::Unknown => "what survives a crash of Redis is unknown",
             Self::Nothing => "no claim survives a restart of Redis (no persistence)",
             Self::Snapshots => {

@@ -163,21 +163,6 @@ impl Step for AssertStep {
     }
 }
 
-/// Returns the commands that wait until replicas have a record as it is now.
-///
-/// The first makes sure that there is something of this connection to wait for: a step that was
-/// taken before may have written nothing this time.
-pub(in crate::store::redis) fn acknowledgement(
-    layout: &Layout,
-    id: &RecordId,
-    replicas: u32,
-    limit: Duration,
-) -> [Command; 2] {
-    let touch = Command::of("EVAL", 4, TOUCH.len()).text(TOUCH).number(1);
-    let wait = Command::of("WAIT", 3, 0).number(replicas.into()).number(millis(limit).max(1));
-    [touch.key(layout, Key::Record(id)), wait]
-}
-
 /// Reason for a refusal during a grace period.
 #[derive(Debug)]
 struct Grace;
@@ -194,7 +179,6 @@ impl fmt::Display for Grace {
 impl std::error::Error for Grace {}
 
 const CODE: &str = include_str!("lua/epoch.lua");
-const TOUCH: &str = include_str!("lua/touch.lua");
 
 #[cfg(test)]
 mod tests {

@@ -39,6 +39,8 @@
 //! transaction: [read](Read) under `WATCH`, [`decide`](Step::decide), write in `MULTI`, and begin
 //! again if that was not executed.
 
+#[cfg(feature = "redis")]
+pub(super) mod acknowledgement;
 pub mod check;
 mod claim;
 pub mod clock;
@@ -57,6 +59,7 @@ mod scripts;
 pub mod sentinel;
 mod settle;
 mod stored;
+mod wait_replicas;
 mod watch;
 
 use idemptx_core::store::StoreError;
@@ -72,6 +75,7 @@ pub use self::read::Read;
 pub(super) use self::refusal::{has_code, refused};
 pub use self::reply::Reply;
 pub use self::settle::SettleStep;
+pub use self::wait_replicas::WaitReplicas;
 pub use self::watch::WatchStep;
 
 /// A step as a dialogue, or as a transaction.

@@ -146,14 +146,32 @@ fn precautions_against_a_failover_count_as_far_as_they_go() {
     let lines = GOOD.replace("connected_slaves:0", "connected_slaves:2");
     let replicated = settings(&lines, &[("appendfsync", "always")]);
     for (wait_replicas, has_grace, is_unsafe, text) in [
-        (0, false, true, "one of 2 replicas may forget acknowledged claims; no eviction"),
-        (1, true, true, "may forget acknowledged claims, and those who live put them back"),
-        (2, false, true, "any of 2 connected replicas keeps acknowledged claims"),
-        (2, true, false, "any of 2 connected replicas keeps acknowledged claims"),
+        (0.into(), false, true, "one of 2 replicas may forget acknowledged claims; no eviction"),
+        (1.into(), true, true, "may forget acknowledged claims, and those who live put them back"),
+        (2.into(), false, true, "any of 2 connected replicas keeps acknowledged claims"),
+        (2.into(), true, false, "any of 2 connected replicas keeps acknowledged claims"),
+        (WaitReplicas::All, true, false, "any of 2 connected replicas keeps"),
     ] {
-        let precautions = Precautions { wait_replicas, has_grace };
+        let precautions = Precautions { wait_replicas, has_grace, ..Precautions::default() };
         let report = replicated.report_with(Some("host"), precautions);
         assert_eq!(report.is_unsafe(), is_unsafe, "{report:?}");
         assert!(report.guarantee.contains(text), "{}", report.guarantee);
     }
+}
+
+#[test]
+fn what_is_waited_for_on_the_disk_survives_whenever_that_is_flushed() {
+    let waiting = Precautions { waits_for_disk: true, ..Precautions::default() };
+    for (appendfsync, severity, word) in
+        [("always", None, "of its host"), ("everysec", Some(Severity::Warning), "waited for")]
+    {
+        let server = settings(GOOD, &[("appendfsync", appendfsync)]);
+        let report = server.report_with(Some("host"), waiting);
+        assert_eq!(report.findings.first().map(|it| it.severity), severity, "{report:?}");
+        assert!(report.guarantee.contains(word), "{}", report.guarantee);
+    }
+    let alone = settings(GOOD, &[("appendfsync", "always")]);
+    let all = Precautions { wait_replicas: WaitReplicas::All, ..Precautions::default() };
+    let report = alone.report_with(Some("host"), all);
+    assert!(report.guarantee.contains("nothing counts before 1 have it"), "{report:?}");
 }

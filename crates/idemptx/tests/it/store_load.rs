@@ -1,4 +1,4 @@
-//! Load on a Redis store: each key by several duplicates at once, through handles that share nothing.
+//! Load on a store: each key by several duplicates at once, through handles that share nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use idemptx::store::redis::RedisStore;
 use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
@@ -37,8 +36,8 @@ pub(crate) struct Tally {
 
 impl Load {
     /// Starts so many workers, whose keys come from `ids`.
-    pub(crate) fn start(
-        handles: &[Arc<RedisStore>],
+    pub(crate) fn start<S: Store>(
+        handles: &[Arc<S>],
         workers: u64,
         ids: impl Fn(u64) -> RecordId + Send + Sync + 'static,
     ) -> Self {
@@ -46,8 +45,8 @@ impl Load {
     }
 
     /// Does the same with handlers that take their time, and renew their leases meanwhile.
-    pub(crate) fn start_slow(
-        handles: &[Arc<RedisStore>],
+    pub(crate) fn start_slow<S: Store>(
+        handles: &[Arc<S>],
         workers: u64,
         handler: Duration,
         ids: impl Fn(u64) -> RecordId + Send + Sync + 'static,
@@ -114,17 +113,17 @@ impl Tally {
     }
 
     /// Takes a key through its life: duplicates, a result, a retry.
-    async fn operation(self: &Arc<Self>, handles: &[Arc<RedisStore>], id: RecordId) {
+    async fn operation<S: Store>(self: &Arc<Self>, handles: &[Arc<S>], id: RecordId) {
         let mut duplicates = JoinSet::new();
         for copy in 0..DUPLICATES {
             let (tally, store) = (self.clone(), handles[copy % handles.len()].clone());
-            duplicates.spawn(async move { tally.request(&store, id).await });
+            duplicates.spawn(async move { tally.request(&*store, id).await });
         }
         duplicates.join_all().await;
-        self.request(&handles[0], id).await;
+        self.request(&*handles[0], id).await;
     }
 
-    async fn request(&self, store: &RedisStore, id: RecordId) {
+    async fn request<S: Store>(&self, store: &S, id: RecordId) {
         let request = request();
         let claim = self.answered(|| store.claim(&id, &request)).await.unwrap();
         let Claim::Granted(lease) = claim else { return };
@@ -145,7 +144,7 @@ impl Tally {
     }
 
     /// Runs a handler for its while.
-    async fn handle(&self, store: &RedisStore, lease: &Lease) {
+    async fn handle<S: Store>(&self, store: &S, lease: &Lease) {
         let ends = tokio::time::Instant::now() + self.handler;
         while tokio::time::Instant::now() < ends {
             tokio::time::sleep(RENEWAL.min(self.handler)).await;
