@@ -2,7 +2,7 @@
 """Checks the wording rules of CONTRIBUTING.md.
 
 Doc comments open with a verb or a noun phrase, a short list of words is banned from doc comments
-and documents, and no two public types or source files of one crate share a name.
+and documents, no command of a guide or an example has a fixed key, and no two public types or source files of one crate share a name.
 """
 
 import ast
@@ -17,6 +17,8 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 OPENING = re.compile(r"(What|Who|Whose|Whoever|Whatever|How|Where|Whether|Why|When|Which)\b")
+# The second guide that is followed on one store would be refused: the key is that of the first.
+FIXED_KEY = re.compile(r"""(?:-H ["']Idempotency-Key: |Idempotency-Key["']: ["']|--key ["']?)[\w-]""")
 PUBLIC_TYPE = re.compile(r"^\s*pub (?:struct|enum|trait|type|union) (\w+)", re.MULTILINE)
 # Names that a module tree or a framework prescribes.
 SHARED_FILES = {"__init__.py", "build.rs", "lib.rs", "main.rs", "mod.rs", "tests.rs"}
@@ -28,6 +30,7 @@ def main():
     names = subprocess.check_output(["git", "ls-files", "-z"], text=True).split("\0")
     paths = [path for path in map(Path, filter(None, names)) if path.exists()]
     faults = [fault for path in paths for fault in wording(path)]
+    faults += [fault for path in paths for fault in fixed_keys(path)]
     faults += [f"{crate}: {what} {name} stands in {' and '.join(places)}" for crate, what, name, places in twice(paths)]
     if faults:
         sys.exit("\n".join(faults))
@@ -40,6 +43,16 @@ def wording(path):
             yield f"{path}:{number}: say it in plainer words than `{found[0]}`"
         if opens and OPENING.match(text):
             yield f"{path}:{number}: open with a verb or a noun phrase, not `{text.split()[0]}`"
+
+
+def fixed_keys(path):
+    """Yields the commands and programs of a guide, or of an example, that have a fixed key."""
+    is_guide = path.suffix == ".md" and path.parts[:2] in {("docs", "guides"), ("docs", "get-started")}
+    is_example = path.parts[0] == "examples" and "test" not in str(path)
+    if is_guide or is_example or path.name == "README.md":
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if FIXED_KEY.search(line):
+                yield f"{path}:{number}: let the reader draw a key, as with `KEY=$(uuidgen)`"
 
 
 def prose(path):

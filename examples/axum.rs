@@ -2,7 +2,8 @@
 //!
 //! ```console
 //! $ cargo run -p examples --bin axum
-//! $ curl -i http://127.0.0.1:8080/orders -H 'Idempotency-Key: 1' --json '{"item": "tea"}'
+//! $ KEY=$(uuidgen)
+//! $ curl -i http://127.0.0.1:8080/orders -H "Idempotency-Key: $KEY" --json '{"item": "tea"}'
 //! ```
 //!
 //! Send the same request twice: the second response is the stored first one, with the header

@@ -3,7 +3,7 @@
 //!
 //! ```console
 //! $ STORE=postgres://app@localhost/shop cargo run -p examples --bin axum-postgres
-//! $ curl -i http://127.0.0.1:8080/orders -H 'Idempotency-Key: 1' --data tea
+//! $ curl -i http://127.0.0.1:8080/orders -H "Idempotency-Key: $(uuidgen)" --data tea
 //! ```
 
 use std::env;

@@ -1,7 +1,7 @@
 """A FastAPI service that charges a card once, however often its client sends the request.
 
-`PROVIDER=https://… uvicorn fastapi_app:app`, then, twice:
-`curl -i http://127.0.0.1:8000/payments -H 'Idempotency-Key: 1' --json '{"cents": 700}'`
+`PROVIDER=https://… uvicorn fastapi_app:app`, then `KEY=$(uuidgen)`, and twice:
+`curl -i http://127.0.0.1:8000/payments -H "Idempotency-Key: $KEY" --json '{"cents": 700}'`
 """
 
 from __future__ import annotations

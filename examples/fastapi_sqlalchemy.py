@@ -3,8 +3,8 @@
 The order and the record of its request are committed in one transaction, so that no crash can
 leave one without the other.
 
-`DATABASE=postgres://app@localhost/shop uvicorn fastapi_sqlalchemy:app`, then, twice:
-`curl -i http://127.0.0.1:8000/orders -H 'Idempotency-Key: 1' --json '{"item": "tea"}'`
+`DATABASE=postgres://app@localhost/shop uvicorn fastapi_sqlalchemy:app`, then `KEY=$(uuidgen)`, and
+twice: `curl -i http://127.0.0.1:8000/orders -H "Idempotency-Key: $KEY" --json '{"item": "tea"}'`
 """
 
 import os

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod examples;
+
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::mem::ManuallyDrop;
@@ -8,7 +10,8 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use idemptx::store::SafetyCheck as _;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +26,7 @@ use crate::systemd::Supervisor;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
-#[command(name = "idemptx", version, after_help = EXAMPLES)]
+#[command(name = "idemptx", version, after_help = examples::IDEMPTX)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -32,17 +35,25 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs the gateway in front of a service.
+    #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
     /// Checks a configuration and its store, and prints the effective settings.
+    #[command(after_help = examples::CHECK)]
     Check(ServeArgs),
     /// Prepares the store for this release, such as PostgreSQL's tables, and exits.
+    #[command(after_help = examples::MIGRATE)]
     Migrate(MigrateArgs),
     /// Lists and resolves records in a store.
     Keys(Box<KeysCommand>),
     /// Documents idempotency keys in an OpenAPI document.
+    #[command(after_help = examples::OPENAPI)]
     Openapi(OpenApiArgs),
     /// Runs the gateway in front of an example service and sends it retries.
+    #[command(after_help = examples::DEMO)]
     Demo(DemoArgs),
+    /// Prints a script that completes the command line in a shell.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +67,12 @@ struct DemoArgs {
     /// Exits after the scenario, also in a terminal.
     #[arg(long)]
     scene_only: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell.
+    shell: Shell,
 }
 
 /// The store to prepare.
@@ -158,6 +175,7 @@ pub fn main() -> ExitCode {
         }
         Command::Openapi(openapi) => openapi.run(),
         Command::Demo(demo) => runtime.block_on(run_demo(demo)),
+        Command::Completions(CompletionsArgs { shell }) => print_completions(shell),
     };
     let code = ended.unwrap_or_else(|error| print_error(&*error, USAGE.into()));
     logging::flush();
@@ -193,6 +211,7 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(address) = gateway.admin_address() {
         writeln!(io::stdout(), "operators on {}", address.url(false))?;
     }
+    log_start(&gateway);
     let supervisor = Supervisor::from_environment();
     supervisor.ready();
     let mut by_hand = false;
@@ -229,6 +248,13 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
+/// Logs the beginning, so that a restart can be found in the log.
+fn log_start(gateway: &Gateway) {
+    let addresses: Vec<_> = gateway.addresses().iter().map(ToString::to_string).collect();
+    let (version, addresses) = (env!("CARGO_PKG_VERSION"), addresses.join(", "));
+    tracing::info!("idemptx {version} serves clients on {addresses}");
+}
+
 /// The operator does not want to wait: what is in flight keeps its claim, which will lapse.
 fn ended_at_once() -> ExitCode {
     tracing::warn!("ended at once by a second signal; claims of requests in flight will lapse");
@@ -258,6 +284,13 @@ async fn migrate(flags: MigrateArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
         Err(error) => print_error(&error, ExitCode::FAILURE),
     })
+}
+
+fn print_completions(shell: Shell) -> Result<ExitCode, Box<dyn Error>> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "idemptx", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
@@ -301,13 +334,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  idemptx demo
-  idemptx serve --upstream http://127.0.0.1:9000
-  idemptx check --config gateway.toml
-  idemptx keys --config gateway.toml list --state in-doubt
-
-Documentation: https://github.com/idemptx/idemptx/tree/main/docs";
 /// The exit code that clap uses for usage errors as well.
 const USAGE: u8 = 2;
+
+#[cfg(test)]
+mod tests;

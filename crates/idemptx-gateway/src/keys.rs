@@ -4,6 +4,7 @@
 //! record ids or to store responses, the policy.
 
 mod author;
+mod examples;
 mod output;
 
 use std::cmp::Reverse;
@@ -32,7 +33,7 @@ use crate::operators::{self, Author, Decision, Operators};
 
 /// Records in a store: list, show, export, resolve, forget, purge.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = examples::KEYS)]
 pub(crate) struct KeysCommand {
     #[command(flatten)]
     location: StoreLocation,
@@ -84,17 +85,23 @@ type StoreOperators = Operators<Arc<AnyStore>>;
 #[derive(Debug, Subcommand)]
 enum KeysSubcommand {
     /// Lists records, by default those in flight.
+    #[command(after_help = examples::LIST)]
     List(ListArgs),
     /// Shows a record, without its response's body.
+    #[command(after_help = examples::SHOW)]
     Show(ShowArgs),
     /// Prints all records as JSON, one a line, without keys and bodies.
+    #[command(after_help = examples::EXPORT)]
     Export(ExportArgs),
     /// Resolves an operation in doubt.
+    #[command(after_help = examples::RESOLVE)]
     Resolve(ResolveArgs),
     /// Removes a settled record: a retry executes the operation again; without `--yes` it only
     /// shows the record.
+    #[command(after_help = examples::FORGET)]
     Forget(ForgetArgs),
     /// Removes many settled records; without `--yes` it only reports them.
+    #[command(after_help = examples::PURGE)]
     Purge(PurgeArgs),
 }
 
@@ -465,12 +472,6 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 
 const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four hexadecimal digits, as the log shows them; \
      name a client's key with --key";
-const EXAMPLES: &str = "\
-Examples:
-  idemptx keys --config gateway.toml list --state in-doubt
-  idemptx keys --store sqlite:idemptx.db show d7158234
-  idemptx keys --store sqlite:idemptx.db resolve d7158234 --answer answer.json --status 201
-  idemptx keys --store sqlite:idemptx.db purge --state completed --idle 30d";
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

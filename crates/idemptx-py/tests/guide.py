@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,18 +120,22 @@ def follow(blocks: list[Block], redis_url: str, directory: Path) -> None:
     (directory / "main.py").write_text(here(program, redis_url))
     steps = "".join(block.text for block in blocks if block.language == "console")
     server = None
+    key = ""
     port = free_port()
     try:
         for step in re.split(r"^\$ ", steps, flags=re.MULTILINE)[1:]:
             command, _, expected = step.partition("\n")
             words = shlex.split(command.replace("8000", str(port)))
             match words:
+                case ["KEY=$(uuidgen)"]:
+                    key = str(uuid.uuid4())
                 case ["pip", "install", package]:
                     assert importlib.metadata.version(package)
                 case ["uvicorn", *_]:
                     server = start([sys.executable, "-m", *words], directory, port)
                 case ["curl", *_]:
                     assert server
+                    words = [word.replace("$KEY", key) for word in words]
                     answer = subprocess.run(words, capture_output=True, check=True, timeout=60)
                     compare(answer.stdout.decode(), expected)
                 case _:

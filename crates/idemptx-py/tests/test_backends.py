@@ -308,6 +308,20 @@ def test_a_wrong_password_is_an_unavailable_store_and_never_shown(
 
 
 @pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://127.0.0.1:{}/99", "ERR DB index is out of range"),
+        ("rediss://127.0.0.1:{}", "if this port speaks no TLS, write redis:// instead"),
+    ],
+)
+def test_a_wrong_url_is_told_by_what_is_wrong_with_it(own_redis: Any, url: str, reason: str) -> None:
+    backend = from_url(url.format(own_redis().port))
+    with pytest.raises(ConnectionError, match=reason) as refused:
+        asyncio.run(backend.check())
+    assert "password" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "url", ["memory:", "redis://localhost", "redis://u:p@h:1/2", "rediss://h", "unix:///tmp/x?db=1"]
 )
 def test_urls_name_backends(url: str) -> None:

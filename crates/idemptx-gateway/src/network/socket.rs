@@ -99,12 +99,9 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Connects to a Unix socket; errors name its path.
+    /// Connects to a Unix socket.
     pub(crate) async fn connect_unix(path: &Path) -> io::Result<Self> {
-        let connected = UnixStream::connect(path).await;
-        connected
-            .map(Self::Unix)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        UnixStream::connect(path).await.map(Self::Unix)
     }
 
     /// Sends segments at once, although they are small; a Unix socket always does.

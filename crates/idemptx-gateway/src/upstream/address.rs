@@ -134,9 +134,10 @@ impl Address {
         &self.health
     }
 
-    /// Prefers other addresses for a while after a failed connect.
-    pub(super) fn mark_unreachable(&self) {
-        self.health.mark_unreachable(Instant::now(), self.down);
+    /// Prefers other addresses for a while after a failed connect; returns whether it is the first
+    /// since the last answer.
+    pub(super) fn mark_unreachable(&self) -> bool {
+        self.health.mark_unreachable(Instant::now(), self.down)
     }
 
     pub(super) const fn tls(&self) -> Option<&Connector> {

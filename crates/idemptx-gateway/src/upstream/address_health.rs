@@ -15,7 +15,7 @@ pub(super) struct AddressHealth {
     is_unhealthy: AtomicBool,
     /// Consecutive failures of requests.
     failures: AtomicU32,
-    /// Set from an ejection until the first success after it.
+    /// Set from an ejection, or a connect that failed, until the first success after it.
     is_returning: AtomicBool,
     ejections: AtomicU64,
     passive: Mutex<Passive>,
@@ -33,10 +33,12 @@ struct Passive {
 }
 
 impl AddressHealth {
-    /// Prefers other addresses for a while, after a connect that failed.
-    pub(super) fn mark_unreachable(&self, now: Instant, down: Duration) {
+    /// Prefers other addresses for a while, after a connect that failed; returns whether it is the
+    /// first since the last success.
+    pub(super) fn mark_unreachable(&self, now: Instant, down: Duration) -> bool {
         let mut passive = self.passive();
         passive.until = passive.until.max(Some(now + down));
+        !self.is_returning.swap(true, Ordering::Relaxed)
     }
 
     /// Notes a connect that succeeded; an ejection goes on.
@@ -52,6 +54,7 @@ impl AddressHealth {
             let mut passive = self.passive();
             (passive.until, passive.ejected_until) = (None, None);
             self.failures.store(0, Ordering::Relaxed);
+            self.is_returning.store(false, Ordering::Relaxed);
         }
     }
 
@@ -65,7 +68,8 @@ impl AddressHealth {
         self.is_unhealthy() || self.passive().until.is_some_and(|until| now < until)
     }
 
-    /// Notes a response that is no failure; returns whether it is the first after an ejection.
+    /// Notes a response that is no failure; returns whether it is the first after an ejection or a
+    /// connect that failed.
     pub(super) fn succeeded(&self, now: Instant) -> bool {
         // Read first: most requests find nothing to change.
         if self.failures.load(Ordering::Relaxed) > 0 {
@@ -151,7 +155,8 @@ mod tests {
     fn a_connect_neither_shortens_an_ejection_nor_is_longer_for_one() {
         let (health, ejection, now) = (AddressHealth::default(), ejection(), Instant::now());
         let later = now + Duration::from_millis(10);
-        health.mark_unreachable(now, Duration::from_millis(20));
+        let down = Duration::from_millis(20);
+        assert!(health.mark_unreachable(now, down) && !health.mark_unreachable(now, down));
         health.mark_reachable();
         assert!(!health.is_last_resort(later));
         let end = now + health.eject(now, &ejection);

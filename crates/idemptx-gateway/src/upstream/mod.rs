@@ -53,8 +53,8 @@ pub(crate) struct UpstreamPool {
     checks: OnceLock<HealthChecks>,
     /// Held while it is decided whether one more address may be ejected.
     ejecting: Mutex<()>,
-    /// The limit of lines about ejections.
-    ejection_lines: LogRate,
+    /// The limit of lines about the health of addresses.
+    health_lines: LogRate,
 }
 
 /// A request that got no response.
@@ -83,7 +83,7 @@ impl UpstreamPool {
             next: AtomicUsize::new(0),
             checks: OnceLock::new(),
             ejecting: Mutex::default(),
-            ejection_lines: LogRate::default(),
+            health_lines: LogRate::default(),
         })
     }
 
@@ -141,10 +141,10 @@ impl UpstreamPool {
                 Err(AttemptError::Unsent(error, back)) => {
                     span.end(UpstreamResult::Unsent);
                     if error.kind() != io::ErrorKind::QuotaExceeded {
-                        address.mark_unreachable();
-                        self.note_failure(address, &error);
+                        self.note_unreachable(address, &error);
                     }
-                    (unsent, request) = (error, *back);
+                    let text = format!("{}: {error}", address.label);
+                    (unsent, request) = (io::Error::new(error.kind(), text), *back);
                 }
                 Err(AttemptError::Final(lost)) => {
                     span.end(UpstreamResult::from(&lost));
@@ -160,16 +160,30 @@ impl UpstreamPool {
 
     /// Notes the status of a response, which may be a failure.
     fn note_status(&self, address: &Address, status: StatusCode) {
-        let Some(ejection) = &self.config.ejection else { return };
-        if ejection.statuses.contains(status) {
+        if self.config.ejection.as_ref().is_some_and(|it| it.statuses.contains(status)) {
             return self.note_failure(address, &format_args!("status {}", status.as_u16()));
         }
         if address.health().succeeded(Instant::now())
-            && let Some(suppressed) = self.ejection_lines.admit()
+            && let Some(suppressed) = self.health_lines.admit()
         {
             let (upstream, address) = (&*self.config.name, &*address.label);
-            tracing::info!(upstream, address, "in use again after its ejection{suppressed}");
+            tracing::info!(upstream, address, "in use again{suppressed}");
         }
+    }
+
+    /// Notes a connect that failed.
+    fn note_unreachable(&self, address: &Address, error: &io::Error) {
+        if address.mark_unreachable()
+            && let Some(suppressed) = self.health_lines.admit()
+        {
+            let (upstream, address) = (&*self.config.name, &*address.label);
+            tracing::warn!(
+                upstream,
+                address,
+                "cannot be reached; used as last resort: {error}{suppressed}"
+            );
+        }
+        self.note_failure(address, error);
     }
 
     /// Counts a failure, and ejects the address after several in a row, unless too many others are
@@ -189,7 +203,7 @@ impl UpstreamPool {
         }
         let time = address.health().eject(now, ejection);
         drop(one_by_one);
-        if let Some(suppressed) = self.ejection_lines.admit() {
+        if let Some(suppressed) = self.health_lines.admit() {
             let (upstream, address) = (&*self.config.name, &*address.label);
             tracing::warn!(
                 upstream,

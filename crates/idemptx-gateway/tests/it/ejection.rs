@@ -101,7 +101,7 @@ async fn an_address_that_fails_again_and_again_is_ejected_and_comes_back() {
         async { while gateway.metric("idemptx_upstream_up", addresses[0]).await == 0 {} };
     timeout(PATIENCE, returned).await.expect("its time is over");
     assert_eq!(gateway.statuses(4).await, [200; 4]);
-    gateway.process.logs("in use again after its ejection").await;
+    gateway.process.logs("in use again upstream=up").await;
     assert_eq!((one.service.requests(), gateway.ejections(addresses[0]).await), (5, 1));
 }
 

@@ -48,8 +48,9 @@ fn the_quick_start_does_what_it_says() {
     let reserved = [(); 2].map(|()| ReservedPort::reserve());
     let ports = reserved.each_ref().map(ReservedPort::number);
     let commands: Vec<String> = blocks("console")[..2].iter().flat_map(|it| commands(it)).collect();
-    let [service, build, serve, first, again] = &*commands else { panic!("{commands:?}") };
+    let [service, build, serve, key, first, again] = &*commands else { panic!("{commands:?}") };
     assert!(build.starts_with("cargo build"), "it is built already: {build}");
+    assert_eq!(key, "KEY=$(uuidgen)");
     let program = serve.replace("target/release/idemptx", env!("CARGO_BIN_EXE_idemptx"));
     let directory = tempfile::tempdir().unwrap();
     let here = |command: &str| {
@@ -66,10 +67,17 @@ fn the_quick_start_does_what_it_says() {
     let _running = [start(service), start(&program)];
     ports.iter().for_each(|port| wait_for(*port));
     let answers = [first, again].map(|command| {
-        let output = Command::new("sh").arg("-c").arg(here(command)).output().unwrap();
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(here(command))
+            .env("KEY", "8e03978e")
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap().to_lowercase()
     });
-    for (answer, told) in answers.iter().zip(outputs_of(&blocks("console")[1])) {
+    let blocks = blocks("console");
+    let told = outputs_of(&blocks[1]);
+    for (answer, told) in answers.iter().zip(&told[1..]) {
         assert!(told.len() >= 3, "{told:?}");
         for line in told {
             assert!(answer.contains(&line.to_lowercase()), "{line:?} is not in {answer}");

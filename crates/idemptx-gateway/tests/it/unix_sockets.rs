@@ -246,7 +246,7 @@ async fn a_service_that_does_not_listen_at_its_socket_is_unreachable_and_named()
     let gateway = sockets.start(&sockets.text("", "", ""));
     let reply = send(&sockets.path("front.sock"), false, post("k", "tea")).await;
     reply.refused(502, "upstream-unreachable");
-    gateway.logs(&format!("not sent: {}: ", sockets.path("back.sock").display())).await;
+    gateway.logs(&format!("not sent: unix:{}: ", sockets.path("back.sock").display())).await;
 }
 
 /// Sends a request over a new connection to a socket.

@@ -157,8 +157,8 @@ class RedisAsyncioStore:
             connection = await asyncio.wait_for(_CommandConnection.open(self), CONNECT_TIMEOUT)
         except (OSError, RedisReplyError, asyncio.TimeoutError) as error:
             is_refusal = isinstance(error, RedisReplyError)
-            reason = str(error) or f"no connection within {CONNECT_TIMEOUT} s"
-            if is_refusal:
+            reason = str(error) or self._lateness()
+            if reason.startswith(REFUSALS_OF_USERS):
                 reason = f"the user, the password or the permissions were refused: {reason}"
             self._failure = (
                 f"redis at {name}: {reason}",
@@ -174,6 +174,14 @@ class RedisAsyncioStore:
             return connection
         finally:
             self._connecting = None
+
+    def _lateness(self) -> str:
+        if self._address.tls is None:
+            return f"no connection within {CONNECT_TIMEOUT} s"
+        return (
+            f"no TLS handshake within {CONNECT_TIMEOUT} s: if this port speaks no TLS, write "
+            "redis:// instead of rediss://"
+        )
 
     async def _subscribe(self) -> None:
         if self._subscriber is not None and self._subscriber.is_up:
@@ -452,6 +460,8 @@ TIMEOUT = 5.0
 CONNECT_TIMEOUT = 1.0
 DEMOTED = "the server is a replica, which takes no writes"
 DEMOTED_PAUSE = 0.25
+# The codes of answers that mean the user; older servers have no code for a wrong password.
+REFUSALS_OF_USERS = ("NOAUTH", "NOPERM", "WRONGPASS", "ERR invalid password", "ERR AUTH")
 RECONNECT_PAUSE = 0.025
 RECONNECT_PAUSE_MAX = 1.0
 WATCHDOG_TURNS = 4

@@ -51,6 +51,11 @@ pub(super) trait Connect: Send + Sync + 'static {
 
     fn timed_out(&self, after: Duration) -> Self::Failure;
 
+    /// Failure of a step for which there was no connection in time.
+    fn connect_timed_out(&self, after: Duration) -> Self::Failure {
+        self.timed_out(after)
+    }
+
     /// Failure of a step for which there is no connection and none may be opened.
     fn crowded(&self) -> Self::Failure;
 
@@ -176,7 +181,7 @@ impl<C: Connect> Connection<C> {
         loop {
             let live = match timeout_at(deadline, self.live()).await {
                 Ok(live) => live,
-                Err(_) => Err(self.connect.timed_out(limit)),
+                Err(_) => Err(self.connect.connect_timed_out(limit)),
             };
             let unsent = |failure: C::Failure| match doubt.exists() {
                 true => failure.in_doubt(),

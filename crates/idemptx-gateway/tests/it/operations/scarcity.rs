@@ -1,4 +1,4 @@
-//! What the system does not give: descriptors for connections, and a store for operators.
+//! Scarcity: of descriptors for connections, and of a store for operators.
 
 use idemptx_testkit::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};

@@ -34,7 +34,15 @@ impl HyperService {
         F: Fn(usize, Request<Incoming>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await
+    }
+
+    async fn start_on<F, R>(address: SocketAddr, answer: F) -> Self
+    where
+        F: Fn(usize, Request<Incoming>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, answer) = (Arc::new(AtomicUsize::new(0)), Arc::new(answer));
         let counted = Arc::clone(&requests);
@@ -53,6 +61,11 @@ impl HyperService {
     /// Starts one that echoes each request: the lines of its head, and its body.
     pub(crate) async fn mirror() -> Self {
         Self::start(mirrored).await
+    }
+
+    /// Starts one that does so at this address.
+    pub(crate) async fn mirror_on(address: SocketAddr) -> Self {
+        Self::start_on(address, mirrored).await
     }
 
     /// Starts one that does so at a Unix socket; its address is none.

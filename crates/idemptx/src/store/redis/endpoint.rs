@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use redis::aio::MultiplexedConnection;
@@ -164,6 +165,14 @@ impl Endpoint {
     /// Returns true if connections are encrypted.
     pub(super) fn is_tls(&self) -> bool {
         is_tls(&self.info)
+    }
+
+    /// Returns the failure of a connect that took too long.
+    pub(super) fn late(&self, after: Duration) -> RedisFailure {
+        match self.is_tls() {
+            true => RedisFailure::no_handshake(&self.name, after),
+            false => RedisFailure::timed_out(&self.name, after),
+        }
     }
 
     /// Returns the address and the database, for messages.

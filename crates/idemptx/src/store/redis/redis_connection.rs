@@ -194,7 +194,7 @@ impl Connector {
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
         let line = async { self.line(endpoint, info).await.map_err(failed) };
         let limit = self.timeouts.connect;
-        limited_or(limit, line, || RedisFailure::timed_out(endpoint.name(), limit)).await
+        limited_or(limit, line, || endpoint.late(limit)).await
     }
 
     /// Opens a line to the primary that the sentinels name, which must agree.
@@ -259,6 +259,13 @@ impl Connect for Arc<Connector> {
 
     fn timed_out(&self, after: Duration) -> RedisFailure {
         RedisFailure::timed_out(self.target.name(), after)
+    }
+
+    fn connect_timed_out(&self, after: Duration) -> RedisFailure {
+        match &*self.target {
+            Target::Server(endpoint) => endpoint.late(after),
+            Target::Service(..) => self.timed_out(after),
+        }
     }
 
     fn crowded(&self) -> RedisFailure {

@@ -24,6 +24,8 @@ pub(super) struct RedisFailure {
 enum RedisCause {
     Redis(RedisError),
     TimedOut(Duration),
+    /// No handshake of TLS was completed in time.
+    NoHandshake(Duration),
     NoRuntime,
     /// The password could not be read.
     NoPassword(String),
@@ -47,6 +49,10 @@ impl RedisFailure {
 
     pub(super) fn timed_out(server: &Arc<str>, after: Duration) -> Self {
         Self::new(server, RedisCause::TimedOut(after))
+    }
+
+    pub(super) fn no_handshake(server: &Arc<str>, after: Duration) -> Self {
+        Self::new(server, RedisCause::NoHandshake(after))
     }
 
     pub(super) fn no_runtime(server: &Arc<str>) -> Self {
@@ -91,7 +97,9 @@ impl RedisFailure {
             | RedisCause::Refused(_)
             | RedisCause::NoPrimary(_)
             | RedisCause::NoOwner(_) => ErrorKind::Refused,
-            RedisCause::Redis(_) | RedisCause::TimedOut(_) => ErrorKind::Unavailable,
+            RedisCause::Redis(_) | RedisCause::TimedOut(_) | RedisCause::NoHandshake(_) => {
+                ErrorKind::Unavailable
+            }
             RedisCause::NoRuntime | RedisCause::Unexpected => ErrorKind::Internal,
         }
     }
@@ -161,6 +169,11 @@ impl fmt::Display for RedisFailure {
             }
             RedisCause::Redis(error) => error.fmt(f),
             RedisCause::TimedOut(after) => write!(f, "no answer within {after:?}"),
+            RedisCause::NoHandshake(after) => write!(
+                f,
+                "no TLS handshake within {after:?}: if this port speaks no TLS, write redis:// \
+                 instead of rediss://"
+            ),
             RedisCause::NoRuntime => f.write_str("its store must be used within a tokio runtime"),
             RedisCause::NoPassword(text) => f.write_str(text),
             RedisCause::Refused(error) => f.write_str(&String::from_utf8_lossy(error)),

@@ -52,7 +52,13 @@ impl DatabaseFile {
             return Err(fail(SqliteCause::Network(kind)));
         }
         let writer_lock = WriterLock::open(&path).map_err(|error| {
-            fail(SqliteCause::Io("cannot open the `-turn` file beside it", error))
+            let text = match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "its folder cannot be written to; change its permissions, or name another file"
+                }
+                _ => "cannot open the `-turn` file beside it",
+            };
+            fail(SqliteCause::Io(text, error))
         })?;
         let turn = writer_lock.take_within(patience).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => fail(SqliteCause::TimedOut(patience)),

@@ -92,3 +92,11 @@ async fn tls_is_verified_against_the_authority_that_was_named() {
         assert!(reason(&error).contains("certificate"), "{}", reason(&error));
     }
 }
+
+#[tokio::test]
+async fn tls_to_a_port_that_speaks_none_is_named() {
+    let server = RedisServer::start(&[]);
+    let url = format!("rediss://127.0.0.1:{}", server.port());
+    let error = RedisStore::connect(url).await.unwrap_err();
+    assert!(reason(&error).contains("write redis:// instead of rediss://"), "{}", reason(&error));
+}

@@ -78,7 +78,9 @@ fn judge(
     servers: &[ServerSettings],
 ) -> SafetyReport {
     let mut findings: Vec<Finding> = Vec::new();
-    for finding in servers.iter().flat_map(|server| server.findings(deployment, precautions)) {
+    for finding in
+        servers.iter().flat_map(|judged| judged.findings(server, deployment, precautions))
+    {
         if !findings.contains(&finding) {
             findings.push(finding);
         }
@@ -211,16 +213,21 @@ struct ServerSettings {
 impl ServerSettings {
     fn findings(
         &self,
+        server: Option<&str>,
         deployment: Deployment,
         precautions: Precautions,
-    ) -> impl Iterator<Item = Finding> {
+    ) -> impl Iterator<Item = Finding> + use<> {
         let findings = [
             self.visibility(),
             self.version(),
             self.role(),
             self.cluster(deployment),
             self.eviction(),
+<<<<<<< HEAD
             self.persistence().finding(precautions),
+=======
+            self.persistence().finding(server),
+>>>>>>> edge
             self.replication(precautions),
             self.headroom(),
         ];
@@ -373,7 +380,11 @@ impl Persistence {
         (self != Self::Unknown).then_some(self != Self::Nothing)
     }
 
+<<<<<<< HEAD
     fn finding(self, precautions: Precautions) -> Option<Finding> {
+=======
+    fn finding(self, server: Option<&str>) -> Option<Finding> {
+>>>>>>> edge
         match self {
             Self::EverySecond | Self::WhenTheHostLikes if precautions.waits_for_disk => {
                 Some(warning(
@@ -384,10 +395,13 @@ impl Persistence {
             }
             // That INFO tells nothing is a finding of its own.
             Self::Unknown | Self::EveryWrite => None,
-            Self::Nothing => Some(danger(
-                "nothing is written to disk, so a restart forgets every claim and result, and \
-                 retries run again; set appendonly yes",
-            )),
+            Self::Nothing => {
+                let position = server.map(|server| format!(" at {server}")).unwrap_or_default();
+                Some(danger(format!(
+                    "Redis{position} has no persistence; a restart forgets every claim and \
+                     result, and retries run again: set appendonly yes"
+                )))
+            }
             Self::Snapshots => Some(danger(
                 "without the append-only file a crash forgets every claim and result since the \
                  last snapshot, and retries run again; set appendonly yes",
