@@ -12,6 +12,8 @@ impl CertificateAuthority {
     /// Creates one with a fresh key.
     pub fn generate() -> Self {
         let mut parameters = rcgen::CertificateParams::default();
+        // OpenSSL takes a certificate whose subject is its issuer for one that signed itself.
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "authority");
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
         Self(rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap())
@@ -34,6 +36,17 @@ impl CertificateAuthority {
         // PostgreSQL refuses a key that others may read.
         let owner_only = Permissions::from_mode(0o600);
         fs::set_permissions(directory.join("server.key"), owner_only).unwrap();
+    }
+
+    /// Returns the lines of a Redis server's configuration that encrypt a port with what
+    /// [`issue_into`](Self::issue_into) wrote, and its connections to other servers.
+    pub fn redis_lines(directory: &Path, port: u16) -> String {
+        let directory = directory.display();
+        format!(
+            "tls-port {port}\ntls-cert-file {directory}/server.pem\n\
+             tls-key-file {directory}/server.key\ntls-ca-cert-file {directory}/ca.pem\n\
+             tls-auth-clients no\ntls-replication yes"
+        )
     }
 
     /// Writes `client.pem` with its `client.key` for a client of this name.

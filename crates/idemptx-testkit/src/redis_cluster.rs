@@ -1,8 +1,9 @@
 //! Redis clusters.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::{RedisServer, ReservedPort};
+use crate::{CertificateAuthority, RedisServer, ReservedPort};
 
 /// A cluster of `redis-server` processes, killed when dropped.
 ///
@@ -12,22 +13,42 @@ pub struct RedisCluster {
     nodes: Vec<RedisServer>,
     ids: Vec<String>,
     buses: Vec<ReservedPort>,
+    /// Encrypted ports, if there are any.
+    encrypted: Vec<ReservedPort>,
 }
 
 impl RedisCluster {
     /// Starts primaries with so many replicas each, and waits until the cluster serves all slots.
     pub fn start(primaries: usize, replicas_each: usize, configuration: &[&str]) -> Self {
+        Self::start_encrypted(primaries, replicas_each, configuration, None)
+    }
+
+    /// Does the same, with the certificates in a directory: everything but the requests of this
+    /// type is encrypted.
+    pub fn start_encrypted(
+        primaries: usize,
+        replicas_each: usize,
+        configuration: &[&str],
+        certificates: Option<&Path>,
+    ) -> Self {
         let count = primaries * (1 + replicas_each);
-        let buses: Vec<_> = (0..count).map(|_| ReservedPort::reserve()).collect();
-        let start = |bus: &ReservedPort| {
-            let bus = format!("cluster-port {}", bus.number());
+        let reserve = |count| (0..count).map(|_| ReservedPort::reserve()).collect::<Vec<_>>();
+        let buses = reserve(count);
+        let encrypted = reserve(if certificates.is_some() { count } else { 0 });
+        let start = |index: usize| {
+            let bus = format!("cluster-port {}", buses[index].number());
+            let tls = certificates.map(|certificates| {
+                let port = encrypted[index].number();
+                CertificateAuthority::redis_lines(certificates, port) + "\ntls-cluster yes"
+            });
             let own =
                 ["cluster-enabled yes", "cluster-node-timeout 1000", "repl-diskless-sync-delay 0"];
-            RedisServer::start(&[&own[..], &[bus.as_str()], configuration].concat())
+            let tls = tls.unwrap_or_default();
+            RedisServer::start(&[&own[..], &[bus.as_str(), &tls], configuration].concat())
         };
-        let nodes: Vec<_> = buses.iter().map(start).collect();
+        let nodes: Vec<_> = (0..count).map(start).collect();
         let ids = nodes.iter().map(|node| cluster(node, &["MYID"])).collect();
-        let cluster = Self { nodes, ids, buses };
+        let cluster = Self { nodes, ids, buses, encrypted };
         cluster.form(primaries);
         cluster
     }
@@ -42,9 +63,9 @@ impl RedisCluster {
             }
         }
         let [first, others @ ..] = &*self.nodes else { panic!("a cluster has nodes") };
-        for (other, bus) in others.iter().zip(&self.buses[1..]) {
-            let (port, bus) = (other.port().to_string(), bus.number().to_string());
-            run(first, &["MEET", "127.0.0.1", &port, &bus]);
+        for (index, (other, bus)) in others.iter().zip(&self.buses[1..]).enumerate() {
+            let port = self.encrypted.get(index + 1).map_or(other.port(), ReservedPort::number);
+            run(first, &["MEET", "127.0.0.1", &port.to_string(), &bus.number().to_string()]);
         }
         let count = self.nodes.len();
         let known = format!("cluster_known_nodes:{count}\r\n");
@@ -84,8 +105,12 @@ impl RedisCluster {
 
     /// Returns the URL of a store, with the addresses of the first nodes.
     pub fn url(&self) -> String {
-        let places = self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port()));
-        format!("redis+cluster://{}", places.collect::<Vec<_>>().join(","))
+        let (scheme, ports): (_, Vec<_>) = match self.encrypted.as_slice() {
+            [] => ("redis", self.nodes.iter().map(RedisServer::port).collect()),
+            encrypted => ("rediss", encrypted.iter().map(ReservedPort::number).collect()),
+        };
+        let places = ports.iter().take(3).map(|port| format!("127.0.0.1:{port}"));
+        format!("{scheme}+cluster://{}", places.collect::<Vec<_>>().join(","))
     }
 
     /// Returns a node.

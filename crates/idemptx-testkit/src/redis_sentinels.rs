@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{ChildProcess, RedisServer, ReservedPort, server_directory};
+use crate::{CertificateAuthority, ChildProcess, RedisServer, ReservedPort, server_directory};
 
 /// A primary with replicas, and the sentinels that watch them, all killed when dropped.
 #[derive(Debug)]
@@ -15,12 +16,15 @@ pub struct RedisSentinels {
     servers: Vec<RedisServer>,
     sentinels: Vec<Sentinel>,
     password: Option<String>,
+    /// Encrypted ports of the servers, if there are any.
+    encrypted: Vec<ReservedPort>,
 }
 
 #[derive(Debug)]
 struct Sentinel {
     process: ChildProcess,
     port: ReservedPort,
+    encrypted: Option<ReservedPort>,
     password: Option<String>,
     _directory: TempDir,
 }
@@ -33,25 +37,48 @@ impl RedisSentinels {
     ///
     /// The sentinels alone may demand a password.
     pub fn start(replicas: usize, password: Option<&str>) -> Self {
-        let own = ["repl-diskless-sync-delay 0"];
-        let primary = RedisServer::start(&own);
-        let replica_of = format!("replicaof 127.0.0.1 {}", primary.port());
-        let start = |_| RedisServer::start(&[own[0], &replica_of]);
-        let servers: Vec<_> = [primary].into_iter().chain((0..replicas).map(start)).collect();
-        let sentinel = |_| Sentinel::start(servers[0].port(), password);
+        Self::start_encrypted(replicas, password, None)
+    }
+
+    /// Does the same, with the certificates in a directory: everything but the requests of this
+    /// type is encrypted.
+    pub fn start_encrypted(
+        replicas: usize,
+        password: Option<&str>,
+        certificates: Option<&Path>,
+    ) -> Self {
+        let count = if certificates.is_some() { 1 + replicas } else { 0 };
+        let encrypted: Vec<_> = (0..count).map(|_| ReservedPort::reserve()).collect();
+        let start = |index: usize, line: &str| {
+            let tls = certificates.map(|certificates| {
+                CertificateAuthority::redis_lines(certificates, encrypted[index].number())
+            });
+            let tls = tls.unwrap_or_default();
+            RedisServer::start(&["repl-diskless-sync-delay 0", &tls, line])
+        };
+        let primary = start(0, "");
+        let port = encrypted.first().map_or(primary.port(), ReservedPort::number);
+        let replica_of = format!("replicaof 127.0.0.1 {port}");
+        let others = (1..=replicas).map(|index| start(index, &replica_of));
+        let servers: Vec<_> = [primary].into_iter().chain(others).collect();
+        let sentinel = |_| Sentinel::start(port, password, certificates);
         let sentinels = (0..SENTINELS).map(sentinel).collect();
-        let started = Self { servers, sentinels, password: password.map(str::to_owned) };
+        let password = password.map(str::to_owned);
+        let started = Self { servers, sentinels, password, encrypted };
         started.wait_until_followed();
         started
     }
 
     /// Returns the URL of a store.
     pub fn url(&self) -> String {
-        let places = self.sentinels.iter().map(|sentinel| sentinel.port.address().to_string());
-        let places = places.collect::<Vec<_>>().join(",");
+        let place = |sentinel: &Sentinel| {
+            sentinel.encrypted.as_ref().unwrap_or(&sentinel.port).address().to_string()
+        };
+        let places = self.sentinels.iter().map(place).collect::<Vec<_>>().join(",");
+        let scheme = if self.encrypted.is_empty() { "redis" } else { "rediss" };
         let password = self.password.as_ref();
         let password = password.map(|password| format!("?sentinel_password={password}"));
-        format!("redis+sentinel://{places}/{}{}", Self::SERVICE, password.unwrap_or_default())
+        format!("{scheme}+sentinel://{places}/{}{}", Self::SERVICE, password.unwrap_or_default())
     }
 
     /// Returns a server; the primary at first is 0.
@@ -71,7 +98,9 @@ impl RedisSentinels {
             .arg(Self::SERVICE)
             .query(&mut self.sentinels[0].connection())
             .unwrap();
-        self.servers.iter().position(|server| server.port() == port).unwrap()
+        let encrypted = self.encrypted.iter().position(|encrypted| encrypted.number() == port);
+        let plain = || self.servers.iter().position(|server| server.port() == port);
+        encrypted.or_else(plain).unwrap()
     }
 
     /// Has the sentinels promote a replica, and waits until it is the primary.
@@ -126,7 +155,7 @@ impl RedisSentinels {
 }
 
 impl Sentinel {
-    fn start(primary: u16, password: Option<&str>) -> Self {
+    fn start(primary: u16, password: Option<&str>, certificates: Option<&Path>) -> Self {
         let (directory, port) = (server_directory(), ReservedPort::reserve());
         let service = RedisSentinels::SERVICE;
         let path = directory.path().join("sentinel.conf");
@@ -136,6 +165,12 @@ impl Sentinel {
         writeln!(file, "sentinel monitor {service} 127.0.0.1 {primary} 2").unwrap();
         writeln!(file, "sentinel down-after-milliseconds {service} 500").unwrap();
         writeln!(file, "sentinel failover-timeout {service} 2000").unwrap();
+        let encrypted = certificates.map(|certificates| {
+            let encrypted = ReservedPort::reserve();
+            let lines = CertificateAuthority::redis_lines(certificates, encrypted.number());
+            writeln!(file, "{lines}").unwrap();
+            encrypted
+        });
         if let Some(password) = password {
             writeln!(file, "requirepass {password}\nsentinel sentinel-pass {password}").unwrap();
         }
@@ -144,7 +179,7 @@ impl Sentinel {
             "`make test` installs it",
         );
         let password = password.map(str::to_owned);
-        let mut sentinel = Self { process, port, password, _directory: directory };
+        let mut sentinel = Self { process, port, encrypted, password, _directory: directory };
         sentinel.wait_until_ready();
         sentinel
     }

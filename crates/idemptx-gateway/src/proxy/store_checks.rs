@@ -91,7 +91,7 @@ impl StoreChecks {
     }
 }
 
-/// What was logged about the store and still holds, so that each change is logged once.
+/// Findings that were logged and still hold, so that each change is logged once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LoggedFindings(Arc<Mutex<HashSet<String>>>);
 

@@ -1,6 +1,7 @@
 //! Certificates and passwords of the stores on servers.
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -46,7 +47,8 @@ macro_rules! access_settings {
             self
         }
 
-        /// Reads the password from a file, again before each attempt to connect.
+        /// Reads the password from a file, again before each attempt to connect, and for a moment
+        /// when the server refuses it: the file may be changed after the server.
         #[must_use]
         pub fn password_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
             self.access.password =
@@ -121,6 +123,25 @@ impl PasswordSource {
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
+    /// Returns the password once it is another than this one, if that happens soon.
+    ///
+    /// Where a server and a file are changed one after the other, the file may come second.
+    async fn read_other(&self, known: &str) -> Result<Option<String>, NoPassword> {
+        let pauses = match self {
+            Self::File(_) => &CHANGE_PAUSES[..],
+            // Another run is another answer, and may take long.
+            Self::Command(_) => &[],
+        };
+        for pause in [Duration::ZERO].iter().chain(pauses) {
+            tokio::time::sleep(*pause).await;
+            let password = self.read().await?;
+            if password != known {
+                return Ok(Some(password));
+            }
+        }
+        Ok(None)
+    }
+
     fn read_blocking(&self) -> io::Result<String> {
         match self {
             Self::File(path) => std::fs::read_to_string(path),
@@ -150,6 +171,34 @@ impl fmt::Display for NoPassword {
 }
 
 impl std::error::Error for NoPassword {}
+
+/// Makes an attempt to connect with the password as it is now, and again where that was refused and
+/// is another by then.
+pub(super) async fn with_password<T, E, F>(
+    source: Option<&PasswordSource>,
+    unreadable: impl Fn(&NoPassword) -> E,
+    is_refused: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut(Option<String>) -> F,
+) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let Some(source) = source else { return attempt(None).await };
+    let mut password = source.read().await.map_err(|error| unreadable(&error))?;
+    let mut changes_left = CHANGES_MAX;
+    loop {
+        let refusal = match attempt(Some(password.clone())).await {
+            Err(error) if is_refused(&error) && changes_left > 0 => error,
+            outcome => return outcome,
+        };
+        changes_left -= 1;
+        match source.read_other(&password).await {
+            Ok(Some(other)) => password = other,
+            // The refusal says more than that the source has failed meanwhile.
+            Ok(None) | Err(_) => return Err(refusal),
+        }
+    }
+}
 
 /// Runs a command of the shell, and returns what it prints; a command that goes on for too long is
 /// killed.
@@ -186,6 +235,11 @@ fn output_of(command: &str) -> io::Result<String> {
 /// A command line of a cloud provider may take seconds.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Changes of a password during one attempt to connect.
+const CHANGES_MAX: u32 = 2;
+/// Pauses before a file with a password that was refused is read again.
+const CHANGE_PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 /// The size of a pipe.
 const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 
@@ -209,6 +263,35 @@ mod tests {
         for source in &sources {
             assert_eq!(source.read().await.unwrap(), "second");
         }
+    }
+
+    #[tokio::test]
+    async fn a_refused_password_is_read_again_and_tried_if_it_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, "old").unwrap();
+        let sources =
+            [PasswordSource::File(path.clone()), PasswordSource::Command("echo old".to_owned())];
+        let refused = |password: Option<String>| async move {
+            Err::<(), String>(format!("refused: {}", password.unwrap_or_default()))
+        };
+        for source in &sources {
+            let tried = with_password(Some(source), ToString::to_string, |_| true, refused).await;
+            assert_eq!(tried.unwrap_err(), "refused: old");
+        }
+        // The file is changed while the first attempt is under way.
+        let attempt = |password: Option<String>| {
+            let is_new = password.as_deref() == Some("new");
+            std::fs::write(&path, "new").unwrap();
+            async move { if is_new { Ok(()) } else { Err("refused".to_owned()) } }
+        };
+        let tried = with_password(Some(&sources[0]), ToString::to_string, |_| true, attempt);
+        tried.await.unwrap();
+        // What is no refusal is not tried again.
+        let tried = with_password(Some(&sources[0]), ToString::to_string, |_| false, refused);
+        assert_eq!(tried.await.unwrap_err(), "refused: new");
+        let alone = with_password(None, ToString::to_string, |_: &String| true, refused);
+        assert_eq!(alone.await.unwrap_err(), "refused: ");
     }
 
     #[tokio::test]

@@ -29,6 +29,8 @@ mod model;
 mod near;
 #[cfg(all(feature = "redis", feature = "postgres", feature = "sqlite"))]
 mod operators;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod passwords;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

@@ -11,3 +11,6 @@ mod server_settings;
 mod standby;
 mod tables;
 mod wake_ups;
+
+#[cfg(feature = "redis")]
+pub(crate) use self::fixture::number;

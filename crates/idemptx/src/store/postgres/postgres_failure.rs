@@ -122,6 +122,11 @@ impl PostgresFailure {
         self.class() == Some(SqlStateClass::NoTables)
     }
 
+    /// Returns true if the server refused the user or the password.
+    pub(super) fn is_of_authentication(&self) -> bool {
+        self.class() == Some(SqlStateClass::Denied)
+    }
+
     /// Returns true if the server has become a standby, or takes no writes for another reason.
     pub(super) fn is_read_only(&self) -> bool {
         self.class() == Some(SqlStateClass::ReadOnly)

@@ -28,7 +28,7 @@ use super::statement::{Parameter, Prepared, Sql, Texts};
 use super::table_names::TableNames;
 use crate::store::connection::Connect;
 use crate::store::notifier::{NotificationSource, Notifier};
-use crate::store::server_access::{NoPassword, PasswordSource};
+use crate::store::server_access::{PasswordSource, with_password};
 use crate::time_limit::limited_or;
 
 /// Opens sessions, with all that they share.
@@ -96,13 +96,6 @@ impl Connector {
         migrated.map_err(|unfit| self.unfit(unfit))
     }
 
-    /// Returns the password as it is now, where it is not the URL's.
-    async fn password(&self) -> Result<Option<String>, PostgresFailure> {
-        let Some(source) = &self.password else { return Ok(None) };
-        let failed = |error: NoPassword| PostgresFailure::no_password(self.server(), &error);
-        source.read().await.map(Some).map_err(failed)
-    }
-
     /// Returns true if a session is closed, or its server was replaced by a standby since.
     pub(super) fn is_closed(&self, session: &Session) -> bool {
         session.client.is_closed() || self.servers.is_replaced(session.timeline)
@@ -118,9 +111,13 @@ impl Connector {
 
     /// Opens a session on the server that takes writes.
     async fn session(&self, purpose: Purpose) -> Result<Session, PostgresFailure> {
-        let password = self.password().await?;
-        let opening = |config| self.session_at(purpose, config);
-        self.servers.open(password.as_deref(), self.timeouts.connect, opening).await
+        let unreadable = |error: &_| PostgresFailure::no_password(self.server(), error);
+        let attempt = |password: Option<String>| async move {
+            let opening = |config| self.session_at(purpose, config);
+            self.servers.open(password.as_deref(), self.timeouts.connect, opening).await
+        };
+        let source = self.password.as_ref();
+        with_password(source, unreadable, PostgresFailure::is_of_authentication, attempt).await
     }
 
     async fn session_at(

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::coalescing_writer::{self, CoalescingWriter, keepalive};
 use super::redis_failure::RedisFailure;
 use super::url::{self, InvalidUrl};
-use crate::store::server_access::{ServerAccess, TlsFiles, system_roots};
+use crate::store::server_access::{ServerAccess, TlsFiles, system_roots, with_password};
 
 /// Address of a server, with what opens its door.
 #[derive(Clone)]
@@ -82,13 +82,22 @@ impl Endpoint {
         }
     }
 
-    /// Returns the address, with the password as it is now.
-    pub(super) async fn info(&self) -> Result<ConnectionInfo, RedisFailure> {
-        let Some(source) = &self.access.password else { return Ok(self.info.clone()) };
-        let password = source.read().await;
-        let password = password.map_err(|error| RedisFailure::no_password(&self.name, &error))?;
-        let settings = self.info.redis_settings().clone().set_password(password);
-        Ok(self.info.clone().set_redis_settings(settings))
+    /// Makes an attempt to connect, with the password as it is now.
+    pub(super) async fn attempt<T, F>(
+        &self,
+        mut attempt: impl FnMut(ConnectionInfo) -> F,
+    ) -> Result<T, RedisFailure>
+    where
+        F: Future<Output = Result<T, RedisFailure>>,
+    {
+        let unreadable = |error: &_| RedisFailure::no_password(&self.name, error);
+        let attempt = |password: Option<String>| {
+            let Some(password) = password else { return attempt(self.info.clone()) };
+            let settings = self.info.redis_settings().clone().set_password(password);
+            attempt(self.info.clone().set_redis_settings(settings))
+        };
+        let source = self.access.password.as_ref();
+        with_password(source, unreadable, RedisFailure::is_of_authentication, attempt).await
     }
 
     fn client(&self, info: ConnectionInfo) -> RedisResult<Client> {

@@ -189,12 +189,14 @@ impl Connector {
 
     /// Opens a line to the server at an address.
     async fn open(&self, endpoint: &Endpoint) -> Result<Line, RedisFailure> {
-        // A command that prints the password may take longer than an attempt to connect.
-        let info = endpoint.info().await?;
-        let failed = |error| RedisFailure::redis(endpoint.name(), error);
-        let line = async { self.line(endpoint, info).await.map_err(failed) };
         let limit = self.timeouts.connect;
-        limited_or(limit, line, || endpoint.late(limit)).await
+        // A command that prints the password may take longer than an attempt to connect.
+        let attempt = |info| async move {
+            let failed = |error| RedisFailure::redis(endpoint.name(), error);
+            let line = async { self.line(endpoint, info).await.map_err(failed) };
+            limited_or(limit, line, || endpoint.late(limit)).await
+        };
+        endpoint.attempt(attempt).await
     }
 
     /// Opens a line to the primary that the sentinels name, which must agree.

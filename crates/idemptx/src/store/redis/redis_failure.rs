@@ -90,6 +90,11 @@ impl RedisFailure {
         error_text(error)
     }
 
+    /// Returns true if the server refused the user or the password.
+    pub(super) fn is_of_authentication(&self) -> bool {
+        matches!(&self.cause, RedisCause::Redis(error) if is_about_rights(error))
+    }
+
     fn kind(&self) -> ErrorKind {
         match &self.cause {
             RedisCause::Redis(error) if is_about_rights(error) => ErrorKind::Refused,
@@ -109,8 +114,10 @@ impl StepFailure for RedisFailure {
     fn is_spent(&self) -> bool {
         let RedisCause::Redis(error) = &self.cause else { return false };
         // A server that has become a replica keeps its connections, and refuses every write.
+        // One that no longer knows who this is, once its users were changed, is asked to again.
         error.is_io_error()
             || error.is_unrecoverable_error()
+            || error.code() == Some("NOAUTH")
             || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
     }
 

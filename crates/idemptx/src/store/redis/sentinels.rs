@@ -84,8 +84,11 @@ impl Sentinels {
     }
 
     async fn ask(&self, endpoint: &Endpoint) -> Result<Endpoint, RedisFailure> {
-        let failed = |error| RedisFailure::redis(endpoint.name(), error);
-        let line = endpoint.connect(endpoint.info().await?).await.map_err(failed)?;
+        let attempt = |info| async move {
+            let failed = |error| RedisFailure::redis(endpoint.name(), error);
+            endpoint.connect(info).await.map_err(failed)
+        };
+        let line = endpoint.attempt(attempt).await?;
         self.ask_on(endpoint, &line).await
     }
 
@@ -132,9 +135,12 @@ impl Sentinels {
             }
             Ok(())
         };
-        let info = endpoint.info().await?;
         let subscribing = async {
-            let mut line = endpoint.listen(info, receive).await.map_err(failed)?;
+            let attempt = |info| {
+                let receive = receive.clone();
+                async move { endpoint.listen(info, receive).await.map_err(failed) }
+            };
+            let mut line = endpoint.attempt(attempt).await?;
             line.connection.subscribe(&sentinel::PROMOTIONS).await.map_err(failed)?;
             Ok(line)
         };

@@ -1,6 +1,8 @@
 //! Certificates of a Redis server.
 
-use idemptx_testkit::{CertificateAuthority, RedisServer, ReservedPort, server_directory};
+use idemptx_testkit::{
+    CertificateAuthority, RedisCluster, RedisSentinels, RedisServer, ReservedPort, server_directory,
+};
 
 use super::*;
 
@@ -56,6 +58,62 @@ async fn certificates_a_prefix_and_a_password_that_changes_are_in_the_url() {
         eventually(async || store.release(&lease).await).await.unwrap();
         set(&mut admin, "first");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_a_cluster_and_what_they_lead_to_are_verified() {
+    let (authority, stranger) =
+        (CertificateAuthority::generate(), CertificateAuthority::generate());
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    let cluster = RedisCluster::start_encrypted(3, 0, &[], Some(directory.path()));
+    assert!(cluster.url().starts_with("rediss+cluster://"));
+    let store = RedisStore::builder(cluster.url()).ca_certificates(authority.pem());
+    let store = store.connect().await.unwrap();
+    // Records of all three nodes, each of which is found by what another one says.
+    for number in 0..12 {
+        let lease = granted(&store, id(number)).await;
+        let watch = store.watch(&id(number)).await.unwrap();
+        store.settle(&lease, &done("done")).await.unwrap();
+        soon(watch).await;
+    }
+    assert!(store.check().await.unwrap().guarantee.contains("cluster of 3 primaries"));
+    let wary = RedisStore::builder(cluster.url()).ca_certificates(stranger.pem());
+    let error = wary.connect().await.unwrap_err();
+    assert!(reason(&error).contains("certificate"), "{}", reason(&error));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_and_the_servers_that_they_name_are_verified_also_after_a_failover() {
+    let (authority, stranger) =
+        (CertificateAuthority::generate(), CertificateAuthority::generate());
+    let directory = server_directory();
+    authority.issue_into(directory.path());
+    authority.issue_client_into(directory.path(), "app");
+    let servers = RedisSentinels::start_encrypted(1, None, Some(directory.path()));
+    let (url, path) = (servers.url(), directory.path().display().to_string());
+    assert!(url.starts_with("rediss+sentinel://"));
+    // The sentinels are trusted by the servers' authority, unless they have another.
+    let own = format!(
+        "ca_file={path}/ca.pem&sentinel_cert_file={path}/client.pem\
+                       &sentinel_key_file={path}/client.key"
+    );
+    let mut stores = Vec::new();
+    for (number, settings) in (0..).zip([format!("ca_file={path}/ca.pem"), own]) {
+        let store = RedisStore::builder(format!("{url}?{settings}"));
+        let store = store.timeout(PATIENCE).connect_timeout(PATIENCE).connect().await.unwrap();
+        granted(&store, id(number)).await;
+        stores.push(store);
+    }
+    tokio::task::block_in_place(|| servers.failover());
+    for (number, store) in (2..).zip(stores) {
+        let request = claim_request();
+        eventually(async || store.claim(&id(number), &request).await).await.unwrap();
+    }
+    std::fs::write(directory.path().join("stranger.pem"), stranger.pem()).unwrap();
+    let wary = format!("{url}?ca_file={path}/ca.pem&sentinel_ca_file={path}/stranger.pem");
+    let error = RedisStore::connect(wary).await.unwrap_err();
+    assert!(reason(&error).contains("certificate"), "{}", reason(&error));
 }
 
 #[tokio::test]
