@@ -223,11 +223,7 @@ impl ServerSettings {
             self.role(),
             self.cluster(deployment),
             self.eviction(),
-<<<<<<< HEAD
-            self.persistence().finding(precautions),
-=======
-            self.persistence().finding(server),
->>>>>>> edge
+            self.persistence().finding(precautions, server),
             self.replication(precautions),
             self.headroom(),
         ];
@@ -380,11 +376,7 @@ impl Persistence {
         (self != Self::Unknown).then_some(self != Self::Nothing)
     }
 
-<<<<<<< HEAD
-    fn finding(self, precautions: Precautions) -> Option<Finding> {
-=======
-    fn finding(self, server: Option<&str>) -> Option<Finding> {
->>>>>>> edge
+    fn finding(self, precautions: Precautions, server: Option<&str>) -> Option<Finding> {
         match self {
             Self::EverySecond | Self::WhenTheHostLikes if precautions.waits_for_disk => {
                 Some(warning(
