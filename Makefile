@@ -100,6 +100,7 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	.ci/kubernetes.sh
 	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_CHECKED)
 
+# BENCH_FORMER names the gateway of a former release, to be compared with in the same rounds.
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
 	.ci/require.sh redis-server redis-server
 	.ci/require.sh $(POSTGRES) postgresql

@@ -17,6 +17,8 @@ use crate::{Measured, machine};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Nginx,
+    /// nginx, which answers itself: no upstream, no body to be read.
+    NginxAnswer,
     Haproxy,
     /// hyper, and nothing else.
     Bare,
@@ -28,6 +30,10 @@ pub(crate) enum Kind {
     Redis,
     /// With records in Redis, and a near cache of results.
     Near,
+    /// The former release, with a route that is not protected.
+    FormerPlain,
+    /// The former release, with records in memory.
+    FormerMemory,
 }
 
 /// A running proxy; killed when dropped.
@@ -42,13 +48,21 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
+            Self::NginxAnswer => "nginx, `return 201`",
             Self::Haproxy => "HAProxy",
             Self::Bare => "hyper alone",
             Self::Plain => "gateway, route not protected",
             Self::Memory => "gateway, memory",
             Self::Redis => "gateway, Redis",
             Self::Near => "gateway, Redis, near",
+            Self::FormerPlain => "former gateway, route not protected",
+            Self::FormerMemory => "former gateway, memory",
         }
+    }
+
+    /// Returns whether there is a program: that of the former release has to be named.
+    pub(super) fn is_there(self) -> bool {
+        !matches!(self, Self::FormerPlain | Self::FormerMemory) || former().is_some()
     }
 
     fn command(
@@ -60,18 +74,27 @@ impl Kind {
         let file = directory.join("configuration");
         let gateway = |route: &str| gateway(listen, upstream, route);
         let (program, flags, text) = match self {
-            Self::Nginx => ("nginx".to_owned(), vec!["-c"], nginx(directory, listen, upstream)),
+            Self::Nginx => {
+                ("nginx".to_owned(), vec!["-c"], nginx_proxy(directory, listen, upstream))
+            }
+            Self::NginxAnswer => ("nginx".to_owned(), vec!["-c"], nginx_answer(directory, listen)),
             Self::Haproxy => {
                 ("haproxy".to_owned(), vec!["-db", "-q", "-f"], haproxy(listen, upstream))
             }
             Self::Bare => return bare(listen, upstream),
-            Self::Plain => (idemptx(), SERVE.to_vec(), gateway("protect = false")),
-            Self::Memory => (idemptx(), SERVE.to_vec(), gateway("")),
+            Self::Plain | Self::FormerPlain => {
+                (idemptx(), SERVE.to_vec(), gateway("protect = false"))
+            }
+            Self::Memory | Self::FormerMemory => (idemptx(), SERVE.to_vec(), gateway("")),
             Self::Redis => (idemptx(), SERVE.to_vec(), gateway("") + &store(redis)),
             Self::Near => {
                 let near = format!("near_bytes = {NEAR_BYTES}\n");
                 (idemptx(), SERVE.to_vec(), gateway("") + &store(redis) + &near)
             }
+        };
+        let program = match self {
+            Self::FormerPlain | Self::FormerMemory => former().unwrap_or(program),
+            _ => program,
         };
         fs::write(&file, text)?;
         let mut command = Command::new(program);
@@ -132,7 +155,7 @@ impl Drop for Proxy {
     }
 }
 
-fn nginx(directory: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
+fn nginx(directory: &Path, listen: SocketAddr, servers: &str, location: &str) -> String {
     let directory = directory.display();
     format!(
         "daemon off; master_process off; worker_processes 1;\n\
@@ -144,19 +167,28 @@ fn nginx(directory: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
            fastcgi_temp_path {directory}/3; uwsgi_temp_path {directory}/4;\n\
            scgi_temp_path {directory}/5;\n\
            keepalive_requests 1000000000; keepalive_timeout 600s;\n\
-           upstream app {{\n\
-             server {upstream}; keepalive 64; keepalive_requests 1000000000;\n\
-           }}\n\
-           server {{\n\
-             listen {listen};\n\
-             location / {{\n\
-               proxy_pass http://app; proxy_http_version 1.1;\n\
-               proxy_set_header Connection ''; proxy_set_header Host $host;\n\
-               proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
-             }}\n\
-           }}\n\
+           {servers}\n\
+           server {{ listen {listen}; location / {{ {location} }} }}\n\
          }}\n"
     )
+}
+
+/// Passes on, over connections that are kept.
+fn nginx_proxy(directory: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
+    let servers = format!(
+        "upstream app {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}"
+    );
+    let location = "proxy_pass http://app; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; proxy_set_header Host $host;\n\
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+    nginx(directory, listen, &servers, location)
+}
+
+/// Answers with as many bytes as the upstream does.
+fn nginx_answer(directory: &Path, listen: SocketAddr) -> String {
+    let answer = "x".repeat(ANSWER_BYTES);
+    let location = format!("default_type application/json; return 201 '{answer}';");
+    nginx(directory, listen, "", &location)
 }
 
 fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
@@ -194,6 +226,13 @@ fn idemptx() -> String {
     std::env::var("BENCH_IDEMPTX").unwrap_or_else(|_| "target/release/idemptx".to_owned())
 }
 
+/// The program of the former release, where one is named to be compared with.
+fn former() -> Option<String> {
+    std::env::var("BENCH_FORMER").ok().filter(|program| !program.is_empty())
+}
+
+/// The size of the upstream's answers.
+const ANSWER_BYTES: usize = 300;
 const SERVE: [&str; 2] = ["serve", "--config"];
 const NEAR_BYTES: usize = 64 << 20;
 const START_MAX: Duration = Duration::from_secs(60);

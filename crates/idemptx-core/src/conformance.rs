@@ -249,6 +249,7 @@ suite! {
         an_orphan_is_seen_as_lapsed,
         a_result_is_seen_as_settled,
         a_lookup_claims_nothing,
+        what_is_recalled_is_what_a_claim_finds,
     }
     retention {
         a_claim_ends_with_its_retention,

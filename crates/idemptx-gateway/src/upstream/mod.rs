@@ -126,7 +126,7 @@ impl UpstreamPool {
         is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
-        let mut unsent = io::Error::other("the upstream has no address");
+        let mut unsent = None;
         for (number, address) in self.candidates().enumerate() {
             let span =
                 UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
@@ -144,7 +144,7 @@ impl UpstreamPool {
                         self.note_unreachable(address, &error);
                     }
                     let text = format!("{}: {error}", address.label);
-                    (unsent, request) = (io::Error::new(error.kind(), text), *back);
+                    (unsent, request) = (Some(io::Error::new(error.kind(), text)), *back);
                 }
                 Err(AttemptError::Final(lost)) => {
                     span.end(UpstreamResult::from(&lost));
@@ -155,7 +155,8 @@ impl UpstreamPool {
                 }
             }
         }
-        Err(SendError::Unsent(unsent))
+        let no_address = || io::Error::other("the upstream has no address");
+        Err(SendError::Unsent(unsent.unwrap_or_else(no_address)))
     }
 
     /// Notes the status of a response, which may be a failure.
@@ -215,6 +216,15 @@ impl UpstreamPool {
 
     /// Returns every address once: available ones first, starting from the one whose turn it is.
     fn candidates(&self) -> impl Iterator<Item = &Arc<Address>> {
+        // Most upstreams have one, and nothing to put in order.
+        let (only, several) = match &*self.addresses {
+            [only] => (Some(only), Vec::new()),
+            _ => (None, self.in_order()),
+        };
+        only.into_iter().chain(several)
+    }
+
+    fn in_order(&self) -> Vec<&Arc<Address>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let first = self.turns.get(number % self.turns.len().max(1)).copied().unwrap_or(0);
         let turn = |position: usize| {
@@ -237,7 +247,7 @@ impl UpstreamPool {
             all.partition(|address| !address.health().is_last_resort(now));
         // A request waits for a place only where no other address has one.
         let (free, full): (Vec<_>, Vec<_>) = up.into_iter().partition(|address| !address.is_full());
-        free.into_iter().chain(full).chain(down)
+        free.into_iter().chain(full).chain(down).collect()
     }
 
     async fn send_to(
