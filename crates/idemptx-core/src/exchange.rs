@@ -170,7 +170,7 @@ impl Exchange {
         Some(self.operation.as_ref()?.fingerprinters(&self.rules, head))
     }
 
-    /// Answers from a settled record that the driver has at hand, in place of [`Event::Body`].
+    /// Answers from a settled record that the driver already has, in place of [`Event::Body`].
     ///
     /// A settled record does not change, so this is the answer to which a claim would have led.
     ///

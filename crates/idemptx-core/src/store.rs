@@ -108,7 +108,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         id: &RecordId,
     ) -> impl Future<Output = Result<Option<RecordSnapshot>, StoreError>> + Send;
 
-    /// Returns the settled record, if the store has it at hand without waiting for anything.
+    /// Returns the settled record, if the store has it in this process and need not wait.
     ///
     /// Asked before a claim, so that a replay need not wait in line with those who claim.
     /// What is returned must be what a claim at this moment would find.

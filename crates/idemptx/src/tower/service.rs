@@ -139,7 +139,7 @@ fn client_uri<'a>(extensions: &'a Extensions, uri: &'a Uri) -> &'a Uri {
     uri
 }
 
-/// Reads the body of a request under a key, and answers it if its result is at hand.
+/// Reads the body of a request under a key, and answers it if its result is in this process.
 ///
 /// The driver and the future of everything else are made only for the others: most requests that
 /// find a result need neither.
@@ -186,7 +186,7 @@ where
     })
 }
 
-/// Returns the response to replay, if the store has it at hand; otherwise the end of the body.
+/// Returns the response to replay, if the store has it in this process; otherwise the end of the body.
 fn recall<S: Store>(
     engine: &Inner<S>,
     exchange: &mut Exchange,
