@@ -1,6 +1,6 @@
 //! The command line.
 
-mod examples;
+pub(crate) mod examples;
 
 use std::error::Error;
 use std::io::{self, Write as _};

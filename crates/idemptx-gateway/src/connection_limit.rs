@@ -41,7 +41,7 @@ impl ConnectionLimit {
         permit: OwnedSemaphorePermit,
     ) -> Option<ConnectionPermit> {
         let ClientAddress::Ip(address) = address else {
-            return Some(ConnectionPermit { counted: None, _permit: permit });
+            return Some(ConnectionPermit { _counted: None, _permit: permit });
         };
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(address).or_default();
@@ -49,7 +49,8 @@ impl ConnectionLimit {
             return None;
         }
         *count += 1;
-        Some(ConnectionPermit { counted: Some((address, Arc::clone(&self.each))), _permit: permit })
+        let counted = CountedAddress { address, each: Arc::clone(&self.each) };
+        Some(ConnectionPermit { _counted: Some(counted), _permit: permit })
     }
 }
 
@@ -94,19 +95,24 @@ impl RequestConnection {
 /// Counts a connection until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
-    /// The address, and where it is counted.
-    counted: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>,
+    _counted: Option<CountedAddress>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for ConnectionPermit {
+/// Counts a connection of an address until it is dropped.
+#[derive(Debug)]
+struct CountedAddress {
+    address: IpAddr,
+    each: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for CountedAddress {
     fn drop(&mut self) {
-        let Some((address, each)) = &self.counted else { return };
-        let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = each.get_mut(address) {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = each.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                each.remove(address);
+                each.remove(&self.address);
             }
         }
     }

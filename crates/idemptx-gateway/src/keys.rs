@@ -4,7 +4,6 @@
 //! record ids or to store responses, the policy.
 
 mod author;
-mod examples;
 mod output;
 
 use std::cmp::Reverse;
@@ -28,6 +27,7 @@ use idemptx_core::key::RecordId;
 
 use self::author::AuthorArgs;
 use self::output::OutputWriter;
+use crate::cli::examples;
 use crate::config::{Config, Route, Store};
 use crate::operators::{self, Author, Decision, Operators};
 

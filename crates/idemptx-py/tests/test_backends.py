@@ -314,7 +314,9 @@ def test_a_wrong_password_is_an_unavailable_store_and_never_shown(
         ("rediss://127.0.0.1:{}", "if this port speaks no TLS, write redis:// instead"),
     ],
 )
-def test_a_wrong_url_is_told_by_what_is_wrong_with_it(own_redis: Any, url: str, reason: str) -> None:
+def test_a_wrong_url_is_told_by_what_is_wrong_with_it(
+    own_redis: Any, url: str, reason: str
+) -> None:
     backend = from_url(url.format(own_redis().port))
     with pytest.raises(ConnectionError, match=reason) as refused:
         asyncio.run(backend.check())

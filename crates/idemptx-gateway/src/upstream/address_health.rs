@@ -89,9 +89,12 @@ impl AddressHealth {
     }
 
     /// Ejects the address, and returns for how long: longer each time, unless it was well for as
-    /// long as an ejection takes.
-    pub(super) fn eject(&self, now: Instant, ejection: &Ejection) -> Duration {
+    /// long as an ejection takes; `None` if it is ejected already.
+    pub(super) fn eject(&self, now: Instant, ejection: &Ejection) -> Option<Duration> {
         let mut passive = self.passive();
+        if passive.ejected_until.is_some_and(|until| now < until) {
+            return None;
+        }
         let well = passive.ejected_until.map_or(Duration::MAX, |end| now.duration_since(end));
         let forgotten = well.as_nanos() / ejection.base.as_nanos().max(1);
         let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
@@ -102,7 +105,7 @@ impl AddressHealth {
         self.failures.store(0, Ordering::Relaxed);
         self.is_returning.store(true, Ordering::Relaxed);
         self.ejections.fetch_add(1, Ordering::Relaxed);
-        time
+        Some(time)
     }
 
     /// Returns how often it was ejected.
@@ -130,8 +133,9 @@ mod tests {
             [(0, 1000), (10, 2000), (10, 2500), (10, 2500), (1_500, 2500), (60_000, 1000)]
         {
             now += Duration::from_millis(well_ms);
-            let time = health.eject(now, &ejection);
+            let time = health.eject(now, &ejection).unwrap();
             assert_eq!(time, Duration::from_millis(takes_ms), "after {well_ms} ms");
+            assert_eq!(health.eject(now, &ejection), None, "that is one ejection");
             assert!(health.is_last_resort(now));
             now += time;
             assert!(!health.is_last_resort(now));
@@ -145,7 +149,7 @@ mod tests {
         assert_eq!((health.failed(now), health.failed(now)), (1, 2));
         assert!(!health.succeeded(now));
         assert_eq!(health.failed(now), 1);
-        let end = now + health.eject(now, &ejection);
+        let end = now + health.eject(now, &ejection).unwrap();
         assert_eq!((health.failed(now), health.failed(end)), (0, 1));
         assert!(!health.succeeded(now), "it is still ejected");
         assert!(health.succeeded(end) && !health.succeeded(end), "once");
@@ -159,7 +163,7 @@ mod tests {
         assert!(health.mark_unreachable(now, down) && !health.mark_unreachable(now, down));
         health.mark_reachable();
         assert!(!health.is_last_resort(later));
-        let end = now + health.eject(now, &ejection);
+        let end = now + health.eject(now, &ejection).unwrap();
         health.mark_unreachable(now, Duration::from_millis(5));
         assert!(health.is_last_resort(later));
         health.mark_reachable();
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn an_address_that_checks_find_well_again_is_used_at_once() {
         let (health, now) = (AddressHealth::default(), Instant::now());
-        health.eject(now, &ejection());
+        assert!(health.eject(now, &ejection()).is_some());
         health.set_checked(false);
         health.set_checked(true);
         assert!(!health.is_last_resort(now));

@@ -197,12 +197,13 @@ impl UpstreamPool {
             return;
         }
         let one_by_one = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = self.addresses.iter().filter(|it| !std::ptr::eq(&raw const ***it, address));
+        let others = self.addresses.iter().filter(|it| !std::ptr::eq(Arc::as_ptr(it), address));
         let out = others.filter(|it| it.health().is_last_resort(now)).count();
         if out >= ejection.addresses_max(self.addresses.len()) {
             return;
         }
-        let time = address.health().eject(now, ejection);
+        // Another request may have done so just now.
+        let Some(time) = address.health().eject(now, ejection) else { return };
         drop(one_by_one);
         if let Some(suppressed) = self.health_lines.admit() {
             let (upstream, address) = (&*self.config.name, &*address.label);

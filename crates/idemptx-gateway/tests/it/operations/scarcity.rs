@@ -1,13 +1,17 @@
 //! Scarcity: of descriptors for connections, and of a store for operators.
 
+#[cfg(target_os = "linux")]
 use idemptx_testkit::Signal;
+#[cfg(target_os = "linux")]
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::http_client::ask;
 use crate::support::operated_gateway::{OperatedGateway, eventually};
+#[cfg(target_os = "linux")]
 use crate::support::raw_client::RawClient;
 
 /// Sets how many descriptors a process may have, and returns how many it could have before.
+#[cfg(target_os = "linux")]
 fn limit_descriptors(process: u32, limit: Option<u64>) -> Option<u64> {
     let process = Pid::from_raw(process.try_into().unwrap());
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
@@ -15,6 +19,8 @@ fn limit_descriptors(process: u32, limit: Option<u64>) -> Option<u64> {
     prlimit(process, Resource::Nofile, wanted).unwrap().current
 }
 
+// Only Linux lets a test change the limit of another process.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_gateway_without_descriptors_says_so_now_and_then_and_goes_on() {
     let gateway = OperatedGateway::start("");

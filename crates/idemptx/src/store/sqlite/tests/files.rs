@@ -67,6 +67,14 @@ fn files_that_cannot_be_the_store_are_refused_with_what_to_do() {
     assert_eq!(mode, "delete");
 }
 
+/// Not even root may create files there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_to_is_named() {
+    let error = SqliteStore::open("/sys/kernel/keys.db").unwrap_err().to_string();
+    assert!(error.contains("/sys/kernel/keys.db: its folder cannot be written to"), "{error}");
+}
+
 #[tokio::test]
 async fn a_damaged_file_gives_no_verdict_that_could_execute_anything() {
     let folder = tempfile::tempdir().unwrap();
