@@ -109,7 +109,7 @@ async fn request(store: &RedisStore, number: u64) -> Measured<()> {
     Ok(())
 }
 
-/// What clients send to a node; what scripts call there is not counted.
+/// Counter of the commands that clients send to a node; those of scripts are left out.
 struct Monitor {
     port: u16,
     lines: BufReader<TcpStream>,
