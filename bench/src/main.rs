@@ -14,6 +14,7 @@
 )]
 
 mod app;
+mod dead_rows;
 mod decorated;
 mod durable;
 mod durable_growth;
@@ -28,6 +29,7 @@ mod over_http;
 mod postgres_rates;
 mod python;
 mod redis_commands;
+mod redis_nodes;
 mod redis_rates;
 mod redis_server;
 mod report;
@@ -109,19 +111,21 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 21] = [
+const TABLES: [(&str, TableMaker); 23] = [
     ("instructions", instructions::measure),
     ("http", over_http::measure),
     ("near", decorated::near),
     ("calls", in_process::measure),
     ("sealed", decorated::sealed),
     ("commands", redis_commands::measure),
+    ("nodes", redis_nodes::measure),
     ("rates", redis_rates::measure),
     ("postgres", postgres_rates::measure),
     ("memory", memory::measure),
     ("durable", durable::measure),
     ("durable-growth", durable_growth::sqlite),
     ("postgres-growth", durable_growth::postgres),
+    ("postgres-dead-rows", dead_rows::measure),
     ("waking", waking::measure),
     ("growth", growth::measure),
     ("gateway", gateway::rates::measure),

@@ -1,5 +1,5 @@
-//! The engine's background thread: it renews leases, and repeats operations that the store has not
-//! confirmed.
+//! The engine's background thread: it renews leases, repeats operations that the store has not
+//! confirmed, and checks the store from time to time.
 //!
 //! It is a thread with its own runtime because a handler may block all worker threads of the
 //! application: its lease must not lapse for that.
@@ -176,7 +176,7 @@ impl<S: Store> LeaseRenewer<S> {
         }
     }
 
-    /// Runs a task from time to time until the engine is gone; only the first one is.
+    /// Runs a task from time to time until the engine is gone; a second task is ignored.
     pub(crate) fn repeat(
         &self,
         every: Duration,

@@ -131,7 +131,8 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Sets how long an attempt to connect may take; three seconds by default.
+    /// Sets how long an attempt to connect may take, of which several hosts have equal shares; three
+    /// seconds by default.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = timeout;

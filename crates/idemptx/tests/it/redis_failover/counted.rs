@@ -62,10 +62,13 @@ async fn failovers_behind_sentinels_are_counted() {
                 servers.server(primary).cut_replicas();
             });
             tokio::time::sleep(LAG).await;
+            if replicas > 1 {
+                // Those that have received everything would be preferred, unless they are down.
+                others.clone().for_each(|other| servers.server(other).pause());
+                tokio::time::sleep(DOWN).await;
+            }
             tokio::task::block_in_place(|| {
                 servers.server_mut(primary).kill();
-                // Those that have received everything would be preferred.
-                others.clone().for_each(|other| servers.server(other).pause());
                 servers.server(replica).resume();
                 servers.wait_until_promoted(primary);
                 others.for_each(|other| servers.server(other).resume());
@@ -125,5 +128,7 @@ const SETTINGS: [(&str, &str, usize); 5] = [
 const WORKERS: u64 = 24;
 const KEYS: u64 = 36;
 const HANDLER: Duration = Duration::from_millis(500);
+/// Time after which sentinels count a server that is silent as down, with some to spare.
+const DOWN: Duration = Duration::from_millis(1200);
 /// Time during which the replica that is promoted hears of nothing.
 const LAG: Duration = Duration::from_secs(1);
