@@ -156,7 +156,7 @@ fn admit(
         return Err(ProxyError::ConnectRefused);
     }
     let host = target::resolve(&mut request)?;
-    if table.limits.strict_paths && target::is_ambiguous(request.uri().path()) {
+    if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
     if let Some(expected) = request.headers().get(EXPECT)

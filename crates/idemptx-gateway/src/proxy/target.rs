@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::fault::ProxyError;
 
@@ -15,7 +15,8 @@ use super::fault::ProxyError;
 /// # Security
 ///
 /// Several hosts, none, or one that differs from the target's are rejected: a server up- or
-/// downstream may choose another one.
+/// downstream may choose another one. So is a name with an empty label, which servers trim in
+/// different ways.
 pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError> {
     if !has_usual_form(request) {
         return Err(ProxyError::BadTarget);
@@ -27,6 +28,10 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError>
         (None, _) => None,
         (Some(_), Some(_)) => return Err(ProxyError::BadTarget),
     };
+    // RFC 9112 §3.2: a server has to refuse it, whatever the target says.
+    if request.version() == Version::HTTP_11 && host.is_none() {
+        return Err(ProxyError::BadTarget);
+    }
     let authority = match (named, host) {
         (Some(named), Some(host)) if named != host => return Err(ProxyError::BadTarget),
         (Some(one), _) | (None, Some(one)) => one,
@@ -44,7 +49,11 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<String, ProxyError>
     }
     // A dot at the end names the same host (RFC 3986 §3.2.2).
     let host = authority.host().to_ascii_lowercase();
-    Ok(host.strip_suffix('.').map_or_else(|| host.clone(), str::to_owned))
+    let host = host.strip_suffix('.').map_or_else(|| host.clone(), str::to_owned);
+    if host.split('.').any(str::is_empty) {
+        return Err(ProxyError::BadTarget);
+    }
+    Ok(host)
 }
 
 /// Returns whether the target is a path, an absolute URL or `OPTIONS *` (RFC 9112 §3.2).
@@ -66,11 +75,19 @@ fn authority(line: &HeaderValue) -> Option<Authority> {
     Authority::try_from(line.as_bytes()).ok()
 }
 
-/// Returns whether another server could normalise the path to another one.
+/// Returns whether another server could read the target as another one, or refuse it.
 ///
 /// Servers may remove dot segments and empty ones, turn backslashes, or decode dots and slashes:
-/// the request would then match another route, or another record.
-pub(super) fn is_ambiguous(path: &str) -> bool {
+/// the request would then match another route, or another record. Bytes beyond ASCII are in no target
+/// (RFC 3986 §2), and are read in several encodings.
+pub(super) fn is_ambiguous(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| !query.is_ascii()) || is_ambiguous_path(uri.path())
+}
+
+fn is_ambiguous_path(path: &str) -> bool {
+    if !path.is_ascii() {
+        return true;
+    }
     if path == "*" {
         return false;
     }

@@ -14,6 +14,7 @@ mod ambiguity;
 mod attacks;
 mod clients;
 mod deployment;
+mod differential;
 mod fleet;
 mod guide;
 mod health;

@@ -1,11 +1,13 @@
 //! Paths that can be read in two ways.
 
-use super::is_ambiguous;
+use http::{Request, Version};
+
+use super::{is_ambiguous, is_ambiguous_path, resolve};
 
 #[test]
 fn a_path_that_another_server_would_take_for_another_is_ambiguous() {
     for path in ["/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a/%20b", "/a;b=1", "*"] {
-        assert!(!is_ambiguous(path), "{path}");
+        assert!(!is_ambiguous_path(path), "{path}");
     }
     for path in [
         "",
@@ -30,6 +32,47 @@ fn a_path_that_another_server_would_take_for_another_is_ambiguous() {
         "/a%2",
         "/a%g0",
     ] {
-        assert!(is_ambiguous(path), "{path}");
+        assert!(is_ambiguous_path(path), "{path}");
+    }
+}
+
+#[test]
+fn a_target_has_no_bytes_beyond_ascii() {
+    for (target, expected) in
+        [("/caf\u{e9}", true), ("/a?caf\u{e9}", true), ("/caf%C3%A9?b=%C3%A9", false)]
+    {
+        assert_eq!(is_ambiguous(&target.parse().unwrap()), expected, "{target}");
+    }
+}
+
+#[test]
+fn a_host_has_no_empty_label_and_is_named_in_a_line() {
+    let of = |version, target: &str, host: Option<&str>| {
+        let mut request = Request::post(target).version(version);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        resolve(&mut request.body(()).unwrap()).ok()
+    };
+    for (host, expected) in [
+        ("shop.example", Some("shop.example")),
+        ("Shop.example.", Some("shop.example")),
+        ("shop.:80", Some("shop")),
+        ("[::1]:80", Some("[::1]")),
+        ("shop..", None),
+        ("shop..example", None),
+        (".shop", None),
+        (".", None),
+    ] {
+        assert_eq!(of(Version::HTTP_11, "/", Some(host)).as_deref(), expected, "{host}");
+    }
+    for (version, host, expected) in [
+        (Version::HTTP_11, None, None),
+        (Version::HTTP_11, Some("shop"), Some("shop")),
+        (Version::HTTP_10, None, Some("shop")),
+        (Version::HTTP_2, None, Some("shop")),
+    ] {
+        let found = of(version, "http://shop/a", host);
+        assert_eq!(found.as_deref(), expected, "{version:?} {host:?}");
     }
 }
