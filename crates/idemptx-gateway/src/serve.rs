@@ -29,7 +29,9 @@ use crate::admin::{self, AdminService};
 use crate::config::{Config, Listener};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
 use crate::network::{self, TcpListener, TcpStream};
-use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::proxy::{
+    DownstreamBody, ExtProcServer, LoggedFindings, Peer, RoutingTable, answer, probe,
+};
 use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
@@ -49,6 +51,7 @@ pub struct Gateway {
     /// The configuration at the start; some sections cannot be reloaded.
     config: Config,
     admin_address: Option<SocketAddr>,
+    ext_proc_address: Option<SocketAddr>,
     recorder: Arc<Recorder>,
     /// Runs until the end of the drain, so that operators can watch it.
     _operating: JoinSet<()>,
@@ -100,6 +103,10 @@ impl Gateway {
             }
             None => None,
         };
+        let ext_proc = match &config.ext_proc {
+            Some(ext_proc) => Some(ExtProcServer::bind(ext_proc, &config.limits).await?),
+            None => None,
+        };
         let logged = LoggedFindings::default();
         tokio::join!(table.check_store(&logged), table.start_key_sets());
         table.start_health_checks();
@@ -118,6 +125,10 @@ impl Gateway {
             };
             accept_tasks.spawn(accept(socket, Arc::new(context)));
         }
+        let ext_proc_address = ext_proc.as_ref().map(ExtProcServer::address);
+        if let Some(ext_proc) = ext_proc {
+            accept_tasks.spawn(ext_proc.serve(tables.clone(), shutdown_watch));
+        }
         let mut admin_tasks = JoinSet::new();
         let mut admin_address = None;
         if let Some((admin, socket)) = config.admin.as_ref().zip(admin_socket) {
@@ -125,13 +136,17 @@ impl Gateway {
             let service = Arc::new(AdminService::new(admin, tables, Arc::clone(&recorder)));
             admin_tasks.spawn(admin::listen(socket, service));
         }
-        if config.admin.is_some() || config.listeners.iter().any(|listener| listener.probes) {
+        let is_probed = config.admin.is_some()
+            || config.ext_proc.is_some()
+            || config.listeners.iter().any(|listener| listener.probes);
+        if is_probed {
             admin_tasks.spawn(crate::recorder::poll(store));
         }
         Ok(Self {
             addresses,
             config,
             admin_address,
+            ext_proc_address,
             recorder,
             _operating: admin_tasks,
             table,
@@ -152,6 +167,12 @@ impl Gateway {
     #[must_use]
     pub const fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// The address of the listener for Envoy, if there is one.
+    #[must_use]
+    pub const fn ext_proc_address(&self) -> Option<SocketAddr> {
+        self.ext_proc_address
     }
 
     /// Applies a new configuration; requests in flight finish under the previous one.
@@ -215,8 +236,9 @@ impl Gateway {
     #[must_use]
     pub fn announce_end(&self) -> Duration {
         self.recorder.readiness().start_draining();
-        let is_probed =
-            self.config.admin.is_some() || self.config.listeners.iter().any(|it| it.probes);
+        let is_probed = self.config.admin.is_some()
+            || self.config.ext_proc.is_some()
+            || self.config.listeners.iter().any(|it| it.probes);
         if is_probed { self.table.borrow().limits.lame_duck } else { Duration::ZERO }
     }
 

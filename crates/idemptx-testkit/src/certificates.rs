@@ -12,6 +12,8 @@ impl CertificateAuthority {
     /// Creates one with a fresh key.
     pub fn generate() -> Self {
         let mut parameters = rcgen::CertificateParams::default();
+        // Not the default name, which its certificates have: each would pass for self-signed.
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "authority");
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
         Self(rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap())

@@ -11,6 +11,7 @@
 //! it with `Idempotency-Outcome`, as by any other handler.
 
 mod downstream_body;
+mod ext_proc;
 mod fault;
 mod forward;
 mod headers;
@@ -33,6 +34,9 @@ use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
+pub(crate) use self::ext_proc::ExtProcServer;
+#[cfg(any(test, fuzzing))]
+pub use self::ext_proc::calls::messages;
 use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;

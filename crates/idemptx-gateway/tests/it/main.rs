@@ -15,6 +15,7 @@ mod attacks;
 mod clients;
 mod deployment;
 mod differential;
+mod envoy;
 mod fleet;
 mod guide;
 mod health;
