@@ -70,6 +70,9 @@ test: targets ## runs the tests: unit, store, doc, Python and black-box
 	.ci/require.sh h2load nghttp2-client
 	.ci/require.sh promtool prometheus
 	.ci/require.sh node nodejs
+	.ci/require.sh nginx nginx-light
+	.ci/require.sh haproxy haproxy
+	.ci/envoy.sh
 	cargo $(RUNNER) $(BUILD) $(SUITE_LEFT_OUT)
 	cargo test $(BUILD) --doc
 	.ci/pytest.sh $(PYTHON) $(PYTHON_TESTED)

@@ -99,7 +99,11 @@ impl Report {
             let url = listener.address.url(listener.tls.is_some());
             self.place("listener", &listener.address, &url);
         }
-        for upstream in &config.upstreams {
+        if let Some(ext_proc) = &config.ext_proc {
+            let scheme = if ext_proc.tls.is_some() { "grpcs" } else { "grpc" };
+            self.line(format_args!("processor for Envoy: {scheme}://{}", ext_proc.address));
+        }
+        for upstream in config.upstreams.iter().filter(|it| !it.origins.is_empty()) {
             let urls: Vec<_> = upstream.origins.iter().map(ToString::to_string).collect();
             self.line(format_args!("upstream {}: {}", upstream.name, urls.join(", ")));
         }

@@ -37,6 +37,8 @@ enum Command {
     /// Runs the gateway in front of a service.
     #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
+    /// Runs the external processor for Envoy's filter `ext_proc`.
+    ExtProc(ExtProcArgs),
     /// Checks a configuration and its store, and prints the effective settings.
     #[command(after_help = examples::CHECK)]
     Check(ServeArgs),
@@ -73,6 +75,14 @@ struct DemoArgs {
 struct CompletionsArgs {
     /// The shell.
     shell: Shell,
+}
+
+/// The configuration of the processor.
+#[derive(Debug, Args)]
+struct ExtProcArgs {
+    /// The configuration file, with a section `[ext_proc]`.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 /// The store to prepare.
@@ -166,7 +176,15 @@ pub fn main() -> ExitCode {
         Err(error) => return print_error(&error, ExitCode::FAILURE),
     };
     let ended = match line.command {
-        Command::Serve(serve) => runtime.block_on(self::serve(serve)),
+        Command::Serve(flags) => runtime.block_on(async {
+            let file = flags.config.clone();
+            let config = flags.config()?.into_gateway().ok_or(NO_LISTENER)?;
+            serve(config, file, Config::into_gateway).await
+        }),
+        Command::ExtProc(ExtProcArgs { config: file }) => runtime.block_on(async {
+            let config = Config::load(&file)?.into_ext_proc().ok_or(NO_EXT_PROC)?;
+            serve(config, Some(file), Config::into_ext_proc).await
+        }),
         Command::Check(serve) => runtime.block_on(check(serve)),
         Command::Migrate(migrate) => runtime.block_on(self::migrate(migrate)),
         Command::Keys(keys) => {
@@ -196,20 +214,28 @@ fn runtime() -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let file = flags.config.clone();
-    let config = flags.config()?;
+/// Serves until a signal ends it; a reload takes of the `file` what `part` leaves of it.
+async fn serve(
+    config: Config,
+    file: Option<PathBuf>,
+    part: fn(Config) -> Option<Config>,
+) -> Result<ExitCode, Box<dyn Error>> {
     logging::init(config.log);
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut hung_up = signal(SignalKind::hangup())?;
     let secure: Vec<_> = config.listeners.iter().map(|it| it.tls.is_some()).collect();
+    let ext_proc_tls = config.ext_proc.as_ref().is_some_and(|it| it.tls.is_some());
     let gateway = Gateway::start(config).await?;
     for (address, secure) in gateway.addresses().iter().zip(secure) {
         writeln!(io::stdout(), "listening on {}", address.url(secure))?;
     }
     if let Some(address) = gateway.admin_address() {
         writeln!(io::stdout(), "operators on {}", address.url(false))?;
+    }
+    if let Some(address) = gateway.ext_proc_address() {
+        let scheme = if ext_proc_tls { "grpcs" } else { "grpc" };
+        writeln!(io::stdout(), "listening on {scheme}://{address}")?;
     }
     log_start(&gateway);
     let supervisor = Supervisor::from_environment();
@@ -223,7 +249,7 @@ async fn serve(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
                 break;
             }
             _ = hung_up.recv() => match &file {
-                Some(file) => reload(&gateway, file).await,
+                Some(file) => reload(&gateway, file, part).await,
                 None => tracing::warn!("nothing to reload: the gateway was started without --config"),
             },
         }
@@ -262,7 +288,11 @@ fn ended_at_once() -> ExitCode {
 }
 
 async fn check(flags: ServeArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let report = crate::check::check(&flags.config()?).await?;
+    let mut config = flags.config()?;
+    if config.listeners.is_empty() {
+        config = config.into_ext_proc().ok_or(NO_EXT_PROC)?;
+    }
+    let report = crate::check::check(&config).await?;
     write!(io::stdout(), "{}", report.text)?;
     Ok(if report.is_usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -298,9 +328,10 @@ async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn reload(gateway: &Gateway, file: &Path) {
+async fn reload(gateway: &Gateway, file: &Path, part: fn(Config) -> Option<Config>) {
     let reloaded: Result<(), Box<dyn Error>> = async {
         let config = Config::load(file).inspect_err(|_| gateway.note_unreadable())?;
+        let config = part(config).ok_or("a section that this command needs is gone")?;
         Ok(gateway.reload(&config).await?)
     }
     .await;
@@ -334,6 +365,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses.next().ok_or_else(|| "the name has no address".to_owned())
 }
 
+const NO_LISTENER: &str = "there is no [[listener]]; for Envoy run `idemptx ext-proc`";
+const NO_EXT_PROC: &str = "there is no section [ext_proc]";
 /// The exit code that clap uses for usage errors as well.
 const USAGE: u8 = 2;
 

@@ -3,6 +3,7 @@
 //! The targets under `fuzz/` run them guided by coverage, the tests below over random input.
 //! Each function panics if its property does not hold.
 
+pub use crate::proxy::messages;
 pub use crate::strict_http1::cuts::framing;
 
 use crate::config::Config;
@@ -41,6 +42,11 @@ mod tests {
         }
 
         #[test]
+        fn messages_of_envoy_are_read_or_refused(data in pieces(CALLS)) {
+            messages(&data);
+        }
+
+        #[test]
         fn a_configuration_is_accepted_or_refused_with_a_reason(data in pieces(CONFIGURATIONS)) {
             config(&data);
         }
@@ -61,6 +67,20 @@ mod tests {
         "3\r\nabc\r\n",
         "0\r\n",
         "abc",
+    ];
+    /// Frames, and parts of messages: fields by their tags and lengths.
+    const CALLS: &[&str] = &[
+        "\0\0\0\0\0",
+        "\0\0\0\0\x04\x22\x02\x10\x01",
+        "\0\0\0\0\x1b\x12\x19\x0a\x15\x0a\x13\x0a\x0c:path\x00\x1a\x02/a\x18\x01",
+        "\0\0\0\0\x10\x12\x0e\x0a\x0c\x0a\x0a\x0a\x05:path\x12\x01/",
+        "\0\0\0\0\x15\x1a\x13\x0a\x11\x0a\x0f\x0a\x07:status\x1a\x03201x",
+        "\x12\x05\x0a\x03",
+        "\x0a\x03abc",
+        "\x1a\x01\x01",
+        "\x4a\x02\x0a\0",
+        "\0",
+        "\x01",
     ];
     const CONFIGURATIONS: &[&str] = &[
         "[[listener]]\n",

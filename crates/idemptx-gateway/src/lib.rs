@@ -10,7 +10,7 @@
 //! | `network` | sockets of TCP and of Unix: the operating system's, or a simulated network's in tests |
 //! | `strict_http1` | rejects HTTP/1.1 messages that can be parsed in two ways |
 //! | `proxy_protocol` | the client's address from a load balancer |
-//! | `proxy` | one request: target, route, engine, forwarding, response |
+//! | `proxy` | one request: target, route, engine, forwarding, response; `proxy::ext_proc` for Envoy |
 //! | `upstream` | addresses and connections to the services |
 //! | `recorder` | records store operations and completed requests for metrics, log and inspector |
 //! | `traces` | OpenTelemetry spans, with the feature `otel` |

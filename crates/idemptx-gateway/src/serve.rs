@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,9 @@ use crate::admin::{self, AdminService};
 use crate::config::{self, Config, ListenAddress, SOCKET_MODE};
 use crate::connection_limit::{ClientConnection, ConnectionLimit, ConnectionPermit};
 use crate::network::{self, ClientAddress, Listener, SocketFile, Stream};
-use crate::proxy::{DownstreamBody, LoggedFindings, Peer, RoutingTable, answer, probe};
+use crate::proxy::{
+    DownstreamBody, ExtProcServer, LoggedFindings, Peer, RoutingTable, answer, probe,
+};
 use crate::proxy_protocol;
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::{ShutdownTrigger, ShutdownWatch};
@@ -53,6 +56,7 @@ pub struct Gateway {
     /// The configuration at the start; some sections cannot be reloaded.
     config: Config,
     admin_address: Option<ListenAddress>,
+    ext_proc_address: Option<SocketAddr>,
     recorder: Arc<Recorder>,
     /// Runs until the end of the drain, so that operators can watch it.
     operating: JoinSet<()>,
@@ -107,6 +111,10 @@ impl Gateway {
             }
             None => (None, None),
         };
+        let ext_proc = match &config.ext_proc {
+            Some(ext_proc) => Some(ExtProcServer::bind(ext_proc, &config.limits).await?),
+            None => None,
+        };
         let logged = LoggedFindings::default();
         tokio::join!(table.check_store(&logged), table.start_key_sets());
         table.start_health_checks();
@@ -125,6 +133,10 @@ impl Gateway {
             };
             accept_tasks.spawn(accept(socket, Arc::new(context)));
         }
+        let ext_proc_address = ext_proc.as_ref().map(ExtProcServer::address);
+        if let Some(ext_proc) = ext_proc {
+            accept_tasks.spawn(ext_proc.serve(tables.clone(), shutdown_watch));
+        }
         let mut admin_tasks = JoinSet::new();
         let mut admin_address = None;
         if let Some((admin, socket)) = config.admin.as_ref().zip(admin_socket) {
@@ -132,7 +144,10 @@ impl Gateway {
             let service = Arc::new(AdminService::new(admin, tables, Arc::clone(&recorder)));
             admin_tasks.spawn(admin::listen(socket, service));
         }
-        if config.admin.is_some() || config.listeners.iter().any(|listener| listener.probes) {
+        let is_probed = config.admin.is_some()
+            || config.ext_proc.is_some()
+            || config.listeners.iter().any(|listener| listener.probes);
+        if is_probed {
             admin_tasks.spawn(crate::recorder::poll(store));
         }
         Ok(Self {
@@ -141,6 +156,7 @@ impl Gateway {
             admin_file,
             config,
             admin_address,
+            ext_proc_address,
             recorder,
             operating: admin_tasks,
             table,
@@ -161,6 +177,12 @@ impl Gateway {
     #[must_use]
     pub const fn admin_address(&self) -> Option<&ListenAddress> {
         self.admin_address.as_ref()
+    }
+
+    /// The address of the listener for Envoy, if there is one.
+    #[must_use]
+    pub const fn ext_proc_address(&self) -> Option<SocketAddr> {
+        self.ext_proc_address
     }
 
     /// Applies a new configuration; requests in flight finish under the previous one.
@@ -228,8 +250,9 @@ impl Gateway {
     #[must_use]
     pub fn announce_end(&self) -> Duration {
         self.recorder.readiness().start_draining();
-        let is_probed =
-            self.config.admin.is_some() || self.config.listeners.iter().any(|it| it.probes);
+        let is_probed = self.config.admin.is_some()
+            || self.config.ext_proc.is_some()
+            || self.config.listeners.iter().any(|it| it.probes);
         if is_probed { self.table.borrow().limits.lame_duck } else { Duration::ZERO }
     }
 

@@ -9,6 +9,7 @@ mod address_range;
 mod cors;
 mod ejection;
 mod environment;
+mod ext_proc;
 mod health_check;
 mod invalid_config;
 mod listen_address;
@@ -35,6 +36,7 @@ pub use self::address_range::Network;
 pub use self::cors::Cors;
 pub use self::ejection::Ejection;
 pub(crate) use self::environment::expanded;
+pub use self::ext_proc::ExtProc;
 pub use self::health_check::HealthCheck;
 pub use self::invalid_config::InvalidConfig;
 use self::invalid_config::{InvalidSetting, SourceText};
@@ -66,6 +68,8 @@ pub struct Config {
     pub store: Store,
     /// The limits of clients.
     pub limits: Limits,
+    /// The listener for Envoy's external processing filter, if any.
+    pub ext_proc: Option<ExtProc>,
     /// The admin listener, if any.
     pub admin: Option<Admin>,
     /// The log.
@@ -124,6 +128,7 @@ impl Config {
             routes: vec![Route::new("upstream", protection)],
             store: Store::new(store),
             limits: Limits::default(),
+            ext_proc: None,
             admin: None,
             log: Log::default(),
             traces: None,
@@ -140,6 +145,7 @@ impl Config {
                 "`connections_max` and `connections_per_ip_max` of [limits]",
                 connections(&self.limits) != connections(&other.limits),
             ),
+            ("[ext_proc]", self.ext_proc != other.ext_proc),
             ("[[listener]]", self.listeners != other.listeners),
             ("[log]", self.log != other.log),
             ("[store]", self.store != other.store),
@@ -150,9 +156,11 @@ impl Config {
 
     /// Checks the settings that depend on each other.
     fn validate(&self) -> Result<(), InvalidSetting> {
+        // For Envoy, which forwards itself, an upstream is a name.
+        let forwards = self.ext_proc.is_none() || !self.listeners.is_empty();
         let empty = [
-            ("listener", self.listeners.is_empty()),
-            ("upstream", self.upstreams.is_empty()),
+            ("listener", forwards && self.listeners.is_empty()),
+            ("upstream", forwards && self.upstreams.is_empty()),
             ("route", self.routes.is_empty()),
         ];
         if let Some((name, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
@@ -186,7 +194,10 @@ impl Config {
             }
         }
         for (number, route) in self.routes.iter().enumerate() {
-            if !names.contains(&route.upstream) {
+            if let Some(ext_proc) = &self.ext_proc {
+                ext_proc.validate(route, &number.to_string())?;
+            }
+            if forwards && !names.contains(&route.upstream) {
                 let text = format!("there is no upstream `{}`", route.upstream);
                 return Err(InvalidSetting::at(["route", &number.to_string(), "upstream"], text));
             }
@@ -211,12 +222,15 @@ impl Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
+    #[serde(default)]
     listener: Vec<Listener>,
+    #[serde(default)]
     upstream: Vec<Upstream>,
     route: Vec<RouteTable>,
     store: Option<Store>,
     #[serde(default)]
     limits: Limits,
+    ext_proc: Option<ExtProc>,
     admin: Option<Admin>,
     #[serde(default)]
     log: Log,
@@ -237,6 +251,7 @@ impl Document {
                 .collect::<Result<_, _>>()?,
             store: self.store.unwrap_or_default(),
             limits: self.limits,
+            ext_proc: self.ext_proc,
             admin: self.admin,
             log: self.log,
             traces: self.traces,

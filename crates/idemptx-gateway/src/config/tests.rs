@@ -268,7 +268,8 @@ fn an_error_has_its_position() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     for (text, expected) in [
-        ("", "gateway.toml:1:1: missing field `listener`"),
+        ("", "gateway.toml:1:1: missing field `route`"),
+        ("route = []\n", "gateway.toml:1:1: at least one [[listener]] is required"),
         (
             "listener = []\nupstream = []\nroute = []\n",
             "gateway.toml:1:12: at least one [[listener]] is required",
@@ -391,5 +392,28 @@ fn two_dollars_are_one_with_or_without_a_variable() {
         ("postgres://$$u:${PASSWORD}@db/shop", "postgres://$u:p$w@db/shop"),
     ] {
         assert_eq!(read(&table(url)).unwrap().store.url, expected);
+    }
+}
+
+#[test]
+fn a_processor_for_envoy_needs_neither_listeners_nor_addresses_of_services() {
+    let text = "[ext_proc]\naddress = \"127.0.0.1:9100\"\n[[route]]\nupstream = \"shop\"\n";
+    let config = Config::parse("gateway.toml", text, |_| None).unwrap();
+    assert!(config.clone().into_gateway().is_none());
+    let alone = config.into_ext_proc().unwrap();
+    let names: Vec<_> = alone.upstreams.iter().map(|it| (&*it.name, it.origins.len())).collect();
+    assert_eq!(names, [("shop", 0)]);
+    let both = format!("{SIMPLE}{}", "[ext_proc]\naddress = \"127.0.0.1:9100\"\n");
+    let both = Config::parse("gateway.toml", &both, |_| None).unwrap();
+    assert!(both.clone().into_gateway().unwrap().ext_proc.is_none());
+    assert!(both.into_ext_proc().unwrap().listeners.is_empty());
+    assert!(Config::parse("gateway.toml", SIMPLE, |_| None).unwrap().into_ext_proc().is_none());
+    for (more, expected) in [
+        ("policy.wait_ms = 14000", "gateway.toml:1:1: an answer on route /** can take 15s"),
+        ("policy.store_timeout_ms = { settle = 20000 }", "gateway.toml:1:1: an answer on route"),
+        ("policy.scope = { mtls = \"subject\" }", "gateway.toml:5:16: Envoy ends TLS"),
+    ] {
+        let said = read(&format!("{text}{more}\n")).unwrap_err();
+        assert!(said.starts_with(expected), "{more}: {said}");
     }
 }

@@ -120,7 +120,7 @@ impl ProxyError {
                 code: "ambiguous-path",
                 title: "Ambiguous request path",
                 detail: "Send a path without dot segments, empty segments, backslashes, and \
-                         encoded dots or slashes.",
+                         encoded dots or slashes; encode what is not ASCII.",
             },
             Self::NominatedField => ProblemText {
                 status: StatusCode::BAD_REQUEST,

@@ -273,7 +273,11 @@ fn via(version: Version) -> HeaderValue {
 }
 
 /// Adds the fields that describe the execution.
-fn add_execution_headers(route: &ActiveRoute, execution: &Execution, headers: &mut HeaderMap) {
+pub(super) fn add_execution_headers(
+    route: &ActiveRoute,
+    execution: &Execution,
+    headers: &mut HeaderMap,
+) {
     // A stored response must suit every retry, whatever codings that one accepts.
     headers.remove(ACCEPT_ENCODING);
     let Some(protection) = &route.config.protection else { return };
@@ -321,7 +325,7 @@ pub(super) fn send_error_response(
 ///
 /// The gateway runs no handler whose panic could decide: `on_ambiguous` stands in the place of
 /// `on_panic`, and a generated 502 or 504 states the outcome in `Idempotency-Outcome`.
-fn fault_response(route: &ActiveRoute, fault: ProxyError) -> Response<UpstreamBody> {
+pub(super) fn fault_response(route: &ActiveRoute, fault: ProxyError) -> Response<UpstreamBody> {
     let mut response = fault.into_response();
     let protection = route.config.protection.as_ref();
     let word = match (fault, protection.map(|it| it.on_ambiguous)) {

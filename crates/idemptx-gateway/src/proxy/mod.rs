@@ -11,6 +11,7 @@
 //! it with `Idempotency-Outcome`, as by any other handler.
 
 mod downstream_body;
+mod ext_proc;
 mod fault;
 mod forward;
 mod headers;
@@ -34,6 +35,9 @@ use idemptx::{Bypass, Code, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
+pub(crate) use self::ext_proc::ExtProcServer;
+#[cfg(any(test, fuzzing))]
+pub use self::ext_proc::calls::messages;
 use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
@@ -171,7 +175,7 @@ fn admit(
         return Err(ProxyError::ConnectRefused);
     }
     target::resolve(&mut request)?;
-    if table.limits.strict_paths && target::is_ambiguous(request.uri().path()) {
+    if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
     if let Some(expected) = request.headers().get(EXPECT)

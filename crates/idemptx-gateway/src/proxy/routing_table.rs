@@ -253,14 +253,19 @@ impl ActiveRoute {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),
         };
-        self.recorder.upstream(&self.upstream_name, logged, began.elapsed());
+        self.note(logged, began.elapsed());
         answer
+    }
+
+    /// Records the result of a request to the upstream.
+    pub(super) fn note(&self, result: UpstreamResult, took: Duration) {
+        self.recorder.upstream(&self.upstream_name, result, took);
     }
 
     /// Records a response that broke off after its head, which was recorded before.
     pub(super) fn note_broken_off(&self, request_id: Option<&HeaderValue>, took: Duration) {
         self.log_lost(request_id, "its body broke off");
-        self.recorder.upstream(&self.upstream_name, UpstreamResult::Broken, took);
+        self.note(UpstreamResult::Broken, took);
     }
 
     /// Logs a request without a response; an outage must not become a flood of lines.

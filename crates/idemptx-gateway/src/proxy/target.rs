@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::fault::ProxyError;
 
@@ -13,7 +13,8 @@ use super::fault::ProxyError;
 /// # Security
 ///
 /// Several hosts, none, or one that differs from the target's are rejected: a server up- or
-/// downstream may choose another one.
+/// downstream may choose another one. So is a name with an empty label, which servers trim in
+/// different ways.
 pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
     if !has_usual_form(request) {
         return Err(ProxyError::BadTarget);
@@ -23,13 +24,17 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
     }
     let named = request.uri().authority().cloned();
     let mut lines = request.headers().get_all(HOST).iter();
-    let host = match (lines.next(), lines.next()) {
+    let stated = match (lines.next(), lines.next()) {
         (Some(line), None) => Some(authority(line).ok_or(ProxyError::BadTarget)?),
         (None, _) => None,
         (Some(_), Some(_)) => return Err(ProxyError::BadTarget),
     };
-    let authority = match (named, host) {
-        (Some(named), Some(host)) if named != host => return Err(ProxyError::BadTarget),
+    // RFC 9112 §3.2: a server has to refuse it, whatever the target says.
+    if request.version() == Version::HTTP_11 && stated.is_none() {
+        return Err(ProxyError::BadTarget);
+    }
+    let authority = match (named, stated) {
+        (Some(named), Some(stated)) if named != stated => return Err(ProxyError::BadTarget),
         (Some(one), _) | (None, Some(one)) => one,
         (None, None) => return Err(ProxyError::BadTarget),
     };
@@ -43,6 +48,9 @@ pub(super) fn resolve<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
     }
+    if host(request.headers()).split('.').any(str::is_empty) {
+        return Err(ProxyError::BadTarget);
+    }
     Ok(())
 }
 
@@ -53,7 +61,10 @@ fn is_plain<B>(request: &Request<B>) -> bool {
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
     let line = line.as_bytes();
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    request.uri().authority().is_none() && !line.is_empty() && line.iter().all(is_part)
+    request.uri().authority().is_none()
+        && line.first().is_some_and(|first| *first != b'.')
+        && line.iter().all(is_part)
+        && !line.windows(2).any(|pair| pair == b"..")
 }
 
 /// Returns the host of a request whose target was [resolved](resolve), in lower case.
@@ -91,11 +102,19 @@ fn authority(line: &HeaderValue) -> Option<Authority> {
     Authority::try_from(line.as_bytes()).ok()
 }
 
-/// Returns whether another server could normalise the path to another one.
+/// Returns whether another server could read the target as another one, or refuse it.
 ///
 /// Servers may remove dot segments and empty ones, turn backslashes, or decode dots and slashes:
-/// the request would then match another route, or another record.
-pub(super) fn is_ambiguous(path: &str) -> bool {
+/// the request would then match another route, or another record. Bytes beyond ASCII are in no target
+/// (RFC 3986 §2), and are read in several encodings.
+pub(super) fn is_ambiguous(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| !query.is_ascii()) || is_ambiguous_path(uri.path())
+}
+
+fn is_ambiguous_path(path: &str) -> bool {
+    if !path.is_ascii() {
+        return true;
+    }
     if path == "*" {
         return false;
     }

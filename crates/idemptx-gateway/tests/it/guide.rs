@@ -28,6 +28,7 @@ fn the_reference_writes_out_the_defaults() {
         ("[[listener]]\n", "[[listener]]\naddress = '127.0.0.1:8080'"),
         ("[[upstream]]\n", "[[upstream]]\nname = 'shop'\nurls = ['http://127.0.0.1:9000']"),
         ("[limits]\n", "[limits]"),
+        ("[ext_proc]\n", "[ext_proc]\naddress = '127.0.0.1:9100'"),
         ("[log]\n", "[log]"),
         (
             "[traces]\n",

@@ -224,7 +224,7 @@ async fn a_target_names_one_host_and_one_path() {
         ("GET /c HTTP/1.1", "Host: u@a", Declined(400)),
         ("GET /c HTTP/1.1", "Host: a/b", Declined(400)),
         ("GET http://a/c HTTP/1.1", "Host: a", Once),
-        ("GET http://a/c HTTP/1.1", "X: 1", Once),
+        ("GET http://a/c HTTP/1.1", "X: 1", Declined(400)),
         ("GET http://b/c HTTP/1.1", "Host: a", Declined(400)),
         ("GET http://u:p@a/c HTTP/1.1", "Host: a", Declined(400)),
         ("GET http://a:99999/c HTTP/1.1", "Host: a", Declined(400)),

@@ -4,7 +4,7 @@
 mod attacks;
 mod expect;
 mod http2;
-mod recorder;
+pub(crate) mod recorder;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -15,6 +15,11 @@ use recorder::Recorder;
 
 use crate::support::gateway_process::GatewayProcess;
 use crate::support::raw_client::{RawClient, post};
+
+/// Returns the payloads, for other tests.
+pub(crate) fn payloads() -> impl Iterator<Item = (&'static str, &'static str)> {
+    attacks::all().into_iter().map(|(name, request, _)| (name, request))
+}
 
 #[test]
 fn a_body_has_one_length() {

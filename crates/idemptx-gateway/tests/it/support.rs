@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod counting_service;
+pub(crate) mod envoy_process;
 pub(crate) mod gateway_process;
 pub(crate) mod http_client;
 pub(crate) mod hyper_service;

@@ -1,8 +1,8 @@
 //! Hosts, and paths that can be read in two ways.
 
-use http::Request;
+use http::{Request, Version};
 
-use super::{host, is_ambiguous, resolve};
+use super::{host, is_ambiguous, is_ambiguous_path, resolve};
 
 #[test]
 fn a_host_is_compared_in_lower_case_and_without_its_port() {
@@ -18,7 +18,8 @@ fn a_host_is_compared_in_lower_case_and_without_its_port() {
         assert!(resolve(&mut request).is_ok(), "{line}");
         assert_eq!(host(request.headers()), expected);
         let absolute = format!("http://{line}/orders");
-        let mut request = Request::get(absolute).body(()).unwrap();
+        let request = Request::get(absolute).version(Version::HTTP_2);
+        let mut request = request.body(()).unwrap();
         assert!(resolve(&mut request).is_ok(), "{line}");
         assert_eq!((&*host(request.headers()), request.uri().path()), (expected, "/orders"));
     }
@@ -33,7 +34,7 @@ fn a_host_is_compared_in_lower_case_and_without_its_port() {
 #[test]
 fn a_path_that_another_server_would_take_for_another_is_ambiguous() {
     for path in ["/", "/a", "/a/", "/a/b.c", "/.well-known/x", "/...", "/a/%20b", "/a;b=1", "*"] {
-        assert!(!is_ambiguous(path), "{path}");
+        assert!(!is_ambiguous_path(path), "{path}");
     }
     for path in [
         "",
@@ -58,6 +59,49 @@ fn a_path_that_another_server_would_take_for_another_is_ambiguous() {
         "/a%2",
         "/a%g0",
     ] {
-        assert!(is_ambiguous(path), "{path}");
+        assert!(is_ambiguous_path(path), "{path}");
+    }
+}
+
+#[test]
+fn a_target_has_no_bytes_beyond_ascii() {
+    for (target, expected) in
+        [("/caf\u{e9}", true), ("/a?caf\u{e9}", true), ("/caf%C3%A9?b=%C3%A9", false)]
+    {
+        assert_eq!(is_ambiguous(&target.parse().unwrap()), expected, "{target}");
+    }
+}
+
+#[test]
+fn a_host_has_no_empty_label_and_is_named_in_a_line() {
+    let of = |version, target: &str, host: Option<&str>| {
+        let mut request = Request::post(target).version(version);
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let mut request = request.body(()).unwrap();
+        resolve(&mut request).ok()?;
+        Some(super::host(request.headers()).into_owned())
+    };
+    for (host, expected) in [
+        ("shop.example", Some("shop.example")),
+        ("Shop.example.", Some("shop.example")),
+        ("shop.:80", Some("shop")),
+        ("[::1]:80", Some("[::1]")),
+        ("shop..", None),
+        ("shop..example", None),
+        (".shop", None),
+        (".", None),
+    ] {
+        assert_eq!(of(Version::HTTP_11, "/", Some(host)).as_deref(), expected, "{host}");
+    }
+    for (version, host, expected) in [
+        (Version::HTTP_11, None, None),
+        (Version::HTTP_11, Some("shop"), Some("shop")),
+        (Version::HTTP_10, None, Some("shop")),
+        (Version::HTTP_2, None, Some("shop")),
+    ] {
+        let found = of(version, "http://shop/a", host);
+        assert_eq!(found.as_deref(), expected, "{version:?} {host:?}");
     }
 }

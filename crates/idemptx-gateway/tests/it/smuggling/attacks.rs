@@ -579,6 +579,21 @@ pub(super) fn hosts() -> Vec<Case> {
         ("no host", "GET /a HTTP/1.1⏎⏎", answered(400).saying("bad-target")),
         ("an empty host", "GET /a HTTP/1.1⏎Host:⏎⏎", answered(400).saying("bad-target")),
         (
+            "a host in the target alone",
+            "GET http://shop/a HTTP/1.1⏎⏎",
+            answered(400).saying("bad-target"),
+        ),
+        (
+            "a host with an empty label",
+            "GET /a HTTP/1.1⏎Host: shop..example⏎⏎",
+            answered(400).saying("bad-target"),
+        ),
+        (
+            "a host with two dots at its end",
+            "GET /a HTTP/1.1⏎Host: shop..⏎⏎",
+            answered(400).saying("bad-target"),
+        ),
+        (
             "a host with a path",
             "GET /a HTTP/1.1⏎Host: shop/../internal⏎⏎",
             answered(400).saying("bad-target"),
@@ -653,6 +668,16 @@ pub(super) fn paths() -> Vec<Case> {
         .collect();
     cases.extend([
         ("a backslash", "GET /a\\b HTTP/1.1⏎Host: shop⏎⏎", answered(400).saying("ambiguous-path")),
+        (
+            "a path beyond ASCII",
+            "GET /café HTTP/1.1⏎Host: shop⏎⏎",
+            answered(400).saying("ambiguous-path"),
+        ),
+        (
+            "a query beyond ASCII",
+            "GET /a?café HTTP/1.1⏎Host: shop⏎⏎",
+            answered(400).saying("ambiguous-path"),
+        ),
         ("a fragment", "GET /a#b HTTP/1.1⏎Host: shop⏎⏎", refused(400)),
         ("an escape", "GET /a%20b%C3%a9 HTTP/1.1⏎Host: shop⏎⏎", forwarded(&["GET /a%20b%C3%a9"])),
         ("a parameter", "GET /a;x=1/b HTTP/1.1⏎Host: shop⏎⏎", forwarded(&["GET /a;x=1/b"])),

@@ -36,6 +36,19 @@ impl GatewayProcess {
         Self::serve_in(directory, &["--config", file.to_str().unwrap()], &[])
     }
 
+    /// Starts it as the processor of an Envoy, with the configuration file in a directory.
+    pub(crate) fn ext_proc(directory: TempDir, text: &str) -> Self {
+        let file = directory.path().join(CONFIGURATION);
+        fs::write(&file, text.replace("@dir", directory.path().to_str().unwrap())).unwrap();
+        Self::run(Stdio::null(), directory, "ext-proc", &["--config", file.to_str().unwrap()], &[])
+    }
+
+    /// Kills it, and returns its directory for the next one.
+    pub(crate) fn killed(mut self) -> TempDir {
+        self.kill();
+        self.directory
+    }
+
     /// Starts it with these arguments.
     pub(crate) fn serve(arguments: &[&str]) -> Self {
         Self::serve_with(arguments, &[])
@@ -69,9 +82,19 @@ impl GatewayProcess {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::run(input, directory, "serve", arguments, variables)
+    }
+
+    fn run(
+        input: Stdio,
+        directory: TempDir,
+        command: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut process = ChildProcess::spawn(
             Command::new(env!("CARGO_BIN_EXE_idemptx"))
-                .arg("serve")
+                .arg(command)
                 .args(arguments)
                 .env("NO_COLOR", "1")
                 .envs(variables.iter().copied())
