@@ -38,6 +38,7 @@ enum Command {
     #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
     /// Runs the external processor for Envoy's filter `ext_proc`.
+    #[command(after_help = examples::EXT_PROC)]
     ExtProc(ExtProcArgs),
     /// Checks a configuration and its store, and prints the effective settings.
     #[command(after_help = examples::CHECK)]
@@ -276,9 +277,13 @@ async fn serve(
 
 /// Logs the beginning, so that a restart can be found in the log.
 fn log_start(gateway: &Gateway) {
+    let version = env!("CARGO_PKG_VERSION");
+    if let Some(address) = gateway.ext_proc_address() {
+        tracing::info!("idemptx {version} serves Envoy on {address}");
+        return;
+    }
     let addresses: Vec<_> = gateway.addresses().iter().map(ToString::to_string).collect();
-    let (version, addresses) = (env!("CARGO_PKG_VERSION"), addresses.join(", "));
-    tracing::info!("idemptx {version} serves clients on {addresses}");
+    tracing::info!("idemptx {version} serves clients on {}", addresses.join(", "));
 }
 
 /// The operator does not want to wait: what is in flight keeps its claim, which will lapse.

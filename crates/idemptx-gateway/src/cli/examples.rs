@@ -15,6 +15,9 @@ Examples:
   idemptx serve --upstream http://127.0.0.1:9000 --store redis://127.0.0.1/ --admin 127.0.0.1:9901
   idemptx serve --upstream http://127.0.0.1:9000 --policy '{\"wait_ms\": 5000}'
   idemptx serve --config gateway.toml";
+pub(crate) const EXT_PROC: &str = "\
+Examples:
+  idemptx ext-proc --config envoy.toml";
 pub(crate) const CHECK: &str = "\
 Examples:
   idemptx check --config gateway.toml
