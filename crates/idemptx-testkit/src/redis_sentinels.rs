@@ -211,9 +211,13 @@ fn is_primary(server: &RedisServer) -> bool {
 
 /// Returns what a server says, whose connections a sentinel closes as it gives it another role.
 fn replication(server: &RedisServer) -> redis::RedisResult<redis::InfoDict> {
-    let mut connection = redis::Client::open(server.url())?.get_connection()?;
+    let client = redis::Client::open(server.url())?;
+    // A sentinel may name a server that is paused.
+    let mut connection = client.get_connection_with_timeout(ANSWER_MAX)?;
+    connection.set_read_timeout(Some(ANSWER_MAX))?;
     redis::cmd("INFO").arg("replication").query(&mut connection)
 }
 
 const SENTINELS: usize = 3;
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
