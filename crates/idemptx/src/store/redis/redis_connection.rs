@@ -203,8 +203,9 @@ impl Connector {
     async fn open_primary(&self, sentinels: &Arc<Sentinels>) -> Result<Line, RedisFailure> {
         let limit = self.timeouts.connect;
         let switches = sentinels.switches();
-        let endpoint = sentinels.primary(limit).await?;
-        let mut line = self.open(&endpoint).await.inspect_err(|_| sentinels.distrust())?;
+        let named = sentinels.primary(limit).await?;
+        let endpoint = &named.endpoint;
+        let mut line = self.open(endpoint).await?;
         let question = packed(&sentinel::role());
         let asking = send(line.connection.clone(), &question);
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
@@ -212,12 +213,11 @@ impl Connector {
         let late = || RedisFailure::timed_out(endpoint.name(), limit);
         let role = limited_or(limit, asking, late).await?;
         if !reply(role).as_ref().is_some_and(sentinel::is_primary) {
-            sentinels.distrust();
             return Err(RedisFailure::no_primary(endpoint.name(), sentinels.service()));
         }
         line.switches = switches;
         if let LinePurpose::Commands(..) = self.purpose {
-            line.run(sentinels.clone().listen(endpoint, limit));
+            line.run(sentinels.clone().listen(named, limit));
         }
         Ok(line)
     }

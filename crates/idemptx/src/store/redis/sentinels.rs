@@ -1,7 +1,8 @@
 //! Sentinels, which know the primary of a service.
 //!
-//! They are asked at each connect, one after the other, and the server that they name must say of
-//! itself that it is a primary: a sentinel may be behind.
+//! They are asked at each connect, all at once, and the one that has heard of the latest promotion
+//! counts: another may go on naming the old primary, which takes writes again once it is back.
+//! The server that is named must say of itself that it is a primary, too.
 //! A task beside each connection hears when they promote a replica, so that a primary that was cut
 //! off from them is left although its connections work.
 
@@ -9,14 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind};
+use redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::client::{packed, reply};
+use super::client::{pipeline, reply};
 use super::endpoint::{Endpoint, Line};
 use super::protocol::sentinel;
-use super::redis_connection::send;
+use super::redis_connection::send_all;
 use super::redis_failure::RedisFailure;
 use crate::time_limit::limited_or;
 
@@ -26,7 +28,7 @@ pub(super) struct Sentinels {
     sentinels: Vec<Endpoint>,
     /// Credentials and certificates of the primary, whichever it is.
     primary: Endpoint,
-    /// Index of the sentinel that is asked first: the one that answered last.
+    /// Index of the sentinel that is listened to: the one that knew best.
     first: AtomicUsize,
     switches: AtomicU64,
 }
@@ -54,27 +56,46 @@ impl Sentinels {
             || (!self.primary.is_tls() && !self.sentinels.iter().all(Endpoint::is_local))
     }
 
-    /// Asks for the primary, each sentinel for at most `limit`.
-    pub(super) async fn primary(&self, limit: Duration) -> Result<Endpoint, RedisFailure> {
-        let first = self.first.load(Ordering::Relaxed);
+    /// Asks all sentinels for the primary, for at most `limit`, and returns what the best informed of
+    /// them says.
+    pub(super) async fn primary(self: &Arc<Self>, limit: Duration) -> Result<Named, RedisFailure> {
+        let mut asking = JoinSet::new();
+        for (turn, sentinel) in self.sentinels.iter().enumerate() {
+            let (sentinels, sentinel) = (Arc::clone(self), sentinel.clone());
+            asking.spawn(async move {
+                let late = || RedisFailure::timed_out(sentinel.name(), limit);
+                (turn, limited_or(limit, sentinels.ask(&sentinel), late).await)
+            });
+        }
+        let mut best: Option<(usize, Named)> = None;
         let mut failure = None;
-        for (turn, sentinel) in self.in_turn(first) {
-            let asking = self.ask(sentinel);
-            let late = || RedisFailure::timed_out(sentinel.name(), limit);
-            match limited_or(limit, asking, late).await {
-                Ok(primary) => {
-                    self.first.store(turn, Ordering::Relaxed);
-                    return Ok(primary);
+        loop {
+            let more = match best {
+                None => asking.join_next().await,
+                // One that is silent must not hold up what the others know.
+                Some(_) => timeout(OTHERS_MAX, asking.join_next()).await.ok().flatten(),
+            };
+            match more {
+                Some(Ok((turn, Ok(named)))) => {
+                    if best.as_ref().is_none_or(|(_, known)| named.epoch > known.epoch) {
+                        best = Some((turn, named));
+                    }
                 }
-                Err(error) => failure = Some(error),
+                Some(Ok((_, Err(error)))) => failure = Some(error),
+                // A task ends with its runtime only.
+                Some(Err(_)) => {}
+                None => break,
             }
         }
-        Err(failure.unwrap_or_else(|| RedisFailure::no_primary(self.primary.name(), "")))
-    }
-
-    /// Asks another sentinel first next time: this one named a server that is no primary.
-    pub(super) fn distrust(&self) {
-        self.first.fetch_add(1, Ordering::Relaxed);
+        match best {
+            Some((turn, named)) => {
+                self.first.store(turn, Ordering::Relaxed);
+                Ok(named)
+            }
+            None => {
+                Err(failure.unwrap_or_else(|| RedisFailure::no_primary(self.primary.name(), "")))
+            }
+        }
     }
 
     fn in_turn(&self, first: usize) -> impl Iterator<Item = (usize, &Endpoint)> {
@@ -83,7 +104,7 @@ impl Sentinels {
         turns.filter_map(|turn| Some((turn, self.sentinels.get(turn)?)))
     }
 
-    async fn ask(&self, endpoint: &Endpoint) -> Result<Endpoint, RedisFailure> {
+    async fn ask(&self, endpoint: &Endpoint) -> Result<Named, RedisFailure> {
         let attempt = |info| async move {
             let failed = |error| RedisFailure::redis(endpoint.name(), error);
             endpoint.connect(info).await.map_err(failed)
@@ -92,20 +113,26 @@ impl Sentinels {
         self.ask_on(endpoint, &line).await
     }
 
-    async fn ask_on(&self, endpoint: &Endpoint, line: &Line) -> Result<Endpoint, RedisFailure> {
+    async fn ask_on(&self, endpoint: &Endpoint, line: &Line) -> Result<Named, RedisFailure> {
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
-        let question = packed(&sentinel::primary_of(&self.service));
-        let answer = reply(send(line.connection.clone(), &question).await.map_err(failed)?);
-        match answer.as_ref().and_then(sentinel::address) {
+        let questions =
+            [sentinel::primary_of(&self.service), sentinel::knowledge_of(&self.service)];
+        let answers = send_all(line.connection.clone(), &pipeline(&questions)).await;
+        let mut answers = answers.map_err(failed)?.into_iter();
+        let address = answers.next().unwrap_or(Value::Nil).extract_error().map_err(failed)?;
+        // One that refuses this is believed all the same, if no other knows better.
+        let epoch = answers.next().and_then(reply).as_ref().map_or(0, sentinel::config_epoch);
+        match reply(address).as_ref().and_then(sentinel::address) {
             Some((host, port)) => {
-                Ok(self.primary.at(&host, port).named(self.primary.name().clone()))
+                let endpoint = self.primary.at(&host, port).named(self.primary.name().clone());
+                Ok(Named { endpoint, epoch })
             }
             None => Err(RedisFailure::no_primary(endpoint.name(), &self.service)),
         }
     }
 
     /// Listens until another primary is promoted than this one.
-    pub(super) async fn listen(self: Arc<Self>, connected: Endpoint, limit: Duration) {
+    pub(super) async fn listen(self: Arc<Self>, connected: Named, limit: Duration) {
         let mut turn = self.first.load(Ordering::Relaxed);
         loop {
             if let Some((_, sentinel)) = self.in_turn(turn).next()
@@ -123,7 +150,7 @@ impl Sentinels {
     async fn listen_to(
         &self,
         endpoint: &Endpoint,
-        connected: &Endpoint,
+        connected: &Named,
         limit: Duration,
     ) -> Result<(), RedisFailure> {
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
@@ -149,8 +176,9 @@ impl Sentinels {
         loop {
             // Asked again each time: what happened before the subscription is not heard, and the
             // message is of any service.
-            let primary = limited_or(limit, self.ask_on(endpoint, &line), late).await?;
-            if primary.address() != connected.address() {
+            let named = limited_or(limit, self.ask_on(endpoint, &line), late).await?;
+            let is_other = named.endpoint.address() != connected.endpoint.address();
+            if is_other && named.epoch >= connected.epoch {
                 return Ok(());
             }
             // Not every sentinel tells at once, and each knows at once.
@@ -159,5 +187,14 @@ impl Sentinels {
     }
 }
 
+/// A server that a sentinel names as the primary.
+pub(super) struct Named {
+    pub(super) endpoint: Endpoint,
+    /// The number of its promotion.
+    epoch: u64,
+}
+
+/// The time for the other sentinels to answer, once one has.
+const OTHERS_MAX: Duration = Duration::from_millis(250);
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
