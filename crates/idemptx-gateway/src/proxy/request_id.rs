@@ -1,8 +1,8 @@
 //! The id of a request, by which logs of several services can be joined.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -59,25 +59,18 @@ fn is_plain(id: &[u8]) -> bool {
 }
 
 /// Makes an id of 32 digits, different for every request of every process.
+///
+/// # Security
+///
+/// Clients see it, so it shows no number that counts requests.
 fn make() -> HeaderValue {
-    static PROCESS: OnceLock<[u8; 16]> = OnceLock::new();
+    static KEYS: OnceLock<RandomState> = OnceLock::new();
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    // Unique, not secret: the time and the process tell gateways apart that start together.
-    let process = PROCESS.get_or_init(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let host = std::fs::read("/proc/sys/kernel/random/uuid").unwrap_or_default();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&now.as_nanos().to_be_bytes());
-        hasher.update(&std::process::id().to_be_bytes());
-        hasher.update(&host);
-        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
-    });
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    // The half that counts comes first, and its lowest byte before the others: logs are searched by
-    // the beginning of an id.
+    let keys = KEYS.get_or_init(RandomState::new);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let halves = [0_u8, 1].map(|half| keys.hash_one((number, half)).to_be_bytes());
     let mut id = [b'0'; 32];
-    let bytes = number.iter().rev().chain(process);
-    for (digits, byte) in id.chunks_exact_mut(2).zip(bytes) {
+    for (digits, byte) in id.chunks_exact_mut(2).zip(halves.as_flattened()) {
         digits.copy_from_slice(&hex(*byte));
     }
     HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-"))

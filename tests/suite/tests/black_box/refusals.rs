@@ -118,9 +118,14 @@ async fn another_credential_learns_of_a_request_only_what_it_knows() {
     let other_request = target.post("/count?ms=1").key("k");
     let mine_again = other_request.clone().credential("Bearer mine").send().await;
     let theirs = other_request.clone().credential("Bearer theirs").send().await;
+    // But for the id of the request, where the front door names it.
+    let told = |answer: &Answer| {
+        let mut problem = answer.assert_refused(422, "key-reused");
+        problem.as_object_mut().unwrap().remove("request_id");
+        problem
+    };
     for answer in [&mine_again, &theirs, &other_request.send().await] {
-        answer.assert_refused(422, "key-reused");
-        assert_eq!(answer.body, mine_again.body, "the refusals can be told apart");
+        assert_eq!(told(answer), told(&mine_again), "the refusals can be told apart");
     }
     // The whole request, to the byte: its sender may have renewed the credential.
     for answer in [
