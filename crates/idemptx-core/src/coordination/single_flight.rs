@@ -43,11 +43,11 @@ enum Phase<L> {
 pub enum Update {
     /// A claim on it is in force.
     Held(ClaimInfo),
-    /// It has its result.
+    /// A result was stored.
     Settled(Record),
     /// The store failed when it was asked.
     Failed(StoreFailure),
-    /// It may be free: ask the store again.
+    /// The record may be free: ask the store again.
     Changed,
 }
 
@@ -104,9 +104,9 @@ pub struct Place(u64);
 /// The most requests that may wait, by a policy.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitLimits {
-    /// For one record.
+    /// The limit for one record.
     pub waiters_max: usize,
-    /// In the process.
+    /// The limit in the process.
     pub waiters_total_max: usize,
 }
 

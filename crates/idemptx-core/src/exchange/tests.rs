@@ -3,6 +3,7 @@
 mod identity;
 mod interleavings;
 mod passage;
+mod recall;
 mod table;
 mod transactions;
 mod world;

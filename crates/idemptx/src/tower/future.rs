@@ -46,7 +46,7 @@ pin_project! {
 
 /// A request under a key whose body has been read.
 pub(super) enum Opened<B, E> {
-    /// Its result was in this process.
+    /// A result of this process answers it.
     Answered(Response<ResponseBody<B>>),
     /// The store has to be asked.
     Running(Exchange<B, E>),

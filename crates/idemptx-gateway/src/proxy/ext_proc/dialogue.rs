@@ -1,4 +1,4 @@
-//! One call: Envoy's messages, and the answers that it waits for.
+//! A call: Envoy's messages, and the answers that it waits for.
 
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
@@ -10,7 +10,7 @@ use super::messages::{
     ProcessingResponse, Received, Sent, TrailersResponse,
 };
 
-/// One call, shared by those that speak in it one after the other.
+/// A call, shared by those that speak in it one after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Dialogue(Arc<Shared>);
 
@@ -24,7 +24,7 @@ struct Shared {
 /// The message that Envoy waits to have answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// None: an answer would be out of turn.
+    /// No phase: an answer would be out of turn.
     Idle,
     RequestHeaders,
     RequestBody,

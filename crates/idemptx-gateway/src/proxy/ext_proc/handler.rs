@@ -188,11 +188,11 @@ impl EnvoyHandler {
 /// The way in which the end of a response's body shows.
 enum Framing {
     Empty,
-    /// It ends within what Envoy buffers, or Envoy says that it does not.
+    /// A body that ends within what Envoy buffers, or of which Envoy says that it does not.
     Bounded,
-    /// It is too large, or its end cannot be told from a break.
+    /// A body that is too large, or whose end cannot be told from a break.
     Unbounded,
-    /// It is meant to be read while it is being made.
+    /// A body that is meant to be read while it is being made.
     Live,
 }
 
@@ -291,7 +291,7 @@ impl Body for EnvoyRequestBody {
 pub(super) enum AnswerBody {
     /// A copy of what Envoy holds.
     Whole(Option<Bytes>),
-    /// It flows through Envoy alone.
+    /// A body that flows through Envoy alone.
     Flowing,
     /// A generated one.
     Own(UpstreamBody),

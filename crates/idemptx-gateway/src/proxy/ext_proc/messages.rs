@@ -21,7 +21,7 @@ pub(super) struct ProcessingRequest {
     pub(super) attributes: HashMap<String, Struct>,
     #[prost(bool, tag = "10")]
     pub(super) observability_mode: bool,
-    /// In the first message only.
+    /// Present in the first message only.
     #[prost(message, optional, tag = "11")]
     pub(super) protocol_config: Option<ProtocolConfiguration>,
 }
@@ -111,7 +111,7 @@ pub(super) struct PhaseResponse {
     pub(super) response: Option<CommonResponse>,
 }
 
-/// Its status is the default, CONTINUE.
+/// The changes of a message; the status stays the default, CONTINUE.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct CommonResponse {
     #[prost(message, optional, tag = "2")]
@@ -131,7 +131,7 @@ pub(super) struct ImmediateResponse {
     pub(super) body: Bytes,
     #[prost(message, optional, tag = "4")]
     pub(super) grpc_status: Option<GrpcStatus>,
-    /// For Envoy's access log.
+    /// Details for Envoy's access log.
     #[prost(string, tag = "5")]
     pub(super) details: String,
 }

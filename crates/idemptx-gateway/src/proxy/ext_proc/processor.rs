@@ -1,4 +1,4 @@
-//! One request: from Envoy's first message to the last answer.
+//! A request: from Envoy's first message to the last answer.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

@@ -27,7 +27,7 @@ pub(super) struct Engines {
     executions_max: u32,
     /// Shared with the next table, so that their identity says what goes on.
     of_upstreams: HashMap<String, Arc<GatewayEngine>>,
-    /// Those of the previous table, as far as they can go on.
+    /// Engines of the previous table, as far as they can go on.
     former: HashMap<String, Arc<GatewayEngine>>,
 }
 

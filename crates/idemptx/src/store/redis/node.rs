@@ -25,7 +25,7 @@ pub(super) struct Node {
     replicas: AtomicU64,
     pub(super) clock: Arc<ServerClock>,
     pub(super) commands: Connections,
-    /// Those on which replicas are waited for: nothing else is answered there meanwhile.
+    /// Connections on which replicas are waited for: nothing else is answered there meanwhile.
     pub(super) acknowledged: Connections,
     pub(super) wake_ups: Connections,
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 pub enum WaitReplicas {
     /// This many; zero for none.
     Count(u32),
-    /// As many as the primary has connected at that time, and at least one.
+    /// The replicas that the primary has connected at that time, and at least one.
     All,
 }
 
