@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,15 +51,24 @@ impl FaultyProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = watch::Sender::new(State::Passing);
-        let faults =
-            Arc::new(FaultPlan { next: Mutex::default(), state, connections: AtomicU64::new(0) });
-        let accepting = tokio::spawn(accept(listener, server, faults.clone()));
+        let faults = Arc::new(FaultPlan {
+            server: AtomicU16::new(server),
+            next: Mutex::default(),
+            state,
+            connections: AtomicU64::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, faults.clone()));
         Self { port, faults, accepting }
     }
 
     /// Returns the port that its clients connect to.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads later connections to another port of this host.
+    pub fn lead_to(&self, server: u16) {
+        self.faults.server.store(server, Ordering::Release);
     }
 
     /// Plans one fault after this many more bytes in a direction.
@@ -122,6 +131,7 @@ impl Drop for FaultyProxy {
 
 #[derive(Debug)]
 struct FaultPlan {
+    server: AtomicU16,
     next: Mutex<VecDeque<Plan>>,
     state: watch::Sender<State>,
     connections: AtomicU64,
@@ -198,9 +208,9 @@ impl FaultPlan {
     }
 }
 
-async fn accept(listener: TcpListener, server: u16, faults: Arc<FaultPlan>) {
+async fn accept(listener: TcpListener, faults: Arc<FaultPlan>) {
     while let Ok((client, _)) = listener.accept().await {
-        tokio::spawn(connect(client, server, faults.clone()));
+        tokio::spawn(connect(client, faults.server.load(Ordering::Acquire), faults.clone()));
     }
 }
 

@@ -122,6 +122,12 @@ impl RedisServer {
         kill.arg("KILL").arg("TYPE").arg("REPLICA").exec(&mut self.connection()).unwrap();
     }
 
+    /// Breaks the connections of all clients.
+    pub fn cut_clients(&self) {
+        let mut kill = redis::cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("NORMAL").exec(&mut self.connection()).unwrap();
+    }
+
     /// Freezes its process.
     pub fn pause(&self) {
         self.process.signal(Signal::STOP);

@@ -9,7 +9,7 @@ use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
-use idemptx_testkit::{RedisCluster, RedisServer};
+use idemptx_testkit::{FaultyProxy, RedisCluster, RedisServer};
 
 use crate::store_load::{id, request, result};
 
@@ -35,18 +35,7 @@ async fn what_a_promoted_replica_has_not_received_is_put_back_by_those_who_know(
     cluster.promote(3);
 
     // Nothing new is granted meanwhile, what is there is served, and the owner keeps its claim.
-    let refused = async {
-        loop {
-            match other.claim(&unknown, &request()).await {
-                Err(error) if reason(&error).contains("promoted") => return error,
-                Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
-                other => panic!("{other:?}"),
-            }
-        }
-    };
-    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("no grace period");
-    assert_eq!(refused.kind(), ErrorKind::Refused);
-    assert!(refused.retry_after().is_some_and(|wait| wait <= GRACE), "{refused:?}");
+    refused_as_promoted(&other, &unknown).await;
     let renewed = async { while owner.renew(&lease).await.is_err() {} };
     tokio::time::timeout(PATIENCE, renewed).await.expect("the claim is lost");
     owner.renew(&before).await.unwrap();
@@ -87,6 +76,48 @@ async fn a_result_whose_claim_was_forgotten_is_stored_during_the_grace_period() 
     eventually(&store, &id(2)).await;
     let later = RedisStore::builder(server.url()).failover_grace(GRACE);
     granted(&later.connect().await.unwrap(), &id(3)).await;
+}
+
+/// Two servers that take writes and never hear of each other, as two halves of a network have them.
+#[tokio::test]
+async fn a_server_that_was_replaced_unawares_has_another_grace_period_when_it_is_back() {
+    let [old, new] = [RedisServer::start(&[]), RedisServer::start(&[])];
+    let (way, later_way) = (FaultyProxy::to(old.port()).await, FaultyProxy::to(old.port()).await);
+    let guarded = async |way: &FaultyProxy| {
+        let store = RedisStore::builder(format!("redis://127.0.0.1:{}", way.port()));
+        store.failover_grace(GRACE).connect().await.unwrap()
+    };
+    let (store, later) = (guarded(&way).await, guarded(&later_way).await);
+    eventually(&store, &id(1)).await;
+    eventually(&later, &id(2)).await;
+    way.lead_to(new.port());
+    old.cut_clients();
+    let lease = eventually(&store, &id(3)).await;
+
+    // One that comes later has been nowhere else since the promotion, which is over.
+    later_way.lead_to(new.port());
+    old.cut_clients();
+    until(async || match later.claim(&id(4), &request()).await {
+        Err(error) => {
+            assert!(!reason(&error).contains("promoted"), "{error:?}");
+            false
+        }
+        claim => matches!(claim, Ok(Claim::Granted(_))),
+    })
+    .await;
+
+    // The old one has the history it had, and nothing of what was acknowledged meanwhile.
+    way.lead_to(old.port());
+    new.cut_clients();
+    refused_as_promoted(&store, &id(5)).await;
+    let other = guarded(&way).await;
+    refused_as_promoted(&other, &id(3)).await;
+    until(async || store.renew(&lease).await.is_ok()).await;
+    assert!(matches!(
+        other.claim(&id(3), &request()).await,
+        Ok(Claim::Found(RecordSnapshot::Held(held))) if held.token == lease.token
+    ));
+    eventually(&other, &id(5)).await;
 }
 
 #[tokio::test]
@@ -182,6 +213,22 @@ async fn granted(store: &RedisStore, id: &RecordId) -> Lease {
         Ok(Claim::Granted(lease)) => lease,
         other => panic!("{other:?}"),
     }
+}
+
+/// Waits until a claim is refused because of a grace period.
+async fn refused_as_promoted(store: &RedisStore, id: &RecordId) {
+    let refused = async {
+        loop {
+            match store.claim(id, &request()).await {
+                Err(error) if error.kind() == ErrorKind::Refused => return error,
+                Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("no grace period");
+    assert!(reason(&refused).contains("promoted"), "{refused:?}");
+    assert!(refused.retry_after().is_some_and(|wait| wait <= GRACE), "{refused:?}");
 }
 
 /// Claims a record, as soon as that is granted.

@@ -25,6 +25,8 @@ struct State {
     /// A slot of the server; `None` within a cluster until the map of the slots is known.
     slot: Option<Option<u16>>,
     known: String,
+    /// Time at which a server of that history answered last.
+    answered_at: Instant,
     is_verified: bool,
     checked_at: Instant,
     grace_ends: Option<Instant>,
@@ -36,6 +38,7 @@ impl DataHistory {
         let state = State {
             slot,
             known: String::new(),
+            answered_at: Instant::now(),
             is_verified: false,
             checked_at: Instant::now(),
             grace_ends: None,
@@ -67,12 +70,13 @@ impl DataHistory {
 
     /// Compares the history on a connection that was just opened.
     pub(super) async fn compare(&self, connection: &MultiplexedConnection) {
-        let (slot, known) = {
+        let (slot, known, unheard) = {
             let state = self.state();
-            (state.slot, state.known.clone())
+            (state.slot, state.known.clone(), state.answered_at.elapsed())
         };
         let Some(slot) = slot else { return };
-        let question = packed(&epoch::question(&self.layout, slot, &known, self.grace));
+        let question = epoch::question(&self.layout, slot, &known, unheard, self.grace);
+        let question = packed(&question);
         let answer = send(connection.clone(), &question).await.ok().and_then(reply);
         let history = answer.as_ref().and_then(epoch::history);
         let mut state = self.state();
@@ -84,6 +88,7 @@ impl DataHistory {
             return;
         };
         state.known = history;
+        state.answered_at = Instant::now();
         if left.is_zero() {
             state.grace_ends = None;
         } else {
@@ -91,6 +96,11 @@ impl DataHistory {
             drop(state);
             self.has_begun.store(true, Ordering::Release);
         }
+    }
+
+    /// Notes that the server has answered.
+    pub(super) fn note_answer(&self) {
+        self.state().answered_at = Instant::now();
     }
 
     /// Returns what is left of the grace period, if this is one.

@@ -136,7 +136,12 @@ impl Node {
     /// The reply in an answer; an error of the server is one, too.
     pub(super) fn reply(&self, answer: Result<Value, RedisFailure>) -> Result<Reply, RedisFailure> {
         match answer {
-            Ok(value) => reply(value).ok_or_else(|| RedisFailure::unexpected(self.name())),
+            Ok(value) => {
+                if let Some(history) = &self.history {
+                    history.note_answer();
+                }
+                reply(value).ok_or_else(|| RedisFailure::unexpected(self.name()))
+            }
             // A refusal of the connection is no reply to the command.
             Err(failure) if failure.is_unsent() => Err(failure),
             Err(failure) => failure.refusal().map(Reply::Error).ok_or(failure),
