@@ -15,6 +15,7 @@
 //!   sent again: the first one may have been executed.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -155,7 +156,7 @@ impl<C: Connect> Connection<C> {
     /// Returns true if it is open.
     #[cfg(feature = "postgres")]
     pub(super) fn is_live(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Live(live) if !self.connect.is_closed(live))
+        self.present().is_some()
     }
 
     /// Opens it, unless it is open.
@@ -179,9 +180,13 @@ impl<C: Connect> Connection<C> {
         let deadline = Instant::now() + limit;
         let mut resends_left = RESENDS_MAX;
         loop {
-            let live = match timeout_at(deadline, self.live()).await {
-                Ok(live) => live,
-                Err(_) => Err(self.connect.connect_timed_out(limit)),
+            let live = match self.present() {
+                Some(live) => Ok(live),
+                // Boxed, or its rare state would make the future of every step larger.
+                None => match Box::pin(timeout_at(deadline, self.live())).await {
+                    Ok(live) => live,
+                    Err(_) => Err(self.connect.connect_timed_out(limit)),
+                },
             };
             let unsent = |failure: C::Failure| match doubt.exists() {
                 true => failure.in_doubt(),
@@ -189,7 +194,9 @@ impl<C: Connect> Connection<C> {
             };
             let live = live.map_err(unsent)?;
             let pending = Pending::new(self, &live, deadline);
-            let answer = timeout_at(deadline, step(live.clone())).await;
+            // Pinned first: a time-out that takes it over would copy it twice.
+            let step = pin!(step(live.clone()));
+            let answer = timeout_at(deadline, step).await;
             pending.answered();
             let failure = match answer {
                 Ok(Ok(answer)) => {
@@ -217,12 +224,19 @@ impl<C: Connect> Connection<C> {
         }
     }
 
+    /// Returns the connection, if it is open.
+    fn present(&self) -> Option<Arc<C::Live>> {
+        match &*self.state.borrow() {
+            State::Live(live) if !self.connect.is_closed(live) => Some(live.clone()),
+            _ => None,
+        }
+    }
+
+    /// Returns the connection, and opens it if it is not open.
     async fn live(self: &Arc<Self>) -> Result<Arc<C::Live>, C::Failure> {
         loop {
-            if let State::Live(live) = &*self.state.borrow()
-                && !self.connect.is_closed(live)
-            {
-                return Ok(live.clone());
+            if let Some(live) = self.present() {
+                return Ok(live);
             }
             if self.suspects.load(Ordering::Acquire) > SUSPECTS_MAX {
                 return Err(self.connect.crowded());

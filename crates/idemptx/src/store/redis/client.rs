@@ -9,7 +9,7 @@ use super::redis_failure::error_text;
 /// A command as the client library has it.
 pub(super) fn packed(command: &Command) -> Cmd {
     let arguments = command.arguments();
-    let mut packed = Cmd::with_capacity(arguments.len(), command.as_bytes().len());
+    let mut packed = Cmd::with_capacity(arguments.len(), command.bytes_count());
     for argument in arguments {
         packed.arg(argument);
     }
@@ -34,6 +34,11 @@ pub(super) fn reply(value: Value) -> Option<Reply> {
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Reply::Bytes(text.into()),
         Value::Okay => Reply::Bytes(Bytes::from_static(b"OK")),
         Value::Array(values) => Reply::Array(values.into_iter().map(reply).collect::<Option<_>>()?),
+        // What RESP3 has as a map is an array of its parts in RESP2.
+        Value::Map(pairs) => {
+            let parts = pairs.into_iter().flat_map(|(name, value)| [name, value]);
+            Reply::Array(parts.map(reply).collect::<Option<_>>()?)
+        }
         Value::ServerError(error) => Reply::Error(error_text(&error.into())?),
         _ => return None,
     })

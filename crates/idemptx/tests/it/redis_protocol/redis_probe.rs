@@ -105,7 +105,7 @@ impl RedisProbe {
 
     /// Executes the writes of a transaction.
     pub(crate) fn execute(&mut self, writes: &[Command]) {
-        for reply in self.transaction(writes.iter().map(Command::as_bytes)) {
+        for reply in self.transaction(writes) {
             assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
         }
     }
@@ -118,17 +118,19 @@ impl RedisProbe {
     /// Reads and asks in one transaction, so that the command finds what was read.
     fn read_and_ask(&mut self, id: &RecordId, command: &Command) -> (Read, Reply) {
         let questions = Read::questions(&self.layout, id);
-        let commands = questions.iter().chain([command]).map(Command::as_bytes);
-        let mut replies = self.transaction(commands);
+        let mut replies = self.transaction(questions.iter().chain([command]));
         let reply = replies.pop().unwrap();
         let read = Read::of(&self.layout, replies.try_into().unwrap()).unwrap();
         (read, reply)
     }
 
-    fn transaction<'a>(&mut self, commands: impl Iterator<Item = &'a [u8]>) -> Vec<Reply> {
-        let commands: Vec<_> = commands.collect();
-        let packed = [&[MULTI], commands.as_slice(), &[EXEC]].concat().concat();
-        let count = commands.len();
+    fn transaction<'a>(&mut self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<Reply> {
+        let (mut packed, mut count) = (MULTI.to_vec(), 0);
+        for command in commands {
+            command.encode(&mut packed);
+            count += 1;
+        }
+        packed.extend_from_slice(EXEC);
         let replies = self.connection.req_packed_commands(&packed, count + 1, 1).unwrap();
         match <[Value; 1]>::try_from(replies).map(|[replies]| reply(replies)) {
             Ok(Reply::Array(replies)) => replies,

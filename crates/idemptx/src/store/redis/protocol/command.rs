@@ -1,4 +1,4 @@
-//! A command, kept as the bytes that go over the wire.
+//! A command in the words of the Redis protocol.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,34 +13,37 @@ use super::layout::{ID_TEXT_BYTES, Layout, text};
 /// `Debug` shows its name and its size only: responses are in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
-    /// An array of bulk strings, in the Redis protocol.
-    packed: Vec<u8>,
+    /// The name and the arguments, one after the other.
+    bytes: Vec<u8>,
+    /// The end of each.
+    ends: Vec<usize>,
 }
 
 impl Command {
     /// Returns the name and the arguments, in order.
-    #[must_use]
-    pub fn arguments(&self) -> Arguments<'_> {
-        let mut rest = self.packed.as_slice();
-        let left = take_length(&mut rest);
-        Arguments { rest, left }
+    pub fn arguments(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let argument = self.bytes.get(start..end).unwrap_or_default();
+            start = end;
+            argument
+        })
+    }
+
+    /// Returns the number of bytes in all of them.
+    #[cfg(feature = "redis")]
+    pub(in crate::store::redis) fn bytes_count(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Appends it as the Redis protocol has it: an array of bulk strings.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.packed);
-    }
-
-    /// Returns the command in the Redis protocol.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.packed
-    }
-
-    /// Returns the command in the Redis protocol, without a copy.
-    #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.packed
+        push_length(out, b'*', self.ends.len());
+        for argument in self.arguments() {
+            push_length(out, b'$', argument.len());
+            out.extend_from_slice(argument);
+            out.extend_from_slice(LINE_END);
+        }
     }
 
     /// Sets a key for a while.
@@ -56,9 +59,8 @@ impl Command {
 
     /// Begins one with a number of arguments, its name among them, and about so many bytes of them.
     pub(super) fn of(name: &str, arguments: usize, size: usize) -> Self {
-        let mut packed = Vec::with_capacity(ROOM_BYTES + size);
-        push_length(&mut packed, b'*', arguments);
-        Self { packed }.text(name)
+        let bytes = Vec::with_capacity(ROOM_BYTES + size);
+        Self { bytes, ends: Vec::with_capacity(arguments) }.text(name)
     }
 
     pub(super) fn text(self, text: &str) -> Self {
@@ -81,9 +83,8 @@ impl Command {
 
     /// Adds one argument that lies about in parts.
     pub(super) fn joined(mut self, parts: &[&[u8]]) -> Self {
-        push_length(&mut self.packed, b'$', parts.iter().map(|part| part.len()).sum());
-        parts.iter().for_each(|part| self.packed.extend_from_slice(part));
-        self.packed.extend_from_slice(LINE_END);
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        self.ends.push(self.bytes.len());
         self
     }
 }
@@ -91,7 +92,7 @@ impl Command {
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.arguments().next().unwrap_or_default();
-        write!(f, "Command({}, {} bytes)", name.escape_ascii(), self.packed.len())
+        write!(f, "Command({}, {} bytes)", name.escape_ascii(), self.bytes.len())
     }
 }
 
@@ -111,50 +112,11 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The name and the arguments of a [`Command`].
-#[derive(Clone, Debug)]
-pub struct Arguments<'a> {
-    rest: &'a [u8],
-    left: usize,
-}
-
-impl<'a> Iterator for Arguments<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.left = self.left.checked_sub(1)?;
-        let length = take_length(&mut self.rest);
-        let (argument, rest) = self.rest.split_at_checked(length)?;
-        self.rest = rest.strip_prefix(LINE_END)?;
-        Some(argument)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Arguments<'_> {}
-
 fn push_length(out: &mut Vec<u8>, kind: u8, length: usize) {
     let mut digits = [0; DIGITS_MAX];
     out.push(kind);
     out.extend_from_slice(decimal(&mut digits, length as u64));
     out.extend_from_slice(LINE_END);
-}
-
-/// Takes a line such as `$12` off what [`push_length`] wrote.
-fn take_length(rest: &mut &[u8]) -> usize {
-    let mut length = 0_usize;
-    while let Some((byte, more)) = rest.split_first() {
-        *rest = more;
-        match byte {
-            b'0'..=b'9' => length = length * 10 + usize::from(byte - b'0'),
-            b'\n' => break,
-            _ => {}
-        }
-    }
-    length
 }
 
 fn decimal(digits: &mut [u8; DIGITS_MAX], mut number: u64) -> &[u8] {
@@ -173,8 +135,8 @@ fn decimal(digits: &mut [u8; DIGITS_MAX], mut number: u64) -> &[u8] {
 const LINE_END: &[u8] = b"\r\n";
 /// Number of digits of the largest `u64`.
 const DIGITS_MAX: usize = 20;
-/// Size of a command without its large arguments: a hash, two keys and the lines between.
-const ROOM_BYTES: usize = 256 + 2 * ID_TEXT_BYTES;
+/// Size of a command without its large arguments: a hash, two keys and a few short ones.
+const ROOM_BYTES: usize = 128 + 2 * ID_TEXT_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -183,10 +145,9 @@ mod tests {
     #[test]
     fn a_command_is_an_array_of_bulk_strings() {
         let command = Command::of("SET", 3, 0).joined(&[b"a", b"", b"bc"]).number(0);
-        assert_eq!(command.as_bytes(), b"*3\r\n$3\r\nSET\r\n$3\r\nabc\r\n$1\r\n0\r\n");
         let mut out = b"before".to_vec();
         command.encode(&mut out);
-        assert_eq!(out, [b"before", command.as_bytes()].concat());
+        assert_eq!(out, b"before*3\r\n$3\r\nSET\r\n$3\r\nabc\r\n$1\r\n0\r\n");
     }
 
     #[test]
@@ -209,6 +170,6 @@ mod tests {
     #[test]
     fn no_text_about_a_command_shows_its_arguments() {
         let command = Command::of("SET", 2, 0).text("card 4242");
-        assert_eq!(format!("{command:?}"), "Command(SET, 28 bytes)");
+        assert_eq!(format!("{command:?}"), "Command(SET, 12 bytes)");
     }
 }

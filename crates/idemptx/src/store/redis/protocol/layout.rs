@@ -94,13 +94,20 @@ impl Layout {
 /// An id as its `Display` has it, without the detour.
 pub(super) fn text(id: &RecordId) -> [u8; ID_TEXT_BYTES] {
     let mut text = [b':'; ID_TEXT_BYTES];
-    let (scope, name) = text.split_at_mut(ID_TEXT_BYTES / 2);
-    let places = scope.iter_mut().chain(name.iter_mut().skip(1));
-    let digits = id.as_bytes().iter().flat_map(|byte| [byte >> 4, byte & 0xF]);
-    places.zip(digits).for_each(|(position, digit)| {
-        *position = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
-    });
+    let (scope, colon_and_name) = text.split_at_mut(ID_TEXT_BYTES / 2);
+    let (scope_bytes, name_bytes) = id.as_bytes().split_at(RecordId::BYTES / 2);
+    write_hex(scope, scope_bytes);
+    if let Some((_, name)) = colon_and_name.split_first_mut() {
+        write_hex(name, name_bytes);
+    }
     text
+}
+
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        let digits = [byte >> 4, byte & 0xF];
+        pair.copy_from_slice(&digits.map(|it| b'0' + it + u8::from(it > 9) * (b'a' - b'9' - 1)));
+    }
 }
 
 /// A retention that Redis accepts as a time to live.

@@ -27,12 +27,11 @@ impl ReleaseStep {
 
     fn command(&self, layout: &Layout) -> Command {
         RELEASE
-            .call(self.form, 1, 4, 0)
+            .call(self.form, 1, 3, 0)
             .key(layout, Key::Record(&self.lease.id))
             .joined(&claim_of(&self.lease))
             .text(layout.publish())
             .text(&layout.channel_of(&self.lease.id))
-            .bytes(&text(&self.lease.id))
     }
 }
 

@@ -65,7 +65,7 @@ mod watch;
 use idemptx_core::store::StoreError;
 
 pub use self::claim::ClaimStep;
-pub use self::command::{Arguments, Command};
+pub use self::command::Command;
 pub use self::layout::Layout;
 pub use self::lease::{ReleaseStep, RenewStep};
 pub use self::list::{ListNext, ListStep};

@@ -112,7 +112,7 @@ pub(super) const SETTLE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/settle.lua")
     ),
-    hash: "8746a1a744c5aad0eebf568b4f8871111d175cb5",
+    hash: "42617b5f8567467b78f8c8c136a0e639759ef5ae",
 };
 pub(super) const RELEASE: Script = Script {
     shebang: ALLOW_OOM,
@@ -121,7 +121,7 @@ pub(super) const RELEASE: Script = Script {
         include_str!("lua/wake.lua"),
         include_str!("lua/release.lua")
     ),
-    hash: "ff6aaa7f4ec391f456ed3d8c78bd6b540f80b0e7",
+    hash: "dc27c8cca526000a6dbeab236290f7dc6a341e6e",
 };
 pub(super) const RENEW: Script = Script {
     shebang: ALLOW_OOM,

@@ -9,7 +9,7 @@ use idemptx_core::store::{ErrorKind, Settlement, StoreError};
 use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
-use super::layout::{Layout, kept, text};
+use super::layout::{Layout, kept};
 use super::lease::{if_in_force, wake};
 use super::reply::Reply;
 use super::scripts::{Form, SETTLE, ScriptReply};
@@ -59,7 +59,7 @@ impl SettleStep {
         let id = &self.lease.id;
         // A key that may be missing is named only where it is needed: while a slot is migrated, a
         // node of a cluster refuses several keys of which not all are there.
-        let (keys, arguments) = if self.is_apart { (2, 7) } else { (1, 5) };
+        let (keys, arguments) = if self.is_apart { (2, 6) } else { (1, 4) };
         let size = self.head.len() + self.payload.len();
         let command = SETTLE.call(self.form, keys, arguments, size).key(layout, Key::Record(id));
         let command = if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
@@ -67,8 +67,7 @@ impl SettleStep {
             .joined(&self.record())
             .number(millis(self.key_retain))
             .text(layout.publish())
-            .text(&layout.channel_of(id))
-            .bytes(&text(id));
+            .text(&layout.channel_of(id));
         if self.is_apart {
             command.bytes(&self.payload).number(millis(self.retain))
         } else {

@@ -1,6 +1,7 @@
 -- Tells whoever waits for the end of this claim; a hint, so its failure fails nothing.
-local function wake(record, publish, channel, id)
+local function wake(record, publish, channel)
     if is_awaited(record) then
-        redis.pcall(publish, channel, id)
+        -- The id in text is what the key has in its last braces.
+        redis.pcall(publish, channel, string.match(KEYS[1], '{([^{}]*)}$'))
     end
 end
