@@ -43,7 +43,7 @@ pub use faulty_proxy::FaultyProxy;
 pub use pgbouncer::PgBouncer;
 pub use postgres_server::PostgresServer;
 pub use redis_cluster::RedisCluster;
-pub use redis_sentinels::RedisSentinels;
+pub use redis_sentinels::{LoneSentinel, RedisSentinels};
 pub use redis_server::RedisServer;
 pub use refusal::Refusal;
 pub use reserved_port::ReservedPort;

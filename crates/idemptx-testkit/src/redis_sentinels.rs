@@ -26,7 +26,7 @@ struct Sentinel {
     port: ReservedPort,
     encrypted: Option<ReservedPort>,
     password: Option<String>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl RedisSentinels {
@@ -174,12 +174,9 @@ impl Sentinel {
         if let Some(password) = password {
             writeln!(file, "requirepass {password}\nsentinel sentinel-pass {password}").unwrap();
         }
-        let process = ChildProcess::spawn(
-            Command::new("redis-server").arg(path).arg("--sentinel").stdout(Stdio::null()),
-            "`make test` installs it",
-        );
+        let process = spawn(&path);
         let password = password.map(str::to_owned);
-        let mut sentinel = Self { process, port, encrypted, password, _directory: directory };
+        let mut sentinel = Self { process, port, encrypted, password, directory };
         sentinel.wait_until_ready();
         sentinel
     }
@@ -203,6 +200,45 @@ impl Sentinel {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// A sentinel alone, which promotes nothing and says what it is told.
+#[derive(Debug)]
+pub struct LoneSentinel(Sentinel);
+
+impl LoneSentinel {
+    /// Starts one that names the server at a port as the primary, of a promotion with this number.
+    pub fn naming(primary: u16, promotion: u64) -> Self {
+        let mut started = Self(Sentinel::start(primary, None, None));
+        started.name(primary, promotion);
+        started
+    }
+
+    /// Has it name another server, or a later promotion, from now on.
+    pub fn name(&mut self, primary: u16, promotion: u64) {
+        let Sentinel { process, port, directory, .. } = &mut self.0;
+        process.kill();
+        let (path, service) = (directory.path().join("sentinel.conf"), RedisSentinels::SERVICE);
+        let mut file = File::create(&path).unwrap();
+        writeln!(file, "bind 127.0.0.1\nport {}\ndaemonize no", port.number()).unwrap();
+        writeln!(file, "dir {}\nloglevel warning", directory.path().display()).unwrap();
+        writeln!(file, "sentinel monitor {service} 127.0.0.1 {primary} 2").unwrap();
+        writeln!(file, "sentinel config-epoch {service} {promotion}").unwrap();
+        *process = spawn(&path);
+        self.0.wait_until_ready();
+    }
+
+    /// Returns the URL of a store.
+    pub fn url(&self) -> String {
+        format!("redis+sentinel://{}/{}", self.0.port.address(), RedisSentinels::SERVICE)
+    }
+}
+
+fn spawn(configuration: &Path) -> ChildProcess {
+    ChildProcess::spawn(
+        Command::new("redis-server").arg(configuration).arg("--sentinel").stdout(Stdio::null()),
+        "`make test` installs it",
+    )
 }
 
 fn is_primary(server: &RedisServer) -> bool {

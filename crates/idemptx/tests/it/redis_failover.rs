@@ -9,7 +9,7 @@ use idemptx::store::redis::protocol::cluster::slot_of;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
-use idemptx_testkit::{FaultyProxy, RedisCluster, RedisServer};
+use idemptx_testkit::{FaultyProxy, LoneSentinel, RedisCluster, RedisServer};
 
 use crate::store_load::{id, request, result};
 
@@ -99,7 +99,7 @@ async fn a_server_that_was_replaced_unawares_has_another_grace_period_when_it_is
     old.cut_clients();
     until(async || match later.claim(&id(4), &request()).await {
         Err(error) => {
-            assert!(!reason(&error).contains("promoted"), "{error:?}");
+            assert!(!is_of_grace(&error), "{error:?}");
             false
         }
         claim => matches!(claim, Ok(Claim::Granted(_))),
@@ -118,6 +118,38 @@ async fn a_server_that_was_replaced_unawares_has_another_grace_period_when_it_is
         Ok(Claim::Found(RecordSnapshot::Held(held))) if held.token == lease.token
     ));
     eventually(&other, &id(5)).await;
+}
+
+/// The store is not used meanwhile, and its connections stay up: only the sentinel knows.
+#[tokio::test]
+async fn a_server_that_is_promoted_again_has_another_grace_period_although_nothing_else_changed() {
+    let server = RedisServer::start(&[]);
+    let mut sentinel = LoneSentinel::naming(server.port(), 5);
+    let store = RedisStore::builder(sentinel.url()).failover_grace(GRACE);
+    let store = store.connect().await.unwrap();
+    eventually(&store, &id(1)).await;
+    sentinel.name(server.port(), 8);
+    let granted = (2..).map(id);
+    let refused = async {
+        for id in granted {
+            match store.claim(&id, &request()).await {
+                Err(error) if is_of_grace(&error) => return,
+                Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
+                Ok(claim) => assert!(matches!(claim, Claim::Granted(_))),
+            }
+            pause().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("no grace period");
+    eventually(&store, &id(0)).await;
+    // Whoever has heard less changes nothing.
+    sentinel.name(server.port(), 7);
+    let late = RedisStore::builder(sentinel.url()).failover_grace(GRACE);
+    let late = late.connect().await.unwrap();
+    assert!(matches!(
+        late.claim(&RecordId::from_bytes([7; 32]), &request()).await,
+        Ok(Claim::Granted(_))
+    ));
 }
 
 #[tokio::test]
@@ -220,15 +252,18 @@ async fn refused_as_promoted(store: &RedisStore, id: &RecordId) {
     let refused = async {
         loop {
             match store.claim(id, &request()).await {
-                Err(error) if error.kind() == ErrorKind::Refused => return error,
+                Err(error) if is_of_grace(&error) => return error,
                 Err(error) => assert!(error.kind().is_transient(), "{error:?}"),
                 other => panic!("{other:?}"),
             }
         }
     };
     let refused = tokio::time::timeout(PATIENCE, refused).await.expect("no grace period");
-    assert!(reason(&refused).contains("promoted"), "{refused:?}");
     assert!(refused.retry_after().is_some_and(|wait| wait <= GRACE), "{refused:?}");
+}
+
+fn is_of_grace(error: &StoreError) -> bool {
+    error.kind() == ErrorKind::Refused && reason(error).contains("promoted")
 }
 
 /// Claims a record, as soon as that is granted.

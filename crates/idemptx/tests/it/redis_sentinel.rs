@@ -60,8 +60,11 @@ async fn a_primary_that_was_replaced_is_left_although_its_connections_stay_up() 
     let old = servers.primary();
     servers.server(old).pause();
     tokio::task::block_in_place(|| servers.wait_until_promoted(old));
+    let done = result(&lease);
     let settled = tokio::time::timeout(PATIENCE, async {
-        while store.settle(&lease, &result(&lease)).await.is_err() {}
+        // What is sent before the sentinel that the store listens to has heard of it is given up.
+        let settle = || tokio::time::timeout(GIVEN_UP_AFTER, store.settle(&lease, &done));
+        while !matches!(settle().await, Ok(Ok(()))) {}
         granted(&store, 2).await
     });
     settled.await.expect("the old primary is still asked");
@@ -83,4 +86,5 @@ fn reason(error: &idemptx_core::store::StoreError) -> String {
     std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
 }
 
+const GIVEN_UP_AFTER: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);

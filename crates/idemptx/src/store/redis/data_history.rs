@@ -68,14 +68,14 @@ impl DataHistory {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Compares the history on a connection that was just opened.
-    pub(super) async fn compare(&self, connection: &MultiplexedConnection) {
+    /// Compares the history on a connection that was just opened, to a server of this promotion.
+    pub(super) async fn compare(&self, connection: &MultiplexedConnection, promotion: u64) {
         let (slot, known, unheard) = {
             let state = self.state();
             (state.slot, state.known.clone(), state.answered_at.elapsed())
         };
         let Some(slot) = slot else { return };
-        let question = epoch::question(&self.layout, slot, &known, unheard, self.grace);
+        let question = epoch::question(&self.layout, slot, &known, unheard, promotion, self.grace);
         let question = packed(&question);
         let answer = send(connection.clone(), &question).await.ok().and_then(reply);
         let history = answer.as_ref().and_then(epoch::history);

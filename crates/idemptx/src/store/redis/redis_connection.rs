@@ -160,7 +160,12 @@ struct Connector {
 }
 
 impl Connector {
-    async fn line(&self, endpoint: &Endpoint, info: ConnectionInfo) -> RedisResult<Line> {
+    async fn line(
+        &self,
+        endpoint: &Endpoint,
+        info: ConnectionInfo,
+        promotion: u64,
+    ) -> RedisResult<Line> {
         match &self.purpose {
             LinePurpose::Commands(server_clock, history) => {
                 let generation = history.as_ref().map(|history| history.generation());
@@ -172,7 +177,7 @@ impl Connector {
                     server_clock.set(micros, asked);
                 }
                 if let Some(history) = history {
-                    history.compare(&line.connection).await;
+                    history.compare(&line.connection, promotion).await;
                 }
                 line.generation = generation.unwrap_or_default();
                 Ok(line)
@@ -187,13 +192,13 @@ impl Connector {
         }
     }
 
-    /// Opens a line to the server at an address.
-    async fn open(&self, endpoint: &Endpoint) -> Result<Line, RedisFailure> {
+    /// Opens a line to the server at an address, of a promotion that sentinels have numbered.
+    async fn open(&self, endpoint: &Endpoint, promotion: u64) -> Result<Line, RedisFailure> {
         let limit = self.timeouts.connect;
         // A command that prints the password may take longer than an attempt to connect.
         let attempt = |info| async move {
             let failed = |error| RedisFailure::redis(endpoint.name(), error);
-            let line = async { self.line(endpoint, info).await.map_err(failed) };
+            let line = async { self.line(endpoint, info, promotion).await.map_err(failed) };
             limited_or(limit, line, || endpoint.late(limit)).await
         };
         endpoint.attempt(attempt).await
@@ -205,7 +210,7 @@ impl Connector {
         let switches = sentinels.switches();
         let named = sentinels.primary(limit).await?;
         let endpoint = &named.endpoint;
-        let mut line = self.open(endpoint).await?;
+        let mut line = self.open(endpoint, named.promotion).await?;
         let question = packed(&sentinel::role());
         let asking = send(line.connection.clone(), &question);
         let failed = |error| RedisFailure::redis(endpoint.name(), error);
@@ -229,7 +234,7 @@ impl Connect for Arc<Connector> {
 
     async fn connect(&self) -> Result<Line, RedisFailure> {
         match &*self.target {
-            Target::Server(endpoint) => self.open(endpoint).await,
+            Target::Server(endpoint) => self.open(endpoint, 0).await,
             Target::Service(sentinels, _) => self.open_primary(sentinels).await,
         }
     }

@@ -77,7 +77,7 @@ impl Sentinels {
             };
             match more {
                 Some(Ok((turn, Ok(named)))) => {
-                    if best.as_ref().is_none_or(|(_, known)| named.epoch > known.epoch) {
+                    if best.as_ref().is_none_or(|(_, known)| named.promotion > known.promotion) {
                         best = Some((turn, named));
                     }
                 }
@@ -121,11 +121,11 @@ impl Sentinels {
         let mut answers = answers.map_err(failed)?.into_iter();
         let address = answers.next().unwrap_or(Value::Nil).extract_error().map_err(failed)?;
         // One that refuses this is believed all the same, if no other knows better.
-        let epoch = answers.next().and_then(reply).as_ref().map_or(0, sentinel::config_epoch);
+        let promotion = answers.next().and_then(reply).as_ref().map_or(0, sentinel::config_epoch);
         match reply(address).as_ref().and_then(sentinel::address) {
             Some((host, port)) => {
                 let endpoint = self.primary.at(&host, port).named(self.primary.name().clone());
-                Ok(Named { endpoint, epoch })
+                Ok(Named { endpoint, promotion })
             }
             None => Err(RedisFailure::no_primary(endpoint.name(), &self.service)),
         }
@@ -178,7 +178,10 @@ impl Sentinels {
             // message is of any service.
             let named = limited_or(limit, self.ask_on(endpoint, &line), late).await?;
             let is_other = named.endpoint.address() != connected.endpoint.address();
-            if is_other && named.epoch >= connected.epoch {
+            // The same server may be promoted again, after another one that was not heard of.
+            if named.promotion > connected.promotion
+                || is_other && named.promotion == connected.promotion
+            {
                 return Ok(());
             }
             // Not every sentinel tells at once, and each knows at once.
@@ -191,7 +194,7 @@ impl Sentinels {
 pub(super) struct Named {
     pub(super) endpoint: Endpoint,
     /// The number of its promotion.
-    epoch: u64,
+    pub(super) promotion: u64,
 }
 
 /// The time for the other sentinels to answer, once one has.

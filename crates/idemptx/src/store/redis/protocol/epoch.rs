@@ -23,22 +23,25 @@ use super::{ClaimStep, Decision, LookupStep, Next, Read, Step};
 /// Returns the command that compares the history of a server with the one written down there.
 ///
 /// `slot` is a slot of the server, if it belongs to a cluster; `known` is the history that was seen
-/// last, and `unheard` the time since a server of that history answered.
+/// last, `unheard` the time since a server of that history answered, and `promotion` the number of the
+/// server's promotion, which sentinels know; zero without them.
 pub(in crate::store::redis) fn question(
     layout: &Layout,
     slot: Option<u16>,
     known: &str,
     unheard: Duration,
+    promotion: u64,
     grace: Duration,
 ) -> Command {
     let key = layout.epoch_key(slot);
-    Command::of("EVAL", 7, CODE.len() + key.len() + known.len())
+    Command::of("EVAL", 8, CODE.len() + key.len() + known.len())
         .text(CODE)
         .number(1)
         .text(&key)
         .text(known)
         .number(millis(grace))
         .number(millis(unheard))
+        .number(promotion)
 }
 
 /// Reads the reply: the history, and what is left of the grace period.
