@@ -72,7 +72,7 @@ test: targets ## runs the tests: unit, store, doc, Python and black-box
 	.ci/require.sh node nodejs
 	.ci/require.sh nginx nginx-light
 	.ci/require.sh haproxy haproxy
-	.ci/envoy.sh
+	.ci/released.sh
 	cargo $(RUNNER) $(BUILD) $(SUITE_LEFT_OUT)
 	cargo test $(BUILD) --doc
 	.ci/pytest.sh $(PYTHON) $(PYTHON_TESTED)

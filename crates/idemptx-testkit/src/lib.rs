@@ -7,6 +7,7 @@
 //! | [`faulty_proxy`] | a TCP proxy that disconnects, stalls, delays or refuses at a chosen byte |
 //! | [`pgbouncer`], [`postgres_server`], [`redis_server`] | servers on their own ports |
 //! | [`redis_cluster`], [`redis_sentinels`] | several Redis servers that belong together |
+//! | [`released_program`] | programs that no package of the system has |
 //! | [`refusal`] | errors of servers, in the bytes of their protocols |
 //! | [`reserved_port`] | a port that stays free for one server |
 //! | [`scripted_store`] | a memory store whose operations fail, stall and are counted |
@@ -32,6 +33,7 @@ pub mod redis_cluster;
 pub mod redis_sentinels;
 pub mod redis_server;
 pub mod refusal;
+pub mod released_program;
 pub mod reserved_port;
 pub mod scripted_store;
 pub mod small_disk;
@@ -46,6 +48,7 @@ pub use redis_cluster::RedisCluster;
 pub use redis_sentinels::{LoneSentinel, RedisSentinels};
 pub use redis_server::RedisServer;
 pub use refusal::Refusal;
+pub use released_program::released_program;
 pub use reserved_port::ReservedPort;
 pub use scripted_store::ScriptedStore;
 pub use small_disk::SmallDisk;

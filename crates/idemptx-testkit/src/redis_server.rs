@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{ChildProcess, ReservedPort, Signal, server_directory};
+use crate::{ChildProcess, ReservedPort, Signal, released_program, server_directory};
 
 /// A `redis-server` with its own port, socket and directory, killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
+    program: PathBuf,
     process: ChildProcess,
     port: ReservedPort,
     directory: TempDir,
@@ -29,16 +30,26 @@ impl RedisServer {
         Self::start_in(server_directory(), configuration)
     }
 
+    /// Does the same with a `valkey-server`, which knows commands that Redis got later or never.
+    pub fn start_valkey(configuration: &[&str]) -> Self {
+        let program = released_program("valkey-server");
+        Self::start_program(program, server_directory(), configuration)
+    }
+
     /// Does the same in a directory that exists already, for configurations that name files in it.
     pub fn start_in(directory: TempDir, configuration: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), directory, configuration)
+    }
+
+    fn start_program(program: PathBuf, directory: TempDir, configuration: &[&str]) -> Self {
         let port = ReservedPort::reserve();
         let mut file = File::create(directory.path().join("redis.conf")).unwrap();
         writeln!(file, "bind 127.0.0.1\nport {}\ndaemonize no", port.number()).unwrap();
         writeln!(file, "dir {0}\nunixsocket {0}/redis.sock", directory.path().display()).unwrap();
         writeln!(file, "appendonly yes\nappendfsync always\nsave \"\"\nloglevel warning").unwrap();
         configuration.iter().for_each(|line| writeln!(file, "{line}").unwrap());
-        let process = spawn(directory.path());
-        let mut server = Self { process, port, directory, is_running: true };
+        let process = spawn(&program, directory.path());
+        let mut server = Self { program, process, port, directory, is_running: true };
         server.wait_until_ready();
         server
     }
@@ -104,7 +115,7 @@ impl RedisServer {
 
     /// Starts it again on the same files.
     pub fn restart(&mut self) {
-        self.process = spawn(self.directory.path());
+        self.process = spawn(&self.program, self.directory.path());
         self.is_running = true;
         self.wait_until_ready();
     }
@@ -160,9 +171,9 @@ impl RedisServer {
     }
 }
 
-fn spawn(directory: &Path) -> ChildProcess {
+fn spawn(program: &Path, directory: &Path) -> ChildProcess {
     ChildProcess::spawn(
-        Command::new("redis-server").arg(directory.join("redis.conf")).stdout(Stdio::null()),
+        Command::new(program).arg(directory.join("redis.conf")).stdout(Stdio::null()),
         "`make test` installs it",
     )
 }

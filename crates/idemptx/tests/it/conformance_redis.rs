@@ -20,6 +20,12 @@ async fn the_redis_store_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn the_redis_store_keeps_the_contract_on_valkey() {
+    let server = RedisServer::start_valkey(&[]);
+    keeps_the_contract(&server.url(), || vec![&server], |_| &server).await;
+}
+
+#[tokio::test]
 async fn the_redis_store_keeps_the_contract_on_a_cluster() {
     let cluster = RedisCluster::start(3, 0, &["appendfsync no"]);
     let owner = |id: &RecordId| cluster.node(cluster.owner(slot_of(id)));

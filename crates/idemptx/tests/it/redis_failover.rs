@@ -202,30 +202,35 @@ async fn all_replicas_are_those_that_are_connected_and_at_least_one() {
     drop(first);
 }
 
-/// A server that can wait for its append-only file, or one that is refused because it cannot.
+#[tokio::test]
+async fn a_store_that_waits_for_the_disk_stores_nothing_before() {
+    let server = RedisServer::start_valkey(&["appendonly yes", "appendfsync always"]);
+    let store = RedisStore::connect(waiting_for_the_disk(&server)).await.unwrap();
+    let lease = granted(&store, &id(1)).await;
+    store.settle(&lease, &result(&lease)).await.unwrap();
+    assert!(!store.check().await.unwrap().is_fatal());
+    assert!(server.calls("waitaof") >= 2);
+    let off = RedisServer::start_valkey(&["appendonly no"]);
+    let refused = RedisStore::connect(waiting_for_the_disk(&off)).await;
+    assert!(reason(&refused.unwrap_err()).contains("appendonly yes"));
+}
+
+/// As Redis before 7.2.
 #[tokio::test]
 async fn a_store_that_waits_for_the_disk_is_refused_by_a_server_that_cannot() {
-    let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);
-    let url = format!("{}?wait_aof=true", server.url());
-    let opened = RedisStore::open(url.clone()).unwrap();
-    match RedisStore::connect(url).await {
-        Ok(store) => {
-            let lease = granted(&store, &id(1)).await;
-            store.settle(&lease, &result(&lease)).await.unwrap();
-            assert!(!opened.check().await.unwrap().is_fatal());
-            let off = RedisServer::start(&["appendonly no"]);
-            let refused = RedisStore::connect(format!("{}?wait_aof=true", off.url())).await;
-            assert!(reason(&refused.unwrap_err()).contains("appendonly yes"));
-        }
-        Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Refused);
-            assert!(reason(&error).contains("Redis 7.2"), "{}", reason(&error));
-            let report = opened.check().await.unwrap();
-            assert!(report.is_fatal() && report.findings[0].text.contains("WAITAOF"));
-            let error = opened.claim(&id(1), &request()).await.unwrap_err();
-            assert!(reason(&error).contains("unknown command"), "{}", reason(&error));
-        }
-    }
+    let server = RedisServer::start_valkey(&["appendonly yes", "rename-command WAITAOF ''"]);
+    let opened = RedisStore::open(waiting_for_the_disk(&server)).unwrap();
+    let error = RedisStore::connect(waiting_for_the_disk(&server)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(reason(&error).contains("Redis 7.2"), "{}", reason(&error));
+    let report = opened.check().await.unwrap();
+    assert!(report.is_fatal() && report.findings[0].text.contains("WAITAOF"));
+    let error = opened.claim(&id(1), &request()).await.unwrap_err();
+    assert!(reason(&error).contains("unknown command"), "{}", reason(&error));
+}
+
+fn waiting_for_the_disk(server: &RedisServer) -> String {
+    format!("{}?wait_aof=true", server.url())
 }
 
 fn replicas(primary: &RedisServer) -> usize {

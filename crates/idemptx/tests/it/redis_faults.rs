@@ -8,7 +8,7 @@ use std::time::Duration;
 use idemptx::store::Severity;
 use idemptx::store::redis::RedisStore;
 use idemptx_core::key::RecordId;
-use idemptx_core::lease::Lease;
+use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{
     Claim, ErrorKind, Expected, RecordSnapshot, Settlement, Store, StoreError,
@@ -36,6 +36,27 @@ async fn a_hit_is_one_command_and_a_new_key_is_two() {
     let after_new = ["set", "get", "evalsha", "eval"].map(|name| server.calls(name));
     // The script's own SET is counted among them.
     assert_eq!(after_new, [after_hits[0] + 2, after_hits[1], after_hits[2] + 1, after_hits[3]]);
+}
+
+#[tokio::test]
+async fn a_server_that_compares_settles_without_a_script_unless_somebody_waits() {
+    let server = RedisServer::start_valkey(&[]);
+    let store = RedisStore::open(server.url()).unwrap();
+    let lease = granted(&store, id(1)).await;
+    store.settle(&lease, &done("first")).await.unwrap();
+    assert_eq!(["set", "evalsha", "eval"].map(|name| server.calls(name)), [2, 0, 0]);
+    assert_eq!(settled(store.claim(&id(1), &claim_request()).await), "first");
+    // Sent again it finds its own result, and another's claim fences it.
+    store.settle(&lease, &done("first")).await.unwrap();
+    let mut other = lease;
+    other.token = Token::from_bytes([9; Token::BYTES]);
+    let error = store.settle(&other, &done("other")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+
+    let lease = granted(&store, id(2)).await;
+    let watch = store.watch(&id(2)).await.unwrap();
+    store.settle(&lease, &done("second")).await.unwrap();
+    tokio::time::timeout(PATIENCE, watch).await.expect("nobody was told");
 }
 
 /// Uses one thread, on which each command could be written before the next task sends one.

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use idemptx_testkit::{ChildProcess, ReservedPort};
+use idemptx_testkit::{ChildProcess, ReservedPort, released_program};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -57,13 +57,13 @@ impl EnvoyProcess {
         fs::write(&file, text).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
         let process = ChildProcess::spawn(
-            Command::new(program())
+            Command::new(released_program("envoy"))
                 .args(["--concurrency", "2", "--use-dynamic-base-id", "--log-level", "warning"])
                 .arg("--config-path")
                 .arg(file)
                 .stdout(Stdio::null())
                 .stderr(log),
-            "run .ci/envoy.sh, as `make test` does",
+            "run .ci/released.sh, as `make test` does",
         );
         let mut this = Self {
             process,
@@ -143,13 +143,6 @@ fn replaced(mut text: String, replacements: &[(&str, &str)]) -> String {
 
 fn place(address: SocketAddr) -> String {
     format!("{}, port_value: {}", address.ip(), address.port())
-}
-
-/// Returns the Envoy on the path, or else the one that `.ci/envoy.sh` has installed.
-fn program() -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found = std::env::split_paths(&path).map(|it| it.join("envoy"));
-    found.find(|it| it.is_file()).unwrap_or_else(|| root().join("target/tools/bin/envoy"))
 }
 
 fn root() -> &'static Path {

@@ -25,7 +25,15 @@ pub(crate) struct World {
 impl RedisProbe {
     pub(crate) fn new() -> Self {
         // Nothing of it has to survive, so nothing waits for a disk.
-        let server = RedisServer::start(&["appendonly no"]);
+        Self::of(RedisServer::start(&["appendonly no"]))
+    }
+
+    /// Does the same with a server that knows what Redis 7.0 does not.
+    pub(crate) fn valkey() -> Self {
+        Self::of(RedisServer::start_valkey(&["appendonly no"]))
+    }
+
+    fn of(server: RedisServer) -> Self {
         Self { layout: Layout::new("idem:"), connection: server.connection(), server }
     }
 

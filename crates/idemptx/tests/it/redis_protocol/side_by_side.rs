@@ -15,7 +15,15 @@ use super::redis_probe::{RedisProbe, World};
 
 #[test]
 fn a_transaction_comes_to_what_the_scripts_come_to() {
-    let mut probe = RedisProbe::new();
+    compare_all(RedisProbe::new());
+}
+
+#[test]
+fn a_transaction_comes_to_what_a_server_that_compares_comes_to() {
+    compare_all(RedisProbe::valkey());
+}
+
+fn compare_all(mut probe: RedisProbe) {
     let listener = probe.listener();
     let trial = std::cell::RefCell::new(Trial { probe: &mut probe, listener });
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };

@@ -8,7 +8,7 @@ use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
 use super::layout::{Layout, kept};
-use super::refusal::has_code;
+use super::refusal::{has_code, is_unknown_syntax};
 use super::reply::Reply;
 use super::scripts::{CLAIM, Form, ScriptReply};
 use super::stored::{RecordState, ScriptVerdict, decode, see};
@@ -99,6 +99,7 @@ impl ClaimStep {
             },
             // A server without memory refuses `SET` even where it would write nothing; the script
             // still reads, so that a replay is answered and only a new claim is refused.
+            // Nor does it know `NX` and `GET` together before 7.0.
             Reply::Error(error) if is_unknown_syntax(&error) || has_code(&error, "OOM") => {
                 return self.ask_script(layout, Form::Hash);
             }
@@ -214,11 +215,6 @@ impl Step for ClaimStep {
 /// The time to live that a claim is written with.
 fn pttl_of(record: &Record) -> i64 {
     i64::try_from(millis(record.retain)).unwrap_or(i64::MAX)
-}
-
-/// Before 7.0 `SET` does not know `NX` and `GET` together.
-fn is_unknown_syntax(error: &[u8]) -> bool {
-    has_code(error, "ERR") && error.ends_with(b"syntax error")
 }
 
 const FIRST_ATTEMPT: u32 = 1;

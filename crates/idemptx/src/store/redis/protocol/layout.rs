@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idemptx_core::key::RecordId;
@@ -15,6 +16,8 @@ pub struct Layout {
     channel: Box<str>,
     is_sharded: bool,
     server: Option<Arc<str>>,
+    /// True once a server has refused to write what is as expected without a script.
+    needs_scripts: Arc<AtomicBool>,
 }
 
 impl Layout {
@@ -24,7 +27,8 @@ impl Layout {
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         let channel = format!("{prefix}wake").into_boxed_str();
-        Self { prefix: prefix.into(), channel, is_sharded: false, server: None }
+        let needs_scripts = Arc::default();
+        Self { prefix: prefix.into(), channel, is_sharded: false, server: None, needs_scripts }
     }
 
     /// Sets the server's name for the texts of errors: an address, never a credential.
@@ -80,6 +84,16 @@ impl Layout {
             Some(slot) => format!("{}epoch{{{}}}", self.prefix, tag_of(slot)),
             None => format!("{}epoch", self.prefix),
         }
+    }
+
+    /// Returns true if `SET … IFEQ` may be known: Valkey has it since 8.1, Redis since 8.4.
+    pub(super) fn may_compare(&self) -> bool {
+        !self.needs_scripts.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a server does not know `SET … IFEQ`.
+    pub(super) fn note_needs_scripts(&self) {
+        self.needs_scripts.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn prefix(&self) -> &[u8] {

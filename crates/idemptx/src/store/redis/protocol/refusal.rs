@@ -39,6 +39,11 @@ pub(in crate::store::redis) fn has_code(error: &[u8], code: &str) -> bool {
     code_of(error) == code.as_bytes()
 }
 
+/// Returns true if the server does not know an option of a command.
+pub(super) fn is_unknown_syntax(error: &[u8]) -> bool {
+    has_code(error, "ERR") && error.ends_with(b"syntax error")
+}
+
 fn kind(error: &[u8]) -> ErrorKind {
     match code_of(error) {
         b"WRONGTYPE" => ErrorKind::Corrupt,

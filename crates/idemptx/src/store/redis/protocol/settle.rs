@@ -11,12 +11,15 @@ use idemptx_core::time::millis;
 use super::command::{Command, Key};
 use super::layout::{Layout, kept};
 use super::lease::{if_in_force, wake};
+use super::refusal::{has_code, is_unknown_syntax};
 use super::reply::Reply;
 use super::scripts::{Form, SETTLE, ScriptReply};
 use super::stored::Head;
 use super::{Decision, Next, Read, Step};
 
 /// [`Store::settle`](idemptx_core::store::Store::settle).
+///
+/// One native command where the server knows how to compare, and nobody waits; else a script.
 #[derive(Clone, Debug)]
 pub struct SettleStep {
     lease: Lease,
@@ -26,7 +29,14 @@ pub struct SettleStep {
     retain: Duration,
     key_retain: Duration,
     is_apart: bool,
-    form: Form,
+    asked: Asked,
+}
+
+#[derive(Clone, Debug)]
+enum Asked {
+    /// `SET`, if the claim is as it was granted.
+    Compared,
+    Script(Form),
 }
 
 impl SettleStep {
@@ -46,7 +56,7 @@ impl SettleStep {
             retain,
             key_retain,
             is_apart: record.apart,
-            form: Form::Hash,
+            asked: Asked::Script(Form::Hash),
         }
     }
 
@@ -55,13 +65,26 @@ impl SettleStep {
         [&self.head, if self.is_apart { b"" } else { &self.payload }]
     }
 
-    fn command(&self, layout: &Layout) -> Command {
+    /// Returns the command that settles a claim which nobody awaits.
+    fn set_compared(&self, layout: &Layout) -> Command {
+        let claim = Record::running(&self.lease).encode();
+        let size = claim.len() + self.head.len() + self.payload.len();
+        Command::of("SET", 7, size)
+            .key(layout, Key::Record(&self.lease.id))
+            .joined(&self.record())
+            .text("IFEQ")
+            .bytes(&claim)
+            .text("PX")
+            .number(millis(self.key_retain))
+    }
+
+    fn by_script(&self, layout: &Layout, form: Form) -> Command {
         let id = &self.lease.id;
         // A key that may be missing is named only where it is needed: while a slot is migrated, a
         // node of a cluster refuses several keys of which not all are there.
         let (keys, arguments) = if self.is_apart { (2, 6) } else { (1, 4) };
         let size = self.head.len() + self.payload.len();
-        let command = SETTLE.call(self.form, keys, arguments, size).key(layout, Key::Record(id));
+        let command = SETTLE.call(form, keys, arguments, size).key(layout, Key::Record(id));
         let command = if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
         let command = command
             .joined(&self.record())
@@ -73,6 +96,22 @@ impl SettleStep {
         } else {
             command
         }
+    }
+
+    /// Goes on with the script, unless the claim was as it was granted.
+    fn answer_to_set(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
+        match reply {
+            Reply::Bytes(_) => return Next::Done(Ok(())),
+            // Awaited, settled before, or another's: the script tells which.
+            Reply::Nil => {}
+            Reply::Error(error) if is_unknown_syntax(&error) => layout.note_needs_scripts(),
+            // A script may write what was paid for although there is no memory.
+            Reply::Error(error) if has_code(&error, "OOM") => {}
+            Reply::Error(error) => return Next::Done(Err(layout.refused(&error))),
+            _ => return Next::Done(Err(layout.unexpected("SET"))),
+        }
+        self.asked = Asked::Script(Form::Hash);
+        Next::Ask(self.by_script(layout, Form::Hash))
     }
 
     fn writes(&self, layout: &Layout, is_awaited: bool) -> Vec<Command> {
@@ -91,15 +130,25 @@ impl Step for SettleStep {
     type Verdict = ();
 
     fn begin(&mut self, layout: &Layout, _: u64) -> Command {
-        self.form = Form::Hash;
-        self.command(layout)
+        if layout.may_compare() && !self.is_apart {
+            self.asked = Asked::Compared;
+            return self.set_compared(layout);
+        }
+        self.asked = Asked::Script(Form::Hash);
+        self.by_script(layout, Form::Hash)
     }
 
     fn answer(&mut self, layout: &Layout, reply: Reply) -> Next<()> {
-        match self.form.read(reply) {
-            ScriptReply::Again => Next::Ask(self.command(layout)),
-            ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
-            ScriptReply::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+        match &mut self.asked {
+            Asked::Compared => self.answer_to_set(layout, reply),
+            Asked::Script(form) => match form.read(reply) {
+                ScriptReply::Again => {
+                    let form = *form;
+                    Next::Ask(self.by_script(layout, form))
+                }
+                ScriptReply::Refused(error) => Next::Done(Err(layout.refused(&error))),
+                ScriptReply::Answer(reply) => Next::Done(if_in_force(layout, &reply)),
+            },
         }
     }
 
