@@ -19,7 +19,7 @@ use super::{Decision, Next, Read, Step};
 
 /// [`Store::settle`](idemptx_core::store::Store::settle).
 ///
-/// One native command where the server knows how to compare, and nobody waits; else a script.
+/// One native command where the server knows how to compare, unless the end is awaited; else a script.
 #[derive(Clone, Debug)]
 pub struct SettleStep {
     lease: Lease,
@@ -65,7 +65,7 @@ impl SettleStep {
         [&self.head, if self.is_apart { b"" } else { &self.payload }]
     }
 
-    /// Returns the command that settles a claim which nobody awaits.
+    /// Returns the command that settles a claim whose end is not awaited.
     fn set_compared(&self, layout: &Layout) -> Command {
         let claim = Record::running(&self.lease).encode();
         let size = claim.len() + self.head.len() + self.payload.len();
