@@ -68,7 +68,7 @@ pub(crate) async fn answer(
     if let Some(received) = &received {
         request.body_mut().count_in(Arc::clone(received));
     }
-    let (route, mut response) = match admit(&table, request) {
+    let (route, mut response) = match admit(&table, &peer, request) {
         Ok((route, request)) => {
             span.routed(&route.config.path, &route.name);
             let response = span.instrument(route_request(&route, peer, request)).await;
@@ -169,12 +169,13 @@ pub(crate) fn probe(
 /// Validates a request, finds its route and removes hop-by-hop fields.
 fn admit(
     table: &RoutingTable,
+    peer: &Peer,
     mut request: Request<ClientBody>,
 ) -> Result<(Arc<ActiveRoute>, Request<ClientBody>), ProxyError> {
     if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
-    target::resolve(&mut request)?;
+    let host = peer.resolve(&mut request)?;
     if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
@@ -183,9 +184,9 @@ fn admit(
     {
         return Err(ProxyError::Expectation);
     }
-    let host = target::host(request.headers());
-    let route =
-        table.route(&host, request.method(), request.uri().path()).ok_or(ProxyError::NoRoute)?;
+    let route = table
+        .route(&host.name, request.method(), request.uri().path())
+        .ok_or(ProxyError::NoRoute)?;
     let limits = BodyLimits::on_route(&table.limits, &route.config.limits);
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());

@@ -67,9 +67,19 @@ fn is_plain<B>(request: &Request<B>) -> bool {
         && !line.windows(2).any(|pair| pair == b"..")
 }
 
+/// Returns whether the target is a path, so that `Host` alone names the host.
+pub(super) fn is_origin_form<B>(request: &Request<B>) -> bool {
+    request.uri().authority().is_none() && has_usual_form(request)
+}
+
 /// Returns the host of a request whose target was [resolved](resolve), in lower case.
 pub(super) fn host(headers: &HeaderMap) -> Cow<'_, str> {
-    let line = headers.get(HOST).and_then(|line| line.to_str().ok()).unwrap_or_default();
+    headers.get(HOST).map_or(Cow::Borrowed(""), host_in)
+}
+
+/// Returns the host that a line names, in lower case.
+pub(super) fn host_in(line: &HeaderValue) -> Cow<'_, str> {
+    let line = line.to_str().unwrap_or_default();
     let end = match line.find(']') {
         Some(bracket) => bracket + 1,
         None => line.find(':').unwrap_or(line.len()),
