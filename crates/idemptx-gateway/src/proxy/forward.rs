@@ -213,7 +213,7 @@ pub(super) async fn forward_request(
     }
     state_absent_body(&mut request);
     let request_id = request.headers().get(REQUEST_ID).cloned();
-    match route.send(request, execution.is_some()).await {
+    match route.send(&mut request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))

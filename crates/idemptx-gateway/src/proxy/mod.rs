@@ -68,13 +68,16 @@ pub(crate) async fn answer(
     if let Some(received) = &received {
         request.body_mut().count_in(Arc::clone(received));
     }
-    let (route, mut response) = match admit(&table, &peer, request) {
-        Ok((route, request)) => {
+    let (route, mut response) = match admit(&table, &peer, &mut request) {
+        Ok(route) => {
             span.routed(&route.config.path, &route.name);
             let response = span.instrument(route_request(&route, peer, request)).await;
             (Some(route), response)
         }
-        Err(fault) => (None, fault.into_response().map(DownstreamBody::plain)),
+        Err(fault) => {
+            drop(request);
+            (None, fault.into_response().map(DownstreamBody::plain))
+        }
     };
     if is_own(&response) {
         if is_problem(&response) {
@@ -170,12 +173,12 @@ pub(crate) fn probe(
 fn admit(
     table: &RoutingTable,
     peer: &Peer,
-    mut request: Request<ClientBody>,
-) -> Result<(Arc<ActiveRoute>, Request<ClientBody>), ProxyError> {
+    request: &mut Request<ClientBody>,
+) -> Result<Arc<ActiveRoute>, ProxyError> {
     if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
-    let host = peer.resolve(&mut request)?;
+    let host = peer.resolve(request)?;
     if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
@@ -194,8 +197,8 @@ fn admit(
         return Err(ProxyError::BodyTooLarge);
     }
     request.body_mut().limit(limits);
-    headers::strip_request(&mut request, route)?;
-    Ok((Arc::clone(route), request))
+    headers::strip_request(request, route)?;
+    Ok(Arc::clone(route))
 }
 
 async fn route_request(

@@ -243,7 +243,7 @@ impl ActiveRoute {
     /// One with a safe method and without a key may be sent again (RFC 9110 §9.2.2).
     pub(super) async fn send(
         &self,
-        request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         is_keyed: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();

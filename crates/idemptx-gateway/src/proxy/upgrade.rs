@@ -57,9 +57,9 @@ pub(super) async fn answer(
     let client = hyper::upgrade::on(&mut request);
     rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let request = request.map(|_| UpstreamRequestBody::empty());
+    let mut request = request.map(|_| UpstreamRequestBody::empty());
     let request_id = request.headers().get(REQUEST_ID).cloned();
-    let mut response = match route.send(request, false).await {
+    let mut response = match route.send(&mut request, false).await {
         Ok(response) => response,
         Err(lost) => {
             let problem = send_error_response(route, &lost, request_id.as_ref(), false);

@@ -116,20 +116,21 @@ impl UpstreamPool {
     /// Sends a request and waits for the response's head; one that `is_repeatable` may reach the
     /// upstream twice.
     ///
+    /// What is left of the request means nothing.
+    ///
     /// # Cancel safety
     ///
     /// Dropped, the connection in use is closed.
     pub(crate) async fn send(
         &self,
-        mut request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         limits: &RouteLimits,
         is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
         let mut unsent = None;
         for (number, address) in self.candidates().enumerate() {
-            let span =
-                UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
+            let span = UpstreamSpan::begin(&self.config.name, &address.origin, number, request);
             match self.send_to(address, request, limits, is_repeatable).await {
                 Ok(mut answer) => {
                     self.note_status(address, answer.status());
@@ -138,13 +139,13 @@ impl UpstreamPool {
                     span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
-                Err(AttemptError::Unsent(error, back)) => {
+                Err(AttemptError::Unsent(error)) => {
                     span.end(UpstreamResult::Unsent);
                     if error.kind() != io::ErrorKind::QuotaExceeded {
                         self.note_unreachable(address, &error);
                     }
                     let text = format!("{}: {error}", address.label);
-                    (unsent, request) = (Some(io::Error::new(error.kind(), text)), *back);
+                    unsent = Some(io::Error::new(error.kind(), text));
                 }
                 Err(AttemptError::Final(lost)) => {
                     span.end(UpstreamResult::from(&lost));
@@ -251,26 +252,28 @@ impl UpstreamPool {
         free.into_iter().chain(full).chain(down).collect()
     }
 
+    /// Sends a request to one address; it is still there if it could not be sent.
     async fn send_to(
         &self,
         address: &Arc<Address>,
-        mut request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         limits: &RouteLimits,
         is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
         let response_timeout = limits.response_timeout(&self.config);
-        address.direct(&mut request);
+        address.direct(request);
         let mut fresh = false;
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection(fresh).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(AttemptError::Unsent(error, Box::new(request))),
+                Err(error) => return Err(AttemptError::Unsent(error)),
             };
             let repeated = (is_repeatable && connection.is_reused() && !fresh)
-                .then(|| repetition(&request))
+                .then(|| repetition(request))
                 .flatten();
             let upload = request.body_mut().upload();
-            let answer = std::pin::pin!(connection.send(request));
+            let sent = std::mem::replace(request, Request::new(UpstreamRequestBody::empty()));
+            let answer = std::pin::pin!(connection.send(sent));
             match await_response(answer, upload, response_timeout).await {
                 None => {
                     connection.mark_suspect();
@@ -289,14 +292,14 @@ impl UpstreamPool {
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.
-                Some(SendOutcome::Unsent(back)) => request = *back,
+                Some(SendOutcome::Unsent(back)) => *request = *back,
                 Some(SendOutcome::Broken(error)) if is_refused_stream(&error) => {
                     let unsent = SendError::Unsent(io::Error::other(error));
                     return Err(AttemptError::Final(unsent));
                 }
                 Some(SendOutcome::Broken(error)) => {
                     if let Some(repeated) = repeated.filter(|_| is_closed_unanswered(&error)) {
-                        (request, fresh) = (repeated, true);
+                        (*request, fresh) = (repeated, true);
                         continue;
                     }
                     return Err(AttemptError::Final(SendError::Broken(error)));
@@ -304,7 +307,7 @@ impl UpstreamPool {
             }
         }
         let error = io::Error::other("every connection closed before the request was sent");
-        Err(AttemptError::Unsent(error, Box::new(request)))
+        Err(AttemptError::Unsent(error))
     }
 }
 
@@ -369,7 +372,7 @@ fn turns(count: usize, weights: &[u32]) -> Vec<usize> {
 
 /// The failure of one address.
 enum AttemptError {
-    Unsent(io::Error, Box<Request<UpstreamRequestBody>>),
+    Unsent(io::Error),
     Final(SendError),
 }
 
