@@ -22,7 +22,6 @@ use tower_service::Service;
 
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
-use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use super::target;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
@@ -178,6 +177,7 @@ const fn scheme(tls: bool) -> &'static str {
 pub(super) struct ForwardService {
     pub(super) route: Arc<ActiveRoute>,
     pub(super) peer: Arc<Peer>,
+    pub(super) request_id: HeaderValue,
 }
 
 impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
@@ -190,12 +190,14 @@ impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
     }
 
     fn call(&mut self, mut request: Request<RequestBody<ClientBody>>) -> Self::Future {
-        let Self { route, peer } = self.clone();
+        let Self { route, peer, request_id } = self.clone();
         let execution = request.extensions_mut().remove::<Execution>();
         // Requests under a key may run in a task other than the connection's.
         let context = TraceContext::of(request.extensions_mut());
         let request = request.map(UpstreamRequestBody::keyed);
-        let forwarded = async move { Ok(forward_request(&route, &peer, request, execution).await) };
+        let forwarded = async move {
+            Ok(forward_request(&route, &peer, request, execution, &request_id).await)
+        };
         Box::pin(context.instrument(forwarded))
     }
 }
@@ -206,20 +208,20 @@ pub(super) async fn forward_request(
     peer: &Peer,
     mut request: Request<UpstreamRequestBody>,
     execution: Option<Execution>,
+    request_id: &HeaderValue,
 ) -> Response<UpstreamBody> {
     rewrite_for_upstream(route, peer, &mut request);
     if let Some(execution) = &execution {
         add_execution_headers(route, execution, request.headers_mut());
     }
     state_absent_body(&mut request);
-    let request_id = request.headers().get(REQUEST_ID).cloned();
     match route.send(&mut request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
         }
         Ok(answer) => answer,
-        Err(lost) => send_error_response(route, &lost, request_id.as_ref(), execution.is_some()),
+        Err(lost) => send_error_response(route, &lost, request_id, execution.is_some()),
     }
 }
 
@@ -371,7 +373,7 @@ pub(super) fn add_execution_headers(
 pub(super) fn send_error_response(
     route: &ActiveRoute,
     lost: &SendError,
-    request_id: Option<&HeaderValue>,
+    request_id: &HeaderValue,
     keyed: bool,
 ) -> Response<UpstreamBody> {
     let fault = match lost {
@@ -386,7 +388,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    route.log_lost(request_id, &lost.to_string());
+    route.log_lost(Some(request_id), &lost.to_string());
     fault_response(route, fault)
 }
 

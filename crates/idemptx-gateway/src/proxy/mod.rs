@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
+use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
 use idemptx::{Bypass, Code, Outcome};
@@ -42,6 +43,7 @@ use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
+use self::headers::NotableFields;
 use self::request_id::REQUEST_ID;
 pub(crate) use self::routing_table::{ActiveRoute, RoutingTable};
 pub(crate) use self::store_checks::LoggedFindings;
@@ -60,18 +62,20 @@ pub(crate) async fn answer(
     let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
     let client = peer.client(request.headers());
     let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
-    let origin = request.headers().get(ORIGIN).cloned();
-    let request_id = request_id::take_or_make(request.headers_mut());
+    let fields = NotableFields::of(request.headers());
+    let origin = fields.has_origin.then(|| request.headers().get(ORIGIN).cloned()).flatten();
+    let request_id = request_id::take_or_make(request.headers_mut(), fields.has_request_id);
     let log = table.store.recorder().log();
     let received = AccessLine::is_wanted(log).then(Arc::<AtomicU64>::default);
-    let mut request = ClientBody::of(request, BodyLimits::of(&table.limits));
+    let mut request = ClientBody::of(request, fields.has_expect, BodyLimits::of(&table.limits));
     if let Some(received) = &received {
         request.body_mut().count_in(Arc::clone(received));
     }
-    let (route, mut response) = match admit(&table, &peer, &mut request) {
+    let (route, mut response) = match admit(&table, &peer, &fields, &mut request) {
         Ok(route) => {
             span.routed(&route.config.path, &route.name);
-            let response = span.instrument(route_request(&route, peer, request)).await;
+            let routed = route_request(&route, peer, request, &request_id);
+            let response = span.instrument(routed).await;
             (Some(route), response)
         }
         Err(fault) => {
@@ -173,6 +177,7 @@ pub(crate) fn probe(
 fn admit(
     table: &RoutingTable,
     peer: &Peer,
+    fields: &NotableFields,
     request: &mut Request<ClientBody>,
 ) -> Result<Arc<ActiveRoute>, ProxyError> {
     if *request.method() == Method::CONNECT {
@@ -182,7 +187,8 @@ fn admit(
     if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
-    if let Some(expected) = request.headers().get(EXPECT)
+    if fields.has_expect
+        && let Some(expected) = request.headers().get(EXPECT)
         && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return Err(ProxyError::Expectation);
@@ -191,13 +197,12 @@ fn admit(
         .route(&host.name, request.method(), request.uri().path())
         .ok_or(ProxyError::NoRoute)?;
     let limits = BodyLimits::on_route(&table.limits, &route.config.limits);
-    let declared =
-        request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes| !limits.admits(bytes)) {
+    // What is declared, as far as it is.
+    if !limits.admits(request.body().size_hint().lower()) {
         return Err(ProxyError::BodyTooLarge);
     }
     request.body_mut().limit(limits);
-    headers::strip_request(request, route)?;
+    headers::strip_request(request, fields, route)?;
     Ok(Arc::clone(route))
 }
 
@@ -205,16 +210,17 @@ async fn route_request(
     route: &Arc<ActiveRoute>,
     peer: Arc<Peer>,
     mut request: Request<ClientBody>,
+    request_id: &HeaderValue,
 ) -> Response<DownstreamBody> {
     if upgrade::is_wanted(&request) {
         // Boxed: upgrades are rare, and the common path needs less memory.
-        return Box::pin(upgrade::answer(route, &peer, request)).await;
+        return Box::pin(upgrade::answer(route, &peer, request, request_id)).await;
     }
     let Some(engine) = &route.engine else {
         let keyed = route.config.report_ignored && headers::has_key(request.headers());
         let request = request.map(UpstreamRequestBody::plain);
         // Boxed: replays need no room for it.
-        let mut response = Box::pin(forward_request(route, &peer, request, None)).await;
+        let mut response = Box::pin(forward_request(route, &peer, request, None, request_id)).await;
         if keyed {
             headers::mark_ignored(response.headers_mut());
         }
@@ -224,14 +230,13 @@ async fn route_request(
         request.extensions_mut().insert(scope.clone());
     }
     let began = Instant::now();
-    let request_id = request.headers().get(REQUEST_ID).cloned();
-    let forward = ForwardService { route: Arc::clone(route), peer };
+    let forward = ForwardService { route: Arc::clone(route), peer, request_id: request_id.clone() };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.
-        route.note_broken_off(request_id.as_ref(), began.elapsed());
+        route.note_broken_off(request_id, began.elapsed());
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));

@@ -263,8 +263,8 @@ impl ActiveRoute {
     }
 
     /// Records a response that broke off after its head, which was recorded before.
-    pub(super) fn note_broken_off(&self, request_id: Option<&HeaderValue>, took: Duration) {
-        self.log_lost(request_id, "its body broke off");
+    pub(super) fn note_broken_off(&self, request_id: &HeaderValue, took: Duration) {
+        self.log_lost(Some(request_id), "its body broke off");
         self.note(UpstreamResult::Broken, took);
     }
 

@@ -22,9 +22,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::TRANSFER_ENCODING;
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::NotReplayable;
@@ -381,15 +381,15 @@ enum AttemptError {
 /// hyper prefers the coding to a length, treats an unknown coding as none, and merges equal
 /// lengths.
 fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let (length, coding) = (lengths.next(), codings.next());
-    let is_number = |it: &HeaderValue| it.as_bytes().iter().all(u8::is_ascii_digit);
-    lengths.next().is_some()
-        || codings.next().is_some()
-        || length.is_some() && coding.is_some()
-        || !length.is_none_or(is_number)
-        || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    let mut is_framed = false;
+    headers.iter().any(|(name, value)| {
+        let is_usual = match name.as_str() {
+            "content-length" => value.as_bytes().iter().all(u8::is_ascii_digit),
+            "transfer-encoding" => value.as_bytes().eq_ignore_ascii_case(b"chunked"),
+            _ => return false,
+        };
+        std::mem::replace(&mut is_framed, true) || !is_usual
+    })
 }
 
 /// Returns whether the end of a response is the end of its connection (RFC 9112 §6.3, item 8).
@@ -397,9 +397,8 @@ fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
 /// Half of such a response looks like the whole one, unless TLS marks the end.
 fn is_ended_by_closing(head: &Parts, body: &Incoming) -> bool {
     head.version <= Version::HTTP_11
-        && !head.headers.contains_key(CONTENT_LENGTH)
+        && body.size_hint().exact().is_none()
         && !head.headers.contains_key(TRANSFER_ENCODING)
-        && !body.is_end_stream()
 }
 
 /// Returns the same request again, if it has no body.

@@ -170,8 +170,7 @@ async fn what_is_not_under_a_key_streams_in_both_directions() {
     let gateway = in_front_of(upstream.address, "").await;
     let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
     let stream = TcpStream::connect(gateway.address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::post("/").header("host", "a").body(body).unwrap();
     pieces.send_data(Bytes::from_static(b"first")).await.unwrap();
