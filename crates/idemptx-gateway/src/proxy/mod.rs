@@ -59,16 +59,19 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
 ) -> Response<DownstreamBody> {
     let version = request.version();
-    let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
+    let began = Instant::now();
     let client = peer.client(request.headers());
     let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
     let fields = NotableFields::of(request.headers());
     let origin = fields.has_origin.then(|| request.headers().get(ORIGIN).cloned()).flatten();
     let request_id = request_id::take_or_make(request.headers_mut(), fields.has_request_id);
     let log = table.store.recorder().log();
-    let received = AccessLine::is_wanted(log).then(Arc::<AtomicU64>::default);
+    let logged = AccessLine::is_wanted(log).then(|| {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        (method, path, Arc::<AtomicU64>::default())
+    });
     let mut request = ClientBody::of(request, fields.has_expect, BodyLimits::of(&table.limits));
-    if let Some(received) = &received {
+    if let Some((_, _, received)) = &logged {
         request.body_mut().count_in(Arc::clone(received));
     }
     let (route, mut response) = match admit(&table, &peer, &fields, &mut request) {
@@ -102,12 +105,12 @@ pub(crate) async fn answer(
         began,
     };
     table.store.recorder().request_completed(&ended);
-    let line = received.map(|received| {
+    let line = logged.map(|(method, path, received)| {
         let (outcome, reason) = outcome_labels(ended.outcome);
         AccessLine {
             log,
             method,
-            path: uri.path().to_owned(),
+            path,
             version,
             client,
             request_id,
@@ -236,7 +239,7 @@ async fn route_request(
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.
-        route.note_broken_off(request_id, began.elapsed());
+        route.note_broken_off(request_id, began);
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));

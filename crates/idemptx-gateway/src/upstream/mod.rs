@@ -116,7 +116,7 @@ impl UpstreamPool {
     /// Sends a request and waits for the response's head; one that `is_repeatable` may reach the
     /// upstream twice.
     ///
-    /// What is left of the request means nothing.
+    /// Leaves an empty request. If requests are logged, the response has an [`AnsweredBy`].
     ///
     /// # Cancel safety
     ///
@@ -126,16 +126,19 @@ impl UpstreamPool {
         request: &mut Request<UpstreamRequestBody>,
         limits: &RouteLimits,
         is_repeatable: bool,
+        is_logged: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let began = Instant::now();
+        let began = is_logged.then(Instant::now);
         let mut unsent = None;
         for (number, address) in self.candidates().enumerate() {
             let span = UpstreamSpan::begin(&self.config.name, &address.origin, number, request);
             match self.send_to(address, request, limits, is_repeatable).await {
                 Ok(mut answer) => {
                     self.note_status(address, answer.status());
-                    let (address, took) = (Arc::clone(&address.label), began.elapsed());
-                    answer.extensions_mut().insert(AnsweredBy { address, took });
+                    if let Some(began) = began {
+                        let (address, took) = (Arc::clone(&address.label), began.elapsed());
+                        answer.extensions_mut().insert(AnsweredBy { address, took });
+                    }
                     span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
@@ -165,7 +168,7 @@ impl UpstreamPool {
         if self.config.ejection.as_ref().is_some_and(|it| it.statuses.contains(status)) {
             return self.note_failure(address, &format_args!("status {}", status.as_u16()));
         }
-        if address.health().succeeded(Instant::now())
+        if address.health().succeeded(Instant::now)
             && let Some(suppressed) = self.health_lines.admit()
         {
             let (upstream, address) = (&*self.config.name, &*address.label);
