@@ -11,7 +11,7 @@ mod recorded_store;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use idemptx::Outcome;
 
@@ -96,8 +96,8 @@ impl Recorder {
 
     /// Records a completed request.
     pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
-        let took = request_completed.began.elapsed();
         let Some(AdminState { metrics, event_log }) = &self.admin else { return };
+        let took = request_completed.began.elapsed();
         if let Some(code) = request_completed.own {
             metrics.own_answer(code);
         }
@@ -120,9 +120,9 @@ impl Recorder {
     }
 
     /// Records the result of a request to an upstream.
-    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, took: Duration) {
+    pub(crate) fn upstream(&self, upstream: &Arc<str>, answer: UpstreamResult, began: Instant) {
         if let Some(metrics) = self.metrics() {
-            metrics.upstream(upstream, answer, took);
+            metrics.upstream(upstream, answer, began.elapsed());
         }
     }
 

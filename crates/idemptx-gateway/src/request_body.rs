@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -87,12 +86,15 @@ pub(crate) enum BodyLimitError {
 }
 
 impl ClientBody {
-    /// Takes over the body of a request.
-    pub(crate) fn of(request: Request<Incoming>, pace: BodyLimits) -> Request<Self> {
+    /// Takes over the body of a request, whose client may wait for permission to send it.
+    pub(crate) fn of(
+        request: Request<Incoming>,
+        has_expect: bool,
+        pace: BodyLimits,
+    ) -> Request<Self> {
         // Over HTTP/2 a stream is reset by itself; and a client that waits for permission to send
         // would get it.
-        let lingers =
-            request.version() <= Version::HTTP_11 && !request.headers().contains_key(EXPECT);
+        let lingers = request.version() <= Version::HTTP_11 && !has_expect;
         request.map(|body| Self {
             body: Some(body),
             lingers,

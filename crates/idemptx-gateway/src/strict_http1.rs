@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::activity::Activity;
@@ -232,6 +232,14 @@ impl Framing {
 
     /// Consumes a line or the available part of it, and returns its length; `None` if ambiguous.
     fn line(&mut self, rest: &[u8]) -> Option<usize> {
+        // Most lines are complete: one search finds the end, or what makes the line ambiguous.
+        if self.line.is_empty()
+            && let Some(end) = memchr2(b'\r', b'\n', rest)
+            && let (line, b"\r\n") = (rest.get(..end)?, rest.get(end..end + 2).unwrap_or_default())
+        {
+            self.position = self.after(line)?;
+            return Some(end + 2);
+        }
         let Some(end) = memchr(b'\n', rest) else {
             self.line.extend_from_slice(rest);
             // hyper rejects longer lines, so they need not be buffered.
@@ -290,19 +298,24 @@ impl Framing {
     }
 
     fn field(&mut self, line: &[u8]) -> Option<()> {
-        let colon = memchr(b':', line)?;
-        let (name, value) = line.split_at_checked(colon)?;
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if name.eq_ignore_ascii_case(b"content-length") {
+        if let Some(value) = value_of(b"content-length", line) {
             let length = number(value, 10)?;
             return self.length.replace(length).is_none().then_some(());
         }
-        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        if let Some(value) = value_of(b"transfer-encoding", line) {
             let is_first = !std::mem::replace(&mut self.chunked, true);
             return (is_first && value.eq_ignore_ascii_case(b"chunked")).then_some(());
         }
+        // Lines that are no fields are rejected by hyper.
         Some(())
     }
+}
+
+/// Returns the value of a line, if it has this name.
+fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
+    let (start, rest) = line.split_at_checked(name.len())?;
+    let value = rest.strip_prefix(b":")?;
+    start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
 }
 
 /// Parses digits only.

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::header::{
@@ -22,8 +22,8 @@ use tower_service::Service;
 
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
-use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
+use super::target;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
 use crate::connection_limit::RequestConnection;
 use crate::network::ClientAddress;
@@ -37,7 +37,7 @@ pub(crate) struct Peer {
     pub(crate) address: ClientAddress,
     /// The address, as a field value; a Unix socket adds nothing to `X-Forwarded-For`.
     forwarded_for: Option<HeaderValue>,
-    /// The element that every request adds to `Forwarded` (RFC 7239 §4).
+    /// The part of the element of `Forwarded` (RFC 7239 §4) that all requests share.
     forwarded: String,
     tls: bool,
     rule: ForwardedRule,
@@ -46,6 +46,19 @@ pub(crate) struct Peer {
     /// The client, as its certificate names it.
     pub(crate) certificate: Option<Scope>,
     pub(super) connection: RequestConnection,
+    /// The host of the last request: most connections name only one.
+    last_host: Mutex<Option<Arc<KnownHost>>>,
+}
+
+/// A host as requests name it, and what follows from it.
+#[derive(Debug)]
+pub(super) struct KnownHost {
+    /// `Host`, once the target is resolved.
+    line: HeaderValue,
+    /// In lower case.
+    pub(super) name: Box<str>,
+    /// The element of `Forwarded` for requests of this peer to this host.
+    forwarded: Option<HeaderValue>,
 }
 
 impl Peer {
@@ -77,7 +90,56 @@ impl Peer {
             // RFC 7239 §6.2.
             ClientAddress::UnixSocket => format!("for=unknown;proto={scheme}"),
         };
-        Self { address, forwarded_for, forwarded, tls, rule, trusted, certificate, connection }
+        Self {
+            address,
+            forwarded_for,
+            forwarded,
+            tls,
+            rule,
+            trusted,
+            certificate,
+            connection,
+            last_host: Mutex::default(),
+        }
+    }
+
+    /// Resolves the target of a request, as [`target::resolve`] does, and returns its host.
+    pub(super) fn resolve<B>(
+        &self,
+        request: &mut Request<B>,
+    ) -> Result<Arc<KnownHost>, ProxyError> {
+        let mut lines = request.headers().get_all(HOST).iter();
+        if let (Some(line), None) = (lines.next(), lines.next())
+            && let Some(known) = self.known_host(line)
+            && target::is_origin_form(request)
+        {
+            return Ok(known);
+        }
+        target::resolve(request)?;
+        let line = request.headers().get(HOST).ok_or(ProxyError::BadTarget)?;
+        let known = Arc::new(KnownHost {
+            // A copy: the request's own is a part of the buffer that it was read into.
+            line: HeaderValue::from_bytes(line.as_bytes()).map_err(|_| ProxyError::BadTarget)?,
+            name: target::host_in(line).into(),
+            forwarded: self.forwarded_element(Some(line)),
+        });
+        *self.last_host.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&known));
+        Ok(known)
+    }
+
+    /// Returns what follows from a host, if the last request had named it, too.
+    fn known_host(&self, line: &HeaderValue) -> Option<Arc<KnownHost>> {
+        let last = self.last_host.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|last| last.line == line).map(Arc::clone)
+    }
+
+    /// Returns the element that a request to this host adds to `Forwarded` (RFC 7239 §4).
+    fn forwarded_element(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let element = match host.map(HeaderValue::to_str) {
+            Some(Ok(host)) => format!("{};host=\"{host}\"", self.forwarded),
+            _ => self.forwarded.clone(),
+        };
+        HeaderValue::try_from(element).ok()
     }
 
     pub(crate) const fn scheme(&self) -> &'static str {
@@ -115,6 +177,7 @@ const fn scheme(tls: bool) -> &'static str {
 pub(super) struct ForwardService {
     pub(super) route: Arc<ActiveRoute>,
     pub(super) peer: Arc<Peer>,
+    pub(super) request_id: HeaderValue,
 }
 
 impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
@@ -127,12 +190,14 @@ impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
     }
 
     fn call(&mut self, mut request: Request<RequestBody<ClientBody>>) -> Self::Future {
-        let Self { route, peer } = self.clone();
+        let Self { route, peer, request_id } = self.clone();
         let execution = request.extensions_mut().remove::<Execution>();
         // Requests under a key may run in a task other than the connection's.
         let context = TraceContext::of(request.extensions_mut());
         let request = request.map(UpstreamRequestBody::keyed);
-        let forwarded = async move { Ok(forward_request(&route, &peer, request, execution).await) };
+        let forwarded = async move {
+            Ok(forward_request(&route, &peer, request, execution, &request_id).await)
+        };
         Box::pin(context.instrument(forwarded))
     }
 }
@@ -143,20 +208,20 @@ pub(super) async fn forward_request(
     peer: &Peer,
     mut request: Request<UpstreamRequestBody>,
     execution: Option<Execution>,
+    request_id: &HeaderValue,
 ) -> Response<UpstreamBody> {
     rewrite_for_upstream(route, peer, &mut request);
     if let Some(execution) = &execution {
         add_execution_headers(route, execution, request.headers_mut());
     }
     state_absent_body(&mut request);
-    let request_id = request.headers().get(REQUEST_ID).cloned();
-    match route.send(request, execution.is_some()).await {
+    match route.send(&mut request, execution.is_some()).await {
         // The request did not ask for an upgrade.
         Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
             fault_response(route, ProxyError::lost(route))
         }
         Ok(answer) => answer,
-        Err(lost) => send_error_response(route, &lost, request_id.as_ref(), execution.is_some()),
+        Err(lost) => send_error_response(route, &lost, request_id, execution.is_some()),
     }
 }
 
@@ -209,12 +274,18 @@ fn add_forwarded_headers(peer: &Peer, host: Option<&HeaderValue>, headers: &mut 
             headers.insert(FORWARDED_FOR, forwarded_for.clone());
         }
     }
-    let mut forwarded = if given { list(headers, &FORWARDED) } else { String::with_capacity(96) };
-    forwarded.push_str(&peer.forwarded);
-    if let Some(Ok(host)) = host.map(HeaderValue::to_str) {
-        forwarded.extend([";host=\"", host, "\""]);
+    let element = match host.and_then(|line| peer.known_host(line)) {
+        Some(known) => known.forwarded.clone(),
+        None => peer.forwarded_element(host),
+    };
+    if let Some(element) = element {
+        if given && headers.contains_key(FORWARDED) {
+            let elements = list(headers, &FORWARDED) + element.to_str().unwrap_or_default();
+            set(headers, FORWARDED, elements);
+        } else {
+            headers.insert(FORWARDED, element);
+        }
     }
-    set(headers, FORWARDED, forwarded);
     if !given || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(peer.scheme()));
     }
@@ -302,7 +373,7 @@ pub(super) fn add_execution_headers(
 pub(super) fn send_error_response(
     route: &ActiveRoute,
     lost: &SendError,
-    request_id: Option<&HeaderValue>,
+    request_id: &HeaderValue,
     keyed: bool,
 ) -> Response<UpstreamBody> {
     let fault = match lost {
@@ -317,7 +388,7 @@ pub(super) fn send_error_response(
             _ => ProxyError::lost(route),
         },
     };
-    route.log_lost(request_id, &lost.to_string());
+    route.log_lost(Some(request_id), &lost.to_string());
     fault_response(route, fault)
 }
 

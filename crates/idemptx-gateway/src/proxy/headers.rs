@@ -14,6 +14,39 @@ use super::fault::ProxyError;
 use super::routing_table::ActiveRoute;
 use crate::config::{Cors, Protection, ScopeSource};
 
+/// The fields that a request has of those that need attention.
+///
+/// Most requests have none: one scan is cheaper than a look-up for each.
+#[derive(Debug, Default)]
+pub(super) struct NotableFields {
+    cookies: usize,
+    has_underscore: bool,
+    /// True if there are fields that are not for the upstream.
+    is_connected: bool,
+    pub(super) has_expect: bool,
+    pub(super) has_origin: bool,
+    pub(super) has_request_id: bool,
+}
+
+impl NotableFields {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, _) in headers {
+            match name.as_str() {
+                "cookie" => found.cookies += 1,
+                "origin" => found.has_origin = true,
+                "x-request-id" => found.has_request_id = true,
+                text => {
+                    found.has_expect |= text == "expect";
+                    found.has_underscore |= text.bytes().any(|byte| byte == b'_');
+                    found.is_connected |= is_for_one_connection(name);
+                }
+            }
+        }
+        found
+    }
+}
+
 /// Removes hop-by-hop fields and fields that only the gateway may set.
 ///
 /// # Security
@@ -23,22 +56,16 @@ use crate::config::{Cors, Protection, ScopeSource};
 /// upstream it would mean something else.
 pub(super) fn strip_request<B>(
     request: &mut Request<B>,
+    fields: &NotableFields,
     route: &ActiveRoute,
 ) -> Result<(), ProxyError> {
-    // Most requests have nothing to join or to remove; one scan is cheaper than look-ups.
-    let (mut cookies, mut has_underscore, mut is_connected) = (0, false, false);
-    for (name, _) in request.headers() {
-        cookies += usize::from(*name == COOKIE);
-        has_underscore |= name.as_str().contains('_');
-        is_connected |= is_for_one_connection(name);
-    }
-    if cookies > 1 {
+    if fields.cookies > 1 {
         join_cookies(request.headers_mut());
     }
-    if has_underscore {
+    if fields.has_underscore {
         drop_aliases(request.headers_mut(), route);
     }
-    if !is_connected {
+    if !fields.is_connected {
         return Ok(());
     }
     let upgrade = super::upgrade::permitted_protocol(request, route);

@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
+use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
 use idemptx::{Bypass, Code, Outcome};
@@ -42,6 +43,7 @@ use self::fault::OwnAnswer;
 pub(crate) use self::fault::ProxyError;
 pub(crate) use self::forward::Peer;
 use self::forward::{ForwardService, forward_request};
+use self::headers::NotableFields;
 use self::request_id::REQUEST_ID;
 pub(crate) use self::routing_table::{ActiveRoute, RoutingTable};
 pub(crate) use self::store_checks::LoggedFindings;
@@ -57,24 +59,32 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
 ) -> Response<DownstreamBody> {
     let version = request.version();
-    let (began, method, uri) = (Instant::now(), request.method().clone(), request.uri().clone());
+    let began = Instant::now();
     let client = peer.client(request.headers());
     let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
-    let origin = request.headers().get(ORIGIN).cloned();
-    let request_id = request_id::take_or_make(request.headers_mut());
+    let fields = NotableFields::of(request.headers());
+    let origin = fields.has_origin.then(|| request.headers().get(ORIGIN).cloned()).flatten();
+    let request_id = request_id::take_or_make(request.headers_mut(), fields.has_request_id);
     let log = table.store.recorder().log();
-    let received = AccessLine::is_wanted(log).then(Arc::<AtomicU64>::default);
-    let mut request = ClientBody::of(request, BodyLimits::of(&table.limits));
-    if let Some(received) = &received {
+    let logged = AccessLine::is_wanted(log).then(|| {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        (method, path, Arc::<AtomicU64>::default())
+    });
+    let mut request = ClientBody::of(request, fields.has_expect, BodyLimits::of(&table.limits));
+    if let Some((_, _, received)) = &logged {
         request.body_mut().count_in(Arc::clone(received));
     }
-    let (route, mut response) = match admit(&table, request) {
-        Ok((route, request)) => {
+    let (route, mut response) = match admit(&table, &peer, &fields, &mut request) {
+        Ok(route) => {
             span.routed(&route.config.path, &route.name);
-            let response = span.instrument(route_request(&route, peer, request)).await;
+            let routed = route_request(&route, peer, request, &request_id);
+            let response = span.instrument(routed).await;
             (Some(route), response)
         }
-        Err(fault) => (None, fault.into_response().map(DownstreamBody::plain)),
+        Err(fault) => {
+            drop(request);
+            (None, fault.into_response().map(DownstreamBody::plain))
+        }
     };
     if is_own(&response) {
         if is_problem(&response) {
@@ -95,12 +105,12 @@ pub(crate) async fn answer(
         began,
     };
     table.store.recorder().request_completed(&ended);
-    let line = received.map(|received| {
+    let line = logged.map(|(method, path, received)| {
         let (outcome, reason) = outcome_labels(ended.outcome);
         AccessLine {
             log,
             method,
-            path: uri.path().to_owned(),
+            path,
             version,
             client,
             request_id,
@@ -169,48 +179,51 @@ pub(crate) fn probe(
 /// Validates a request, finds its route and removes hop-by-hop fields.
 fn admit(
     table: &RoutingTable,
-    mut request: Request<ClientBody>,
-) -> Result<(Arc<ActiveRoute>, Request<ClientBody>), ProxyError> {
+    peer: &Peer,
+    fields: &NotableFields,
+    request: &mut Request<ClientBody>,
+) -> Result<Arc<ActiveRoute>, ProxyError> {
     if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
-    target::resolve(&mut request)?;
+    let host = peer.resolve(request)?;
     if table.limits.strict_paths && target::is_ambiguous(request.uri()) {
         return Err(ProxyError::AmbiguousPath);
     }
-    if let Some(expected) = request.headers().get(EXPECT)
+    if fields.has_expect
+        && let Some(expected) = request.headers().get(EXPECT)
         && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
         return Err(ProxyError::Expectation);
     }
-    let host = target::host(request.headers());
-    let route =
-        table.route(&host, request.method(), request.uri().path()).ok_or(ProxyError::NoRoute)?;
+    let route = table
+        .route(&host.name, request.method(), request.uri().path())
+        .ok_or(ProxyError::NoRoute)?;
     let limits = BodyLimits::on_route(&table.limits, &route.config.limits);
-    let declared =
-        request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|bytes| !limits.admits(bytes)) {
+    // What is declared, as far as it is.
+    if !limits.admits(request.body().size_hint().lower()) {
         return Err(ProxyError::BodyTooLarge);
     }
     request.body_mut().limit(limits);
-    headers::strip_request(&mut request, route)?;
-    Ok((Arc::clone(route), request))
+    headers::strip_request(request, fields, route)?;
+    Ok(Arc::clone(route))
 }
 
 async fn route_request(
     route: &Arc<ActiveRoute>,
     peer: Arc<Peer>,
     mut request: Request<ClientBody>,
+    request_id: &HeaderValue,
 ) -> Response<DownstreamBody> {
     if upgrade::is_wanted(&request) {
         // Boxed: upgrades are rare, and the common path needs less memory.
-        return Box::pin(upgrade::answer(route, &peer, request)).await;
+        return Box::pin(upgrade::answer(route, &peer, request, request_id)).await;
     }
     let Some(engine) = &route.engine else {
         let keyed = route.config.report_ignored && headers::has_key(request.headers());
         let request = request.map(UpstreamRequestBody::plain);
         // Boxed: replays need no room for it.
-        let mut response = Box::pin(forward_request(route, &peer, request, None)).await;
+        let mut response = Box::pin(forward_request(route, &peer, request, None, request_id)).await;
         if keyed {
             headers::mark_ignored(response.headers_mut());
         }
@@ -220,14 +233,13 @@ async fn route_request(
         request.extensions_mut().insert(scope.clone());
     }
     let began = Instant::now();
-    let request_id = request.headers().get(REQUEST_ID).cloned();
-    let forward = ForwardService { route: Arc::clone(route), peer };
+    let forward = ForwardService { route: Arc::clone(route), peer, request_id: request_id.clone() };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
     if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
         // The response broke off: the client gets the same as if there had been none.
-        route.note_broken_off(request_id.as_ref(), began.elapsed());
+        route.note_broken_off(request_id, began);
         let mut lost = ProxyError::lost(route).into_response();
         headers::mark_unstored(lost.headers_mut());
         lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));

@@ -12,18 +12,20 @@ use http_body_util::BodyExt as _;
 use super::downstream_body::DownstreamBody;
 use crate::upstream::UpstreamBody;
 
-/// Returns the client's id of a request, or makes one and sets it.
+/// Returns the client's id of a request, if one is given, or makes one and sets it.
 ///
 /// # Security
 ///
 /// A client may choose any id, also that of another request: it correlates, and proves nothing.
 /// One that is long, repeated or not plain is replaced, because it is logged.
-pub(super) fn take_or_make(headers: &mut HeaderMap) -> HeaderValue {
-    let mut lines = headers.get_all(REQUEST_ID).iter();
-    if let (Some(line), None) = (lines.next(), lines.next())
-        && is_plain(line.as_bytes())
-    {
-        return line.clone();
+pub(super) fn take_or_make(headers: &mut HeaderMap, is_given: bool) -> HeaderValue {
+    if is_given {
+        let mut lines = headers.get_all(REQUEST_ID).iter();
+        if let (Some(line), None) = (lines.next(), lines.next())
+            && is_plain(line.as_bytes())
+        {
+            return line.clone();
+        }
     }
     let id = make();
     headers.insert(REQUEST_ID, id.clone());
@@ -93,7 +95,8 @@ mod tests {
         let of = |ids: &[&str]| {
             let lines = ids.iter().map(|id| (REQUEST_ID, HeaderValue::from_str(id).unwrap()));
             let mut headers = HeaderMap::from_iter(lines);
-            let id = take_or_make(&mut headers);
+            let is_given = !headers.is_empty();
+            let id = take_or_make(&mut headers, is_given);
             assert_eq!(headers.get_all(REQUEST_ID).iter().collect::<Vec<_>>(), [&id]);
             id.to_str().unwrap().to_owned()
         };

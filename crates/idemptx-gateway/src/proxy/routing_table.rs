@@ -21,7 +21,7 @@ use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
 use crate::error::StartError;
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
-use crate::recorder::{RecordedStore, Recorder};
+use crate::recorder::{AccessLine, RecordedStore, Recorder};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::{Acceptor, TlsError};
 use crate::token::RemoteKeys;
@@ -243,29 +243,31 @@ impl ActiveRoute {
     /// One with a safe method and without a key may be sent again (RFC 9110 §9.2.2).
     pub(super) async fn send(
         &self,
-        request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         is_keyed: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let began = Instant::now();
         let is_repeatable = !is_keyed && request.method().is_safe();
-        let answer = self.upstream.send(request, &self.config.limits, is_repeatable).await;
+        let is_logged = AccessLine::is_wanted(self.recorder.log());
+        let limits = &self.config.limits;
+        let answer = self.upstream.send(request, limits, is_repeatable, is_logged).await;
         let logged = match &answer {
             Ok(response) => UpstreamResult::Status(response.status()),
             Err(lost) => UpstreamResult::from(lost),
         };
-        self.note(logged, began.elapsed());
+        self.note(logged, began);
         answer
     }
 
-    /// Records the result of a request to the upstream.
-    pub(super) fn note(&self, result: UpstreamResult, took: Duration) {
-        self.recorder.upstream(&self.upstream_name, result, took);
+    /// Records the result of a request to the upstream that was begun at this time.
+    pub(super) fn note(&self, result: UpstreamResult, began: Instant) {
+        self.recorder.upstream(&self.upstream_name, result, began);
     }
 
     /// Records a response that broke off after its head, which was recorded before.
-    pub(super) fn note_broken_off(&self, request_id: Option<&HeaderValue>, took: Duration) {
-        self.log_lost(request_id, "its body broke off");
-        self.note(UpstreamResult::Broken, took);
+    pub(super) fn note_broken_off(&self, request_id: &HeaderValue, began: Instant) {
+        self.log_lost(Some(request_id), "its body broke off");
+        self.note(UpstreamResult::Broken, began);
     }
 
     /// Logs a request without a response; an outage must not become a flood of lines.

@@ -64,12 +64,27 @@ fn is_plain<B>(request: &Request<B>) -> bool {
     request.uri().authority().is_none()
         && line.first().is_some_and(|first| *first != b'.')
         && line.iter().all(is_part)
-        && !line.windows(2).any(|pair| pair == b"..")
+        && !has_pair(line, b'.')
+}
+
+/// Returns whether a byte is there twice in a row.
+fn has_pair(bytes: &[u8], byte: u8) -> bool {
+    bytes.windows(2).any(|pair| pair == [byte; 2])
+}
+
+/// Returns whether the target is a path, so that `Host` alone names the host.
+pub(super) fn is_origin_form<B>(request: &Request<B>) -> bool {
+    request.uri().authority().is_none() && has_usual_form(request)
 }
 
 /// Returns the host of a request whose target was [resolved](resolve), in lower case.
 pub(super) fn host(headers: &HeaderMap) -> Cow<'_, str> {
-    let line = headers.get(HOST).and_then(|line| line.to_str().ok()).unwrap_or_default();
+    headers.get(HOST).map_or(Cow::Borrowed(""), host_in)
+}
+
+/// Returns the host that a line names, in lower case.
+pub(super) fn host_in(line: &HeaderValue) -> Cow<'_, str> {
+    let line = line.to_str().unwrap_or_default();
     let end = match line.find(']') {
         Some(bracket) => bracket + 1,
         None => line.find(':').unwrap_or(line.len()),
@@ -112,6 +127,11 @@ pub(super) fn is_ambiguous(uri: &Uri) -> bool {
 }
 
 fn is_ambiguous_path(path: &str) -> bool {
+    // Most paths have nothing in them that is to be looked at closer.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
+    if path.starts_with('/') && path.bytes().all(is_plain) && !has_pair(path.as_bytes(), b'/') {
+        return false;
+    }
     if !path.is_ascii() {
         return true;
     }

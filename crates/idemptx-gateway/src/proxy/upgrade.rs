@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use super::downstream_body::DownstreamBody;
 use super::forward::{Peer, rewrite_for_upstream, send_error_response};
 use super::headers::has_key;
-use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use super::tunnel;
 use crate::config::UpstreamVersion;
@@ -53,16 +52,16 @@ pub(super) async fn answer(
     route: &ActiveRoute,
     peer: &Peer,
     mut request: Request<ClientBody>,
+    request_id: &HeaderValue,
 ) -> Response<DownstreamBody> {
     let client = hyper::upgrade::on(&mut request);
     rewrite_for_upstream(route, peer, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let request = request.map(|_| UpstreamRequestBody::empty());
-    let request_id = request.headers().get(REQUEST_ID).cloned();
-    let mut response = match route.send(request, false).await {
+    let mut request = request.map(|_| UpstreamRequestBody::empty());
+    let mut response = match route.send(&mut request, false).await {
         Ok(response) => response,
         Err(lost) => {
-            let problem = send_error_response(route, &lost, request_id.as_ref(), false);
+            let problem = send_error_response(route, &lost, request_id, false);
             return problem.map(DownstreamBody::plain);
         }
     };

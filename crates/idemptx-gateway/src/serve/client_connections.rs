@@ -173,13 +173,13 @@ where
         let version = request.version();
         // The next request is for another gateway: none must meet the end of this connection.
         let closes = table.store.recorder().readiness().is_draining();
-        async move {
+        // Boxed, so that an idle connection does not reserve memory for a request.
+        Box::pin(async move {
             let probed = probes.then(|| probe(&table, &request)).flatten();
             let mut response = match probed {
                 _ if !is_spoken(request.version(), spoken) => version_refused(),
                 Some(response) => response,
-                // Boxed, so that an idle connection does not reserve memory for a request.
-                None => Box::pin(answer(table, peer, request)).await,
+                None => answer(table, peer, request).await,
             };
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.set();
@@ -188,7 +188,7 @@ where
                 response.headers_mut().insert(CONNECTION, close);
             }
             Ok::<_, Infallible>(response.map(|body| ActiveBody::new(body, active)))
-        }
+        })
     });
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);

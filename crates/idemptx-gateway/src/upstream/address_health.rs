@@ -70,13 +70,13 @@ impl AddressHealth {
 
     /// Notes a response that is no failure; returns whether it is the first after an ejection or a
     /// connect that failed.
-    pub(super) fn succeeded(&self, now: Instant) -> bool {
+    pub(super) fn succeeded(&self, now: impl FnOnce() -> Instant) -> bool {
         // Read first: most requests find nothing to change.
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
         self.is_returning.load(Ordering::Relaxed)
-            && !self.is_last_resort(now)
+            && !self.is_last_resort(now())
             && self.is_returning.swap(false, Ordering::Relaxed)
     }
 
@@ -147,12 +147,12 @@ mod tests {
     fn only_failures_in_a_row_count_and_none_during_an_ejection() {
         let (health, ejection, now) = (AddressHealth::default(), ejection(), Instant::now());
         assert_eq!((health.failed(now), health.failed(now)), (1, 2));
-        assert!(!health.succeeded(now));
+        assert!(!health.succeeded(|| now));
         assert_eq!(health.failed(now), 1);
         let end = now + health.eject(now, &ejection).unwrap();
         assert_eq!((health.failed(now), health.failed(end)), (0, 1));
-        assert!(!health.succeeded(now), "it is still ejected");
-        assert!(health.succeeded(end) && !health.succeeded(end), "once");
+        assert!(!health.succeeded(|| now), "it is still ejected");
+        assert!(health.succeeded(|| end) && !health.succeeded(|| end), "once");
     }
 
     #[test]

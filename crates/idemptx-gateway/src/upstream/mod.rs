@@ -22,9 +22,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::TRANSFER_ENCODING;
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::NotReplayable;
@@ -116,35 +116,39 @@ impl UpstreamPool {
     /// Sends a request and waits for the response's head; one that `is_repeatable` may reach the
     /// upstream twice.
     ///
+    /// Leaves an empty request. If requests are logged, the response has an [`AnsweredBy`].
+    ///
     /// # Cancel safety
     ///
     /// Dropped, the connection in use is closed.
     pub(crate) async fn send(
         &self,
-        mut request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         limits: &RouteLimits,
         is_repeatable: bool,
+        is_logged: bool,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let began = Instant::now();
+        let began = is_logged.then(Instant::now);
         let mut unsent = None;
         for (number, address) in self.candidates().enumerate() {
-            let span =
-                UpstreamSpan::begin(&self.config.name, &address.origin, number, &mut request);
+            let span = UpstreamSpan::begin(&self.config.name, &address.origin, number, request);
             match self.send_to(address, request, limits, is_repeatable).await {
                 Ok(mut answer) => {
                     self.note_status(address, answer.status());
-                    let (address, took) = (Arc::clone(&address.label), began.elapsed());
-                    answer.extensions_mut().insert(AnsweredBy { address, took });
+                    if let Some(began) = began {
+                        let (address, took) = (Arc::clone(&address.label), began.elapsed());
+                        answer.extensions_mut().insert(AnsweredBy { address, took });
+                    }
                     span.end(UpstreamResult::Status(answer.status()));
                     return Ok(answer);
                 }
-                Err(AttemptError::Unsent(error, back)) => {
+                Err(AttemptError::Unsent(error)) => {
                     span.end(UpstreamResult::Unsent);
                     if error.kind() != io::ErrorKind::QuotaExceeded {
                         self.note_unreachable(address, &error);
                     }
                     let text = format!("{}: {error}", address.label);
-                    (unsent, request) = (Some(io::Error::new(error.kind(), text)), *back);
+                    unsent = Some(io::Error::new(error.kind(), text));
                 }
                 Err(AttemptError::Final(lost)) => {
                     span.end(UpstreamResult::from(&lost));
@@ -164,7 +168,7 @@ impl UpstreamPool {
         if self.config.ejection.as_ref().is_some_and(|it| it.statuses.contains(status)) {
             return self.note_failure(address, &format_args!("status {}", status.as_u16()));
         }
-        if address.health().succeeded(Instant::now())
+        if address.health().succeeded(Instant::now)
             && let Some(suppressed) = self.health_lines.admit()
         {
             let (upstream, address) = (&*self.config.name, &*address.label);
@@ -251,26 +255,28 @@ impl UpstreamPool {
         free.into_iter().chain(full).chain(down).collect()
     }
 
+    /// Sends a request to one address; it is still there if it could not be sent.
     async fn send_to(
         &self,
         address: &Arc<Address>,
-        mut request: Request<UpstreamRequestBody>,
+        request: &mut Request<UpstreamRequestBody>,
         limits: &RouteLimits,
         is_repeatable: bool,
     ) -> Result<Response<UpstreamBody>, AttemptError> {
         let response_timeout = limits.response_timeout(&self.config);
-        address.direct(&mut request);
+        address.direct(request);
         let mut fresh = false;
         for _ in 0..SENDS_MAX {
             let mut connection = match address.connection(fresh).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(AttemptError::Unsent(error, Box::new(request))),
+                Err(error) => return Err(AttemptError::Unsent(error)),
             };
             let repeated = (is_repeatable && connection.is_reused() && !fresh)
-                .then(|| repetition(&request))
+                .then(|| repetition(request))
                 .flatten();
             let upload = request.body_mut().upload();
-            let answer = std::pin::pin!(connection.send(request));
+            let sent = std::mem::replace(request, Request::new(UpstreamRequestBody::empty()));
+            let answer = std::pin::pin!(connection.send(sent));
             match await_response(answer, upload, response_timeout).await {
                 None => {
                     connection.mark_suspect();
@@ -289,14 +295,14 @@ impl UpstreamPool {
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.
-                Some(SendOutcome::Unsent(back)) => request = *back,
+                Some(SendOutcome::Unsent(back)) => *request = *back,
                 Some(SendOutcome::Broken(error)) if is_refused_stream(&error) => {
                     let unsent = SendError::Unsent(io::Error::other(error));
                     return Err(AttemptError::Final(unsent));
                 }
                 Some(SendOutcome::Broken(error)) => {
                     if let Some(repeated) = repeated.filter(|_| is_closed_unanswered(&error)) {
-                        (request, fresh) = (repeated, true);
+                        (*request, fresh) = (repeated, true);
                         continue;
                     }
                     return Err(AttemptError::Final(SendError::Broken(error)));
@@ -304,7 +310,7 @@ impl UpstreamPool {
             }
         }
         let error = io::Error::other("every connection closed before the request was sent");
-        Err(AttemptError::Unsent(error, Box::new(request)))
+        Err(AttemptError::Unsent(error))
     }
 }
 
@@ -369,7 +375,7 @@ fn turns(count: usize, weights: &[u32]) -> Vec<usize> {
 
 /// The failure of one address.
 enum AttemptError {
-    Unsent(io::Error, Box<Request<UpstreamRequestBody>>),
+    Unsent(io::Error),
     Final(SendError),
 }
 
@@ -378,15 +384,15 @@ enum AttemptError {
 /// hyper prefers the coding to a length, treats an unknown coding as none, and merges equal
 /// lengths.
 fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let (length, coding) = (lengths.next(), codings.next());
-    let is_number = |it: &HeaderValue| it.as_bytes().iter().all(u8::is_ascii_digit);
-    lengths.next().is_some()
-        || codings.next().is_some()
-        || length.is_some() && coding.is_some()
-        || !length.is_none_or(is_number)
-        || !coding.is_none_or(|it| it.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    let mut is_framed = false;
+    headers.iter().any(|(name, value)| {
+        let is_usual = match name.as_str() {
+            "content-length" => value.as_bytes().iter().all(u8::is_ascii_digit),
+            "transfer-encoding" => value.as_bytes().eq_ignore_ascii_case(b"chunked"),
+            _ => return false,
+        };
+        std::mem::replace(&mut is_framed, true) || !is_usual
+    })
 }
 
 /// Returns whether the end of a response is the end of its connection (RFC 9112 §6.3, item 8).
@@ -394,9 +400,8 @@ fn is_ambiguously_framed(headers: &HeaderMap) -> bool {
 /// Half of such a response looks like the whole one, unless TLS marks the end.
 fn is_ended_by_closing(head: &Parts, body: &Incoming) -> bool {
     head.version <= Version::HTTP_11
-        && !head.headers.contains_key(CONTENT_LENGTH)
+        && body.size_hint().exact().is_none()
         && !head.headers.contains_key(TRANSFER_ENCODING)
-        && !body.is_end_stream()
 }
 
 /// Returns the same request again, if it has no body.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -169,8 +170,7 @@ async fn what_is_not_under_a_key_streams_in_both_directions() {
     let gateway = in_front_of(upstream.address, "").await;
     let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
     let stream = TcpStream::connect(gateway.address).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::post("/").header("host", "a").body(body).unwrap();
     pieces.send_data(Bytes::from_static(b"first")).await.unwrap();
@@ -342,6 +342,34 @@ async fn routes_are_chosen_by_host_method_and_path() {
     ask("POST", "b.example", "/orders/1/refund").await.refused(404, "no-route");
     ask("POST", "a.example", "/order").await.refused(404, "no-route");
     assert_eq!((one.requests(), other.requests()), (0, 2));
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_may_name_several_hosts() {
+    let upstream = HyperService::mirror().await;
+    let more = "protect = false\nhost = \"a.example\"";
+    let gateway = in_front_of(upstream.address, more).await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (host, status) in [
+        ("a.example", 201),
+        ("a.example", 201),
+        ("A.example:80", 201),
+        ("b.example", 404),
+        ("b.example", 404),
+        ("a..example", 400),
+        ("a..example", 400),
+        ("a.example", 201),
+    ] {
+        sender.ready().await.unwrap();
+        let request = Request::get("/").header("host", host).body(Full::<Bytes>::default());
+        let response = sender.send_request(request.unwrap());
+        let reply = Reply::of(timeout(PATIENCE, response).await.unwrap().unwrap()).await;
+        assert_eq!(reply.status, status, "{host}");
+        let forwarded = format!("forwarded: for=127.0.0.1;proto=http;host=\"{host}\"\n");
+        assert_eq!(reply.text().contains(&forwarded), status == 201, "{}", reply.text());
+    }
 }
 
 #[tokio::test]

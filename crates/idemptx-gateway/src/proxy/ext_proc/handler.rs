@@ -82,7 +82,7 @@ impl EnvoyHandler {
         mutation.set_headers.extend(self.stripped.set_headers.iter().cloned());
         mutation.remove_headers.extend(self.stripped.remove_headers.iter().cloned());
         let began = Instant::now();
-        let note = |result| self.route.note(result, began.elapsed());
+        let note = |result| self.route.note(result, began);
         if self.dialogue.phase().is_response() || self.dialogue.proceed(mutation).await.is_err() {
             note(UpstreamResult::Unsent);
             return self.fault(ProxyError::Unreachable);

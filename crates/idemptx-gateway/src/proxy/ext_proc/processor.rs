@@ -175,7 +175,8 @@ fn admit(
     if upgrade::permitted_protocol(request, route).is_some() {
         return Ok(None);
     }
-    headers::strip_request(request, route)?;
+    let fields = headers::NotableFields::of(request.headers());
+    headers::strip_request(request, &fields, route)?;
     Ok(Some(Arc::clone(route)))
 }
 
