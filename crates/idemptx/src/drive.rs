@@ -57,7 +57,8 @@ pub(crate) struct WorkResult<P> {
     pub(crate) handled: Handled,
     /// `None` if it broke down without a value.
     pub(crate) product: Option<P>,
-    /// The payload for the store: a response, or the head of one that cannot be replayed.
+    /// The payload for the store: the request's description, and then a response, or the head of
+    /// one that cannot be replayed.
     pub(crate) payload: Bytes,
 }
 
@@ -141,8 +142,8 @@ async fn execute<S: Store, W: Work>(
             }
             Action::Settle { ref lease, state, ref response, commits } => {
                 let payload = match response {
-                    _ if state == State::Unknown => Bytes::new(),
-                    Some(response) => response.encode(),
+                    _ if state == State::Unknown => lease.description.clone(),
+                    Some(response) => response.encode_after(&lease.description),
                     None => std::mem::take(&mut result.payload),
                 };
                 driver.settle(lease, state, payload, commits).await

@@ -211,8 +211,8 @@ impl Operation {
     /// Returns the encoded [`Description`](crate::description::Description) of the request; empty for work that is not an HTTP
     /// request.
     #[must_use]
-    pub fn description(&self) -> Bytes {
-        self.0.description.clone()
+    pub fn description(&self) -> &Bytes {
+        &self.0.description
     }
 
     /// Derives a key for a call to another system.

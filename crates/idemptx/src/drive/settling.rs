@@ -40,7 +40,7 @@ impl<S: Store> Driver<S> {
     ) -> Event {
         let policy = self.engine.policy();
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain).describing(lease);
+        let done = Settlement::new(state, payload, retain, policy.key_retain);
         let Some(settled) = self.settle_with_effects(lease, &done, commits).await else {
             self.is_uncommitted = true;
             return Event::Uncommitted;

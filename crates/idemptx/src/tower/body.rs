@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
@@ -285,13 +286,13 @@ impl Whole {
     }
 
     /// Returns all data in one piece.
-    pub(crate) fn joined(&self) -> Bytes {
+    pub(crate) fn joined(&self) -> Cow<'_, [u8]> {
         if self.more.is_empty() {
-            return self.first.clone();
+            return Cow::Borrowed(&self.first);
         }
         let mut joined = self.first.to_vec();
         self.more.iter().for_each(|piece| joined.extend_from_slice(piece));
-        joined.into()
+        Cow::Owned(joined)
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
@@ -397,7 +398,7 @@ mod tests {
         let pieces = whole.pieces().count();
         assert!(pieces <= 10_000 / PIECE_BYTES_MIN + 1, "{pieces} pieces");
         let expected: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
-        assert_eq!(whole.joined(), expected);
+        assert_eq!(*whole.joined(), expected);
     }
 
     #[test]
@@ -406,7 +407,7 @@ mod tests {
         let piece = Bytes::from(vec![7; PIECE_BYTES_MIN]);
         [piece.clone(), Bytes::new(), piece.clone()].into_iter().for_each(|it| whole.push(it));
         assert_eq!(whole.pieces().collect::<Vec<_>>(), [&piece, &piece]);
-        assert_eq!(whole.joined(), [&*piece, &*piece].concat());
+        assert_eq!(*whole.joined(), [&*piece, &*piece].concat());
         let popped = std::iter::from_fn(|| whole.pop()?.into_data().ok());
         assert_eq!(popped.collect::<Vec<_>>(), [piece.clone(), piece]);
     }
