@@ -288,8 +288,8 @@ impl<S: Store> Inner<S> {
     }
 
     /// Returns the application's function that makes responses of refusals.
-    pub(crate) fn render(&self) -> Option<RenderFn> {
-        self.shared.hooks.render.clone()
+    pub(crate) fn render(&self) -> Option<&RenderFn> {
+        self.shared.hooks.render.as_ref()
     }
 
     /// Returns the application's function that observes outcomes.

@@ -111,7 +111,7 @@ where
             // An exchange begins with nothing else.
             _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
         };
-        let marker = Marker::before_body(engine, request.headers());
+        let marker = Marker::before_body(engine, grpc_content_type(request.headers()));
         let outcome = Outcome::Refused(rejection.code);
         observation.end(&outcome, None);
         ResponseFuture::refused(marker.mark(marker.refusal(&rejection), outcome))
@@ -217,38 +217,61 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let version = call.request.version();
-        let mut marker = Marker::before_body(driver.engine(), call.request.headers());
+        let mut driver = driver;
+        let (version, grpc) = {
+            let request = &call.request;
+            (request.version(), grpc_content_type(request.headers()).cloned())
+        };
         let driving = {
-            marker.body_read(&driver);
             let engine = Arc::clone(driver.engine());
-            drive(driver, action, Handler { call, engine })
+            drive(&mut driver, action, Handler { call, engine })
         };
-        let record = marker.operation.as_ref().map(Operation::id);
-        let (bypass, work) = match driving.await {
-            Driven::Pass(bypass, work) => (bypass, work),
+        match driving.await {
             Driven::Reply(reply) => {
-                observation.end(&reply.outcome(), record);
-                return respond(&marker, reply, version);
+                let exchange = driver.exchange();
+                observation.end(&reply.outcome(), exchange.operation().map(Operation::id));
+                let marker = Marker {
+                    operation: exchange.operation(),
+                    print: exchange.fingerprint(),
+                    ..Marker::before_body(driver.engine(), grpc.as_ref())
+                };
+                respond(&marker, reply, version)
             }
-        };
-        let outcome = Outcome::Bypassed(bypass);
-        observation.end(&outcome, record);
-        let passing = {
-            let Call { mut inner, mut request } = *work.call;
-            let operation = marker.operation.as_ref();
-            note_bypass(&mut request, work.engine.rules(), bypass, operation);
-            // Apart: most requests' futures need no room for it.
-            Box::pin(inner.call(request))
-        };
-        let response = passing.await?;
-        Ok(marker.mark(response.map(ResponseBody::inner), outcome))
+            // Few requests' futures need room for it.
+            Driven::Pass(bypass, work) => Box::pin(pass(driver, bypass, work, observation)).await,
+        }
     })
+}
+
+/// Runs a request under a key as if there were no engine.
+async fn pass<S, T, B, C>(
+    driver: Box<Driver<S>>,
+    bypass: Bypass,
+    work: Handler<S, T, B>,
+    observation: Observation,
+) -> Result<Response<ResponseBody<C>>, T::Error>
+where
+    S: Store,
+    T: Service<Request<RequestBody<B>>, Response = Response<C>>,
+{
+    let (operation, print) = {
+        let exchange = driver.exchange();
+        (exchange.operation().cloned(), exchange.fingerprint().copied())
+    };
+    // With what it holds of the engine's limits.
+    drop(driver);
+    let (Handler { call, engine }, outcome) = (work, Outcome::Bypassed(bypass));
+    let (operation, print) = (operation.as_ref(), print.as_ref());
+    observation.end(&outcome, operation.map(Operation::id));
+    let Call { mut inner, mut request } = *call;
+    note_bypass(&mut request, engine.rules(), bypass, operation);
+    let response = inner.call(request).await?.map(ResponseBody::inner);
+    Ok(marked(response, engine.rules(), outcome, operation, print))
 }
 
 /// Makes the response of an exchange.
 fn respond<C, E>(
-    marker: &Marker,
+    marker: &Marker<'_>,
     reply: Reply<HandlerOutput<C, E>>,
     version: Version,
 ) -> Result<Response<ResponseBody<C>>, E> {
@@ -308,19 +331,21 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
-    let prints = {
+    // An exchange whose body is read has a key.
+    let Some(mut prints) = ({
         let uri = client_uri(request.extensions(), request.uri());
         exchange.fingerprinters(&Head::new(request.method(), uri, request.headers()))
+    }) else {
+        return BodyEnd::Failed;
     };
-    // An exchange whose body is read has a key.
-    let Some(mut prints) = prints else { return BodyEnd::Failed };
     let body = request.body_mut();
     match read(&mut *body, bytes_max, |data| prints.update(data)).await {
         Read::Whole(whole) => {
             body.put_back(whole);
             BodyEnd::complete(prints)
         }
-        Read::TooLarge(whole, rest) => read_large(engine, whole, rest, prints).await,
+        // Few requests' futures need room for it.
+        Read::TooLarge(whole, rest) => Box::pin(read_large(engine, whole, rest, prints)).await,
         Read::Broken(whole, error) => {
             let end = broken_end(&error);
             body.put_back(whole);
@@ -359,7 +384,7 @@ where
     if let Some(spool) = engine.spool()
         && !prints.keeps_body()
     {
-        return Box::pin(spooled(spool, read, rest, prints)).await;
+        return spooled(spool, read, rest, prints).await;
     }
     rest.put_back(read);
     BodyEnd::TooLarge
@@ -367,35 +392,24 @@ where
 
 /// Makes refusals, and adds to responses what the exchange has to say to the client and to the
 /// layers outside.
-struct Marker {
-    rules: Arc<Rules>,
-    operation: Option<Operation>,
-    print: Option<Fingerprint>,
+struct Marker<'a> {
+    rules: &'a Rules,
+    operation: Option<&'a Operation>,
+    print: Option<&'a Fingerprint>,
     /// The content type of a gRPC call.
-    grpc: Option<HeaderValue>,
-    render: Option<RenderFn>,
+    grpc: Option<&'a HeaderValue>,
+    render: Option<&'a RenderFn>,
 }
 
-impl Marker {
-    fn before_body<S: Store>(engine: &Inner<S>, headers: &HeaderMap) -> Self {
-        Self {
-            rules: Arc::clone(engine.rules()),
-            operation: None,
-            print: None,
-            grpc: grpc_content_type(headers).cloned(),
-            render: engine.render(),
-        }
-    }
-
-    fn body_read<S: Store>(&mut self, driver: &Driver<S>) {
-        let exchange = driver.exchange();
-        self.operation = exchange.operation().cloned();
-        self.print = exchange.fingerprint().copied();
+impl<'a> Marker<'a> {
+    fn before_body<S: Store>(engine: &'a Inner<S>, grpc: Option<&'a HeaderValue>) -> Self {
+        let (rules, render) = (engine.rules(), engine.render());
+        Self { rules, operation: None, print: None, grpc, render }
     }
 
     /// Makes the response of a refusal, in the form that the client of this call understands.
     fn refusal<C>(&self, rejection: &Rejection) -> Response<ResponseBody<C>> {
-        let response = match (&self.grpc, &self.render) {
+        let response = match (self.grpc, self.render) {
             (Some(grpc), _) => Problem::from(rejection).into_grpc_response(grpc.clone()),
             (None, Some(render)) => render(rejection),
             (None, None) => Problem::from(rejection).into_response(),
@@ -404,7 +418,7 @@ impl Marker {
     }
 
     fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {
-        marked(response, &self.rules, outcome, self.operation.as_ref(), self.print.as_ref())
+        marked(response, self.rules, outcome, self.operation, self.print)
     }
 }
 
