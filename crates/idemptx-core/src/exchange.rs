@@ -56,6 +56,7 @@ mod event;
 mod grpc;
 
 pub use self::admission::{Head, Operation, Rules};
+pub(crate) use self::classify::is_in;
 pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
 pub use self::grpc::{classified_status, grpc_content_type};

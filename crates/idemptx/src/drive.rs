@@ -159,9 +159,8 @@ pub(crate) struct Driver<S: Store> {
 }
 
 impl<S: Store> Driver<S> {
-    /// Boxed, because it moves from future to future, and an exchange is large.
-    pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Box<Self> {
-        Box::new(Self {
+    pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Self {
+        Self {
             engine: Arc::clone(engine),
             exchange,
             attachment: Attachment::default(),
@@ -176,7 +175,7 @@ impl<S: Store> Driver<S> {
             fenced: None,
             is_uncommitted: false,
             panic: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn engine(&self) -> &Arc<Inner<S>> {

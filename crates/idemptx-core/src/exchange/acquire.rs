@@ -51,7 +51,9 @@ impl Exchange {
         // A claim that expired before its lease would let a second execution start.
         let retain = policy.key_retain.max(policy.lease * LEASES_RETAINED_MIN);
         let claim_request = ClaimRequest::new(self.token, fingerprint, policy.lease, retain)
-            .described(self.operation.as_ref().map(Operation::description).cloned().unwrap_or_default());
+            .described(
+                self.operation.as_ref().map(Operation::description).cloned().unwrap_or_default(),
+            );
         Some((id, ClaimRequest { expected, ..claim_request }))
     }
 

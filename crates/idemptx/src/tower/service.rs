@@ -122,8 +122,9 @@ where
 ///
 /// Others need none, and the function may be costly, or count on a login that they do not have.
 fn scope_of<S: Store>(engine: &Inner<S>, parts: &Parts) -> Option<Scope> {
+    let scope = engine.scope()?;
     let mut names = engine.policy().header_names.iter();
-    names.any(|name| parts.headers.contains_key(name)).then(|| engine.scope_of(parts)).flatten()
+    names.any(|name| parts.headers.contains_key(name)).then(|| scope(parts)).flatten()
 }
 
 /// Returns the request's target as the client sent it.
@@ -178,10 +179,9 @@ where
             }
             Err(end) => end,
         };
-        let mut driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
-        let action = driver.step(Event::Body(end, engine.token()));
+        let driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
         let attachment = driver.attachment();
-        let exchange = run_exchange(driver, action, Box::new(call), observation);
+        let exchange = run_exchange(driver, end, Box::new(call), observation);
         Opened::Running(Detachable::new(attachment, exchange))
     })
 }
@@ -201,8 +201,8 @@ fn recall<S: Store>(
 
 /// Runs a request under a key whose body has been read, to its response.
 fn run_exchange<S, T, B, C>(
-    driver: Box<Driver<S>>,
-    action: Action,
+    mut driver: Driver<S>,
+    end: BodyEnd,
     call: Box<Call<T, B>>,
     observation: Observation,
 ) -> BoxExchange<C, T::Error>
@@ -217,13 +217,13 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let mut driver = driver;
         let (version, grpc) = {
             let request = &call.request;
             (request.version(), grpc_content_type(request.headers()).cloned())
         };
         let driving = {
             let engine = Arc::clone(driver.engine());
+            let action = driver.step(Event::Body(end, engine.token()));
             drive(&mut driver, action, Handler { call, engine })
         };
         match driving.await {
@@ -245,7 +245,7 @@ where
 
 /// Runs a request under a key as if there were no engine.
 async fn pass<S, T, B, C>(
-    driver: Box<Driver<S>>,
+    driver: Driver<S>,
     bypass: Bypass,
     work: Handler<S, T, B>,
     observation: Observation,
