@@ -71,6 +71,10 @@ impl Rules {
         let print = |secret| Fingerprint { operation, ..Fingerprint::of(parts, secret) };
         secrets(&self.policy).map(print).collect()
     }
+
+    pub(super) fn describe(&self, head: &Head<'_>) -> Bytes {
+        self.described.describe(head.method.as_str(), head.path())
+    }
 }
 
 impl fmt::Debug for Rules {
@@ -150,8 +154,6 @@ struct Named {
     /// The lines of the headers to which the key is bound: few requests ask for their digest.
     bound_to: BoundTo,
     id: RecordId,
-    /// The encoded description of the request; empty for work that is not an HTTP request.
-    description: Bytes,
 }
 
 /// Header field lines that may be credentials, so that `Debug` shows none.
@@ -174,7 +176,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new(), Bytes::new())
+        Self::bound(rules, scope, key, route, Vec::new())
     }
 
     fn bound(
@@ -183,11 +185,10 @@ impl Operation {
         key: Key,
         route: Option<(&str, &str)>,
         bound_to: Vec<FieldLine>,
-        description: Bytes,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id, description }))
+        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id }))
     }
 
     /// Returns the client's key.
@@ -206,13 +207,6 @@ impl Operation {
     #[must_use]
     pub fn id(&self) -> RecordId {
         self.0.id
-    }
-
-    /// Returns the encoded [`Description`](crate::description::Description) of the request; empty for work that is not an HTTP
-    /// request.
-    #[must_use]
-    pub fn description(&self) -> &Bytes {
-        &self.0.description
     }
 
     /// Derives a key for a call to another system.
@@ -289,8 +283,7 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     };
     let route = (head.method.as_str(), head.path());
     let bound_to = lines_of(bound(policy), head.headers);
-    let description = rules.described.describe(head.method.as_str(), head.path());
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to, description))
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to))
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {

@@ -118,7 +118,7 @@ where
             let classified = classified_status(status, headers, &body, trailers);
             let stored = StorableParts::of(status, headers, &body, trailers, replay);
             let (payload, handled) = if may_replay && stored.is_storable() {
-                let payload = stored.encode_after(execution.operation().description());
+                let payload = stored.encode_after(execution.description());
                 (payload, Handled::Whole { status: classified, directive })
             } else {
                 let payload = head(&parts, rules, execution);
@@ -170,7 +170,7 @@ fn head(parts: &Parts, rules: &Rules, execution: &Execution) -> Bytes {
         let location = head.headers.remove(LOCATION);
         head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
     }
-    head.encode_after(execution.operation().description())
+    head.encode_after(execution.description())
 }
 
 /// Returns `true` for a response that is meant to be read while it is being made.

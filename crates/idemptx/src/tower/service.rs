@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::LengthLimitError;
 use idemptx_core::exchange::{
-    Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
+    Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
 };
 use idemptx_core::fingerprint::{Fingerprint, Fingerprinters};
 use idemptx_core::key::Scope;
@@ -81,16 +81,16 @@ where
             return ResponseFuture::nested(self.inner.call(request));
         }
         let observation = Observation::begin(engine);
-        let (exchange, action) = {
+        let opened = {
             let head =
                 Head::new(&parts.method, client_uri(&parts.extensions, &parts.uri), &parts.headers)
                     .in_scope(scope_of(engine, &parts))
                     .accepting(engine.accepts());
-            Exchange::begin(engine.rules(), &head)
+            Exchange::open(engine.rules(), &head)
         };
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
-        let rejection = match action {
-            Action::ReadBody { bytes_max } => {
+        let rejection = match opened {
+            Ok(exchange) => {
                 #[cfg(feature = "tracing")]
                 if let Some(operation) = exchange.operation() {
                     crate::engine::warn_of_key(engine.policy(), operation, request.headers());
@@ -98,18 +98,18 @@ where
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
                 let (engine, call) = (Arc::clone(engine), Call { inner, request });
-                let opening = open_exchange(engine, exchange, bytes_max, call, observation);
+                let opening = open_exchange(engine, exchange, call, observation);
                 return ResponseFuture::keyed(opening);
             }
-            Action::Answer { answer: Answer::Pass(bypass), .. } => {
+            Err(Answer::Pass(bypass)) => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
                 observation.end(&outcome, None);
                 note_bypass(&mut request, &rules, bypass, None);
                 return ResponseFuture::pass(self.inner.call(request), rules, outcome);
             }
-            Action::Answer { answer: Answer::Refuse(rejection), .. } => rejection,
+            Err(Answer::Refuse(rejection)) => rejection,
             // An exchange begins with nothing else.
-            _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
+            Err(_) => Rejection::new(Code::StoreUnavailable, engine.policy()),
         };
         let marker = Marker::before_body(engine, grpc_content_type(request.headers()));
         let outcome = Outcome::Refused(rejection.code);
@@ -125,6 +125,11 @@ fn scope_of<S: Store>(engine: &Inner<S>, parts: &Parts) -> Option<Scope> {
     let scope = engine.scope()?;
     let mut names = engine.policy().header_names.iter();
     names.any(|name| parts.headers.contains_key(name)).then(|| scope(parts)).flatten()
+}
+
+fn head_of<B>(request: &Request<B>) -> Head<'_> {
+    let uri = client_uri(request.extensions(), request.uri());
+    Head::new(request.method(), uri, request.headers())
 }
 
 /// Returns the request's target as the client sent it.
@@ -147,7 +152,6 @@ fn client_uri<'a>(extensions: &'a Extensions, uri: &'a Uri) -> &'a Uri {
 fn open_exchange<S, T, B, C>(
     engine: Arc<Inner<S>>,
     mut exchange: Exchange,
-    bytes_max: u64,
     mut call: Call<T, B>,
     observation: Observation,
 ) -> BoxOpening<C, T::Error>
@@ -162,7 +166,7 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let end = read_request(&engine, &exchange, &mut call.request, bytes_max).await;
+        let end = read_request(&engine, &exchange, &mut call.request).await;
         let end = match recall(&engine, &mut exchange, end) {
             Ok(response) => {
                 let outcome = Outcome::Replayed;
@@ -179,6 +183,7 @@ where
             }
             Err(end) => end,
         };
+        exchange.describe(&head_of(&call.request));
         let driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
         let attachment = driver.attachment();
         let exchange = run_exchange(driver, end, Box::new(call), observation);
@@ -324,7 +329,6 @@ async fn read_request<S, B>(
     engine: &Inner<S>,
     exchange: &Exchange,
     request: &mut Request<RequestBody<B>>,
-    bytes_max: u64,
 ) -> BodyEnd
 where
     S: Store,
@@ -332,13 +336,10 @@ where
     B::Error: Into<BodyError>,
 {
     // An exchange whose body is read has a key.
-    let Some(mut prints) = ({
-        let uri = client_uri(request.extensions(), request.uri());
-        exchange.fingerprinters(&Head::new(request.method(), uri, request.headers()))
-    }) else {
+    let Some(mut prints) = exchange.fingerprinters(&head_of(request)) else {
         return BodyEnd::Failed;
     };
-    let body = request.body_mut();
+    let (body, bytes_max) = (request.body_mut(), engine.policy().request_bytes_max);
     match read(&mut *body, bytes_max, |data| prints.update(data)).await {
         Read::Whole(whole) => {
             body.put_back(whole);

@@ -313,7 +313,7 @@ where
     if !kept.is_storable() {
         return Err(SettleError::NotStorable);
     }
-    let payload = kept.encode_after(execution.operation().description());
+    let payload = kept.encode_after(execution.description());
     let done = Settlement::new(State::Completed, payload, policy.retain, policy.key_retain);
     drop(body);
     parts.headers.insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static("store"));
