@@ -451,7 +451,7 @@ impl Exchange {
 /// Returns the answer of a refusal, which shadow mode only reports.
 fn refusal(mode: Mode, rejection: Rejection) -> Answer {
     match mode {
-        Mode::Enforce => Answer::Refuse(rejection),
+        Mode::Enforce => Answer::Refuse(Box::new(rejection)),
         Mode::Shadow => Answer::Pass(Bypass::WouldRefuse(rejection.code)),
     }
 }

@@ -139,9 +139,9 @@ impl<S: Store> Engine<S> {
             Reply::Broken { failure: Failure::Value(Ok(value)), .. } => Ok(value),
             Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
             Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
-                Err(RunError::Panicked(rejection))
+                Err(RunError::Panicked(*rejection))
             }
-            Reply::Refuse { rejection, .. } => Err(RunError::Refused(rejection)),
+            Reply::Refuse { rejection, .. } => Err(RunError::Refused(*rejection)),
         }
     }
 }

@@ -109,7 +109,7 @@ where
             }
             Err(Answer::Refuse(rejection)) => rejection,
             // An exchange begins with nothing else.
-            Err(_) => Rejection::new(Code::StoreUnavailable, engine.policy()),
+            Err(_) => Box::new(Rejection::new(Code::StoreUnavailable, engine.policy())),
         };
         let marker = Marker::before_body(engine, grpc_content_type(request.headers()));
         let outcome = Outcome::Refused(rejection.code);
@@ -340,20 +340,21 @@ where
         return BodyEnd::Failed;
     };
     let (body, bytes_max) = (request.body_mut(), engine.policy().request_bytes_max);
-    match read(&mut *body, bytes_max, |data| prints.update(data)).await {
+    let (whole, rest) = match read(&mut *body, bytes_max, |data| prints.update(data)).await {
         Read::Whole(whole) => {
             body.put_back(whole);
-            BodyEnd::complete(prints)
+            return BodyEnd::complete(prints);
         }
-        // Few requests' futures need room for it.
-        Read::TooLarge(whole, rest) => Box::pin(read_large(engine, whole, rest, prints)).await,
         Read::Broken(whole, error) => {
             let end = broken_end(&error);
             body.put_back(whole);
             body.break_off(error);
-            end
+            return end;
         }
-    }
+        Read::TooLarge(whole, rest) => (whole, rest),
+    };
+    // Few requests' futures need room for it.
+    Box::pin(read_large(engine, whole, rest, prints)).await
 }
 
 /// Returns the end of a body that broke off: by a limit of a layer outside, or by its client.
