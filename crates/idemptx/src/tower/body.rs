@@ -252,8 +252,8 @@ impl<B: Default> Default for ResponseBody<B> {
 pub(crate) struct Whole {
     /// The first piece, apart because most bodies have one only; empty if there is none.
     first: Bytes,
-    /// The other pieces, of which none is empty.
-    more: VecDeque<Bytes>,
+    /// The other pieces, of which none is empty; boxed, because a body is moved often.
+    more: Option<Box<VecDeque<Bytes>>>,
     trailers: Option<Box<HeaderMap>>,
 }
 
@@ -270,13 +270,13 @@ impl Whole {
     /// Small ones are put together: a body that comes byte by byte must not cost a handle for each.
     fn push(&mut self, piece: Bytes) {
         let small = |bytes: &Bytes| bytes.len() < PIECE_BYTES_MIN;
-        let last = self.more.back_mut().unwrap_or(&mut self.first);
+        let last = self.more.as_mut().and_then(|more| more.back_mut()).unwrap_or(&mut self.first);
         if last.is_empty() {
             *last = piece;
         } else if small(last) && small(&piece) {
             *last = [&**last, &*piece].concat().into();
         } else if !piece.is_empty() {
-            self.more.push_back(piece);
+            self.more.get_or_insert_default().push_back(piece);
         }
     }
 
@@ -287,16 +287,15 @@ impl Whole {
 
     /// Returns all data in one piece.
     pub(crate) fn joined(&self) -> Cow<'_, [u8]> {
-        if self.more.is_empty() {
-            return Cow::Borrowed(&self.first);
-        }
+        let Some(more) = &self.more else { return Cow::Borrowed(&self.first) };
         let mut joined = self.first.to_vec();
-        self.more.iter().for_each(|piece| joined.extend_from_slice(piece));
+        more.iter().for_each(|piece| joined.extend_from_slice(piece));
         Cow::Owned(joined)
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
-        Some(&self.first).into_iter().filter(|first| !first.is_empty()).chain(&self.more)
+        let more = self.more.iter().flat_map(|more| more.iter());
+        Some(&self.first).into_iter().filter(|first| !first.is_empty()).chain(more)
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
@@ -309,7 +308,7 @@ impl Whole {
 
     /// Gives the next frame away.
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        let next = self.more.pop_front().unwrap_or_default();
+        let next = self.more.as_mut().and_then(|more| more.pop_front()).unwrap_or_default();
         let piece = std::mem::replace(&mut self.first, next);
         if piece.is_empty() {
             return self.trailers.take().map(|trailers| Frame::trailers(*trailers));
