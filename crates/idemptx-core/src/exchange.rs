@@ -36,7 +36,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 
 use crate::fingerprint::{Fingerprint, Fingerprinters, Match};
@@ -70,9 +69,6 @@ pub struct Exchange {
     stage: Stage,
     /// The operation that the request's key names; `None` for a request without a key.
     operation: Option<Operation>,
-    /// The encoded [`Description`](crate::description::Description) of the request; empty for work
-    /// that is not an HTTP request.
-    description: Bytes,
     /// The fingerprints, one for each secret; a claim stores the first.
     fingerprints: Vec<Fingerprint>,
     token: Token,
@@ -131,7 +127,7 @@ impl Exchange {
     #[must_use]
     pub fn begin(rules: &Arc<Rules>, head: &Head<'_>) -> (Self, Action) {
         match Self::open(rules, head) {
-            Ok(mut exchange) => {
+            Ok(exchange) => {
                 exchange.describe(head);
                 (exchange, Action::ReadBody { bytes_max: rules.policy().request_bytes_max })
             }
@@ -161,8 +157,10 @@ impl Exchange {
 
     /// Describes the request to operators, from the head with which the exchange began: its record
     /// begins with that.
-    pub fn describe(&mut self, head: &Head<'_>) {
-        self.description = self.rules.describe(head);
+    pub fn describe(&self, head: &Head<'_>) {
+        if let Some(operation) = &self.operation {
+            operation.describe(&self.rules, head);
+        }
     }
 
     /// Begins with an operation that is not an HTTP request, such as a job, and its
@@ -302,7 +300,6 @@ impl Exchange {
             rules: Arc::clone(rules),
             stage: Stage::Finished,
             operation: None,
-            description: Bytes::new(),
             fingerprints: Vec::new(),
             token: Token::from_bytes([0; Token::BYTES]),
             typical: None,

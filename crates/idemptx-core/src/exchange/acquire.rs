@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, Answer, BodyEnd, Continuation, Deferred, Exchange, ProbeResult, STEPS_MAX, Stage,
+    Action, Answer, BodyEnd, Continuation, Deferred, Exchange, Operation, ProbeResult, STEPS_MAX,
+    Stage,
 };
 use crate::key::RecordId;
 use crate::lease::Lease;
@@ -50,7 +51,7 @@ impl Exchange {
         // A claim that expired before its lease would let a second execution start.
         let retain = policy.key_retain.max(policy.lease * LEASES_RETAINED_MIN);
         let claim_request = ClaimRequest::new(self.token, fingerprint, policy.lease, retain)
-            .described(self.description.clone());
+            .described(self.operation.as_ref().map(Operation::description).unwrap_or_default());
         Some((id, ClaimRequest { expected, ..claim_request }))
     }
 

@@ -1,7 +1,7 @@
 //! Decisions on a request's head, before the first call of the store.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::COOKIE;
@@ -70,10 +70,6 @@ impl Rules {
         let operation = self.names.work_operation();
         let print = |secret| Fingerprint { operation, ..Fingerprint::of(parts, secret) };
         secrets(&self.policy).map(print).collect()
-    }
-
-    pub(super) fn describe(&self, head: &Head<'_>) -> Bytes {
-        self.described.describe(head.method.as_str(), head.path())
     }
 }
 
@@ -154,6 +150,9 @@ struct Named {
     /// The lines of the headers to which the key is bound: few requests ask for their digest.
     bound_to: BoundTo,
     id: RecordId,
+    /// The encoded [`Description`](crate::description::Description) of the request; none for work
+    /// that is not an HTTP request, nor for a request that is not to be claimed.
+    description: OnceLock<Bytes>,
 }
 
 /// Header field lines that may be credentials, so that `Debug` shows none.
@@ -188,7 +187,13 @@ impl Operation {
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id }))
+        Self(Arc::new(Named {
+            key,
+            scope,
+            bound_to: BoundTo(bound_to),
+            id,
+            description: OnceLock::new(),
+        }))
     }
 
     /// Returns the client's key.
@@ -227,6 +232,15 @@ impl Operation {
 
     fn binding(&self, rules: &Rules) -> Vec<u8> {
         rules.names.binding(bound(&rules.policy), &self.0.bound_to.0)
+    }
+
+    pub(super) fn describe(&self, rules: &Rules, head: &Head<'_>) {
+        let described = || rules.described.describe(head.method.as_str(), head.path());
+        self.0.description.get_or_init(described);
+    }
+
+    pub(super) fn description(&self) -> Bytes {
+        self.0.description.get().cloned().unwrap_or_default()
     }
 
     pub(super) fn fingerprinters(&self, rules: &Rules, head: &Head<'_>) -> Fingerprinters {

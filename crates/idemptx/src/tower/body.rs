@@ -252,7 +252,8 @@ impl<B: Default> Default for ResponseBody<B> {
 pub(crate) struct Whole {
     /// The first piece, apart because most bodies have one only; empty if there is none.
     first: Bytes,
-    /// The other pieces, of which none is empty; boxed, because a body is moved often.
+    /// The other pieces, of which none is empty.
+    #[expect(clippy::box_collection, reason = "most bodies have none, and each is moved often")]
     more: Option<Box<VecDeque<Bytes>>>,
     trailers: Option<Box<HeaderMap>>,
 }

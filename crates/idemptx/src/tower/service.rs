@@ -325,36 +325,40 @@ fn note_bypass<B>(
 }
 
 /// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.
-async fn read_request<S, B>(
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+fn read_request<S, B>(
     engine: &Inner<S>,
     exchange: &Exchange,
     request: &mut Request<RequestBody<B>>,
-) -> BodyEnd
+) -> impl Future<Output = BodyEnd> + Send
 where
     S: Store,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin,
     B::Error: Into<BodyError>,
 {
-    // An exchange whose body is read has a key.
-    let Some(mut prints) = exchange.fingerprinters(&head_of(request)) else {
-        return BodyEnd::Failed;
-    };
-    let (body, bytes_max) = (request.body_mut(), engine.policy().request_bytes_max);
-    let (whole, rest) = match read(&mut *body, bytes_max, |data| prints.update(data)).await {
-        Read::Whole(whole) => {
-            body.put_back(whole);
-            return BodyEnd::complete(prints);
-        }
-        Read::Broken(whole, error) => {
-            let end = broken_end(&error);
-            body.put_back(whole);
-            body.break_off(error);
-            return end;
-        }
-        Read::TooLarge(whole, rest) => (whole, rest),
-    };
-    // Few requests' futures need room for it.
-    Box::pin(read_large(engine, whole, rest, prints)).await
+    async move {
+        // An exchange whose body is read has a key.
+        let Some(mut prints) = exchange.fingerprinters(&head_of(request)) else {
+            return BodyEnd::Failed;
+        };
+        let bytes_max = engine.policy().request_bytes_max;
+        let see = |data: &[u8]| prints.update(data);
+        let (whole, rest) = match read(request.body_mut(), bytes_max, see).await {
+            Read::Whole(whole) => {
+                request.body_mut().put_back(whole);
+                return BodyEnd::complete(prints);
+            }
+            Read::Broken(whole, error) => {
+                let end = broken_end(&error);
+                request.body_mut().put_back(whole);
+                request.body_mut().break_off(error);
+                return end;
+            }
+            Read::TooLarge(whole, rest) => (whole, rest),
+        };
+        // Few requests' futures need room for it.
+        Box::pin(read_large(engine, whole, rest, prints)).await
+    }
 }
 
 /// Returns the end of a body that broke off: by a limit of a layer outside, or by its client.
