@@ -73,19 +73,15 @@ pub(crate) struct Digest {
 
 impl Digest {
     /// Adds bytes as they are.
+    #[inline]
     pub(crate) fn update(&mut self, bytes: &[u8]) -> &mut Self {
-        match &mut self.long {
-            Some(hasher) => {
-                hasher.update(bytes);
-            }
-            None if self.short.len() + bytes.len() <= SHORT_BYTES_MAX => {
-                self.short.extend_from_slice(bytes);
-            }
-            None => {
-                let mut hasher = Box::new(blake3::Hasher::new_keyed(&self.purpose.0));
-                hasher.update(&self.short).update(bytes);
-                self.long = Some(hasher);
-            }
+        if self.long.is_none() && self.short.len() + bytes.len() <= SHORT_BYTES_MAX {
+            self.short.extend_from_slice(bytes);
+        } else {
+            let begin = || Box::new(blake3::Hasher::new_keyed(&self.purpose.0));
+            let hasher = self.long.get_or_insert_with(begin);
+            // Empty once it was added.
+            hasher.update(&std::mem::take(&mut self.short)).update(bytes);
         }
         self
     }

@@ -55,7 +55,9 @@ mod complete;
 mod event;
 mod grpc;
 
+use self::admission::Admission;
 pub use self::admission::{Head, Operation, Rules};
+pub(crate) use self::classify::is_in;
 pub use self::classify::{Directive, Handled, InvalidDirective};
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
 pub use self::grpc::{classified_status, grpc_content_type};
@@ -124,17 +126,41 @@ impl Exchange {
     /// kept.
     #[must_use]
     pub fn begin(rules: &Arc<Rules>, head: &Head<'_>) -> (Self, Action) {
-        let mut exchange = Self::blank(rules);
-        let action = match admission::admit(rules, head) {
-            admission::Admission::Pass(passed) => exchange.end(Answer::Pass(passed)),
-            admission::Admission::Refuse(rejection) => exchange.refuse_with(rejection),
-            admission::Admission::Open(operation) => {
-                exchange.operation = Some(operation);
-                exchange.stage = Stage::Body;
-                Action::ReadBody { bytes_max: rules.policy().request_bytes_max }
+        match Self::open(rules, head) {
+            Ok(exchange) => {
+                exchange.describe(head);
+                (exchange, Action::ReadBody { bytes_max: rules.policy().request_bytes_max })
             }
-        };
-        (exchange, action)
+            Err(answer) => (Self::blank(rules), Action::Answer { answer, deferred: None }),
+        }
+    }
+
+    /// Does the same as [`begin`](Self::begin) for a driver that [describes](Self::describe) the
+    /// request once it is to be claimed: a body is to be read, or else there is the answer.
+    ///
+    /// # Errors
+    ///
+    /// Returns the answer to a request that no key protects, or that is refused.
+    ///
+    /// # Security
+    ///
+    /// As [`begin`](Self::begin).
+    pub fn open(rules: &Arc<Rules>, head: &Head<'_>) -> Result<Self, Answer> {
+        match admission::admit(rules, head) {
+            Admission::Pass(passed) => Err(Answer::Pass(passed)),
+            Admission::Refuse(rejection) => Err(refusal(rules.policy().mode, rejection)),
+            Admission::Open(operation) => {
+                Ok(Self { operation: Some(operation), stage: Stage::Body, ..Self::blank(rules) })
+            }
+        }
+    }
+
+    /// Describes the request to operators, from the head with which the exchange began: its record
+    /// begins with that.
+    pub fn describe(&self, head: &Head<'_>) {
+        if let Some(operation) = &self.operation {
+            operation.describe(&self.rules, head);
+        }
     }
 
     /// Begins with an operation that is not an HTTP request, such as a job, and its
@@ -350,10 +376,7 @@ impl Exchange {
     }
 
     fn refuse_with(&mut self, rejection: Rejection) -> Action {
-        match self.policy().mode {
-            Mode::Enforce => self.end(Answer::Refuse(rejection)),
-            Mode::Shadow => self.end(Answer::Pass(Bypass::WouldRefuse(rejection.code))),
-        }
+        self.end(refusal(self.policy().mode, rejection))
     }
 
     fn end(&mut self, answer: Answer) -> Action {
@@ -419,6 +442,14 @@ impl Exchange {
                 self.compare(&record.fingerprint),
                 Some(Match::DifferentRequest | Match::DifferentOperation)
             )
+    }
+}
+
+/// Returns the answer of a refusal, which shadow mode only reports.
+fn refusal(mode: Mode, rejection: Rejection) -> Answer {
+    match mode {
+        Mode::Enforce => Answer::Refuse(Box::new(rejection)),
+        Mode::Shadow => Answer::Pass(Bypass::WouldRefuse(rejection.code)),
     }
 }
 

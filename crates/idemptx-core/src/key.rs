@@ -247,7 +247,8 @@ fn parameters(rest: &[u8], syntax: KeySyntax) -> Result<(), InvalidKey> {
 /// Reads a key that stands there without quotes.
 fn bare(line: &[u8], bytes_max: usize) -> Result<Key, InvalidKey> {
     match std::str::from_utf8(line) {
-        Ok(text) if line.iter().all(|byte| is_bare(*byte)) => match text.len() {
+        // All at once: the lines are short, and a loop that does not end early is vectorised.
+        Ok(text) if line.iter().fold(true, |all, byte| all & is_bare(*byte)) => match text.len() {
             ..=0 => Err(InvalidKey::Empty),
             bytes if bytes > bytes_max => Err(InvalidKey::TooLong { bytes_max }),
             _ => Ok(Key(text.into())),

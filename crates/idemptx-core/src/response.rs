@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// A response as it is stored and replayed.
 ///
@@ -57,13 +57,7 @@ pub struct ReplayRules {
 }
 
 impl StoredResponse {
-    /// Copies the parts of a response that may be stored; the same rules hold for headers and
-    /// trailers.
-    ///
-    /// Never stored are: headers of the connection and those that `Connection` names,
-    /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, ids of requests
-    /// and traces, and rate limits), challenges and credentials, CORS headers, which the outer
-    /// layer adds to every response, and the markers of this library.
+    /// Copies the [storable parts](StorableParts) of a response.
     #[must_use]
     pub fn capture(
         status: StatusCode,
@@ -72,21 +66,12 @@ impl StoredResponse {
         trailers: Option<&HeaderMap>,
         rules: &ReplayRules,
     ) -> Self {
-        let keep = |lines: &HeaderMap| {
-            let mut kept = HeaderMap::new();
-            for (name, value) in lines {
-                if rules.keep(name) && !nominated(headers, name) {
-                    kept.append(name.clone(), value.clone());
-                }
-            }
-            kept
+        let parts = StorableParts::of(status, headers, &body, trailers, rules);
+        let copied = |lines: Vec<FieldLine<'_>>| -> HeaderMap {
+            lines.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
         };
-        Self {
-            status,
-            headers: keep(headers),
-            body,
-            trailers: trailers.map(keep).unwrap_or_default(),
-        }
+        let (headers, trailers) = (copied(parts.headers), copied(parts.trailers));
+        Self { status, headers, body, trailers }
     }
 
     /// Returns the response without body and trailers, for one whose body cannot be stored.
@@ -99,9 +84,7 @@ impl StoredResponse {
     /// than [`FIELD_LINES_MAX`] lines.
     #[must_use]
     pub fn is_storable(&self) -> bool {
-        !self.status.is_informational()
-            && self.headers.len() <= FIELD_LINES_MAX
-            && self.trailers.len() <= FIELD_LINES_MAX
+        is_storable(self.status, self.headers.len(), self.trailers.len())
     }
 
     /// Encodes the response as a known-length response of RFC 9292.
@@ -109,7 +92,16 @@ impl StoredResponse {
     /// The bytes of a response that is not [storable](Self::is_storable) cannot be decoded.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        binary::encode(self)
+        self.encode_after(&[])
+    }
+
+    /// Encodes the response after the encoded [`Description`](crate::description::Description) of
+    /// its request, as a settled record has it.
+    #[must_use]
+    pub fn encode_after(&self, description: &[u8]) -> Bytes {
+        let Self { status, headers, body, trailers } = self;
+        let (headers, trailers) = (headers.iter().collect(), trailers.iter().collect());
+        StorableParts { status: *status, headers, body, trailers }.encode_after(description)
     }
 
     /// Decodes a response; body and header values share `bytes`.
@@ -127,6 +119,70 @@ impl StoredResponse {
     pub fn decode(bytes: &Bytes) -> Result<Self, MalformedResponse> {
         binary::decode(bytes)
     }
+}
+
+/// The parts of a response that may be stored, borrowed from it; the same rules hold for headers
+/// and trailers.
+///
+/// Never stored are: headers of the connection and those that `Connection` names,
+/// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, ids of requests
+/// and traces, and rate limits), challenges and credentials, CORS headers, which the outer
+/// layer adds to every response, and the markers of this library.
+pub struct StorableParts<'a> {
+    status: StatusCode,
+    headers: Vec<FieldLine<'a>>,
+    body: &'a [u8],
+    trailers: Vec<FieldLine<'a>>,
+}
+
+type FieldLine<'a> = (&'a HeaderName, &'a HeaderValue);
+
+impl<'a> StorableParts<'a> {
+    /// Chooses the parts of a response by the rules.
+    #[must_use]
+    pub fn of(
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        body: &'a [u8],
+        trailers: Option<&'a HeaderMap>,
+        rules: &ReplayRules,
+    ) -> Self {
+        let nominates = headers.contains_key(CONNECTION);
+        let kept = |lines: &'a HeaderMap| -> Vec<FieldLine<'a>> {
+            let is_kept = |(name, _): &FieldLine<'a>| {
+                rules.keep(name) && !(nominates && nominated(headers, name))
+            };
+            lines.iter().filter(is_kept).collect()
+        };
+        let trailers = trailers.map(kept).unwrap_or_default();
+        Self { status, headers: kept(headers), body, trailers }
+    }
+
+    /// Returns true if they can be decoded again; see [`StoredResponse::is_storable`].
+    #[must_use]
+    pub fn is_storable(&self) -> bool {
+        is_storable(self.status, self.headers.len(), self.trailers.len())
+    }
+
+    /// Encodes them as [`StoredResponse::encode_after`] does, without copying them before.
+    #[must_use]
+    pub fn encode_after(&self, description: &[u8]) -> Bytes {
+        binary::encode(description, self)
+    }
+}
+
+/// Shows sizes, and no content.
+impl fmt::Debug for StorableParts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorableParts")
+            .field("status", &self.status)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_storable(status: StatusCode, headers: usize, trailers: usize) -> bool {
+    !status.is_informational() && headers <= FIELD_LINES_MAX && trailers <= FIELD_LINES_MAX
 }
 
 impl ReplayRules {

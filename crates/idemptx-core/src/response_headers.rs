@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use crate::exchange::{Operation, Rules};
+use crate::exchange::{Operation, Rules, is_in};
 use crate::fingerprint::Fingerprint;
 use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{Expose, Profile};
@@ -21,7 +21,7 @@ pub fn mark(
 ) {
     let policy = rules.policy();
     // The handler's instruction to this layer; clients never see it. It is never stored.
-    if *outcome != Outcome::Replayed {
+    if *outcome != Outcome::Replayed && is_in(headers) {
         headers.remove(IDEMPOTENCY_OUTCOME);
     }
     match outcome {

@@ -295,6 +295,18 @@ impl ClaimInfo {
         }
     }
 
+    /// Creates the view of a claim that was granted or renewed just now.
+    #[must_use]
+    pub const fn of(lease: &Lease) -> Self {
+        Self {
+            token: lease.token,
+            fence: lease.fence,
+            attempt: lease.attempt,
+            fingerprint: lease.fingerprint,
+            remaining: lease.term,
+        }
+    }
+
     /// Returns true if the lease lapsed without a result.
     #[must_use]
     pub fn is_orphan(&self) -> bool {

@@ -7,7 +7,7 @@
 //!
 //! [`Detachable`]: crate::detachable::Detachable
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled}
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Bypass, Code, Rejection};
-use idemptx_core::record::{Record, State};
+use idemptx_core::record::State;
 use idemptx_core::store::{
     Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreFailure,
 };
@@ -57,7 +57,8 @@ pub(crate) struct WorkResult<P> {
     pub(crate) handled: Handled,
     /// `None` if it broke down without a value.
     pub(crate) product: Option<P>,
-    /// The payload for the store: a response, or the head of one that cannot be replayed.
+    /// The payload for the store: the request's description, and then a response, or the head of
+    /// one that cannot be replayed.
     pub(crate) payload: Bytes,
 }
 
@@ -73,106 +74,59 @@ impl<P> WorkResult<P> {
 /// # Cancel safety
 ///
 /// It is to be polled inside of a `Detachable` with the driver's [`Attachment`].
-/// Dropped before a claim was sent, it leaves nothing; dropped later, it goes on: a claim that the
-/// store grants after that is released, and a handler that has started ends, with its result stored.
+/// Dropped before a claim was sent, with its driver, it leaves nothing; dropped later, it goes on: a
+/// claim that the store grants after that is released, and a handler that has started ends, with its
+/// result stored.
 #[expect(
     clippy::manual_async_fn,
     reason = "an `async fn` keeps its arguments twice, and this is part of every request's future"
 )]
 pub(crate) fn drive<S: Store, W: Work>(
-    mut driver: Box<Driver<S>>,
+    driver: &mut Driver<S>,
     mut action: Action,
     work: W,
 ) -> impl Future<Output = Driven<W>> + Send {
     async move {
+        let mut work = Some(work);
+        let mut result = WorkResult::broken();
         loop {
             let event = match action {
                 Action::Claim { id, claim_request: ref request } => {
-                    Event::Claimed(driver.claim(id, request).await)
+                    let verdict = driver.claim(id, request).await;
+                    if driver.attachment.is_detached()
+                        && let Ok(claim) = verdict
+                    {
+                        // Rare, so apart.
+                        Box::pin(driver.give_up(claim)).await;
+                        return driver.abandoned();
+                    }
+                    Event::Claimed(verdict)
+                }
+                // The start rule holds because nothing is awaited between the step that compared the
+                // age of the lease, and the first poll of the handler.
+                Action::Execute(ref lease) => {
+                    result = match work.take() {
+                        Some(work) => driver.run(lease, work).await,
+                        None => WorkResult::broken(),
+                    };
+                    Event::Handled(result.handled)
+                }
+                Action::Settle { ref lease, state, ref response, commits } => {
+                    let payload = match response {
+                        _ if state == State::Unknown => lease.description.clone(),
+                        Some(response) => response.encode_after(&lease.description),
+                        None => std::mem::take(&mut result.payload),
+                    };
+                    driver.settle(lease, state, payload, commits).await
                 }
                 Action::Answer { answer, deferred } => {
                     driver.defer(deferred);
-                    return Driven::Reply(match answer {
-                        Answer::Pass(bypass) => return driver.pass(bypass, work),
-                        Answer::Replay(response) => Reply::Replay { response, fenced: None },
-                        Answer::Refuse(rejection) => Reply::refuse(rejection),
-                        // An own answer needs an execution, which only `execute` has.
-                        _ => driver.impossible(),
-                    });
+                    return driver.answer(answer, work, result.product);
                 }
                 action => driver.perform_rare(action).await,
             };
-            if let Event::Claimed(Ok(claim)) = event {
-                if driver.attachment.is_detached() {
-                    return driver.give_up(claim).await;
-                }
-                if let Claim::Granted(lease) = claim {
-                    driver.announce(&lease);
-                    // Boxed, so that the futures of replays have no room for it.
-                    return Box::pin(execute(driver, lease, work)).await;
-                }
-                action = driver.step(Event::Claimed(Ok(claim)));
-            } else {
-                action = driver.step(event);
-            }
+            action = driver.step(event);
         }
-    }
-}
-
-/// Runs the work under a granted claim, and makes its result final.
-async fn execute<S: Store, W: Work>(
-    mut driver: Box<Driver<S>>,
-    granted: Lease,
-    work: W,
-) -> Driven<W> {
-    let mut work = Some(work);
-    let mut result = WorkResult::broken();
-    // The start rule holds because nothing is awaited between this step, which compares the age of
-    // the lease, and the first poll of the handler.
-    let mut action = driver.step(Event::Claimed(Ok(Claim::Granted(granted))));
-    loop {
-        let event = match action {
-            Action::Execute(ref lease) => {
-                result = match work.take() {
-                    Some(work) => driver.run(lease, work).await,
-                    None => WorkResult::broken(),
-                };
-                Event::Handled(result.handled)
-            }
-            Action::Settle { ref lease, state, ref response, commits } => {
-                let payload = match response {
-                    _ if state == State::Unknown => Bytes::new(),
-                    Some(response) => response.encode(),
-                    None => std::mem::take(&mut result.payload),
-                };
-                driver.settle(lease, state, payload, commits).await
-            }
-            Action::Answer { answer, deferred } => {
-                driver.defer(deferred);
-                let fenced = driver.fenced;
-                let panic = driver.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-                return Driven::Reply(match (answer, work, result.product) {
-                    (Answer::Pass(bypass), Some(work), _) => return driver.pass(bypass, work),
-                    (Answer::Own { attempt, stored }, _, Some(product)) => {
-                        Reply::Own { product, attempt, stored }
-                    }
-                    (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
-                    (Answer::Refuse(rejection), _, product) => {
-                        Reply::Refuse { rejection, product, fenced }
-                    }
-                    (Answer::Broken { attempt }, _, product) => {
-                        let value = product.map(Failure::Value);
-                        match panic.map(Failure::Panic).or(value) {
-                            Some(failure) => Reply::Broken { failure, attempt },
-                            None => driver.impossible(),
-                        }
-                    }
-                    _ => driver.impossible(),
-                });
-            }
-            action => driver.perform_rare(action).await,
-        };
-        action = driver.step(event);
     }
 }
 
@@ -205,9 +159,8 @@ pub(crate) struct Driver<S: Store> {
 }
 
 impl<S: Store> Driver<S> {
-    /// Boxed, because it moves from future to future, and an exchange is large.
-    pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Box<Self> {
-        Box::new(Self {
+    pub(crate) fn new(engine: &Arc<Inner<S>>, exchange: Exchange) -> Self {
+        Self {
             engine: Arc::clone(engine),
             exchange,
             attachment: Attachment::default(),
@@ -222,7 +175,7 @@ impl<S: Store> Driver<S> {
             fenced: None,
             is_uncommitted: false,
             panic: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn engine(&self) -> &Arc<Inner<S>> {
@@ -255,13 +208,6 @@ impl<S: Store> Driver<S> {
     async fn perform(&mut self, action: Action) -> Event {
         let limit = self.engine.policy().claim_timeout;
         match action {
-            Action::Claim { id, claim_request } => {
-                let verdict = self.claim(id, &claim_request).await;
-                if let Ok(Claim::Granted(lease)) = &verdict {
-                    self.announce(lease);
-                }
-                Event::Claimed(verdict)
-            }
             Action::Lookup(id) => {
                 let found = limited(limit, self.engine.store().lookup(&id)).await;
                 Event::Looked(found.map_err(|error| error.kind()))
@@ -276,7 +222,7 @@ impl<S: Store> Driver<S> {
             }
             Action::Wait { id, holder, until } => self.wait(id, holder, until).await,
             Action::Release(lease) => self.release(&lease).await,
-            // The callers perform these themselves.
+            // The caller performs these itself.
             _ => Event::WaitOver,
         }
     }
@@ -298,7 +244,14 @@ impl<S: Store> Driver<S> {
         }
         let verdict = self.claim_alone(&id, request).await;
         let update = match &verdict {
-            Ok(Claim::Granted(_)) => return verdict,
+            // Given up at once: the others ask for themselves, not wait for it.
+            Ok(Claim::Granted(_)) if self.attachment.is_detached() => return verdict,
+            Ok(Claim::Granted(lease)) => {
+                if let Some(leader) = &self.leader {
+                    leader.announce(ClaimInfo::of(lease));
+                }
+                return verdict;
+            }
             Ok(Claim::Found(RecordSnapshot::Held(holder))) => Update::Held(*holder),
             Ok(Claim::Found(RecordSnapshot::Settled(record))) => Update::Settled(record.clone()),
             Ok(_) => Update::Changed,
@@ -346,15 +299,8 @@ impl<S: Store> Driver<S> {
         verdict
     }
 
-    /// Announces the claim to the other requests of this process.
-    fn announce(&self, lease: &Lease) {
-        if let Some(leader) = &self.leader {
-            leader.announce(ClaimInfo::new(&Record::running(lease), lease.term));
-        }
-    }
-
-    /// Ends an exchange whose client has left while its claim was with the store.
-    async fn give_up<W: Work>(mut self: Box<Self>, claim: Claim) -> Driven<W> {
+    /// Releases what was claimed for a client that has left meanwhile.
+    async fn give_up(&mut self, claim: Claim) {
         if let Claim::Granted(lease) = claim {
             let limit = self.engine.policy().claim_timeout;
             let released = limited(limit, self.engine.store().release(&lease)).await;
@@ -365,7 +311,33 @@ impl<S: Store> Driver<S> {
             }
             self.complete(&Update::Changed);
         }
-        self.abandoned()
+    }
+
+    /// Returns the end of the exchange with what the work, if it was run, has made.
+    fn answer<W: Work>(
+        &mut self,
+        answer: Answer,
+        work: Option<W>,
+        product: Option<W::Product>,
+    ) -> Driven<W> {
+        let fenced = self.fenced;
+        let panic = self.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        Driven::Reply(match (answer, work, product) {
+            (Answer::Pass(bypass), Some(work), _) => return self.pass(bypass, work),
+            (Answer::Own { attempt, stored }, _, Some(product)) => {
+                Reply::Own { product, attempt, stored }
+            }
+            (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
+            (Answer::Refuse(rejection), _, product) => Reply::Refuse { rejection, product, fenced },
+            (Answer::Broken { attempt }, _, product) => {
+                let value = product.map(Failure::Value);
+                match panic.map(Failure::Panic).or(value) {
+                    Some(failure) => Reply::Broken { failure, attempt },
+                    None => self.impossible(),
+                }
+            }
+            _ => self.impossible(),
+        })
     }
 
     /// Lets the caller run the work as if there were no engine, if there is still a client for it.
@@ -407,7 +379,7 @@ impl<S: Store> Driver<S> {
                 fence = lease.fence
             ),
         );
-        let mut work = CatchPanic::new(running);
+        let mut work = pin!(CatchPanic::new(running));
         let result = tokio::select! {
             biased;
             result = &mut work => result,

@@ -193,7 +193,7 @@ pub struct Load {
     pub unconfirmed: usize,
 }
 
-type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
+pub(crate) type ScopeFn = Arc<dyn Fn(&http::request::Parts) -> Option<Scope> + Send + Sync>;
 type AcceptsFn = Arc<dyn Fn(&Key) -> bool + Send + Sync>;
 type Transactions = Arc<dyn Transactional>;
 pub(crate) type RenderFn = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
@@ -278,8 +278,9 @@ impl<S: Store> Inner<S> {
         &self.shared.clock
     }
 
-    pub(crate) fn scope_of(&self, parts: &http::request::Parts) -> Option<Scope> {
-        self.variant.scope.as_ref().and_then(|scope| scope(parts))
+    /// Returns the application's function that names scopes.
+    pub(crate) fn scope(&self) -> Option<&ScopeFn> {
+        self.variant.scope.as_ref()
     }
 
     pub(crate) fn accepts(&self) -> Option<&(dyn Fn(&Key) -> bool + Sync)> {
@@ -288,8 +289,8 @@ impl<S: Store> Inner<S> {
     }
 
     /// Returns the application's function that makes responses of refusals.
-    pub(crate) fn render(&self) -> Option<RenderFn> {
-        self.shared.hooks.render.clone()
+    pub(crate) fn render(&self) -> Option<&RenderFn> {
+        self.shared.hooks.render.as_ref()
     }
 
     /// Returns the application's function that observes outcomes.

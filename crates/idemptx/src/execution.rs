@@ -230,6 +230,11 @@ impl Execution {
         &self.0.rules
     }
 
+    /// Returns the encoded description of the request, with which its record begins.
+    pub(crate) fn description(&self) -> &[u8] {
+        self.0.lease.as_ref().map_or(&[], |lease| &lease.description)
+    }
+
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn lease(&self) -> Option<&Lease> {
         self.0.lease.as_ref()

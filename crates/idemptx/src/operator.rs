@@ -65,7 +65,6 @@ use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
 };
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 pub use idemptx_core::description::Description;
 pub use idemptx_core::store::{
@@ -77,7 +76,7 @@ pub use self::purge::{Purge, PurgeReport};
 use self::target::Target;
 pub use self::verdict::{Forgotten, OperatorError, RecordView, Resolution, Resolved};
 use crate::engine::EngineError;
-use crate::retry::{Backoff, retry_until};
+use crate::retry::{Backoff, retry_within};
 use crate::time_limit::limited;
 use crate::tokens::Tokens;
 
@@ -482,7 +481,7 @@ where
     F: Future<Output = Result<T, StoreError>>,
 {
     let attempt = |left| limited(left, operation());
-    retry_until(Instant::now() + limit, BACKOFF, ErrorKind::is_transient, attempt).await
+    retry_within(limit, BACKOFF, ErrorKind::is_transient, attempt).await
 }
 
 const FIRST_ATTEMPT: u32 = 1;

@@ -8,15 +8,15 @@ use idemptx_core::store::{ErrorKind, StoreError};
 use tokio::time::{Instant, sleep};
 
 /// Repeats an operation until it has a final outcome, or until the next attempt would begin after
-/// `deadline`; returns the last outcome.
+/// `limit`; returns the last outcome.
 ///
 /// `attempt` gets the time that is left.
 ///
 /// # Cancel safety
 ///
 /// As that of the operation.
-pub(crate) async fn retry_until<T, F>(
-    deadline: Instant,
+pub(crate) async fn retry_within<T, F>(
+    limit: Duration,
     mut backoff: Backoff,
     is_retryable: impl Fn(ErrorKind) -> bool,
     mut attempt: impl FnMut(Duration) -> F,
@@ -24,14 +24,20 @@ pub(crate) async fn retry_until<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let time_left = || deadline.saturating_duration_since(Instant::now());
+    let began = Instant::now();
+    let mut left = limit;
     loop {
-        let outcome = attempt(time_left()).await;
-        let pause = backoff.next_pause();
+        let outcome = attempt(left).await;
         match &outcome {
-            Err(error) if is_retryable(error.kind()) && pause < time_left() => sleep(pause).await,
+            Err(error) if is_retryable(error.kind()) => {}
             _ => return outcome,
         }
+        let pause = backoff.next_pause();
+        left = limit.saturating_sub(began.elapsed() + pause);
+        if left.is_zero() {
+            return outcome;
+        }
+        sleep(pause).await;
     }
 }
 
@@ -45,7 +51,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unknown_outcome_is_repeated_with_growing_pauses_until_it_is_known() {
         let (began, attempts) = (Instant::now(), Cell::new(0));
-        let outcome = retry_until(began + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
+        let outcome = retry_within(MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
             attempts.set(attempts.get() + 1);
             ready(if attempts.get() < 5 { Err(ErrorKind::Unavailable.into()) } else { Ok(7) })
         });
@@ -56,11 +62,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_final_error_is_not_repeated() {
         let attempts = Cell::new(0);
-        let outcome =
-            retry_until(Instant::now() + MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
-                attempts.set(attempts.get() + 1);
-                ready(Err::<(), _>(ErrorKind::Fenced.into()))
-            });
+        let outcome = retry_within(MINUTE, BACKOFF, ErrorKind::is_transient, |_| {
+            attempts.set(attempts.get() + 1);
+            ready(Err::<(), _>(ErrorKind::Fenced.into()))
+        });
         assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(attempts.get(), 1);
     }
@@ -69,15 +74,11 @@ mod tests {
     async fn no_attempt_begins_after_the_deadline() {
         let began = Instant::now();
         let last = Cell::new(MINUTE);
-        let outcome = retry_until(
-            began + Duration::from_millis(100),
-            BACKOFF,
-            ErrorKind::is_transient,
-            |left| {
+        let outcome =
+            retry_within(Duration::from_millis(100), BACKOFF, ErrorKind::is_transient, |left| {
                 last.set(left);
                 ready(Err::<(), _>(ErrorKind::Unavailable.into()))
-            },
-        );
+            });
         assert_eq!(outcome.await.unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!((began.elapsed().as_millis(), last.get().as_millis()), (70, 30));
     }

@@ -103,14 +103,15 @@ impl<S: Store> Engine<S> {
         let now = inner.clock().now();
         let (exchange, action) =
             Exchange::begin_operation(inner.rules(), operation, fingerprints, token, now);
-        let driver = Driver::new(inner, exchange.typical(inner.typical_now()));
+        let mut driver = Driver::new(inner, exchange.typical(inner.typical_now()));
         let bytes_max = inner.policy().response_bytes_max;
         let job = JobWork { work, bytes_max, made: PhantomData };
         let attachment = driver.attachment();
         let (observation, record) = (Observation::begin(inner), unprotected.id());
         // Inside, so that the outcome is reported without a caller too.
         let driving = async move {
-            let driven = drive(driver, action, job).await;
+            let driven = drive(&mut driver, action, job).await;
+            drop(driver);
             let outcome = match &driven {
                 Driven::Pass(bypass, _) => Outcome::Bypassed(*bypass),
                 Driven::Reply(reply) => reply.outcome(),
@@ -138,9 +139,9 @@ impl<S: Store> Engine<S> {
             Reply::Broken { failure: Failure::Value(Ok(value)), .. } => Ok(value),
             Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
             Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
-                Err(RunError::Panicked(rejection))
+                Err(RunError::Panicked(*rejection))
             }
-            Reply::Refuse { rejection, .. } => Err(RunError::Refused(rejection)),
+            Reply::Refuse { rejection, .. } => Err(RunError::Refused(*rejection)),
         }
     }
 }

@@ -139,21 +139,28 @@ impl Leader {
     }
 
     /// Sends the last update to all, and forgets the record.
-    pub(crate) fn complete(mut self, update: &Update) {
+    pub(crate) fn complete(self, update: &Update) {
+        self.complete_with(|| update.clone());
+    }
+
+    /// Completes with an update that is made only if anybody waits for it.
+    pub(crate) fn complete_with(mut self, update: impl FnOnce() -> Update) {
         self.is_completed = true;
         self.leave(update);
     }
 
-    fn leave(&self, update: &Update) {
+    fn leave(&self, update: impl FnOnce() -> Update) {
         let listeners = self.single_flight.part(&self.id).complete(&self.id);
-        send_all(listeners, update);
+        if !listeners.is_empty() {
+            send_all(listeners, &update());
+        }
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.is_completed {
-            self.leave(&Update::Changed);
+            self.leave(|| Update::Changed);
         }
     }
 }

@@ -21,11 +21,10 @@ use idemptx_core::store::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::engine::Inner;
 use crate::execution::Execution;
-use crate::retry::{Backoff, retry_until};
+use crate::retry::{Backoff, retry_within};
 use crate::run::json_payload;
 use crate::time_limit::limited;
 
@@ -166,9 +165,9 @@ impl Execution {
     ) -> Result<Option<Record>, StoreError> {
         let id = lease.id.step(label);
         let (request, done) = (self.request(records, lease), self.settlement(payload));
-        let deadline = Instant::now() + self.rules().policy().settle_timeout;
+        let limit = self.rules().policy().settle_timeout;
         let attempt = |_| store_step(records, &id, &request, &done);
-        retry_until(deadline, BACKOFF, is_retryable, attempt).await
+        retry_within(limit, BACKOFF, is_retryable, attempt).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decisions on a request's head, before the first call of the store.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::COOKIE;
@@ -150,8 +150,9 @@ struct Named {
     /// The lines of the headers to which the key is bound: few requests ask for their digest.
     bound_to: BoundTo,
     id: RecordId,
-    /// The encoded description of the request; empty for work that is not an HTTP request.
-    description: Bytes,
+    /// The encoded [`Description`](crate::description::Description) of the request; none for work
+    /// that is not an HTTP request, nor for a request that is not to be claimed.
+    description: OnceLock<Bytes>,
 }
 
 /// Header field lines that may be credentials, so that `Debug` shows none.
@@ -174,7 +175,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new(), Bytes::new())
+        Self::bound(rules, scope, key, route, Vec::new())
     }
 
     fn bound(
@@ -183,11 +184,16 @@ impl Operation {
         key: Key,
         route: Option<(&str, &str)>,
         bound_to: Vec<FieldLine>,
-        description: Bytes,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);
-        Self(Arc::new(Named { key, scope, bound_to: BoundTo(bound_to), id, description }))
+        Self(Arc::new(Named {
+            key,
+            scope,
+            bound_to: BoundTo(bound_to),
+            id,
+            description: OnceLock::new(),
+        }))
     }
 
     /// Returns the client's key.
@@ -208,13 +214,6 @@ impl Operation {
         self.0.id
     }
 
-    /// Returns the encoded [`Description`](crate::description::Description) of the request; empty for work that is not an HTTP
-    /// request.
-    #[must_use]
-    pub fn description(&self) -> Bytes {
-        self.0.description.clone()
-    }
-
     /// Derives a key for a call to another system.
     ///
     /// Every attempt derives the same key, also after a rotation of secrets.
@@ -233,6 +232,15 @@ impl Operation {
 
     fn binding(&self, rules: &Rules) -> Vec<u8> {
         rules.names.binding(bound(&rules.policy), &self.0.bound_to.0)
+    }
+
+    pub(super) fn describe(&self, rules: &Rules, head: &Head<'_>) {
+        let described = || rules.described.describe(head.method.as_str(), head.path());
+        self.0.description.get_or_init(described);
+    }
+
+    pub(super) fn description(&self) -> Bytes {
+        self.0.description.get().cloned().unwrap_or_default()
     }
 
     pub(super) fn fingerprinters(&self, rules: &Rules, head: &Head<'_>) -> Fingerprinters {
@@ -289,8 +297,7 @@ pub(super) fn admit(rules: &Rules, head: &Head<'_>) -> Admission {
     };
     let route = (head.method.as_str(), head.path());
     let bound_to = lines_of(bound(policy), head.headers);
-    let description = rules.described.describe(head.method.as_str(), head.path());
-    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to, description))
+    Admission::Open(Operation::bound(rules, scope, key, Some(route), bound_to))
 }
 
 fn refuse(policy: &Policy, code: Code) -> Admission {

@@ -63,12 +63,22 @@ impl Directive {
         let parse = |line: &http::HeaderValue| {
             line.to_str().map_err(|_| InvalidDirective).and_then(str::parse)
         };
+        if !is_in(fields) {
+            return None;
+        }
         let mut lines = fields.get_all(IDEMPOTENCY_OUTCOME).iter().map(parse);
         let first: Result<Self, _> = lines.next()?;
         let directive = if lines.all(|line| line == first) { first } else { Err(InvalidDirective) };
         fields.remove(IDEMPOTENCY_OUTCOME);
         Some(directive)
     }
+}
+
+/// Returns true if a handler's decision is among the fields.
+///
+/// Responses have few fields, which are compared sooner than the long name is hashed.
+pub(crate) fn is_in(fields: &HeaderMap) -> bool {
+    fields.keys().any(|name| *name == IDEMPOTENCY_OUTCOME)
 }
 
 /// Reads a token, compared without case.

@@ -98,11 +98,13 @@ impl Exchange {
             Continuation::HandlerFailed => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
                 rejection.unstored = true;
-                Answer::Refuse(rejection)
+                Answer::Refuse(Box::new(rejection))
             }
             Continuation::Refuse(code) => return self.refuse_deferred(code, deferred),
             // In shadow mode too: the handler's response would report an effect that may be lost.
-            Continuation::Uncommitted => Answer::Refuse(self.rejection(Code::StoreUnavailable)),
+            Continuation::Uncommitted => {
+                Answer::Refuse(Box::new(self.rejection(Code::StoreUnavailable)))
+            }
         };
         self.stage = Stage::Finished;
         Action::Answer { answer, deferred }

@@ -175,8 +175,9 @@ pub enum Answer {
         /// `Idempotency-Stored: false`.
         stored: bool,
     },
-    /// A problem document (RFC 9457).
-    Refuse(Rejection),
+    /// A problem document (RFC 9457); boxed, because few answers are refusals, and each is moved
+    /// with room for one.
+    Refuse(Box<Rejection>),
     /// The handler's own failure, as if this engine were not there: its panic, its error, or its
     /// response with the body that broke off.
     Broken {

@@ -3,23 +3,28 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{FIELD_LINES_MAX, MalformedResponse, StoredResponse};
+use super::{FIELD_LINES_MAX, FieldLine, MalformedResponse, StorableParts, StoredResponse};
 
-/// Encodes a response in one allocation of the exact size.
-pub(super) fn encode(response: &StoredResponse) -> Bytes {
-    let headers = section_length(&response.headers);
-    let trailers = section_length(&response.trailers);
-    let length = varint_length(KNOWN_LENGTH_RESPONSE)
-        + varint_length(response.status.as_u16().into())
-        + prefixed_length(headers)
-        + prefixed_length(response.body.len())
-        + prefixed_length(trailers);
+/// Encodes a response after an encoded description, in one allocation of the exact size.
+///
+/// A description is an informational response, which the message begins with: only one of them has
+/// the framing indicator.
+pub(super) fn encode(description: &[u8], response: &StorableParts<'_>) -> Bytes {
+    let StorableParts { status, headers, body, trailers } = response;
+    let indicator = &[KNOWN_LENGTH_RESPONSE as u8][..];
+    let before = if description.is_empty() { indicator } else { description };
+    let (headers_length, trailers_length) = (section_length(headers), section_length(trailers));
+    let length = before.len()
+        + varint_length(status.as_u16().into())
+        + prefixed_length(headers_length)
+        + prefixed_length(body.len())
+        + prefixed_length(trailers_length);
     let mut bytes = Vec::with_capacity(length);
-    put_varint(&mut bytes, KNOWN_LENGTH_RESPONSE);
-    put_varint(&mut bytes, response.status.as_u16().into());
-    put_section(&mut bytes, &response.headers, headers);
-    put_prefixed(&mut bytes, &response.body);
-    put_section(&mut bytes, &response.trailers, trailers);
+    bytes.extend_from_slice(before);
+    put_varint(&mut bytes, status.as_u16().into());
+    put_section(&mut bytes, headers, headers_length);
+    put_prefixed(&mut bytes, body);
+    put_section(&mut bytes, trailers, trailers_length);
     debug_assert_eq!(bytes.len(), length, "the length was computed by the same rules");
     bytes.into()
 }
@@ -107,7 +112,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn section_length(lines: &HeaderMap) -> usize {
+fn section_length(lines: &[FieldLine<'_>]) -> usize {
     lines
         .iter()
         .map(|(name, value)| prefixed_length(name.as_str().len()) + prefixed_length(value.len()))
@@ -127,7 +132,7 @@ pub(crate) const fn varint_length(value: u64) -> usize {
     }
 }
 
-fn put_section(bytes: &mut Vec<u8>, lines: &HeaderMap, length: usize) {
+fn put_section(bytes: &mut Vec<u8>, lines: &[FieldLine<'_>], length: usize) {
     put_varint(bytes, length as u64);
     for (name, value) in lines {
         put_prefixed(bytes, name.as_str().as_bytes());

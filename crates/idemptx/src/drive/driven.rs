@@ -27,7 +27,7 @@ pub(crate) enum Reply<P> {
         fenced: Option<u32>,
     },
     Refuse {
-        rejection: Rejection,
+        rejection: Box<Rejection>,
         /// The value of the work, if that broke down.
         product: Option<P>,
         /// The attempt of this request's own execution, if that was fenced.
@@ -58,8 +58,8 @@ impl<P> Reply<P> {
         }
     }
 
-    pub(super) const fn refuse(rejection: Rejection) -> Self {
-        Self::Refuse { rejection, product: None, fenced: None }
+    pub(super) fn refuse(rejection: Rejection) -> Self {
+        Self::Refuse { rejection: Box::new(rejection), product: None, fenced: None }
     }
 }
 

@@ -7,10 +7,9 @@ use idemptx_core::exchange::Event;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
 use idemptx_core::store::{ErrorKind, RecordSnapshot, Settlement, Store, StoreError};
-use tokio::time::Instant;
 
 use super::Driver;
-use crate::retry::{Backoff, retry_until};
+use crate::retry::{Backoff, retry_within};
 use crate::single_flight::Update;
 use crate::time_limit::limited;
 
@@ -40,7 +39,7 @@ impl<S: Store> Driver<S> {
     ) -> Event {
         let policy = self.engine.policy();
         let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain).describing(lease);
+        let done = Settlement::new(state, payload, retain, policy.key_retain);
         let Some(settled) = self.settle_with_effects(lease, &done, commits).await else {
             self.is_uncommitted = true;
             return Event::Uncommitted;
@@ -48,7 +47,9 @@ impl<S: Store> Driver<S> {
         match settled {
             Ok(()) => {
                 self.heartbeat = None;
-                self.complete(&Update::Settled(Record::settled(lease, &done)));
+                if let Some(leader) = self.leader.take() {
+                    leader.complete_with(|| Update::Settled(Record::settled(lease, &done)));
+                }
             }
             Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
                 self.fenced = (kind == ErrorKind::Fenced).then_some(lease.attempt);
@@ -114,9 +115,9 @@ impl<S: Store> Driver<S> {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let deadline = Instant::now() + self.engine.policy().settle_timeout;
+        let limit = self.engine.policy().settle_timeout;
         let attempt = |left: Duration| limited(left.min(ATTEMPT_TIMEOUT), operation());
-        let outcome = retry_until(deadline, BACKOFF, ErrorKind::is_transient, attempt).await;
+        let outcome = retry_within(limit, BACKOFF, ErrorKind::is_transient, attempt).await;
         outcome.map_err(|error| error.kind())
     }
 }

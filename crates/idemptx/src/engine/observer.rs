@@ -36,7 +36,7 @@ pub(super) type ObserveFn = Arc<dyn Fn(&Completed) + Send + Sync>;
 ///
 /// Without an observer it costs a branch.
 #[derive(Clone)]
-pub(crate) struct Observation(Option<Observed>);
+pub(crate) struct Observation(Option<Box<Observed>>);
 
 #[derive(Clone)]
 struct Observed {
@@ -49,12 +49,14 @@ impl Observation {
     pub(crate) fn begin<S: Store>(engine: &Inner<S>) -> Self {
         let observe = engine.observer();
         let is_observed = observe.is_some() || is_traced();
-        Self(is_observed.then(|| Observed { observe, began: Instant::now() }))
+        // Boxed, because it is a part of every request's future.
+        Self(is_observed.then(|| Box::new(Observed { observe, began: Instant::now() })))
     }
 
     /// Reports the outcome.
     pub(crate) fn end(&self, outcome: &Outcome, record: Option<RecordId>) {
-        let Some(Observed { observe, began }) = &self.0 else { return };
+        let Some(observed) = &self.0 else { return };
+        let Observed { observe, began } = &**observed;
         let completed = Completed { outcome: outcome.clone(), record, took: began.elapsed() };
         #[cfg(feature = "tracing")]
         trace(&completed);

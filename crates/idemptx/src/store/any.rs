@@ -28,7 +28,7 @@ use super::transactional::Transactional;
 
 /// A store chosen at run time, with its decorators; clones share it.
 ///
-/// Its steps are boxed futures.
+/// Its steps are boxed futures, except those of the [`MemoryStore`].
 /// An engine on a concrete store, such as [`MemoryStore`], needs no allocation for a step.
 #[derive(Clone)]
 pub struct AnyStore {
@@ -40,6 +40,7 @@ pub struct AnyStore {
 #[derive(Clone)]
 enum Layer {
     Base(StoreKind),
+    Memory(MemoryStore),
     Near(Arc<NearCache<AnyStore>>),
     #[cfg(feature = "seal")]
     Sealed(Arc<Sealed<AnyStore>>),
@@ -153,7 +154,7 @@ impl AnyStore {
                 return near.inner().clone().sealed(seal).near(near.limits().clone());
             }
             Layer::Sealed(sealed) => sealed.inner().clone(),
-            Layer::Base(_) => self,
+            Layer::Base(_) | Layer::Memory(_) => self,
         };
         let sealed = Arc::new(Sealed::new(store, seal));
         Self { store: sealed.clone(), layer: Layer::Sealed(sealed) }
@@ -173,6 +174,7 @@ impl AnyStore {
     pub fn kind(&self) -> StoreKind {
         match &self.layer {
             Layer::Base(kind) => *kind,
+            Layer::Memory(_) => StoreKind::Memory,
             Layer::Near(near) => near.inner().kind(),
             #[cfg(feature = "seal")]
             Layer::Sealed(sealed) => sealed.inner().kind(),
@@ -182,7 +184,7 @@ impl AnyStore {
 
 impl From<MemoryStore> for AnyStore {
     fn from(store: MemoryStore) -> Self {
-        Self::base(store, StoreKind::Memory)
+        Self { store: Arc::new(store.clone()), layer: Layer::Memory(store) }
     }
 }
 
@@ -215,11 +217,18 @@ impl fmt::Debug for AnyStore {
 
 impl Store for AnyStore {
     async fn claim(&self, id: &RecordId, request: &ClaimRequest) -> Result<Claim, StoreError> {
-        self.store.claim(id, request).await
+        match &self.layer {
+            // It never waits, so that a box would be made in vain.
+            Layer::Memory(memory) => Store::claim(memory, id, request).await,
+            _ => self.store.claim(id, request).await,
+        }
     }
 
     async fn settle(&self, lease: &Lease, done: &Settlement) -> Result<(), StoreError> {
-        self.store.settle(lease, done).await
+        match &self.layer {
+            Layer::Memory(memory) => Store::settle(memory, lease, done).await,
+            _ => self.store.settle(lease, done).await,
+        }
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {

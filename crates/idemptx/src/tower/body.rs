@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
@@ -252,7 +253,8 @@ pub(crate) struct Whole {
     /// The first piece, apart because most bodies have one only; empty if there is none.
     first: Bytes,
     /// The other pieces, of which none is empty.
-    more: VecDeque<Bytes>,
+    #[expect(clippy::box_collection, reason = "most bodies have none, and each is moved often")]
+    more: Option<Box<VecDeque<Bytes>>>,
     trailers: Option<Box<HeaderMap>>,
 }
 
@@ -269,13 +271,13 @@ impl Whole {
     /// Small ones are put together: a body that comes byte by byte must not cost a handle for each.
     fn push(&mut self, piece: Bytes) {
         let small = |bytes: &Bytes| bytes.len() < PIECE_BYTES_MIN;
-        let last = self.more.back_mut().unwrap_or(&mut self.first);
+        let last = self.more.as_mut().and_then(|more| more.back_mut()).unwrap_or(&mut self.first);
         if last.is_empty() {
             *last = piece;
         } else if small(last) && small(&piece) {
             *last = [&**last, &*piece].concat().into();
         } else if !piece.is_empty() {
-            self.more.push_back(piece);
+            self.more.get_or_insert_default().push_back(piece);
         }
     }
 
@@ -285,17 +287,16 @@ impl Whole {
     }
 
     /// Returns all data in one piece.
-    pub(crate) fn joined(&self) -> Bytes {
-        if self.more.is_empty() {
-            return self.first.clone();
-        }
+    pub(crate) fn joined(&self) -> Cow<'_, [u8]> {
+        let Some(more) = &self.more else { return Cow::Borrowed(&self.first) };
         let mut joined = self.first.to_vec();
-        self.more.iter().for_each(|piece| joined.extend_from_slice(piece));
-        joined.into()
+        more.iter().for_each(|piece| joined.extend_from_slice(piece));
+        Cow::Owned(joined)
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
-        Some(&self.first).into_iter().filter(|first| !first.is_empty()).chain(&self.more)
+        let more = self.more.iter().flat_map(|more| more.iter());
+        Some(&self.first).into_iter().filter(|first| !first.is_empty()).chain(more)
     }
 
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
@@ -308,7 +309,7 @@ impl Whole {
 
     /// Gives the next frame away.
     fn pop(&mut self) -> Option<Frame<Bytes>> {
-        let next = self.more.pop_front().unwrap_or_default();
+        let next = self.more.as_mut().and_then(|more| more.pop_front()).unwrap_or_default();
         let piece = std::mem::replace(&mut self.first, next);
         if piece.is_empty() {
             return self.trailers.take().map(|trailers| Frame::trailers(*trailers));
@@ -397,7 +398,7 @@ mod tests {
         let pieces = whole.pieces().count();
         assert!(pieces <= 10_000 / PIECE_BYTES_MIN + 1, "{pieces} pieces");
         let expected: Vec<u8> = (0..10_000_u32).map(|number| number as u8).collect();
-        assert_eq!(whole.joined(), expected);
+        assert_eq!(*whole.joined(), expected);
     }
 
     #[test]
@@ -406,7 +407,7 @@ mod tests {
         let piece = Bytes::from(vec![7; PIECE_BYTES_MIN]);
         [piece.clone(), Bytes::new(), piece.clone()].into_iter().for_each(|it| whole.push(it));
         assert_eq!(whole.pieces().collect::<Vec<_>>(), [&piece, &piece]);
-        assert_eq!(whole.joined(), [&*piece, &*piece].concat());
+        assert_eq!(*whole.joined(), [&*piece, &*piece].concat());
         let popped = std::iter::from_fn(|| whole.pop()?.into_data().ok());
         assert_eq!(popped.collect::<Vec<_>>(), [piece.clone(), piece]);
     }

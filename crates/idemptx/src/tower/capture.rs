@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use idemptx_core::exchange::{Directive, Handled, InvalidDirective, Rules, classified_status};
 use idemptx_core::policy::Mode;
-use idemptx_core::response::StoredResponse;
+use idemptx_core::response::{StorableParts, StoredResponse};
 use idemptx_core::store::Store;
 use tower_service::Service;
 
@@ -113,22 +113,25 @@ where
         Read::Whole(mut whole) => {
             let said = said.or_else(|| Directive::take(whole.trailers_mut()?));
             let directive = directive(&mut parts, said, execution);
-            let (body, trailers) = (whole.joined(), whole.trailers());
+            let (headers, body, trailers) = (&parts.headers, whole.joined(), whole.trailers());
             let replay = &rules.policy().replay;
-            let classified = classified_status(status, &parts.headers, &body, trailers);
-            let stored = StoredResponse::capture(status, &parts.headers, body, trailers, replay);
-            let (stored, handled) = if may_replay && stored.is_storable() {
-                (stored, Handled::Whole { status: classified, directive })
+            let classified = classified_status(status, headers, &body, trailers);
+            let stored = StorableParts::of(status, headers, &body, trailers, replay);
+            let (payload, handled) = if may_replay && stored.is_storable() {
+                let payload = stored.encode_after(execution.description());
+                (payload, Handled::Whole { status: classified, directive })
             } else {
-                (head(&parts, rules), Handled::Partial { status: classified, directive })
+                let payload = head(&parts, rules, execution);
+                (payload, Handled::Partial { status: classified, directive })
             };
+            drop(body);
             let response = Response::from_parts(parts, ResponseBody::whole(whole));
             let product = Some(HandlerOutput::Response(response));
-            WorkResult { handled, product, payload: stored.encode() }
+            WorkResult { handled, product, payload }
         }
         Read::TooLarge(prefix, rest) => {
             let directive = directive(&mut parts, said, execution);
-            let payload = head(&parts, rules).encode();
+            let payload = head(&parts, rules, execution);
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
             let body = LiveBody::new(body, is_event_stream, engine.open_body());
@@ -158,8 +161,8 @@ fn directive(
     extension.or(field).or_else(|| execution.outcome())
 }
 
-/// Returns what is stored of a response whose body cannot be.
-fn head(parts: &Parts, rules: &Rules) -> StoredResponse {
+/// Encodes what is stored of a response whose body cannot be.
+fn head(parts: &Parts, rules: &Rules, execution: &Execution) -> Bytes {
     let (headers, replay) = (&parts.headers, &rules.policy().replay);
     let mut head = StoredResponse::capture(parts.status, headers, Bytes::new(), None, replay);
     if !head.is_storable() {
@@ -167,7 +170,7 @@ fn head(parts: &Parts, rules: &Rules) -> StoredResponse {
         let location = head.headers.remove(LOCATION);
         head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
     }
-    head
+    head.encode_after(execution.description())
 }
 
 /// Returns `true` for a response that is meant to be read while it is being made.

@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::LengthLimitError;
 use idemptx_core::exchange::{
-    Action, Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
+    Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
 };
 use idemptx_core::fingerprint::{Fingerprint, Fingerprinters};
 use idemptx_core::key::Scope;
@@ -81,16 +81,16 @@ where
             return ResponseFuture::nested(self.inner.call(request));
         }
         let observation = Observation::begin(engine);
-        let (exchange, action) = {
+        let opened = {
             let head =
                 Head::new(&parts.method, client_uri(&parts.extensions, &parts.uri), &parts.headers)
                     .in_scope(scope_of(engine, &parts))
                     .accepting(engine.accepts());
-            Exchange::begin(engine.rules(), &head)
+            Exchange::open(engine.rules(), &head)
         };
         let mut request = Request::from_parts(parts, RequestBody::inner(body));
-        let rejection = match action {
-            Action::ReadBody { bytes_max } => {
+        let rejection = match opened {
+            Ok(exchange) => {
                 #[cfg(feature = "tracing")]
                 if let Some(operation) = exchange.operation() {
                     crate::engine::warn_of_key(engine.policy(), operation, request.headers());
@@ -98,20 +98,20 @@ where
                 let ready = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, ready);
                 let (engine, call) = (Arc::clone(engine), Call { inner, request });
-                let opening = open_exchange(engine, exchange, bytes_max, call, observation);
+                let opening = open_exchange(engine, exchange, call, observation);
                 return ResponseFuture::keyed(opening);
             }
-            Action::Answer { answer: Answer::Pass(bypass), .. } => {
+            Err(Answer::Pass(bypass)) => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
                 observation.end(&outcome, None);
                 note_bypass(&mut request, &rules, bypass, None);
                 return ResponseFuture::pass(self.inner.call(request), rules, outcome);
             }
-            Action::Answer { answer: Answer::Refuse(rejection), .. } => rejection,
+            Err(Answer::Refuse(rejection)) => rejection,
             // An exchange begins with nothing else.
-            _ => Rejection::new(Code::StoreUnavailable, engine.policy()),
+            Err(_) => Box::new(Rejection::new(Code::StoreUnavailable, engine.policy())),
         };
-        let marker = Marker::before_body(engine, request.headers());
+        let marker = Marker::before_body(engine, grpc_content_type(request.headers()));
         let outcome = Outcome::Refused(rejection.code);
         observation.end(&outcome, None);
         ResponseFuture::refused(marker.mark(marker.refusal(&rejection), outcome))
@@ -122,8 +122,14 @@ where
 ///
 /// Others need none, and the function may be costly, or count on a login that they do not have.
 fn scope_of<S: Store>(engine: &Inner<S>, parts: &Parts) -> Option<Scope> {
+    let scope = engine.scope()?;
     let mut names = engine.policy().header_names.iter();
-    names.any(|name| parts.headers.contains_key(name)).then(|| engine.scope_of(parts)).flatten()
+    names.any(|name| parts.headers.contains_key(name)).then(|| scope(parts)).flatten()
+}
+
+fn head_of<B>(request: &Request<B>) -> Head<'_> {
+    let uri = client_uri(request.extensions(), request.uri());
+    Head::new(request.method(), uri, request.headers())
 }
 
 /// Returns the request's target as the client sent it.
@@ -146,7 +152,6 @@ fn client_uri<'a>(extensions: &'a Extensions, uri: &'a Uri) -> &'a Uri {
 fn open_exchange<S, T, B, C>(
     engine: Arc<Inner<S>>,
     mut exchange: Exchange,
-    bytes_max: u64,
     mut call: Call<T, B>,
     observation: Observation,
 ) -> BoxOpening<C, T::Error>
@@ -161,7 +166,7 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let end = read_request(&engine, &exchange, &mut call.request, bytes_max).await;
+        let end = read_request(&engine, &exchange, &mut call.request).await;
         let end = match recall(&engine, &mut exchange, end) {
             Ok(response) => {
                 let outcome = Outcome::Replayed;
@@ -178,10 +183,10 @@ where
             }
             Err(end) => end,
         };
-        let mut driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
-        let action = driver.step(Event::Body(end, engine.token()));
+        exchange.describe(&head_of(&call.request));
+        let driver = Driver::new(&engine, exchange.typical(engine.typical_now()));
         let attachment = driver.attachment();
-        let exchange = run_exchange(driver, action, Box::new(call), observation);
+        let exchange = run_exchange(driver, end, Box::new(call), observation);
         Opened::Running(Detachable::new(attachment, exchange))
     })
 }
@@ -201,8 +206,8 @@ fn recall<S: Store>(
 
 /// Runs a request under a key whose body has been read, to its response.
 fn run_exchange<S, T, B, C>(
-    driver: Box<Driver<S>>,
-    action: Action,
+    mut driver: Driver<S>,
+    end: BodyEnd,
     call: Box<Call<T, B>>,
     observation: Observation,
 ) -> BoxExchange<C, T::Error>
@@ -217,38 +222,61 @@ where
     C::Error: Into<BodyError>,
 {
     Box::pin(async move {
-        let version = call.request.version();
-        let mut marker = Marker::before_body(driver.engine(), call.request.headers());
+        let (version, grpc) = {
+            let request = &call.request;
+            (request.version(), grpc_content_type(request.headers()).cloned())
+        };
         let driving = {
-            marker.body_read(&driver);
             let engine = Arc::clone(driver.engine());
-            drive(driver, action, Handler { call, engine })
+            let action = driver.step(Event::Body(end, engine.token()));
+            drive(&mut driver, action, Handler { call, engine })
         };
-        let record = marker.operation.as_ref().map(Operation::id);
-        let (bypass, work) = match driving.await {
-            Driven::Pass(bypass, work) => (bypass, work),
+        match driving.await {
             Driven::Reply(reply) => {
-                observation.end(&reply.outcome(), record);
-                return respond(&marker, reply, version);
+                let exchange = driver.exchange();
+                observation.end(&reply.outcome(), exchange.operation().map(Operation::id));
+                let marker = Marker {
+                    operation: exchange.operation(),
+                    print: exchange.fingerprint(),
+                    ..Marker::before_body(driver.engine(), grpc.as_ref())
+                };
+                respond(&marker, reply, version)
             }
-        };
-        let outcome = Outcome::Bypassed(bypass);
-        observation.end(&outcome, record);
-        let passing = {
-            let Call { mut inner, mut request } = *work.call;
-            let operation = marker.operation.as_ref();
-            note_bypass(&mut request, work.engine.rules(), bypass, operation);
-            // Apart: most requests' futures need no room for it.
-            Box::pin(inner.call(request))
-        };
-        let response = passing.await?;
-        Ok(marker.mark(response.map(ResponseBody::inner), outcome))
+            // Few requests' futures need room for it.
+            Driven::Pass(bypass, work) => Box::pin(pass(driver, bypass, work, observation)).await,
+        }
     })
+}
+
+/// Runs a request under a key as if there were no engine.
+async fn pass<S, T, B, C>(
+    driver: Driver<S>,
+    bypass: Bypass,
+    work: Handler<S, T, B>,
+    observation: Observation,
+) -> Result<Response<ResponseBody<C>>, T::Error>
+where
+    S: Store,
+    T: Service<Request<RequestBody<B>>, Response = Response<C>>,
+{
+    let (operation, print) = {
+        let exchange = driver.exchange();
+        (exchange.operation().cloned(), exchange.fingerprint().copied())
+    };
+    // With what it holds of the engine's limits.
+    drop(driver);
+    let (Handler { call, engine }, outcome) = (work, Outcome::Bypassed(bypass));
+    let (operation, print) = (operation.as_ref(), print.as_ref());
+    observation.end(&outcome, operation.map(Operation::id));
+    let Call { mut inner, mut request } = *call;
+    note_bypass(&mut request, engine.rules(), bypass, operation);
+    let response = inner.call(request).await?.map(ResponseBody::inner);
+    Ok(marked(response, engine.rules(), outcome, operation, print))
 }
 
 /// Makes the response of an exchange.
 fn respond<C, E>(
-    marker: &Marker,
+    marker: &Marker<'_>,
     reply: Reply<HandlerOutput<C, E>>,
     version: Version,
 ) -> Result<Response<ResponseBody<C>>, E> {
@@ -297,36 +325,39 @@ fn note_bypass<B>(
 }
 
 /// Reads the request's body within the limit, fingerprinting it on the way, and puts it back.
-async fn read_request<S, B>(
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+fn read_request<S, B>(
     engine: &Inner<S>,
     exchange: &Exchange,
     request: &mut Request<RequestBody<B>>,
-    bytes_max: u64,
-) -> BodyEnd
+) -> impl Future<Output = BodyEnd> + Send
 where
     S: Store,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin,
     B::Error: Into<BodyError>,
 {
-    let prints = {
-        let uri = client_uri(request.extensions(), request.uri());
-        exchange.fingerprinters(&Head::new(request.method(), uri, request.headers()))
-    };
-    // An exchange whose body is read has a key.
-    let Some(mut prints) = prints else { return BodyEnd::Failed };
-    let body = request.body_mut();
-    match read(&mut *body, bytes_max, |data| prints.update(data)).await {
-        Read::Whole(whole) => {
-            body.put_back(whole);
-            BodyEnd::complete(prints)
-        }
-        Read::TooLarge(whole, rest) => read_large(engine, whole, rest, prints).await,
-        Read::Broken(whole, error) => {
-            let end = broken_end(&error);
-            body.put_back(whole);
-            body.break_off(error);
-            end
-        }
+    async move {
+        // An exchange whose body is read has a key.
+        let Some(mut prints) = exchange.fingerprinters(&head_of(request)) else {
+            return BodyEnd::Failed;
+        };
+        let bytes_max = engine.policy().request_bytes_max;
+        let see = |data: &[u8]| prints.update(data);
+        let (whole, rest) = match read(request.body_mut(), bytes_max, see).await {
+            Read::Whole(whole) => {
+                request.body_mut().put_back(whole);
+                return BodyEnd::complete(prints);
+            }
+            Read::Broken(whole, error) => {
+                let end = broken_end(&error);
+                request.body_mut().put_back(whole);
+                request.body_mut().break_off(error);
+                return end;
+            }
+            Read::TooLarge(whole, rest) => (whole, rest),
+        };
+        // Few requests' futures need room for it.
+        Box::pin(read_large(engine, whole, rest, prints)).await
     }
 }
 
@@ -359,7 +390,7 @@ where
     if let Some(spool) = engine.spool()
         && !prints.keeps_body()
     {
-        return Box::pin(spooled(spool, read, rest, prints)).await;
+        return spooled(spool, read, rest, prints).await;
     }
     rest.put_back(read);
     BodyEnd::TooLarge
@@ -367,35 +398,24 @@ where
 
 /// Makes refusals, and adds to responses what the exchange has to say to the client and to the
 /// layers outside.
-struct Marker {
-    rules: Arc<Rules>,
-    operation: Option<Operation>,
-    print: Option<Fingerprint>,
+struct Marker<'a> {
+    rules: &'a Rules,
+    operation: Option<&'a Operation>,
+    print: Option<&'a Fingerprint>,
     /// The content type of a gRPC call.
-    grpc: Option<HeaderValue>,
-    render: Option<RenderFn>,
+    grpc: Option<&'a HeaderValue>,
+    render: Option<&'a RenderFn>,
 }
 
-impl Marker {
-    fn before_body<S: Store>(engine: &Inner<S>, headers: &HeaderMap) -> Self {
-        Self {
-            rules: Arc::clone(engine.rules()),
-            operation: None,
-            print: None,
-            grpc: grpc_content_type(headers).cloned(),
-            render: engine.render(),
-        }
-    }
-
-    fn body_read<S: Store>(&mut self, driver: &Driver<S>) {
-        let exchange = driver.exchange();
-        self.operation = exchange.operation().cloned();
-        self.print = exchange.fingerprint().copied();
+impl<'a> Marker<'a> {
+    fn before_body<S: Store>(engine: &'a Inner<S>, grpc: Option<&'a HeaderValue>) -> Self {
+        let (rules, render) = (engine.rules(), engine.render());
+        Self { rules, operation: None, print: None, grpc, render }
     }
 
     /// Makes the response of a refusal, in the form that the client of this call understands.
     fn refusal<C>(&self, rejection: &Rejection) -> Response<ResponseBody<C>> {
-        let response = match (&self.grpc, &self.render) {
+        let response = match (self.grpc, self.render) {
             (Some(grpc), _) => Problem::from(rejection).into_grpc_response(grpc.clone()),
             (None, Some(render)) => render(rejection),
             (None, None) => Problem::from(rejection).into_response(),
@@ -404,7 +424,7 @@ impl Marker {
     }
 
     fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {
-        marked(response, &self.rules, outcome, self.operation.as_ref(), self.print.as_ref())
+        marked(response, self.rules, outcome, self.operation, self.print)
     }
 }
 

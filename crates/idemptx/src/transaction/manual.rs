@@ -10,7 +10,7 @@ use http::{HeaderValue, Response};
 use http_body::Body;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
-use idemptx_core::response::StoredResponse;
+use idemptx_core::response::StorableParts;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreError,
@@ -309,15 +309,13 @@ where
     };
     let (body, trailers) = (whole.joined(), whole.trailers());
     let headers = &parts.headers;
-    let kept = StoredResponse::capture(parts.status, headers, body, trailers, &policy.replay);
+    let kept = StorableParts::of(parts.status, headers, &body, trailers, &policy.replay);
     if !kept.is_storable() {
         return Err(SettleError::NotStorable);
     }
-    let mut done =
-        Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain);
-    if let Some(lease) = execution.lease() {
-        done = done.describing(lease);
-    }
+    let payload = kept.encode_after(execution.description());
+    let done = Settlement::new(State::Completed, payload, policy.retain, policy.key_retain);
+    drop(body);
     parts.headers.insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static("store"));
     Ok((done, Response::from_parts(parts, ResponseBody::whole(whole))))
 }

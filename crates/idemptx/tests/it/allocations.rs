@@ -10,7 +10,7 @@ use idemptx::{Engine, Policy};
 use tower::ServiceExt;
 
 /// The recorded figures: lower them with the code, and raise one only for a reason.
-const RECORDED: [(Keys, u64); 3] = [(Keys::None, 11), (Keys::One, 12), (Keys::Fresh, 39)];
+const RECORDED: [(Keys, u64); 3] = [(Keys::None, 11), (Keys::One, 11), (Keys::Fresh, 30)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keys {
