@@ -40,7 +40,8 @@ class Capture:
     ) -> None:
         """Concludes with `respond`, or in the client's task where that is left."""
         self._driver = driver
-        self._respond = respond or self._hand_over
+        # Let go of with its call: it may lead back here, and a cycle lives until it is collected.
+        self._respond = respond
         self._chunks: list[bytes] | None = []
         self._size = 0
         self._live: _LiveBody | None = None
@@ -84,19 +85,22 @@ class Capture:
             self._chunks = None
             self.body = body if len(chunks) == 1 else b"".join(chunks)
             exchange = self._driver.exchange
-            await self._respond(
+            await self._conclude(
                 partial(exchange.responded, self.status, self._directed(), self.body)
             )
 
-    async def _hand_over(self, conclusion: Conclusion) -> None:
-        if not await self._driver.hand_over(conclusion):
+    async def _conclude(self, conclusion: Conclusion) -> None:
+        respond, self._respond = self._respond, None
+        if respond is not None:
+            await respond(conclusion)
+        elif not await self._driver.hand_over(conclusion):
             await self._driver.conclude(conclusion())
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
         exchange = self._driver.exchange
-        await self._respond(partial(exchange.streamed, self.status, self._directed()))
+        await self._conclude(partial(exchange.streamed, self.status, self._directed()))
 
     def _directed(self) -> list[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
