@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import sys
 import time
 import weakref
 from contextlib import suppress
@@ -36,18 +35,11 @@ if TYPE_CHECKING:
     from ._safety import SafetyReport
     from ._store import Store
 
-__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio", "start_task"]
+__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
-
-
-def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
-    """Starts a task, at once where Python has eager tasks (3.12)."""
-    if EAGER:
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
-    return loop.create_task(coroutine)
 
 
 class Engine:
@@ -338,7 +330,6 @@ _ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-EAGER = sys.version_info >= (3, 12)
 UNREACHABLE = "the store cannot be reached, or does not tell what it promises"
 NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker of your server"
 # After these a step may be taken again.
