@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Awaitable, Callable
 
     from starlette.types import Message, Scope, Send
 
-    from ._driver import Conclusion, Driver
+    from ._driver import Conclusion, Driver, Work
 
 __all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
 
@@ -28,20 +27,17 @@ class Capture:
         "_chunks",
         "_driver",
         "_live",
-        "_respond",
         "_size",
+        "_work",
         "body",
         "headers",
         "status",
     )
 
-    def __init__(
-        self, driver: Driver, respond: Callable[[Conclusion], Awaitable[None]] | None = None
-    ) -> None:
-        """Concludes with `respond`, or in the client's task where that is left."""
+    def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
-        # Let go of with its call: it may lead back here, and a cycle lives until it is collected.
-        self._respond = respond
+        # Let go of with the response: it leads back here, and a cycle lives until it is collected.
+        self._work: Work | None = work
         self._chunks: list[bytes] | None = []
         self._size = 0
         self._live: _LiveBody | None = None
@@ -90,11 +86,10 @@ class Capture:
             )
 
     async def _conclude(self, conclusion: Conclusion) -> None:
-        respond, self._respond = self._respond, None
-        if respond is not None:
-            await respond(conclusion)
-        elif not await self._driver.hand_over(conclusion):
-            await self._driver.conclude(conclusion())
+        work, self._work = self._work, None
+        assert work is not None  # noqa: S101 - there is one conclusion
+        if not self._driver.hand_over(conclusion):
+            await self._driver.conclude_here(conclusion, work)
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
@@ -104,7 +99,8 @@ class Capture:
 
     def _directed(self) -> list[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
-        directive = self._driver.execution.directive
+        execution = self._driver.execution
+        directive = None if execution is None else execution.directive
         if directive is None or any(name.lower() == OUTCOME for name, _ in self.headers):
             return self.headers
         return [*self.headers, (OUTCOME, directive.encode())]

@@ -46,7 +46,7 @@ else:
             return call_soon(callback, *args, context=context)
 
         # A task plans its first step when it is made; that step is taken here instead.
-        loop.call_soon = catch  # type: ignore[method-assign]
+        loop.call_soon = catch  # type: ignore[assignment]
         try:
             task = asyncio.Task(coroutine, loop=loop)
         finally:

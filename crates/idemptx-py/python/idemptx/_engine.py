@@ -9,7 +9,7 @@ import random
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._idemptx import (
     ABSENT,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task, TimerHandle
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from ._idemptx import Rules, Update
+    from ._idemptx import MemoryStore, Rules, Update
     from ._safety import SafetyReport
     from ._store import Store
 
@@ -42,12 +42,22 @@ R = TypeVar("R")
 logger = logging.getLogger("idemptx")
 
 
+class Settling(Protocol):
+    """An exchange that draining waits for as for a task."""
+
+    @property
+    def settled(self) -> Future[None]:
+        """Resolves once its result is with the store."""
+
+
 class Engine:
     """The requests in progress on one backend in one event loop."""
 
     def __init__(self, loop: AbstractEventLoop, store: Store, told: set[str]) -> None:
         self.loop = loop
         self.store = store
+        self.memory: MemoryStore | None = getattr(store, "memory", None)
+        """Records in this process, to be replayed without a claim."""
         self._told = told
         self.coordinator = Coordinator(loop.create_future)
         self.executions = 0
@@ -56,6 +66,9 @@ class Engine:
         self.drain_seconds = 0.0
         self._adopted: set[Rules] = set()
         self._first_check: Task[None] | None = None
+        self.is_known = False
+        """True once the store's guarantees are known."""
+        self._is_unsafe = False
         self._report: SafetyReport | None = None
         self._check_seconds = float("inf")
         self._next_check: TimerHandle | None = None
@@ -63,6 +76,8 @@ class Engine:
         """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
+        self.settling: set[Settling] = set()
+        """Exchanges whose results are left to their clients' tasks."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
         with suppress(StopIteration):
@@ -94,11 +109,10 @@ class Engine:
 
     def refuses(self, rules: Rules) -> str | None:
         """Returns the reason a new claim is refused, if it is."""
-        report = self._report
-        if report is not None and (
-            report.is_fatal or (report.is_unsafe and rules.refuses_unsafe_stores)
-        ):
-            return f"this store is refused: {report.findings[0].text}"
+        if self._is_unsafe:
+            report = self._report
+            if report is not None and (report.is_fatal or rules.refuses_unsafe_stores):
+                return f"this store is refused: {report.findings[0].text}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.coordinator.is_full:
@@ -201,7 +215,8 @@ class Engine:
                 self._adopted.clear()
                 return
         else:
-            self._report = report
+            self._report, self._is_unsafe = report, report.is_unsafe
+            self.is_known = True
             self._tell(report)
         if self._check_seconds < float("inf") and not self.is_closed:
             # Processes that started together shall not ask together.
@@ -230,8 +245,11 @@ class Engine:
     # The end
 
     async def drain(self) -> None:
-        """Waits until all background tasks have ended."""
-        while tasks := {task for task in self.tasks if task is not asyncio.current_task()}:
+        """Waits until all background tasks have ended, and every result is with the store."""
+        while tasks := {
+            *(task for task in self.tasks if task is not asyncio.current_task()),
+            *(driver.settled for driver in self.settling),
+        }:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:

@@ -12,28 +12,31 @@ from ._request import read_body
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from ._idemptx import Exchange
+    from ._idemptx import Exchange, MemoryStore
 
 __all__ = ["feed"]
 
 
-async def feed(exchange: Exchange, request: Request) -> None:
-    """Feeds the body to the exchange, also if it has been read before."""
+async def feed(exchange: Exchange, request: Request, memory: MemoryStore | None) -> None:
+    """Feeds the body to the exchange, also if it has been read before.
+
+    A result that is in `memory` answers the exchange at once.
+    """
     known: bytes | None = getattr(request, "_body", None)
     form = getattr(request, "_form", None)
     if known is None and form is not None:
         await _feed_form(exchange, form)
         return
     if known is not None:
-        if exchange.feed(known):
-            exchange.end_body()
-        else:
-            exchange.body_too_large()
+        exchange.read(known, False, memory)
         return
     if getattr(request, "_stream_consumed", False):
         exchange.body_failed()  # Something before us took it, and kept nothing.
         return
-    read, is_all = await read_body(exchange, request.receive)
+    read, is_all = await read_body(exchange, request.receive, memory)
+    if is_all and len(read) == 1:
+        request._body = read[0].get("body", b"")  # noqa: SLF001
+        return
     chunks = [message.get("body", b"") for message in read]
     while not is_all and exchange.action == ANSWER and exchange.answer == PASS:
         message = await request.receive()

@@ -105,7 +105,8 @@ def idempotent(
     backend = backend_of(storage_backend)
     check_safety(backend, rules)
     observer = Observer(on_outcome)
-    route = _Route(backend, rules, Scoping(scope), accepts, probe, observer=observer, detach=detach)
+    scoping = Scoping(scope) if callable(scope) else None
+    route = _Route(backend, rules, scoping, accepts, probe, observer=observer, detach=detach)
 
     def decorate(handler: Callable[P, R]) -> Callable[P, R]:
         if is_registered(handler, sys._getframe(1)):  # noqa: SLF001
@@ -122,7 +123,7 @@ class _Route:
         self,
         backend: StorageBackend | AsyncStorageBackend,
         rules: Rules,
-        scoping: Scoping,
+        scoping: Scoping | None,
         accepts: Callable[[str], bool] | None,
         probe: Callable[[Orphan], Any] | None,
         *,
@@ -147,7 +148,15 @@ class _Route:
         async def protected(*args: Any, **kwargs: Any) -> Any:
             request, response, tasks = signature.take(args, kwargs)
             operation = operation_of(request.scope)
-            exchange = await self._begin(request, operation)
+            exchange = begin(self._rules, request.scope, operation, self._accepts)
+            if self._scoping is not None and self._scoping.asks_for(self._rules, exchange):
+                principal = await self._scoping.of(request)
+                if principal is not None:
+                    exchange = begin(
+                        self._rules, request.scope, operation, self._accepts, principal
+                    )
+            if exchange is not None and exchange.action == READ_BODY:
+                await feed(exchange, request, self._engine_here().memory)
             call = HandlerCall(signature, args, kwargs, request, response=response, tasks=tasks)
             if exchange is None:
                 return await call.plainly()
@@ -158,17 +167,6 @@ class _Route:
         setattr(protected, RULES, self._rules)
         setattr(protected, START, self._engine_here)
         return cast("Callable[P, R]", protected)
-
-    async def _begin(self, request: Request, operation: tuple[str, bytes]) -> Exchange | None:
-        scope = request.scope
-        exchange = begin(self._rules, scope, operation, self._accepts)
-        if self._scoping.asks_for(self._rules, exchange):
-            principal = await self._scoping.of(request)
-            if principal is not None:
-                exchange = begin(self._rules, scope, operation, self._accepts, principal)
-        if exchange is not None and exchange.action == READ_BODY:
-            await feed(exchange, request)
-        return exchange
 
     async def _answer(
         self, exchange: Exchange, operation: tuple[str, bytes], call: HandlerCall
@@ -201,7 +199,7 @@ class _Route:
                 return Reply(CLIENT_CLOSED_REQUEST, [], b"")  # It will not be sent.
             finally:
                 call.copy_context_back()
-            if driver.is_pending:
+            if driver.pending is not None:
                 reply = await call.defer(driver)
                 if reply is not None:
                     return reply
