@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
+    from collections.abc import Sequence
 
     from starlette.types import Message, Scope, Send
 
@@ -23,27 +24,17 @@ class ClientDisconnected(OSError):  # noqa: N818 - an end, not an error
 class Capture:
     """A captured response: the `send` of an application that runs under a key."""
 
-    __slots__ = (
-        "_chunks",
-        "_driver",
-        "_live",
-        "_size",
-        "_work",
-        "body",
-        "headers",
-        "status",
-    )
+    status = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body = b""
+    _live: _LiveBody | None = None
+    _size = 0
 
     def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
         # Let go of with the response: it leads back here, and a cycle lives until it is collected.
         self._work: Work | None = work
         self._chunks: list[bytes] | None = []
-        self._size = 0
-        self._live: _LiveBody | None = None
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
 
     async def send(self, message: Message) -> None:
         """Takes the response's messages; concludes the exchange with its last one."""
@@ -71,19 +62,19 @@ class Capture:
 
     async def _collect(self, chunks: list[bytes], body: bytes, *, more: bool) -> None:
         self._size += len(body)
-        chunks.append(body)
         if self._size > self._driver.rules.response_bytes_max:
             await self._go_live(ends_with_client=False)
             if self._live is not None:
-                for position, chunk in enumerate(chunks, 1):
-                    await self._live.put(chunk, more=more or position < len(chunks))
-        elif not more:
+                for chunk in chunks:
+                    await self._live.put(chunk, more=True)
+                await self._live.put(body, more=more)
+        elif more:
+            chunks.append(body)
+        else:
             self._chunks = None
-            self.body = body if len(chunks) == 1 else b"".join(chunks)
-            exchange = self._driver.exchange
-            await self._conclude(
-                partial(exchange.responded, self.status, self._directed(), self.body)
-            )
+            self.body = b"".join([*chunks, body]) if chunks else body
+            responded = self._driver.exchange.responded
+            await self._conclude(partial(responded, self.status, self._directed(), self.body))
 
     async def _conclude(self, conclusion: Conclusion) -> None:
         work, self._work = self._work, None
@@ -97,7 +88,7 @@ class Capture:
         exchange = self._driver.exchange
         await self._conclude(partial(exchange.streamed, self.status, self._directed()))
 
-    def _directed(self) -> list[tuple[bytes, bytes]]:
+    def _directed(self) -> Sequence[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
         execution = self._driver.execution
         directive = None if execution is None else execution.directive

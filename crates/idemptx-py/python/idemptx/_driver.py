@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from ._client_task import ClientTask
-from ._eager_task import start_task
+from ._engine import start_task
 from ._execution import CURRENT, Execution
 from ._idemptx import ANSWER, EXECUTE, STORE
 from ._lease_renewer import lease_renewer

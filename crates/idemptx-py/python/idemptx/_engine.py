@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import sys
 import time
 import weakref
 from contextlib import suppress
@@ -35,11 +36,18 @@ if TYPE_CHECKING:
     from ._safety import SafetyReport
     from ._store import Store
 
-__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio"]
+__all__ = ["NO_ASYNCIO", "TRANSIENT", "Engine", "Engines", "drain", "has_asyncio", "start_task"]
 
 R = TypeVar("R")
 
 logger = logging.getLogger("idemptx")
+
+
+def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Task[R]:
+    """Starts a task, at once where Python has eager tasks (3.12)."""
+    if EAGER:
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
+    return loop.create_task(coroutine)
 
 
 class Settling(Protocol):
@@ -64,7 +72,8 @@ class Engine:
         self._turns = asyncio.Semaphore(Confirmation.AT_ONCE_MAX)
         self.is_closed = False
         self.drain_seconds = 0.0
-        self._adopted: set[Rules] = set()
+        self.adopted: set[Rules] = set()
+        """The rules of the requests so far."""
         self._first_check: Task[None] | None = None
         self.is_known = False
         """True once the store's guarantees are known."""
@@ -93,14 +102,13 @@ class Engine:
         return task
 
     def adopt(self, rules: Rules) -> None:
-        """Registers the rules of coming requests."""
-        if rules not in self._adopted:
-            self._adopted.add(rules)
-            self.drain_seconds = max(self.drain_seconds, rules.drain)
-            self.store.expect(rules)
-            self._check_seconds = min(self._check_seconds, rules.store_check or float("inf"))
-            if self._first_check is None:
-                self._first_check = self.spawn(self._check())
+        """Registers rules that are not among those known, before their first request."""
+        self.adopted.add(rules)
+        self.drain_seconds = max(self.drain_seconds, rules.drain)
+        self.store.expect(rules)
+        self._check_seconds = min(self._check_seconds, rules.store_check or float("inf"))
+        if self._first_check is None:
+            self._first_check = self.spawn(self._check())
 
     async def known(self) -> None:
         """Waits until the store's guarantees are known."""
@@ -212,7 +220,7 @@ class Engine:
                 logger.warning("%s: %s", UNREACHABLE, error)
             if self._report is None:  # to be asked again
                 self._first_check = None
-                self._adopted.clear()
+                self.adopted.clear()
                 return
         else:
             self._report, self._is_unsafe = report, report.is_unsafe
@@ -348,6 +356,7 @@ _ALL: weakref.WeakSet[Engines] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+EAGER = sys.version_info >= (3, 12)
 UNREACHABLE = "the store cannot be reached, or does not tell what it promises"
 NO_ASYNCIO = "idemptx runs in an asyncio event loop: choose the asyncio worker of your server"
 # After these a step may be taken again.

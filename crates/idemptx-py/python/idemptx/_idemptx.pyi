@@ -442,7 +442,10 @@ class Leases:
     def remove(self, exchange: Exchange) -> None:
         """Removes it, if it is there."""
     def plan(self) -> float | None:
-        """Returns the seconds until the next renewal, which is also the plan from now on."""
+        """Returns the seconds until the thread looks next, which is the plan from now on.
+
+        Without leases it looks as it had planned; `None` once that is over.
+        """
     def take_due(self) -> list[tuple[LeaseHolder, Step]]:
         """Returns the renewals to perform now."""
     def renewed(self, step: Step) -> LeaseHolder | None:

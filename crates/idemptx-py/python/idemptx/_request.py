@@ -23,7 +23,7 @@ def raw_path(scope: Scope) -> bytes:
     raw: bytes | None = scope.get("raw_path")
     if not raw:
         raw = _quoted(scope["path"])
-    elif b"?" in raw:
+    elif QUESTION_MARK in raw:
         raw = raw.partition(b"?")[0]  # Some servers leave the query where it does not belong.
     # In a mount `root_path` has the mount's path as well, which is part of the path already.
     mounted: str = scope.get("app_root_path", scope.get("root_path", ""))
@@ -72,8 +72,8 @@ def _quoted(path: str) -> bytes:
 
 async def read_body(
     exchange: Exchange, receive: Receive, memory: MemoryStore | None
-) -> tuple[list[Message], bool]:
-    """Reads the body into the exchange; returns the messages read and whether they are all.
+) -> tuple[list[Message], int]:
+    """Reads the body into the exchange; returns the messages read, and the next action.
 
     A result that is in `memory` answers the exchange at once.
     """
@@ -82,8 +82,11 @@ async def read_body(
         message = await receive()
         read.append(message)
         if message["type"] == "http.disconnect":
-            exchange.body_failed()
-            return read, True
-        more = message.get("more_body", False)
-        if exchange.read(message.get("body", b""), more, memory) != READ_BODY:
-            return read, not more
+            return read, exchange.body_failed()
+        action = exchange.read(message.get("body", b""), message.get("more_body", False), memory)
+        if action != READ_BODY:
+            return read, action
+
+
+QUESTION_MARK = ord("?")
+"""Bytes are searched for a number without an exception in between."""

@@ -11,7 +11,7 @@ from . import _fastapi
 from ._backend import backend_of, check_safety
 from ._driver import Driver
 from ._engines import engines_of
-from ._execution import current_execution
+from ._execution import CURRENT
 from ._handler_call import HandlerCall, Reply, other_answer
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_routes_of
@@ -155,12 +155,14 @@ class _Route:
                     exchange = begin(
                         self._rules, request.scope, operation, self._accepts, principal
                     )
+            engine: Engine | None = None
             if exchange is not None and exchange.action == READ_BODY:
-                await feed(exchange, request, self._engine_here().memory)
+                engine = self._engine_here()
+                await feed(exchange, request, engine.memory)
             call = HandlerCall(signature, args, kwargs, request, response=response, tasks=tasks)
             if exchange is None:
                 return await call.plainly()
-            return await self._answer(exchange, operation, call)
+            return await self._answer(exchange, engine, operation, call)
 
         # This signature counts, not that of `__wrapped__`: its annotations are resolved.
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
@@ -169,17 +171,19 @@ class _Route:
         return cast("Callable[P, R]", protected)
 
     async def _answer(
-        self, exchange: Exchange, operation: tuple[str, bytes], call: HandlerCall
+        self,
+        exchange: Exchange,
+        engine: Engine | None,
+        operation: tuple[str, bytes],
+        call: HandlerCall,
     ) -> Any:
         driver: Driver | None = None
-        if exchange.action == ANSWER:
+        if engine is None or exchange.action == ANSWER:
             self._observer.note(exchange, operation)
         else:
-            engine = self._engine_here()
-            outer = current_execution()
+            outer = CURRENT.get()
             if outer is not None and outer.covers(engine, exchange, operation):
                 return await call.plainly()
-            receive = call.request.receive
             driver = Driver(
                 engine,
                 self._rules,
@@ -187,7 +191,7 @@ class _Route:
                 operation,
                 observer=self._observer,
                 probe=self._probe,
-                receive=receive,
+                receive=call.request.receive,
             )
             try:
                 await driver.drive(call, detached=self._detach, defers=True)
@@ -220,7 +224,8 @@ class _Route:
         engine = self._engine
         if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
             self._engine = engine = self._engines.here()
-        engine.adopt(self._rules)
+        if self._rules not in engine.adopted:
+            engine.adopt(self._rules)
         return engine
 
 

@@ -15,7 +15,7 @@ from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
-from ._execution import current_execution
+from ._execution import CURRENT
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer
@@ -133,15 +133,19 @@ class IdempotencyMiddleware:
             await self.app(scope, receive, _undirected(send))
             return
         read: list[Message] = []
-        if exchange.action == READ_BODY:
-            read, _ = await read_body(exchange, receive, self._engine_here(rules).memory)
-        call = _Call(self.app, scope, read, receive)
-        if exchange.action == ANSWER:
+        action = exchange.action
+        if action == READ_BODY:
+            engine = self._engine_here(rules)
+            read, action = await read_body(exchange, receive, engine.memory)
+        if action == ANSWER:
             self._observer.note(exchange, operation)
-            await self._answer(exchange, None, call, send)
+            if exchange.answer == REPLAY:
+                await _replay(exchange, send)
+            else:
+                await self._answer(exchange, None, _Call(self.app, scope, read, receive), send)
             return
-        engine = self._engine_here(rules)
-        outer = current_execution()
+        call = _Call(self.app, scope, read, receive)
+        outer = CURRENT.get()
         if outer is not None and outer.covers(engine, exchange, operation):
             await self.app(scope, call.receive, send)
             return
@@ -165,9 +169,7 @@ class IdempotencyMiddleware:
     ) -> None:
         answer = exchange.answer
         if answer == REPLAY:
-            status, headers, body = exchange.replay()
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await _replay(exchange, send)
         elif answer == OWN and call.capture is not None:
             capture = call.capture
             await capture.send_to(send, exchange.marked(capture.headers))
@@ -187,7 +189,8 @@ class IdempotencyMiddleware:
         engine = self._engine
         if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
             self._engine = engine = self._engines.here()
-        engine.adopt(rules)
+        if rules not in engine.adopted:
+            engine.adopt(rules)
         return engine
 
     def _all_rules(self) -> list[Rules]:
@@ -351,6 +354,12 @@ def _undirected(send: Send) -> Send:
         await send(message)
 
     return send_undirected
+
+
+async def _replay(exchange: Exchange, send: Send) -> None:
+    status, headers, body = exchange.replay()
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:
