@@ -15,9 +15,9 @@ use crate::step::{Step, StoreCall};
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Leases {
     schedule: LeaseSchedule<Py<PyAny>>,
-    /// When the thread looks next, also where the lease that it shall renew then has ended.
+    /// The next look of the thread, kept where the lease that was due then has ended.
     ///
-    /// Most handlers end long before: a thread that planned anew for each would be woken by each.
+    /// Most handlers end long before: a thread without a plan would be woken by each.
     look: Option<Timestamp>,
     made: Instant,
 }

@@ -1,4 +1,4 @@
-"""What a request leaves behind: nothing that Python's garbage collector would have to find."""
+"""Garbage of requests: nothing is left that Python's collector would have to find."""
 
 from __future__ import annotations
 
