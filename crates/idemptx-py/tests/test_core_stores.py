@@ -234,12 +234,12 @@ def test_the_lease_of_a_handler_that_has_ended_wakes_the_renewing_thread_only_on
     assert leases.plan() is None
     assert leases.add(first, object())
     leases.remove(first)
-    assert leases.plan() == pytest.approx(20, abs=1)
+    assert 1 < leases.plan() <= 20
     assert not leases.add(second, object())
     assert leases.add(third, object())
-    assert leases.plan() == pytest.approx(1, abs=0.5)
+    assert leases.plan() <= 1
     leases.remove(third)
-    assert leases.plan() == pytest.approx(20, abs=1)
+    assert 1 < leases.plan() <= 20
 
 
 def test_tokens_are_never_drawn_twice():
