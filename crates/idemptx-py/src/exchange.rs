@@ -145,16 +145,11 @@ impl PyExchange {
     }
 
     #[pyo3(signature = (chunk, more, memory))]
-    fn read(
-        &mut self,
-        chunk: &[u8],
-        more: bool,
-        memory: Option<&Bound<'_, MemoryStore>>,
-    ) -> PyResult<i32> {
+    fn read(&mut self, chunk: &[u8], more: bool, memory: Option<&MemoryStore>) -> PyResult<i32> {
         if !self.feed(chunk)? {
             return self.body_too_large();
         }
-        if more { Ok(action::READ_BODY) } else { self.whole_body(memory.map(Bound::get)) }
+        if more { Ok(action::READ_BODY) } else { self.whole_body(memory) }
     }
 
     fn body_too_large(&mut self) -> PyResult<i32> {
