@@ -122,7 +122,7 @@ class Ceiling:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def front_door(name: str, store: str, wait: float) -> FastAPI:
+def front_door(name: str, store: str, wait: float) -> ASGIApp:
     if name == "plain":
         return application(lambda handler: handler)
     if name == "ceiling":
@@ -137,6 +137,8 @@ def front_door(name: str, store: str, wait: float) -> FastAPI:
     if name == "decorator":
         return application(idemptx.idempotent(backend, wait_timeout=wait))
     app = application(lambda handler: handler)
+    if name == "wrapper":
+        return idemptx.IdempotencyMiddleware(app, backend, wait_timeout=wait)
     app.add_middleware(idemptx.IdempotencyMiddleware, storage_backend=backend, wait_timeout=wait)
     return app
 
@@ -186,7 +188,7 @@ def main() -> None:
     serve(front_door(given.front, given.store, given.wait_ms / 1000))
 
 
-def serve(app: FastAPI) -> None:
+def serve(app: ASGIApp) -> None:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)

@@ -18,6 +18,8 @@ enum Front {
     Plain,
     Decorator,
     Middleware,
+    /// The middleware around the application as a whole.
+    Wrapper,
     /// A middleware that answers everything itself, and does nothing for it.
     Ceiling,
     /// The original package of the same name.
@@ -30,6 +32,7 @@ impl Front {
             Self::Plain => "plain",
             Self::Decorator => "decorator",
             Self::Middleware => "middleware",
+            Self::Wrapper => "wrapper",
             Self::Ceiling => "ceiling",
             Self::Original => "original",
         }

@@ -78,8 +78,9 @@ fn doors(redis: &str, sqlite: &str, postgres: &str) -> Vec<Door> {
             "middleware, memory",
             Front::Middleware,
             "memory:",
-            vec![without, new("0.95"), hit("2.80")],
+            vec![without, new("0.95"), hit("2.60")],
         ),
+        door("wrapper, memory", Front::Wrapper, "memory:", vec![new("-"), hit("-")]),
         door(
             "original, RedisBackend",
             Front::Original,
@@ -104,11 +105,12 @@ fn doors(redis: &str, sqlite: &str, postgres: &str) -> Vec<Door> {
             redis,
             vec![
                 new("0.85"),
-                hit("2.80"),
+                hit("2.60"),
                 usual("usual, new", Keys::Fresh, "0.95"),
                 usual("usual, hit", Keys::Used, "4.00"),
             ],
         ),
+        door("wrapper, Redis", Front::Wrapper, redis, vec![new("-"), hit("3.20")]),
         door("decorator, SQLite", Front::Decorator, sqlite, vec![new("-"), hit("-")]),
         door("middleware, SQLite", Front::Middleware, sqlite, vec![new("-"), hit("-")]),
         door("decorator, PostgreSQL", Front::Decorator, postgres, vec![new("-"), hit("-")]),
@@ -174,6 +176,7 @@ fn cheap(doors: &[Door], rows: &[Vec<Row>]) -> Table {
              else.\n\
              The *ceiling* is a middleware that gives every request the same answer and does \
              nothing else.\n\
+             The *wrapper* is the middleware around the application as a whole.\n\
              The *original* is version 0.2.2 of the package, with handlers for its exceptions.",
             ROUNDS_MAX,
         ),

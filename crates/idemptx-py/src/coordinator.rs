@@ -20,6 +20,8 @@ use crate::{futures, misuse};
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Coordinator {
     create_future: Option<Py<PyAny>>,
+    /// A future for the next request that follows another; most requests lead.
+    spare: Option<Py<PyAny>>,
     single_flight: SingleFlight<Py<PyAny>>,
     journal: Arc<Journal>,
     made: Instant,
@@ -31,6 +33,7 @@ impl Coordinator {
     fn new(create_future: Py<PyAny>) -> Self {
         Self {
             create_future: Some(create_future),
+            spare: None,
             single_flight: SingleFlight::new(Arc::new(AtomicUsize::new(0))),
             journal: Arc::default(),
             made: Instant::now(),
@@ -41,15 +44,17 @@ impl Coordinator {
         slf: &Bound<'py, Self>,
         step: &Bound<'py, Step>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let id = *step.try_borrow()?.record_id();
-        let listener = Self::listener(slf)?;
-        let entry = slf.try_borrow_mut()?.single_flight.enter(id, || listener.clone().unbind());
+        let (py, id) = (slf.py(), *step.try_borrow()?.record_id());
+        let listener = Self::listener(slf)?.unbind();
+        let mut coordinator = slf.try_borrow_mut()?;
+        let entry = coordinator.single_flight.enter(id, || listener.clone_ref(py));
+        if let Entry::Follow = entry {
+            return Ok(Some(listener.into_bound(py)));
+        }
+        coordinator.spare = Some(listener);
         Ok(match entry {
-            Entry::Lead => None,
-            Entry::Follow => Some(listener),
-            Entry::Held(claim) => {
-                Some(Bound::new(slf.py(), Update(Change::Held(claim)))?.into_any())
-            }
+            Entry::Held(claim) => Some(Bound::new(py, Update(Change::Held(claim)))?.into_any()),
+            _ => None,
         })
     }
 
@@ -70,6 +75,16 @@ impl Coordinator {
         let id = record_id(record)?;
         let listeners = slf.try_borrow_mut()?.single_flight.complete(&id);
         resolve(slf.py(), &listeners, update.map_or(Change::Changed, |update| update.0.clone()))
+    }
+
+    fn conclude(slf: &Bound<'_, Self>, step: &Bound<'_, Step>) -> PyResult<()> {
+        let id = *step.try_borrow()?.record_id();
+        let listeners = slf.try_borrow_mut()?.single_flight.complete(&id);
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let update = step.try_borrow()?.update();
+        resolve(slf.py(), &listeners, update.map_or(Change::Changed, |update| update.0))
     }
 
     fn wait<'py>(
@@ -122,7 +137,8 @@ impl Coordinator {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut visited = self.create_future.as_ref().map_or(Ok(()), |it| visit.call(it));
+        let mut owned = self.create_future.iter().chain(&self.spare);
+        let mut visited = owned.try_for_each(|it| visit.call(it));
         self.single_flight.for_each_listener(|listener| {
             if visited.is_ok() {
                 visited = visit.call(listener);
@@ -133,6 +149,7 @@ impl Coordinator {
 
     fn __clear__(&mut self) {
         self.create_future = None;
+        self.spare = None;
         self.single_flight = SingleFlight::new(Arc::new(AtomicUsize::new(0)));
     }
 }
@@ -140,6 +157,9 @@ impl Coordinator {
 impl Coordinator {
     /// Creates a future; not while the coordinator is borrowed, because that may run any code.
     fn listener<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(spare) = slf.try_borrow_mut()?.spare.take() {
+            return Ok(spare.into_bound(slf.py()));
+        }
         let create = slf.try_borrow()?.create_future.as_ref().map(|it| it.clone_ref(slf.py()));
         let create = create.ok_or_else(|| misuse("the event loop is being destroyed"))?;
         create.into_bound(slf.py()).call0()

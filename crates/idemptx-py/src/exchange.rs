@@ -28,6 +28,7 @@ use pyo3::types::{PyBytes, PyList};
 use self::numbers::{action, answer};
 use self::recovery::Recovery;
 use self::transitions::kept;
+use crate::memory::MemoryStore;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::step::{Step, StoreCall, Update};
@@ -140,12 +141,15 @@ impl PyExchange {
     }
 
     fn end_body(&mut self) -> PyResult<i32> {
-        let Phase::Body { bytes_max } = self.phase else { return Err(self.misplaced("end_body")) };
-        if self.fed_bytes > bytes_max {
+        self.whole_body(None)
+    }
+
+    #[pyo3(signature = (chunk, more, memory))]
+    fn read(&mut self, chunk: &[u8], more: bool, memory: Option<&MemoryStore>) -> PyResult<i32> {
+        if !self.feed(chunk)? {
             return self.body_too_large();
         }
-        let end = self.prints.take().map_or(BodyEnd::Failed, BodyEnd::complete);
-        Ok(self.end(end))
+        if more { Ok(action::READ_BODY) } else { self.whole_body(memory) }
     }
 
     fn body_too_large(&mut self) -> PyResult<i32> {
@@ -383,6 +387,11 @@ impl PyExchange {
     fn broken(&mut self) -> PyResult<i32> {
         let Phase::Execute = self.phase else { return Err(self.misplaced("broken")) };
         Ok(self.handled(Handled::Broken))
+    }
+
+    #[getter]
+    fn outcome(&self) -> PyResult<(&'static str, &'static str)> {
+        Ok(transitions::noted(self.answered()?, self.lease.is_some()))
     }
 
     #[getter]

@@ -15,6 +15,10 @@ use crate::step::{Step, StoreCall};
 #[pyclass(module = "idemptx._idemptx")]
 pub(crate) struct Leases {
     schedule: LeaseSchedule<Py<PyAny>>,
+    /// The next look of the thread, kept where the lease that was due then has ended.
+    ///
+    /// Most handlers end long before: a thread without a plan would be woken by each.
+    look: Option<Timestamp>,
     made: Instant,
 }
 
@@ -22,13 +26,19 @@ pub(crate) struct Leases {
 impl Leases {
     #[new]
     fn new() -> Self {
-        Self { schedule: LeaseSchedule::new(), made: Instant::now() }
+        Self { schedule: LeaseSchedule::new(), look: None, made: Instant::now() }
     }
 
     fn add(&mut self, exchange: &Bound<'_, PyExchange>, holder: Py<PyAny>) -> PyResult<bool> {
         let lease = exchange.try_borrow()?.leased()?.clone();
         let now = self.now();
-        Ok(self.schedule.add(lease, holder, now))
+        let due = now.after(LeaseSchedule::<Py<PyAny>>::time_limit(&lease));
+        self.schedule.add(lease, holder, now);
+        let is_sooner = self.look.is_none_or(|look| due < look);
+        if is_sooner {
+            self.look = Some(due);
+        }
+        Ok(is_sooner)
     }
 
     fn remove(slf: &Bound<'_, Self>, exchange: &Bound<'_, PyExchange>) -> PyResult<()> {
@@ -42,7 +52,8 @@ impl Leases {
 
     fn plan(&mut self) -> Option<f64> {
         let now = self.now();
-        self.schedule.plan().map(|due| due.since(now).as_secs_f64())
+        self.look = self.schedule.plan().or(self.look.filter(|look| *look > now));
+        self.look.map(|look| look.since(now).as_secs_f64())
     }
 
     fn take_due(&mut self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<Step>)>> {

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use idemptx::store::MemoryStore as Records;
+use idemptx_core::key::RecordId;
+use idemptx_core::record::Record;
 use idemptx_core::store::{ErrorKind, RecordSnapshot, Store, StoreError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
@@ -66,6 +68,11 @@ impl MemoryStore {
 }
 
 impl MemoryStore {
+    /// Returns a settled record.
+    pub(crate) fn recall(&self, id: &RecordId) -> Option<Record> {
+        self.0.recall(id)
+    }
+
     fn verdict(&self, call: &StoreCall) -> Result<Verdict, StoreError> {
         let step = match call {
             StoreCall::Claim(id, claim_request) => {

@@ -11,7 +11,7 @@ import weakref
 import pytest
 from exchange_helpers import HANG_SECONDS, begin, perform, rules, run
 from idemptx import _idemptx as core
-from idemptx._idemptx import MemoryStore, Step
+from idemptx._idemptx import Leases, MemoryStore, Step
 
 # Steps, for stores written in Python
 
@@ -218,6 +218,28 @@ def tokens(made, count):
     for exchange in exchanges:
         perform(exchange, store)
     return [exchange.token for exchange in exchanges]
+
+
+def test_the_lease_of_a_handler_that_has_ended_wakes_the_renewing_thread_only_once():
+    """Else each short handler would cost two switches between threads."""
+    made, store, leases = rules(lease_ms=60_000), MemoryStore(), Leases()
+    shorter = rules(lease_ms=3_000)
+
+    def holds(key, made=made):
+        exchange = begin(made, key)
+        perform(exchange, store)
+        return exchange
+
+    first, second, third = holds(b"1"), holds(b"2"), holds(b"3", shorter)
+    assert leases.plan() is None
+    assert leases.add(first, object())
+    leases.remove(first)
+    assert 1 < leases.plan() <= 20
+    assert not leases.add(second, object())
+    assert leases.add(third, object())
+    assert leases.plan() <= 1
+    leases.remove(third)
+    assert 1 < leases.plan() <= 20
 
 
 def test_tokens_are_never_drawn_twice():

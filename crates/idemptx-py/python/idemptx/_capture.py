@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Sequence
 
     from starlette.types import Message, Scope, Send
 
-    from ._driver import Conclusion, Driver
+    from ._driver import Conclusion, Driver, Work
 
 __all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
 
@@ -24,29 +24,17 @@ class ClientDisconnected(OSError):  # noqa: N818 - an end, not an error
 class Capture:
     """A captured response: the `send` of an application that runs under a key."""
 
-    __slots__ = (
-        "_chunks",
-        "_driver",
-        "_live",
-        "_respond",
-        "_size",
-        "body",
-        "headers",
-        "status",
-    )
+    status = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body = b""
+    _live: _LiveBody | None = None
+    _size = 0
 
-    def __init__(
-        self, driver: Driver, respond: Callable[[Conclusion], Awaitable[None]] | None = None
-    ) -> None:
-        """Concludes with `respond`, or in the client's task where that is left."""
+    def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
-        self._respond = respond or self._hand_over
+        # Let go of with the response: it leads back here, and a cycle lives until it is collected.
+        self._work: Work | None = work
         self._chunks: list[bytes] | None = []
-        self._size = 0
-        self._live: _LiveBody | None = None
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
 
     async def send(self, message: Message) -> None:
         """Takes the response's messages; concludes the exchange with its last one."""
@@ -74,33 +62,36 @@ class Capture:
 
     async def _collect(self, chunks: list[bytes], body: bytes, *, more: bool) -> None:
         self._size += len(body)
-        chunks.append(body)
         if self._size > self._driver.rules.response_bytes_max:
             await self._go_live(ends_with_client=False)
             if self._live is not None:
-                for position, chunk in enumerate(chunks, 1):
-                    await self._live.put(chunk, more=more or position < len(chunks))
-        elif not more:
+                for chunk in chunks:
+                    await self._live.put(chunk, more=True)
+                await self._live.put(body, more=more)
+        elif more:
+            chunks.append(body)
+        else:
             self._chunks = None
-            self.body = body if len(chunks) == 1 else b"".join(chunks)
-            exchange = self._driver.exchange
-            await self._respond(
-                partial(exchange.responded, self.status, self._directed(), self.body)
-            )
+            self.body = b"".join([*chunks, body]) if chunks else body
+            responded = self._driver.exchange.responded
+            await self._conclude(partial(responded, self.status, self._directed(), self.body))
 
-    async def _hand_over(self, conclusion: Conclusion) -> None:
-        if not await self._driver.hand_over(conclusion):
-            await self._driver.conclude(conclusion())
+    async def _conclude(self, conclusion: Conclusion) -> None:
+        work, self._work = self._work, None
+        assert work is not None  # noqa: S101 - there is one conclusion
+        if not self._driver.hand_over(conclusion):
+            await self._driver.conclude_here(conclusion, work)
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
         exchange = self._driver.exchange
-        await self._respond(partial(exchange.streamed, self.status, self._directed()))
+        await self._conclude(partial(exchange.streamed, self.status, self._directed()))
 
-    def _directed(self) -> list[tuple[bytes, bytes]]:
+    def _directed(self) -> Sequence[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
-        directive = self._driver.execution.directive
+        execution = self._driver.execution
+        directive = None if execution is None else execution.directive
         if directive is None or any(name.lower() == OUTCOME for name, _ in self.headers):
             return self.headers
         return [*self.headers, (OUTCOME, directive.encode())]

@@ -8,7 +8,7 @@ cancels neither the handler nor the record of its result.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from ._client_task import ClientTask
 from ._engine import start_task
@@ -19,15 +19,8 @@ from ._reports import report_concern
 from ._store_actions import StoreActions
 
 if TYPE_CHECKING:
-    from asyncio import Future
+    from asyncio import Future, Task
     from collections.abc import Awaitable, Callable
-
-    from starlette.types import Receive
-
-    from ._engine import Engine
-    from ._idemptx import Exchange, Rules
-    from ._orphan import Orphan
-    from ._outcomes import Observer
 
 __all__ = ["Conclusion", "Driver", "Work"]
 
@@ -46,45 +39,30 @@ class Work(Protocol):
         `driver.error`.
         """
 
+    async def end_function_scope(self) -> None:
+        """Ends what can still fail before the response, if the client's task left it to this one.
+
+        Otherwise it is done there: dependencies end in the task that entered them.
+        """
+
 
 class Driver(StoreActions):
     """Drives an exchange, between the client's task and that of the handler."""
 
-    __slots__ = (
-        "_conclusion",
-        "_has_left",
-        "_is_concluded",
-        "_is_detached",
-        "_is_handed_over",
-        "_settled",
-        "_task",
-        "answered",
-        "client_left",
-    )
-
-    def __init__(
-        self,
-        engine: Engine,
-        rules: Rules,
-        exchange: Exchange,
-        operation: tuple[str, bytes],
-        *,
-        observer: Observer,
-        probe: Callable[[Orphan], Any] | None,
-        receive: Receive,
-    ) -> None:
-        super().__init__(
-            engine, rules, exchange, operation, observer=observer, probe=probe, receive=receive
-        )
-        self.answered: Future[ClientTask | Conclusion | None] | None = None
-        self.client_left = False
-        self._is_handed_over = False
-        self._is_concluded = False
-        self._is_detached = True
-        self._has_left = False
-        self._conclusion: Conclusion | None = None
-        self._settled: Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+    pending: Conclusion | None = None
+    """A conclusion that was handed over and has not begun."""
+    client_left = False
+    _asked: ClientTask | None = None
+    """What the handler's task wants done in the client's."""
+    _waking: Future[None] | None = None
+    """What the client's task waits for, while it does."""
+    _settled: Future[None] | None = None
+    _task: Task[None] | None = None
+    """The handler's task, unless it has ended well."""
+    _is_detached = True
+    _is_handed_over = False
+    _is_concluded = False
+    _has_left = False
 
     async def drive(self, work: Work, *, detached: bool = True, defers: bool = False) -> None:
         """Drives the exchange to its answer, which is then in `exchange.answer`.
@@ -97,46 +75,62 @@ class Driver(StoreActions):
         """
         action = self.exchange.action
         try:
-            while action != ANSWER:
+            while action != ANSWER and self._granted is None:
                 action = await self._advance(action)
-                if self._granted is not None:
-                    break
         except BaseException:
             self._abandon()
             raise
         if self._granted is None:
             self._end()
             return
-        loop = self.engine.loop
-        self.answered = loop.create_future()
         self._stops_at_grant = False
         self._is_detached = detached
         if not detached:
             await self._execute(work)
-            if self.is_pending and not defers:
+            if not defers:
                 await self.settle()
             return
-        self._task = task = start_task(loop, self._execute(work))
+        task = start_task(self.engine.loop, self._execute(work))
         if not task.done():
+            self._task = task
             self.engine.tasks.add(task)
+        elif task.cancelled() or task.exception() is not None:
+            self._task = task
         try:
-            while (asked := await self.answered) is not None:
-                if not isinstance(asked, ClientTask):
+            while not self._is_concluded:
+                if self._asked is not None:
+                    asked, self._asked = self._asked, None
+                    await asked.run()
+                elif self.pending is not None:
                     if not defers:
-                        await self.settle()
+                        await self.conclude(self._pending_action())
                     break
-                self.answered = loop.create_future()
-                await asked.run()
+                else:
+                    await self._until_woken()
         except asyncio.CancelledError:
             self.client_left = True
-            self._forget_client_task()
-            if not (defers and self.is_pending):
+            if self._asked is not None:
+                self._asked.forget()
+            if not (defers and self.pending is not None):
                 self._carry_on_alone()
             raise
         except BaseException:
             if self._is_handed_over:
                 self._let_go()
             raise
+
+    async def _until_woken(self) -> None:
+        """Waits, in the client's task, for something to do or for the answer."""
+        if self._has_left:
+            raise asyncio.CancelledError  # There is no answer, because the loop is ending.
+        self._waking = self.engine.loop.create_future()
+        await self._waking
+        self._waking = None
+
+    def _wake_client(self) -> None:
+        waking = self._waking
+        if waking is not None and not waking.done():
+            waking.set_result(None)
 
     async def in_client(self, job: Callable[[], Awaitable[R]]) -> R | None:
         """Runs a job in the client's task; `None` if that task has ended.
@@ -146,62 +140,55 @@ class Driver(StoreActions):
         """
         if not self._is_detached:
             return await job()
-        answered = self.answered
-        if answered is None or answered.done():
+        if self.client_left or (self._waking is not None and self._waking.cancelled()):
             return None
-        client_task = ClientTask(job, self.engine.loop.create_future())
-        answered.set_result(client_task)
+        self._asked = client_task = ClientTask(job, self.engine.loop.create_future())
+        self._wake_client()
         result: R | None = await client_task.done
         return result
 
-    async def hand_over(self, conclusion: Conclusion) -> bool:
+    def hand_over(self, conclusion: Conclusion) -> bool:
         """Leaves the conclusion to the client's task; returns false if that has ended.
 
         The inner application can then return while the store is asked, so that the frames of a
         whole framework need not stay alive. If the client leaves in between, another task
         concludes: every step may be taken twice.
         """
-        answered = self.answered
-        assert answered is not None  # noqa: S101 - the handler runs
-        if self._is_transactional():
+        execution = self.execution
+        if execution is not None and execution.is_transactional:
             return False
-        if answered.cancelled():
-            # The client's task was cancelled and has not run since: it takes note first.
-            await asyncio.sleep(0)
-        if answered.done():
+        if self.client_left or (self._waking is not None and self._waking.cancelled()):
             return False
         self._is_handed_over = True
-        self._conclusion = conclusion
-        # Draining waits for it as for a task.
-        self._settled = self.engine.loop.create_future()
-        self.engine.tasks.add(self._settled)
+        self.pending = conclusion
+        self.engine.settling.add(self)
         if self._is_detached:
-            answered.set_result(conclusion)
+            self._wake_client()
         return True
 
-    @property
-    def is_pending(self) -> bool:
-        """True while a conclusion was handed over and has not begun."""
-        return self._conclusion is not None
+    async def conclude_here(self, conclusion: Conclusion, before: Work) -> None:
+        """Concludes in the handler's task what could not be handed over."""
+        if not self.client_left and self._waking is not None and self._waking.cancelled():
+            # The client's task was cancelled and has not run since: it takes note first.
+            await asyncio.sleep(0)
+        await before.end_function_scope()
+        await self.conclude(conclusion())
 
     async def settle(self, *, failed: bool = False) -> None:
         """Concludes with the response that was handed over, or as a failed handler."""
-        conclusion, self._conclusion = self._conclusion, None
-        if conclusion is not None:
-            await self.conclude(self.exchange.broken() if failed else conclusion())
+        if self.pending is not None:
+            await self.conclude(self._pending_action(failed=failed))
+
+    def _pending_action(self, *, failed: bool = False) -> int:
+        conclusion, self.pending = self.pending, None
+        assert conclusion is not None  # noqa: S101 - the caller has seen it
+        return self.exchange.broken() if failed else conclusion()
 
     def settle_alone(self, *, failed: bool = False) -> None:
         """Concludes in a separate task, because the client's task is ending."""
-        if failed and self.is_pending:
-            self._conclusion = self.exchange.broken
+        if failed and self.pending is not None:
+            self.pending = self.exchange.broken
         self._carry_on_alone()
-
-    def _forget_client_task(self) -> None:
-        answered = self.answered
-        if answered is not None and answered.done() and not answered.cancelled():
-            asked = answered.result()
-            if isinstance(asked, ClientTask):
-                asked.forget()
 
     def _carry_on_alone(self) -> None:
         """Takes over the client's task's pending work after the client has left."""
@@ -209,7 +196,7 @@ class Driver(StoreActions):
             self.engine.spawn(self._conclude_alone())
 
     async def _conclude_alone(self) -> None:
-        if self.is_pending:
+        if self.pending is not None:
             await self.settle()
             return
         action = self.exchange.action
@@ -229,12 +216,18 @@ class Driver(StoreActions):
             action = await self._advance(action)
         self._end()
         self._is_concluded = True
-        self._note_settled()
         if self._is_handed_over and self._has_left:
             self._let_go()
-        answered = self.answered
-        if answered is not None and not answered.done():
-            answered.set_result(None)
+        else:
+            self._note_settled()
+        self._wake_client()
+
+    @property
+    def settled(self) -> Future[None]:
+        """Resolves once a conclusion that was handed over has ended."""
+        if self._settled is None:
+            self._settled = self.engine.loop.create_future()
+        return self._settled
 
     async def finished(self) -> None:
         """Waits for the work to end after its answer; raises its exception."""
@@ -259,9 +252,9 @@ class Driver(StoreActions):
                 await self.conclude(action)
                 return
             self.execution = Execution(exchange, self.engine, self.rules, self._operation)
-            self._is_executing = True
             token = CURRENT.set(self.execution)
             lease_renewer().add(self)
+            self._is_renewed = True
             try:
                 await self._run(work)
             finally:
@@ -274,7 +267,7 @@ class Driver(StoreActions):
         try:
             await work.run(self)
         except asyncio.CancelledError as error:
-            if exchange.action == EXECUTE and not self.is_pending:
+            if exchange.action == EXECUTE and self.pending is None:
                 if not _is_being_cancelled():
                     # The handler awaited a task that was cancelled elsewhere: its own exception.
                     self.error = RuntimeError("the handler awaited something that was cancelled")
@@ -283,46 +276,48 @@ class Driver(StoreActions):
                     return
                 if not self._is_detached:
                     self._is_handed_over = True
-                    self._conclusion = exchange.broken
+                    self.pending = exchange.broken
                     self._carry_on_alone()
             # A detached task is cancelled when the loop ends: the operation's result is unknown,
             # so its claim stays.
             raise
         except BaseException as error:
-            if exchange.action == EXECUTE and not self.is_pending:
+            if exchange.action == EXECUTE and self.pending is None:
                 self.error = error
                 await self.conclude(exchange.broken())
                 if isinstance(error, Exception):
                     return
             raise
-        if exchange.action == EXECUTE and not self.is_pending:
+        if self.pending is None and exchange.action == EXECUTE:
             await self.conclude(exchange.broken())
 
     def _leave(self) -> None:
         """Releases the resources of the handler's task."""
         if self._task is not None:
             self.engine.tasks.discard(self._task)
-        if self._is_transactional() and not self._is_concluded:
-            self.engine.spawn(self._roll_back())  # The loop is ending, so no commit will follow.
         self._has_left = True
-        if self._is_handed_over and not self._is_concluded:
-            return  # The task that concludes it releases the resources.
+        if not self._is_concluded:
+            if self.execution is not None and self.execution.is_transactional:
+                # The loop is ending, so no commit will follow.
+                self.engine.spawn(self._roll_back())
+            if self._is_handed_over:
+                return  # The task that concludes it releases the resources.
+            if self._waking is not None:
+                # There is no answer, because the loop is ending.
+                self._waking.cancel()
         self._let_go()
-        answered = self.answered
-        if answered is not None and not answered.done():
-            # There is no answer, because the loop is ending.
-            answered.cancel()
 
     def _note_settled(self) -> None:
-        settled, self._settled = self._settled, None
-        if settled is not None:
-            self.engine.tasks.discard(settled)
-            settled.set_result(None)
+        if self._is_handed_over:
+            self.engine.settling.discard(self)
+            settled, self._settled = self._settled, None
+            if settled is not None:
+                settled.set_result(None)
 
     def _let_go(self) -> None:
         self._note_settled()
         if not self._has_deferred:
-            lease_renewer().remove(self)
+            self._renew_no_more()
             self.complete(None)
         self._give_permit_back()
 

@@ -10,7 +10,7 @@ import sys
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._idemptx import (
     ABSENT,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task, TimerHandle
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from ._idemptx import Rules, Update
+    from ._idemptx import MemoryStore, Rules, Update
     from ._safety import SafetyReport
     from ._store import Store
 
@@ -50,20 +50,34 @@ def start_task(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, R]) -> Ta
     return loop.create_task(coroutine)
 
 
+class Settling(Protocol):
+    """An exchange that draining waits for as for a task."""
+
+    @property
+    def settled(self) -> Future[None]:
+        """Resolves once its result is with the store."""
+
+
 class Engine:
     """The requests in progress on one backend in one event loop."""
 
     def __init__(self, loop: AbstractEventLoop, store: Store, told: set[str]) -> None:
         self.loop = loop
         self.store = store
+        self.memory: MemoryStore | None = getattr(store, "memory", None)
+        """Records in this process, to be replayed without a claim."""
         self._told = told
         self.coordinator = Coordinator(loop.create_future)
         self.executions = 0
         self._turns = asyncio.Semaphore(Confirmation.AT_ONCE_MAX)
         self.is_closed = False
         self.drain_seconds = 0.0
-        self._adopted: set[Rules] = set()
+        self.adopted: set[Rules] = set()
+        """The rules of the requests so far."""
         self._first_check: Task[None] | None = None
+        self.is_known = False
+        """True once the store's guarantees are known."""
+        self._is_unsafe = False
         self._report: SafetyReport | None = None
         self._check_seconds = float("inf")
         self._next_check: TimerHandle | None = None
@@ -71,6 +85,8 @@ class Engine:
         """The calls of the application's probe, by the orphan's record."""
         self.tasks: set[Future[Any]] = set()
         """Tasks that only this set keeps alive; the code that adds one removes it again."""
+        self.settling: set[Settling] = set()
+        """Exchanges whose results are left to their clients' tasks."""
         self._farewell = self._until_shutdown()
         # Its hooks make the loop finish it, and so close the connections, before the loop ends.
         with suppress(StopIteration):
@@ -86,14 +102,13 @@ class Engine:
         return task
 
     def adopt(self, rules: Rules) -> None:
-        """Registers the rules of coming requests."""
-        if rules not in self._adopted:
-            self._adopted.add(rules)
-            self.drain_seconds = max(self.drain_seconds, rules.drain)
-            self.store.expect(rules)
-            self._check_seconds = min(self._check_seconds, rules.store_check or float("inf"))
-            if self._first_check is None:
-                self._first_check = self.spawn(self._check())
+        """Registers rules that are not among those known, before their first request."""
+        self.adopted.add(rules)
+        self.drain_seconds = max(self.drain_seconds, rules.drain)
+        self.store.expect(rules)
+        self._check_seconds = min(self._check_seconds, rules.store_check or float("inf"))
+        if self._first_check is None:
+            self._first_check = self.spawn(self._check())
 
     async def known(self) -> None:
         """Waits until the store's guarantees are known."""
@@ -102,11 +117,10 @@ class Engine:
 
     def refuses(self, rules: Rules) -> str | None:
         """Returns the reason a new claim is refused, if it is."""
-        report = self._report
-        if report is not None and (
-            report.is_fatal or (report.is_unsafe and rules.refuses_unsafe_stores)
-        ):
-            return f"this store is refused: {report.findings[0].text}"
+        if self._is_unsafe:
+            report = self._report
+            if report is not None and (report.is_fatal or rules.refuses_unsafe_stores):
+                return f"this store is refused: {report.findings[0].text}"
         if self.executions >= EXECUTIONS_MAX:
             return f"{EXECUTIONS_MAX} requests are being executed, as many as one process may"
         if self.coordinator.is_full:
@@ -206,10 +220,11 @@ class Engine:
                 logger.warning("%s: %s", UNREACHABLE, error)
             if self._report is None:  # to be asked again
                 self._first_check = None
-                self._adopted.clear()
+                self.adopted.clear()
                 return
         else:
-            self._report = report
+            self._report, self._is_unsafe = report, report.is_unsafe
+            self.is_known = True
             self._tell(report)
         if self._check_seconds < float("inf") and not self.is_closed:
             # Processes that started together shall not ask together.
@@ -238,8 +253,11 @@ class Engine:
     # The end
 
     async def drain(self) -> None:
-        """Waits until all background tasks have ended."""
-        while tasks := {task for task in self.tasks if task is not asyncio.current_task()}:
+        """Waits until all background tasks have ended, and every result is with the store."""
+        while tasks := {
+            *(task for task in self.tasks if task is not asyncio.current_task()),
+            *(driver.settled for driver in self.settling),
+        }:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:

@@ -102,6 +102,11 @@ class Execution:
         """True if another execution took the operation over, so that this result is discarded."""
         return self._lost
 
+    @property
+    def is_transactional(self) -> bool:
+        """True if the operation is settled in a transaction."""
+        return self.transaction is not None or self.is_settled_by_hand
+
     def derive(self, label: str) -> str:
         """A key for a call to another system, named by `label`.
 

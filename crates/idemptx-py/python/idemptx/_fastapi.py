@@ -129,9 +129,13 @@ def when_dependencies_have_ended(scope: Scope, call: Callable[..., Awaitable[boo
 
     Where no dependency does, it runs at the end of the request.
     """
-    shown = (scope.get(name) for name in STACKS)
-    stack: Any = next((it for it in shown if isinstance(it, AsyncExitStack)), None)
-    stack = stack or _hidden_stack()
+    stack: Any = None
+    for name in STACKS:
+        stack = scope.get(name)
+        if isinstance(stack, AsyncExitStack):
+            break
+    else:
+        stack = _hidden_stack()
     if stack is not None:
         # At the bottom, where nothing can be pushed by other means: it is closed last.
         stack._exit_callbacks.appendleft((False, call))  # noqa: SLF001

@@ -18,7 +18,7 @@ from ._capture import Capture, never_disconnects, without_shortcuts
 from ._execution import CURRENT, current_execution
 from ._idemptx import OWN, REPLAY
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
-from .transaction import PendingTransaction
+from .transaction import IdempotentTransaction, PendingTransaction
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
     from starlette.types import Scope as ASGIScope
 
-    from ._driver import Conclusion, Driver
+    from ._driver import Driver
     from ._execution import ExecutionTransaction
     from ._idemptx import Exchange
     from ._signature import Signature
@@ -97,7 +97,7 @@ class HandlerCall:
             error = raised
             raise
         finally:
-            if self._capture is not None:
+            if self._capture is not None and self._capture.is_live:
                 await self._capture.ended()
             if self._stacks is not None:
                 await self._close(self._stacks, error)
@@ -131,23 +131,16 @@ class HandlerCall:
         except Exception as error:  # noqa: BLE001 - the application's own handlers decide
             response = await self._answer_to(error, driver)
         self._background = tasks if response.background is None else response.background
-        self._capture = capture = Capture(driver, partial(self._respond, driver))
+        self._capture = capture = Capture(driver, self)
         if _is_plain(response):
             await capture.whole(response.status_code, response.raw_headers, bytes(response.body))
             return
         response.background = None
         await response(without_shortcuts(request.scope), self._receive, capture.send)
 
-    async def _respond(self, driver: Driver, conclusion: Conclusion) -> None:
-        """Concludes after everything that can still fail before the response.
-
-        That is done in the client's task: dependencies end in the task that entered them.
-        """
-        if await driver.hand_over(conclusion):
-            return
+    async def end_function_scope(self) -> None:
         if self._stacks is not None:
             await self._stacks.close_function_scope()
-        await driver.conclude(conclusion())
 
     async def _answer_to(self, error: Exception, driver: Driver) -> Response:
         """Returns the application's response to an exception, once dependencies have seen it."""
@@ -169,7 +162,11 @@ class HandlerCall:
 
     async def _handle(self) -> Any:
         handler = self._signature.handler
-        opened = await self._begun()
+        opened: ExecutionTransaction | None = None
+        for name, value in self._kwargs.items():
+            if isinstance(value, PendingTransaction):
+                opened = await self._begin(name, value.transaction)
+                break
         try:
             if self._signature.is_async:
                 result = await handler(*self._args, **self._kwargs)
@@ -181,14 +178,15 @@ class HandlerCall:
             await opened.flush()
         return result
 
-    async def _begun(self) -> ExecutionTransaction | None:
+    async def _begin(
+        self, name: str, transaction: IdempotentTransaction
+    ) -> ExecutionTransaction | None:
         """Replaces a pending transaction in the handler's arguments by an open one."""
-        for name, value in self._kwargs.items():
-            execution = current_execution() if _is_pending(value) else None
-            if execution is not None:
-                self._kwargs[name] = await value.transaction.begin(execution)
-                return execution.transaction
-        return None
+        execution = current_execution()
+        if execution is None:
+            return None
+        self._kwargs[name] = await transaction.begin(execution)
+        return execution.transaction
 
     async def _receive(self) -> Any:
         live = self._capture is not None and self._capture.is_live
@@ -233,7 +231,7 @@ class HandlerCall:
     def outlive_request(self, driver: Driver) -> None:
         """Takes the exit stacks over from a cancelled request, so that the handler keeps them."""
         stacks = _fastapi.ExitStacks.take(self.request.scope)
-        if driver.is_pending:
+        if driver.pending is not None:
             driver.engine.spawn(self._conclude_alone(driver, stacks))
         else:
             self._stacks = stacks
@@ -305,7 +303,7 @@ class OwnReply(Response):
         self.body = capture.body
         self.background = call.background
         self._instead: Reply | None = None
-        if not driver.is_pending:
+        if driver.pending is None:
             self.raw_headers = driver.exchange.marked(self.raw_headers)
 
     async def dependencies_ended(
@@ -325,7 +323,7 @@ class OwnReply(Response):
 
     async def _conclude(self) -> None:
         driver = self._driver
-        if not driver.is_pending:
+        if driver.pending is None:
             return
         try:
             await driver.settle()
@@ -358,7 +356,7 @@ class OwnReply(Response):
     def __del__(self) -> None:
         """Counts as failed where it was never sent: an end of a dependency raised."""
         driver, call = self._driver, self._call
-        if driver.is_pending and not driver.engine.loop.is_closed():
+        if driver.pending is not None and not driver.engine.loop.is_closed():
             driver.engine.loop.call_soon_threadsafe(call.abandon)
             driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
 

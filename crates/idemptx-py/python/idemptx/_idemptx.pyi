@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, TypeAlias, final
 
 from ._lease_renewer import LeaseHolder
+from ._outcomes import Outcome
 
 # Exchange.action: the next thing to do.
 READ_BODY: Final = 0
@@ -163,6 +164,11 @@ class Exchange:
         """Takes a part of the body; False if it is now larger than the policy allows."""
     def end_body(self) -> int:
         """The body is whole; returns the next action, as the methods below do."""
+    def read(self, chunk: bytes, more: bool, memory: MemoryStore | None) -> int:
+        """Takes a part of the body, the last one without `more`; returns the next action.
+
+        If the result is in `memory`, that is ANSWER at once: nothing is claimed.
+        """
     def body_too_large(self) -> int: ...
     def body_failed(self) -> int: ...
 
@@ -243,6 +249,9 @@ class Exchange:
         """Reports that the handler raised, or that its body broke off."""
 
     # ANSWER
+    @property
+    def outcome(self) -> tuple[Outcome, str]:
+        """The outcome and its reason, as in `RequestOutcome`."""
     @property
     def stored(self) -> bool:
         """True if a retry will get this answer."""
@@ -378,6 +387,8 @@ class Coordinator:
         """Shares the leader's granted claim with those who asked and those who will ask."""
     def complete(self, record: bytes, update: Update | None) -> None:
         """Forgets a record; those who listen get the update."""
+    def conclude(self, step: Step) -> None:
+        """Forgets a step's record; those who listen get its state after the step."""
     def wait(self, exchange: Exchange) -> Waiter | None:
         """Waits for the end of another's claim; `None` if a limit of the policy is reached."""
     def is_awaited(self, record: bytes) -> bool:
@@ -431,7 +442,10 @@ class Leases:
     def remove(self, exchange: Exchange) -> None:
         """Removes it, if it is there."""
     def plan(self) -> float | None:
-        """Returns the seconds until the next renewal, which is also the plan from now on."""
+        """Returns the seconds until the thread looks next, which is the plan from now on.
+
+        Without leases it looks as it had planned; `None` once that is over.
+        """
     def take_due(self) -> list[tuple[LeaseHolder, Step]]:
         """Returns the renewals to perform now."""
     def renewed(self, step: Step) -> LeaseHolder | None:

@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ._idemptx import OWN, REFUSE, REPLAY
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -62,11 +60,12 @@ class Observer:
         error: BaseException | None = None,
     ) -> None:
         """Records an exchange that has its answer; an exception of the hook is logged."""
-        outcome, reason = _outcome_of(exchange)
+        ended = exchange.outcome
         with _LOCK:
-            _COUNTS[outcome, reason] += 1
+            _COUNTS[ended] += 1
         if self._hook is None:
             return
+        outcome, reason = ended
         method, path = operation
         try:
             self._hook(
@@ -82,22 +81,6 @@ def outcome_counts() -> dict[tuple[Outcome, str], int]:
     """The number of requests by outcome and reason since this process began."""
     with _LOCK:
         return dict(_COUNTS)
-
-
-def _outcome_of(exchange: Exchange) -> tuple[Outcome, str]:
-    answer = exchange.answer
-    if answer == OWN:
-        return ("executed" if exchange.stored else "unstored"), ""
-    has_run = _attempt_of(exchange) > 0
-    if answer == REPLAY:
-        return ("fenced", "replayed") if has_run else ("replayed", "")
-    if answer == REFUSE:
-        code = exchange.refusal().code
-        # The handler ran, and raised or broke its body off.
-        if code == "handler-failed":
-            return "unstored", code
-        return ("fenced" if has_run else "refused"), code
-    return "passed", ""
 
 
 def _attempt_of(exchange: Exchange) -> int:

@@ -13,18 +13,23 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope
 
-    from ._idemptx import Exchange, Rules
+    from ._idemptx import Exchange, MemoryStore, Rules
 
-__all__ = ["begin", "operation_of", "raw_path", "read_body", "replayed", "route_path"]
+__all__ = ["begin", "operation_of", "raw_path", "read_body", "route_path"]
 
 
 def raw_path(scope: Scope) -> bytes:
     """Returns the path as the client sent it, with the prefix of mounts and of a proxy."""
     raw: bytes | None = scope.get("raw_path")
-    # Some servers leave the query where it does not belong.
-    raw = raw.partition(b"?")[0] if raw else _quoted(scope["path"])
+    if not raw:
+        raw = _quoted(scope["path"])
+    elif QUESTION_MARK in raw:
+        raw = raw.partition(b"?")[0]  # Some servers leave the query where it does not belong.
     # In a mount `root_path` has the mount's path as well, which is part of the path already.
-    root = _quoted(scope.get("app_root_path", scope.get("root_path", "")).rstrip("/"))
+    mounted: str = scope.get("app_root_path", scope.get("root_path", ""))
+    if not mounted:
+        return raw
+    root = _quoted(mounted.rstrip("/"))
     # A proxy that removes the prefix, and a server that does not add it again.
     return raw if raw == root or raw.startswith(root + b"/") else root + raw
 
@@ -65,32 +70,23 @@ def _quoted(path: str) -> bytes:
     return quote(path, safe="/%:@!$&'()*+,;=~").encode("ascii")
 
 
-async def read_body(exchange: Exchange, receive: Receive) -> tuple[list[Message], bool]:
-    """Reads the body into the exchange; returns the messages read and whether they are all."""
+async def read_body(
+    exchange: Exchange, receive: Receive, memory: MemoryStore | None
+) -> tuple[list[Message], int]:
+    """Reads the body into the exchange; returns the messages read, and the next action.
+
+    A result that is in `memory` answers the exchange at once.
+    """
     read: list[Message] = []
-    while exchange.action == READ_BODY:
+    while True:
         message = await receive()
-        if message["type"] == "http.disconnect":
-            exchange.body_failed()
-            return [*read, message], True
         read.append(message)
-        body = message.get("body", b"")
-        if body and not exchange.feed(body):
-            exchange.body_too_large()
-            return read, not message.get("more_body", False)
-        if not message.get("more_body", False):
-            exchange.end_body()
-            return read, True
-    return read, False
+        if message["type"] == "http.disconnect":
+            return read, exchange.body_failed()
+        action = exchange.read(message.get("body", b""), message.get("more_body", False), memory)
+        if action != READ_BODY:
+            return read, action
 
 
-def replayed(read: list[Message], receive: Receive, then: Receive | None) -> Receive:
-    """A `receive` that gives what was read, and goes on with `then` or, without it, the client."""
-    messages = iter(read)
-
-    async def receive_again() -> Message:
-        for message in messages:
-            return message
-        return await (then or receive)()
-
-    return receive_again
+QUESTION_MARK = ord("?")
+"""Bytes are searched for a number without an exception in between."""

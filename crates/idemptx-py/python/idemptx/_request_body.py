@@ -12,36 +12,41 @@ from ._request import read_body
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from ._idemptx import Exchange
+    from ._idemptx import Exchange, MemoryStore
 
 __all__ = ["feed"]
 
 
-async def feed(exchange: Exchange, request: Request) -> None:
-    """Feeds the body to the exchange, also if it has been read before."""
-    known: bytes | None = getattr(request, "_body", None)
-    form = getattr(request, "_form", None)
-    if known is None and form is not None:
+async def feed(exchange: Exchange, request: Request, memory: MemoryStore | None) -> None:
+    """Feeds the body to the exchange, also if it has been read before.
+
+    A result that is in `memory` answers the exchange at once.
+    """
+    state = vars(request)
+    known: bytes | None = state.get("_body")
+    if known is not None:
+        exchange.read(known, False, memory)
+        return
+    form = state.get("_form")
+    if form is not None:
         await _feed_form(exchange, form)
         return
-    if known is not None:
-        if exchange.feed(known):
-            exchange.end_body()
-        else:
-            exchange.body_too_large()
-        return
-    if getattr(request, "_stream_consumed", False):
+    if state.get("_stream_consumed", False):
         exchange.body_failed()  # Something before us took it, and kept nothing.
         return
-    read, is_all = await read_body(exchange, request.receive)
+    read, action = await read_body(exchange, request.receive, memory)
+    more = read[-1].get("more_body", False)
+    if len(read) == 1 and not more:
+        request._body = read[0].get("body", b"")  # noqa: SLF001
+        return
     chunks = [message.get("body", b"") for message in read]
-    while not is_all and exchange.action == ANSWER and exchange.answer == PASS:
+    while more and action == ANSWER and exchange.answer == PASS:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunks.append(message.get("body", b""))
-        is_all = not message.get("more_body", False)
-    request._body = chunks[0] if len(chunks) == 1 else b"".join(chunks)  # noqa: SLF001
+        more = message.get("more_body", False)
+    request._body = b"".join(chunks)  # noqa: SLF001
 
 
 async def _feed_form(exchange: Exchange, form: Any) -> None:

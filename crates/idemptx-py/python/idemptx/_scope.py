@@ -19,16 +19,17 @@ __all__ = ["Scoping"]
 
 
 class Scoping:
-    """The application's function, if its choice is one."""
+    """The application's function of a request."""
 
     __slots__ = ("_function",)
 
-    def __init__(self, choice: Any) -> None:
-        self._function: Callable[[Request], Any] | None = choice if callable(choice) else None
+    def __init__(self, function: Callable[[Request], Any]) -> None:
+        self._function = function
 
-    def asks_for(self, rules: Rules, exchange: Exchange | None) -> bool:
+    @staticmethod
+    def asks_for(rules: Rules, exchange: Exchange | None) -> bool:
         """True if a request has a valid key for a covered method, and lacks only its scope."""
-        if self._function is None or exchange is None or exchange.action != ANSWER:
+        if exchange is None or exchange.action != ANSWER:
             return False
         if exchange.answer == REFUSE:
             return exchange.refusal().code == "scope-unresolved"
@@ -36,7 +37,6 @@ class Scoping:
 
     async def of(self, request: Request) -> str | None:
         """Returns the scope of a request; `None` if it is unresolved."""
-        assert self._function is not None  # noqa: S101 - the caller asked `asks_for`
         found = self._function(request)
         return _text(await found if inspect.isawaitable(found) else found)
 

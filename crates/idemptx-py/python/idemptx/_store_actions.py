@@ -52,25 +52,14 @@ logger = logging.getLogger("idemptx")
 class StoreActions:
     """Performs an exchange's actions, with the resources that it holds in this process."""
 
-    __slots__ = (
-        "_granted",
-        "_has_deferred",
-        "_holds_permit",
-        "_is_executing",
-        "_leads",
-        "_observer",
-        "_operation",
-        "_probe",
-        "_receive",
-        "_stops_at_grant",
-        "engine",
-        "error",
-        "exchange",
-        "execution",
-        "rules",
-    )
-
-    execution: Execution
+    execution: Execution | None = None
+    error: BaseException | None = None
+    _granted: Step | None = None
+    _stops_at_grant = True
+    _leads = False
+    _holds_permit = False
+    _is_renewed = False
+    _has_deferred = False
 
     def __init__(
         self,
@@ -86,17 +75,10 @@ class StoreActions:
         self.engine = engine
         self.rules = rules
         self.exchange = exchange
-        self.error: BaseException | None = None
         self._operation = operation
         self._observer = observer
         self._probe = probe
         self._receive = receive
-        self._leads = False
-        self._granted: Step | None = None
-        self._stops_at_grant = True
-        self._holds_permit = False
-        self._is_executing = False
-        self._has_deferred = False
 
     @property
     def store(self) -> Store:
@@ -109,11 +91,18 @@ class StoreActions:
             self._leads = False
             self.engine.coordinator.complete(self.exchange.id, update)
 
+    def _complete_with(self, step: Step) -> None:
+        """Wakes the other requests for this record with its state after a step."""
+        if self._leads:
+            self._leads = False
+            self.engine.coordinator.conclude(step)
+
     def lose(self) -> None:
         """Marks the execution as lost and wakes the requests that wait for it."""
         with suppress(RuntimeError):  # the loop has ended, and with it every waiter
             self.engine.loop.call_soon_threadsafe(self.complete, None)
-        self.execution.lose()
+        if self.execution is not None:
+            self.execution.lose()
 
     def _advance(self, action: int) -> Awaitable[int]:
         """Performs an action and returns the next one."""
@@ -133,7 +122,7 @@ class StoreActions:
     async def _perform(self, step: Step) -> int:
         if step.kind == RELEASE:
             await self._roll_back()
-            lease_renewer().remove(self)
+            self._renew_no_more()
             await self.engine.perform(step)
             self.complete(None)
         else:
@@ -156,7 +145,7 @@ class StoreActions:
                 return self.exchange.claim_shared(update)
         refusal = None
         if not self._holds_permit:
-            if self.rules.refuses_unsafe_stores:
+            if not engine.is_known and self.rules.refuses_unsafe_stores:
                 await engine.known()
             refusal = engine.refuses(self.rules)
         if refusal is not None:
@@ -180,69 +169,68 @@ class StoreActions:
             if verdict >= UNAVAILABLE:
                 report(step)
             self._give_permit_back()
-            self.complete(step.update())
+            self._complete_with(step)
         return self.exchange.done(step)
 
     async def _settle(self, step: Step) -> int:
-        if self._is_transactional():
-            if self.exchange.keeps and self.execution.is_settled_by_hand:
+        execution = self.execution
+        if execution is not None and execution.is_transactional:
+            if self.exchange.keeps and execution.is_settled_by_hand:
                 await self._roll_back()
                 return await self._confirm(step)
-            if self.exchange.commits and self.execution.transaction is not None:
-                return await self._commit(step, self.execution.transaction)
+            if self.exchange.commits and execution.transaction is not None:
+                return await self._commit(step, execution.transaction)
             await self._roll_back()
-        engine = self.engine
-        waiting = engine.store.perform(step)
+        waiting = self.engine.store.perform(step)
         if waiting is not None:
             await waiting
         verdict = step.verdict
         if verdict in TRANSIENT:
             verdict = await self._settle_again(step)
         if verdict == OK:
-            lease_renewer().remove(self)
-            self.complete(step.update() if self._is_awaited() else None)
+            self._renew_no_more()
+            self._complete_with(step)
         elif verdict in (FENCED, CORRUPT):
-            lease_renewer().remove(self)
+            self._renew_no_more()
             self.complete(None)
         else:
             # Neither renewal nor single-flight entry may end before the result is in the store.
             report(step)
         return self.exchange.done(step)
 
-    # Settlements in transactions
+    def _renew_no_more(self) -> None:
+        if self._is_renewed:
+            self._is_renewed = False
+            lease_renewer().remove(self)
 
-    def _is_transactional(self) -> bool:
-        execution = self.execution if self._is_executing else None
-        return execution is not None and (
-            execution.is_settled_by_hand or execution.transaction is not None
-        )
+    # Settlements in transactions
 
     async def _commit(self, step: Step, transaction: ExecutionTransaction) -> int:
         """Settles in the handler's transaction and commits it."""
-        lease_renewer().remove(self)
+        self._renew_no_more()
         committed = await transaction.commit(step, self.rules.settle_timeout)
         if committed is None:
             return self.exchange.uncommitted()
         if not committed:
             return await self._confirm(step)
         step.succeed()
-        self.complete(step.update() if self._is_awaited() else None)
+        self._complete_with(step)
         return self.exchange.done(step)
 
     async def _confirm(self, step: Step) -> int:
         """Looks up the result of a settlement in a transaction."""
-        lease_renewer().remove(self)
+        self._renew_no_more()
         looked = Step.lookup(step.id)
         await self._until_told(looked)
         action = self.exchange.confirmed(looked)
         if action == ANSWER:
-            self.complete(looked.update() if self._is_awaited() else None)
+            self._complete_with(looked)
         elif looked.verdict == HELD:
             logger.error("the handler's transaction was not committed, or is on another database")
         return action
 
     async def _roll_back(self) -> None:
-        if self._is_executing and self.execution.transaction is not None:
+        if self.execution is not None and self.execution.transaction is not None:
             await self.execution.transaction.roll_back(self.rules.settle_timeout)
 
     async def _settle_again(self, step: Step) -> int:
@@ -262,9 +250,6 @@ class StoreActions:
             step.reset()
             await self.engine.perform(step)
         return step.verdict
-
-    def _is_awaited(self) -> bool:
-        return self._leads and self.engine.coordinator.is_awaited(self.exchange.id)
 
     async def _wait(self) -> int:
         """Waits for the end of another claim, sharing one watch with this loop's other waiters."""
@@ -307,7 +292,7 @@ class StoreActions:
             self.engine.confirm_later(deferred, self._end_deferred)
 
     def _end_deferred(self, update: Update | None) -> None:
-        lease_renewer().remove(self)
+        self._renew_no_more()
         self.complete(update)
 
     def _abandon(self) -> None:

@@ -11,7 +11,7 @@ from . import _fastapi
 from ._backend import backend_of, check_safety
 from ._driver import Driver
 from ._engines import engines_of
-from ._execution import current_execution
+from ._execution import CURRENT
 from ._handler_call import HandlerCall, Reply, other_answer
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_routes_of
@@ -105,7 +105,8 @@ def idempotent(
     backend = backend_of(storage_backend)
     check_safety(backend, rules)
     observer = Observer(on_outcome)
-    route = _Route(backend, rules, Scoping(scope), accepts, probe, observer=observer, detach=detach)
+    scoping = Scoping(scope) if callable(scope) else None
+    route = _Route(backend, rules, scoping, accepts, probe, observer=observer, detach=detach)
 
     def decorate(handler: Callable[P, R]) -> Callable[P, R]:
         if is_registered(handler, sys._getframe(1)):  # noqa: SLF001
@@ -122,7 +123,7 @@ class _Route:
         self,
         backend: StorageBackend | AsyncStorageBackend,
         rules: Rules,
-        scoping: Scoping,
+        scoping: Scoping | None,
         accepts: Callable[[str], bool] | None,
         probe: Callable[[Orphan], Any] | None,
         *,
@@ -147,11 +148,21 @@ class _Route:
         async def protected(*args: Any, **kwargs: Any) -> Any:
             request, response, tasks = signature.take(args, kwargs)
             operation = operation_of(request.scope)
-            exchange = await self._begin(request, operation)
+            exchange = begin(self._rules, request.scope, operation, self._accepts)
+            if self._scoping is not None and self._scoping.asks_for(self._rules, exchange):
+                principal = await self._scoping.of(request)
+                if principal is not None:
+                    exchange = begin(
+                        self._rules, request.scope, operation, self._accepts, principal
+                    )
+            engine: Engine | None = None
+            if exchange is not None and exchange.action == READ_BODY:
+                engine = self._engine_here()
+                await feed(exchange, request, engine.memory)
             call = HandlerCall(signature, args, kwargs, request, response=response, tasks=tasks)
             if exchange is None:
                 return await call.plainly()
-            return await self._answer(exchange, operation, call)
+            return await self._answer(exchange, engine, operation, call)
 
         # This signature counts, not that of `__wrapped__`: its annotations are resolved.
         protected.__signature__ = signature.shown  # type: ignore[attr-defined]
@@ -159,29 +170,20 @@ class _Route:
         setattr(protected, START, self._engine_here)
         return cast("Callable[P, R]", protected)
 
-    async def _begin(self, request: Request, operation: tuple[str, bytes]) -> Exchange | None:
-        scope = request.scope
-        exchange = begin(self._rules, scope, operation, self._accepts)
-        if self._scoping.asks_for(self._rules, exchange):
-            principal = await self._scoping.of(request)
-            if principal is not None:
-                exchange = begin(self._rules, scope, operation, self._accepts, principal)
-        if exchange is not None and exchange.action == READ_BODY:
-            await feed(exchange, request)
-        return exchange
-
     async def _answer(
-        self, exchange: Exchange, operation: tuple[str, bytes], call: HandlerCall
+        self,
+        exchange: Exchange,
+        engine: Engine | None,
+        operation: tuple[str, bytes],
+        call: HandlerCall,
     ) -> Any:
         driver: Driver | None = None
-        if exchange.action == ANSWER:
+        if engine is None or exchange.action == ANSWER:
             self._observer.note(exchange, operation)
         else:
-            engine = self._engine_here()
-            outer = current_execution()
+            outer = CURRENT.get()
             if outer is not None and outer.covers(engine, exchange, operation):
                 return await call.plainly()
-            receive = call.request.receive
             driver = Driver(
                 engine,
                 self._rules,
@@ -189,7 +191,7 @@ class _Route:
                 operation,
                 observer=self._observer,
                 probe=self._probe,
-                receive=receive,
+                receive=call.request.receive,
             )
             try:
                 await driver.drive(call, detached=self._detach, defers=True)
@@ -201,7 +203,7 @@ class _Route:
                 return Reply(CLIENT_CLOSED_REQUEST, [], b"")  # It will not be sent.
             finally:
                 call.copy_context_back()
-            if driver.is_pending:
+            if driver.pending is not None:
                 reply = await call.defer(driver)
                 if reply is not None:
                     return reply
@@ -222,7 +224,8 @@ class _Route:
         engine = self._engine
         if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
             self._engine = engine = self._engines.here()
-        engine.adopt(self._rules)
+        if self._rules not in engine.adopted:
+            engine.adopt(self._rules)
         return engine
 
 

@@ -15,11 +15,11 @@ from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
-from ._execution import current_execution
+from ._execution import CURRENT
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer
-from ._request import begin, operation_of, read_body, replayed, route_path
+from ._request import begin, operation_of, read_body, route_path
 from ._rules import METHODS, asks_a_probe, make_rules
 from ._scope import Scoping
 from ._waiting import ClientLeft
@@ -81,7 +81,7 @@ class IdempotencyMiddleware:
         self._probe = probe
         self._observer = Observer(on_outcome)
         self._is_described = False
-        self._scoping = Scoping(scope)
+        self._scoping = Scoping(scope) if callable(scope) else None
         overlays = _overlays(routes)
 
         def rules(overlay: Mapping[str, Any], methods: Sequence[str] | None) -> Rules:
@@ -117,83 +117,71 @@ class IdempotencyMiddleware:
             self._is_described = True
             annotate_application(scope.get("app", self.app), self._rules_of_template)
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                if not has_asyncio():
-                    await send({"type": "lifespan.startup.failed", "message": NO_ASYNCIO})
-                    return
-                receive = self._accompanied(receive)
-            await self.app(scope, receive, send)
+            await self._accompany(scope, receive, send)
             return
         rules = self._everywhere or self._rules_for(scope)
-        exchange = None
-        if rules is not None:
-            operation = operation_of(scope)
-            exchange = begin(rules, scope, operation, self._accepts)
-            if self._scoping.asks_for(rules, exchange):
-                principal = await self._scoping.of(Request(scope))
-                if principal is not None:
-                    exchange = begin(rules, scope, operation, self._accepts, principal)
         if rules is None:
             await self.app(scope, receive, send)
-        elif exchange is None:
+            return
+        operation = operation_of(scope)
+        exchange = begin(rules, scope, operation, self._accepts)
+        if self._scoping is not None and self._scoping.asks_for(rules, exchange):
+            principal = await self._scoping.of(Request(scope))
+            if principal is not None:
+                exchange = begin(rules, scope, operation, self._accepts, principal)
+        if exchange is None:
             await self.app(scope, receive, _undirected(send))
-        else:
-            await self._keyed(rules, exchange, scope, receive, send, operation=operation)
-
-    async def _keyed(
-        self,
-        rules: Rules,
-        exchange: Exchange,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        operation: tuple[str, bytes],
-    ) -> None:
+            return
         read: list[Message] = []
-        if exchange.action == READ_BODY:
-            read, _ = await read_body(exchange, receive)
-        call = _Call(self.app, scope, read, receive)
-        driver: Driver | None = None
-        if exchange.action == ANSWER:
-            self._observer.note(exchange, operation)
-        else:
+        action = exchange.action
+        if action == READ_BODY:
             engine = self._engine_here(rules)
-            outer = current_execution()
-            if outer is not None and outer.covers(engine, exchange, operation):
-                await self.app(scope, replayed(read, receive, None), send)
-                return
-            driver = Driver(
-                engine,
-                rules,
-                exchange,
-                operation,
-                observer=self._observer,
-                probe=self._probe,
-                receive=receive,
-            )
-            try:
-                await driver.drive(call)
-            except ClientLeft:
-                return
+            read, action = await read_body(exchange, receive, engine.memory)
+        if action == ANSWER:
+            self._observer.note(exchange, operation)
+            if exchange.answer == REPLAY:
+                await _replay(exchange, send)
+            else:
+                await self._answer(exchange, None, _Call(self.app, scope, read, receive), send)
+            return
+        call = _Call(self.app, scope, read, receive)
+        outer = CURRENT.get()
+        if outer is not None and outer.covers(engine, exchange, operation):
+            await self.app(scope, call.receive, send)
+            return
+        driver = Driver(
+            engine,
+            rules,
+            exchange,
+            operation,
+            observer=self._observer,
+            probe=self._probe,
+            receive=receive,
+        )
+        try:
+            await driver.drive(call)
+        except ClientLeft:
+            return
+        await self._answer(exchange, driver, call, send)
+
+    async def _answer(
+        self, exchange: Exchange, driver: Driver | None, call: _Call, send: Send
+    ) -> None:
         answer = exchange.answer
         if answer == REPLAY:
-            status, headers, body = exchange.replay()
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await _replay(exchange, send)
         elif answer == OWN and call.capture is not None:
             capture = call.capture
             await capture.send_to(send, exchange.marked(capture.headers))
         elif answer == PASS:
-            passing = replayed(read, receive, None)
-            await self.app(scope, passing, _marking(exchange, send))
+            await self.app(call.scope, call.receive, _marking(exchange, send))
         elif driver is not None and driver.error is not None:
             call.abandon()
             # An application's own error means more to the layers around us than our problem.
             raise driver.error
         else:
             call.abandon()
-            await _refuse(exchange, scope, send)
+            await _refuse(exchange, call.scope, send)
         if driver is not None:
             await driver.finished()
 
@@ -201,7 +189,8 @@ class IdempotencyMiddleware:
         engine = self._engine
         if engine is None or engine.loop is not asyncio.get_running_loop() or engine.is_closed:
             self._engine = engine = self._engines.here()
-        engine.adopt(rules)
+        if rules not in engine.adopted:
+            engine.adopt(rules)
         return engine
 
     def _all_rules(self) -> list[Rules]:
@@ -223,6 +212,15 @@ class IdempotencyMiddleware:
             if route.pattern.fits(method, path):
                 return route.rules
         return None
+
+    async def _accompany(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what is no request; refuses to start in a loop that is not asyncio's."""
+        if scope["type"] == "lifespan":
+            if not has_asyncio():
+                await send({"type": "lifespan.startup.failed", "message": NO_ASYNCIO})
+                return
+            receive = self._accompanied(receive)
+        await self.app(scope, receive, send)
 
     def _accompanied(self, receive: Receive) -> Receive:
         """Wraps the lifespan: checks the store's guarantees at start-up, drains at shutdown.
@@ -246,27 +244,36 @@ class IdempotencyMiddleware:
 class _Call:
     """The inner application's call, as the driver runs it."""
 
-    __slots__ = ("_app", "_read", "_receive", "_scope", "capture")
+    __slots__ = ("_app", "_read", "_receive", "capture", "scope")
 
     def __init__(self, app: ASGIApp, scope: Scope, read: list[Message], receive: Receive) -> None:
         self._app = app
-        self._scope = scope
         self._read = read
         self._receive = receive
+        self.scope = scope
         self.capture: Capture | None = None
 
     async def run(self, driver: Driver) -> None:
-        self.capture = capture = Capture(driver)
-
-        async def disconnect() -> Message:
-            # Only what is made for one client alone ends with it.
-            return await (self._receive if capture.is_live else never_disconnects)()
-
-        receive = replayed(self._read, self._receive, disconnect)
+        self.capture = capture = Capture(driver, self)
         try:
-            await self._app(without_shortcuts(self._scope), receive, capture.send)
+            await self._app(without_shortcuts(self.scope), self.receive, capture.send)
         finally:
-            await capture.ended()
+            if capture.is_live:
+                await capture.ended()
+
+    async def end_function_scope(self) -> None:
+        """Does nothing: the application has ended its own before its response came here."""
+
+    async def receive(self) -> Message:
+        """Gives what was read, and then what the client sends.
+
+        To a captured handler that is nothing: only what is made for one client alone ends with it.
+        """
+        if self._read:
+            return self._read.pop(0)
+        if self.capture is None or self.capture.is_live:
+            return await self._receive()
+        return await never_disconnects()
 
     def abandon(self) -> None:
         """Lets a live body end whose response is not sent."""
@@ -347,6 +354,12 @@ def _undirected(send: Send) -> Send:
         await send(message)
 
     return send_undirected
+
+
+async def _replay(exchange: Exchange, send: Send) -> None:
+    status, headers, body = exchange.replay()
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:

@@ -18,6 +18,7 @@ use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
 use super::{Phase, PyExchange};
+use crate::memory::MemoryStore;
 use crate::misuse;
 use crate::shared::Shared;
 use crate::step::{Step, StoreCall, Verdict};
@@ -63,6 +64,24 @@ impl PyExchange {
             exchange.phase = Phase::Body { bytes_max };
         }
         Some(exchange)
+    }
+
+    /// Ends a body that was read to its end; replays what `memory` has for the request.
+    pub(super) fn whole_body(&mut self, memory: Option<&MemoryStore>) -> PyResult<i32> {
+        let Phase::Body { bytes_max } = self.phase else { return Err(self.misplaced("end_body")) };
+        if self.fed_bytes > bytes_max {
+            return self.body_too_large();
+        }
+        let end = self.prints.take().map_or(BodyEnd::Failed, BodyEnd::complete);
+        let record = memory.zip(self.id).and_then(|(memory, id)| memory.recall(&id));
+        let Some(record) = record else { return Ok(self.end(end)) };
+        match self.machine.recall(end, &record) {
+            Ok(response) => {
+                self.phase = Phase::Answer(Box::new(Answer::Replay(Box::new(response))), None);
+                Ok(self.action())
+            }
+            Err(end) => Ok(self.end(end)),
+        }
     }
 
     /// Ends the body, and draws the token to claim with.
@@ -236,6 +255,24 @@ pub(super) fn outcome(answer: &Answer) -> Outcome {
         Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
         Answer::Broken { .. } => Outcome::Refused(Code::HandlerFailed),
         _ => Outcome::Replayed,
+    }
+}
+
+/// Returns an answer's outcome and reason, as applications see them.
+pub(super) const fn noted(answer: &Answer, has_run: bool) -> (&'static str, &'static str) {
+    match answer {
+        Answer::Own { stored: true, .. } => ("executed", ""),
+        Answer::Own { .. } => ("unstored", ""),
+        Answer::Replay(_) if has_run => ("fenced", "replayed"),
+        Answer::Replay(_) => ("replayed", ""),
+        // The handler ran, and raised or broke its body off.
+        Answer::Broken { .. } => ("unstored", Code::HandlerFailed.as_str()),
+        Answer::Refuse(rejection) => match (rejection.code, has_run) {
+            (Code::HandlerFailed, _) => ("unstored", Code::HandlerFailed.as_str()),
+            (code, true) => ("fenced", code.as_str()),
+            (code, false) => ("refused", code.as_str()),
+        },
+        _ => ("passed", ""),
     }
 }
 

@@ -75,19 +75,19 @@ class _LoopStore:
     """The records, as one event loop gets at them."""
 
     def __init__(self, records: MemoryStore, limit: str | None) -> None:
-        self._records = records
+        self.memory = records
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._tending: asyncio.TimerHandle | None = None
 
     def perform(self, step: Step) -> None:
-        self._records.perform(step)
+        self.memory.perform(step)
         if self._tending is None:
             self._tending = self._loop.call_later(TEND_EVERY, self._tend)
 
     def renew(self, steps: Sequence[Step]) -> None:
         for step in steps:
-            self._records.perform(step)
+            self.memory.perform(step)
 
     async def retry(self, step: Step) -> None:
         """Does nothing: there is no connection to lose."""
@@ -97,7 +97,7 @@ class _LoopStore:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(wake)
 
-        return self._records.watch(record, wake_in_loop)
+        return self.memory.watch(record, wake_in_loop)
 
     def expect(self, rules: Rules) -> None:
         """Does nothing: no step takes time."""
@@ -112,8 +112,8 @@ class _LoopStore:
             self._tending = None
 
     def _tend(self) -> None:
-        self._records.maintain()
-        more = len(self._records) > 0
+        self.memory.maintain()
+        more = len(self.memory) > 0
         self._tending = self._loop.call_later(TEND_EVERY, self._tend) if more else None
 
 
