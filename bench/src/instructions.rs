@@ -47,7 +47,6 @@ pub(crate) fn measure(_: Effort, report: &mut Report) -> Measured<()> {
         (Kind::Memory, Keys::Used, ", hit"),
         (Kind::Redis, Keys::Fresh, ", new"),
         (Kind::Redis, Keys::Used, ", hit"),
-        (Kind::Near, Keys::Used, ", hit"),
     ];
     let mut base = None;
     for (kind, keys, which) in proxies {
