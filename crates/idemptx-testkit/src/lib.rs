@@ -7,7 +7,7 @@
 //! | [`faulty_proxy`] | a TCP proxy that disconnects, stalls, delays or refuses at a chosen byte |
 //! | [`pgbouncer`], [`postgres_server`], [`redis_server`] | servers on their own ports |
 //! | [`redis_cluster`], [`redis_sentinels`] | several Redis servers that belong together |
-//! | [`released_program`] | programs that no package of the system has |
+//! | [`mod@released_program`] | programs that no package of the system has |
 //! | [`refusal`] | errors of servers, in the bytes of their protocols |
 //! | [`reserved_port`] | a port that stays free for one server |
 //! | [`scripted_store`] | a memory store whose operations fail, stall and are counted |
