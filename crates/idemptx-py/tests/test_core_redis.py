@@ -93,7 +93,9 @@ class OverDialogue:
             except redis.exceptions.NoScriptError as error:
                 commands.error(f"NOSCRIPT {error}")
             except redis.ResponseError as error:
-                commands.error(str(error))
+                # redis-py takes this code away.
+                text = str(error)
+                commands.error(text if text.partition(" ")[0].isupper() else f"ERR {text}")
         with pytest.raises(RuntimeError, match="verdict"):
             commands.reply(None)
 
