@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from exchange_helpers import ANSWER, BODY, HANG_SECONDS, begin, perform, rules, run
+from exchange_helpers import ANSWER, HANG_SECONDS, begin, perform, rules, run
 from idemptx import _idemptx as core
 from idemptx._idemptx import MemoryStore, Step
 
@@ -24,28 +24,6 @@ def test_the_first_request_executes_and_a_retry_gets_the_same_answer():
     status, headers, body = retry.replay()
     marks = [(b"idempotent-replayed", b"true"), (b"content-length", b"4")]
     assert (status, headers, body) == (201, ANSWER + marks, b"made")
-
-
-def test_a_result_in_this_process_is_replayed_without_a_claim():
-    made, store = rules(), MemoryStore()
-    run(begin(made), store)
-
-    def reads(body, memory, key=b"k-1"):
-        exchange = made.begin("POST", b"/orders", b"", [(b"idempotency-key", key), ANSWER[0]])
-        assert exchange.read(body[:3], True, memory) == core.READ_BODY
-        return exchange, exchange.read(body[3:], False, memory)
-
-    retry, action = reads(BODY, store)
-    assert (action, retry.answer, retry.outcome) == (core.ANSWER, core.REPLAY, ("replayed", ""))
-    assert (retry.replay()[2], retry.deferred()) == (b"made", None)
-    # What it decides nothing about is left to a claim: no record, another body, another store.
-    for body, memory, key in [(BODY, store, b"k-2"), (b"{}", store, b"k-1"), (BODY, None, b"k-1")]:
-        exchange, action = reads(body, memory, key)
-        assert action == core.STORE
-        perform(exchange, store)
-    held, action = reads(BODY, store, b"k-2")
-    assert (action, perform(held, store)) == (core.STORE, core.ANSWER)
-    assert held.outcome == ("refused", "in-progress")
 
 
 def test_a_body_that_was_compressed_again_is_the_same():

@@ -9,7 +9,7 @@ import time
 import weakref
 
 import pytest
-from exchange_helpers import HANG_SECONDS, begin, perform, rules, run
+from exchange_helpers import ANSWER, BODY, HANG_SECONDS, begin, perform, rules, run
 from idemptx import _idemptx as core
 from idemptx._idemptx import Leases, MemoryStore, Step
 
@@ -84,6 +84,28 @@ def test_a_step_refuses_what_is_not_its_own():
 
 
 # The store in memory
+
+
+def test_a_result_in_this_process_is_replayed_without_a_claim():
+    made, store = rules(), MemoryStore()
+    run(begin(made), store)
+
+    def reads(body, memory, key=b"k-1"):
+        exchange = made.begin("POST", b"/orders", b"", [(b"idempotency-key", key), ANSWER[0]])
+        assert exchange.read(body[:3], True, memory) == core.READ_BODY
+        return exchange, exchange.read(body[3:], False, memory)
+
+    retry, action = reads(BODY, store)
+    assert (action, retry.answer, retry.outcome) == (core.ANSWER, core.REPLAY, ("replayed", ""))
+    assert (retry.replay()[2], retry.deferred()) == (b"made", None)
+    # What it decides nothing about is left to a claim: no record, another body, another store.
+    for body, memory, key in [(BODY, store, b"k-2"), (b"{}", store, b"k-1"), (BODY, None, b"k-1")]:
+        exchange, action = reads(body, memory, key)
+        assert action == core.STORE
+        perform(exchange, store)
+    held, action = reads(BODY, store, b"k-2")
+    assert (action, perform(held, store)) == (core.STORE, core.ANSWER)
+    assert held.outcome == ("refused", "in-progress")
 
 
 def test_a_lookup_knows_the_claim_it_was_told_of():

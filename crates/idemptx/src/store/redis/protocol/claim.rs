@@ -99,7 +99,7 @@ impl ClaimStep {
             },
             // A server without memory refuses `SET` even where it would write nothing; the script
             // still reads, so that a replay is answered and only a new claim is refused.
-            // Nor does it know `NX` and `GET` together before 7.0.
+            // Before 7.0 a server does not know `NX` and `GET` together.
             Reply::Error(error) if is_unknown_syntax(&error) || has_code(&error, "OOM") => {
                 return self.ask_script(layout, Form::Hash);
             }
