@@ -3,7 +3,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo python python-oldest sdist targets test test-all check bench clean
+.PHONY: help demo gateway python python-oldest sdist targets test test-all check bench clean
 
 # What is built for tests is built with the same packages and features each time: cargo would
 # build a library once more for any other selection.
@@ -103,17 +103,18 @@ check: $(PYTHON)/.ready ## format, lints, each feature alone, docs, dependencies
 	.ci/kubernetes.sh
 	.ci/check-python.sh $(PYTHON) $(PACKAGE) $(PYTHON_CHECKED)
 
+gateway: ## builds the gateway as it is released, for what was seen while it answered requests
+	.ci/gateway.sh
+
 # BENCH_FORMER names the gateway of a former release, to be compared with in the same rounds.
 bench: ## runs the benchmarks; QUICK=1 takes less time, and tells less
-	.ci/require.sh redis-server redis-server
-	.ci/require.sh $(POSTGRES) postgresql
 	.ci/require.sh nginx nginx-light
 	.ci/require.sh haproxy haproxy
 	.ci/require.sh valgrind valgrind
 	bench/python/prepare.sh target/bench
-	cargo build --locked --release -p idemptx-gateway
+	.ci/gateway.sh
 	BENCH_PYTHON=target/bench/python/bin/python BENCH_ORIGINAL=target/bench/original \
-	BENCH_IDEMPTX=$(or $(CARGO_TARGET_DIR),target)/release/idemptx \
+	BENCH_IDEMPTX=$(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/release/idemptx \
 	  cargo run --locked --release -p bench -- $(if $(QUICK),--quick)
 
 clean: ## removes everything that was built, the tools too

@@ -35,6 +35,7 @@ mod redis_server;
 mod report;
 mod series;
 mod server;
+mod training;
 mod waking;
 
 use std::error::Error;
@@ -68,6 +69,8 @@ enum Role {
     Upstream,
     #[command(hide = true)]
     Pass(gateway::bare::Flags),
+    /// Sends an instrumented gateway the requests that a profile is made of.
+    Train,
 }
 
 /// The amount of work for each measurement.
@@ -93,6 +96,7 @@ fn main() -> Measured<()> {
         Some(Role::Fill(fill)) => return memory::run(&fill),
         Some(Role::Pass(pass)) => return gateway::bare::run(&pass),
         Some(Role::Upstream) => return gateway::upstream::run(),
+        Some(Role::Train) => return training::run(),
         None => {}
     }
     let effort = if flags.quick { QUICK } else { FULL };

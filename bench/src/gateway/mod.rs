@@ -11,8 +11,8 @@ use crate::Measured;
 use crate::instructions::Counter;
 use crate::redis_server::RedisServer;
 
-pub(crate) use self::proxy::{Kind, Proxy};
-use self::upstream::Upstream;
+pub(crate) use self::proxy::{Kind, Proxy, idemptx};
+pub(crate) use self::upstream::Upstream;
 
 /// The upstream and the Redis server that all proxies share.
 pub(crate) struct Backends {

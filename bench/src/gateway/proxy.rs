@@ -116,6 +116,16 @@ impl Proxy {
         if let Some(counter) = counter {
             command = counter.wrap(&command);
         }
+        Self::launch(command, kind.name(), listen, directory)
+    }
+
+    /// Starts a program that listens there, with its configuration in this directory.
+    pub(crate) fn launch(
+        mut command: Command,
+        name: &str,
+        address: SocketAddr,
+        directory: TempDir,
+    ) -> Measured<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A process is started on the core of the thread that starts it, with all of its threads.
         let started = std::thread::spawn(move || {
@@ -124,14 +134,14 @@ impl Proxy {
         });
         let started = started.join().map_err(|_| "a proxy could not be started")?;
         let child = started.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => format!("{} is missing: `make bench` installs it", kind.name()),
+            ErrorKind::NotFound => format!("{name} is missing: `make bench` installs it"),
             _ => error.to_string(),
         })?;
-        let mut proxy = Self { child, address: listen, _directory: directory };
+        let mut proxy = Self { child, address, _directory: directory };
         let began = Instant::now();
-        while TcpStream::connect(listen).is_err() {
+        while TcpStream::connect(address).is_err() {
             if proxy.child.try_wait()?.is_some() || began.elapsed() > START_MAX {
-                return Err(format!("{} does not start", kind.name()).into());
+                return Err(format!("{name} does not start").into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -222,7 +232,7 @@ fn bare(listen: SocketAddr, upstream: SocketAddr) -> Measured<Command> {
 }
 
 /// The program that users run, as `make bench` builds it.
-fn idemptx() -> String {
+pub(crate) fn idemptx() -> String {
     std::env::var("BENCH_IDEMPTX").unwrap_or_else(|_| "target/release/idemptx".to_owned())
 }
 
