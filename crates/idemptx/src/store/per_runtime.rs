@@ -1,9 +1,11 @@
 //! Values of which each runtime has one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Values that belong to runtimes, such as connections: a task of the runtime drives each.
 ///
@@ -32,14 +34,16 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             return Some(entry.value.clone());
         }
         let value = create();
-        let (sender, removed) = oneshot::channel();
+        let (sender, mut removed) = oneshot::channel();
         entries.push(Entry { runtime, value: value.clone(), _removed: sender });
         drop(entries);
         // A runtime drops its tasks when it ends, and this one's guard removes the entry.
         let guard = EndOfRuntime { entries: Arc::downgrade(&self.0), runtime };
         handle.spawn(async move {
             let _guard = guard;
-            let _ = removed.await;
+            // A runtime wakes itself, by a call of the system, for each timer that is due before all
+            // others. With this one, the time limit of a store's step never is.
+            while timeout(TICK, &mut removed).await.is_err() {}
         });
         Some(value)
     }
@@ -66,3 +70,6 @@ impl<T> Drop for EndOfRuntime<T> {
 fn lock<T>(entries: &Mutex<Vec<Entry<T>>>) -> MutexGuard<'_, Vec<Entry<T>>> {
     entries.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Shorter than the time limits of steps.
+const TICK: Duration = Duration::from_millis(250);
