@@ -53,11 +53,13 @@ use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
 use crate::upstream::UpstreamBody;
 
 /// Handles a request.
-pub(crate) async fn answer(
+///
+/// No `async fn`, which would keep the request twice, and as it came for as long as it is answered.
+pub(crate) fn answer(
     table: Arc<RoutingTable>,
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
-) -> Response<DownstreamBody> {
+) -> impl Future<Output = Response<DownstreamBody>> + Send {
     let version = request.version();
     let began = Instant::now();
     let client = peer.client(request.headers());
@@ -74,73 +76,76 @@ pub(crate) async fn answer(
     if let Some((_, _, received)) = &logged {
         request.body_mut().count_in(Arc::clone(received));
     }
-    let (route, mut response) = match admit(&table, &peer, &fields, &mut request) {
-        Ok(route) => {
-            span.routed(&route.config.path, &route.name);
-            let routed = route_request(&route, peer, request, &request_id);
-            let response = span.instrument(routed).await;
-            (Some(route), response)
+    let admitted = admit(&table, &peer, &fields, &mut request);
+    async move {
+        let (route, mut response) = match admitted {
+            Ok(route) => {
+                span.routed(&route.config.path, &route.name);
+                let routed = route_request(&route, peer, request, &request_id);
+                let response = span.instrument(routed).await;
+                (Some(route), response)
+            }
+            Err(fault) => {
+                drop(request);
+                (None, fault.into_response().map(DownstreamBody::plain))
+            }
+        };
+        if is_own(&response) {
+            if is_problem(&response) {
+                response = request_id::name_in_problem(response, &request_id).await;
+            }
+            response.headers_mut().insert(REQUEST_ID, request_id.clone());
+            if let (Some(route), Some(origin)) = (&route, &origin) {
+                headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
+            }
         }
-        Err(fault) => {
-            drop(request);
-            (None, fault.into_response().map(DownstreamBody::plain))
-        }
-    };
-    if is_own(&response) {
-        if is_problem(&response) {
-            response = request_id::name_in_problem(response, &request_id).await;
-        }
-        response.headers_mut().insert(REQUEST_ID, request_id.clone());
-        if let (Some(route), Some(origin)) = (&route, &origin) {
-            headers::allow_origin(response.headers_mut(), origin, route.config.cors.as_ref());
-        }
-    }
-    let ended = CompletedRequest {
-        route: route.as_ref().map(|route| &route.name),
-        upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
-        status: response.status().as_u16(),
-        own: response.extensions().get().map(|OwnAnswer(code)| *code),
-        outcome: response.extensions().get(),
-        record: response.extensions().get(),
-        began,
-    };
-    table.store.recorder().request_completed(&ended);
-    let line = logged.map(|(method, path, received)| {
-        let (outcome, reason) = outcome_labels(ended.outcome);
-        AccessLine {
-            log,
-            method,
-            path,
-            version,
-            client,
-            request_id,
-            route: ended.route.cloned(),
-            upstream: ended.upstream.map(str::to_owned),
-            status: ended.status,
-            code: ended.own,
-            outcome,
-            reason,
-            attempt: ended.attempt(),
-            record: ended.record.map(short_id),
-            answered: response.extensions().get().cloned(),
+        let ended = CompletedRequest {
+            route: route.as_ref().map(|route| &route.name),
+            upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
+            status: response.status().as_u16(),
+            own: response.extensions().get().map(|OwnAnswer(code)| *code),
+            outcome: response.extensions().get(),
+            record: response.extensions().get(),
             began,
-            head: began.elapsed(),
-            received,
-            sent: 0,
-            is_complete: false,
+        };
+        table.store.recorder().request_completed(&ended);
+        let line = logged.map(|(method, path, received)| {
+            let (outcome, reason) = outcome_labels(ended.outcome);
+            AccessLine {
+                log,
+                method,
+                path,
+                version,
+                client,
+                request_id,
+                route: ended.route.cloned(),
+                upstream: ended.upstream.map(str::to_owned),
+                status: ended.status,
+                code: ended.own,
+                outcome,
+                reason,
+                attempt: ended.attempt(),
+                record: ended.record.map(short_id),
+                answered: response.extensions().get().cloned(),
+                began,
+                head: began.elapsed(),
+                received,
+                sent: 0,
+                is_complete: false,
+            }
+        });
+        span.end(&ended);
+        if let Some(line) = line {
+            response = response.map(|body| body.logged_as(line));
         }
-    });
-    span.end(&ended);
-    if let Some(line) = line {
-        response = response.map(|body| body.logged_as(line));
+        // hyper writes the client's version, whatever the upstream spoke.
+        *response.version_mut() = Version::HTTP_11;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            headers::strip_answer(response.headers_mut());
+            headers::close_if_unread(&mut response, version);
+        }
+        response
     }
-    // hyper writes the client's version, whatever the upstream spoke.
-    *response.version_mut() = Version::HTTP_11;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        headers::strip_answer(response.headers_mut());
-        headers::close_if_unread(&mut response, version);
-    }
-    response
 }
 
 /// Returns whether the upstream was not asked for this response.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::{Either, ready};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -173,14 +174,17 @@ where
         let version = request.version();
         // The next request is for another gateway: none must meet the end of this connection.
         let closes = table.store.recorder().readiness().is_draining();
+        let own = if is_spoken(version, spoken) {
+            probes.then(|| probe(&table, &request)).flatten()
+        } else {
+            Some(version_refused())
+        };
+        let answered = match own {
+            Some(response) => Either::Left(ready(response)),
+            None => Either::Right(answer(table, peer, request)),
+        };
         // Boxed, so that an idle connection does not reserve memory for a request.
-        Box::pin(async move {
-            let probed = probes.then(|| probe(&table, &request)).flatten();
-            let mut response = match probed {
-                _ if !is_spoken(request.version(), spoken) => version_refused(),
-                Some(response) => response,
-                None => answer(table, peer, request).await,
-            };
+        Box::pin(answered.map(move |mut response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 upgraded.set();
             } else if closes && version <= Version::HTTP_11 {
@@ -188,7 +192,7 @@ where
                 response.headers_mut().insert(CONNECTION, close);
             }
             Ok::<_, Infallible>(response.map(|body| ActiveBody::new(body, active)))
-        })
+        }))
     });
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
