@@ -336,7 +336,10 @@ async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
 async fn reload(gateway: &Gateway, file: &Path, part: fn(Config) -> Option<Config>) {
     let reloaded: Result<(), Box<dyn Error>> = async {
         let config = Config::load(file).inspect_err(|_| gateway.note_unreadable())?;
-        let config = part(config).ok_or("a section that this command needs is gone")?;
+        let config = part(config).ok_or_else(|| {
+            gateway.note_unreadable();
+            "a section that this command needs is gone"
+        })?;
         Ok(gateway.reload(&config).await?)
     }
     .await;

@@ -389,10 +389,9 @@ impl Body for UpstreamRequestBody {
         if let Some(sending) = &mut this.sending {
             frame = sending.pass(frame);
         }
-        let is_over = matches!(frame, Poll::Ready(None)) || frame.is_ready() && this.is_end_stream();
-        if is_over
-            && let Some(sending) = this.sending.take()
-        {
+        let is_over =
+            matches!(frame, Poll::Ready(None)) || frame.is_ready() && this.is_end_stream();
+        if is_over && let Some(sending) = this.sending.take() {
             // Nobody waits for it where there is an answer already.
             let _ = sending.over.send(());
         }

@@ -199,6 +199,9 @@ impl Gateway {
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
         retired.stop_store_checks();
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         self.table.send_replace(Arc::clone(&table));
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);

@@ -384,6 +384,28 @@ fn a_pattern_is_a_path_with_stars() {
 }
 
 #[test]
+fn a_route_that_no_request_could_take_is_refused() {
+    let advice = "8:8: write one host without a port";
+    for (line, expected) in [
+        ("host = \"api.example.com:8080\"", advice),
+        ("host = \"*.example.com\"", advice),
+        ("host = \"https://api.example.com\"", advice),
+        ("host = \"me@api.example.com\"", advice),
+        ("host = \"api..example.com\"", advice),
+        ("host = \"\"", advice),
+        ("host = \"münchen.example\"", advice),
+        ("path = \"/orders;v=2\"", "8:8: leave parameters"),
+    ] {
+        let said = read(&format!("{SIMPLE}{line}\n")).unwrap_err();
+        assert!(said.starts_with(&format!("gateway.toml:{expected}")), "{line}: {said}");
+    }
+    for (host, expected) in [("API.example.com.", "api.example.com"), ("[::1]", "[::1]")] {
+        let config = read(&format!("{SIMPLE}host = \"{host}\"\n")).unwrap();
+        assert_eq!(config.routes[0].host.as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn two_dollars_are_one_with_or_without_a_variable() {
     let table = |url: &str| format!("{SIMPLE}[store]\nurl = \"{url}\"\n");
     for (url, expected) in [

@@ -15,8 +15,8 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use self::engines::{Engines, GatewayEngine};
+use super::headers;
 use super::store_checks::{LoggedFindings, StoreChecks};
-use super::{headers, target};
 use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
 use crate::error::StartError;
 use crate::logging::LogRate;
@@ -34,6 +34,8 @@ pub(crate) struct RoutingTable {
     pub(crate) store: Arc<RecordedStore<AnyStore>>,
     /// The acceptor of each listener; `None` for clear text.
     pub(crate) tls: Vec<Option<Acceptor>>,
+    /// That of the listener for Envoy.
+    pub(crate) ext_proc_tls: Option<Acceptor>,
     spool: Spool,
     upstreams: HashMap<String, Arc<UpstreamPool>>,
     engines: Engines,
@@ -91,8 +93,10 @@ impl RoutingTable {
             };
             upstreams.insert(config.name.clone(), upstream);
         }
-        let acceptor = |listener| Acceptor::new(listener, config.limits.handshake);
+        let acceptor =
+            |listener: &config::Listener| Acceptor::new(listener, config.limits.handshake);
         let tls = config.listeners.iter().map(acceptor).collect::<Result<_, _>>();
+        let ext_proc_tls = config.ext_proc.as_ref().map(|ext_proc| acceptor(&ext_proc.listener()));
         let mut routes: Vec<Arc<ActiveRoute>> = Vec::new();
         let key_sets = key_sets(config, previous, store.recorder()).map_err(StartError::Tls)?;
         let comparable = previous.filter(|it| {
@@ -112,9 +116,21 @@ impl RoutingTable {
             }
         }
         let tls = tls.map_err(StartError::Tls)?;
+        let ext_proc_tls = ext_proc_tls.transpose().map_err(StartError::Tls)?.flatten();
         engines.forget_former();
         let (limits, checks) = (config.limits.clone(), OnceLock::new());
-        Ok(Self { limits, routes, store, tls, spool, upstreams, engines, key_sets, checks })
+        Ok(Self {
+            limits,
+            routes,
+            store,
+            tls,
+            ext_proc_tls,
+            spool,
+            upstreams,
+            engines,
+            key_sets,
+            checks,
+        })
     }
 
     /// Waits until every handler has ended; `true` if all have.
@@ -217,7 +233,7 @@ impl RoutingTable {
         method: &Method,
         path: &str,
     ) -> Option<&Arc<ActiveRoute>> {
-        let path = target::normalised(path);
+        let path = config::normalised_path(path);
         self.routes.iter().find(|route| route.matches(host, method, &path))
     }
 }
@@ -307,9 +323,13 @@ fn key_sets(
             continue;
         }
         let same = previous.and_then(|it| it.key_sets.iter().find(|it| it.config() == wanted));
+        // One with its own authorities is rebuilt: their file may have changed.
         sets.push(match same {
-            Some(same) => Arc::clone(same),
-            None => Arc::new(RemoteKeys::new(wanted, Arc::clone(recorder))?),
+            Some(same) if wanted.ca.is_none() => Arc::clone(same),
+            same => {
+                let keys = RemoteKeys::new(wanted, Arc::clone(recorder))?;
+                Arc::new(same.into_iter().fold(keys, |keys, same| keys.beginning_as(same)))
+            }
         });
     }
     Ok(sets)

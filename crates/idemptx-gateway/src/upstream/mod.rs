@@ -39,7 +39,7 @@ use crate::config::{self, Balance, Origin, RouteLimits, UpstreamVersion};
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::AnsweredBy;
-use crate::request_body::{UpstreamRequestBody, Upload};
+use crate::request_body::{Upload, UpstreamRequestBody};
 use crate::tls::{Connector, TlsError};
 use crate::traces::UpstreamSpan;
 

@@ -30,7 +30,6 @@ use crate::write_timeout::WriteTimeout;
 /// The listener of the processor.
 pub(crate) struct ExtProcServer {
     socket: TcpListener,
-    tls: Option<Acceptor>,
     pause: Duration,
     context: Arc<CallContext>,
 }
@@ -44,13 +43,12 @@ struct CallContext {
 }
 
 impl ExtProcServer {
-    /// Binds the listener and reads its certificates.
+    /// Binds the listener.
     ///
     /// # Errors
     ///
-    /// [`StartError`] if either fails.
+    /// [`StartError`] if that fails.
     pub(crate) async fn bind(config: &ExtProc, limits: &Limits) -> Result<Self, StartError> {
-        let tls = Acceptor::new(&config.listener(), limits.handshake).map_err(StartError::Tls)?;
         let socket = TcpListener::bind(config.address).await;
         let socket = socket.map_err(|error| StartError::Listen(config.address.into(), error))?;
         let calls = usize::try_from(config.streams_max).unwrap_or(usize::MAX);
@@ -59,7 +57,7 @@ impl ExtProcServer {
             calls: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
-        Ok(Self { socket, tls, pause: limits.pause, context: Arc::new(context) })
+        Ok(Self { socket, pause: limits.pause, context: Arc::new(context) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -91,7 +89,8 @@ impl ExtProcServer {
                 peer: peer.ip(),
                 _permit: permit,
             };
-            tokio::spawn(connection.accept(stream, self.tls.clone(), self.pause));
+            let tls = tables.borrow().ext_proc_tls.clone();
+            tokio::spawn(connection.accept(stream, tls, self.pause));
         }
     }
 }
