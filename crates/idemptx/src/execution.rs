@@ -182,7 +182,7 @@ impl Execution {
     /// - [`Directive::Release`]: nothing has happened, and the next request with the key executes.
     /// - [`Directive::Unknown`]: it may have happened, and nothing executes until that is resolved.
     ///
-    /// The last call before the handler returns counts.
+    /// The last call before the handler returns counts, and also before it fails or panics.
     /// What the response itself says, by extension or header field, goes before it.
     ///
     /// ```
