@@ -406,6 +406,18 @@ fn a_route_that_no_request_could_take_is_refused() {
 }
 
 #[test]
+fn a_token_that_lets_everyone_in_or_nobody_is_refused() {
+    for token in ["", " ", "short", "a b c d e f", " s3cret-token", "s3cret-tökén"] {
+        for address in ["127.0.0.1:9901", "0.0.0.0:9901"] {
+            let table = format!("[admin]\naddress = \"{address}\"\ntoken = \"{token}\"\n");
+            let said = read(&format!("{SIMPLE}{table}")).unwrap_err();
+            assert!(said.starts_with("gateway.toml:10:9: write a token"), "{token}: {said}");
+            assert!(token.len() < 2 || !said.contains(token), "{said}");
+        }
+    }
+}
+
+#[test]
 fn two_dollars_are_one_with_or_without_a_variable() {
     let table = |url: &str| format!("{SIMPLE}[store]\nurl = \"{url}\"\n");
     for (url, expected) in [

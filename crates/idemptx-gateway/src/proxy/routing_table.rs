@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Load, Spool};
+use idemptx_core::policy::OnLargeBody;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -18,7 +19,7 @@ use self::engines::{Engines, GatewayEngine};
 use super::headers;
 use super::store_checks::{LoggedFindings, StoreChecks};
 use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
-use crate::error::StartError;
+use crate::error::{StartError, error_text};
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::{AccessLine, RecordedStore, Recorder};
@@ -79,7 +80,7 @@ impl RoutingTable {
             Some(previous) if previous.limits.has_same_spool(&config.limits) => {
                 previous.spool.clone()
             }
-            _ => spool(&config.limits),
+            _ => spool(config)?,
         };
         let mut upstreams = HashMap::new();
         for config in &config.upstreams {
@@ -335,10 +336,26 @@ fn key_sets(
     Ok(sets)
 }
 
-fn spool(limits: &Limits) -> Spool {
-    Spool::new(limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir))
+fn spool(config: &Config) -> Result<Spool, StartError> {
+    let limits = &config.limits;
+    let directory = limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir);
+    let spool = Spool::new(&directory)
         .bytes_max(limits.spool_bytes_max)
-        .total_bytes_max(limits.spool_total_bytes_max)
+        .total_bytes_max(limits.spool_total_bytes_max);
+    let mut policies = config.routes.iter().filter_map(config::Route::policy);
+    let is_used = policies.any(|policy| policy.on_large_body == OnLargeBody::Stream);
+    match spool.check() {
+        Err(error) if is_used => {
+            let error = StartError::Spool(directory, error);
+            if limits.spool_directory.is_some() {
+                return Err(error);
+            }
+            // Not everybody has large requests, or a file system to write on.
+            tracing::warn!("large requests under a key will be refused: {}", error_text(&error));
+        }
+        _ => {}
+    }
+    Ok(spool)
 }
 
 impl fmt::Debug for RoutingTable {
