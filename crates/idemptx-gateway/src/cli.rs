@@ -265,8 +265,9 @@ async fn serve(
             tokio::time::sleep(lame_duck).await;
         }
         tracing::info!("draining: no further connections, requests in flight are finished");
-        gateway.drain().await;
-        tracing::info!("drained");
+        if gateway.drain().await {
+            tracing::info!("drained");
+        }
     };
     tokio::select! {
         () = drained => Ok(ExitCode::SUCCESS),

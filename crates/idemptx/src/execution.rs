@@ -151,8 +151,8 @@ impl Execution {
 
     /// Derives a key for a call to another system, named by `label`.
     ///
-    /// It depends on scope, key and label (and the policy's secret) alone: every attempt derives
-    /// the same, so a downstream system that honours keys executes once, however often this handler runs.
+    /// It depends on scope, key and label alone (and on the policy's secret, the headers to which keys
+    /// are bound, and the route where the policy's `key_space` says so): every attempt derives the same, so a downstream system that honours keys executes once, however often this handler runs.
     #[must_use]
     pub fn derive(&self, label: &str) -> String {
         self.0.operation.derive(label, &self.0.rules)

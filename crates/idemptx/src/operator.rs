@@ -55,10 +55,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use idemptx_core::exchange::{Operation, Rules};
+use idemptx_core::exchange::{Exchange, Head, Operation, Rules};
 use idemptx_core::key::{Key, RecordId, Scope};
 use idemptx_core::lease::Lease;
-use idemptx_core::policy::Policy;
+use idemptx_core::policy::{KeySpace, Policy, ScopeRule};
 use idemptx_core::record::{Record, State};
 use idemptx_core::response::StoredResponse;
 use idemptx_core::store::{
@@ -161,9 +161,28 @@ impl<S: Store> Operator<S> {
     }
 
     /// Returns the key that an execution derives for `label`, to look its effect up by.
+    ///
+    /// `None` where more than scope and key decides: under the scope `bind` the headers to which the
+    /// key is bound, and where the policy's `key_space` is `route` the route. A guess would find no
+    /// effect of an operation that has one; [`derive_for`](Self::derive_for) takes the request.
     #[must_use]
-    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
-        Operation::new(&self.rules, scope.clone(), key.clone()).derive(label, &self.rules)
+    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> Option<String> {
+        let policy = self.policy();
+        let is_bound = matches!(policy.scope, Some(ScopeRule::Bind(_)));
+        let operation = || Operation::new(&self.rules, scope.clone(), key.clone());
+        let is_enough = !is_bound && policy.key_space == KeySpace::Scope;
+        is_enough.then(|| operation().derive(label, &self.rules))
+    }
+
+    /// Returns the key that the execution of a request derives for `label`; `None` for a request that
+    /// no key protects.
+    ///
+    /// The head needs what the policy looks at: method, path, the key, and the headers that name or
+    /// bind its owner.
+    #[must_use]
+    pub fn derive_for(&self, head: &Head<'_>, label: &str) -> Option<String> {
+        let exchange = Exchange::open(&self.rules, head).ok()?;
+        Some(exchange.operation()?.derive(label, &self.rules))
     }
 
     /// Makes a response as the layer would store it: without the headers that are never replayed.
