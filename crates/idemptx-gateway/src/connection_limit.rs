@@ -21,12 +21,13 @@ pub(crate) struct ConnectionLimit {
 
 impl ConnectionLimit {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let all = limits.connections_max.min(Semaphore::MAX_PERMITS);
-        Self {
-            connections: Arc::new(Semaphore::new(all)),
-            each: Arc::default(),
-            each_max: limits.connections_per_ip_max,
-        }
+        Self::of(limits.connections_max, limits.connections_per_ip_max)
+    }
+
+    /// Limits them to these numbers.
+    pub(crate) fn of(max: usize, each_max: usize) -> Self {
+        let all = max.min(Semaphore::MAX_PERMITS);
+        Self { connections: Arc::new(Semaphore::new(all)), each: Arc::default(), each_max }
     }
 
     /// Waits until another connection may be accepted.
@@ -136,8 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_addresses_of_one_ipv6_network_count_together() {
-        let limits = Limits { connections_per_ip_max: 1, ..Limits::default() };
-        let limit = ConnectionLimit::new(&limits);
+        let limit = ConnectionLimit::of(10, 1);
         let mut open = Vec::new();
         let mut may_connect = async |address: &str| {
             let address: IpAddr = address.parse().unwrap();
