@@ -206,6 +206,7 @@ impl Gateway {
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);
         leaving.retain(|it| Arc::strong_count(it) > 1 || it.in_flight_beside(&table) > 0);
+        table.follow(&leaving);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ mod engines;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -44,6 +44,7 @@ pub(crate) struct RoutingTable {
     key_sets: Vec<Arc<RemoteKeys>>,
     /// The task that checks the store.
     checks: OnceLock<AbortHandle>,
+    former: Mutex<Vec<Weak<Self>>>,
 }
 
 impl Drop for RoutingTable {
@@ -131,6 +132,7 @@ impl RoutingTable {
             engines,
             key_sets,
             checks,
+            former: Mutex::default(),
         })
     }
 
@@ -178,9 +180,24 @@ impl RoutingTable {
         self.engines.beside(&next.engines).map(Engine::in_flight).sum()
     }
 
-    /// Returns the load of all engines.
-    pub(crate) fn loads(&self) -> impl Iterator<Item = Load> {
-        self.engines.all().map(Engine::load)
+    /// Names the tables before this one that still have requests in flight.
+    pub(crate) fn follow(&self, former: &[Arc<Self>]) {
+        let mut known = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = former.iter().map(Arc::downgrade).collect();
+    }
+
+    /// Returns the load of all engines, those of the tables before included: what they have not
+    /// confirmed would be lost, too.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let former: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
+        let mut engines: Vec<_> = self.engines.all().collect();
+        for engine in former.iter().flat_map(|table| table.engines.all()) {
+            if !engines.iter().any(|known| Arc::ptr_eq(known, engine)) {
+                engines.push(engine);
+            }
+        }
+        engines.into_iter().map(|engine| engine.load()).collect()
     }
 
     /// Starts to read the keys for tokens, and waits a moment for the first ones.
