@@ -199,7 +199,9 @@ impl Gateway {
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
         retired.stop_store_checks();
-        for warning in &config.warnings {
+        let former: Vec<_> = retired.routes.iter().map(|route| route.config.clone()).collect();
+        let forgotten = crate::config::forgotten_records(&former, &config.routes);
+        for warning in config.warnings.iter().chain(&forgotten) {
             tracing::warn!("{warning}");
         }
         self.table.send_replace(Arc::clone(&table));

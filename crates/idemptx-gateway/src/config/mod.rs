@@ -54,6 +54,7 @@ pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
 pub use self::upstream::{Balance, HostRule, Origin, Upstream, UpstreamVersion};
 use self::values::{head_bytes, millis, positive, positive_millis};
+pub(crate) use self::warnings::forgotten_records;
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, PartialEq)]

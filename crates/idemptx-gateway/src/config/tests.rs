@@ -8,7 +8,7 @@ use idemptx_core::policy::{OnLargeBody, OnPanic, ScopeRule};
 
 use super::{
     Config, Forwarded, ForwardedRule, HostRule, JwtKey, LogFormat, OnAmbiguous, Pattern,
-    ScopeSource, UpstreamVersion,
+    ScopeSource, UpstreamVersion, forgotten_records,
 };
 
 const WHOLE: &str = r#"
@@ -415,6 +415,32 @@ fn a_token_that_lets_everyone_in_or_nobody_is_refused() {
             assert!(token.len() < 2 || !said.contains(token), "{said}");
         }
     }
+}
+
+#[test]
+fn a_reload_that_leaves_records_behind_is_warned_of() {
+    let routes = |lines: &str| read(&format!("{SIMPLE}{lines}\n")).unwrap().routes;
+    let before = routes("");
+    for (lines, expected) in [
+        ("", None),
+        ("policy = { scope = \"shared\", secrets = [] }", None),
+        ("policy = { scope = { header = \"x-account\" } }", Some("scope")),
+        ("policy = { scope = { mtls = \"subject\" } }", Some("scope")),
+        ("policy = { key_space = \"route\" }", Some("key_space")),
+        ("name = \"other\"\npolicy = { key_space = \"route\" }", None),
+        ("protect = false", None),
+    ] {
+        let found = forgotten_records(&before, &routes(lines));
+        let expected = expected.map(|it| format!("route /** has another `{it}`: "));
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{lines}: {found:?}");
+        assert!(expected.is_none_or(|expected| found[0].starts_with(&expected)), "{found:?}");
+    }
+    let token = |key| routes(&format!("policy = {{ scope = {{ jwt = \"sub\", {key} }} }}"));
+    let (old, new) = (token("key = \"old.pem\""), token("key = \"new.pem\""));
+    assert!(forgotten_records(&old, &new).is_empty(), "a key names nothing");
+    let mut moved = before.clone();
+    moved[0].upstream = "elsewhere".to_owned();
+    assert!(forgotten_records(&before, &moved)[0].contains("another `upstream`"));
 }
 
 #[test]
