@@ -171,11 +171,11 @@ impl Connection {
 
 /// Resolves after a while, unless the connection has been used by then.
 ///
-/// Envoy connects for a call. Whoever else connects, or does not even speak, must not take all places.
+/// Envoy connects for a call. Another host that connects and makes none must not take all places.
 async fn unused(is_used: Arc<AtomicBool>, limit: Duration) {
     sleep(limit).await;
     if is_used.load(Ordering::Relaxed) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
