@@ -110,7 +110,9 @@ enum Stage {
 #[derive(Clone, Debug)]
 enum Continuation {
     Own,
-    HandlerFailed,
+    HandlerFailed {
+        released: bool,
+    },
     Replay(Box<StoredResponse>),
     Refuse(Code),
     /// The end of the handler's transaction is not known.

@@ -265,8 +265,9 @@ async fn serve(
             tokio::time::sleep(lame_duck).await;
         }
         tracing::info!("draining: no further connections, requests in flight are finished");
-        gateway.drain().await;
-        tracing::info!("drained");
+        if gateway.drain().await {
+            tracing::info!("drained");
+        }
     };
     tokio::select! {
         () = drained => Ok(ExitCode::SUCCESS),
@@ -336,7 +337,10 @@ async fn run_demo(flags: DemoArgs) -> Result<ExitCode, Box<dyn Error>> {
 async fn reload(gateway: &Gateway, file: &Path, part: fn(Config) -> Option<Config>) {
     let reloaded: Result<(), Box<dyn Error>> = async {
         let config = Config::load(file).inspect_err(|_| gateway.note_unreadable())?;
-        let config = part(config).ok_or("a section that this command needs is gone")?;
+        let config = part(config).ok_or_else(|| {
+            gateway.note_unreadable();
+            "a section that this command needs is gone"
+        })?;
         Ok(gateway.reload(&config).await?)
     }
     .await;

@@ -1,7 +1,7 @@
 //! Limits on client connections.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,12 +21,13 @@ pub(crate) struct ConnectionLimit {
 
 impl ConnectionLimit {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let all = limits.connections_max.min(Semaphore::MAX_PERMITS);
-        Self {
-            connections: Arc::new(Semaphore::new(all)),
-            each: Arc::default(),
-            each_max: limits.connections_per_ip_max,
-        }
+        Self::of(limits.connections_max, limits.connections_per_ip_max)
+    }
+
+    /// Limits them to these numbers.
+    pub(crate) fn of(max: usize, each_max: usize) -> Self {
+        let all = max.min(Semaphore::MAX_PERMITS);
+        Self { connections: Arc::new(Semaphore::new(all)), each: Arc::default(), each_max }
     }
 
     /// Waits until another connection may be accepted.
@@ -43,6 +44,7 @@ impl ConnectionLimit {
         let ClientAddress::Ip(address) = address else {
             return Some(ConnectionPermit { _counted: None, _permit: permit });
         };
+        let address = counted(address);
         let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let count = each.entry(address).or_default();
         if *count >= self.each_max {
@@ -51,6 +53,15 @@ impl ConnectionLimit {
         *count += 1;
         let counted = CountedAddress { address, each: Arc::clone(&self.each) };
         Some(ConnectionPermit { _counted: Some(counted), _permit: permit })
+    }
+}
+
+/// Returns the address that a connection counts towards: of IPv6 the network of 64 bits, all of whose
+/// addresses a single host can have.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        address => address,
     }
 }
 
@@ -115,5 +126,37 @@ impl Drop for CountedAddress {
                 each.remove(&self.address);
             }
         }
+    }
+}
+
+const NETWORK: u128 = u128::MAX << 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_addresses_of_one_ipv6_network_count_together() {
+        let limit = ConnectionLimit::of(10, 1);
+        let mut open = Vec::new();
+        let mut may_connect = async |address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            let permit = limit.try_acquire(address.into(), limit.reserve().await.unwrap());
+            let is_open = permit.is_some();
+            open.extend(permit);
+            is_open
+        };
+        for (address, expected) in [
+            ("2001:db8::1", true),
+            ("2001:db8::ffff:1", false),
+            ("2001:db8:0:1::1", true),
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", false),
+            ("10.0.0.2", true),
+        ] {
+            assert_eq!(may_connect(address).await, expected, "{address}");
+        }
+        drop(open);
+        assert!(limit.each.lock().unwrap().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use idemptx::EngineError;
 use idemptx::store::UnknownStore;
@@ -24,6 +25,8 @@ pub enum StartError {
     /// The sealing keys are invalid.
     #[cfg(feature = "seal")]
     Seal(InvalidKeys),
+    /// No file can be written in the directory for large request bodies.
+    Spool(PathBuf, io::Error),
     /// A policy is invalid.
     Policy(EngineError),
     /// A certificate or private key is invalid.
@@ -46,6 +49,9 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
             Self::Traces(_) => f.write_str("cannot set up the trace exporter"),
+            Self::Spool(directory, _) => {
+                write!(f, "`spool_directory`: no file can be written in {}", directory.display())
+            }
             Self::Policy(_) => f.write_str("invalid policy"),
             Self::RequiresRestart(what) => {
                 write!(f, "{what} has changed: restart the gateway to apply it")
@@ -57,7 +63,7 @@ impl fmt::Display for StartError {
 impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Listen(_, error) => Some(error),
+            Self::Listen(_, error) | Self::Spool(_, error) => Some(error),
             Self::Store(error) => Some(error),
             #[cfg(feature = "seal")]
             Self::Seal(error) => Some(error),

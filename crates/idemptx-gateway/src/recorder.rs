@@ -37,6 +37,8 @@ pub(crate) struct Recorder {
     refusals: LogRate,
     /// The limit of lines about connections that the system does not give.
     accept_failures: LogRate,
+    /// The limit of lines about steps that the store did not answer in time.
+    late_steps: LogRate,
     readiness: Readiness,
     outage: Outage,
     traces: Tracer,
@@ -56,6 +58,7 @@ impl Recorder {
             log,
             refusals: LogRate::default(),
             accept_failures: LogRate::default(),
+            late_steps: LogRate::default(),
             readiness: Readiness::new(),
             outage: Outage::default(),
             traces: Tracer::disabled(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use idemptx::tower::{BodyError, RequestBody};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::config::{Limits, RouteLimits};
 
@@ -63,6 +63,7 @@ impl BodyLimits {
 pub(crate) struct ClientBody {
     /// `None` once it must not be read on.
     body: Option<Incoming>,
+    is_http2: bool,
     lingers: bool,
     pace: BodyLimits,
     bytes: u64,
@@ -94,9 +95,11 @@ impl ClientBody {
     ) -> Request<Self> {
         // Over HTTP/2 a stream is reset by itself; and a client that waits for permission to send
         // would get it.
-        let lingers = request.version() <= Version::HTTP_11 && !has_expect;
+        let is_http2 = request.version() == Version::HTTP_2;
+        let lingers = !is_http2 && !has_expect;
         request.map(|body| Self {
             body: Some(body),
+            is_http2,
             lingers,
             pace,
             bytes: 0,
@@ -161,9 +164,16 @@ impl Body for ClientBody {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 Poll::Ready(Some(self.count_bytes(bytes).map(|()| frame).map_err(Into::into)))
             }
-            Poll::Ready(end) => {
+            Poll::Ready(Some(Err(error))) => {
                 self.lingers = false;
-                Poll::Ready(end.map(|frame| frame.map_err(Into::into)))
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                self.lingers = false;
+                // hyper takes a stream that was reset with NO_ERROR for one that has ended, but half
+                // of a request must not be executed.
+                let is_cut_off = self.is_http2 && !self.is_end_stream();
+                Poll::Ready(is_cut_off.then(|| Err(CUT_OFF.into())))
             }
         }
     }
@@ -217,8 +227,98 @@ impl std::error::Error for BodyLimitError {}
 #[derive(Debug)]
 pub(crate) struct UpstreamRequestBody {
     content: RequestContent,
-    /// Dropped when the last frame has been sent.
-    sending: Option<oneshot::Sender<()>>,
+    /// `None` when the last frame has been sent.
+    sending: Option<Box<Sending>>,
+}
+
+/// The body's end of an [`Upload`].
+#[derive(Debug)]
+struct Sending {
+    /// Dropped without a word where the connection does not take all of it.
+    over: oneshot::Sender<()>,
+    /// Given where the upstream grants room for each body, as over HTTP/2.
+    progress: Option<Arc<Progress>>,
+    /// The rest of a frame that is given away in pieces.
+    rest: Bytes,
+}
+
+/// A body that is being sent.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    over: oneshot::Receiver<()>,
+    is_over: bool,
+    is_whole: bool,
+    progress: Option<Arc<Progress>>,
+}
+
+/// The use that a connection makes of a body.
+#[derive(Debug, Default)]
+struct Progress {
+    pieces: AtomicU64,
+    /// Set while the connection has room, and the client has sent nothing to fill it.
+    is_starved: AtomicBool,
+}
+
+impl Upload {
+    /// Resolves when everything is sent, or what is left will not be.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn over(&mut self) {
+        if !self.is_over {
+            self.is_whole = (&mut self.over).await.is_ok();
+            self.is_over = true;
+        }
+    }
+
+    /// Returns whether everything is sent.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        if !self.is_over {
+            self.is_whole = self.over.try_recv().is_ok();
+            self.is_over = self.is_whole;
+        }
+        self.is_whole
+    }
+
+    /// Resolves when the connection has taken nothing for `pause_max`, although there was something
+    /// to take.
+    ///
+    /// Over HTTP/1.1 never: there a write that stalls fails by itself.
+    pub(crate) fn stalled(&self, pause_max: Duration) -> impl Future<Output = ()> + use<> {
+        let progress = self.progress.clone();
+        async move {
+            let Some(progress) = progress else { return std::future::pending().await };
+            // The limit is kept to within half of it, without a timer for every piece.
+            let (mut before, mut quiet) = (None, 0);
+            while quiet < 2 {
+                sleep(pause_max / 2).await;
+                let taken = Some(progress.pieces.load(Ordering::Relaxed));
+                let is_quiet = taken == before && !progress.is_starved.load(Ordering::Relaxed);
+                quiet = if is_quiet { quiet + 1 } else { 0 };
+                before = taken;
+            }
+        }
+    }
+}
+
+impl Sending {
+    /// Notes what the connection gets, and keeps back what is more than a piece.
+    fn pass(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(progress) = &self.progress else { return polled };
+        progress.is_starved.store(polled.is_pending(), Ordering::Relaxed);
+        progress.pieces.fetch_add(u64::from(polled.is_ready()), Ordering::Relaxed);
+        polled.map_ok(|frame| match frame.into_data() {
+            Ok(mut data) => {
+                self.rest = data.split_off(data.len().min(PIECE_BYTES));
+                Frame::data(data)
+            }
+            Err(frame) => frame,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -242,8 +342,10 @@ impl UpstreamRequestBody {
         Self { content: RequestContent::Keyed(Box::new(body)), sending: None }
     }
 
-    /// Returns a receiver that resolves when everything is sent; `None` if that takes no time.
-    pub(crate) fn upload(&mut self) -> Option<oneshot::Receiver<()>> {
+    /// Returns the sending of the body, to wait for its end; `None` if it takes no time.
+    ///
+    /// It `is_watched` where the upstream may leave the body in the connection.
+    pub(crate) fn upload(&mut self, is_watched: bool) -> Option<Box<Upload>> {
         let quick = match &self.content {
             RequestContent::Empty => true,
             RequestContent::Plain(body) => body.is_end_stream(),
@@ -254,9 +356,15 @@ impl UpstreamRequestBody {
         if quick {
             return None;
         }
-        let (sending, sent) = oneshot::channel();
-        self.sending = Some(sending);
-        Some(sent)
+        let progress: Option<Arc<Progress>> = is_watched.then(Arc::default);
+        let (sender, over) = oneshot::channel();
+        let sending = Sending { over: sender, progress: progress.clone(), rest: Bytes::new() };
+        self.sending = Some(Box::new(sending));
+        Some(Box::new(Upload { over, is_over: false, is_whole: false, progress }))
+    }
+
+    fn rest(&self) -> usize {
+        self.sending.as_ref().map_or(0, |sending| sending.rest.len())
     }
 }
 
@@ -268,31 +376,50 @@ impl Body for UpstreamRequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.content {
+        let this = &mut *self;
+        let mut frame = match &mut this.content {
+            _ if this.sending.as_ref().is_some_and(|sending| !sending.rest.is_empty()) => {
+                let rest = this.sending.as_mut().map(|it| std::mem::take(&mut it.rest));
+                Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))))
+            }
             RequestContent::Empty => Poll::Ready(None),
             RequestContent::Plain(body) => Pin::new(body).poll_frame(cx),
             RequestContent::Keyed(body) => Pin::new(body).poll_frame(cx),
         };
-        if frame.is_ready() && self.is_end_stream() {
-            self.sending = None;
+        if let Some(sending) = &mut this.sending {
+            frame = sending.pass(frame);
+        }
+        let is_over =
+            matches!(frame, Poll::Ready(None)) || frame.is_ready() && this.is_end_stream();
+        if is_over && let Some(sending) = this.sending.take() {
+            // Nobody waits for it where there is an answer already.
+            let _ = sending.over.send(());
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            RequestContent::Empty => true,
-            RequestContent::Plain(body) => body.is_end_stream(),
-            RequestContent::Keyed(body) => body.is_end_stream(),
-        }
+        self.rest() == 0
+            && match &self.content {
+                RequestContent::Empty => true,
+                RequestContent::Plain(body) => body.is_end_stream(),
+                RequestContent::Keyed(body) => body.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        let content = match &self.content {
             RequestContent::Empty => SizeHint::with_exact(0),
             RequestContent::Plain(body) => body.size_hint(),
             RequestContent::Keyed(body) => body.size_hint(),
+        };
+        let rest = self.rest() as u64;
+        let mut whole = SizeHint::new();
+        whole.set_lower(content.lower().saturating_add(rest));
+        if let Some(upper) = content.upper() {
+            whole.set_upper(upper.saturating_add(rest));
         }
+        whole
     }
 }
 
@@ -303,3 +430,7 @@ const LINGER_MAX: Duration = Duration::from_secs(5);
 const RATE_GRACE: Duration = Duration::from_secs(10);
 /// A body up to this size is in memory and is sent at once.
 const BUFFERED_BYTES_MAX: u64 = 64 << 10;
+/// The most of a body that a watched connection is given at a time: one frame of HTTP/2
+/// (RFC 9113 §4.2), so that a slow one shows progress.
+const PIECE_BYTES: usize = 16 << 10;
+const CUT_OFF: &str = "the request was reset before its end";

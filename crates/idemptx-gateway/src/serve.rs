@@ -199,10 +199,16 @@ impl Gateway {
         table.start_health_checks();
         retired.stop_health_checks(Some(&table));
         retired.stop_store_checks();
+        let former: Vec<_> = retired.routes.iter().map(|route| route.config.clone()).collect();
+        let forgotten = crate::config::forgotten_records(&former, &config.routes);
+        for warning in config.warnings.iter().chain(&forgotten) {
+            tracing::warn!("{warning}");
+        }
         self.table.send_replace(Arc::clone(&table));
         let mut leaving = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.push(retired);
         leaving.retain(|it| Arc::strong_count(it) > 1 || it.in_flight_beside(&table) > 0);
+        table.follow(&leaving);
         Ok(())
     }
 
@@ -239,8 +245,9 @@ impl Gateway {
         if is_probed { self.table.borrow().limits.lame_duck } else { Duration::ZERO }
     }
 
-    /// Stops accepting, and waits for requests in flight for as long as the policies allow.
-    pub async fn drain(mut self) {
+    /// Stops accepting, and waits for requests in flight for as long as the policies allow; returns
+    /// whether all of them have ended.
+    pub async fn drain(mut self) -> bool {
         self.recorder.readiness().start_draining();
         let table = Arc::clone(&self.table.borrow());
         table.stop_health_checks(None);
@@ -249,18 +256,21 @@ impl Gateway {
         self.accept_tasks.shutdown().await;
         let all = async {
             self.shutdown.finish().await;
-            table.drain().await;
+            let mut is_drained = table.drain().await;
             let retired = std::mem::take(&mut self.retired);
             for table in retired.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                table.drain().await;
+                is_drained &= table.drain().await;
             }
+            is_drained
         };
-        if timeout(table.drain_max(), all).await.is_err() {
+        let is_drained = timeout(table.drain_max(), all).await.unwrap_or(false);
+        if !is_drained {
             tracing::warn!("drain timed out with requests in flight; their claims will lapse");
         }
         self.recorder.traces().end().await;
         drop(self.admin_file.take());
         self.operating.shutdown().await;
+        is_drained
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use idemptx_core::coordination::{Unconfirmed, WaitLimits};
-use idemptx_core::exchange::{Action, Answer, Deferred, Event, Exchange, Handled};
+use idemptx_core::exchange::{Action, Answer, Deferred, Directive, Event, Exchange, Handled};
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Bypass, Code, Rejection};
@@ -66,6 +66,18 @@ impl<P> WorkResult<P> {
     /// An execution that broke down without a value.
     pub(crate) const fn broken() -> Self {
         Self { handled: Handled::Broken, product: None, payload: Bytes::new() }
+    }
+
+    /// An execution that broke down without a value, after it may have decided about its record.
+    pub(crate) fn failed(execution: &Execution) -> Self {
+        Self::failed_after(execution.outcome(), execution)
+    }
+
+    /// An execution that broke down without a value, after this decision.
+    pub(crate) fn failed_after(directive: Option<Directive>, execution: &Execution) -> Self {
+        let Some(directive) = directive else { return Self::broken() };
+        let payload = Bytes::copy_from_slice(execution.description());
+        Self { handled: Handled::Failed { directive }, product: None, payload }
     }
 }
 
@@ -359,7 +371,7 @@ impl<S: Store> Driver<S> {
         self.exchange.operation().is_none_or(|operation| self.engine.meter(operation))
     }
 
-    /// Runs the handler with a heartbeat; a panic ends as [`Handled::Broken`].
+    /// Runs the handler with a heartbeat; a panic ends as one that broke down.
     async fn run<W: Work>(&mut self, lease: &Lease, work: W) -> WorkResult<W::Product> {
         let Some(operation) = self.exchange.operation() else { return WorkResult::broken() };
         let heartbeat = self.engine.lease_renewer().keep_alive(lease);
@@ -391,7 +403,7 @@ impl<S: Store> Driver<S> {
         };
         let result = result.unwrap_or_else(|payload| {
             self.panic = Mutex::new(Some(payload));
-            WorkResult::broken()
+            WorkResult::failed(&execution)
         });
         self.pending = execution.pending().end();
         result

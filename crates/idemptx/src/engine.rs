@@ -39,6 +39,8 @@ pub use self::builder::{EngineBuilder, EngineError};
 pub use self::observer::Completed;
 pub(crate) use self::observer::Observation;
 use self::observer::ObserveFn;
+#[cfg(all(feature = "spool", feature = "tracing"))]
+pub(crate) use self::observer::warn_of_spool;
 #[cfg(feature = "tracing")]
 pub(crate) use self::observer::{warn_of_directive, warn_of_key};
 pub use self::probe::Orphan;

@@ -151,8 +151,8 @@ impl Execution {
 
     /// Derives a key for a call to another system, named by `label`.
     ///
-    /// It depends on scope, key and label (and the policy's secret) alone: every attempt derives
-    /// the same, so a downstream system that honours keys executes once, however often this handler runs.
+    /// It depends on scope, key and label alone (and on the policy's secret, the headers to which keys
+    /// are bound, and the route where the policy's `key_space` says so): every attempt derives the same, so a downstream system that honours keys executes once, however often this handler runs.
     #[must_use]
     pub fn derive(&self, label: &str) -> String {
         self.0.operation.derive(label, &self.0.rules)
@@ -182,7 +182,7 @@ impl Execution {
     /// - [`Directive::Release`]: nothing has happened, and the next request with the key executes.
     /// - [`Directive::Unknown`]: it may have happened, and nothing executes until that is resolved.
     ///
-    /// The last call before the handler returns counts.
+    /// The last call before the handler returns counts, and also before it fails or panics.
     /// What the response itself says, by extension or header field, goes before it.
     ///
     /// ```

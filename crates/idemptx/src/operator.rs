@@ -45,6 +45,7 @@
 //!
 //! Nothing is logged here: every call returns the record before and after it.
 
+mod names;
 mod purge;
 mod target;
 mod verdict;
@@ -54,9 +55,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use idemptx_core::exchange::{Operation, Rules};
-use idemptx_core::key::{Key, RecordId, Scope};
+use http::{HeaderMap, StatusCode};
+use idemptx_core::exchange::Rules;
+use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::policy::Policy;
 use idemptx_core::record::{Record, State};
@@ -135,35 +136,6 @@ impl<S: Store> Operator<S> {
     #[must_use]
     pub fn store(&self) -> &S {
         &self.store
-    }
-
-    /// Returns the name of the record of a client's key.
-    ///
-    /// `route` is the request's method and raw path, which count where the policy's `key_space` is
-    /// `route`; operations of [`Engine::run`](crate::Engine::run) have none.
-    /// Under the policy's scopes `bind` and `shared` the scope is [`Scope::shared`].
-    #[must_use]
-    pub fn ids(&self, scope: &Scope, key: &Key, route: Option<(&Method, &str)>) -> Vec<RecordId> {
-        let route = route.map(|(method, path)| (method.as_str(), path));
-        let operation = Operation::on_route(&self.rules, scope.clone(), key.clone(), route);
-        vec![operation.id()]
-    }
-
-    /// Returns the halves of ids that name a scope, for [`Query::in_scope`]: one for each secret.
-    ///
-    /// Where the policy's `key_space` is `route`, each route counts as another scope.
-    #[must_use]
-    pub fn scopes(&self, scope: &Scope, route: Option<(&Method, &str)>) -> Vec<[u8; 16]> {
-        // The key does not count for this half.
-        let key = Key::new("any", self.policy().key_bytes_max.max(3));
-        let ids = key.map(|key| self.ids(scope, &key, route)).unwrap_or_default();
-        ids.iter().map(RecordId::scope_bytes).collect()
-    }
-
-    /// Returns the key that an execution derives for `label`, to look its effect up by.
-    #[must_use]
-    pub fn derive(&self, scope: &Scope, key: &Key, label: &str) -> String {
-        Operation::new(&self.rules, scope.clone(), key.clone()).derive(label, &self.rules)
     }
 
     /// Makes a response as the layer would store it: without the headers that are never replayed.

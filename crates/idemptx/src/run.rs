@@ -47,6 +47,8 @@ impl<S: Store> Engine<S> {
     ///
     /// # Errors
     ///
+    /// [`RunError::InvalidKey`] for a key that is none, or not of the form that the policy or
+    /// [`accept_keys`](crate::EngineBuilder::accept_keys) demands.
     /// [`RunError::Refused`] when nothing was run and there is no value to return.
     /// [`RunError::Failed`] with the work's own error; the key is then free again, or quarantined,
     /// by the policy's `on_panic`, unless the work has said otherwise with
@@ -96,6 +98,10 @@ impl<S: Store> Engine<S> {
     {
         let inner = self.inner();
         let key = Key::new(key, inner.policy().key_bytes_max).map_err(RunError::InvalidKey)?;
+        inner.policy().check_key(&key).map_err(RunError::InvalidKey)?;
+        if inner.accepts().is_some_and(|accepts| !accepts(&key)) {
+            return Err(RunError::InvalidKey(InvalidKey::Refused));
+        }
         let token = inner.token();
         let operation = Operation::new(inner.rules(), scope, key);
         let unprotected = operation.clone();

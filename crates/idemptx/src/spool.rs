@@ -68,6 +68,15 @@ impl Spool {
         self
     }
 
+    /// Checks that files can be written in the directory.
+    ///
+    /// # Errors
+    ///
+    /// The system's, such as that there is no such directory.
+    pub fn check(&self) -> io::Result<()> {
+        tempfile::tempfile_in(&self.directory)?.write_all(b"spool")
+    }
+
     /// Returns the number of bytes in it now.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -155,7 +164,12 @@ impl Spooling {
             (&*file).write_all(&gathered)?;
             Ok(file)
         });
-        self.file = Some(written.await?);
+        let written = written.await;
+        #[cfg(feature = "tracing")]
+        if let Err(error) = &written {
+            crate::engine::warn_of_spool(&self.spool.directory, error);
+        }
+        self.file = Some(written?);
         Ok(())
     }
 }

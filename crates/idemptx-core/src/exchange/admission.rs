@@ -217,10 +217,15 @@ impl Operation {
     /// Derives a key for a call to another system.
     ///
     /// Every attempt derives the same key, also after a rotation of secrets.
-    /// Two principals who chose the same key derive different ones.
+    /// Two principals who chose the same key derive different ones, and so do two routes where it
+    /// names an operation on each.
     #[must_use]
     pub fn derive(&self, label: &str, rules: &Rules) -> String {
-        rules.names.derive(self.scope(), &self.binding(rules), self.key(), label)
+        let mut binding = self.binding(rules);
+        if rules.policy.key_space == KeySpace::Route {
+            binding.extend_from_slice(self.id().as_bytes());
+        }
+        rules.names.derive(self.scope(), &binding, self.key(), label)
     }
 
     /// Returns the name under which the new keys of the operation's principal are counted; see

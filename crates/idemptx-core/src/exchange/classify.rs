@@ -29,11 +29,16 @@ pub enum Handled {
     },
     /// The handler panicked, returned an error instead of a response, or its body broke off.
     Broken,
+    /// The same, after the handler had decided about the record.
+    Failed {
+        /// That decision; under [`Directive::Store`] there is no response to replay.
+        directive: Directive,
+    },
 }
 
 impl Handled {
     pub(super) const fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken)
+        matches!(self, Self::Broken | Self::Failed { .. })
     }
 }
 
@@ -114,6 +119,13 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
             return match policy.on_panic {
                 OnPanic::Release => None,
                 OnPanic::Quarantine => Some(State::Unknown),
+            };
+        }
+        Handled::Failed { directive } => {
+            return match directive {
+                Directive::Store => Some(State::NotReplayable),
+                Directive::Release => None,
+                Directive::Unknown => Some(State::Unknown),
             };
         }
         Handled::Whole { status, directive } => (status, directive, State::Completed),

@@ -13,9 +13,12 @@ use crate::time::Timestamp;
 
 impl Exchange {
     pub(super) fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
-        let next =
-            if handled.is_broken() { Continuation::HandlerFailed } else { Continuation::Own };
-        match classify::classify(self.policy(), handled) {
+        let state = classify::classify(self.policy(), handled);
+        let next = match handled.is_broken() {
+            true => Continuation::HandlerFailed { released: state.is_none() },
+            false => Continuation::Own,
+        };
+        match state {
             None => self.release(lease, next),
             Some(state) => {
                 self.stage = Stage::Settling(lease.clone(), state, next);
@@ -92,12 +95,12 @@ impl Exchange {
         let answer = match next {
             Continuation::Own => Answer::Own { attempt: lease.attempt, stored },
             Continuation::Replay(response) => Answer::Replay(response),
-            Continuation::HandlerFailed if self.policy().mode == Mode::Shadow => {
+            Continuation::HandlerFailed { .. } if self.policy().mode == Mode::Shadow => {
                 Answer::Broken { attempt: lease.attempt }
             }
-            Continuation::HandlerFailed => {
+            Continuation::HandlerFailed { released } => {
                 let mut rejection = self.rejection(Code::HandlerFailed);
-                rejection.unstored = true;
+                (rejection.retryable, rejection.unstored) = (released, true);
                 Answer::Refuse(Box::new(rejection))
             }
             Continuation::Refuse(code) => return self.refuse_deferred(code, deferred),
@@ -116,13 +119,13 @@ impl Exchange {
     /// Only in shadow mode, which answers as if there were no engine, the response passes.
     fn fenced(&mut self, lease: &Lease, next: Continuation, now: Timestamp) -> Action {
         match next {
-            Continuation::Own | Continuation::HandlerFailed
+            Continuation::Own | Continuation::HandlerFailed { .. }
                 if self.policy().mode == Mode::Shadow =>
             {
                 self.conclude(lease, next, false, None)
             }
             Continuation::Own
-            | Continuation::HandlerFailed
+            | Continuation::HandlerFailed { .. }
             | Continuation::Replay(_)
             | Continuation::Uncommitted => self.look(now.after(lease.term)),
             Continuation::Refuse(_) => self.conclude(lease, next, false, None),

@@ -19,12 +19,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 /// | PERMISSION_DENIED, RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE, UNAUTHENTICATED | 429: not this time |
 /// | CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, DATA_LOSS, any other, none | 500 |
 ///
-/// Any other response is classified by its own `status`, and so is `application/grpc-web-text`,
-/// whose frames are in base64.
+/// The frames of `application/grpc-web-text` are in base64.
+/// Any other response is classified by its own `status`.
 ///
 /// # Security
 ///
-/// The body is the handler's; frames are skipped by their length, and nothing is allocated.
+/// The body is the handler's; frames are skipped by their length, and no more is allocated than the
+/// content of base64.
 #[must_use]
 pub fn classified_status(
     status: StatusCode,
@@ -42,6 +43,7 @@ pub fn classified_status(
     let code = trailers.and_then(field).or_else(|| field(headers)).or_else(|| match kind {
         Kind::Grpc => None,
         Kind::Web => in_trailer_frame(body),
+        Kind::WebText => in_trailer_frame(&base64(body)?),
     });
     match code {
         Some(0) => StatusCode::OK,
@@ -57,15 +59,14 @@ pub fn classified_status(
 #[must_use]
 pub fn grpc_content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let value = headers.get(CONTENT_TYPE)?;
-    let variant = variant(value.as_bytes())?;
-    let is_grpc = matches!(variant, b"") || variant.eq_ignore_ascii_case(WEB);
-    (is_grpc || variant.eq_ignore_ascii_case(b"-web-text")).then_some(value)
+    Kind::of(value.as_bytes()).map(|_| value)
 }
 
 #[derive(Clone, Copy)]
 enum Kind {
     Grpc,
     Web,
+    WebText,
 }
 
 impl Kind {
@@ -74,6 +75,7 @@ impl Kind {
         match variant(content_type)? {
             b"" => Some(Self::Grpc),
             variant if variant.eq_ignore_ascii_case(WEB) => Some(Self::Web),
+            variant if variant.eq_ignore_ascii_case(WEB_TEXT) => Some(Self::WebText),
             _ => None,
         }
     }
@@ -90,6 +92,7 @@ fn variant(content_type: &[u8]) -> Option<&[u8]> {
 
 const GRPC: &[u8] = b"application/grpc";
 const WEB: &[u8] = b"-web";
+const WEB_TEXT: &[u8] = b"-web-text";
 
 /// Finds the status in the frame of trailers, the one whose flags have the highest bit.
 fn in_trailer_frame(mut body: &[u8]) -> Option<u32> {
@@ -108,6 +111,34 @@ fn in_trailer_frame(mut body: &[u8]) -> Option<u32> {
         body = next;
     }
     None
+}
+
+/// Decodes base64 (RFC 4648 §4) that may be padded anywhere: each frame may be encoded by itself.
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len() / 4 * 3);
+    for group in text.chunks(4) {
+        let padding = group.iter().rev().take_while(|byte| **byte == b'=').count();
+        if group.len() != 4 || padding > 2 {
+            return None;
+        }
+        let digits = group.iter().take(4 - padding);
+        let bits = digits.copied().try_fold(0_u32, |bits, digit| Some(bits << 6 | sextet(digit)?));
+        let [_, bytes @ ..] = (bits? << (6 * padding)).to_be_bytes();
+        decoded.extend(bytes.iter().take(3 - padding));
+    }
+    Some(decoded)
+}
+
+fn sextet(digit: u8) -> Option<u32> {
+    let value = match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    };
+    Some(value.into())
 }
 
 fn number(text: &[u8]) -> Option<u32> {
@@ -151,6 +182,11 @@ mod tests {
             let head = fields(&[("content-type", "application/grpc-web")]);
             let frames = web_frames(&format!("grpc-message: m\r\nGrpc-Status: {code}\r\n"));
             assert_eq!(classified(&head, &frames, None), status, "in a frame: {code}");
+            let head = fields(&[("content-type", "application/grpc-web-text+proto")]);
+            let (message, trailers) = frames.split_at(8);
+            let texts = [encoded(message), encoded(trailers)].concat();
+            assert_eq!(classified(&head, &texts, None), status, "in base64: {code}");
+            assert_eq!(classified(&head, &encoded(&frames), None), status, "at once: {code}");
         }
     }
 
@@ -163,7 +199,7 @@ mod tests {
 
     #[test]
     fn other_responses_keep_their_status() {
-        for kind in ["application/json", "application/grpcs", "application/grpc-web-text"] {
+        for kind in ["application/json", "application/grpcs", "application/grpc-web-texts"] {
             let head = fields(&[("content-type", kind), ("grpc-status", "14")]);
             assert_eq!(classified(&head, b"", None), 200, "{kind}");
         }
@@ -178,6 +214,8 @@ mod tests {
         for end in 0..frames.len() {
             let head = fields(&[("content-type", "application/grpc-web")]);
             assert_eq!(classified(&head, &frames[..end], None), 500, "{end}");
+            let head = fields(&[("content-type", "application/grpc-web-text")]);
+            assert_eq!(classified(&head, &encoded(&frames)[..end], None), 500, "{end}");
         }
     }
 
@@ -187,6 +225,22 @@ mod tests {
 
     fn fields(of: &[(&'static str, &str)]) -> HeaderMap {
         of.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    /// Encodes in base64, with padding.
+    fn encoded(bytes: &[u8]) -> Vec<u8> {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let group = |bytes: &[u8]| {
+            let mut padded = [0; 4];
+            padded[1..=bytes.len()].copy_from_slice(bytes);
+            let bits = u32::from_be_bytes(padded);
+            [18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift & 63) as usize]).into_iter()
+        };
+        let padded = |bytes: &[u8]| {
+            let digits = group(bytes).take(bytes.len() + 1).chain([b'='; 2]);
+            digits.take(4).collect::<Vec<_>>()
+        };
+        bytes.chunks(3).flat_map(padded).collect()
     }
 
     fn web_frames(trailers: &str) -> Vec<u8> {

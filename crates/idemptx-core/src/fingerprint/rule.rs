@@ -78,7 +78,7 @@ pub enum QueryRule {
     Sorted,
     /// Only these decoded fields, in any order; repeats of a name keep theirs.
     Only(Vec<String>),
-    /// Neither the body nor its `Content-Type` counts.
+    /// The query does not count.
     None,
 }
 

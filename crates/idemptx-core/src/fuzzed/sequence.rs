@@ -206,7 +206,7 @@ impl<'a> World<'a> {
         let directive = self.input.one_of(&directives);
         match self.input.byte() % 4 {
             1 => Handled::Partial { status, directive },
-            2 => Handled::Broken,
+            2 => directive.map_or(Handled::Broken, |directive| Handled::Failed { directive }),
             _ => Handled::Whole { status, directive },
         }
     }

@@ -167,6 +167,7 @@ fn a_policy_that_cannot_work_is_refused_by_the_name_of_its_field() {
     let key: HeaderName = "idempotency-key".parse().unwrap();
     let secret = || Secret::new(7, &[1; 16]).unwrap();
     let many = vec![key.clone(); 65];
+    let own_key = || HeaderName::from_static("idempotency-key");
     for (builder, field) in [
         (draft().key_bytes_max(0), "key_bytes_max"),
         (draft().key_bytes_max(1025), "key_bytes_max"),
@@ -199,6 +200,8 @@ fn a_policy_that_cannot_work_is_refused_by_the_name_of_its_field() {
         (draft().new_keys_per_minute_max(0), "new_keys_per_minute_max"),
         (draft().scope(ScopeRule::Bind(Vec::new())), "scope.bind"),
         (draft().scope(ScopeRule::Bind(many)), "scope.bind"),
+        (draft().scope(ScopeRule::Bind(vec![own_key()])), "scope.bind"),
+        (draft().scope(ScopeRule::Header(own_key())), "scope.header"),
         (draft().secrets([secret(), secret()]), "secrets"),
         (body(&[]), "fingerprint.body"),
         (body(&["amount"]), "fingerprint.body"),

@@ -94,13 +94,21 @@ impl Policy {
     fn validate_scope(&self) -> Result<(), ConfigError> {
         match &self.scope {
             None => Err(ConfigError::new("scope", format!("{} {SCOPE_CHOICE}", self.profile))),
-            Some(ScopeRule::Bind(names)) => named("scope.bind", names),
+            Some(ScopeRule::Bind(names)) => {
+                named("scope.bind", names)?;
+                check(!names.iter().any(|it| self.header_names.contains(it)), "scope.bind", || {
+                    OWN_KEY.to_owned()
+                })
+            }
+            Some(ScopeRule::Header(name)) => {
+                check(!self.header_names.contains(name), "scope.header", || OWN_KEY.to_owned())
+            }
             Some(ScopeRule::Cookie(name)) => {
                 // A cookie's name is a token, as a header's is (RFC 6265 §4.1.1).
                 let is_token = HeaderName::from_bytes(name.as_bytes()).is_ok();
                 check(is_token, "scope.cookie", || "write the name of a cookie".to_owned())
             }
-            Some(ScopeRule::Header(_) | ScopeRule::Custom | ScopeRule::Shared) => Ok(()),
+            Some(ScopeRule::Custom | ScopeRule::Shared) => Ok(()),
         }
     }
 
@@ -170,6 +178,8 @@ fn check(
 
 const SCOPE_CHOICE: &str = "has no default; choose a header that names the account, `bind` to the \
      credential, a function, or `shared`";
+/// Two clients with one key would have one scope.
+const OWN_KEY: &str = "the header of the key says nothing of its owner; name one that does";
 const IN_FLIGHT_STATUSES: [u16; 4] = [409, 423, 425, 503];
 const MISMATCH_STATUSES: [u16; 3] = [400, 409, 422];
 const KEY_BYTES_MAX: u64 = 1024;

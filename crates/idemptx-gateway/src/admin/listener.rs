@@ -8,19 +8,24 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::router::AdminService;
+use crate::connection_limit::ConnectionLimit;
 use crate::network::{ClientAddress, Listener, Stream};
 
 /// Serves operators until it is dropped.
 pub(crate) async fn listen(socket: Listener, service: Arc<AdminService>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let limit = ConnectionLimit::of(CONNECTIONS_MAX, CONNECTIONS_PER_IP_MAX);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Some(reserved) = limit.reserve().await else { return };
         match socket.accept().await {
             Ok((stream, peer)) => {
+                // Probes come here, too, and must find a place.
+                let Some(permit) = limit.try_acquire(peer, reserved) else {
+                    tracing::debug!("refused one more admin connection from {peer}");
+                    continue;
+                };
                 let service = Arc::clone(&service);
                 tokio::spawn(async move {
                     // Idle connections must not exhaust the limit.
@@ -52,6 +57,7 @@ async fn serve(io: TokioIo<Stream>, peer: ClientAddress, service: Arc<AdminServi
 }
 
 const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_PER_IP_MAX: usize = 32;
 const CONNECTION_MAX: Duration = Duration::from_secs(600);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

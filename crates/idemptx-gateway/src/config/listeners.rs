@@ -144,7 +144,16 @@ impl Admin {
             let text = "only a Unix socket has permissions";
             return Err(InvalidSetting::at(["admin", "socket_mode"], text));
         }
-        if self.token.is_some() || self.address.is_local() {
+        if let Some(token) = &self.token {
+            // What is shown is compared without the spaces around it.
+            let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
+            return if is_sendable && token.len() >= TOKEN_BYTES_MIN {
+                Ok(())
+            } else {
+                Err(InvalidSetting::at(["admin", "token"], TOKEN_ADVICE))
+            };
+        }
+        if self.address.is_local() {
             return Ok(());
         }
         let text = "an address that is not loopback requires a token: set `token`";
@@ -158,3 +167,7 @@ impl fmt::Debug for Admin {
         f.debug_struct("Admin").field("address", &self.address).finish_non_exhaustive()
     }
 }
+
+const TOKEN_BYTES_MIN: usize = 6;
+const TOKEN_ADVICE: &str = "write a token of visible ASCII without spaces, of 6 characters at least \
+     and better of 32 random ones; an empty one would let everyone in";

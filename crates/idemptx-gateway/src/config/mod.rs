@@ -44,6 +44,7 @@ pub use self::listen_address::ListenAddress;
 pub(crate) use self::listen_address::SOCKET_MODE;
 pub use self::listeners::{Admin, ForwardedRule, KeyPair, Listener, ListenerTls};
 pub use self::pattern::Pattern;
+pub(crate) use self::pattern::normalised as normalised_path;
 pub use self::protection::{Forwarded, Jwt, JwtKey, OnAmbiguous, Protection, ScopeSource};
 pub use self::remote_key_set::RemoteKeySet;
 pub use self::route::Route;
@@ -53,6 +54,7 @@ pub use self::storage::{SealConfig, Store};
 pub use self::traces::Traces;
 pub use self::upstream::{Balance, HostRule, Origin, Upstream, UpstreamVersion};
 use self::values::{head_bytes, millis, positive, positive_millis};
+pub(crate) use self::warnings::forgotten_records;
 
 /// The gateway's configuration.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,10 +1,12 @@
 //! Path patterns of routes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-/// A path pattern, compared byte by byte with the path as it was sent.
+/// A path pattern, compared byte by byte with paths, in which encodings that mean the same and
+/// parameters of segments do not count.
 ///
 /// `*` matches one segment, `**` at the end any number of them: `/orders`, `/orders/*/refund`,
 /// `/api/**`.
@@ -39,6 +41,9 @@ impl Pattern {
         if path.contains(['?', '#']) || !path.is_ascii() || path.contains(char::is_whitespace) {
             return Err("write a path as it is sent, without a query");
         }
+        if path.contains(';') {
+            return Err("leave parameters (`;…`) out: they are cut off before paths are compared");
+        }
         let (path, open) = match path.strip_suffix("**") {
             Some("") => return Ok(Self { text: text.to_owned(), ..Self::any() }),
             Some(path) => (path.strip_suffix('/').ok_or(STARS)?, true),
@@ -47,7 +52,7 @@ impl Pattern {
         let segment = |segment: &str| match segment {
             "*" => Ok(Segment::Any),
             exact if exact.contains('*') => Err(STARS),
-            exact => Ok(Segment::Exactly(exact.to_owned())),
+            exact => Ok(Segment::Exactly(normalised(exact).into_owned())),
         };
         let segments = path.split('/').map(segment).collect::<Result<_, _>>()?;
         Ok(Self { text: text.to_owned(), segments, open })
@@ -67,7 +72,7 @@ impl Pattern {
         all && (self.open || !other.open && self.segments.len() == other.segments.len())
     }
 
-    /// Returns whether a path matches.
+    /// Returns whether a path matches that is free of such encodings and parameters.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         if self.open && self.segments.is_empty() {
@@ -94,6 +99,44 @@ impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Returns a path as patterns are compared with it: without encodings that mean the same
+/// (RFC 3986 §6.2.2), and without the parameters of segments.
+///
+/// The path is forwarded as it was sent. Servers decode it, and some ignore parameters, so a client
+/// must not get past a route's policy by writing its path in another way.
+pub(crate) fn normalised(path: &str) -> Cow<'_, str> {
+    if !path.contains(['%', ';']) {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').map(|segment| {
+        let mut decoded = String::with_capacity(segment.len());
+        let mut rest = segment.split(';').next().unwrap_or_default();
+        while let Some((before, escape)) = rest.split_once('%') {
+            decoded.push_str(before);
+            let digits = escape.get(..2).unwrap_or_default();
+            let byte = u8::from_str_radix(digits, 16).ok().map(char::from);
+            match byte.filter(|_| digits.len() == 2) {
+                Some(plain) if means_itself(plain) => decoded.push(plain),
+                Some(_) => decoded.extend(["%", &digits.to_ascii_uppercase()]),
+                None => {
+                    decoded.push('%');
+                    rest = escape;
+                    continue;
+                }
+            }
+            rest = escape.get(2..).unwrap_or_default();
+        }
+        decoded.push_str(rest);
+        decoded
+    });
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
+}
+
+/// Returns whether a character means the same in a path, encoded or not.
+const fn means_itself(character: char) -> bool {
+    character.is_ascii_graphic() && !matches!(character, '/' | '\\' | '%' | ';' | '?' | '#')
 }
 
 const STARS: &str = "`*` stands for one whole segment, `**` at the end for all that follow";

@@ -168,6 +168,9 @@ impl PolicyOverlay {
             let invalid = |text| InvalidPolicy { field: Some(name.get_ref().clone()), text };
             match name.get_ref().as_str() {
                 "on_panic" => return Err(invalid(NO_PANIC.to_owned())),
+                "on_orphan" if value.as_str() == Some("probe") => {
+                    return Err(invalid(NO_PROBE.to_owned()));
+                }
                 "scope" if has(value, "mtls") || has(value, "jwt") => {
                     scope =
                         scope_source(value).map_err(|text| invalid(format!("`scope`: {text}")))?;
@@ -315,5 +318,7 @@ fn json(value: &Value) -> Result<serde_json::Value, String> {
 /// A shorter key of HMAC-SHA-256 is weaker than the signature.
 const SECRET_BYTES_MIN: usize = 16;
 const DERIVE: &str = "upstream";
+const NO_PROBE: &str =
+    "`on_orphan`: a gateway has no hook to ask; write `reexecute` or `quarantine`";
 const NO_PANIC: &str = "`on_panic`: a gateway runs no handler; use the route's `on_ambiguous`, \
      the state of an operation whose response was lost";

@@ -1,6 +1,7 @@
 //! Routes: the requests that go to an upstream, and their protection.
 
 use http::Method;
+use http::uri::Authority;
 use idemptx::{Policy, Profile};
 use serde::{Deserialize, Deserializer};
 
@@ -90,10 +91,14 @@ impl RouteTable {
             let text = "with `credentials` browsers do not take `*`: name the origins";
             return Err(InvalidSetting::at(["route", position, "cors"], text));
         }
+        let host = self.host.take().map(|host| {
+            normalised_host(&host)
+                .ok_or_else(|| InvalidSetting::at(["route", position, "host"], HOST_ADVICE))
+        });
         Ok(Route {
             protection: self.take_protection(position)?,
             name: self.name.unwrap_or_else(|| self.path.to_string()),
-            host: self.host.map(|host| host.to_ascii_lowercase()),
+            host: host.transpose()?,
             methods: self.methods,
             path: self.path,
             upstream: self.upstream,
@@ -142,6 +147,19 @@ impl RouteTable {
     }
 }
 
+/// Returns a host as requests are compared with it; `None` for one that no request could have.
+fn normalised_host(host: &str) -> Option<String> {
+    // A dot at the end names the same host (RFC 3986 §3.2.2).
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let authority: Authority = host.parse().ok()?;
+    let is_name = authority.host() == host && !host.contains('*');
+    let is_whole = !host.split('.').any(str::is_empty);
+    (is_name && is_whole).then(|| host.to_ascii_lowercase())
+}
+
 fn profile<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Profile>, D::Error> {
     String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
+
+const HOST_ADVICE: &str = "write one host without a port, as `api.example.com`; a route without \
+     `host` is for all hosts";

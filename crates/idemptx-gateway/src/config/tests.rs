@@ -8,7 +8,7 @@ use idemptx_core::policy::{OnLargeBody, OnPanic, ScopeRule};
 
 use super::{
     Config, Forwarded, ForwardedRule, HostRule, JwtKey, LogFormat, OnAmbiguous, Pattern,
-    ScopeSource, UpstreamVersion,
+    ScopeSource, UpstreamVersion, forgotten_records,
 };
 
 const WHOLE: &str = r#"
@@ -381,6 +381,66 @@ fn a_pattern_is_a_path_with_stars() {
     for wrong in ["", "orders", "/a**", "/**/a", "/a?b", "/ü", "/a b"] {
         assert!(Pattern::parse(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn a_route_that_no_request_could_take_is_refused() {
+    let advice = "8:8: write one host without a port";
+    for (line, expected) in [
+        ("host = \"api.example.com:8080\"", advice),
+        ("host = \"*.example.com\"", advice),
+        ("host = \"https://api.example.com\"", advice),
+        ("host = \"me@api.example.com\"", advice),
+        ("host = \"api..example.com\"", advice),
+        ("host = \"\"", advice),
+        ("host = \"münchen.example\"", advice),
+        ("path = \"/orders;v=2\"", "8:8: leave parameters"),
+    ] {
+        let said = read(&format!("{SIMPLE}{line}\n")).unwrap_err();
+        assert!(said.starts_with(&format!("gateway.toml:{expected}")), "{line}: {said}");
+    }
+    for (host, expected) in [("API.example.com.", "api.example.com"), ("[::1]", "[::1]")] {
+        let config = read(&format!("{SIMPLE}host = \"{host}\"\n")).unwrap();
+        assert_eq!(config.routes[0].host.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn a_token_that_lets_everyone_in_or_nobody_is_refused() {
+    for token in ["", " ", "short", "a b c d e f", " s3cret-token", "s3cret-tökén"] {
+        for address in ["127.0.0.1:9901", "0.0.0.0:9901"] {
+            let table = format!("[admin]\naddress = \"{address}\"\ntoken = \"{token}\"\n");
+            let said = read(&format!("{SIMPLE}{table}")).unwrap_err();
+            assert!(said.starts_with("gateway.toml:10:9: write a token"), "{token}: {said}");
+            assert!(token.len() < 2 || !said.contains(token), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_reload_that_leaves_records_behind_is_warned_of() {
+    let routes = |lines: &str| read(&format!("{SIMPLE}{lines}\n")).unwrap().routes;
+    let before = routes("");
+    for (lines, expected) in [
+        ("", None),
+        ("policy = { scope = \"shared\", secrets = [] }", None),
+        ("policy = { scope = { header = \"x-account\" } }", Some("scope")),
+        ("policy = { scope = { mtls = \"subject\" } }", Some("scope")),
+        ("policy = { key_space = \"route\" }", Some("key_space")),
+        ("name = \"other\"\npolicy = { key_space = \"route\" }", None),
+        ("protect = false", None),
+    ] {
+        let found = forgotten_records(&before, &routes(lines));
+        let expected = expected.map(|it| format!("route /** has another `{it}`: "));
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{lines}: {found:?}");
+        assert!(expected.is_none_or(|expected| found[0].starts_with(&expected)), "{found:?}");
+    }
+    let token = |key| routes(&format!("policy = {{ scope = {{ jwt = \"sub\", {key} }} }}"));
+    let (old, new) = (token("key = \"old.pem\""), token("key = \"new.pem\""));
+    assert!(forgotten_records(&old, &new).is_empty(), "a key names nothing");
+    let mut moved = before.clone();
+    moved[0].upstream = "elsewhere".to_owned();
+    assert!(forgotten_records(&before, &moved)[0].contains("another `upstream`"));
 }
 
 #[test]

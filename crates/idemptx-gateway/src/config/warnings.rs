@@ -1,8 +1,9 @@
 //! Settings that are valid and will hardly do what they are meant to.
 
+use idemptx_core::policy::ScopeRule;
 use jsonwebtoken::Algorithm;
 
-use super::{Config, JwtKey, Route, ScopeSource};
+use super::{Config, JwtKey, Protection, Route, ScopeSource};
 
 /// Returns a line for each such setting.
 pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
@@ -33,6 +34,43 @@ pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
         found.extend(scope_warning(config, route));
     }
     found
+}
+
+/// Returns a line for each route of this name whose earlier records a reload makes unfindable.
+pub(crate) fn forgotten_records(before: &[Route], after: &[Route]) -> Vec<String> {
+    let mut found = Vec::new();
+    for route in after {
+        let Some(former) = before.iter().find(|it| it.name == route.name) else { continue };
+        let Some((now, then)) = route.protection.as_ref().zip(former.protection.as_ref()) else {
+            continue;
+        };
+        let changes = [
+            ("upstream", route.upstream != former.upstream),
+            ("scope", names_scope(now) != names_scope(then)),
+            ("key_space", now.policy.key_space != then.policy.key_space),
+            ("naming_secret", now.policy.naming_secret != then.policy.naming_secret),
+        ];
+        if let Some((setting, _)) = changes.into_iter().find(|(_, is_changed)| *is_changed) {
+            found.push(format!(
+                "route {} has another `{setting}`: no earlier record is found under it, so that \
+                 retries of earlier requests execute again",
+                route.name
+            ));
+        }
+    }
+    found
+}
+
+/// Returns what names the scope of a key: its kind and its name; `None` for those that have the
+/// shared one.
+fn names_scope(protection: &Protection) -> Option<(&'static str, &str)> {
+    match (&protection.scope, &protection.policy.scope) {
+        (ScopeSource::Certificate, _) => Some(("mtls", "")),
+        (ScopeSource::Token(jwt), _) => Some(("jwt", &jwt.claim)),
+        (ScopeSource::Policy, Some(ScopeRule::Header(name))) => Some(("header", name.as_str())),
+        (ScopeSource::Policy, Some(ScopeRule::Cookie(name))) => Some(("cookie", name)),
+        (ScopeSource::Policy, _) => None,
+    }
 }
 
 /// Returns whether every request of the second route matches the first one as well.

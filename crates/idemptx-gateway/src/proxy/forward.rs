@@ -22,6 +22,7 @@ use tower_service::Service;
 
 use super::fault::ProxyError;
 use super::headers::{ATTEMPT, DERIVED, FENCE};
+use super::request_id::REQUEST_ID;
 use super::routing_table::ActiveRoute;
 use super::target;
 use crate::config::{Forwarded, ForwardedRule, Listener, Network, OnAmbiguous, UpstreamVersion};
@@ -210,7 +211,7 @@ pub(super) async fn forward_request(
     execution: Option<Execution>,
     request_id: &HeaderValue,
 ) -> Response<UpstreamBody> {
-    rewrite_for_upstream(route, peer, &mut request);
+    rewrite_for_upstream(route, peer, request_id, &mut request);
     if let Some(execution) = &execution {
         add_execution_headers(route, execution, request.headers_mut());
     }
@@ -226,13 +227,19 @@ pub(super) async fn forward_request(
 }
 
 /// Sets the version and adds the proxy fields.
-pub(super) fn rewrite_for_upstream<B>(route: &ActiveRoute, peer: &Peer, request: &mut Request<B>) {
+pub(super) fn rewrite_for_upstream<B>(
+    route: &ActiveRoute,
+    peer: &Peer,
+    request_id: &HeaderValue,
+    request: &mut Request<B>,
+) {
     let config = &route.upstream.config;
     let host = request.headers().get(HOST).cloned();
     let via = via(request.version());
     let headers = request.headers_mut();
     add_forwarded_headers(peer, host.as_ref(), headers);
     headers.append(VIA, via);
+    headers.insert(REQUEST_ID, request_id.clone());
     *request.version_mut() = match config.version {
         UpstreamVersion::Http1 => Version::HTTP_11,
         UpstreamVersion::Http2 => Version::HTTP_2,
@@ -439,5 +446,6 @@ const PROXY_FIELDS: [&str; 6] = [
     "x-forwarded-port",
     "x-real-ip",
 ];
-/// The lines that are added to a request: these fields, `Via`, and those of an execution.
-const ADDED_LINES: usize = 8;
+/// The lines that are added to a request: these fields, `Via`, `X-Request-Id`, and those of an
+/// execution.
+const ADDED_LINES: usize = 9;

@@ -2,8 +2,9 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VARY,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE, VARY,
 };
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use idemptx_core::fingerprint::HeaderRule;
@@ -197,7 +198,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Returns the fields that must reach the upstream as they came, whatever `Connection` says: those
 /// that say what a request is, and those that a policy depends on.
 pub(super) fn headers_in_use(protection: Option<&Protection>) -> Vec<HeaderName> {
-    let mut names = vec![AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST];
+    let mut names =
+        vec![AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST];
     let Some(protection) = protection else { return names };
     let policy = &protection.policy;
     names.extend(policy.header_names.iter().cloned());

@@ -66,7 +66,7 @@ pub(crate) fn answer(
     let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
     let fields = NotableFields::of(request.headers());
     let origin = fields.has_origin.then(|| request.headers().get(ORIGIN).cloned()).flatten();
-    let request_id = request_id::take_or_make(request.headers_mut(), fields.has_request_id);
+    let request_id = request_id::take_or_make(request.headers(), fields.has_request_id);
     let log = table.store.recorder().log();
     let logged = AccessLine::is_wanted(log).then(|| {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());

@@ -4,21 +4,22 @@ mod engines;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Load, Spool};
+use idemptx_core::policy::OnLargeBody;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use self::engines::{Engines, GatewayEngine};
+use super::headers;
 use super::store_checks::{LoggedFindings, StoreChecks};
-use super::{headers, target};
 use crate::config::{self, Config, JwtKey, Limits, ScopeSource};
-use crate::error::StartError;
+use crate::error::{StartError, error_text};
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::{AccessLine, RecordedStore, Recorder};
@@ -34,6 +35,8 @@ pub(crate) struct RoutingTable {
     pub(crate) store: Arc<RecordedStore<AnyStore>>,
     /// The acceptor of each listener; `None` for clear text.
     pub(crate) tls: Vec<Option<Acceptor>>,
+    /// That of the listener for Envoy.
+    pub(crate) ext_proc_tls: Option<Acceptor>,
     spool: Spool,
     upstreams: HashMap<String, Arc<UpstreamPool>>,
     engines: Engines,
@@ -41,6 +44,7 @@ pub(crate) struct RoutingTable {
     key_sets: Vec<Arc<RemoteKeys>>,
     /// The task that checks the store.
     checks: OnceLock<AbortHandle>,
+    former: Mutex<Vec<Weak<Self>>>,
 }
 
 impl Drop for RoutingTable {
@@ -77,7 +81,7 @@ impl RoutingTable {
             Some(previous) if previous.limits.has_same_spool(&config.limits) => {
                 previous.spool.clone()
             }
-            _ => spool(&config.limits),
+            _ => spool(config)?,
         };
         let mut upstreams = HashMap::new();
         for config in &config.upstreams {
@@ -91,8 +95,10 @@ impl RoutingTable {
             };
             upstreams.insert(config.name.clone(), upstream);
         }
-        let acceptor = |listener| Acceptor::new(listener, config.limits.handshake);
+        let acceptor =
+            |listener: &config::Listener| Acceptor::new(listener, config.limits.handshake);
         let tls = config.listeners.iter().map(acceptor).collect::<Result<_, _>>();
+        let ext_proc_tls = config.ext_proc.as_ref().map(|ext_proc| acceptor(&ext_proc.listener()));
         let mut routes: Vec<Arc<ActiveRoute>> = Vec::new();
         let key_sets = key_sets(config, previous, store.recorder()).map_err(StartError::Tls)?;
         let comparable = previous.filter(|it| {
@@ -112,9 +118,22 @@ impl RoutingTable {
             }
         }
         let tls = tls.map_err(StartError::Tls)?;
+        let ext_proc_tls = ext_proc_tls.transpose().map_err(StartError::Tls)?.flatten();
         engines.forget_former();
         let (limits, checks) = (config.limits.clone(), OnceLock::new());
-        Ok(Self { limits, routes, store, tls, spool, upstreams, engines, key_sets, checks })
+        Ok(Self {
+            limits,
+            routes,
+            store,
+            tls,
+            ext_proc_tls,
+            spool,
+            upstreams,
+            engines,
+            key_sets,
+            checks,
+            former: Mutex::default(),
+        })
     }
 
     /// Waits until every handler has ended; `true` if all have.
@@ -161,9 +180,24 @@ impl RoutingTable {
         self.engines.beside(&next.engines).map(Engine::in_flight).sum()
     }
 
-    /// Returns the load of all engines.
-    pub(crate) fn loads(&self) -> impl Iterator<Item = Load> {
-        self.engines.all().map(Engine::load)
+    /// Names the tables before this one that still have requests in flight.
+    pub(crate) fn follow(&self, former: &[Arc<Self>]) {
+        let mut known = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = former.iter().map(Arc::downgrade).collect();
+    }
+
+    /// Returns the load of all engines, those of the tables before included: what they have not
+    /// confirmed would be lost, too.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        let former: Vec<_> = former.iter().filter_map(Weak::upgrade).collect();
+        let mut engines: Vec<_> = self.engines.all().collect();
+        for engine in former.iter().flat_map(|table| table.engines.all()) {
+            if !engines.iter().any(|known| Arc::ptr_eq(known, engine)) {
+                engines.push(engine);
+            }
+        }
+        engines.into_iter().map(|engine| engine.load()).collect()
     }
 
     /// Starts to read the keys for tokens, and waits a moment for the first ones.
@@ -217,7 +251,7 @@ impl RoutingTable {
         method: &Method,
         path: &str,
     ) -> Option<&Arc<ActiveRoute>> {
-        let path = target::normalised(path);
+        let path = config::normalised_path(path);
         self.routes.iter().find(|route| route.matches(host, method, &path))
     }
 }
@@ -307,18 +341,38 @@ fn key_sets(
             continue;
         }
         let same = previous.and_then(|it| it.key_sets.iter().find(|it| it.config() == wanted));
+        // One with its own authorities is rebuilt: their file may have changed.
         sets.push(match same {
-            Some(same) => Arc::clone(same),
-            None => Arc::new(RemoteKeys::new(wanted, Arc::clone(recorder))?),
+            Some(same) if wanted.ca.is_none() => Arc::clone(same),
+            same => {
+                let keys = RemoteKeys::new(wanted, Arc::clone(recorder))?;
+                Arc::new(same.into_iter().fold(keys, |keys, same| keys.beginning_as(same)))
+            }
         });
     }
     Ok(sets)
 }
 
-fn spool(limits: &Limits) -> Spool {
-    Spool::new(limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir))
+fn spool(config: &Config) -> Result<Spool, StartError> {
+    let limits = &config.limits;
+    let directory = limits.spool_directory.clone().unwrap_or_else(std::env::temp_dir);
+    let spool = Spool::new(&directory)
         .bytes_max(limits.spool_bytes_max)
-        .total_bytes_max(limits.spool_total_bytes_max)
+        .total_bytes_max(limits.spool_total_bytes_max);
+    let mut policies = config.routes.iter().filter_map(config::Route::policy);
+    let is_used = policies.any(|policy| policy.on_large_body == OnLargeBody::Stream);
+    match spool.check() {
+        Err(error) if is_used => {
+            let error = StartError::Spool(directory, error);
+            if limits.spool_directory.is_some() {
+                return Err(error);
+            }
+            // Not everybody has large requests, or a file system to write on.
+            tracing::warn!("large requests under a key will be refused: {}", error_text(&error));
+        }
+        _ => {}
+    }
+    Ok(spool)
 }
 
 impl fmt::Debug for RoutingTable {

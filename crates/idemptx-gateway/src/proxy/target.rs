@@ -157,42 +157,5 @@ fn is_ambiguous_path(path: &str) -> bool {
         })
 }
 
-/// Returns the path that routes are compared with: without encodings that mean the same
-/// (RFC 3986 §6.2.2.2), and without the parameters of segments.
-///
-/// The path is forwarded as it was sent. Servers decode it, and some ignore parameters, so a client
-/// must not get past a route's policy by writing its path in another way.
-pub(super) fn normalised(path: &str) -> Cow<'_, str> {
-    if !path.contains(['%', ';']) {
-        return Cow::Borrowed(path);
-    }
-    let segments = path.split('/').map(|segment| {
-        let mut decoded = String::with_capacity(segment.len());
-        let mut rest = segment.split(';').next().unwrap_or_default();
-        while let Some((before, escape)) = rest.split_once('%') {
-            decoded.push_str(before);
-            let byte = escape.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            match byte.map(char::from).filter(|it| is_unreserved(*it)) {
-                Some(plain) => {
-                    decoded.push(plain);
-                    rest = escape.get(2..).unwrap_or_default();
-                }
-                None => {
-                    decoded.push('%');
-                    rest = escape;
-                }
-            }
-        }
-        decoded.push_str(rest);
-        decoded
-    });
-    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
-}
-
-/// RFC 3986 §2.3.
-fn is_unreserved(byte: char) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, '-' | '.' | '_' | '~')
-}
-
 #[cfg(test)]
 mod tests;

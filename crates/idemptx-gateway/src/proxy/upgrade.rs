@@ -55,7 +55,7 @@ pub(super) async fn answer(
     request_id: &HeaderValue,
 ) -> Response<DownstreamBody> {
     let client = hyper::upgrade::on(&mut request);
-    rewrite_for_upstream(route, peer, &mut request);
+    rewrite_for_upstream(route, peer, request_id, &mut request);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut request = request.map(|_| UpstreamRequestBody::empty());
     let mut response = match route.send(&mut request, false).await {

@@ -49,7 +49,11 @@ impl<S> RecordedStore<S> {
     ) -> Result<T, StoreError> {
         let began = Instant::now();
         let span = self.recorder.traces.start_step(operation, lease);
+        let recorder = &*self.recorder;
+        let mut running = RunningStep { recorder, operation, id, began, is_answered: false };
         let answer = step.await;
+        running.is_answered = true;
+        drop(running);
         match &answer {
             Err(error) if error.kind().is_transient() => self.recorder.outage.failed(error),
             _ => self.recorder.outage.answered(),
@@ -77,6 +81,37 @@ impl<S> RecordedStore<S> {
             admin.event_log.record(id, event);
         }
         answer
+    }
+}
+
+/// A step that has no answer yet; dropped, it was given up at the policy's time limit.
+struct RunningStep<'a> {
+    recorder: &'a Recorder,
+    operation: StoreOperation,
+    id: &'a RecordId,
+    began: Instant,
+    is_answered: bool,
+}
+
+impl Drop for RunningStep<'_> {
+    fn drop(&mut self) {
+        // One that only reads may have been dropped because nobody waits for it any more.
+        if self.is_answered || self.operation == StoreOperation::Lookup {
+            return;
+        }
+        let (operation, took) = (self.operation, self.began.elapsed());
+        if let Some(suppressed) = self.recorder.late_steps.admit() {
+            let (operation, took_ms) = (operation.as_str(), took.as_millis());
+            tracing::warn!(
+                operation,
+                took_ms,
+                "the store did not answer within the policy's time limit{suppressed}"
+            );
+        }
+        let Some(admin) = &self.recorder.admin else { return };
+        let kind = ErrorKind::Unavailable;
+        admin.metrics.step(operation, StoreResult::Failed(kind), took);
+        admin.event_log.record(self.id, failed(kind));
     }
 }
 
@@ -190,3 +225,36 @@ const fn failed(kind: ErrorKind) -> Event {
 }
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use idemptx::{Engine, Policy};
+    use idemptx_testkit::ScriptedStore;
+    use idemptx_testkit::scripted_store::{Behavior, Gate, Operation};
+
+    use super::*;
+    use crate::config::Log;
+    use crate::metrics::CurrentValues;
+
+    #[tokio::test]
+    async fn a_step_that_is_given_up_at_the_policys_time_limit_is_counted_as_a_failure() {
+        let store = ScriptedStore::new();
+        store.next(Operation::Claim, Behavior::DelayReply(Gate::closed()));
+        let recorder = Arc::new(Recorder::with_admin(Log::default()));
+        let policy = Policy::draft().into_builder().claim_timeout(Duration::from_millis(20));
+        let engine = Engine::builder(RecordedStore::new(store, Arc::clone(&recorder)))
+            .policy(policy.build().unwrap());
+        let engine = engine.build().unwrap();
+        let ran = engine.run("k", b"tea", async |_| Ok::<_, io::Error>(1)).await;
+        assert!(ran.is_err());
+        let text = recorder.metrics().unwrap().text(&CurrentValues::default()).unwrap();
+        for series in [
+            "idemptx_store_step_seconds_count{operation=\"claim\",result=\"unavailable\"} 1\n",
+            "idemptx_store_failures_total{result=\"unavailable\"} 1\n",
+        ] {
+            assert!(text.contains(series), "{series} in\n{text}");
+        }
+    }
+}

@@ -60,6 +60,15 @@ impl RemoteKeys {
         })
     }
 
+    /// Begins with the keys of another set, which stay in use until there are others.
+    pub(crate) fn beginning_as(mut self, other: &Self) -> Self {
+        let (version, keys) = other.keys();
+        let fetched = *other.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.version, self.keys) = (AtomicU64::new(version), Mutex::new(keys));
+        self.fetched = Mutex::new(fetched);
+        self
+    }
+
     pub(crate) const fn config(&self) -> &RemoteKeySet {
         &self.config
     }

@@ -1,12 +1,15 @@
 //! Opens connections.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::streams::{Streams, StreamsExecutor};
 use crate::config::Origin;
@@ -22,7 +25,7 @@ pub(super) struct HeadLimits {
     pub(super) lines: usize,
 }
 
-/// Opens an HTTP/1.1 connection; `guard` is dropped when it closes.
+/// Opens an HTTP/1.1 connection; `guard` is dropped when it closes, upgraded or not.
 pub(super) async fn http1<R: Send + 'static>(
     origin: &Origin,
     tls: Option<&Connector>,
@@ -32,10 +35,10 @@ pub(super) async fn http1<R: Send + 'static>(
 ) -> io::Result<http1::SendRequest<UpstreamRequestBody>> {
     let stream = connect(origin, write_timeout).await?;
     match tls {
-        None => handshake_http1(TokioIo::new(stream), limits, guard).await,
+        None => handshake_http1(TokioIo::new(Guarded { stream, guard }), limits).await,
         Some(tls) => {
             let stream = tls.connect(origin, stream).await?;
-            handshake_http1(TokioIo::new(stream), limits, guard).await
+            handshake_http1(TokioIo::new(Guarded { stream, guard }), limits).await
         }
     }
 }
@@ -70,14 +73,12 @@ async fn connect(origin: &Origin, write_timeout: Duration) -> io::Result<WriteTi
     Ok(WriteTimeout::new(stream, write_timeout))
 }
 
-async fn handshake_http1<I, R>(
+async fn handshake_http1<I>(
     io: I,
     limits: HeadLimits,
-    guard: R,
 ) -> io::Result<http1::SendRequest<UpstreamRequestBody>>
 where
     I: Read + Write + Send + Unpin + 'static,
-    R: Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.bytes).max_headers(limits.lines);
@@ -85,7 +86,6 @@ where
     tokio::spawn(async move {
         // Errors are reported to the request that they affect.
         let _ = connection.with_upgrades().await;
-        drop(guard);
     });
     Ok(sender)
 }
@@ -118,6 +118,56 @@ where
         streams.set_max(usize::MAX);
     });
     Ok(sender)
+}
+
+/// A stream with what is dropped when it closes.
+struct Guarded<S, R> {
+    stream: S,
+    #[expect(dead_code, reason = "dropped with the stream")]
+    guard: R,
+}
+
+// The guard is never pinned.
+impl<S: Unpin, R> Unpin for Guarded<S, R> {}
+
+impl<S: AsyncRead + Unpin, R> AsyncRead for Guarded<S, R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, R> AsyncWrite for Guarded<S, R> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// The interval of HTTP/2 pings on a connection in use.

@@ -33,12 +33,13 @@ use tokio::time::{Instant, timeout};
 use self::address::{Address, SendOutcome};
 use self::health_checks::HealthChecks;
 pub(crate) use self::health_checks::random;
+use self::response_body::StreamEnd;
 pub(crate) use self::response_body::UpstreamBody;
-use crate::config::{self, Balance, Origin, RouteLimits};
+use crate::config::{self, Balance, Origin, RouteLimits, UpstreamVersion};
 use crate::logging::LogRate;
 use crate::observation::UpstreamResult;
 use crate::recorder::AnsweredBy;
-use crate::request_body::UpstreamRequestBody;
+use crate::request_body::{Upload, UpstreamRequestBody};
 use crate::tls::{Connector, TlsError};
 use crate::traces::UpstreamSpan;
 
@@ -274,10 +275,12 @@ impl UpstreamPool {
             let repeated = (is_repeatable && connection.is_reused() && !fresh)
                 .then(|| repetition(request))
                 .flatten();
-            let upload = request.body_mut().upload();
+            let is_http2 = address.version() == UpstreamVersion::Http2;
+            let mut upload = request.body_mut().upload(is_http2);
             let sent = std::mem::replace(request, Request::new(UpstreamRequestBody::empty()));
             let answer = std::pin::pin!(connection.send(sent));
-            match await_response(answer, upload, response_timeout).await {
+            let pause_max = limits.pause_timeout(&self.config);
+            match await_response(answer, upload.as_deref_mut(), response_timeout, pause_max).await {
                 None => {
                     connection.mark_suspect();
                     return Err(AttemptError::Final(SendError::Late));
@@ -290,8 +293,9 @@ impl UpstreamPool {
                     if is_ended_by_closing(&parts, &response_body) && address.tls().is_none() {
                         parts.extensions.insert(NotReplayable);
                     }
-                    let pause_max = limits.pause_timeout(&self.config);
-                    let response_body = UpstreamBody::new(response_body, connection, pause_max);
+                    let stream = is_http2.then_some(StreamEnd { upload });
+                    let response_body =
+                        UpstreamBody::new(response_body, connection, pause_max, stream);
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.
@@ -423,17 +427,20 @@ fn is_closed_unanswered(error: &hyper::Error) -> bool {
         || cause.and_then(|it| it.downcast_ref::<h2::Error>()).is_some_and(h2::Error::is_io)
 }
 
-/// Waits for the response, within the limit, which starts when the request is sent.
+/// Waits for the response, within the limit, which starts when the request is sent; the request may
+/// not stay untaken for longer than `pause_max`.
 async fn await_response(
     mut answer: Pin<&mut impl Future<Output = SendOutcome>>,
-    upload: Option<tokio::sync::oneshot::Receiver<()>>,
+    upload: Option<&mut Upload>,
     limit: Duration,
+    pause_max: Duration,
 ) -> Option<SendOutcome> {
-    if let Some(sent) = upload {
-        // The sender is dropped with the request's body.
+    if let Some(upload) = upload {
+        let stalled = upload.stalled(pause_max);
         tokio::select! {
             answer = &mut answer => return Some(answer),
-            _ = sent => {}
+            () = upload.over() => {}
+            () = stalled => return None,
         }
     }
     timeout(limit, answer).await.ok()

@@ -11,6 +11,7 @@ use idemptx::tower::BodyError;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::address::PooledConnection;
+use crate::request_body::Upload;
 
 /// The body of an upstream's response, or a generated one.
 ///
@@ -23,13 +24,38 @@ pub(crate) struct UpstreamBody {
 }
 
 enum ResponseContent {
-    Upstream { body: Incoming, connection: Option<PooledConnection> },
+    Upstream { body: Incoming, connection: Option<PooledConnection>, stream: Option<StreamEnd> },
     Local(Option<Bytes>),
 }
 
+/// A stream of HTTP/2, whose end hyper does not tell from a reset with NO_ERROR.
+pub(super) struct StreamEnd {
+    /// The request's body, unless it was sent at once.
+    pub(super) upload: Option<Box<Upload>>,
+}
+
+impl StreamEnd {
+    /// Returns whether a body that hyper takes for ended was cut off.
+    ///
+    /// A server may answer before it has the whole request, and then reset the stream with
+    /// NO_ERROR (RFC 9113 §8.1): such an answer is whole, as far as its length does not show the
+    /// contrary.
+    fn is_cut_off(&mut self, body: &Incoming) -> bool {
+        !body.is_end_stream()
+            && (body.size_hint().lower() > 0
+                || self.upload.as_mut().is_none_or(|upload| upload.is_whole()))
+    }
+}
+
 impl UpstreamBody {
-    pub(super) fn new(body: Incoming, connection: PooledConnection, pause_max: Duration) -> Self {
-        let content = ResponseContent::Upstream { body, connection: Some(connection) };
+    /// Returns the body of an upstream; over HTTP/2, of this `stream`.
+    pub(super) fn new(
+        body: Incoming,
+        connection: PooledConnection,
+        pause_max: Duration,
+        stream: Option<StreamEnd>,
+    ) -> Self {
+        let content = ResponseContent::Upstream { body, connection: Some(connection), stream };
         let mut this = Self { content, pause_max, pause: None };
         this.give_back_at_end();
         this
@@ -42,7 +68,7 @@ impl UpstreamBody {
     }
 
     fn give_back_at_end(&mut self) {
-        if let ResponseContent::Upstream { body, connection } = &mut self.content
+        if let ResponseContent::Upstream { body, connection, .. } = &mut self.content
             && body.is_end_stream()
             && let Some(connection) = connection.take()
         {
@@ -75,13 +101,13 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let (body, connection) = match &mut this.content {
+        let (body, connection, stream) = match &mut this.content {
             ResponseContent::Local(bytes) => {
                 return Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it))));
             }
-            ResponseContent::Upstream { body, connection } => (body, connection),
+            ResponseContent::Upstream { body, connection, stream } => (body, connection, stream),
         };
-        match Pin::new(body).poll_frame(cx) {
+        match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Pending => {
                 ready!(this.poll_pause(cx));
                 this.mark_suspect();
@@ -96,6 +122,10 @@ impl Body for UpstreamBody {
                 // Closes the connection.
                 *connection = None;
                 Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) if stream.as_mut().is_some_and(|it| it.is_cut_off(body)) => {
+                *connection = None;
+                Poll::Ready(Some(Err(CUT_OFF.into())))
             }
             Poll::Ready(None) => {
                 if let Some(connection) = connection.take() {
@@ -133,3 +163,4 @@ impl std::fmt::Debug for ResponseContent {
 }
 
 const PAUSED_TOO_LONG: &str = "the upstream's response paused for too long";
+const CUT_OFF: &str = "the upstream reset the response before its end";

@@ -9,10 +9,16 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use idemptx_gateway::serve::Gateway;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
+use crate::identity::Authority;
 use crate::support::command::run;
 use crate::support::hyper_service::{Body, HyperService, full};
+use crate::support::in_process::{PATIENCE, config, post};
 
 #[tokio::test]
 async fn a_file_is_for_the_gateway_for_envoy_or_for_both() {
@@ -34,6 +40,49 @@ async fn a_file_is_for_the_gateway_for_envoy_or_for_both() {
     let processed = run(&["ext-proc", "--config", path]).await;
     assert_eq!(processed.code, 2);
     assert!(processed.stderr.contains("there is no section [ext_proc]"), "{processed:?}");
+}
+
+#[tokio::test]
+async fn a_reload_shows_envoy_a_new_certificate() {
+    let (former, later) = (Authority::new(), Authority::new());
+    let (certificate, key) = former.signs("gateway");
+    let text = format!(
+        "[ext_proc]\naddress = '127.0.0.1:0'\n\
+         tls = {{ certificate = {certificate:?}, key = {key:?} }}\n\
+         [[route]]\nupstream = 'shop'\n[store]\nurl = 'memory:'\n"
+    );
+    let config = config(&text).into_ext_proc().unwrap();
+    let gateway = Gateway::start(config.clone()).await.unwrap();
+    let address = gateway.ext_proc_address().unwrap();
+    // A request that is no gRPC call gets an answer, too.
+    let ask = async |authority: &Authority| {
+        authority.send(address, None, "h2", post("k", "tea")).await.is_ok()
+    };
+    assert!(ask(&former).await && !ask(&later).await);
+    let (new_certificate, new_key) = later.signs("gateway");
+    std::fs::copy(new_certificate, certificate).unwrap();
+    std::fs::copy(new_key, key).unwrap();
+    gateway.reload(&config).await.unwrap();
+    assert!(!ask(&former).await && ask(&later).await);
+}
+
+#[tokio::test]
+async fn a_connection_to_the_processor_without_a_call_is_closed() {
+    let text = "[ext_proc]\naddress = '127.0.0.1:0'\n[limits]\nhead_ms = 200\n\
+                [[route]]\nupstream = 'shop'\n[store]\nurl = 'memory:'\n";
+    let gateway = Gateway::start(config(text).into_ext_proc().unwrap()).await.unwrap();
+    let address = gateway.ext_proc_address().unwrap();
+    for bytes in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "open after {bytes:?}");
+    }
+    // One that answers pings, too.
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    assert!(timeout(PATIENCE, connection).await.is_ok());
+    drop(client);
 }
 
 /// A service that tells of each request and answers `201 order <number>` when it is let go on.

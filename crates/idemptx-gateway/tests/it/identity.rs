@@ -27,13 +27,13 @@ use crate::support::in_process::{
 use crate::support::raw_upstream::send_raw;
 
 /// An authority, and a folder for what it signs.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -43,12 +43,12 @@ impl Authority {
         Self { folder, issuer: Issuer::new(params, key) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// A certificate and its key, as files.
-    fn signs(&self, name: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn signs(&self, name: &str) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
@@ -71,7 +71,7 @@ impl Authority {
     }
 
     /// Sends a request over TLS with this client certificate.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         address: SocketAddr,
         identity: Option<&(PathBuf, PathBuf)>,

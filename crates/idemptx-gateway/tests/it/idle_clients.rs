@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::hyper_service::{HyperService, full};
 use crate::support::in_process::{PATIENCE, Running, simple, started};
-use crate::support::raw_upstream::{RawUpstream, rest};
+use crate::support::raw_upstream::{RawUpstream, rest, send_raw};
 
 #[tokio::test]
 async fn a_connection_on_which_nothing_complete_comes_is_closed() {
@@ -111,6 +111,20 @@ async fn a_websocket_counts_as_a_connection_until_it_ends() {
     assert!(timeout(HEAD_MAX, second.read(&mut byte)).await.is_err(), "there was no room");
     drop(tunnel);
     assert_eq!(timeout(PATIENCE, second.read(&mut byte)).await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_websocket_counts_as_a_connection_to_its_upstream_until_it_ends() {
+    let upstream = websocket_service().await;
+    let text = simple(upstream.address, "")
+        .replace("response_timeout_ms", "connections_max = 1\nresponse_timeout_ms");
+    let gateway = started(&text).await;
+    let tunnel = open_websocket(&gateway).await;
+    let refused = send_raw(gateway.address, UPGRADE).await;
+    assert!(refused.text.contains("\"code\":\"upstream-busy\""), "{}", refused.text);
+    drop(tunnel);
+    open_websocket(&gateway).await;
+    assert_eq!(upstream.connections(), 2);
 }
 
 #[tokio::test]

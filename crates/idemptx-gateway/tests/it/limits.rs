@@ -7,13 +7,16 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
+use idemptx_gateway::serve::Gateway;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::support::hyper_service::{HyperService, full};
-use crate::support::in_process::{PATIENCE, in_front_of, post, send, simple, started, try_send};
+use crate::support::in_process::{
+    PATIENCE, config, in_front_of, post, send, simple, started, try_send,
+};
 use crate::support::raw_upstream::{RawUpstream, rest, send_raw};
 
 #[tokio::test]
@@ -277,3 +280,33 @@ async fn a_client_that_has_closed_its_half_gets_its_answer() {
 }
 
 const LARGE: usize = 20 << 20;
+
+#[tokio::test]
+async fn a_spool_directory_in_which_no_file_can_be_written_prevents_a_start() {
+    let text = |route: &str| {
+        let upstream = ([127, 0, 0, 1], 9).into();
+        config(&(simple(upstream, route) + "[limits]\nspool_directory = \"/nowhere/at/all\"\n"))
+    };
+    let refused = Gateway::start(text("")).await.unwrap_err();
+    let expected = "`spool_directory`: no file can be written in /nowhere/at/all";
+    assert_eq!(refused.to_string(), expected);
+    for route in ["policy = { on_large_body = \"reject\" }", "protect = false"] {
+        assert!(Gateway::start(text(route)).await.is_ok(), "{route} writes none");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_of_one_host_leave_room_for_the_probes_of_another() {
+    let upstream = HyperService::mirror().await;
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+    let gateway = started(&(simple(upstream.address, "") + admin)).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(gateway.admin()).await.unwrap());
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let mut prober = socket.connect(gateway.admin()).await.unwrap();
+    prober.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert_eq!(rest(&mut prober).await.statuses(), [200]);
+}

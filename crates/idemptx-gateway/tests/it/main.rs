@@ -15,6 +15,7 @@ mod attacks;
 mod beginnings;
 mod clients;
 mod completions;
+mod cut_streams;
 mod deployment;
 mod differential;
 mod ejection;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::gateway_process::GatewayProcess;
 use crate::support::hyper_service::{HyperService, full};
-use crate::support::in_process::{Reply, post, send};
+use crate::support::in_process::{Reply, in_front_of, post, send};
 
 /// A problem document of a service, which looks much like one of the gateway.
 const PROBLEM: &str = "{\"type\": \"about:blank\", \"status\": 402 }";
@@ -70,4 +70,21 @@ async fn a_problem_of_the_gateway_has_the_id_of_its_request_and_of_its_line() {
     let again = ask("/orders", Some("k"), "tea", Some("ticket-18")).await;
     assert!(again.is_replay());
     assert_eq!((again.text(), again.header("x-request-id")), (PROBLEM, Some("ticket-18")));
+}
+
+#[tokio::test]
+async fn an_id_that_the_gateway_makes_is_no_part_of_what_a_retry_is_compared_by() {
+    let service = HyperService::mirror().await;
+    let policy = "policy = { fingerprint = { headers = \"all\" } }";
+    let gateway = in_front_of(service.address, policy).await;
+    let ask = async |key: &str, connection: &str| {
+        let mut request = post(key, "tea");
+        request.headers_mut().insert("connection", connection.parse().unwrap());
+        send(gateway.address, request).await
+    };
+    // The service gets one whatever a client wants to have taken off.
+    for (key, connection) in [("a", "keep-alive"), ("b", "x-request-id")] {
+        assert!(ask(key, connection).await.text().contains("\nx-request-id: "));
+        assert!(ask(key, connection).await.is_replay());
+    }
 }

@@ -10,8 +10,10 @@ use crate::support::raw_upstream::{RawUpstream, send_raw};
 #[tokio::test]
 async fn a_path_that_is_written_otherwise_takes_the_same_route() {
     let upstream = HyperService::mirror().await;
-    let route = "path = \"/payments/*\"\nhost = \"api.example.com\"\n\
-                 policy = { required = true }\n[[route]]\nupstream = \"up\"\nprotect = false";
+    let route = "path = \"/payments/*\"\nhost = \"API.example.com.\"\n\
+                 policy = { required = true }\n[[route]]\nupstream = \"up\"\n\
+                 path = \"/caf%c3%a9/%40m%65/**\"\npolicy = { required = true }\n\
+                 [[route]]\nupstream = \"up\"\nprotect = false";
     let gateway = in_front_of(upstream.address, route).await;
     for (path, host) in [
         ("/payments/1", "api.example.com"),
@@ -21,6 +23,9 @@ async fn a_path_that_is_written_otherwise_takes_the_same_route() {
         ("/payments/1;x", "API.example.com"),
         ("/payments/1", "api.example.com."),
         ("/payments/1", "api.example.com.:443"),
+        ("/caf%c3%a9/@me", "any"),
+        ("/caf%C3%A9/%40me/orders", "any"),
+        ("/ca%66%C3%a9/@%6de;x", "any"),
     ] {
         let request = Request::post(path).header("host", host).body(Full::default()).unwrap();
         send(gateway.address, request).await.refused(400, "missing-key");
@@ -35,7 +40,9 @@ async fn a_path_that_is_written_otherwise_takes_the_same_route() {
 async fn a_field_that_says_what_a_request_is_cannot_be_nominated_on_any_route() {
     let upstream = HyperService::mirror().await;
     let gateway = in_front_of(upstream.address, "protect = false").await;
-    for name in ["host", "content-type", "cookie", "authorization", "Content-Length"] {
+    let names =
+        ["host", "content-type", "cookie", "authorization", "Content-Length", "content-encoding"];
+    for name in names {
         let request = Request::post("/").header("connection", name).body(Full::default()).unwrap();
         assert_eq!(send(gateway.address, request).await.status, 400, "{name}");
     }

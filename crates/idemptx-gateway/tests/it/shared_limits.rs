@@ -118,6 +118,34 @@ async fn executions_are_limited_for_all_routes_of_a_service_together() {
 }
 
 #[tokio::test]
+async fn what_runs_under_a_former_configuration_is_in_the_metrics_until_it_ends() {
+    let upstream = Held::start().await;
+    let tables = "[admin]\naddress = \"127.0.0.1:0\"\n[limits]\nexecutions_max = 10\n";
+    let text = routes(&upstream.service, "wait_ms = 0", "wait_ms = 1", tables);
+    let gateway = started(&text).await;
+    let metrics = async || {
+        let request = Request::get("/metrics").body(Full::default()).unwrap();
+        send(gateway.admin(), request).await.text().to_owned()
+    };
+    let mut asked = Vec::new();
+    for number in 1..=3 {
+        let key = number.to_string();
+        asked.push(tokio::spawn(send(gateway.address, request("/a", &key))));
+        upstream.has_begun(number).await;
+        // Its engines do not go on under another limit.
+        let other = text.replace("max = 10", &format!("max = 10{number}"));
+        gateway.gateway.reload(&config(&other)).await.unwrap();
+        let expected = format!("idemptx_executing {number}\n");
+        assert!(metrics().await.contains(&expected), "{expected}");
+    }
+    upstream.gate.add_permits(3);
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().status, 201);
+    }
+    while !metrics().await.contains("idemptx_executing 0\n") {}
+}
+
+#[tokio::test]
 async fn waiting_requests_are_limited_for_all_routes_of_a_service_together() {
     let upstream = Held::start().await;
     let policy = "wait_ms = 20000, waiters_total_max = 1";

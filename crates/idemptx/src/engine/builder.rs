@@ -101,7 +101,8 @@ impl<S: Store> EngineBuilder<S> {
         self
     }
 
-    /// Refuses keys of another form than the API publishes, such as UUIDs only.
+    /// Refuses keys of another form than the API publishes, such as UUIDs only; those of
+    /// [`Engine::run`] too.
     pub fn accept_keys<F: Fn(&Key) -> bool + Send + Sync + 'static>(mut self, accepts: F) -> Self {
         self.hooks.accepts = Some(Arc::new(accepts));
         self

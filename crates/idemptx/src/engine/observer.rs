@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "tracing")]
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "tracing")]
@@ -99,10 +99,46 @@ pub(crate) fn warn_of_key(policy: &Policy, operation: &Operation, headers: &Head
     }
 }
 
-/// Warns of a response whose `Idempotency-Outcome` cannot be read.
+/// Warns of a response whose `Idempotency-Outcome` cannot be read, now and then.
 #[cfg(feature = "tracing")]
 pub(crate) fn warn_of_directive(invalid: InvalidDirective) {
-    tracing::warn!(target: "idemptx", "{invalid}: the outcome counts as unknown");
+    static WARNING: Warning = Warning::new();
+    if WARNING.is_due() {
+        tracing::warn!(target: "idemptx", "{invalid}: the outcome counts as unknown");
+    }
+}
+
+/// Warns of a request body that cannot be written to its file, now and then.
+#[cfg(all(feature = "spool", feature = "tracing"))]
+pub(crate) fn warn_of_spool(directory: &std::path::Path, error: &std::io::Error) {
+    static WARNING: Warning = Warning::new();
+    if WARNING.is_due() {
+        let directory = directory.display();
+        tracing::warn!(
+            target: "idemptx",
+            "large requests are refused: no file can be written in {directory}: {error}"
+        );
+    }
+}
+
+/// A warning that every request may cause, and is logged once in ten seconds.
+#[cfg(feature = "tracing")]
+struct Warning(Mutex<Option<Instant>>);
+
+#[cfg(feature = "tracing")]
+impl Warning {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() >= Duration::from_secs(10));
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 /// Emits an event with the outcome, and the metrics of `tracing-opentelemetry`.

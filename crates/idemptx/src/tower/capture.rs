@@ -63,7 +63,8 @@ where
         };
         match running.await {
             Err(error) => {
-                WorkResult { product: Some(HandlerOutput::Error(error)), ..WorkResult::broken() }
+                let product = Some(HandlerOutput::Error(error));
+                WorkResult { product, ..WorkResult::failed(&execution) }
             }
             Ok(response) => capture(response, &execution, &engine).await,
         }
@@ -109,7 +110,13 @@ where
             let product = Some(HandlerOutput::Response(Response::from_parts(parts, body)));
             WorkResult { product, ..WorkResult::broken() }
         }
-        Read::Broken(..) => WorkResult::broken(),
+        Read::Broken(..) => {
+            // What broke off was decided about before; that nothing happened is not to be relied on
+            // any more.
+            let directive = directive(&mut parts, said, execution);
+            let is_kept = |said: &Directive| *said != Directive::Release;
+            WorkResult::failed_after(directive.filter(is_kept), execution)
+        }
         Read::Whole(mut whole) => {
             let said = said.or_else(|| Directive::take(whole.trailers_mut()?));
             let directive = directive(&mut parts, said, execution);

@@ -44,6 +44,9 @@
 //! among the headers or trailers, which the layer removes.
 //! A value that cannot be read counts as `unknown`, and leaves an
 //! [`InvalidDirective`](crate::InvalidDirective) in the response's extensions.
+//! What it has decided with [`Execution::set_outcome`](crate::Execution::set_outcome) counts also if
+//! it then fails, and of a response that breaks off, `store` and `unknown` count: there is nothing to
+//! replay then, and nothing executes again.
 //!
 //! With [`NotReplayable`] in its extensions, a response is given and never replayed.
 //!

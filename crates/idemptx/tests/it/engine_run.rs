@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use idemptx::store::MemoryStore;
 use idemptx::{Code, Engine, Execution, Policy, PolicyBuilder, RunError, Scope};
-use idemptx_core::policy::{Mode, OnPanic, OnStoreError};
+use idemptx_core::key::InvalidKey;
+use idemptx_core::policy::{KeyPattern, Mode, OnPanic, OnStoreError};
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 use serde_json::{Value, json};
@@ -27,6 +28,25 @@ async fn the_key_for_another_request_is_refused() {
     jobs.run("k", b"order", Ok(json!(1))).await.unwrap();
     assert_eq!(refused(jobs.run("k", b"other", Ok(json!(2))).await), Code::KeyReused);
     assert_eq!(jobs.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_key_has_the_form_that_the_policy_and_the_application_demand() {
+    let jobs = Jobs::new(|policy| policy.key_pattern(KeyPattern::new("job-[0-9]+").unwrap()));
+    let reason = |outcome| match outcome {
+        Err(RunError::InvalidKey(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    let outcome = jobs.run("undefined", b"order", Ok(json!(1))).await;
+    assert_eq!(reason(outcome), InvalidKey::Placeholder);
+    let outcome = jobs.run("order-17", b"order", Ok(json!(1))).await;
+    assert_eq!(reason(outcome), InvalidKey::Pattern);
+    assert_eq!(jobs.run("job-17", b"order", Ok(json!(1))).await.unwrap(), json!(1));
+    assert_eq!(jobs.runs(), 1);
+    let picky = Engine::builder(MemoryStore::new()).accept_keys(|key| key.as_str() == "job");
+    let picky = picky.build().unwrap();
+    let outcome = picky.run("other", b"order", async |_| Ok::<_, Failed>(json!(1))).await;
+    assert_eq!(reason(outcome), InvalidKey::Refused);
 }
 
 #[tokio::test]

@@ -191,6 +191,18 @@ fn new_keys_are_counted_for_each_principal_and_not_for_each_path() {
 }
 
 #[test]
+fn two_operations_of_one_key_on_two_routes_derive_two() {
+    let on = |path: &'static str, rules: &Arc<Rules>| {
+        Sent { path, ..SENT }.operation(rules).0.derive("charge", rules)
+    };
+    let by_route = rules(|policy| policy.key_space = KeySpace::Route);
+    assert_ne!(on("/orders", &by_route), on("/refunds", &by_route));
+    assert_eq!(on("/orders", &by_route), on("/orders", &by_route));
+    let by_scope = rules(|policy| policy.key_space = KeySpace::Scope);
+    assert_eq!(on("/orders", &by_scope), on("/refunds", &by_scope));
+}
+
+#[test]
 fn services_in_two_namespaces_share_neither_records_nor_derived_keys() {
     let named = |namespace| {
         let mut policy = Policy::draft();

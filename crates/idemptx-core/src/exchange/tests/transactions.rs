@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::passage::{Ends, Passage, Stored};
 use super::world::rules;
 use crate::exchange::{Directive, Handled};
-use crate::policy::{Mode, Policy};
+use crate::policy::{Mode, OnPanic, Policy};
 
 /// The difference of a row's policy from the draft's.
 type Change = fn(&mut Policy);
@@ -67,6 +67,26 @@ fn only_a_success_is_committed() {
         let mut passage = Passage::new(&rules, Stored::Nothing);
         passage.transaction = Some(Ends::Well);
         assert_eq!(passage.play("a", handled), format!("claim, execute 1, {expected}"));
+    }
+}
+
+#[test]
+fn what_a_handler_has_decided_counts_although_it_fails() {
+    let draft: Change = |_| {};
+    let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
+    let failed = "refuse 500 handler-failed unstored";
+    for (directive, expected) in [
+        (Directive::Store, format!("settle NotReplayable, {failed}")),
+        (Directive::Unknown, format!("settle Unknown, {failed}")),
+        (Directive::Release, format!("release, {failed}")),
+    ] {
+        for change in [draft, quarantine] {
+            let rules = rules(change);
+            let mut passage = Passage::new(&rules, Stored::Nothing);
+            passage.transaction = Some(Ends::Well);
+            let trace = passage.play("a", Handled::Failed { directive });
+            assert_eq!(trace, format!("claim, execute 1, {expected}"), "{directive:?}");
+        }
     }
 }
 

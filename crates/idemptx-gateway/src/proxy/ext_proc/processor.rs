@@ -30,6 +30,7 @@ use super::translate::{self, Attributes};
 use crate::config::ExtProc;
 use crate::logging::LogRate;
 use crate::observation::CompletedRequest;
+use crate::upstream::UpstreamBody;
 
 /// The settings and the log of the processor.
 #[derive(Debug)]
@@ -68,23 +69,29 @@ impl Processor {
             Some(Received::ResponseHeaders(_)) => return Status::ok(),
             _ => return Status::invalid_argument("the call begins without request_headers"),
         };
-        let Some(mut request) = translate::request(headers.unwrap_or_default()) else {
-            return answer_own(dialogue, ProxyError::BadTarget, None).await;
-        };
         let began = Instant::now();
         let recorder = table.store.recorder();
+        let answer_own = async |fault: ProxyError, request_id| {
+            let response = fault.into_response();
+            recorder.request_completed(&completed(None, &response, began));
+            answer_own(dialogue, response, request_id).await
+        };
+        let Some(mut request) = translate::request(headers.unwrap_or_default()) else {
+            return answer_own(ProxyError::BadTarget, None).await;
+        };
         let span = recorder.traces().start_request(&mut request, "http", client.into());
         let request_id = request.headers().get(REQUEST_ID).cloned();
         let received = request.headers().clone();
         let route = match admit(table, &mut request) {
             Ok(Some(route)) => route,
             Ok(None) => return Status::ok(),
-            Err(fault) => return answer_own(dialogue, fault, request_id.as_ref()).await,
+            Err(fault) => return answer_own(fault, request_id.as_ref()).await,
         };
         span.routed(&route.config.path, &route.name);
         let Some(engine) = &route.engine else {
             let ignored = route.config.report_ignored && headers::has_key(request.headers());
             let mut response = Response::new(());
+            recorder.request_completed(&completed(Some(&route), &response, began));
             if ignored {
                 headers::mark_ignored(response.headers_mut());
             }
@@ -118,15 +125,7 @@ impl Processor {
                 headers::allow_origin(response.headers_mut(), origin, cors);
             }
         }
-        let ended = CompletedRequest {
-            route: Some(&route.name),
-            upstream: Some(&route.config.upstream),
-            status: response.status().as_u16(),
-            own: response.extensions().get().map(|OwnAnswer(code)| *code),
-            outcome: response.extensions().get(),
-            record: response.extensions().get(),
-            began,
-        };
+        let ended = completed(Some(&route), &response, began);
         recorder.request_completed(&ended);
         span.end(&ended);
         finish(dialogue, &route, stripped, response).await
@@ -153,6 +152,24 @@ impl Processor {
             );
         }
         Status::failed_precondition(wrong)
+    }
+}
+
+/// Describes a request whose response is known to metrics and traces.
+fn completed<'a, B>(
+    route: Option<&'a ActiveRoute>,
+    response: &'a Response<B>,
+    began: Instant,
+) -> CompletedRequest<'a> {
+    let extensions = response.extensions();
+    CompletedRequest {
+        route: route.map(|route| &route.name),
+        upstream: route.map(|route| route.config.upstream.as_str()),
+        status: response.status().as_u16(),
+        own: extensions.get().map(|OwnAnswer(code)| *code),
+        outcome: extensions.get(),
+        record: extensions.get(),
+        began,
     }
 }
 
@@ -250,10 +267,10 @@ async fn pass(dialogue: &Dialogue, stripped: HeaderMutation, response: Parts) ->
 /// Makes Envoy answer with a problem of the request.
 async fn answer_own(
     dialogue: &Dialogue,
-    fault: ProxyError,
+    response: Response<UpstreamBody>,
     request_id: Option<&HeaderValue>,
 ) -> Status {
-    let (mut parts, body) = fault.into_response().map(AnswerBody::Own).into_parts();
+    let (mut parts, body) = response.map(AnswerBody::Own).into_parts();
     if let Some(id) = request_id {
         parts.headers.insert(REQUEST_ID, id.clone());
     }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -13,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Dialogue;
 use super::grpc::{self, MessageReader, Reply, ReplyBody, Status};
@@ -30,7 +31,6 @@ use crate::write_timeout::WriteTimeout;
 /// The listener of the processor.
 pub(crate) struct ExtProcServer {
     socket: TcpListener,
-    tls: Option<Acceptor>,
     pause: Duration,
     context: Arc<CallContext>,
 }
@@ -44,13 +44,12 @@ struct CallContext {
 }
 
 impl ExtProcServer {
-    /// Binds the listener and reads its certificates.
+    /// Binds the listener.
     ///
     /// # Errors
     ///
-    /// [`StartError`] if either fails.
+    /// [`StartError`] if that fails.
     pub(crate) async fn bind(config: &ExtProc, limits: &Limits) -> Result<Self, StartError> {
-        let tls = Acceptor::new(&config.listener(), limits.handshake).map_err(StartError::Tls)?;
         let socket = TcpListener::bind(config.address).await;
         let socket = socket.map_err(|error| StartError::Listen(config.address.into(), error))?;
         let calls = usize::try_from(config.streams_max).unwrap_or(usize::MAX);
@@ -59,7 +58,7 @@ impl ExtProcServer {
             calls: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         };
-        Ok(Self { socket, tls, pause: limits.pause, context: Arc::new(context) })
+        Ok(Self { socket, pause: limits.pause, context: Arc::new(context) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -91,7 +90,8 @@ impl ExtProcServer {
                 peer: peer.ip(),
                 _permit: permit,
             };
-            tokio::spawn(connection.accept(stream, self.tls.clone(), self.pause));
+            let tls = tables.borrow().ext_proc_tls.clone();
+            tokio::spawn(connection.accept(stream, tls, self.pause));
         }
     }
 }
@@ -128,7 +128,10 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (context, tables, peer) = (Arc::clone(&self.context), self.tables.clone(), self.peer);
+        let is_used = Arc::new(AtomicBool::new(false));
+        let unused = unused(Arc::clone(&is_used), tables.borrow().limits.head);
         let service = service_fn(move |request: Request<Incoming>| {
+            is_used.store(true, Ordering::Relaxed);
             let (context, table) = (Arc::clone(&context), Arc::clone(&tables.borrow()));
             async move { Ok::<_, Infallible>(call(request, context, table, peer).await) }
         });
@@ -147,6 +150,14 @@ impl Connection {
         let mut shutdown = self.shutdown.clone();
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = unused => {
+                tracing::debug!("closing a connection without a call");
+                connection.as_mut().graceful_shutdown();
+                match timeout(FAREWELL_MAX, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
             () = shutdown.requested() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -155,6 +166,16 @@ impl Connection {
         if let Err(error) = ended {
             tracing::debug!("a connection of Envoy ended: {error}");
         }
+    }
+}
+
+/// Resolves after a while, unless the connection has been used by then.
+///
+/// Envoy connects for a call. Another host that connects and makes none must not take all places.
+async fn unused(is_used: Arc<AtomicBool>, limit: Duration) {
+    sleep(limit).await;
+    if is_used.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -246,3 +267,5 @@ const MESSAGES_MAX: usize = 8;
 /// Answers that wait to be written.
 const REPLIES_MAX: usize = 8;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The time for a client to notice that its unused connection ends.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);

@@ -18,6 +18,7 @@ use super::messages::{
 };
 use super::processor::Processor;
 use crate::config::Config;
+use crate::metrics::CurrentValues;
 use crate::proxy::RoutingTable;
 use crate::recorder::{RecordedStore, Recorder};
 
@@ -229,15 +230,42 @@ proptest! {
     }
 }
 
+#[tokio::test]
+async fn what_is_answered_or_passed_without_the_engine_is_counted() {
+    let (processor, table) = processor();
+    for (path, count) in
+        [("/a//b", "own_answers_total{code=\"ambiguous-path\"} 1"), ("/free", PASSED)]
+    {
+        let mut message = Step::RequestHeaders { end_of_stream: true }.message();
+        let Some(Received::RequestHeaders(head)) = &mut message.request else { panic!() };
+        for line in &mut head.headers.as_mut().unwrap().headers {
+            if line.key == ":path" {
+                line.raw_value = Bytes::from_static(path.as_bytes());
+            }
+        }
+        let (messages, inbound) = mpsc::channel(1);
+        messages.send(message).await.unwrap();
+        drop(messages);
+        let dialogue = Dialogue::new(inbound, mpsc::channel(4).0);
+        processor.process(&dialogue, &table, IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
+        let metrics = table.store.recorder().metrics().unwrap();
+        let text = metrics.text(&CurrentValues::default()).unwrap();
+        assert!(text.contains(&format!("idemptx_{count}\n")), "{count} in\n{text}");
+    }
+}
+
 fn processor() -> (Processor, RoutingTable) {
-    let text = "[ext_proc]\naddress = '127.0.0.1:0'\n[[route]]\nupstream = 'shop'\n\
-                [store]\nurl = 'memory:'\n";
+    let text = "[ext_proc]\naddress = '127.0.0.1:0'\n\
+                [[route]]\nname = 'free'\npath = '/free'\nupstream = 'shop'\nprotect = false\n\
+                [[route]]\nupstream = 'shop'\n[store]\nurl = 'memory:'\n";
     let config = Config::parse("test.toml", text, |_| None).unwrap().into_ext_proc().unwrap();
     let store = crate::store::open(&config.store).unwrap();
-    let recorder = Arc::new(Recorder::without_admin(config.log));
+    let recorder = Arc::new(Recorder::with_admin(config.log));
     let store = Arc::new(RecordedStore::new(store, recorder));
     let table = RoutingTable::new(&config, store, None).unwrap();
     (Processor::new(config.ext_proc.unwrap()), table)
 }
 
+const PASSED: &str =
+    "requests_total{route=\"free\",outcome=\"passed\",reason=\"unprotected-route\"} 1";
 const BEFORE: &str = "rbac_access_denied_matched_policy[none]";

@@ -119,8 +119,8 @@ impl Engines {
     }
 
     /// Returns the engine of each upstream.
-    pub(super) fn all(&self) -> impl Iterator<Item = &GatewayEngine> {
-        self.of_upstreams.values().map(|it| &**it)
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<GatewayEngine>> {
+        self.of_upstreams.values()
     }
 
     /// Returns those that another table does not go on with.

@@ -4,6 +4,7 @@ use http::{Method, Request};
 use idemptx::operator::Operator;
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Key, Policy, RecordId, Scope};
+use idemptx_core::exchange::Head;
 use idemptx_core::policy::ScopeRule;
 use idemptx_core::secret::Secret;
 
@@ -24,7 +25,7 @@ async fn a_key_is_found_in_its_scope() {
     let sighting = operator.find(&found).await.unwrap().unwrap();
     assert_eq!(sighting.response.unwrap().body, "run 1");
     let derived = operator.derive(&Scope::new("acme"), &key("k"), "charge");
-    assert_eq!(derived, app.runs.last().derive("charge"));
+    assert_eq!(derived, Some(app.runs.last().derive("charge")));
     assert_eq!(operator.scopes(&Scope::new("acme"), None), [sighting.id.scope_bytes()]);
     let other = operator.ids(&Scope::new("other"), &key("k"), None);
     assert_eq!(operator.find(&other).await.unwrap(), None);
@@ -44,6 +45,32 @@ async fn a_key_is_found_on_its_route() {
     assert!(find(Some((&Method::POST, "/orders"))).await.is_some());
     assert!(find(Some((&Method::PATCH, "/orders"))).await.is_none());
     assert!(find(None).await.is_none());
+}
+
+#[tokio::test]
+async fn a_derived_key_is_that_of_the_execution_or_none() {
+    for policy in [Policy::draft(), Policy::idemptx()] {
+        let place = Environment::memory();
+        let app = App::quick(Engine::builder(place.open()).policy(policy).build().unwrap());
+        let request = || {
+            let request = Request::post("/orders").header("idempotency-key", "k");
+            request.header("authorization", "Bearer a").body(axum::body::Body::empty()).unwrap()
+        };
+        send(&app.router, request()).await.answered(200, "run 1");
+        let operator = app.engine.operator();
+        assert_eq!(operator.derive(&Scope::shared(), &key("k"), "charge"), None);
+        let derive = |request: Request<_>| {
+            let (parts, _) = request.into_parts();
+            operator.derive_for(&Head::new(&parts.method, &parts.uri, &parts.headers), "charge")
+        };
+        assert_eq!(derive(request()), Some(app.runs.last().derive("charge")));
+        let mut other = request();
+        other.headers_mut().remove("authorization");
+        assert_ne!(derive(other), derive(request()));
+        let mut keyless = request();
+        keyless.headers_mut().remove("idempotency-key");
+        assert_eq!(derive(keyless), None);
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use idemptx::{Code, Execution, InvalidDirective, Outcome, Token};
+use idemptx::{Code, Directive, Execution, InvalidDirective, Outcome, Token};
 use idemptx_core::policy::OnPanic;
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -207,6 +207,60 @@ async fn an_error_of_the_service_is_passed_through_and_frees_the_key() {
         }
         let unkeyed = Request::post("/").body(Body::empty()).unwrap();
         assert_eq!(read(service.oneshot(unkeyed).await.unwrap()).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_has_decided_counts_although_it_then_fails() {
+    let rows = [
+        ("panic", Directive::Store, OnPanic::Release, "result-unavailable"),
+        ("error", Directive::Store, OnPanic::Release, "result-unavailable"),
+        ("half", Directive::Store, OnPanic::Release, "result-unavailable"),
+        ("panic", Directive::Unknown, OnPanic::Release, "outcome-unknown"),
+        ("error", Directive::Unknown, OnPanic::Release, "outcome-unknown"),
+        ("half", Directive::Unknown, OnPanic::Release, "outcome-unknown"),
+        ("panic", Directive::Release, OnPanic::Quarantine, "executes"),
+        ("error", Directive::Release, OnPanic::Quarantine, "executes"),
+        // What has begun to arrive says no more that nothing has happened.
+        ("half", Directive::Release, OnPanic::Quarantine, "outcome-unknown"),
+    ];
+    for (ends, directive, on_panic, becomes) in rows {
+        let engine = engine(|policy| policy.on_panic(on_panic));
+        let runs = Arc::new(AtomicU32::new(0));
+        let ran = Arc::clone(&runs);
+        let service = engine.layer().layer(service_fn(move |request: Request<_>| {
+            let is_first = ran.fetch_add(1, Ordering::SeqCst) == 0;
+            let execution = request.extensions().get::<Execution>().unwrap().clone();
+            async move {
+                if !is_first {
+                    return Ok(Response::new(Body::from("executed")));
+                }
+                execution.set_outcome(directive);
+                match ends {
+                    "panic" => panic!("a handler may panic"),
+                    "error" => Err(Down),
+                    _ => {
+                        let pieces = [Piece::data("half of "), Piece::Error];
+                        Ok(Response::new(Body::new(ScriptedBody::new(pieces))))
+                    }
+                }
+            }
+        }));
+        if let Ok(failed) = service.clone().oneshot(post("k")).await {
+            let failed = read(failed).await;
+            failed.refused(500, "handler-failed");
+            assert_eq!(
+                failed.problem()["retryable"],
+                becomes == "executes",
+                "{ends} {directive:?}"
+            );
+        }
+        let retry = read(service.oneshot(post("k")).await.unwrap()).await;
+        match becomes {
+            "executes" => retry.answered(200, "executed"),
+            code => retry.refused(409, code),
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1 + u32::from(becomes == "executes"));
     }
 }
 
