@@ -36,7 +36,6 @@ pub(crate) fn run() -> Measured<()> {
     CertificateAuthority::generate().issue_into(files.path());
     let sqlite = format!("sqlite:{}", files.path().join("keys.db").display());
     let near = format!("{}'\nnear_bytes = 67108864\nprefix = 'near:", redis.url());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for store in ["memory:", &sqlite, &redis.url(), &near, &postgres.url()] {
         let clear = free_address()?;
         let encrypted = free_address()?;
@@ -46,6 +45,8 @@ pub(crate) fn run() -> Measured<()> {
         let mut command = Command::new(idemptx());
         command.args(["serve", "--config"]).arg(&file);
         let _gateway = Proxy::launch(command, "the gateway", clear, directory)?;
+        // Ends before the gateway, with its connections: what was seen is written at an orderly end.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for protocol in [Protocol::Http1, Protocol::Http2] {
             runtime.block_on(async {
                 let stream = TcpStream::connect(clear).await?;
