@@ -135,6 +135,21 @@ async def test_patterns_choose_the_routes(connect: Any) -> None:
             assert marks == expected, request
 
 
+async def test_patterns_may_be_written_as_the_routes_are(connect: Any) -> None:
+    routes = ["/files/{path:path}", "/orders/{id:int}/lines"]
+    async with connect(behind_middleware(routes=routes)) as client:
+        requests = {
+            "POST /files/a/b": REPLAYED,
+            "POST /files/": REPLAYED,
+            "POST /files": EXECUTED_TWICE,
+            "POST /orders/7/lines": REPLAYED,
+            "POST /orders/7/8/lines": EXECUTED_TWICE,
+        }
+        for number, (request, expected) in enumerate(requests.items()):
+            marks = await _marks(client, request, **{"Idempotency-Key": f"k{number}"})
+            assert marks == expected, request
+
+
 async def test_a_mapping_lays_a_policy_over_each_route(connect: Any) -> None:
     routes = {
         "POST /orders/exempt": None,

@@ -21,8 +21,8 @@ class Address:
     port: int = 6379
     path: str | None = None
     database: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    username: str | bytes | None = None
+    password: str | bytes | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property

@@ -356,6 +356,8 @@ class Step:
         """CLAIM: grants it."""
     def hold(self, remaining: float) -> None:
         """CLAIM or LOOKUP: an unknown holder has the record, assumed to be the same request."""
+    def replaces(self, record: bytes) -> bool:
+        """True for a CLAIM that takes the key over from this settled record."""
     def find(self, record: bytes) -> None:
         """CLAIM or LOOKUP: a settled record; CORRUPT if it is not a record of this id."""
     def succeed(self) -> None:

@@ -20,7 +20,7 @@ from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer
 from ._request import begin, operation_of, read_body, route_path
-from ._rules import METHODS, asks_a_probe, make_rules
+from ._rules import METHODS, asks_a_probe, check_plain, make_rules
 from ._scope import Scoping
 from ._waiting import ClientLeft
 
@@ -74,6 +74,7 @@ class IdempotencyMiddleware:
         Raises `TypeError` or `ValueError` with what to change.
         """
         self.app = app
+        check_plain("accepts", accepts)
         backend = backend_of(storage_backend)
         self._engines = engines_of(backend)
         self._engine: Engine | None = None
@@ -235,7 +236,7 @@ class IdempotencyMiddleware:
                 for rules in all_rules:
                     self._engine_here(rules)
             elif message["type"] == "lifespan.shutdown" and all_rules:
-                await drain(all_rules[0].drain)
+                await drain(max(rules.drain for rules in all_rules))
             return message
 
         return receive_accompanied
@@ -328,9 +329,15 @@ def _pattern(text: str) -> _Pattern:
     if _SEGMENT.sub("", path).count("{") + _SEGMENT.sub("", path).count("}"):
         message = f"{text!r} has a brace that is no {{name}} of a whole part of the path"
         raise ValueError(message)
-    parts = _SEGMENT.split(path[:-1] if rest else path)
-    regex = "[^/]+".join(re.escape(part) for part in parts)
-    return _Pattern(named or None, re.compile(regex + (".*" if rest else "") + r"\Z", re.DOTALL))
+    path = path[:-1] if rest else path
+    regex, end = "", 0
+    for name in _SEGMENT.finditer(path):
+        # Starlette's routes may have segments of a kind; one kind spans several.
+        any_part = ".*" if name[0].endswith(":path}") else "[^/]+"
+        regex += re.escape(path[end : name.start()]) + any_part
+        end = name.end()
+    regex += re.escape(path[end:]) + (".*" if rest else "")
+    return _Pattern(named or None, re.compile(regex + r"\Z", re.DOTALL))
 
 
 def _marking(exchange: Exchange, send: Send) -> Send:
