@@ -175,9 +175,18 @@ class Driver(StoreActions):
         await self.conclude(conclusion())
 
     async def settle(self, *, failed: bool = False) -> None:
-        """Concludes with the response that was handed over, or as a failed handler."""
-        if self.pending is not None:
+        """Concludes with the response that was handed over, or as a failed handler.
+
+        Cancelled, it goes on in a separate task.
+        """
+        if self.pending is None:
+            return
+        try:
             await self.conclude(self._pending_action(failed=failed))
+        except asyncio.CancelledError:
+            self.client_left = True
+            self._carry_on_alone()
+            raise
 
     def _pending_action(self, *, failed: bool = False) -> int:
         conclusion, self.pending = self.pending, None
@@ -197,7 +206,7 @@ class Driver(StoreActions):
 
     async def _conclude_alone(self) -> None:
         if self.pending is not None:
-            await self.settle()
+            await self.conclude(self._pending_action())
             return
         action = self.exchange.action
         if action == STORE:

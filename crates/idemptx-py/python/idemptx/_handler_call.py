@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import suppress
 from contextvars import copy_context
@@ -202,7 +201,8 @@ class HandlerCall:
     async def defer(self, driver: Driver) -> Response | None:
         """Returns the reply that concludes when nothing can fail before it any more.
 
-        `None` if it has been concluded.
+        `None` if it has been concluded. A route that is not FastAPI's has no dependencies, and what
+        stands around the handler may make another response of this one, which is then never sent.
         """
         assert self._capture is not None  # noqa: S101 - there is a response
         if self._raised is not None:
@@ -210,7 +210,11 @@ class HandlerCall:
             await driver.settle()
             return None
         reply = OwnReply(self._capture, driver, self)
-        _fastapi.when_dependencies_have_ended(self.request.scope, reply.dependencies_ended)
+        scope = self.request.scope
+        if _fastapi.is_route(scope):
+            _fastapi.when_dependencies_have_ended(scope, reply.dependencies_ended)
+        else:
+            await reply.conclude()
         return reply
 
     def abandon(self) -> None:
@@ -312,7 +316,7 @@ class OwnReply(Response):
         """Concludes after the function's dependencies, as the last `__aexit__` of their stack."""
         del kind, trace
         if error is None:
-            await self._conclude()
+            await self.conclude()
         elif isinstance(error, Exception):
             self._call.abandon()
             await self._driver.settle(failed=True)
@@ -321,16 +325,12 @@ class OwnReply(Response):
             self._driver.settle_alone(failed=True)
         return False
 
-    async def _conclude(self) -> None:
+    async def conclude(self) -> None:
+        """Settles, unless that was done; a result that is another execution's is sent instead."""
         driver = self._driver
         if driver.pending is None:
             return
-        try:
-            await driver.settle()
-        except asyncio.CancelledError:
-            driver.client_left = True
-            driver.settle_alone()
-            raise
+        await driver.settle()
         if driver.exchange.answer == OWN:
             self.raw_headers = driver.exchange.marked(self.raw_headers)
         else:
@@ -338,10 +338,12 @@ class OwnReply(Response):
             self._instead = other_answer(driver.exchange, self._call.request)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        await self._conclude()
+        await self.conclude()
         if self._instead is not None:
             await self._instead(scope, receive, send)
             return
+        # What stands around the route may have changed them, as it may change a replay.
+        self._capture.status, self._capture.body = self.status_code, bytes(self.body)
         try:
             await self._capture.send_to(send, self.raw_headers)
             await self._driver.finished()
@@ -356,9 +358,11 @@ class OwnReply(Response):
     def __del__(self) -> None:
         """Counts as failed where it was never sent: an end of a dependency raised."""
         driver, call = self._driver, self._call
-        if driver.pending is not None and not driver.engine.loop.is_closed():
+        is_unsettled = driver.pending is not None
+        if (is_unsettled or self._capture.is_live) and not driver.engine.loop.is_closed():
             driver.engine.loop.call_soon_threadsafe(call.abandon)
-            driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
+            if is_unsettled:
+                driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
 
 
 def other_answer(exchange: Exchange, request: Request) -> Reply:
