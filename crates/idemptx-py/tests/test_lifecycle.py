@@ -18,6 +18,7 @@ from idemptx import IdempotencyMiddleware, current_execution, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
 from idemptx._lease_renewer import LeaseRenewer
+from idemptx._reports import _Limited
 from idemptx.backend import InMemoryBackend, SqliteBackend
 from protected import KEY, order_scope, protected
 from pydantic import BaseModel
@@ -102,6 +103,24 @@ async def test_an_exception_in_one_renewal_ends_neither_it_nor_another() -> None
     finally:
         for holder in holders:
             renewer.remove(holder)
+
+
+async def test_leases_that_cannot_be_renewed_are_logged_at_a_limited_rate(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr("idemptx._reports._Reports.renewals", _Limited())
+    renewer, store = LeaseRenewer(), Renewing(*[UNAVAILABLE] * 1000)
+    holders = [Holder(store) for _ in range(10)]
+    for holder in holders:
+        renewer.add(holder)
+    try:
+        for _ in range(3):
+            assert await asyncio.to_thread(store.renewed.wait, 10)
+            store.renewed.clear()
+    finally:
+        for holder in holders:
+            renewer.remove(holder)
+    assert caplog.text.count("a lease could not be renewed") == 1
 
 
 async def test_closing_a_backend_waits_for_the_results_of_running_handlers(

@@ -434,3 +434,29 @@ def test_an_idle_connection_is_kept_alive(connect: Any, redis_server: Any, loop:
         kept = running.run_until_complete(play())
         running.run_until_complete(running.shutdown_asyncgens())
     assert kept
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client"])
+def test_a_user_who_could_not_end_its_claims_executes_nothing(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    server = own_redis("--appendonly", "yes")
+    with server.connect() as admin:
+        commands = ["+@all", "-eval", "-evalsha"]
+        admin.acl_setuser("poor", enabled=True, passwords=["+s"], keys="*", commands=commands)
+    settings = {"port": server.port, "username": "poor", "password": "s"}
+    make = redis.Redis if kind == "in-loop" else SpecialRedis
+    backend, calls = RedisBackend(make(**settings)), itertools.count()
+
+    async def play() -> tuple[Any, Any]:
+        report = await backend.check()
+        app = one_route(backend, calls, policy={"on_unsafe_store": "refuse"})
+        answer = await post(connect, app)
+        await close(backend)
+        return report, answer
+
+    report, answer = asyncio.run(play())
+    assert report.is_fatal
+    assert "no result is kept" in report.findings[0].text
+    assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
+    assert next(calls) == 0

@@ -572,8 +572,10 @@ class Layout:
     @staticmethod
     def questions() -> list[list[bytes]]:
         """Returns the commands that query a server's configuration."""
+    def rights_questions(self) -> list[list[bytes]]:
+        """Returns the commands that find out what the user may not run."""
     def evaluate(
-        self, answers: Sequence[object], is_overheard: bool
+        self, answers: Sequence[object], allowed: Sequence[object], is_overheard: bool
     ) -> tuple[str, list[tuple[int, str]]]:
         """Evaluates the answers: a guarantee, and the findings, gravest first.
 
