@@ -352,6 +352,17 @@ async fn whoever_is_unknown_to_the_server_is_told_so() {
     }
 }
 
+/// Whatever the reason: nothing was sent, so nothing may have happened.
+#[tokio::test]
+async fn a_session_that_cannot_be_opened_is_a_certain_refusal() {
+    let server = PostgresServer::start(&[]);
+    let unknown_setting = patient(format!("{}?options=-c%20nonsense%3D1", server.url()));
+    for builder in [unknown_setting, patient(server.url()).schema("pg_temp")] {
+        let store = builder.open().unwrap();
+        assert_eq!(kind(store.claim(&id(1), &claim_request()).await), ErrorKind::Refused);
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_record_of_the_key_is_refused_and_left_as_it_is() {
     let (server, store) = started(&[]).await;
