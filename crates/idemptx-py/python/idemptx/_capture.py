@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ._driver import Conclusion, Driver, Work
 
-__all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
+__all__ = ["Capture", "ClientDisconnected", "without_shortcuts"]
 
 
 class ClientDisconnected(OSError):  # noqa: N818 - an end, not an error
@@ -29,6 +29,8 @@ class Capture:
     body = b""
     _live: _LiveBody | None = None
     _size = 0
+    _is_whole = False
+    _whole: asyncio.Event | None = None
 
     def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
@@ -55,6 +57,18 @@ class Capture:
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
 
+    async def receive(self) -> Message:
+        """Receives what comes after the request's body: the end, once the response is whole.
+
+        A detached handler does not see its client leave; but some applications end only with what
+        every server says after the response (ASGI's `http.disconnect`).
+        """
+        if not self._is_whole:
+            if self._whole is None:
+                self._whole = asyncio.Event()
+            await self._whole.wait()
+        return {"type": "http.disconnect"}
+
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
         self.status, self.headers = status, headers
@@ -75,6 +89,10 @@ class Capture:
             self.body = b"".join([*chunks, body]) if chunks else body
             responded = self._driver.exchange.responded
             await self._conclude(partial(responded, self.status, self._directed(), self.body))
+            # Not before: what hears of the end may cancel what still sends.
+            self._is_whole = True
+            if self._whole is not None:
+                self._whole.set()
 
     async def _conclude(self, conclusion: Conclusion) -> None:
         work, self._work = self._work, None
@@ -181,12 +199,6 @@ class _LiveBody:
         if not self._left.done():
             self._left.set_result(None)
             self._alone_until = self._driver.engine.loop.time() + LEFT_ALONE_MAX
-
-
-async def never_disconnects() -> Message:
-    """A `receive` that never returns: a detached handler does not see its client leave."""
-    await asyncio.get_running_loop().create_future()
-    return {"type": "http.disconnect"}
 
 
 def without_shortcuts(scope: Scope) -> Scope:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from . import _fastapi
-from ._capture import Capture, never_disconnects, without_shortcuts
+from ._capture import Capture, without_shortcuts
 from ._execution import CURRENT, current_execution
 from ._idemptx import OWN, REPLAY
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
@@ -188,8 +188,9 @@ class HandlerCall:
         return execution.transaction
 
     async def _receive(self) -> Any:
-        live = self._capture is not None and self._capture.is_live
-        return await (self.request.receive if live else never_disconnects)()
+        capture = self._capture
+        assert capture is not None  # noqa: S101 - it is what the response is sent to
+        return await (self.request.receive if capture.is_live else capture.receive)()
 
     def copy_context_back(self) -> None:
         """Sets the handler's context variables in the caller's context."""

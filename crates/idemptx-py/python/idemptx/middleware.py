@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.requests import Request
 
 from ._backend import backend_of, check_safety
-from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
+from ._capture import OUTCOME, Capture, without_shortcuts
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
@@ -268,13 +268,14 @@ class _Call:
     async def receive(self) -> Message:
         """Gives what was read, and then what the client sends.
 
-        To a captured handler that is nothing: only what is made for one client alone ends with it.
+        To a captured handler that is nothing but the end, once its response is whole: only what is
+        made for one client alone ends with that client.
         """
         if self._read:
             return self._read.pop(0)
         if self.capture is None or self.capture.is_live:
             return await self._receive()
-        return await never_disconnects()
+        return await self.capture.receive()
 
     def abandon(self) -> None:
         """Lets a live body end whose response is not sent."""
