@@ -352,7 +352,7 @@ async fn whoever_is_unknown_to_the_server_is_told_so() {
     }
 }
 
-/// Whatever the reason: nothing was sent, so nothing may have happened.
+/// A reason without a meaning of its own leaves no doubt either: nothing was sent.
 #[tokio::test]
 async fn a_session_that_cannot_be_opened_is_a_certain_refusal() {
     let server = PostgresServer::start(&[]);
