@@ -354,8 +354,10 @@ async def test_a_body_whose_client_cannot_be_reached_ends(fails_at: str) -> None
 
     protected = IdempotencyMiddleware(app, InMemoryBackend())
 
+    requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return requests.pop() if requests else await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         if message["type"] == fails_at:

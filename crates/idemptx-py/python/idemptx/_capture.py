@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Sequence
 
-    from starlette.types import Message, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from ._driver import Conclusion, Driver, Work
 
@@ -29,8 +29,11 @@ class Capture:
     body = b""
     _live: _LiveBody | None = None
     _size = 0
-    _is_whole = False
-    _whole: asyncio.Event | None = None
+    _for_one_client: _LiveBody | None = None
+    """The body, if it is made for one client alone."""
+    _is_over = False
+    _end: asyncio.Event | None = None
+    """Set once it is known how the request ends: with its client, or with the response."""
 
     def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
@@ -48,6 +51,8 @@ class Capture:
             more = message.get("more_body", False)
             if self._live is not None:
                 await self._live.put(body, more=more)
+                if not more:
+                    self._note_end()
             elif self._chunks is not None:
                 await self._collect(self._chunks, body, more=more)
         elif kind == "http.response.start":
@@ -57,17 +62,24 @@ class Capture:
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
 
-    async def receive(self) -> Message:
-        """Receives what comes after the request's body: the end, once the response is whole.
+    async def receive(self, from_client: Receive) -> Message:
+        """Receives what comes after the request's body.
 
-        A detached handler does not see its client leave; but some applications end only with what
-        every server says after the response (ASGI's `http.disconnect`).
+        That is its end. A body made for one client alone ends with that client, all others with
+        their response: a detached handler does not see its client leave, but some applications
+        end only with what every server says after the response (ASGI's `http.disconnect`).
         """
-        if not self._is_whole:
-            if self._whole is None:
-                self._whole = asyncio.Event()
-            await self._whole.wait()
-        return {"type": "http.disconnect"}
+        if self._for_one_client is None and not self._is_over:
+            if self._end is None:
+                self._end = asyncio.Event()
+            await self._end.wait()
+        body = self._for_one_client
+        if body is None or body.is_left:
+            return {"type": "http.disconnect"}
+        message = await from_client()
+        if message["type"] == "http.disconnect":
+            body.leave()
+        return message
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
@@ -82,6 +94,8 @@ class Capture:
                 for chunk in chunks:
                     await self._live.put(chunk, more=True)
                 await self._live.put(body, more=more)
+                if not more:
+                    self._note_end()
         elif more:
             chunks.append(body)
         else:
@@ -89,10 +103,16 @@ class Capture:
             self.body = b"".join([*chunks, body]) if chunks else body
             responded = self._driver.exchange.responded
             await self._conclude(partial(responded, self.status, self._directed(), self.body))
-            # Not before: what hears of the end may cancel what still sends.
-            self._is_whole = True
-            if self._whole is not None:
-                self._whole.set()
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self._is_over = True
+        self._know_end()
+
+    def _know_end(self) -> None:
+        # Not before a message was taken: what hears of the end may cancel what sends it.
+        if self._end is not None:
+            self._end.set()
 
     async def _conclude(self, conclusion: Conclusion) -> None:
         work, self._work = self._work, None
@@ -105,6 +125,9 @@ class Capture:
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
         exchange = self._driver.exchange
         await self._conclude(partial(exchange.streamed, self.status, self._directed()))
+        if ends_with_client:
+            self._for_one_client = self._live
+            self._know_end()
 
     def _directed(self) -> Sequence[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
@@ -188,6 +211,8 @@ class _LiveBody:
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 if not more:
                     return
+            if self._left.done():
+                return  # The application heard of it first, and ends by itself.
             # The handler ended without ending its body: so must the connection.
             await self._driver.finished()
             message = "the response's body broke off"
@@ -195,10 +220,21 @@ class _LiveBody:
         finally:
             self.leave()
 
+    @property
+    def is_left(self) -> bool:
+        """True once nobody reads it any more."""
+        return self._left.done()
+
     def leave(self) -> None:
         if not self._left.done():
             self._left.set_result(None)
+            self._wake_reader()
             self._alone_until = self._driver.engine.loop.time() + LEFT_ALONE_MAX
+
+    def _wake_reader(self) -> None:
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
+        self._chunks.put_nowait(None)
 
 
 def without_shortcuts(scope: Scope) -> Scope:

@@ -190,7 +190,7 @@ class HandlerCall:
     async def _receive(self) -> Any:
         capture = self._capture
         assert capture is not None  # noqa: S101 - it is what the response is sent to
-        return await (self.request.receive if capture.is_live else capture.receive)()
+        return await capture.receive(self.request.receive)
 
     def copy_context_back(self) -> None:
         """Sets the handler's context variables in the caller's context."""

@@ -266,16 +266,12 @@ class _Call:
         """Does nothing: the application has ended its own before its response came here."""
 
     async def receive(self) -> Message:
-        """Gives what was read, and then what the client sends.
-
-        To a captured handler that is nothing but the end, once its response is whole: only what is
-        made for one client alone ends with that client.
-        """
+        """Gives what was read, and then what the client sends, or the end."""
         if self._read:
             return self._read.pop(0)
-        if self.capture is None or self.capture.is_live:
+        if self.capture is None:
             return await self._receive()
-        return await self.capture.receive()
+        return await self.capture.receive(self._receive)
 
     def abandon(self) -> None:
         """Lets a live body end whose response is not sent."""
