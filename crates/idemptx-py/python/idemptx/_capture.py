@@ -31,6 +31,7 @@ class Capture:
     _size = 0
     _for_one_client: _LiveBody | None = None
     """The body, if it is made for one client alone."""
+    _concluded: asyncio.Event | None = None
     _is_over = False
     _end: asyncio.Event | None = None
     """Set once it is known how the request ends: with its client, or with the response."""
@@ -114,11 +115,18 @@ class Capture:
         if self._end is not None:
             self._end.set()
 
+    def concluded(self) -> asyncio.Event:
+        """Returns what is set once the exchange knows the response, whose body may still flow."""
+        self._concluded = asyncio.Event()
+        return self._concluded
+
     async def _conclude(self, conclusion: Conclusion) -> None:
         work, self._work = self._work, None
         assert work is not None  # noqa: S101 - there is one conclusion
         if not self._driver.hand_over(conclusion):
             await self._driver.conclude_here(conclusion, work)
+        if self._concluded is not None:
+            self._concluded.set()
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from contextvars import copy_context
@@ -20,6 +21,7 @@ from .exceptions import MissingKeyException, RequestRefusedException, for_refusa
 from .transaction import IdempotentTransaction, PendingTransaction
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from contextvars import Context
 
     from starlette.requests import Request
@@ -44,6 +46,7 @@ class HandlerCall:
         "_background",
         "_capture",
         "_context",
+        "_is_produced",
         "_kwargs",
         "_raised",
         "_response",
@@ -70,6 +73,7 @@ class HandlerCall:
         self._response = response
         self._tasks = tasks
         self._capture: Capture | None = None
+        self._is_produced = False
         self._context: Context | None = None
         self._background: Any = None
         self._raised: Exception | None = None
@@ -96,7 +100,7 @@ class HandlerCall:
             error = raised
             raise
         finally:
-            if self._capture is not None and self._capture.is_live:
+            if self._capture is not None and not self._is_produced:
                 await self._capture.ended()
             if self._stacks is not None:
                 await self._close(self._stacks, error)
@@ -135,7 +139,40 @@ class HandlerCall:
             await capture.whole(response.status_code, response.raw_headers, bytes(response.body))
             return
         response.background = None
-        await response(without_shortcuts(request.scope), self._receive, capture.send)
+        sending = response(without_shortcuts(request.scope), self._receive, capture.send)
+        if driver.is_detached:
+            await sending
+        else:
+            await self._produce(sending, capture, driver)
+
+    async def _produce(
+        self, sending: Coroutine[Any, Any, None], capture: Capture, driver: Driver
+    ) -> None:
+        """Has a separate task make the body: this one reads it, where it is live."""
+        self._is_produced = True
+
+        async def produce() -> None:
+            try:
+                await sending
+            except asyncio.CancelledError:
+                capture.abandon()  # It may be live by now, and nobody reads it.
+                raise
+            finally:
+                await capture.ended()
+
+        concluded = asyncio.ensure_future(capture.concluded().wait())
+        producing = driver.engine.spawn(produce())
+        try:
+            await asyncio.wait({producing, concluded}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            producing.cancel()
+            raise
+        finally:
+            concluded.cancel()
+        if producing.done():
+            producing.result()
+        else:
+            driver.continues_in(producing)
 
     async def end_function_scope(self) -> None:
         if self._stacks is not None:
