@@ -230,7 +230,7 @@ class _LiveBody:
 
     @property
     def is_left(self) -> bool:
-        """True once nobody reads it any more."""
+        """True once it is without a reader."""
         return self._left.done()
 
     def leave(self) -> None:
