@@ -11,7 +11,7 @@ use idemptx_core::fingerprint::Fingerprint;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{ClaimInfo, ClaimRequest, ErrorKind, Settlement, StoreError};
+use idemptx_core::store::{ClaimInfo, ClaimRequest, ErrorKind, Expected, Settlement, StoreError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -251,6 +251,16 @@ impl Step {
         let holder = ClaimInfo::new(&Record::running(&lease), duration(remaining));
         self.conclude(Verdict::Held(holder));
         Ok(())
+    }
+
+    fn replaces(&self, record: &[u8]) -> bool {
+        let StoreCall::Claim(id, ClaimRequest { expected: Some(Expected::Settled(token)), .. }) =
+            &self.call
+        else {
+            return false;
+        };
+        Record::decode(id, &Bytes::copy_from_slice(record))
+            .is_ok_and(|record| record.state != State::Running && record.token == *token)
     }
 
     fn find(&mut self, record: &[u8]) -> PyResult<()> {

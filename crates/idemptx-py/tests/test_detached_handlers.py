@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import inspect
 import logging
 import sys
@@ -16,12 +17,16 @@ from typing import Any
 
 import fastapi.routing
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
+from idemptx._idemptx import RELEASE
 from idemptx.backend import InMemoryBackend
 from protected import KEY, order_scope, protected
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +119,99 @@ async def test_a_response_that_another_decorator_replaces_is_still_stored(connec
         for _ in range(2):
             assert (await client.post("/orders", headers=KEY)).json() == {"wrapped": True}
     assert handled == 1
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_starlettes_routes_store_a_response_that_is_replaced(
+    connect: Any, streams: bool
+) -> None:
+    """Nothing can fail after their handler; what it returned is never sent."""
+    handled, replaced = 0, list[int]()
+
+    async def events() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"data: x\n\n"
+
+    @idempotent(InMemoryBackend(), policy={"on_not_replayable": "reexecute"})
+    async def create_order(request: Request) -> Any:
+        nonlocal handled
+        handled += 1
+        if streams:
+            return StreamingResponse(events(), media_type="text/event-stream")
+        return JSONResponse({"ok": True})
+
+    async def wrapped(request: Request) -> Any:
+        replaced.append((await create_order(request)).status_code)
+        return JSONResponse({"wrapped": True})
+
+    app = Starlette(routes=[Route("/orders", wrapped, methods=["POST"])])
+    async with connect(app) as client:
+        for _ in range(2):
+            assert (await client.post("/orders", headers=KEY)).json() == {"wrapped": True}
+    assert handled == (2 if streams else 1)
+    assert replaced == [200, 200]
+    gc.collect()
+    assert await drain(20)
+
+
+async def test_what_changes_a_response_around_the_route_changes_a_replay_alike(
+    connect: Any,
+) -> None:
+    class Redacting(APIRoute):
+        def get_route_handler(self) -> Any:
+            handle = super().get_route_handler()
+
+            async def redacting(request: Request) -> Any:
+                response = await handle(request)
+                response.body = response.body.replace(b"4711", b"****")
+                response.status_code = 202
+                return response
+
+            return redacting
+
+    app = FastAPI()
+    app.router.route_class = Redacting
+
+    @app.post("/orders")
+    @idempotent(InMemoryBackend())
+    async def create_order() -> Any:
+        return {"card": "4711"}
+
+    async with connect(app) as client:
+        answers = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [(it.status_code, it.json()) for it in answers] == [(202, {"card": "****"})] * 2
+    assert answers[1].headers["x-idempotency-status"] == "hit"
+
+
+@ends_before_response
+async def test_a_request_cancelled_while_its_failure_is_stored_frees_its_key(
+    connect: Any, monkeypatch: Any
+) -> None:
+    backend, releasing, go = InMemoryBackend(), asyncio.Event(), asyncio.Event()
+    log: list[str] = []
+
+    @protected(backend)
+    async def app(session: None = before_response(a_session_that_fails_once(log))) -> Any:
+        return {"ok": True}
+
+    store = engines_of(backend).here().store
+    perform = store.perform
+
+    async def later(step: Any) -> None:
+        releasing.set()
+        await go.wait()
+        perform(step)
+
+    def stalled(step: Any) -> Any:
+        return later(step) if step.kind == RELEASE else perform(step)
+
+    monkeypatch.setattr(store, "perform", stalled)
+    async with connect(app) as client:
+        await leave(client, releasing)
+        go.set()
+        assert await drain(20)
+        again = await client.post("/orders", headers=KEY)
+    assert (again.status_code, again.headers["x-idempotency-status"]) == (200, "new")
 
 
 @ends_before_response
@@ -256,8 +354,10 @@ async def test_a_body_whose_client_cannot_be_reached_ends(fails_at: str) -> None
 
     protected = IdempotencyMiddleware(app, InMemoryBackend())
 
+    requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return requests.pop() if requests else await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         if message["type"] == fails_at:

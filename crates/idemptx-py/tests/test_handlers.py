@@ -297,3 +297,23 @@ async def test_starlette_alone_is_enough(connect: Any) -> None:
             assert tries[1].headers["x-idempotency-status"] == "hit"
             assert (await client.post(path)).status_code == 400
     assert calls == ["/orders", "/thread"]
+
+
+async def test_a_form_in_any_charset_is_compared(connect: Any) -> None:
+    """A client may choose one in which text has half of a surrogate pair."""
+    calls = 0
+
+    @protected()
+    async def app(note: Annotated[str, Form()]) -> Any:
+        nonlocal calls
+        calls += 1
+        return {"characters": len(note)}
+
+    headers = {**KEY, "Content-Type": "multipart/form-data; boundary=B; charset=unicode_escape"}
+    body = b'--B\r\nContent-Disposition: form-data; name="note"\r\n\r\n\\ud800\r\n--B--\r\n'
+    async with connect(app) as client:
+        answers = [await client.post("/orders", content=body, headers=headers) for _ in range(2)]
+        other = body.replace(b"d800", b"d801")
+        answers.append(await client.post("/orders", content=other, headers=headers))
+    assert [answer.status_code for answer in answers] == [200, 200, 422]
+    assert calls == 1

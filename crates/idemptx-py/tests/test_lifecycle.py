@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from idemptx import current_execution, drain, idempotent
+from idemptx import IdempotencyMiddleware, current_execution, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
 from idemptx._lease_renewer import LeaseRenewer
+from idemptx._reports import _Limited
 from idemptx.backend import InMemoryBackend, SqliteBackend
 from protected import KEY, order_scope, protected
 from pydantic import BaseModel
@@ -102,6 +103,24 @@ async def test_an_exception_in_one_renewal_ends_neither_it_nor_another() -> None
     finally:
         for holder in holders:
             renewer.remove(holder)
+
+
+async def test_leases_that_cannot_be_renewed_are_logged_at_a_limited_rate(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr("idemptx._reports._Reports.renewals", _Limited())
+    renewer, store = LeaseRenewer(), Renewing(*[UNAVAILABLE] * 1000)
+    holders = [Holder(store) for _ in range(10)]
+    for holder in holders:
+        renewer.add(holder)
+    try:
+        for _ in range(3):
+            assert await asyncio.to_thread(store.renewed.wait, 10)
+            store.renewed.clear()
+    finally:
+        for holder in holders:
+            renewer.remove(holder)
+    assert caplog.text.count("a lease could not be renewed") == 1
 
 
 async def test_closing_a_backend_waits_for_the_results_of_running_handlers(
@@ -282,3 +301,41 @@ async def create_order(count: int = 1) -> Receipt:
     async with connect(app) as client:
         tries = [await client.post("/orders?count=2", headers=KEY) for _ in range(2)]
     assert [answer.json() for answer in tries] == [{"count": 2}] * 2
+
+
+async def test_a_shutdown_waits_for_as_long_as_any_route_says() -> None:
+    go, began, sent = asyncio.Event(), asyncio.Event(), []
+    routes = {"/quick": {"drain_ms": 1}, "/orders": {"drain_ms": 60_000}}
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            sent.append("shutdown")
+            return
+        began.set()
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+        sent.append("stored")
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def body() -> Any:
+        return {"type": "http.request"}
+
+    server = IdempotencyMiddleware(app, InMemoryBackend(), routes=routes)
+    living = asyncio.create_task(server({"type": "lifespan"}, messages.get, send))
+    messages.put_nowait({"type": "lifespan.startup"})
+    request = asyncio.create_task(server(order_scope(), body, send))
+    await began.wait()
+    request.cancel()
+    await asyncio.wait({request})
+    messages.put_nowait({"type": "lifespan.shutdown"})
+    done, _ = await asyncio.wait({living}, timeout=0.2)
+    assert not done
+    go.set()
+    await living
+    assert sent == ["stored", "shutdown"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
-from idemptx import IdempotencyMiddleware, current_execution, idempotent
+from idemptx import IdempotencyMiddleware, current_execution, drain, idempotent
 from idemptx.backend import InMemoryBackend
 from middleware_app import behind_middleware
 from protected import KEY
@@ -129,6 +129,21 @@ async def test_patterns_choose_the_routes(connect: Any) -> None:
             "POST /orders/7": EXECUTED_TWICE,
             "PATCH /orders/7/lines": EXECUTED_TWICE,
             "POST /other": EXECUTED_TWICE,
+        }
+        for number, (request, expected) in enumerate(requests.items()):
+            marks = await _marks(client, request, **{"Idempotency-Key": f"k{number}"})
+            assert marks == expected, request
+
+
+async def test_patterns_may_be_written_as_the_routes_are(connect: Any) -> None:
+    routes = ["/files/{path:path}", "/orders/{id:int}/lines"]
+    async with connect(behind_middleware(routes=routes)) as client:
+        requests = {
+            "POST /files/a/b": REPLAYED,
+            "POST /files/": REPLAYED,
+            "POST /files": EXECUTED_TWICE,
+            "POST /orders/7/lines": REPLAYED,
+            "POST /orders/7/8/lines": EXECUTED_TWICE,
         }
         for number, (request, expected) in enumerate(requests.items()):
             marks = await _marks(client, request, **{"Idempotency-Key": f"k{number}"})
@@ -307,6 +322,36 @@ async def test_routes_are_matched_below_a_mount(connect: Any) -> None:
         assert await _marks(client, "POST /inner/others", **{"Idempotency-Key": "l"}) == (
             EXECUTED_TWICE
         )
+
+
+async def test_an_application_that_waits_for_the_end_of_its_request_ends(connect: Any) -> None:
+    """Quart ends with what servers say after each response, and nothing else."""
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        calls = len(ended) // 2
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            ended.append("watch")
+
+        async def respond() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await asyncio.sleep(0)
+            assert "watch" not in ended[2 * calls :]
+            await send({"type": "http.response.body", "body": b"b"})
+
+        await asyncio.gather(watch(), respond())
+        ended.append("app")
+
+    async with connect(IdempotencyMiddleware(app, InMemoryBackend())) as client:
+        for number in range(2):
+            answer = await client.post("/orders", headers={"Idempotency-Key": f"k{number}"})
+            assert answer.text == "ab"
+    assert await drain(20)
+    assert ended == ["watch", "app"] * 2
 
 
 async def test_starlette_takes_it_as_any_middleware(connect: Any) -> None:

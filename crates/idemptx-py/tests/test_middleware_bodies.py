@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from idemptx import IdempotencyMiddleware, drain
+from idemptx import IdempotencyMiddleware, drain, idempotent
+from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
 from middleware_app import behind_middleware
-from protected import KEY
+from protected import KEY, order_scope
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -258,3 +260,43 @@ def _http_scope(request: Any) -> dict[str, Any]:
         "client": ("127.0.0.1", 1),
         "server": ("test", 80),
     }
+
+
+@pytest.mark.parametrize("layer", ["decorator", "middleware"])
+async def test_events_end_when_their_client_leaves(layer: str) -> None:
+    """A server reports that, and cancels nothing; what is then sent goes nowhere."""
+    app, ended, left = FastAPI(), asyncio.Event(), asyncio.Event()
+    backend = InMemoryBackend()
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"data: x\n\n"
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    async def follow() -> Any:
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    app.post("/orders")(idempotent(backend)(follow) if layer == "decorator" else follow)
+    server = app if layer == "decorator" else IdempotencyMiddleware(app, backend)
+    requests = [{"type": "http.request", "body": b"", "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if requests:
+            return requests.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 5:
+            left.set()
+        await asyncio.sleep(0)
+
+    await asyncio.wait_for(server(order_scope(), receive, send), 20)
+    assert ended.is_set()
+    assert await drain(20)
+    assert engines_of(backend).here().executions == 0

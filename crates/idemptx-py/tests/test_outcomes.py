@@ -101,3 +101,9 @@ def test_what_cannot_be_called_is_no_hook() -> None:
     for make in (idempotent, functools.partial(IdempotencyMiddleware, FastAPI())):
         with pytest.raises(TypeError, match="on_outcome"):
             make(InMemoryBackend(), on_outcome="not a function")
+        with pytest.raises(TypeError, match="not awaited"):
+            make(InMemoryBackend(), on_outcome=awaited)
+
+
+async def awaited(_outcome: Any) -> None:
+    """Would be called and never run."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fastapi import (
 )
 from fastapi.responses import (
     JSONResponse,
+    StreamingResponse,
 )
 from idemptx import current_execution, idempotent
 from idemptx.backend import InMemoryBackend
@@ -171,6 +173,16 @@ async def test_by_default_a_key_is_bound_to_its_authorization(connect: Any) -> N
             assert (other.status_code, none.status_code) == (expected, expected)
 
 
+async def awaited(_key: str) -> bool:
+    """A coroutine is true whatever it returns."""
+    return False
+
+
+class Awaited:
+    async def __call__(self, _key: str) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [
@@ -180,6 +192,12 @@ async def test_by_default_a_key_is_bound_to_its_authorization(connect: Any) -> N
         ((), {"key_ttl": -1}),
         ((), {"key_ttl": "60"}),
         ((), {"wait_timeout": -0.1}),
+        ((), {"key_ttl": float("nan")}),
+        ((), {"wait_timeout": float("inf")}),
+        ((), {"accepts": "uuid"}),
+        ((), {"accepts": awaited}),
+        ((), {"accepts": functools.partial(awaited)}),
+        ((), {"accepts": Awaited()}),
         ((), {"profile": "nonsense"}),
         ((), {"profile": "payments"}),
         ((), {"policy": {"leese_ms": 1}}),
@@ -368,3 +386,23 @@ async def test_the_probe_decides_about_an_orphan(connect: Any, knows: str) -> No
         assert (answer.status_code, answer.json(), calls) == (201, {"n": "found"}, 1)
     else:
         assert (answer.status_code, answer.json()) == (201, {"n": 2, "attempt": 2})
+
+
+@pytest.mark.parametrize("found", [True, {"n": "found"}, StreamingResponse(iter(["found"]))])
+async def test_a_probe_that_returns_no_answer_knows_nothing(
+    connect: Any, caplog: Any, found: Any
+) -> None:
+    @protected(
+        InMemoryBackend(),
+        probe=lambda _: found,
+        policy={"on_orphan": "probe", "lease_ms": 200},
+    )
+    async def app() -> Any:
+        app.state.began.set()
+        await asyncio.Event().wait()
+
+    await leave_an_orphan(connect, app)
+    async with connect(app) as client:
+        answer = await after_the_lease(lambda: client.post("/orders", headers=KEY))
+    assert (answer.status_code, answer.json()["code"]) == (409, "outcome-unknown")
+    assert "a probe returns None, False, or a Response" in caplog.text

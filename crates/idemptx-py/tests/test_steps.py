@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import inspect
+import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,17 @@ def nothing() -> None:
     return None
 
 
-@pytest.mark.parametrize("call", [charge, charge_later, point, moments, numbers, nothing])
+def raw() -> bytes:
+    return b"\xff\x00"
+
+
+def bounds() -> list[float]:
+    return [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(
+    "call", [charge, charge_later, point, moments, numbers, nothing, raw, bounds]
+)
 async def test_a_step_gives_the_type_that_is_hinted_in_each_attempt(
     connect: Any, backend: Any, call: Any
 ) -> None:

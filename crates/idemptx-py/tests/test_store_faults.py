@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 from typing import Any
 
 import fakeredis
@@ -13,6 +15,7 @@ import redis.asyncio
 import redis.asyncio.retry
 import redis.backoff
 import redis.retry
+from fastapi.responses import JSONResponse
 from idemptx._engines import engines_of
 from idemptx.backend import AsyncRedisBackend, RedisBackend
 from own_backends import (
@@ -25,6 +28,7 @@ from own_backends import (
     post,
     two_tries,
 )
+from protected import protected
 from protocol import KEY
 from servers import eventually
 
@@ -354,4 +358,105 @@ async def test_an_own_backend_with_the_originals_values_is_never_executed_over(
     calls = iter(range(9))
     answer = await post(connect, one_route(Migrated(), calls))
     assert (answer.status_code, answer.json()["code"]) == (409, "outcome-unknown")
+    assert next(calls) == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [OwnBackend, OwnAsyncBackend])
+async def test_a_corrected_request_executes_over_an_own_backend(connect: Any, make: Any) -> None:
+    calls = itertools.count(1)
+
+    @protected(make())
+    async def app(order: dict[str, int]) -> Any:
+        return JSONResponse({"call": next(calls)}, 201 if order["amount"] else 422)
+
+    async with connect(app) as client:
+        answers = [
+            await client.post("/orders", json={"amount": amount}, headers=KEY)
+            for amount in (0, 0, 5, 5)
+        ]
+    told = [(answer.status_code, answer.json()["call"]) for answer in answers]
+    assert told == [(422, 1), (422, 1), (201, 2), (201, 2)]
+
+
+# Connections
+
+
+@pytest.mark.parametrize("kind", [redis.Redis, redis.asyncio.Redis])
+def test_an_empty_password_is_none(connect: Any, redis_server: Any, kind: Any) -> None:
+    """Settings often have one where there is none; redis-py takes it so, too."""
+    backend = RedisBackend(kind(port=redis_server.port, password=""))
+    assert backend.transport == "in-loop"
+    assert asyncio.run(two_tries(connect, backend)) == [200, 200]
+
+
+@pytest.mark.parametrize("form", ["client", "url", "bytes"])
+def test_the_user_that_is_named_is_logged_in(connect: Any, own_redis: Any, form: str) -> None:
+    server = own_redis()
+    with server.connect() as admin:
+        admin.acl_setuser("guest", enabled=True, nopass=True, keys="*", commands=["+@all"])
+        admin.acl_setuser("other", enabled=True, passwords=["+s"], keys="*", commands=["+@all"])
+    backend = {
+        "client": lambda: RedisBackend(redis.Redis(port=server.port, username="guest")),
+        "url": lambda: RedisBackend(f"redis://guest@127.0.0.1:{server.port}"),
+        "bytes": lambda: RedisBackend(
+            redis.Redis(port=server.port, username="other", password=b"s")
+        ),
+    }[form]()
+
+    async def play() -> tuple[int, set[str]]:
+        answer = await post(connect, one_route(backend, itertools.count()))
+        with server.connect() as admin:
+            users = {client["user"] for client in admin.client_list()}
+        await close(backend)
+        return answer.status_code, users
+
+    status, users = asyncio.run(play())
+    assert status == 200
+    assert ("other" if form == "bytes" else "guest") in users
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_idle_connection_is_kept_alive(connect: Any, redis_server: Any, loop: str) -> None:
+    """Routers forget connections without traffic, and a request would wait for its time limit."""
+
+    async def play() -> int:
+        backend = RedisBackend(redis_server.url)
+        await post(connect, one_route(backend, itertools.count()))
+        shown = engines_of(backend).here().store._connection._transport.get_extra_info("socket")
+        with socket.fromfd(shown.fileno(), socket.AF_INET, socket.SOCK_STREAM) as duplicate:
+            kept = duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await close(backend)
+        return kept
+
+    make = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with contextlib.closing((make or asyncio.new_event_loop)()) as running:
+        kept = running.run_until_complete(play())
+        running.run_until_complete(running.shutdown_asyncgens())
+    assert kept
+
+
+@pytest.mark.parametrize("kind", ["in-loop", "client"])
+def test_a_user_who_could_not_end_its_claims_executes_nothing(
+    connect: Any, own_redis: Any, kind: str
+) -> None:
+    server = own_redis("--appendonly", "yes")
+    with server.connect() as admin:
+        commands = ["+@all", "-eval", "-evalsha"]
+        admin.acl_setuser("poor", enabled=True, passwords=["+s"], keys="*", commands=commands)
+    settings = {"port": server.port, "username": "poor", "password": "s"}
+    make = redis.Redis if kind == "in-loop" else SpecialRedis
+    backend, calls = RedisBackend(make(**settings)), itertools.count()
+
+    async def play() -> tuple[Any, Any]:
+        report = await backend.check()
+        app = one_route(backend, calls, policy={"on_unsafe_store": "refuse"})
+        answer = await post(connect, app)
+        await close(backend)
+        return report, answer
+
+    report, answer = asyncio.run(play())
+    assert report.is_fatal
+    assert "no result is kept" in report.findings[0].text
+    assert (answer.status_code, answer.json()["code"]) == (503, "store-unavailable")
     assert next(calls) == 0

@@ -21,8 +21,8 @@ class Address:
     port: int = 6379
     path: str | None = None
     database: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    username: str | bytes | None = None
+    password: str | bytes | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     @property
@@ -66,7 +66,8 @@ def address_of_url(url: str) -> Address:
             raise ValueError(FORMS)
         address = Address(path=path, database=_database(database or "0"), **credentials)
     elif parts.scheme in TCP:
-        database = parts.path.strip("/") or database or "0"
+        # As redis-py does.
+        database = database or parts.path.strip("/") or "0"
         address = Address(
             host=parts.hostname or "localhost",
             port=port,

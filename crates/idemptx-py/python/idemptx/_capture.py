@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Sequence
 
-    from starlette.types import Message, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from ._driver import Conclusion, Driver, Work
 
-__all__ = ["Capture", "ClientDisconnected", "never_disconnects", "without_shortcuts"]
+__all__ = ["Capture", "ClientDisconnected", "without_shortcuts"]
 
 
 class ClientDisconnected(OSError):  # noqa: N818 - an end, not an error
@@ -29,6 +29,12 @@ class Capture:
     body = b""
     _live: _LiveBody | None = None
     _size = 0
+    _for_one_client: _LiveBody | None = None
+    """The body, if it is made for one client alone."""
+    _concluded: asyncio.Event | None = None
+    _is_over = False
+    _end: asyncio.Event | None = None
+    """Set once it is known how the request ends: with its client, or with the response."""
 
     def __init__(self, driver: Driver, work: Work) -> None:
         self._driver = driver
@@ -46,6 +52,8 @@ class Capture:
             more = message.get("more_body", False)
             if self._live is not None:
                 await self._live.put(body, more=more)
+                if not more:
+                    self._note_end()
             elif self._chunks is not None:
                 await self._collect(self._chunks, body, more=more)
         elif kind == "http.response.start":
@@ -54,6 +62,25 @@ class Capture:
             if _is_event_stream(self.headers):
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
+
+    async def receive(self, from_client: Receive) -> Message:
+        """Receives what comes after the request's body.
+
+        That is its end. A body made for one client alone ends with that client, all others with
+        their response: a detached handler does not see its client leave, but some applications
+        end only with what every server says after the response (ASGI's `http.disconnect`).
+        """
+        if self._for_one_client is None and not self._is_over:
+            if self._end is None:
+                self._end = asyncio.Event()
+            await self._end.wait()
+        body = self._for_one_client
+        if body is None or body.is_left:
+            return {"type": "http.disconnect"}
+        message = await from_client()
+        if message["type"] == "http.disconnect":
+            body.leave()
+        return message
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
@@ -68,6 +95,8 @@ class Capture:
                 for chunk in chunks:
                     await self._live.put(chunk, more=True)
                 await self._live.put(body, more=more)
+                if not more:
+                    self._note_end()
         elif more:
             chunks.append(body)
         else:
@@ -75,18 +104,38 @@ class Capture:
             self.body = b"".join([*chunks, body]) if chunks else body
             responded = self._driver.exchange.responded
             await self._conclude(partial(responded, self.status, self._directed(), self.body))
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self._is_over = True
+        self._know_end()
+
+    def _know_end(self) -> None:
+        # Not before a message was taken: what hears of the end may cancel what sends it.
+        if self._end is not None:
+            self._end.set()
+
+    def concluded(self) -> asyncio.Event:
+        """Returns what is set once the exchange knows the response, whose body may still flow."""
+        self._concluded = asyncio.Event()
+        return self._concluded
 
     async def _conclude(self, conclusion: Conclusion) -> None:
         work, self._work = self._work, None
         assert work is not None  # noqa: S101 - there is one conclusion
         if not self._driver.hand_over(conclusion):
             await self._driver.conclude_here(conclusion, work)
+        if self._concluded is not None:
+            self._concluded.set()
 
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
         exchange = self._driver.exchange
         await self._conclude(partial(exchange.streamed, self.status, self._directed()))
+        if ends_with_client:
+            self._for_one_client = self._live
+            self._know_end()
 
     def _directed(self) -> Sequence[tuple[bytes, bytes]]:
         """The header lines, with what the handler said of the outcome in code."""
@@ -170,6 +219,8 @@ class _LiveBody:
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 if not more:
                     return
+            if self._left.done():
+                return  # The application heard of it first, and ends by itself.
             # The handler ended without ending its body: so must the connection.
             await self._driver.finished()
             message = "the response's body broke off"
@@ -177,16 +228,21 @@ class _LiveBody:
         finally:
             self.leave()
 
+    @property
+    def is_left(self) -> bool:
+        """True once it is without a reader."""
+        return self._left.done()
+
     def leave(self) -> None:
         if not self._left.done():
             self._left.set_result(None)
+            self._wake_reader()
             self._alone_until = self._driver.engine.loop.time() + LEFT_ALONE_MAX
 
-
-async def never_disconnects() -> Message:
-    """A `receive` that never returns: a detached handler does not see its client leave."""
-    await asyncio.get_running_loop().create_future()
-    return {"type": "http.disconnect"}
+    def _wake_reader(self) -> None:
+        while not self._chunks.empty():
+            self._chunks.get_nowait()
+        self._chunks.put_nowait(None)
 
 
 def without_shortcuts(scope: Scope) -> Scope:

@@ -59,7 +59,9 @@ class Driver(StoreActions):
     _settled: Future[None] | None = None
     _task: Task[None] | None = None
     """The handler's task, unless it has ended well."""
-    _is_detached = True
+    _producing: Task[None] | None = None
+    """What makes the rest of a body whose handler ran in the client's task."""
+    is_detached = True
     _is_handed_over = False
     _is_concluded = False
     _has_left = False
@@ -84,7 +86,7 @@ class Driver(StoreActions):
             self._end()
             return
         self._stops_at_grant = False
-        self._is_detached = detached
+        self.is_detached = detached
         if not detached:
             await self._execute(work)
             if not defers:
@@ -138,7 +140,7 @@ class Driver(StoreActions):
         Dependencies see a handler's exception in the task that entered them, because cancel scopes
         and context variables belong to a task.
         """
-        if not self._is_detached:
+        if not self.is_detached:
             return await job()
         if self.client_left or (self._waking is not None and self._waking.cancelled()):
             return None
@@ -162,7 +164,7 @@ class Driver(StoreActions):
         self._is_handed_over = True
         self.pending = conclusion
         self.engine.settling.add(self)
-        if self._is_detached:
+        if self.is_detached:
             self._wake_client()
         return True
 
@@ -175,9 +177,18 @@ class Driver(StoreActions):
         await self.conclude(conclusion())
 
     async def settle(self, *, failed: bool = False) -> None:
-        """Concludes with the response that was handed over, or as a failed handler."""
-        if self.pending is not None:
+        """Concludes with the response that was handed over, or as a failed handler.
+
+        Cancelled, it goes on in a separate task.
+        """
+        if self.pending is None:
+            return
+        try:
             await self.conclude(self._pending_action(failed=failed))
+        except asyncio.CancelledError:
+            self.client_left = True
+            self._carry_on_alone()
+            raise
 
     def _pending_action(self, *, failed: bool = False) -> int:
         conclusion, self.pending = self.pending, None
@@ -197,7 +208,7 @@ class Driver(StoreActions):
 
     async def _conclude_alone(self) -> None:
         if self.pending is not None:
-            await self.settle()
+            await self.conclude(self._pending_action())
             return
         action = self.exchange.action
         if action == STORE:
@@ -229,9 +240,13 @@ class Driver(StoreActions):
             self._settled = self.engine.loop.create_future()
         return self._settled
 
+    def continues_in(self, producing: Task[None]) -> None:
+        """Notes a task in which the work goes on after its answer."""
+        self._producing = producing
+
     async def finished(self) -> None:
         """Waits for the work to end after its answer; raises its exception."""
-        task = self._task
+        task = self._task or self._producing
         if task is None:
             return
         if not task.done():
@@ -274,10 +289,12 @@ class Driver(StoreActions):
                     self.error.__cause__ = error
                     await self.conclude(exchange.broken())
                     return
-                if not self._is_detached:
+                if not self.is_detached:
                     self._is_handed_over = True
                     self.pending = exchange.broken
                     self._carry_on_alone()
+            elif not self.is_detached and self.pending is not None:
+                self.settle_alone()  # The handler has returned: its body alone was cut short.
             # A detached task is cancelled when the loop ends: the operation's result is unknown,
             # so its claim stays.
             raise

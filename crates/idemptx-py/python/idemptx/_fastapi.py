@@ -29,6 +29,7 @@ __all__ = [
     "answer_to",
     "call_at_start",
     "is_handled",
+    "is_route",
     "render",
     "when_dependencies_have_ended",
 ]
@@ -42,7 +43,7 @@ async def render(
     `solved` is the response that dependencies and handler may have put headers and a status into.
     """
     route = request.scope.get("route")
-    if route is None or not hasattr(route, "response_class"):
+    if not is_route(request.scope):
         message = (
             f"the handler returned {type(result).__name__!r} where its route takes a Response: "
             "only FastAPI's routes turn other things into one"
@@ -54,6 +55,11 @@ async def render(
         renderer = _Renderer(known)
         setattr(known, RENDERER, renderer)
     return await renderer.render(result, solved, is_async=is_async)
+
+
+def is_route(scope: Scope) -> bool:
+    """True if the request was routed by FastAPI, and not by Starlette alone."""
+    return hasattr(scope.get("route"), "response_class")
 
 
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:

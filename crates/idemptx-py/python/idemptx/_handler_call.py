@@ -14,13 +14,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from . import _fastapi
-from ._capture import Capture, never_disconnects, without_shortcuts
+from ._capture import Capture, without_shortcuts
 from ._execution import CURRENT, current_execution
 from ._idemptx import OWN, REPLAY
 from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
 from .transaction import IdempotentTransaction, PendingTransaction
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from contextvars import Context
 
     from starlette.requests import Request
@@ -45,6 +46,7 @@ class HandlerCall:
         "_background",
         "_capture",
         "_context",
+        "_is_produced",
         "_kwargs",
         "_raised",
         "_response",
@@ -71,6 +73,7 @@ class HandlerCall:
         self._response = response
         self._tasks = tasks
         self._capture: Capture | None = None
+        self._is_produced = False
         self._context: Context | None = None
         self._background: Any = None
         self._raised: Exception | None = None
@@ -97,7 +100,7 @@ class HandlerCall:
             error = raised
             raise
         finally:
-            if self._capture is not None and self._capture.is_live:
+            if self._capture is not None and not self._is_produced:
                 await self._capture.ended()
             if self._stacks is not None:
                 await self._close(self._stacks, error)
@@ -136,7 +139,40 @@ class HandlerCall:
             await capture.whole(response.status_code, response.raw_headers, bytes(response.body))
             return
         response.background = None
-        await response(without_shortcuts(request.scope), self._receive, capture.send)
+        sending = response(without_shortcuts(request.scope), self._receive, capture.send)
+        if driver.is_detached:
+            await sending
+        else:
+            await self._produce(sending, capture, driver)
+
+    async def _produce(
+        self, sending: Coroutine[Any, Any, None], capture: Capture, driver: Driver
+    ) -> None:
+        """Has a separate task make the body: this one reads it, where it is live."""
+        self._is_produced = True
+
+        async def produce() -> None:
+            try:
+                await sending
+            except asyncio.CancelledError:
+                capture.abandon()  # It may be live by now, and nobody reads it.
+                raise
+            finally:
+                await capture.ended()
+
+        concluded = asyncio.ensure_future(capture.concluded().wait())
+        producing = driver.engine.spawn(produce())
+        try:
+            await asyncio.wait({producing, concluded}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            producing.cancel()
+            raise
+        finally:
+            concluded.cancel()
+        if producing.done():
+            producing.result()
+        else:
+            driver.continues_in(producing)
 
     async def end_function_scope(self) -> None:
         if self._stacks is not None:
@@ -189,8 +225,9 @@ class HandlerCall:
         return execution.transaction
 
     async def _receive(self) -> Any:
-        live = self._capture is not None and self._capture.is_live
-        return await (self.request.receive if live else never_disconnects)()
+        capture = self._capture
+        assert capture is not None  # noqa: S101 - it is what the response is sent to
+        return await capture.receive(self.request.receive)
 
     def copy_context_back(self) -> None:
         """Sets the handler's context variables in the caller's context."""
@@ -202,7 +239,8 @@ class HandlerCall:
     async def defer(self, driver: Driver) -> Response | None:
         """Returns the reply that concludes when nothing can fail before it any more.
 
-        `None` if it has been concluded.
+        `None` if it has been concluded. A route that is not FastAPI's has no dependencies, and what
+        stands around the handler may make another response of this one, which is then never sent.
         """
         assert self._capture is not None  # noqa: S101 - there is a response
         if self._raised is not None:
@@ -210,7 +248,11 @@ class HandlerCall:
             await driver.settle()
             return None
         reply = OwnReply(self._capture, driver, self)
-        _fastapi.when_dependencies_have_ended(self.request.scope, reply.dependencies_ended)
+        scope = self.request.scope
+        if _fastapi.is_route(scope):
+            _fastapi.when_dependencies_have_ended(scope, reply.dependencies_ended)
+        else:
+            await reply.conclude()
         return reply
 
     def abandon(self) -> None:
@@ -312,7 +354,7 @@ class OwnReply(Response):
         """Concludes after the function's dependencies, as the last `__aexit__` of their stack."""
         del kind, trace
         if error is None:
-            await self._conclude()
+            await self.conclude()
         elif isinstance(error, Exception):
             self._call.abandon()
             await self._driver.settle(failed=True)
@@ -321,16 +363,12 @@ class OwnReply(Response):
             self._driver.settle_alone(failed=True)
         return False
 
-    async def _conclude(self) -> None:
+    async def conclude(self) -> None:
+        """Settles, unless that was done; a result that is another execution's is sent instead."""
         driver = self._driver
         if driver.pending is None:
             return
-        try:
-            await driver.settle()
-        except asyncio.CancelledError:
-            driver.client_left = True
-            driver.settle_alone()
-            raise
+        await driver.settle()
         if driver.exchange.answer == OWN:
             self.raw_headers = driver.exchange.marked(self.raw_headers)
         else:
@@ -338,10 +376,12 @@ class OwnReply(Response):
             self._instead = other_answer(driver.exchange, self._call.request)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        await self._conclude()
+        await self.conclude()
         if self._instead is not None:
             await self._instead(scope, receive, send)
             return
+        # What stands around the route may have changed them, as it may change a replay.
+        self._capture.status, self._capture.body = self.status_code, bytes(self.body)
         try:
             await self._capture.send_to(send, self.raw_headers)
             await self._driver.finished()
@@ -356,9 +396,11 @@ class OwnReply(Response):
     def __del__(self) -> None:
         """Counts as failed where it was never sent: an end of a dependency raised."""
         driver, call = self._driver, self._call
-        if driver.pending is not None and not driver.engine.loop.is_closed():
+        is_unsettled = driver.pending is not None
+        if (is_unsettled or self._capture.is_live) and not driver.engine.loop.is_closed():
             driver.engine.loop.call_soon_threadsafe(call.abandon)
-            driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
+            if is_unsettled:
+                driver.engine.loop.call_soon_threadsafe(partial(driver.settle_alone, failed=True))
 
 
 def other_answer(exchange: Exchange, request: Request) -> Reply:

@@ -356,6 +356,8 @@ class Step:
         """CLAIM: grants it."""
     def hold(self, remaining: float) -> None:
         """CLAIM or LOOKUP: an unknown holder has the record, assumed to be the same request."""
+    def replaces(self, record: bytes) -> bool:
+        """True for a CLAIM that takes the key over from this settled record."""
     def find(self, record: bytes) -> None:
         """CLAIM or LOOKUP: a settled record; CORRUPT if it is not a record of this id."""
     def succeed(self) -> None:
@@ -570,8 +572,10 @@ class Layout:
     @staticmethod
     def questions() -> list[list[bytes]]:
         """Returns the commands that query a server's configuration."""
+    def rights_questions(self) -> list[list[bytes]]:
+        """Returns the commands that find out what the user may not run."""
     def evaluate(
-        self, answers: Sequence[object], is_overheard: bool
+        self, answers: Sequence[object], allowed: Sequence[object], is_overheard: bool
     ) -> tuple[str, list[tuple[int, str]]]:
         """Evaluates the answers: a guarantee, and the findings, gravest first.
 

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ._idemptx import FENCED, OK, PENDING, UNAVAILABLE, Leases
+from ._reports import report_renewal
 
 if TYPE_CHECKING:
     from ._idemptx import Exchange, Step
@@ -110,7 +111,7 @@ class LeaseRenewer:
                 lost.lose()
                 logger.warning("an execution lost its lease; what it still does is in vain")
             elif step.verdict not in (OK, FENCED):
-                logger.warning("a lease could not be renewed: %s", step.failure)
+                report_renewal(step)
 
 
 def lease_renewer() -> LeaseRenewer:

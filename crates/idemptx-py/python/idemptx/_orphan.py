@@ -7,6 +7,8 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import Response
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,10 +53,22 @@ async def _ask(probe: Probe, orphan: Orphan) -> Any:
         found = probe(orphan)
         if inspect.isawaitable(found):
             found = await asyncio.wait_for(found, PROBE_TIMEOUT)
+        if not (found is None or found is False or _is_whole(found)):
+            message = (
+                "a probe returns None, False, or a Response whose body is known, such as a "
+                f"JSONResponse, not {type(found).__name__}"
+            )
+            raise TypeError(message)  # noqa: TRY301 - one place for everything that fails
     except Exception:
         logger.exception("the probe failed; nothing is known of the orphan")
         return None
     return found
+
+
+def _is_whole(found: Any) -> bool:
+    return isinstance(found, Response) and isinstance(
+        getattr(found, "body", None), bytes | memoryview
+    )
 
 
 PROBE_TIMEOUT = 10.0

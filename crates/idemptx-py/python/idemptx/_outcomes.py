@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ._rules import check_plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -48,9 +50,7 @@ class Observer:
     __slots__ = ("_hook",)
 
     def __init__(self, hook: Hook | None) -> None:
-        if hook is not None and not callable(hook):
-            message = f"on_outcome is a function of a RequestOutcome, not {hook!r}"
-            raise TypeError(message)
+        check_plain("on_outcome", hook)
         self._hook = hook
 
     def note(

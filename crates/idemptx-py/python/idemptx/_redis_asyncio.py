@@ -11,6 +11,7 @@ output buffer of a subscriber far more narrowly than that of a client.
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -260,13 +261,31 @@ async def _open(address: Address, protocol: asyncio.Protocol) -> None:
     if address.path is not None:
         await loop.create_unix_connection(lambda: protocol, address.path)
     else:
-        await loop.create_connection(
+        transport, _ = await loop.create_connection(
             lambda: protocol,
             address.host,
             address.port,
             ssl=address.tls,
             server_hostname=address.host if address.tls is not None else None,
         )
+        _keep_alive(transport)
+
+
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Has the system notice a lost peer, and routers on the way not forget an idle connection."""
+    shown = transport.get_extra_info("socket")
+    if shown is None:
+        return
+    # uvloop shows one whose options cannot be set: a duplicate is the same connection.
+    with (
+        suppress(OSError),
+        socket.fromfd(shown.fileno(), socket.AF_INET, socket.SOCK_STREAM) as duplicate,
+    ):
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, seconds in KEEPALIVE.items():
+            option = getattr(socket, name, None)
+            if option is not None:
+                duplicate.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
 class _CommandConnection(asyncio.Protocol):
@@ -458,6 +477,8 @@ class _Subscriber(asyncio.Protocol):
 TIMEOUT = 5.0
 """The time limit of a reply in seconds, unless a policy has a shorter one."""
 CONNECT_TIMEOUT = 1.0
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""The seconds without traffic before the first probe and between probes, and their number."""
 DEMOTED = "the server is a replica, which takes no writes"
 DEMOTED_PAUSE = 0.25
 # The codes of answers that mean the user; older servers have no code for a wrong password.

@@ -128,13 +128,18 @@ class _BlockingFuture:
 def handshake_commands(address: Address) -> list[list[bytes]]:
     """Returns the commands that a new connection sends first."""
     commands = []
-    if address.password is not None:
+    # As redis-py does: an empty password, which settings often have for none, is one only with a
+    # user, who may have none.
+    if address.username or address.password:
         credentials = [address.username] if address.username else []
-        words = ["AUTH", *credentials, address.password]
-        commands.append([word.encode() for word in words])
+        commands.append([b"AUTH", *map(_as_sent, [*credentials, address.password or b""])])
     if address.database:
         commands.append([b"SELECT", str(address.database).encode()])
     return commands
+
+
+def _as_sent(word: str | bytes) -> bytes:
+    return word if isinstance(word, bytes) else str(word).encode()
 
 
 TIMEOUT = 1.0

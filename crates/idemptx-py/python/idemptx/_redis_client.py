@@ -305,7 +305,7 @@ CODES = {
     "TryAgainError": "TRYAGAIN",
 }
 REFUSALS = frozenset(
-    {"ASK", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"}
+    {"ASK", "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"}
     | {"NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"}
 )
 """The errors of a server that has executed nothing."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from ._idemptx import Step
 
-__all__ = ["report", "report_concern"]
+__all__ = ["report", "report_concern", "report_renewal"]
 
 logger = logging.getLogger("idemptx")
 
 
 def report(step: Step) -> None:
     """Logs a step without a verdict, at a limited rate."""
-    now = asyncio.get_running_loop().time()
-    if now - _Reports.at < REPORT_EVERY:
-        _Reports.suppressed += 1
-        return
-    more = f" ({_Reports.suppressed} more suppressed)" if _Reports.suppressed else ""
-    logger.error("store unavailable: %s%s", step.failure or "no reason is known", more)
-    _Reports.at, _Reports.suppressed = now, 0
+    _Reports.steps.log(logging.ERROR, f"store unavailable: {step.failure or 'no reason is known'}")
+
+
+def report_renewal(step: Step) -> None:
+    """Logs a lease that could not be renewed, at a limited rate; called from any thread."""
+    _Reports.renewals.log(logging.WARNING, f"a lease could not be renewed: {step.failure}")
 
 
 def report_concern(concern: str) -> None:
@@ -32,9 +31,26 @@ def report_concern(concern: str) -> None:
         logger.warning(CONCERNS[concern])
 
 
+class _Limited:
+    """Logs lines of one kind at a limited rate."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+        self._suppressed = 0
+
+    def log(self, level: int, line: str) -> None:
+        now = time.monotonic()
+        if now - self._at < REPORT_EVERY:
+            self._suppressed += 1
+            return
+        more = f" ({self._suppressed} more suppressed)" if self._suppressed else ""
+        self._at, self._suppressed = now, 0
+        logger.log(level, "%s%s", line, more)
+
+
 class _Reports:
-    at = float("-inf")
-    suppressed = 0
+    steps = _Limited()
+    renewals = _Limited()
     concerns: ClassVar[set[str]] = set()
 
 

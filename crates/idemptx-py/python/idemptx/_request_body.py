@@ -52,11 +52,13 @@ async def feed(exchange: Exchange, request: Request, memory: MemoryStore | None)
 async def _feed_form(exchange: Exchange, form: Any) -> None:
     """Feeds a form that FastAPI has parsed: its fields in order, without the boundaries."""
     for name, value in form.multi_items():
-        parts = [name.encode()]
+        texts = [name]
         if isinstance(value, str):
-            parts.append(value.encode())
+            texts.append(value)
         else:
-            parts += [(value.filename or "").encode(), (value.content_type or "").encode()]
+            texts += [value.filename or "", value.content_type or ""]
+        # A client chooses the charset of its form, and some have halves of surrogate pairs.
+        parts = [text.encode(errors="surrogatepass") for text in texts]
         head = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
         if not exchange.feed(len(parts).to_bytes(1, "big") + head):
             exchange.body_too_large()

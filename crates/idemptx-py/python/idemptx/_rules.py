@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._idemptx import Rules
 
-__all__ = ["METHODS", "asks_a_probe", "make_rules"]
+__all__ = ["METHODS", "asks_a_probe", "check_plain", "make_rules"]
 
 
 def make_rules(
@@ -68,6 +71,23 @@ def make_rules(
     return rules.with_custom_scope() if callable(scope) else rules
 
 
+def check_plain(name: str, function: Any) -> None:
+    """Raises `TypeError` for what cannot be called, or only awaited: its answer would be lost."""
+    if function is None:
+        return
+    if not callable(function):
+        message = f"{name} is a function, not {function!r}"
+        raise TypeError(message)
+    inner = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
+        getattr(inner, "__call__", None)  # noqa: B004
+    ):
+        message = f"{name} is not awaited: make it a plain function, without `async`"
+        raise TypeError(message)
+
+
 def asks_a_probe(rules: Rules) -> bool:
     """True if orphans are left to the application's probe."""
     found: bool = json.loads(rules.to_json())["on_orphan"] == "probe"
@@ -95,7 +115,8 @@ def _with_headers(fingerprint: Any, headers: Sequence[str] | str) -> Any:
 
 
 def _millis(name: str, seconds: float) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not math.isfinite(seconds) or seconds < 0:
         message = f"{name} is a number of seconds, not {seconds!r}"
         raise ValueError(message)
     return round(seconds * 1000)

@@ -64,5 +64,6 @@ async def check_server(
 ) -> SafetyReport:
     """Asks a Redis server about itself; an error reply is returned by `ask`, not raised."""
     answers = [await ask(question) for question in layout.questions()]
-    guarantee, found = layout.evaluate(answers, is_overheard)
+    allowed = [await ask(question) for question in layout.rights_questions()]
+    guarantee, found = layout.evaluate(answers, allowed, is_overheard)
     return SafetyReport(guarantee, [Finding(Severity(grade), text) for grade, text in found])

@@ -79,7 +79,8 @@ class Signature:
         if request is None:
             message = (
                 f"{self.handler!r} was called without a request: an idempotent handler is called "
-                "by its route, below whose decorator `@idempotent` stands"
+                "by its route for HTTP (not a WebSocket's), below whose decorator `@idempotent` "
+                "stands"
             )
             raise TypeError(message)
         return request, response, background

@@ -72,11 +72,15 @@ def _returned_by(call: Callable[[], Any]) -> Any:
 @functools.lru_cache(maxsize=256)
 def _adapter_of(kind: Any) -> Any:
     try:
-        from pydantic import TypeAdapter  # noqa: PLC0415 - only where it is needed
+        from pydantic import PydanticUserError, TypeAdapter  # noqa: PLC0415 - only where needed
     except ImportError:  # Pydantic 1, or none
         return None
     try:
-        adapter: Any = TypeAdapter(kind)
+        adapter: Any
+        try:
+            adapter = TypeAdapter(kind, config=WHOLE)  # type: ignore[arg-type]
+        except PydanticUserError:  # a model, whose configuration is its own
+            adapter = TypeAdapter(kind)
         adapter.json_schema(mode="serialization")
     except Exception as error:  # noqa: BLE001 - Pydantic has many for this
         name = getattr(kind, "__name__", kind)
@@ -93,3 +97,7 @@ def _jsonable(value: object) -> Any:
     except (TypeError, ValueError):
         message = f"a step's result is made of what JSON has, not of {type(value).__name__}"
         raise TypeError(message) from None
+
+
+WHOLE = {"ser_json_bytes": "base64", "val_json_bytes": "base64", "ser_json_inf_nan": "strings"}
+"""Has every value of these types kept as it is, where JSON has no such value."""

@@ -97,7 +97,10 @@ class UserBackendStore:
         value = await self._call(self._backend.get, name)
         if not value:
             return False
-        step.find(record_of(value))
+        record = record_of(value)
+        if step.replaces(record):
+            return False
+        step.find(record)
         return True
 
     async def _unlock(self, name: str) -> None:

@@ -18,7 +18,7 @@ from ._openapi import annotate_routes_of
 from ._outcomes import Observer
 from ._request import begin, operation_of
 from ._request_body import feed
-from ._rules import METHODS, make_rules
+from ._rules import METHODS, check_plain, make_rules
 from ._scope import Scoping
 from ._signature import Signature, is_registered
 from ._waiting import ClientLeft
@@ -102,6 +102,7 @@ def idempotent(
         namespace=namespace,
         has_probe=probe is not None,
     )
+    check_plain("accepts", accepts)
     backend = backend_of(storage_backend)
     check_safety(backend, rules)
     observer = Observer(on_outcome)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.requests import Request
 
 from ._backend import backend_of, check_safety
-from ._capture import OUTCOME, Capture, never_disconnects, without_shortcuts
+from ._capture import OUTCOME, Capture, without_shortcuts
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
@@ -20,7 +20,7 @@ from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer
 from ._request import begin, operation_of, read_body, route_path
-from ._rules import METHODS, asks_a_probe, make_rules
+from ._rules import METHODS, asks_a_probe, check_plain, make_rules
 from ._scope import Scoping
 from ._waiting import ClientLeft
 
@@ -74,6 +74,7 @@ class IdempotencyMiddleware:
         Raises `TypeError` or `ValueError` with what to change.
         """
         self.app = app
+        check_plain("accepts", accepts)
         backend = backend_of(storage_backend)
         self._engines = engines_of(backend)
         self._engine: Engine | None = None
@@ -235,7 +236,7 @@ class IdempotencyMiddleware:
                 for rules in all_rules:
                     self._engine_here(rules)
             elif message["type"] == "lifespan.shutdown" and all_rules:
-                await drain(all_rules[0].drain)
+                await drain(max(rules.drain for rules in all_rules))
             return message
 
         return receive_accompanied
@@ -265,15 +266,12 @@ class _Call:
         """Does nothing: the application has ended its own before its response came here."""
 
     async def receive(self) -> Message:
-        """Gives what was read, and then what the client sends.
-
-        To a captured handler that is nothing: only what is made for one client alone ends with it.
-        """
+        """Gives what was read, and then what the client sends, or the end."""
         if self._read:
             return self._read.pop(0)
-        if self.capture is None or self.capture.is_live:
+        if self.capture is None:
             return await self._receive()
-        return await never_disconnects()
+        return await self.capture.receive(self._receive)
 
     def abandon(self) -> None:
         """Lets a live body end whose response is not sent."""
@@ -328,9 +326,15 @@ def _pattern(text: str) -> _Pattern:
     if _SEGMENT.sub("", path).count("{") + _SEGMENT.sub("", path).count("}"):
         message = f"{text!r} has a brace that is no {{name}} of a whole part of the path"
         raise ValueError(message)
-    parts = _SEGMENT.split(path[:-1] if rest else path)
-    regex = "[^/]+".join(re.escape(part) for part in parts)
-    return _Pattern(named or None, re.compile(regex + (".*" if rest else "") + r"\Z", re.DOTALL))
+    path = path[:-1] if rest else path
+    regex, end = "", 0
+    for name in _SEGMENT.finditer(path):
+        # Starlette's routes may have segments of a kind; one kind spans several.
+        any_part = ".*" if name[0].endswith(":path}") else "[^/]+"
+        regex += re.escape(path[end : name.start()]) + any_part
+        end = name.end()
+    regex += re.escape(path[end:]) + (".*" if rest else "")
+    return _Pattern(named or None, re.compile(regex + r"\Z", re.DOTALL))
 
 
 def _marking(exchange: Exchange, send: Send) -> Send:

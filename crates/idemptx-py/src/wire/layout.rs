@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use idemptx::store::SafetyReport;
 use idemptx::store::redis::protocol::check::{self, Transport};
-use idemptx::store::redis::protocol::{self, Reply};
+use idemptx::store::redis::protocol::{self, Reply, rights};
 use idemptx_core::key::RecordId;
 use pyo3::exceptions::{PyConnectionError, PyException};
 use pyo3::prelude::*;
@@ -85,10 +86,16 @@ impl Layout {
         check::questions().iter().map(|question| arguments(py, question)).collect()
     }
 
+    /// The commands that find out what the user may not run.
+    fn rights_questions<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyList>>> {
+        rights::questions(&self.0.layout).iter().map(|question| arguments(py, question)).collect()
+    }
+
     /// Evaluates the answers: the guarantee, and the findings, gravest first.
     fn evaluate(
         &self,
         answers: [Bound<'_, PyAny>; 2],
+        allowed: [Bound<'_, PyAny>; 2],
         is_overheard: bool,
     ) -> PyResult<(String, Vec<(i32, String)>)> {
         let [about, configuration] = answers;
@@ -96,7 +103,10 @@ impl Layout {
         let transport = if is_overheard { Transport::Plaintext } else { Transport::Private };
         let checked = check::evaluate(&self.0.layout, transport, replies)
             .map_err(|error| PyConnectionError::new_err(with_sources(&error)))?;
-        Ok(as_python(checked.report))
+        let [known, script] = allowed;
+        let lacking = rights::finding(&[answer(&known)?, answer(&script)?]);
+        let findings = lacking.into_iter().chain(checked.report.findings).collect();
+        Ok(as_python(SafetyReport::new(findings, checked.report.guarantee)))
     }
 
     #[staticmethod]

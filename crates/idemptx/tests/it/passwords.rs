@@ -39,6 +39,19 @@ async fn a_password_of_redis_that_changes_again_and_again_fails_no_request() {
     nothing_fails_while(&handles, change).await;
 }
 
+/// The client library alone would log in as the default user.
+#[tokio::test]
+async fn a_user_of_redis_without_a_password_is_the_one_of_the_url() {
+    let server = RedisServer::start(&["appendfsync no"]);
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg(&["guest", "on", "nopass", "~*", "&*", "+@all"]);
+    user.exec(&mut server.connection()).unwrap();
+    let url = format!("redis://guest@127.0.0.1:{}", server.port());
+    let _store = RedisStore::connect(url).await.unwrap();
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut server.connection()).unwrap();
+    assert!(clients.contains("user=guest"), "{clients}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_password_of_postgresql_that_changes_again_and_again_fails_no_request() {
     let directory = server_directory();

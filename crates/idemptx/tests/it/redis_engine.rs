@@ -30,6 +30,36 @@ async fn a_shared_store_without_a_secret_is_warned_about() {
     assert!(!warns(&report(keyed).await));
 }
 
+/// A user who could claim and not settle would have every operation run again.
+#[tokio::test]
+async fn rights_that_a_user_lacks_to_end_its_claims_are_named() {
+    let server = RedisServer::start(&["appendonly yes"]);
+    let report = async |lacking: &str| {
+        let mut user = redis::cmd("ACL");
+        user.arg("SETUSER").arg("app").arg(&["reset", "on", ">secret"]);
+        user.arg(LEAST_RIGHTS.split(' ').chain(lacking.split_whitespace()).collect::<Vec<_>>());
+        user.exec(&mut server.connection()).unwrap();
+        let url = server.url().replace("://", "://app:secret@");
+        RedisStore::connect(url).await.unwrap().check().await.unwrap()
+    };
+    let whole = report("").await;
+    assert!(!whole.is_unsafe(), "{whole:?}");
+    for (lacking, says) in [
+        ("-evalsha", "'evalsha'"),
+        ("-eval", "'eval'"),
+        ("-getrange -del", "+getrange +del"),
+        ("-get -pexpire", "+get +pexpire"),
+        ("resetkeys ~other:*", "keys"),
+    ] {
+        let report = report(lacking).await;
+        assert!(report.is_fatal(), "{lacking}: {report:?}");
+        let text = &report.findings[0].text;
+        assert!(text.contains("no result is kept") && text.contains(says), "{lacking}: {text}");
+    }
+    let keys = redis::cmd("DBSIZE");
+    assert_eq!(keys.query::<u64>(&mut server.connection()).unwrap(), 0);
+}
+
 /// After the first check the engine asks again by itself.
 #[tokio::test]
 async fn a_policy_that_demands_more_than_the_store_promises_refuses_from_then_on_until_it_does() {
@@ -303,3 +333,8 @@ async fn until_async(mut is_so: impl AsyncFnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(30), holds).await.expect("it never holds");
 }
+
+/// Those of the store's documentation, for one server.
+const LEAST_RIGHTS: &str = "~idem:* &idem:* -@all +set +get +getrange +setrange +del +pexpire +pttl \
+                            +time +eval +evalsha +publish +hello +subscribe +select +info \
+                            +config|get";

@@ -17,6 +17,8 @@ pub(super) struct DatabaseSettings {
     /// `synchronous_commit` of sessions that set nothing themselves.
     default_commit: Option<String>,
     may_notify: bool,
+    /// Rights on the table of the records that the role has not.
+    lacking: Vec<String>,
     standby_names: String,
     persistence: Option<String>,
     standbys: i64,
@@ -39,6 +41,7 @@ impl DatabaseSettings {
             synchronous_commit: row.try_get("synchronous_commit").ok()?,
             default_commit: row.try_get("default_commit").ok()?,
             may_notify: row.try_get("may_notify").ok()?,
+            lacking: row.try_get("lacking").ok()?,
             standby_names: row.try_get("standby_names").ok()?,
             persistence: row.try_get("persistence").ok()?,
             standbys: row.try_get("standbys").ok()?,
@@ -62,6 +65,7 @@ impl DatabaseSettings {
         let findings = [
             self.version(),
             self.role(),
+            self.rights(),
             self.logging(),
             self.commit(),
             self.application_commit(),
@@ -103,6 +107,26 @@ impl DatabaseSettings {
                         store's role to write";
             Finding::new(Severity::Fatal, text)
         })
+    }
+
+    fn rights(&self) -> Option<Finding> {
+        let lacking = self.lacking.join(", ");
+        let grant = format!("GRANT {lacking} ON the table of the records TO the role");
+        match self.lacking.as_slice() {
+            [] => None,
+            // It grants a claim that it could not end, or not even that.
+            [right] if right == "DELETE" => Some(warning(format!(
+                "the role may not DELETE records: a key that is given up stays blocked for a \
+                 lease, and what has expired is never removed; {grant}"
+            ))),
+            _ => Some(Finding::new(
+                Severity::Fatal,
+                format!(
+                    "the role lacks rights without which no result is kept, so that its operation \
+                     would run again; {grant}"
+                ),
+            )),
+        }
     }
 
     fn logging(&self) -> Option<Finding> {
@@ -288,6 +312,7 @@ mod tests {
             synchronous_commit: "on".to_owned(),
             default_commit: Some("on".to_owned()),
             may_notify: true,
+            lacking: Vec::new(),
             standby_names: String::new(),
             persistence: Some("p".to_owned()),
             standbys: 0,
@@ -340,6 +365,18 @@ mod tests {
                 DatabaseSettings { may_notify: false, ..sound() },
                 Severity::Warning,
                 "GRANT EXECUTE ON FUNCTION pg_catalog.pg_notify",
+                true,
+            ),
+            (
+                DatabaseSettings { lacking: vec!["UPDATE".to_owned()], ..sound() },
+                Severity::Fatal,
+                "GRANT UPDATE ON",
+                true,
+            ),
+            (
+                DatabaseSettings { lacking: vec!["DELETE".to_owned()], ..sound() },
+                Severity::Warning,
+                "GRANT DELETE ON",
                 true,
             ),
             (

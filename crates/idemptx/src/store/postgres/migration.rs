@@ -93,8 +93,8 @@ pub(super) async fn migrate(client: &mut Client, layout: &TableNames) -> Result<
         Some(found) if found.number >= VERSION => return found.usable(),
         Some(_) => {}
         None => {
-            let schema =
-                transaction.query_typed(HAS_SCHEMA, &[(&layout.schema(), Type::TEXT)]).await?;
+            let [schema, _] = layout.names();
+            let schema = transaction.query_typed(HAS_SCHEMA, &[(&schema, Type::TEXT)]).await?;
             // Even `IF NOT EXISTS` wants the right to make one.
             if schema.is_empty() {
                 transaction.batch_execute(&layout.fill("CREATE SCHEMA {schema}")).await?;

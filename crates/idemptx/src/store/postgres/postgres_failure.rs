@@ -159,7 +159,11 @@ impl PostgresFailure {
     }
 
     fn kind(&self) -> ErrorKind {
-        self.fate.judge(self.kind_by_answer())
+        match (self.fate, &self.cause, self.kind_by_answer()) {
+            // An answer to what opens a session, whatever it means: nothing of the step was sent.
+            (Fate::Unsent, PostgresCause::Postgres(_), ErrorKind::Internal) => ErrorKind::Refused,
+            (fate, _, kind) => fate.judge(kind),
+        }
     }
 
     fn kind_by_answer(&self) -> ErrorKind {

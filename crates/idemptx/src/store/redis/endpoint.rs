@@ -37,10 +37,14 @@ impl Endpoint {
     /// password if that is not in the address.
     pub(super) fn new(info: ConnectionInfo, mut access: ServerAccess) -> Result<Self, InvalidUrl> {
         let name = url::name(&info).into();
-        let settings = info
+        let mut settings = info
             .redis_settings()
             .clone()
             .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        if settings.username().is_some() && settings.password().is_none() {
+            // The client library would say nothing of a user without a password, and be another's.
+            settings = settings.set_password("");
+        }
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(coalescing_writer::SILENCE_MAX);

@@ -13,8 +13,8 @@ use idemptx_core::store::{
 
 use super::cluster_listing;
 use super::deployment::Deployment;
-use super::protocol::ListStep;
 use super::protocol::check::{self, Transport};
+use super::protocol::{ListStep, rights};
 use super::redis_store_builder::RedisStoreBuilder;
 use super::step_runner::StepRunner;
 use super::url::InvalidUrl;
@@ -107,6 +107,9 @@ impl RedisStore {
         let mut unable = Vec::new();
         for primary in &primaries {
             unable.extend(self.runner.disk_finding(primary).await?);
+            let [known, script] = rights::questions(&self.runner.layout);
+            let allowed = [primary.ask(&known).await?, primary.ask(&script).await?];
+            unable.extend(rights::finding(&allowed));
             let [about, configuration] = check::questions();
             replies.push([primary.ask(&about).await?, primary.ask(&configuration).await?]);
         }

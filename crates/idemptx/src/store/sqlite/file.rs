@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::boot_clock::{HostClock, StoreClock};
+use super::filesystem;
 use super::schema::{self, FileOwner};
 use super::sqlite_failure::{OLDEST_VERSION_NUMBER, SqliteCause, SqliteFailure};
 use super::writer_lock::WriterLock;
@@ -48,7 +49,7 @@ impl DatabaseFile {
         if path.is_dir() {
             return Err(fail(SqliteCause::NoFile));
         }
-        if let Some(kind) = path.parent().and_then(network) {
+        if let Some(kind) = folder_of(&path).as_deref().and_then(network) {
             return Err(fail(SqliteCause::Network(kind)));
         }
         let writer_lock = WriterLock::open(&path).map_err(|error| {
@@ -65,6 +66,9 @@ impl DatabaseFile {
             _ => fail(SqliteCause::Io("cannot lock the `-turn` file beside it", error)),
         })?;
         create(&path).map_err(|error| fail(SqliteCause::Io("cannot create it", error)))?;
+        if folder_of(&path).is_some_and(|folder| filesystem::is_mounted_alone(&path, &folder)) {
+            return Err(fail(SqliteCause::MountedAlone));
+        }
         #[cfg(test)]
         super::failpoint::reach("created");
         let mut file = Self { path: path.clone(), patience, identity: None };
@@ -206,6 +210,12 @@ fn absolute(path: &Path) -> Result<Arc<Path>, SqliteFailure> {
     }
 }
 
+/// Returns the folder in which SQLite keeps the log: that of the file, not of a link to it.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let file = path.canonicalize();
+    file.as_deref().unwrap_or(path).parent().map(Path::to_owned)
+}
+
 /// Creates an empty file that only its owner may read; SQLite gives the files beside it the same
 /// mode.
 fn create(path: &Path) -> io::Result<()> {
@@ -249,8 +259,8 @@ impl Identity {
 
 /// Returns the kind of network file system of a folder, if it is on one.
 fn network(folder: &Path) -> Option<&'static str> {
-    let kind = super::filesystem::kind(folder)?;
-    super::filesystem::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
+    let kind = filesystem::kind(folder)?;
+    filesystem::NETWORKS.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
 }
 
 /// Mode for the owner alone, because the file holds responses.

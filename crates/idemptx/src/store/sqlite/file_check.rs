@@ -18,6 +18,7 @@ pub(super) fn look(
     let path = file.path();
     let findings = [
         in_place(file),
+        names(path),
         sound(connection)?,
         filesystem_kind(path),
         room(path),
@@ -107,6 +108,25 @@ fn room(path: &Path) -> Option<Finding> {
              are refused"
         ))
     })
+}
+
+/// Warns of hard links: a process has the write-ahead log beside the name that it was given.
+#[cfg(unix)]
+fn names(path: &Path) -> Option<Finding> {
+    use std::os::unix::fs::MetadataExt;
+    (std::fs::metadata(path).ok()?.nlink() > 1).then(|| {
+        Finding::new(
+            Severity::Unsafe,
+            "the file has another name, a hard link: a process that uses it by that name has \
+             another write-ahead log, one key is executed twice, and the file is damaged; remove \
+             that name, and copy a file instead of linking it",
+        )
+    })
+}
+
+#[cfg(not(unix))]
+fn names(_: &Path) -> Option<Finding> {
+    None
 }
 
 #[cfg(unix)]

@@ -26,6 +26,23 @@ pub(super) fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
+/// Returns true if a file is a mount of its own, beside which nothing is that belongs to it.
+#[cfg(target_os = "linux")]
+pub(super) fn is_mounted_alone(path: &Path, folder: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let mount = |path: &Path| {
+        let about = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        let is_known = about.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        is_known.then_some(about.stx_mnt_id)
+    };
+    mount(path).zip(mount(folder)).is_some_and(|(file, folder)| file != folder)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_mounted_alone(_: &Path, _: &Path) -> bool {
+    false
+}
+
 /// File systems whose locks and shared memory do not reach every host.
 pub(super) const NETWORKS: &[(u64, &str)] = &[
     (0x6969, "NFS"),

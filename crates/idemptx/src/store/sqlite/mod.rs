@@ -70,6 +70,9 @@
 //! Network file systems are refused: what locks on them is worth differs from host to host.
 //! FUSE, which may be one (sshfs, GlusterFS, virtiofs), and folders shared with a virtual machine
 //! are findings of the check, for which the profile `payments` refuses to start.
+//! So is another name of the file, a hard link.
+//! A file that is mounted without its folder, as a container may have it, is refused: its log would
+//! be elsewhere.
 //!
 //! # SQLite
 //!

@@ -44,6 +44,8 @@ pub(super) enum SqliteCause {
     Newer(i64),
     /// The file is on a network file system of that name.
     Network(&'static str),
+    /// The file is mounted without its folder.
+    MountedAlone,
     /// The file was taken over by another host, or by a container with a separate kernel.
     OtherHost,
     /// The clock of this process is not the one the others go by.
@@ -172,6 +174,11 @@ impl fmt::Display for SqliteCause {
                 f,
                 "it is on {kind}, where several hosts cannot lock it safely; put it on a local \
                  disk, or use Redis or PostgreSQL for several hosts"
+            ),
+            Self::MountedAlone => f.write_str(
+                "it is mounted without its folder, so that each container has another write-ahead \
+                 log beside it: one key would be executed twice, and results end with the \
+                 container; mount the folder, with nothing else in it",
             ),
             Self::OtherHost => f.write_str(
                 "another host, or a container with a kernel of its own, has opened it; only \

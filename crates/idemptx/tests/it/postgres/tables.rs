@@ -50,6 +50,40 @@ async fn names_of_any_characters_are_names() {
     assert!(matches!(plain.lookup(&id(1)).await, Ok(Some(RecordSnapshot::Held(_)))));
 }
 
+/// A role that may make no schema makes the tables in one that was given to it.
+#[tokio::test]
+async fn tables_are_made_in_a_schema_that_is_there_already() {
+    let server = PostgresServer::start(&[]);
+    let schemas = "CREATE ROLE app LOGIN;
+        CREATE SCHEMA shop AUTHORIZATION app;
+        CREATE SCHEMA \"Shop's \"\"own\"\"\" AUTHORIZATION app;
+        GRANT CREATE ON SCHEMA public TO app";
+    server.session().await.batch_execute(schemas).await.unwrap();
+    for schema in ["shop", "Shop's \"own\"", "public"] {
+        let store = patient(server.url_of("app")).schema(schema).connect().await.unwrap();
+        granted(&store, id(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_could_not_end_its_claims_is_told_of_the_grants() {
+    let (server, _store) = started(&[]).await;
+    let session = server.session().await;
+    let setup = "CREATE ROLE app LOGIN;
+        GRANT USAGE ON SCHEMA idemptx TO app;
+        GRANT SELECT, INSERT ON idemptx.records TO app;
+        GRANT SELECT ON idemptx.records_version TO app";
+    session.batch_execute(setup).await.unwrap();
+    let store = patient(server.url_of("app")).migrate(false).connect().await.unwrap();
+    let report = store.check().await.unwrap();
+    assert!(report.is_fatal(), "{report:?}");
+    assert!(report.findings[0].text.contains("GRANT UPDATE, DELETE ON"), "{report:?}");
+    session.batch_execute("GRANT UPDATE ON idemptx.records TO app").await.unwrap();
+    let report = store.check().await.unwrap();
+    assert!(!report.is_unsafe(), "{report:?}");
+    assert!(report.findings[0].text.contains("GRANT DELETE ON"), "{report:?}");
+}
+
 #[tokio::test]
 async fn a_role_with_the_documented_grants_can_do_everything() {
     let server = PostgresServer::start(&[]);
@@ -315,6 +349,17 @@ async fn whoever_is_unknown_to_the_server_is_told_so() {
     let server = PostgresServer::start(&[]);
     for url in [server.url_of("stranger"), server.url().replace("/postgres", "/nowhere")] {
         assert_eq!(kind(patient(url).connect().await), ErrorKind::Refused);
+    }
+}
+
+/// A reason without a meaning of its own leaves no doubt either: nothing was sent.
+#[tokio::test]
+async fn a_session_that_cannot_be_opened_is_a_certain_refusal() {
+    let server = PostgresServer::start(&[]);
+    let unknown_setting = patient(format!("{}?options=-c%20nonsense%3D1", server.url()));
+    for builder in [unknown_setting, patient(server.url()).schema("pg_temp")] {
+        let store = builder.open().unwrap();
+        assert_eq!(kind(store.claim(&id(1), &claim_request()).await), ErrorKind::Refused);
     }
 }
 

@@ -10,6 +10,11 @@ SELECT
     -- What sessions have that set nothing themselves.
     (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS default_commit,
     has_function_privilege('pg_catalog.pg_notify(text, text)', 'EXECUTE') AS may_notify,
+    ARRAY(
+        SELECT needed.name
+        FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed (name)
+        WHERE NOT has_table_privilege(to_regclass($1), needed.name)
+    ) AS lacking,
     current_setting('synchronous_standby_names') AS standby_names,
     (SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass($1)) AS persistence,
     replication.standbys,

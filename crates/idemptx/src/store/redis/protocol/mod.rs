@@ -55,6 +55,7 @@ mod lookup;
 mod read;
 mod refusal;
 mod reply;
+pub mod rights;
 mod scripts;
 pub mod sentinel;
 mod settle;

@@ -50,7 +50,7 @@ fn kind(error: &[u8]) -> ErrorKind {
         // The server checks these before it executes a command, and before a script's first write.
         b"NOAUTH" | b"WRONGPASS" | b"NOPERM" | b"OOM" | b"READONLY" | b"LOADING"
         | b"MASTERDOWN" | b"NOREPLICAS" | b"MISCONF" | b"TRYAGAIN" | b"CLUSTERDOWN" | b"MOVED"
-        | b"ASK" => ErrorKind::Refused,
+        | b"ASK" | b"BUSY" => ErrorKind::Refused,
         _ => ErrorKind::Unavailable,
     }
 }
@@ -125,6 +125,7 @@ mod tests {
             ("MISCONF Errors writing to the AOF file", ErrorKind::Refused),
             ("TRYAGAIN Multiple keys request during rehashing of slot", ErrorKind::Refused),
             ("CLUSTERDOWN The cluster is down", ErrorKind::Refused),
+            ("BUSY Redis is busy running a script.", ErrorKind::Refused),
             ("ERR WRONGTYPE is not its code", ErrorKind::Unavailable),
             ("", ErrorKind::Unavailable),
         ] {

@@ -97,6 +97,12 @@ pub(super) const LOOK: Script = Script {
     hash: "1b532c991eb36ea732a55ba429778c335d08cc88",
 };
 
+pub(super) const RIGHTS: Script = Script {
+    shebang: "",
+    code: include_str!("lua/rights.lua"),
+    hash: "6be2e5c66efbc36b6204cd89ef6a8ea99850ec0d",
+};
+
 pub(super) const LIST: Script = Script {
     shebang: "",
     code: include_str!("lua/list.lua"),
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_hash_is_that_of_its_script() {
-        for script in [CLAIM, LOOK, LIST, SETTLE, RELEASE, RENEW, AWAIT] {
+        for script in [CLAIM, LOOK, RIGHTS, LIST, SETTLE, RELEASE, RENEW, AWAIT] {
             let text = [script.shebang, script.code].concat();
             assert_eq!(script.hash, redis::Script::new(&text).get_hash(), "{text}");
         }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
 use idemptx_core::record::Record;
+use idemptx_testkit::SmallDisk;
 use rusqlite::Connection;
 
 use super::*;
@@ -73,6 +74,39 @@ fn files_that_cannot_be_the_store_are_refused_with_what_to_do() {
 fn a_folder_that_cannot_be_written_to_is_named() {
     let error = SqliteStore::open("/sys/kernel/keys.db").unwrap_err().to_string();
     assert!(error.contains("/sys/kernel/keys.db: its folder cannot be written to"), "{error}");
+}
+
+/// As a container has it that was given the file and not its folder.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_mounted_without_its_folder_is_refused() {
+    let Some(disk) = SmallDisk::mount(3) else { return };
+    let [here, there] = ["here", "there"].map(|name| disk.path().join(name));
+    for folder in [&here, &there] {
+        fs::create_dir(folder).unwrap();
+    }
+    drop(store(&here.join("it.db")));
+    fs::write(there.join("it.db"), "").unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.arg("--bind").args([here.join("it.db"), there.join("it.db")]);
+    assert!(mount.status().unwrap().success());
+    std::os::unix::fs::symlink(there.join("it.db"), here.join("link.db")).unwrap();
+    for path in [there.join("it.db"), here.join("link.db")] {
+        let error = SqliteStore::open(path).unwrap_err().to_string();
+        assert!(error.contains("mount the folder"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_with_two_names_is_unsafe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.db");
+    let store = store(&path);
+    assert!(!store.check().await.unwrap().findings.iter().any(|it| it.text.contains("hard link")));
+    fs::hard_link(&path, folder.path().join("other.db")).unwrap();
+    let report = store.check().await.unwrap();
+    assert!(report.is_unsafe(), "{report:?}");
+    assert!(report.findings.iter().any(|it| it.text.contains("hard link")), "{report:?}");
 }
 
 #[tokio::test]

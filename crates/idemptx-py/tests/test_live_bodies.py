@@ -1,0 +1,70 @@
+"""Bodies that reach their client while they are made: who reads them, and what ends them."""
+# Annotations are read at run time by FastAPI, which sees no names of enclosing functions:
+# ruff: noqa: TC003
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi.responses import StreamingResponse
+from idemptx import drain
+from idemptx._engines import engines_of
+from idemptx.backend import InMemoryBackend
+from protected import KEY, protected
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("media_type", ["text/event-stream", "text/csv"])
+async def test_without_detaching_a_live_body_flows_and_ends(
+    connect: Any, media_type: str, leaves: bool
+) -> None:
+    """The handler's task reads it, so that another has to make it."""
+    backend, began = InMemoryBackend(), asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            began.set()
+            yield b"x" * 65536
+
+    @protected(backend, detach=False)
+    async def app() -> Any:
+        return StreamingResponse(parts(), media_type=media_type)
+
+    async with connect(app) as client:
+        sending = asyncio.create_task(client.post("/orders", headers=KEY))
+        await began.wait()
+        if leaves:
+            sending.cancel()
+            await asyncio.wait({sending})
+        else:
+            answer = await sending
+            assert (answer.status_code, len(answer.content)) == (200, 40 * 65536)
+            again = await client.post("/orders", headers=KEY)
+            assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
+    assert await drain(20)
+    assert engines_of(backend).here().executions == 0
+
+
+async def test_without_detaching_a_body_that_breaks_off_frees_its_key(connect: Any) -> None:
+    calls = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a"
+        if calls == 1:
+            raise RuntimeError("half of it")
+
+    @protected(detach=False)
+    async def app() -> Any:
+        nonlocal calls
+        calls += 1
+        return StreamingResponse(parts())
+
+    async with connect(app) as client:
+        answers = [await client.post("/orders", headers=KEY) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [500, 200, 200]
+    assert calls == 2
