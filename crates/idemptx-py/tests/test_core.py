@@ -257,6 +257,31 @@ def test_an_outcome_that_cannot_be_read_is_unknown(said):
     assert retry.refusal().code == "outcome-unknown"
 
 
+@pytest.mark.parametrize("on_panic", ["release", "quarantine"])
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"store", "result-unavailable"),
+        (b"unknown", "outcome-unknown"),
+        (b"stoer", "outcome-unknown"),
+        (b"release", None),
+    ],
+)
+def test_what_was_decided_counts_although_the_handler_fails(said, code, on_panic):
+    store, made = MemoryStore(), rules(on_panic=on_panic)
+    first = begin(made)
+    perform(first, store)
+    first.broken(said)
+    perform(first, store)
+    assert first.refusal().code == "handler-failed"
+    retry = begin(made)
+    if code is None:
+        assert perform(retry, store) == core.EXECUTE
+    else:
+        perform(retry, store)
+        assert retry.refusal().code == code
+
+
 def test_an_outcome_is_compared_without_case():
     store, made = MemoryStore(), rules()
     run(begin(made), store, status=502, headers=[(b"Idempotency-Outcome", b"STORE")])

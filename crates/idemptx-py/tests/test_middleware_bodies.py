@@ -222,6 +222,37 @@ async def test_a_raising_application_is_the_servers_500_and_releases_the_key(con
     assert answers[2].text == "2"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code", "calls_expected"),
+    [
+        (b"store", "result-unavailable", 1),
+        (b"Unknown", "outcome-unknown", 1),
+        # Not to be relied on any more: as the policy says.
+        (b"release", "outcome-unknown", 1),
+    ],
+)
+async def test_what_a_response_says_counts_although_it_breaks_off(
+    connect: Any, outcome: bytes, code: str, calls_expected: int
+) -> None:
+    calls = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        nonlocal calls
+        calls += 1
+        headers = [(b"Idempotency-Outcome", outcome)]
+        await send({"type": "http.response.start", "status": 201, "headers": headers})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError
+
+    layered = IdempotencyMiddleware(app, InMemoryBackend(), policy={"on_panic": "quarantine"})
+    async with connect(layered) as client:
+        first, second = [await client.post("/", headers=KEY) for _ in range(2)]
+    assert first.status_code == 500
+    assert second.json()["code"] == code
+    assert calls == calls_expected
+
+
 async def test_a_stream_beyond_the_limit_is_passed_on_and_not_executed_again(connect: Any) -> None:
     calls = 0
 

@@ -281,6 +281,34 @@ async def test_a_handler_directs_its_outcome(
     assert stored == (outcome == "store")
 
 
+@pytest.mark.parametrize("on_panic", ["release", "quarantine"])
+@pytest.mark.parametrize(
+    ("outcome", "code", "calls_expected"),
+    [("store", "result-unavailable", 1), ("unknown", "outcome-unknown", 1), ("release", "", 2)],
+)
+async def test_what_a_handler_has_directed_counts_although_it_then_raises(
+    connect: Any, on_panic: str, outcome: Any, code: str, calls_expected: int
+) -> None:
+    calls = 0
+
+    @protected(policy={"on_panic": on_panic})
+    async def app() -> Any:
+        nonlocal calls
+        calls += 1
+        execution = current_execution()
+        assert execution is not None
+        execution.direct(outcome)
+        if calls == 1:
+            raise RuntimeError
+        return {}
+
+    async with connect(app) as client:
+        first, second = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert first.status_code == 500
+    assert second.json().get("code", "") == code
+    assert calls == calls_expected
+
+
 async def test_an_unknown_direction_is_refused(connect: Any) -> None:
     @protected()
     async def app() -> Any:

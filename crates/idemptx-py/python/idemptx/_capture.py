@@ -59,6 +59,9 @@ class Capture:
         elif kind == "http.response.start":
             self.status = message["status"]
             self.headers = list(message.get("headers", ()))
+            said = {value for name, value in self.headers if name.lower() == OUTCOME}
+            self._driver.has_response = True
+            self._driver.response_said = b", ".join(said) if said else None
             if _is_event_stream(self.headers):
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.

@@ -52,6 +52,10 @@ class Driver(StoreActions):
     pending: Conclusion | None = None
     """A conclusion that was handed over and has not begun."""
     client_left = False
+    has_response = False
+    """True once the response has begun."""
+    response_said: bytes | None = None
+    """What its headers say of the outcome."""
     _asked: ClientTask | None = None
     """What the handler's task wants done in the client's."""
     _waking: Future[None] | None = None
@@ -193,12 +197,23 @@ class Driver(StoreActions):
     def _pending_action(self, *, failed: bool = False) -> int:
         conclusion, self.pending = self.pending, None
         assert conclusion is not None  # noqa: S101 - the caller has seen it
-        return self.exchange.broken() if failed else conclusion()
+        return self._broken() if failed else conclusion()
+
+    def _broken(self) -> int:
+        """Concludes as failed, after what the handler or its response may have decided."""
+        said = self.response_said
+        if said is None and self.execution is not None:
+            direction = self.execution.directive
+            said = None if direction is None else direction.encode()
+        # That nothing happened is not to be relied on once a response has begun and broken off.
+        if self.has_response and said is not None and said.lower() == b"release":
+            said = None
+        return self.exchange.broken(said)
 
     def settle_alone(self, *, failed: bool = False) -> None:
         """Concludes in a separate task, because the client's task is ending."""
         if failed and self.pending is not None:
-            self.pending = self.exchange.broken
+            self.pending = self._broken
         self._carry_on_alone()
 
     def _carry_on_alone(self) -> None:
@@ -287,11 +302,11 @@ class Driver(StoreActions):
                     # The handler awaited a task that was cancelled elsewhere: its own exception.
                     self.error = RuntimeError("the handler awaited something that was cancelled")
                     self.error.__cause__ = error
-                    await self.conclude(exchange.broken())
+                    await self.conclude(self._broken())
                     return
                 if not self.is_detached:
                     self._is_handed_over = True
-                    self.pending = exchange.broken
+                    self.pending = self._broken
                     self._carry_on_alone()
             elif not self.is_detached and self.pending is not None:
                 self.settle_alone()  # The handler has returned: its body alone was cut short.
@@ -301,12 +316,12 @@ class Driver(StoreActions):
         except BaseException as error:
             if exchange.action == EXECUTE and self.pending is None:
                 self.error = error
-                await self.conclude(exchange.broken())
+                await self.conclude(self._broken())
                 if isinstance(error, Exception):
                     return
             raise
         if self.pending is None and exchange.action == EXECUTE:
-            await self.conclude(exchange.broken())
+            await self.conclude(self._broken())
 
     def _leave(self) -> None:
         """Releases the resources of the handler's task."""

@@ -119,8 +119,8 @@ class Execution:
         """Sets the outcome of the response, independent of its status.
 
         `store` keeps it, `release` lets the next request execute, and `unknown` refuses retries
-        until an operator has decided. An `Idempotency-Outcome` header in the response has the same
-        effect and takes precedence.
+        until an operator has decided. That counts also if the handler then raises. An
+        `Idempotency-Outcome` header in the response has the same effect and takes precedence.
         """
         if outcome not in ("store", "release", "unknown"):
             message = f"an execution is directed to store, release or unknown, not {outcome!r}"

@@ -245,8 +245,8 @@ class Exchange:
         """
     def streamed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> int:
         """Takes the handler's response with a body that cannot be stored."""
-    def broken(self) -> int:
-        """Reports that the handler raised, or that its body broke off."""
+    def broken(self, outcome: bytes | None = None) -> int:
+        """Reports that the handler raised, or that its body broke off, after this decision."""
 
     # ANSWER
     @property
