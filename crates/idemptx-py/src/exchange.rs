@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use idemptx_core::coordination::{Update as Change, WaitLimits};
 use idemptx_core::exchange::{
-    Answer, BodyEnd, Directive, Event, Exchange, Handled, ProbeResult, classified_status,
+    Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
 };
 use idemptx_core::fingerprint::Fingerprinters;
 use idemptx_core::key::RecordId;
@@ -387,16 +387,8 @@ impl PyExchange {
     #[pyo3(signature = (outcome = None))]
     fn broken(&mut self, outcome: Option<&[u8]>) -> PyResult<i32> {
         let Phase::Execute = self.phase else { return Err(self.misplaced("broken")) };
-        let handled = match outcome {
-            None => Handled::Broken,
-            Some(said) => {
-                let directive = std::str::from_utf8(said).ok().and_then(|said| said.parse().ok());
-                self.concern = directive.is_none().then_some("outcome").or(self.concern);
-                let directive = directive.unwrap_or(Directive::Unknown);
-                Handled::Failed { directive }
-            }
-        };
-        Ok(self.handled(handled))
+        let decided = outcome.map(|said| self.decided(said));
+        Ok(self.handled(decided.map_or(Handled::Broken, |directive| Handled::Failed { directive })))
     }
 
     #[getter]
