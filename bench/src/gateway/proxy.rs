@@ -215,7 +215,7 @@ fn gateway(listen: SocketAddr, upstream: SocketAddr, route: &str) -> String {
     format!(
         "[[listener]]\naddress = '{listen}'\n\
          [[upstream]]\nname = 'app'\nurls = ['http://{upstream}']\n\
-         [limits]\nhead_ms = 600000\n[log]\nlevel = 'error'\n\
+         [limits]\nhead_ms = 600000\nconnections_per_ip_max = 10000\n[log]\nlevel = 'error'\n\
          [[route]]\nupstream = 'app'\n{route}\n"
     )
 }
