@@ -249,6 +249,8 @@ async fn a_lease_lives_in_redis_while_its_handler_blocks_the_runtime() {
     let server = RedisServer::start(&[]);
     let lease = Duration::from_millis(1500);
     let [owner, _] = processes(&server, |policy| policy.lease(lease)).await;
+    let first = owner.client("k");
+    owner.runs.reach(1).await;
     let url = server.url();
     let rival = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -266,8 +268,6 @@ async fn a_lease_lives_in_redis_while_its_handler_blocks_the_runtime() {
             (reply, rival.runs.began())
         })
     });
-    let first = owner.client("k");
-    owner.runs.reach(1).await;
     std::thread::sleep(lease * 2);
     owner.gate.open();
     first.await.unwrap().answered(200, "run 1");
