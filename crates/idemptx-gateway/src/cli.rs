@@ -6,14 +6,13 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use idemptx::store::SafetyCheck as _;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Admin, Config, ListenAddress, OnAmbiguous, Origin, Protection, Store};
@@ -23,6 +22,7 @@ use crate::logging;
 use crate::openapi::OpenApiArgs;
 use crate::serve::Gateway;
 use crate::systemd::Supervisor;
+use crate::workers::Workers;
 
 /// Makes any HTTP service safe to retry.
 #[derive(Debug, Parser)]
@@ -169,7 +169,7 @@ fn admin(address: ListenAddress) -> Result<Admin, &'static str> {
 #[must_use]
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let runtime = match runtime() {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
         // Never dropped: shutting the runtime down could close an upstream connection before the
         // request on it, which would then count as lost and release a claim that must lapse
         // instead.
@@ -201,20 +201,6 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Returns the runtime of the process.
-///
-/// On a single core a request is not handed over between threads: the scheduler for several would
-/// only add locks and wake-ups.
-fn runtime() -> io::Result<Runtime> {
-    let chosen = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|text| text.parse().ok());
-    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mut builder = match chosen.unwrap_or_else(cores) {
-        1 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    builder.enable_all().build()
-}
-
 /// Serves until a signal ends it; a reload takes of the `file` what `part` leaves of it.
 async fn serve(
     config: Config,
@@ -227,7 +213,7 @@ async fn serve(
     let mut hung_up = signal(SignalKind::hangup())?;
     let secure: Vec<_> = config.listeners.iter().map(|it| it.tls.is_some()).collect();
     let ext_proc_tls = config.ext_proc.as_ref().is_some_and(|it| it.tls.is_some());
-    let gateway = Gateway::start(config).await?;
+    let gateway = Gateway::start_on(Workers::start()?, config).await?;
     for (address, secure) in gateway.addresses().iter().zip(secure) {
         writeln!(io::stdout(), "listening on {}", address.url(secure))?;
     }

@@ -21,6 +21,7 @@
 //! | [`logging`] | the log |
 //! | [`check`](mod@check) | `idemptx check`: reports the effective configuration |
 //! | [`demo`] | `idemptx demo`: a service in front of which the gateway runs |
+//! | [`workers`] | the threads that serve clients |
 //! | [`cli`] | the command line |
 //!
 //! # Features
@@ -64,4 +65,5 @@ mod tls;
 mod token;
 mod traces;
 mod upstream;
+pub mod workers;
 mod write_timeout;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use idemptx::CheckError;
-use idemptx::store::{AnyStore, SafetyCheck};
+use idemptx::store::{AnyStore, SafetyCheck, StoreKind};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,6 +24,7 @@ use crate::network::{self, Listener, SocketFile};
 use crate::proxy::{ExtProcServer, LoggedFindings, RoutingTable};
 use crate::recorder::{RecordedStore, Recorder};
 use crate::shutdown::ShutdownTrigger;
+use crate::workers::Workers;
 
 /// A running gateway.
 ///
@@ -52,18 +53,32 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the listeners, checks the store and starts to serve; the store may be unavailable.
+    /// Binds the listeners, checks the store and starts to serve in the current runtime; the store
+    /// may be unavailable.
     ///
     /// # Errors
     ///
     /// [`StartError`] if an address cannot be bound or the store's URL is invalid.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_on(Workers::default(), config).await
+    }
+
+    /// Starts as [`start`](Self::start) does, but serves clients on these threads.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start).
+    pub async fn start_on(workers: Workers, config: Config) -> Result<Self, StartError> {
         let store = crate::store::open(&config.store)?;
-        Self::start_over(store, config).await
+        Self::start_over(store, workers, config).await
     }
 
     /// Starts over a store that is open already.
-    pub(crate) async fn start_over(store: AnyStore, config: Config) -> Result<Self, StartError> {
+    pub(crate) async fn start_over(
+        store: AnyStore,
+        workers: Workers,
+        config: Config,
+    ) -> Result<Self, StartError> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -74,7 +89,12 @@ impl Gateway {
         let traces = crate::traces::Tracer::start(config.traces.as_ref())?;
         let recorder = Arc::new(recorder.with_traces(traces));
         recorder.readiness().require_store(config.store.required_for_readiness);
-        let store = Arc::new(RecordedStore::new(store, Arc::clone(&recorder)));
+        let kind = store.kind();
+        let mut store = RecordedStore::new(store, Arc::clone(&recorder));
+        if kind == StoreKind::Postgres {
+            store = store.in_current_runtime();
+        }
+        let store = Arc::new(store);
         let table = Arc::new(RoutingTable::new(&config, Arc::clone(&store), None)?);
         let (mut sockets, mut socket_files) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
@@ -113,12 +133,13 @@ impl Gateway {
                 tables: tables.clone(),
                 shutdown_watch: shutdown_watch.clone(),
                 limit: limit.clone(),
+                workers: workers.clone(),
             };
             accept_tasks.spawn(accept(socket, Arc::new(context)));
         }
         let ext_proc_address = ext_proc.as_ref().map(ExtProcServer::address);
         if let Some(ext_proc) = ext_proc {
-            accept_tasks.spawn(ext_proc.serve(tables.clone(), shutdown_watch));
+            accept_tasks.spawn(ext_proc.serve(tables.clone(), shutdown_watch, workers));
         }
         let mut admin_tasks = JoinSet::new();
         let mut admin_address = None;

@@ -104,12 +104,50 @@ impl Stream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
+    /// Takes a connection from the runtime that it belongs to, for another to
+    /// [go on](Self::enter_runtime) with.
+    #[cfg(not(test))]
+    pub(crate) fn leave_runtime(self) -> io::Result<DetachedStream> {
+        Ok(match self {
+            Self::Tcp(stream) => DetachedStream::Tcp(stream.into_std()?),
+            Self::Unix(stream) => DetachedStream::Unix(stream.into_std()?),
+        })
+    }
+
+    /// Goes on with a connection in the current runtime.
+    #[cfg(not(test))]
+    pub(crate) fn enter_runtime(stream: DetachedStream) -> io::Result<Self> {
+        Ok(match stream {
+            DetachedStream::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
+            DetachedStream::Unix(stream) => Self::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+
     /// Sends segments at once, although they are small; a Unix socket always does.
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
             Self::Unix(_) => Ok(()),
         }
+    }
+}
+
+/// A connection that belongs to no runtime.
+#[cfg(not(test))]
+pub(crate) enum DetachedStream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// A simulated network is one thread's.
+#[cfg(test)]
+impl Stream {
+    pub(crate) fn leave_runtime(self) -> io::Result<Self> {
+        Ok(self)
+    }
+
+    pub(crate) fn enter_runtime(stream: Self) -> io::Result<Self> {
+        Ok(stream)
     }
 }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use idemptx::operator::{Inventory, Page, Query};
 use idemptx::store::{SafetyCheck, SafetyReport};
 use idemptx_core::key::RecordId;
@@ -13,22 +14,44 @@ use idemptx_core::store::{
     Capabilities, Claim, ClaimRequest, ErrorKind, RecordSnapshot, Settlement, Store, StoreError,
     Watch,
 };
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tokio_util::context::TokioContext;
 
 use super::Recorder;
 use crate::observation::{StoreOperation, StoreResult};
 use crate::recorder::event_log::Event;
+use crate::workers;
 
 /// A store that reports its operations to a [`Recorder`].
 #[derive(Debug)]
 pub(crate) struct RecordedStore<S> {
     store: S,
     recorder: Arc<Recorder>,
+    /// The runtime that has the store's connections for all threads that serve clients.
+    runtime: Option<Handle>,
 }
 
 impl<S> RecordedStore<S> {
     pub(crate) const fn new(store: S, recorder: Arc<Recorder>) -> Self {
-        Self { store, recorder }
+        Self { store, recorder, runtime: None }
+    }
+
+    /// Has the store's connections in the current runtime, not in that of each thread.
+    ///
+    /// For a server to which a connection is dear, and which takes what several requests ask for in
+    /// one statement.
+    pub(crate) fn in_current_runtime(mut self) -> Self {
+        self.runtime = Handle::try_current().ok();
+        self
+    }
+
+    /// Returns a future that finds the runtime which has the connections.
+    fn connected<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F, S> {
+        match self.runtime.as_ref().filter(|_| workers::is_worker()) {
+            Some(runtime) => Either::Left(TokioContext::new(future, runtime.clone())),
+            None => Either::Right(future),
+        }
     }
 
     /// The inner store, for calls of operators.
@@ -51,7 +74,7 @@ impl<S> RecordedStore<S> {
         let span = self.recorder.traces.start_step(operation, lease);
         let recorder = &*self.recorder;
         let mut running = RunningStep { recorder, operation, id, began, is_answered: false };
-        let answer = step.await;
+        let answer = self.connected(step).await;
         running.is_answered = true;
         drop(running);
         match &answer {
@@ -175,10 +198,11 @@ impl<S: Store> Store for RecordedStore<S> {
     }
 
     fn watch(&self, id: &RecordId) -> impl Future<Output = Option<Watch>> + Send {
-        self.store.watch(id)
+        self.connected(self.store.watch(id))
     }
 
     fn maintain(&self) {
+        let _connected = self.runtime.as_ref().map(Handle::enter);
         self.store.maintain();
     }
 

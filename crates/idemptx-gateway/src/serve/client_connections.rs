@@ -30,6 +30,7 @@ use crate::shutdown::ShutdownWatch;
 use crate::strict_http1::{StrictHttp1, UpgradeFlag};
 use crate::tls::{Accepted, Acceptor, Negotiated};
 use crate::upstream::UpstreamBody;
+use crate::workers::Workers;
 use crate::write_timeout::WriteTimeout;
 
 /// State shared by the connections of one listener.
@@ -39,6 +40,7 @@ pub(super) struct ListenerContext {
     pub(super) tables: watch::Receiver<Arc<RoutingTable>>,
     pub(super) shutdown_watch: ShutdownWatch,
     pub(super) limit: ConnectionLimit,
+    pub(super) workers: Workers,
 }
 
 impl ListenerContext {
@@ -57,24 +59,27 @@ pub(super) async fn accept(socket: Listener, context: Arc<ListenerContext>) {
             tracing::info!("connections are accepted again, after {failures} failures");
             failures = 0;
         }
-        match accepted {
+        let (workers, shared) = (&context.workers, Arc::clone(&context));
+        let served = match accepted {
             Ok((stream, address)) if context.listener.proxy_protocol => {
-                let context = Arc::clone(&context);
-                tokio::spawn(introduced(stream, address, reserved, context));
+                workers.serve(stream, move |it| introduced(it, address, reserved, shared))
             }
             Ok((stream, address)) => match context.limit.try_acquire(address, reserved) {
                 Some(permit) => {
-                    let context = Arc::clone(&context);
-                    tokio::spawn(connection(stream, address, permit, context));
+                    workers.serve(stream, move |it| connection(it, address, permit, shared))
                 }
-                None => context.recorder().connection_refused(address, "limit"),
+                None => {
+                    context.recorder().connection_refused(address, "limit");
+                    continue;
+                }
             },
-            // Most likely out of file descriptors: connections may close in the meantime.
-            Err(error) => {
-                failures += 1;
-                context.recorder().accept_failed("a connection", &error);
-                sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => Err(error),
+        };
+        // Most likely out of file descriptors: connections may close in the meantime.
+        if let Err(error) = served {
+            failures += 1;
+            context.recorder().accept_failed("a connection", &error);
+            sleep(ACCEPT_PAUSE).await;
         }
     }
 }

@@ -14,6 +14,7 @@ use super::backend::{Backend, Behavior};
 use super::caller::{self, Reply};
 use crate::config::Config;
 use crate::serve::Gateway;
+use crate::workers::Workers;
 
 pub(super) const GATEWAYS: [&str; 2] = ["gateway-1", "gateway-2"];
 pub(super) const SERVICE: &str = "service";
@@ -62,7 +63,7 @@ impl Cluster {
                 let (store, config) = (AnyStore::from(store.clone()), config.clone());
                 let (closing, listening) = (Arc::clone(&closing), Rc::clone(&listening));
                 async move {
-                    let gateway = Gateway::start_over(store, config).await?;
+                    let gateway = Gateway::start_over(store, Workers::default(), config).await?;
                     listening.set(listening.get() + 1);
                     closing.notified().await;
                     gateway.drain().await;

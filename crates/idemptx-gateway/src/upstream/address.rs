@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::streams::{OpenStream, Streams};
 use crate::config::{self, HostRule, Origin, UpstreamVersion};
 use crate::request_body::UpstreamRequestBody;
 use crate::tls::Connector;
+use crate::workers::PerWorker;
 
 /// An address with its idle connections and its health.
 pub(crate) struct Address {
@@ -39,15 +41,17 @@ pub(crate) struct Address {
     idle_timeout: Duration,
     age_max: Duration,
     down: Duration,
-    idle: Mutex<VecDeque<IdleConnection>>,
-    /// HTTP/2: the connection that all requests share.
-    shared: tokio::sync::Mutex<Option<SharedConnection>>,
+    idle: PerWorker<IdleConnections>,
+    /// HTTP/2: the connection that all requests of a thread share.
+    shared: PerWorker<tokio::sync::Mutex<Option<SharedConnection>>>,
     room: Arc<Semaphore>,
     /// Notified when a connection is returned or closed.
     freed: Notify,
     health: AddressHealth,
     in_flight: Arc<AtomicU64>,
 }
+
+type IdleConnections = Mutex<VecDeque<IdleConnection>>;
 
 struct IdleConnection {
     sender: http1::SendRequest<UpstreamRequestBody>,
@@ -121,8 +125,8 @@ impl Address {
             idle_timeout: config.idle_timeout,
             age_max: config.connection_age_max,
             down: config.down,
-            idle: Mutex::default(),
-            shared: tokio::sync::Mutex::default(),
+            idle: PerWorker::default(),
+            shared: PerWorker::default(),
             room: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             freed: Notify::new(),
             health: AddressHealth::default(),
@@ -156,7 +160,7 @@ impl Address {
     pub(super) fn is_full(&self) -> bool {
         self.version == UpstreamVersion::Http1
             && self.room.available_permits() == 0
-            && self.idle().is_empty()
+            && self.idle.iter().all(|it| lock(it).is_empty())
     }
 
     /// Names this address in a request, where it is the upstream's own host that counts, and brings
@@ -238,14 +242,23 @@ impl Address {
                 let (address, expires) = (Arc::clone(self), self.expiry());
                 return Ok((Protocol::Http1 { sender, address, expires }, false));
             }
-            timeout_at(deadline, freed).await.map_err(|_| connections_exhausted())?;
+            // One that another thread drives, or whose task has yet to see the last response's end.
+            let Some(mut idle) = (!fresh).then(|| self.take_any()).flatten() else {
+                timeout_at(deadline, freed).await.map_err(|_| connections_exhausted())?;
+                continue;
+            };
+            let is_ready = timeout_at(deadline, idle.sender.ready()).await;
+            if is_ready.map_err(|_| connections_exhausted())?.is_ok() {
+                return Ok((idle.lent_by(self), true));
+            }
         }
     }
 
     async fn http2(self: &Arc<Self>, deadline: Instant) -> io::Result<(SharedConnection, bool)> {
         // Waiting for another request's connect counts towards this request's time limit.
-        let mut shared =
-            timeout_at(deadline, self.shared.lock()).await.map_err(|_| connect_timed_out())?;
+        let mut shared = timeout_at(deadline, self.shared.own().lock())
+            .await
+            .map_err(|_| connect_timed_out())?;
         if let Some(usable) = shared.as_ref().filter(|it| it.is_usable()) {
             return Ok((usable.clone(), true));
         }
@@ -276,10 +289,10 @@ impl Address {
         Instant::now() + self.age_max.mul_f64(0.9 + 0.1 * random())
     }
 
-    /// Returns the most recently used connection that is ready.
+    /// Returns this thread's most recently used connection that is ready.
     fn take_ready(self: &Arc<Self>) -> Option<Protocol> {
         let now = Instant::now();
-        let mut idle = self.idle();
+        let mut idle = lock(self.idle.own());
         // The longest idle connections are in front.
         while idle.front().is_some_and(|it| it.until <= now) {
             idle.pop_front();
@@ -287,7 +300,7 @@ impl Address {
         let mut busy = Vec::new();
         let ready = loop {
             match idle.pop_back() {
-                Some(it) if it.sender.is_closed() || it.expires <= now => {}
+                Some(it) if !it.is_usable(now) => {}
                 Some(it) if it.sender.is_ready() => break Some(it),
                 // Its task has not been scheduled since the last response.
                 Some(it) if busy.len() < BUSY_MAX => busy.push(it),
@@ -300,10 +313,15 @@ impl Address {
         };
         idle.extend(busy.into_iter().rev());
         drop(idle);
-        ready.map(|IdleConnection { sender, expires, .. }| Protocol::Http1 {
-            sender,
-            address: Arc::clone(self),
-            expires,
+        ready.map(|it| it.lent_by(self))
+    }
+
+    /// Returns an idle connection of whichever thread, which need not be ready.
+    fn take_any(&self) -> Option<IdleConnection> {
+        let now = Instant::now();
+        self.idle.iter().find_map(|idle| {
+            let mut idle = lock(idle);
+            iter::from_fn(|| idle.pop_back()).find(|it| it.is_usable(now))
         })
     }
 
@@ -316,13 +334,20 @@ impl Address {
         let now = Instant::now();
         if !sender.is_closed() && !self.idle_timeout.is_zero() && now < expires {
             let until = now + self.idle_timeout;
-            self.idle().push_back(IdleConnection { sender, until, expires });
+            lock(self.idle.own()).push_back(IdleConnection { sender, until, expires });
         }
         self.freed.notify_one();
     }
+}
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+impl IdleConnection {
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && now < self.until && now < self.expires
+    }
+
+    fn lent_by(self, address: &Arc<Address>) -> Protocol {
+        let Self { sender, expires, .. } = self;
+        Protocol::Http1 { sender, address: Arc::clone(address), expires }
     }
 }
 
@@ -402,6 +427,11 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Address").field("origin", &self.origin).finish_non_exhaustive()
     }
+}
+
+/// Poisoning is ignored: no code in this file panics while it holds the lock.
+fn lock(idle: &IdleConnections) -> MutexGuard<'_, VecDeque<IdleConnection>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn connect_timed_out() -> io::Error {

@@ -49,3 +49,4 @@ mod unix_sockets;
 mod upgrades;
 mod upstream_connections;
 mod upstreams;
+mod workers;

@@ -22,10 +22,11 @@ use super::messages::{HealthCheckRequest, HealthCheckResponse, ServingStatus};
 use super::processor::Processor;
 use crate::config::{ExtProc, Limits};
 use crate::error::StartError;
-use crate::network::{TcpListener, TcpStream};
+use crate::network::{Stream, TcpListener};
 use crate::proxy::RoutingTable;
 use crate::shutdown::ShutdownWatch;
 use crate::tls::Acceptor;
+use crate::workers::Workers;
 use crate::write_timeout::WriteTimeout;
 
 /// The listener of the processor.
@@ -70,28 +71,27 @@ impl ExtProcServer {
         self,
         tables: watch::Receiver<Arc<RoutingTable>>,
         shutdown: ShutdownWatch,
+        workers: Workers,
     ) {
         loop {
             let connections = Arc::clone(&self.context.connections);
             let Ok(permit) = connections.acquire_owned().await else { return };
-            let (stream, peer) = match self.socket.accept().await {
-                Ok(accepted) => accepted,
-                // Most likely out of file descriptors: connections may close in the meantime.
-                Err(error) => {
-                    tracing::warn!("cannot accept a connection of Envoy: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let connection = Connection {
-                context: Arc::clone(&self.context),
-                tables: tables.clone(),
-                shutdown: shutdown.clone(),
-                peer: peer.ip(),
-                _permit: permit,
-            };
-            let tls = tables.borrow().ext_proc_tls.clone();
-            tokio::spawn(connection.accept(stream, tls, self.pause));
+            let served = self.socket.accept().await.and_then(|(stream, peer)| {
+                let connection = Connection {
+                    context: Arc::clone(&self.context),
+                    tables: tables.clone(),
+                    shutdown: shutdown.clone(),
+                    peer: peer.ip(),
+                    _permit: permit,
+                };
+                let (tls, pause) = (tables.borrow().ext_proc_tls.clone(), self.pause);
+                workers.serve(Stream::Tcp(stream), move |it| connection.accept(it, tls, pause))
+            });
+            // Most likely out of file descriptors: connections may close in the meantime.
+            if let Err(error) = served {
+                tracing::warn!("cannot accept a connection of Envoy: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
@@ -111,8 +111,8 @@ struct Connection {
 }
 
 impl Connection {
-    async fn accept(self, stream: TcpStream, tls: Option<Acceptor>, pause: Duration) {
-        let _ = stream.set_nodelay(true);
+    async fn accept(self, stream: Stream, tls: Option<Acceptor>, pause: Duration) {
+        let _ = stream.set_nodelay();
         let stream = WriteTimeout::new(stream, pause);
         match tls {
             None => self.serve(stream, pause).await,
