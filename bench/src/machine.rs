@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,9 @@ const END_MAX: Duration = Duration::from_secs(60);
 pub(crate) const MEASURED: usize = 0;
 /// The core of the measuring side: clients and Redis.
 pub(crate) const MEASURING: usize = 1;
+
+/// Whether both have all cores.
+static ARE_SHARED: AtomicBool = AtomicBool::new(false);
 
 /// Describes the machine in one paragraph.
 pub(crate) fn describe() -> String {
@@ -43,9 +47,36 @@ pub(crate) fn thread_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Keeps this thread, and what it starts, on one core; without that core it stays where it is.
+/// Lets the code under measurement and the measuring side have all cores, until it is dropped.
+pub(crate) fn share_cores() -> SharedCores {
+    ARE_SHARED.store(true, Ordering::Relaxed);
+    SharedCores(())
+}
+
+/// Guard of a measurement on all cores.
+pub(crate) struct SharedCores(());
+
+impl Drop for SharedCores {
+    fn drop(&mut self) {
+        ARE_SHARED.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Number of threads of the code under measurement.
+pub(crate) fn threads() -> usize {
+    if are_shared() { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 }
+}
+
+pub(crate) fn are_shared() -> bool {
+    ARE_SHARED.load(Ordering::Relaxed)
+}
+
+/// Keeps this thread, and what it starts, on one core, unless cores are shared; without that core it
+/// stays where it is.
 pub(crate) fn stay_on(core: usize) {
-    move_to(None, core);
+    if !are_shared() {
+        move_to(None, core);
+    }
 }
 
 /// Keeps a process that has just started on one core.
@@ -53,14 +84,20 @@ pub(crate) fn keep_on(process: u32, core: usize) {
     move_to(i32::try_from(process).ok().and_then(Pid::from_raw), core);
 }
 
-/// Processor time that all threads of a process have had, in seconds.
+/// Processor time that all threads of a process and of its children have had, in seconds.
 pub(crate) fn cpu_seconds(process: u32) -> io::Result<f64> {
-    let mut nanos = 0_u64;
+    let mut seconds = 0.0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        nanos += text.split(' ').next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+        let thread = thread?.path();
+        let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+        seconds +=
+            text.split(' ').next().and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0) / 1e9;
+        let children = fs::read_to_string(thread.join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|it| it.parse().ok()) {
+            seconds += cpu_seconds(child)?;
+        }
     }
-    Ok(nanos as f64 / 1e9)
+    Ok(seconds)
 }
 
 /// Memory that this process has in use, in bytes.

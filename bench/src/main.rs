@@ -66,7 +66,7 @@ enum Role {
     #[command(hide = true)]
     Fill(memory::Flags),
     #[command(hide = true)]
-    Upstream,
+    Upstream(gateway::upstream::Flags),
     #[command(hide = true)]
     Pass(gateway::bare::Flags),
     /// Sends an instrumented gateway the requests that a profile is made of.
@@ -95,7 +95,7 @@ fn main() -> Measured<()> {
         Some(Role::Serve(serve)) => return server::run(&serve),
         Some(Role::Fill(fill)) => return memory::run(&fill),
         Some(Role::Pass(pass)) => return gateway::bare::run(&pass),
-        Some(Role::Upstream) => return gateway::upstream::run(),
+        Some(Role::Upstream(upstream)) => return gateway::upstream::run(&upstream),
         Some(Role::Train) => return training::run(),
         None => {}
     }
@@ -115,7 +115,7 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 23] = [
+const TABLES: [(&str, TableMaker); 24] = [
     ("instructions", instructions::measure),
     ("http", over_http::measure),
     ("near", decorated::near),
@@ -133,6 +133,7 @@ const TABLES: [(&str, TableMaker); 23] = [
     ("waking", waking::measure),
     ("growth", growth::measure),
     ("gateway", gateway::rates::measure),
+    ("gateway-cores", gateway::rates::on_all_cores),
     ("gateway-half-load", gateway::half_load::measure),
     ("gateway-connections", gateway::connections::measure),
     ("python", python::rates::measure),

@@ -1,5 +1,5 @@
-//! nginx, HAProxy and the gateway, each with one thread on the measured core, and with connections
-//! to the upstream that are kept.
+//! nginx, HAProxy and the gateway, each with one thread on the measured core or one on each core, and
+//! with connections to the upstream that are kept.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -98,7 +98,8 @@ impl Kind {
         };
         fs::write(&file, text)?;
         let mut command = Command::new(program);
-        command.args(flags).arg(file).env("TOKIO_WORKER_THREADS", "1");
+        let threads = machine::threads().to_string();
+        command.args(flags).arg(file).env("TOKIO_WORKER_THREADS", threads);
         Ok(command)
     }
 }
@@ -166,9 +167,10 @@ impl Drop for Proxy {
 }
 
 fn nginx(directory: &Path, listen: SocketAddr, servers: &str, location: &str) -> String {
-    let directory = directory.display();
+    let (directory, threads) = (directory.display(), machine::threads());
+    let master = if threads > 1 { "on" } else { "off" };
     format!(
-        "daemon off; master_process off; worker_processes 1;\n\
+        "daemon off; master_process {master}; worker_processes {threads}; user root;\n\
          pid {directory}/pid; error_log {directory}/log crit;\n\
          events {{ worker_connections 19000; }}\n\
          http {{\n\
@@ -202,8 +204,9 @@ fn nginx_answer(directory: &Path, listen: SocketAddr) -> String {
 }
 
 fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
+    let threads = machine::threads();
     format!(
-        "global\n  nbthread 1\n  maxconn 9500\n\
+        "global\n  nbthread {threads}\n  maxconn 9500\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n\
          \x20 timeout server 60s\n  http-reuse always\n\
          frontend front\n  bind {listen}\n  default_backend back\n\

@@ -6,12 +6,50 @@ use super::{Backends, Kind, Proxy};
 use crate::load::{self, Keys};
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::Series;
-use crate::{Effort, Measured};
+use crate::{Effort, Measured, machine};
 
-/// Adds the table.
+/// Adds the table of proxies on one core.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
+    let doors = rounds(effort, &DOORS)?;
+    let table = Table::new(
+        "The gateway among proxies",
+        format!(
+            "Baseline: nginx as a plain proxy to the same upstream, in the same round, {ROUNDS_MAX} \
+             rounds at most; for requests with a key, whether new or not, nginx with a new key \
+             each.\n\
+             Each proxy has one thread on core 0, and keeps its connections to the upstream; the \
+             upstream, the client (32 keep-alive connections) and Redis share core 1, so that a \
+             rate can be theirs: then the processor time tells.\n\
+             Requests have 200 bytes, answers 300."
+        ),
+        &COLUMNS,
+    );
+    report.add(&filled(table, &doors));
+    Ok(())
+}
+
+/// Adds the table of proxies on all cores.
+pub(crate) fn on_all_cores(effort: Effort, report: &mut Report) -> Measured<()> {
+    let _shared = machine::share_cores();
+    let threads = machine::threads();
+    let doors = rounds(effort, &DOORS_ON_ALL_CORES)?;
+    let table = Table::new(
+        "The gateway among proxies, on all cores",
+        format!(
+            "As the table before, but with {threads} threads of each proxy, which share all cores \
+             with the upstream, the client and Redis, so that a rate is that of all of them.\n\
+             No core is anybody's, so the noise is greater."
+        ),
+        &COLUMNS,
+    );
+    report.add(&filled(table, &doors));
+    Ok(())
+}
+
+/// Measures each of these proxies once a round.
+fn rounds(effort: Effort, doors: &[Door]) -> Measured<Vec<(Door, Vec<Row>)>> {
     let backends = Backends::start()?;
-    let doors: Vec<Door> = DOORS.into_iter().filter(|(kind, _)| kind.is_there()).collect();
+    let doors: Vec<Door> = doors.iter().filter(|(kind, _)| kind.is_there()).copied().collect();
     let mut rows: Vec<Vec<Row>> =
         doors.iter().map(|(_, it)| vec![Row::default(); it.len()]).collect();
     for _ in 0..effort.rounds.min(ROUNDS_MAX) {
@@ -22,8 +60,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             }
         }
     }
-    report.add(&table(&doors, &rows));
-    Ok(())
+    Ok(doors.into_iter().zip(rows).collect())
 }
 
 /// The measurements of one case, one value a round.
@@ -51,25 +88,13 @@ impl Row {
     }
 }
 
-fn table(doors: &[Door], rows: &[Vec<Row>]) -> Table {
-    let mut table = Table::new(
-        "The gateway among proxies",
-        format!(
-            "Baseline: nginx as a plain proxy to the same upstream, in the same round, {} rounds \
-             at most; for requests with a key, whether new or not, nginx with a new key each.\n\
-             Each proxy has one thread on core 0, and keeps its connections to the upstream; the \
-             upstream, the client (32 keep-alive connections) and Redis share core 1, so that a \
-             rate can be theirs: then the processor time tells.\n\
-             Requests have 200 bytes, answers 300.",
-            ROUNDS_MAX
-        ),
-        &["", "", "requests/s", "ratio", "goal", "proxy µs", "ratio of 1/µs", "p50 ms", "p99 ms"],
-    );
-    let cases = doors.iter().zip(rows).flat_map(|((kind, cases), rows)| {
+fn filled(mut table: Table, doors: &[(Door, Vec<Row>)]) -> Table {
+    let cases = doors.iter().flat_map(|((kind, cases), rows)| {
         cases.iter().zip(rows).map(move |(case, row)| (kind, case, row))
     });
     for (kind, (name, keys, goal), row) in cases {
-        let baseline = rows.first().and_then(|rows| rows.get(usize::from(*keys != Keys::None)));
+        let baseline =
+            doors.first().and_then(|(_, rows)| rows.get(usize::from(*keys != Keys::None)));
         let baseline = baseline.unwrap_or(row);
         table.row([
             kind.name().to_owned(),
@@ -109,4 +134,15 @@ const DOORS: [Door; 10] = [
     (Kind::FormerPlain, &[("no key", Keys::None, "-")]),
     (Kind::FormerMemory, &[("new", Keys::Fresh, "-"), ("hit", Keys::Used, "-")]),
 ];
+const DOORS_ON_ALL_CORES: [Door; 7] = [
+    (Kind::Nginx, &[("no key", Keys::None, "-"), ("key", Keys::Fresh, "-")]),
+    (Kind::Haproxy, &[("no key", Keys::None, "-")]),
+    (Kind::Plain, &[("no key", Keys::None, "-")]),
+    (Kind::Memory, &[("new", Keys::Fresh, "-"), ("hit", Keys::Used, "-")]),
+    (Kind::Redis, &[("new", Keys::Fresh, "-"), ("hit", Keys::Used, "-")]),
+    (Kind::FormerPlain, &[("no key", Keys::None, "-")]),
+    (Kind::FormerMemory, &[("new", Keys::Fresh, "-"), ("hit", Keys::Used, "-")]),
+];
+const COLUMNS: [&str; 9] =
+    ["", "", "requests/s", "ratio", "goal", "proxy µs", "ratio of 1/µs", "p50 ms", "p99 ms"];
 const ROUNDS_MAX: usize = 5;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
+use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -17,18 +18,31 @@ pub(crate) struct Upstream {
     _server: Server,
 }
 
+/// The flags of that process.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    /// Run on any core, not on that of the clients.
+    #[arg(long)]
+    any_core: bool,
+}
+
 impl Upstream {
     pub(crate) fn start() -> Measured<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("upstream");
+        if machine::are_shared() {
+            command.arg("--any-core");
+        }
         let server = Server::launch(command)?;
         Ok(Self { address: server.address, _server: server })
     }
 }
 
 /// Serves until killed.
-pub(crate) fn run() -> Measured<()> {
-    machine::stay_on(machine::MEASURING);
+pub(crate) fn run(flags: &Flags) -> Measured<()> {
+    if !flags.any_core {
+        machine::stay_on(machine::MEASURING);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;

@@ -56,7 +56,10 @@ impl Workers {
             0 | 1 => Ok(Self::default()),
             count => {
                 let count = *COUNT.get_or_init(|| count);
-                (0..count).map(Worker::start).collect::<io::Result<_>>().map(Self)
+                (0..count)
+                    .map(|number| Worker::start(number, count))
+                    .collect::<io::Result<_>>()
+                    .map(Self)
             }
         }
     }
@@ -93,8 +96,9 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+    fn start(number: usize, count: usize) -> io::Result<Self> {
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(BLOCKING_MAX / count).build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             NUMBER.set(Some(number));
@@ -158,5 +162,7 @@ thread_local! {
 
 /// The number of threads, once they are started.
 static COUNT: OnceLock<usize> = OnceLock::new();
+/// Threads for blocking calls, such as reading a spooled body, of all workers together.
+const BLOCKING_MAX: usize = 512;
 /// More cores than that are better used by another gateway.
 const WORKERS_MAX: usize = 64;

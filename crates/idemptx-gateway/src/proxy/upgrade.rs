@@ -69,14 +69,15 @@ pub(super) async fn answer(
         return response.map(DownstreamBody::plain);
     }
     let upstream = hyper::upgrade::on(&mut response);
-    // The tunnel goes on counting as a connection of its client, and a drain waits for it.
-    let connection = peer.connection.hold();
+    // The tunnel goes on counting as a connection of its client, and a drain waits for it; for the
+    // upstream it counts as a request.
+    let counted = (peer.connection.hold(), response.body_mut().take_connection());
     let idle_max = route.config.limits.pause_timeout(&route.upstream.config);
     tokio::spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
             tunnel::join(TokioIo::new(client), TokioIo::new(upstream), idle_max).await;
         }
-        drop(connection);
+        drop(counted);
     });
     response.map(DownstreamBody::plain)
 }

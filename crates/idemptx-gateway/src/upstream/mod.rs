@@ -294,8 +294,12 @@ impl UpstreamPool {
                         parts.extensions.insert(NotReplayable);
                     }
                     let stream = is_http2.then_some(StreamEnd { upload });
-                    let response_body =
-                        UpstreamBody::new(response_body, connection, pause_max, stream);
+                    let response_body = match parts.status {
+                        StatusCode::SWITCHING_PROTOCOLS => {
+                            UpstreamBody::switching(response_body, connection)
+                        }
+                        _ => UpstreamBody::new(response_body, connection, pause_max, stream),
+                    };
                     return Ok(Response::from_parts(parts, response_body));
                 }
                 // The upstream had closed the idle connection.

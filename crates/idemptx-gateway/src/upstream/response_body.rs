@@ -61,6 +61,21 @@ impl UpstreamBody {
         this
     }
 
+    /// Returns the body of an answer that switches protocols, whose connection is not to be reused.
+    pub(super) fn switching(body: Incoming, connection: PooledConnection) -> Self {
+        let content =
+            ResponseContent::Upstream { body, connection: Some(connection), stream: None };
+        Self { content, pause_max: Duration::ZERO, pause: None }
+    }
+
+    /// Takes the connection from such a body: as long as it is kept, it counts as a request.
+    pub(crate) fn take_connection(&mut self) -> Option<PooledConnection> {
+        match &mut self.content {
+            ResponseContent::Upstream { connection, .. } => connection.take(),
+            ResponseContent::Local(_) => None,
+        }
+    }
+
     /// Returns a generated body.
     pub(crate) fn from_bytes(bytes: Bytes) -> Self {
         let content = ResponseContent::Local((!bytes.is_empty()).then_some(bytes));

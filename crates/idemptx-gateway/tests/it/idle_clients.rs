@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::support::hyper_service::{HyperService, full};
-use crate::support::in_process::{PATIENCE, Running, simple, started};
+use crate::support::in_process::{PATIENCE, Running, post, send, simple, started};
 use crate::support::raw_upstream::{RawUpstream, rest, send_raw};
 
 #[tokio::test]
@@ -125,6 +125,23 @@ async fn a_websocket_counts_as_a_connection_to_its_upstream_until_it_ends() {
     drop(tunnel);
     open_websocket(&gateway).await;
     assert_eq!(upstream.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_websocket_counts_as_a_request_in_flight() {
+    let (chat, idle) = (websocket_service().await, HyperService::mirror().await);
+    let both = format!(
+        "\"http://{}\", \"http://{}\"]\nbalance = \"least-requests\"\n",
+        chat.address, idle.address
+    );
+    let text = simple(chat.address, "protect = false");
+    let text = text.replace(&format!("\"http://{}\"]", chat.address), &both);
+    let gateway = started(&text).await;
+    let _tunnel = open_websocket(&gateway).await;
+    for _ in 0..5 {
+        assert_eq!(send(gateway.address, post("k", "tea")).await.status, 201);
+    }
+    assert_eq!((chat.connections(), idle.requests()), (1, 5));
 }
 
 #[tokio::test]
