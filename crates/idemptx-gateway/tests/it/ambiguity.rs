@@ -297,6 +297,43 @@ async fn an_answer_that_ends_with_its_connection_may_be_half_of_one_and_is_never
 }
 
 #[tokio::test]
+async fn the_answer_for_one_that_broke_off_says_what_a_repetition_gets() {
+    let rows = [
+        ("", RELEASE, None),
+        ("release", RELEASE, None),
+        ("unknown", RELEASE, Some("outcome-unknown")),
+        ("what?", RELEASE, Some("outcome-unknown")),
+        ("store", RELEASE, Some("result-unavailable")),
+        ("", "", Some("outcome-unknown")),
+        ("release", "", Some("outcome-unknown")),
+        ("store", "", Some("result-unavailable")),
+    ];
+    for (said, route, becomes) in rows {
+        let upstream = RawUpstream::start(move |_, mut connection| async move {
+            connection.request().await;
+            let field = match said {
+                "" => String::new(),
+                said => format!("Idempotency-Outcome: {said}\r\n"),
+            };
+            let head = format!("HTTP/1.1 201 Created\r\n{field}Content-Length: 99\r\n\r\nhalf of ");
+            connection.write(&head).await;
+        })
+        .await;
+        let gateway = in_front_of(upstream.address, route).await;
+        let [first, second] = twice(&gateway, "k").await;
+        first.refused(502, "upstream-failed");
+        assert_eq!(first.header("idempotency-stored"), Some("false"));
+        let problem: serde_json::Value = serde_json::from_str(first.text()).unwrap();
+        assert_eq!(problem["retryable"], becomes.is_none(), "{said} {route}");
+        match becomes {
+            Some(code) => second.refused(409, code),
+            None => second.refused(502, "upstream-failed"),
+        }
+        assert_eq!(upstream.connections(), 1 + usize::from(becomes.is_none()), "{said} {route}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_waits_for_a_stream_was_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -37,6 +37,7 @@
 //!
 //! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions: metrics and logs
 //! need no hook.
+//! That of a refusal has its [`Rejection`](crate::Rejection), too.
 //! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
 //!
 //! A handler decides about its response itself with a [`Directive`](crate::Directive) in the

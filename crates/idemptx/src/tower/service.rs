@@ -420,7 +420,10 @@ impl<'a> Marker<'a> {
             (None, Some(render)) => render(rejection),
             (None, None) => Problem::from(rejection).into_response(),
         };
-        response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())))
+        let mut response =
+            response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())));
+        response.extensions_mut().insert(rejection.clone());
+        response
     }
 
     fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {
