@@ -186,19 +186,26 @@ async fn a_slow_upload_does_not_count_as_a_late_answer() {
     let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "").replace("_ms = 15000", "_ms = 1000");
     let gateway = started(&text).await;
-    let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
-    let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-    let io = TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    let request = Request::put("/").header("host", "a").body(body).unwrap();
-    let answer = tokio::spawn(async move { sender.send_request(request).await });
-    for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        pieces.send_data(Bytes::from_static(b"x")).await.unwrap();
-    }
-    drop(pieces);
-    assert_eq!(answer.await.unwrap().unwrap().status(), 201);
+    let upload = async |length: Option<&str>| {
+        let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::put("/").header("host", "a").body(body).unwrap();
+        if let Some(length) = length {
+            request.headers_mut().insert("content-length", length.parse().unwrap());
+        }
+        let answer = tokio::spawn(async move { sender.send_request(request).await });
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            pieces.send_data(Bytes::from_static(b"x")).await.unwrap();
+        }
+        drop(pieces);
+        assert_eq!(answer.await.unwrap().unwrap().status(), 201, "{length:?}");
+    };
+    // However little it declares to be.
+    tokio::join!(upload(None), upload(Some("5")));
 }
 
 #[tokio::test]
