@@ -326,7 +326,11 @@ enum RequestContent {
     Empty,
     // Boxed: hyper reserves space for 32 requests on every upstream connection.
     Plain(Box<ClientBody>),
-    Keyed(Box<RequestBody<ClientBody>>),
+    /// Behind the engine, which has read it to its end for an execution.
+    Layered {
+        body: Box<RequestBody<ClientBody>>,
+        is_read: bool,
+    },
 }
 
 impl UpstreamRequestBody {
@@ -338,8 +342,9 @@ impl UpstreamRequestBody {
         Self { content: RequestContent::Plain(Box::new(body)), sending: None }
     }
 
-    pub(crate) fn keyed(body: RequestBody<ClientBody>) -> Self {
-        Self { content: RequestContent::Keyed(Box::new(body)), sending: None }
+    /// Takes a body from the engine, which has read it to its end if it `is_read`.
+    pub(crate) fn layered(body: RequestBody<ClientBody>, is_read: bool) -> Self {
+        Self { content: RequestContent::Layered { body: Box::new(body), is_read }, sending: None }
     }
 
     /// Returns the sending of the body, to wait for its end; `None` if it takes no time.
@@ -349,9 +354,10 @@ impl UpstreamRequestBody {
         let quick = match &self.content {
             RequestContent::Empty => true,
             RequestContent::Plain(body) => body.is_end_stream(),
-            RequestContent::Keyed(body) => {
+            RequestContent::Layered { body, is_read: true } => {
                 body.size_hint().exact().is_some_and(|it| it <= BUFFERED_BYTES_MAX)
             }
+            RequestContent::Layered { body, is_read: false } => body.is_end_stream(),
         };
         if quick {
             return None;
@@ -384,7 +390,7 @@ impl Body for UpstreamRequestBody {
             }
             RequestContent::Empty => Poll::Ready(None),
             RequestContent::Plain(body) => Pin::new(body).poll_frame(cx),
-            RequestContent::Keyed(body) => Pin::new(body).poll_frame(cx),
+            RequestContent::Layered { body, .. } => Pin::new(body).poll_frame(cx),
         };
         if let Some(sending) = &mut this.sending {
             frame = sending.pass(frame);
@@ -403,7 +409,7 @@ impl Body for UpstreamRequestBody {
             && match &self.content {
                 RequestContent::Empty => true,
                 RequestContent::Plain(body) => body.is_end_stream(),
-                RequestContent::Keyed(body) => body.is_end_stream(),
+                RequestContent::Layered { body, .. } => body.is_end_stream(),
             }
     }
 
@@ -411,7 +417,7 @@ impl Body for UpstreamRequestBody {
         let content = match &self.content {
             RequestContent::Empty => SizeHint::with_exact(0),
             RequestContent::Plain(body) => body.size_hint(),
-            RequestContent::Keyed(body) => body.size_hint(),
+            RequestContent::Layered { body, .. } => body.size_hint(),
         };
         let rest = self.rest() as u64;
         let mut whole = SizeHint::new();

@@ -384,11 +384,21 @@ impl PyExchange {
         Ok(exchange.handled(Handled::Partial { status, directive }))
     }
 
-    #[pyo3(signature = (outcome = None))]
-    fn broken(&mut self, outcome: Option<&[u8]>) -> PyResult<i32> {
-        let Phase::Execute = self.phase else { return Err(self.misplaced("broken")) };
-        let decided = outcome.map(|said| self.decided(said));
-        Ok(self.handled(decided.map_or(Handled::Broken, |directive| Handled::Failed { directive })))
+    #[pyo3(signature = (headers = None), text_signature = "($self, headers=())")]
+    fn failed(slf: &Bound<'_, Self>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<i32> {
+        let mut headers = headers.map(http_lines::headers).transpose()?.unwrap_or_default();
+        let mut exchange = slf.try_borrow_mut()?;
+        let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("failed")) };
+        let directive = exchange.directive(&mut headers);
+        Ok(exchange.handled(Handled::Failed { directive }))
+    }
+
+    fn broke_off(slf: &Bound<'_, Self>, headers: &Bound<'_, PyAny>) -> PyResult<i32> {
+        let mut headers = http_lines::headers(headers)?;
+        let mut exchange = slf.try_borrow_mut()?;
+        let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("broke_off")) };
+        let directive = exchange.directive(&mut headers);
+        Ok(exchange.handled(Handled::BrokenOff { directive }))
     }
 
     #[getter]

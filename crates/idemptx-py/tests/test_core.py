@@ -196,7 +196,7 @@ def test_failures_release_the_key():
     for end in (
         lambda exchange: exchange.responded(500, [], b"oops"),
         lambda exchange: exchange.responded(200, [(b"idempotency-outcome", b"release")], b""),
-        lambda exchange: exchange.broken(),
+        lambda exchange: exchange.failed(),
     ):
         exchange = begin(made)
         assert perform(exchange, store) == core.EXECUTE
@@ -279,7 +279,7 @@ def test_an_unconfirmed_release_goes_on_behind():
     store, made = MemoryStore(), rules()
     first = begin(made)
     perform(first, store)
-    first.broken()
+    first.failed()
     step = first.step()
     step.fail(core.INTERNAL)
     first.done(step)
@@ -367,7 +367,7 @@ def test_shadow_mode_leaves_a_failure_to_the_application():
     made, store = rules(mode="shadow"), MemoryStore()
     first = begin(made)
     assert perform(first, store) == core.EXECUTE
-    assert first.broken() == core.STORE
+    assert first.failed() == core.STORE
     assert perform(first, store) == core.ANSWER
     # The driver raises the application's own exception; without one its server reports a failure.
     assert (first.answer, first.refusal().code) == (core.REFUSE, "handler-failed")
@@ -436,7 +436,7 @@ def test_what_does_not_belong_to_the_action_is_a_runtime_error():
         exchange.renewal,
         lambda: exchange.responded(200, [], b""),
         lambda: exchange.streamed(200, []),
-        exchange.broken,
+        exchange.failed,
         lambda: exchange.stored,
         exchange.deferred,
         lambda: exchange.marked([]),

@@ -40,7 +40,7 @@ def test_what_was_decided_counts_although_the_handler_fails(said, code, on_panic
     store, made = MemoryStore(), rules(on_panic=on_panic)
     first = begin(made)
     perform(first, store)
-    first.broken(said)
+    first.failed([(b"Idempotency-Outcome", said)])
     perform(first, store)
     assert first.refusal().code == "handler-failed"
     retry = begin(made)
@@ -49,6 +49,32 @@ def test_what_was_decided_counts_although_the_handler_fails(said, code, on_panic
     else:
         perform(retry, store)
         assert retry.refusal().code == code
+
+
+@pytest.mark.parametrize("on_panic", ["release", "quarantine"])
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (b"store", "result-unavailable"),
+        (b"unknown", "outcome-unknown"),
+        (b"stoer", "outcome-unknown"),
+        # As if it had said nothing: as the policy says.
+        (b"release", None),
+        (b" Release ", None),
+    ],
+)
+def test_what_a_response_says_that_breaks_off_counts_but_for_a_release(said, code, on_panic):
+    store, made = MemoryStore(), rules(on_panic=on_panic)
+    first = begin(made)
+    perform(first, store)
+    first.broke_off([(b"Idempotency-Outcome", said)])
+    perform(first, store)
+    retry = begin(made)
+    if code is None and on_panic == "release":
+        assert perform(retry, store) == core.EXECUTE
+    else:
+        perform(retry, store)
+        assert retry.refusal().code == (code or "outcome-unknown")
 
 
 def test_an_outcome_is_compared_without_case():

@@ -180,7 +180,7 @@ def test_every_way_to_perform_steps_gives_the_same_verdicts(ways, way, apart):
     assert outcome(Step.lookup(first.id), perform) == core.SETTLED
     other = begin(made, key=b"other")
     assert take(other, perform) == core.EXECUTE
-    other.broken()
+    other.failed()
     release = other.step()
     assert outcome(release, perform) == core.OK
     release.reset()
@@ -259,7 +259,7 @@ def test_the_end_of_an_awaited_claim_is_published(ways, redis_server):
         )
         assert heard(messages, subscriber) == [(layout.channel, b"")]
         assert outcome(Step.watch(exchange.id), perform) == core.OK
-        exchange.broken()
+        exchange.failed()
         take(exchange, perform)
         [(channel, payload)] = heard(messages, subscriber)
     assert (channel, Layout.id_from_text(payload)) == (layout.channel, exchange.id)

@@ -134,7 +134,7 @@ def test_the_end_of_a_watched_claim_is_told_once():
     store.perform(marked)
     assert marked.verdict == core.OK
     assert rung == []
-    exchange.broken()
+    exchange.failed()
     settler = threading.Thread(target=perform, args=(exchange, store))
     settler.start()
     settler.join(HANG_SECONDS)
@@ -151,7 +151,7 @@ def test_a_wake_up_that_raises_harms_nobody(monkeypatch):
     exchange = begin(made)
     perform(exchange, store)
     watch = store.watch(exchange.id, lambda: 1 / 0)
-    exchange.broken()
+    exchange.failed()
     assert perform(exchange, store) == core.ANSWER
     assert [it.exc_type for it in unraised] == [ZeroDivisionError]
     del watch
@@ -161,7 +161,7 @@ def test_a_wake_up_may_use_the_store_and_the_step():
     store, made = MemoryStore(), rules()
     exchange = begin(made)
     perform(exchange, store)
-    exchange.broken()
+    exchange.failed()
     step, found = exchange.step(), []
 
     def wake():

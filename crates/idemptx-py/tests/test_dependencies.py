@@ -21,7 +21,7 @@ from fastapi import (
 from fastapi.responses import (
     JSONResponse,
 )
-from idemptx import idempotent
+from idemptx import current_execution, idempotent
 from idemptx.backend import InMemoryBackend
 from protected import KEY, protected
 
@@ -99,6 +99,48 @@ async def test_a_dependency_may_answer_a_failure_in_its_own_way(connect: Any) ->
     async with connect(app) as client:
         tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
     assert [answer.status_code for answer in tries] == [404, 404]
+
+
+@pytest.mark.parametrize("on_panic", ["release", "quarantine"])
+@pytest.mark.parametrize("in_code", [True, False])
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [("store", "result-unavailable"), ("unknown", "outcome-unknown"), ("release", None)],
+)
+async def test_what_a_response_says_counts_although_a_dependency_then_fails(
+    connect: Any, outcome: Any, code: str | None, in_code: bool, on_panic: str
+) -> None:
+    entered = calls = 0
+
+    async def failing() -> AsyncIterator[None]:
+        nonlocal entered
+        entered += 1
+        is_first = entered == 1
+        yield
+        if is_first:
+            raise RuntimeError
+
+    scope: Any = {"scope": "function"} if "scope" in inspect.signature(Depends).parameters else {}
+
+    @protected(policy={"on_panic": on_panic})
+    async def app(failed: None = Depends(failing, **scope)) -> Any:
+        del failed
+        nonlocal calls
+        calls += 1
+        if not in_code:
+            return JSONResponse({}, headers={"Idempotency-Outcome": outcome})
+        execution = current_execution()
+        assert execution is not None
+        execution.direct(outcome)
+        return {}
+
+    async with connect(app) as client:
+        tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert tries[0].status_code == 500
+    # A release is not to be relied on once more than the handler has failed: as the policy says.
+    code = code or {"release": None, "quarantine": "outcome-unknown"}[on_panic]
+    assert tries[1].json().get("code") == code
+    assert calls == (2 if code is None else 1)
 
 
 @pytest.mark.skipif(

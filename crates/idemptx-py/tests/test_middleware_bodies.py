@@ -229,6 +229,7 @@ async def test_a_raising_application_is_the_servers_500_and_releases_the_key(con
         (b"Unknown", "outcome-unknown", 1),
         # Not to be relied on any more: as the policy says.
         (b"release", "outcome-unknown", 1),
+        (b" Release", "outcome-unknown", 1),
     ],
 )
 async def test_what_a_response_says_counts_although_it_breaks_off(

@@ -48,7 +48,7 @@ pub(crate) trait Work: Send + 'static {
     /// The value for the caller.
     type Product: Send + 'static;
 
-    /// Runs it; a panic counts as [`Handled::Broken`].
+    /// Runs it; a panic counts as [`Handled::Failed`].
     fn run(self, execution: Execution) -> impl Future<Output = WorkResult<Self::Product>> + Send;
 }
 
@@ -58,26 +58,14 @@ pub(crate) struct WorkResult<P> {
     /// `None` if it broke down without a value.
     pub(crate) product: Option<P>,
     /// The payload for the store: the request's description, and then a response, or the head of
-    /// one that cannot be replayed.
-    pub(crate) payload: Bytes,
+    /// one that cannot be replayed; `None` if there is no response.
+    pub(crate) payload: Option<Bytes>,
 }
 
 impl<P> WorkResult<P> {
-    /// An execution that broke down without a value.
-    pub(crate) const fn broken() -> Self {
-        Self { handled: Handled::Broken, product: None, payload: Bytes::new() }
-    }
-
-    /// An execution that broke down without a value, after it may have decided about its record.
-    pub(crate) fn failed(execution: &Execution) -> Self {
-        Self::failed_after(execution.outcome(), execution)
-    }
-
-    /// An execution that broke down without a value, after this decision.
-    pub(crate) fn failed_after(directive: Option<Directive>, execution: &Execution) -> Self {
-        let Some(directive) = directive else { return Self::broken() };
-        let payload = Bytes::copy_from_slice(execution.description());
-        Self { handled: Handled::Failed { directive }, product: None, payload }
+    /// An execution that failed without a value, after it may have decided about its record.
+    pub(crate) const fn failed(directive: Option<Directive>) -> Self {
+        Self { handled: Handled::Failed { directive }, product: None, payload: None }
     }
 }
 
@@ -100,7 +88,7 @@ pub(crate) fn drive<S: Store, W: Work>(
 ) -> impl Future<Output = Driven<W>> + Send {
     async move {
         let mut work = Some(work);
-        let mut result = WorkResult::broken();
+        let mut result = WorkResult::failed(None);
         loop {
             let event = match action {
                 Action::Claim { id, claim_request: ref request } => {
@@ -119,7 +107,7 @@ pub(crate) fn drive<S: Store, W: Work>(
                 Action::Execute(ref lease) => {
                     result = match work.take() {
                         Some(work) => driver.run(lease, work).await,
-                        None => WorkResult::broken(),
+                        None => WorkResult::failed(None),
                     };
                     Event::Handled(result.handled)
                 }
@@ -127,7 +115,7 @@ pub(crate) fn drive<S: Store, W: Work>(
                     let payload = match response {
                         _ if state == State::Unknown => lease.description.clone(),
                         Some(response) => response.encode_after(&lease.description),
-                        None => std::mem::take(&mut result.payload),
+                        None => result.payload.take().unwrap_or_else(|| lease.description.clone()),
                     };
                     driver.settle(lease, state, payload, commits).await
                 }
@@ -373,7 +361,7 @@ impl<S: Store> Driver<S> {
 
     /// Runs the handler with a heartbeat; a panic ends as one that broke down.
     async fn run<W: Work>(&mut self, lease: &Lease, work: W) -> WorkResult<W::Product> {
-        let Some(operation) = self.exchange.operation() else { return WorkResult::broken() };
+        let Some(operation) = self.exchange.operation() else { return WorkResult::failed(None) };
         let heartbeat = self.engine.lease_renewer().keep_alive(lease);
         let loss = Arc::clone(heartbeat.loss());
         let execution = Execution::new(operation.clone(), lease, Arc::clone(&loss), &self.engine);
@@ -403,7 +391,7 @@ impl<S: Store> Driver<S> {
         };
         let result = result.unwrap_or_else(|payload| {
             self.panic = Mutex::new(Some(payload));
-            WorkResult::failed(&execution)
+            WorkResult::failed(execution.outcome())
         });
         self.pending = execution.pending().end();
         result

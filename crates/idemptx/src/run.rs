@@ -212,13 +212,13 @@ where
         let value = match (result, directive) {
             (Ok(value), _) => value,
             (Err(error), None) => {
-                return WorkResult { product: Some(Err(error)), ..WorkResult::broken() };
+                return WorkResult { product: Some(Err(error)), ..WorkResult::failed(None) };
             }
             // The work knows its error, so it has not broken down. The error itself is in no form
             // to be stored.
             (Err(error), Some(_)) => {
                 let handled = Handled::Partial { status, directive };
-                let payload = json_payload(Bytes::new());
+                let payload = Some(json_payload(Bytes::new()));
                 return WorkResult { handled, product: Some(Err(error)), payload };
             }
         };
@@ -229,7 +229,7 @@ where
             // It happened; that its value cannot be stored must not make it happen again.
             _ => (Handled::Partial { status, directive }, Vec::new()),
         };
-        WorkResult { handled, product: Some(Ok(value)), payload: json_payload(json.into()) }
+        WorkResult { handled, product: Some(Ok(value)), payload: Some(json_payload(json.into())) }
     }
 }
 

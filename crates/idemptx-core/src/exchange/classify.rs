@@ -27,18 +27,27 @@ pub enum Handled {
         /// The handler's own decision about the record, if it made one.
         directive: Option<Directive>,
     },
-    /// The handler panicked, returned an error instead of a response, or its body broke off.
-    Broken,
-    /// The same, after the handler had decided about the record.
+    /// The handler panicked, or returned an error instead of a response.
     Failed {
-        /// That decision; under [`Directive::Store`] there is no response to replay.
-        directive: Directive,
+        /// The decision that the handler had made before, if any; under [`Directive::Store`] there
+        /// is no response to replay.
+        directive: Option<Directive>,
+    },
+    /// The response broke off: its body failed before its end, or something that had to end before
+    /// the response did.
+    BrokenOff {
+        /// The decision that the handler had made, if any.
+        ///
+        /// [`Directive::Release`] counts as none: that nothing happened is not to be relied on once
+        /// a response has begun and failed. The others hold as after [`Failed`](Self::Failed).
+        directive: Option<Directive>,
     },
 }
 
 impl Handled {
-    pub(super) const fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken | Self::Failed { .. })
+    /// Returns true if there is no response to give.
+    pub(super) const fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::BrokenOff { .. })
     }
 }
 
@@ -115,18 +124,10 @@ impl std::error::Error for InvalidDirective {}
 /// Returns the state to settle as, or `None` to release.
 pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
     let (status, directive, kept) = match *handled {
-        Handled::Broken => {
-            return match policy.on_panic {
-                OnPanic::Release => None,
-                OnPanic::Quarantine => Some(State::Unknown),
-            };
-        }
-        Handled::Failed { directive } => {
-            return match directive {
-                Directive::Store => Some(State::NotReplayable),
-                Directive::Release => None,
-                Directive::Unknown => Some(State::Unknown),
-            };
+        Handled::Failed { directive } => return classify_failure(policy, directive),
+        Handled::BrokenOff { directive } => {
+            let directive = directive.filter(|it| *it != Directive::Release);
+            return classify_failure(policy, directive);
         }
         Handled::Whole { status, directive } => (status, directive, State::Completed),
         Handled::Partial { status, directive } => (status, directive, State::NotReplayable),
@@ -138,6 +139,14 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
         None if policy.release_statuses.contains(status) => None,
         None if policy.store_statuses.contains(status) => Some(kept),
         None => None,
+    }
+}
+
+fn classify_failure(policy: &Policy, directive: Option<Directive>) -> Option<State> {
+    match (directive, policy.on_panic) {
+        (Some(Directive::Store), _) => Some(State::NotReplayable),
+        (Some(Directive::Unknown), _) | (None, OnPanic::Quarantine) => Some(State::Unknown),
+        (Some(Directive::Release), _) | (None, OnPanic::Release) => None,
     }
 }
 

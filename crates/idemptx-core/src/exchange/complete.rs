@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 impl Exchange {
     pub(super) fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
         let state = classify::classify(self.policy(), handled);
-        let next = match handled.is_broken() {
+        let next = match handled.is_failure() {
             true => Continuation::HandlerFailed { released: state.is_none() },
             false => Continuation::Own,
         };

@@ -204,9 +204,10 @@ impl<'a> World<'a> {
         let directives =
             [None, Some(Directive::Store), Some(Directive::Release), Some(Directive::Unknown)];
         let directive = self.input.one_of(&directives);
-        match self.input.byte() % 4 {
+        match self.input.byte() % 5 {
             1 => Handled::Partial { status, directive },
-            2 => directive.map_or(Handled::Broken, |directive| Handled::Failed { directive }),
+            2 => Handled::Failed { directive },
+            3 => Handled::BrokenOff { directive },
             _ => Handled::Whole { status, directive },
         }
     }

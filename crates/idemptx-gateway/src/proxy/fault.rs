@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{Extensions, HeaderValue, Response, StatusCode};
+use idemptx::{Code, Rejection};
 use serde_json::json;
 
 use super::routing_table::ActiveRoute;
@@ -47,6 +48,16 @@ impl ProxyError {
     /// Returns the problem of a response timeout.
     pub(crate) fn late(route: &ActiveRoute) -> Self {
         Self::Late { released: releases_key(route) }
+    }
+
+    /// Returns the problem of a response that broke off, if the engine has refused this one for
+    /// that.
+    ///
+    /// Whether the key is free depends on what the response had said, too: the engine knows.
+    pub(crate) fn broken_off(extensions: &Extensions) -> Option<Self> {
+        let rejection = extensions.get::<Rejection>();
+        let rejection = rejection.filter(|it| it.code == Code::HandlerFailed)?;
+        Some(Self::Failed { released: rejection.retryable })
     }
 
     /// The codes of all problems.

@@ -195,7 +195,8 @@ impl Service<Request<RequestBody<ClientBody>>> for ForwardService {
         let execution = request.extensions_mut().remove::<Execution>();
         // Requests under a key may run in a task other than the connection's.
         let context = TraceContext::of(request.extensions_mut());
-        let request = request.map(UpstreamRequestBody::keyed);
+        let is_read = execution.is_some();
+        let request = request.map(|body| UpstreamRequestBody::layered(body, is_read));
         let forwarded = async move {
             Ok(forward_request(&route, &peer, request, execution, &request_id).await)
         };

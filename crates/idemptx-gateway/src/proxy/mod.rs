@@ -32,7 +32,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::Idempotency;
-use idemptx::{Bypass, Code, Outcome};
+use idemptx::{Bypass, Outcome};
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
@@ -242,12 +242,8 @@ async fn route_request(
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
     let outcome = response.extensions().get::<Outcome>().cloned();
-    if outcome == Some(Outcome::Refused(Code::HandlerFailed)) {
-        // The response broke off: the client gets the same as if there had been none.
+    if let Some(lost) = answer_broken_off(&mut response) {
         route.note_broken_off(request_id, began);
-        let mut lost = ProxyError::lost(route).into_response();
-        headers::mark_unstored(lost.headers_mut());
-        lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
         return lost.map(DownstreamBody::plain);
     }
     let ignored = outcome == Some(Outcome::Bypassed(Bypass::Method { keyed: true }));
@@ -255,6 +251,15 @@ async fn route_request(
         headers::mark_ignored(response.headers_mut());
     }
     response.map(DownstreamBody::layered)
+}
+
+/// Returns the answer in place of one of the upstream that broke off, if this response is the
+/// engine's for that: the client gets the same as if there had been none.
+fn answer_broken_off<B>(response: &mut Response<B>) -> Option<Response<UpstreamBody>> {
+    let mut lost = ProxyError::broken_off(response.extensions())?.into_response();
+    headers::mark_unstored(lost.headers_mut());
+    lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
+    Some(lost)
 }
 
 /// Returns whether messages share a stream of bytes in this version.

@@ -186,19 +186,26 @@ async fn a_slow_upload_does_not_count_as_a_late_answer() {
     let upstream = HyperService::mirror().await;
     let text = simple(upstream.address, "").replace("_ms = 15000", "_ms = 1000");
     let gateway = started(&text).await;
-    let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
-    let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-    let io = TokioIo::new(stream);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    let request = Request::put("/").header("host", "a").body(body).unwrap();
-    let answer = tokio::spawn(async move { sender.send_request(request).await });
-    for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        pieces.send_data(Bytes::from_static(b"x")).await.unwrap();
-    }
-    drop(pieces);
-    assert_eq!(answer.await.unwrap().unwrap().status(), 201);
+    let upload = async |length: Option<&str>| {
+        let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+        let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::put("/").header("host", "a").body(body).unwrap();
+        if let Some(length) = length {
+            request.headers_mut().insert("content-length", length.parse().unwrap());
+        }
+        let answer = tokio::spawn(async move { sender.send_request(request).await });
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            pieces.send_data(Bytes::from_static(b"x")).await.unwrap();
+        }
+        drop(pieces);
+        assert_eq!(answer.await.unwrap().unwrap().status(), 201, "{length:?}");
+    };
+    // However little it declares to be.
+    tokio::join!(upload(None), upload(Some("5")));
 }
 
 #[tokio::test]
@@ -294,6 +301,43 @@ async fn an_answer_that_ends_with_its_connection_may_be_half_of_one_and_is_never
     second.refused(409, "result-unavailable");
     assert_eq!(second.header("location"), Some("/orders/1"));
     assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn the_answer_for_one_that_broke_off_says_what_a_repetition_gets() {
+    let rows = [
+        ("", RELEASE, None),
+        ("release", RELEASE, None),
+        ("unknown", RELEASE, Some("outcome-unknown")),
+        ("what?", RELEASE, Some("outcome-unknown")),
+        ("store", RELEASE, Some("result-unavailable")),
+        ("", "", Some("outcome-unknown")),
+        ("release", "", Some("outcome-unknown")),
+        ("store", "", Some("result-unavailable")),
+    ];
+    for (said, route, becomes) in rows {
+        let upstream = RawUpstream::start(move |_, mut connection| async move {
+            connection.request().await;
+            let field = match said {
+                "" => String::new(),
+                said => format!("Idempotency-Outcome: {said}\r\n"),
+            };
+            let head = format!("HTTP/1.1 201 Created\r\n{field}Content-Length: 99\r\n\r\nhalf of ");
+            connection.write(&head).await;
+        })
+        .await;
+        let gateway = in_front_of(upstream.address, route).await;
+        let [first, second] = twice(&gateway, "k").await;
+        first.refused(502, "upstream-failed");
+        assert_eq!(first.header("idempotency-stored"), Some("false"));
+        let problem: serde_json::Value = serde_json::from_str(first.text()).unwrap();
+        assert_eq!(problem["retryable"], becomes.is_none(), "{said} {route}");
+        match becomes {
+            Some(code) => second.refused(409, code),
+            None => second.refused(502, "upstream-failed"),
+        }
+        assert_eq!(upstream.connections(), 1 + usize::from(becomes.is_none()), "{said} {route}");
+    }
 }
 
 #[tokio::test]

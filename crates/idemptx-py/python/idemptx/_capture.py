@@ -57,11 +57,7 @@ class Capture:
             elif self._chunks is not None:
                 await self._collect(self._chunks, body, more=more)
         elif kind == "http.response.start":
-            self.status = message["status"]
-            self.headers = list(message.get("headers", ()))
-            said = {value for name, value in self.headers if name.lower() == OUTCOME}
-            self._driver.has_response = True
-            self._driver.response_said = b", ".join(said) if said else None
+            self._take_head(message["status"], list(message.get("headers", ())))
             if _is_event_stream(self.headers):
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
@@ -87,8 +83,12 @@ class Capture:
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Takes a response that is known already."""
-        self.status, self.headers = status, headers
+        self._take_head(status, headers)
         await self._collect([], body, more=False)
+
+    def _take_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.status, self.headers = status, headers
+        self._driver.said = [line for line in headers if line[0].lower() == OUTCOME]
 
     async def _collect(self, chunks: list[bytes], body: bytes, *, more: bool) -> None:
         self._size += len(body)
@@ -106,7 +106,8 @@ class Capture:
             self._chunks = None
             self.body = b"".join([*chunks, body]) if chunks else body
             responded = self._driver.exchange.responded
-            await self._conclude(partial(responded, self.status, self._directed(), self.body))
+            headers = self._driver.directed(self.headers)
+            await self._conclude(partial(responded, self.status, headers, self.body))
             self._note_end()
 
     def _note_end(self) -> None:
@@ -134,19 +135,11 @@ class Capture:
     async def _go_live(self, *, ends_with_client: bool) -> None:
         self._chunks = None
         self._live = _LiveBody(self._driver, ends_with_client=ends_with_client)
-        exchange = self._driver.exchange
-        await self._conclude(partial(exchange.streamed, self.status, self._directed()))
+        streamed, headers = self._driver.exchange.streamed, self._driver.directed(self.headers)
+        await self._conclude(partial(streamed, self.status, headers))
         if ends_with_client:
             self._for_one_client = self._live
             self._know_end()
-
-    def _directed(self) -> Sequence[tuple[bytes, bytes]]:
-        """The header lines, with what the handler said of the outcome in code."""
-        execution = self._driver.execution
-        directive = None if execution is None else execution.directive
-        if directive is None or any(name.lower() == OUTCOME for name, _ in self.headers):
-            return self.headers
-        return [*self.headers, (OUTCOME, directive.encode())]
 
     async def send_to(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         """Sends the client what was captured, under the header lines as marked."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
+from ._capture import OUTCOME
 from ._client_task import ClientTask
 from ._engine import start_task
 from ._execution import CURRENT, Execution
@@ -20,7 +21,7 @@ from ._store_actions import StoreActions
 
 if TYPE_CHECKING:
     from asyncio import Future, Task
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
 __all__ = ["Conclusion", "Driver", "Work"]
 
@@ -52,10 +53,8 @@ class Driver(StoreActions):
     pending: Conclusion | None = None
     """A conclusion that was handed over and has not begun."""
     client_left = False
-    has_response = False
-    """True once the response has begun."""
-    response_said: bytes | None = None
-    """What its headers say of the outcome."""
+    said: Sequence[tuple[bytes, bytes]] | None = None
+    """The header lines about the outcome, once there is a response."""
     _asked: ClientTask | None = None
     """What the handler's task wants done in the client's."""
     _waking: Future[None] | None = None
@@ -200,15 +199,17 @@ class Driver(StoreActions):
         return self._broken() if failed else conclusion()
 
     def _broken(self) -> int:
-        """Concludes as failed, after what the handler or its response may have decided."""
-        said = self.response_said
-        if said is None and self.execution is not None:
-            direction = self.execution.directive
-            said = None if direction is None else direction.encode()
-        # That nothing happened is not to be relied on once a response has begun and broken off.
-        if self.has_response and said is not None and said.lower() == b"release":
-            said = None
-        return self.exchange.broken(said)
+        """Concludes without a response: the handler failed, or its response broke off."""
+        if self.said is None:
+            return self.exchange.failed(self.directed(()))
+        return self.exchange.broke_off(self.directed(self.said))
+
+    def directed(self, headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+        """The response's header lines, with what the handler said of the outcome in code."""
+        directive = None if self.execution is None else self.execution.directive
+        if directive is None or self.said:
+            return headers
+        return [*headers, (OUTCOME, directive.encode())]
 
     def settle_alone(self, *, failed: bool = False) -> None:
         """Concludes in a separate task, because the client's task is ending."""

@@ -245,8 +245,13 @@ class Exchange:
         """
     def streamed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> int:
         """Takes the handler's response with a body that cannot be stored."""
-    def broken(self, outcome: bytes | None = None) -> int:
-        """Reports that the handler raised, or that its body broke off, after this decision."""
+    def failed(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> int:
+        """Reports that the handler raised.
+
+        Obeys an `Idempotency-Outcome` header: what the handler had decided before.
+        """
+    def broke_off(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """Reports that the handler's response broke off, which had begun with these headers."""
 
     # ANSWER
     @property

@@ -107,13 +107,6 @@ impl PyExchange {
         Some(directive.unwrap_or(Directive::Unknown))
     }
 
-    /// Reads what a handler had decided before it failed.
-    pub(super) fn decided(&mut self, said: &[u8]) -> Directive {
-        let directive = std::str::from_utf8(said).ok().and_then(|said| said.parse().ok());
-        self.concern = directive.is_none().then_some("outcome").or(self.concern);
-        directive.unwrap_or(Directive::Unknown)
-    }
-
     /// Feeds an event to the state machine and returns the number of the next action.
     pub(super) fn advance(&mut self, event: Event) -> i32 {
         let mut action = self.machine.step(event, self.shared.now());

@@ -333,14 +333,17 @@ pub(crate) enum Read<B> {
 
 /// Reads a body to its end, or until it exceeds `bytes_max`, showing each piece to `see`.
 ///
-/// A body that declares to be too large is not read at all.
+/// A body that declares to be too large is not read at all, and one that ends before the length
+/// that it declares is broken: over HTTP/2 hyper takes a stream that was reset with NO_ERROR for one
+/// that has ended.
 pub(crate) async fn read<B>(mut body: B, bytes_max: u64, mut see: impl FnMut(&[u8])) -> Read<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
     let mut whole = Whole::default();
-    if body.size_hint().lower() > bytes_max {
+    let declared = body.size_hint().lower();
+    if declared > bytes_max {
         return Read::TooLarge(whole, body);
     }
     let mut bytes = 0_u64;
@@ -365,7 +368,7 @@ where
             }
         }
     }
-    Read::Whole(whole)
+    if bytes < declared { Read::Broken(whole, CUT_OFF.into()) } else { Read::Whole(whole) }
 }
 
 /// A size without an upper bound where trailers follow: an exact one becomes a `Content-Length`,
@@ -384,6 +387,7 @@ fn plus(hint: SizeHint, buffered: &Whole, spooled: u64) -> SizeHint {
 
 /// A piece below this is joined to another such piece; at most so many bytes are copied for one.
 const PIECE_BYTES_MIN: usize = 512;
+pub(super) const CUT_OFF: &str = "the body was cut off before its end";
 
 #[cfg(test)]
 mod tests {

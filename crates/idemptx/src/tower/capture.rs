@@ -64,7 +64,7 @@ where
         match running.await {
             Err(error) => {
                 let product = Some(HandlerOutput::Error(error));
-                WorkResult { product, ..WorkResult::failed(&execution) }
+                WorkResult { product, ..WorkResult::failed(execution.outcome()) }
             }
             Ok(response) => capture(response, &execution, &engine).await,
         }
@@ -103,19 +103,15 @@ where
         read(body, limit, |_| {}).await
     };
     match read {
-        // The client gets what it would get without this layer: half a body.
-        Read::Broken(half, error) if rules.policy().mode == Mode::Shadow => {
-            let body = RequestBody::<Pin<Box<C>>>::broken(half, error);
-            let body = ResponseBody::live(LiveBody::new(body, true, None));
-            let product = Some(HandlerOutput::Response(Response::from_parts(parts, body)));
-            WorkResult { product, ..WorkResult::broken() }
-        }
-        Read::Broken(..) => {
-            // What broke off was decided about before; that nothing happened is not to be relied on
-            // any more.
+        Read::Broken(half, error) => {
             let directive = directive(&mut parts, said, execution);
-            let is_kept = |said: &Directive| *said != Directive::Release;
-            WorkResult::failed_after(directive.filter(is_kept), execution)
+            // The client gets what it would get without this layer: half a body.
+            let product = (rules.policy().mode == Mode::Shadow).then(|| {
+                let body = RequestBody::<Pin<Box<C>>>::broken(half, error);
+                let body = ResponseBody::live(LiveBody::new(body, true, None));
+                HandlerOutput::Response(Response::from_parts(parts, body))
+            });
+            WorkResult { handled: Handled::BrokenOff { directive }, product, payload: None }
         }
         Read::Whole(mut whole) => {
             let said = said.or_else(|| Directive::take(whole.trailers_mut()?));
@@ -134,11 +130,11 @@ where
             drop(body);
             let response = Response::from_parts(parts, ResponseBody::whole(whole));
             let product = Some(HandlerOutput::Response(response));
-            WorkResult { handled, product, payload }
+            WorkResult { handled, product, payload: Some(payload) }
         }
         Read::TooLarge(prefix, rest) => {
             let directive = directive(&mut parts, said, execution);
-            let payload = head(&parts, rules, execution);
+            let payload = Some(head(&parts, rules, execution));
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
             let body = LiveBody::new(body, is_event_stream, engine.open_body());

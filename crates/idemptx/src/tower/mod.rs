@@ -37,6 +37,7 @@
 //!
 //! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions: metrics and logs
 //! need no hook.
+//! That of a refusal has its [`Rejection`](crate::Rejection), too.
 //! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
 //!
 //! A handler decides about its response itself with a [`Directive`](crate::Directive) in the
@@ -85,6 +86,12 @@
 //! policy's `on_orphan` deals with.
 //! Call [`Engine::drain`](crate::Engine::drain) before.
 //!
+//! # Bodies that are cut off
+//!
+//! A body that breaks off claims nothing, and runs nothing.
+//! Over HTTP/2 half a body without `Content-Length` can look like a whole one:
+//! [`require_end_stream`] tells them apart.
+//!
 //! # Nested routers
 //!
 //! The path counts as the client sent it.
@@ -93,6 +100,7 @@
 
 mod body;
 mod capture;
+mod end_stream;
 mod future;
 mod layer;
 mod live;
@@ -106,6 +114,7 @@ pub(crate) use self::body::{Read, read};
 pub use self::capture::NotReplayable;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::capture::is_live;
+pub use self::end_stream::{EndStreamBody, require_end_stream};
 pub use self::future::ResponseFuture;
 pub use self::layer::IdempotencyLayer;
 pub use self::service::Idempotency;

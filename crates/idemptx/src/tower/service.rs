@@ -342,6 +342,7 @@ where
             return BodyEnd::Failed;
         };
         let bytes_max = engine.policy().request_bytes_max;
+        let declared = request.body().size_hint().lower();
         let see = |data: &[u8]| prints.update(data);
         let (whole, rest) = match read(request.body_mut(), bytes_max, see).await {
             Read::Whole(whole) => {
@@ -357,7 +358,7 @@ where
             Read::TooLarge(whole, rest) => (whole, rest),
         };
         // Few requests' futures need room for it.
-        Box::pin(read_large(engine, whole, rest, prints)).await
+        Box::pin(read_large(engine, whole, rest, declared, prints)).await
     }
 }
 
@@ -379,6 +380,7 @@ async fn read_large<S, B>(
     engine: &Inner<S>,
     read: Whole,
     rest: &mut RequestBody<B>,
+    declared: u64,
     prints: Fingerprinters,
 ) -> BodyEnd
 where
@@ -390,7 +392,7 @@ where
     if let Some(spool) = engine.spool()
         && !prints.keeps_body()
     {
-        return spooled(spool, read, rest, prints).await;
+        return spooled(spool, read, rest, declared, prints).await;
     }
     rest.put_back(read);
     BodyEnd::TooLarge
@@ -420,7 +422,10 @@ impl<'a> Marker<'a> {
             (None, Some(render)) => render(rejection),
             (None, None) => Problem::from(rejection).into_response(),
         };
-        response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())))
+        let mut response =
+            response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())));
+        response.extensions_mut().insert(rejection.clone());
+        response
     }
 
     fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {

@@ -8,16 +8,17 @@ use http_body::Body;
 use idemptx_core::exchange::BodyEnd;
 use idemptx_core::fingerprint::Fingerprinters;
 
-use super::body::{BodyError, RequestBody, Whole};
+use super::body::{BodyError, CUT_OFF, RequestBody, Whole};
 use super::service::broken_end;
 use crate::spool::{Refusal, Spool, Spooling};
 
 /// Reads the rest of a body into a file, fingerprinting it on the way, and puts it back; `read` has
-/// been already.
+/// been already, and all of it is at least as long as `declared`.
 pub(super) async fn spooled<B>(
     spool: &Spool,
     read: Whole,
     rest: &mut RequestBody<B>,
+    declared: u64,
     mut prints: Fingerprinters,
 ) -> BodyEnd
 where
@@ -26,8 +27,8 @@ where
 {
     let mut body = spool.begin();
     let read = match rest.size_hint().lower() {
-        declared if !spool.takes(declared) => Err(Broken::Refused(Refusal::TooLarge)),
-        _ => taken(&mut body, &read, rest, &mut prints).await,
+        left if !spool.takes(left) => Err(Broken::Refused(Refusal::TooLarge)),
+        _ => taken(&mut body, &read, rest, declared, &mut prints).await,
     };
     match body.finish().await {
         Ok(body) => rest.put_back_file(body),
@@ -61,13 +62,16 @@ async fn taken<B>(
     body: &mut Spooling,
     read: &Whole,
     rest: &mut RequestBody<B>,
+    declared: u64,
     prints: &mut Fingerprinters,
 ) -> Result<HeaderMap, Broken>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
+    let mut missing = declared;
     for piece in read.pieces() {
+        missing = missing.saturating_sub(piece.len() as u64);
         body.push(piece).await.map_err(Broken::Refused)?;
     }
     let mut trailers = HeaderMap::new();
@@ -79,10 +83,11 @@ where
         match frame.into_data() {
             Ok(data) => {
                 prints.update(&data);
+                missing = missing.saturating_sub(data.len() as u64);
                 body.push(&data).await.map_err(Broken::Refused)?;
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
-    Ok(trailers)
+    if missing > 0 { Err(Broken::Off(CUT_OFF.into())) } else { Ok(trailers) }
 }

@@ -3,6 +3,7 @@
 mod admission;
 mod bodies;
 mod codings;
+mod cut_streams;
 mod front_door;
 mod handlers;
 mod modes;

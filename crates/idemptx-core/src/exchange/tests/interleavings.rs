@@ -20,10 +20,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use self::mutants::Mutant;
 use self::steps::Step;
 use super::world::{Cell, rules};
-use crate::exchange::{Directive, Event, Exchange, Rules};
+use crate::exchange::{Directive, Event, Exchange, Handled, Rules};
 use crate::key::RecordId;
 use crate::lease::Lease;
 use crate::outcome::Code;
@@ -120,10 +122,26 @@ fn policies_that_compare_requests_differently_share_one_record() {
 
 #[test]
 fn a_fenced_release_is_never_an_own_success() {
-    let releases = Some(Directive::Release);
-    let scenario = Scenario { directive: releases, ..Scenario::new(rules(|_| {}), 2) };
+    let handled =
+        Handled::Whole { status: StatusCode::CREATED, directive: Some(Directive::Release) };
+    let scenario = Scenario { handled, ..Scenario::new(rules(|_| {}), 2) };
     explore(&scenario, Mutant::None).unwrap();
     assert!(explore(&scenario, Mutant::FencedReleaseCountsAsDone).is_err());
+}
+
+#[test]
+fn a_response_that_breaks_off_frees_no_key() {
+    let quarantine = |policy: &mut Policy| {
+        policy.on_orphan = OnOrphan::Quarantine;
+        policy.on_panic = OnPanic::Quarantine;
+    };
+    let ending = |handled| {
+        let scenario = Scenario { once: true, handled, ..Scenario::new(rules(quarantine), 2) };
+        explore(&scenario, Mutant::None)
+    };
+    let directive = Some(Directive::Release);
+    ending(Handled::BrokenOff { directive }).unwrap();
+    assert!(ending(Handled::Failed { directive }).is_err(), "what has not begun may be released");
 }
 
 /// A suite that passes a broken store or driver proves nothing.
@@ -167,8 +185,8 @@ struct Scenario {
     pauses: u8,
     /// The number of handlers that fail.
     breaks: u8,
-    /// The handlers' own decision about the record.
-    directive: Option<Directive>,
+    /// The end of the handlers that do not fail.
+    handled: Handled,
     /// True if no second handler may start.
     once: bool,
     /// True if handlers work in transactions that also settle.
@@ -189,7 +207,7 @@ impl Scenario {
             lapses,
             pauses: 0,
             breaks: 0,
-            directive: None,
+            handled: Handled::Whole { status: StatusCode::CREATED, directive: None },
             once: false,
             transactional: false,
         }

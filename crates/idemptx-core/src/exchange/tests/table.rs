@@ -132,10 +132,14 @@ fn how_the_handler_ended_decides_what_is_kept() {
         (partial(200, None), draft, "settle NotReplayable, own"),
         (partial(200, Some(Directive::Store)), draft, "settle NotReplayable, own"),
         (partial(503, None), draft, released),
-        (Handled::Broken, draft, "release, refuse 500 handler-failed unstored"),
-        (Handled::Broken, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
-        (Handled::Broken, shadow, "release, broken 1"),
     ];
+    for handled in [Handled::Failed { directive: None }, Handled::BrokenOff { directive: None }] {
+        rows.extend::<[Ending<'_>; 3]>([
+            (handled, draft, "release, refuse 500 handler-failed unstored"),
+            (handled, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
+            (handled, shadow, "release, broken 1"),
+        ]);
+    }
     for status in [200, 201, 204, 302, 304, 400, 402, 410, 418, 422, 451] {
         rows.push((whole(status, None), draft, stored));
     }

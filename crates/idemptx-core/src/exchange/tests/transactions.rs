@@ -60,7 +60,7 @@ fn only_a_success_is_committed() {
         (whole(201, Some(Directive::Unknown)), "settle Unknown, own"),
         (whole(201, Some(Directive::Release)), "release, own"),
         (whole(503, None), "release, own"),
-        (Handled::Broken, "release, refuse 500 handler-failed unstored"),
+        (Handled::Failed { directive: None }, "release, refuse 500 handler-failed unstored"),
     ];
     let rules = rules(|_| {});
     for (handled, expected) in rows {
@@ -75,17 +75,25 @@ fn what_a_handler_has_decided_counts_although_it_fails() {
     let draft: Change = |_| {};
     let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
     let failed = "refuse 500 handler-failed unstored";
-    for (directive, expected) in [
-        (Directive::Store, format!("settle NotReplayable, {failed}")),
-        (Directive::Unknown, format!("settle Unknown, {failed}")),
-        (Directive::Release, format!("release, {failed}")),
+    let (kept, unknown, freed) = ("settle NotReplayable", "settle Unknown", "release");
+    // Whether it failed before it had a response, or with one that broke off.
+    for (directive, before, breaks) in [
+        (Directive::Store, [kept, kept], [kept, kept]),
+        (Directive::Unknown, [unknown, unknown], [unknown, unknown]),
+        // Of a response that broke off, `release` counts as if nothing had been said.
+        (Directive::Release, [freed, freed], [freed, unknown]),
     ] {
-        for change in [draft, quarantine] {
-            let rules = rules(change);
-            let mut passage = Passage::new(&rules, Stored::Nothing);
-            passage.transaction = Some(Ends::Well);
-            let trace = passage.play("a", Handled::Failed { directive });
-            assert_eq!(trace, format!("claim, execute 1, {expected}"), "{directive:?}");
+        let directive = Some(directive);
+        for (handled, expected) in
+            [(Handled::Failed { directive }, before), (Handled::BrokenOff { directive }, breaks)]
+        {
+            for (change, expected) in [draft, quarantine].into_iter().zip(expected) {
+                let rules = rules(change);
+                let mut passage = Passage::new(&rules, Stored::Nothing);
+                passage.transaction = Some(Ends::Well);
+                let trace = passage.play("a", handled);
+                assert_eq!(trace, format!("claim, execute 1, {expected}, {failed}"), "{handled:?}");
+            }
         }
     }
 }

@@ -144,8 +144,10 @@ impl EnvoyHandler {
                 let asked = self.dialogue.proceed(HeaderMutation::default()).await;
                 let body = if asked.is_ok() { self.dialogue.next().await } else { None };
                 let Some(Received::ResponseBody(body)) = body.and_then(|it| it.request) else {
+                    // The engine decides, after what the head may say.
                     self.log_lost("its body broke off");
-                    return lost();
+                    let response = Response::from_parts(parts, AnswerBody::BrokenOff);
+                    return (UpstreamResult::Broken, response);
                 };
                 // More than Envoy buffers, or trailers, which it does not tell apart.
                 if !body.end_of_stream {
@@ -293,6 +295,8 @@ pub(super) enum AnswerBody {
     Whole(Option<Bytes>),
     /// A body that flows through Envoy alone.
     Flowing,
+    /// A body whose end Envoy did not send.
+    BrokenOff,
     /// A generated one.
     Own(UpstreamBody),
 }
@@ -308,6 +312,7 @@ impl Body for AnswerBody {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|it| Ok(Frame::data(it)))),
             Self::Flowing => Poll::Ready(None),
+            Self::BrokenOff => Poll::Ready(Some(Err(BROKE_OFF.into()))),
             Self::Own(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -315,7 +320,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Flowing => false,
+            Self::Flowing | Self::BrokenOff => false,
             Self::Own(body) => body.is_end_stream(),
         }
     }
@@ -325,7 +330,7 @@ impl Body for AnswerBody {
             Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |it| it.len() as u64))
             }
-            Self::Flowing => SizeHint::default(),
+            Self::Flowing | Self::BrokenOff => SizeHint::default(),
             Self::Own(body) => body.size_hint(),
         }
     }
@@ -337,6 +342,7 @@ const UNSENT: [&str; 5] =
     ["connection_failure", "connection_timeout", "no_healthy_upstream", "overflow", "not_found"];
 const NO_DETAILS: &str = "a failure of which Envoy's filter tells no cause: set \
      `response_attributes` to `response.code_details` and `upstream.request_attempt_count`";
+const BROKE_OFF: &str = "Envoy sent no end of the response";
 const NO_BODY: &str = "Envoy sent no body";
 
 #[cfg(test)]

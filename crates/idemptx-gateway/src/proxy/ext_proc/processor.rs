@@ -9,16 +9,16 @@ use bytes::Bytes;
 use http::header::ORIGIN;
 use http::response::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Either};
 use idemptx::tower::{BodyError, Idempotency};
-use idemptx::{Bypass, Outcome};
+use idemptx::{Bypass, Code, Outcome};
 use idemptx_core::exchange::grpc_content_type;
 use tower_service::Service as _;
 
 use super::super::fault::{OwnAnswer, ProxyError};
 use super::super::request_id::REQUEST_ID;
 use super::super::routing_table::{ActiveRoute, RoutingTable};
-use super::super::{headers, is_own, target, upgrade};
+use super::super::{answer_broken_off, headers, is_own, target, upgrade};
 use super::Dialogue;
 use super::dialogue::Phase;
 use super::grpc::Status;
@@ -116,6 +116,10 @@ impl Processor {
         let mut service = Idempotency::new(engine.clone(), handler);
         let response: Result<_, Infallible> = span.instrument(service.call(request)).await;
         let Ok(mut response) = response;
+        let mut response = match answer_broken_off(&mut response) {
+            Some(lost) => lost.map(Either::Left),
+            None => response.map(Either::Right),
+        };
         if is_own(&response) {
             if let Some(id) = request_id {
                 response.headers_mut().insert(REQUEST_ID, id);
@@ -232,7 +236,14 @@ where
 
 /// Returns whether the request was executed, whatever its client gets.
 fn was_executed(parts: &Parts) -> bool {
-    matches!(parts.extensions.get(), Some(Outcome::Executed { .. } | Outcome::Fenced { .. }))
+    matches!(
+        parts.extensions.get(),
+        Some(
+            Outcome::Executed { .. }
+                | Outcome::Fenced { .. }
+                | Outcome::Refused(Code::HandlerFailed)
+        )
+    )
 }
 
 /// Lets Envoy go on without the engine, and adds these fields to the response, if any.

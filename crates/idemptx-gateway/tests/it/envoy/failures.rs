@@ -33,6 +33,25 @@ async fn a_service_that_was_not_reached_leaves_the_key_free() {
 }
 
 #[tokio::test]
+async fn what_a_service_says_in_the_head_of_an_answer_that_breaks_off_counts() {
+    for (said, becomes) in [("unknown", "outcome-unknown"), ("store", "result-unavailable")] {
+        let service = RawUpstream::start(move |_, mut connection| async move {
+            connection.request().await;
+            let head = format!("HTTP/1.1 201 Created\r\nIdempotency-Outcome: {said}\r\n");
+            connection.write(&head).await;
+            connection.write("Content-Length: 7\r\n\r\norder").await;
+            connection.reset();
+        })
+        .await;
+        let route = "on_ambiguous = \"release\"\npolicy.wait_ms = 10000";
+        let envoy = EnvoyProcess::start(service.address, route, &[]).await;
+        assert_eq!(send(envoy.address, post("k", "tea")).await.status, 502);
+        send(envoy.address, post("k", "tea")).await.refused(409, becomes);
+        assert_eq!(service.connections(), 1, "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_breaks_off_leaves_the_outcome_unknown() {
     let cut_head = "HTTP/1.1 201 Created\r\nContent-Le";
     let cut_body = "HTTP/1.1 201 Created\r\nContent-Length: 7\r\n\r\norder";

@@ -125,6 +125,17 @@ async fn a_body_that_breaks_off_is_no_response() {
 }
 
 #[tokio::test]
+async fn a_response_that_ends_before_its_declared_length_is_no_response() {
+    let engine = engine(|policy| policy);
+    let (app, count) =
+        app(&engine, async |_| Body::new(ScriptedBody::new([Piece::data("half")]).declaring(8)));
+    for _ in 0..2 {
+        send(&app, post("k")).await.refused(500, "handler-failed");
+    }
+    assert_eq!(count.runs(), 2);
+}
+
+#[tokio::test]
 async fn a_flowing_body_that_breaks_off_breaks_off_for_the_client() {
     for end in [Piece::Error, Piece::Panic] {
         let engine = engine(|policy| policy.response_bytes_max(1));

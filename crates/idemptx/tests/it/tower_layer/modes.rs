@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use idemptx::{Bypass, Code, Engine, Outcome, Policy};
-use idemptx_core::policy::{Mode, OnStoreError};
+use idemptx_core::policy::{Mode, OnPanic, OnStoreError};
 use idemptx_core::store::ErrorKind;
 use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 use tower::ServiceExt;
@@ -82,6 +82,32 @@ async fn a_shadow_lets_a_body_that_breaks_off_through() {
     let mut body = response.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
     assert!(body.frame().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_shadow_keeps_what_a_response_says_that_breaks_off() {
+    for (said, becomes) in [
+        (Some("store"), Some("would-refuse-result-unavailable")),
+        (Some("unknown"), Some("would-refuse-outcome-unknown")),
+        (Some("release"), None),
+        (None, None),
+    ] {
+        let engine = engine(|policy| policy.mode(Mode::Shadow).on_panic(OnPanic::Release));
+        let (app, _) = app(&engine, move |_| async move {
+            let body = ScriptedBody::new([Piece::data("half"), Piece::Error]);
+            let mut response = Response::new(Body::new(body));
+            if let Some(said) = said {
+                let said = http::HeaderValue::from_static(said);
+                response.headers_mut().insert("idempotency-outcome", said);
+            }
+            response
+        });
+        let Ok(first) = app.clone().oneshot(post("k")).await;
+        assert_eq!(first.headers().get("idempotency-outcome"), None);
+        let Ok(retry) = app.oneshot(post("k")).await;
+        let status = retry.headers().get("idempotency-status").map(|it| it.to_str().unwrap());
+        assert_eq!(status, becomes, "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -100,6 +100,20 @@ async fn a_body_without_room_is_refused_and_claims_nothing() {
 }
 
 #[tokio::test]
+async fn a_large_body_that_ends_before_its_declared_length_claims_nothing() {
+    let spool = spool();
+    let engine = engine(&spool, |policy| policy);
+    let (app, count) = app(&engine, echo);
+    let pieces: Vec<_> = bytes(2_000).chunks(100).map(|it| Piece::data(it.to_vec())).collect();
+    let whole = || ScriptedBody::new(pieces.clone());
+    let cut_off = Body::new(whole().declaring(2_001));
+    send(&app, posted("k", cut_off)).await.refused(400, "body-unreadable");
+    assert_eq!((count.runs(), spool.used()), (0, 0));
+    assert!(engine.store().is_empty());
+    assert_eq!(send(&app, posted("k", Body::new(whole().declaring(2_000)))).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_body_that_declares_too_much_is_not_read() {
     let spool = spool().bytes_max(1_500);
     let engine = engine(&spool, |policy| policy);

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use http::StatusCode;
-
 use super::mutants::Mutant;
 use super::steps::{Step, brief};
 use super::{Client, Ended, Scenario, Trace, World};
@@ -132,14 +130,12 @@ impl World {
                 self.resume(n, exchange, Event::WaitOver, scenario, "gives up waiting", next)?;
             }
             Client::Executing(exchange, lease) => {
-                let (status, directive) = (StatusCode::CREATED, scenario.directive);
-                let handled = Handled::Whole { status, directive };
-                let event = Event::Handled(handled);
+                let event = Event::Handled(scenario.handled);
                 self.resume(n, exchange, event, scenario, "finishes", next)?;
                 if self.breaks > 0 {
                     let mut world = self.clone();
                     world.breaks -= 1;
-                    let event = Event::Handled(Handled::Broken);
+                    let event = Event::Handled(Handled::Failed { directive: None });
                     world.resume(n, exchange, event, scenario, "fails", next)?;
                 }
                 let mut world = self.then(format!("{n} beats"));
