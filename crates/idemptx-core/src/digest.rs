@@ -21,30 +21,15 @@ impl Purpose {
     /// The same as [`begin`](Self::begin) with these parts, without allocating where they are
     /// short.
     pub(crate) fn digest(&self, plain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        let mut buffer = [0; ON_STACK_BYTES];
-        let mut length = 0;
-        let mut fits = true;
-        let mut put = |bytes: &[u8]| match buffer.get_mut(length..length + bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
-                length += bytes.len();
-            }
-            None => fits = false,
-        };
-        put(plain);
-        for part in parts {
-            put(&(part.len() as u64).to_be_bytes());
-            put(part);
-        }
-        match buffer.get(..length) {
-            Some(bytes) if fits => blake3::keyed_hash(&self.0, bytes).into(),
-            _ => {
-                let mut digest = self.begin();
-                digest.update(plain);
-                parts.iter().for_each(|part| digest.part(part));
-                digest.finalize()
-            }
-        }
+        let mut digest = self.begin_short();
+        digest.absorb(plain);
+        parts.iter().for_each(|part| digest.part(part));
+        digest.finalize()
+    }
+
+    /// Begins a digest of which all parts are at hand, and most likely short.
+    pub(crate) const fn begin_short(&self) -> ShortDigest<'_> {
+        ShortDigest { purpose: self, buffer: [0; ON_STACK_BYTES], length: 0, long: None }
     }
 
     /// Begins a digest.
@@ -86,17 +71,67 @@ impl Digest {
         self
     }
 
-    /// Adds a part with its length, so that no other sequence of parts gives the same bytes.
-    pub(crate) fn part(&mut self, part: &[u8]) {
-        self.update(&(part.len() as u64).to_be_bytes()).update(part);
-    }
-
     /// Returns the digest of everything added.
     pub(crate) fn finalize(&self) -> [u8; 32] {
         match &self.long {
             Some(hasher) => hasher.finalize().into(),
             None => blake3::keyed_hash(&self.purpose.0, &self.short).into(),
         }
+    }
+}
+
+impl Absorb for Digest {
+    fn absorb(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+/// A digest that takes no memory as long as its input is short.
+pub(crate) struct ShortDigest<'a> {
+    purpose: &'a Purpose,
+    buffer: [u8; ON_STACK_BYTES],
+    length: usize,
+    long: Option<Digest>,
+}
+
+impl ShortDigest<'_> {
+    /// Returns the digest of everything added.
+    pub(crate) fn finalize(&self) -> [u8; 32] {
+        match &self.long {
+            Some(digest) => digest.finalize(),
+            None => blake3::keyed_hash(&self.purpose.0, self.absorbed()).into(),
+        }
+    }
+
+    fn absorbed(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Absorb for ShortDigest<'_> {
+    fn absorb(&mut self, bytes: &[u8]) {
+        if let Some(digest) = &mut self.long {
+            digest.update(bytes);
+        } else if let Some(place) = self.buffer.get_mut(self.length..self.length + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.length += bytes.len();
+        } else {
+            let mut digest = self.purpose.begin();
+            digest.update(self.absorbed()).update(bytes);
+            self.long = Some(digest);
+        }
+    }
+}
+
+/// A digest that takes bytes.
+pub(crate) trait Absorb {
+    /// Adds bytes as they are.
+    fn absorb(&mut self, bytes: &[u8]);
+
+    /// Adds a part with its length, so that no other sequence of parts gives the same bytes.
+    fn part(&mut self, part: &[u8]) {
+        self.absorb(&(part.len() as u64).to_be_bytes());
+        self.absorb(part);
     }
 }
 

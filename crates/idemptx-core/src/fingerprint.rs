@@ -22,8 +22,8 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::digest::{Digest, Purpose, first};
-use crate::key::FieldLine;
+use crate::digest::{Absorb, Digest, Purpose, first};
+use crate::key::FieldLines;
 use crate::secret::Secret;
 use body::Body;
 use form::Field;
@@ -188,7 +188,7 @@ impl FingerprintConfig {
             unbound: [0; 16],
         };
         if !config.bind.is_empty() {
-            config.unbound = config.binding_to(&[]);
+            config.unbound = config.binding_to(&FieldLines::default());
         }
         config
     }
@@ -217,7 +217,7 @@ impl FingerprintConfig {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-        lines: &[FieldLine],
+        lines: &FieldLines,
     ) -> Fingerprinter {
         let mut hasher = self.request.begin();
         hasher.update(&[VERSION]);
@@ -247,15 +247,14 @@ impl FingerprintConfig {
         Fingerprinter { config: self.id, binding, operation, hasher, body }
     }
 
-    fn binding_to(&self, lines: &[FieldLine]) -> [u8; 16] {
-        let mut hasher = self.binding.begin();
+    fn binding_to(&self, lines: &FieldLines) -> [u8; 16] {
+        let mut hasher = self.binding.begin_short();
         hash_count(&mut hasher, self.bind.len());
         for name in &self.bind {
             let values = || lines.iter().filter(|(of, _)| of == name).map(|(_, value)| value);
             hash_lines(&mut hasher, name, values);
         }
-        let digest: [u8; 32] = hasher.finalize();
-        first(&digest)
+        first(&hasher.finalize())
     }
 }
 
@@ -400,8 +399,8 @@ fn essence(content_type: &HeaderValue) -> &[u8] {
     line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-fn hash_count(hasher: &mut Digest, count: usize) {
-    hasher.update(&(count as u64).to_be_bytes());
+fn hash_count(hasher: &mut impl Absorb, count: usize) {
+    hasher.absorb(&(count as u64).to_be_bytes());
 }
 
 fn hash_fields(hasher: &mut Digest, fields: &[Field<'_>]) {
@@ -425,7 +424,7 @@ fn hash_headers<'a>(
 }
 
 fn hash_lines<'a, I: Iterator<Item = &'a HeaderValue>>(
-    hasher: &mut Digest,
+    hasher: &mut impl Absorb,
     name: &HeaderName,
     lines: impl Fn() -> I,
 ) {
@@ -435,14 +434,14 @@ fn hash_lines<'a, I: Iterator<Item = &'a HeaderValue>>(
 }
 
 /// Returns the lines of the headers of these names; those of one name are in their order.
-pub(crate) fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> Vec<FieldLine> {
-    let mut lines = Vec::new();
+pub(crate) fn lines_of(names: &[HeaderName], headers: &HeaderMap) -> FieldLines {
+    let mut lines = FieldLines::default();
     if names.is_empty() {
         return lines;
     }
     for (name, line) in headers {
         if names.contains(name) {
-            lines.push((name.clone(), line.clone()));
+            lines.push(name.clone(), line.clone());
         }
     }
     lines

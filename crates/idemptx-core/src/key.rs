@@ -7,9 +7,10 @@ use http::HeaderValue;
 
 use crate::policy::KeySyntax;
 
+mod field_lines;
 mod record_id;
 
-pub(crate) use self::record_id::FieldLine;
+pub(crate) use self::field_lines::FieldLines;
 pub use self::record_id::{InvalidRecordId, Names, RecordId};
 
 /// An idempotency key, with quotes and escapes removed.

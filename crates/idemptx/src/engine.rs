@@ -238,6 +238,8 @@ struct Hooks {
     probe: Option<ProbeFn>,
     render: Option<RenderFn>,
     observe: Option<ObserveFn>,
+    /// Set if only the bodies of responses tell how their exchanges ended.
+    leaves_extensions: bool,
 }
 
 impl<S: Store> Inner<S> {
@@ -293,6 +295,11 @@ impl<S: Store> Inner<S> {
     /// Returns the application's function that makes responses of refusals.
     pub(crate) fn render(&self) -> Option<&RenderFn> {
         self.shared.hooks.render.as_ref()
+    }
+
+    /// Returns whether the extensions of responses tell how their exchanges ended.
+    pub(crate) fn fills_extensions(&self) -> bool {
+        !self.shared.hooks.leaves_extensions
     }
 
     /// Returns the application's function that observes outcomes.

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::description::DescribedRoute;
 use crate::fingerprint::{Fingerprint, FingerprintConfig, Fingerprinters, lines_of};
-use crate::key::{FieldLine, InvalidKey, Key, Names, RecordId, Scope};
+use crate::key::{FieldLines, InvalidKey, Key, Names, RecordId, Scope};
 use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{KeySpace, Policy, ScopeRule};
 use crate::secret::Secret;
@@ -156,11 +156,11 @@ struct Named {
 }
 
 /// Header field lines that may be credentials, so that `Debug` shows none.
-struct BoundTo(Vec<FieldLine>);
+struct BoundTo(FieldLines);
 
 impl fmt::Debug for BoundTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} lines", self.0.len())
+        write!(f, "{} lines", self.0.iter().count())
     }
 }
 
@@ -175,7 +175,7 @@ impl Operation {
     /// [`key_space`](Policy::key_space) is [`KeySpace::Route`], on a route (method and raw path).
     #[must_use]
     pub fn on_route(rules: &Rules, scope: Scope, key: Key, route: Option<(&str, &str)>) -> Self {
-        Self::bound(rules, scope, key, route, Vec::new())
+        Self::bound(rules, scope, key, route, FieldLines::default())
     }
 
     fn bound(
@@ -183,7 +183,7 @@ impl Operation {
         scope: Scope,
         key: Key,
         route: Option<(&str, &str)>,
-        bound_to: Vec<FieldLine>,
+        bound_to: FieldLines,
     ) -> Self {
         let route = route.filter(|_| rules.policy.key_space == KeySpace::Route);
         let id = RecordId::new(&scope, &key, route, &rules.names);

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::digest::Digest;
+use crate::digest::{Absorb, Digest};
 
 /// A JSON value; members are sorted by name.
 pub(super) enum Value<'a> {

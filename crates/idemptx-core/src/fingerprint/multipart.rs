@@ -4,7 +4,7 @@
 //! Unusual bodies count as malformed, so that two bodies which a handler's parser distinguishes are
 //! never taken for one.
 
-use crate::digest::Digest;
+use crate::digest::{Absorb, Digest};
 
 /// The parts of a part that count; quoted parameters without their quotes, otherwise as written.
 #[derive(Default)]

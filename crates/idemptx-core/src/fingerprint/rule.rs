@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::json_value::Pointer;
 use super::{form, hash_count, hash_fields, hash_headers, sorted};
-use crate::digest::Digest;
+use crate::digest::{Absorb, Digest};
 
 /// The parts of a request that count when two are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]

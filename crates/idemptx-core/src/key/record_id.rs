@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
-use super::{Key, Scope};
-use crate::digest::{Purpose, first};
+use super::{FieldLines, Key, Scope};
+use crate::digest::{Absorb, Purpose, first};
 use crate::secret::Secret;
 
 /// The name of a record in a store: a digest of scope and key, keyed if there is a secret.
@@ -198,18 +198,18 @@ impl Names {
     }
 
     /// Returns the digest of the headers to which a key is bound; empty without such headers.
-    pub(crate) fn binding(&self, bind: &[HeaderName], lines: &[FieldLine]) -> Vec<u8> {
+    pub(crate) fn binding(&self, bind: &[HeaderName], lines: &FieldLines) -> Vec<u8> {
         if bind.is_empty() {
             return Vec::new();
         }
         let mut names: Vec<_> = bind.iter().collect();
         names.sort_unstable_by_key(|name| name.as_str());
         names.dedup();
-        let mut digest = self.binding.begin();
+        let mut digest = self.binding.begin_short();
         for name in names {
             let values = || lines.iter().filter(|(of, _)| of == name);
             digest.part(name.as_str().as_bytes());
-            digest.update(&(values().count() as u64).to_be_bytes());
+            digest.absorb(&(values().count() as u64).to_be_bytes());
             values().for_each(|(_, value)| digest.part(value.as_bytes()));
         }
         digest.finalize().to_vec()
@@ -247,9 +247,6 @@ impl Names {
         }
     }
 }
-
-/// A header field line.
-pub(crate) type FieldLine = (HeaderName, HeaderValue);
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

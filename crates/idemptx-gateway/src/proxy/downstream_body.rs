@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Method;
 use http_body::{Body, Frame, SizeHint};
+use idemptx::Outcome;
 use idemptx::tower::{BodyError, ResponseBody};
+use idemptx_core::key::RecordId;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 
 use crate::recorder::AccessLine;
@@ -33,6 +35,23 @@ impl DownstreamBody {
 
     pub(crate) const fn layered(body: ResponseBody<UpstreamBody>) -> Self {
         Self { content: Content::Layered(body), access: None }
+    }
+
+    /// Returns how the exchange ended, if the engine has answered.
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        self.layered_body().and_then(ResponseBody::outcome)
+    }
+
+    /// Returns the id of the operation's record, if the engine has answered under a key.
+    pub(super) fn record_id(&self) -> Option<RecordId> {
+        self.layered_body().and_then(ResponseBody::record_id)
+    }
+
+    const fn layered_body(&self) -> Option<&ResponseBody<UpstreamBody>> {
+        match &self.content {
+            Content::Layered(body) => Some(body),
+            Content::Plain(_) => None,
+        }
     }
 
     /// Logs the request at the end of the body.

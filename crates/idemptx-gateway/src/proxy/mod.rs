@@ -31,8 +31,9 @@ use http::header::{CONTENT_TYPE, EXPECT, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use idemptx::tower::Idempotency;
+use idemptx::tower::{Idempotency, ResponseBody};
 use idemptx::{Bypass, Outcome};
+use idemptx_core::key::RecordId;
 use tower_service::Service;
 
 pub(crate) use self::downstream_body::DownstreamBody;
@@ -90,8 +91,9 @@ pub(crate) fn answer(
                 (None, fault.into_response().map(DownstreamBody::plain))
             }
         };
-        if is_own(&response) {
-            if is_problem(&response) {
+        let (outcome, record) = exchange_end(&response);
+        if is_own(&response, outcome.as_ref()) {
+            if is_problem(&response, outcome.as_ref()) {
                 response = request_id::name_in_problem(response, &request_id).await;
             }
             response.headers_mut().insert(REQUEST_ID, request_id.clone());
@@ -104,8 +106,8 @@ pub(crate) fn answer(
             upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
             status: response.status().as_u16(),
             own: response.extensions().get().map(|OwnAnswer(code)| *code),
-            outcome: response.extensions().get(),
-            record: response.extensions().get(),
+            outcome: outcome.as_ref(),
+            record: record.as_ref(),
             began,
         };
         table.store.recorder().request_completed(&ended);
@@ -148,20 +150,33 @@ pub(crate) fn answer(
     }
 }
 
+/// Returns how the exchange of a response ended, and the id of its record.
+fn exchange_end(response: &Response<DownstreamBody>) -> (Option<Outcome>, Option<RecordId>) {
+    let (body, extensions) = (response.body(), response.extensions());
+    let outcome = body.outcome().or_else(|| extensions.get()).cloned();
+    (outcome, body.record_id().or_else(|| extensions.get().copied()))
+}
+
+/// Adds to the extensions what the body tells of the end of the exchange.
+fn fill_extensions<B>(response: &mut Response<ResponseBody<B>>) {
+    let (outcome, id) = (response.body().outcome().cloned(), response.body().record_id());
+    if let Some(outcome) = outcome {
+        response.extensions_mut().insert(outcome);
+    }
+    if let Some(id) = id {
+        response.extensions_mut().insert(id);
+    }
+}
+
 /// Returns whether the upstream was not asked for this response.
-fn is_own<B>(response: &Response<B>) -> bool {
-    let extensions = response.extensions();
-    let outcome = extensions.get::<Outcome>();
-    extensions.get::<OwnAnswer>().is_some()
+fn is_own<B>(response: &Response<B>, outcome: Option<&Outcome>) -> bool {
+    response.extensions().get::<OwnAnswer>().is_some()
         || matches!(outcome, Some(Outcome::Refused(_) | Outcome::Replayed | Outcome::Fenced { .. }))
 }
 
 /// Returns whether a response that is [the gateway's own](is_own) is a problem, and no replay.
-fn is_problem<B>(response: &Response<B>) -> bool {
-    let is_replay = matches!(
-        response.extensions().get(),
-        Some(Outcome::Replayed | Outcome::Fenced { code: None, .. })
-    );
+fn is_problem<B>(response: &Response<B>, outcome: Option<&Outcome>) -> bool {
+    let is_replay = matches!(outcome, Some(Outcome::Replayed | Outcome::Fenced { code: None, .. }));
     let content_type = response.headers().get(CONTENT_TYPE);
     !is_replay && content_type.is_some_and(|it| it == "application/problem+json")
 }
@@ -241,7 +256,7 @@ async fn route_request(
     let forward = ForwardService { route: Arc::clone(route), peer, request_id: request_id.clone() };
     let mut service = Idempotency::new(engine.clone(), forward);
     let Ok(mut response): Result<_, Infallible> = service.call(request).await;
-    let outcome = response.extensions().get::<Outcome>().cloned();
+    let outcome = response.body().outcome().cloned();
     if let Some(lost) = answer_broken_off(&mut response) {
         route.note_broken_off(request_id, began);
         return lost.map(DownstreamBody::plain);
@@ -255,9 +270,12 @@ async fn route_request(
 
 /// Returns the answer in place of one of the upstream that broke off, if this response is the
 /// engine's for that: the client gets the same as if there had been none.
-fn answer_broken_off<B>(response: &mut Response<B>) -> Option<Response<UpstreamBody>> {
+fn answer_broken_off<B>(
+    response: &mut Response<ResponseBody<B>>,
+) -> Option<Response<UpstreamBody>> {
     let mut lost = ProxyError::broken_off(response.extensions())?.into_response();
     headers::mark_unstored(lost.headers_mut());
+    fill_extensions(response);
     lost.extensions_mut().extend(std::mem::take(response.extensions_mut()));
     Some(lost)
 }

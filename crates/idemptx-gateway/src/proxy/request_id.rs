@@ -76,7 +76,9 @@ fn make() -> HeaderValue {
     for (digits, byte) in id.chunks_exact_mut(2).zip(halves.as_flattened()) {
         digits.copy_from_slice(&hex(*byte));
     }
-    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-"))
+    // Shared from the beginning: it is cloned for the upstream, and that would allocate again.
+    let shared = HeaderValue::from_maybe_shared(Bytes::from_owner(id));
+    shared.unwrap_or(HeaderValue::from_static("-"))
 }
 
 fn hex(byte: u8) -> [u8; 2] {

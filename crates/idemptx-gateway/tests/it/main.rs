@@ -10,6 +10,7 @@
 mod support;
 
 mod alerts;
+mod allocations;
 mod ambiguity;
 mod attacks;
 mod beginnings;

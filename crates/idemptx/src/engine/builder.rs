@@ -200,6 +200,17 @@ impl<S: Store> EngineBuilder<S> {
         self
     }
 
+    /// Leaves the [`Outcome`](crate::Outcome) of an exchange and the
+    /// [`RecordId`](idemptx_core::key::RecordId) out of the extensions of responses, which take four
+    /// allocations: [`ResponseBody::outcome`](crate::tower::ResponseBody::outcome) and
+    /// [`record_id`](crate::tower::ResponseBody::record_id) tell them, too.
+    ///
+    /// For a service that is around the layer directly; another may replace the body.
+    pub fn without_extensions(mut self) -> Self {
+        self.hooks.leaves_extensions = true;
+        self
+    }
+
     /// Lets handlers settle in transactions of the store's own database, in which they do what they
     /// do: [`IdempotentTransaction`](crate::IdempotentTransaction), `Execution::settle_in`.
     ///

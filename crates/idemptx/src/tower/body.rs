@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use idemptx_core::key::RecordId;
+use idemptx_core::outcome::Outcome;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use pin_project_lite::pin_project;
 
@@ -155,7 +157,15 @@ pin_project! {
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
+        end: Option<ExchangeEnd>,
     }
+}
+
+/// The end of a response's exchange.
+#[derive(Debug)]
+struct ExchangeEnd {
+    outcome: Outcome,
+    id: Option<RecordId>,
 }
 
 pin_project! {
@@ -170,19 +180,39 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     pub(super) const fn inner(body: B) -> Self {
-        Self { kind: Kind::Inner { body, is_nested: false } }
+        Self::of(Kind::Inner { body, is_nested: false })
     }
 
     pub(super) const fn nested(body: B) -> Self {
-        Self { kind: Kind::Inner { body, is_nested: true } }
+        Self::of(Kind::Inner { body, is_nested: true })
     }
 
     pub(crate) const fn whole(whole: Whole) -> Self {
-        Self { kind: Kind::Whole { whole } }
+        Self::of(Kind::Whole { whole })
     }
 
     pub(super) const fn live(body: LiveBody) -> Self {
-        Self { kind: Kind::Live { body } }
+        Self::of(Kind::Live { body })
+    }
+
+    const fn of(kind: Kind<B>) -> Self {
+        Self { kind, end: None }
+    }
+
+    pub(super) fn end_exchange(&mut self, outcome: Outcome, id: Option<RecordId>) {
+        self.end = Some(ExchangeEnd { outcome, id });
+    }
+
+    /// Returns how the exchange ended; `None` inside of another layer of the same engine.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.end.as_ref().map(|end| &end.outcome)
+    }
+
+    /// Returns the id of the operation's record; `None` without a key.
+    #[must_use]
+    pub fn record_id(&self) -> Option<RecordId> {
+        self.end.as_ref().and_then(|end| end.id)
     }
 }
 

@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 use http::Response;
 use idemptx_core::exchange::Rules;
 use idemptx_core::outcome::Outcome;
-use idemptx_core::response_headers::mark;
 use pin_project_lite::pin_project;
 
 use super::body::ResponseBody;
+use super::marker::Marker;
 use crate::detachable::Detachable;
 
 pin_project! {
@@ -29,7 +29,7 @@ pin_project! {
         Pass {
             #[pin]
             inner: F,
-            outcome: Option<(Arc<Rules>, Outcome)>,
+            outcome: Option<BypassMark>,
         },
         // Nothing is claimed yet: dropped here, it leaves nothing.
         Opening {
@@ -42,6 +42,13 @@ pin_project! {
             response: Option<Box<Response<ResponseBody<B>>>>,
         },
     }
+}
+
+/// What the response to a request that no key protects is marked with.
+pub(super) struct BypassMark {
+    pub(super) rules: Arc<Rules>,
+    pub(super) outcome: Outcome,
+    pub(super) fills_extensions: bool,
 }
 
 /// A request under a key whose body has been read.
@@ -58,8 +65,8 @@ pub(super) type BoxExchange<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
 
 impl<F, B, E> ResponseFuture<F, B, E> {
-    pub(super) const fn pass(inner: F, rules: Arc<Rules>, outcome: Outcome) -> Self {
-        Self { state: State::Pass { inner, outcome: Some((rules, outcome)) } }
+    pub(super) const fn pass(inner: F, mark: BypassMark) -> Self {
+        Self { state: State::Pass { inner, outcome: Some(mark) } }
     }
 
     /// The future of a request whose outcome another layer of the same engine will know.
@@ -102,13 +109,13 @@ where
             StateProjection::Pass { inner, outcome } => {
                 let Poll::Ready(response) = inner.poll(cx) else { return Poll::Pending };
                 Poll::Ready(response.map(|response| {
-                    let Some((rules, outcome)) = outcome.take() else {
+                    let Some(BypassMark { rules, outcome, fills_extensions }) = outcome.take()
+                    else {
                         return response.map(ResponseBody::nested);
                     };
-                    let mut response = response.map(ResponseBody::inner);
-                    mark(response.headers_mut(), &rules, &outcome, None, None);
-                    response.extensions_mut().insert(outcome);
-                    response
+                    let response = response.map(ResponseBody::inner);
+                    let marker = Marker { fills_extensions, ..Marker::of(&rules) };
+                    marker.mark(response, outcome)
                 }))
             }
         }

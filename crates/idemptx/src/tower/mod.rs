@@ -35,8 +35,8 @@
 //! A response that is larger than the policy's limit, or an event stream, is passed on live, and a
 //! retry learns that the operation has happened.
 //!
-//! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions: metrics and logs
-//! need no hook.
+//! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions, and in its
+//! [body](ResponseBody::outcome): metrics and logs need no hook.
 //! That of a refusal has its [`Rejection`](crate::Rejection), too.
 //! Under a key the [`RecordId`](idemptx_core::key::RecordId) is beside it, which logs may name.
 //!
@@ -104,6 +104,7 @@ mod end_stream;
 mod future;
 mod layer;
 mod live;
+mod marker;
 mod service;
 #[cfg(feature = "spool")]
 mod spooling;

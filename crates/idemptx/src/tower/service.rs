@@ -5,29 +5,28 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{Extensions, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::LengthLimitError;
 use idemptx_core::exchange::{
     Answer, BodyEnd, Event, Exchange, Head, Operation, Rules, grpc_content_type,
 };
-use idemptx_core::fingerprint::{Fingerprint, Fingerprinters};
+use idemptx_core::fingerprint::Fingerprinters;
 use idemptx_core::key::Scope;
 use idemptx_core::outcome::{Bypass, Code, Outcome, Rejection};
-use idemptx_core::problem::Problem;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::response_headers::mark;
 use idemptx_core::store::Store;
 use tower_service::Service;
 
 use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
 use super::capture::{Call, Handler, HandlerOutput};
-use super::future::{BoxExchange, BoxOpening, Opened, ResponseFuture};
+use super::future::{BoxExchange, BoxOpening, BypassMark, Opened, ResponseFuture};
+use super::marker::Marker;
 #[cfg(feature = "spool")]
 use super::spooling::spooled;
 use crate::detachable::Detachable;
 use crate::drive::{Driven, Driver, Failure, Reply, drive};
-use crate::engine::{Engine, Inner, Observation, RenderFn};
+use crate::engine::{Engine, Inner, Observation};
 #[cfg(feature = "axum")]
 use crate::execution::BypassNote;
 use crate::execution::Execution;
@@ -105,7 +104,9 @@ where
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
                 observation.end(&outcome, None);
                 note_bypass(&mut request, &rules, bypass, None);
-                return ResponseFuture::pass(self.inner.call(request), rules, outcome);
+                let fills_extensions = engine.fills_extensions();
+                let mark = BypassMark { rules, outcome, fills_extensions };
+                return ResponseFuture::pass(self.inner.call(request), mark);
             }
             Err(Answer::Refuse(rejection)) => rejection,
             // An exchange begins with nothing else.
@@ -172,14 +173,8 @@ where
                 let outcome = Outcome::Replayed;
                 let (operation, print) = (exchange.operation(), exchange.fingerprint());
                 observation.end(&outcome, operation.map(Operation::id));
-                let response = replayed(response);
-                return Opened::Answered(marked(
-                    response,
-                    engine.rules(),
-                    outcome,
-                    operation,
-                    print,
-                ));
+                let marker = Marker { operation, print, ..Marker::before_body(&engine, None) };
+                return Opened::Answered(marker.mark(replayed(response), outcome));
             }
             Err(end) => end,
         };
@@ -271,7 +266,8 @@ where
     let Call { mut inner, mut request } = *call;
     note_bypass(&mut request, engine.rules(), bypass, operation);
     let response = inner.call(request).await?.map(ResponseBody::inner);
-    Ok(marked(response, engine.rules(), outcome, operation, print))
+    let marker = Marker { operation, print, ..Marker::before_body(&engine, None) };
+    Ok(marker.mark(response, outcome))
 }
 
 /// Makes the response of an exchange.
@@ -396,57 +392,6 @@ where
     }
     rest.put_back(read);
     BodyEnd::TooLarge
-}
-
-/// Makes refusals, and adds to responses what the exchange has to say to the client and to the
-/// layers outside.
-struct Marker<'a> {
-    rules: &'a Rules,
-    operation: Option<&'a Operation>,
-    print: Option<&'a Fingerprint>,
-    /// The content type of a gRPC call.
-    grpc: Option<&'a HeaderValue>,
-    render: Option<&'a RenderFn>,
-}
-
-impl<'a> Marker<'a> {
-    fn before_body<S: Store>(engine: &'a Inner<S>, grpc: Option<&'a HeaderValue>) -> Self {
-        let (rules, render) = (engine.rules(), engine.render());
-        Self { rules, operation: None, print: None, grpc, render }
-    }
-
-    /// Makes the response of a refusal, in the form that the client of this call understands.
-    fn refusal<C>(&self, rejection: &Rejection) -> Response<ResponseBody<C>> {
-        let response = match (self.grpc, self.render) {
-            (Some(grpc), _) => Problem::from(rejection).into_grpc_response(grpc.clone()),
-            (None, Some(render)) => render(rejection),
-            (None, None) => Problem::from(rejection).into_response(),
-        };
-        let mut response =
-            response.map(|body| ResponseBody::whole(Whole::of(body, HeaderMap::new())));
-        response.extensions_mut().insert(rejection.clone());
-        response
-    }
-
-    fn mark<C>(&self, response: Response<C>, outcome: Outcome) -> Response<C> {
-        marked(response, self.rules, outcome, self.operation, self.print)
-    }
-}
-
-/// Adds to a response what the client and the layers outside are to know of its outcome.
-fn marked<C>(
-    mut response: Response<C>,
-    rules: &Rules,
-    outcome: Outcome,
-    operation: Option<&Operation>,
-    print: Option<&Fingerprint>,
-) -> Response<C> {
-    mark(response.headers_mut(), rules, &outcome, operation, print);
-    response.extensions_mut().insert(outcome);
-    if let Some(operation) = operation {
-        response.extensions_mut().insert(operation.id());
-    }
-    response
 }
 
 fn replayed<C>(stored: StoredResponse) -> Response<ResponseBody<C>> {

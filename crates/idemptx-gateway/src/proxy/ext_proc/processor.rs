@@ -18,7 +18,7 @@ use tower_service::Service as _;
 use super::super::fault::{OwnAnswer, ProxyError};
 use super::super::request_id::REQUEST_ID;
 use super::super::routing_table::{ActiveRoute, RoutingTable};
-use super::super::{answer_broken_off, headers, is_own, target, upgrade};
+use super::super::{answer_broken_off, fill_extensions, headers, is_own, target, upgrade};
 use super::Dialogue;
 use super::dialogue::Phase;
 use super::grpc::Status;
@@ -116,11 +116,12 @@ impl Processor {
         let mut service = Idempotency::new(engine.clone(), handler);
         let response: Result<_, Infallible> = span.instrument(service.call(request)).await;
         let Ok(mut response) = response;
+        fill_extensions(&mut response);
         let mut response = match answer_broken_off(&mut response) {
             Some(lost) => lost.map(Either::Left),
             None => response.map(Either::Right),
         };
-        if is_own(&response) {
+        if is_own(&response, response.extensions().get()) {
             if let Some(id) = request_id {
                 response.headers_mut().insert(REQUEST_ID, id);
             }

@@ -105,6 +105,7 @@ impl Engines {
                     .namespace(name)
                     .spool(self.spool.clone())
                     .executions_max(self.executions_max)
+                    .without_extensions()
                     .build()
                     .map_err(StartError::Policy)?,
             ),
