@@ -19,7 +19,7 @@ pub(crate) use self::access_log::{AccessLine, AnsweredBy};
 use self::event_log::{Event, EventLog};
 use self::outage::Outage;
 pub(crate) use self::readiness::Readiness;
-pub(crate) use self::recorded_store::{RecordedStore, poll};
+pub(crate) use self::recorded_store::{RecordedStore, connect, poll};
 use crate::config::Log;
 use crate::logging::LogRate;
 use crate::metrics::Metrics;

@@ -119,7 +119,11 @@ impl Gateway {
             None => None,
         };
         let logged = LoggedFindings::default();
-        tokio::join!(table.check_store(&logged), table.start_key_sets());
+        let connect = || {
+            let store = Arc::clone(&store);
+            async move { crate::recorder::connect(&store).await }
+        };
+        tokio::join!(table.check_store(&logged), table.start_key_sets(), workers.on_each(connect),);
         table.start_health_checks();
         let (table, tables) = watch::channel(table);
         let (shutdown, shutdown_watch) = crate::shutdown::channel();

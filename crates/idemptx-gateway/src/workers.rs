@@ -64,6 +64,18 @@ impl Workers {
         }
     }
 
+    /// Runs the same on each thread, such as opening what its first request would wait for.
+    pub(crate) async fn on_each<F>(&self, run: impl Fn() -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let running: Vec<_> = self.0.iter().map(|worker| worker.runtime.spawn(run())).collect();
+        for task in running {
+            // A panic is that thread's.
+            let _ = task.await;
+        }
+    }
+
     /// Serves a connection in a task on the thread that has the fewest.
     ///
     /// # Errors

@@ -227,15 +227,22 @@ impl<S: SafetyCheck> SafetyCheck for RecordedStore<S> {
     }
 }
 
+/// Opens the connection that this thread has to the store, if it has one of its own.
+pub(crate) async fn connect<S: Store>(store: &RecordedStore<S>) {
+    if store.runtime.is_none() {
+        // Not counted: it is nobody's request. What fails now is tried again by the first.
+        let _ = timeout(POLL_INTERVAL, store.inner().lookup(&ABSENT)).await;
+    }
+}
+
 /// Queries the store now and then when requests do not, so that its state is known.
 pub(crate) async fn poll<S: Store>(store: Arc<RecordedStore<S>>) {
-    let absent_id = RecordId::from_bytes([0; RecordId::BYTES]);
     loop {
         let readiness = store.recorder().readiness();
         if !readiness.store_answered_within(POLL_INTERVAL) {
             readiness.store_asked();
             // Any reply is noted on its way through the recorded store.
-            let _ = timeout(POLL_INTERVAL, store.lookup(&absent_id)).await;
+            let _ = timeout(POLL_INTERVAL, store.lookup(&ABSENT)).await;
         }
         sleep(POLL_INTERVAL).await;
     }
@@ -248,6 +255,7 @@ const fn failed(kind: ErrorKind) -> Event {
     }
 }
 
+const ABSENT: RecordId = RecordId::from_bytes([0; RecordId::BYTES]);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

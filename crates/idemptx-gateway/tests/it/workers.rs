@@ -95,6 +95,25 @@ async fn one_key_is_executed_once_by_requests_on_all_threads() {
     assert_eq!(upstream.requests() - before, 50);
 }
 
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn each_thread_is_connected_to_redis_before_its_first_request() {
+    let server = idemptx_testkit::RedisServer::start(&[]);
+    let upstream = HyperService::mirror().await;
+    let text = simple(upstream.address, "")
+        .replace("url = \"memory:\"", &format!("url = \"{}\"", server.url()));
+    let before = server.connections();
+    let gateway = on_two_threads(&text).await;
+    // The third is that of operators and checks; the count is a connection, too.
+    let opened = server.connections();
+    assert!(opened >= before + 3, "{before}, then {opened}");
+    let mut clients = join_all((0..4).map(|_| Client::connect(&gateway))).await;
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.send(post(&format!("k{number}"), "tea")).await.status, 201);
+    }
+    assert!(server.connections() <= opened + 1, "{opened}, then {}", server.connections());
+}
+
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn postgresql_has_no_sessions_for_each_thread() {
