@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ._execution import OUTCOME
+
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Sequence
@@ -265,7 +267,6 @@ def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
 
 LIVE_TYPES = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
 LIVE_LENGTHS = frozenset({len(b"content-type"), len(b"x-accel-buffering")})
-OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16
 """The number of chunks of a live body that wait for a slow client."""
