@@ -252,7 +252,7 @@ def without_shortcuts(scope: Scope) -> Scope:
     return {**scope, "extensions": kept}
 
 
-def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+def _is_event_stream(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """True for a body whose parts are for the client as soon as they are made."""
     for name, value in headers:
         if len(name) not in LIVE_LENGTHS:
