@@ -59,6 +59,7 @@ use self::admission::Admission;
 pub use self::admission::{Head, Operation, Rules};
 pub(crate) use self::classify::is_in;
 pub use self::classify::{Directive, Handled, InvalidDirective};
+pub use self::complete::confirmed;
 pub use self::event::{Action, Answer, BodyEnd, Deferred, Event, ProbeResult};
 pub use self::grpc::{classified_status, grpc_content_type};
 
@@ -84,6 +85,8 @@ pub struct Exchange {
     deadline: Option<Timestamp>,
     /// The number of claims and lookups so far, for [`STEPS_MAX`].
     steps: u32,
+    /// The attempt of the handler that ran, if another claim had replaced its own when it ended.
+    fenced: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -309,6 +312,7 @@ impl Exchange {
             late_since: None,
             deadline: None,
             steps: 0,
+            fenced: None,
         }
     }
 

@@ -7,7 +7,7 @@ pub(crate) mod binary;
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// A response as it is stored and replayed.
@@ -56,6 +56,15 @@ pub struct ReplayRules {
     pub cors: bool,
 }
 
+/// Returns true for a response that is meant to be read while it is being made, and so never stored
+/// whole.
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = value.and_then(|value| value.get(..EVENT_STREAM.len()));
+    essence.is_some_and(|essence| essence.eq_ignore_ascii_case(EVENT_STREAM))
+}
+
 impl StoredResponse {
     /// Copies the [storable parts](StorableParts) of a response.
     #[must_use]
@@ -74,10 +83,17 @@ impl StoredResponse {
         Self { status, headers, body, trailers }
     }
 
-    /// Returns the response without body and trailers, for one whose body cannot be stored.
+    /// Copies what is stored of a response whose body cannot be: its head.
+    ///
+    /// With more field lines than a record may have, only the one that a retry gets is kept.
     #[must_use]
-    pub fn head_only(self) -> Self {
-        Self { body: Bytes::new(), trailers: HeaderMap::new(), ..self }
+    pub fn capture_head(status: StatusCode, headers: &HeaderMap, rules: &ReplayRules) -> Self {
+        let mut head = Self::capture(status, headers, Bytes::new(), None, rules);
+        if !head.is_storable() {
+            let location = head.headers.remove(LOCATION);
+            head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+        }
+        head
     }
 
     /// Returns true if the response can be decoded again: it is final, and neither section has more
@@ -280,6 +296,7 @@ fn is_never_kept(name: &str) -> bool {
 }
 
 /// The beginning of the names of CORS headers.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 const CORS: &str = "access-control-";
 
 /// The most lines in the header or the trailer section of a stored response.

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::fingerprint::Fingerprint;
 use crate::key::RecordId;
 use crate::lease::{Lease, Token};
+use crate::policy::Policy;
 use crate::record::{Record, State};
 
 pub use self::inventory::{
@@ -348,6 +349,13 @@ impl Settlement {
     #[must_use]
     pub const fn new(state: State, payload: Bytes, retain: Duration, key_retain: Duration) -> Self {
         Self { state, payload, retain, key_retain }
+    }
+
+    /// Creates a settlement that is kept for as long as the policy says of its state.
+    #[must_use]
+    pub fn by(policy: &Policy, state: State, payload: Bytes) -> Self {
+        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
+        Self::new(state, payload, retain, policy.key_retain)
     }
 }
 

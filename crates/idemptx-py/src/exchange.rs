@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use idemptx_core::coordination::{Update as Change, WaitLimits};
 use idemptx_core::exchange::{
-    Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status,
+    Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status, confirmed,
 };
 use idemptx_core::fingerprint::Fingerprinters;
 use idemptx_core::key::RecordId;
@@ -27,7 +27,6 @@ use pyo3::types::{PyBytes, PyList};
 
 use self::numbers::{action, answer};
 use self::recovery::Recovery;
-use self::transitions::kept;
 use crate::memory::MemoryStore;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -211,8 +210,9 @@ impl PyExchange {
         let Phase::Store(StoreCall::Settle(lease, done), _) = &self.phase else {
             return Err(self.misplaced("confirmed"));
         };
-        let event = transitions::confirmation(lease, done.state, looked.try_borrow()?.outcome());
-        Ok(self.advance(event))
+        let looked = looked.try_borrow()?.outcome().clone().looked();
+        let settled = confirmed(lease, done, &looked);
+        Ok(self.advance(settled.map_or(Event::Uncommitted, Event::Settled)))
     }
 
     fn claim_shared(&mut self, update: &Update) -> PyResult<i32> {
@@ -336,9 +336,7 @@ impl PyExchange {
             return Ok(None);
         }
         let lease = exchange.leased()?.clone();
-        let done =
-            Settlement::new(State::Completed, kept.encode(), policy.retain, policy.key_retain)
-                .describing(&lease);
+        let done = Settlement::by(policy, State::Completed, kept.encode()).describing(&lease);
         Ok(Some(Step::new(StoreCall::Settle(lease, done))))
     }
 
@@ -367,7 +365,7 @@ impl PyExchange {
         let (kept, handled) = match whole {
             Some(whole) => (whole, Handled::Whole { status: classified, directive }),
             None => {
-                let head = kept::head(status, &headers, policy);
+                let head = StoredResponse::capture_head(status, &headers, &policy.replay);
                 (head, Handled::Partial { status: classified, directive })
             }
         };
@@ -380,7 +378,8 @@ impl PyExchange {
         let mut exchange = slf.try_borrow_mut()?;
         let Phase::Execute = exchange.phase else { return Err(exchange.misplaced("streamed")) };
         let directive = exchange.directive(&mut headers);
-        exchange.kept = Some(kept::head(status, &headers, exchange.shared.policy()));
+        let replay = &exchange.shared.policy().replay;
+        exchange.kept = Some(StoredResponse::capture_head(status, &headers, replay));
         Ok(exchange.handled(Handled::Partial { status, directive }))
     }
 
@@ -403,7 +402,8 @@ impl PyExchange {
 
     #[getter]
     fn outcome(&self) -> PyResult<(&'static str, &'static str)> {
-        Ok(transitions::noted(self.answered()?, self.lease.is_some()))
+        let answer = self.answered()?;
+        Ok(transitions::noted(answer, &self.machine.outcome(answer)))
     }
 
     #[getter]
@@ -423,7 +423,7 @@ impl PyExchange {
     }
 
     fn marked<'py>(&self, headers: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-        let outcome = transitions::outcome(self.answered()?);
+        let outcome = self.machine.outcome(self.answered()?);
         http_lines::marked(headers, &self.marks(HeaderMap::new(), &outcome))
     }
 
@@ -449,7 +449,7 @@ impl PyExchange {
             }
             _ => return Err(misuse("the request was not refused: see `answer`")),
         };
-        Ok(refusal.marked(|headers| self.marks(headers, &transitions::outcome(answer))))
+        Ok(refusal.marked(|headers| self.marks(headers, &self.machine.outcome(answer))))
     }
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {

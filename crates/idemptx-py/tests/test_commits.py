@@ -187,6 +187,28 @@ async def test_a_handler_that_commits_by_itself_is_found_out(
 
 
 @pytest.mark.anyio
+async def test_what_was_settled_is_the_answer_although_the_handler_returns_another(
+    connect: Any, postgres_server: Any, charged: Any
+) -> None:
+    backend = PostgresBackend(postgres_server.url)
+
+    @protected(backend, path="/charges")
+    async def app() -> JSONResponse:
+        execution = current_execution()
+        assert execution is not None
+        async with await psycopg.AsyncConnection.connect(postgres_server.url) as tx:
+            await tx.execute("INSERT INTO charges (key) VALUES ('k')")
+            await execution.settle_in(tx, JSONResponse({"charge": 1}))
+        return JSONResponse({"charge": 2})
+
+    async with connect(app) as client:
+        tries = [await client.post("/charges", headers=KEY) for _ in range(2)]
+    assert [answer.json() for answer in tries] == [{"charge": 1}] * 2
+    assert charged() == ["k"]
+    await end(backend)
+
+
+@pytest.mark.anyio
 async def test_an_operation_that_was_taken_over_is_not_settled(
     connect: Any, postgres_server: Any, charged: Any
 ) -> None:

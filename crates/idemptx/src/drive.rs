@@ -148,10 +148,6 @@ pub(crate) struct Driver<S: Store> {
     pending: PendingEffects,
     /// The result that could not be settled in time, for the background.
     unsettled: Option<Settlement>,
-    /// The attempt of the execution, if another one had taken the record over when it ended.
-    fenced: Option<u32>,
-    /// The end of the handler's transaction is not known.
-    is_uncommitted: bool,
     /// The payload of the handler's panic.
     ///
     /// The mutex makes the driver `Sync`, and is never contended.
@@ -172,8 +168,6 @@ impl<S: Store> Driver<S> {
             heartbeat: None,
             pending: PendingEffects::default(),
             unsettled: None,
-            fenced: None,
-            is_uncommitted: false,
             panic: Mutex::default(),
         }
     }
@@ -320,24 +314,23 @@ impl<S: Store> Driver<S> {
         work: Option<W>,
         product: Option<W::Product>,
     ) -> Driven<W> {
-        let fenced = self.fenced;
+        let outcome = self.exchange.outcome(&answer);
         let panic = self.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        Driven::Reply(match (answer, work, product) {
+        let reply = match (answer, work, product) {
             (Answer::Pass(bypass), Some(work), _) => return self.pass(bypass, work),
-            (Answer::Own { attempt, stored }, _, Some(product)) => {
-                Reply::Own { product, attempt, stored }
-            }
-            (Answer::Replay(response), ..) => Reply::Replay { response, fenced },
-            (Answer::Refuse(rejection), _, product) => Reply::Refuse { rejection, product, fenced },
-            (Answer::Broken { attempt }, _, product) => {
+            (Answer::Own { .. }, _, Some(product)) => Reply::Own(product),
+            (Answer::Replay(response), ..) => Reply::Replay(response),
+            (Answer::Refuse(rejection), _, product) => Reply::Refuse { rejection, product },
+            (Answer::Broken { .. }, _, product) => {
                 let value = product.map(Failure::Value);
                 match panic.map(Failure::Panic).or(value) {
-                    Some(failure) => Reply::Broken { failure, attempt },
-                    None => self.impossible(),
+                    Some(failure) => Reply::Broken(failure),
+                    None => return self.impossible(),
                 }
             }
-            _ => self.impossible(),
-        })
+            _ => return self.impossible(),
+        };
+        Driven::Reply(reply, outcome)
     }
 
     /// Lets the caller run the work as if there were no engine, if there is still a client for it.
@@ -352,7 +345,7 @@ impl<S: Store> Driver<S> {
     /// The answer to a client that has left.
     fn abandoned<W: Work>(&self) -> Driven<W> {
         let rejection = Rejection::new(Code::InProgress, self.engine.policy());
-        Driven::Reply(Reply::refuse(rejection))
+        Driven::refuse(rejection)
     }
 
     fn meter(&self) -> bool {
@@ -442,9 +435,9 @@ impl<S: Store> Driver<S> {
     }
 
     /// Refuses where the exchange gives an answer that is impossible at this point.
-    fn impossible<P>(&self) -> Reply<P> {
+    fn impossible<W: Work>(&self) -> Driven<W> {
         debug_assert!(false, "an own answer without an execution");
-        Reply::refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()))
+        Driven::refuse(Rejection::new(Code::StoreUnavailable, self.engine.policy()))
     }
 }
 

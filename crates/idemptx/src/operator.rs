@@ -260,8 +260,7 @@ impl<S: Store> Operator<S> {
         if !answer.is_storable() || answer.body.len() > policy.response_bytes_max {
             return Err(OperatorError::Unstorable);
         }
-        let (payload, retain) = (answer.encode(), policy.retain);
-        Ok(Settlement::new(State::Completed, payload, retain, policy.key_retain))
+        Ok(Settlement::by(policy, State::Completed, answer.encode()))
     }
 
     /// Begins to put a result in the place of a record, or nothing, and to forget these steps of

@@ -118,32 +118,31 @@ impl<S: Store> Engine<S> {
         let driving = async move {
             let driven = drive(&mut driver, action, job).await;
             drop(driver);
-            let outcome = match &driven {
-                Driven::Pass(bypass, _) => Outcome::Bypassed(*bypass),
-                Driven::Reply(reply) => reply.outcome(),
-            };
-            observation.end(&outcome, Some(record));
+            match &driven {
+                Driven::Pass(bypass, _) => {
+                    observation.end(&Outcome::Bypassed(*bypass), Some(record));
+                }
+                Driven::Reply(_, outcome) => observation.end(outcome, Some(record)),
+            }
             driven
         };
         let exchange = Detachable::new(attachment, Box::pin(driving));
         let reply = match exchange.await {
-            Driven::Reply(reply) => reply,
+            Driven::Reply(reply, _) => reply,
             Driven::Pass(_, job) => {
                 let execution = Execution::unprotected(unprotected, Arc::clone(inner.rules()));
                 return (job.work)(execution).await.map_err(RunError::Failed);
             }
         };
         match reply {
-            Reply::Own { product: Ok(value), .. } => Ok(value),
-            Reply::Own { product: Err(error), .. }
-            | Reply::Refuse { product: Some(Err(error)), .. } => Err(RunError::Failed(error)),
-            Reply::Replay { response, .. } => serde_json::from_slice(&response.body)
+            Reply::Own(Ok(value)) => Ok(value),
+            Reply::Own(Err(error))
+            | Reply::Refuse { product: Some(Err(error)), .. }
+            | Reply::Broken(Failure::Value(Err(error))) => Err(RunError::Failed(error)),
+            Reply::Replay(response) => serde_json::from_slice(&response.body)
                 .map_err(|error| RunError::Undecodable(error.into())),
-            Reply::Broken { failure: Failure::Value(Err(error)), .. } => {
-                Err(RunError::Failed(error))
-            }
-            Reply::Broken { failure: Failure::Value(Ok(value)), .. } => Ok(value),
-            Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
+            Reply::Broken(Failure::Value(Ok(value))) => Ok(value),
+            Reply::Broken(Failure::Panic(payload)) => resume_unwind(payload),
             Reply::Refuse { rejection, .. } if rejection.code == Code::HandlerFailed => {
                 Err(RunError::Panicked(*rejection))
             }

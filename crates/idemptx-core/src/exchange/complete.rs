@@ -4,14 +4,61 @@ use super::{
     Action, Answer, Continuation, Deferred, Exchange, Handled, STEPS_MAX, Stage, classify,
 };
 use crate::lease::Lease;
-use crate::outcome::Code;
+use crate::outcome::{Code, Outcome};
 use crate::policy::Mode;
 use crate::record::State;
 use crate::response::StoredResponse;
-use crate::store::{ErrorKind, RecordSnapshot};
+use crate::store::{ErrorKind, RecordSnapshot, Settlement};
 use crate::time::Timestamp;
 
+/// Returns what a lookup says of a settlement in a transaction that the handler has ended itself;
+/// `None` if that is not known, for [`Event::Uncommitted`](super::Event::Uncommitted).
+///
+/// To settle again instead would turn a commit that the handler forgot into a success without
+/// effect.
+/// A handler that settled with one response and returned another counts as fenced, so that its
+/// client gets the one in the record.
+#[must_use]
+pub fn confirmed(
+    lease: &Lease,
+    done: &Settlement,
+    looked: &Result<Option<RecordSnapshot>, ErrorKind>,
+) -> Option<Result<(), ErrorKind>> {
+    match looked {
+        Err(_) => None,
+        Ok(Some(RecordSnapshot::Held(holder))) if holder.token == lease.token => None,
+        Ok(Some(RecordSnapshot::Settled(record)))
+            if record.token == lease.token
+                && record.state == done.state
+                && record.payload == done.payload =>
+        {
+            Some(Ok(()))
+        }
+        Ok(_) => Some(Err(ErrorKind::Fenced)),
+    }
+}
+
 impl Exchange {
+    /// Returns the outcome of the exchange, which has ended with this answer.
+    #[must_use]
+    pub fn outcome(&self, answer: &Answer) -> Outcome {
+        match (answer, self.fenced) {
+            (Answer::Pass(bypass), _) => Outcome::Bypassed(*bypass),
+            (Answer::Own { attempt, stored }, _) => {
+                Outcome::Executed { attempt: *attempt, stored: *stored }
+            }
+            (Answer::Broken { attempt }, _) => {
+                Outcome::Executed { attempt: *attempt, stored: false }
+            }
+            (Answer::Replay(_), Some(attempt)) => Outcome::Fenced { attempt, code: None },
+            (Answer::Replay(_), None) => Outcome::Replayed,
+            (Answer::Refuse(rejection), Some(attempt)) => {
+                Outcome::Fenced { attempt, code: Some(rejection.code) }
+            }
+            (Answer::Refuse(rejection), None) => Outcome::Refused(rejection.code),
+        }
+    }
+
     pub(super) fn handled(&mut self, lease: Lease, handled: &Handled) -> Action {
         let state = classify::classify(self.policy(), handled);
         let next = match handled.is_failure() {
@@ -56,7 +103,9 @@ impl Exchange {
                 let stored = state == State::Completed;
                 self.conclude(lease, next, stored, None)
             }
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, next, now),
+            Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
+                self.replaced(lease, next, kind, now)
+            }
             // The handler's effect exists, so the client gets its response all the same. The result
             // is kept in memory until the store confirms it; if the process dies before, the claim
             // lapses into an orphan, and the policy decides. A journal on disk would be a second
@@ -77,7 +126,9 @@ impl Exchange {
     ) -> Action {
         match released {
             Ok(()) => self.conclude(lease, next, false, None),
-            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => self.fenced(lease, next, now),
+            Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
+                self.replaced(lease, next, kind, now)
+            }
             Err(_) => {
                 let deferred = Deferred::Release(lease.clone());
                 self.conclude(lease, next, false, Some(deferred))
@@ -117,7 +168,16 @@ impl Exchange {
     /// handler's own success.
     ///
     /// Only in shadow mode, which answers as if there were no engine, the response passes.
-    fn fenced(&mut self, lease: &Lease, next: Continuation, now: Timestamp) -> Action {
+    fn replaced(
+        &mut self,
+        lease: &Lease,
+        next: Continuation,
+        kind: ErrorKind,
+        now: Timestamp,
+    ) -> Action {
+        // After a transaction whose end is not known, the record may be settled by that very one.
+        let has_run = matches!(next, Continuation::Own | Continuation::HandlerFailed { .. });
+        self.fenced = (has_run && kind == ErrorKind::Fenced).then_some(lease.attempt);
         match next {
             Continuation::Own | Continuation::HandlerFailed { .. }
                 if self.policy().mode == Mode::Shadow =>

@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ._execution import OUTCOME
+
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Sequence
@@ -250,7 +252,7 @@ def without_shortcuts(scope: Scope) -> Scope:
     return {**scope, "extensions": kept}
 
 
-def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+def _is_event_stream(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """True for a body whose parts are for the client as soon as they are made."""
     for name, value in headers:
         if len(name) not in LIVE_LENGTHS:
@@ -265,7 +267,6 @@ def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
 
 LIVE_TYPES = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
 LIVE_LENGTHS = frozenset({len(b"content-type"), len(b"x-accel-buffering")})
-OUTCOME = b"idempotency-outcome"
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16
 """The number of chunks of a live body that wait for a slow client."""

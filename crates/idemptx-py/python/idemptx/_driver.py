@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from ._capture import OUTCOME
 from ._client_task import ClientTask
 from ._engine import start_task
-from ._execution import CURRENT, Execution
+from ._execution import CURRENT, OUTCOME, Execution
 from ._idemptx import ANSWER, EXECUTE, STORE
 from ._lease_renewer import lease_renewer
 from ._reports import report_concern

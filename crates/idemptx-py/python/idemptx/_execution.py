@@ -312,6 +312,8 @@ def current_execution() -> Execution | None:
 
 
 CURRENT: ContextVar[Execution | None] = ContextVar("idemptx.execution", default=None)
+OUTCOME = b"idempotency-outcome"
+"""The header in which a response says of its outcome what `direct` says."""
 STEPS_MAX = 100
 KEEP_PAUSE_MIN = 0.002
 KEEP_PAUSE_MAX = 0.2

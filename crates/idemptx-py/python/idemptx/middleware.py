@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.requests import Request
 
 from ._backend import backend_of, check_safety
-from ._capture import OUTCOME, Capture, without_shortcuts
+from ._capture import Capture, without_shortcuts
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
-from ._execution import CURRENT
+from ._execution import CURRENT, OUTCOME
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer

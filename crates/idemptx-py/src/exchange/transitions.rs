@@ -13,7 +13,7 @@ use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Code, Outcome};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::{ErrorKind, Settlement};
+use idemptx_core::store::Settlement;
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
@@ -49,7 +49,7 @@ impl PyExchange {
         exchange.id = exchange.machine.operation().map(Operation::id);
         exchange.concern = exchange.concern_about(head);
         if let Action::Answer { answer: answer @ Answer::Pass(_), .. } = &action
-            && exchange.marks(HeaderMap::new(), &outcome(answer)).is_empty()
+            && exchange.marks(HeaderMap::new(), &exchange.machine.outcome(answer)).is_empty()
         {
             return None;
         }
@@ -191,15 +191,13 @@ impl PyExchange {
         state: State,
         response: Option<&StoredResponse>,
     ) -> StoreCall {
-        let policy = self.shared.policy();
         let kept = self.kept.take();
         let payload = match response.or(kept.as_ref()) {
             _ if state == State::Unknown => Bytes::new(),
             Some(response) => response.encode(),
             None => Bytes::new(),
         };
-        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain).describing(&lease);
+        let done = Settlement::by(self.shared.policy(), state, payload).describing(&lease);
         self.settlement = Some(done.clone());
         StoreCall::Settle(lease, done)
     }
@@ -228,74 +226,26 @@ pub(super) fn event(call: &StoreCall, verdict: Verdict) -> PyResult<Event> {
     })
 }
 
-/// Converts a lookup into the outcome of a settlement in the application's transaction.
-pub(super) fn confirmation(lease: &Lease, state: State, looked: &Verdict) -> Event {
-    match looked {
-        Verdict::Settled(record) if record.token == lease.token && record.state == state => {
-            Event::Settled(Ok(()))
-        }
-        Verdict::Held(holder) if holder.token == lease.token => Event::Uncommitted,
-        Verdict::Held(_) | Verdict::Settled(_) | Verdict::Absent => {
-            Event::Settled(Err(ErrorKind::Fenced))
-        }
-        _ => Event::Uncommitted,
-    }
-}
-
 /// Returns the declared length of the body; 0 if it is absent or unreadable.
 fn declared_bytes(headers: &HeaderMap) -> u64 {
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     declared.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-pub(super) fn outcome(answer: &Answer) -> Outcome {
-    match answer {
-        Answer::Pass(passed) => Outcome::Bypassed(*passed),
-        Answer::Own { attempt, stored } => Outcome::Executed { attempt: *attempt, stored: *stored },
-        Answer::Refuse(rejection) => Outcome::Refused(rejection.code),
-        Answer::Broken { .. } => Outcome::Refused(Code::HandlerFailed),
-        _ => Outcome::Replayed,
-    }
-}
-
 /// Returns an answer's outcome and reason, as applications see them.
-pub(super) const fn noted(answer: &Answer, has_run: bool) -> (&'static str, &'static str) {
-    match answer {
-        Answer::Own { stored: true, .. } => ("executed", ""),
-        Answer::Own { .. } => ("unstored", ""),
-        Answer::Replay(_) if has_run => ("fenced", "replayed"),
-        Answer::Replay(_) => ("replayed", ""),
+pub(super) const fn noted(answer: &Answer, outcome: &Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Executed { stored: true, .. } => ("executed", ""),
         // The handler ran, and raised or broke its body off.
-        Answer::Broken { .. } => ("unstored", Code::HandlerFailed.as_str()),
-        Answer::Refuse(rejection) => match (rejection.code, has_run) {
-            (Code::HandlerFailed, _) => ("unstored", Code::HandlerFailed.as_str()),
-            (code, true) => ("fenced", code.as_str()),
-            (code, false) => ("refused", code.as_str()),
-        },
-        _ => ("passed", ""),
-    }
-}
-
-/// The stored form of responses whose body cannot be stored.
-pub(super) mod kept {
-    use bytes::Bytes;
-    use http::header::LOCATION;
-    use http::{HeaderMap, StatusCode};
-    use idemptx_core::policy::Policy;
-    use idemptx_core::response::StoredResponse;
-
-    /// Captures status and headers without the body.
-    pub(in crate::exchange) fn head(
-        status: StatusCode,
-        headers: &HeaderMap,
-        policy: &Policy,
-    ) -> StoredResponse {
-        let mut head = StoredResponse::capture(status, headers, Bytes::new(), None, &policy.replay);
-        if !head.is_storable() {
-            // Too many header lines for a record: keep the one that a retry needs.
-            let location = head.headers.remove(LOCATION);
-            head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
+        Outcome::Executed { .. } if matches!(answer, Answer::Broken { .. }) => {
+            ("unstored", Code::HandlerFailed.as_str())
         }
-        head
+        Outcome::Executed { .. } => ("unstored", ""),
+        Outcome::Fenced { code: None, .. } => ("fenced", "replayed"),
+        Outcome::Fenced { code: Some(code), .. } => ("fenced", code.as_str()),
+        Outcome::Replayed => ("replayed", ""),
+        Outcome::Refused(Code::HandlerFailed) => ("unstored", Code::HandlerFailed.as_str()),
+        Outcome::Refused(code) => ("refused", code.as_str()),
+        _ => ("passed", ""),
     }
 }

@@ -11,56 +11,27 @@ use super::Work;
 pub(crate) enum Driven<W: Work> {
     /// Pass: the caller runs the work without protection.
     Pass(Bypass, W),
-    Reply(Reply<W::Product>),
+    Reply(Reply<W::Product>, Outcome),
+}
+
+impl<W: Work> Driven<W> {
+    pub(super) fn refuse(rejection: Rejection) -> Self {
+        let outcome = Outcome::Refused(rejection.code);
+        Self::Reply(Reply::Refuse { rejection: Box::new(rejection), product: None }, outcome)
+    }
 }
 
 /// The answer to a client.
 pub(crate) enum Reply<P> {
-    Own {
-        product: P,
-        attempt: u32,
-        stored: bool,
-    },
-    Replay {
-        response: Box<StoredResponse>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
-    },
+    Own(P),
+    Replay(Box<StoredResponse>),
     Refuse {
         rejection: Box<Rejection>,
         /// The value of the work, if that broke down.
         product: Option<P>,
-        /// The attempt of this request's own execution, if that was fenced.
-        fenced: Option<u32>,
     },
     /// The work's own failure, as if there were no engine.
-    Broken {
-        failure: Failure<P>,
-        attempt: u32,
-    },
-}
-
-impl<P> Reply<P> {
-    pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Own { attempt, stored, .. } => {
-                Outcome::Executed { attempt: *attempt, stored: *stored }
-            }
-            Self::Replay { fenced: Some(attempt), .. } => {
-                Outcome::Fenced { attempt: *attempt, code: None }
-            }
-            Self::Replay { .. } => Outcome::Replayed,
-            Self::Refuse { rejection, fenced: Some(attempt), .. } => {
-                Outcome::Fenced { attempt: *attempt, code: Some(rejection.code) }
-            }
-            Self::Refuse { rejection, .. } => Outcome::Refused(rejection.code),
-            Self::Broken { attempt, .. } => Outcome::Executed { attempt: *attempt, stored: false },
-        }
-    }
-
-    pub(super) fn refuse(rejection: Rejection) -> Self {
-        Self::Refuse { rejection: Box::new(rejection), product: None, fenced: None }
-    }
+    Broken(Failure<P>),
 }
 
 /// The failure of a work.

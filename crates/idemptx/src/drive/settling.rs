@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use idemptx_core::exchange::Event;
+use idemptx_core::exchange::{Event, confirmed};
 use idemptx_core::lease::Lease;
 use idemptx_core::record::{Record, State};
-use idemptx_core::store::{ErrorKind, RecordSnapshot, Settlement, Store, StoreError};
+use idemptx_core::store::{ErrorKind, Settlement, Store, StoreError};
 
 use super::Driver;
 use crate::retry::{Backoff, retry_within};
@@ -22,10 +22,6 @@ impl<S: Store> Driver<S> {
         if matches!(released, Ok(()) | Err(ErrorKind::Fenced | ErrorKind::Corrupt)) {
             self.heartbeat = None;
         }
-        // After a transaction whose end is not known, the record may be settled by that very one.
-        if matches!(released, Err(ErrorKind::Fenced)) && !self.is_uncommitted {
-            self.fenced = Some(lease.attempt);
-        }
         self.complete(&Update::Changed);
         Event::Released(released)
     }
@@ -37,11 +33,8 @@ impl<S: Store> Driver<S> {
         payload: Bytes,
         commits: bool,
     ) -> Event {
-        let policy = self.engine.policy();
-        let retain = if state == State::Completed { policy.retain } else { policy.key_retain };
-        let done = Settlement::new(state, payload, retain, policy.key_retain);
+        let done = Settlement::by(self.engine.policy(), state, payload);
         let Some(settled) = self.settle_with_effects(lease, &done, commits).await else {
-            self.is_uncommitted = true;
             return Event::Uncommitted;
         };
         match settled {
@@ -51,8 +44,7 @@ impl<S: Store> Driver<S> {
                     leader.complete_with(|| Update::Settled(Record::settled(lease, &done)));
                 }
             }
-            Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
-                self.fenced = (kind == ErrorKind::Fenced).then_some(lease.attempt);
+            Err(ErrorKind::Fenced | ErrorKind::Corrupt) => {
                 self.heartbeat = None;
                 self.complete(&Update::Changed);
             }
@@ -77,7 +69,7 @@ impl<S: Store> Driver<S> {
         if self.pending.is_settled_manually() && is_kept {
             self.pending.roll_back().await;
             // Rare, and large: apart from the future of those that settle here.
-            return certain(Box::pin(self.confirm(lease, done)).await);
+            return Box::pin(self.confirm(lease, done)).await;
         }
         if commits && let Some(committed) = self.pending.commit(lease, done).await {
             return certain(committed);
@@ -88,26 +80,9 @@ impl<S: Store> Driver<S> {
     }
 
     /// Looks whether the handler's own transaction was committed, with its settlement.
-    ///
-    /// It only looks: to settle again would turn a commit that the handler forgot into a success
-    /// without effect.
-    /// A handler that settled with one response and returned another counts as fenced, so that its
-    /// client gets the one in the record.
-    async fn confirm(&self, lease: &Lease, done: &Settlement) -> Result<(), ErrorKind> {
+    async fn confirm(&self, lease: &Lease, done: &Settlement) -> Option<Result<(), ErrorKind>> {
         let store = self.engine.store();
-        match self.repeat(|| store.lookup(&lease.id)).await? {
-            Some(RecordSnapshot::Settled(record))
-                if record.token == lease.token
-                    && record.state == done.state
-                    && record.payload == done.payload =>
-            {
-                Ok(())
-            }
-            Some(RecordSnapshot::Held(holder)) if holder.token == lease.token => {
-                Err(ErrorKind::Unavailable)
-            }
-            _ => Err(ErrorKind::Fenced),
-        }
+        confirmed(lease, done, &self.repeat(|| store.lookup(&lease.id)).await)
     }
 
     /// Repeats an operation that may be sent twice, within the policy's `settle_timeout`.

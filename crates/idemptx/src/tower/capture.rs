@@ -4,13 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
 use http::response::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use idemptx_core::exchange::{Directive, Handled, InvalidDirective, Rules, classified_status};
 use idemptx_core::policy::Mode;
-use idemptx_core::response::{StorableParts, StoredResponse};
+use idemptx_core::response::{StorableParts, StoredResponse, is_event_stream};
 use idemptx_core::store::Store;
 use tower_service::Service;
 
@@ -95,9 +94,9 @@ where
     let said = Directive::take(&mut parts.headers);
     let may_replay = parts.extensions.remove::<NotReplayable>().is_none();
     let body = Box::pin(body);
-    let is_event_stream = is_live(&parts.headers);
-    let limit = if is_event_stream { 0 } else { rules.policy().response_bytes_max as u64 };
-    let read = if is_event_stream && !body.is_end_stream() {
+    let is_live = is_event_stream(&parts.headers);
+    let limit = if is_live { 0 } else { rules.policy().response_bytes_max as u64 };
+    let read = if is_live && !body.is_end_stream() {
         Read::TooLarge(Whole::default(), body)
     } else {
         read(body, limit, |_| {}).await
@@ -137,7 +136,7 @@ where
             let payload = Some(head(&parts, rules, execution));
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
-            let body = LiveBody::new(body, is_event_stream, engine.open_body());
+            let body = LiveBody::new(body, is_live, engine.open_body());
             let response = Response::from_parts(parts, ResponseBody::live(body));
             let product = Some(HandlerOutput::Response(response));
             WorkResult { handled: Handled::Partial { status, directive }, product, payload }
@@ -166,22 +165,6 @@ fn directive(
 
 /// Encodes what is stored of a response whose body cannot be.
 fn head(parts: &Parts, rules: &Rules, execution: &Execution) -> Bytes {
-    let (headers, replay) = (&parts.headers, &rules.policy().replay);
-    let mut head = StoredResponse::capture(parts.status, headers, Bytes::new(), None, replay);
-    if !head.is_storable() {
-        // It has more field lines than a record may have: keep the one that a retry gets.
-        let location = head.headers.remove(LOCATION);
-        head.headers = location.map(|value| (LOCATION, value)).into_iter().collect();
-    }
+    let head = StoredResponse::capture_head(parts.status, &parts.headers, &rules.policy().replay);
     head.encode_after(execution.description())
 }
-
-/// Returns `true` for a response that is meant to be read while it is being made.
-pub(crate) fn is_live(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
-    value.is_some_and(|value| {
-        value.get(..EVENT_STREAM.len()).is_some_and(|it| it.eq_ignore_ascii_case(EVENT_STREAM))
-    })
-}
-
-const EVENT_STREAM: &[u8] = b"text/event-stream";

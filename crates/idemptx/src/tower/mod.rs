@@ -113,8 +113,6 @@ pub use self::body::{BodyError, RequestBody, ResponseBody};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::body::{Read, read};
 pub use self::capture::NotReplayable;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub(crate) use self::capture::is_live;
 pub use self::end_stream::{EndStreamBody, require_end_stream};
 pub use self::future::ResponseFuture;
 pub use self::layer::IdempotencyLayer;

@@ -227,15 +227,15 @@ where
             drive(&mut driver, action, Handler { call, engine })
         };
         match driving.await {
-            Driven::Reply(reply) => {
+            Driven::Reply(reply, outcome) => {
                 let exchange = driver.exchange();
-                observation.end(&reply.outcome(), exchange.operation().map(Operation::id));
+                observation.end(&outcome, exchange.operation().map(Operation::id));
                 let marker = Marker {
                     operation: exchange.operation(),
                     print: exchange.fingerprint(),
                     ..Marker::before_body(driver.engine(), grpc.as_ref())
                 };
-                respond(&marker, reply, version)
+                respond(&marker, reply, outcome, version)
             }
             // Few requests' futures need room for it.
             Driven::Pass(bypass, work) => Box::pin(pass(driver, bypass, work, observation)).await,
@@ -274,20 +274,20 @@ where
 fn respond<C, E>(
     marker: &Marker<'_>,
     reply: Reply<HandlerOutput<C, E>>,
+    outcome: Outcome,
     version: Version,
 ) -> Result<Response<ResponseBody<C>>, E> {
-    let outcome = reply.outcome();
     match reply {
-        Reply::Own { product: HandlerOutput::Response(response), .. }
-        | Reply::Broken { failure: Failure::Value(HandlerOutput::Response(response)), .. } => {
+        Reply::Own(HandlerOutput::Response(response))
+        | Reply::Broken(Failure::Value(HandlerOutput::Response(response))) => {
             Ok(marker.mark(response, outcome))
         }
-        Reply::Replay { response, .. } => Ok(marker.mark(replayed(*response), outcome)),
+        Reply::Replay(response) => Ok(marker.mark(replayed(*response), outcome)),
         // A service's own error means more to the layers outside than a problem document.
-        Reply::Own { product: HandlerOutput::Error(error), .. }
-        | Reply::Broken { failure: Failure::Value(HandlerOutput::Error(error)), .. } => Err(error),
-        Reply::Broken { failure: Failure::Panic(payload), .. } => resume_unwind(payload),
-        Reply::Refuse { rejection, product: Some(HandlerOutput::Error(error)), .. }
+        Reply::Own(HandlerOutput::Error(error))
+        | Reply::Broken(Failure::Value(HandlerOutput::Error(error))) => Err(error),
+        Reply::Broken(Failure::Panic(payload)) => resume_unwind(payload),
+        Reply::Refuse { rejection, product: Some(HandlerOutput::Error(error)) }
             if rejection.code == Code::HandlerFailed =>
         {
             Err(error)

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response};
 use http_body::Body;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
-use idemptx_core::response::StorableParts;
+use idemptx_core::response::{StorableParts, is_event_stream};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreError,
@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::execution::Execution;
 use crate::steps::{KeptStep, StepError};
 use crate::store::Transactional;
-use crate::tower::{BodyError, Read, ResponseBody, is_live, read};
+use crate::tower::{BodyError, Read, ResponseBody, read};
 
 impl Execution {
     /// Settles the operation with its response, in the application's own transaction on the store's
@@ -299,7 +299,7 @@ where
 {
     let policy = execution.rules().policy();
     let (mut parts, body) = response.into_parts();
-    if is_live(&parts.headers) {
+    if is_event_stream(&parts.headers) {
         return Err(SettleError::NotStorable);
     }
     let whole = match read(Box::pin(body), policy.response_bytes_max as u64, |_| {}).await {
@@ -314,7 +314,7 @@ where
         return Err(SettleError::NotStorable);
     }
     let payload = kept.encode_after(execution.description());
-    let done = Settlement::new(State::Completed, payload, policy.retain, policy.key_retain);
+    let done = Settlement::by(policy, State::Completed, payload);
     drop(body);
     parts.headers.insert(IDEMPOTENCY_OUTCOME, HeaderValue::from_static("store"));
     Ok((done, Response::from_parts(parts, ResponseBody::whole(whole))))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::world::{Cell, begin, fingerprint, id, response, token};
 use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Handled, ProbeResult, Rules};
 use crate::lease::Lease;
+use crate::outcome::Outcome;
 use crate::record::{Record, State};
 use crate::store::{ClaimRequest, ErrorKind, Settlement};
 use crate::time::Timestamp;
@@ -76,10 +77,18 @@ impl<'a> Passage<'a> {
     }
 
     pub(super) fn play_with(
-        mut self,
+        self,
         print: crate::fingerprint::Fingerprint,
         handled: Handled,
     ) -> String {
+        self.play_to_outcome(print, handled).0
+    }
+
+    pub(super) fn play_to_outcome(
+        mut self,
+        print: crate::fingerprint::Fingerprint,
+        handled: Handled,
+    ) -> (String, Outcome) {
         let mut exchange = begin(self.rules);
         let mut now = NOW;
         let at = Timestamp::from_millis;
@@ -87,9 +96,10 @@ impl<'a> Passage<'a> {
         let mut trace = String::new();
         loop {
             let event = match action {
-                Action::Answer { .. } => {
+                Action::Answer { ref answer, .. } => {
+                    let outcome = exchange.outcome(answer);
                     trace.push_str(&describe(action));
-                    return trace;
+                    return (trace, outcome);
                 }
                 Action::Claim { id, claim_request } => {
                     match claim_request.expected {
@@ -187,7 +197,7 @@ impl<'a> Passage<'a> {
             return Err(ErrorKind::Unavailable);
         }
         let policy = self.rules.policy();
-        let done = Settlement::new(state, body.encode(), policy.retain, policy.key_retain);
+        let done = Settlement::by(policy, state, body.encode());
         self.cell.settle(lease, &done)
     }
 }

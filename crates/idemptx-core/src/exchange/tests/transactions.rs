@@ -3,9 +3,13 @@
 use http::StatusCode;
 
 use super::passage::{Ends, Passage, Stored};
-use super::world::rules;
-use crate::exchange::{Directive, Handled};
+use super::world::{Cell, fingerprint, id, response, rules, token};
+use crate::exchange::{Directive, Handled, confirmed};
+use crate::lease::Lease;
+use crate::outcome::{Code, Outcome};
 use crate::policy::{Mode, OnPanic, Policy};
+use crate::record::{Record, State};
+use crate::store::{Claim, ClaimInfo, ClaimRequest, ErrorKind, RecordSnapshot, Settlement};
 
 /// The difference of a row's policy from the draft's.
 type Change = fn(&mut Policy);
@@ -95,6 +99,63 @@ fn what_a_handler_has_decided_counts_although_it_fails() {
                 assert_eq!(trace, format!("claim, execute 1, {expected}, {failed}"), "{handled:?}");
             }
         }
+    }
+}
+
+#[test]
+fn another_execution_counts_as_such_only_where_this_one_has_lost_to_it() {
+    let rules = rules(|_| {});
+    let fenced = |code| Outcome::Fenced { attempt: 1, code };
+    let released = Some(Directive::Release);
+    let unavailable = Outcome::Refused(Code::StoreUnavailable);
+    let rows = [
+        (Some(Stored::Done(201)), None, whole(201, None), fenced(None)),
+        (Some(Stored::Running), None, whole(201, None), fenced(Some(Code::InProgress))),
+        (Some(Stored::Done(201)), None, whole(201, released), fenced(None)),
+        (Some(Stored::Done(201)), None, Handled::Failed { directive: None }, fenced(None)),
+        (Some(Stored::Done(201)), Some(Ends::Well), whole(201, None), fenced(None)),
+        // Its own settlement is what it is answered with.
+        (None, Some(Ends::AnswerLost), whole(201, None), Outcome::Replayed),
+        (None, Some(Ends::RolledBack), whole(201, None), unavailable),
+    ];
+    for (number, (becomes, transaction, handled, expected)) in rows.into_iter().enumerate() {
+        let mut passage = Passage::new(&rules, Stored::Nothing);
+        (passage.lost_to, passage.transaction) = (becomes, transaction);
+        let (trace, outcome) = passage.play_to_outcome(fingerprint(&rules, "a"), handled);
+        assert_eq!(outcome, expected, "row {number}: {trace}");
+    }
+}
+
+#[test]
+fn only_the_very_settlement_confirms_one_that_the_handler_made_itself() {
+    let rules = rules(|_| {});
+    let mut cell = Cell::default();
+    let policy = rules.policy();
+    let claim =
+        ClaimRequest::new(token(1), fingerprint(&rules, "a"), policy.lease, policy.key_retain);
+    let Ok(Claim::Granted(lease)) = cell.claim(&id(), &claim, 0) else { panic!() };
+    let done = |state, body| Settlement::by(policy, state, response(201, body).encode());
+    let own = done(State::Completed, "own");
+    let fenced = Some(Err(ErrorKind::Fenced));
+    let held = Ok(Some(RecordSnapshot::Held(ClaimInfo::of(&lease))));
+    let other = Lease { token: token(2), ..lease.clone() };
+    let settled = |lease: &Lease, done: &Settlement| {
+        Ok(Some(RecordSnapshot::Settled(Record::settled(lease, done))))
+    };
+    let rows = [
+        (settled(&lease, &own), Some(Ok(()))),
+        // It returned another response: its client gets the one that retries will get.
+        (settled(&lease, &done(State::Completed, "another")), fenced),
+        (settled(&lease, &done(State::NotReplayable, "own")), fenced),
+        (settled(&other, &own), fenced),
+        (Ok(Some(RecordSnapshot::Held(ClaimInfo::of(&other)))), fenced),
+        (Ok(None), fenced),
+        (held, None),
+        (Err(ErrorKind::Unavailable), None),
+        (Err(ErrorKind::Corrupt), None),
+    ];
+    for (number, (looked, expected)) in rows.into_iter().enumerate() {
+        assert_eq!(confirmed(&lease, &own, &looked), expected, "row {number}");
     }
 }
 

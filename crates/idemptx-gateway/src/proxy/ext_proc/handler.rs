@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use idemptx::Execution;
 use idemptx::tower::{BodyError, NotReplayable, RequestBody};
+use idemptx_core::response::is_event_stream;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use tower_service::Service;
 
@@ -164,8 +165,7 @@ impl EnvoyHandler {
         if end_of_stream {
             return Framing::Empty;
         }
-        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        if content_type.to_ascii_lowercase().starts_with(b"text/event-stream") {
+        if is_event_stream(headers) {
             return Framing::Live;
         }
         let limit = self.route.config.policy().map_or(0, |it| it.response_bytes_max as u64);
