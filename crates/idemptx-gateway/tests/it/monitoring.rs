@@ -78,9 +78,11 @@ fn what_a_store_no_longer_promises_is_noticed_measured_and_refused_and_logged_on
         let key = format!("refused-{round}");
         eventually(|| send(&key).status == 503);
         assert!(gateway.metrics().contains("idemptx_store_findings{severity=\"unsafe\"} 1"));
+        assert!(gateway.metrics().contains("idemptx_store_refused 1\n"));
         redis.configure("maxmemory-policy", "noeviction");
         eventually(|| gateway.metrics().contains("idemptx_store_unsafe 0\n"));
         eventually(|| send(&key).status == 201);
+        assert!(gateway.metrics().contains("idemptx_store_refused 0\n"));
         // A warning when it came, another with the refusal, and a word when it had gone.
         eventually(|| gateway.log().matches("not any more: ").count() == round);
         assert_eq!(gateway.log().matches(finding).count(), 3 * round, "{}", gateway.log());
