@@ -203,7 +203,7 @@ class Driver(StoreActions):
         """Concludes as failed, after what the handler or its response may have decided."""
         said = self.response_said
         if said is None and self.execution is not None:
-            direction = self.execution.directive
+            direction = self.execution.directive_of_failure()
             said = None if direction is None else direction.encode()
         # That nothing happened is not to be relied on once a response has begun and broken off.
         if self.has_response and said is not None and said.lower() == b"release":
