@@ -73,7 +73,7 @@ def idempotent(
     - `wait_timeout`: the seconds that a duplicate waits for the first to finish; 0 refuses it.
     - `validate_signature`: whether a key that is used for another request is refused.
     - `signature_headers`: which headers make it another request, besides method, URL and body: a
-      list of names, or `"all"`.
+      list of names, or `"all"` but those of one try, such as `X-Request-Id`.
     - `profile`, `policy`: a named set of defaults, and what is laid over it.
     - `scope`: the owner of a key: a function of the request, or as in the policy.
     - `namespace`: the name of the service, where several services share one store.
