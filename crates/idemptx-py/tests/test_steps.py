@@ -10,8 +10,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fastapi import HTTPException
-from idemptx import RecoveryException, current_execution
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
+from idemptx import IdempotencyMiddleware, RecoveryException, current_execution
 from idemptx.backend import InMemoryBackend, RedisBackend, from_url
 from protected import protected
 from protocol import KEY
@@ -211,6 +212,28 @@ async def test_a_step_whose_result_cannot_be_kept_never_runs_again(
     assert isinstance(raised[0], TypeError | ValueError)
     assert "'charge' has run, will not run again" in str(raised[0])
     await _close(backend)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_under_the_middleware_such_a_step_never_runs_again_either(
+    connect: Any, is_answered: bool
+) -> None:
+    calls: list[str] = []
+    app = FastAPI()
+
+    @app.post("/pay")
+    async def pay() -> None:
+        await _here().step("charge", lambda: calls.append("charge") or object())
+
+    if is_answered:
+        # Its answer counts by its status: the key is given up, and the step is not.
+        app.add_exception_handler(TypeError, lambda *_: PlainTextResponse("oops", 500))
+        app.add_exception_handler(RecoveryException, lambda *_: PlainTextResponse("oops", 500))
+    app.add_middleware(IdempotencyMiddleware, storage_backend=InMemoryBackend())
+    async with connect(app) as client:
+        statuses = [(await client.post("/pay", headers=KEY)).status_code for _ in range(3)]
+    assert statuses == ([500, 500, 500] if is_answered else [500, 409, 409])
+    assert calls == ["charge"]
 
 
 async def test_a_handler_that_goes_on_without_the_result_is_answered_and_never_repeats_it(
