@@ -194,6 +194,8 @@ def test_a_pattern_behind_one_that_takes_everything_is_told(caplog: Any) -> None
     reached: list[dict[str, Any]] = [
         {"POST /orders/exempt": None, "/orders/*": {}},
         {"/orders/{id}": {}, "/orders/{path:path}": None},
+        {"/orders/x": {}, "/orders/{id}": None},
+        {"/orders//": {}, "/orders/*": None},
         {"/orders/{a}/{b}": {}, "/orders/*": None},
         {"PUT /b": {}, "/b": None},
         # Nothing differs.

@@ -60,8 +60,8 @@ def parse_pattern(text: str) -> Pattern:
     if rest:
         template = (*template, ANYTHING)
     regex = "".join(it if it in WILD else re.escape(it) for it in template)
-    # Whatever follows has two slashes, which only `.*` matches: a pattern that matches the sample
-    # matches all that this one does.
+    # A segment is a character that no path has, and whatever follows has empty segments, too: what
+    # matches the sample matches every path of this pattern.
     sample = "".join(WILD.get(it, it) for it in template)
     return Pattern(text, named or None, re.compile(regex + r"\Z", re.DOTALL), template, sample)
 
@@ -130,6 +130,6 @@ def _share(one: str, other: str) -> bool:
 NAMED = re.compile(r"\{[^{}/]*\}")
 SEGMENT = "[^/]+"
 ANYTHING = ".*"
-WILD = {SEGMENT: "x", ANYTHING: "//"}
+WILD = {SEGMENT: "\0", ANYTHING: "//\0//"}
 """Parts of templates that are no characters, each with an example."""
 KINDS_OF_SEGMENTS = frozenset({"", "str", "int", "float", "uuid"})
