@@ -63,6 +63,7 @@ pub mod coordination;
 pub mod description;
 mod digest;
 pub mod exchange;
+mod field_names;
 pub mod fingerprint;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::field_names::{is_of_connection, is_of_trace};
+
 /// A response as it is stored and replayed.
 ///
 /// There is no `Content-Length`; the server computes one from the body.
@@ -271,20 +273,13 @@ fn nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
 /// Returns true for a header that is not part of the operation's result, or must not reach another
 /// client.
 fn is_never_kept(name: &str) -> bool {
-    let families = ["proxy-", "ratelimit-", "x-ratelimit-", "x-b3-"];
+    // Envoy acts upon those of its own, such as `x-envoy-immediate-health-check-fail`.
+    let families = ["ratelimit-", "x-ratelimit-", "x-envoy-"];
     let singles = matches!(
         name,
-        // The connection and the framing.
-        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade"
-            | "content-length"
-            // The moment and the hop.
-            | "age" | "alt-svc" | "date" | "server" | "server-timing" | "via"
+        // The moment and the hop.
+        "age" | "alt-svc" | "date" | "server" | "server-timing" | "via"
             | "nel" | "report-to" | "ratelimit" | "x-runtime"
-            // The ids of one request or trace.
-            | "traceparent" | "tracestate" | "b3" | "request-id" | "x-request-id" | "x-trace-id"
-            | "correlation-id" | "x-correlation-id" | "x-amzn-trace-id" | "x-amzn-requestid"
-            | "x-amz-request-id" | "x-amz-cf-id" | "x-cloud-trace-context" | "x-ms-request-id"
-            | "cf-ray" | "fly-request-id" | "x-vercel-id"
             // The client, and credentials.
             | "www-authenticate" | "authentication-info" | "authorization" | "cookie"
             | "set-cookie2"
@@ -292,7 +287,10 @@ fn is_never_kept(name: &str) -> bool {
             | "idempotency-outcome" | "idempotency-stored" | "idempotency-status"
             | "idempotent-replayed"
     );
-    singles || families.iter().any(|family| name.starts_with(family))
+    singles
+        || families.iter().any(|family| name.starts_with(family))
+        || is_of_connection(name)
+        || is_of_trace(name)
 }
 
 /// The beginning of the names of CORS headers.

@@ -240,22 +240,26 @@ impl KeysCommand {
             named.push((policy, Operators::new(operator.namespace(&namespace))));
         }
         let (_, operators) = named.first().ok_or(NO_ROUTE)?;
+        let absent = match (&self.location.store, &self.location.namespace) {
+            (Some(_), None) => ABSENT_OUTSIDE,
+            _ => ABSENT,
+        };
         let mut output = OutputWriter::new(self.json);
         match self.command {
             KeysSubcommand::List(list) => list.run(operators, &mut output).await?,
             KeysSubcommand::Show(show) => {
-                let id = show.selector.resolve_id(&named).await?;
+                let id = show.selector.resolve_id(&named, absent).await?;
                 let record = operators.show(&id).await?.ok_or(ABSENT)?;
                 output.record(&record, show.body)?;
             }
             KeysSubcommand::Export(export) => export.run(operators, &mut output).await?,
             KeysSubcommand::Resolve(resolve) => {
-                let id = resolve.selector.resolve_id(&named).await?;
+                let id = resolve.selector.resolve_id(&named, absent).await?;
                 let author = resolve.author.author();
                 decide(operators, &id, resolve.decision()?, &author, &mut output).await?;
             }
             KeysSubcommand::Forget(forget) => {
-                let id = forget.selector.resolve_id(&named).await?;
+                let id = forget.selector.resolve_id(&named, absent).await?;
                 if forget.yes {
                     let author = forget.author.author();
                     decide(operators, &id, Decision::Forget, &author, &mut output).await?;
@@ -354,8 +358,12 @@ impl ListArgs {
         operators: &StoreOperators,
         output: &mut OutputWriter,
     ) -> Result<(), Box<dyn Error>> {
+        let empty = match self.filter.state.is_empty() {
+            true => "no records in flight; --state all lists the others, too",
+            false => "no records",
+        };
         let query = self.filter.query(Query::in_flight())?.limit(self.limit).after(self.after);
-        Ok(output.list(&operators.list(query, self.limit, usize::MAX).await?)?)
+        Ok(output.list(&operators.list(query, self.limit, usize::MAX).await?, empty)?)
     }
 }
 
@@ -378,10 +386,11 @@ impl ExportArgs {
 }
 
 impl RecordSelector {
-    /// Returns the id of the selected record.
+    /// Returns the id of the selected record; `absent` says why a key has none.
     async fn resolve_id(
         &self,
         named: &[(Policy, StoreOperators)],
+        absent: &'static str,
     ) -> Result<RecordId, Box<dyn Error>> {
         match &self.id {
             Some(RecordName::Id(id)) => return Ok(*id),
@@ -420,7 +429,7 @@ impl RecordSelector {
                  give --route, or the id"
             )
             .into()),
-            (None, _) if is_scoped => Err(ABSENT.into()),
+            (None, _) if is_scoped => Err(absent.into()),
             (None, _) => Err(NO_SCOPE.into()),
         }
     }
@@ -473,5 +482,7 @@ fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four hexadecimal digits, as the log shows them; \
      name a client's key with --key";
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
+const ABSENT_OUTSIDE: &str = "there is no such record: it was never there, was released, or has expired; a gateway's records \
+     are in the namespace of its upstream: give --namespace, or --config instead of --store";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

@@ -53,7 +53,7 @@ pub(crate) struct Metrics {
     token_keys: Family<UrlLabels, Gauge>,
     keys_age: Family<UrlLabels, Gauge>,
     reading: Mutex<()>,
-    current: [Gauge; 8],
+    current: [Gauge; 9],
 }
 
 /// Values that are read at scrape time.
@@ -81,13 +81,15 @@ pub(crate) struct CurrentValues {
     pub(crate) store: Option<bool>,
     /// The latest report on the store.
     pub(crate) report: Option<SafetyReport>,
+    /// A policy refuses the store for that report.
+    pub(crate) store_refused: bool,
     pub(crate) draining: bool,
     pub(crate) uptime: Duration,
 }
 
 impl CurrentValues {
     /// The values in the order of [`CURRENT`].
-    fn values(&self) -> [i64; 8] {
+    fn values(&self) -> [i64; CURRENT.len()] {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         [
             number(self.executing),
@@ -97,6 +99,7 @@ impl CurrentValues {
             number(self.near_bytes),
             (self.store == Some(true)).into(),
             self.report.as_ref().is_some_and(SafetyReport::is_unsafe).into(),
+            self.store_refused.into(),
             self.draining.into(),
         ]
     }
@@ -407,7 +410,7 @@ const SEVERITIES: [(Severity, &str); 4] = [
 ];
 const EOF: &str = "# EOF";
 const REFUSED_REASONS: [&str; 5] = ["accept", "limit", "malformed", "proxy-protocol", "tls"];
-const CURRENT: [(&str, &str); 8] = [
+const CURRENT: [(&str, &str); 9] = [
     ("executing", "Handlers that run under a key"),
     ("waiting", "Requests that wait for another request's result"),
     ("unconfirmed", "Store operations without confirmation"),
@@ -415,6 +418,7 @@ const CURRENT: [(&str, &str); 8] = [
     ("near_bytes", "Bytes of responses in the near cache"),
     ("store_up", "Whether the store replied recently"),
     ("store_unsafe", "Whether the store can lose or delete records, as it was checked last"),
+    ("store_refused", "Whether a policy refuses the store for that, so that requests get 503"),
     ("draining", "Whether the gateway is draining"),
 ];
 const REQUEST_BUCKETS_SECS: [f64; 13] =

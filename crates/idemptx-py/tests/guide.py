@@ -129,8 +129,8 @@ def follow(blocks: list[Block], redis_url: str, directory: Path) -> None:
             match words:
                 case ["KEY=$(uuidgen)"]:
                     key = str(uuid.uuid4())
-                case ["pip", "install", package]:
-                    assert importlib.metadata.version(package)
+                case ["pip", "install", *packages]:
+                    assert all(map(importlib.metadata.version, packages))
                 case ["uvicorn", *_]:
                     server = start([sys.executable, "-m", *words], directory, port)
                 case ["curl", *_]:

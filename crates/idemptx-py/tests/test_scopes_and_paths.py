@@ -127,7 +127,7 @@ async def test_the_middleware_has_a_namespace_as_the_decorator(connect: Any) -> 
 async def test_a_placeholder_instead_of_a_key_is_logged_once(
     connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
+    monkeypatch.setattr("idemptx._reports._Reports.warned", set())
     app, _ = counting(InMemoryBackend())
     async with connect(app) as client:
         for key in ("good", "${ORDER_KEY}", "undefined", "undefined"):
@@ -141,7 +141,7 @@ async def test_a_placeholder_instead_of_a_key_is_logged_once(
 async def test_cookies_without_a_bound_header_are_logged_once(
     connect: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
+    monkeypatch.setattr("idemptx._reports._Reports.warned", set())
     app, _ = counting(InMemoryBackend(), profile="draft")
     session = {"Cookie": "session=s3cret"}
     async with connect(app) as client:
@@ -163,7 +163,7 @@ async def test_an_outcome_that_cannot_be_read_is_logged(
     said: str,
     count: int,
 ) -> None:
-    monkeypatch.setattr("idemptx._reports._Reports.concerns", set())
+    monkeypatch.setattr("idemptx._reports._Reports.warned", set())
 
     @protected()
     async def app() -> Any:

@@ -8,8 +8,9 @@ import logging
 from typing import Any
 
 import fakeredis
+import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
@@ -69,6 +70,73 @@ def test_a_handler_may_have_a_route_without_protection_too() -> None:
     async def later() -> None: ...
 
     app.post("/later")(later)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", ["parameter", "route", "below another", "router"])
+async def test_a_decorated_dependency_is_refused(place: str) -> None:
+    ran: list[str] = []
+
+    @idempotent(InMemoryBackend())
+    async def charge() -> None:
+        ran.append("dependency")
+
+    charged = Depends(charge)
+
+    async def above(_charged: Any = charged) -> None: ...
+
+    app, router = FastAPI(), APIRouter()
+    depends = Depends(above) if place == "below another" else charged
+
+    @router.post("/orders", dependencies=[depends] if place == "route" else [])
+    async def create_order() -> None:
+        ran.append("handler")
+
+    @app.post("/parameter")
+    async def parameter(_charged: Any = depends) -> None:
+        ran.append("handler")
+
+    app.include_router(router, dependencies=[depends] if place == "router" else [])
+    path = "/orders" if place in {"route", "router"} else "/parameter"
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for headers in (KEY, {}):
+            with pytest.raises(TypeError, match="decorator of its route instead"):
+                await client.post(path, headers=headers)
+    assert ran == []
+
+
+@pytest.mark.anyio
+async def test_a_handler_may_be_another_routes_handler_and_stand_below_other_decorators(
+    connect: Any,
+) -> None:
+    numbers = iter(range(9))
+
+    def other(handler: Any) -> Any:
+        @functools.wraps(handler)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await handler(*args, **kwargs)
+
+        return wrapper
+
+    class Orders:
+        @idempotent(InMemoryBackend())
+        async def create(self) -> int:
+            return next(numbers)
+
+    app = FastAPI()
+    app.post("/bound")(Orders().create)
+
+    @app.post("/below")
+    @other
+    @idempotent(InMemoryBackend())
+    async def below(_number: int = Depends(lambda: 1)) -> int:  # noqa: FAST002
+        return next(numbers)
+
+    async with connect(app) as client:
+        for path, number in (("/bound", 0), ("/below", 1)):
+            tries = [await client.post(path, headers=KEY) for _ in range(2)]
+            assert [answer.json() for answer in tries] == [number, number]
 
 
 # Patterns

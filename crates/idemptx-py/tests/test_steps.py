@@ -10,7 +10,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from idemptx import RecoveryException, current_execution
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
+from idemptx import IdempotencyMiddleware, RecoveryException, current_execution
 from idemptx.backend import InMemoryBackend, RedisBackend, from_url
 from protected import protected
 from protocol import KEY
@@ -168,6 +170,96 @@ async def test_a_step_that_cannot_be_meant_says_why(
 
     await _run(connect, InMemoryBackend(), pay)
     assert advice in raised[0]
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("result", [object(), math.nan, "x" * 2_000_000, ENDLESS])
+async def test_a_step_whose_result_cannot_be_kept_never_runs_again(
+    connect: Any, backend: Any, result: Any, is_async: bool
+) -> None:
+    calls: list[str] = []
+    raised: list[Exception] = []
+
+    def charge() -> Any:
+        calls.append("charge")
+        return result
+
+    async def pay() -> None:
+        try:
+            await _here().step("charge", charge)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    def pay_blocking() -> None:
+        try:
+            _here().blocking_step("charge", charge)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    app = protected(backend, path="/pay")(pay if is_async else pay_blocking)
+    async with connect(app) as client:
+        answers = [await client.post("/pay", headers=KEY) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [500, 409, 409]
+    assert {answer.json()["code"] for answer in answers[1:]} == {"outcome-unknown"}
+    assert calls == ["charge"]
+    assert len(raised) == 1
+    assert isinstance(raised[0], TypeError | ValueError)
+    assert "'charge' has run, will not run again" in str(raised[0])
+    await _close(backend)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_under_the_middleware_such_a_step_never_runs_again_either(
+    connect: Any, is_answered: bool
+) -> None:
+    calls: list[str] = []
+    app = FastAPI()
+
+    @app.post("/pay")
+    async def pay() -> None:
+        await _here().step("charge", lambda: calls.append("charge") or object())
+
+    if is_answered:
+        # Its answer counts by its status: the key is given up, and the step is not.
+        app.add_exception_handler(TypeError, lambda *_: PlainTextResponse("oops", 500))
+        app.add_exception_handler(RecoveryException, lambda *_: PlainTextResponse("oops", 500))
+    app.add_middleware(IdempotencyMiddleware, storage_backend=InMemoryBackend())
+    async with connect(app) as client:
+        statuses = [(await client.post("/pay", headers=KEY)).status_code for _ in range(3)]
+    assert statuses == ([500, 500, 500] if is_answered else [500, 409, 409])
+    assert calls == ["charge"]
+
+
+async def test_a_handler_that_goes_on_without_the_result_is_answered_and_never_repeats_it(
+    connect: Any, backend: Any
+) -> None:
+    calls: list[str] = []
+    raised: list[type[Exception]] = []
+
+    @protected(backend, path="/pay")
+    async def app() -> dict[str, str]:
+        try:
+            await _here().step("charge", lambda: calls.append("charge") or object())
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            raised.append(type(error))
+        if len(raised) == 1:
+            raise HTTPException(503)
+        return {"charged": "somehow"}
+
+    async with connect(app) as client:
+        answers = [await client.post("/pay", headers=KEY) for _ in range(2)]
+        replay = await client.post("/pay", headers=KEY)
+    assert [answer.status_code for answer in answers] == [503, 200]
+    assert replay.headers["idempotent-replayed"] == "true"
+    assert calls == ["charge"]
+    assert raised == [TypeError, RecoveryException]
+    await _close(backend)
 
 
 class Charge(BaseModel):

@@ -34,6 +34,8 @@ impl Execution {
     /// The result is kept under the label, for as long as the operation's key, and never changes.
     /// An error is not kept, and neither is anything of a step whose process dies in it: that runs
     /// again, so that a call to another system should carry a [derived](Self::derive) key.
+    /// A step whose result cannot be kept, because it is too large or no JSON, does not run again:
+    /// this attempt gets the error that says so, and each later one [`StepError::NotKept`].
     ///
     /// ```
     /// # use idemptx::{Engine, Execution, store::MemoryStore};
@@ -79,11 +81,19 @@ impl Execution {
             return Err(StepError::Lost);
         }
         let value = work().await.map_err(StepError::Failed)?;
-        let payload = self.payload(&value)?;
-        match self.keep_step(records, lease, label, payload).await? {
-            None => Ok(value),
+        let (done, unfit) = match self.payload(&value) {
+            Ok(payload) => (self.settlement(State::Completed, payload), None),
+            // It happened; that its result cannot be stored must not make it happen again.
+            Err(error) => {
+                let payload = json_payload(Bytes::new());
+                (self.settlement(State::NotReplayable, payload), Some(error))
+            }
+        };
+        match (self.keep_step(records, lease, label, &done).await?, unfit) {
+            (None, None) => Ok(value),
+            (None, Some(error)) => Err(error),
             // The first one counts: results do not change.
-            Some(record) => decode(&record, lease),
+            (Some(record), _) => decode(&record, lease),
         }
     }
 
@@ -122,7 +132,7 @@ impl Execution {
         Ok(KeptStep {
             id: lease.id.step(label),
             request: self.request(records, lease),
-            done: self.settlement(payload),
+            done: self.settlement(State::Completed, payload),
         })
     }
 
@@ -139,9 +149,9 @@ impl Execution {
         ClaimRequest::new(records.token(), lease.fingerprint, TERM, retain)
     }
 
-    fn settlement(&self, payload: Bytes) -> Settlement {
+    fn settlement(&self, state: State, payload: Bytes) -> Settlement {
         let retain = self.rules().policy().key_retain;
-        Settlement::new(State::Completed, payload, retain, retain)
+        Settlement::new(state, payload, retain, retain)
     }
 
     async fn look_for_step(
@@ -161,12 +171,11 @@ impl Execution {
         records: &dyn Records,
         lease: &Lease,
         label: &str,
-        payload: Bytes,
+        done: &Settlement,
     ) -> Result<Option<Record>, StoreError> {
-        let id = lease.id.step(label);
-        let (request, done) = (self.request(records, lease), self.settlement(payload));
+        let (id, request) = (lease.id.step(label), self.request(records, lease));
         let limit = self.rules().policy().settle_timeout;
-        let attempt = |_| store_step(records, &id, &request, &done);
+        let attempt = |_| store_step(records, &id, &request, done);
         retry_within(limit, BACKOFF, is_retryable, attempt).await
     }
 }
@@ -249,6 +258,9 @@ fn decode<T: DeserializeOwned, E>(record: &Record, lease: &Lease) -> Result<T, S
     ) {
         return Err(StepError::OtherRequest);
     }
+    if record.state == State::NotReplayable {
+        return Err(StepError::NotKept);
+    }
     let stored = StoredResponse::decode(&record.payload);
     let stored = stored.map_err(|error| StepError::Unfit(error.into()))?;
     serde_json::from_slice(&stored.body).map_err(|error| StepError::Unfit(error.into()))
@@ -305,12 +317,14 @@ pub enum StepError<E> {
     /// The execution has begun a hundred steps already: nothing was run.
     TooMany,
     /// The step ran, and its result is larger than the policy's `response_bytes_max`: it is not
-    /// stored.
+    /// stored, and the step does not run again.
     TooLarge,
+    /// An earlier attempt ran the step, and its result could not be kept: nothing was run.
+    NotKept,
     /// The execution is in a step of this label: nothing was run.
     InProgress,
     /// The value is no JSON, or not that of the type: the one that the step made, which is not
-    /// stored, or the one that is.
+    /// stored while the step does not run again, or the one that is.
     Unfit(Box<dyn std::error::Error + Send + Sync>),
     /// There is a result already, on `step_in`: roll back, and recall it.
     Kept,
@@ -336,7 +350,8 @@ impl<E: fmt::Display> fmt::Display for StepError<E> {
             Self::OtherRequest => "the step was run for another request under the same key",
             Self::Label => "a step's label has 1 to 255 bytes",
             Self::TooMany => "an execution has a hundred steps at most",
-            Self::TooLarge => "the step's result is too large to be kept",
+            Self::TooLarge => "the step has run, and its result is too large to be kept",
+            Self::NotKept => "the step ran in an earlier attempt, and its result was not kept",
             Self::InProgress => "a step of this label runs in this execution",
             Self::Unfit(_) => "the step's result is not of the type that was asked for",
             Self::Kept => "the step has a result already: roll back, and recall it",

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName};
 use super::json_value::Pointer;
 use super::{form, hash_count, hash_fields, hash_headers, sorted};
 use crate::digest::{Absorb, Digest};
+use crate::field_names::is_of_attempt;
 
 /// The parts of a request that count when two are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +89,9 @@ pub enum QueryRule {
 pub enum HeaderRule {
     /// Only these headers.
     Only(Vec<HeaderName>),
-    /// Every header, as in the original package.
+    /// Every header, as in the original package, but for those to which a client or a proxy gives
+    /// another value in each try: of the connection, the hops, the client's address, traces and
+    /// retries.
     All,
 }
 
@@ -131,7 +134,8 @@ impl FingerprintRule {
                 let names: Vec<_> = names.iter().map(|name| name.as_str().to_owned()).collect();
                 hash_tagged(hasher, b'o', &names);
             }
-            HeaderRule::All => hash_tagged(hasher, b'a', &[]),
+            // `a` counted those of one try, too.
+            HeaderRule::All => hash_tagged(hasher, b'e', &[]),
         }
     }
 }
@@ -161,7 +165,8 @@ impl HeaderRule {
         match self {
             Self::Only(names) => hash_headers(hasher, names.iter(), headers),
             Self::All => {
-                let mut names: Vec<_> = headers.keys().collect();
+                let names = headers.keys().filter(|name| !is_of_attempt(name.as_str()));
+                let mut names: Vec<_> = names.collect();
                 names.sort_unstable_by_key(|name| name.as_str());
                 hash_headers(hasher, names.into_iter(), headers);
             }

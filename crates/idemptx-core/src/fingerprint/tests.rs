@@ -282,6 +282,39 @@ fn headers_count_as_the_rule_says() {
 }
 
 #[test]
+fn all_headers_are_not_those_that_each_try_has_anew() {
+    let all = config(&FingerprintRule { headers: HeaderRule::All, ..Default::default() });
+    let print = |headers| Request { headers, ..Request::post("", "") }.fingerprint(&all);
+    let of = |name: &'static str, value: &str| print(vec![(name, value.to_owned())]);
+    let without = print(Vec::new());
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/policy.md");
+    let reference = std::fs::read_to_string(path).unwrap();
+    let (_, section) = reference.split_once("## Headers that never count").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let listed = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let listed: Vec<_> = listed.map(|name| name.to_lowercase().replace('*', "x")).collect();
+    assert!(listed.len() > 60, "{listed:?}");
+    for name in listed {
+        assert_eq!(of(name.clone().leak(), "1"), without, "{name}");
+    }
+    for name in [
+        "authorization",
+        "cookie",
+        "host",
+        "user-agent",
+        "x-envoyage",
+        "x-forwarded-client-cert",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-priority",
+    ] {
+        assert_ne!(of(name, "1"), of(name, "2"), "{name}");
+        assert_ne!(of(name, "1"), without, "{name}");
+    }
+}
+
+#[test]
 fn queries_count_as_the_rule_says() {
     let only = QueryRule::Only(vec!["a".into(), "b c".into()]);
     let table: &[(QueryRule, &str, &str, bool)] = &[

@@ -55,6 +55,8 @@ fn what_is_of_the_moment_is_not_kept() {
         "CF-Ray",
         "Fly-Request-Id",
         "X-B3-TraceId",
+        "X-Envoy-Upstream-Service-Time",
+        "X-Envoy-Immediate-Health-Check-Fail",
         "Authorization",
         "Cookie",
         "Set-Cookie2",

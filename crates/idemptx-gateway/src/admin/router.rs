@@ -187,6 +187,7 @@ impl AdminService {
         let mut current_values = CurrentValues {
             store: health.store(),
             report: health.report(),
+            store_refused: health.is_store_refused(),
             draining: health.is_draining(),
             uptime: health.uptime(),
             ..CurrentValues::default()

@@ -1,5 +1,6 @@
 //! Settings that are valid and will hardly do what they are meant to.
 
+use http::Method;
 use idemptx_core::policy::ScopeRule;
 use jsonwebtoken::Algorithm;
 
@@ -31,6 +32,7 @@ pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
                 route.name, cover.name
             ));
         }
+        found.extend(methods_warning(route));
         found.extend(scope_warning(config, route));
     }
     found
@@ -80,6 +82,25 @@ fn covers(first: &Route, second: &Route) -> bool {
     let is_method =
         first.methods.is_empty() || !second.methods.is_empty() && second.methods.iter().all(has);
     is_host && is_method && first.path.covers(&second.path)
+}
+
+/// Returns a line for a protected route of which the policy covers no request.
+fn methods_warning(route: &Route) -> Option<String> {
+    let covered = &route.protection.as_ref()?.policy.methods;
+    // Nobody expects reads to be protected.
+    let is_changing = route.methods.iter().any(|method| !method.is_safe());
+    if !is_changing || route.methods.iter().any(|method| covered.contains(method)) {
+        return None;
+    }
+    let named =
+        |methods: &[Method]| methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "route {} protects nothing: it is for {}, and its policy covers {}; set `methods` in its \
+         policy, or `protect = false`",
+        route.name,
+        named(&route.methods),
+        named(covered)
+    ))
 }
 
 fn scope_warning(config: &Config, route: &Route) -> Option<String> {

@@ -21,12 +21,13 @@ impl OutputWriter {
         Self { json, out: io::stdout() }
     }
 
-    pub(super) fn list(&mut self, page: &Page) -> io::Result<()> {
+    /// Prints a page, or the text for an empty one.
+    pub(super) fn list(&mut self, page: &Page, empty: &str) -> io::Result<()> {
         if self.json {
             return self.document(&view::page(page));
         }
         if page.entries.is_empty() {
-            writeln!(self.out, "no records")?;
+            writeln!(self.out, "{empty}")?;
         } else {
             writeln!(
                 self.out,

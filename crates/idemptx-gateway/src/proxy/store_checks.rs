@@ -68,7 +68,7 @@ impl StoreChecks {
             }
             refusal = refusal.and(judged.map(drop));
         }
-        store.recorder().readiness().set_report(report.clone());
+        store.recorder().readiness().set_report(report.clone(), refusal.is_err());
         self.findings.update(&report.guarantee, &findings);
         refusal
     }

@@ -17,6 +17,8 @@ pub(crate) struct Readiness {
     draining: AtomicBool,
     needs_store: AtomicBool,
     report: Mutex<Option<SafetyReport>>,
+    /// True while a policy refuses the store for that report.
+    store_refused: AtomicBool,
     /// The number of sets of keys for tokens that could not be read the last time.
     unread_key_sets: AtomicUsize,
 }
@@ -30,6 +32,7 @@ impl Readiness {
             draining: AtomicBool::new(false),
             needs_store: AtomicBool::new(false),
             report: Mutex::default(),
+            store_refused: AtomicBool::new(false),
             unread_key_sets: AtomicUsize::new(0),
         }
     }
@@ -50,14 +53,20 @@ impl Readiness {
         self.store_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Notes what the store promises.
-    pub(crate) fn set_report(&self, report: SafetyReport) {
+    /// Notes what the store promises, and whether a policy refuses it for that.
+    pub(crate) fn set_report(&self, report: SafetyReport, is_refused: bool) {
+        self.store_refused.store(is_refused, Ordering::Relaxed);
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
     /// The latest report on the store, once there is one.
     pub(crate) fn report(&self) -> Option<SafetyReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether a policy refuses the store for what it promises.
+    pub(crate) fn is_store_refused(&self) -> bool {
+        self.store_refused.load(Ordering::Relaxed)
     }
 
     /// Returns whether the store replied recently; `None` before the first query.

@@ -36,6 +36,7 @@ fn every_alert_fires_on_the_metrics_of_a_gateway_to_which_it_happens() {
     fs::write(gateway.config(), "nonsense").unwrap();
     gateway.signal(Signal::HUP);
     eventually(|| gateway.metrics().contains("reloads_total{result=\"refused\"} 1"));
+    make_unsafe(&gateway, &redis);
     let away = outage(&gateway, &mut redis);
     meet_orphan(&gateway, &redis);
 
@@ -43,7 +44,7 @@ fn every_alert_fires_on_the_metrics_of_a_gateway_to_which_it_happens() {
     let alerts = alerts();
     let names: Vec<_> =
         alerts.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")).collect();
-    assert!(names.len() >= 10, "{names:?}");
+    assert!(names.len() >= 12, "{names:?}");
     let fires = names.iter().map(|name| sample(name)).collect::<String>();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("alerts.yml"), &alerts).unwrap();
@@ -68,6 +69,14 @@ fn delay_claim(gateway: &OperatedGateway, redis: &RedisServer) {
     let pause = redis::cmd("CLIENT").arg("PAUSE").arg(400).query::<()>(&mut redis.connection());
     pause.unwrap();
     assert_eq!(post(gateway.public, "/orders", "tea").key("slow").reply().status, 201);
+}
+
+/// Makes the store one that can delete records, which the route `strict` refuses.
+fn make_unsafe(gateway: &OperatedGateway, redis: &RedisServer) {
+    assert_eq!(post(gateway.public, "/strict", "tea").key("safe").reply().status, 201);
+    redis.configure("maxmemory-policy", "allkeys-lru");
+    eventually(|| gateway.metrics().contains("idemptx_store_refused 1\n"));
+    assert_eq!(post(gateway.public, "/strict", "tea").key("unsafe").reply().status, 503);
 }
 
 /// Lets a handler end while the store is away, and returns the metrics of that time.
@@ -172,4 +181,6 @@ fn promtool(folder: &Path, arguments: &[&str], input: &str) {
 const LOST: usize = 20;
 const POLICY: &str = "policy = { scope = \"shared\", lease_ms = 1000 }";
 const TABLES: &str = "[[upstream]]\nname = \"away\"\nurls = [\"http://127.0.0.1:1\"]\ndown_ms = 600000\n\
-     [[route]]\nname = \"away\"\npath = \"/away\"\nupstream = \"away\"\n";
+     [[route]]\nname = \"away\"\npath = \"/away\"\nupstream = \"away\"\n\
+     [[route]]\nname = \"strict\"\npath = \"/strict\"\nupstream = \"shop\"\n\
+     policy = { scope = \"shared\", on_unsafe_store = \"refuse\", store_check_ms = 100 }\n";

@@ -24,6 +24,8 @@ fn records_are_listed_for_people_and_for_machines() {
     let rest = [&one[..], &["--after", &cursor]].concat();
     assert_ne!(idemptx(&rest).good().stdout.lines().nth(1), first.stdout.lines().nth(1));
     idemptx(&["keys", "--store", &store, "list", "--idle", "1d"]).good().is("list-empty.txt");
+    let running = ["keys", "--store", &store, "list", "--state", "running"];
+    assert_eq!(idemptx(&running).good().stdout, "no records\n");
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn a_settled_record_is_forgotten_and_its_operation_executes_again() {
     assert_eq!((send(), send()), ("{\"n\":1}".into(), "{\"n\":1}".into()));
     let absent = idemptx(&["keys", "--store", &store, "forget", "--key", "k"]);
     assert_eq!(absent.code, 1, "in the namespace of the library");
-    absent.is("show-absent.txt");
+    absent.is("show-absent-outside.txt");
     let service = ["keys", "--store", &store, "--namespace", "shop"];
     let asked = idemptx(&[&service[..], &["forget", "--key", "k"]].concat());
     assert_eq!((asked.code, send()), (1, "{\"n\":1}".into()), "nothing is removed without --yes");

@@ -7,6 +7,7 @@ use std::process::Command;
 use idemptx_testkit::{RedisServer, Signal};
 use serde_json::Value;
 
+use crate::support::command::idemptx;
 use crate::support::http_client::{get, post};
 use crate::support::operated_gateway::{OperatedGateway, eventually};
 
@@ -78,9 +79,14 @@ fn what_a_store_no_longer_promises_is_noticed_measured_and_refused_and_logged_on
         let key = format!("refused-{round}");
         eventually(|| send(&key).status == 503);
         assert!(gateway.metrics().contains("idemptx_store_findings{severity=\"unsafe\"} 1"));
+        assert!(gateway.metrics().contains("idemptx_store_refused 1\n"));
+        let check = idemptx(&["check", "--config", gateway.config().to_str().unwrap()]);
+        assert_eq!(check.code, 1, "{check:?}");
+        assert!(check.stdout.contains(&format!("\n  Unsafe: {finding}")), "{check:?}");
         redis.configure("maxmemory-policy", "noeviction");
         eventually(|| gateway.metrics().contains("idemptx_store_unsafe 0\n"));
         eventually(|| send(&key).status == 201);
+        assert!(gateway.metrics().contains("idemptx_store_refused 0\n"));
         // A warning when it came, another with the refusal, and a word when it had gone.
         eventually(|| gateway.log().matches("not any more: ").count() == round);
         assert_eq!(gateway.log().matches(finding).count(), 3 * round, "{}", gateway.log());

@@ -88,3 +88,19 @@ async fn an_id_that_the_gateway_makes_is_no_part_of_what_a_retry_is_compared_by(
         assert!(ask(key, connection).await.is_replay());
     }
 }
+
+#[tokio::test]
+async fn ids_and_hops_that_a_proxy_in_front_draws_anew_are_no_part_of_it_either() {
+    let service = HyperService::mirror().await;
+    let policy = "policy = { fingerprint = { headers = \"all\" } }";
+    let gateway = in_front_of(service.address, policy).await;
+    let ask = async |number: usize| {
+        let mut request = post("k", "tea");
+        for name in ["x-request-id", "traceparent", "x-forwarded-for", "x-envoy-attempt-count"] {
+            request.headers_mut().insert(name, number.to_string().parse().unwrap());
+        }
+        send(gateway.address, request).await
+    };
+    assert!(ask(1).await.text().contains("\nx-request-id: 1"));
+    assert!(ask(2).await.is_replay());
+}

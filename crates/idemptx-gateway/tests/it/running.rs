@@ -59,6 +59,11 @@ async fn what_cannot_be_meant_ends_with_status_2_and_a_word() {
 async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
     let text = "[[listener]]\naddress = '127.0.0.1:0'\n\
         [[upstream]]\nname = 'up'\nurls = ['http://127.0.0.1:9']\n\
+        [[route]]\nname = 'puts'\nmethods = ['PUT', 'GET']\nupstream = 'up'\n\
+        [[route]]\nname = 'both'\nmethods = ['PUT', 'POST']\nhost = 'b'\nupstream = 'up'\n\
+        [[route]]\nname = 'reads'\nmethods = ['GET', 'HEAD']\nhost = 'b'\nupstream = 'up'\n\
+        [[route]]\nname = 'put'\nmethods = ['PUT']\nhost = 'b'\nupstream = 'up'\n\
+        policy = { methods = ['PUT'] }\n\
         [[route]]\nname = 'all'\nupstream = 'up'\n\
         [[route]]\nname = 'payments'\npath = '/payments/**'\nupstream = 'up'\n\
         policy = { scope = { mtls = 'subject' } }\n\
@@ -67,6 +72,7 @@ async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
     let said = run(&["check", "--config", file(text).to_str().unwrap()]).await.stdout;
     for warning in [
         "Warning: there is no [store]: records are kept in memory",
+        "Warning: route puts protects nothing: it is for PUT, GET, and its policy covers POST, PATCH",
         "Warning: route payments is never reached: all stands before it",
         "Warning: route payments takes the scope from clients' certificates, for which no listener",
         "Warning: route tokens is never reached: all stands before it",
@@ -74,6 +80,7 @@ async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
     ] {
         assert!(said.contains(warning), "{warning}\n{said}");
     }
+    assert_eq!(said.matches("protects nothing").count(), 1, "{said}");
     let twice = "[[listener]]\naddress = '127.0.0.1:8080'\n".repeat(2);
     let short = text.replace("sixteen letters!", "abc");
     for (text, error) in [

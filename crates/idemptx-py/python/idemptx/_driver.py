@@ -200,13 +200,18 @@ class Driver(StoreActions):
     def _broken(self) -> int:
         """Concludes without a response: the handler failed, or its response broke off."""
         if self.said is None:
-            return self.exchange.failed(self.directed(()))
-        return self.exchange.broke_off(self.directed(self.said))
+            return self.exchange.failed(self.directed((), failed=True))
+        return self.exchange.broke_off(self.directed(self.said, failed=True))
 
-    def directed(self, headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
+    def directed(
+        self, headers: Sequence[tuple[bytes, bytes]], *, failed: bool = False
+    ) -> Sequence[tuple[bytes, bytes]]:
         """The response's header lines, with what the handler said of the outcome in code."""
-        directive = None if self.execution is None else self.execution.directive
-        if directive is None or self.said:
+        execution = self.execution
+        if execution is None or self.said:
+            return headers
+        directive = execution.directive_of_failure() if failed else execution.directive
+        if directive is None:
             return headers
         return [*headers, (OUTCOME, directive.encode())]
 

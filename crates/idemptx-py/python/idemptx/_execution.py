@@ -52,6 +52,7 @@ class Execution:
     __slots__ = (
         "_engine",
         "_exchange",
+        "_has_unkept_step",
         "_lost",
         "_operation",
         "_rules",
@@ -70,6 +71,7 @@ class Execution:
         self._operation = operation
         self._steps = 0
         self._lost = False
+        self._has_unkept_step = False
         self.directive: Directive | None = None
         self.is_settled_by_hand = False
         self.transaction: ExecutionTransaction | None = None
@@ -142,6 +144,11 @@ class Execution:
         A step whose process dies runs again, so a call to another system should carry a derived
         key.
 
+        A result that is no JSON, or is too large, is known only when the step has run. Then that it
+        has run is kept instead: this attempt gets a `TypeError` or `ValueError`, each later one a
+        `RecoveryException`, and it never runs again. If the handler raises it, the outcome of the
+        operation is unknown: retries are refused until an operator has decided.
+
         Raises `LeaseLostException` if another execution took the operation over, and
         `RecoveryException` if the store gave no answer: nothing has run, or its result is not kept.
         `ValueError` and `TypeError` say what to change.
@@ -153,7 +160,7 @@ class Execution:
             result = call()
             if inspect.isawaitable(result):
                 result = await result
-            found = await self._kept(recovery, form.dump(result))
+            found = await self._kept(label, recovery, form, result)
         value: T = form.load(found)
         return value
 
@@ -166,8 +173,8 @@ class Execution:
         recovery = self._begin_step(label)
         found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
         if found is None:
-            text = form.dump(call())
-            found = asyncio.run_coroutine_threadsafe(self._kept(recovery, text), loop).result()
+            keeping = self._kept(label, recovery, form, call())
+            found = asyncio.run_coroutine_threadsafe(keeping, loop).result()
         value: T = form.load(found)
         return value
 
@@ -184,27 +191,53 @@ class Execution:
         for looking in recovery.lookups():
             await self._engine.perform(looking)
             if recovery.looked(looking):
-                return recovery.found
+                return self._found(recovery)
             if looking.verdict not in (ABSENT, HELD):
                 raise RecoveryException(looking.failure or UNKNOWN)
         if self._lost:
             raise LeaseLostException(LOST)
         return None
 
-    async def _kept(self, recovery: Recovery, text: bytes) -> bytes:
+    def _found(self, recovery: Recovery) -> bytes | None:
+        """The result that was found; raises if a step ran whose result could not be kept."""
+        if recovery.is_unkept:
+            self._has_unkept_step = True
+            raise RecoveryException(UNKEPT)
+        return recovery.found
+
+    async def _kept(self, label: str, recovery: Recovery, form: StepForm, result: object) -> bytes:
         """Stores a result, or returns the one that another execution has stored first."""
+        try:
+            text = form.dump(result)
+        except Exception as error:  # noqa: BLE001 - whatever a result's conversion raises
+            return await self._noted(label, recovery, error)
+        keeping = recovery.keep(text)
+        if keeping is None:
+            return await self._noted(label, recovery, ValueError(TOO_LARGE))
+        return await self._stored(recovery, keeping) or text
+
+    async def _noted(self, label: str, recovery: Recovery, error: Exception) -> bytes:
+        """Stores that a step has run, and raises why it has no result; or returns as `_kept`."""
+        # It happened; that its result cannot be stored must not make it happen again.
+        self._has_unkept_step = True
+        found = await self._stored(recovery, recovery.keep_none())
+        if found is not None:
+            self._has_unkept_step = False
+            return found
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        message = f"the step {label!r} has run, will not run again, and has no result: {error}"
+        raise kind(message) from error
+
+    async def _stored(self, recovery: Recovery, keeping: Step) -> bytes | None:
+        """Stores what became of a step; returns what another execution has stored first."""
         loop = self._engine.loop
         until = loop.time() + self._rules.settle_timeout
         pause = KEEP_PAUSE_MIN
-        keeping = recovery.keep(text)
-        if keeping is None:
-            message = "the step's result is larger than response_bytes_max, and so not kept"
-            raise ValueError(message)
         while True:
             await self._engine.perform(keeping)
             following = recovery.kept(keeping)
             if following is None:
-                return recovery.found or text
+                return self._found(recovery)
             if recovery.is_contended:
                 if loop.time() >= until:
                     raise RecoveryException(keeping.failure or UNKNOWN)
@@ -290,6 +323,11 @@ class Execution:
             and operation == self._operation
         )
 
+    def directive_of_failure(self) -> Directive | None:
+        """The outcome of a handler that raised, unless its policy decides."""
+        # Retries could only fail as well: what the step did is there, and its result is not.
+        return self.directive or ("unknown" if self._has_unkept_step else None)
+
     def lose(self) -> None:
         """Notes that the lease is lost; called by the driver."""
         self._lost = True
@@ -319,6 +357,8 @@ KEEP_PAUSE_MIN = 0.002
 KEEP_PAUSE_MAX = 0.2
 BLOCKING = "blocking_step would block its own event loop: in an async def handler await step"
 UNKNOWN = "the store gave no answer about the step"
+UNKEPT = "the step ran in an earlier attempt, and its result could not be kept: nothing has run"
+TOO_LARGE = "its result is larger than response_bytes_max"
 LOST = "the operation is no longer this execution's: its transaction must be rolled back"
 ELSEWHERE = (
     "the records are not in the application's database, so nothing can be committed together with "

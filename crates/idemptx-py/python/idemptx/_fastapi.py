@@ -28,6 +28,7 @@ __all__ = [
     "ExitStacks",
     "answer_to",
     "call_at_start",
+    "is_dependency",
     "is_handled",
     "is_route",
     "render",
@@ -60,6 +61,25 @@ async def render(
 def is_route(scope: Scope) -> bool:
     """True if the request was routed by FastAPI, and not by Starlette alone."""
     return hasattr(scope.get("route"), "response_class")
+
+
+def is_dependency(scope: Scope, function: Callable[..., Any]) -> bool:
+    """True if the request's route has a function as a dependency, and not as its handler."""
+    route = scope.get("route")
+    if _is_call(getattr(route, "endpoint", None), function):
+        return False
+    return _depends_on(getattr(_effective(scope, route), "dependant", None), function)
+
+
+def _depends_on(dependant: Any, function: Callable[..., Any]) -> bool:
+    return any(
+        _is_call(it.call, function) or _depends_on(it, function)
+        for it in getattr(dependant, "dependencies", ())
+    )
+
+
+def _is_call(call: Any, function: Callable[..., Any]) -> bool:
+    return call is function or getattr(call, "__func__", None) is function
 
 
 def is_handled(scope: Scope, exception: Exception, *, by_default: bool) -> bool:

@@ -289,11 +289,16 @@ class Recovery:
         """The result as JSON, once it was found."""
     def keep(self, json: bytes) -> Step | None:
         """Begins to keep a result, with a CLAIM; None if it is too large."""
+    def keep_none(self) -> Step:
+        """Begins to keep that the step has run and has no result that can be kept."""
     def kept(self, step: Step) -> Step | None:
         """Returns the next step after one is done; None when a result is stored.
 
-        The stored result is another execution's if `found` is set.
+        The stored result is another execution's if `found` or `is_unkept` is set.
         """
+    @property
+    def is_unkept(self) -> bool:
+        """True if an earlier attempt ran the step and could not keep its result."""
     @property
     def is_contended(self) -> bool:
         """True if the step from `kept` starts over and should be delayed."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from ._idemptx import Step
 
-__all__ = ["report", "report_concern", "report_renewal"]
+__all__ = ["report", "report_concern", "report_renewal", "report_setting"]
 
 logger = logging.getLogger("idemptx")
 
@@ -26,9 +26,18 @@ def report_renewal(step: Step) -> None:
 
 def report_concern(concern: str) -> None:
     """Logs what an operator should know of a request or a response, once in this process."""
-    if concern not in _Reports.concerns:
-        _Reports.concerns.add(concern)
-        logger.warning(CONCERNS[concern])
+    _warn_once(CONCERNS[concern])
+
+
+def report_setting(text: str) -> None:
+    """Logs a setting that is valid and will hardly do what it is meant to, once in this process."""
+    _warn_once(text)
+
+
+def _warn_once(text: str) -> None:
+    if text not in _Reports.warned:
+        _Reports.warned.add(text)
+        logger.warning("%s", text)
 
 
 class _Limited:
@@ -51,7 +60,7 @@ class _Limited:
 class _Reports:
     steps = _Limited()
     renewals = _Limited()
-    concerns: ClassVar[set[str]] = set()
+    warned: ClassVar[set[str]] = set()
 
 
 REPORT_EVERY = 5.0

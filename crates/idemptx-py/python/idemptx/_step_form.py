@@ -95,7 +95,10 @@ def _jsonable(value: object) -> Any:
     try:
         return jsonable_encoder(value)
     except (TypeError, ValueError):
-        message = f"a step's result is made of what JSON has, not of {type(value).__name__}"
+        message = (
+            f"a step's result is made of what JSON has, not of {type(value).__name__}: return the "
+            "part of it that is needed later"
+        )
         raise TypeError(message) from None
 
 

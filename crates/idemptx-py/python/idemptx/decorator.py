@@ -73,7 +73,7 @@ def idempotent(
     - `wait_timeout`: the seconds that a duplicate waits for the first to finish; 0 refuses it.
     - `validate_signature`: whether a key that is used for another request is refused.
     - `signature_headers`: which headers make it another request, besides method, URL and body: a
-      list of names, or `"all"`.
+      list of names, or `"all"` but those of one try, such as `X-Request-Id`.
     - `profile`, `policy`: a named set of defaults, and what is laid over it.
     - `scope`: the owner of a key: a function of the request, or as in the policy.
     - `namespace`: the name of the service, where several services share one store.
@@ -148,6 +148,8 @@ class _Route:
         @functools.wraps(handler)
         async def protected(*args: Any, **kwargs: Any) -> Any:
             request, response, tasks = signature.take(args, kwargs)
+            if _fastapi.is_dependency(request.scope, protected):
+                raise TypeError(DEPENDENCY)
             operation = operation_of(request.scope)
             exchange = begin(self._rules, request.scope, operation, self._accepts)
             if self._scoping is not None and self._scoping.asks_for(self._rules, exchange):
@@ -233,6 +235,10 @@ class _Route:
 CLIENT_CLOSED_REQUEST = 499
 RULES = "__idemptx_rules__"
 START = "__idemptx_start__"
+DEPENDENCY = (
+    "@idempotent stands on a dependency, whose route runs whatever it answers: write it below the "
+    "decorator of its route instead"
+)
 ABOVE = (
     "@idempotent stands above its route's decorator, which has registered the handler already, "
     "unprotected: write @app.post(…) first, and @idempotent(…) below it"

@@ -91,7 +91,10 @@ class LeaseLostException(IdempotencyException):
 
 
 class RecoveryException(IdempotencyException):
-    """The store gave no answer about a handler's step: its result is not known, or not kept."""
+    """A handler's step has no result to go on with, and did not run, or ran and is not kept.
+
+    The store gave no answer, or an earlier attempt ran the step and could not keep its result.
+    """
 
 
 def for_refusal(refusal: Refusal) -> IdempotencyException:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 
+from ._application_routes import report_hidden, report_unmatched
 from ._backend import backend_of, check_safety
 from ._capture import Capture, without_shortcuts
 from ._driver import Driver
@@ -19,8 +19,9 @@ from ._execution import CURRENT, OUTCOME
 from ._idemptx import ANSWER, OWN, PASS, READ_BODY, REPLAY
 from ._openapi import annotate_application
 from ._outcomes import Observer
+from ._patterns import Pattern, parse_pattern
 from ._request import begin, operation_of, read_body, route_path
-from ._rules import METHODS, asks_a_probe, check_plain, make_rules
+from ._rules import asks_a_probe, check_plain, make_rules
 from ._scope import Scoping
 from ._waiting import ClientLeft
 
@@ -82,8 +83,10 @@ class IdempotencyMiddleware:
         self._probe = probe
         self._observer = Observer(on_outcome)
         self._is_described = False
+        self._is_compared = False
         self._scoping = Scoping(scope) if callable(scope) else None
         overlays = _overlays(routes)
+        report_hidden(overlays or ())
 
         def rules(overlay: Mapping[str, Any], methods: Sequence[str] | None) -> Rules:
             # What a route sets is narrower than a parameter of the whole middleware.
@@ -120,6 +123,8 @@ class IdempotencyMiddleware:
         if scope["type"] != "http":
             await self._accompany(scope, receive, send)
             return
+        if not self._is_compared:
+            self._compare()
         rules = self._everywhere or self._rules_for(scope)
         if rules is None:
             await self.app(scope, receive, send)
@@ -194,6 +199,11 @@ class IdempotencyMiddleware:
             engine.adopt(rules)
         return engine
 
+    def _compare(self) -> None:
+        """Compares the patterns with the application's routes, once it has them all."""
+        self._is_compared = True
+        report_unmatched([(it.pattern, it.rules) for it in self._routes], self.app)
+
     def _all_rules(self) -> list[Rules]:
         every = [self._everywhere, *(route.rules for route in self._routes)]
         return [rules for rules in every if rules is not None]
@@ -220,7 +230,7 @@ class IdempotencyMiddleware:
             if not has_asyncio():
                 await send({"type": "lifespan.startup.failed", "message": NO_ASYNCIO})
                 return
-            receive = self._accompanied(receive)
+            receive, send = self._accompanied(receive), self._comparing(send)
         await self.app(scope, receive, send)
 
     def _accompanied(self, receive: Receive) -> Receive:
@@ -240,6 +250,14 @@ class IdempotencyMiddleware:
             return message
 
         return receive_accompanied
+
+    def _comparing(self, send: Send) -> Send:
+        async def send_comparing(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._compare()
+            await send(message)
+
+        return send_comparing
 
 
 class _Call:
@@ -279,62 +297,22 @@ class _Call:
             self.capture.abandon()
 
 
-class _Pattern(NamedTuple):
-    """The methods and paths of a route."""
-
-    methods: tuple[str, ...] | None
-    path: re.Pattern[str]
-
-    def fits(self, method: str, path: str) -> bool:
-        return (self.methods is None or method in self.methods) and bool(self.path.match(path))
-
-
 class _Route(NamedTuple):
-    pattern: _Pattern
+    pattern: Pattern
     rules: Rules | None
 
 
 def _overlays(
     routes: Sequence[str] | Mapping[str, Mapping[str, Any] | None] | None,
-) -> list[tuple[_Pattern, Mapping[str, Any] | None]] | None:
+) -> list[tuple[Pattern, Mapping[str, Any] | None]] | None:
     if routes is None:
         return None
     if isinstance(routes, str):
         message = "routes is a list of patterns, or a mapping from patterns to policies"
         raise TypeError(message)
     if isinstance(routes, Mapping):
-        return [(_pattern(text), overlay) for text, overlay in routes.items()]
-    return [(_pattern(text), {}) for text in routes]
-
-
-def _pattern(text: str) -> _Pattern:
-    methods, _, path = text.strip().rpartition(" ")
-    named = tuple(method.strip().upper() for method in methods.split(",") if method.strip())
-    unknown = [method for method in named if method not in METHODS]
-    if not path.startswith("/") or unknown:
-        message = (
-            f'{text!r} is no route: write "/path", "METHOD /path" or "METHOD,METHOD /path", '
-            "with {name} for a segment and a final * for whatever follows"
-        )
-        raise ValueError(message)
-    rest = path.endswith("*")
-    if "*" in path[:-1]:
-        right = re.sub(r"(?<=/)\*+(?=/)", "{name}", path.rstrip("*") + ("*" if rest else ""))
-        advice = f": did you mean {right!r}?" if right.count("*") == rest else ""
-        message = f"{text!r} has a * that is not at its end{advice}"
-        raise ValueError(message)
-    if _SEGMENT.sub("", path).count("{") + _SEGMENT.sub("", path).count("}"):
-        message = f"{text!r} has a brace that is no {{name}} of a whole part of the path"
-        raise ValueError(message)
-    path = path[:-1] if rest else path
-    regex, end = "", 0
-    for name in _SEGMENT.finditer(path):
-        # Starlette's routes may have segments of a kind; one kind spans several.
-        any_part = ".*" if name[0].endswith(":path}") else "[^/]+"
-        regex += re.escape(path[end : name.start()]) + any_part
-        end = name.end()
-    regex += re.escape(path[end:]) + (".*" if rest else "")
-    return _Pattern(named or None, re.compile(regex + r"\Z", re.DOTALL))
+        return [(parse_pattern(text), overlay) for text, overlay in routes.items()]
+    return [(parse_pattern(text), {}) for text in routes]
 
 
 def _marking(exchange: Exchange, send: Send) -> Send:
@@ -375,6 +353,3 @@ async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:
         headers = [*headers, (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": refusal.body})
-
-
-_SEGMENT = re.compile(r"\{[^{}/]*\}")

@@ -29,6 +29,7 @@ pub(crate) struct Recovery {
     label: String,
     keeping: Option<(ClaimRequest, Settlement)>,
     found: Option<Bytes>,
+    is_unkept: bool,
     is_contended: bool,
 }
 
@@ -40,7 +41,8 @@ impl Recovery {
         }
         let lease = exchange.leased()?.clone();
         let (shared, label) = (Arc::clone(&exchange.shared), label.to_owned());
-        Ok(Self { shared, lease, label, keeping: None, found: None, is_contended: false })
+        let (keeping, found) = (None, None);
+        Ok(Self { shared, lease, label, keeping, found, is_unkept: false, is_contended: false })
     }
 
     fn claim_request(&self) -> ClaimRequest {
@@ -52,12 +54,30 @@ impl Recovery {
         Step::new(StoreCall::Claim(self.lease.id.step(&self.label), claim_request.clone()))
     }
 
+    /// Begins to store a result, or that there is none to store.
+    fn store(&mut self, state: State, json: Bytes) -> Step {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let (status, rules) = (StatusCode::OK, ReplayRules::default());
+        let payload = StoredResponse::capture(status, &headers, json, None, &rules).encode();
+        let retain = self.shared.policy().key_retain;
+        let done = Settlement::new(state, payload, retain, retain);
+        let claim_request = self.claim_request();
+        let step = self.claim(&claim_request);
+        self.keeping = Some((claim_request, done));
+        step
+    }
+
     /// Takes a stored result.
     fn find(&mut self, record: &Record) -> PyResult<()> {
         let matches = self.lease.fingerprint.compare(&record.fingerprint);
         if !matches!(matches, Match::Same | Match::Incomparable) {
             let text = "an earlier request under the same key, with other content, ran this step";
             return Err(PyValueError::new_err(text));
+        }
+        if record.state == State::NotReplayable {
+            self.is_unkept = true;
+            return Ok(());
         }
         let stored = StoredResponse::decode(&record.payload);
         let unreadable = |_| PyValueError::new_err("the step's record holds no result");
@@ -87,20 +107,12 @@ impl Recovery {
     }
 
     fn keep(&mut self, json: &[u8]) -> Option<Step> {
-        let policy = self.shared.policy();
-        if json.len() > policy.response_bytes_max {
-            return None;
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let (status, rules) = (StatusCode::OK, ReplayRules::default());
-        let json = Bytes::copy_from_slice(json);
-        let payload = StoredResponse::capture(status, &headers, json, None, &rules).encode();
-        let done = Settlement::new(State::Completed, payload, policy.key_retain, policy.key_retain);
-        let claim_request = self.claim_request();
-        let step = self.claim(&claim_request);
-        self.keeping = Some((claim_request, done));
-        Some(step)
+        let is_small = json.len() <= self.shared.policy().response_bytes_max;
+        is_small.then(|| self.store(State::Completed, Bytes::copy_from_slice(json)))
+    }
+
+    fn keep_none(&mut self) -> Step {
+        self.store(State::NotReplayable, Bytes::new())
     }
 
     fn kept(&mut self, step: &Bound<'_, Step>) -> PyResult<Option<Step>> {
@@ -131,6 +143,11 @@ impl Recovery {
         let again = self.claim(&claim_request);
         self.keeping = Some((claim_request, done));
         Ok(Some(again))
+    }
+
+    #[getter]
+    const fn is_unkept(&self) -> bool {
+        self.is_unkept
     }
 
     #[getter]

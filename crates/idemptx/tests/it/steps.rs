@@ -1,5 +1,6 @@
 //! Recovery points: what an earlier attempt has done is not done again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -131,12 +132,46 @@ async fn what_cannot_be_kept_is_an_error() {
         let step = execution.step(&label, async || Ok::<_, String>(1)).await;
         assert!(matches!(step, Err(StepError::Label)), "{step:?}");
     }
-    let large = execution.step("a", async || Ok::<_, String>("x".repeat(2 << 20))).await;
-    assert!(matches!(large, Err(StepError::TooLarge)));
     let number = execution.step("a", async || Ok::<_, String>(1)).await;
     assert_eq!(number.unwrap(), 1);
     let other = execution.step("a", async || Ok::<_, String>(String::new())).await;
     assert!(matches!(other, Err(StepError::Unfit(_))), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_step_whose_result_cannot_be_kept_never_runs_again() {
+    let engine = engine(MemoryStore::new(), |policy| policy);
+    let failed = engine.run("k", b"", async |execution| {
+        let large = execution.step("large", async || Ok::<_, String>("x".repeat(2 << 20))).await;
+        assert!(matches!(large, Err(StepError::TooLarge)), "{large:?}");
+        // JSON has no keys but text.
+        let unfit = HashMap::from([((1, 2), 3)]);
+        let unfit = execution.step("unfit", async || Ok::<_, String>(unfit)).await;
+        assert!(matches!(unfit, Err(StepError::Unfit(_))), "{unfit:?}");
+        let again = execution.step("large", never).await;
+        assert!(matches!(again, Err(StepError::NotKept)), "{again:?}");
+        Err::<u32, _>("no".to_owned())
+    });
+    assert!(failed.await.is_err());
+    let execution = held(&engine).await;
+    for label in ["large", "unfit"] {
+        let again = execution.step(label, never).await;
+        assert!(matches!(again, Err(StepError::NotKept)), "{again:?}");
+        let recalled = execution.recall::<u32>(label).await;
+        assert!(matches!(recalled, Err(StepError::NotKept)), "{recalled:?}");
+    }
+}
+
+#[tokio::test]
+async fn that_a_step_has_no_result_is_kept_though_the_store_forgets_to_say_so() {
+    let store = ScriptedStore::new();
+    let execution = held(&engine(store.clone(), |policy| policy)).await;
+    store.next(Operation::Claim, Behavior::LoseReply(ErrorKind::Unavailable));
+    store.next(Operation::Settle, Behavior::Fail(ErrorKind::Unavailable));
+    let large = execution.step("a", async || Ok::<_, String>("x".repeat(2 << 20))).await;
+    assert!(matches!(large, Err(StepError::TooLarge)), "{large:?}");
+    let again = execution.step("a", never).await;
+    assert!(matches!(again, Err(StepError::NotKept)), "{again:?}");
 }
 
 #[tokio::test]

@@ -61,6 +61,23 @@ async fn a_retry_through_envoy_is_replayed_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn what_envoy_adds_to_each_request_makes_a_retry_no_other_one() {
+    let service = orders().await;
+    let all = "policy.fingerprint = { headers = \"all\" }";
+    let envoy = EnvoyProcess::start(service.address, all, &[]).await;
+    let versioned = |version: &'static str| {
+        let mut order = post("k", "tea");
+        order.headers_mut().insert("api-version", version.parse().unwrap());
+        order
+    };
+    assert_eq!(send(envoy.address, versioned("1")).await.status, 201);
+    let again = send(envoy.address, versioned("1")).await;
+    assert!(again.is_replay(), "{again:?}");
+    send(envoy.address, versioned("2")).await.refused(422, "key-reused");
+    assert_eq!(service.requests(), 1);
+}
+
+#[tokio::test]
 async fn refusals_are_those_of_the_gateway() {
     let service = orders().await;
     let envoy = EnvoyProcess::start(service.address, "policy.required = true", &[]).await;
