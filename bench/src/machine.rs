@@ -18,7 +18,7 @@ pub(crate) const MEASURED: usize = 0;
 /// The core of the measuring side: clients and Redis.
 pub(crate) const MEASURING: usize = 1;
 
-/// Whether both have all cores.
+/// Set while both have all cores.
 static ARE_SHARED: AtomicBool = AtomicBool::new(false);
 
 /// Describes the machine in one paragraph.

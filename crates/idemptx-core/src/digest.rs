@@ -27,7 +27,7 @@ impl Purpose {
         digest.finalize()
     }
 
-    /// Begins a digest of which all parts are at hand, and most likely short.
+    /// Begins a digest of parts that are most likely short.
     pub(crate) const fn begin_short(&self) -> ShortDigest<'_> {
         ShortDigest { purpose: self, buffer: [0; ON_STACK_BYTES], length: 0, long: None }
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use idemptx_core::exchange::Operation;
 use idemptx_core::key::RecordId;
 use idemptx_core::outcome::Outcome;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
@@ -165,7 +166,8 @@ pin_project! {
 #[derive(Debug)]
 struct ExchangeEnd {
     outcome: Outcome,
-    id: Option<RecordId>,
+    /// Names the record, in less room than its id takes.
+    operation: Option<Operation>,
 }
 
 pin_project! {
@@ -199,8 +201,8 @@ impl<B> ResponseBody<B> {
         Self { kind, end: None }
     }
 
-    pub(super) fn end_exchange(&mut self, outcome: Outcome, id: Option<RecordId>) {
-        self.end = Some(ExchangeEnd { outcome, id });
+    pub(super) fn end_exchange(&mut self, outcome: Outcome, operation: Option<Operation>) {
+        self.end = Some(ExchangeEnd { outcome, operation });
     }
 
     /// Returns how the exchange ended; `None` inside of another layer of the same engine.
@@ -212,7 +214,7 @@ impl<B> ResponseBody<B> {
     /// Returns the id of the operation's record; `None` without a key.
     #[must_use]
     pub fn record_id(&self) -> Option<RecordId> {
-        self.end.as_ref().and_then(|end| end.id)
+        self.end.as_ref().and_then(|end| end.operation.as_ref()).map(Operation::id)
     }
 }
 

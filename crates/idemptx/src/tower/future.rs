@@ -44,7 +44,7 @@ pin_project! {
     }
 }
 
-/// What the response to a request that no key protects is marked with.
+/// The mark of the response to a request that no key protects.
 pub(super) struct BypassMark {
     pub(super) rules: Arc<Rules>,
     pub(super) outcome: Outcome,

@@ -1,4 +1,4 @@
-//! What a response says of its exchange.
+//! Marks of an exchange on its response.
 
 use http::{HeaderMap, HeaderValue, Response};
 use idemptx_core::exchange::{Operation, Rules};
@@ -20,7 +20,7 @@ pub(super) struct Marker<'a> {
     /// The content type of a gRPC call.
     pub(super) grpc: Option<&'a HeaderValue>,
     pub(super) render: Option<&'a RenderFn>,
-    /// Whether the outcome is in the extensions of the response, too, and not in its body alone.
+    /// Set if the outcome is in the extensions of the response, too, and not in its body alone.
     pub(super) fills_extensions: bool,
 }
 
@@ -57,15 +57,14 @@ impl<'a> Marker<'a> {
         mut response: Response<ResponseBody<C>>,
         outcome: Outcome,
     ) -> Response<ResponseBody<C>> {
-        let id = self.operation.map(Operation::id);
         mark(response.headers_mut(), self.rules, &outcome, self.operation, self.print);
         if self.fills_extensions {
             response.extensions_mut().insert(outcome.clone());
-            if let Some(id) = id {
-                response.extensions_mut().insert(id);
+            if let Some(operation) = self.operation {
+                response.extensions_mut().insert(operation.id());
             }
         }
-        response.body_mut().end_exchange(outcome, id);
+        response.body_mut().end_exchange(outcome, self.operation.cloned());
         response
     }
 }
