@@ -206,6 +206,7 @@ impl<S: Store> EngineBuilder<S> {
     /// [`record_id`](crate::tower::ResponseBody::record_id) tell them, too.
     ///
     /// For a service that is around the layer directly; another may replace the body.
+    /// Extractors of axum inside of it cannot tell then why a request is not protected.
     pub fn without_extensions(mut self) -> Self {
         self.hooks.leaves_extensions = true;
         self

@@ -103,8 +103,10 @@ where
             Err(Answer::Pass(bypass)) => {
                 let (outcome, rules) = (Outcome::Bypassed(bypass), Arc::clone(engine.rules()));
                 observation.end(&outcome, None);
-                note_bypass(&mut request, &rules, bypass, None);
                 let fills_extensions = engine.fills_extensions();
+                if fills_extensions {
+                    note_bypass(&mut request, &rules, bypass, None);
+                }
                 let mark = BypassMark { rules, outcome, fills_extensions };
                 return ResponseFuture::pass(self.inner.call(request), mark);
             }
@@ -264,7 +266,9 @@ where
     let (operation, print) = (operation.as_ref(), print.as_ref());
     observation.end(&outcome, operation.map(Operation::id));
     let Call { mut inner, mut request } = *call;
-    note_bypass(&mut request, engine.rules(), bypass, operation);
+    if engine.fills_extensions() {
+        note_bypass(&mut request, engine.rules(), bypass, operation);
+    }
     let response = inner.call(request).await?.map(ResponseBody::inner);
     let marker = Marker { operation, print, ..Marker::before_body(&engine, None) };
     Ok(marker.mark(response, outcome))
