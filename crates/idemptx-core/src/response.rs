@@ -293,8 +293,8 @@ fn is_never_kept(name: &str) -> bool {
         || is_of_trace(name)
 }
 
-/// The beginning of the names of CORS headers.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
+/// The beginning of the names of CORS headers.
 const CORS: &str = "access-control-";
 
 /// The most lines in the header or the trailer section of a stored response.

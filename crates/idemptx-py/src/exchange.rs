@@ -210,8 +210,7 @@ impl PyExchange {
         let Phase::Store(StoreCall::Settle(lease, done), _) = &self.phase else {
             return Err(self.misplaced("confirmed"));
         };
-        let looked = looked.try_borrow()?.outcome().clone().looked();
-        let settled = confirmed(lease, done, &looked);
+        let settled = confirmed(lease, done, &looked.try_borrow()?.outcome().clone().looked());
         Ok(self.advance(settled.map_or(Event::Uncommitted, Event::Settled)))
     }
 
@@ -496,15 +495,6 @@ impl PyExchange {
     }
 
     fn misplaced(&self, method: &str) -> PyErr {
-        let current = match &self.phase {
-            Phase::Body { .. } => "READ_BODY",
-            Phase::Store(..) => "STORE",
-            Phase::Wait { .. } => "WAIT",
-            Phase::Probe { .. } => "PROBE",
-            Phase::Execute => "EXECUTE",
-            Phase::Answer(..) => "ANSWER",
-            Phase::Abandoned => "none: the exchange was abandoned",
-        };
-        misuse(format!("{method} does not belong here: the action is {current}"))
+        misuse(format!("{method} does not belong here: the action is {}", self.phase.action()))
     }
 }

@@ -20,6 +20,12 @@ async fn on_two_threads(text: &str) -> Gateway {
     Gateway::start_on(Workers::start_threads(2).unwrap(), config(text)).await.unwrap()
 }
 
+/// Returns the configuration of a gateway on another store than memory.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+fn on_store(upstream: &HyperService, store: &str) -> String {
+    simple(upstream.address, "").replace("url = \"memory:\"", store)
+}
+
 fn address(gateway: &Gateway) -> SocketAddr {
     gateway.addresses()[0].tcp().unwrap()
 }
@@ -100,8 +106,7 @@ async fn one_key_is_executed_once_by_requests_on_all_threads() {
 async fn each_thread_is_connected_to_redis_before_its_first_request() {
     let server = idemptx_testkit::RedisServer::start(&[]);
     let upstream = HyperService::mirror().await;
-    let text = simple(upstream.address, "")
-        .replace("url = \"memory:\"", &format!("url = \"{}\"", server.url()));
+    let text = on_store(&upstream, &format!("url = \"{}\"", server.url()));
     let before = server.connections();
     let gateway = on_two_threads(&text).await;
     // The third is that of operators and checks; the count is a connection, too.
@@ -119,8 +124,7 @@ async fn each_thread_is_connected_to_redis_before_its_first_request() {
 async fn postgresql_has_no_sessions_for_each_thread() {
     let server = idemptx_testkit::PostgresServer::start(&[]);
     let upstream = HyperService::mirror().await;
-    let text = simple(upstream.address, "")
-        .replace("url = \"memory:\"", &format!("url = \"{}\"\nsessions = 1", server.url()));
+    let text = on_store(&upstream, &format!("url = \"{}\"\nsessions = 1", server.url()));
     let gateway = on_two_threads(&text).await;
     let mut clients = join_all((0..4).map(|_| Client::connect(&gateway))).await;
     for round in 0..5 {

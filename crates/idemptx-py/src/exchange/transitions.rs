@@ -23,6 +23,21 @@ use crate::misuse;
 use crate::shared::Shared;
 use crate::step::{Step, StoreCall, Verdict};
 
+impl Phase {
+    /// Returns the name of the action that the driver has to take.
+    pub(super) const fn action(&self) -> &'static str {
+        match self {
+            Self::Body { .. } => "READ_BODY",
+            Self::Store(..) => "STORE",
+            Self::Wait { .. } => "WAIT",
+            Self::Probe { .. } => "PROBE",
+            Self::Execute => "EXECUTE",
+            Self::Answer(..) => "ANSWER",
+            Self::Abandoned => "none: the exchange was abandoned",
+        }
+    }
+}
+
 impl PyExchange {
     /// Begins with a request's head; `None` if the request passes untouched and unmarked.
     pub(crate) fn begun(

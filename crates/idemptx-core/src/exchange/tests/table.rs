@@ -134,11 +134,9 @@ fn how_the_handler_ended_decides_what_is_kept() {
         (partial(503, None), draft, released),
     ];
     for handled in [Handled::Failed { directive: None }, Handled::BrokenOff { directive: None }] {
-        rows.extend::<[Ending<'_>; 3]>([
-            (handled, draft, "release, refuse 500 handler-failed unstored"),
-            (handled, quarantine, "settle Unknown, refuse 500 handler-failed unstored"),
-            (handled, shadow, "release, broken 1"),
-        ]);
+        rows.push((handled, draft, "release, refuse 500 handler-failed unstored"));
+        rows.push((handled, quarantine, "settle Unknown, refuse 500 handler-failed unstored"));
+        rows.push((handled, shadow, "release, broken 1"));
     }
     for status in [200, 201, 204, 302, 304, 400, 402, 410, 418, 422, 451] {
         rows.push((whole(status, None), draft, stored));

@@ -116,10 +116,12 @@ impl Processor {
         let mut service = Idempotency::new(engine.clone(), handler);
         let response: Result<_, Infallible> = span.instrument(service.call(request)).await;
         let Ok(mut response) = response;
-        fill_extensions(&mut response);
         let mut response = match answer_broken_off(&mut response) {
             Some(lost) => lost.map(Either::Left),
-            None => response.map(Either::Right),
+            None => {
+                fill_extensions(&mut response);
+                response.map(Either::Right)
+            }
         };
         if is_own(&response, response.extensions().get()) {
             if let Some(id) = request_id {
