@@ -26,12 +26,9 @@ impl ReleaseStep {
     }
 
     fn command(&self, layout: &Layout) -> Command {
-        RELEASE
-            .call(self.form, 1, 3, 0)
-            .key(layout, Key::Record(&self.lease.id))
-            .joined(&claim_of(&self.lease))
-            .text(layout.publish())
-            .text(&layout.channel_of(&self.lease.id))
+        let id = &self.lease.id;
+        let command = RELEASE.call(self.form, 1, 2, 0).key(layout, Key::Record(id));
+        wakes(command, layout, id).joined(&claim_of(&self.lease))
     }
 }
 
@@ -128,4 +125,10 @@ pub(super) fn if_in_force(layout: &Layout, reply: &Reply) -> Result<(), StoreErr
 /// Creates the command that notifies about the end of this claim.
 pub(super) fn wake(layout: &Layout, id: &RecordId) -> Command {
     Command::of(layout.publish(), 3, 0).text(&layout.channel_of(id)).bytes(&text(id))
+}
+
+/// Adds the argument with which a script that ends a claim sends that command.
+pub(super) fn wakes(command: Command, layout: &Layout, id: &RecordId) -> Command {
+    let channel = layout.channel_of(id);
+    command.joined(&[layout.publish().as_bytes(), b" ", channel.as_bytes()])
 }

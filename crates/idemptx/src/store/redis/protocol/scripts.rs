@@ -113,21 +113,13 @@ pub(super) const LIST: Script = Script {
 // paid for must be kept, and the memory of a claim is only ever given back by these.
 pub(super) const SETTLE: Script = Script {
     shebang: ALLOW_OOM,
-    code: concat!(
-        include_str!("lua/record.lua"),
-        include_str!("lua/wake.lua"),
-        include_str!("lua/settle.lua")
-    ),
-    hash: "42617b5f8567467b78f8c8c136a0e639759ef5ae",
+    code: concat!(include_str!("lua/settle.lua"), include_str!("lua/wake.lua")),
+    hash: "2355cb710dbad7e3ecf4b9d4d02ed05585b6781d",
 };
 pub(super) const RELEASE: Script = Script {
     shebang: ALLOW_OOM,
-    code: concat!(
-        include_str!("lua/record.lua"),
-        include_str!("lua/wake.lua"),
-        include_str!("lua/release.lua")
-    ),
-    hash: "dc27c8cca526000a6dbeab236290f7dc6a341e6e",
+    code: concat!(include_str!("lua/release.lua"), include_str!("lua/wake.lua")),
+    hash: "503f9753c1aff1d89181b96a1f3b195e60fae5c2",
 };
 pub(super) const RENEW: Script = Script {
     shebang: ALLOW_OOM,

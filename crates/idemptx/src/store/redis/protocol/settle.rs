@@ -10,7 +10,7 @@ use idemptx_core::time::millis;
 
 use super::command::{Command, Key};
 use super::layout::{Layout, kept};
-use super::lease::{if_in_force, wake};
+use super::lease::{if_in_force, wake, wakes};
 use super::refusal::{has_code, is_unknown_syntax};
 use super::reply::Reply;
 use super::scripts::{Form, SETTLE, ScriptReply};
@@ -82,15 +82,12 @@ impl SettleStep {
         let id = &self.lease.id;
         // A key that may be missing is named only where it is needed: while a slot is migrated, a
         // node of a cluster refuses several keys of which not all are there.
-        let (keys, arguments) = if self.is_apart { (2, 6) } else { (1, 4) };
+        let (keys, arguments) = if self.is_apart { (2, 5) } else { (1, 3) };
         let size = self.head.len() + self.payload.len();
         let command = SETTLE.call(form, keys, arguments, size).key(layout, Key::Record(id));
         let command = if self.is_apart { command.key(layout, Key::Response(id)) } else { command };
-        let command = command
-            .joined(&self.record())
-            .number(millis(self.key_retain))
-            .text(layout.publish())
-            .text(&layout.channel_of(id));
+        let command =
+            wakes(command, layout, id).joined(&self.record()).number(millis(self.key_retain));
         if self.is_apart {
             command.bytes(&self.payload).number(millis(self.retain))
         } else {
