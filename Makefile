@@ -16,13 +16,13 @@ RUNNER = $(if $(shell command -v cargo-nextest),nextest run,test --lib --bins --
 SUITE_LEFT_OUT = $(if $(shell command -v cargo-nextest),,--exclude target-tests)
 
 # One executable for each front door of the target application.
-TARGETS_RUST := axum gateway plain
+TARGETS_RUST := actix axum gateway plain
 TARGETS_PYTHON := fastapi-decorator fastapi-middleware
 # Those that the black-box suite is run against; `plain` has nothing to be tested.
 # Each with the stores that it is run over, `redis` with memory where one process will do.
 # The first have every store and every kind of front door; `make test-all` runs the others, too.
 PAIRS := axum:redis gateway:postgres fastapi-middleware:sqlite
-PAIRS_OTHER := axum:sqlite axum:postgres gateway:redis gateway:sqlite \
+PAIRS_OTHER := actix:redis actix:sqlite axum:sqlite axum:postgres gateway:redis gateway:sqlite \
 	fastapi-decorator:redis fastapi-decorator:postgres fastapi-middleware:redis
 
 # The Python package is built, tested and checked as the wheel that users install, in an

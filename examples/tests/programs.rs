@@ -11,10 +11,19 @@ use target_tests::SharedStore;
 
 #[test]
 fn the_axum_service_takes_an_order_once_even_when_it_is_started_again() {
+    takes_an_order_once(env!("CARGO_BIN_EXE_axum"));
+}
+
+#[test]
+fn so_does_the_actix_service() {
+    takes_an_order_once(env!("CARGO_BIN_EXE_actix"));
+}
+
+fn takes_an_order_once(program: &str) {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}/orders.db", folder.path().display());
     let order = |key: &str| {
-        let service = Service::start(env!("CARGO_BIN_EXE_axum"), &store);
+        let service = Service::start(program, &store);
         service.post(key, TEA)
     };
     let (first, again) = (order("1"), order("1"));

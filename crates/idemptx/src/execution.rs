@@ -18,19 +18,21 @@ use crate::transaction::Effects;
 
 #[cfg(feature = "axum")]
 mod axum_extractor;
+#[cfg(any(feature = "actix", feature = "axum"))]
+mod bypass_note;
 
+#[cfg(any(feature = "actix", feature = "axum"))]
+pub(crate) use self::bypass_note::BypassNote;
 #[cfg(feature = "axum")]
-pub(crate) use self::axum_extractor::BypassNote;
-#[cfg(all(feature = "axum", feature = "postgres"))]
-pub(crate) use self::axum_extractor::Missing;
-#[cfg(feature = "axum")]
-pub use self::axum_extractor::NoExecution;
+pub(crate) use self::bypass_note::Missing;
+#[cfg(any(feature = "actix", feature = "axum"))]
+pub use self::bypass_note::NoExecution;
 
 /// The execution that a handler runs in; a cheap handle.
 ///
 /// The tower layer puts it into the request's extensions.
-/// With the feature `axum` it is an extractor: a handler takes `Execution` where a key is required,
-/// and `Option<Execution>` where it is optional.
+/// With the features `axum` and `actix` it is an extractor: a handler takes `Execution` where a key is
+/// required, and `Option<Execution>` where it is optional.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] {

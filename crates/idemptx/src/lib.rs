@@ -33,7 +33,7 @@
 //! ```
 //!
 //! **3. Put the layer around your service**, inside authentication: [`Engine::layer`], see
-//! [`tower`].
+//! [`tower`]; for actix-web there is middleware, with the feature `actix`.
 //! For jobs and messages there is [`Engine::run`].
 //!
 //! **4. Ask the store what it promises**, at start: [`Engine::check`].
@@ -67,6 +67,7 @@
 //!
 //! | feature | adds | pulls in |
 //! |---|---|---|
+//! | `actix` | the [middleware](actix) for actix-web, `Execution` as an extractor of it | `actix-web` |
 //! | `axum` | `Execution` and `IdempotentTransaction` (with `postgres`) as axum extractors | `axum` |
 //! | `conformance` | the test suite for your own store | |
 //! | `postgres` | the PostgreSQL store, settlement in a `tokio-postgres` transaction | `tokio-postgres`, `rustls` |
@@ -79,6 +80,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "actix")]
+pub mod actix;
 mod run;
 mod steps;
 
@@ -113,7 +116,7 @@ pub use self::engine::{
     CheckError, Completed, Engine, EngineBuilder, EngineError, Load, Orphan, RouteBuilder,
 };
 pub use self::execution::Execution;
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "actix", feature = "axum"))]
 pub use self::execution::NoExecution;
 pub use self::operator::Operator;
 pub use self::run::RunError;
@@ -132,6 +135,10 @@ pub use self::transaction::{SettleError, SettleIn};
 #[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../../docs/get-started/axum.md")]
 struct AxumTutorial;
+
+#[cfg(all(doctest, feature = "actix", feature = "sqlite"))]
+#[doc = include_str!("../../../docs/get-started/actix.md")]
+struct ActixTutorial;
 
 /// So is the guide for operators.
 #[cfg(doctest)]

@@ -21,6 +21,8 @@ pub enum Difference {
     OnlyHandlersAreProtected,
     /// The store's guarantees are checked and reported with the first request that needs them.
     StoreIsLookedAtWhenItIsUsed,
+    /// A client that asks whether to send its body is told so before anything sees its request.
+    ServerAsksForEachBody,
     /// There is no server that could be away at start, be set up badly, or cut a connection.
     StoreHasNoServer,
 }
@@ -37,7 +39,7 @@ impl Difference {
 }
 
 /// The known differences with their reasons; everything else is the same everywhere.
-const DIFFERENCES: [(&str, Difference, &str); 7] = [
+const DIFFERENCES: [(&str, Difference, &str); 8] = [
     (
         "gateway",
         Difference::IsAHopItself,
@@ -68,6 +70,11 @@ const DIFFERENCES: [(&str, Difference, &str); 7] = [
         "fastapi-decorator",
         Difference::StoreIsLookedAtWhenItIsUsed,
         "nobody tells a decorator that the server starts",
+    ),
+    (
+        "actix",
+        Difference::ServerAsksForEachBody,
+        "actix-web's server answers `Expect: 100-continue` by itself, before any middleware runs",
     ),
     (
         "sqlite",

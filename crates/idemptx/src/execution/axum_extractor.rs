@@ -1,18 +1,13 @@
 //! The execution as an axum extractor.
 
 use std::convert::Infallible;
-use std::fmt;
-use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::request::Parts;
-use idemptx_core::exchange::{Operation, Rules};
-use idemptx_core::outcome::{Bypass, Code, Rejection};
-use idemptx_core::problem::Problem;
 
-use super::Execution;
+use super::{BypassNote, Execution, Missing, NoExecution};
 
 /// Takes the execution of the request's key; without a key the request is refused.
 ///
@@ -22,10 +17,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Execution {
     type Rejection = NoExecution;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, NoExecution> {
-        of_request(parts).ok_or_else(|| {
-            let note = parts.extensions.get::<BypassNote>();
-            NoExecution(Missing::of(note, "`Execution`"))
-        })
+        of_request(parts)
+            .ok_or_else(|| NoExecution::of(parts.extensions.get::<BypassNote>(), "`Execution`"))
     }
 }
 
@@ -42,78 +35,17 @@ fn of_request(parts: &Parts) -> Option<Execution> {
     if let Some(execution) = parts.extensions.get::<Execution>() {
         return Some(execution.clone());
     }
-    let BypassNote { rules, operation, .. } = parts.extensions.get()?;
-    Some(Execution::unprotected(operation.clone()?, Arc::clone(rules)))
+    parts.extensions.get().and_then(BypassNote::execution)
 }
-
-/// The refusal of an [`Execution`]; answers with a problem document.
-#[derive(Debug)]
-pub struct NoExecution(Missing);
 
 impl IntoResponse for NoExecution {
     fn into_response(self) -> Response {
-        self.0.into_response()
-    }
-}
-
-impl fmt::Display for NoExecution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Missing::Refused(rejection) => write!(f, "no execution: {}", rejection.code),
-            Missing::Misconfigured(text) => f.write_str(text),
-        }
-    }
-}
-
-impl std::error::Error for NoExecution {}
-
-/// The layer's note on a request that it passed without a claim.
-#[derive(Clone)]
-pub(crate) struct BypassNote {
-    pub(crate) rules: Arc<Rules>,
-    pub(crate) bypass: Bypass,
-    /// The operation of a request under a key.
-    pub(crate) operation: Option<Operation>,
-}
-
-/// The reason why an extractor has nothing to give.
-#[derive(Debug)]
-pub(crate) enum Missing {
-    /// The client's, or the store's.
-    Refused(Rejection),
-    /// The developer's.
-    Misconfigured(String),
-}
-
-impl Missing {
-    /// Explains the absence of `what`.
-    pub(crate) fn of(note: Option<&BypassNote>, what: &str) -> Self {
-        let Some(BypassNote { rules, bypass, .. }) = note else {
-            return Self::Misconfigured(format!(
-                "there is no {what} without `Engine::layer` around the handler"
-            ));
-        };
-        let code = match bypass {
-            Bypass::NoKey | Bypass::WouldRefuse(Code::MissingKey) => Code::MissingKey,
-            Bypass::LargeBody => Code::BodyTooLarge,
-            Bypass::Unprotected => Code::StoreUnavailable,
-            _ => {
-                return Self::Misconfigured(format!(
-                    "there is no {what} for a request that keys are not for ({bypass:?})"
-                ));
-            }
-        };
-        Self::Refused(Rejection::new(code, rules.policy()))
+        self.response().map(Body::from)
     }
 }
 
 impl IntoResponse for Missing {
     fn into_response(self) -> Response {
-        match self {
-            Self::Refused(rejection) => {
-                Problem::from(&rejection).into_response().map(axum::body::Body::from)
-            }
-            Self::Misconfigured(text) => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
-        }
+        self.response().map(Body::from)
     }
 }

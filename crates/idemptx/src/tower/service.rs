@@ -27,7 +27,7 @@ use super::spooling::spooled;
 use crate::detachable::Detachable;
 use crate::drive::{Driven, Driver, Failure, Reply, drive};
 use crate::engine::{Engine, Inner, Observation};
-#[cfg(feature = "axum")]
+#[cfg(any(feature = "actix", feature = "axum"))]
 use crate::execution::BypassNote;
 use crate::execution::Execution;
 
@@ -315,12 +315,12 @@ fn note_bypass<B>(
     bypass: Bypass,
     operation: Option<&Operation>,
 ) {
-    #[cfg(feature = "axum")]
+    #[cfg(any(feature = "actix", feature = "axum"))]
     {
         let (rules, operation) = (Arc::clone(rules), operation.cloned());
         request.extensions_mut().insert(BypassNote { rules, bypass, operation });
     }
-    #[cfg(not(feature = "axum"))]
+    #[cfg(not(any(feature = "actix", feature = "axum")))]
     let _ = (request, rules, bypass, operation);
 }
 

@@ -9,6 +9,8 @@
 
 mod support;
 
+#[cfg(feature = "actix")]
+mod actix;
 #[cfg(feature = "axum")]
 mod allocations;
 #[cfg(feature = "seal")]

@@ -1,6 +1,6 @@
 //! The application: endpoints whose every execution answers differently and can be counted.
 
-mod body;
+pub mod body;
 mod run;
 
 use std::collections::HashMap;
@@ -20,14 +20,15 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(crate) use self::run::RecordSnapshot;
+pub use self::run::RecordSnapshot;
 use self::run::Run;
 use crate::journal::Journal;
 
 /// The state that the executions of one process share.
 #[derive(Debug)]
 pub struct App {
-    journal: Option<Journal>,
+    /// The journal of executions.
+    pub journal: Option<Journal>,
     executions: AtomicU64,
     flaky: Mutex<HashMap<String, u64>>,
 }
@@ -39,17 +40,22 @@ impl App {
         Self { journal, executions: AtomicU64::new(0), flaky: Mutex::default() }
     }
 
-    fn last(&self) -> String {
+    /// Returns the identifier of the last execution.
+    #[must_use]
+    pub fn last(&self) -> String {
         format!("{}-{}", std::process::id(), self.executions.load(Ordering::SeqCst))
     }
 
-    fn next(&self) -> String {
+    /// Returns the identifier of the next execution.
+    #[must_use]
+    pub fn next(&self) -> String {
         let count = self.executions.fetch_add(1, Ordering::SeqCst) + 1;
         format!("{}-{count}", std::process::id())
     }
 
     /// Counts an execution of `/flaky` with this key, and returns the count.
-    fn flaky(&self, key: &str) -> u64 {
+    #[must_use]
+    pub fn flaky(&self, key: &str) -> u64 {
         let mut counts = self.flaky.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.to_owned()).or_default();
         *count += 1;
@@ -181,7 +187,7 @@ async fn execution(run: Run) -> Response {
 }
 
 /// The longest request that is echoed, through any front door.
-const ECHO_BYTES_MAX: usize = 64 << 20;
+pub const ECHO_BYTES_MAX: usize = 64 << 20;
 
 const EXECUTED: HeaderName = HeaderName::from_static("x-executed");
 const HOP: HeaderName = HeaderName::from_static("x-hop");

@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::http::Method;
-
 /// An append-only file of one line an event, which several processes may share.
 #[derive(Debug)]
 pub struct Journal(File);
@@ -21,16 +19,15 @@ impl Journal {
         OpenOptions::new().create(true).append(true).open(path).map(Self)
     }
 
-    /// Writes one line, in one piece and through to the disk.
+    /// Writes one line, in one piece and through to the disk, which blocks.
     ///
     /// # Panics
     ///
     /// If it cannot be written: an execution that is not counted must not go on.
-    pub fn record(&self, event: &str, method: &Method, path: &str, key: &str) {
+    pub fn record(&self, event: &str, method: &str, path: &str, key: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let line = format!("{now} {} {event} {method} {path} {key}\n", std::process::id());
-        let write = || (&self.0).write_all(line.as_bytes()).and_then(|()| self.0.sync_data());
-        // A disk that is busy must not hold up the other requests, nor the heartbeats.
-        tokio::task::block_in_place(write).expect("the journal can be written");
+        let written = (&self.0).write_all(line.as_bytes()).and_then(|()| self.0.sync_data());
+        written.expect("the journal can be written");
     }
 }

@@ -14,7 +14,7 @@
 pub mod app;
 pub mod flags;
 pub mod journal;
-mod protect;
+pub mod protect;
 
 use std::io;
 use std::process::ExitCode;
@@ -104,6 +104,7 @@ fn finish(served: io::Result<()>) -> ExitCode {
     }
 }
 
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// The longest time that draining takes without protection.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// The status that clap ends with, too.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Extensions;
 use idemptx::store::AnyStore;
 use idemptx::{Engine, Execution, Policy, Profile};
 use tokio::time::{sleep, timeout};
@@ -14,24 +13,30 @@ use crate::flags::Flags;
 
 /// The layer around the application, and what belongs to it.
 #[derive(Clone, Debug)]
-pub(crate) struct Protection(Engine<AnyStore>);
+pub struct Protection(Engine<AnyStore>);
 
 impl Protection {
     /// Builds the engine that the flags describe; nothing is connected yet.
-    pub(crate) fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
+    pub fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
         let profile: Profile = flags.profile.parse()?;
         let policy = Policy::from_json(profile, &flags.policy)?;
         let store = AnyStore::from_url(&flags.store)?;
         Ok(Self(Engine::builder(store).policy(policy).build()?))
     }
 
+    /// Returns the engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine<AnyStore> {
+        &self.0
+    }
+
     /// Puts the layer around all routes.
-    pub(crate) fn around(&self, router: Router) -> Router {
+    pub fn around(&self, router: Router) -> Router {
         router.layer(self.0.layer())
     }
 
     /// Reports on stderr what the store promises; one that cannot be used yet is asked again later.
-    pub(crate) async fn check(&self) {
+    pub async fn check(&self) {
         let protection = self.clone();
         let mut checks = tokio::spawn(async move {
             let mut told = None;
@@ -48,14 +53,14 @@ impl Protection {
     }
 
     /// Waits until all handlers have ended, clients present or gone.
-    pub(crate) async fn drain(&self) {
+    pub async fn drain(&self) {
         if !self.0.drain().await {
             eprintln!("warning: some handlers have not ended in time; their claims will lapse");
         }
     }
 
     /// Returns the longest time that draining may take.
-    pub(crate) fn drain_max(&self) -> Duration {
+    pub fn drain_max(&self) -> Duration {
         self.0.policy().drain
     }
 
@@ -70,18 +75,17 @@ impl Protection {
 }
 
 /// Returns a handler's view of the execution that it is part of.
-pub(crate) fn execution(extensions: &Extensions) -> Option<RecordSnapshot> {
-    let execution = extensions.get::<Execution>()?;
-    Some(RecordSnapshot {
+pub(crate) fn snapshot(execution: &Execution) -> RecordSnapshot {
+    RecordSnapshot {
         key: Some(execution.key().to_owned()),
         attempt: Some(execution.attempt()),
         token: Some(execution.token().to_string()),
         derived: Some(execution.derive("charge")),
-    })
+    }
 }
 
 /// An error and what caused it, in one line.
-pub(crate) fn told(error: &dyn Error) -> String {
+pub fn told(error: &dyn Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {}", told(cause)),
         None => error.to_string(),

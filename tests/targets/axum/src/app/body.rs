@@ -11,10 +11,11 @@ use futures_util::{StreamExt, stream};
 use super::run::Run;
 
 /// The bytes that `/abort` sends before it fails: half of what it declares.
-pub(super) const HALF_BYTES: usize = 512;
+pub const HALF_BYTES: usize = 512;
 
 /// Returns `length` bytes, which differ with `seed`.
-pub(super) fn random(seed: &str, length: usize) -> Bytes {
+#[must_use]
+pub fn random(seed: &str, length: usize) -> Bytes {
     let mut hasher = DefaultHasher::new();
     seed.hash(&mut hasher);
     let mut state = hasher.finish() | 1;

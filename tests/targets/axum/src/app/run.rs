@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Query};
-use axum::http::{HeaderName, Method, request::Parts};
+use axum::http::{HeaderMap, HeaderName, Method, request::Parts};
 use axum::response::{IntoResponse, Response};
+use idemptx::Execution;
 use idemptx_core::key::Key;
 use idemptx_core::policy::KeySyntax;
 use serde::{Deserialize, Serialize};
@@ -51,7 +52,10 @@ impl Run {
 
     fn record(&self, event: &str) {
         if let Some(journal) = &self.app.journal {
-            journal.record(event, &self.method, &self.path, &self.key);
+            // A disk that is busy must not hold up the other requests, nor the heartbeats.
+            tokio::task::block_in_place(|| {
+                journal.record(event, self.method.as_str(), &self.path, &self.key);
+            });
         }
     }
 }
@@ -63,7 +67,7 @@ impl FromRequestParts<Arc<App>> for Run {
         let Query(pause) = Query::<Pause>::from_request_parts(parts, app)
             .await
             .map_err(IntoResponse::into_response)?;
-        let seen = RecordSnapshot::of(parts);
+        let seen = RecordSnapshot::of(parts.extensions.get(), &parts.headers);
         let run = Self {
             n: app.next(),
             key: seen.key.clone().unwrap_or_else(|| "-".to_owned()),
@@ -80,21 +84,26 @@ impl FromRequestParts<Arc<App>> for Run {
 
 /// A handler's view of its execution; empty without a key.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct RecordSnapshot {
-    pub(crate) key: Option<String>,
-    pub(crate) attempt: Option<u32>,
-    pub(crate) token: Option<String>,
-    pub(crate) derived: Option<String>,
+pub struct RecordSnapshot {
+    /// The key.
+    pub key: Option<String>,
+    /// The number of the execution.
+    pub attempt: Option<u32>,
+    /// The token of the claim.
+    pub token: Option<String>,
+    /// The key for another system.
+    pub derived: Option<String>,
 }
 
 impl RecordSnapshot {
-    /// Reads it from the layer, or else from the request.
-    fn of(parts: &Parts) -> Self {
-        protect::execution(&parts.extensions).unwrap_or_else(|| {
-            let lines = parts.headers.get_all(KEY);
+    /// Reads it from the layer's extension, or else from the request's header lines.
+    #[must_use]
+    pub fn of(execution: Option<&Execution>, headers: &HeaderMap) -> Self {
+        execution.map(protect::snapshot).unwrap_or_else(|| {
+            let lines = headers.get_all(KEY);
             let key = Key::from_lines(lines, KeySyntax::Lenient, KEY_BYTES_MAX).ok().flatten();
             // What the gateway tells, where there is one in front.
-            let told = |name| parts.headers.get(name)?.to_str().ok().map(str::to_owned);
+            let told = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
             Self {
                 key: key.map(|key| key.as_str().to_owned()),
                 attempt: told(ATTEMPT).and_then(|attempt| attempt.parse().ok()),
