@@ -39,15 +39,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::builder(AnyStore::from_url(&url)?).policy(Policy::draft()).build()?;
     eprintln!("{}", engine.check().await?.guarantee);
 
-    // One engine for all workers.
-    let protected = engine.clone();
+    let protected = engine.clone(); // one engine for all workers
     let app =
         move || App::new().wrap(protected.middleware()).route("/orders", web::post().to(take));
     let address = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".into());
-    let server = HttpServer::new(app).bind(address)?;
+    let server = HttpServer::new(app).disable_signals().bind(address)?;
     println!("listening on http://{}", server.addrs().first().ok_or("no address")?);
-    server.run().await?;
-    // A handler whose client has left still finishes.
-    engine.drain().await;
-    Ok(())
+    let server = server.run();
+    let handle = server.handle();
+    actix_web::rt::spawn(async move {
+        drop(actix_web::rt::signal::ctrl_c().await);
+        handle.pause().await;
+        // A handler whose client has left still finishes, while its worker is there.
+        engine.drain().await;
+        handle.stop(true).await;
+    });
+    Ok(server.await?)
 }

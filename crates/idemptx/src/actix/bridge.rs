@@ -96,8 +96,9 @@ where
         let Some(request) = self.original.take() else {
             return SendWrapper::new(Box::pin(called_twice()));
         };
-        let is_nested = request.extensions().contains::<Execution>();
-        let execution = parts.extensions.remove::<Execution>().filter(|_| !is_nested);
+        let execution = parts.extensions.remove::<Execution>();
+        // One that is there already is that of a layer outside.
+        let execution = execution.filter(|it| !it.is_of(&request));
         let is_executed = execution.is_some();
         if let Some(execution) = execution {
             request.extensions_mut().insert(execution);
@@ -118,6 +119,13 @@ where
                 Err(error) => Err(SendWrapper::new(error)),
             }
         }))
+    }
+}
+
+impl Execution {
+    /// Returns `true` if the request is under this very execution.
+    fn is_of(&self, request: &HttpRequest) -> bool {
+        request.extensions().get::<Self>().is_some_and(|it| it.token() == self.token())
     }
 }
 

@@ -249,6 +249,24 @@ async fn a_second_middleware_of_one_engine_passes_what_the_first_one_has() {
     }
 }
 
+#[tokio::test]
+async fn a_handler_takes_the_execution_of_the_innermost_engine() {
+    async fn attempt(execution: Execution) -> String {
+        execution.derive("charge")
+    }
+    let of = |engine: &Engine<MemoryStore>| engine.middleware();
+    let scoped = |name| {
+        Engine::builder(MemoryStore::new()).scope(move |_| Some(Scope::new(name))).build().unwrap()
+    };
+    let (inner, outer) = (scoped("inner"), scoped("outer"));
+    let app =
+        App::new().service(web::resource("/both").wrap(of(&inner)).wrap(of(&outer)).post(attempt));
+    let both = answered(&init_service(app).await, order_request("k").uri("/both")).await;
+    let app = App::new().service(web::resource("/both").wrap(of(&scoped("inner"))).post(attempt));
+    let alone = answered(&init_service(app).await, order_request("k").uri("/both")).await;
+    assert_eq!(both.body, alone.body);
+}
+
 #[test]
 fn a_runtime_of_several_threads_is_refused() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();

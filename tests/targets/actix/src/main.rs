@@ -74,10 +74,12 @@ async fn serve(flags: &Flags, protection: &Protection) -> io::Result<()> {
 
     terminated.recv().await;
     let drained = async {
-        handle.stop(true).await;
+        handle.pause().await;
+        // Handlers whose clients have left end with their worker, so they come first.
         if is_protected {
             protection.drain().await;
         }
+        handle.stop(true).await;
         served.await.map_err(io::Error::other)?
     };
     timeout(limit, drained).await.unwrap_or(Ok(()))
