@@ -136,27 +136,44 @@ struct Chunks {
 
 async fn plain_chunks(query: web::Query<Chunks>, run: Run) -> HttpResponse {
     let line = format!("{} chunk\n", run.n);
-    HttpResponse::Ok()
-        .content_type("text/plain; charset=utf-8")
-        .streaming(chunks(run, line, &query))
+    let chunks = chunks(run, line, query.chunks, query.gap);
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").streaming(chunks)
 }
 
-async fn events(query: web::Query<Chunks>, run: Run) -> HttpResponse {
+#[derive(Deserialize)]
+struct Events {
+    chunks: u64,
+    #[serde(default)]
+    gap: u64,
+    kind: Option<String>,
+    buffering: Option<String>,
+    o: Option<String>,
+}
+
+async fn events(query: web::Query<Events>, run: Run) -> HttpResponse {
     let line = format!("data: {}\n\n", run.n);
-    HttpResponse::Ok().content_type("text/event-stream").streaming(chunks(run, line, &query))
+    let mut answer = HttpResponse::Ok();
+    answer.content_type(query.kind.as_deref().unwrap_or("text/event-stream"));
+    for (name, value) in [("x-accel-buffering", &query.buffering), (OUTCOME, &query.o)] {
+        if let Some(value) = value {
+            answer.insert_header((name, value.as_str()));
+        }
+    }
+    answer.streaming(chunks(run, line, query.chunks, query.gap))
 }
 
-/// `line`, as often as the request says, with a pause between two of them.
+/// `line`, `count` times with a pause of `gap` milliseconds between two of them.
 fn chunks(
     run: Run,
     line: String,
-    &Chunks { chunks, gap }: &Chunks,
+    count: u64,
+    gap: u64,
 ) -> impl stream::Stream<Item = io::Result<Bytes>> + 'static {
     let line = Bytes::from(line);
     stream::unfold((run, 0), move |(run, sent)| {
         let line = line.clone();
         async move {
-            if sent == chunks {
+            if sent == count {
                 run.record("end").await;
                 return None;
             }
@@ -185,7 +202,7 @@ struct Directed {
 
 async fn outcome(query: web::Query<Directed>, run: Run) -> HttpResponse {
     let mut answer = HttpResponse::Ok();
-    answer.insert_header(("idempotency-outcome", query.o.clone()));
+    answer.insert_header((OUTCOME, query.o.clone()));
     run.end(answer).await
 }
 
@@ -195,3 +212,4 @@ async fn execution(run: Run) -> HttpResponse {
 }
 
 const EXECUTED: &str = "x-executed";
+const OUTCOME: &str = "idempotency-outcome";
