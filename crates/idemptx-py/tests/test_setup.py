@@ -14,10 +14,9 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
-from own_backends import OwnBackend
+from own_backends import OwnBackend, close
 from protected import order_scope, protected
 from protocol import KEY
-from servers import free_port
 
 PAYMENTS = {"profile": "payments", "scope": "shared"}
 
@@ -285,7 +284,9 @@ async def test_an_asynchronous_client_object_is_found_to_starve(redis_server: An
     class OwnClient(fakeredis.FakeAsyncRedis):
         pass
 
-    report = await RedisBackend(OwnClient()).check()
+    backend = RedisBackend(OwnClient())
+    report = await backend.check()
+    await close(backend)
     assert report.is_unsafe
     assert "executed again elsewhere" in report.findings[0].text
 
@@ -326,7 +327,7 @@ def test_a_request_without_asyncio_is_told_what_to_choose() -> None:
 async def test_a_store_that_is_away_at_start_is_one_line(
     connect: Any, caplog: Any, own_redis: Any, layer: str
 ) -> None:
-    port = free_port()
+    port = own_redis.reserve_port()
     backend = RedisBackend(f"redis://127.0.0.1:{port}")
     app: Any = FastAPI()
 
