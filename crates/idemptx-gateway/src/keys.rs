@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -110,8 +111,8 @@ struct ListArgs {
     #[command(flatten)]
     filter: RecordFilter,
     /// The maximum number of records.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "COUNT", default_value = "100")]
+    limit: NonZeroUsize,
     /// Continue where an earlier list ended.
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
@@ -233,6 +234,7 @@ impl KeysCommand {
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         crate::logging::init_audit(self.json);
         let (store, namings) = self.location.open()?;
+        let hint = prefix_hint(&store);
         let store = Arc::new(crate::store::open(&store)?);
         let mut named = Vec::new();
         for Naming { policy, namespace } in namings {
@@ -241,25 +243,25 @@ impl KeysCommand {
         }
         let (_, operators) = named.first().ok_or(NO_ROUTE)?;
         let absent = match (&self.location.store, &self.location.namespace) {
-            (Some(_), None) => ABSENT_OUTSIDE,
-            _ => ABSENT,
+            (Some(_), None) => format!("{ABSENT_OUTSIDE}{hint}"),
+            _ => format!("{ABSENT}{hint}"),
         };
         let mut output = OutputWriter::new(self.json);
         match self.command {
-            KeysSubcommand::List(list) => list.run(operators, &mut output).await?,
+            KeysSubcommand::List(list) => list.run(operators, &mut output, hint).await?,
             KeysSubcommand::Show(show) => {
-                let id = show.selector.resolve_id(&named, absent).await?;
+                let id = show.selector.resolve_id(&named, &absent).await?;
                 let record = operators.show(&id).await?.ok_or(ABSENT)?;
                 output.record(&record, show.body)?;
             }
             KeysSubcommand::Export(export) => export.run(operators, &mut output).await?,
             KeysSubcommand::Resolve(resolve) => {
-                let id = resolve.selector.resolve_id(&named, absent).await?;
+                let id = resolve.selector.resolve_id(&named, &absent).await?;
                 let author = resolve.author.author();
                 decide(operators, &id, resolve.decision()?, &author, &mut output).await?;
             }
             KeysSubcommand::Forget(forget) => {
-                let id = forget.selector.resolve_id(&named, absent).await?;
+                let id = forget.selector.resolve_id(&named, &absent).await?;
                 if forget.yes {
                     let author = forget.author.author();
                     decide(operators, &id, Decision::Forget, &author, &mut output).await?;
@@ -357,13 +359,16 @@ impl ListArgs {
         self,
         operators: &StoreOperators,
         output: &mut OutputWriter,
+        hint: &str,
     ) -> Result<(), Box<dyn Error>> {
         let empty = match self.filter.state.is_empty() {
             true => "no records in flight; --state all lists the others, too",
             false => "no records",
         };
-        let query = self.filter.query(Query::in_flight())?.limit(self.limit).after(self.after);
-        Ok(output.list(&operators.list(query, self.limit, usize::MAX).await?, empty)?)
+        let limit = self.limit.get();
+        let query = self.filter.query(Query::in_flight())?.limit(limit).after(self.after);
+        Ok(output
+            .list(&operators.list(query, limit, usize::MAX).await?, &format!("{empty}{hint}"))?)
     }
 }
 
@@ -386,11 +391,11 @@ impl ExportArgs {
 }
 
 impl RecordSelector {
-    /// Returns the id of the selected record; `absent` says why a key has none.
+    /// Returns the id of the selected record; `absent` says why there may be none.
     async fn resolve_id(
         &self,
         named: &[(Policy, StoreOperators)],
-        absent: &'static str,
+        absent: &str,
     ) -> Result<RecordId, Box<dyn Error>> {
         match &self.id {
             Some(RecordName::Id(id)) => return Ok(*id),
@@ -402,7 +407,7 @@ impl RecordSelector {
                     (Some(one), Some(another)) => {
                         Err(format!("several records begin so, such as {one} and {another}").into())
                     }
-                    (None, _) => Err(ABSENT.into()),
+                    (None, _) => Err(absent.into()),
                 };
             }
             None => {}
@@ -464,6 +469,16 @@ async fn decide(
     Ok(output.done(id, action)?)
 }
 
+/// Returns what to say where nothing is found: records of Redis are kept by prefix.
+fn prefix_hint(store: &Store) -> &'static str {
+    let url = store.full_url();
+    let is_redis = ["redis", "valkey", "unix:"].iter().any(|scheme| url.starts_with(scheme));
+    match is_redis && !url.contains("prefix=") {
+        true => PREFIX_HINT,
+        false => "",
+    }
+}
+
 /// Parses `90s`, `15m`, `2h` or `30d`.
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let advice = "write a number with s, m, h or d, as `15m`";
@@ -484,5 +499,7 @@ const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four h
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
 const ABSENT_OUTSIDE: &str = "there is no such record: it was never there, was released, or has expired; a gateway's records \
      are in the namespace of its upstream: give --namespace, or --config instead of --store";
+const PREFIX_HINT: &str = "; the Python package's are under another prefix: add \
+                           `?prefix=idempotency:` to the URL";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";
