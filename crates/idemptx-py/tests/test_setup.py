@@ -52,6 +52,24 @@ def test_a_decorator_above_its_route_and_others_is_refused() -> None:
         def create_order() -> None: ...
 
 
+def test_a_second_decorator_is_refused() -> None:
+    def kept(handler: Any) -> Any:
+        @functools.wraps(handler)
+        async def inner(*args: Any, **kwargs: Any) -> Any:
+            return await handler(*args, **kwargs)
+
+        return inner
+
+    backend = InMemoryBackend()
+    for between in (lambda it: it, kept):
+        with pytest.raises(TypeError, match="twice"):
+
+            @idempotent(InMemoryBackend())
+            @between
+            @idempotent(backend)
+            async def create_order() -> None: ...
+
+
 def test_a_handler_may_have_a_route_without_protection_too() -> None:
     app = FastAPI()
 
@@ -190,6 +208,8 @@ def test_a_probe_and_the_policy_that_asks_it_go_together() -> None:
         ("keys.db", "did you mean sqlite:keys.db?"),
         ("./data/keys.sqlite3", "did you mean sqlite:./data/keys.sqlite3?"),
         ("redis", "redis://HOST:PORT"),
+        ("sqlite", "'sqlite' is a scheme without its place"),
+        ("postgres", "'postgres' is a scheme without its place"),
         ("localhost:6379", "redis://HOST:PORT"),
         ("", "sqlite:PATH"),
     ],
