@@ -27,7 +27,7 @@ use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
 
 use self::author::AuthorArgs;
-use self::output::OutputWriter;
+use self::output::{OutputWriter, prefix_hint};
 use crate::cli::examples;
 use crate::config::{Config, Route, Store};
 use crate::operators::{self, Author, Decision, Operators};
@@ -469,16 +469,6 @@ async fn decide(
     Ok(output.done(id, action)?)
 }
 
-/// Returns what to say where nothing is found: records of Redis are kept by prefix.
-fn prefix_hint(store: &Store) -> &'static str {
-    let url = store.full_url();
-    let is_redis = ["redis", "valkey", "unix:"].iter().any(|scheme| url.starts_with(scheme));
-    match is_redis && !url.contains("prefix=") {
-        true => PREFIX_HINT,
-        false => "",
-    }
-}
-
 /// Parses `90s`, `15m`, `2h` or `30d`.
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let advice = "write a number with s, m, h or d, as `15m`";
@@ -499,7 +489,5 @@ const NO_RECORD_NAME: &str = "a record is named by its id, or by at least four h
 const ABSENT: &str = "there is no such record: it was never there, was released, or has expired";
 const ABSENT_OUTSIDE: &str = "there is no such record: it was never there, was released, or has expired; a gateway's records \
      are in the namespace of its upstream: give --namespace, or --config instead of --store";
-const PREFIX_HINT: &str = "; the Python package's are under another prefix: add \
-                           `?prefix=idempotency:` to the URL";
 const NO_ROUTE: &str = "there is no protected route of that name";
 const NO_SCOPE: &str = "this policy takes the scope from the request: give --scope";

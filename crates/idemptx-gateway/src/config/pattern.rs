@@ -149,3 +149,58 @@ fn is_named(segment: &str) -> bool {
 
 const STARS: &str = "`*` or `{name}` stands for one whole segment, `**` at the end for all that \
                      follow";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_a_path_with_stars() {
+        let cases = [
+            ("/orders", "/orders", true),
+            ("/orders", "/orders/", false),
+            ("/orders", "/Orders", false),
+            ("/orders", "/orders2", false),
+            ("/orders/*", "/orders/1", true),
+            ("/orders/*", "/orders/", false),
+            ("/orders/*", "/orders/1/2", false),
+            ("/orders/*/refund", "/orders/1/refund", true),
+            ("/orders/{id}/refund", "/orders/1/refund", true),
+            ("/orders/{id}", "/orders/", false),
+            ("/%7Bid%7D", "/{id}", true),
+            ("/%7Bid%7D", "/1", false),
+            ("/orders/**", "/orders", true),
+            ("/orders/**", "/orders/", true),
+            ("/orders/**", "/orders/1/2", true),
+            ("/orders/**", "/ordersx", false),
+            ("/**", "/", true),
+            ("/**", "*", true),
+            ("/", "/", true),
+            ("/", "/a", false),
+        ];
+        for (pattern, path, expected) in cases {
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().matches(path),
+                expected,
+                "{pattern} {path}"
+            );
+        }
+        for wrong in [
+            "",
+            "orders",
+            "/a**",
+            "/**/a",
+            "/a?b",
+            "/ü",
+            "/a b",
+            "/a{b}",
+            "/{a",
+            "/{}",
+            "/{a:path}",
+            "/a/../b",
+            "/./a",
+        ] {
+            assert!(Pattern::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
