@@ -101,6 +101,7 @@ struct MigrateArgs {
 
 /// The configuration to serve, from flags or a file.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["config", "upstream"]).required(true))]
 struct ServeArgs {
     /// The configuration file; the other flags cover the simple case.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
@@ -109,7 +110,6 @@ struct ServeArgs {
     config: Option<PathBuf>,
     /// The service to forward requests to: http://HOST:PORT, https://HOST:PORT or unix:PATH.
     #[arg(long, value_name = "URL", value_parser = Origin::parse)]
-    #[arg(required_unless_present = "config")]
     upstream: Option<Origin>,
     /// The address to listen on for clients: HOST:PORT, where port 0 picks a free port, or unix:PATH.
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]

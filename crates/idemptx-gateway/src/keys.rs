@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -26,7 +27,7 @@ use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
 
 use self::author::AuthorArgs;
-use self::output::OutputWriter;
+use self::output::{OutputWriter, prefix_hint};
 use crate::cli::examples;
 use crate::config::{Config, Route, Store};
 use crate::operators::{self, Author, Decision, Operators};
@@ -110,8 +111,8 @@ struct ListArgs {
     #[command(flatten)]
     filter: RecordFilter,
     /// The maximum number of records.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    limit: usize,
+    #[arg(long, value_name = "COUNT", default_value = "100")]
+    limit: NonZeroUsize,
     /// Continue where an earlier list ended.
     #[arg(long, value_name = "CURSOR")]
     after: Option<Cursor>,
@@ -233,6 +234,7 @@ impl KeysCommand {
     pub(crate) async fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         crate::logging::init_audit(self.json);
         let (store, namings) = self.location.open()?;
+        let hint = prefix_hint(&store);
         let store = Arc::new(crate::store::open(&store)?);
         let mut named = Vec::new();
         for Naming { policy, namespace } in namings {
@@ -241,25 +243,25 @@ impl KeysCommand {
         }
         let (_, operators) = named.first().ok_or(NO_ROUTE)?;
         let absent = match (&self.location.store, &self.location.namespace) {
-            (Some(_), None) => ABSENT_OUTSIDE,
-            _ => ABSENT,
+            (Some(_), None) => format!("{ABSENT_OUTSIDE}{hint}"),
+            _ => format!("{ABSENT}{hint}"),
         };
         let mut output = OutputWriter::new(self.json);
         match self.command {
-            KeysSubcommand::List(list) => list.run(operators, &mut output).await?,
+            KeysSubcommand::List(list) => list.run(operators, &mut output, hint).await?,
             KeysSubcommand::Show(show) => {
-                let id = show.selector.resolve_id(&named, absent).await?;
+                let id = show.selector.resolve_id(&named, &absent).await?;
                 let record = operators.show(&id).await?.ok_or(ABSENT)?;
                 output.record(&record, show.body)?;
             }
             KeysSubcommand::Export(export) => export.run(operators, &mut output).await?,
             KeysSubcommand::Resolve(resolve) => {
-                let id = resolve.selector.resolve_id(&named, absent).await?;
+                let id = resolve.selector.resolve_id(&named, &absent).await?;
                 let author = resolve.author.author();
                 decide(operators, &id, resolve.decision()?, &author, &mut output).await?;
             }
             KeysSubcommand::Forget(forget) => {
-                let id = forget.selector.resolve_id(&named, absent).await?;
+                let id = forget.selector.resolve_id(&named, &absent).await?;
                 if forget.yes {
                     let author = forget.author.author();
                     decide(operators, &id, Decision::Forget, &author, &mut output).await?;
@@ -357,13 +359,16 @@ impl ListArgs {
         self,
         operators: &StoreOperators,
         output: &mut OutputWriter,
+        hint: &str,
     ) -> Result<(), Box<dyn Error>> {
         let empty = match self.filter.state.is_empty() {
             true => "no records in flight; --state all lists the others, too",
             false => "no records",
         };
-        let query = self.filter.query(Query::in_flight())?.limit(self.limit).after(self.after);
-        Ok(output.list(&operators.list(query, self.limit, usize::MAX).await?, empty)?)
+        let limit = self.limit.get();
+        let query = self.filter.query(Query::in_flight())?.limit(limit).after(self.after);
+        Ok(output
+            .list(&operators.list(query, limit, usize::MAX).await?, &format!("{empty}{hint}"))?)
     }
 }
 
@@ -386,11 +391,11 @@ impl ExportArgs {
 }
 
 impl RecordSelector {
-    /// Returns the id of the selected record; `absent` says why a key has none.
+    /// Returns the id of the selected record; `absent` says why there may be none.
     async fn resolve_id(
         &self,
         named: &[(Policy, StoreOperators)],
-        absent: &'static str,
+        absent: &str,
     ) -> Result<RecordId, Box<dyn Error>> {
         match &self.id {
             Some(RecordName::Id(id)) => return Ok(*id),
@@ -402,7 +407,7 @@ impl RecordSelector {
                     (Some(one), Some(another)) => {
                         Err(format!("several records begin so, such as {one} and {another}").into())
                     }
-                    (None, _) => Err(ABSENT.into()),
+                    (None, _) => Err(absent.into()),
                 };
             }
             None => {}

@@ -6,11 +6,13 @@ mod action;
 mod audit;
 pub(crate) mod view;
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use idemptx::operator::{
     Inventory, Operator, OperatorError, Page, PurgeReport, Query, RecordStatus, RecordSummary,
-    RecordView, Resolution, UnknownRecordStatus,
+    RecordView, Resolution,
 };
 use idemptx::{Key, Policy, Scope};
 use idemptx_core::key::RecordId;
@@ -130,7 +132,7 @@ impl<S: Inventory> Operators<S> {
     ) -> Result<(), OperatorError> {
         let action = decision.action().as_str();
         let decided = self.carry_out(before, decision).await;
-        let failed = decided.as_ref().err().map(|error| error as &dyn std::fmt::Display);
+        let failed = decided.as_ref().err().map(|error| error as &dyn fmt::Display);
         author.log_decision(action, before, failed);
         decided
     }
@@ -180,18 +182,41 @@ pub(crate) fn is_prefix(text: &str) -> bool {
 /// Returns the query for statuses, or for one of `in-flight`, `in-doubt` and `all`.
 pub(crate) fn query_of<'a>(
     states: impl IntoIterator<Item = &'a str>,
-) -> Result<Query, UnknownRecordStatus> {
+) -> Result<Query, UnknownState> {
     let states: Vec<_> = states.into_iter().collect();
     Ok(match states.as_slice() {
         ["all"] => Query::all(),
         ["in-flight"] => Query::in_flight(),
         ["in-doubt"] => Query::in_doubt(),
         states => {
-            let statuses = states.iter().map(|state| state.parse());
-            Query::of(statuses.collect::<Result<Vec<RecordStatus>, _>>()?)
+            let status =
+                |state: &&str| state.parse().map_err(|_| UnknownState((*state).to_owned()));
+            Query::of(states.iter().map(status).collect::<Result<Vec<RecordStatus>, _>>()?)
         }
     })
 }
+
+/// A text that names no state, or stands beside others although it names a set of them.
+#[derive(Debug)]
+pub(crate) struct UnknownState(String);
+
+impl fmt::Display for UnknownState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is no state here: give `in-flight`, `in-doubt` or `all`, or some of",
+            self.0
+        )?;
+        let mut separator = ' ';
+        for status in RecordStatus::ALL {
+            write!(f, "{separator}`{status}`")?;
+            separator = ',';
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnknownState {}
 
 /// Returns the query for records that may be forgotten.
 pub(crate) fn settled() -> Query {

@@ -84,6 +84,9 @@ async def close(backend: Any) -> None:
     client = getattr(backend, "redis", None)
     if hasattr(client, "aclose"):
         await client.aclose()
+        # Some doubles leave their pool open.
+        if pool := getattr(client, "connection_pool", None):
+            await pool.disconnect()
     elif client is not None:
         client.close()
 

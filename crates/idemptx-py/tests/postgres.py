@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
-from servers import STOP_SECONDS_MAX, eventually, free_port
+from servers import MEMORY_DISK, STOP_SECONDS_MAX, ReservedPort, eventually
 
 
 class PostgresServer:
@@ -22,8 +22,8 @@ class PostgresServer:
     _template: ClassVar[tempfile.TemporaryDirectory[str] | None] = None
 
     def __init__(self, *configuration: str, starts: bool = True) -> None:
-        self.port = free_port()
-        self._directory = tempfile.TemporaryDirectory(prefix="idemptx-postgres-")
+        self._port = ReservedPort()
+        self._directory = tempfile.TemporaryDirectory(prefix="idemptx-postgres-", dir=MEMORY_DISK)
         self.folder = Path(self._directory.name)
         self.folder.chmod(0o755)
         self._user = _stand_in()
@@ -42,6 +42,10 @@ class PostgresServer:
             file.write("\n".join(lines) + "\n")
         if starts:
             self.start()
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     @property
     def url(self) -> str:
@@ -88,6 +92,7 @@ class PostgresServer:
     def close(self) -> None:
         self.stop()
         self._directory.cleanup()
+        self._port.release()
 
     def _copy_template(self, data: Path) -> None:
         """Makes the data folder from this process's template, because `initdb` takes seconds."""

@@ -24,20 +24,50 @@ HANDLER_SECONDS_MAX = 50.0
 KEPT_SECONDS_MAX = 2.0
 POLL_SECONDS = 0.02
 
+# A busy disk may stall a write for longer than a step of a store may take.
+MEMORY_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 APPS = Path(__file__).parent / "apps"
+
+
+class ReservedPort:
+    """A loopback port kept for one server, also while that server is down.
+
+    The socket is bound but does not listen: the system gives the port to no other process that asks
+    for a free one, refuses connections to it, and lets the server bind it.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number = int(self._socket.getsockname()[1])
+
+    def __enter__(self) -> int:
+        return self.number
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        self._socket.close()
 
 
 class RedisServer:
     """A redis-server with a temporary folder; may be stalled, killed and started again."""
 
     def __init__(self, *arguments: str, password: str | None = None) -> None:
-        self.port = free_port()
-        self.directory = tempfile.TemporaryDirectory(prefix="idemptx-redis-")
+        self._port = ReservedPort()
+        self.directory = tempfile.TemporaryDirectory(prefix="idemptx-redis-", dir=MEMORY_DISK)
         self.socket_path = str(Path(self.directory.name) / "redis.sock")
         self.password = password
         self._arguments = [*arguments, *(["--requirepass", password] if password else [])]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     @property
     def pid(self) -> int:
@@ -92,6 +122,7 @@ class RedisServer:
     def close(self) -> None:
         self.kill()
         self.directory.cleanup()
+        self._port.release()
 
     def _command(self) -> list[str]:
         return [
@@ -114,6 +145,7 @@ class Servers:
 
     def __init__(self) -> None:
         self._started: list[RedisServer] = []
+        self._ports = contextlib.ExitStack()
 
     def __call__(self, *arguments: str, password: str | None = None) -> RedisServer:
         self._started.append(RedisServer(*arguments, password=password))
@@ -124,9 +156,14 @@ class Servers:
         self._started.append(Sentinel(server))
         return self._started[-1]
 
+    def reserve_port(self) -> int:
+        """Returns a port that stays free."""
+        return self._ports.enter_context(ReservedPort())
+
     def close(self) -> None:
         for server in self._started:
             server.close()
+        self._ports.close()
 
 
 class Sentinel(RedisServer):
@@ -156,7 +193,7 @@ class AppServer:
         arguments: tuple[str, ...] = (),
         **settings: Any,
     ) -> None:
-        self.port = free_port()
+        self._port = ReservedPort()
         self._redis = redis_server
         environment = {
             **os.environ,
@@ -180,6 +217,10 @@ class AppServer:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def port(self) -> int:
+        return self._port.number
 
     @property
     def url(self) -> str:
@@ -221,6 +262,7 @@ class AppServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(STOP_SECONDS_MAX)
+        self._port.release()
 
     def _await_start(self) -> int:
         """The process id of a worker whose application has started."""
@@ -267,12 +309,6 @@ class Effects:
 
     def close(self) -> None:
         self._client.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def memory_peak(pid: int) -> int:

@@ -31,7 +31,7 @@ from idemptx.backend import (
 )
 from protected import protected
 from protocol import KEY, executes_once_replays_and_refuses, serves_loops_at_once
-from servers import APPS, RedisServer, eventually, free_port
+from servers import APPS, RedisServer, ReservedPort, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +149,9 @@ async def test_clusters_and_sentinels_are_served_through_their_clients(
     connect: Any, own_redis: Any, kind: str
 ) -> None:
     if kind.endswith("cluster"):
-        server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        server = own_redis(
+            "--cluster-enabled", "yes", "--cluster-port", str(own_redis.reserve_port())
+        )
         _found_cluster(server)
         node = {"host": "127.0.0.1", "port": server.port}
         client: Any = (
@@ -188,7 +190,9 @@ async def test_clusters_and_sentinels_are_reached_by_their_url(
     connect: Any, own_redis: Any, kind: str
 ) -> None:
     if kind == "cluster":
-        server = own_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        server = own_redis(
+            "--cluster-enabled", "yes", "--cluster-port", str(own_redis.reserve_port())
+        )
         _found_cluster(server)
         url = f"redis+cluster://127.0.0.1:{server.port}"
     else:
@@ -273,14 +277,14 @@ def tls_redis(tmp_path_factory: pytest.TempPathFactory) -> Any:
         check=True,
         capture_output=True,
     )
-    port = free_port()
-    server = RedisServer(
-        *("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key),
-        *("--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"),
-        password="sesame",
-    )
-    yield server, port, certificate
-    server.close()
+    with ReservedPort() as port:
+        server = RedisServer(
+            *("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key),
+            *("--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"),
+            password="sesame",
+        )
+        yield server, port, certificate
+        server.close()
 
 
 @pytest.mark.parametrize("form", ["client", "url", "pool"])

@@ -250,7 +250,7 @@ def test_an_owner_that_was_stopped_does_not_overwrite_who_took_over(
     serve: Any, effects: Any
 ) -> None:
     """SIGSTOP is what a long garbage collection or a suspended machine looks like."""
-    options = {"policy": {"lease_ms": 400}}
+    options = {"policy": {**PATIENT, "lease_ms": 1000}}
     stopped, other = serve(options=options), serve(options=options)
     headers = {"Idempotency-Key": "k"}
 

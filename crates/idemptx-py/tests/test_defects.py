@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import pytest
+from protocol import PATIENT
 from servers import APPS
 
 MIB = 1024 * 1024
@@ -82,7 +83,7 @@ def test_nobody_gives_back_the_lock_of_another(both: Any) -> None:
 def test_a_killed_worker_blocks_its_key_for_one_lease_only(
     serve: Any, effects: Any, redis_server: Any, backend: str
 ) -> None:
-    options = {"policy": {"lease_ms": 700}}
+    options = {"policy": {**PATIENT, "lease_ms": 700}}
     statuses = _kill_in_the_handler(serve, effects, backend=backend, options=options)
     assert statuses[-1] == 201
     assert set(statuses[:-1]) <= {409}

@@ -60,7 +60,7 @@ async def test_a_dependency_that_fails_before_the_response_leaves_nothing_to_rep
 ) -> None:
     log: list[str] = []
 
-    @protected(wait_timeout=5)
+    @protected(wait_timeout=20)
     async def app(
         session: None = before_response(a_session_that_fails_once(log)),
     ) -> Any:
@@ -224,7 +224,7 @@ async def test_a_request_cancelled_in_a_commit_leaves_nothing_to_replay(connect:
             committing.set()
             await asyncio.Event().wait()
 
-    @protected(wait_timeout=5)
+    @protected(wait_timeout=20)
     async def app(session: None = before_response(session)) -> Any:
         nonlocal handled
         handled += 1
@@ -301,7 +301,7 @@ async def test_without_detaching_dependencies_and_handler_share_a_task(connect: 
 async def test_without_detaching_a_cancelled_handler_frees_its_key(connect: Any) -> None:
     began, handled = asyncio.Event(), 0
 
-    @protected(detach=False, wait_timeout=5)
+    @protected(detach=False, wait_timeout=20)
     async def app() -> Any:
         nonlocal handled
         handled += 1
@@ -416,7 +416,7 @@ async def test_eager_tasks_leave_nothing_to_drain(connect: Any) -> None:
     try:
         async with connect(app) as client:
             tries = [await client.post("/orders", headers=KEY) for _ in range(2)]
-        assert await asyncio.wait_for(drain(5), 10)
+        assert await asyncio.wait_for(drain(20), 40)
     finally:
         loop.set_task_factory(None)
     assert [it.headers["x-idempotency-status"] for it in tries] == ["new", "hit"]

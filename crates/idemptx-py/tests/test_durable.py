@@ -104,7 +104,7 @@ def test_duplicates_in_two_workers_are_one_execution(
 def test_a_killed_server_leaves_its_answers_and_its_claims(
     serve: Any, effects: Any, durable_url: str
 ) -> None:
-    options = {"policy": {"lease_ms": LEASE_MS}}
+    options = {"policy": {**PATIENT, "lease_ms": LEASE_MS}}
     server = serve(backend=durable_url, options=options)
     with server.connect() as client:
         first = client.post("/orders", headers={"Idempotency-Key": "settled"})

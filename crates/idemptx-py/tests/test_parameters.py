@@ -217,6 +217,43 @@ def test_a_bad_parameter_is_refused_at_decoration(
     assert str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"required": "no"}, "required is True or False, not 'no'"),
+        ({"validate_signature": "off"}, "validate_signature is True or False"),
+        ({"detach": "no"}, "detach is True or False"),
+        ({"profile": None}, "profile is a text, not None"),
+        ({"namespace": 3}, "namespace is a text, not 3"),
+        ({"probe": "bank", "policy": {"on_orphan": "probe"}}, "probe is a function, not 'bank'"),
+        ({"policy": {"scope": lambda _: "me"}}, "give it as the parameter `scope`"),
+    ],
+)
+def test_what_is_taken_for_something_else_is_named(options: dict[str, Any], advice: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        idempotent(InMemoryBackend(), **options)
+    assert advice in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("methods", "advice"),
+    [
+        ("POST", "write a list"),
+        (["post"], "write methods in capitals"),
+        ([], "nothing would match"),
+        (["PURGE"], "nothing would match"),
+    ],
+)
+def test_methods_that_no_route_can_have_are_refused(methods: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        idempotent(InMemoryBackend(), policy={"methods": methods})
+
+
+def test_flags_may_be_numbers() -> None:
+    for flag in (0, 1):
+        assert idempotent(InMemoryBackend(), required=flag, validate_signature=flag)
+
+
 # The execution, as the handler sees it.
 
 

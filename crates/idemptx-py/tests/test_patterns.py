@@ -204,3 +204,23 @@ def test_a_pattern_behind_one_that_takes_everything_is_told(caplog: Any) -> None
     for routes in reached:
         make(FastAPI(), InMemoryBackend(), routes=routes)
     assert told(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("routes", "advice"),
+    [
+        ([], "routes is empty"),
+        ({}, "routes is empty"),
+        (3, "routes is a list of patterns"),
+        (b"/orders", "routes is a list of patterns"),
+        ([3], 'a route is a text such as "POST /orders", not 3'),
+        ({"/orders": 3}, "the policy of '/orders' is a mapping"),
+        (["POST /orders?page=1"], "did you mean '/orders'?"),
+        (["/orders#top"], "did you mean '/orders'?"),
+        (["/caf%C3%A9/*"], "did you mean '/café/*'?"),
+    ],
+)
+async def test_routes_that_would_protect_nothing_are_refused(routes: Any, advice: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as refused:
+        IdempotencyMiddleware(FastAPI(), InMemoryBackend(), routes=routes)
+    assert advice in str(refused.value)

@@ -14,10 +14,9 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from idemptx import IdempotencyMiddleware, Severity, idempotent
 from idemptx.backend import AsyncRedisBackend, InMemoryBackend, RedisBackend, from_url
-from own_backends import OwnBackend
+from own_backends import OwnBackend, close
 from protected import order_scope, protected
 from protocol import KEY
-from servers import free_port
 
 PAYMENTS = {"profile": "payments", "scope": "shared"}
 
@@ -51,6 +50,24 @@ def test_a_decorator_above_its_route_and_others_is_refused() -> None:
         @app.post("/orders")
         @app.put("/orders")
         def create_order() -> None: ...
+
+
+def test_a_second_decorator_is_refused() -> None:
+    def kept(handler: Any) -> Any:
+        @functools.wraps(handler)
+        async def inner(*args: Any, **kwargs: Any) -> Any:
+            return await handler(*args, **kwargs)
+
+        return inner
+
+    backend = InMemoryBackend()
+    for between in (lambda it: it, kept):
+        with pytest.raises(TypeError, match="twice"):
+
+            @idempotent(InMemoryBackend())
+            @between
+            @idempotent(backend)
+            async def create_order() -> None: ...
 
 
 def test_a_handler_may_have_a_route_without_protection_too() -> None:
@@ -191,6 +208,8 @@ def test_a_probe_and_the_policy_that_asks_it_go_together() -> None:
         ("keys.db", "did you mean sqlite:keys.db?"),
         ("./data/keys.sqlite3", "did you mean sqlite:./data/keys.sqlite3?"),
         ("redis", "redis://HOST:PORT"),
+        ("sqlite", "'sqlite' is a scheme without its place"),
+        ("postgres", "'postgres' is a scheme without its place"),
         ("localhost:6379", "redis://HOST:PORT"),
         ("", "sqlite:PATH"),
     ],
@@ -285,7 +304,9 @@ async def test_an_asynchronous_client_object_is_found_to_starve(redis_server: An
     class OwnClient(fakeredis.FakeAsyncRedis):
         pass
 
-    report = await RedisBackend(OwnClient()).check()
+    backend = RedisBackend(OwnClient())
+    report = await backend.check()
+    await close(backend)
     assert report.is_unsafe
     assert "executed again elsewhere" in report.findings[0].text
 
@@ -326,7 +347,7 @@ def test_a_request_without_asyncio_is_told_what_to_choose() -> None:
 async def test_a_store_that_is_away_at_start_is_one_line(
     connect: Any, caplog: Any, own_redis: Any, layer: str
 ) -> None:
-    port = free_port()
+    port = own_redis.reserve_port()
     backend = RedisBackend(f"redis://127.0.0.1:{port}")
     app: Any = FastAPI()
 

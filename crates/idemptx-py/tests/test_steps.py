@@ -107,6 +107,35 @@ async def test_a_plain_function_has_steps_too(connect: Any, backend: Any) -> Non
     await _close(backend)
 
 
+@pytest.mark.parametrize("mistake", ["step", "coroutine"])
+async def test_a_plain_function_that_would_run_no_step_is_told_and_keeps_its_key(
+    connect: Any, mistake: str
+) -> None:
+    told: list[str] = []
+
+    async def charge() -> str:
+        raise AssertionError("it has run")
+
+    @protected(path="/pay")
+    def app() -> str:
+        here = _here()
+        try:
+            if mistake == "step":
+                here.step("charge", lambda: "c_1")
+            here.blocking_step("charge", charge)
+        except (RuntimeError, TypeError) as error:
+            told.append(str(error))
+            if len(told) == 1:
+                raise
+        return here.blocking_step("charge", lambda: "c_1")
+
+    async with connect(app) as client:
+        assert (await client.post("/pay", headers=KEY)).status_code == 500
+        assert (await client.post("/pay", headers=KEY)).json() == "c_1"
+    assert len(told) == 2
+    assert "plain" in told[0]
+
+
 async def test_what_fails_is_not_kept(connect: Any, backend: Any) -> None:
     calls: list[int] = []
 

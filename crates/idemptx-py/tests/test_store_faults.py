@@ -16,6 +16,7 @@ import redis.asyncio.retry
 import redis.backoff
 import redis.retry
 from fastapi.responses import JSONResponse
+from idemptx._engine import Engine
 from idemptx._engines import engines_of
 from idemptx.backend import AsyncRedisBackend, RedisBackend
 from own_backends import (
@@ -223,6 +224,41 @@ def test_nothing_is_left_in_redis_by_a_claim_that_nobody_heard_of(
             return answer.json()
 
     assert asyncio.run(play()) == {"n": 1}
+
+
+@pytest.mark.anyio
+async def test_a_settlement_whose_first_try_took_its_time_is_not_repeated_before_the_answer(
+    connect: Any, own_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = own_redis()
+    backend = RedisBackend(server.url)
+    repeated: list[Any] = []
+    given_up: list[bool] = []
+    perform, confirm_later = Engine.perform, Engine.confirm_later
+
+    async def counted(engine: Engine, step: Any) -> None:
+        if not given_up:
+            repeated.append(step)
+        await perform(engine, step)
+
+    def noted(engine: Engine, *rest: Any) -> None:
+        given_up.append(True)
+        confirm_later(engine, *rest)
+
+    monkeypatch.setattr(Engine, "perform", counted)
+    monkeypatch.setattr(Engine, "confirm_later", noted)
+
+    @protected(backend, policy={"store_timeout_ms": {"claim": 2000, "settle": 500}})
+    async def app() -> dict[str, bool]:
+        server.stall()
+        return {"ok": True}
+
+    async with connect(app) as client:
+        answer = await client.post("/orders", headers=KEY)
+    server.resume()
+    assert (answer.status_code, answer.headers["idempotency-stored"]) == (200, "false")
+    assert (repeated, given_up) == ([], [True])
+    await close(backend)
 
 
 def test_a_store_that_may_lose_records_is_complained_about(

@@ -19,6 +19,7 @@ from idemptx import (
 )
 from idemptx.backend import InMemoryBackend, PostgresBackend, SqliteBackend
 from protected import KEY, protected
+from protocol import PATIENT
 
 WAYS = [
     "psycopg async",
@@ -109,7 +110,7 @@ def test_a_transaction_of_the_applications_own_settles_too(
 
 def test_an_owner_that_was_stopped_commits_nothing(start: Any, charged: Any, effects: Any) -> None:
     """After its lease has lapsed it rolls back, and answers what the other has charged."""
-    options = {"policy": {"lease_ms": 400}}
+    options = {"policy": {**PATIENT, "lease_ms": 1000}}
     stopped, other = start(options=options), start(options=options)
     ways = ["psycopg async", "asyncpg", "sqlalchemy async session"]
     for number, way in enumerate(ways, 1):

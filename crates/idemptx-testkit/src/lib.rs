@@ -55,13 +55,31 @@ pub use small_disk::SmallDisk;
 
 /// Creates the directory of a server, which is removed with the returned value.
 ///
+/// It is in memory where there is room.
+///
 /// Tests create one themselves when the configuration names files in it.
 pub fn server_directory() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
 
-    let directory = tempfile::Builder::new().prefix("idemptx-").tempdir().unwrap();
+    let mut named = tempfile::Builder::new();
+    named.prefix("idemptx-");
+    // A busy disk may stall a flush for longer than a step of a store may take.
+    let in_memory = has_room(MEMORY_DISK).then(|| named.tempdir_in(MEMORY_DISK).ok()).flatten();
+    let directory = in_memory.unwrap_or_else(|| named.tempdir().unwrap());
     // PostgreSQL runs as another user where the tests run as root.
     let readable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), readable).unwrap();
     directory
 }
+
+/// Returns true if a directory is on a file system with room for the servers of several tests.
+fn has_room(directory: &str) -> bool {
+    rustix::fs::statvfs(directory)
+        .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= SERVERS_BYTES)
+}
+
+/// Settings of the URL of a server, with which steps wait for a slow machine.
+const PATIENCE: &str = "timeout_ms=20000&connect_timeout_ms=20000";
+/// The file system in memory that Linux has.
+const MEMORY_DISK: &str = "/dev/shm";
+const SERVERS_BYTES: u64 = 1 << 30;

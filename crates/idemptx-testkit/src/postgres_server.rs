@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::child_process::send_signal;
 use crate::unprivileged::{command, hand_over};
-use crate::{ChildProcess, ReservedPort, Signal, server_directory};
+use crate::{ChildProcess, PATIENCE, ReservedPort, Signal, server_directory};
 
 /// A `postgres` with its own port, socket and directory, killed when dropped.
 #[derive(Debug)]
@@ -115,6 +115,11 @@ impl PostgresServer {
     /// Returns its URL for the superuser.
     pub fn url(&self) -> String {
         self.url_of("postgres")
+    }
+
+    /// Returns its URL for a store that a busy machine does not lead to give up.
+    pub fn patient_url(&self) -> String {
+        format!("{}?{PATIENCE}", self.url())
     }
 
     /// Returns its URL for another role.

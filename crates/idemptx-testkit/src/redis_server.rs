@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{ChildProcess, ReservedPort, Signal, released_program, server_directory};
+use crate::{ChildProcess, PATIENCE, ReservedPort, Signal, released_program, server_directory};
 
 /// A `redis-server` with its own port, socket and directory, killed when dropped.
 #[derive(Debug)]
@@ -57,6 +57,11 @@ impl RedisServer {
     /// Returns its URL.
     pub fn url(&self) -> String {
         format!("redis://{}", self.port.address())
+    }
+
+    /// Returns its URL for a store that a busy machine does not lead to give up.
+    pub fn patient_url(&self) -> String {
+        format!("{}?{PATIENCE}", self.url())
     }
 
     /// Returns its port.

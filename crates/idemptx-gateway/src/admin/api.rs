@@ -231,9 +231,8 @@ fn parse_query(text: &str) -> Result<Query, ApiProblem> {
     for (name, value) in text.split('&').filter_map(|pair| pair.split_once('=')) {
         query = match name {
             "view" => {
-                let view = operators::query_of([value]).map_err(|error| {
-                    bad_request(format!("`view`: {error}, in-flight, in-doubt or all."))
-                })?;
+                let view = operators::query_of([value])
+                    .map_err(|error| bad_request(format!("`view`: {error}.")))?;
                 view.limit(query.limit).after(query.after)
             }
             "limit" => {

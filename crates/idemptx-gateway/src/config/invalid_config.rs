@@ -79,9 +79,10 @@ impl SourceText<'_> {
 
     /// Returns the parser's error.
     pub(super) fn parse_error(&self, error: &toml::de::Error) -> InvalidConfig {
+        let text = in_words_of_the_file(error.message());
         match error.span() {
-            Some(span) => self.error_at(&span, error.message()),
-            None => InvalidConfig::without_position(self.name, error.message()),
+            Some(span) => self.error_at(&span, text),
+            None => InvalidConfig::without_position(self.name, text),
         }
     }
 
@@ -93,6 +94,22 @@ impl SourceText<'_> {
     ) -> InvalidConfig {
         self.error_at(&span_of(table, &error.path, error.is_key), error.text)
     }
+}
+
+/// Replaces the names of Rust's types, which say nothing to who writes a file.
+fn in_words_of_the_file(message: &str) -> String {
+    let Some((found, expected)) = message.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "f64" => "a number",
+        record if record.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// Finds a setting, or else the innermost table around it.

@@ -228,6 +228,7 @@ struct Document {
     listener: Vec<Listener>,
     #[serde(default)]
     upstream: Vec<Upstream>,
+    #[serde(default)]
     route: Vec<RouteTable>,
     store: Option<Store>,
     #[serde(default)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 /// A path pattern, compared byte by byte with paths, in which encodings that mean the same and
 /// parameters of segments do not count.
 ///
-/// `*` matches one segment, `**` at the end any number of them: `/orders`, `/orders/*/refund`,
-/// `/api/**`.
+/// `*` matches one segment, and so does a name in braces; `**` at the end any number of them:
+/// `/orders`, `/orders/*/refund`, `/orders/{id}`, `/api/**`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -51,7 +51,9 @@ impl Pattern {
         };
         let segment = |segment: &str| match segment {
             "*" => Ok(Segment::Any),
-            exact if exact.contains('*') => Err(STARS),
+            named if is_named(named) => Ok(Segment::Any),
+            exact if exact.contains(['*', '{', '}']) => Err(STARS),
+            "." | ".." => Err("leave `.` and `..` out: requests with them are refused"),
             exact => Ok(Segment::Exactly(normalised(exact).into_owned())),
         };
         let segments = path.split('/').map(segment).collect::<Result<_, _>>()?;
@@ -139,4 +141,66 @@ const fn means_itself(character: char) -> bool {
     character.is_ascii_graphic() && !matches!(character, '/' | '\\' | '%' | ';' | '?' | '#')
 }
 
-const STARS: &str = "`*` stands for one whole segment, `**` at the end for all that follow";
+/// Returns whether a segment is a name in braces, as frameworks write a parameter.
+fn is_named(segment: &str) -> bool {
+    let name = segment.strip_prefix('{').and_then(|it| it.strip_suffix('}')).unwrap_or_default();
+    !name.is_empty() && name.chars().all(|it| it.is_ascii_alphanumeric() || it == '_')
+}
+
+const STARS: &str = "`*` or `{name}` stands for one whole segment, `**` at the end for all that \
+                     follow";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_a_path_with_stars() {
+        let cases = [
+            ("/orders", "/orders", true),
+            ("/orders", "/orders/", false),
+            ("/orders", "/Orders", false),
+            ("/orders", "/orders2", false),
+            ("/orders/*", "/orders/1", true),
+            ("/orders/*", "/orders/", false),
+            ("/orders/*", "/orders/1/2", false),
+            ("/orders/*/refund", "/orders/1/refund", true),
+            ("/orders/{id}/refund", "/orders/1/refund", true),
+            ("/orders/{id}", "/orders/", false),
+            ("/%7Bid%7D", "/{id}", true),
+            ("/%7Bid%7D", "/1", false),
+            ("/orders/**", "/orders", true),
+            ("/orders/**", "/orders/", true),
+            ("/orders/**", "/orders/1/2", true),
+            ("/orders/**", "/ordersx", false),
+            ("/**", "/", true),
+            ("/**", "*", true),
+            ("/", "/", true),
+            ("/", "/a", false),
+        ];
+        for (pattern, path, expected) in cases {
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().matches(path),
+                expected,
+                "{pattern} {path}"
+            );
+        }
+        for wrong in [
+            "",
+            "orders",
+            "/a**",
+            "/**/a",
+            "/a?b",
+            "/ü",
+            "/a b",
+            "/a{b}",
+            "/{a",
+            "/{}",
+            "/{a:path}",
+            "/a/../b",
+            "/./a",
+        ] {
+            assert!(Pattern::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::invalid_config::InvalidSetting;
-use super::values::{count_or_all, positive_millis, seconds};
+use super::values::{count_or_all, optional_positive_millis, positive_millis, seconds};
 
 /// The store of the records.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -65,6 +65,12 @@ pub struct Store {
     pub migrate: Option<bool>,
     /// The maximum number of PostgreSQL's sessions for statements.
     pub sessions: Option<usize>,
+    /// The time limit of a step, after which its outcome counts as unknown.
+    #[serde(default, rename = "timeout_ms", deserialize_with = "optional_positive_millis")]
+    pub timeout: Option<Duration>,
+    /// The time limit of an attempt to connect.
+    #[serde(default, rename = "connect_timeout_ms", deserialize_with = "optional_positive_millis")]
+    pub connect_timeout: Option<Duration>,
     /// The size of the near cache, which replays without a round trip; 0 disables it.
     #[serde(default)]
     pub near_bytes: usize,
@@ -124,6 +130,8 @@ impl Store {
             pooled: None,
             migrate: None,
             sessions: None,
+            timeout: None,
+            connect_timeout: None,
             near_bytes: 0,
             near_hold: seconds::<1>(),
             required_for_readiness: false,
@@ -172,8 +180,23 @@ impl Store {
             ("pooled", self.pooled.map(|it| it.to_string())),
             ("migrate", self.migrate.map(|it| it.to_string())),
             ("sessions", self.sessions.map(|it| it.to_string())),
+            ("timeout_ms", self.timeout.map(|it| it.as_millis().to_string())),
+            ("connect_timeout_ms", self.connect_timeout.map(|it| it.as_millis().to_string())),
         ];
         settings.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// Returns the time limit of a step; `None` for a store without one.
+    pub(super) fn step_limit(&self) -> Option<Duration> {
+        let url = self.full_url();
+        let written = url.split(['?', '&']).find_map(|it| it.strip_prefix("timeout_ms="));
+        let millis = match url.split(':').next().unwrap_or_default() {
+            "memory" => return None,
+            "sqlite" => 5000,
+            "postgres" | "postgresql" => 2000,
+            _ => 1000,
+        };
+        Some(Duration::from_millis(written.and_then(|it| it.parse().ok()).unwrap_or(millis)))
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {

@@ -59,6 +59,12 @@ pub(super) fn positive_millis<'de, D: Deserializer<'de>>(
     }
 }
 
+pub(super) fn optional_positive_millis<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    positive_millis(deserializer).map(Some)
+}
+
 /// A count, or the word `all`.
 pub(super) fn count_or_all<'de, D: Deserializer<'de>>(
     deserializer: D,

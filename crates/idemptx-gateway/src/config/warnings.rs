@@ -33,6 +33,7 @@ pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
             ));
         }
         found.extend(methods_warning(route));
+        found.extend(timeout_warning(config, route));
         found.extend(scope_warning(config, route));
     }
     found
@@ -100,6 +101,22 @@ fn methods_warning(route: &Route) -> Option<String> {
         route.name,
         named(&route.methods),
         named(covered)
+    ))
+}
+
+/// Returns a line for a route that gives a claim more time than the store gives a step.
+fn timeout_warning(config: &Config, route: &Route) -> Option<String> {
+    let claim = route.protection.as_ref()?.policy.claim_timeout;
+    let limit = config.store.step_limit().filter(|limit| claim > *limit)?;
+    let advice = match config.store.url.starts_with("sqlite:") {
+        true => "that is the most",
+        false => "set `timeout_ms` in [store]",
+    };
+    Some(format!(
+        "route {} gives a claim {} ms, and a step of the store has {} ms: {advice}",
+        route.name,
+        claim.as_millis(),
+        limit.as_millis()
     ))
 }
 

@@ -7,6 +7,7 @@ use idemptx::operator::{Page, PurgeReport, RecordSummary};
 use idemptx_core::key::RecordId;
 use serde_json::{Value, json};
 
+use crate::config::Store;
 use crate::observation::short_id;
 use crate::operators::{OperatorAction, ShownRecord, view};
 
@@ -204,6 +205,19 @@ fn size(bytes: u64) -> String {
         _ => format!("{} MiB", bytes / 1_048_576),
     }
 }
+
+/// Returns what to say where nothing is found: records of Redis are kept by prefix.
+pub(super) fn prefix_hint(store: &Store) -> &'static str {
+    let url = store.full_url();
+    let is_redis = ["redis", "valkey", "unix:"].iter().any(|scheme| url.starts_with(scheme));
+    match is_redis && !url.contains("prefix=") {
+        true => PREFIX_HINT,
+        false => "",
+    }
+}
+
+const PREFIX_HINT: &str = "; the Python package's are under another prefix: add \
+                           `?prefix=idempotency:` to the URL";
 
 #[cfg(test)]
 mod tests {

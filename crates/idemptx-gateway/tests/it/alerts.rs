@@ -19,7 +19,7 @@ use crate::support::operated_gateway::{OperatedGateway, eventually};
 #[test]
 fn every_alert_fires_on_the_metrics_of_a_gateway_to_which_it_happens() {
     let mut redis = RedisServer::start(&[]);
-    let gateway = OperatedGateway::at(&redis.url(), POLICY, TABLES);
+    let gateway = OperatedGateway::at(&redis.patient_url(), POLICY, TABLES);
     let send = |path: &str, key: &str| post(gateway.public, path, "tea").key(key).reply().status;
     assert_eq!(send("/orders", "warm"), 201);
     let quiet = gateway.metrics();
@@ -98,7 +98,7 @@ fn outage(gateway: &OperatedGateway, redis: &mut RedisServer) -> String {
 
 /// Sends a request whose first gateway was killed.
 fn meet_orphan(gateway: &OperatedGateway, redis: &RedisServer) {
-    let other = OperatedGateway::at(&redis.url(), POLICY, "");
+    let other = OperatedGateway::at(&redis.patient_url(), POLICY, "");
     let public = other.public;
     let client = std::thread::spawn(move || {
         // Its gateway dies under it.
@@ -179,7 +179,8 @@ fn promtool(folder: &Path, arguments: &[&str], input: &str) {
 
 /// Enough a minute for alerts on rates.
 const LOST: usize = 20;
-const POLICY: &str = "policy = { scope = \"shared\", lease_ms = 1000 }";
+const POLICY: &str =
+    "policy = { scope = \"shared\", lease_ms = 1000, store_timeout_ms = { claim = 20000 } }";
 const TABLES: &str = "[[upstream]]\nname = \"away\"\nurls = [\"http://127.0.0.1:1\"]\ndown_ms = 600000\n\
      [[route]]\nname = \"away\"\npath = \"/away\"\nupstream = \"away\"\n\
      [[route]]\nname = \"strict\"\npath = \"/strict\"\nupstream = \"shop\"\n\

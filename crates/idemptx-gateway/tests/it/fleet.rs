@@ -9,12 +9,12 @@ use std::thread;
 use idemptx_testkit::{RedisServer, ReservedPort, Signal};
 
 use crate::support::counting_service::CountingService;
-use crate::support::gateway_process::{GatewayProcess, configuration};
+use crate::support::gateway_process::{GatewayProcess, PATIENT, configuration};
 use crate::support::raw_client::{Answer, RawClient, post};
 
 #[test]
 fn two_gateways_execute_every_key_once() {
-    let (redis, service) = (RedisServer::start(UNFLUSHED), CountingService::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let gateways = [(); 2].map(|()| start(&service, &redis, "wait_ms = 20000"));
     let addresses = gateways.each_ref().map(GatewayProcess::address);
     let answers: Vec<_> = thread::scope(|scope| {
@@ -50,7 +50,7 @@ fn two_gateways_execute_every_key_once() {
 
 #[test]
 fn what_a_killed_gateway_had_begun_is_taken_over_once_its_lease_has_lapsed() {
-    let (redis, service) = (RedisServer::start(UNFLUSHED), CountingService::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let mut killed = start(&service, &redis, SHORT_LEASE);
     let other = start(&service, &redis, &format!("{SHORT_LEASE}\nwait_ms = 20000"));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&killed, key)).collect();
@@ -72,7 +72,7 @@ fn what_a_killed_gateway_had_begun_is_taken_over_once_its_lease_has_lapsed() {
 
 #[test]
 fn what_a_killed_gateway_had_begun_is_unknown_where_that_is_asked_for() {
-    let (redis, service) = (RedisServer::start(UNFLUSHED), CountingService::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let policy = format!("{SHORT_LEASE}\non_orphan = 'quarantine'\nwait_ms = 20000");
     let [mut killed, other] = [(); 2].map(|()| start(&service, &redis, &policy));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&killed, key)).collect();
@@ -89,7 +89,7 @@ fn what_a_killed_gateway_had_begun_is_unknown_where_that_is_asked_for() {
 
 #[test]
 fn a_gateway_that_was_frozen_does_not_answer_with_what_was_taken_over() {
-    let (redis, service) = (RedisServer::start(UNFLUSHED), CountingService::start("a"));
+    let (redis, service) = (RedisServer::start(&[]), CountingService::start("a"));
     let frozen = start(&service, &redis, SHORT_LEASE);
     let other = start(&service, &redis, &format!("{SHORT_LEASE}\nwait_ms = 20000"));
     let under_way: Vec<_> = (0..FEW).map(|key| sent(&frozen, key)).collect();
@@ -199,8 +199,8 @@ fn start(service: &CountingService, redis: &RedisServer, policy: &str) -> Gatewa
     if policy.contains(SHORT_LEASE) {
         service.hold();
     }
-    let store = format!("[store]\nurl = '{}'", redis.url());
-    let route = format!("{ROUTE}[route.policy]\nscope = 'shared'\n{policy}\n{store}");
+    let store = format!("[store]\nurl = '{}'", redis.patient_url());
+    let route = format!("{ROUTE}[route.policy]\nscope = 'shared'\n{PATIENT}\n{policy}\n{store}");
     GatewayProcess::start(service.address(), &route.replace(SCOPE, ""))
 }
 
@@ -222,8 +222,6 @@ upstream = 'app'
 policy = { scope = 'shared' }
 ";
 const SHORT_LEASE: &str = "lease_ms = 1000";
-/// A busy disk may take longer to flush than a step of the store may; nothing here is about a disk.
-const UNFLUSHED: &[&str] = &["appendfsync no"];
 const KEYS: usize = 1500;
 const EACH: usize = 9;
 const GROUPS: usize = 4;

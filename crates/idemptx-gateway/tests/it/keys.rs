@@ -268,11 +268,41 @@ fn what_cannot_be_meant_is_said_at_once() {
     let nowhere = idemptx(&["keys", "list"]);
     assert_eq!(nowhere.code, 1);
     assert!(nowhere.stderr.contains("give --config FILE, the gateway's, or --store URL"));
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}", folder.path().join("keys.db").display());
+    drop(idemptx::store::sqlite::SqliteStore::open(folder.path().join("keys.db")).unwrap());
+    for state in ["bogus", "in-doubt,completed"] {
+        let refused = idemptx(&["keys", "--store", &store, "list", "--state", state]);
+        let first = state.split(',').next().unwrap();
+        let advice = format!("`{first}` is no state here: give `in-flight`, `in-doubt` or `all`");
+        assert!(refused.stderr.contains(&advice), "{refused:?}");
+    }
     for wrong in [
-        &["--store", "sqlite:x", "show"][..],
+        &["--store", "sqlite:x", "list", "--limit", "0"][..],
+        &["--store", "sqlite:x", "show"],
         &["--store", "sqlite:x", "show", "xyz"],
         &["--store", "sqlite:x", "purge", "--idle", "soon"],
     ] {
         assert_eq!(idemptx(&[&["keys"], wrong].concat()).code, 2, "{wrong:?}");
+    }
+}
+
+/// Its services keep records under their own prefix, which the program does not know.
+#[cfg(feature = "redis")]
+#[test]
+fn who_looks_for_records_of_a_python_service_is_told_where_they_are() {
+    let redis = idemptx_testkit::RedisServer::start(&[]);
+    let (plain, prefixed) = (redis.patient_url(), format!("{}&prefix=a:", redis.patient_url()));
+    let hint = "`?prefix=idempotency:`";
+    for (command, is_told) in [
+        (&["--store", &plain, "list"][..], true),
+        (&["--store", &plain, "list", "--state", "all"], true),
+        (&["--store", &plain, "show", "--key", "k"], true),
+        (&["--store", &plain, "show", "abcd"], true),
+        (&["--store", &prefixed, "list"], false),
+    ] {
+        let ended = idemptx(&[&["keys"], command].concat());
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert_eq!(said.contains(hint), is_told, "{command:?}: {said}");
     }
 }

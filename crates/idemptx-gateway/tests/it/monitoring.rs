@@ -67,8 +67,9 @@ fn what_alerts_count_is_there_before_it_happens() {
 #[test]
 fn what_a_store_no_longer_promises_is_noticed_measured_and_refused_and_logged_once() {
     let redis = RedisServer::start(&["appendonly yes", "appendfsync always"]);
-    let policy = "profile = \"payments\"\npolicy = { scope = \"shared\", store_check_ms = 100 }";
-    let gateway = OperatedGateway::at(&redis.url(), policy, "[log]\nlevel = \"info\"\n");
+    let policy = "profile = \"payments\"\n[route.policy]\nscope = \"shared\"\nstore_check_ms = 100\n\
+                  store_timeout_ms = { claim = 20000 }";
+    let gateway = OperatedGateway::at(&redis.patient_url(), policy, "[log]\nlevel = \"info\"\n");
     let send = |key: &str| post(gateway.public, "/orders", "tea").key(key).reply();
     eventually(|| gateway.metrics().contains("idemptx_store_findings{severity=\"warning\"} 0"));
     assert_eq!(send("first").status, 201);

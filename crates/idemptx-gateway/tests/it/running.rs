@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::support::command::run;
-use crate::support::gateway_process::GatewayProcess;
+use crate::support::gateway_process::{GatewayProcess, PATIENT, PATIENT_JSON};
 use crate::support::hyper_service::{HyperService, full};
 use crate::support::in_process::{
     PATIENCE, config, in_front_of, post, send, simple, started, try_send,
@@ -32,12 +32,19 @@ async fn what_cannot_be_meant_ends_with_status_2_and_a_word() {
     let mistaken = mistaken.to_str().unwrap();
     let place = format!("{mistaken}:3:1: unknown field `colour`");
     let up = ["--upstream", "http://127.0.0.1:9"];
-    let cases: [(&[&str], &str); 12] = [
-        (&["serve"], "--upstream"),
+    let cases: [(&[&str], &str); 16] = [
+        (&["serve"], "<--config <FILE>|--upstream <URL>>"),
+        (&["check"], "<--config <FILE>|--upstream <URL>>"),
         (&["serve", "--colour", "red"], "--colour"),
         (&["serve", "--upstream", "ftp://a"], "write `http://host:port`"),
         (&["serve", up[0], up[1], "--listen", "nonsense"], "--listen"),
         (&["serve", up[0], up[1], "--store", "ftp://a"], "no such store"),
+        (&["serve", up[0], up[1], "--store", "sqlite"], "no such store"),
+        (&["serve", up[0], up[1], "--store", "keys.db"], "did you mean `sqlite:keys.db`?"),
+        (
+            &["serve", up[0], up[1], "--store", "redis://h?timeout_ms=0"],
+            "the setting `timeout_ms` of the store's URL must be a number of milliseconds from 1",
+        ),
         (&["serve", up[0], up[1], "--store", "redis://${IDEMPTX_NOT_SET}/"], "`IDEMPTX_NOT_SET`"),
         (&["serve", up[0], up[1], "--profile", "none"], "`draft`"),
         (&["serve", up[0], up[1], "--policy", "[]"], "give one JSON object"),
@@ -239,11 +246,11 @@ async fn a_terminated_gateway_finishes_what_runs_and_accepts_no_more() {
     for client_stays in [true, false] {
         let (upstream, begun, go_on) = slow().await;
         let up = format!("http://{}", upstream.address);
-        let url = redis.url();
+        let url = redis.patient_url();
         // The host has another port at each gateway.
-        let scope = ["--policy", "{\"scope\":\"shared\"}"];
-        let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url];
-        let flags = [&flags[..], &scope].concat();
+        let policy = format!("{{\"scope\":\"shared\",{PATIENT_JSON}}}");
+        let flags =
+            ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", &policy];
         let mut gateway = GatewayProcess::serve(&flags);
         let key = format!("stays-{client_stays}");
         let first = tokio::spawn(try_send(gateway.address(), post(&key, "tea")));
@@ -273,11 +280,13 @@ async fn a_terminated_gateway_finishes_what_runs_and_accepts_no_more() {
 #[tokio::test]
 async fn what_a_killed_gateway_was_doing_is_dealt_with_by_policy() {
     let redis = RedisServer::start(&[]);
-    let url = redis.url();
+    let url = redis.patient_url();
     for (key, fate) in [("reexecute", "run 2"), ("quarantine", "outcome-unknown")] {
         let (upstream, begun, go_on) = slow().await;
         let up = format!("http://{}", upstream.address);
-        let policy = format!("{{\"on_orphan\":\"{key}\",\"lease_ms\":300,\"scope\":\"shared\"}}");
+        let policy = format!(
+            "{{\"on_orphan\":\"{key}\",\"lease_ms\":300,\"scope\":\"shared\",{PATIENT_JSON}}}"
+        );
         let flags =
             ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", &policy];
         let (mut gateway, successor) =
@@ -316,9 +325,11 @@ async fn two_gateways_on_one_redis_execute_each_key_once() {
         Response::builder().status(201).body(full(number.to_string())).unwrap()
     })
     .await;
-    let (up, url) = (format!("http://{}", upstream.address), redis.url());
-    let policy = "{\"wait_ms\":10000,\"waiters_max\":100,\"scope\":\"shared\"}";
-    let flags = ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", policy];
+    let (up, url) = (format!("http://{}", upstream.address), redis.patient_url());
+    let policy =
+        format!("{{\"wait_ms\":20000,\"waiters_max\":100,\"scope\":\"shared\",{PATIENT_JSON}}}");
+    let flags =
+        ["--listen", "127.0.0.1:0", "--upstream", &up, "--store", &url, "--policy", &policy];
     let (one, other) = (GatewayProcess::serve(&flags), GatewayProcess::serve(&flags));
     let keys = 40;
     let mut sent = Vec::new();
@@ -379,8 +390,9 @@ async fn one_route_that_refuses_the_store_leaves_the_others_alone() {
     let redis = RedisServer::start(&["maxmemory 100mb", "maxmemory-policy allkeys-lru"]);
     let upstream = HyperService::mirror().await;
     let routes = "path = \"/payments\"\nprofile = \"payments\"\npolicy = { scope = \"shared\" }\n\
-                  [[route]]\nupstream = \"up\"\n";
-    let text = simple(upstream.address, routes).replace("memory:", &redis.url());
+                  [[route]]\nupstream = \"up\"\n[route.policy]\n";
+    let text = simple(upstream.address, &format!("{routes}{PATIENT}"));
+    let text = text.replace("memory:", &redis.patient_url());
     let gateway = started(&text).await;
     let payment = Request::post("/payments").header("idempotency-key", "k");
     let payment = payment.body(Full::default()).unwrap();

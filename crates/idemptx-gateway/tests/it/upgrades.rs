@@ -16,7 +16,7 @@ use idemptx_testkit::{RedisServer, Signal};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::support::gateway_process::{GatewayProcess, configuration};
+use crate::support::gateway_process::{GatewayProcess, PATIENT, configuration};
 use crate::support::hyper_service::{HyperService, full};
 use crate::support::in_process::PATIENCE;
 
@@ -31,8 +31,9 @@ async fn gateways_are_replaced_under_load_without_a_lost_request() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let tables = format!(
-        "[store]\nurl = '{}'\n[limits]\nlame_duck_ms = 300\n[[route]]\nupstream = 'app'\n",
-        redis.url()
+        "[store]\nurl = '{}'\n[limits]\nlame_duck_ms = 300\n\
+         [[route]]\nupstream = 'app'\n[route.policy]\n{PATIENT}\n",
+        redis.patient_url()
     );
     let lines = "address = '127.0.0.1:0'\ninherit = true\nprobes = true";
     let text = configuration(upstream.address, &tables).replace("address = '127.0.0.1:0'", lines);

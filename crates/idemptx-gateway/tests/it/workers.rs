@@ -12,6 +12,8 @@ use idemptx_gateway::serve::Gateway;
 use idemptx_gateway::workers::Workers;
 use tokio::net::TcpStream;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use crate::support::gateway_process::PATIENT;
 use crate::support::hyper_service::HyperService;
 use crate::support::in_process::{Reply, config, post, simple};
 
@@ -23,7 +25,8 @@ async fn on_two_threads(text: &str) -> Gateway {
 /// Returns the configuration of a gateway on another store than memory.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 fn on_store(upstream: &HyperService, store: &str) -> String {
-    simple(upstream.address, "").replace("url = \"memory:\"", store)
+    let policy = format!("[route.policy]\n{PATIENT}");
+    simple(upstream.address, &policy).replace("url = \"memory:\"", store)
 }
 
 fn address(gateway: &Gateway) -> SocketAddr {
@@ -106,7 +109,7 @@ async fn one_key_is_executed_once_by_requests_on_all_threads() {
 async fn each_thread_is_connected_to_redis_before_its_first_request() {
     let server = idemptx_testkit::RedisServer::start(&[]);
     let upstream = HyperService::mirror().await;
-    let text = on_store(&upstream, &format!("url = \"{}\"", server.url()));
+    let text = on_store(&upstream, &format!("url = \"{}\"", server.patient_url()));
     let before = server.connections();
     let gateway = on_two_threads(&text).await;
     // The third is that of operators and checks; the count is a connection, too.
@@ -124,7 +127,7 @@ async fn each_thread_is_connected_to_redis_before_its_first_request() {
 async fn postgresql_has_no_sessions_for_each_thread() {
     let server = idemptx_testkit::PostgresServer::start(&[]);
     let upstream = HyperService::mirror().await;
-    let text = on_store(&upstream, &format!("url = \"{}\"\nsessions = 1", server.url()));
+    let text = on_store(&upstream, &format!("url = \"{}\"\nsessions = 1", server.patient_url()));
     let gateway = on_two_threads(&text).await;
     let mut clients = join_all((0..4).map(|_| Client::connect(&gateway))).await;
     for round in 0..5 {

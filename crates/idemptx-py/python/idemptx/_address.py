@@ -189,11 +189,13 @@ COMPILED = frozenset(
     {
         "ca_file",
         "cert_file",
+        "connect_timeout_ms",
         "failover_grace_ms",
         "key_file",
         "password_command",
         "password_file",
         "prefix",
+        "timeout_ms",
         "wait_aof",
         "wait_replicas",
     }

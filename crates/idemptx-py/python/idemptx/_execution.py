@@ -129,9 +129,9 @@ class Execution:
             raise ValueError(message)
         self.directive = outcome
 
-    async def step(
+    def step(
         self, label: str, call: Callable[[], Awaitable[T] | T], returns: Any = None
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Runs a step of the operation, or returns the result of an earlier attempt.
 
             charge = await execution.step("charge", lambda: psp.charge(execution.derive("charge")))
@@ -153,6 +153,12 @@ class Execution:
         `RecoveryException` if the store gave no answer: nothing has run, or its result is not kept.
         `ValueError` and `TypeError` say what to change.
         """
+        # Told here: what nobody awaits would never say so.
+        if not _runs_in(self._engine.loop):
+            raise RuntimeError(UNAWAITED)
+        return self._step(label, call, returns)
+
+    async def _step(self, label: str, call: Callable[[], Awaitable[T] | T], returns: Any) -> T:
         form = StepForm(call, returns)
         recovery = self._begin_step(label)
         found = await self._recalled(recovery)
@@ -173,7 +179,11 @@ class Execution:
         recovery = self._begin_step(label)
         found = asyncio.run_coroutine_threadsafe(self._recalled(recovery), loop).result()
         if found is None:
-            keeping = self._kept(label, recovery, form, call())
+            result = call()
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(NOT_RUN)
+            keeping = self._kept(label, recovery, form, result)
             found = asyncio.run_coroutine_threadsafe(keeping, loop).result()
         value: T = form.load(found)
         return value
@@ -356,6 +366,8 @@ STEPS_MAX = 100
 KEEP_PAUSE_MIN = 0.002
 KEEP_PAUSE_MAX = 0.2
 BLOCKING = "blocking_step would block its own event loop: in an async def handler await step"
+UNAWAITED = "step is awaited in an async def handler: in a plain def handler it is blocking_step"
+NOT_RUN = "blocking_step runs no coroutine: give it a plain function, or make the handler async def"
 UNKNOWN = "the store gave no answer about the step"
 UNKEPT = "the step ran in an earlier attempt, and its result could not be kept: nothing has run"
 TOO_LARGE = "its result is larger than response_bytes_max"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from ._rules import METHODS
 
@@ -38,6 +39,9 @@ def parse_pattern(text: str) -> Pattern:
 
     Raises `ValueError` with what to write.
     """
+    if not isinstance(text, str):
+        message = f'a route is a text such as "POST /orders", not {text!r}'
+        raise TypeError(message)
     methods, _, path = text.strip().rpartition(" ")
     named = tuple(method.strip().upper() for method in methods.split(",") if method.strip())
     unknown = [method for method in named if method not in METHODS]
@@ -46,6 +50,10 @@ def parse_pattern(text: str) -> Pattern:
             f'{text!r} is no route: write "/path", "METHOD /path" or "METHOD,METHOD /path", '
             "with {name} for a segment and a final * for whatever follows"
         )
+        raise ValueError(message)
+    plain = unquote(re.split(r"[?#]", path)[0])
+    if path != plain:
+        message = f"{text!r} is compared with decoded paths without query: did you mean {plain!r}?"
         raise ValueError(message)
     rest = path.endswith("*")
     if "*" in path[:-1]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ._idemptx import Rules
 
-__all__ = ["METHODS", "asks_a_probe", "check_plain", "make_rules"]
+__all__ = ["METHODS", "asks_a_probe", "check_flag", "check_function", "check_plain", "make_rules"]
 
 
 def make_rules(
@@ -37,15 +37,22 @@ def make_rules(
     if policy is not None and not isinstance(policy, Mapping):
         message = f"policy is a mapping of names and values, not {type(policy).__name__}"
         raise TypeError(message)
+    for name, text in (("profile", profile), ("namespace", namespace)):
+        if not isinstance(text, str):
+            message = f"{name} is a text, not {text!r}"
+            raise TypeError(message)
     overlay: dict[str, Any] = dict(policy or {})
     if methods is not None:
         allowed = overlay.get("methods", methods)
-        overlay["methods"] = [it for it in methods if it in allowed]
-        if not overlay["methods"]:
+        shared = [it for it in methods if it in allowed]
+        # What is no list of methods is left to the policy, which says what to write.
+        if shared and not isinstance(allowed, str):
+            overlay["methods"] = shared
+        elif not shared and all(it == str(it).upper() for it in allowed):
             message = f"{', '.join(methods)} is not among the policy's methods: nothing would match"
             raise ValueError(message)
     if required is not None:
-        overlay["required"] = bool(required)
+        overlay["required"] = check_flag("required", required)
     if wait_timeout is not None:
         overlay["wait_ms"] = _millis("wait_timeout", wait_timeout)
     if key_ttl is not None:
@@ -53,7 +60,7 @@ def make_rules(
     if overlay.get("on_large_body") == "stream":
         message = "on_large_body cannot be stream here: bodies are read before they are claimed"
         raise ValueError(message)
-    if validate_signature is False:
+    if validate_signature is not None and not check_flag("validate_signature", validate_signature):
         overlay["fingerprint"] = False
     elif signature_headers is not None:
         overlay["fingerprint"] = _with_headers(overlay.get("fingerprint"), signature_headers)
@@ -71,13 +78,26 @@ def make_rules(
     return rules.with_custom_scope() if callable(scope) else rules
 
 
-def check_plain(name: str, function: Any) -> None:
-    """Raises `TypeError` for what cannot be called, or only awaited: its answer would be lost."""
-    if function is None:
-        return
-    if not callable(function):
+def check_flag(name: str, value: Any) -> bool:
+    """Returns a flag; raises `TypeError` for what is true or false only by accident, as "no"."""
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    message = f"{name} is True or False, not {value!r}"
+    raise TypeError(message)
+
+
+def check_function(name: str, function: Any) -> None:
+    """Raises `TypeError` for what cannot be called."""
+    if function is not None and not callable(function):
         message = f"{name} is a function, not {function!r}"
         raise TypeError(message)
+
+
+def check_plain(name: str, function: Any) -> None:
+    """Raises `TypeError` for what cannot be called, or only awaited: its answer would be lost."""
+    check_function(name, function)
+    if function is None:
+        return
     inner = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -123,6 +143,9 @@ def _millis(name: str, seconds: float) -> int:
 
 
 def _as_json(overlay: Mapping[str, Any]) -> str:
+    if callable(overlay.get("scope")):
+        message = "a function is no part of a policy: give it as the parameter `scope`"
+        raise TypeError(message)
     try:
         return json.dumps(overlay)
     except (TypeError, ValueError) as error:

@@ -181,12 +181,13 @@ class StoreActions:
             if self.exchange.commits and execution.transaction is not None:
                 return await self._commit(step, execution.transaction)
             await self._roll_back()
+        until = self.engine.loop.time() + self.rules.settle_timeout
         waiting = self.engine.store.perform(step)
         if waiting is not None:
             await waiting
         verdict = step.verdict
         if verdict in TRANSIENT:
-            verdict = await self._settle_again(step)
+            verdict = await self._settle_again(step, until)
         if verdict == OK:
             self._renew_no_more()
             self._complete_with(step)
@@ -221,7 +222,7 @@ class StoreActions:
         """Looks up the result of a settlement in a transaction."""
         self._renew_no_more()
         looked = Step.lookup(step.id)
-        await self._until_told(looked)
+        await self._until_told(looked, self.engine.loop.time() + self.rules.settle_timeout)
         action = self.exchange.confirmed(looked)
         if action == ANSWER:
             self._complete_with(looked)
@@ -233,14 +234,14 @@ class StoreActions:
         if self.execution is not None and self.execution.transaction is not None:
             await self.execution.transaction.roll_back(self.rules.settle_timeout)
 
-    async def _settle_again(self, step: Step) -> int:
-        await self.engine.store.retry(step)
-        return await self._until_told(step)
+    async def _settle_again(self, step: Step, until: float) -> int:
+        if self.engine.loop.time() < until:
+            await self.engine.store.retry(step)
+        return await self._until_told(step, until)
 
-    async def _until_told(self, step: Step) -> int:
-        """Repeats a step until it has a verdict, within the time limit of a settlement."""
+    async def _until_told(self, step: Step, until: float) -> int:
+        """Repeats a step until it has a verdict; none begins after that time."""
         loop = self.engine.loop
-        until = loop.time() + self.rules.settle_timeout
         pause = SETTLE_PAUSE_MIN
         if step.verdict == PENDING:
             await self.engine.perform(step)

@@ -18,7 +18,7 @@ from ._openapi import annotate_routes_of
 from ._outcomes import Observer
 from ._request import begin, operation_of
 from ._request_body import feed
-from ._rules import METHODS, check_plain, make_rules
+from ._rules import METHODS, check_flag, check_function, check_plain, make_rules
 from ._scope import Scoping
 from ._signature import Signature, is_registered
 from ._waiting import ClientLeft
@@ -103,6 +103,8 @@ def idempotent(
         has_probe=probe is not None,
     )
     check_plain("accepts", accepts)
+    check_function("probe", probe)
+    check_flag("detach", detach)
     backend = backend_of(storage_backend)
     check_safety(backend, rules)
     observer = Observer(on_outcome)
@@ -143,6 +145,8 @@ class _Route:
         _fastapi.call_at_start(START)
 
     def protect(self, handler: Callable[P, R]) -> Callable[P, R]:
+        if hasattr(handler, RULES):
+            raise TypeError(TWICE)
         signature = Signature(handler)
 
         @functools.wraps(handler)
@@ -239,6 +243,7 @@ DEPENDENCY = (
     "@idempotent stands on a dependency, whose route runs whatever it answers: write it below the "
     "decorator of its route instead"
 )
+TWICE = "@idempotent stands on this handler twice: write it once, with one backend and one policy"
 ABOVE = (
     "@idempotent stands above its route's decorator, which has registered the handler already, "
     "unprotected: write @app.post(…) first, and @idempotent(…) below it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from ._openapi import annotate_application
 from ._outcomes import Observer
 from ._patterns import Pattern, parse_pattern
 from ._request import begin, operation_of, read_body, route_path
-from ._rules import asks_a_probe, check_plain, make_rules
+from ._rules import asks_a_probe, check_function, check_plain, make_rules
 from ._scope import Scoping
 from ._waiting import ClientLeft
 
@@ -76,6 +76,7 @@ class IdempotencyMiddleware:
         """
         self.app = app
         check_plain("accepts", accepts)
+        check_function("probe", probe)
         backend = backend_of(storage_backend)
         self._engines = engines_of(backend)
         self._engine: Engine | None = None
@@ -307,12 +308,18 @@ def _overlays(
 ) -> list[tuple[Pattern, Mapping[str, Any] | None]] | None:
     if routes is None:
         return None
-    if isinstance(routes, str):
+    if isinstance(routes, (str, bytes)) or not isinstance(routes, Iterable):
         message = "routes is a list of patterns, or a mapping from patterns to policies"
         raise TypeError(message)
-    if isinstance(routes, Mapping):
-        return [(parse_pattern(text), overlay) for text, overlay in routes.items()]
-    return [(parse_pattern(text), {}) for text in routes]
+    named = list(routes.items()) if isinstance(routes, Mapping) else [(it, {}) for it in routes]
+    if not named:
+        message = "routes is empty: nothing would be protected; leave it out to protect all"
+        raise ValueError(message)
+    for text, overlay in named:
+        if overlay is not None and not isinstance(overlay, Mapping):
+            message = f"the policy of {text!r} is a mapping, or None for no protection"
+            raise TypeError(message)
+    return [(parse_pattern(text), overlay) for text, overlay in named]
 
 
 def _marking(exchange: Exchange, send: Send) -> Send:

@@ -95,7 +95,12 @@ impl AnyStore {
     ///
     /// [`UnknownStore`] if no store has the URL's scheme, or the rest of the URL is invalid.
     pub fn from_url(url: &str) -> Result<Self, UnknownStore> {
-        let (scheme, _) = url.split_once(':').unwrap_or((url, ""));
+        let Some((scheme, _)) = url.split_once(':') else {
+            return Err(UnknownStore(match FILE_ENDINGS.iter().any(|it| url.ends_with(it)) {
+                true => UnknownStoreReason::File(url.to_owned()),
+                false => UnknownStoreReason::Scheme,
+            }));
+        };
         match scheme {
             "memory" if matches!(url, "memory:" | "memory://") => Ok(MemoryStore::new().into()),
             #[cfg(feature = "postgres")]
@@ -295,6 +300,8 @@ pub struct UnknownStore(UnknownStoreReason);
 )]
 enum UnknownStoreReason {
     Scheme,
+    /// The name of a file, without a scheme.
+    File(String),
     /// The feature that the store needs.
     NotBuiltIn(&'static str),
     Unreadable(Box<dyn StdError + Send + Sync>),
@@ -308,6 +315,9 @@ impl fmt::Display for UnknownStore {
             UnknownStoreReason::Unopened(_) => f.write_str("the store cannot be opened"),
             UnknownStoreReason::NotBuiltIn(feature) => {
                 write!(f, "this program was built without the feature `{feature}` for that store")
+            }
+            UnknownStoreReason::File(name) => {
+                write!(f, "`{name}` is no URL: did you mean `sqlite:{name}`?")
             }
             UnknownStoreReason::Scheme => {
                 f.write_str("no such store: use `memory:`")?;
@@ -334,7 +344,9 @@ impl fmt::Display for UnknownStore {
 impl StdError for UnknownStore {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.0 {
-            UnknownStoreReason::Scheme | UnknownStoreReason::NotBuiltIn(_) => None,
+            UnknownStoreReason::Scheme
+            | UnknownStoreReason::File(_)
+            | UnknownStoreReason::NotBuiltIn(_) => None,
             UnknownStoreReason::Unreadable(source) | UnknownStoreReason::Unopened(source) => {
                 Some(source.as_ref())
             }
@@ -352,3 +364,5 @@ fn feature_of(scheme: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+const FILE_ENDINGS: [&str; 3] = [".db", ".sqlite", ".sqlite3"];

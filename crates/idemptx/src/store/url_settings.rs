@@ -1,7 +1,9 @@
 //! Settings of a store in the query of its URL.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::server_access::{PasswordSource, ServerAccess, TlsFiles};
 
@@ -55,6 +57,12 @@ impl UrlSettings {
     ) -> Result<Option<T>, InvalidUrlSetting> {
         let parse = |text: &str| text.parse().map_err(|_| InvalidUrlSetting::of(name, expected));
         self.text(name).map(parse).transpose()
+    }
+
+    /// Returns a period in milliseconds, which is longer than none.
+    pub(super) fn period(&self, name: &'static str) -> Result<Option<Duration>, InvalidUrlSetting> {
+        let millis = self.parsed::<NonZeroU32>(name, "must be a number of milliseconds from 1")?;
+        Ok(millis.map(|millis| Duration::from_millis(millis.get().into())))
     }
 
     /// Reads the files that the settings name, and where the password comes from, over what is

@@ -66,9 +66,9 @@ async fn a_policy_that_demands_more_than_the_store_promises_refuses_from_then_on
     let server = RedisServer::start(&["appendonly yes", "appendfsync always"]);
     let often = |policy: Policy| {
         let policy = policy.into_builder().scope(ScopeRule::Shared);
-        policy.store_check(Duration::from_millis(100)).build().unwrap()
+        patient(policy).store_check(Duration::from_millis(100)).build().unwrap()
     };
-    let store = RedisStore::connect(server.url()).await.unwrap();
+    let store = RedisStore::connect(server.patient_url()).await.unwrap();
     let payments = Engine::builder(store).policy(often(Policy::payments())).build().unwrap();
     let draft = payments.with_policy(often(Policy::draft())).unwrap();
     assert!(payments.store_report().is_none());

@@ -128,8 +128,7 @@ async fn late_answers_of_a_paused_server_reach_nobody() {
         let lease = granted(&patient, id(number)).await;
         patient.settle(&lease, &done(format!("response {number}"))).await.unwrap();
     }
-    let patience = Duration::from_millis(100);
-    let store = RedisStore::builder(server.url()).timeout(patience).open().unwrap();
+    let store = RedisStore::open(format!("{}?timeout_ms=100", server.url())).unwrap();
     eventually(async || store.lookup(&id(0)).await).await.unwrap();
     let connections = server.connections();
     server.pause();

@@ -142,8 +142,10 @@ fn a_settled_record_can_be_forgotten() {
 #[test]
 fn what_another_gateway_does_is_seen_in_the_store_and_told_as_such() {
     let redis = RedisServer::start(&[]);
-    let (here, there) =
-        (OperatedGateway::sharing(&redis.url()), OperatedGateway::sharing(&redis.url()));
+    let (here, there) = (
+        OperatedGateway::sharing(&redis.patient_url()),
+        OperatedGateway::sharing(&redis.patient_url()),
+    );
     let (public, upstream) = (there.public, there.upstream);
     let client = std::thread::spawn(move || post(public, "/slow", "tea").key("k").reply());
     upstream.reach(1);

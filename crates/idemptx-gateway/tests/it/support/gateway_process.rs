@@ -211,6 +211,10 @@ pub(crate) fn configuration(upstream: SocketAddr, tables: &str) -> String {
     )
 }
 
+/// Limits of a policy with which a request waits for a store on a slow machine.
+pub(crate) const PATIENT: &str = "store_timeout_ms = { claim = 20000, settle = 20000 }";
+/// The same in JSON.
+pub(crate) const PATIENT_JSON: &str = "\"store_timeout_ms\":{\"claim\":20000,\"settle\":20000}";
 const CONFIGURATION: &str = "gateway.toml";
 const LOG: &str = "log";
 const WAIT_MAX: Duration = Duration::from_secs(60);

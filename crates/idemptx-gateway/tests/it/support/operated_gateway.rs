@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use idemptx_testkit::Signal;
 use tempfile::TempDir;
 
-use super::gateway_process::GatewayProcess;
+use super::gateway_process::{GatewayProcess, PATIENT};
 use super::http_client::{Request, get};
 use super::order_service::OrderService;
 
@@ -49,8 +49,8 @@ impl OperatedGateway {
     /// Starts one on a shared store; keys are not bound to the host, which has another port at each.
     pub(crate) fn sharing(store: &str) -> Self {
         let store = format!("url = \"{store}\"");
-        let policy = "policy = { scope = \"shared\" }";
-        Self::on(tempfile::tempdir().unwrap(), &store, "", policy, "", "")
+        let policy = format!("policy = {{ scope = \"shared\", {PATIENT} }}");
+        Self::on(tempfile::tempdir().unwrap(), &store, "", &policy, "", "")
     }
 
     /// Starts one on a shared store, with these policy lines in its route and these tables.

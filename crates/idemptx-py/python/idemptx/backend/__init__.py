@@ -53,6 +53,8 @@ def from_url(
     scheme, colon, _ = url.partition(":")
     if url == "memory:":
         return InMemoryBackend()
+    if not colon:
+        raise ValueError(_advice(url, ""))
     if scheme in ("redis+cluster", "rediss+cluster"):
         return RedisClusterBackend(url, prefix)
     if scheme in ("redis+sentinel", "rediss+sentinel"):
@@ -61,9 +63,9 @@ def from_url(
         return PostgresBackend(url)
     if scheme == "sqlite":
         return SqliteBackend(_path_of(url))
-    if colon and scheme in REDIS:
+    if scheme in REDIS:
         return RedisBackend(url, prefix)
-    raise ValueError(_advice(url, scheme if colon else ""))
+    raise ValueError(_advice(url, scheme))
 
 
 def _advice(url: str, scheme: str) -> str:

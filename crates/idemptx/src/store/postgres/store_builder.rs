@@ -121,8 +121,7 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets how long a step waits for its answer before its outcome counts as unknown; two seconds
-    /// by
-    /// default.
+    /// by default.
     ///
     /// It is the sessions' `statement_timeout`, too.
     #[must_use]
@@ -140,8 +139,7 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets how long a statement waits for a record that another transaction has locked; half a
-    /// second
-    /// by default.
+    /// second by default.
     #[must_use]
     pub const fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.lock = timeout;
@@ -206,6 +204,12 @@ impl PostgresStoreBuilder {
         if let Some(transactions) = count("transactions")? {
             self.sessions.transactions = usize::clamp(transactions, 1, TRANSACTIONS_MAX);
         }
+        if let Some(timeout) = settings.period("timeout_ms")? {
+            self.timeouts.command = timeout;
+        }
+        if let Some(timeout) = settings.period("connect_timeout_ms")? {
+            self.timeouts.connect = timeout;
+        }
         settings.read_access(&mut self.access)?;
         self.url = settings.url;
         Ok(())
@@ -242,7 +246,16 @@ impl fmt::Debug for PostgresStoreBuilder {
 }
 
 /// Settings in the query of a URL, beside those of every server and PostgreSQL's own.
-const URL_SETTINGS: &[&str] = &["schema", "table", "pooled", "migrate", "sessions", "transactions"];
+const URL_SETTINGS: &[&str] = &[
+    "schema",
+    "table",
+    "pooled",
+    "migrate",
+    "sessions",
+    "transactions",
+    "timeout_ms",
+    "connect_timeout_ms",
+];
 const BOOLEAN: &str = "must be true or false";
 const SCHEMA: &str = "idemptx";
 const TABLE: &str = "records";

@@ -53,11 +53,13 @@ impl RedisStore {
     /// | `redis+sentinel://[user[:password]@]host[:port],…/service[/database]` | the primary that these sentinels know by this name |
     ///
     /// With `rediss` instead of `redis` connections are encrypted.
-    /// In the query stand `prefix`, `ca_file`, `cert_file` with `key_file`, `wait_replicas`, `wait_aof`,
-    /// `failover_grace_ms`, and `password_file` or `password_command`; the user and the password of a URL are those of the servers, and what
-    /// sentinels want goes into `sentinel_user` and `sentinel_password`, `sentinel_password_file` or
-    /// `sentinel_password_command`, `sentinel_tls`, `sentinel_ca_file`, and `sentinel_cert_file`
-    /// with `sentinel_key_file`.
+    /// In the query stand `prefix`, `ca_file`, `cert_file` with `key_file`, `wait_replicas`,
+    /// `wait_aof`, `failover_grace_ms`, `timeout_ms`, `connect_timeout_ms`, and `password_file` or
+    /// `password_command`.
+    /// The user and the password of a URL are those of the servers.
+    /// What sentinels want goes into `sentinel_user` and `sentinel_password`,
+    /// `sentinel_password_file` or `sentinel_password_command`, `sentinel_tls`, `sentinel_ca_file`,
+    /// and `sentinel_cert_file` with `sentinel_key_file`.
     #[must_use]
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(url.into())

@@ -128,6 +128,12 @@ impl RedisStoreBuilder {
         if let Some(millis) = settings.parsed("failover_grace_ms", "must be a number")? {
             self = self.failover_grace(Duration::from_millis(millis));
         }
+        if let Some(timeout) = settings.period("timeout_ms")? {
+            self.timeouts.command = timeout;
+        }
+        if let Some(timeout) = settings.period("connect_timeout_ms")? {
+            self.timeouts.connect = timeout;
+        }
         let layout = Layout::new(&self.prefix);
         let nodes = NodeSettings {
             notifier: Arc::default(),
@@ -233,6 +239,8 @@ const URL_SETTINGS: &[&str] = &[
     "wait_replicas",
     "wait_aof",
     "failover_grace_ms",
+    "timeout_ms",
+    "connect_timeout_ms",
     "sentinel_user",
     "sentinel_password",
     "sentinel_tls",

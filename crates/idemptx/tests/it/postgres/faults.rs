@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use idemptx::store::postgres::PostgresStore;
 use idemptx_core::lease::Token;
-use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store};
+use idemptx_core::store::{Claim, ErrorKind, RecordSnapshot, Store, StoreError};
 use idemptx_testkit::PostgresServer;
 use tokio::task::LocalSet;
 
@@ -163,9 +163,9 @@ async fn passages(store: Rc<PostgresStore>, first: u64) {
 async fn a_statement_that_takes_too_long_is_an_unknown_outcome() {
     let (server, patient_store) = started(&[]).await;
     let lease = granted(&patient_store, id(1)).await;
-    let patience = Duration::from_secs(1);
-    let store = PostgresStore::builder(server.url()).timeout(patience).lock_timeout(PATIENCE);
-    let store = store.connect_timeout(PATIENCE).open().unwrap();
+    let limits = "timeout_ms=1000&connect_timeout_ms=20000";
+    let store = PostgresStore::builder(format!("{}?{limits}", server.url()));
+    let store = store.lock_timeout(PATIENCE).open().unwrap();
     eventually(async || store.lookup(&id(1)).await).await.unwrap();
 
     let mut locking = server.session().await;
@@ -185,10 +185,14 @@ async fn a_server_without_room_for_more_sessions_is_used_with_those_there_are() 
     let server = PostgresServer::start(&["max_connections = 5"]);
     let make = "CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app";
     server.session().await.batch_execute(make).await.unwrap();
-    // Three of the five are kept for superusers.
-    let store = Arc::new(patient(server.url_of("app")).connect().await.unwrap());
-    let (other, connection) =
-        tokio_postgres::connect(&server.url_of("app"), tokio_postgres::NoTls).await.unwrap();
+    // Three of the five are kept for superusers, whose sessions before this end in their own time.
+    let store = eventually(async || patient(server.url_of("app")).connect().await).await;
+    let store = Arc::new(store.unwrap());
+    let connected = eventually(async || {
+        let opened = tokio_postgres::connect(&server.url_of("app"), tokio_postgres::NoTls).await;
+        opened.map_err(|error| StoreError::with_source(ErrorKind::Refused, error))
+    });
+    let (other, connection) = connected.await.unwrap();
     tokio::spawn(connection);
     let claims: Vec<_> = (0..32)
         .map(|number| {

@@ -160,7 +160,9 @@ pub(crate) fn engine<S: Store + Transactional>(
     store: S,
     change: impl FnOnce(PolicyBuilder) -> PolicyBuilder,
 ) -> Engine<S> {
-    let policy = change(Policy::draft().into_builder()).build().unwrap();
+    // A busy machine may take longer than the default.
+    let patient = Policy::draft().into_builder().claim_timeout(PATIENCE).settle_timeout(PATIENCE);
+    let policy = change(patient).build().unwrap();
     Engine::builder(store).policy(policy).transactional().build().unwrap()
 }
 
