@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use idemptx::store::AnyStore;
 use serde::Deserialize;
 
 use super::invalid_config::InvalidSetting;
@@ -190,13 +191,8 @@ impl Store {
     pub(super) fn step_limit(&self) -> Option<Duration> {
         let url = self.full_url();
         let written = url.split(['?', '&']).find_map(|it| it.strip_prefix("timeout_ms="));
-        let millis = match url.split(':').next().unwrap_or_default() {
-            "memory" => return None,
-            "sqlite" => 5000,
-            "postgres" | "postgresql" => 2000,
-            _ => 1000,
-        };
-        Some(Duration::from_millis(written.and_then(|it| it.parse().ok()).unwrap_or(millis)))
+        let millis = written.and_then(|it| it.parse().ok());
+        millis.map(Duration::from_millis).or_else(|| AnyStore::default_step_limit(&url))
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidSetting> {

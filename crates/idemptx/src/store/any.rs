@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
@@ -124,6 +125,21 @@ impl AnyStore {
                 feature_of(scheme)
                     .map_or(UnknownStoreReason::Scheme, UnknownStoreReason::NotBuiltIn),
             )),
+        }
+    }
+
+    /// Returns the time limit that a step of the store at a URL has, unless the URL sets another;
+    /// `None` for a store without one, or without the feature that brings it.
+    #[must_use]
+    pub fn default_step_limit(url: &str) -> Option<Duration> {
+        match url.split_once(':').and_then(|(scheme, _)| feature_of(scheme))? {
+            #[cfg(feature = "postgres")]
+            "postgres" => Some(super::postgres::STEP_LIMIT),
+            #[cfg(feature = "redis")]
+            "redis" => Some(super::redis::STEP_LIMIT),
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Some(sqlite::STEP_LIMIT),
+            _ => None,
         }
     }
 

@@ -125,4 +125,5 @@ pub use self::invalid_setting::InvalidSetting;
 pub use self::postgres_store::PostgresStore;
 pub use self::settings::SynchronousCommit;
 pub use self::store_builder::PostgresStoreBuilder;
+pub(super) use self::store_builder::STEP_LIMIT;
 pub use self::transaction::{OpenTransaction, PostgresTransaction};

@@ -45,7 +45,7 @@ impl PostgresStoreBuilder {
             sessions: SessionLimits { statements: SESSIONS, transactions: TRANSACTIONS },
             synchronous_commit: None,
             timeouts: PostgresTimeouts {
-                command: COMMAND_TIMEOUT,
+                command: STEP_LIMIT,
                 connect: CONNECT_TIMEOUT,
                 lock: LOCK_TIMEOUT,
             },
@@ -263,6 +263,7 @@ const SESSIONS: usize = 4;
 const SESSIONS_MAX: usize = 64;
 const TRANSACTIONS: usize = 16;
 const TRANSACTIONS_MAX: usize = 256;
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// The default time limit of a step.
+pub(in crate::store) const STEP_LIMIT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);

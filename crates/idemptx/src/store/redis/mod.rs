@@ -78,4 +78,6 @@ pub use self::redis_store::RedisStore;
 #[cfg(feature = "redis")]
 pub use self::redis_store_builder::RedisStoreBuilder;
 #[cfg(feature = "redis")]
+pub(super) use self::redis_store_builder::STEP_LIMIT;
+#[cfg(feature = "redis")]
 pub use self::url::InvalidUrl;

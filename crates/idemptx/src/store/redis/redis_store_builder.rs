@@ -35,7 +35,7 @@ impl RedisStoreBuilder {
         Self {
             url,
             prefix: PREFIX.to_owned(),
-            timeouts: RedisTimeouts { command: COMMAND_TIMEOUT, connect: CONNECT_TIMEOUT },
+            timeouts: RedisTimeouts { command: STEP_LIMIT, connect: CONNECT_TIMEOUT },
             access: ServerAccess::default(),
             failover: FailoverSettings::default(),
         }
@@ -258,5 +258,6 @@ const SENTINEL_ACCESS: &AccessNames = &[
     "sentinel_password_command",
 ];
 const PREFIX: &str = "idem:";
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+/// The default time limit of a step.
+pub(in crate::store) const STEP_LIMIT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

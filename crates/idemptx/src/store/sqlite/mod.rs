@@ -98,8 +98,8 @@ mod sqlite_store;
 mod writer;
 mod writer_lock;
 
-pub(super) use self::sqlite_store::path_of;
 pub use self::sqlite_store::{OpenError, SqliteStore, SqliteStoreBuilder};
+pub(super) use self::sqlite_store::{STEP_LIMIT, path_of};
 
 #[cfg(test)]
 mod tests;

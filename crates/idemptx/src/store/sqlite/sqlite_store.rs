@@ -58,7 +58,7 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Begins to set a store up, whose records are in the file of this name.
     pub fn builder(path: impl Into<PathBuf>) -> SqliteStoreBuilder {
-        SqliteStoreBuilder { path: path.into(), timeout: TIMEOUT }
+        SqliteStoreBuilder { path: path.into(), timeout: STEP_LIMIT }
     }
 
     /// A store in a file, with the default settings; the file is made if there is none, its folder
@@ -391,7 +391,8 @@ pub(in crate::store) fn path_of(url: &str) -> Result<&Path, &'static str> {
     }
 }
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The default time limit of a step.
+pub(in crate::store) const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// Share of the time limit in which a claim must be begun: less than the time that an engine gives
 /// it by default.
 const CLAIM_PERCENT: u32 = 15;
