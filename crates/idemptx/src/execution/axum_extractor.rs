@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 use idemptx_core::exchange::{Operation, Rules};
-use idemptx_core::outcome::{Bypass, Code, Rejection};
+use idemptx_core::outcome::{Bypass, Rejection};
 use idemptx_core::problem::Problem;
 
 use super::Execution;
@@ -93,17 +93,12 @@ impl Missing {
                 "there is no {what} without `Engine::layer` around the handler"
             ));
         };
-        let code = match bypass {
-            Bypass::NoKey | Bypass::WouldRefuse(Code::MissingKey) => Code::MissingKey,
-            Bypass::LargeBody => Code::BodyTooLarge,
-            Bypass::Unprotected => Code::StoreUnavailable,
-            _ => {
-                return Self::Misconfigured(format!(
-                    "there is no {what} for a request that keys are not for ({bypass:?})"
-                ));
-            }
-        };
-        Self::Refused(Rejection::new(code, rules.policy()))
+        match Rejection::without_execution(*bypass, rules.policy()) {
+            Some(rejection) => Self::Refused(rejection),
+            None => Self::Misconfigured(format!(
+                "there is no {what} for a request that keys are not for ({bypass:?})"
+            )),
+        }
     }
 }
 
