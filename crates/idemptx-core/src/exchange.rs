@@ -102,6 +102,9 @@ enum Stage {
     Executing(Lease),
     Settling(Lease, State, Continuation),
     Releasing(Lease, Continuation),
+    /// The handler's body flows, and the claim is to be released after it, or settled as this state
+    /// if it breaks off.
+    Flowing(Lease, Option<State>),
     /// The record has another claim by now, whose result decides the answer.
     Fenced {
         until: Timestamp,
@@ -292,6 +295,9 @@ impl Exchange {
             }
             (Stage::Releasing(lease, next), Event::Released(released)) => {
                 self.after_release(&lease, next, released, now)
+            }
+            (Stage::Flowing(lease, broken), Event::Renewed(renewed)) => {
+                self.flowing(lease, broken, renewed, now)
             }
             (Stage::Fenced { until }, Event::Looked(seen)) => self.after_fence(seen, until, now),
             (Stage::Fenced { until }, Event::Woken(_)) => self.look(until),

@@ -12,12 +12,14 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 
-use crate::outcome::{Code, Rejection};
+use crate::outcome::{Bypass, Code, Rejection};
 use crate::policy::{OnPanic, Policy, ProblemFormat};
 
 mod grpc_refusal;
+
+pub use self::grpc_refusal::GrpcError;
 
 impl Rejection {
     /// Creates the refusal for `code` under `policy`, with its status and advice.
@@ -46,6 +48,31 @@ impl Rejection {
             problem: Box::new(policy.problem.clone()),
             unstored: false,
         }
+    }
+
+    /// Creates the refusal of a request that passed without protection, by a handler that cannot do
+    /// without its execution; `None` where no key is meant to be.
+    #[must_use]
+    pub fn without_execution(bypass: Bypass, policy: &Policy) -> Option<Self> {
+        let code = match bypass {
+            Bypass::NoKey | Bypass::WouldRefuse(Code::MissingKey) => Code::MissingKey,
+            Bypass::LargeBody => Code::BodyTooLarge,
+            Bypass::Unprotected => Code::StoreUnavailable,
+            Bypass::NotHttp
+            | Bypass::Method { .. }
+            | Bypass::WouldRefuse(_)
+            | Bypass::WouldReplay => return None,
+        };
+        Some(Self::new(code, policy))
+    }
+
+    /// Returns true if the connection of a request in this version cannot be used again, because
+    /// the rest of the body is not read: the response has `Connection: close` (RFC 9112 §9.6).
+    ///
+    /// Without it a client that pools connections sends its next request on this one.
+    #[must_use]
+    pub fn closes_connection(&self, version: Version) -> bool {
+        self.code == Code::BodyTooLarge && version <= Version::HTTP_11
     }
 
     /// Sets the wait before a retry, rounded up to whole seconds, at least one.

@@ -3,13 +3,15 @@
 //! The format is a known-length response of Binary HTTP (RFC 9292), which any language can read.
 
 pub(crate) mod binary;
+mod live;
 
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{CONNECTION, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+pub use self::live::is_live;
 use crate::field_names::{is_of_connection, is_of_trace};
 
 /// A response as it is stored and replayed.
@@ -56,15 +58,6 @@ pub struct ReplayRules {
     ///
     /// They may name the origin of the first request: the adapter replays them to that one only.
     pub cors: bool,
-}
-
-/// Returns true for a response that is meant to be read while it is being made, and so never stored
-/// whole.
-#[must_use]
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let essence = value.and_then(|value| value.get(..EVENT_STREAM.len()));
-    essence.is_some_and(|essence| essence.eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 impl StoredResponse {
@@ -293,7 +286,6 @@ fn is_never_kept(name: &str) -> bool {
         || is_of_trace(name)
 }
 
-const EVENT_STREAM: &[u8] = b"text/event-stream";
 /// The beginning of the names of CORS headers.
 const CORS: &str = "access-control-";
 

@@ -9,6 +9,7 @@
 //!
 //! [`Inventory`] is a second trait, for operators: it lists the records of a store page by page.
 
+mod intervention;
 mod inventory;
 mod store_error;
 
@@ -26,6 +27,7 @@ use crate::lease::{Lease, Token};
 use crate::policy::Policy;
 use crate::record::{Record, State};
 
+pub use self::intervention::Intervention;
 pub use self::inventory::{
     Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
     RecordSummary, UnknownRecordStatus,

@@ -7,18 +7,17 @@ mod transitions;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use idemptx_core::coordination::{Update as Change, WaitLimits};
+use http::{HeaderMap, HeaderValue};
+use idemptx_core::coordination::Update as Change;
 use idemptx_core::exchange::{
     Answer, BodyEnd, Event, Exchange, Handled, ProbeResult, classified_status, confirmed,
 };
 use idemptx_core::fingerprint::Fingerprinters;
 use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
-use idemptx_core::outcome::{Code, Outcome, Rejection};
+use idemptx_core::outcome::{Outcome, Rejection};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::response_headers;
 use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
@@ -55,6 +54,11 @@ pub(crate) struct PyExchange {
     settlement: Option<Settlement>,
     /// True if the handler's transaction is committed together with the settlement.
     commits: bool,
+    /// The content type of a gRPC call.
+    grpc: Option<HeaderValue>,
+    /// The claim that is kept until the body has ended, and the state to settle as if it breaks
+    /// off.
+    after_body: Option<(Lease, Option<State>)>,
     /// The name of something that an operator should know of the request or the response.
     concern: Option<&'static str>,
 }
@@ -379,7 +383,21 @@ impl PyExchange {
         let directive = exchange.directive(&mut headers);
         let replay = &exchange.shared.policy().replay;
         exchange.kept = Some(StoredResponse::capture_head(status, &headers, replay));
-        Ok(exchange.handled(Handled::Partial { status, directive }))
+        Ok(exchange.handled(Handled::Flowing { status, directive }))
+    }
+
+    #[getter]
+    const fn flows(&self) -> bool {
+        self.after_body.is_some()
+    }
+
+    fn body_ended(&mut self, whole: bool) -> PyResult<Step> {
+        let taken = self.after_body.take();
+        let (lease, broken) = taken.ok_or_else(|| misuse("no claim is kept for a body"))?;
+        Ok(Step::new(match broken.filter(|_| !whole) {
+            None => StoreCall::Release(lease),
+            Some(state) => self.settle(lease, state, None),
+        }))
     }
 
     #[pyo3(signature = (headers = None), text_signature = "($self, headers=())")]
@@ -438,17 +456,28 @@ impl PyExchange {
         Ok((stored.status.as_u16(), lines, PyBytes::new(py, &stored.body)))
     }
 
-    fn refusal(&self) -> PyResult<Refusal> {
+    #[pyo3(signature = (http_version = "1.1"))]
+    fn refusal(&self, http_version: &str) -> PyResult<Refusal> {
         let answer = self.answered()?;
-        let refusal = match answer {
-            Answer::Refuse(rejection) => Refusal::new(rejection),
-            // The handler's exception goes on; without one, its server would report the failure.
-            Answer::Broken { .. } => {
-                Refusal::new(&Rejection::new(Code::HandlerFailed, self.shared.policy()))
-            }
+        let rejection = match answer {
+            // Of one that broke, the handler's exception goes on; without one, its server would
+            // report the failure.
+            Answer::Refuse(rejection) | Answer::Broken { rejection, .. } => rejection,
             _ => return Err(misuse("the request was not refused: see `answer`")),
         };
+        let version = http_lines::version(http_version);
+        let refusal = Refusal::new(rejection, version, self.grpc.as_ref());
         Ok(refusal.marked(|headers| self.marks(headers, &self.machine.outcome(answer))))
+    }
+
+    #[pyo3(signature = (http_version = "1.1"))]
+    fn without_execution(&self, http_version: &str) -> PyResult<Option<Refusal>> {
+        let Answer::Pass(bypass) = self.answered()? else {
+            return Err(misuse("the request is protected or refused: see `answer`"));
+        };
+        let rejection = Rejection::without_execution(*bypass, self.shared.policy());
+        let version = http_lines::version(http_version);
+        Ok(rejection.map(|rejection| Refusal::new(&rejection, version, self.grpc.as_ref())))
     }
 
     fn abandon(&mut self, py: Python<'_>) -> Option<Step> {
@@ -466,35 +495,5 @@ impl PyExchange {
             Phase::Abandoned => Err(misuse("the exchange was abandoned, so it has no answer")),
             _ => Err(misuse("the exchange is not over yet: see `action`")),
         }
-    }
-
-    /// The record that the request waits for, its holder, and how many may wait.
-    pub(crate) fn waiting(&self) -> PyResult<(RecordId, ClaimInfo, WaitLimits)> {
-        match (&self.phase, self.id) {
-            (Phase::Wait { holder, .. }, Some(id)) => {
-                Ok((id, *holder, WaitLimits::of(self.shared.policy())))
-            }
-            _ => Err(self.misplaced("wait")),
-        }
-    }
-
-    pub(crate) fn leased(&self) -> PyResult<&Lease> {
-        self.lease.as_ref().ok_or_else(|| misuse("the request holds no lease: nothing executes"))
-    }
-
-    fn marks(&self, mut headers: HeaderMap, outcome: &Outcome) -> HeaderMap {
-        let (rules, machine) = (self.shared.rules(), &self.machine);
-        response_headers::mark(
-            &mut headers,
-            rules,
-            outcome,
-            machine.operation(),
-            machine.fingerprint(),
-        );
-        headers
-    }
-
-    fn misplaced(&self, method: &str) -> PyErr {
-        misuse(format!("{method} does not belong here: the action is {}", self.phase.action()))
     }
 }

@@ -2,7 +2,7 @@
 
 use http::header::{HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, StatusCode, Uri, Version};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -109,6 +109,15 @@ pub(crate) fn target(path: &[u8], query: &[u8]) -> PyResult<Uri> {
 pub(crate) fn status(number: u16) -> PyResult<StatusCode> {
     StatusCode::from_u16(number)
         .map_err(|_| PyValueError::new_err(format!("{number} is no HTTP status")))
+}
+
+/// A version as ASGI names it; one that is not known yet has streams, as HTTP/2 has.
+pub(crate) fn version(name: &str) -> Version {
+    match name {
+        "1.0" => Version::HTTP_10,
+        "1.1" => Version::HTTP_11,
+        _ => Version::HTTP_2,
+    }
 }
 
 fn escape(bytes: &[u8], is_foreign: impl Fn(u8) -> bool, text: &mut Vec<u8>) {

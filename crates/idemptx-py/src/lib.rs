@@ -41,6 +41,8 @@ mod _idemptx {
     #[pymodule_export]
     use super::exchange::recovery::Recovery;
     #[pymodule_export]
+    use super::is_live;
+    #[pymodule_export]
     use super::leases::Leases;
     #[pymodule_export]
     use super::memory::{MemoryStore, Watch};
@@ -80,6 +82,13 @@ mod _idemptx {
 #[pyfunction]
 fn check_token_source() -> PyResult<()> {
     shared::Tokens::from_system().map(drop).map_err(|_| no_randomness())
+}
+
+/// Returns whether a response is passed on while it is made.
+#[pyfunction]
+fn is_live(status: u16, headers: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let headers = http_lines::headers(headers)?;
+    Ok(idemptx_core::response::is_live(http_lines::status(status)?, &headers, None))
 }
 
 fn no_randomness() -> PyErr {

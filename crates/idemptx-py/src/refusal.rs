@@ -1,7 +1,8 @@
 //! The problem document of a refused request.
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use idemptx_core::outcome::{Code, Rejection};
 use idemptx_core::problem::Problem;
 use pyo3::prelude::*;
@@ -21,14 +22,25 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(rejection: &Rejection) -> Self {
+    /// Makes the refusal of a request in this version of HTTP, or of a gRPC call of this content
+    /// type.
+    pub(crate) fn new(rejection: &Rejection, version: Version, grpc: Option<&HeaderValue>) -> Self {
         let problem = Problem::from(rejection);
+        let detail = problem.detail();
+        let response = match grpc {
+            Some(content_type) => problem.into_grpc_response(content_type.clone()),
+            None => problem.into_response(),
+        };
+        let (mut parts, body) = response.into_parts();
+        if rejection.closes_connection(version) {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Self {
             code: rejection.code,
-            status: rejection.status,
-            headers: problem.headers(),
-            body: problem.body(),
-            detail: problem.detail(),
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            detail,
             retry_after: rejection.retry_after.map(|wait| wait.as_secs()),
         }
     }

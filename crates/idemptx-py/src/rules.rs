@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Method;
 use idemptx_core::exchange::{Exchange, Head};
 use idemptx_core::key::{Key, Scope};
+use idemptx_core::outcome::{Bypass, Rejection};
 use idemptx_core::policy::{Mode, OnLargeBody, OnStoreError, OnUnsafeStore, Policy, ScopeRule};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::exchange::PyExchange;
+use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::{http_lines, no_randomness};
 
@@ -125,6 +127,12 @@ impl Rules {
 
     fn to_json(&self) -> String {
         self.0.policy().to_json()
+    }
+
+    #[pyo3(signature = (http_version = "1.1"))]
+    fn without_execution(&self, http_version: &str) -> Option<Refusal> {
+        let rejection = Rejection::without_execution(Bypass::NoKey, self.0.policy());
+        rejection.map(|rejection| Refusal::new(&rejection, http_lines::version(http_version), None))
     }
 
     #[pyo3(signature = (method, path, query, headers, scope = None, accepts = None))]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from idemptx import IdempotencyMiddleware, current_execution, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx._idemptx import EXECUTE, OK, STORE, UNAVAILABLE, MemoryStore, Rules
@@ -248,6 +248,31 @@ async def test_a_body_that_is_not_to_be_buffered_arrives_live(lines: dict[str, s
     await asyncio.wait_for(app(order_scope(), receive, send), 20)
     assert arrived.is_set()
     assert await drain(20)
+
+
+@pytest.mark.parametrize("door", ["decorator", "middleware"])
+@pytest.mark.parametrize(
+    "lines", [{"content-type": "application/x-ndjson"}, {"x-accel-buffering": "no"}]
+)
+async def test_a_body_whose_length_is_known_is_replayed(
+    connect: Any, lines: dict[str, str], door: str
+) -> None:
+    backend, app = InMemoryBackend(), FastAPI()
+    executed: list[int] = []
+
+    async def create_order() -> Any:
+        executed.append(1)
+        return Response("{}\n", 201, headers=lines)
+
+    if door == "decorator":
+        app.post("/orders")(idempotent(backend)(create_order))
+    else:
+        app.add_middleware(IdempotencyMiddleware, storage_backend=backend)
+        app.post("/orders")(create_order)
+    async with connect(app) as client:
+        answers = [await client.post("/orders", headers=KEY) for _ in range(2)]
+    assert [(it.status_code, it.text) for it in answers] == [(201, "{}\n")] * 2
+    assert executed == [1]
 
 
 class WithoutReaders(asyncio.SelectorEventLoop):

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from idemptx import drain
+from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
 from protected import KEY, protected
@@ -46,6 +47,64 @@ async def test_without_detaching_a_live_body_flows_and_ends(
             assert (answer.status_code, len(answer.content)) == (200, 40 * 65536)
             again = await client.post("/orders", headers=KEY)
             assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
+    assert await drain(20)
+    assert engines_of(backend).here().executions == 0
+
+
+@pytest.mark.parametrize("door", ["decorator", "undetached", "middleware"])
+@pytest.mark.parametrize("media_type", ["text/event-stream", "text/csv"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("whole", "quarantine", 200),
+        ("broken", "release", 200),
+        ("broken", "quarantine", "outcome-unknown"),
+    ],
+)
+async def test_a_key_that_is_released_is_free_once_the_body_has_ended(
+    connect: Any, door: str, media_type: str, case: tuple[str, str, int | str]
+) -> None:
+    """Released any earlier, a retry would run beside the handler that makes its body."""
+    ends, on_panic, becomes = case
+    backend, app = InMemoryBackend(), FastAPI()
+    flows, go_on = asyncio.Event(), asyncio.Event()
+    policy = {"on_panic": on_panic, "response_bytes_max": 1}
+    calls = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"abc"
+        flows.set()
+        await go_on.wait()
+        if ends == "broken" and calls == 1:
+            raise RuntimeError("half of it")
+        yield b"def"
+
+    async def export() -> Any:
+        nonlocal calls
+        calls += 1
+        headers = {"Idempotency-Outcome": "release"}
+        return StreamingResponse(parts(), media_type=media_type, headers=headers)
+
+    if door == "middleware":
+        app.add_middleware(IdempotencyMiddleware, storage_backend=backend, policy=policy)
+        app.post("/orders")(export)
+    else:
+        detach = door == "decorator"
+        app.post("/orders")(idempotent(backend, policy=policy, detach=detach)(export))
+    async with connect(app) as client:
+        sending = asyncio.create_task(client.post("/orders", headers=KEY))
+        await asyncio.wait_for(flows.wait(), 20)
+        early = await client.post("/orders", headers=KEY)
+        assert (early.status_code, early.json()["code"]) == (409, "in-progress")
+        go_on.set()
+        await asyncio.wait({sending})
+        assert await drain(20)
+        again = await client.post("/orders", headers=KEY)
+    assert calls == (2 if becomes == 200 else 1)
+    if becomes == 200:
+        assert again.headers["Idempotency-Stored"] == "false"
+    else:
+        assert (again.status_code, again.json()["code"]) == (409, becomes)
     assert await drain(20)
     assert engines_of(backend).here().executions == 0
 

@@ -34,6 +34,7 @@ use crate::transaction::PendingEffects;
 
 mod catch_panic;
 mod driven;
+mod flowing;
 mod permits;
 mod settling;
 mod watcher;
@@ -41,6 +42,7 @@ mod watcher;
 use self::catch_panic::CatchPanic;
 use self::driven::PanicPayload;
 pub(crate) use self::driven::{Driven, Failure, Reply};
+pub(crate) use self::flowing::{BodyFlow, BodyWatch, body_flow};
 use self::permits::acquire;
 
 /// The operation that is executed under a key.
@@ -60,12 +62,14 @@ pub(crate) struct WorkResult<P> {
     /// The payload for the store: the request's description, and then a response, or the head of
     /// one that cannot be replayed; `None` if there is no response.
     pub(crate) payload: Option<Bytes>,
+    /// The end of the body after [`Handled::Flowing`].
+    pub(crate) flow: Option<BodyWatch>,
 }
 
 impl<P> WorkResult<P> {
     /// An execution that failed without a value, after it may have decided about its record.
     pub(crate) const fn failed(directive: Option<Directive>) -> Self {
-        Self { handled: Handled::Failed { directive }, product: None, payload: None }
+        Self { handled: Handled::Failed { directive }, product: None, payload: None, flow: None }
     }
 }
 
@@ -120,7 +124,7 @@ pub(crate) fn drive<S: Store, W: Work>(
                     driver.settle(lease, state, payload, commits).await
                 }
                 Action::Answer { answer, deferred } => {
-                    driver.defer(deferred);
+                    driver.defer(deferred, result.flow.take());
                     return driver.answer(answer, work, result.product);
                 }
                 action => driver.perform_rare(action).await,
@@ -208,6 +212,7 @@ impl<S: Store> Driver<S> {
             }
             Action::Meter => Event::Metered { within: self.meter() },
             Action::Renew(lease) => {
+                self.pending.roll_back().await;
                 let renewed = limited(limit, self.engine.store().renew(&lease)).await;
                 Event::Renewed(renewed.map(drop).map_err(|error| error.kind()))
             }
@@ -410,8 +415,9 @@ impl<S: Store> Driver<S> {
     }
 
     /// Hands over to the background what goes on after the answer.
-    fn defer(&mut self, deferred: Option<Deferred>) {
+    fn defer(&mut self, deferred: Option<Deferred>, flow: Option<BodyWatch>) {
         match deferred {
+            Some(Deferred::AfterBody { lease, broken }) => self.after_body(lease, broken, flow),
             // A request that never sent a claim, or followed another one, left nothing to release.
             Some(Deferred::Release(lease)) if self.may_be_claimed => {
                 let heartbeat = self.heartbeat.take();
@@ -444,6 +450,6 @@ impl<S: Store> Driver<S> {
 impl<S: Store> Drop for Driver<S> {
     fn drop(&mut self) {
         let deferred = self.exchange.abandon();
-        self.defer(deferred);
+        self.defer(deferred, None);
     }
 }

@@ -69,8 +69,8 @@ use tokio::task::JoinHandle;
 
 pub use idemptx_core::description::Description;
 pub use idemptx_core::store::{
-    Cursor, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus, RecordStatuses,
-    RecordSummary, UnknownRecordStatus,
+    Cursor, Intervention, InvalidCursor, Inventory, ListFilter, Page, Query, RecordStatus,
+    RecordStatuses, RecordSummary, UnknownRecordStatus,
 };
 
 pub use self::purge::{Purge, PurgeReport};
@@ -239,9 +239,9 @@ impl<S: Store> Operator<S> {
             Resolution::Answer(answer) => Some(self.settlement(&answer)?),
         };
         let was = self.lookup(id).await?.ok_or(OperatorError::Absent)?;
-        match was.status {
-            RecordStatus::Running => Err(OperatorError::InFlight(was.claim.remaining)),
-            RecordStatus::Orphaned | RecordStatus::Unknown => {
+        match was.status.intervention() {
+            Intervention::None => Err(OperatorError::InFlight(was.claim.remaining)),
+            Intervention::Resolve => {
                 let description = was.description.as_ref().or(description.as_ref());
                 let target = Target::seen(&was).described(description);
                 let now = ended(self.begin(target, done, Vec::new())).await?;
@@ -394,7 +394,7 @@ impl<S: Inventory> Operator<S> {
             }
             seen => seen?.ok_or(OperatorError::Absent)?,
         };
-        if was.status == RecordStatus::Running {
+        if was.status.intervention() == Intervention::None {
             return Err(OperatorError::InFlight(was.claim.remaining));
         }
         // Before the record is claimed, because a listing may take longer than a claim should; if an

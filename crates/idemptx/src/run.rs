@@ -208,17 +208,10 @@ where
     async fn run(self, execution: Execution) -> WorkResult<Self::Product> {
         let result = (self.work)(execution.clone()).await;
         let (status, directive) = (StatusCode::OK, execution.outcome());
-        let value = match (result, directive) {
-            (Ok(value), _) => value,
-            (Err(error), None) => {
-                return WorkResult { product: Some(Err(error)), ..WorkResult::failed(None) };
-            }
-            // The work knows its error, so it has not broken down. The error itself is in no form
-            // to be stored.
-            (Err(error), Some(_)) => {
-                let handled = Handled::Partial { status, directive };
-                let payload = Some(json_payload(Bytes::new()));
-                return WorkResult { handled, product: Some(Err(error)), payload };
+        let value = match result {
+            Ok(value) => value,
+            Err(error) => {
+                return WorkResult { product: Some(Err(error)), ..WorkResult::failed(directive) };
             }
         };
         let (handled, json) = match serde_json::to_vec(&value) {
@@ -228,7 +221,8 @@ where
             // It happened; that its value cannot be stored must not make it happen again.
             _ => (Handled::Partial { status, directive }, Vec::new()),
         };
-        WorkResult { handled, product: Some(Ok(value)), payload: Some(json_payload(json.into())) }
+        let payload = Some(json_payload(json.into()));
+        WorkResult { handled, product: Some(Ok(value)), payload, flow: None }
     }
 }
 

@@ -20,8 +20,16 @@ pub enum Handled {
         /// The handler's own decision about the record, if it made one.
         directive: Option<Directive>,
     },
-    /// The response is too large to keep, or a live stream.
+    /// The response is complete, and is not to be kept, or cannot be.
     Partial {
+        /// The status of the response.
+        status: StatusCode,
+        /// The handler's own decision about the record, if it made one.
+        directive: Option<Directive>,
+    },
+    /// The response has begun, and its body flows to the client while it is made: it is too large
+    /// to keep, or [live](crate::response::is_live).
+    Flowing {
         /// The status of the response.
         status: StatusCode,
         /// The handler's own decision about the record, if it made one.
@@ -130,7 +138,9 @@ pub(super) fn classify(policy: &Policy, handled: &Handled) -> Option<State> {
             return classify_failure(policy, directive);
         }
         Handled::Whole { status, directive } => (status, directive, State::Completed),
-        Handled::Partial { status, directive } => (status, directive, State::NotReplayable),
+        Handled::Partial { status, directive } | Handled::Flowing { status, directive } => {
+            (status, directive, State::NotReplayable)
+        }
     };
     match directive {
         Some(Directive::Store) => Some(kept),
@@ -155,7 +165,10 @@ fn classify_failure(policy: &Policy, directive: Option<Directive>) -> Option<Sta
 /// A response with an error status must not commit: handlers report failures by it, and expect the
 /// transaction to be rolled back.
 pub(super) fn commits(handled: &Handled, state: State) -> bool {
-    let (Handled::Whole { status, .. } | Handled::Partial { status, .. }) = handled else {
+    let (Handled::Whole { status, .. }
+    | Handled::Partial { status, .. }
+    | Handled::Flowing { status, .. }) = handled
+    else {
         return false;
     };
     matches!(state, State::Completed | State::NotReplayable)

@@ -2,6 +2,7 @@
 
 use super::{
     Action, Answer, Continuation, Deferred, Exchange, Handled, STEPS_MAX, Stage, classify,
+    deferring,
 };
 use crate::lease::Lease;
 use crate::outcome::{Code, Outcome};
@@ -47,7 +48,7 @@ impl Exchange {
             (Answer::Own { attempt, stored }, _) => {
                 Outcome::Executed { attempt: *attempt, stored: *stored }
             }
-            (Answer::Broken { attempt }, _) => {
+            (Answer::Broken { attempt, .. }, _) => {
                 Outcome::Executed { attempt: *attempt, stored: false }
             }
             (Answer::Replay(_), Some(attempt)) => Outcome::Fenced { attempt, code: None },
@@ -66,11 +67,40 @@ impl Exchange {
             false => Continuation::Own,
         };
         match state {
+            // Released now, a retry would run beside the handler, which is making its body. The
+            // renewal tells whether the claim is still in force, as the release would have.
+            None if matches!(handled, Handled::Flowing { .. }) => {
+                let broken = Handled::BrokenOff { directive: None };
+                let broken = classify::classify(self.policy(), &broken);
+                self.stage = Stage::Flowing(lease.clone(), broken);
+                Action::Renew(lease)
+            }
             None => self.release(lease, next),
             Some(state) => {
                 self.stage = Stage::Settling(lease.clone(), state, next);
                 let commits = classify::commits(handled, state);
                 Action::Settle { lease, state, response: None, commits }
+            }
+        }
+    }
+
+    /// Answers with a response whose body flows, and whose key is released after that.
+    pub(super) fn flowing(
+        &mut self,
+        lease: Lease,
+        broken: Option<State>,
+        renewed: Result<(), ErrorKind>,
+        now: Timestamp,
+    ) -> Action {
+        match renewed {
+            Err(kind @ (ErrorKind::Fenced | ErrorKind::Corrupt)) => {
+                self.replaced(&lease, Continuation::Own, kind, now)
+            }
+            // Without an answer it may be in force: the renewals that follow will tell.
+            _ => {
+                let attempt = lease.attempt;
+                let deferred = Deferred::AfterBody { lease, broken };
+                deferring(self.end(Answer::Own { attempt, stored: false }), Some(deferred))
             }
         }
     }
@@ -146,13 +176,14 @@ impl Exchange {
         let answer = match next {
             Continuation::Own => Answer::Own { attempt: lease.attempt, stored },
             Continuation::Replay(response) => Answer::Replay(response),
-            Continuation::HandlerFailed { .. } if self.policy().mode == Mode::Shadow => {
-                Answer::Broken { attempt: lease.attempt }
-            }
             Continuation::HandlerFailed { released } => {
-                let mut rejection = self.rejection(Code::HandlerFailed);
-                (rejection.retryable, rejection.unstored) = (released, true);
-                Answer::Refuse(Box::new(rejection))
+                let enforces = self.policy().mode == Mode::Enforce;
+                let mut rejection = Box::new(self.rejection(Code::HandlerFailed));
+                (rejection.retryable, rejection.unstored) = (released, enforces);
+                match enforces {
+                    true => Answer::Refuse(rejection),
+                    false => Answer::Broken { attempt: lease.attempt, rejection },
+                }
             }
             Continuation::Refuse(code) => return self.refuse_deferred(code, deferred),
             // In shadow mode too: the handler's response would report an effect that may be lost.

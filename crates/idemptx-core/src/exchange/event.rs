@@ -109,7 +109,10 @@ pub enum Action {
     Lookup(RecordId),
     /// Count a new key under [`meter_id`](super::Operation::meter_id); then [`Event::Metered`].
     Meter,
-    /// Renew a lease that was granted too long ago to start on; then [`Event::Renewed`].
+    /// Renew a lease: it was granted too long ago to start on, or its handler's body flows on under
+    /// it; then [`Event::Renewed`].
+    ///
+    /// A transaction that the handler left open is rolled back first, as before a release.
     Renew(Lease),
     /// Ask the application's hook about an orphan; then [`Event::Probed`].
     Probe {
@@ -183,6 +186,8 @@ pub enum Answer {
     Broken {
         /// The number of the execution.
         attempt: u32,
+        /// The answer of a driver that cannot let the failure itself pass.
+        rejection: Box<Rejection>,
     },
 }
 
@@ -194,4 +199,13 @@ pub enum Deferred {
     Release(Lease),
     /// Settle as this state, renewing the lease meanwhile.
     Settle(Lease, State),
+    /// Renew the lease until the handler's body, which flows to the client, has ended: then release
+    /// by token, so that no retry runs beside it.
+    AfterBody {
+        /// The lease of the claim.
+        lease: Lease,
+        /// The state to settle as instead if the body broke off, or was given up with its client;
+        /// `None` to release all the same.
+        broken: Option<State>,
+    },
 }

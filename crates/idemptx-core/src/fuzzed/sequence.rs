@@ -204,10 +204,11 @@ impl<'a> World<'a> {
         let directives =
             [None, Some(Directive::Store), Some(Directive::Release), Some(Directive::Unknown)];
         let directive = self.input.one_of(&directives);
-        match self.input.byte() % 5 {
+        match self.input.byte() % 6 {
             1 => Handled::Partial { status, directive },
             2 => Handled::Failed { directive },
             3 => Handled::BrokenOff { directive },
+            4 => Handled::Flowing { status, directive },
             _ => Handled::Whole { status, directive },
         }
     }

@@ -3,37 +3,85 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, Response, StatusCode};
 
 use super::Problem;
-use crate::outcome::Code;
+use crate::outcome::{Code, Rejection};
 
-impl Problem {
-    /// Builds the response to a gRPC or gRPC-Web call, whose `content_type` it has.
-    ///
-    /// It is a
-    /// [trailers-only response](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
-    /// with `grpc-status`, `grpc-message`, and a `google.rpc.ErrorInfo` in
-    /// `grpc-status-details-bin`, whose reason is the code in capitals and whose metadata has
-    /// `code`, `retryable` and `safe_new_key`.
-    #[must_use]
-    pub fn into_grpc_response(self, content_type: HeaderValue) -> Response<Bytes> {
-        let status = self.grpc_status();
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::OK;
-        let headers = response.headers_mut();
+/// A failed call of gRPC, without messages.
+///
+/// It is a
+/// [trailers-only response](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md) with
+/// `grpc-status`, `grpc-message`, and a `google.rpc.ErrorInfo` in `grpc-status-details-bin`, whose
+/// reason is the code in capitals and whose metadata has `code`, `retryable` and `safe_new_key`.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcError<'a> {
+    /// The number of the status, which tells gRPC clients what to do.
+    pub status: u16,
+    /// The stable name of the problem.
+    pub reason: &'a str,
+    /// The API's own name of it.
+    pub code: &'a str,
+    /// The advice to the client.
+    pub message: &'a str,
+    /// True if the same request with the same key may succeed later.
+    pub retryable: bool,
+    /// True if the same request with a new key cannot execute the operation a second time.
+    pub safe_new_key: bool,
+}
+
+impl GrpcError<'_> {
+    /// Adds the status to the headers of a response, which gets the content type of the call.
+    pub fn apply(&self, content_type: HeaderValue, headers: &mut HeaderMap) {
         headers.insert(CONTENT_TYPE, content_type);
-        headers.insert(GRPC_STATUS, HeaderValue::from(status));
+        headers.insert(GRPC_STATUS, HeaderValue::from(self.status));
         let fields = [
-            (GRPC_MESSAGE, percent_encoded(&self.detail())),
-            (GRPC_STATUS_DETAILS, base64(&self.grpc_details(status))),
+            (GRPC_MESSAGE, percent_encoded(self.message)),
+            (GRPC_STATUS_DETAILS, base64(&self.details())),
         ];
         for (name, text) in fields {
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.insert(name, value);
             }
         }
+    }
+
+    /// Encodes a `google.rpc.Status` with a `google.rpc.ErrorInfo` (protocol buffers).
+    fn details(&self) -> Vec<u8> {
+        let mut info = Vec::new();
+        field(&mut info, 1, self.reason.to_ascii_uppercase().replace('-', "_").as_bytes());
+        field(&mut info, 2, ERROR_DOMAIN.as_bytes());
+        for (name, value) in [
+            ("code", self.code),
+            ("retryable", if self.retryable { "true" } else { "false" }),
+            ("safe_new_key", if self.safe_new_key { "true" } else { "false" }),
+        ] {
+            let mut entry = Vec::new();
+            field(&mut entry, 1, name.as_bytes());
+            field(&mut entry, 2, value.as_bytes());
+            field(&mut info, 3, &entry);
+        }
+        let mut any = Vec::new();
+        field(&mut any, 1, ERROR_INFO.as_bytes());
+        field(&mut any, 2, &info);
+        let mut details = vec![1 << 3];
+        varint(&mut details, self.status.into());
+        field(&mut details, 2, self.message.as_bytes());
+        field(&mut details, 3, &any);
+        details
+    }
+}
+
+impl Problem {
+    /// Builds the response to a gRPC or gRPC-Web call, whose `content_type` it has: a
+    /// [`GrpcError`].
+    #[must_use]
+    pub fn into_grpc_response(self, content_type: HeaderValue) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::OK;
+        let headers = response.headers_mut();
+        self.grpc_error(&self.detail()).apply(content_type, headers);
         if let Some(wait) = self.rejection.retry_after {
             headers.insert(RETRY_AFTER, wait.as_secs().into());
         }
@@ -61,30 +109,10 @@ impl Problem {
         }
     }
 
-    /// Encodes a `google.rpc.Status` with a `google.rpc.ErrorInfo` (protocol buffers).
-    fn grpc_details(&self, status: u16) -> Vec<u8> {
-        let code = self.rejection.code;
-        let mut info = Vec::new();
-        field(&mut info, 1, code.as_str().to_ascii_uppercase().replace('-', "_").as_bytes());
-        field(&mut info, 2, ERROR_DOMAIN.as_bytes());
-        for (name, value) in [
-            ("code", self.code()),
-            ("retryable", if self.rejection.retryable { "true" } else { "false" }),
-            ("safe_new_key", if self.rejection.safe_new_key { "true" } else { "false" }),
-        ] {
-            let mut entry = Vec::new();
-            field(&mut entry, 1, name.as_bytes());
-            field(&mut entry, 2, value.as_bytes());
-            field(&mut info, 3, &entry);
-        }
-        let mut any = Vec::new();
-        field(&mut any, 1, ERROR_INFO.as_bytes());
-        field(&mut any, 2, &info);
-        let mut details = vec![1 << 3];
-        varint(&mut details, status.into());
-        field(&mut details, 2, self.detail().as_bytes());
-        field(&mut details, 3, &any);
-        details
+    fn grpc_error<'a>(&'a self, message: &'a str) -> GrpcError<'a> {
+        let Rejection { code, retryable, safe_new_key, .. } = self.rejection;
+        let (status, reason, code) = (self.grpc_status(), code.as_str(), self.code());
+        GrpcError { status, reason, code, message, retryable, safe_new_key }
     }
 }
 
@@ -154,7 +182,6 @@ const UNAUTHENTICATED: u16 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Rejection;
     use crate::policy::Policy;
 
     #[test]
@@ -194,7 +221,7 @@ mod tests {
         expected.push(0x1a);
         varint(&mut expected, any.len() as u64);
         expected.extend(any);
-        assert_eq!(problem.grpc_details(10), expected);
+        assert_eq!(problem.grpc_error(&detail).details(), expected);
     }
 
     #[test]

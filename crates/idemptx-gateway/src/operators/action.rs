@@ -1,6 +1,6 @@
 //! The decisions of operators, with the texts that the page, the API and the command line share.
 
-use idemptx::operator::RecordStatus;
+use idemptx::operator::{Intervention, RecordStatus};
 
 /// A decision about one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +18,9 @@ impl OperatorAction {
     ///
     /// None while the owner's lease is in force: it is going to settle.
     pub(crate) const fn for_status(status: RecordStatus) -> &'static [Self] {
-        match status {
-            RecordStatus::Orphaned | RecordStatus::Unknown => &[Self::Answer, Self::Release],
-            RecordStatus::Completed
-            | RecordStatus::NotReplayable
-            | RecordStatus::ResponseExpired => &[Self::Forget],
+        match status.intervention() {
+            Intervention::Resolve => &[Self::Answer, Self::Release],
+            Intervention::Forget => &[Self::Forget],
             _ => &[],
         }
     }

@@ -1,9 +1,10 @@
 //! Responses that the gateway generates itself when it cannot forward or gets no response.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{Extensions, HeaderValue, Response, StatusCode};
 use idemptx::{Code, Rejection};
+use idemptx_core::problem::GrpcError;
 use serde_json::json;
 
 use super::routing_table::ActiveRoute;
@@ -91,7 +92,7 @@ impl ProxyError {
         });
         let mut response = Response::new(UpstreamBody::from_bytes(Bytes::from(body.to_string())));
         *response.status_mut() = status;
-        response.extensions_mut().insert(OwnAnswer(code));
+        response.extensions_mut().insert(OwnAnswer(self));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -102,6 +103,55 @@ impl ProxyError {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+
+    /// Makes the problem response of a gRPC call out of the one that HTTP clients get: gRPC clients
+    /// read no document, and take a 502 for a status of their own choice.
+    pub(super) fn shape_for_grpc<B>(
+        self,
+        response: Response<B>,
+        content_type: HeaderValue,
+    ) -> Response<UpstreamBody> {
+        let mut response = response.map(|_| UpstreamBody::from_bytes(Bytes::new()));
+        *response.status_mut() = StatusCode::OK;
+        let headers = response.headers_mut();
+        for name in [CACHE_CONTROL, CONTENT_LENGTH, LINK] {
+            headers.remove(name);
+        }
+        let ProblemText { code, detail, .. } = self.problem_text();
+        let error = GrpcError {
+            status: self.grpc_status(),
+            reason: code,
+            code,
+            message: detail,
+            retryable: self.is_retryable(),
+            safe_new_key: self.is_unsent(),
+        };
+        error.apply(content_type, headers);
+        response
+    }
+
+    /// Returns the number of the gRPC status.
+    ///
+    /// Clients repeat calls that are UNAVAILABLE by themselves: only those that were not sent are.
+    const fn grpc_status(self) -> u16 {
+        match self {
+            Self::BadTarget
+            | Self::AmbiguousPath
+            | Self::NominatedField
+            | Self::BodyBroken
+            | Self::Expectation => INVALID_ARGUMENT,
+            Self::BodyTooSlow | Self::Late { .. } => DEADLINE_EXCEEDED,
+            Self::BodyTooLarge => RESOURCE_EXHAUSTED,
+            Self::ConnectRefused | Self::NoRoute => UNIMPLEMENTED,
+            Self::Unreachable | Self::Busy => UNAVAILABLE,
+            Self::Failed { .. } => INTERNAL,
+        }
+    }
+
+    /// Returns the name of the problem.
+    pub(super) const fn code(self) -> &'static str {
+        self.problem_text().code
     }
 
     /// Returns whether the upstream cannot have received the request.
@@ -205,9 +255,9 @@ impl ProxyError {
     }
 }
 
-/// An extension of the responses that the gateway makes itself, with the problem's code.
+/// An extension of the responses that the gateway makes itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OwnAnswer(pub(super) &'static str);
+pub(super) struct OwnAnswer(pub(super) ProxyError);
 
 struct ProblemText {
     status: StatusCode,
@@ -222,4 +272,10 @@ fn releases_key(route: &ActiveRoute) -> bool {
 }
 
 const UNKNOWN: &str = "The request may have been executed; find out before you repeat it.";
+const INVALID_ARGUMENT: u16 = 3;
+const DEADLINE_EXCEEDED: u16 = 4;
+const RESOURCE_EXHAUSTED: u16 = 8;
+const UNIMPLEMENTED: u16 = 12;
+const INTERNAL: u16 = 13;
+const UNAVAILABLE: u16 = 14;
 const PAGE: &str = "https://github.com/idemptx/idemptx/blob/main/docs/guides/gateway.md";

@@ -33,6 +33,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use idemptx::tower::{Idempotency, ResponseBody};
 use idemptx::{Bypass, Outcome};
+use idemptx_core::exchange::grpc_content_type;
 use idemptx_core::key::RecordId;
 use tower_service::Service;
 
@@ -67,6 +68,7 @@ pub(crate) fn answer(
     let span = table.store.recorder().traces().start_request(&mut request, peer.scheme(), client);
     let fields = NotableFields::of(request.headers());
     let origin = fields.has_origin.then(|| request.headers().get(ORIGIN).cloned()).flatten();
+    let grpc = grpc_content_type(request.headers()).cloned();
     let request_id = request_id::take_or_make(request.headers(), fields.has_request_id);
     let log = table.store.recorder().log();
     let logged = AccessLine::is_wanted(log).then(|| {
@@ -92,6 +94,10 @@ pub(crate) fn answer(
             }
         };
         let (outcome, record) = exchange_end(&response);
+        let own = response.extensions().get().map(|OwnAnswer(fault)| *fault);
+        if let (Some(fault), Some(content_type)) = (own, grpc) {
+            response = fault.shape_for_grpc(response, content_type).map(DownstreamBody::plain);
+        }
         if is_own(&response, outcome.as_ref()) {
             if is_problem(&response, outcome.as_ref()) {
                 response = request_id::name_in_problem(response, &request_id).await;
@@ -105,7 +111,7 @@ pub(crate) fn answer(
             route: route.as_ref().map(|route| &route.name),
             upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
             status: response.status().as_u16(),
-            own: response.extensions().get().map(|OwnAnswer(code)| *code),
+            own: own.map(ProxyError::code),
             outcome: outcome.as_ref(),
             record: record.as_ref(),
             began,

@@ -22,6 +22,7 @@ mod differential;
 mod ejection;
 mod envoy;
 mod fleet;
+mod grpc_calls;
 mod guide;
 mod health;
 mod identity;

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._execution import OUTCOME
+from ._idemptx import is_live
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -55,12 +56,12 @@ class Capture:
             if self._live is not None:
                 await self._live.put(body, more=more)
                 if not more:
-                    self._note_end()
+                    self._end_body()
             elif self._chunks is not None:
                 await self._collect(self._chunks, body, more=more)
         elif kind == "http.response.start":
             self._take_head(message["status"], list(message.get("headers", ())))
-            if _is_event_stream(self.headers):
+            if is_live(self.status, self.headers):
                 await self._go_live(ends_with_client=True)
         # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
 
@@ -101,7 +102,7 @@ class Capture:
                     await self._live.put(chunk, more=True)
                 await self._live.put(body, more=more)
                 if not more:
-                    self._note_end()
+                    self._end_body()
         elif more:
             chunks.append(body)
         else:
@@ -111,6 +112,10 @@ class Capture:
             headers = self._driver.directed(self.headers)
             await self._conclude(partial(responded, self.status, headers, self.body))
             self._note_end()
+
+    def _end_body(self) -> None:
+        self._driver.body_ended(whole=True)
+        self._note_end()
 
     def _note_end(self) -> None:
         self._is_over = True
@@ -163,6 +168,7 @@ class Capture:
     async def ended(self) -> None:
         """Ends the body when the application has returned or raised."""
         if self._live is not None:
+            self._driver.body_ended(whole=False)
             await self._live.end()
 
     @property
@@ -189,7 +195,7 @@ class _LiveBody:
             self._complete = not more
             await self._put((chunk, more))
             return
-        # A body that is no event stream is part of the handler's work: it is read for a limited
+        # A body that is only too large is part of the handler's work: it is read for a limited
         # time after the client has left, so that the handler can end.
         now = self._driver.engine.loop.time()
         if self._ends_with_client or now > self._alone_until:
@@ -252,21 +258,6 @@ def without_shortcuts(scope: Scope) -> Scope:
     return {**scope, "extensions": kept}
 
 
-def _is_event_stream(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """True for a body whose parts are for the client as soon as they are made."""
-    for name, value in headers:
-        if len(name) not in LIVE_LENGTHS:
-            continue
-        lower = name.lower()
-        if lower == b"content-type" and value.lower().startswith(LIVE_TYPES):
-            return True
-        if lower == b"x-accel-buffering" and value.lower() == b"no":
-            return True
-    return False
-
-
-LIVE_TYPES = (b"text/event-stream", b"application/x-ndjson", b"application/jsonl")
-LIVE_LENGTHS = frozenset({len(b"content-type"), len(b"x-accel-buffering")})
 SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 LIVE_CHUNKS_MAX = 16
 """The number of chunks of a live body that wait for a slow client."""

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from . import _fastapi
 from ._capture import Capture, without_shortcuts
 from ._execution import CURRENT, current_execution
-from ._idemptx import OWN, REPLAY
-from .exceptions import MissingKeyException, RequestRefusedException, for_refusal
+from ._idemptx import OWN, REPLAY, Exchange
+from .exceptions import for_refusal
 from .transaction import IdempotentTransaction, PendingTransaction
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ._driver import Driver
     from ._execution import ExecutionTransaction
-    from ._idemptx import Exchange
+    from ._idemptx import Refusal, Rules
     from ._signature import Signature
 
 __all__ = ["HandlerCall", "Reply", "other_answer"]
@@ -79,10 +79,14 @@ class HandlerCall:
         self._raised: Exception | None = None
         self._stacks: _fastapi.ExitStacks | None = None
 
-    async def plainly(self, exchange: Exchange | None = None) -> Any:
-        """Runs the handler unprotected."""
+    async def plainly(self, of: Exchange | Rules) -> Any:
+        """Runs the handler unprotected: of an exchange that passes, or without one."""
+        exchange = of if isinstance(of, Exchange) else None
         if current_execution() is None and any(map(_is_pending, self._kwargs.values())):
-            raise _without_execution(exchange)
+            refusal = of.without_execution(http_version(self.request))
+            if refusal is None:
+                raise TypeError(NO_KEY_APPLIES)
+            return refused(refusal, self.request)
         result = await self._handle()
         if exchange is not None:
             for name, value in exchange.marked(()):
@@ -302,15 +306,6 @@ def _is_pending(value: object) -> bool:
     return isinstance(value, PendingTransaction)
 
 
-def _without_execution(exchange: Exchange | None) -> Exception:
-    """Returns the error for a transaction dependency that runs unprotected."""
-    if exchange is None:
-        return MissingKeyException("Missing Idempotency-Key")
-    refused = RequestRefusedException("The operation cannot be protected now. Try again later.")
-    refused.status_code, refused.code = 503, "store-unavailable"
-    return refused
-
-
 def _exception(left: BaseException | None, error: Exception) -> Exception:
     return left if isinstance(left, Exception) else error
 
@@ -407,11 +402,21 @@ def other_answer(exchange: Exchange, request: Request) -> Reply:
     """The reply without the handler's own response: a replay or a refusal."""
     if exchange.answer == REPLAY:
         return Reply(*exchange.replay())
-    refusal = exchange.refusal()
+    return refused(exchange.refusal(http_version(request)), request)
+
+
+def refused(refusal: Refusal, request: Request) -> Reply:
+    """The reply of a refusal, unless the application has a handler for its exception."""
     exception = for_refusal(refusal)
     if _fastapi.is_handled(request.scope, exception, by_default=False):
         raise exception
     return Reply(refusal.status, refusal.headers, refusal.body)
+
+
+def http_version(request: Request) -> str:
+    """The version of HTTP that the request came by."""
+    version: str = request.scope.get("http_version", "1.1")
+    return version
 
 
 def _is_plain(response: Response) -> bool:
@@ -421,3 +426,6 @@ def _is_plain(response: Response) -> bool:
 
 
 MISSING: Any = object()
+NO_KEY_APPLIES = (
+    "there is no transaction for a request that keys are not for: see `methods` in the policy"
+)

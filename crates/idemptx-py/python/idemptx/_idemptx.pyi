@@ -66,6 +66,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 def check_token_source() -> None:
     """Raises OSError if the system has no randomness to make tokens from."""
 
+def is_live(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """True for a response that flows to the client while it is made, and is never replayed."""
+
 @final
 class Rules:
     """A policy made ready."""
@@ -112,6 +115,8 @@ class Rules:
         """Returns the policy with the scope left to a function (`ScopeRule::Custom`)."""
     def to_json(self) -> str:
         """The effective policy, secrets left out."""
+    def without_execution(self, http_version: str = "1.1") -> Refusal | None:
+        """The refusal of a request without a key by a handler that cannot do without it."""
     def begin(
         self,
         method: str,
@@ -244,7 +249,7 @@ class Exchange:
         Obeys an `Idempotency-Outcome` header.
         """
     def streamed(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> int:
-        """Takes the handler's response with a body that cannot be stored."""
+        """Takes the handler's response with a body that flows to the client, and is not stored."""
     def failed(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> int:
         """Reports that the handler raised.
 
@@ -262,11 +267,25 @@ class Exchange:
         """True if a retry will get this answer."""
     def deferred(self) -> Step | None:
         """Returns the step that continues without the client: a RELEASE or SETTLE."""
+    @property
+    def flows(self) -> bool:
+        """True if the claim is kept, and the lease to be renewed, until `body_ended`."""
+    def body_ended(self, whole: bool) -> Step:
+        """Returns the step that gives the claim up after the body: a RELEASE or SETTLE.
+
+        Not `whole` is a body that broke off, or was given up with its client.
+        """
     def marked(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         """The response's header lines with ours added, and `Idempotency-Outcome` taken away."""
     def replay(self) -> tuple[int, Headers, bytes]:
         """Status, header lines with our marks and Content-Length, and body."""
-    def refusal(self) -> Refusal: ...
+    def refusal(self, http_version: str = "1.1") -> Refusal:
+        """The refusal, for a client that speaks this version of HTTP."""
+    def without_execution(self, http_version: str = "1.1") -> Refusal | None:
+        """The refusal of a PASS by a handler that cannot do without its execution.
+
+        None where no key is meant to be.
+        """
     def abandon(self) -> Step | None:
         """Ends the exchange because the client left before the handler was started.
 

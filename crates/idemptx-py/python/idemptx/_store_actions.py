@@ -20,6 +20,7 @@ from ._idemptx import (
     PENDING,
     PROBE,
     RELEASE,
+    RENEW,
     SETTLE,
     STORE,
     UNAVAILABLE,
@@ -60,6 +61,8 @@ class StoreActions:
     _holds_permit = False
     _is_renewed = False
     _has_deferred = False
+    _body_is_whole: bool | None = None
+    """Whether the body that flowed to the client was whole, once it has ended."""
 
     def __init__(
         self,
@@ -120,8 +123,9 @@ class StoreActions:
         raise RuntimeError(message)
 
     async def _perform(self, step: Step) -> int:
-        if step.kind == RELEASE:
+        if step.kind in (RELEASE, RENEW):
             await self._roll_back()
+        if step.kind == RELEASE:
             self._renew_no_more()
             await self.engine.perform(step)
             self.complete(None)
@@ -291,6 +295,20 @@ class StoreActions:
         if deferred is not None:
             self._has_deferred = True
             self.engine.confirm_later(deferred, self._end_deferred)
+        elif self.exchange.flows:
+            self._has_deferred = True
+            if self._body_is_whole is not None:
+                self._give_claim_up(whole=self._body_is_whole)
+
+    def body_ended(self, *, whole: bool) -> None:
+        """Notes the end of a body that flows to the client; only the first one counts."""
+        if self._body_is_whole is None:
+            self._body_is_whole = whole
+            if self.exchange.flows:
+                self._give_claim_up(whole=whole)
+
+    def _give_claim_up(self, *, whole: bool) -> None:
+        self.engine.confirm_later(self.exchange.body_ended(whole), self._end_deferred)
 
     def _end_deferred(self, update: Update | None) -> None:
         self._renew_no_more()

@@ -168,7 +168,7 @@ class _Route:
                 await feed(exchange, request, engine.memory)
             call = HandlerCall(signature, args, kwargs, request, response=response, tasks=tasks)
             if exchange is None:
-                return await call.plainly()
+                return await call.plainly(self._rules)
             return await self._answer(exchange, engine, operation, call)
 
         # This signature counts, not that of `__wrapped__`: its annotations are resolved.
@@ -190,7 +190,7 @@ class _Route:
         else:
             outer = CURRENT.get()
             if outer is not None and outer.covers(engine, exchange, operation):
-                return await call.plainly()
+                return await call.plainly(self._rules)
             driver = Driver(
                 engine,
                 self._rules,

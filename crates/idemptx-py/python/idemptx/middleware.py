@@ -352,11 +352,7 @@ async def _replay(exchange: Exchange, send: Send) -> None:
 
 
 async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:
-    refusal = exchange.refusal()
-    headers = refusal.headers
-    # The rest of the body will not be read, so the connection cannot be used again: say so, lest
-    # a pooling client sends its next request on it (RFC 9112 §9.6).
-    if refusal.code == "body-too-large" and scope.get("http_version", "1.1") in {"1.0", "1.1"}:
-        headers = [*headers, (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    refusal = exchange.refusal(scope.get("http_version", "1.1"))
+    start = {"type": "http.response.start", "status": refusal.status, "headers": refusal.headers}
+    await send(start)
     await send({"type": "http.response.body", "body": refusal.body})

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use idemptx_core::coordination::WaitLimits;
 use idemptx_core::exchange::{
     Action, Answer, BodyEnd, Deferred, Directive, Event, Exchange, Handled, Head, Operation,
+    grpc_content_type,
 };
 use idemptx_core::fingerprint::Fingerprint;
+use idemptx_core::key::RecordId;
 use idemptx_core::lease::Lease;
 use idemptx_core::outcome::{Code, Outcome};
 use idemptx_core::record::State;
 use idemptx_core::response::StoredResponse;
-use idemptx_core::store::Settlement;
+use idemptx_core::response_headers;
+use idemptx_core::store::{ClaimInfo, Settlement};
 use idemptx_core::time::Timestamp;
 use pyo3::prelude::*;
 
@@ -59,6 +63,8 @@ impl PyExchange {
             kept: None,
             settlement: None,
             commits: false,
+            grpc: grpc_content_type(head.headers).cloned(),
+            after_body: None,
             concern: None,
         };
         exchange.id = exchange.machine.operation().map(Operation::id);
@@ -113,6 +119,36 @@ impl PyExchange {
         }
         let scope = policy.scope.as_ref()?;
         scope.misses_session(head.headers).then_some("session")
+    }
+
+    pub(crate) fn leased(&self) -> PyResult<&Lease> {
+        self.lease.as_ref().ok_or_else(|| misuse("the request holds no lease: nothing executes"))
+    }
+
+    /// The record that the request waits for, its holder, and how many may wait.
+    pub(crate) fn waiting(&self) -> PyResult<(RecordId, ClaimInfo, WaitLimits)> {
+        match (&self.phase, self.id) {
+            (Phase::Wait { holder, .. }, Some(id)) => {
+                Ok((id, *holder, WaitLimits::of(self.shared.policy())))
+            }
+            _ => Err(self.misplaced("wait")),
+        }
+    }
+
+    pub(super) fn marks(&self, mut headers: HeaderMap, outcome: &Outcome) -> HeaderMap {
+        let (rules, machine) = (self.shared.rules(), &self.machine);
+        response_headers::mark(
+            &mut headers,
+            rules,
+            outcome,
+            machine.operation(),
+            machine.fingerprint(),
+        );
+        headers
+    }
+
+    pub(super) fn misplaced(&self, method: &str) -> PyErr {
+        misuse(format!("{method} does not belong here: the action is {}", self.phase.action()))
     }
 
     /// Removes the handler's `Idempotency-Outcome` from its headers and returns it.
@@ -174,6 +210,10 @@ impl PyExchange {
                 self.lease = Some(lease);
                 return Phase::Execute;
             }
+            Action::Answer { answer, deferred: Some(Deferred::AfterBody { lease, broken }) } => {
+                self.after_body = Some((lease, broken));
+                return Phase::Answer(Box::new(answer), None);
+            }
             Action::Answer { answer, deferred } => {
                 let deferred = deferred
                     // A request that never reached the store, or shared a peer's result, left nothing.
@@ -200,7 +240,7 @@ impl PyExchange {
         Phase::Store(call, None)
     }
 
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         lease: Lease,
         state: State,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use idemptx_core::exchange::{Operation, Rules};
-use idemptx_core::outcome::{Bypass, Code, Rejection};
+use idemptx_core::outcome::{Bypass, Rejection};
 use idemptx_core::problem::Problem;
 
 use super::Execution;
@@ -70,17 +70,12 @@ impl Missing {
                 "there is no {what} without `Engine::layer` or `Engine::middleware` around the handler"
             ));
         };
-        let code = match bypass {
-            Bypass::NoKey | Bypass::WouldRefuse(Code::MissingKey) => Code::MissingKey,
-            Bypass::LargeBody => Code::BodyTooLarge,
-            Bypass::Unprotected => Code::StoreUnavailable,
-            _ => {
-                return Self::Misconfigured(format!(
-                    "there is no {what} for a request that keys are not for ({bypass:?})"
-                ));
-            }
-        };
-        Self::Refused(Rejection::new(code, rules.policy()))
+        match Rejection::without_execution(*bypass, rules.policy()) {
+            Some(rejection) => Self::Refused(rejection),
+            None => Self::Misconfigured(format!(
+                "there is no {what} for a request that keys are not for ({bypass:?})"
+            )),
+        }
     }
 
     pub(crate) fn response(&self) -> Response<Bytes> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::AddAssign;
 
-use idemptx_core::store::{Inventory, Query, RecordStatus, RecordSummary, StoreError};
+use idemptx_core::store::{Intervention, Inventory, Query, RecordSummary, StoreError};
 
 use super::{Operator, OperatorError, Target, ended};
 
@@ -133,8 +133,8 @@ impl<S: Inventory> Purge<S> {
     ) -> Result<(), StoreError> {
         let mut begun = Vec::with_capacity(entries.len());
         for entry in entries {
-            match entry.status {
-                RecordStatus::Running => left.in_flight += 1,
+            match entry.status.intervention() {
+                Intervention::None => left.in_flight += 1,
                 _ if self.is_dry => self.report.count(entry),
                 _ => {
                     let target = Target::listed(entry);

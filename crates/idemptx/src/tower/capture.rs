@@ -9,13 +9,13 @@ use http::{Request, Response};
 use http_body::Body;
 use idemptx_core::exchange::{Directive, Handled, InvalidDirective, Rules, classified_status};
 use idemptx_core::policy::Mode;
-use idemptx_core::response::{StorableParts, StoredResponse, is_event_stream};
+use idemptx_core::response::{StorableParts, StoredResponse, is_live};
 use idemptx_core::store::Store;
 use tower_service::Service;
 
 use super::body::{BodyError, Read, RequestBody, ResponseBody, Whole, read};
 use super::live::LiveBody;
-use crate::drive::{Work, WorkResult};
+use crate::drive::{Work, WorkResult, body_flow};
 use crate::engine::Inner;
 use crate::execution::Execution;
 
@@ -94,7 +94,7 @@ where
     let said = Directive::take(&mut parts.headers);
     let may_replay = parts.extensions.remove::<NotReplayable>().is_none();
     let body = Box::pin(body);
-    let is_live = is_event_stream(&parts.headers);
+    let is_live = is_live(status, &parts.headers, body.size_hint().exact());
     let limit = if is_live { 0 } else { rules.policy().response_bytes_max as u64 };
     let read = if is_live && !body.is_end_stream() {
         Read::TooLarge(Whole::default(), body)
@@ -107,10 +107,11 @@ where
             // The client gets what it would get without this layer: half a body.
             let product = (rules.policy().mode == Mode::Shadow).then(|| {
                 let body = RequestBody::<Pin<Box<C>>>::broken(half, error);
-                let body = ResponseBody::live(LiveBody::new(body, true, None));
+                let body = ResponseBody::live(LiveBody::new(body, true));
                 HandlerOutput::Response(Response::from_parts(parts, body))
             });
-            WorkResult { handled: Handled::BrokenOff { directive }, product, payload: None }
+            let handled = Handled::BrokenOff { directive };
+            WorkResult { handled, product, payload: None, flow: None }
         }
         Read::Whole(mut whole) => {
             let said = said.or_else(|| Directive::take(whole.trailers_mut()?));
@@ -129,17 +130,19 @@ where
             drop(body);
             let response = Response::from_parts(parts, ResponseBody::whole(whole));
             let product = Some(HandlerOutput::Response(response));
-            WorkResult { handled, product, payload: Some(payload) }
+            WorkResult { handled, product, payload: Some(payload), flow: None }
         }
         Read::TooLarge(prefix, rest) => {
             let directive = directive(&mut parts, said, execution);
             let payload = Some(head(&parts, rules, execution));
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
-            let body = LiveBody::new(body, is_live, engine.open_body());
+            let (flow, watch) = body_flow();
+            let body = LiveBody::new(body, is_live).until_end(flow, engine.open_body());
             let response = Response::from_parts(parts, ResponseBody::live(body));
             let product = Some(HandlerOutput::Response(response));
-            WorkResult { handled: Handled::Partial { status, directive }, product, payload }
+            let handled = Handled::Flowing { status, directive };
+            WorkResult { handled, product, payload, flow: Some(watch) }
         }
     }
 }

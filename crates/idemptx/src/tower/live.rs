@@ -15,21 +15,29 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::body::BodyError;
+use crate::drive::BodyFlow;
 
 /// A body that flows to the client.
 ///
-/// When the client leaves, an event stream ends, for it was made for that client alone.
-/// Any other body is part of the handler's work: it is read on for a while, so that the handler
-/// ends, too.
+/// When the client leaves, a live response ends, for it was made for that client alone.
+/// A body that is only too large is part of the handler's work: it is read on for a while, so that
+/// the handler ends, too.
 pub(super) struct LiveBody {
     /// `None` once it has ended.
     ///
     /// The mutex makes the body `Sync`, which some servers ask for, and is never contended.
     body: Mutex<Option<BoxBody>>,
-    is_event_stream: bool,
+    ends_with_client: bool,
     runtime: Option<Handle>,
-    /// Held until it has ended.
-    open: Option<OwnedSemaphorePermit>,
+    /// Boxed: every response has room for a body that flows, and few have one.
+    ending: Option<Box<Ending>>,
+}
+
+/// The resources that are held until a body has ended.
+struct Ending {
+    flow: BodyFlow,
+    /// `None` if too many bodies are open.
+    _open: Option<OwnedSemaphorePermit>,
 }
 
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
@@ -37,15 +45,20 @@ type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
 impl LiveBody {
     pub(super) fn new(
         body: impl Body<Data = Bytes, Error = BodyError> + Send + 'static,
-        is_event_stream: bool,
-        open: Option<OwnedSemaphorePermit>,
+        ends_with_client: bool,
     ) -> Self {
         Self {
             body: Mutex::new(Some(Box::pin(body))),
-            is_event_stream,
+            ends_with_client,
             runtime: Handle::try_current().ok(),
-            open,
+            ending: None,
         }
+    }
+
+    /// Reports the end of the body, and holds the permit until then.
+    pub(super) fn until_end(mut self, flow: BodyFlow, open: Option<OwnedSemaphorePermit>) -> Self {
+        self.ending = Some(Box::new(Ending { flow, _open: open }));
+        self
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -64,7 +77,9 @@ impl LiveBody {
             .unwrap_or_else(|_| Poll::Ready(Some(Err(BROKE_OFF.into()))));
         if matches!(poll, Poll::Ready(None | Some(Err(_)))) {
             *slot = None;
-            self.open = None;
+            if let Some(mut ending) = self.ending.take() {
+                ending.flow.end(matches!(poll, Poll::Ready(None)));
+            }
         }
         poll
     }
@@ -74,16 +89,27 @@ impl Drop for LiveBody {
     fn drop(&mut self) {
         let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(mut body), Some(runtime)) = (body, self.runtime.take()) else { return };
-        if self.is_event_stream {
+        let mut ending = self.ending.take();
+        if self.ends_with_client {
+            // A server that has sent as much as was declared does not ask for the end.
+            if let Some(ending) = &mut ending {
+                ending.flow.end(body.is_end_stream());
+            }
             return;
         }
-        let open = self.open.take();
         runtime.spawn(async move {
             let rest = async {
-                while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
+                loop {
+                    match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                        Some(Ok(_)) => {}
+                        end => return end.is_none(),
+                    }
+                }
             };
-            drop(timeout(READ_ON_MAX, rest).await);
-            drop(open);
+            let is_whole = timeout(READ_ON_MAX, rest).await.unwrap_or(false);
+            if let Some(ending) = &mut ending {
+                ending.flow.end(is_whole);
+            }
         });
     }
 }

@@ -32,8 +32,10 @@
 //!
 //! It reads the body to its end, within the policy's limit, and hashes it on the way; claims the
 //! record; runs the handler; stores the response; and only then sends it.
-//! A response that is larger than the policy's limit, or an event stream, is passed on live, and a
-//! retry learns that the operation has happened.
+//! A response that is larger than the policy's limit, or [live](idemptx_core::response::is_live) as
+//! an event stream is, is passed on while it is made, and a retry learns that the operation has
+//! happened.
+//! A key that such a response releases is held until its body has ended.
 //!
 //! The [`Outcome`](crate::Outcome) of the exchange is in the response's extensions, and in its
 //! [body](ResponseBody::outcome): metrics and logs need no hook.

@@ -298,9 +298,7 @@ fn respond<C, E>(
         }
         Reply::Refuse { rejection, .. } => {
             let mut response = marker.refusal(&rejection);
-            // The rest of the body will not be read, so the connection cannot be used again:
-            // say so, lest a pooling client sends its next request on it (RFC 9112 §9.6).
-            if rejection.code == Code::BodyTooLarge && version <= Version::HTTP_11 {
+            if rejection.closes_connection(version) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(marker.mark(response, outcome))

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response};
 use http_body::Body;
 use idemptx_core::lease::Lease;
 use idemptx_core::record::State;
-use idemptx_core::response::{StorableParts, is_event_stream};
+use idemptx_core::response::{StorableParts, is_live};
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use idemptx_core::store::{
     Claim, ClaimRequest, ErrorKind, Expected, RecordSnapshot, Settlement, StoreError,
@@ -299,7 +299,7 @@ where
 {
     let policy = execution.rules().policy();
     let (mut parts, body) = response.into_parts();
-    if is_event_stream(&parts.headers) {
+    if is_live(parts.status, &parts.headers, body.size_hint().exact()) {
         return Err(SettleError::NotStorable);
     }
     let whole = match read(Box::pin(body), policy.response_bytes_max as u64, |_| {}).await {

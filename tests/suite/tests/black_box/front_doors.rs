@@ -41,6 +41,78 @@ async fn what_one_front_door_has_stored_another_replays_byte_for_byte() {
     }
 }
 
+/// The same requests at two front doors, each over a store with nothing in it: what the engine has
+/// to say is the same, word for word.
+#[tokio::test]
+async fn whatever_is_answered_is_answered_alike() {
+    let policy = json!({
+        "required": true, "request_bytes_max": 1000, "response_bytes_max": 1000,
+        "on_large_body": "reject", "scope": "shared", "expose": ["status", "key"],
+    });
+    let start =
+        |front_door: &str| Target::builder().front_door(front_door).policy(policy.clone()).start();
+    let (tested, reference) = tokio::join!(start(&target_tests::front_door()), start(REFERENCE));
+    let long = "k".repeat(256);
+    let large = "x".repeat(1001);
+    let mut differences = Vec::new();
+    for (key, path, bodies) in [
+        ("", "/count", ["a", "a"]),
+        ("\"\"", "/count", ["a", "a"]),
+        ("a,b", "/count", ["a", "a"]),
+        ("\"open", "/count", ["a", "a"]),
+        (long.as_str(), "/count", ["a", "a"]),
+        ("again", "/count", ["a", "a"]),
+        ("reused", "/count", ["a", "b"]),
+        ("large", "/echo", [large.as_str(), large.as_str()]),
+        ("bytes", "/bytes?n=1001", ["a", "a"]),
+        ("events", "/events?chunks=2", ["a", "a"]),
+        ("records", "/events?chunks=2&kind=application/jsonl", ["a", "a"]),
+        ("unbuffered", "/events?chunks=2&kind=a/b&buffering=no", ["a", "a"]),
+        ("released", "/events?chunks=1&o=release", ["a", "a"]),
+        ("unknown", "/outcome?o=unknown", ["a", "a"]),
+        ("nonsense", "/outcome?o=nonsense", ["a", "a"]),
+        ("release", "/outcome?o=release", ["a", "b"]),
+        ("store", "/outcome?o=store", ["a", "b"]),
+        ("created", "/headers", ["a", "a"]),
+        ("cookie", "/cookie", ["a", "a"]),
+        ("204", "/status/204", ["a", "a"]),
+        ("304", "/status/304", ["a", "a"]),
+        ("404", "/status/404", ["a", "b"]),
+        ("409", "/status/409", ["a", "b"]),
+        ("422", "/status/422", ["a", "b"]),
+        ("429", "/status/429", ["a", "b"]),
+        ("503", "/status/503", ["a", "b"]),
+    ] {
+        for body in bodies {
+            let ask = async |target: &Target| {
+                let request = target.post(path).alone().body(body.to_owned());
+                let request = if key.is_empty() { request } else { request.key(key) };
+                // What is released in the background is free a moment later.
+                comparable(&retry_until(&request, |it| it.code() != "in-progress").await)
+            };
+            let (tested, reference) = tokio::join!(ask(&tested), ask(&reference));
+            if tested != reference {
+                differences.push(format!("{key} {path}: {tested:#?} instead of {reference:#?}"));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_refused_as_its_clients_expect() {
+    let target = Target::start().await;
+    for kind in ["application/grpc", "application/grpc-web+proto"] {
+        let call = target.post("/count").alone().key(kind).header("content-type", kind);
+        // The application is none of gRPC: what it answers has its HTTP status.
+        call.clone().body("a").send().await.assert_fresh(201);
+        let reused = call.body("b").send().await;
+        assert_eq!((reused.status.as_u16(), reused.body.len()), (200, 0), "{reused:?}");
+        assert_eq!(reused.header("content-type"), Some(kind));
+        assert_eq!(reused.header("grpc-status"), Some("9"), "{reused:?}");
+    }
+}
+
 #[tokio::test]
 async fn all_derive_the_same_keys_for_other_systems() {
     let policy = json!({ "scope": { "header": "X-Tenant" } });
@@ -113,6 +185,26 @@ fn lasting(answer: &Answer) -> HeaderMap {
     // The gateway's own, of this request.
     headers.remove("x-request-id");
     headers
+}
+
+/// Returns what the engine has said in an answer: its status, its fields, and a problem's document.
+fn comparable(answer: &Answer) -> (u16, Vec<String>, Value) {
+    let is_problem = !answer.code().is_empty();
+    let ours = |name: &str| {
+        let named = ["cache-control", "link", "location", "retry-after", "x-should-retry"];
+        // The media type of a response is the application's.
+        name.starts_with("idempot") || named.contains(&name) || is_problem && name == "content-type"
+    };
+    let lines = answer.headers.iter().filter(|(name, _)| ours(name.as_str()));
+    let mut lines: Vec<_> = lines.map(|(name, value)| format!("{name}: {value:?}")).collect();
+    lines.sort();
+    let mut problem = Value::Null;
+    if is_problem {
+        problem = answer.json();
+        // The gateway names its request there.
+        problem.as_object_mut().expect("an object").remove("request_id");
+    }
+    (answer.status.as_u16(), lines, problem)
 }
 
 fn starts(journal: &Journal) -> usize {

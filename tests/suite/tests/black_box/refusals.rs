@@ -184,6 +184,8 @@ async fn a_declared_body_of_64_mib_is_refused_without_being_read() {
     let piece = vec![b'x'; 1 << 16];
     let answer = upload(&target, &head, &piece, (64 << 20) / piece.len()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // A client that pools connections must not send its next request on this one.
+    assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
     let grown = target.resident_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "the process has grown by {grown} bytes");
     target.journal.assert_executions("large", 0, 0);
@@ -199,6 +201,8 @@ async fn a_chunked_body_of_64_mib_is_refused_without_being_kept() {
     piece.extend(b"\r\n");
     let answer = upload(&target, "Transfer-Encoding: chunked\r\n", &piece, 1024).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // A client that pools connections must not send its next request on this one.
+    assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
     let grown = target.resident_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "the process has grown by {grown} bytes");
     target.journal.assert_executions("large", 0, 0);

@@ -293,6 +293,36 @@ async fn events_arrive_while_they_happen_and_are_not_replayed() {
 }
 
 #[tokio::test]
+async fn what_is_not_to_be_held_back_arrives_while_it_is_made() {
+    let target = Target::start().await;
+    for query in ["kind=application/x-ndjson", "kind=application/jsonl", "kind=a/b&buffering=no"] {
+        let request = target.post(&format!("/events?chunks=2&gap=3000&{query}")).key(query);
+        let mut live = request.open().await.expect("an answer");
+        assert_eq!(live.headers()["idempotency-stored"], "false", "{query}");
+        let event = live.body_mut().frame().await.expect("a part").expect("a whole one");
+        assert!(event.into_data().is_ok_and(|data: Bytes| data.starts_with(b"data: ")));
+        target.journal.assert_executions(query, 1, 0);
+        request.send().await.assert_refused(409, "result-unavailable");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_released_is_free_once_the_body_has_ended() {
+    let target = Target::start().await;
+    let request = target.post("/events?chunks=2&gap=1500&o=release").key("k");
+    let mut live = request.open().await.expect("an answer");
+    assert_eq!(live.headers()["idempotency-stored"], "false");
+    assert_eq!(live.headers().get("idempotency-outcome"), None);
+    live.body_mut().frame().await.expect("an event").expect("a whole one");
+    request.send().await.assert_refused(409, "in-progress");
+    target.journal.assert_executions("k", 1, 0);
+    live.into_body().collect().await.expect("the other event");
+    let again = retry_until(&request, |answer| answer.status != 409).await;
+    again.assert_unstored(200);
+    target.journal.assert_executions("k", 2, 2);
+}
+
+#[tokio::test]
 async fn a_handler_directs_what_becomes_of_its_answer() {
     let target = Target::start().await;
     let stored = target.post("/outcome?o=store").key("store");

@@ -163,10 +163,23 @@ async fn stream(Query(query): Query<Chunks>, run: Run) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
-async fn events(Query(query): Query<Chunks>, run: Run) -> Response {
+#[derive(Deserialize)]
+struct Events {
+    chunks: u64,
+    #[serde(default)]
+    gap: u64,
+    kind: Option<String>,
+    buffering: Option<String>,
+    o: Option<String>,
+}
+
+async fn events(Query(query): Query<Events>, run: Run) -> Response {
     let line = format!("data: {}\n\n", run.n);
     let body = body::chunks(run, line, query.chunks, query.gap);
-    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+    let kind = query.kind.unwrap_or_else(|| "text/event-stream".into());
+    let lines = [(BUFFERING, query.buffering), (OUTCOME, query.o)];
+    let lines = lines.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    ([(CONTENT_TYPE, kind)], AppendHeaders(lines), body).into_response()
 }
 
 async fn abort(_run: Run) -> Response {
@@ -189,6 +202,7 @@ async fn execution(run: Run) -> Response {
 /// The longest request that is echoed, through any front door.
 pub const ECHO_BYTES_MAX: usize = 64 << 20;
 
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const EXECUTED: HeaderName = HeaderName::from_static("x-executed");
 const HOP: HeaderName = HeaderName::from_static("x-hop");
 const LATIN: HeaderName = HeaderName::from_static("x-latin");

@@ -134,7 +134,11 @@ async def stream(request: Request, chunks: int, gap: int = 0) -> Response:
 async def events(request: Request, chunks: int, gap: int = 0) -> Response:
     run = await Run.begin(request)
     body = bodies.chunks(run, f"data: {run.n}\n\n", chunks, gap)
-    return StreamingResponse(body, media_type="text/event-stream")
+    asked = request.query_params
+    lines = {"X-Accel-Buffering": asked.get("buffering"), "Idempotency-Outcome": asked.get("o")}
+    headers = {name: value for name, value in lines.items() if value is not None}
+    kind = asked.get("kind", "text/event-stream")
+    return StreamingResponse(body, media_type=kind, headers=headers)
 
 
 async def abort(request: Request) -> Response:

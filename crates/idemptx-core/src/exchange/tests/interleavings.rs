@@ -130,6 +130,15 @@ fn a_fenced_release_is_never_an_own_success() {
 }
 
 #[test]
+fn a_response_whose_body_flows_is_never_an_own_success_once_it_is_fenced() {
+    let handled =
+        Handled::Flowing { status: StatusCode::CREATED, directive: Some(Directive::Release) };
+    let scenario = Scenario { handled, ..Scenario::new(rules(|_| {}), 2) };
+    explore(&scenario, Mutant::None).unwrap();
+    assert!(explore(&scenario, Mutant::FencedRenewalCountsAsDone).is_err());
+}
+
+#[test]
 fn a_response_that_breaks_off_frees_no_key() {
     let quarantine = |policy: &mut Policy| {
         policy.on_orphan = OnOrphan::Quarantine;

@@ -244,7 +244,9 @@ pub(super) fn describe(action: Action) -> String {
         }
         Answer::Own { stored: true, .. } => "own stored".into(),
         Answer::Own { stored: false, .. } => "own".into(),
-        Answer::Broken { attempt } => format!("broken {attempt}"),
+        Answer::Broken { attempt, rejection: it } => {
+            format!("broken {attempt}{}", if it.retryable { ", retryable" } else { "" })
+        }
         Answer::Refuse(it) => {
             let original = it.original_status.map(|it| format!(" {}", it.as_u16()));
             let unstored = if it.unstored { " unstored" } else { "" };
@@ -256,6 +258,12 @@ pub(super) fn describe(action: Action) -> String {
         None => {}
         Some(Deferred::Release(_)) => text.push_str(", release deferred"),
         Some(Deferred::Settle(_, state)) => write!(text, ", settle {state:?} deferred").unwrap(),
+        Some(Deferred::AfterBody { broken, .. }) => {
+            text.push_str(", release after its body");
+            if let Some(state) = broken {
+                write!(text, " or settle {state:?}").unwrap();
+            }
+        }
     }
     text
 }

@@ -15,8 +15,8 @@ use crate::exchange::{
 use crate::key::{Key, Scope};
 use crate::outcome::{Bypass, Code, Outcome};
 use crate::policy::{
-    KeyPattern, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnPanic, OnStoreError,
-    Policy, ScopeRule, Statuses,
+    KeyPattern, KeySyntax, Mode, OnLargeBody, OnNotReplayable, OnOrphan, OnStoreError, Policy,
+    ScopeRule,
 };
 use crate::store::{ErrorKind, StoreError};
 use crate::time::Timestamp;
@@ -24,7 +24,6 @@ use crate::time::Timestamp;
 /// The difference of a row's policy from the draft's.
 type Change = fn(&mut Policy);
 type Row<'a> = (Stored, &'a str, Change, &'a str);
-type Ending<'a> = (Handled, Change, &'a str);
 
 /// The usual end of the handler.
 const CREATED: Handled = Handled::Whole { status: StatusCode::CREATED, directive: None };
@@ -103,50 +102,6 @@ fn what_is_stored_and_what_comes_decide() {
             let recalled = recalled(&rules, &record, body);
             assert_eq!(recalled.as_deref(), replay, "row {number}");
         }
-    }
-}
-
-#[test]
-fn how_the_handler_ended_decides_what_is_kept() {
-    let whole = |status: u16, directive| {
-        let status = StatusCode::from_u16(status).unwrap();
-        Handled::Whole { status, directive }
-    };
-    let partial = |status: u16, directive| {
-        let status = StatusCode::from_u16(status).unwrap();
-        Handled::Partial { status, directive }
-    };
-    let draft: Change = |_| {};
-    let stripe: Change = |policy| *policy = Policy::stripe();
-    let quarantine: Change = |policy| policy.on_panic = OnPanic::Quarantine;
-    let shadow: Change = |policy| policy.mode = Mode::Shadow;
-    let only_2xx: Change = |policy| policy.store_statuses = Statuses::classes(&[2]);
-    let stored = "settle Completed, own stored";
-    let released = "release, own";
-    let mut rows: Vec<Ending<'_>> = vec![
-        (whole(500, None), stripe, stored),
-        (whole(404, None), only_2xx, released),
-        (whole(500, Some(Directive::Store)), draft, stored),
-        (whole(201, Some(Directive::Release)), draft, released),
-        (whole(201, Some(Directive::Unknown)), draft, "settle Unknown, own"),
-        (partial(200, None), draft, "settle NotReplayable, own"),
-        (partial(200, Some(Directive::Store)), draft, "settle NotReplayable, own"),
-        (partial(503, None), draft, released),
-    ];
-    for handled in [Handled::Failed { directive: None }, Handled::BrokenOff { directive: None }] {
-        rows.push((handled, draft, "release, refuse 500 handler-failed unstored"));
-        rows.push((handled, quarantine, "settle Unknown, refuse 500 handler-failed unstored"));
-        rows.push((handled, shadow, "release, broken 1"));
-    }
-    for status in [200, 201, 204, 302, 304, 400, 402, 410, 418, 422, 451] {
-        rows.push((whole(status, None), draft, stored));
-    }
-    for status in [401, 403, 407, 408, 409, 421, 423, 425, 429, 500, 501, 502, 503, 504, 599] {
-        rows.push((whole(status, None), draft, released));
-    }
-    for (number, (handled, change, expected)) in rows.into_iter().enumerate() {
-        let trace = Passage::new(&rules(change), Stored::Nothing).play("a", handled);
-        assert_eq!(trace, format!("claim, execute 1, {expected}"), "row {number}: {handled:?}");
     }
 }
 

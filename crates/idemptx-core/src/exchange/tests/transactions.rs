@@ -55,10 +55,11 @@ fn a_transaction_whose_record_was_taken_over_is_never_an_own_success() {
 #[test]
 fn only_a_success_is_committed() {
     let ok = StatusCode::OK;
-    let rows: [(Handled, &str); 9] = [
+    let rows: [(Handled, &str); 10] = [
         (whole(200, None), "commit Completed, own stored"),
         (whole(303, None), "commit Completed, own stored"),
         (Handled::Partial { status: ok, directive: None }, "commit NotReplayable, own"),
+        (Handled::Flowing { status: ok, directive: None }, "commit NotReplayable, own"),
         (whole(422, None), "settle Completed, own stored"),
         (whole(500, Some(Directive::Store)), "settle Completed, own stored"),
         (whole(201, Some(Directive::Unknown)), "settle Unknown, own"),

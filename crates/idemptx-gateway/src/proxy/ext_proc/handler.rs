@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use idemptx::Execution;
 use idemptx::tower::{BodyError, NotReplayable, RequestBody};
-use idemptx_core::response::is_event_stream;
+use idemptx_core::response::is_live;
 use idemptx_core::response_headers::IDEMPOTENCY_OUTCOME;
 use tower_service::Service;
 
@@ -134,7 +134,7 @@ impl EnvoyHandler {
         }
         let (mut parts, ()) = response.into_parts();
         let result = UpstreamResult::Status(parts.status);
-        let body = match self.framing(&parts.headers, end_of_stream) {
+        let body = match self.framing(parts.status, &parts.headers, end_of_stream) {
             Framing::Empty => AnswerBody::Whole(None),
             Framing::Live => AnswerBody::Flowing,
             Framing::Unbounded => {
@@ -161,11 +161,11 @@ impl EnvoyHandler {
         (result, Response::from_parts(parts, body))
     }
 
-    fn framing(&self, headers: &HeaderMap, end_of_stream: bool) -> Framing {
+    fn framing(&self, status: StatusCode, headers: &HeaderMap, end_of_stream: bool) -> Framing {
         if end_of_stream {
             return Framing::Empty;
         }
-        if is_event_stream(headers) {
+        if is_live(status, headers, None) {
             return Framing::Live;
         }
         let limit = self.route.config.policy().map_or(0, |it| it.response_bytes_max as u64);

@@ -173,7 +173,7 @@ fn completed<'a, B>(
         route: route.map(|route| &route.name),
         upstream: route.map(|route| route.config.upstream.as_str()),
         status: response.status().as_u16(),
-        own: extensions.get().map(|OwnAnswer(code)| *code),
+        own: extensions.get().map(|OwnAnswer(fault)| fault.code()),
         outcome: extensions.get(),
         record: extensions.get(),
         began,
@@ -224,7 +224,12 @@ where
     }
     if let Some(InEnvoy(before)) = parts.extensions.get() {
         let mutation = translate::difference(before, &parts.headers);
-        return ended(dialogue.proceed(mutation).await.is_ok());
+        let proceeds = dialogue.proceed(mutation).await.is_ok();
+        if proceeds {
+            // What flows is Envoy's alone, which does not say when it has ended.
+            drop(body.collect().await);
+        }
+        return ended(proceeds);
     }
     // Envoy has answered by itself before anything was claimed, and its client gets that.
     if dialogue.phase() == Phase::ResponseHeaders && !was_executed(&parts) {

@@ -80,6 +80,55 @@ async fn an_event_stream_flows_from_its_first_event() {
     assert_eq!(count.runs(), 1);
 }
 
+/// Released any earlier, a retry would run beside the handler that is making its body.
+#[tokio::test]
+async fn a_key_that_is_released_is_free_once_the_body_has_ended() {
+    let (live, large) = (("content-type", "text/event-stream"), ("x-a", "b"));
+    let (unknown, free) = (Some("outcome-unknown"), None);
+    for (line, ends, on_panic, refused) in [
+        (live, "whole", OnPanic::Quarantine, free),
+        (large, "whole", OnPanic::Quarantine, free),
+        (live, "broken", OnPanic::Release, free),
+        (live, "broken", OnPanic::Quarantine, unknown),
+        (live, "left", OnPanic::Release, free),
+        (live, "left", OnPanic::Quarantine, unknown),
+        (large, "left", OnPanic::Quarantine, free),
+    ] {
+        let engine = engine(|policy| policy.on_panic(on_panic).response_bytes_max(1));
+        let later = Gate::closed();
+        let wait = later.clone();
+        let (app, count) = app(&engine, move |_| {
+            let end = if ends == "broken" { Piece::Error } else { Piece::data("cd") };
+            let body = ScriptedBody::new([Piece::data("ab"), Piece::Wait(wait.clone()), end]);
+            let response = Response::builder().header(line.0, line.1);
+            let response = response.header("idempotency-outcome", "release");
+            async move { response.body(Body::new(body)).unwrap() }
+        });
+        let response = app.clone().oneshot(post("k")).await.unwrap();
+        assert_eq!(response.headers()["idempotency-stored"], "false");
+        let mut body = response.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        send(&app, post("k")).await.refused(409, "in-progress");
+        assert_eq!(count.runs(), 1);
+        if ends == "left" {
+            drop(body);
+            later.open();
+        } else {
+            later.open();
+            assert_eq!(body.collect().await.is_ok(), ends == "whole");
+        }
+        assert!(engine.drain().await);
+        match refused {
+            Some(code) => send(&app, post("k")).await.refused(409, code),
+            None => {
+                let retry = app.oneshot(post("k")).await.unwrap();
+                assert_eq!(retry.status(), 200, "{line:?} {ends} {on_panic:?}");
+            }
+        }
+        assert_eq!(count.runs(), 1 + u32::from(refused.is_none()), "{line:?} {ends} {on_panic:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_flows_is_read_to_its_end_when_the_client_leaves() {
     let engine = engine(|policy| policy.response_bytes_max(1));

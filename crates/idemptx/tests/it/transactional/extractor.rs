@@ -8,7 +8,9 @@ use axum::response::Response;
 use http::StatusCode;
 use idemptx::store::MemoryStore;
 use idemptx::store::{AnyStore, Transactional};
-use idemptx::{Engine, Execution, IdempotentTransaction, Policy, RunError, TransactionError};
+use idemptx::{
+    Code, Directive, Engine, Execution, IdempotentTransaction, Policy, RunError, TransactionError,
+};
 use tokio::sync::Semaphore;
 
 use super::shop::{App, AppError, PATIENCE, Shop, end, engine, keyless, order, patient, place};
@@ -159,6 +161,34 @@ async fn a_job_has_a_transaction_too() {
     assert_eq!(bill(false).await.unwrap(), 2);
     assert_eq!(bill(false).await.unwrap(), 2);
     assert_eq!((shop.orders("k").await, shop.records('D').await), (vec![1], 1));
+}
+
+/// An error commits nothing, whatever the job says of its record, as a failed request does not.
+#[tokio::test]
+async fn a_job_that_fails_commits_nothing_although_its_error_is_final() {
+    let shop = Shop::open().await;
+    let engine = shop.engine();
+    for (key, outcome, refused) in [
+        ("final", Directive::Store, Some(Code::ResultUnavailable)),
+        ("doubtful", Directive::Unknown, Some(Code::OutcomeUnknown)),
+        ("harmless", Directive::Release, None),
+    ] {
+        let bill = async move |execution: Execution| {
+            let tx = execution.begin().await.map_err(AppError::from)?;
+            place(&tx).await?;
+            execution.set_outcome(outcome);
+            Err::<i32, _>(AppError("declined".into()))
+        };
+        let failed = engine.run(key, b"", bill).await;
+        assert!(matches!(failed, Err(RunError::Failed(_))), "{key}: {failed:?}");
+        assert_eq!(shop.orders(key).await, [0_i32; 0], "{key}");
+        match (engine.run(key, b"", async |_| Ok::<_, AppError>(7)).await, refused) {
+            (Err(RunError::Refused(rejection)), Some(code)) => {
+                assert_eq!((rejection.code, rejection.original_status), (code, None), "{key}");
+            }
+            (again, refused) => assert!(matches!(again, Ok(7)) && refused.is_none(), "{again:?}"),
+        }
+    }
 }
 
 #[tokio::test]

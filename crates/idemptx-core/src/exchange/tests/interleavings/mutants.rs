@@ -19,6 +19,7 @@ pub(super) enum Mutant {
     LostAnswerCountsAsSuccess,
     FencedSettlementCountsAsDone,
     FencedReleaseCountsAsDone,
+    FencedRenewalCountsAsDone,
     /// A claim that may be in force is reported as certainly refused.
     DoubtCountsAsRefusal,
     /// A claim expires with the retention of its key, even before its lease.

@@ -6,7 +6,7 @@ use super::mutants::Mutant;
 use super::steps::{Step, brief};
 use super::{Client, Ended, Scenario, Trace, World};
 use crate::exchange::tests::world::{begin, fingerprints, response, token};
-use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Exchange, Handled};
+use crate::exchange::{Action, Answer, BodyEnd, Deferred, Event, Exchange, Handled, Stage};
 use crate::lease::Lease;
 use crate::record::{Record, State};
 use crate::store::{ErrorKind, Settlement};
@@ -257,6 +257,9 @@ impl World {
         let is_fenced = matches!(
             event,
             Event::Settled(Err(ErrorKind::Fenced)) | Event::Released(Err(ErrorKind::Fenced))
+        ) || matches!(
+            (&exchange.stage, &event),
+            (Stage::Flowing(..), Event::Renewed(Err(ErrorKind::Fenced)))
         );
         let event = match (mutant, &event) {
             (Mutant::FencedSettlementCountsAsDone, Event::Settled(Err(ErrorKind::Fenced))) => {
@@ -264,6 +267,9 @@ impl World {
             }
             (Mutant::FencedReleaseCountsAsDone, Event::Released(Err(ErrorKind::Fenced))) => {
                 Event::Released(Ok(()))
+            }
+            (Mutant::FencedRenewalCountsAsDone, Event::Renewed(Err(ErrorKind::Fenced))) => {
+                Event::Renewed(Ok(()))
             }
             _ => event,
         };
@@ -335,7 +341,10 @@ impl World {
             Action::Answer { answer, deferred } => {
                 if let Some(deferred) = deferred {
                     self.deferred.push(match deferred {
-                        Deferred::Release(lease) => Step::Release(lease),
+                        // The body may end at any later time.
+                        Deferred::Release(lease) | Deferred::AfterBody { lease, .. } => {
+                            Step::Release(lease)
+                        }
                         Deferred::Settle(lease, state) => {
                             let payload = response(201, &format!("by {n}")).encode();
                             let (retain, key_retain) = (policy.retain, policy.key_retain);
