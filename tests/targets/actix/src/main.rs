@@ -13,6 +13,7 @@ mod run;
 use std::io;
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_web::middleware::Condition;
 use actix_web::rt::System;
@@ -64,6 +65,8 @@ async fn serve(flags: &Flags, protection: &Protection) -> io::Result<()> {
             .configure(app::routes)
     })
     .disable_signals()
+    // A client that reads slowly on a busy machine must not find its connection closed as idle.
+    .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(limit.as_secs())
     .listen(listener)?
     .run();
@@ -84,3 +87,5 @@ async fn serve(flags: &Flags, protection: &Protection) -> io::Result<()> {
     };
     timeout(limit, drained).await.unwrap_or(Ok(()))
 }
+
+const KEEP_ALIVE: Duration = Duration::from_secs(75);

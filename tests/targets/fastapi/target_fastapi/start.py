@@ -38,7 +38,8 @@ def start(door: Door, arguments: Sequence[str]) -> int:
         return _failed(error, USAGE)
     # The server hands the signal on when it has drained; that is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    config = uvicorn.Config(app, log_config=None, access_log=False)
+    # A client that reads slowly on a busy machine must not find its connection closed as idle.
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE)
     Server(config, drain_max=flags.policy.get("drain_ms", DRAIN_MS) / 1000).run([listener])
     return 0
 
@@ -83,6 +84,8 @@ def _failed(error: Exception, status: int) -> int:
     return status
 
 
+KEEP_ALIVE = 75
+"""The seconds after which an idle connection is closed; uvicorn's own are 5."""
 FAILURE = 1
 USAGE = 2
 """What argparse ends with, too."""
