@@ -269,7 +269,9 @@ fn connections() -> Connections {
     let mut connections = Client::builder(TokioExecutor::new());
     // Nothing but the test itself may send a request twice.
     connections.retry_canceled_requests(false);
-    // Long before a server closes it, which a request could meet: uvicorn does after five seconds.
+    // Long before a server closes it, which a request could meet. A server counts from when it has
+    // written an answer, which may be seconds before a busy client has read it: the targets whose
+    // servers would close after five seconds keep connections for 75.
     connections.pool_idle_timeout(Duration::from_secs(1));
     connections.build_http()
 }
