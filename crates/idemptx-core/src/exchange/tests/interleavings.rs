@@ -12,7 +12,8 @@
 //! `IDEMPTX_EXPLORE=full`, and `make test` with two.
 //!
 //! This file has the tests and their bounds; the model is in [`universe`] (successors of a state),
-//! [`steps`] (of the store), [`invariants`] and [`mutants`].
+//! [`steps`] (of the store), [`invariants`] and [`mutants`];
+//! [`shared`] is what makes it quick.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use self::mutants::Mutant;
+use self::shared::Shared;
 use self::steps::Step;
 use super::world::{Cell, rules};
 use crate::exchange::{Directive, Event, Exchange, Handled, Rules};
@@ -35,6 +37,7 @@ use crate::store::Settlement;
 
 mod invariants;
 mod mutants;
+mod shared;
 mod steps;
 mod universe;
 
@@ -241,11 +244,11 @@ fn clients_max() -> usize {
 struct World {
     now: u64,
     cell: Cell,
-    clients: Vec<Client>,
+    clients: Vec<Shared<Client>>,
     /// Steps on their way to the store, for which no driver waits any more.
-    late: Vec<Step>,
+    late: Vec<Shared<Step>>,
     /// Steps that are repeated in the background until confirmed.
-    deferred: Vec<Step>,
+    deferred: Vec<Shared<Step>>,
     /// A transaction that has settled but not ended, and locks its record's row.
     open: Option<(Lease, Settlement)>,
     /// The number of committed transactions of handlers.
@@ -313,7 +316,7 @@ fn explore(scenario: &Scenario, mutant: Mutant) -> Result<usize, String> {
     let start = World {
         now: 0,
         cell: Cell::default(),
-        clients: vec![Client::Absent; scenario.clients],
+        clients: vec![Client::Absent.into(); scenario.clients],
         late: Vec::new(),
         deferred: Vec::new(),
         open: None,

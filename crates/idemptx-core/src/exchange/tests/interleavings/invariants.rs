@@ -1,5 +1,6 @@
 //! The invariants that hold in every state.
 
+use super::shared::Shared;
 use super::{Client, Ended, Scenario, World};
 use crate::exchange::Exchange;
 use crate::exchange::tests::world::response;
@@ -30,7 +31,7 @@ impl World {
 
     /// Asserts that all clients got the same success, apart from one marked as not stored.
     pub(super) fn assert_one_answer(&self) -> Result<(), String> {
-        let mut bodies = self.clients.iter().filter_map(|client| match client {
+        let mut bodies = self.clients.iter().filter_map(|client| match &**client {
             Client::Ended(Ended::Own { body, stored: true } | Ended::Replay(body)) => Some(body),
             _ => None,
         });
@@ -50,7 +51,7 @@ impl World {
 
     /// Asserts that a client whose claim was replaced did not get its own success.
     pub(super) fn assert_no_own_success(&self, n: usize) -> Result<(), String> {
-        match self.clients.get(n) {
+        match self.clients.get(n).map(|client| &**client) {
             Some(Client::Ended(Ended::Own { .. })) => {
                 Err(self.report("an own success under a replaced claim"))
             }
@@ -92,7 +93,7 @@ impl World {
     }
 
     pub(super) fn assert_all_ended(&self) -> Result<(), String> {
-        let ended = |client: &Client| matches!(client, Client::Ended(_) | Client::Crashed);
+        let ended = |client: &Shared<Client>| matches!(**client, Client::Ended(_) | Client::Crashed);
         if self.clients.iter().all(ended) { Ok(()) } else { Err(self.report("a client is stuck")) }
     }
 }

@@ -126,7 +126,7 @@ impl World {
     /// Drivers repeat such a release until the claim cannot arrive any more.
     pub(super) fn is_repeated_later(&self, step: &Step) -> bool {
         let Step::Release(lease) = step else { return false };
-        self.late.iter().any(|it| matches!(it, Step::Claim(claim) if claim.token == lease.token))
+        self.late.iter().any(|it| matches!(&**it, Step::Claim(claim) if claim.token == lease.token))
     }
 }
 

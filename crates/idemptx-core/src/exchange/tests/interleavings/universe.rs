@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::mutants::Mutant;
+use super::shared::{Shared, digest};
 use super::steps::{Step, brief};
 use super::{Client, Ended, Scenario, Trace, World};
 use crate::exchange::tests::world::{begin, fingerprints, response, token};
@@ -15,10 +16,7 @@ use crate::time::Timestamp;
 impl World {
     /// Returns a digest of the state, without its history.
     pub(super) fn fingerprint(&self) -> [u8; 16] {
-        let digest = blake3::hash(format!("{self:?}").as_bytes());
-        let mut name = [0; 16];
-        name.copy_from_slice(&digest.as_bytes()[..16]);
-        name
+        digest(self)
     }
 
     pub(super) fn successors(
@@ -76,10 +74,10 @@ impl World {
         next: &mut Vec<Self>,
     ) -> Result<(), String> {
         next.extend(self.client_crashes(n));
-        match &self.clients[n] {
+        match &*self.clients[n] {
             Client::Crashed | Client::Ended(_) => {}
             // Clients differ in nothing but their number: let them arrive in its order.
-            Client::Absent if n > 0 && matches!(self.clients[n - 1], Client::Absent) => {}
+            Client::Absent if n > 0 && matches!(*self.clients[n - 1], Client::Absent) => {}
             Client::Absent => {
                 let mut exchange = begin(scenario.rules_of(n));
                 let prints = fingerprints(scenario.rules_of(n), "a");
@@ -152,18 +150,18 @@ impl World {
 
     fn client_crashes(&self, n: usize) -> Option<Self> {
         let is_alive =
-            !matches!(self.clients[n], Client::Absent | Client::Crashed | Client::Ended(_));
+            !matches!(*self.clients[n], Client::Absent | Client::Crashed | Client::Ended(_));
         if self.crashes == 0 || !is_alive {
             return None;
         }
         let mut world = self.then(format!("{n} crashes"));
         world.crashes -= 1;
-        match &self.clients[n] {
+        match &*self.clients[n] {
             Client::Calling(_, Step::Commit(lease, done)) => world.leave_open(lease, done),
-            Client::Calling(_, step) => world.late.push(step.clone()),
+            Client::Calling(_, step) => world.late.push(step.clone().into()),
             _ => {}
         }
-        world.clients[n] = Client::Crashed;
+        world.clients[n] = Client::Crashed.into();
         Some(world)
     }
 
@@ -180,14 +178,15 @@ impl World {
         if !is_blocked {
             let mut world = self.then(format!("{n} {}", step.name()));
             let event = world.apply(step, mutant)?;
-            world.clients[n] = Client::Answered(exchange.clone(), step.clone(), event);
+            world.clients[n] = Client::Answered(exchange.clone(), step.clone(), event).into();
             next.push(world);
         }
         if self.faults == 0 {
             return Ok(());
         }
         if let Step::Commit(lease, done) = step {
-            let answered = Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant));
+            let answered: Shared<Client> =
+                Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant)).into();
             let mut world = self.then(format!("{n}'s transaction is rolled back"));
             (world.faults, world.clients[n]) = (self.faults - 1, answered.clone());
             next.push(world);
@@ -200,22 +199,22 @@ impl World {
         let mut world = self.then(format!("{n} {}, and is refused", step.name()));
         world.faults -= 1;
         if mutant == Mutant::DoubtCountsAsRefusal {
-            world.late.push(step.clone());
+            world.late.push(step.clone().into());
         }
-        world.clients[n] = Client::Answered(exchange.clone(), step.clone(), step.refused());
+        world.clients[n] = Client::Answered(exchange.clone(), step.clone(), step.refused()).into();
         next.push(world);
         if !is_blocked {
             let mut world = self.then(format!("{n} {} twice", step.name()));
             world.faults -= 1;
             world.apply(step, mutant)?;
             let event = world.apply(step, mutant)?;
-            world.clients[n] = Client::Answered(exchange.clone(), step.clone(), event);
+            world.clients[n] = Client::Answered(exchange.clone(), step.clone(), event).into();
             next.push(world);
         }
         let mut world = self.then(format!("{n} {} slowly", step.name()));
         world.faults -= 1;
-        world.late.push(step.clone());
-        world.clients[n] = Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant));
+        world.late.push(step.clone().into());
+        world.clients[n] = Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant)).into();
         next.push(world);
         Ok(())
     }
@@ -315,7 +314,7 @@ impl World {
         scenario: &Scenario,
     ) -> Result<(), String> {
         let policy = scenario.rules.policy();
-        self.clients[n] = match action {
+        let client = match action {
             Action::Claim { claim_request, .. } => {
                 Client::Calling(exchange, Step::Claim(claim_request))
             }
@@ -340,7 +339,7 @@ impl World {
             }
             Action::Answer { answer, deferred } => {
                 if let Some(deferred) = deferred {
-                    self.deferred.push(match deferred {
+                    let step = match deferred {
                         // The body may end at any later time.
                         Deferred::Release(lease) | Deferred::AfterBody { lease, .. } => {
                             Step::Release(lease)
@@ -351,7 +350,8 @@ impl World {
                             let done = Settlement::new(state, payload, retain, key_retain);
                             Step::Settle(lease, done)
                         }
-                    });
+                    };
+                    self.deferred.push(step.into());
                 }
                 let ended = match answer {
                     Answer::Own { stored: false, .. } if scenario.transactional => {
@@ -365,11 +365,12 @@ impl World {
                     Answer::Pass(passed) => return Err(format!("{n} passed: {passed:?}")),
                     Answer::Broken { .. } => return Err(format!("{n} broke without a shadow")),
                 };
-                self.clients[n] = Client::Ended(ended);
+                self.clients[n] = Client::Ended(ended).into();
                 return self.assert_one_answer();
             }
             other => return Err(format!("{n} cannot do {other:?}")),
         };
+        self.clients[n] = client.into();
         Ok(())
     }
 
