@@ -47,6 +47,9 @@ pub(crate) struct Address {
     room: Arc<Semaphore>,
     /// Notified when a connection is returned or closed.
     freed: Notify,
+    /// Held by the request that waits for a connection; behind it the others wait in the order in
+    /// which they came.
+    turn: tokio::sync::Mutex<()>,
     health: AddressHealth,
     in_flight: Arc<AtomicU64>,
 }
@@ -129,6 +132,7 @@ impl Address {
             shared: PerWorker::default(),
             room: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             freed: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             health: AddressHealth::default(),
             in_flight: Arc::default(),
         }
@@ -218,39 +222,60 @@ impl Address {
     }
 
     async fn http1(self: &Arc<Self>, fresh: bool) -> io::Result<(Protocol, bool)> {
-        if let Some(protocol) = (!fresh).then(|| self.take_ready()).flatten() {
+        // A returned connection is for whoever waits already.
+        if !fresh
+            && let Ok(_turn) = self.turn.try_lock()
+            && let Some(protocol) = self.take_ready()
+        {
             return Ok((protocol, true));
         }
         let deadline = Instant::now() + self.connect_timeout;
         loop {
+            let found = timeout_at(deadline, self.next_connection(fresh)).await;
+            match found.map_err(|_| connections_exhausted())? {
+                Found::Ready(protocol) => return Ok((protocol, true)),
+                Found::Room(permit) => {
+                    let slot =
+                        ConnectionSlot { _permit: permit, _freed: NotifyFreed(Arc::clone(self)) };
+                    // Boxed: a request that finds an idle connection needs no memory for connecting.
+                    let connecting = Box::pin(connection::http1(
+                        &self.origin,
+                        self.tls.as_ref(),
+                        self.write_timeout,
+                        self.head_limits,
+                        slot,
+                    ));
+                    let sender = timeout_at(deadline, connecting)
+                        .await
+                        .map_err(|_| connect_timed_out())??;
+                    let (address, expires) = (Arc::clone(self), self.expiry());
+                    return Ok((Protocol::Http1 { sender, address, expires }, false));
+                }
+                Found::Busy(mut idle) => {
+                    let is_ready = timeout_at(deadline, idle.sender.ready()).await;
+                    if is_ready.map_err(|_| connections_exhausted())?.is_ok() {
+                        return Ok((idle.lent_by(self), true));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for an idle connection, or for room for another one.
+    async fn next_connection(self: &Arc<Self>, fresh: bool) -> Found {
+        let _turn = self.turn.lock().await;
+        loop {
             let freed = self.freed.notified();
             if let Some(protocol) = (!fresh).then(|| self.take_ready()).flatten() {
-                return Ok((protocol, true));
+                return Found::Ready(protocol);
             }
             if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
-                let room = ConnectionSlot { address: Arc::clone(self), _permit: permit };
-                // Boxed: a request that finds an idle connection needs no memory for connecting.
-                let connecting = Box::pin(connection::http1(
-                    &self.origin,
-                    self.tls.as_ref(),
-                    self.write_timeout,
-                    self.head_limits,
-                    room,
-                ));
-                let sender =
-                    timeout_at(deadline, connecting).await.map_err(|_| connect_timed_out())??;
-                let (address, expires) = (Arc::clone(self), self.expiry());
-                return Ok((Protocol::Http1 { sender, address, expires }, false));
+                return Found::Room(permit);
             }
-            // One that another thread drives, or whose task has yet to see the last response's end.
-            let Some(mut idle) = (!fresh).then(|| self.take_any()).flatten() else {
-                timeout_at(deadline, freed).await.map_err(|_| connections_exhausted())?;
-                continue;
-            };
-            let is_ready = timeout_at(deadline, idle.sender.ready()).await;
-            if is_ready.map_err(|_| connections_exhausted())?.is_ok() {
-                return Ok((idle.lent_by(self), true));
+            if let Some(idle) = (!fresh).then(|| self.take_any()).flatten() {
+                return Found::Busy(idle);
             }
+            freed.await;
         }
     }
 
@@ -412,15 +437,27 @@ enum Either<A, B> {
 }
 
 /// Counts a connection of an address until it closes.
-pub(super) struct ConnectionSlot {
-    address: Arc<Address>,
+struct ConnectionSlot {
     _permit: OwnedSemaphorePermit,
+    /// Dropped after the permit, or whoever is woken would not find it.
+    _freed: NotifyFreed,
 }
 
-impl Drop for ConnectionSlot {
+struct NotifyFreed(Arc<Address>);
+
+impl Drop for NotifyFreed {
     fn drop(&mut self) {
-        self.address.freed.notify_one();
+        self.0.freed.notify_one();
     }
+}
+
+/// What a request may use that waits for a connection.
+enum Found {
+    Ready(Protocol),
+    /// Room for a new one.
+    Room(OwnedSemaphorePermit),
+    /// One that another thread drives, or whose task has yet to see the last response's end.
+    Busy(IdleConnection),
 }
 
 impl fmt::Debug for Address {
@@ -444,3 +481,6 @@ fn connections_exhausted() -> io::Error {
 
 /// The number of connections that are not ready and are skipped.
 const BUSY_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,9 @@ pub(super) struct Streams {
     open: Mutex<usize>,
     changed: Notify,
     progress: Notify,
+    /// Held by the request that waits for room; behind it the others wait in the order in which
+    /// they came.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// An open stream, until dropped.
@@ -50,6 +53,7 @@ impl Streams {
     ///
     /// May be dropped.
     pub(super) async fn open(self: &Arc<Self>) -> OpenStream {
+        let _turn = self.turn.lock().await;
         loop {
             let changed = self.changed.notified();
             {
@@ -98,5 +102,29 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
         self.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_ends_makes_room_for_the_first_that_waits() {
+        let streams = Arc::new(Streams::default());
+        streams.set_max(1);
+        let open = streams.open().await;
+        let mut first = pin!(streams.open());
+        let mut second = pin!(streams.open());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        drop(open);
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        for waiting in [first, second] {
+            drop(waiting.await);
+        }
     }
 }

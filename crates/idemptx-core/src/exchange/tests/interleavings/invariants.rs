@@ -93,7 +93,8 @@ impl World {
     }
 
     pub(super) fn assert_all_ended(&self) -> Result<(), String> {
-        let ended = |client: &Shared<Client>| matches!(**client, Client::Ended(_) | Client::Crashed);
+        let ended =
+            |client: &Shared<Client>| matches!(**client, Client::Ended(_) | Client::Crashed);
         if self.clients.iter().all(ended) { Ok(()) } else { Err(self.report("a client is stuck")) }
     }
 }

@@ -214,7 +214,8 @@ impl World {
         let mut world = self.then(format!("{n} {} slowly", step.name()));
         world.faults -= 1;
         world.late.push(step.clone().into());
-        world.clients[n] = Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant)).into();
+        world.clients[n] =
+            Client::Answered(exchange.clone(), step.clone(), step.unknown(mutant)).into();
         next.push(world);
         Ok(())
     }
