@@ -439,7 +439,7 @@ enum Either<A, B> {
 /// Counts a connection of an address until it closes.
 struct ConnectionSlot {
     _permit: OwnedSemaphorePermit,
-    /// Dropped after the permit, or whoever is woken would not find it.
+    /// Dropped after the permit, or the request that is woken would not find it.
     _freed: NotifyFreed,
 }
 
@@ -451,7 +451,7 @@ impl Drop for NotifyFreed {
     }
 }
 
-/// What a request may use that waits for a connection.
+/// A connection, or the room for one, for a request that waits.
 enum Found {
     Ready(Protocol),
     /// Room for a new one.

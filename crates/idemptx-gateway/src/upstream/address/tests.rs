@@ -1,4 +1,4 @@
-//! Who gets a connection where there are too few.
+//! The order of requests where there are too few connections.
 
 use std::future::Future;
 use std::pin::pin;
