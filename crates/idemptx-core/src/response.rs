@@ -70,6 +70,7 @@ impl StoredResponse {
         trailers: Option<&HeaderMap>,
         rules: &ReplayRules,
     ) -> Self {
+        let body = if may_have_content(status) { body } else { Bytes::new() };
         let parts = StorableParts::of(status, headers, &body, trailers, rules);
         let copied = |lines: Vec<FieldLine<'_>>| -> HeaderMap {
             lines.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -166,6 +167,8 @@ impl<'a> StorableParts<'a> {
             lines.iter().filter(is_kept).collect()
         };
         let trailers = trailers.map(kept).unwrap_or_default();
+        // Servers refuse to send what the status says is not there.
+        let body = if may_have_content(status) { body } else { &[] };
         Self { status, headers: kept(headers), body, trailers }
     }
 
@@ -190,6 +193,16 @@ impl fmt::Debug for StorableParts<'_> {
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns whether a response with a status may have content (RFC 9110 §6.4.1).
+///
+/// The body of another one is not stored.
+#[must_use]
+pub fn may_have_content(status: StatusCode) -> bool {
+    !status.is_informational()
+        && status != StatusCode::NO_CONTENT
+        && status != StatusCode::NOT_MODIFIED
 }
 
 fn is_storable(status: StatusCode, headers: usize, trailers: usize) -> bool {
