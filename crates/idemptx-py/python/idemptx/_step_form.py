@@ -90,7 +90,7 @@ def _adapter_of(kind: Any) -> Any:
 
 
 def _without_input(error: Any) -> str:
-    """What Pydantic found, without the values, which may be secrets: this text is logged."""
+    """Returns Pydantic's findings without the values, which may be secrets: they are logged."""
     found = error.errors(include_url=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, it['loc'])) or 'it'}: {it['msg']}" for it in found)
 
