@@ -139,7 +139,8 @@ impl StoredResponse {
 /// Never stored are: headers of the connection and those that `Connection` names,
 /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, ids of requests
 /// and traces, and rate limits), challenges and credentials, CORS headers, which the outer
-/// layer adds to every response, and the markers of this library.
+/// layer adds to every response, the markers of this library, and the body of a status that
+/// [has none](may_have_content).
 pub struct StorableParts<'a> {
     status: StatusCode,
     headers: Vec<FieldLine<'a>>,
