@@ -70,6 +70,7 @@ impl StoredResponse {
         trailers: Option<&HeaderMap>,
         rules: &ReplayRules,
     ) -> Self {
+        let body = if may_have_content(status) { body } else { Bytes::new() };
         let parts = StorableParts::of(status, headers, &body, trailers, rules);
         let copied = |lines: Vec<FieldLine<'_>>| -> HeaderMap {
             lines.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -138,7 +139,8 @@ impl StoredResponse {
 /// Never stored are: headers of the connection and those that `Connection` names,
 /// `Content-Length`, headers of the moment or the hop (such as `Date`, `Via`, ids of requests
 /// and traces, and rate limits), challenges and credentials, CORS headers, which the outer
-/// layer adds to every response, and the markers of this library.
+/// layer adds to every response, the markers of this library, and the body of a status that
+/// [has none](may_have_content).
 pub struct StorableParts<'a> {
     status: StatusCode,
     headers: Vec<FieldLine<'a>>,
@@ -166,6 +168,8 @@ impl<'a> StorableParts<'a> {
             lines.iter().filter(is_kept).collect()
         };
         let trailers = trailers.map(kept).unwrap_or_default();
+        // Servers refuse to send what the status says is not there.
+        let body = if may_have_content(status) { body } else { &[] };
         Self { status, headers: kept(headers), body, trailers }
     }
 
@@ -190,6 +194,16 @@ impl fmt::Debug for StorableParts<'_> {
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns whether a response with a status may have content (RFC 9110 §6.4.1).
+///
+/// The body of another one is not stored.
+#[must_use]
+pub fn may_have_content(status: StatusCode) -> bool {
+    !status.is_informational()
+        && status != StatusCode::NO_CONTENT
+        && status != StatusCode::NOT_MODIFIED
 }
 
 fn is_storable(status: StatusCode, headers: usize, trailers: usize) -> bool {

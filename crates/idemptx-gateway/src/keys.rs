@@ -9,7 +9,8 @@ mod output;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +18,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::{ArgGroup, Args, Subcommand};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -25,6 +25,7 @@ use idemptx::operator::{Cursor, Operator, Query};
 use idemptx::store::AnyStore;
 use idemptx::{Policy, Profile};
 use idemptx_core::key::RecordId;
+use idemptx_core::response::may_have_content;
 
 use self::author::AuthorArgs;
 use self::output::{OutputWriter, prefix_hint};
@@ -443,16 +444,19 @@ impl RecordSelector {
 impl ResolveArgs {
     fn decision(&self) -> Result<Decision, Box<dyn Error>> {
         let Some(file) = &self.answer else { return Ok(Decision::Release) };
-        let body: Bytes = match file.as_os_str() == "-" {
-            true => io::read_to_string(io::stdin())?.into(),
-            false => std::fs::read(file)
-                .map_err(|error| format!("--answer {}: {error}", file.display()))?
-                .into(),
+        let mut body = Vec::new();
+        let read = match file.as_os_str() == "-" {
+            true => io::stdin().read_to_end(&mut body),
+            false => File::open(file).and_then(|mut it| it.read_to_end(&mut body)),
         };
+        read.map_err(|error| format!("--answer {}: {error}", file.display()))?;
+        if !body.is_empty() && !may_have_content(self.status) {
+            return Err(format!("--answer: a response with {} has no body", self.status).into());
+        }
         // Without a body there is nothing whose type could be told.
         let kind = (!body.is_empty()).then(|| (CONTENT_TYPE, self.content_type.clone()));
         let headers = HeaderMap::from_iter(kind);
-        Ok(Decision::Answer { status: self.status, headers, body })
+        Ok(Decision::Answer { status: self.status, headers, body: body.into() })
     }
 }
 

@@ -69,16 +69,20 @@ pub(crate) fn init_audit(json: bool) {
 
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
-    // A value without spaces is unambiguous without quotes.
-    let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
-    let bare = bare.filter(|it| !it.is_empty() && !it.contains([' ', '"', '\\', '=']));
     match field.name() {
         "message" => write_escaped(writer, &text),
         name => {
             write!(writer, "{name}=")?;
-            write_escaped(writer, bare.unwrap_or(&text))
+            write_escaped(writer, unquoted(&text))
         }
     }
+}
+
+/// Returns a text in quotes, as `Debug` writes it, without them where it is unambiguous.
+pub(crate) fn unquoted(text: &str) -> &str {
+    let bare = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    // A value without spaces is unambiguous without quotes.
+    bare.filter(|it| !it.is_empty() && !it.contains([' ', '"', '\\', '='])).unwrap_or(text)
 }
 
 fn write_escaped(writer: &mut Writer<'_>, text: &str) -> fmt::Result {

@@ -1,6 +1,7 @@
 """Faults on the way to a commit."""
 
 import asyncio
+import contextlib
 from typing import Annotated, Any
 
 import asyncpg
@@ -258,3 +259,72 @@ async def test_a_streamed_answer_is_committed_too(
         assert (again.status_code, again.json()["code"]) == (409, "result-unavailable")
     assert charged() == ["k", "k"]
     await end(backend)
+
+
+BROKEN = sqlalchemy.text("SELECT 1 / 0")
+SECRET = {"card": "4111111111111111"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "blocking psycopg"])
+async def test_no_log_of_a_settlement_through_sqlalchemy_shows_the_response(
+    connect: Any, postgres_server: Any, caplog: Any, driver: str
+) -> None:
+    is_blocking = driver.startswith("blocking")
+    make = sqlalchemy.create_engine if is_blocking else create_async_engine
+    url = alchemy_url(postgres_server, driver.removeprefix("blocking "))
+    engine = make(url, poolclass=sqlalchemy.NullPool)
+    backend, opened = PostgresBackend(postgres_server.url), IdempotentTransaction(engine.connect)
+
+    async def pay(tx: Annotated[Any, Depends(opened)]) -> Any:
+        with contextlib.suppress(sqlalchemy.exc.DBAPIError):
+            await tx.execute(BROKEN)
+        return SECRET
+
+    def pay_blocking(tx: Annotated[Any, Depends(opened)]) -> Any:
+        with contextlib.suppress(sqlalchemy.exc.DBAPIError):
+            tx.execute(BROKEN)
+        return SECRET
+
+    app = protected(backend)(pay_blocking if is_blocking else pay)
+    async with connect(app) as client:
+        answer = await client.post("/orders", headers=KEY)
+    await end(backend)
+    assert answer.status_code == 503
+    assert "current transaction is aborted" in caplog.text
+    assert SECRET["card"] not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_no_exception_of_settle_in_shows_the_response(
+    connect: Any, postgres_server: Any
+) -> None:
+    engine = create_async_engine(
+        alchemy_url(postgres_server, "psycopg"), poolclass=sqlalchemy.NullPool
+    )
+    backend = PostgresBackend(postgres_server.url)
+    raised: list[str] = []
+
+    @protected(backend)
+    async def app() -> Any:
+        execution = current_execution()
+        assert execution is not None
+        async with engine.connect() as tx:
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):
+                await tx.execute(BROKEN)
+            try:
+                await execution.settle_in(tx, JSONResponse(SECRET))
+            except sqlalchemy.exc.DBAPIError as error:
+                raised.append(str(error))
+        return {}
+
+    async with connect(app) as client:
+        await client.post("/orders", headers=KEY)
+    await end(backend)
+    assert "current transaction is aborted" in raised[0]
+    assert SECRET["card"] not in raised[0]
+
+
+def alchemy_url(server: Any, driver: str) -> str:
+    url: str = server.url
+    return url.replace("postgres://", f"postgresql+{driver}://")

@@ -12,6 +12,7 @@ from idemptx.backend import InMemoryBackend
 from protected import protected
 from protocol import KEY
 from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +116,25 @@ async def test_the_middleware_describes_the_routes_that_it_covers(connect: Any) 
         if parameter_of(operation)
     }
     assert described == {"post /orders": True, "post /orders/{id}": False}
+
+
+async def test_the_middleware_describes_mounted_and_wrapped_applications(connect: Any) -> None:
+    inner, app = FastAPI(), FastAPI()
+
+    async def handle() -> None: ...
+
+    inner.add_api_route("/{id}/refund", handle, methods=["POST"])
+    inner.add_api_route("/other", handle, methods=["POST"])
+    app.mount("/tenants/{tenant}/orders", CORSMiddleware(inner))
+    routes = {"/tenants/{tenant}/orders/{id}/refund": {"required": True}}
+    server = IdempotencyMiddleware(CORSMiddleware(app), InMemoryBackend(), routes=routes)
+    app.add_api_route("/orders/{id}/refund", handle, methods=["POST"])
+    async with connect(server) as client:
+        outer = (await client.get("/openapi.json")).json()["paths"]
+        shown = (await client.get("/tenants/a/orders/openapi.json")).json()["paths"]
+    assert parameter_of(shown["/{id}/refund"]["post"])["required"] is True
+    assert parameter_of(shown["/other"]["post"]) == {}
+    assert parameter_of(outer["/orders/{id}/refund"]["post"]) == {}
 
 
 async def test_a_parameter_of_the_applications_own_is_left_alone(connect: Any) -> None:

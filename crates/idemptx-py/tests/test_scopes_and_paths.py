@@ -85,6 +85,24 @@ async def test_the_scope_is_asked_for_only_with_a_valid_key(connect: Any, layer:
         assert (await client.post("/orders", headers=KEY)).status_code == 500
 
 
+async def test_a_scope_in_the_body_needs_the_decorator(connect: Any) -> None:
+    async def scope(request: Request) -> str:
+        account: str = (await request.json())["account"]
+        return account
+
+    decorated, executed = counting(InMemoryBackend(), scope=scope)
+    async with connect(decorated) as client:
+        for account in ("alice", "bob", "alice"):
+            answer = await client.post("/orders", headers=KEY, json={"account": account})
+            assert answer.status_code == 200
+    assert len(executed) == 2
+    app = IdempotencyMiddleware(FastAPI(), InMemoryBackend(), scope=scope)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        with pytest.raises(RuntimeError, match="protect this route with the decorator"):
+            await client.post("/orders", headers=KEY, json={"account": "alice"})
+
+
 @pytest.mark.parametrize("scope", [None, lambda _: "alice"])
 @pytest.mark.parametrize(
     ("one", "another"),

@@ -21,6 +21,19 @@ fn capture(lines: &[(&str, &str)], rules: &ReplayRules) -> Vec<String> {
 }
 
 #[test]
+fn a_status_without_content_is_kept_without_a_body() {
+    let (none, rules) = (HeaderMap::new(), ReplayRules::default());
+    for (status, kept) in [(200, "{}"), (204, ""), (205, "{}"), (304, ""), (404, "{}")] {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let body = Bytes::from_static(b"{}");
+        let parts = StorableParts::of(status, &none, &body, None, &rules).encode_after(&[]);
+        let captured = StoredResponse::capture(status, &none, body, None, &rules);
+        assert_eq!(captured.body, kept, "{status}");
+        assert_eq!(StoredResponse::decode(&parts).expect("a response"), captured, "{status}");
+    }
+}
+
+#[test]
 fn what_is_of_the_moment_is_not_kept() {
     let dropped = [
         "Connection",

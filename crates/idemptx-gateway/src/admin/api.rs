@@ -7,10 +7,11 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use idemptx::Code;
-use idemptx::operator::{OperatorError, Query};
+use idemptx::operator::{InvalidCursor, OperatorError, Query};
 use idemptx::store::{AnyStore, StoreKind};
 use idemptx_core::key::RecordId;
-use idemptx_core::store::StoreError;
+use idemptx_core::response::may_have_content;
+use idemptx_core::store::{ErrorKind, StoreError};
 use serde_json::{Value, json};
 
 use super::event_view;
@@ -95,7 +96,12 @@ impl AdminService {
         let query = parse_query(query)?;
         // One record is enough: a page of the inspector refreshes often and must not scan.
         let page = self.operators()?.list(query, 1, PAGES_MAX).await;
-        Ok(view::page(&page.map_err(|error| self.store_problem(&error))?))
+        let page = page.map_err(|error| match error.kind() {
+            // Every store has cursors of its own, and nothing else is read from the client.
+            ErrorKind::Invalid => bad_request(format!("`after`: {InvalidCursor}.")),
+            _ => self.store_problem(&error),
+        });
+        Ok(view::page(&page?))
     }
 
     /// Returns a record with its events and the possible actions.
@@ -264,6 +270,9 @@ fn parse_answer(given: &Value) -> Result<Decision, ApiProblem> {
         .ok_or_else(|| bad_request("`answer.status` is not a status from 200 to 599."))?;
     let mut headers = HeaderMap::new();
     let body = Bytes::from(given["body"].as_str().unwrap_or_default().to_owned());
+    if !body.is_empty() && !may_have_content(status) {
+        return Err(bad_request(format!("`answer.body`: a response with {status} has none.")));
+    }
     // Without a body there is nothing whose type could be told.
     let kind = given["content_type"].as_str().filter(|it| !it.is_empty() && !body.is_empty());
     if let Some(kind) = kind {

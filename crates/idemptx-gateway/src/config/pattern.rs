@@ -60,6 +60,17 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), segments, open })
     }
 
+    /// Returns a path that it matches.
+    #[must_use]
+    pub(crate) fn sample(&self) -> String {
+        let segment = |segment: &Segment| match segment {
+            Segment::Exactly(exact) => format!("/{exact}"),
+            Segment::Any => "/x".to_owned(),
+        };
+        let path: String = self.segments.iter().map(segment).collect();
+        if self.open { format!("{path}/x") } else { path }
+    }
+
     /// Returns whether every path that the other pattern matches is matched by this one.
     #[must_use]
     pub(crate) fn covers(&self, other: &Self) -> bool {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Origin;
+use super::values::is_server;
 
 /// A set of public keys (RFC 7517) at a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl RemoteKeySet {
             Some("http") => false,
             _ => return Err(advice.to_owned()),
         };
-        let authority = uri.authority().filter(|it| !it.as_str().contains('@')).ok_or(advice)?;
+        let authority = uri.authority().filter(|it| is_server(it)).ok_or(advice)?;
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
         let origin = Origin { tls, authority: authority.clone(), socket: None };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');

@@ -218,14 +218,13 @@ fn scopes_come_from_certificates_and_tokens() {
     let Ok(ScopeSource::Token(jwt)) = scope(rule) else { panic!("{rule}") };
     assert_eq!(jwt.claim, "sub");
     assert_eq!(jwt.key, JwtKey::Secret("0123456789abcdef".to_owned()));
+    let one_of = "give one of `secret`, `key`, `jwks` and `jwks_url`";
     for (text, says) in [
         ("{ mtls = \"issuer\" }", "write `{ mtls = \"subject\" }`"),
-        ("{ jwt = \"sub\" }", "give one of `secret`, `key`, `jwks` and `jwks_url`"),
-        (
-            "{ jwt = \"sub\", key = \"a\", jwks = \"b\" }",
-            "give one of `secret`, `key`, `jwks` and `jwks_url`",
-        ),
+        ("{ jwt = \"sub\" }", one_of),
+        ("{ jwt = \"sub\", key = \"a\", jwks = \"b\" }", one_of),
         ("{ jwt = \"sub\", kee = \"a\" }", "unknown field `kee`"),
+        ("{ jwt = \"sub\", jwks_url = \"https://a:65536/keys\" }", "write `https://host/path`"),
     ] {
         let said = scope(text).unwrap_err();
         assert!(said.starts_with("gateway.toml:8:12: `scope`: "), "{said}");
@@ -287,6 +286,7 @@ fn an_error_has_its_position() {
         ("path = \"orders\"\n", "gateway.toml:8:8: a path begins with `/`"),
         ("path = \"/or*ders\"\n", "gateway.toml:8:8: `*` or `{name}` stands for one whole"),
         ("methods = [\"post\"]\n", "gateway.toml:8:11: write methods in capitals"),
+        ("methods = []\n", "gateway.toml:8:11: name at least one"),
         (
             "[route.policy]\nwait = 1\n",
             "gateway.toml:9:1: `wait`: no such field; did you mean `wait_ms`?",
@@ -330,7 +330,7 @@ fn an_error_has_its_position() {
     let twice = SIMPLE
         .replace("[[route]]", "[[upstream]]\nname = \"up\"\nurls = [\"http://a\"]\n[[route]]");
     assert_eq!(read(&twice).unwrap_err(), "gateway.toml:7:8: duplicate upstream `up`");
-    for url in ["ftp://a", "http://a/b", "http://u@a", "a:80"] {
+    for url in ["ftp://a", "http://a/b", "http://a#b", "http://u@a", "http://a:65536", "a:80"] {
         let text = SIMPLE.replace("http://127.0.0.1:9000", url);
         let said = read(&text).unwrap_err();
         assert!(said.starts_with("gateway.toml:5:8: write `http://host:port`"), "{url}: {said}");

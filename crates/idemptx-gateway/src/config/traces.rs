@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::{Deserialize, Deserializer};
 
-use super::values::{positive_millis, seconds};
+use super::values::{is_server, positive_millis, seconds};
 
 /// The export of traces.
 ///
@@ -55,7 +55,7 @@ fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uri>, D
     let advice = || serde::de::Error::custom("write `http://host:port` or `https://host:port`");
     let uri: Uri = String::deserialize(deserializer)?.parse().map_err(|_| advice())?;
     let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    let authority = uri.authority().filter(|it| known && !it.as_str().contains('@'));
+    let authority = uri.authority().filter(|it| known && is_server(it));
     if authority.is_none() || uri.query().is_some() {
         return Err(advice());
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::invalid_config::InvalidSetting;
 use super::listen_address::{UNIX, unix_path};
-use super::values::{head_bytes, millis, origins, positive, positive_millis, seconds};
+use super::values::{head_bytes, is_server, millis, origins, positive, positive_millis, seconds};
 use super::{Ejection, HealthCheck};
 
 /// A service that requests are forwarded to.
@@ -177,7 +177,7 @@ fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UpstreamVersion
 /// Deserialises a host with or without a port.
 fn authority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Authority>, D::Error> {
     let authority = String::deserialize(deserializer)?.parse::<Authority>();
-    let authority = authority.ok().filter(|it| !it.as_str().contains('@'));
+    let authority = authority.ok().filter(is_server);
     authority.map(Some).ok_or_else(|| serde::de::Error::custom("write a host, as `shop:80`"))
 }
 
@@ -213,7 +213,10 @@ impl Origin {
             Some("https") => true,
             _ => return Err(advice),
         };
-        let authority = uri.authority().filter(|it| !it.as_str().contains('@')).ok_or(advice)?;
+        let authority = uri.authority().filter(|it| is_server(it)).ok_or(advice)?;
+        if url.contains('#') {
+            return Err(advice); // The type leaves it out.
+        }
         match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
             None | Some("/") => Ok(Self { tls, authority: authority.clone(), socket: None }),
             _ => Err(advice),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use http::uri::Authority;
 use serde::{Deserialize, Deserializer};
 
 use super::Origin;
@@ -27,8 +28,25 @@ pub(super) fn origins<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     urls.iter().map(|url| Origin::parse(url).map_err(serde::de::Error::custom)).collect()
 }
 
+/// Returns whether an authority names a server: a host, and a port that exists if it has one.
+// Of a port that is no number, or is too large, nothing is left but the scheme's default, at which
+// there may be another service.
+pub(super) fn is_server(authority: &Authority) -> bool {
+    let host = authority.host();
+    let port =
+        authority.as_str().strip_prefix(host).and_then(|rest| match rest.strip_prefix(':') {
+            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok(),
+            Some(_) => None,
+            None => rest.is_empty().then_some(1),
+        });
+    !host.is_empty() && port.is_some_and(|port: u16| port > 0)
+}
+
 pub(super) fn methods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Method>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
+    if names.is_empty() {
+        return Err(serde::de::Error::custom("name at least one, or leave it out for all"));
+    }
     let method = |name: &String| match name.parse::<Method>() {
         Ok(method) if !name.contains(|it: char| it.is_ascii_lowercase()) => Ok(method),
         _ => Err(serde::de::Error::custom("write methods in capitals, as `POST`")),
@@ -116,3 +134,19 @@ impl Count for usize {
 const HEAD_BYTES_MIN: u64 = 8 << 10;
 const HEAD_BYTES_MAX: u64 = 16 << 20;
 const HOUR_MS: u64 = 60 * 60 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_has_a_host_and_a_port_that_exists() {
+        for good in ["shop", "shop:80", "shop:00080", "10.0.0.1:65535", "[::1]", "[::1]:9000"] {
+            assert!(is_server(&good.parse().unwrap()), "{good}");
+        }
+        for bad in ["shop:", "shop:0", "shop:+80", "shop:65536", ":80", "user@shop", "[::1]:"] {
+            let authority = bad.parse();
+            assert!(!authority.is_ok_and(|it| is_server(&it)), "{bad}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use idemptx_core::policy::ScopeRule;
 use jsonwebtoken::Algorithm;
 
 use super::{Config, JwtKey, Protection, Route, ScopeSource};
+use crate::proxy::is_ambiguous_path;
 
 /// Returns a line for each such setting.
 pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
@@ -32,6 +33,7 @@ pub(super) fn warnings(config: &Config, has_store: bool) -> Vec<String> {
                 route.name, cover.name
             ));
         }
+        found.extend(path_warning(config, route));
         found.extend(methods_warning(route));
         found.extend(timeout_warning(config, route));
         found.extend(scope_warning(config, route));
@@ -83,6 +85,18 @@ fn covers(first: &Route, second: &Route) -> bool {
     let is_method =
         first.methods.is_empty() || !second.methods.is_empty() && second.methods.iter().all(has);
     is_host && is_method && first.path.covers(&second.path)
+}
+
+/// Returns a line for a route whose paths are refused before they are compared with it.
+fn path_warning(config: &Config, route: &Route) -> Option<String> {
+    let sample = route.path.sample();
+    (config.limits.strict_paths && is_ambiguous_path(&sample)).then(|| {
+        format!(
+            "route {} is never reached: {sample} is a path that `strict_paths` refuses; correct \
+             `path`, or set `strict_paths = false` in [limits]",
+            route.name
+        )
+    })
 }
 
 /// Returns a line for a protected route of which the policy covers no request.

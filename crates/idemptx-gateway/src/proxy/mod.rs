@@ -49,6 +49,7 @@ use self::headers::NotableFields;
 use self::request_id::REQUEST_ID;
 pub(crate) use self::routing_table::{ActiveRoute, RoutingTable};
 pub(crate) use self::store_checks::LoggedFindings;
+pub(crate) use self::target::is_ambiguous_path;
 use crate::observation::{CompletedRequest, outcome_labels, short_id};
 use crate::recorder::AccessLine;
 use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};

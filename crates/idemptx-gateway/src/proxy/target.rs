@@ -110,7 +110,8 @@ fn has_usual_form<B>(request: &Request<B>) -> bool {
 /// Returns whether the port is absent or a number.
 fn has_usual_port(authority: &Authority) -> bool {
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    port.is_empty() || authority.port_u16().is_some()
+    // A sign would count as part of the number, and other servers refuse it.
+    port.is_empty() || authority.port_u16().is_some() && !port.contains('+')
 }
 
 fn authority(line: &HeaderValue) -> Option<Authority> {
@@ -126,7 +127,8 @@ pub(super) fn is_ambiguous(uri: &Uri) -> bool {
     uri.query().is_some_and(|query| !query.is_ascii()) || is_ambiguous_path(uri.path())
 }
 
-fn is_ambiguous_path(path: &str) -> bool {
+/// Returns whether that holds for a path.
+pub(crate) fn is_ambiguous_path(path: &str) -> bool {
     // Most paths have nothing in them that is to be looked at closer.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
     if path.starts_with('/') && path.bytes().all(is_plain) && !has_pair(path.as_bytes(), b'/') {

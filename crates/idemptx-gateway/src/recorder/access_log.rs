@@ -120,7 +120,7 @@ impl AccessLine {
         ];
         for (name, value) in optional {
             if let Some(value) = value {
-                let _ = write!(line, " {name}={}", value.escape_debug());
+                let _ = write!(line, " {name}={}", logging::unquoted(&format!("{value:?}")));
             }
         }
         let _ = writeln!(line, " took_ms={}", millis(took));
@@ -169,6 +169,36 @@ const MONTHS: [&str; 12] =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_a_space_is_one_value() {
+        let line = AccessLine {
+            log: Log::default(),
+            method: Method::POST,
+            path: "/a\"b".to_owned(),
+            version: Version::HTTP_2,
+            client: ClientAddress::UnixSocket,
+            request_id: HeaderValue::from_static("r-1"),
+            route: Some("everything else".into()),
+            upstream: Some("shop".to_owned()),
+            status: 201,
+            code: None,
+            outcome: "executed",
+            reason: "",
+            attempt: None,
+            record: None,
+            answered: None,
+            began: Instant::now(),
+            head: Duration::ZERO,
+            received: Arc::default(),
+            sent: 7,
+            is_complete: true,
+        };
+        let shown = line.common(Duration::from_millis(5), Duration::ZERO);
+        let expected = "unix: - - [01/Jan/1970:00:00:00 +0000] \"POST /a\\\"b HTTP/2.0\" 201 7 \
+            request_id=r-1 route=\"everything else\" upstream=shop outcome=executed took_ms=5\n";
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {

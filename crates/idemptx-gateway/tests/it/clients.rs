@@ -1,5 +1,7 @@
 //! Clients that other people wrote.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -68,22 +70,60 @@ fn many_streams_under_one_key_are_one_execution() {
 
 #[test]
 fn the_clients_of_the_guide_send_an_order_until_it_is_answered() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let guide = std::fs::read_to_string(root.join("docs/guides/clients.md")).unwrap();
-    let python = root.join("target/venv/bin/python");
-    assert!(python.exists(), "`make python` makes {}", python.display());
-    for (language, program, file) in
-        [("python", python.as_path(), "client.py"), ("javascript", Path::new("node"), "client.mjs")]
-    {
-        let (_, block) = guide.split_once(&format!("```{language}\n")).unwrap();
-        let (text, _) = block.split_once("```\n").unwrap();
+    for (language, command) in clients_of_the_guide() {
         let (service, gateway) = started("");
-        let script = gateway.directory().join(file);
-        std::fs::write(&script, text).unwrap();
-        let told = run(Command::new(program).arg(script).arg(gateway.url("/")));
+        let told = run(command(gateway.directory()).arg(gateway.url("/")));
         assert_eq!(told.trim(), "201", "{language}");
         assert_eq!(service.executions().values().sum::<usize>(), 1, "{language}");
     }
+}
+
+#[test]
+fn the_clients_of_the_guide_take_a_date_in_retry_after_for_no_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    for (language, command) in clients_of_the_guide() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let busy = "503 Busy\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT";
+        let service = std::thread::spawn(move || {
+            for head in [busy, "201 Created"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut read = Vec::new();
+                while !read.ends_with(b"}") {
+                    let mut bytes = [0; 1024];
+                    let count = stream.read(&mut bytes).unwrap();
+                    assert!(count > 0, "the request broke off");
+                    read.extend_from_slice(&bytes[..count]);
+                }
+                let answer =
+                    format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        assert_eq!(run(command(directory.path()).arg(url)).trim(), "201", "{language}");
+        service.join().unwrap();
+    }
+}
+
+/// Returns the programs in the guide, each with what writes it into a directory.
+fn clients_of_the_guide() -> [(&'static str, impl Fn(&Path) -> Command); 2] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let python = root.join("target/venv/bin/python");
+    assert!(python.exists(), "`make python` makes {}", python.display());
+    let programs = [("python", python, "client.py"), ("javascript", "node".into(), "client.mjs")];
+    programs.map(|(language, program, file)| {
+        let guide = std::fs::read_to_string(root.join("docs/guides/clients.md")).unwrap();
+        let (_, block) = guide.split_once(&format!("```{language}\n")).unwrap();
+        let text = block.split_once("```\n").unwrap().0.to_owned();
+        let command = move |directory: &Path| {
+            let script = directory.join(file);
+            std::fs::write(&script, &text).unwrap();
+            let mut command = Command::new(&program);
+            command.arg(script);
+            command
+        };
+        (language, command)
+    })
 }
 
 #[test]

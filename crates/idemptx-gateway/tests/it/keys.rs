@@ -1,6 +1,6 @@
 //! `idemptx keys`: what it prints, and what comes of it.
 
-use crate::support::command::{Ended, idemptx};
+use crate::support::command::{Ended, idemptx, idemptx_fed};
 use crate::support::http_client::post;
 use crate::support::operated_gateway::{OperatedGateway, eventually};
 use crate::support::order_service::OrderService;
@@ -118,6 +118,24 @@ fn each_decision_leaves_a_line_with_who_and_why() {
     let json = ["keys", "--store", &store, "--json", "purge", "--yes", "--by", "bob"];
     let line: serde_json::Value = serde_json::from_str(&idemptx(&json).good().audit).unwrap();
     assert_eq!((&line["by"], &line["action"]), (&"bob".into(), &"purge".into()), "{line}");
+}
+
+#[test]
+fn an_answer_may_be_any_bytes_that_its_status_allows() {
+    let gateway = OperatedGateway::start("policy = { scope = \"shared\" }");
+    let config = gateway.config();
+    post(gateway.public, "/die", "tea").key("k").reply();
+    let resolve = |status: &str, body: &[u8]| {
+        let rest = ["resolve", "--key", "k", "--answer", "-", "--status", status];
+        idemptx_fed(&[&["keys", "--config", config.to_str().unwrap()], &rest[..]].concat(), body)
+    };
+    for status in ["101", "204", "304"] {
+        let refused = resolve(status, b"\xffpaid");
+        assert!(refused.stderr.contains("has no body"), "{status}: {refused:?}");
+    }
+    resolve("200", b"\xffpaid").good();
+    let stored = gateway.ask(&format!("/api/records/{}", gateway.only_record())).json();
+    assert_eq!(stored["answer"]["body_bytes"], 5, "{stored}");
 }
 
 #[test]

@@ -71,6 +71,7 @@ async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
         [[route]]\nname = 'reads'\nmethods = ['GET', 'HEAD']\nhost = 'b'\nupstream = 'up'\n\
         [[route]]\nname = 'put'\nmethods = ['PUT']\nhost = 'b'\nupstream = 'up'\n\
         policy = { methods = ['PUT'] }\n\
+        [[route]]\nname = 'odd'\npath = '/a/*//%2e%2e/**'\nupstream = 'up'\n\
         [[route]]\nname = 'all'\nupstream = 'up'\n\
         [[route]]\nname = 'payments'\npath = '/payments/**'\nupstream = 'up'\n\
         policy = { scope = { mtls = 'subject' } }\n\
@@ -80,6 +81,7 @@ async fn what_will_hardly_do_what_it_is_meant_to_is_said() {
     for warning in [
         "Warning: there is no [store]: records are kept in memory",
         "Warning: route puts protects nothing: it is for PUT, GET, and its policy covers POST, PATCH",
+        "Warning: route odd is never reached: /a/x//../x is a path that `strict_paths` refuses",
         "Warning: route payments is never reached: all stands before it",
         "Warning: route payments takes the scope from clients' certificates, for which no listener",
         "Warning: route tokens is never reached: all stands before it",

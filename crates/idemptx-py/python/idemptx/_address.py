@@ -47,14 +47,17 @@ class Address:
 def address_of_url(url: str) -> Address:
     """Reads `redis://[user[:password]@]host[:port][/database]`, `rediss://…` or `unix:///path`.
 
+    Each of them may have `db`, `user` and `pass` in its query, as for the compiled store.
     `ValueError` says what to change, and shows no password.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port or 6379
+        port = 6379 if parts.port is None else parts.port
     except ValueError:
         raise ValueError(FORMS) from None
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query = {
+        name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()
+    }
     credentials: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else query.pop("user", None),
         "password": unquote(parts.password) if parts.password else query.pop("pass", None),
@@ -205,5 +208,5 @@ TLS = frozenset({"rediss", "valkeys"})
 TCP = frozenset({"redis", "valkey"}) | TLS
 FORMS = (
     "a Redis URL is redis://[user[:password]@]host[:port][/database], the same with rediss:// for "
-    "TLS, or unix:///path?db=number"
+    "TLS, or unix:///path?db=number&user=name&pass=password"
 )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ._idemptx import Rules
 
-__all__ = ["report_hidden", "report_unmatched"]
+__all__ = ["DEPTH_MAX", "mounts_of", "report_hidden", "report_unmatched", "with_attribute"]
 
 
 def report_hidden(routes: Sequence[tuple[Pattern, Mapping[str, Any] | None]]) -> None:
@@ -117,6 +117,25 @@ def _router_of(application: Any) -> Router | None:
         if isinstance(application, Starlette):
             application = application.router
         if isinstance(application, Router):
+            return application
+        application = getattr(application, "app", None)
+    return None
+
+
+def mounts_of(application: Any) -> Iterator[tuple[str, Any]]:
+    """The applications that are mounted in another, each with its prefix."""
+    router = _router_of(application)
+    for route in router.routes if router is not None else ():
+        if isinstance(route, Mount):
+            yield route.path, route.app
+        elif isinstance(route, Host):
+            yield "", route.app
+
+
+def with_attribute(application: Any, name: str) -> Any:
+    """The outermost layer of an application that has an attribute; `None` without one."""
+    for _ in range(DEPTH_MAX):
+        if application is None or hasattr(application, name):
             return application
         application = getattr(application, "app", None)
     return None

@@ -32,6 +32,8 @@ class Capture:
     body = b""
     _live: _LiveBody | None = None
     _size = 0
+    _debug: Message | None = None
+    """What Starlette tells its test client of a template."""
     _for_one_client: _LiveBody | None = None
     """The body, if it is made for one client alone."""
     _concluded: asyncio.Event | None = None
@@ -63,7 +65,9 @@ class Capture:
             self._take_head(message["status"], list(message.get("headers", ())))
             if is_live(self.status, self.headers):
                 await self._go_live(ends_with_client=True)
-        # Other messages (early hints, pushes, trailers) are for this client alone and are dropped.
+        elif kind == "http.response.debug":
+            self._debug = message
+        # Other messages (early hints, pushes) are for this client alone and are dropped.
 
     async def receive(self, from_client: Receive) -> Message:
         """Receives what comes after the request's body.
@@ -152,6 +156,8 @@ class Capture:
         """Sends the client what was captured, under the header lines as marked."""
         live = self._live
         try:
+            if self._debug is not None:
+                await send(self._debug)
             await send({"type": "http.response.start", "status": self.status, "headers": headers})
             if live is None:
                 await send({"type": "http.response.body", "body": self.body})
@@ -250,7 +256,7 @@ class _LiveBody:
 
 
 def without_shortcuts(scope: Scope) -> Scope:
-    """The scope without the extensions by which a body would go round the capture."""
+    """The scope without the extensions by which parts of a response would miss the capture."""
     extensions = scope.get("extensions")
     if not extensions or SHORTCUTS.isdisjoint(extensions):
         return scope
@@ -258,7 +264,9 @@ def without_shortcuts(scope: Scope) -> Scope:
     return {**scope, "extensions": kept}
 
 
-SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+SHORTCUTS = frozenset(
+    {"http.response.pathsend", "http.response.trailers", "http.response.zerocopysend"}
+)
 LIVE_CHUNKS_MAX = 16
 """The number of chunks of a live body that wait for a slow client."""
 LEFT_ALONE_MAX = 30.0

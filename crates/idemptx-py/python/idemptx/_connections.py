@@ -6,12 +6,13 @@ No driver is imported here: an application that passes a connection has imported
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.concurrency import run_in_threadpool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["SQLITE", "Connection", "Style", "adapted"]
 
@@ -144,7 +145,8 @@ class _Alchemy(Connection):
         connection = self.connection
         if hasattr(connection, "connection") and hasattr(connection, "get_bind"):
             connection = connection.connection()
-        return connection.exec_driver_sql(text, parameters).fetchone()
+        with _hidden_parameters():
+            return connection.exec_driver_sql(text, parameters).fetchone()
 
     def flush(self) -> Any:
         flush = getattr(self.connection, "flush", None)
@@ -158,8 +160,20 @@ class _AsyncAlchemy(_Alchemy):
         connection = self.connection
         if hasattr(connection, "get_bind"):
             connection = await connection.connection()
-        result = await connection.exec_driver_sql(text, parameters)
-        return result.fetchone()
+        with _hidden_parameters():
+            result = await connection.exec_driver_sql(text, parameters)
+            return result.fetchone()
+
+
+@contextmanager
+def _hidden_parameters() -> Iterator[None]:
+    """Keeps a record, and the response in it, out of the texts of SQLAlchemy's exceptions."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "hide_parameters"):
+            error.hide_parameters = True
+        raise
 
 
 def _tuple_row() -> Any:

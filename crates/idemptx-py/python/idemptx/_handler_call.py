@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from . import _fastapi
 from ._capture import Capture, without_shortcuts
-from ._execution import CURRENT, current_execution
+from ._context_variables import ContextVariables
+from ._execution import current_execution
 from ._idemptx import OWN, REPLAY, Exchange
 from .exceptions import for_refusal
 from .transaction import IdempotentTransaction, PendingTransaction
@@ -53,6 +54,7 @@ class HandlerCall:
         "_signature",
         "_stacks",
         "_tasks",
+        "_variables",
         "request",
     )
 
@@ -75,6 +77,7 @@ class HandlerCall:
         self._capture: Capture | None = None
         self._is_produced = False
         self._context: Context | None = None
+        self._variables: ContextVariables | None = None
         self._background: Any = None
         self._raised: Exception | None = None
         self._stacks: _fastapi.ExitStacks | None = None
@@ -203,6 +206,7 @@ class HandlerCall:
     async def _handle(self) -> Any:
         handler = self._signature.handler
         opened: ExecutionTransaction | None = None
+        self._variables = ContextVariables()
         for name, value in self._kwargs.items():
             if isinstance(value, PendingTransaction):
                 opened = await self._begin(name, value.transaction)
@@ -235,10 +239,10 @@ class HandlerCall:
 
     def copy_context_back(self) -> None:
         """Sets the handler's context variables in the caller's context."""
+        variables, self._variables = self._variables, None
         context, self._context = self._context, None
-        for variable, value in context.items() if context is not None else ():
-            if variable is not CURRENT and variable.get(MISSING) is not value:
-                variable.set(value)
+        if variables is not None and context is not None:
+            variables.copy_from(context)
 
     async def defer(self, driver: Driver) -> Response | None:
         """Returns the reply that concludes when nothing can fail before it any more.
@@ -425,7 +429,6 @@ def _is_plain(response: Response) -> bool:
     )
 
 
-MISSING: Any = object()
 NO_KEY_APPLIES = (
     "there is no transaction for a request that keys are not for: see `methods` in the policy"
 )

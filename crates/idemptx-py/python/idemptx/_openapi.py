@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ._application_routes import DEPTH_MAX, mounts_of, with_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from ._idemptx import Rules
 
 __all__ = ["annotate_application", "annotate_operation", "annotate_routes_of"]
+
+RulesFor: TypeAlias = "Callable[[str, str], Rules | None]"
 
 
 def annotate_operation(operation: dict[str, Any], rules: Rules) -> None:
@@ -37,13 +41,17 @@ def annotate_operation(operation: dict[str, Any], rules: Rules) -> None:
             content.setdefault(media, {"schema": schema, "x-idempotency-codes": codes})
 
 
-def annotate_application(application: Any, rules_for: Callable[[str, str], Rules | None]) -> None:
-    """Wraps `application.openapi`, which FastAPI calls for its document, once.
+def annotate_application(application: Any, rules_for: RulesFor, depth: int = 0) -> None:
+    """Wraps `openapi` of an application, and of those that are mounted in it, once.
 
-    `rules_for` returns the rules of a method and a path template.
+    FastAPI calls it for its document. `rules_for` returns the rules of a method and a path
+    template.
     """
-    original = getattr(application, "openapi", None)
-    if original is None or hasattr(original, ANNOTATED):
+    for prefix, inner in mounts_of(application) if depth < DEPTH_MAX else ():
+        annotate_application(inner, _below(prefix, rules_for), depth + 1)
+    documented = with_attribute(application, "openapi")
+    original = getattr(documented, "openapi", None)
+    if documented is None or original is None or hasattr(original, ANNOTATED):
         return
 
     @functools.wraps(original)
@@ -60,7 +68,11 @@ def annotate_application(application: Any, rules_for: Callable[[str, str], Rules
         return document
 
     setattr(openapi, ANNOTATED, True)
-    application.openapi = openapi
+    documented.openapi = openapi
+
+
+def _below(prefix: str, rules_for: RulesFor) -> RulesFor:
+    return lambda method, path: rules_for(method, prefix + path)
 
 
 def annotate_routes_of(attribute: str) -> None:

@@ -47,7 +47,7 @@ class StepForm:
         try:
             return self._adapter.validate_json(text)
         except ValueError as error:
-            message = f"the step's result is kept, but is not what its function promises: {error}"
+            message = f"{PROMISED}: {_without_input(error)}"
             raise TypeError(message) from None
 
 
@@ -89,6 +89,12 @@ def _adapter_of(kind: Any) -> Any:
     return adapter
 
 
+def _without_input(error: Any) -> str:
+    """Returns Pydantic's findings without the values, which may be secrets: they are logged."""
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, it['loc'])) or 'it'}: {it['msg']}" for it in found)
+
+
 def _jsonable(value: object) -> Any:
     from fastapi.encoders import jsonable_encoder  # noqa: PLC0415 - only where it is needed
 
@@ -104,3 +110,4 @@ def _jsonable(value: object) -> Any:
 
 WHOLE = {"ser_json_bytes": "base64", "val_json_bytes": "base64", "ser_json_inf_nan": "strings"}
 """Has every value of these types kept as it is, where JSON has no such value."""
+PROMISED = "the step's result is kept, but is not what its function promises"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from ._application_routes import report_hidden, report_unmatched
 from ._backend import backend_of, check_safety
 from ._capture import Capture, without_shortcuts
+from ._context_variables import ContextVariables
 from ._driver import Driver
 from ._engine import NO_ASYNCIO, drain, has_asyncio
 from ._engines import engines_of
@@ -26,6 +28,8 @@ from ._scope import Scoping
 from ._waiting import ClientLeft
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ._engine import Engine
@@ -133,7 +137,7 @@ class IdempotencyMiddleware:
         operation = operation_of(scope)
         exchange = begin(rules, scope, operation, self._accepts)
         if self._scoping is not None and self._scoping.asks_for(rules, exchange):
-            principal = await self._scoping.of(Request(scope))
+            principal = await self._scoping.of(Request(scope, _no_body))
             if principal is not None:
                 exchange = begin(rules, scope, operation, self._accepts, principal)
         if exchange is None:
@@ -169,6 +173,8 @@ class IdempotencyMiddleware:
             await driver.drive(call)
         except ClientLeft:
             return
+        finally:
+            call.copy_context_back()
         await self._answer(exchange, driver, call, send)
 
     async def _answer(
@@ -191,6 +197,7 @@ class IdempotencyMiddleware:
             await _refuse(exchange, call.scope, send)
         if driver is not None:
             await driver.finished()
+            call.copy_context_back()
 
     def _engine_here(self, rules: Rules) -> Engine:
         engine = self._engine
@@ -264,7 +271,7 @@ class IdempotencyMiddleware:
 class _Call:
     """The inner application's call, as the driver runs it."""
 
-    __slots__ = ("_app", "_read", "_receive", "capture", "scope")
+    __slots__ = ("_app", "_contexts", "_read", "_receive", "_variables", "capture", "scope")
 
     def __init__(self, app: ASGIApp, scope: Scope, read: list[Message], receive: Receive) -> None:
         self._app = app
@@ -272,14 +279,37 @@ class _Call:
         self._receive = receive
         self.scope = scope
         self.capture: Capture | None = None
+        self._contexts: list[Context] = []
+        self._variables: ContextVariables | None = None
 
     async def run(self, driver: Driver) -> None:
         self.capture = capture = Capture(driver, self)
+        self._variables = ContextVariables()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._contexts.append(copy_context())
+            await capture.send(message)
+
+        # Not a copy: layers outside look for the route there, which the application's router notes.
+        extensions = self.scope.get("extensions")
+        self.scope.update(without_shortcuts(self.scope))
         try:
-            await self._app(without_shortcuts(self.scope), self.receive, capture.send)
+            await self._app(self.scope, self.receive, send)
         finally:
+            if extensions is not None:
+                self.scope["extensions"] = extensions
+            self._contexts.append(copy_context())
             if capture.is_live:
                 await capture.ended()
+
+    def copy_context_back(self) -> None:
+        """Sets the application's context variables in the client's task.
+
+        Before the response is sent they are as at its head, and afterwards as at the end.
+        """
+        if self._variables is not None and self._contexts:
+            self._variables.copy_from(self._contexts.pop(0))
 
     async def end_function_scope(self) -> None:
         """Does nothing: the application has ended its own before its response came here."""
@@ -345,6 +375,10 @@ def _undirected(send: Send) -> Send:
     return send_undirected
 
 
+async def _no_body() -> Message:
+    raise RuntimeError(HEAD_ALONE)
+
+
 async def _replay(exchange: Exchange, send: Send) -> None:
     status, headers, body = exchange.replay()
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -356,3 +390,9 @@ async def _refuse(exchange: Exchange, scope: Scope, send: Send) -> None:
     start = {"type": "http.response.start", "status": refusal.status, "headers": refusal.headers}
     await send(start)
     await send({"type": "http.response.body", "body": refusal.body})
+
+
+HEAD_ALONE = (
+    "the middleware asks the scope function before the body has been read: take the scope from the "
+    "request's head or state, or protect this route with the decorator"
+)

@@ -124,6 +124,24 @@ fn a_key_in_doubt_is_answered_by_an_operator_or_released() {
 }
 
 #[test]
+fn an_answer_that_no_server_can_send_is_refused() {
+    let gateway = OperatedGateway::start("");
+    post(gateway.public, "/die", "tea").key("k").reply();
+    let path = format!("/api/records/{}", gateway.only_record());
+    let seen = gateway.ask(&path).json()["actions"][0]["seen"].clone();
+    let answer = |status: u16, body: &str| {
+        let decision = json!({ "seen": seen, "answer": { "status": status, "body": body } });
+        post(gateway.admin, &format!("{path}/answer"), &decision.to_string()).deliberate("alice")
+    };
+    for status in [101, 204, 304, 600] {
+        let reply = answer(status, "paid").reply();
+        assert_eq!(reply.status, 400, "{status}: {reply:?}");
+    }
+    answer(204, "").json();
+    assert_eq!(post(gateway.public, "/die", "tea").key("k").reply().status, 204);
+}
+
+#[test]
 fn a_settled_record_can_be_forgotten() {
     let gateway = OperatedGateway::start("");
     let send = || post(gateway.public, "/orders", "tea").key("k").reply();
@@ -177,7 +195,7 @@ fn a_store_with_many_records_is_paged() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 5);
-    for bad in ["view=nonsense", "limit=x", "after=%20", "order=age"] {
+    for bad in ["view=nonsense", "limit=x", "after=%20", "after=zzz", "order=age"] {
         assert_eq!(gateway.ask(&format!("/api/records?{bad}")).reply().status, 400, "{bad}");
     }
 }

@@ -1,5 +1,6 @@
 //! The program as a command, and its output compared with golden files.
 
+use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -20,7 +21,17 @@ pub(crate) fn idemptx(arguments: &[&str]) -> Ended {
     ended(&command.output().unwrap())
 }
 
-/// Does the same without blocking the runtime, on which an upstream may run.
+/// Runs the program with these bytes on its standard input.
+pub(crate) fn idemptx_fed(arguments: &[&str], input: &[u8]) -> Ended {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    file.rewind().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_idemptx"));
+    command.args(arguments).env("NO_COLOR", "1").stdin(file);
+    ended(&command.output().unwrap())
+}
+
+/// Runs the program to its end without blocking the runtime, on which an upstream may run.
 pub(crate) async fn run(arguments: &[&str]) -> Ended {
     let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
     let run = move || idemptx(&arguments.iter().map(String::as_str).collect::<Vec<_>>());

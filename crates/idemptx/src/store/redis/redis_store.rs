@@ -53,7 +53,9 @@ impl RedisStore {
     /// | `redis+sentinel://[user[:password]@]host[:port],…/service[/database]` | the primary that these sentinels know by this name |
     ///
     /// With `rediss` instead of `redis` connections are encrypted.
-    /// In the query stand `prefix`, `ca_file`, `cert_file` with `key_file`, `wait_replicas`,
+    /// The query of each of them may have `db`, `user` and `pass`; a database there counts before the
+    /// one in the path, a user and a password after those before the host.
+    /// There, too, stand `prefix`, `ca_file`, `cert_file` with `key_file`, `wait_replicas`,
     /// `wait_aof`, `failover_grace_ms`, `timeout_ms`, `connect_timeout_ms`, and `password_file` or
     /// `password_command`.
     /// The user and the password of a URL are those of the servers.

@@ -207,22 +207,36 @@ fn host_and_port(text: &str, default_port: u16) -> Option<(String, u16)> {
 
 fn parse_single(url: &str) -> Result<ConnectionInfo, InvalidUrl> {
     let url = redis::parse_redis_url(url).ok_or(InvalidUrl(UrlProblem::Scheme))?;
-    let is_socket = matches!(url.scheme(), "unix" | "redis+unix" | "valkey+unix");
-    let known: &[&str] = if is_socket { &["db", "user", "pass"] } else { &[] };
+    let known = ["db", "user", "pass"];
     if let Some((name, _)) = url.query_pairs().find(|(name, _)| !known.contains(&name.as_ref())) {
         return Err(InvalidUrl(UrlProblem::Parameter(name.into_owned())));
     }
     if url.fragment().is_some() {
         return Err(InvalidUrl(UrlProblem::Insecure));
     }
-    let database = match is_socket {
-        true => url.query_pairs().find(|(name, _)| name == "db").map(|(_, db)| db.into_owned()),
-        false => Some(url.path().trim_matches('/').to_owned()).filter(|path| !path.is_empty()),
+    let is_socket = matches!(url.scheme(), "unix" | "redis+unix" | "valkey+unix");
+    let parameter = |name: &str| {
+        url.query_pairs().filter(|(it, _)| it == name).last().map(|(_, it)| it.into_owned())
     };
-    if database.is_some_and(|database| database.parse::<u32>().is_err()) {
-        return Err(InvalidUrl(UrlProblem::Database));
+    let path = Some(url.path().trim_matches('/')).filter(|path| !is_socket && !path.is_empty());
+    // The query counts before the path, as in clients of other languages.
+    let database = parameter("db").or_else(|| path.map(str::to_owned));
+    let database = database.map(|it| it.parse::<u32>()).transpose();
+    let database = database.map_err(|_| InvalidUrl(UrlProblem::Database))?;
+    let (user, password) = (parameter("user"), parameter("pass"));
+    let info = url.into_connection_info().map_err(malformed)?;
+    let mut settings = info.redis_settings().clone();
+    if let Some(database) = database {
+        settings = settings.set_db(i64::from(database));
     }
-    url.into_connection_info().map_err(malformed)
+    // Those before the host count first.
+    if let (Some(user), None) = (user, settings.username()) {
+        settings = settings.set_username(user);
+    }
+    if let (Some(password), None) = (password, settings.password()) {
+        settings = settings.set_password(password);
+    }
+    Ok(info.set_redis_settings(settings))
 }
 
 /// Returns a host and a port in one text.

@@ -22,7 +22,9 @@ impl WriterLock {
         options.write(true).create(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, super::file::MODE);
-        options.open(beside(database, "-turn")).map(Self)
+        // A file has one, whatever links lead to it, as SQLite has one log for all of them.
+        let file = database.canonicalize();
+        options.open(beside(file.as_deref().unwrap_or(database), "-turn")).map(Self)
     }
 
     /// Waits for this process's turn.

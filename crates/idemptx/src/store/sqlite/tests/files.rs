@@ -97,6 +97,18 @@ fn a_file_that_is_mounted_without_its_folder_is_refused() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn processes_that_reach_a_file_by_a_link_take_turns_with_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, link] = ["it.db", "link.db"].map(|name| folder.path().join(name));
+    std::os::unix::fs::symlink("it.db", &link).unwrap();
+    drop(store(&file));
+    drop(store(&link));
+    assert!(folder.path().join("it.db-turn").exists());
+    assert!(!folder.path().join("link.db-turn").exists());
+}
+
 #[tokio::test]
 async fn a_file_with_two_names_is_unsafe() {
     let folder = tempfile::tempdir().unwrap();
