@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::body::BodyError;
+use crate::detachable::spawn_on;
 use crate::drive::BodyFlow;
 
 /// A body that flows to the client.
@@ -33,10 +34,10 @@ pub(super) struct LiveBody {
     ending: Option<Box<Ending>>,
 }
 
-/// What is held until a body has ended.
+/// The resources that are held until a body has ended, and that end.
 struct Ending {
     flow: BodyFlow,
-    /// How much is missing of the length that the response declares.
+    /// The bytes that are missing of the length that the response declares.
     missing: Option<u64>,
     /// A frame after one that might have been the last.
     next: Option<Frame<Bytes>>,
@@ -167,7 +168,7 @@ impl Drop for LiveBody {
             }
             return;
         }
-        runtime.spawn(async move {
+        let reading = async move {
             let rest = async {
                 loop {
                     match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
@@ -180,7 +181,8 @@ impl Drop for LiveBody {
             if let Some(ending) = &mut ending {
                 ending.flow.end(is_whole);
             }
-        });
+        };
+        spawn_on(&runtime, reading);
     }
 }
 
