@@ -18,6 +18,7 @@ use crate::over_http;
 use crate::redis_server::RedisServer;
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::in_turns;
+use crate::server::Framework;
 use crate::{Effort, Measured};
 
 /// Adds the tables of the near cache.
@@ -37,6 +38,7 @@ pub(crate) fn near(effort: Effort, report: &mut Report) -> Measured<()> {
         "Baseline and circumstances: as in the first table.\n\
          What is near is held for one second, as by default, so that each of the 1,024 keys is \
          asked for once a second.",
+        Framework::Axum,
         &variants,
         &redis,
         effort,

@@ -12,7 +12,7 @@ use tower::ServiceExt;
 
 use crate::app::{self, Gate};
 use crate::report::{Report, Table, count, ratio};
-use crate::series::in_turns;
+use crate::series::{Series, in_turns};
 use crate::{Effort, Measured, machine};
 
 /// Adds the table.
@@ -34,16 +34,26 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
             nanos_per_call(&router, key).await
         })?])
     })?;
-    let mut table = Table::new(
-        "A call of the service, without sockets",
-        "Baseline: the same axum router without the layer, in the same round.\n\
-         One call after the other, on one thread.\n\
-         Without a client's and a server's share of the work the ratios are far from those over \
-         sockets: what counts is the difference, in time.",
-        &["", "ns/call", "ratio", "more than alone, ns"],
-    );
+    let title = "A call of the service, without sockets";
+    let about = "Baseline: the same axum router without the layer, in the same round.\n\
+                 One call after the other, on one thread.\n\
+                 Without a client's and a server's share of the work the ratios are far from those \
+                 over sockets: what counts is the difference, in time.";
+    add(title, about, &variants.map(|(name, ..)| name), &series, report);
+    Ok(())
+}
+
+/// Adds a table of calls, of which the first is the baseline.
+pub(crate) fn add(
+    title: &'static str,
+    about: &'static str,
+    names: &[&str],
+    series: &[[Series; 1]],
+    report: &mut Report,
+) {
+    let mut table = Table::new(title, about, &["", "ns/call", "ratio", "more than alone, ns"]);
     let [base] = &series[0];
-    for ((name, ..), [nanos]) in variants.iter().zip(&series) {
+    for (name, [nanos]) in names.iter().zip(series) {
         table.row([
             (*name).to_owned(),
             count(nanos.median()),
@@ -52,7 +62,6 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
         ]);
     }
     report.add(&table);
-    Ok(())
 }
 
 /// Runs something in a runtime of one thread, on the core of what is measured.
@@ -93,8 +102,9 @@ pub(crate) fn request(path: &str, key: Option<&str>, body: Bytes) -> Measured<Re
     Ok(request.body(Body::from(body))?)
 }
 
+/// The keys of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
+pub(crate) enum Key {
     Fresh,
     Used,
 }
@@ -120,5 +130,5 @@ async fn nanos_per_call(router: &Router, key: Option<Key>) -> Measured<f64> {
     Ok(began.elapsed().as_nanos() as f64 / CALLS as f64)
 }
 
-const WARM_UP: usize = 500;
-const CALLS: usize = 5_000;
+pub(crate) const WARM_UP: usize = 500;
+pub(crate) const CALLS: usize = 5_000;

@@ -13,6 +13,7 @@
     reason = "a benchmark prints, and ends at the first surprise"
 )]
 
+mod actix;
 mod app;
 mod dead_rows;
 mod decorated;
@@ -115,11 +116,13 @@ fn main() -> Measured<()> {
     Ok(())
 }
 
-const TABLES: [(&str, TableMaker); 24] = [
+const TABLES: [(&str, TableMaker); 26] = [
     ("instructions", instructions::measure),
     ("http", over_http::measure),
+    ("actix", actix::over_http),
     ("near", decorated::near),
     ("calls", in_process::measure),
+    ("actix-calls", actix::in_process),
     ("sealed", decorated::sealed),
     ("commands", redis_commands::measure),
     ("nodes", redis_nodes::measure),

@@ -4,8 +4,8 @@ use crate::load::{self, Keys};
 use crate::redis_server::RedisServer;
 use crate::report::{Report, Table, count, ratio, small};
 use crate::series::in_turns;
-use crate::server::Server;
-use crate::{Effort, Measured, machine};
+use crate::server::{Framework, Server};
+use crate::{Effort, Measured};
 
 /// Adds the table.
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
@@ -26,6 +26,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> Measured<()> {
          Redis share core 1, so that a rate over Redis can be theirs: then the processor time \
          tells.\n\
          Requests have 200 bytes, answers 300; the handler does nothing else.",
+        Framework::Axum,
         &variants,
         &redis,
         effort,
@@ -41,6 +42,7 @@ pub(crate) type Variant<'a> = (&'static str, Option<&'a str>, Keys, &'static str
 pub(crate) fn compare(
     title: &'static str,
     about: &'static str,
+    framework: Framework,
     variants: &[Variant<'_>],
     redis: &RedisServer,
     effort: Effort,
@@ -48,10 +50,7 @@ pub(crate) fn compare(
 ) -> Measured<()> {
     let series = in_turns(effort.rounds, variants, |(_, store, keys, _)| {
         redis.flush()?;
-        let server = match store {
-            None => Server::plain(Some(machine::MEASURED))?,
-            Some(store) => Server::protected(store, 0, Some(machine::MEASURED))?,
-        };
+        let server = Server::of(framework, *store)?;
         if *keys == Keys::Used {
             load::prepare(server.address, load::ORDER)?;
         }

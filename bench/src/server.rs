@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 
 use crate::instructions::Counter;
-use crate::{Measured, app, machine};
+use crate::{Measured, actix, app, machine};
 
 /// The flags of a server process.
 #[derive(Args, Clone, Debug, Default)]
@@ -24,6 +24,16 @@ pub(crate) struct Flags {
     /// Stay on this core.
     #[arg(long)]
     core: Option<usize>,
+    /// Serve with actix-web.
+    #[arg(long)]
+    actix: bool,
+}
+
+/// The framework that a server is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framework {
+    Axum,
+    Actix,
 }
 
 /// Serves until killed.
@@ -32,16 +42,18 @@ pub(crate) fn run(flags: &Flags) -> Measured<()> {
         machine::stay_on(core);
     }
     let workers = if flags.core.is_some() { 1 } else { 2 };
+    let wait = Duration::from_millis(flags.wait_ms);
+    if flags.actix {
+        let store = flags.store.as_deref();
+        return actix::serve(store.map(|it| app::engine(it, wait)).transpose()?, workers);
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
         let gate = app::Gate::default();
         let router = match &flags.store {
             None => app::routes(gate),
-            Some(store) => {
-                let engine = app::engine(store, Duration::from_millis(flags.wait_ms))?;
-                app::protected(&engine, gate)
-            }
+            Some(store) => app::protected(&app::engine(store, wait)?, gate),
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         println!("{}", listener.local_addr()?);
@@ -59,14 +71,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Without the layer.
-    pub(crate) fn plain(core: Option<usize>) -> Measured<Self> {
-        Self::start(&[], core)
-    }
-
-    /// With the layer.
+    /// With the layer, on axum.
     pub(crate) fn protected(store: &str, wait_ms: u64, core: Option<usize>) -> Measured<Self> {
         Self::start(&["--store", store, "--wait-ms", &wait_ms.to_string()], core)
+    }
+
+    /// With the layer of this framework, where there is a store for it, on the core of what is
+    /// measured.
+    pub(crate) fn of(framework: Framework, store: Option<&str>) -> Measured<Self> {
+        let mut flags: Vec<_> = store.iter().flat_map(|store| ["--store", *store]).collect();
+        if framework == Framework::Actix {
+            flags.push("--actix");
+        }
+        Self::start(&flags, Some(machine::MEASURED))
     }
 
     /// With the layer or without it, and its instructions counted.

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use idemptx::Outcome;
 use idemptx::store::{SafetyReport, Severity};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -22,9 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::observation::{
-    StoreOperation, StoreResult, UpstreamResult, all_outcome_labels, outcome_labels,
-};
+use crate::observation::{StoreOperation, StoreResult, UpstreamResult, all_outcome_labels};
 use crate::proxy::ProxyError;
 use crate::upstream::AddressState;
 
@@ -261,8 +258,13 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn request(&self, route: &Arc<str>, outcome: Option<&Outcome>, took: Duration) {
-        let (outcome, reason) = outcome_labels(outcome);
+    /// Counts a request with its labels `outcome` and `reason`.
+    pub(crate) fn request(
+        &self,
+        route: &Arc<str>,
+        (outcome, reason): (&'static str, &'static str),
+        took: Duration,
+    ) {
         let route = Arc::clone(route);
         let ended = RequestLabels { route: Arc::clone(&route), outcome, reason };
         self.requests.get_or_create(&ended).inc();

@@ -8,6 +8,8 @@ use idemptx::{Bypass, Code, Outcome};
 use idemptx_core::key::RecordId;
 use idemptx_core::store::ErrorKind;
 
+use crate::proxy::ProxyError;
+
 /// A request whose response is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct CompletedRequest<'a> {
@@ -16,8 +18,8 @@ pub(crate) struct CompletedRequest<'a> {
     /// The upstream of the route.
     pub(crate) upstream: Option<&'a str>,
     pub(crate) status: u16,
-    /// The code of a response that the gateway made itself, other than a refusal of the engine.
-    pub(crate) own: Option<&'static str>,
+    /// The error that the gateway answered with itself, other than a refusal of the engine.
+    pub(crate) own: Option<ProxyError>,
     pub(crate) outcome: Option<&'a Outcome>,
     /// The record of its idempotency key.
     pub(crate) record: Option<&'a RecordId>,
@@ -33,6 +35,15 @@ impl CompletedRequest<'_> {
                 Some(*attempt)
             }
             _ => None,
+        }
+    }
+
+    /// The labels `outcome` and `reason`.
+    pub(crate) fn labels(&self) -> (&'static str, &'static str) {
+        match (outcome_labels(self.outcome), self.own) {
+            // Without the engine, and without the upstream as well.
+            (("passed", _), Some(error)) if error.is_unsent() => ("refused", error.code()),
+            (labels, _) => labels,
         }
     }
 }
@@ -128,8 +139,8 @@ impl UpstreamResult {
     }
 }
 
-/// The labels `outcome` and `reason` of a request.
-pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
+/// The labels of a request that the gateway has not answered itself.
+const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, &'static str) {
     match outcome {
         Some(Outcome::Executed { stored: true, .. }) => ("executed", ""),
         // The engine's refusal of a response that broke off: the upstream has executed something.
@@ -146,15 +157,20 @@ pub(crate) const fn outcome_labels(outcome: Option<&Outcome>) -> (&'static str, 
     }
 }
 
-/// All labels that [`outcome_labels`] can return.
+/// All labels of requests that have a route.
 pub(crate) fn all_outcome_labels() -> impl Iterator<Item = (&'static str, &'static str)> {
     let fixed = [("executed", ""), ("unstored", ""), ("replayed", ""), ("fenced", "replayed")];
-    let refused = Code::ALL.iter().filter(|code| **code != Code::HandlerFailed);
-    let refused = refused.map(|code| ("refused", code.as_str()));
+    let refused = refusal_reasons().map(|reason| ("refused", reason));
     let fenced = [Code::InProgress, Code::OutcomeUnknown, Code::ResultUnavailable];
     let fenced = fenced.into_iter().map(|code| ("fenced", code.as_str()));
     let passed = BYPASS_REASONS.into_iter().map(|reason| ("passed", reason));
     fixed.into_iter().chain(refused).chain(fenced).chain(passed)
+}
+
+/// The values of `reason` for requests that were refused: by the engine, or by the gateway itself.
+pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
+    let codes = Code::ALL.into_iter().filter(|code| *code != Code::HandlerFailed);
+    codes.map(Code::as_str).chain(ProxyError::UNSENT_ON_A_ROUTE)
 }
 
 /// The values of `reason` for requests that bypass the engine.
@@ -201,6 +217,40 @@ const KEY_AT: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_reached_no_upstream_has_not_passed() {
+        let executed = Outcome::Executed { attempt: 1, stored: false };
+        let (no_key, lost) =
+            (Outcome::Bypassed(Bypass::NoKey), ProxyError::Failed { released: true });
+        for (outcome, own, labels) in [
+            (None, None, ("passed", "unprotected-route")),
+            (None, Some(ProxyError::NoRoute), ("refused", "no-route")),
+            (None, Some(ProxyError::BodyTooSlow), ("refused", "body-too-slow")),
+            (Some(&no_key), Some(ProxyError::Unreachable), ("refused", "upstream-unreachable")),
+            (Some(&no_key), Some(ProxyError::Busy), ("refused", "upstream-busy")),
+            (Some(&no_key), Some(lost), ("passed", "no-key")),
+            (Some(&no_key), None, ("passed", "no-key")),
+            (Some(&executed), Some(ProxyError::Unreachable), ("unstored", "")),
+        ] {
+            let (route, upstream, record, status) = (None, None, None, 0);
+            let began = Instant::now();
+            let completed =
+                CompletedRequest { route, upstream, status, own, outcome, record, began };
+            assert_eq!(completed.labels(), labels, "{outcome:?} {own:?}");
+        }
+        let announced: Vec<_> = all_outcome_labels().collect();
+        for error in [
+            ProxyError::BodyTooLarge,
+            ProxyError::BodyTooSlow,
+            ProxyError::BodyBroken,
+            ProxyError::Unreachable,
+            ProxyError::Busy,
+        ] {
+            let count = announced.iter().filter(|it| **it == ("refused", error.code())).count();
+            assert_eq!(count, 1, "{error:?}");
+        }
+    }
 
     #[test]
     fn a_key_goes_by_eight_digits_of_the_half_that_names_it() {

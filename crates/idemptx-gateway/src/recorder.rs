@@ -101,11 +101,11 @@ impl Recorder {
     pub(crate) fn request_completed(&self, request_completed: &CompletedRequest<'_>) {
         let Some(AdminState { metrics, event_log }) = &self.admin else { return };
         let took = request_completed.began.elapsed();
-        if let Some(code) = request_completed.own {
-            metrics.own_answer(code);
+        if let Some(error) = request_completed.own {
+            metrics.own_answer(error.code());
         }
         if let Some(route) = request_completed.route {
-            metrics.request(route, request_completed.outcome, took);
+            metrics.request(route, request_completed.labels(), took);
         }
         let Some(id) = request_completed.record else { return };
         match request_completed.outcome {

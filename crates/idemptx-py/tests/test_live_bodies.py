@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from idemptx import IdempotencyMiddleware, drain, idempotent
 from idemptx._engines import engines_of
 from idemptx.backend import InMemoryBackend
+from own_backends import OwnAsyncBackend
 from protected import KEY, protected
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +108,66 @@ async def test_a_key_that_is_released_is_free_once_the_body_has_ended(
         assert (again.status_code, again.json()["code"]) == (409, becomes)
     assert await drain(20)
     assert engines_of(backend).here().executions == 0
+
+
+class SlowToRelease(OwnAsyncBackend):
+    """Releases when it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+
+    async def release_lock(self, key: str) -> None:
+        self.asked.set()
+        await self.may.wait()
+        await super().release_lock(key)
+
+
+@pytest.mark.parametrize("door", ["decorator", "undetached", "middleware"])
+@pytest.mark.parametrize("ends", ["whole", "broken"])
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_a_client_has_the_end_of_a_body_once_the_key_is_free(
+    connect: Any, door: str, ends: str, is_away: bool
+) -> None:
+    """Sooner, the client's next request with the key would find it still held."""
+    backend, app = SlowToRelease(), FastAPI()
+    policy = {"store_timeout_ms": {"settle": 1 if is_away else 60_000}}
+    calls = 0
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"abc"
+        if ends == "broken":
+            raise RuntimeError("half of it")
+
+    async def export() -> Any:
+        nonlocal calls
+        calls += 1
+        headers = {"Idempotency-Outcome": "release"}
+        return StreamingResponse(parts(), media_type="text/event-stream", headers=headers)
+
+    if door == "middleware":
+        app.add_middleware(IdempotencyMiddleware, storage_backend=backend, policy=policy)
+        app.post("/orders")(export)
+    else:
+        detach = door == "decorator"
+        app.post("/orders")(idempotent(backend, policy=policy, detach=detach)(export))
+    async with connect(app) as client:
+        sending = asyncio.create_task(client.post("/orders", headers=KEY, content="a"))
+        await asyncio.wait_for(backend.asked.wait(), 20)
+        if is_away:
+            await asyncio.wait({sending}, timeout=20)
+            assert sending.done()
+            backend.may.set()
+        else:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not sending.done()
+            backend.may.set()
+            await asyncio.wait({sending}, timeout=20)
+            again = asyncio.create_task(client.post("/orders", headers=KEY, content="b"))
+            await asyncio.wait({sending, again})
+            assert calls == 2
+    assert await drain(20)
 
 
 async def test_without_detaching_a_body_that_breaks_off_frees_its_key(connect: Any) -> None:

@@ -36,7 +36,7 @@ impl<T> Detachable<T> {
         T: 'static,
     {
         let spawn = |runtime: &Handle, future: BoxFuture<T>| {
-            runtime.spawn(async move { drop(future.await) });
+            spawn_on(runtime, async move { drop(future.await) });
         };
         Self { future: Some(future), attachment, runtime: None, spawn }
     }
@@ -74,6 +74,21 @@ impl<T> fmt::Debug for Detachable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Detachable").field("attachment", &self.attachment).finish_non_exhaustive()
     }
+}
+
+/// Spawns what goes on without the caller that has left, on the runtime that it belongs to.
+///
+/// On a worker of actix that is not any task of its runtime, but one of its local tasks: a handler
+/// may spawn further local ones, as actix's own `rt::spawn` does, and that panics elsewhere.
+pub(crate) fn spawn_on(runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(feature = "actix")]
+    if Handle::try_current().is_ok_and(|it| it.id() == runtime.id())
+        && let Some(arbiter) = actix_rt::Arbiter::try_current()
+    {
+        arbiter.spawn(future);
+        return;
+    }
+    runtime.spawn(future);
 }
 
 /// The connection between a [`Detachable`] and the future inside it.

@@ -14,7 +14,7 @@ use idemptx_core::coordination::{Journal, LeaseSchedule, Unconfirmed};
 use idemptx_core::lease::{Lease, Token};
 use idemptx_core::store::Store;
 use idemptx_core::time::{Timestamp, millis};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::single_flight::Leader;
@@ -146,18 +146,20 @@ impl<S: Store> LeaseRenewer<S> {
 
     /// Performs an operation in the background until the store confirms it, or gives it up.
     ///
-    /// Heartbeat and leadership last until then.
+    /// Heartbeat and leadership last until then, and what is returned resolves, to an error.
     pub(crate) fn enqueue(
         &self,
         operation: Unconfirmed,
         heartbeat: Option<Heartbeat>,
         leader: Option<Leader>,
-    ) {
+    ) -> oneshot::Receiver<()> {
         self.start();
+        let (over, resolves) = oneshot::channel();
         if let Some(confirmation) = self.shared.journal.admit(operation, self.shared.now()) {
             // The receiver lives as long as the thread, which ends with the sender.
-            drop(self.tasks.send(BackgroundTask { confirmation, heartbeat, leader }));
+            drop(self.tasks.send(BackgroundTask { confirmation, heartbeat, leader, over }));
         }
+        resolves
     }
 
     /// Returns the number of operations that the store has not confirmed.

@@ -201,6 +201,9 @@ pub enum Deferred {
     Settle(Lease, State),
     /// Renew the lease until the handler's body, which flows to the client, has ended: then release
     /// by token, so that no retry runs beside it.
+    ///
+    /// The client gets the end of the body after that, or once the policy's `settle_timeout` is
+    /// over: its next request is to find the key as this one has left it.
     AfterBody {
         /// The lease of the claim.
         lease: Lease,

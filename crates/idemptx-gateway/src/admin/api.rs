@@ -6,7 +6,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use idemptx::Code;
 use idemptx::operator::{InvalidCursor, OperatorError, Query};
 use idemptx::store::{AnyStore, StoreKind};
 use idemptx_core::key::RecordId;
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use super::event_view;
 use super::router::{AdminService, ApiProblem, Caller};
 use crate::error::error_text;
-use crate::observation::BYPASS_REASONS;
+use crate::observation::{BYPASS_REASONS, refusal_reasons};
 use crate::operators::{self, Author, Decision, OperatorAction, Operators, view};
 use crate::proxy::ActiveRoute;
 use crate::recorder::RecordedStore;
@@ -37,10 +36,10 @@ impl AdminService {
             (self.table(), self.current_values(), self.recorder.readiness());
         let routes: Vec<_> = table.routes.iter().map(|route| self.counts(route)).collect();
         let sum = |name: &str| routes.iter().filter_map(|it| it[name].as_u64()).sum::<u64>();
-        let refusals = Code::ALL.into_iter().filter_map(|code| {
-            let of = |route: &Arc<ActiveRoute>| self.count(route, "refused", code.as_str());
+        let refusals = refusal_reasons().filter_map(|code| {
+            let of = |route: &Arc<ActiveRoute>| self.count(route, "refused", code);
             let count: u64 = table.routes.iter().map(of).sum();
-            (count > 0).then(|| json!({ "code": code.as_str(), "count": count }))
+            (count > 0).then(|| json!({ "code": code, "count": count }))
         });
         let orphans = self.recorder.metrics().map_or(0, |metrics| metrics.orphans());
         json!({
@@ -75,7 +74,7 @@ impl AdminService {
 
     fn counts(&self, route: &ActiveRoute) -> Value {
         let plain = |outcome| self.count(route, outcome, "");
-        let refused = Code::ALL.iter().map(|code| self.count(route, "refused", code.as_str()));
+        let refused = refusal_reasons().map(|reason| self.count(route, "refused", reason));
         let passed = BYPASS_REASONS.iter().map(|reason| self.count(route, "passed", reason));
         json!({
             "name": route.config.name,

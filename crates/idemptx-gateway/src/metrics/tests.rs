@@ -7,9 +7,9 @@ fn a_request_is_counted_by_route_outcome_and_reason() {
     let metrics = Metrics::new();
     let orders: Arc<str> = "orders".into();
     let took = Duration::from_millis(3);
-    metrics.request(&orders, Some(&Outcome::Replayed), took);
-    metrics.request(&orders, Some(&Outcome::Refused(idemptx::Code::KeyReused)), took);
-    metrics.request(&orders, None, took);
+    metrics.request(&orders, ("replayed", ""), took);
+    metrics.request(&orders, ("refused", "key-reused"), took);
+    metrics.request(&orders, ("passed", "unprotected-route"), took);
     let text = metrics.text(&CurrentValues::default()).unwrap();
     for line in [
         r#"idemptx_requests_total{route="orders",outcome="replayed",reason=""} 1"#,

@@ -78,6 +78,11 @@ impl ProxyError {
         "upstream-timeout",
     ];
 
+    /// The codes of those with which a request can be answered that has a route and was not sent,
+    /// beside the ones that the engine has too.
+    pub(crate) const UNSENT_ON_A_ROUTE: [&str; 3] =
+        ["body-too-slow", "upstream-unreachable", "upstream-busy"];
+
     pub(crate) fn into_response(self) -> Response<UpstreamBody> {
         let ProblemText { status, code, title, detail } = self.problem_text();
         let page = format!("{PAGE}#{code}");
@@ -150,12 +155,12 @@ impl ProxyError {
     }
 
     /// Returns the name of the problem.
-    pub(super) const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         self.problem_text().code
     }
 
     /// Returns whether the upstream cannot have received the request.
-    const fn is_unsent(self) -> bool {
+    pub(crate) const fn is_unsent(self) -> bool {
         !matches!(self, Self::Failed { .. } | Self::Late { .. })
     }
 

@@ -50,7 +50,7 @@ use self::request_id::REQUEST_ID;
 pub(crate) use self::routing_table::{ActiveRoute, RoutingTable};
 pub(crate) use self::store_checks::LoggedFindings;
 pub(crate) use self::target::is_ambiguous_path;
-use crate::observation::{CompletedRequest, outcome_labels, short_id};
+use crate::observation::{CompletedRequest, short_id};
 use crate::recorder::AccessLine;
 use crate::request_body::{BodyLimits, ClientBody, UpstreamRequestBody};
 use crate::upstream::UpstreamBody;
@@ -112,14 +112,14 @@ pub(crate) fn answer(
             route: route.as_ref().map(|route| &route.name),
             upstream: route.as_ref().map(|route| route.config.upstream.as_str()),
             status: response.status().as_u16(),
-            own: own.map(ProxyError::code),
+            own,
             outcome: outcome.as_ref(),
             record: record.as_ref(),
             began,
         };
         table.store.recorder().request_completed(&ended);
         let line = logged.map(|(method, path, received)| {
-            let (outcome, reason) = outcome_labels(ended.outcome);
+            let (outcome, reason) = ended.labels();
             AccessLine {
                 log,
                 method,
@@ -130,7 +130,7 @@ pub(crate) fn answer(
                 route: ended.route.cloned(),
                 upstream: ended.upstream.map(str::to_owned),
                 status: ended.status,
-                code: ended.own,
+                code: ended.own.map(ProxyError::code),
                 outcome,
                 reason,
                 attempt: ended.attempt(),

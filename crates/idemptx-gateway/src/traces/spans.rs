@@ -23,7 +23,7 @@ use crate::config::{Origin, Pattern};
 use crate::error::StartError;
 use crate::network::ClientAddress;
 use crate::observation::{CompletedRequest, short_id};
-use crate::observation::{StoreOperation, StoreResult, UpstreamResult, outcome_labels};
+use crate::observation::{StoreOperation, StoreResult, UpstreamResult};
 
 /// Starts and exports spans, if traces are configured.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl RequestSpan {
         let span = context.span();
         if span.is_recording() {
             span.set_attribute(status(completed.status));
-            let (outcome, reason) = outcome_labels(completed.outcome);
+            let (outcome, reason) = completed.labels();
             span.set_attribute(KeyValue::new("idempotency.outcome", outcome));
             if !reason.is_empty() {
                 span.set_attribute(KeyValue::new("idempotency.reason", reason));

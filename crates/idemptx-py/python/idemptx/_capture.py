@@ -226,12 +226,15 @@ class _LiveBody:
         try:
             while (item := await self._chunks.get()) is not None:
                 chunk, more = item
+                if not more:
+                    await self._driver.body_freed()
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 if not more:
                     return
             if self._left.done():
                 return  # The application heard of it first, and ends by itself.
             # The handler ended without ending its body: so must the connection.
+            await self._driver.body_freed()
             await self._driver.finished()
             message = "the response's body broke off"
             raise RuntimeError(message)

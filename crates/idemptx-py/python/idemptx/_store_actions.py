@@ -34,6 +34,7 @@ from ._reports import report
 from ._waiting import WaitOver, expire, leave_with_client
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive
@@ -63,6 +64,8 @@ class StoreActions:
     _has_deferred = False
     _body_is_whole: bool | None = None
     """Whether the body that flowed to the client was whole, once it has ended."""
+    _freed: Future[None] | None = None
+    """Resolves once nothing holds the key for the sake of such a body any more."""
 
     def __init__(
         self,
@@ -297,6 +300,7 @@ class StoreActions:
             self.engine.confirm_later(deferred, self._end_deferred)
         elif self.exchange.flows:
             self._has_deferred = True
+            self._freed = self.engine.loop.create_future()
             if self._body_is_whole is not None:
                 self._give_claim_up(whole=self._body_is_whole)
 
@@ -310,9 +314,20 @@ class StoreActions:
     def _give_claim_up(self, *, whole: bool) -> None:
         self.engine.confirm_later(self.exchange.body_ended(whole), self._end_deferred)
 
+    async def body_freed(self) -> None:
+        """Waits until the client may have the end of a body that flows to it.
+
+        A request that it sends then finds the key as this one has left it, unless the store takes
+        longer than a settlement may.
+        """
+        if self._freed is not None:
+            await asyncio.wait({self._freed}, timeout=self.rules.settle_timeout)
+
     def _end_deferred(self, update: Update | None) -> None:
         self._renew_no_more()
         self.complete(update)
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
 
     def _abandon(self) -> None:
         """Abandons the exchange because the client left before the handler was started."""

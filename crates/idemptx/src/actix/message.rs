@@ -152,13 +152,20 @@ impl Body for HandlerBody {
     }
 }
 
-/// The parts of a response that are actix' own.
+/// The parts of a response that are actix' own, for the way back.
 #[derive(Clone)]
-struct Unchanged(SendWrapper<Rc<RefCell<Option<HttpResponse<()>>>>>);
+struct Unchanged(SendWrapper<Rc<RefCell<Option<OwnParts>>>>);
+
+struct OwnParts {
+    response: HttpResponse<()>,
+    /// Set for a response that has no body, instead of an empty one.
+    had_none: bool,
+}
 
 /// The response of a handler, for the layer.
 pub(super) fn response_of(response: HttpResponse) -> http::Response<HandlerBody> {
     let (mut response, body) = response.into_parts();
+    let had_none = body.size() == BodySize::None;
     let mut answer = http::Response::new(HandlerBody(SendWrapper::new(Box::pin(body))));
     *answer.status_mut() = status(response.status().as_u16());
     for (name, value) in response.headers() {
@@ -176,7 +183,8 @@ pub(super) fn response_of(response: HttpResponse) -> http::Response<HandlerBody>
     if let Some(mark) = response.extensions_mut().remove::<NotReplayable>() {
         extensions.insert(mark);
     }
-    extensions.insert(Unchanged(SendWrapper::new(Rc::new(RefCell::new(Some(response))))));
+    let unchanged = Rc::new(RefCell::new(Some(OwnParts { response, had_none })));
+    extensions.insert(Unchanged(SendWrapper::new(unchanged)));
     answer
 }
 
@@ -186,7 +194,10 @@ pub(super) fn translated(
 ) -> HttpResponse<ProtectedBody> {
     let (mut parts, body) = response.into_parts();
     let unchanged = parts.extensions.remove::<Unchanged>().and_then(|it| it.0.borrow_mut().take());
-    let mut response = unchanged.unwrap_or_else(|| HttpResponse::new(StatusCode::OK).drop_body());
+    let OwnParts { mut response, had_none } = unchanged.unwrap_or_else(|| OwnParts {
+        response: HttpResponse::new(StatusCode::OK).drop_body(),
+        had_none: false,
+    });
     *response.status_mut() = StatusCode::from_u16(parts.status.as_u16()).unwrap_or_default();
     // Which actix does not read from the field.
     if parts.headers.get(CONNECTION).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"close"))
@@ -211,7 +222,7 @@ pub(super) fn translated(
     }
     let may_have_none =
         matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let is_none = may_have_none && body.is_end_stream();
+    let is_none = (had_none || may_have_none) && body.is_end_stream();
     response.set_body(ProtectedBody { body: Box::pin(body), is_none })
 }
 

@@ -31,12 +31,16 @@
 //! - **Errors.** In actix an error is a response that has yet to be made. What an inner service
 //!   gives as an error under a key is classified, stored and replayed as the response that it makes;
 //!   without a key it is passed on as it is.
+//!   As everywhere in actix, the middleware outside then meets an error, and not yet a response: so it
+//!   does after a handler's panic, which is the refusal `handler-failed`.
 //! - **Threads.** A worker of actix has a runtime of one thread, on which the handler goes on when its
-//!   client leaves. In a runtime of several threads, where a handler could be moved, requests are
+//!   client leaves, as a local task that may spawn others. In a runtime of several threads, where a handler could be moved, requests are
 //!   answered 500.
 //! - **Extensions.** The engine's [`scope`](crate::EngineBuilder::scope) sees of the request's
 //!   extensions what [`with_extension`](IdempotencyMiddleware::with_extension) names.
 //! - **Trailers.** Actix sends none.
+//! - **HTTP/2.** Actix runs each request in a task of its own, and hears that its client has left only
+//!   when it has something to send: until then a body that flows counts as flowing.
 //! - **`Expect: 100-continue`.** Actix' server asks for the body before any middleware runs, so that a
 //!   client whose body is too large hears of it only then.
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use idemptx_core::coordination::{Confirmation, Next, Unconfirmed};
 use idemptx_core::store::Store;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::{Heartbeat, Shared};
@@ -20,6 +20,8 @@ pub(super) struct BackgroundTask {
     pub(super) heartbeat: Option<Heartbeat>,
     /// Completes the record when the operation is over.
     pub(super) leader: Option<Leader>,
+    /// Dropped when the operation is over.
+    pub(super) over: oneshot::Sender<()>,
 }
 
 /// Runs tasks until the engine is gone and the last one is done.
@@ -38,7 +40,7 @@ pub(super) async fn run<S: Store>(
 }
 
 async fn confirm<S: Store>(shared: &Shared<S>, turns: &Semaphore, task: BackgroundTask) {
-    let BackgroundTask { mut confirmation, heartbeat, leader } = task;
+    let BackgroundTask { mut confirmation, heartbeat, leader, over } = task;
     let update = loop {
         let outcome = {
             // Never closed; and without a turn the operation may be sent all the same.
@@ -65,5 +67,6 @@ async fn confirm<S: Store>(shared: &Shared<S>, turns: &Semaphore, task: Backgrou
         leader.complete(&update);
     }
     confirmation.close(&shared.journal);
+    drop(over);
     shared.note_confirmed();
 }

@@ -96,7 +96,8 @@ async fn a_granted_claim_is_released_however_long_the_store_is_away() {
     store.always(Operation::Release, Behavior::Fail(ErrorKind::Unavailable));
     let (tasks, inbox) = mpsc::unbounded_channel();
     let confirmation = shared.journal.admit(release(lease.clone()), shared.now()).unwrap();
-    tasks.send(BackgroundTask { confirmation, heartbeat: None, leader: None }).unwrap();
+    let (over, _) = oneshot::channel();
+    tasks.send(BackgroundTask { confirmation, heartbeat: None, leader: None, over }).unwrap();
     drop(tasks);
     let tasks = tokio::task::LocalSet::new();
     let running = tasks.run_until(background::run(Arc::clone(&shared), inbox));

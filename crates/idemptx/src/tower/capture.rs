@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http::{Request, Response};
 use http_body::Body;
@@ -138,7 +139,10 @@ where
             let mut body = RequestBody::inner(rest);
             body.put_back(prefix);
             let (flow, watch) = body_flow();
-            let body = LiveBody::new(body, is_live).until_end(flow, engine.open_body());
+            let declared = parts.headers.get(CONTENT_LENGTH);
+            let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+            let body = LiveBody::new(body, is_live);
+            let body = body.until_end(flow, declared, engine.open_body());
             let response = Response::from_parts(parts, ResponseBody::live(body));
             let product = Some(HandlerOutput::Response(response));
             let handled = Handled::Flowing { status, directive };

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::body::BodyError;
+use crate::detachable::spawn_on;
 use crate::drive::BodyFlow;
 
 /// A body that flows to the client.
@@ -33,9 +34,15 @@ pub(super) struct LiveBody {
     ending: Option<Box<Ending>>,
 }
 
-/// The resources that are held until a body has ended.
+/// The resources that are held until a body has ended, and that end.
 struct Ending {
     flow: BodyFlow,
+    /// The bytes that are missing of the length that the response declares.
+    missing: Option<u64>,
+    /// A frame after one that might have been the last.
+    next: Option<Frame<Bytes>>,
+    /// The last frame or the error, once the body has ended, if it did with one.
+    last: Option<Result<Frame<Bytes>, BodyError>>,
     /// `None` if too many bodies are open.
     _open: Option<OwnedSemaphorePermit>,
 }
@@ -55,14 +62,22 @@ impl LiveBody {
         }
     }
 
-    /// Reports the end of the body, and holds the permit until then.
-    pub(super) fn until_end(mut self, flow: BodyFlow, open: Option<OwnedSemaphorePermit>) -> Self {
-        self.ending = Some(Box::new(Ending { flow, _open: open }));
+    /// Reports the end of the body, lets the client have that once the key is free, and holds the
+    /// permit until then.
+    pub(super) fn until_end(
+        mut self,
+        flow: BodyFlow,
+        declared: Option<u64>,
+        open: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let ending = Ending { flow, missing: declared, next: None, last: None, _open: open };
+        self.ending = Some(Box::new(ending));
         self
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        body.is_none() && self.ending.is_none()
     }
 
     pub(super) fn poll_frame(
@@ -70,19 +85,75 @@ impl LiveBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let slot = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(body) = slot else { return Poll::Ready(None) };
-        // A panic ends this body, not the connection with all its other requests. The body is never
-        // polled again after it, so no broken state can be seen.
-        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Some(Err(BROKE_OFF.into()))));
-        if matches!(poll, Poll::Ready(None | Some(Err(_)))) {
+        if let Some(body) = slot {
+            let next = self.ending.as_mut().and_then(|it| it.next.take());
+            let frame = match next {
+                Some(next) => Some(Ok(next)),
+                None => ready!(poll_guarded(body, cx)),
+            };
+            let Some(ending) = &mut self.ending else {
+                if matches!(frame, None | Some(Err(_))) {
+                    *slot = None;
+                }
+                return Poll::Ready(frame);
+            };
+            let Some(is_whole) = ending.end_at(frame.as_ref(), body, cx) else {
+                return Poll::Ready(frame);
+            };
             *slot = None;
-            if let Some(mut ending) = self.ending.take() {
-                ending.flow.end(matches!(poll, Poll::Ready(None)));
-            }
+            ending.flow.end(is_whole);
+            ending.last = frame;
         }
-        poll
+        let Some(ending) = &mut self.ending else { return Poll::Ready(None) };
+        ready!(ending.flow.poll_freed(cx));
+        Poll::Ready(self.ending.take().and_then(|it| it.last))
     }
+}
+
+impl Ending {
+    /// Returns whether the body is whole, if it ends with this frame for its client.
+    ///
+    /// It does with the last byte of a declared length, and with trailers, after which no client
+    /// waits for more: what the body does after them, if it is not at its end, none of them sees.
+    fn end_at(
+        &mut self,
+        frame: Option<&Result<Frame<Bytes>, BodyError>>,
+        body: &mut BoxBody,
+        cx: &mut Context<'_>,
+    ) -> Option<bool> {
+        let frame = match frame {
+            None => return Some(self.missing.is_none_or(|missing| missing == 0)),
+            Some(Err(_)) => return Some(false),
+            Some(Ok(frame)) => frame,
+        };
+        if let (Some(missing), Some(data)) = (&mut self.missing, frame.data_ref()) {
+            *missing = missing.saturating_sub(data.len() as u64);
+        }
+        if body.is_end_stream() {
+            return self.end_at(None, body, cx);
+        }
+        if !frame.is_trailers() && self.missing != Some(0) {
+            return None;
+        }
+        match poll_guarded(body, cx) {
+            Poll::Pending => None,
+            Poll::Ready(Some(Ok(next))) => {
+                self.next = Some(next);
+                None
+            }
+            Poll::Ready(end) => Some(end.is_none()),
+        }
+    }
+}
+
+/// Polls a body whose panic ends it alone, and not the connection with all its other requests.
+fn poll_guarded(
+    body: &mut BoxBody,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    // The body is never polled again after a panic, so no broken state can be seen.
+    std::panic::catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(cx)))
+        .unwrap_or_else(|_| Poll::Ready(Some(Err(BROKE_OFF.into()))))
 }
 
 impl Drop for LiveBody {
@@ -93,11 +164,11 @@ impl Drop for LiveBody {
         if self.ends_with_client {
             // A server that has sent as much as was declared does not ask for the end.
             if let Some(ending) = &mut ending {
-                ending.flow.end(body.is_end_stream());
+                ending.flow.end(body.is_end_stream() || ending.missing == Some(0));
             }
             return;
         }
-        runtime.spawn(async move {
+        let reading = async move {
             let rest = async {
                 loop {
                     match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
@@ -110,7 +181,8 @@ impl Drop for LiveBody {
             if let Some(ending) = &mut ending {
                 ending.flow.end(is_whole);
             }
-        });
+        };
+        spawn_on(&runtime, reading);
     }
 }
 

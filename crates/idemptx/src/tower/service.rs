@@ -364,12 +364,22 @@ where
 pub(super) fn broken_end(error: &BodyError) -> BodyEnd {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
     while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
+        if error.is::<LengthLimitError>() || is_overflow(error) {
             return BodyEnd::TooLarge;
         }
         cause = error.source();
     }
     BodyEnd::Failed
+}
+
+/// Returns `true` for the error of a limit on the payload of a request to actix.
+fn is_overflow(error: &(dyn std::error::Error + 'static)) -> bool {
+    #[cfg(feature = "actix")]
+    if let Some(actix_web::error::PayloadError::Overflow) = error.downcast_ref() {
+        return true;
+    }
+    let _ = error;
+    false
 }
 
 /// Reads on into a file, where there is one and the fingerprint is made on the way.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use actix_web::body::{BodySize, MessageBody, to_bytes};
-use actix_web::dev::{Service, ServiceResponse};
+use actix_web::dev::{Payload, Service, ServiceResponse};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::test::{TestRequest, call_service, init_service};
 use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, Responder, error, web};
@@ -234,6 +234,22 @@ async fn a_body_that_is_too_large_closes_its_connection() {
     let refused = call_service(&app, large).await;
     assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(refused.response().head().connection_type(), ConnectionType::Close);
+}
+
+#[tokio::test]
+async fn a_body_over_a_limit_outside_of_the_middleware_is_too_large() {
+    let app = App::new()
+        .wrap(engine().middleware())
+        .wrap_fn(|mut request, service| {
+            let over = futures_util::stream::iter([Err(error::PayloadError::Overflow)]);
+            request.set_payload(Payload::Stream { payload: Box::pin(over) });
+            service.call(request)
+        })
+        .route("/orders", web::post().to(order));
+    let app = init_service(app.app_data(Runs::default())).await;
+    let refused = answered(&app, order_request("k")).await;
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(refused.text().contains("body-too-large"), "{}", refused.text());
 }
 
 #[tokio::test]

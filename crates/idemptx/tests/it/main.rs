@@ -11,6 +11,8 @@ mod support;
 
 #[cfg(feature = "actix")]
 mod actix;
+#[cfg(feature = "actix")]
+mod actix_server;
 #[cfg(feature = "axum")]
 mod allocations;
 #[cfg(feature = "seal")]

@@ -173,7 +173,7 @@ fn completed<'a, B>(
         route: route.map(|route| &route.name),
         upstream: route.map(|route| route.config.upstream.as_str()),
         status: response.status().as_u16(),
-        own: extensions.get().map(|OwnAnswer(fault)| fault.code()),
+        own: extensions.get().map(|OwnAnswer(fault)| *fault),
         outcome: extensions.get(),
         record: extensions.get(),
         began,

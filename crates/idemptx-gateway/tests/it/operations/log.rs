@@ -98,6 +98,27 @@ fn a_request_has_an_id_that_service_client_and_log_share() {
 }
 
 #[test]
+fn what_the_gateway_answers_itself_is_not_logged_as_passed_on() {
+    let tables = "[log]\naccess = true\n[limits]\nbody_bytes_max = 3\n";
+    let gateway = OperatedGateway::configured("", "", tables);
+    post(gateway.public, "/a/../b", "").reply();
+    post(gateway.public, "/odd", "").header("expect", "a-miracle").reply();
+    assert_eq!(post(gateway.public, "/large", "coffee").reply().status, 413);
+    post(gateway.public, "/plain", "").reply();
+    for (path, labels) in [
+        ("/a/../b", "outcome=refused reason=ambiguous-path"),
+        ("/odd", "outcome=refused reason=expectation-failed"),
+        ("/large", "outcome=refused reason=body-too-large"),
+        ("/plain", "outcome=passed reason=no-key"),
+    ] {
+        eventually(|| gateway.log().contains(&format!("path={path} ")));
+        let log = gateway.log();
+        let line = log.lines().find(|it| it.contains(&format!("path={path} "))).unwrap();
+        assert!(line.contains(labels), "{labels} in {line}");
+    }
+}
+
+#[test]
 fn requests_are_logged_as_web_servers_do_for_their_tools() {
     let log = "[log]\naccess = true\naccess_format = \"common\"\n";
     let gateway = OperatedGateway::configured("", "", log);

@@ -1,24 +1,24 @@
 //! Responses that cannot be kept, and bodies that do not end well.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[cfg(feature = "axum")]
 use axum::Router;
-use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode};
+use axum::body::{Body, HttpBody as _};
+use http::header::ETAG;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use idemptx::{Code, Outcome};
-use idemptx_core::policy::OnPanic;
+use idemptx_core::policy::{OnPanic, PolicyBuilder};
 use idemptx_core::response::FIELD_LINES_MAX;
-use idemptx_testkit::scripted_store::Gate;
+use idemptx_testkit::scripted_store::{Behavior, Gate, Operation, ScriptedStore};
 use tower::ServiceExt;
 #[cfg(feature = "axum")]
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::{app, engine};
-#[cfg(feature = "axum")]
-use crate::support::http_client::posted;
-use crate::support::http_client::{post, send};
+use crate::support::http_client::{post, posted, send};
 use crate::support::scripted_body::{Piece, ScriptedBody};
 
 #[tokio::test]
@@ -126,6 +126,61 @@ async fn a_key_that_is_released_is_free_once_the_body_has_ended() {
             }
         }
         assert_eq!(count.runs(), 1 + u32::from(refused.is_none()), "{line:?} {ends} {on_panic:?}");
+    }
+}
+
+/// Sooner, the client's next request with the key would find it still held.
+#[tokio::test]
+async fn a_client_has_the_end_of_a_body_once_the_key_is_free() {
+    let (live, length) = (("content-type", "text/event-stream"), ("content-length", "4"));
+    let (ab, cd) = (Piece::data("ab"), Piece::data("cd"));
+    let trailers = Piece::Trailers(HeaderMap::from_iter([(ETAG, HeaderValue::from_static("t"))]));
+    let ready = Gate::closed();
+    ready.open();
+    for (line, pieces, frames) in [
+        (live, vec![ab.clone(), cd.clone()], 3),
+        (live, vec![ab.clone(), cd.clone(), trailers], 3),
+        (live, vec![ab.clone(), Piece::Error], 2),
+        (length, vec![ab.clone(), cd.clone()], 2),
+        (length, vec![ab.clone(), cd, Piece::Wait(ready)], 2),
+    ] {
+        for (patience, is_away) in
+            [(Duration::from_secs(60), false), (Duration::from_millis(1), true)]
+        {
+            let (store, free) = (ScriptedStore::new(), Gate::closed());
+            store.always(Operation::Release, Behavior::DelayOperation(free.clone()));
+            let change =
+                |policy: PolicyBuilder| policy.response_bytes_max(1).settle_timeout(patience);
+            let engine = crate::support::app::engine(store.clone(), change);
+            let (pieces, case) = (pieces.clone(), format!("{line:?} {pieces:?}"));
+            let (app, count) = app(&engine, move |_| {
+                let body = Body::new(ScriptedBody::new(pieces.clone()));
+                let response = Response::builder().header(line.0, line.1);
+                let response = response.header("idempotency-outcome", "release");
+                async move { response.body(body).unwrap() }
+            });
+            let mut body = app.clone().oneshot(post("k")).await.unwrap().into_body();
+            let reading = tokio::spawn(async move {
+                for _ in 0..frames {
+                    drop(body.frame().await);
+                }
+                body
+            });
+            store.called(Operation::Release, 1).await;
+            if is_away {
+                drop(reading.await.unwrap());
+                continue;
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(!reading.is_finished(), "{case}");
+            free.open();
+            let mut body = reading.await.unwrap();
+            let next = app.oneshot(posted("k", "another order")).await.unwrap();
+            assert_eq!((next.status().as_u16(), count.runs()), (200, 2), "{case}");
+            assert!(body.frame().await.is_none() && body.is_end_stream(), "{case}");
+        }
     }
 }
 
