@@ -34,8 +34,8 @@
 //!   As everywhere in actix, the middleware outside then meets an error, and not yet a response: so it
 //!   does after a handler's panic, which is the refusal `handler-failed`.
 //! - **Threads.** A worker of actix has a runtime of one thread, on which the handler goes on when its
-//!   client leaves, as a local task that may spawn others. In a runtime of several threads, where a handler could be moved, requests are
-//!   answered 500.
+//!   client leaves, as a local task that may spawn others.
+//!   In a runtime of several threads, where a handler could be moved, requests are answered 500.
 //! - **Extensions.** The engine's [`scope`](crate::EngineBuilder::scope) sees of the request's
 //!   extensions what [`with_extension`](IdempotencyMiddleware::with_extension) names.
 //! - **Trailers.** Actix sends none.
