@@ -353,7 +353,11 @@ async def test_a_silent_server_is_waited_for_as_long_as_the_policy_says(connect:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgres://app@127.0.0.1:{silent.getsockname()[1]}/shop"
         backend = PostgresBackend(url, timeout=60)
-        app = _app(backend, [], policy={"store_timeout_ms": {"claim": 100}, "lease_ms": 500, "drain_ms": 100})
+        app = _app(
+            backend,
+            [],
+            policy={"store_timeout_ms": {"claim": 100}, "lease_ms": 500, "drain_ms": 100},
+        )
         began = time.monotonic()
         assert (await _post(connect, app)).status_code == 503
         assert time.monotonic() - began < 30
