@@ -22,9 +22,10 @@ TARGETS_PYTHON := fastapi-decorator fastapi-middleware
 # Each with the stores that it is run over, `redis` with memory where one process will do.
 # The first have every store and every kind of front door. With the others, which `make test-all`
 # runs too, axum, the gateway and Python each have every store.
-PAIRS := axum:redis gateway:postgres fastapi-middleware:sqlite
-PAIRS_OTHER := actix:redis axum:sqlite axum:postgres gateway:redis gateway:sqlite \
-	fastapi-decorator:redis fastapi-middleware:postgres
+# Those in Python compute where the others wait: in this order one of them runs beside others.
+PAIRS := fastapi-middleware:sqlite axum:redis gateway:postgres
+PAIRS_OTHER := actix:redis fastapi-decorator:redis axum:sqlite axum:postgres gateway:redis \
+	fastapi-middleware:postgres gateway:sqlite
 
 # The Python package is built, tested and checked as the wheel that users install, in an
 # environment with the newest stack that it is tested with, and in one with the oldest.
