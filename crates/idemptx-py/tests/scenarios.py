@@ -3,6 +3,7 @@
 A scenario makes an application, sends requests and returns what it observed, as JSON has it.
 Only what both packages offer is used, but for `Bench.policy`, which the original has nothing of.
 Run as a program, it takes `[scenario, port]` per line and answers with one line each.
+One file, because that program runs beside the original package, without the other tests.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ pub(crate) struct Address {
     room: Arc<Semaphore>,
     /// Notified when a connection is returned or closed.
     freed: Notify,
-    /// Held by the request that waits for a connection; behind it the others wait in the order in
+    /// Held by the request that waits for a connection; the others queue for it in the order in
     /// which they came.
     turn: tokio::sync::Mutex<()>,
     health: AddressHealth,

@@ -18,8 +18,8 @@ pub(super) struct Streams {
     open: Mutex<usize>,
     changed: Notify,
     progress: Notify,
-    /// Held by the request that waits for room; behind it the others wait in the order in which
-    /// they came.
+    /// Held by the request that waits for room; the others queue for it in the order in which they
+    /// came.
     turn: tokio::sync::Mutex<()>,
 }
 

@@ -39,7 +39,7 @@
 //! - **Extensions.** The engine's [`scope`](crate::EngineBuilder::scope) sees of the request's
 //!   extensions what [`with_extension`](IdempotencyMiddleware::with_extension) names.
 //! - **Trailers.** Actix sends none.
-//! - **HTTP/2.** Actix runs each request in a task of its own, and hears that its client has left only
+//! - **HTTP/2.** Actix runs each request in a separate task, and notices that its client has left only
 //!   when it has something to send: until then a body that flows counts as flowing.
 //! - **`Expect: 100-continue`.** Actix' server asks for the body before any middleware runs, so that a
 //!   client whose body is too large hears of it only then.

@@ -2,6 +2,7 @@
 //!
 //! Read a line as: *this*, sent as it stands, is *answered so*, and the upstream sees *that*.
 //! `⏎` stands for CRLF at the end of a line.
+//! All of them are one table, in one file, to be read and compared side by side.
 
 use super::expect::{Expect, answered, closed, forwarded, refused};
 
